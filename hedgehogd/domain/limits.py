@@ -1,0 +1,100 @@
+"""Every limit of the house: a name with its unit, a value, and why it is that.
+
+Invariant 4: what has no limit here must not exist. Those that an operator may want to
+change are configuration keys of the same name; these are their defaults.
+"""
+
+# Request heads. 16 KiB is what h11, Node and Hypercorn allow.
+HEAD_BYTES_MAX = 16 * 1024
+# A head that takes longer than this is an attack or a dead link.
+HEAD_TIMEOUT_S = 10.0
+# Connections that have not shown what they want yet, or want the control plane.
+VISITORS_MAX = 1024
+# A body for REST control is a list of channels; Quart refuses more with 413.
+BODY_BYTES_MAX = 64 * 1024
+
+# What a client may say in one message: 838 products in one subscribe are 10 KB.
+CLIENT_MESSAGE_BYTES_MAX = 64 * 1024
+# Client commands answered per connection: burst, then a steady rate. Pings do not count.
+CLIENT_COMMANDS_BURST = 100
+CLIENT_COMMANDS_PER_S = 10.0
+# Coinbase closes a connection that has not subscribed within this time (FEED §3.1).
+FIRST_SUBSCRIBE_S = 5.0
+# Topics one subscriber may hold: every public channel of 838 products, with room.
+TOPICS_PER_SUBSCRIBER_MAX = 10_000
+# Subscribers of one instance. 10,000 use half of the usual limit of open files.
+SUBSCRIBERS_MAX = 10_000
+# Open files beside the subscribers': listener, feed, log, control connections.
+SPARE_FILES_MIN = 100
+
+# What may wait for one slow subscriber: bytes (a level2 snapshot and a busy minute) ...
+BACKLOG_BYTES_MAX = 4 * 1024 * 1024
+# ... and age: a price of ten seconds ago is worth nothing.
+BACKLOG_AGE_MAX_S = 10.0
+# How long a leaving subscriber may take to read its farewell and hang up.
+FAREWELL_S = 2.0
+# The kernel's send buffer per subscriber (doubled by Linux): slowness must show early.
+SEND_BUFFER_BYTES = 256 * 1024
+# Acks, errors, pongs waiting for a subscriber that does not read.
+CONTROL_BYTES_MAX = 256 * 1024
+
+# Keep-alives on quiet streams: below the shortest common proxy timeout (30 s).
+KEEP_ALIVE_S = 15.0
+# A WebSocket peer that says nothing at all, pongs included, for this long is gone.
+PEER_SILENCE_MAX_S = 60.0
+
+# Batches between feed and broker; about 1 s of the busiest second recorded (632 messages).
+INBOX_BATCHES_MAX = 256
+# Writes in one turn of the loop before others get theirs: about 2 ms.
+WRITES_PER_TURN_MAX = 256
+# The tape: recent messages in memory.
+TAPE_BYTES_MAX = 64 * 1024 * 1024
+# Topics that a position is kept for after their messages have left the tape.
+TOPICS_MAX = 20_000
+
+# One upstream message; BTC-USD snapshots are 1 to 5 MB (FEED §2).
+UPSTREAM_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+# One read from the upstream socket.
+UPSTREAM_READ_BYTES = 64 * 1024
+# No byte for this long means the upstream line is dead, whatever TCP says.
+STALE_AFTER_S = 10.0
+# From the name look-up to the end of the WebSocket handshake.
+DIAL_TIMEOUT_S = 15.0
+# Pauses between dials: first and longest, before jitter.
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 30.0
+# A connection that lived this long was a good one: the next pause is the first again.
+BACKOFF_RESET_S = 30.0
+# Upstream subscriptions outlive their last subscriber this long, for reconnecting clients.
+LINGER_S = 30.0
+# Demand is collected this long before it is sent: a thousand joiners, one message.
+SUBSCRIBE_COLLECT_S = 0.02
+# Products in one subscribe message; keeps a request near 5 KB (its maximum is not known).
+PRODUCTS_PER_REQUEST_MAX = 400
+# Coinbase: client messages per second and burst, the stricter of its documents (FEED §10).
+UPSTREAM_REQUESTS_PER_S = 8.0
+UPSTREAM_REQUESTS_BURST = 50
+# A level2 topic is asked for anew for late joiners at most this often.
+SNAPSHOT_REFRESH_S = 1.0
+# How often the list of products is read, and how long one REST answer may take.
+CATALOGUE_REFRESH_S = 300.0
+REST_TIMEOUT_S = 10.0
+
+# ticker_batch: at most one message per product in this time (FEED §5).
+TICKER_BATCH_S = 5.0
+
+# Drain (DESIGN §6).
+DRAIN_NOTICE_S = 0.0
+DRAIN_SPREAD_S = 5.0
+DRAIN_TIMEOUT_S = 20.0
+# A second signal sooner than this after the first is the same Ctrl-C arriving twice.
+SECOND_SIGNAL_S = 1.0
+
+# SSE ids state every topic up to this many; above, only the last event of a batch does.
+SSE_ID_TOPICS_MAX = 8
+
+# Unacknowledged data this old ends the connection in the kernel: above the backlog's age
+# limit plus the farewell, so that our own, better explained end comes first.
+UNACKED_MAX_S = BACKLOG_AGE_MAX_S + FAREWELL_S + 5.0
+# Connections the kernel completes for us while we are busy.
+LISTEN_BACKLOG = 4096

@@ -1,0 +1,52 @@
+"""Positions: what a subscriber has been given, as a token it can come back with.
+
+A position is per topic, ``channel → product → last sequence delivered``, because a
+product's channels share one counter (a ticker carries its match's number). It needs no
+server state and means the same on every instance (DESIGN §5).
+
+On the wire of ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
+``matches:BTC-USD@135437581854,ticker:BTC-USD@135437581854``.
+"""
+
+from collections.abc import Mapping
+
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
+
+
+class BadPosition(ValueError):
+    """A text that is not a position; the message says where it stops being one."""
+
+
+def to_text(position: Mapping[Topic, int]) -> str:
+    """Write ``position`` as text, topics in alphabetical order; empty for no topics."""
+    return ",".join(
+        f"{topic.channel}:{topic.product_id}@{n}" for topic, n in sorted(position.items())
+    )
+
+
+def from_text(text: str) -> dict[Topic, int]:
+    """Read what ``to_text`` wrote.
+
+    Raises:
+        BadPosition: a part has another form, or an unknown channel.
+    """
+    position: dict[Topic, int] = {}
+    if not text:
+        return position
+    for part in text.split(","):
+        name, at, number = part.partition("@")
+        channel, colon, product_id = name.partition(":")
+        if not (at and colon and product_id and number.isascii() and number.isdigit()):
+            raise BadPosition(f"{part!r} is not CHANNEL:PRODUCT@SEQUENCE")
+        if channel not in BY_TOPIC_CHANNEL:
+            raise BadPosition(f"{channel!r} is not a channel")
+        position[Topic(channel, product_id)] = int(number)
+    return position
+
+
+def to_object(position: Mapping[Topic, int]) -> dict[str, dict[str, int]]:
+    """Return ``position`` as ``{channel: {product: sequence}}``, ready for JSON."""
+    result: dict[str, dict[str, int]] = {}
+    for topic, number in sorted(position.items()):
+        result.setdefault(topic.channel, {})[topic.product_id] = number
+    return result

@@ -1,0 +1,55 @@
+"""Products (markets such as ``BTC-USD``) and the catalogue of those that exist.
+
+The command line, REST paths and the configuration file say *pair*, because users do;
+code and wire say product.
+"""
+
+import re
+
+_PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}(?:-[A-Z0-9]{1,16}){1,3}")
+
+
+def is_product_id(text: str) -> bool:
+    """Say whether ``text`` has the shape of a product id, for example ``BTC-USD``.
+
+    Only the shape: whether the exchange lists it is the catalogue's knowledge.
+    """
+    return _PRODUCT_ID.fullmatch(text) is not None
+
+
+class Catalogue:
+    """Which products may be subscribed to.
+
+    Until the exchange's list is known every well-formed id may exist; then the feed's own
+    refusals are remembered here, so that the next one who asks is told at once.
+    """
+
+    def __init__(self, only: frozenset[str] | None = None) -> None:
+        self._only = only
+        self._listed: frozenset[str] | None = None
+        self._refused: set[str] = set()
+
+    @property
+    def is_known(self) -> bool:
+        """True once the exchange's list has been loaded, or a fixed list was configured."""
+        return self._only is not None or self._listed is not None
+
+    def replace(self, product_ids: frozenset[str]) -> None:
+        """Take the exchange's list of products; what it lists is no longer refused."""
+        self._listed = product_ids
+        self._refused -= product_ids
+
+    def refuse(self, product_id: str) -> None:
+        """Remember that the exchange does not know ``product_id``."""
+        if self._listed is None or product_id not in self._listed:
+            self._refused.add(product_id)
+
+    def accepts(self, product_id: str) -> bool:
+        """Say whether ``product_id`` may be subscribed to, as far as is known now."""
+        if not is_product_id(product_id):
+            return False
+        if self._only is not None and product_id not in self._only:
+            return False
+        if self._listed is not None:
+            return product_id in self._listed
+        return product_id not in self._refused

@@ -1,0 +1,55 @@
+"""How long to wait before dialling again, and how often one may speak.
+
+Both are sans-I/O: chance and time are arguments.
+"""
+
+from random import Random
+
+
+class Backoff:
+    """Pauses that double up to a cap, each drawn from the upper half of its range.
+
+    Jitter keeps a fleet that lost its feed at one moment from dialling at one moment;
+    the lower half is left out so that a pause is never next to nothing (PAIN §7).
+    """
+
+    def __init__(self, first_s: float, max_s: float, random: Random) -> None:
+        self._first_s = first_s
+        self._max_s = max_s
+        self._random = random
+        self._failures = 0
+
+    def next_s(self) -> float:
+        """Return the pause before the next try, in seconds."""
+        ceiling = min(self._max_s, self._first_s * 2 ** min(self._failures, 32))
+        self._failures += 1
+        return self._random.uniform(ceiling / 2, ceiling)
+
+    def reset(self) -> None:
+        """Begin again with the first pause: a connection was good."""
+        self._failures = 0
+
+
+class TokenBucket:
+    """At most ``burst`` actions at once and ``per_s`` a second in the long run."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s = per_s
+        self._burst = float(burst)
+        self._tokens = self._burst
+        self._at: float | None = None
+
+    def take(self, now: float) -> float:
+        """Take one token, in debt if need be.
+
+        Args:
+            now: any clock that rises steadily, in seconds.
+
+        Returns:
+            How long the caller has to wait before acting, in seconds; 0 for at once.
+        """
+        if self._at is not None:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
+        self._at = now
+        self._tokens -= 1.0
+        return max(0.0, -self._tokens / self._per_s)

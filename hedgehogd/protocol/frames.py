@@ -1,0 +1,201 @@
+"""WebSocket frames (RFC 6455): cutting the upstream's, making our own.
+
+Server frames are unmasked in both directions of our pipe, so the frame that arrives from
+the exchange *is* the frame that leaves for subscribers: the scanner cuts, nobody encodes.
+
+``FrameScanner`` separates a byte stream into whole text messages (as ready frames) and
+all other bytes (control frames), which the WebSocket library behind it still needs.
+Measured with its caller: 0.8 µs a message against 46 µs through the library.
+"""
+
+from hedgehogd.domain.errors import CLOSE_INVALID_UTF8, CLOSE_PROTOCOL_ERROR, CLOSE_TOO_BIG
+
+TEXT = 0x81  # FIN and opcode 1: a whole text message in one frame
+_OPCODE = 0x0F
+_FIN = 0x80
+_RSV = 0x70
+_MASKED = 0x80
+_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_CONTROL_BYTES_MAX = 125
+_CLOSE_REASON_BYTES_MAX = 123
+
+
+class FrameError(Exception):
+    """The peer broke RFC 6455, or a limit.
+
+    Attributes:
+        code: the close code that says so.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def encode_text(payload: bytes) -> bytes:
+    """Return ``payload`` (UTF-8) as one unmasked text frame."""
+    return _encode(TEXT, payload)
+
+
+def encode_ping(payload: bytes = b"") -> bytes:
+    """Return a ping frame; ``payload`` is at most 125 bytes."""
+    return _encode(_FIN | _PING, payload)
+
+
+def encode_pong(payload: bytes) -> bytes:
+    """Return a pong frame; ``payload`` is the ping's, at most 125 bytes."""
+    return _encode(_FIN | _PONG, payload)
+
+
+def encode_close(code: int | None, reason: str = "") -> bytes:
+    """Return a close frame; a ``reason`` over 123 bytes of UTF-8 is cut short."""
+    if code is None:
+        return _encode(_FIN | _CLOSE, b"")
+    text = reason.encode()[:_CLOSE_REASON_BYTES_MAX].decode(errors="ignore").encode()
+    return _encode(_FIN | _CLOSE, code.to_bytes(2, "big") + text)
+
+
+def _encode(first: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    if size < 65536:
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+
+
+class FrameScanner:
+    """Cut a server's bytes into text messages and the rest.
+
+    Sans-I/O. Feed it every byte after the handshake, in order, in pieces of any size.
+
+    * A text message in one frame comes out as that very frame.
+    * A fragmented one is joined and framed anew.
+    * Binary messages are dropped and counted in ``binary_dropped``: the feed has none.
+    * Control frames come out as bytes, whole frames only.
+
+    RSV bits, masks, unknown opcodes, broken fragmentation, lengths not in their shortest
+    form, bad UTF-8 and messages over ``message_bytes_max`` end the connection.
+    """
+
+    def __init__(self, message_bytes_max: int) -> None:
+        self.binary_dropped = 0
+        self._message_bytes_max = message_bytes_max
+        self._left = b""
+        self._wanted = 0  # bytes that the frame at the start of _left needs
+        self._pieces: list[bytes] = []
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._parts_opcode = 0
+
+    def receive(self, data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Take bytes from the peer.
+
+        Returns:
+            ``(messages, rest)``: text messages completed by ``data`` as pairs
+            ``(frame, payload)``, and control frames completed by it, both in order.
+
+        Raises:
+            FrameError: the connection is of no more use.
+        """
+        buffer = self._gather(data)
+        if buffer is None:
+            return [], b""
+        messages: list[tuple[bytes, bytes]] = []
+        rest = b""
+        at, size = 0, len(buffer)
+        while size - at >= 2:
+            first, length = buffer[at], buffer[at + 1]
+            start = at + 2
+            if length >= 126:
+                start, length = self._extended_length(buffer, at, size, length)
+                if start == 0:
+                    break
+            end = start + length
+            if length > self._message_bytes_max:
+                raise FrameError(CLOSE_TOO_BIG, f"a frame of {length} bytes")
+            if end > size:
+                self._wanted = end - at
+                break
+            if first == TEXT and not self._parts_opcode:
+                payload = buffer[start:end]
+                if not payload.isascii():
+                    _check_utf8(payload)
+                messages.append((buffer[at:end], payload))
+            elif first & 0x08:
+                rest += self._control(first, buffer[at:end], length)
+            else:
+                self._data(first, buffer[start:end], messages)
+            at = end
+        self._left = buffer[at:]
+        return messages, rest
+
+    def _gather(self, data: bytes) -> bytes | None:
+        """Join ``data`` to what is left, but only when a frame can be completed.
+
+        A 5 MB snapshot arrives in eighty reads; joining at each would copy 200 MB.
+        """
+        if not self._left and not self._pieces:
+            return data
+        self._pieces.append(data)
+        have = len(self._left) + sum(map(len, self._pieces))
+        if have < self._wanted:
+            return None
+        buffer = self._left + b"".join(self._pieces)
+        self._pieces.clear()
+        self._wanted = 0
+        return buffer
+
+    def _extended_length(self, buffer: bytes, at: int, size: int, code: int) -> tuple[int, int]:
+        """Return ``(payload start, payload length)``; a start of 0 asks for more bytes."""
+        if code & _MASKED:
+            raise FrameError(CLOSE_PROTOCOL_ERROR, "a server's frame is masked")
+        start = at + (4 if code == 126 else 10)
+        if start > size:
+            return 0, 0
+        length = int.from_bytes(buffer[at + 2 : start], "big")
+        if length < (126 if code == 126 else 65536):
+            raise FrameError(CLOSE_PROTOCOL_ERROR, "a frame's length is not in its shortest form")
+        return start, length
+
+    def _control(self, first: int, frame: bytes, length: int) -> bytes:
+        if first & _RSV or not first & _FIN or first & _OPCODE not in {_CLOSE, _PING, _PONG}:
+            raise FrameError(CLOSE_PROTOCOL_ERROR, f"a control frame begins with 0x{first:02x}")
+        if length > _CONTROL_BYTES_MAX:
+            raise FrameError(CLOSE_PROTOCOL_ERROR, f"a control frame of {length} bytes")
+        return frame
+
+    def _data(self, first: int, payload: bytes, messages: list[tuple[bytes, bytes]]) -> None:
+        """Take a fragment, or a binary message."""
+        opcode = first & _OPCODE
+        if first & _RSV:
+            raise FrameError(CLOSE_PROTOCOL_ERROR, f"a data frame begins with 0x{first:02x}")
+        if opcode == _CONTINUATION:
+            if not self._parts_opcode:
+                raise FrameError(CLOSE_PROTOCOL_ERROR, "a continuation of nothing")
+        elif opcode in {_TEXT, _BINARY}:
+            if self._parts_opcode:
+                raise FrameError(CLOSE_PROTOCOL_ERROR, "a new message inside a fragmented one")
+            self._parts_opcode = opcode
+        else:
+            raise FrameError(CLOSE_PROTOCOL_ERROR, f"a data frame begins with 0x{first:02x}")
+        self._parts.append(payload)
+        self._parts_bytes += len(payload)
+        if self._parts_bytes > self._message_bytes_max:
+            raise FrameError(CLOSE_TOO_BIG, f"a message of over {self._message_bytes_max} bytes")
+        if first & _FIN:
+            whole = b"".join(self._parts)
+            if self._parts_opcode == _TEXT:
+                _check_utf8(whole)
+                messages.append((encode_text(whole), whole))
+            else:
+                self.binary_dropped += 1
+            self._parts.clear()
+            self._parts_bytes = self._parts_opcode = 0
+
+
+def _check_utf8(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError as error:
+        raise FrameError(CLOSE_INVALID_UTF8, f"a text message is not UTF-8: {error}") from None

@@ -1,0 +1,74 @@
+"""hedgehogd's own messages: what ``/ws`` and SSE subscribers are told beside the data.
+
+Strict endpoints and NDJSON never see them. Every notice is a JSON object with a ``type``
+that Coinbase does not use; docs/PROTOCOL.md is their reference.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.position import to_object
+from hedgehogd.protocol.gaps import Gap
+
+_encode = msgspec.json.encode
+
+
+def session(session_id: str, instance: int) -> bytes:
+    """The first message of a stream: its id, the key for controlling it by REST."""
+    return _encode({"type": "session", "session": session_id, "instance": instance})
+
+
+def gap(topic: Topic, missing: Gap) -> bytes:
+    """Trades that the feed did not give us, both ends included."""
+    return _encode(
+        {
+            "type": "gap",
+            "channel": topic.channel,
+            "product_id": topic.product_id,
+            "first_trade_id": missing.first,
+            "last_trade_id": missing.last,
+        }
+    )
+
+
+def stale(*, is_stale: bool, reason: str) -> bytes:
+    """The feed's line is down (``"stale":true``) or up again (``"stale":false``)."""
+    return _encode({"type": "stale", "stale": is_stale, "reason": reason})
+
+
+def skipped(counts: Mapping[Topic, int]) -> bytes:
+    """Messages that conflation replaced by newer ones while they waited."""
+    return _encode(
+        {
+            "type": "skipped",
+            "messages": sum(counts.values()),
+            "topics": {str(topic): count for topic, count in sorted(counts.items())},
+        }
+    )
+
+
+def closing(reason: str, position: Mapping[Topic, int], retry_after_s: float) -> bytes:
+    """The farewell of a planned end; ``position`` covers all that was sent before it."""
+    return _encode(
+        {
+            "type": "closing",
+            "reason": reason,
+            "position": to_object(position),
+            "retry_after_s": retry_after_s,
+        }
+    )
+
+
+def slow_consumer(code: int, message: str, position: Mapping[Topic, int]) -> bytes:
+    """Why a subscriber that fell behind is closed, and where it can resume."""
+    return _encode(
+        {
+            "type": "error",
+            "code": code,
+            "name": "slow_consumer",
+            "message": message,
+            "position": to_object(position),
+        }
+    )

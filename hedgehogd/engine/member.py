@@ -1,0 +1,77 @@
+"""What the hub knows of a subscriber: something that can be written to, and how far it is."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from hedgehogd.domain.message import Message
+
+if TYPE_CHECKING:
+    from hedgehogd.engine.hub import Cohort
+
+
+class Chunk:
+    """Bytes for the members of one cohort, made once and shared by all of them.
+
+    Attributes:
+        data: the pieces, joined: what is written.
+        pieces: the wire form of each message; a frame, line or event is never cut apart
+            between two of them.
+        messages: the messages, one per piece.
+        offsets: the tape offset of each message.
+    """
+
+    __slots__ = ("count", "data", "messages", "offsets", "pieces", "size")
+
+    def __init__(self, pieces: list[bytes], messages: list[Message], offsets: list[int]) -> None:
+        self.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.pieces = pieces
+        self.messages = messages
+        self.offsets = offsets
+        self.size = len(self.data)
+        self.count = len(pieces)
+
+
+class MemberStatistics(NamedTuple):
+    """How one subscriber is doing.
+
+    Attributes:
+        delivered: messages whose bytes the kernel has taken.
+        skipped: messages that conflation dropped.
+        waiting_bytes: data that waits for its socket.
+        oldest_s: age of the oldest of it, in seconds; 0 when none waits.
+    """
+
+    delivered: int
+    skipped: int
+    waiting_bytes: int
+    oldest_s: float
+
+
+class Member:
+    """One subscriber, as the hub sees it. A port: ``streaming.outlet`` is the adapter.
+
+    Attributes:
+        served_to: the tape offset up to which this member has been given its topics.
+        cohort: the cohort it belongs to, or None while it has no topics.
+    """
+
+    __slots__ = ("cohort", "served_to")
+
+    def __init__(self) -> None:
+        self.served_to = 0
+        self.cohort: Cohort | None = None
+
+    def write(self, chunk: Chunk) -> None:
+        """Take ``chunk``: send it or keep it. Never waits, never raises for the peer's sake."""
+        raise NotImplementedError
+
+    def tell(self, payload: bytes) -> None:
+        """Say something that is not data, ahead of data that waits."""
+        raise NotImplementedError
+
+    def end(self, code: int, reason: str) -> None:
+        """Say farewell and close; ``reason`` is also what the end is counted by."""
+        raise NotImplementedError
+
+    def statistics(self, now: float) -> MemberStatistics:
+        """Return how it is doing at ``now`` (``trio.current_time``)."""
+        raise NotImplementedError

@@ -1,0 +1,141 @@
+"""One subscriber's set of channels and products, and what a command makes of it.
+
+Coinbase's semantics (FEED §3, §4): subscribe is cumulative and removes nothing, unsubscribe
+without products drops the whole channel, a wrong product or channel spoils nothing but
+itself, and every answer states the whole.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from hedgehogd.domain.channel import Channel, Topic
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.protocol import coinbase
+from hedgehogd.protocol.commands import ChannelRequest, Command
+
+
+class Outcome(NamedTuple):
+    """What a command did.
+
+    Attributes:
+        errors: a reason for each thing that could not be done.
+        added: channels and products that were not subscribed to before.
+    """
+
+    errors: list[str]
+    added: list[tuple[Channel, str]]
+
+
+class Subscription:
+    """What one subscriber subscribes to.
+
+    Attributes:
+        conflated: topics whose waiting messages may be replaced by newer ones.
+    """
+
+    __slots__ = ("_channels", "_count", "_topics_max", "conflated")
+
+    def __init__(self, topics_max: int) -> None:
+        self.conflated: frozenset[Topic] = frozenset()
+        self._channels: dict[Channel, dict[str, None]] = {}
+        self._count = 0
+        self._topics_max = topics_max
+
+    @property
+    def state(self) -> dict[Channel, dict[str, None]]:
+        """The whole state: each channel with its products, in the order they were asked for."""
+        return self._channels
+
+    def topics(self) -> frozenset[Topic]:
+        """Return the topics that serve the whole state."""
+        return frozenset(
+            channel.topic(product_id)
+            for channel, product_ids in self._channels.items()
+            for product_id in product_ids or ("",)
+        )
+
+    def apply(
+        self, command: Command, catalogue: Catalogue, *, may_conflate: bool = False
+    ) -> Outcome:
+        """Carry out ``command`` as far as it can be.
+
+        Args:
+            command: what the subscriber asked for.
+            catalogue: the products that exist.
+            may_conflate: False on streams without notices, where a policy is ignored like
+                any other key that Coinbase does not know.
+        """
+        outcome = Outcome(list(command.errors), [])
+        for request in command.requests:
+            if command.subscribes:
+                self._subscribe(request, catalogue, outcome, may_conflate=may_conflate)
+            else:
+                self._unsubscribe(request)
+        return Outcome(list(dict.fromkeys(outcome.errors)), outcome.added)
+
+    def remove_product(self, product_id: str) -> bool:
+        """Drop ``product_id`` from every channel; say whether there was anything to drop."""
+        found = False
+        for channel, product_ids in list(self._channels.items()):
+            if product_id in product_ids:
+                found = True
+                self._drop(channel, product_id)
+        return found
+
+    def _subscribe(
+        self, request: ChannelRequest, catalogue: Catalogue, outcome: Outcome, *, may_conflate: bool
+    ) -> None:
+        channel = request.channel
+        if not channel.needs_products:
+            if channel not in self._channels:
+                self._channels[channel] = {}
+                self._count += 1
+                outcome.added.append((channel, ""))
+            return
+        if not request.product_ids:
+            outcome.errors.append(coinbase.no_products(channel))
+            return
+        policy = request.policy if may_conflate else None
+        if policy == "conflate" and not channel.conflates:
+            outcome.errors.append(f"{channel.name} is never conflated")
+            return
+        for product_id in request.product_ids:
+            if not catalogue.accepts(product_id):
+                outcome.errors.append(coinbase.not_a_product(product_id))
+            elif product_id not in self._channels.get(channel, ()):
+                if self._count >= self._topics_max:
+                    outcome.errors.append(f"{self._topics_max} subscriptions are the most allowed")
+                    return
+                self._channels.setdefault(channel, {})[product_id] = None
+                self._count += 1
+                outcome.added.append((channel, product_id))
+            if policy:
+                topics = {channel.topic(product_id)}
+                conflate = policy == "conflate"
+                self.conflated = self.conflated | topics if conflate else self.conflated - topics
+
+    def _unsubscribe(self, request: ChannelRequest) -> None:
+        channel = request.channel
+        held = self._channels.get(channel)
+        if held is None:
+            return
+        if not request.product_ids or not held:
+            self._count -= max(1, len(held))
+            del self._channels[channel]
+            self._forget_conflation(channel, held)
+            return
+        for product_id in request.product_ids:
+            if product_id in held:
+                self._drop(channel, product_id)
+
+    def _drop(self, channel: Channel, product_id: str) -> None:
+        held = self._channels[channel]
+        del held[product_id]
+        self._count -= 1
+        self._forget_conflation(channel, (product_id,))
+        if not held:
+            del self._channels[channel]
+
+    def _forget_conflation(self, channel: Channel, product_ids: Iterable[str]) -> None:
+        if self.conflated:
+            self.conflated -= {channel.topic(product_id) for product_id in product_ids}

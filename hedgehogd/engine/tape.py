@@ -1,0 +1,112 @@
+"""The tape: a ring of recent messages in memory.
+
+``offset`` is a message's place on it: it rises by one per message, never leaves the
+process, and says in one number what a subscriber has been given. ``end`` is the offset of
+the newest message, 0 before the first.
+
+The tape also knows each topic's last sequence at any offset still on it, so nobody has to
+keep a position per subscriber: it is looked up on the rare day when it is needed.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
+from hedgehogd.domain.limits import TAPE_BYTES_MAX, TOPICS_MAX
+from hedgehogd.domain.message import Message
+
+_RESUMING = frozenset(name for name, channel in BY_TOPIC_CHANNEL.items() if channel.resumes)
+
+
+def carries_position(message: Message) -> bool:
+    """Say whether ``message`` moves the position of its topic."""
+    return message.sequence is not None and message.topic.channel in _RESUMING
+
+
+class Tape:
+    """Recent messages, bounded in bytes of payload.
+
+    The newest message is always kept, whatever it weighs.
+    """
+
+    def __init__(self, bytes_max: int = TAPE_BYTES_MAX) -> None:
+        self.end = 0
+        self.bytes = 0
+        self._bytes_max = bytes_max
+        self._messages: deque[Message] = deque()
+        self._last: dict[Topic, int] = {}  # each topic's last sequence
+        self._left: dict[Topic, int] = {}  # each topic's last sequence that has left the tape
+
+    @property
+    def begin(self) -> int:
+        """The offset of the oldest message on the tape; ``end + 1`` when it is empty."""
+        return self.end - len(self._messages) + 1
+
+    def append(self, messages: Iterable[Message]) -> None:
+        """Put ``messages`` on the tape; the oldest leave when it is full."""
+        kept = self._messages
+        for message in messages:
+            kept.append(message)
+            self.bytes += len(message.payload)
+            self.end += 1
+            if carries_position(message) and (
+                message.topic in self._last or len(self._last) < TOPICS_MAX
+            ):
+                self._last[message.topic] = message.sequence or 0
+        while self.bytes > self._bytes_max and len(kept) > 1:
+            oldest = kept.popleft()
+            self.bytes -= len(oldest.payload)
+            if carries_position(oldest) and oldest.topic in self._last:
+                self._left[oldest.topic] = oldest.sequence or 0
+
+    def read(self, after: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
+        """Return ``(offset, message)`` of ``topics`` with an offset above ``after``.
+
+        What has left the tape cannot be returned; compare ``after`` with ``begin``.
+        Cost: the distance from ``after`` to ``end``.
+        """
+        return [
+            (offset, message)
+            for offset, message in reversed(list(self._backwards(after)))
+            if message.topic in topics
+        ]
+
+    def position(self, topics: Iterable[Topic], at: int) -> dict[Topic, int]:
+        """Return the last sequence of each of ``topics`` at or before offset ``at``.
+
+        A topic that has had no numbered message by then is left out. Cost: nothing for
+        ``at == end``, else the distance back to where every topic is found; meant for
+        farewells, not for every message.
+        """
+        wanted = {topic for topic in topics if topic in self._last}
+        position = {topic: self._last[topic] for topic in wanted}
+        if at >= self.end:
+            return position
+        moved: set[Topic] = set()
+        for offset, message in self._backwards(self.begin - 1):
+            if offset > at:
+                if message.topic in wanted and carries_position(message):
+                    moved.add(message.topic)
+            elif not moved:
+                break
+            elif message.topic in moved and carries_position(message):
+                position[message.topic] = message.sequence or 0
+                moved.discard(message.topic)
+        for topic in moved:
+            if topic in self._left:
+                position[topic] = self._left[topic]
+            else:
+                del position[topic]
+        return position
+
+    def forget(self, topic: Topic) -> None:
+        """Drop the sequences kept for ``topic``: it is no longer held."""
+        self._last.pop(topic, None)
+        self._left.pop(topic, None)
+
+    def _backwards(self, after: int) -> Iterator[tuple[int, Message]]:
+        """Yield ``(offset, message)`` from the newest down to the first above ``after``."""
+        count = max(0, min(self.end - after, len(self._messages)))
+        newest_first = islice(reversed(self._messages), count)
+        return zip(range(self.end, self.end - count, -1), newest_first, strict=True)

@@ -1,0 +1,1 @@
+"""Floor 3: the upstream shell. Sockets, reconnection, recordings, REST."""

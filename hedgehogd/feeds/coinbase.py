@@ -1,0 +1,308 @@
+"""The feed: one upstream connection, kept alive, asked for exactly what is wanted.
+
+It dials when something is wanted and hangs up when nothing is (Coinbase closes connections
+that do not subscribe, FEED §3.1). Demand is compared with what this connection holds and
+the difference is sent, collected for a moment, in as few messages as the exchange's limits
+ask for. Whatever ends the connection, it is dialled again after a jittered pause.
+
+A line is dead when no byte has come for ``stale_after_s`` although we pinged, or when it
+has carried heartbeats and then no data for as long: sockets that stay open and say
+nothing are the most common complaint about this exchange (PAIN §1).
+
+Floor 3. The only retry loop of the pipe; it ends for its cancellation alone, or with
+``FeedError.for_good`` when the exchange refuses the very first connection.
+"""
+
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import structlog
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+
+from hedgehogd import __version__
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.errors import FeedError
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.health import FeedHealth, FeedState
+from hedgehogd.engine.session import Pipe
+from hedgehogd.feeds.dial import FeedAddress, dial
+from hedgehogd.feeds.tap import Frames, FrameTap
+from hedgehogd.protocol import coinbase, notices
+from hedgehogd.protocol.backoff import Backoff, TokenBucket
+from hedgehogd.protocol.frames import FrameError
+from hedgehogd.protocol.upstream import TopicNotice, UpstreamSession
+
+log = structlog.get_logger("feed")
+
+_HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
+_OUTSIDE_ERRORS = (
+    OSError,
+    ssl.SSLError,
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    ConnectionClosed,
+    HandshakeError,
+    FrameError,
+    FeedError,
+)
+_TRY_AGAIN_STATUSES = frozenset({408, 425, 429})
+_ODDITIES_LOGGED_PER_READ_MAX = 3
+
+
+class CoinbaseFeed:
+    """Keep one connection to ``address`` and put what it brings into ``inbox``.
+
+    Args:
+        address: where the exchange is.
+        pipe: what is wanted, and what must be forgotten when it no longer flows.
+        inbox: where deliveries go; closed when ``run`` ends.
+        health: written here, read by others.
+        random: for jitter.
+        stale_after_s: silence that means the line is dead, in seconds.
+        message_bytes_max: longest upstream message, in bytes.
+        open_stream: how to connect; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        address: FeedAddress,
+        pipe: Pipe,
+        inbox: trio.MemorySendChannel[Delivery],
+        health: FeedHealth,
+        *,
+        random: Random,
+        stale_after_s: float = limits.STALE_AFTER_S,
+        message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX,
+        open_stream: Callable[[FeedAddress], Awaitable[trio.abc.HalfCloseableStream]] = dial,
+    ) -> None:
+        self._address = address
+        self._pipe = pipe
+        self._demand = pipe.demand
+        self._inbox = inbox
+        self._health = health
+        self._stale_after_s = stale_after_s
+        self._message_bytes_max = message_bytes_max
+        self._open_stream = open_stream
+        self._session = UpstreamSession()
+        self._backoff = Backoff(limits.BACKOFF_FIRST_S, limits.BACKOFF_MAX_S, random)
+        self._bucket = TokenBucket(limits.UPSTREAM_REQUESTS_PER_S, limits.UPSTREAM_REQUESTS_BURST)
+        self._changed = trio.Event()
+        self._data_at = 0.0
+        self._told_stale = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the feed until cancelled.
+
+        Raises:
+            FeedError: the exchange refused the first connection for good.
+        """
+        self._demand.on_change = self._wake
+        task_status.started()
+        async with self._inbox:
+            while True:
+                if not self._demand.wanted(trio.current_time()):
+                    self._become(FeedState.IDLE)
+                    await self._changed.wait()
+                    self._changed = trio.Event()
+                    continue
+                await self._one_connection()
+
+    async def _one_connection(self) -> None:
+        """Dial, hold the connection until it ends, and pause when it ended badly."""
+        started_at = trio.current_time()
+        if self._health.state is not FeedState.STALE:
+            self._become(FeedState.CONNECTING)
+        failure = ""
+        try:
+            await self._connect_and_hold()
+        except* _OUTSIDE_ERRORS as group:
+            error = _first(group)
+            if isinstance(error, ConnectionRejected):
+                self._check_refusal(error)
+            failure = _describe(error)
+        if not failure:
+            return
+        lived_s = trio.current_time() - started_at
+        if lived_s >= limits.BACKOFF_RESET_S:
+            self._backoff.reset()
+        pause_s = self._backoff.next_s()
+        self._health.losses[failure.split(":")[0]] += 1
+        log.warning(
+            "feed lost", reason=failure, lived_s=round(lived_s, 1), pause_s=round(pause_s, 2)
+        )
+        await self._tell_stale(failure)
+        await trio.sleep(pause_s)
+
+    def _check_refusal(self, error: ConnectionRejected) -> None:
+        """Give up when the exchange refuses our very first connection for good."""
+        status = error.status_code
+        if not self._health.connects and 400 <= status < 500 and status not in _TRY_AGAIN_STATUSES:
+            raise FeedError(f"{self._address.url} refused us: HTTP {status}", for_good=True)
+
+    async def _connect_and_hold(self) -> None:
+        """Return when nothing is wanted any more; raise when the connection ends otherwise."""
+        with trio.fail_after(limits.DIAL_TIMEOUT_S):
+            stream = await self._open_stream(self._address)
+        try:
+            tap = FrameTap(stream, self._receive, self._message_bytes_max)
+            async with trio.open_nursery() as nursery:
+                with trio.fail_after(limits.DIAL_TIMEOUT_S):
+                    connection = await wrap_client_stream(
+                        nursery,
+                        tap,  # type: ignore[arg-type]  # any stream will do
+                        self._address.host_header,
+                        self._address.resource,
+                        extra_headers=_HEADERS,
+                    )
+                self._health.connects += 1
+                self._session.reconnected()
+                self._data_at = trio.current_time()
+                log.info("feed connected", url=self._address.url)
+                nursery.start_soon(_until_closed, connection)
+                nursery.start_soon(self._watch_line, tap, connection)
+                try:
+                    await self._keep_subscribed(connection)
+                finally:
+                    with trio.move_on_after(limits.FAREWELL_S / 4, shield=True):
+                        await connection.aclose()
+                nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _keep_subscribed(self, connection: WebSocketConnection) -> None:
+        """Make the connection hold what is wanted; return when that is nothing."""
+        held: frozenset[Topic] = frozenset()
+        while True:
+            self._changed = trio.Event()
+            now = trio.current_time()
+            wanted = self._demand.wanted(now)
+            fresh = self._demand.take_refresh(held, now) & wanted
+            gone = held - wanted
+            for topic in gone:
+                self._forget(topic)
+            await self._send(connection, "unsubscribe", gone | fresh)
+            await self._send(connection, "subscribe", (wanted - held) | fresh)
+            held = wanted
+            if not held:
+                return
+            at = self._demand.next_change_at(trio.current_time())
+            with trio.move_on_at(float("inf") if at is None else at):
+                await self._changed.wait()
+            await trio.sleep(limits.SUBSCRIBE_COLLECT_S)
+
+    async def _send(
+        self, connection: WebSocketConnection, kind: str, topics: frozenset[Topic]
+    ) -> None:
+        for request in coinbase.requests(kind, topics):
+            await trio.sleep(self._bucket.take(trio.current_time()))
+            await connection.send_message(request.decode())
+            log.debug("asked upstream", request=request.decode())
+
+    async def _receive(self, frames: Frames) -> None:
+        """Take the frames of one read; waits while the inbox is full."""
+        received = self._session.receive(frames)
+        for oddity in received.oddities[:_ODDITIES_LOGGED_PER_READ_MAX]:
+            log.warning("upstream message dropped", what=oddity)
+        for complaint in received.complaints[:_ODDITIES_LOGGED_PER_READ_MAX]:
+            log.error("the exchange complains", message=complaint)
+        for refusal in received.refusals[:_ODDITIES_LOGGED_PER_READ_MAX]:
+            log.error("the exchange refuses a product", reason=refusal.reason)
+        health, session = self._health, self._session
+        health.dropped = session.dropped
+        health.gaps, health.trades_missing = session.gaps, session.trades_missing
+        health.complaints += len(received.complaints)
+        health.heard_at = trio.current_time()
+        told = received.notices
+        if received.messages:
+            self._data_at = health.heard_at
+            if health.state is not FeedState.LIVE:
+                self._become(FeedState.LIVE)
+                if self._told_stale:
+                    self._told_stale = False
+                    told = [
+                        TopicNotice(None, notices.stale(is_stale=False, reason="the feed is back")),
+                        *told,
+                    ]
+        if received.messages or told or received.refusals:
+            await self._inbox.send(
+                Delivery(received.messages, told, received.refusals, time.time_ns())
+            )
+
+    async def _watch_line(self, tap: FrameTap, connection: WebSocketConnection) -> None:
+        """Raise when the line is dead."""
+        patience_s = self._stale_after_s
+        while True:
+            now = trio.current_time()
+            silent_s = now - tap.heard_at
+            if silent_s >= patience_s:
+                raise FeedError(f"silent: no byte for {silent_s:.1f} s")
+            if self._session.heard_heartbeat and now - self._data_at >= patience_s:
+                raise FeedError(f"silent: no heartbeat for {now - self._data_at:.1f} s")
+            if silent_s >= patience_s / 2:
+                with trio.move_on_after(patience_s / 2):
+                    await connection.ping()
+            await trio.sleep(patience_s / 4)
+
+    async def _tell_stale(self, reason: str) -> None:
+        self._become(FeedState.STALE, reason)
+        if not self._told_stale:
+            self._told_stale = True
+            notice = notices.stale(is_stale=True, reason=reason)
+            await self._inbox.send(Delivery([], [TopicNotice(None, notice)]))
+
+    def _forget(self, topic: Topic) -> None:
+        """``topic`` no longer flows: what is remembered of it would grow old."""
+        self._session.forget(topic)
+        self._pipe.latest.forget(topic)
+        self._pipe.tape.forget(topic)
+
+    def _become(self, state: FeedState, reason: str = "") -> None:
+        self._health.become(state, trio.current_time(), reason)
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+
+async def _until_closed(connection: WebSocketConnection) -> None:
+    """Raise ``ConnectionClosed`` when the exchange closes; the tap keeps all messages."""
+    while True:
+        await connection.get_message()
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the first plain exception of ``group``; the others came of it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, Exception):
+        raise AssertionError(f"{error!r} is not an outside error")
+    return error
+
+
+def _describe(error: Exception) -> str:
+    """Say in a few words what ended the connection: a stable name, then the detail."""
+    if isinstance(error, ConnectionClosed):
+        reason = error.reason
+        return f"closed: {reason.code} {reason.reason or ''}".rstrip() if reason else "closed"
+    if isinstance(error, ConnectionRejected):
+        return f"refused: HTTP {error.status_code}"
+    if isinstance(error, trio.TooSlowError):
+        return "timeout: no connection in time"
+    if isinstance(error, FrameError):
+        return f"protocol: {error}"
+    if isinstance(error, FeedError):
+        return str(error) if ": " in str(error) else f"ended: {error}"
+    if isinstance(error, OSError):
+        return f"network: {error}"
+    return f"broken: {error}" if str(error) else "broken"

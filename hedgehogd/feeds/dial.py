@@ -1,0 +1,116 @@
+"""Where a feed is, and how to connect to it."""
+
+import ssl
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import trio
+
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+
+COINBASE_URL = "wss://ws-feed.exchange.coinbase.com"
+COINBASE_REST_URL = "https://api.exchange.coinbase.com"
+SANDBOX_URL = "wss://ws-feed-public.sandbox.exchange.coinbase.com"
+SANDBOX_REST_URL = "https://api-public.sandbox.exchange.coinbase.com"
+
+
+class FeedAddress(NamedTuple):
+    """A WebSocket URL in parts, and the REST service beside it.
+
+    Attributes:
+        host: name or address.
+        port: TCP port.
+        resource: path and query, at least ``/``.
+        is_tls: True for ``wss``.
+        rest_url: ``https://host[:port]`` without a path.
+    """
+
+    host: str
+    port: int
+    resource: str
+    is_tls: bool
+    rest_url: str
+
+    @property
+    def host_header(self) -> str:
+        """The ``Host`` to ask for: the port only when it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The URL again, for people."""
+        return f"{'wss' if self.is_tls else 'ws'}://{self.host_header}{self.resource}"
+
+
+def parse_url(url: str, rest_url: str = "") -> FeedAddress:
+    """Read a ``ws://`` or ``wss://`` URL; REST is at the same host unless given.
+
+    Raises:
+        OperatorError: another scheme, no host, or a port that is none.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname or port == 0:
+        raise OperatorError(
+            f"{url!r} is not a feed.\n  Expected ws://HOST[:PORT][/PATH] or wss://…", EXIT_CONFIG
+        )
+    is_tls = parts.scheme == "wss"
+    resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    address = FeedAddress(parts.hostname, port or (443 if is_tls else 80), resource, is_tls, "")
+    scheme = "https" if is_tls else "http"
+    return address._replace(rest_url=rest_url or f"{scheme}://{address.host_header}")
+
+
+async def dial(address: FeedAddress) -> trio.abc.HalfCloseableStream:
+    """Connect to ``address``; the caller limits the time and closes the stream.
+
+    Raises:
+        OSError: no route, refused, no such name, a certificate that does not fit.
+        trio.BrokenResourceError: the connection broke during the TLS handshake.
+    """
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    if not address.is_tls:
+        return stream
+    tls = trio.SSLStream(
+        stream,
+        ssl.create_default_context(),
+        server_hostname=address.host,
+        https_compatible=True,
+    )
+    try:
+        await tls.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return HalfCloseableTls(tls)
+
+
+class HalfCloseableTls(trio.abc.HalfCloseableStream):
+    """A TLS stream under the tap; TLS cannot close one half, so an end of writing closes all."""
+
+    def __init__(self, tls: "trio.SSLStream[trio.SocketStream]") -> None:
+        self._tls = tls
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Pass on."""
+        return await self._tls.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Pass on."""
+        await self._tls.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Pass on."""
+        await self._tls.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Close the connection: TLS 1.2 has no half-close."""
+        await self._tls.aclose()
+
+    async def aclose(self) -> None:
+        """Pass on."""
+        await self._tls.aclose()

@@ -1,0 +1,130 @@
+"""A recording as the feed: its messages at their own pace, without a network.
+
+It begins when something is wanted for the first time, plays once, and stays up at its
+end: subscribers keep their streams, and ``/readyz`` says ``recording ended``.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+import trio
+
+from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.health import FeedHealth, FeedState
+from hedgehogd.engine.session import Pipe
+from hedgehogd.feeds.rest import read_products
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.recording import Recorded, RecordingError, read_recording
+from hedgehogd.protocol.upstream import UpstreamSession
+
+log = structlog.get_logger("feed")
+
+_MESSAGES_FILE = "feed.jsonl"
+_TIMES_SUFFIX = ".recv_ts.txt"
+_PRODUCTS_FILE = "rest_products.json"
+_BATCH_MESSAGES_MAX = 64
+
+
+def find_recording(path: Path) -> Path:
+    """Return the file of messages that ``path`` (that file, or its directory) names.
+
+    Raises:
+        OperatorError: there is no such file.
+    """
+    found = path / _MESSAGES_FILE if path.is_dir() else path
+    if not found.is_file():
+        raise OperatorError(
+            f"{path}: there is no recording.\n"
+            f"  Expected a file of one message a line, or a directory with a {_MESSAGES_FILE}."
+        )
+    return found
+
+
+class RecordingFeed:
+    """Play a recording into ``inbox``.
+
+    Args:
+        path: the file of messages, or its directory.
+        pipe: what is wanted; nothing is played before anything is.
+        inbox: where deliveries go; closed when ``run`` ends.
+        health: written here, read by others.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pipe: Pipe,
+        inbox: trio.MemorySendChannel[Delivery],
+        health: FeedHealth,
+    ) -> None:
+        self._messages = find_recording(path)
+        self._pipe = pipe
+        self._inbox = inbox
+        self._health = health
+        self._session = UpstreamSession()
+        self._wanted = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Play once, then stay up until cancelled.
+
+        Raises:
+            OperatorError: the recording is broken; the message says in which line.
+        """
+        self._pipe.demand.on_change = self._wanted.set
+        self._list_products(self._pipe.catalogue)
+        task_status.started()
+        async with self._inbox:
+            while not self._pipe.demand.wanted(trio.current_time()):
+                await self._wanted.wait()
+            self._health.become(FeedState.LIVE, trio.current_time())
+            self._health.connects += 1
+            await self._play()
+            self._health.become(FeedState.ENDED, trio.current_time())
+            log.info("recording ended", path=str(self._messages))
+            await trio.sleep_forever()
+
+    def _list_products(self, catalogue: Catalogue) -> None:
+        """Take the list of products recorded beside the messages, if there is one."""
+        path = self._messages.with_name(_PRODUCTS_FILE)
+        if path.is_file():
+            catalogue.replace(read_products(path.read_bytes()))
+
+    async def _play(self) -> None:
+        begin = trio.current_time()
+        batch: list[Recorded] = []
+        for recorded in self._recorded():
+            due = begin + recorded.due_s
+            if batch and (due > trio.current_time() or len(batch) >= _BATCH_MESSAGES_MAX):
+                await self._send(batch)
+                batch = []
+            if due > trio.current_time():
+                await trio.sleep_until(due)
+            batch.append(recorded)
+        if batch:
+            await self._send(batch)
+
+    def _recorded(self) -> Iterator[Recorded]:
+        """Read the recording line by line; it may be larger than memory."""
+        times = self._messages.with_name(self._messages.stem + _TIMES_SUFFIX)
+        try:
+            with self._messages.open("rb") as lines:
+                if not times.is_file():
+                    yield from read_recording(lines)
+                    return
+                with times.open("rb") as received:
+                    yield from read_recording(lines, received)
+        except RecordingError as error:
+            raise OperatorError(f"{self._messages}: {error}") from None
+
+    async def _send(self, batch: list[Recorded]) -> None:
+        frames = [(encode_text(recorded.payload), recorded.payload) for recorded in batch]
+        received = self._session.receive(frames)
+        health, session = self._health, self._session
+        health.heard_at = trio.current_time()
+        health.dropped = session.dropped
+        health.gaps, health.trades_missing = session.gaps, session.trades_missing
+        await self._inbox.send(Delivery(received.messages, received.notices, (), time.time_ns()))

@@ -1,0 +1,224 @@
+"""One WebSocket client of the simulated exchange, on a connection that we control.
+
+Frames are made by ``protocol.frames`` and read by wsproto; the socket is trio's. So a
+client that stops reading is a task waiting in ``send_all`` that can be cancelled, and
+whoever injects faults here has the raw stream.
+
+What is sent waits in a queue that its own task writes out, as much as fits in one write
+at a time; pongs go first. A client whose queue is over its limit is told
+``ErrSlowConsume`` and closed, as the real exchange says it does (FEED §11; wording and
+close code there are not known).
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Ping,
+    RejectConnection,
+    TextMessage,
+)
+from wsproto.utilities import RemoteProtocolError
+
+from hedgehogd.domain.errors import (
+    CLOSE_POLICY,
+    CLOSE_PROTOCOL_ERROR,
+    CLOSE_TOO_BIG,
+    CLOSE_UNSUPPORTED,
+)
+from hedgehogd.domain.limits import (
+    CLIENT_MESSAGE_BYTES_MAX,
+    CONTROL_BYTES_MAX,
+    FAREWELL_S,
+)
+from hedgehogd.protocol import coinbase
+from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
+
+_CODE_MISSING = 1005  # RFC 6455 §7.1.5: stands for a close frame without a code
+_WRITE_BYTES = 64 * 1024
+_READ_BYTES = 16 * 1024
+
+
+class Client:
+    """The exchange's end of one connection.
+
+    Attributes:
+        has_subscribed: set by the exchange once the client has said subscribe; until then
+            the 5 s rule applies (FEED §3.1).
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, *, backlog_bytes_max: int) -> None:
+        self.has_subscribed = False
+        self._stream = stream
+        self._backlog_bytes_max = backlog_bytes_max
+        self._connection = WSConnection(ConnectionType.SERVER)
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._writing_bytes = 0
+        self._pongs: deque[bytes] = deque()
+        self._wake = trio.Event()
+        self._written = trio.Event()
+        self._is_leaving = False
+        self._farewell_written = trio.Event()
+        self._scope = trio.CancelScope()
+        self._text = ""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was sent and has not been taken by the socket yet."""
+        return self._waiting_bytes + self._writing_bytes
+
+    def send(self, frame: bytes) -> None:
+        """Queue one whole frame; once the client is leaving, drop it instead.
+
+        Over the limit the client is told so and closed.
+        """
+        if self._is_leaving:
+            return
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
+        self._wake.set()
+        if self.waiting_bytes > self._backlog_bytes_max:
+            self.fall_behind()
+
+    def fall_behind(self) -> None:
+        """Close the client for reading too slowly; what waits for it is dropped."""
+        reason = f"{self.waiting_bytes} bytes were waiting for this connection"
+        self.leave(CLOSE_POLICY, "ErrSlowConsume", coinbase.error("ErrSlowConsume", reason))
+
+    def leave(self, code: int | None, reason: str = "", error: bytes = b"") -> None:
+        """Say ``error``, if any, and close; drop what waits. After 2 s the line is cut."""
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        self._waiting.clear()
+        if error:
+            self._waiting.append(encode_text(error))
+        self._waiting.append(encode_close(code, reason))
+        self._waiting_bytes = sum(map(len, self._waiting))
+        self._wake.set()
+        self._scope.deadline = trio.current_time() + FAREWELL_S
+
+    async def wait_written(self) -> None:
+        """Wait until the socket has taken everything, or the client is gone."""
+        while self.waiting_bytes and not self._is_leaving:
+            await self._written.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def run(
+        self, head: bytes, heard: Callable[[str], None], *, first_subscribe_s: float
+    ) -> None:
+        """Shake hands, then serve the connection until it ends; the caller closes the stream.
+
+        Args:
+            head: what was read from the stream so far, the request's head at least.
+            heard: called with each text message of the client.
+            first_subscribe_s: the client has this long to subscribe.
+
+        Raises:
+            trio.BrokenResourceError: the peer left before the end of the handshake.
+        """
+        with self._scope:
+            if not await self._shake_hands(head):
+                return
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._watch_deadline, first_subscribe_s)
+                    await self._read(heard)
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._is_leaving = True
+                self._written.set()
+
+    async def _shake_hands(self, head: bytes) -> bool:
+        try:
+            # The head is whole, so a request is what this brings, or an error.
+            self._connection.receive_data(head)
+            next(self._connection.events())
+            reply = self._connection.send(AcceptConnection())
+        except RemoteProtocolError as error:
+            hint = error.event_hint
+            reject = hint if isinstance(hint, RejectConnection) else RejectConnection()
+            await self._stream.send_all(self._connection.send(reject))
+            return False
+        await self._stream.send_all(reply)
+        return True
+
+    async def _watch_deadline(self, first_subscribe_s: float) -> None:
+        await trio.sleep(first_subscribe_s)
+        if not self.has_subscribed:
+            self.leave(CLOSE_POLICY, f"no subscribe within {first_subscribe_s:g} s")
+
+    async def _write(self) -> None:
+        """Write out what waits, pongs first, until the farewell is out."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._pongs or self._waiting:
+                    data = self._take()
+                    self._writing_bytes = len(data)
+                    await self._stream.send_all(data)
+                    self._writing_bytes = 0
+                    self._written.set()
+                    self._written = trio.Event()
+                if self._is_leaving:
+                    self._farewell_written.set()
+                    return
+        except trio.BrokenResourceError:
+            self._scope.cancel()
+
+    def _take(self) -> bytes:
+        """Return the next bytes to write: whole frames, and about ``_WRITE_BYTES`` of them."""
+        frames = list(self._pongs)
+        self._pongs.clear()
+        size = 0
+        while self._waiting and size < _WRITE_BYTES:
+            frames.append(self._waiting.popleft())
+            size += len(frames[-1])
+        self._waiting_bytes -= size
+        return b"".join(frames)
+
+    async def _read(self, heard: Callable[[str], None]) -> None:
+        """Read until the peer has closed or gone."""
+        while True:
+            try:
+                for event in self._connection.events():
+                    if isinstance(event, CloseConnection):
+                        await self._answer_close(event)
+                        return
+                    self._handle(event, heard)
+                data = await self._stream.receive_some(_READ_BYTES)
+                if not data:
+                    return
+                self._connection.receive_data(bytes(data))
+            except RemoteProtocolError as error:
+                self.leave(CLOSE_PROTOCOL_ERROR, str(error))
+                await trio.sleep_forever()
+            except trio.BrokenResourceError:
+                return
+
+    def _handle(self, event: object, heard: Callable[[str], None]) -> None:
+        if isinstance(event, TextMessage):
+            self._text += event.data
+            if len(self._text) > CLIENT_MESSAGE_BYTES_MAX:
+                self.leave(CLOSE_TOO_BIG, "Message too big", coinbase.error("Message too big"))
+            elif event.message_finished:
+                text, self._text = self._text, ""
+                heard(text)
+        elif isinstance(event, BytesMessage):
+            self.leave(CLOSE_UNSUPPORTED, "messages are text")
+        elif isinstance(event, Ping) and sum(map(len, self._pongs)) < CONTROL_BYTES_MAX:
+            self._pongs.append(encode_pong(bytes(event.payload)))
+            self._wake.set()
+
+    async def _answer_close(self, event: CloseConnection) -> None:
+        """Close as the peer did, unless this is its answer to our own close."""
+        self.leave(None if event.code == _CODE_MISSING else event.code)
+        await self._farewell_written.wait()

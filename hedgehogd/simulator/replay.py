@@ -1,0 +1,187 @@
+"""A recording, served as an exchange: byte for byte, when it is due, once.
+
+One timeline per server. It starts when the first client subscribes; whoever comes later
+gets what comes from then on. What a client asks for does not matter: every client that
+has subscribed gets every message, the recorded acknowledgements among them, and nothing
+that was not recorded. At the end connections stay open and silent.
+
+Paced, a client that reads too slowly is closed like on any exchange. As fast as possible
+(speed 0) there is no pace to keep, so the slowest client sets it, until it has not taken
+anything for ``_STALL_S``.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import trio
+
+from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.message import BadMessage, read_head
+from hedgehogd.domain.product import is_product_id
+from hedgehogd.protocol.commands import CommandError, parse
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.recording import Recorded, RecordingError, read_recording
+from hedgehogd.simulator.client import Client
+
+_STALL_S = 10.0
+# Messages read and, at speed 0, sent in one go: a tenth of a second of the busiest recorded.
+_BATCH_MESSAGES_MAX = 64
+
+
+class Recording:
+    """A recording on disk.
+
+    Attributes:
+        path: the file of messages.
+        products: the objects of its ``GET /products``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the whole recording once, to know that it is one and what it is about.
+
+        Blocks, about 1 s per million messages; call it in a thread.
+
+        Args:
+            path: the file of messages, or the directory that holds it as ``feed.jsonl``.
+                Beside it may be ``feed.recv_ts.txt``, receive times line by line, and
+                ``rest_products.json``, the exchange's answer to ``GET /products``.
+
+        Raises:
+            OperatorError: nothing there, or not a recording.
+        """
+        self.path = path / "feed.jsonl" if path.is_dir() else path
+        self._received_path = self.path.with_suffix(".recv_ts.txt")
+        product_ids: dict[str, None] = {}
+        with self.opened() as timeline:
+            empty = True
+            for _, payload in timeline:
+                empty = False
+                product_id = _product_id(payload)
+                if product_id and product_id not in product_ids and is_product_id(product_id):
+                    product_ids[product_id] = None
+        if empty:
+            raise OperatorError(f"{self.path}: found no message, expected one a line")
+        self.products = self._read_products() or [_product_object(name) for name in product_ids]
+
+    @contextmanager
+    def opened(self) -> Iterator[Iterator[Recorded]]:
+        """Open the recording; gives its messages in order, with the times they are due.
+
+        Raises:
+            OperatorError: it cannot be read, or the line reached is not a recording's.
+        """
+        try:
+            with ExitStack() as files:
+                lines = files.enter_context(self.path.open("rb"))
+                stamps = None
+                if self._received_path.exists():
+                    stamps = files.enter_context(self._received_path.open("rb"))
+                yield read_recording(lines, stamps)
+        except OSError as error:
+            found = f"found {error.strerror or error}"
+            raise OperatorError(f"{self.path}: {found}, expected a file of messages") from error
+        except RecordingError as error:
+            raise OperatorError(f"{self.path}: {error}") from error
+
+    def _read_products(self) -> list[dict[str, object]]:
+        path = self.path.parent / "rest_products.json"
+        if not path.exists():
+            return []
+        try:
+            products = msgspec.json.decode(path.read_bytes(), type=list[dict[str, object]])
+        except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+            expected = "expected the answer to GET /products"
+            raise OperatorError(f"{path}: found {error}, {expected}") from error
+        return products
+
+
+def _product_id(payload: bytes) -> str:
+    try:
+        return read_head(payload).product_id
+    except BadMessage:
+        return ""
+
+
+def _product_object(product_id: str) -> dict[str, object]:
+    """Return what a recording without ``rest_products.json`` knows of a product: its name."""
+    base, _, rest = product_id.partition("-")
+    return {
+        "id": product_id,
+        "base_currency": base,
+        "quote_currency": rest.partition("-")[0],
+        "display_name": product_id,
+        "status": "online",
+        "status_message": "",
+        "trading_disabled": False,
+    }
+
+
+class ReplayExchange:
+    """Play one recording to all who subscribe."""
+
+    def __init__(self, recording: Recording, speed: float) -> None:
+        """Prepare to play.
+
+        Args:
+            recording: what to play.
+            speed: 1 for the recorded pace, 2 for twice as fast, 0 for as fast as
+                clients read.
+        """
+        self._recording = recording
+        self._pace = 1 / speed if speed else 0.0
+        self._clients: dict[Client, None] = {}
+        self._wanted = trio.Event()
+
+    def heard(self, client: Client, text: str) -> None:
+        """Let the client take part if it subscribes; nothing is answered."""
+        try:
+            command = parse(text)
+        except CommandError:
+            return
+        if command.subscribes:
+            client.has_subscribed = True
+            self._clients[client] = None
+            self._wanted.set()
+
+    def left(self, client: Client) -> None:
+        """Forget the client."""
+        self._clients.pop(client, None)
+
+    async def run(self) -> None:
+        """Wait for the first subscriber, play the recording, then stay silent.
+
+        Raises:
+            OperatorError: the recording changed on disk and is none any more.
+        """
+        await self._wanted.wait()
+        start = trio.current_time()
+        with self._recording.opened() as timeline:
+            while batch := await trio.to_thread.run_sync(_next_batch, timeline):
+                await self._play(batch, start)
+        await trio.sleep_forever()
+
+    async def _play(self, batch: list[Recorded], start: float) -> None:
+        now = -math.inf
+        for due_s, payload in batch:
+            due = start + due_s * self._pace
+            if due > now:
+                await trio.sleep_until(due)
+                now = trio.current_time()
+            frame = encode_text(payload)
+            for client in self._clients:
+                client.send(frame)
+        if not self._pace:
+            for client in list(self._clients):
+                with trio.move_on_after(_STALL_S) as stall:
+                    await client.wait_written()
+                if stall.cancelled_caught:
+                    client.fall_behind()
+
+
+def _next_batch(timeline: Iterator[Recorded]) -> list[Recorded]:
+    """Read on; empty at the end."""
+    return list(islice(timeline, _BATCH_MESSAGES_MAX))

@@ -1,0 +1,181 @@
+"""The exchange's door: one port for WebSockets and REST.
+
+It reads the head of each connection's first request. A WebSocket upgrade, on any path,
+becomes a ``Client``; everything else is handed to Hypercorn, head and all, and every
+answer of Hypercorn's ends its connection, so that an upgrade is always the first request
+that we see. Hypercorn writes inside a shielded cancel scope; the sockets it was given are
+closed under it when the server is cancelled, so nobody who stops reading can hold it up.
+"""
+
+from typing import Protocol
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from quart_trio import QuartTrio
+
+from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.limits import (
+    FIRST_SUBSCRIBE_S,
+    HEAD_BYTES_MAX,
+    HEAD_TIMEOUT_S,
+    UPSTREAM_MESSAGE_BYTES_MAX,
+)
+from hedgehogd.simulator.client import Client
+
+
+class Exchange(Protocol):
+    """Who answers the clients that the door lets in."""
+
+    def heard(self, client: Client, text: str) -> None:
+        """Take one text message of ``client``."""
+
+    def left(self, client: Client) -> None:
+        """Forget ``client``: it has gone. Called once for each client, heard or not."""
+
+    async def run(self) -> None:
+        """Let the exchange's time pass, until cancelled."""
+
+
+class _HeadFirst(trio.abc.HalfCloseableStream):
+    """A socket stream whose first read returns what was read already."""
+
+    def __init__(self, stream: trio.SocketStream, head: bytes) -> None:
+        self.socket = stream.socket  # Hypercorn asks it for both addresses
+        self._stream = stream
+        self._head = head
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._head:
+            await trio.lowlevel.checkpoint()
+            head, self._head = self._head, b""
+            return head
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def listen(host: str, port: int) -> list[trio.SocketListener]:
+    """Return listeners for ``host`` and ``port``; port 0 takes a free one.
+
+    Raises:
+        OperatorError: that cannot be listened on.
+    """
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OperatorError(f"cannot listen on {host} port {port}: {reason}") from error
+
+
+class Server:
+    """The door of one exchange."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        app: QuartTrio,
+        *,
+        first_subscribe_s: float = FIRST_SUBSCRIBE_S,
+        backlog_bytes_max: int = UPSTREAM_MESSAGE_BYTES_MAX,
+    ) -> None:
+        """Prepare to serve.
+
+        Args:
+            exchange: who answers WebSocket clients.
+            app: what answers everything else.
+            first_subscribe_s: clients that have not subscribed by then are closed.
+            backlog_bytes_max: clients that leave more than this unread are closed; by
+                default it is one message of the largest size.
+        """
+        self._exchange = exchange
+        self._first_subscribe_s = first_subscribe_s
+        self._backlog_bytes_max = backlog_bytes_max
+        self._config = Config()
+        self._config.keep_alive_max_requests = 1
+        self._app = ASGIWrapper(app)
+        self._visitors: set[trio.SocketStream] = set()
+
+    async def run(self, listeners: list[trio.SocketListener]) -> None:
+        """Serve until cancelled; closes ``listeners``."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._exchange.run)
+            nursery.start_soon(self._cut_off_when_cancelled)
+            await trio.serve_listeners(self._serve, listeners)
+
+    async def _cut_off_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            for stream in self._visitors:
+                stream.socket.close()
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        """Serve one connection, whatever it wants."""
+        try:
+            with trio.fail_after(HEAD_TIMEOUT_S):
+                head = await _read_head(stream)
+            if _wants_websocket(head):
+                await self._serve_client(stream, head)
+            elif head:
+                await self._serve_visitor(stream, head)
+        except (trio.TooSlowError, trio.BrokenResourceError):
+            pass  # they went away, or never said what they want
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_client(self, stream: trio.SocketStream, head: bytes) -> None:
+        client = Client(stream, backlog_bytes_max=self._backlog_bytes_max)
+
+        def heard(text: str) -> None:
+            self._exchange.heard(client, text)
+
+        try:
+            await client.run(head, heard, first_subscribe_s=self._first_subscribe_s)
+        finally:
+            self._exchange.left(client)
+
+    async def _serve_visitor(self, stream: trio.SocketStream, head: bytes) -> None:
+        self._visitors.add(stream)
+        # A context each: Hypercorn keeps in it how the running connections are to end.
+        try:
+            await TCPServer(
+                self._app,
+                self._config,
+                WorkerContext(None),
+                {},
+                _HeadFirst(stream, head),  # type: ignore[arg-type]
+            )
+        finally:
+            self._visitors.discard(stream)
+
+
+async def _read_head(stream: trio.SocketStream) -> bytes:
+    """Return the first bytes up to the end of a request's head at least; empty on a bad one."""
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = await stream.receive_some()
+        if not data or len(head) > HEAD_BYTES_MAX:
+            return b""
+        head += data
+    return head
+
+
+def _wants_websocket(head: bytes) -> bool:
+    lines = head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")[1:]
+    return any(
+        name.strip() == b"upgrade" and b"websocket" in value
+        for name, _, value in (line.partition(b":") for line in lines)
+    )

@@ -1,0 +1,176 @@
+"""One stream, from its request to its end: WebSocket, SSE and NDJSON.
+
+A connection is one task that reads from the peer; writing is the outlet's. Its life:
+answer the request, enter the plane, read until the peer leaves or the outlet ends the
+stream, then read on until the peer has hung up or ``FAREWELL_S`` is over, then close.
+"""
+
+import socket
+
+import trio
+from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
+from wsproto.utilities import generate_accept_token
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import CLOSE_POLICY, CLOSE_TOO_BIG, CLOSE_UNSUPPORTED
+from hedgehogd.protocol import coinbase, notices
+from hedgehogd.protocol.backoff import TokenBucket
+from hedgehogd.protocol.commands import CommandError, parse
+from hedgehogd.protocol.frames import encode_close, encode_pong
+from hedgehogd.protocol.wire import WireForm
+from hedgehogd.streaming.outlet import Outlet
+from hedgehogd.streaming.plane import StreamingPlane
+from hedgehogd.streaming.request import StreamRequest
+
+_READ_BYTES = 4096
+
+
+def answer_head(request: StreamRequest, session_id: str, cors: bytes) -> bytes:
+    """Return the answer's head: 101 for a WebSocket, 200 for SSE and NDJSON."""
+    name = f"Hedgehog-Session: {session_id}\r\n".encode()
+    if request.websocket_key:
+        return (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
+            % (generate_accept_token(request.websocket_key), name)
+        )
+    form: WireForm = request.form
+    kind = b"text/event-stream" if form.kind == "sse" else b"application/x-ndjson"
+    chunked = b"Transfer-Encoding: chunked\r\n" if form.end() else b""
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: %b; charset=utf-8\r\n"
+        b"Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n"
+        b"Connection: close\r\n%b%b%b\r\n" % (kind, chunked, name, cors)
+    )
+
+
+async def serve_stream(
+    plane: StreamingPlane,
+    raw: socket.socket,
+    sock: trio.socket.SocketType,
+    request: StreamRequest,
+    early: bytes,
+) -> None:
+    """Serve one stream until it is over. The caller closes the socket.
+
+    Args:
+        plane: where it belongs.
+        raw: the non-blocking socket, for writing.
+        sock: the same socket, for waiting and reading.
+        request: what the peer asked for; its products have been checked.
+        early: bytes that came behind the request's head; they belong to the stream.
+    """
+    outlet = Outlet(raw, request.form, plane.settings)
+    session = plane.new_session(outlet, request.form)
+    outlet.control(answer_head(request, session.id, plane.cors_headers(request.origin)))
+    reader = Reader(plane, outlet, request) if request.websocket_key else None
+    plane.enter(outlet, session)
+    try:
+        if request.form.has_notices:
+            outlet.tell(notices.session(session.id, plane.instance.number))
+        if request.command is not None:
+            session.apply(request.command)
+        with outlet.reading:
+            if reader is not None:
+                reader.watch_first_subscribe()
+                await reader.run(sock, early)
+            else:
+                await _until_gone(sock)
+            outlet.lose("peer_gone")
+        if outlet.reading.cancelled_caught and not outlet.is_ending:
+            outlet.end(CLOSE_POLICY, "no_subscribe")
+        with trio.move_on_after(limits.FAREWELL_S):
+            await _until_gone(sock)
+    finally:
+        plane.leave(outlet)
+
+
+async def _until_gone(sock: trio.socket.SocketType) -> None:
+    """Read and forget until the peer has hung up."""
+    try:
+        while await sock.recv(_READ_BYTES):
+            pass
+    except OSError:
+        pass
+
+
+class Reader:
+    """What a WebSocket client says: control frames and commands.
+
+    Wrong frames are answered with the close code RFC 6455 names; wrong commands with
+    Coinbase's errors, and the stream goes on.
+    """
+
+    __slots__ = ("_bucket", "_frames", "_is_strict", "_outlet", "_plane", "_size", "_text")
+
+    def __init__(self, plane: StreamingPlane, outlet: Outlet, request: StreamRequest) -> None:
+        self._plane = plane
+        self._outlet = outlet
+        self._is_strict = request.is_strict
+        self._frames = FrameProtocol(client=False, extensions=[])
+        self._text: list[str] = []
+        self._size = 0
+        self._bucket: TokenBucket | None = None
+
+    def watch_first_subscribe(self) -> None:
+        """On strict endpoints a client has five seconds to subscribe (FEED §3.1)."""
+        if self._is_strict:
+            self._outlet.reading.deadline = trio.current_time() + limits.FIRST_SUBSCRIBE_S
+
+    async def run(self, sock: trio.socket.SocketType, early: bytes) -> None:
+        """Read until the peer hangs up; what it says may end the stream before."""
+        data = early or await self._receive(sock)
+        while data:
+            self._outlet.silent_rounds = 0
+            try:
+                self._frames.receive_bytes(data)
+                for frame in self._frames.received_frames():
+                    await self._on_frame(frame.opcode, frame.payload, frame.message_finished)
+            except ParseFailed as error:
+                self._plane.counts.refusals["bad_frame"] += 1
+                self._outlet.end(int(error.code), f"bad frame: {error}")
+            data = await self._receive(sock)
+
+    async def _receive(self, sock: trio.socket.SocketType) -> bytes:
+        try:
+            return await sock.recv(_READ_BYTES)
+        except OSError:
+            return b""
+
+    async def _on_frame(self, opcode: Opcode, payload: object, is_last: bool) -> None:
+        if opcode is Opcode.PING and isinstance(payload, (bytes, bytearray)):
+            self._outlet.control(encode_pong(bytes(payload)))
+        elif opcode is Opcode.CLOSE and isinstance(payload, tuple):
+            code = int(payload[0])
+            self._outlet.answer_close(encode_close(None if code == 1005 else code))
+            await trio.lowlevel.checkpoint()
+        elif opcode is Opcode.TEXT and isinstance(payload, str):
+            self._size += len(payload)
+            if self._size > limits.CLIENT_MESSAGE_BYTES_MAX:
+                self._plane.counts.refusals["big_message"] += 1
+                self._outlet.end(CLOSE_TOO_BIG, "message too big")
+                return
+            self._text.append(payload)
+            if is_last:
+                text, self._text, self._size = "".join(self._text), [], 0
+                await self._on_text(text)
+        elif opcode is Opcode.BINARY:
+            self._outlet.end(CLOSE_UNSUPPORTED, "commands are text")
+
+    async def _on_text(self, text: str) -> None:
+        if self._bucket is None:
+            self._bucket = TokenBucket(limits.CLIENT_COMMANDS_PER_S, limits.CLIENT_COMMANDS_BURST)
+        await trio.sleep(self._bucket.take(trio.current_time()))
+        outlet, session = self._outlet, self._outlet.session
+        if outlet.is_ending or session is None:
+            return
+        try:
+            command = parse(text)
+        except CommandError as error:
+            self._plane.counts.refusals["bad_command"] += 1
+            outlet.tell(coinbase.error(error.message, error.reason))
+            return
+        for answer in session.answer(command):
+            outlet.tell(answer)
+        if self._is_strict and session.subscription.state:
+            outlet.reading.deadline = float("inf")

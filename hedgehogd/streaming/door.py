@@ -1,0 +1,308 @@
+"""The door: one port, two planes.
+
+Each connection shows the head of its first request here. A stream stays and is fed by
+us; everything else is handed to Hypercorn, head and all, through a stream that replays
+what was read. Control answers end their connection, so every request is the first of its
+connection and a stream always lands in the streaming plane (DESIGN §1).
+
+Bad heads get a short, clear answer and are counted; nobody gets a traceback.
+"""
+
+import errno
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import h11
+import msgspec
+import structlog
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.streaming.connection import serve_stream
+from hedgehogd.streaming.plane import StreamingPlane
+from hedgehogd.streaming.request import Plane, plane_of, read_stream_request
+
+log = structlog.get_logger("door")
+
+_READ_BYTES = 8192
+_ACCEPTS_PER_TURN_MAX = 64
+_ACCEPT_PAUSE_S = 0.1
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_HTTP2_PREFACE = b"PRI * HTTP/2.0"
+_UPGRADE_LINES = re.compile(
+    rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*"
+)
+
+_HEAD_END = re.compile(rb"\n\r?\n")  # h11 takes bare line feeds too
+
+ControlHandler = Callable[["ReplayStream"], Awaitable[None]]
+
+
+class ReplayStream(trio.abc.HalfCloseableStream):
+    """A connection whose first read returns what was read from it already.
+
+    Attributes:
+        socket: the socket below, whose addresses Hypercorn asks for.
+    """
+
+    def __init__(self, inner: trio.SocketStream, head: bytes) -> None:
+        self.socket = inner.socket
+        self._inner = inner
+        self._head = head
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return the replayed bytes first, then what the peer sends."""
+        if self._head:
+            head, self._head = self._head, b""
+            await trio.lowlevel.checkpoint()
+            return head
+        return bytes(await self._inner.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Pass on; a peer that does not read is given up after a while.
+
+        Hypercorn writes inside a shielded scope, so nobody above could time this out.
+
+        Raises:
+            trio.BrokenResourceError: the peer took nothing for ``HEAD_TIMEOUT_S``.
+        """
+        try:
+            with trio.fail_after(limits.HEAD_TIMEOUT_S):
+                await self._inner.send_all(data)
+        except trio.TooSlowError:
+            raise trio.BrokenResourceError("the peer does not read") from None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Pass on."""
+        await self._inner.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Pass on."""
+        await self._inner.send_eof()
+
+    async def aclose(self) -> None:
+        """Pass on."""
+        await self._inner.aclose()
+
+
+class BadHead(Exception):
+    """A request head that is none.
+
+    Attributes:
+        status: the HTTP status that says so.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+def read_head(data: bytes) -> h11.Request:
+    """Parse the head that ``data`` begins with.
+
+    Raises:
+        BadHead: it is not HTTP/1.x.
+    """
+    if data.startswith(_HTTP2_PREFACE):
+        raise BadHead(505, "http_version", "HTTP/1.1 is spoken here, not HTTP/2")
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.HEAD_BYTES_MAX)
+    try:
+        parser.receive_data(data)
+        event = parser.next_event()
+    except h11.RemoteProtocolError as error:
+        raise BadHead(error.error_status_hint, "bad_request", str(error)) from None
+    if not isinstance(event, h11.Request):
+        raise BadHead(400, "bad_request", "that was not a request")
+    return event
+
+
+def without_upgrade(data: bytes, head_end: int) -> bytes:
+    """Return ``data`` without the header lines that would change the protocol.
+
+    Hypercorn follows ``Upgrade: h2c``; a connection that speaks HTTP/2 afterwards would
+    not be the first request of its connection any more.
+    """
+    return _UPGRADE_LINES.sub(b"", data[:head_end]) + data[head_end:]
+
+
+class Door:
+    """Accepts connections and decides who serves them."""
+
+    def __init__(self, plane: StreamingPlane, control: ControlHandler) -> None:
+        self._plane = plane
+        self._counts = plane.counts
+        self._control = control
+
+    async def run(
+        self,
+        listener: socket.socket,
+        streams: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until the scope that ``started`` hands out is cancelled.
+
+        Connections live on in ``streams``. What is queued in the kernel when the scope is
+        cancelled is accepted still; then the listener is closed.
+        """
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                if not self._accept_some(listener, streams):
+                    await trio.sleep(_ACCEPT_PAUSE_S)
+                await trio.lowlevel.checkpoint()
+        self._accept_some(listener, streams, count_max=limits.VISITORS_MAX)
+        listener.close()
+
+    def _accept_some(
+        self, listener: socket.socket, streams: trio.Nursery, count_max: int = _ACCEPTS_PER_TURN_MAX
+    ) -> bool:
+        """Accept what is there; return False when the machine has no room for more."""
+        for _ in range(count_max):
+            try:
+                raw, _ = listener.accept()
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._counts.accept_pauses += 1
+                    if self._counts.accept_pauses == 1:
+                        log.error("cannot accept", reason=str(error))
+                    return False
+                continue  # that peer is gone already
+            raw.setblocking(False)
+            if self._counts.visitors >= limits.VISITORS_MAX:
+                self._counts.refusals["too_many_visitors"] += 1
+                raw.close()
+                continue
+            self._counts.visitors += 1
+            streams.start_soon(self._serve, raw)
+        return True
+
+    async def _serve(self, raw: socket.socket) -> None:
+        """Serve one connection; a bug while doing so ends that connection alone."""
+        sock = trio.socket.from_stdlib_socket(raw)
+        is_visitor = True
+        try:
+            opened = await self._receive_head(sock)
+            if opened is None:
+                return
+            data, head_end = opened
+            request = read_head(data)
+            if plane_of(request) is Plane.CONTROL:
+                replay = without_upgrade(data, head_end)
+                await self._control(ReplayStream(trio.SocketStream(sock), replay))
+                return
+            stream_request = read_stream_request(request)
+            if stream_request.command is not None:
+                for wanted in stream_request.command.requests:
+                    self._plane.check_products(wanted.product_ids)
+            self._plane.check_room()
+            is_visitor = False
+            self._counts.visitors -= 1
+            await serve_stream(self._plane, raw, sock, stream_request, data[head_end:])
+        except BadHead as error:
+            await self._refuse(sock, error.status, error.code, str(error))
+        except SubscriberError as error:
+            await self._refuse(sock, error.status, error.code, str(error))
+        except Exception:
+            self._counts.refusals["bug"] += 1
+            log.exception("bug while serving one peer")
+        finally:
+            if is_visitor:
+                self._counts.visitors -= 1
+            sock.close()
+
+    async def _receive_head(self, sock: trio.socket.SocketType) -> tuple[bytes, int] | None:
+        """Return what was read and where the head ends; None when the peer left.
+
+        Raises:
+            BadHead: too large (431) or too slow (408).
+        """
+        data = b""
+        with trio.move_on_after(limits.HEAD_TIMEOUT_S):
+            while True:
+                try:
+                    more = await sock.recv(_READ_BYTES)
+                except OSError:
+                    return None
+                if not more:
+                    return None
+                data = data + more if data else more.lstrip(b"\r\n")
+                end = _HEAD_END.search(data)
+                if end is not None and end.end() <= limits.HEAD_BYTES_MAX:
+                    return data, end.end()
+                if len(data) > limits.HEAD_BYTES_MAX:
+                    raise BadHead(
+                        431,
+                        "head_too_large",
+                        f"a request head is at most {limits.HEAD_BYTES_MAX} bytes",
+                    )
+                if data.startswith(_HTTP2_PREFACE) or _is_not_http(data):
+                    return data, len(data)
+        if not data:
+            self._counts.refusals["said_nothing"] += 1
+            return None
+        raise BadHead(408, "head_too_slow", f"no request head within {limits.HEAD_TIMEOUT_S:g} s")
+
+    async def _refuse(
+        self, sock: trio.socket.SocketType, status: int, code: str, message: str
+    ) -> None:
+        """Answer with an error and hang up."""
+        self._counts.refusals[code] += 1
+        body = msgspec.json.encode({"error": {"code": code, "message": message}})
+        extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
+        extra += "Retry-After: 1\r\n" if status == 503 else ""
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n{extra}\r\n"
+        )
+        with trio.move_on_after(limits.FAREWELL_S):
+            try:
+                await trio.SocketStream(sock).send_all(head.encode() + body)
+                sock.shutdown(socket.SHUT_WR)
+                while await sock.recv(_READ_BYTES):
+                    pass
+            except (OSError, trio.BrokenResourceError):
+                pass
+
+
+def _is_not_http(data: bytes) -> bool:
+    """Say whether a first line is complete and no request line (a TLS hello, a banner)."""
+    line, newline, _ = data.partition(b"\n")
+    return (bool(newline) and b" HTTP/" not in line) or data[:1] in {b"\x16", b"\x80", b"\x00"}
+
+
+def open_listener(bind: str, port: int) -> socket.socket:
+    """Return a listening socket whose connections inherit what every stream needs.
+
+    Linux hands these options of a listener down to the sockets it accepts: no delay (a
+    batch is complete), a bounded send buffer (slowness shows early), keep-alive, and a
+    limit on unacknowledged data above the backlog's age limit and the farewell, which
+    also ends peers whose window stays shut.
+
+    Raises:
+        OSError: the address is in use, not ours, or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER_BYTES)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.UNACKED_MAX_S * 1000)
+        )
+        listener.bind((bind, port))
+        listener.listen(limits.LISTEN_BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

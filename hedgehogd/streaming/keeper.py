@@ -1,0 +1,47 @@
+"""Keep-alives for all streams from one task, and the farewell of a drain.
+
+A timer per subscriber would cost a task each; instead every subscriber's turn comes once
+in ``KEEP_ALIVE_S``, a slice of them each second.
+"""
+
+from collections.abc import Iterable
+from random import Random
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import CLOSE_RESTART
+from hedgehogd.streaming.outlet import Outlet
+from hedgehogd.streaming.plane import StreamingPlane
+
+_STEP_S = 1.0
+
+
+async def keep_alive(plane: StreamingPlane) -> None:
+    """Send each open stream its keep-alive every ``KEEP_ALIVE_S``, for ever."""
+    steps = round(limits.KEEP_ALIVE_S / _STEP_S)
+    step = 0
+    while True:
+        await trio.sleep(_STEP_S)
+        step = (step + 1) % steps
+        await _each(list(plane.outlets)[step::steps])
+
+
+async def _each(outlets: Iterable[Outlet]) -> None:
+    for count, outlet in enumerate(outlets, 1):
+        outlet.keep_alive()
+        if not count % limits.WRITES_PER_TURN_MAX:
+            await trio.lowlevel.checkpoint()
+
+
+async def say_farewell(plane: StreamingPlane, spread_s: float, random: Random) -> None:
+    """End every open stream, spread over ``spread_s`` seconds in random order.
+
+    The feed still runs meanwhile; who waits for its turn misses nothing.
+    """
+    outlets = [outlet for outlet in plane.outlets if not outlet.is_ending]
+    random.shuffle(outlets)
+    begin = trio.current_time()
+    for index, outlet in enumerate(outlets):
+        await trio.sleep_until(begin + spread_s * index / len(outlets))
+        outlet.end(CLOSE_RESTART, "restart")

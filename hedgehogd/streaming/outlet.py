@@ -1,0 +1,311 @@
+"""The writing end of one subscriber's socket, and what happens when it fills up.
+
+The hub hands bytes in; the socket takes them at once or they wait here. Promises:
+
+* ``write`` never waits. The feed must not notice how fast a subscriber reads.
+* The backlog is bounded twice, in bytes and in age: one level2 snapshot weighs as
+  much as a thousand tickers, and a minute-old price is worth nothing.
+* A frame once begun is finished before anything else is sent on the socket.
+* A position we state covers exactly the messages whose bytes precede it.
+
+Writing straight to the socket costs 6 µs a delivery; waking a task per subscriber
+and message costs 37 (DESIGN §1). A task exists only while something waits.
+
+When a bound is reached the subscription's policy decides, and the subscriber is told
+(DESIGN, invariant 2).
+
+Floor 4: imports engine ports and trio. Not safe to share between threads.
+"""
+
+import socket
+from typing import NamedTuple
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.errors import CLOSE_RESTART, CLOSE_SLOW_CONSUMER
+from hedgehogd.engine.instance import StreamCounts
+from hedgehogd.engine.member import Chunk, Member, MemberStatistics
+from hedgehogd.engine.session import Session
+from hedgehogd.protocol import notices
+from hedgehogd.protocol.frames import encode_close
+from hedgehogd.protocol.wire import SSE_RETRY_MS, SseForm, WireForm
+from hedgehogd.streaming.backlog import Backlog
+
+_SILENT_ROUNDS_MAX = int(limits.PEER_SILENCE_MAX_S / limits.KEEP_ALIVE_S)
+
+
+class OutletSettings(NamedTuple):
+    """What all outlets of an instance share.
+
+    Attributes:
+        nursery: where flushing tasks live; closed after all connections.
+        counts: what happened to streams.
+        backlog_bytes_max: data that may wait for one subscriber, in bytes.
+        backlog_age_max_s: how old waiting data may grow, in seconds.
+    """
+
+    nursery: trio.Nursery
+    counts: StreamCounts
+    backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX
+    backlog_age_max_s: float = limits.BACKLOG_AGE_MAX_S
+
+
+class Outlet(Member):
+    """One subscriber's writing end.
+
+    Attributes:
+        session: set by the connection before the first write.
+        delivered: messages whose bytes the kernel has taken.
+        skipped: messages that conflation dropped.
+        is_ending: no more data is taken; the farewell is on its way.
+        silent_rounds: keep-alives sent since the peer was last heard.
+        reading: the scope of the task that reads from the peer; cancelled when the stream
+            ends here, so that the task turns to the farewell.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_flushing",
+        "_form",
+        "_send",
+        "_settings",
+        "_socket",
+        "delivered",
+        "is_ending",
+        "reading",
+        "session",
+        "silent_rounds",
+        "skipped",
+    )
+
+    def __init__(self, sock: socket.socket, form: WireForm, settings: OutletSettings) -> None:
+        super().__init__()
+        self.session: Session | None = None
+        self.delivered = 0
+        self.skipped = 0
+        self.silent_rounds = 0
+        self.is_ending = False
+        self.reading = trio.CancelScope()
+        self._socket = sock
+        self._send = sock.send
+        self._form = form
+        self._settings = settings
+        self._backlog: Backlog | None = None
+        self._flushing = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of data that wait."""
+        return self._backlog.bytes if self._backlog else 0
+
+    def oldest_s(self, now: float) -> float:
+        """Return the age of the oldest waiting data, in seconds; 0 when none waits."""
+        since = self._backlog.oldest_since() if self._backlog else None
+        return 0.0 if since is None else now - since
+
+    def statistics(self, now: float) -> MemberStatistics:
+        """Return how the subscriber is doing at ``now``."""
+        return MemberStatistics(
+            self.delivered, self.skipped, self.waiting_bytes, self.oldest_s(now)
+        )
+
+    def write(self, chunk: Chunk) -> None:
+        """Send ``chunk``, or keep what the socket does not take."""
+        if self._flushing:
+            self._keep(chunk, 0)
+            return
+        try:
+            sent = self._send(chunk.data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.lose("peer_gone")
+            return
+        if sent == chunk.size:
+            self.delivered += chunk.count
+        else:
+            self._keep(chunk, sent)
+
+    def control(self, data: bytes) -> None:
+        """Send something that is not data, ahead of data that waits."""
+        if not data:
+            return
+        backlog = self._backlog
+        sent = 0
+        if not self._flushing:
+            try:
+                sent = self._send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.lose("peer_gone")
+                return
+            if sent == len(data):
+                return
+        if backlog is None:
+            backlog = self._backlog = Backlog()
+        backlog.put_control(data, sent)
+        if backlog.control_bytes > limits.CONTROL_BYTES_MAX and not self.is_ending:
+            self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
+        self._start_flushing()
+
+    def tell(self, payload: bytes) -> None:
+        """Say something that is not data, in the stream's own form."""
+        if not self.is_ending:
+            self.control(self._form.tell(payload))
+
+    def keep_alive(self) -> None:
+        """Send bytes that mean nothing, unless others wait already; give up the silent.
+
+        A WebSocket answers pings; one that says nothing for ``PEER_SILENCE_MAX_S`` is gone.
+        """
+        if self.is_ending:
+            return
+        if self._form.kind == "websocket":
+            self.silent_rounds += 1
+            if self.silent_rounds > _SILENT_ROUNDS_MAX:
+                self.lose("peer_silent")
+                return
+        if not self._flushing:
+            self.control(self._form.keep_alive())
+
+    def end(self, code: int, reason: str) -> None:
+        """Drop what waits, say farewell, and let the connection close."""
+        if self.is_ending:
+            return
+        self._farewell(reason, self._goodbye(code, reason))
+
+    def answer_close(self, frame: bytes) -> None:
+        """The peer closes: answer its close frame and end."""
+        if not self.is_ending:
+            self._farewell("peer_closed", frame)
+
+    def lose(self, reason: str) -> None:
+        """The peer is gone: nothing can be said any more."""
+        if not self.is_ending:
+            self._farewell(reason, b"")
+        self._backlog = None
+
+    def _farewell(self, reason: str, goodbye: bytes) -> None:
+        self.is_ending = True
+        settings = self._settings
+        settings.counts.ends[reason] += 1
+        if self.session is not None:
+            self.session.close()
+        if self._backlog is not None:
+            dropped = self._backlog.drop()
+            if dropped:
+                settings.counts.drops[reason] += dropped
+        self.reading.cancel()
+        self.control(goodbye)
+        if not self._flushing:
+            self._shut_writing()
+
+    def _goodbye(self, code: int, reason: str) -> bytes:
+        """Return the last bytes: what happened, where to resume, and the form's own end."""
+        form, planned = self._form, code == CLOSE_RESTART
+        note = b""
+        if form.has_notices:
+            position = self._position()
+            if code == CLOSE_SLOW_CONSUMER:
+                waited = (
+                    f"{self.waiting_bytes} bytes were waiting for you, the oldest "
+                    f"{self.oldest_s(trio.current_time()):.1f} s old; "
+                    f"{self._settings.backlog_bytes_max} bytes and "
+                    f"{self._settings.backlog_age_max_s:g} s are the most allowed."
+                )
+                note = form.tell(notices.slow_consumer(code, waited, position))
+            elif planned:
+                note = form.tell(notices.closing(reason, position, SSE_RETRY_MS / 1000))
+        if form.kind == "websocket":
+            return note + encode_close(code, reason)
+        if isinstance(form, SseForm):
+            return note + form.retry(SSE_RETRY_MS) + form.end()
+        return note + form.end() if planned else note
+
+    def _position(self) -> dict[Topic, int]:
+        """Return the resume position: all that has been sent whole, nothing that waits."""
+        if self.session is None:
+            return {}
+        to = self._backlog.delivered_to() if self._backlog else None
+        return self.session.position(self.served_to if to is None else to)
+
+    def _keep(self, chunk: Chunk, sent: int) -> None:
+        if self.is_ending:
+            return
+        if self._backlog is None:
+            self._backlog = Backlog()
+        self._backlog.put(chunk, sent, trio.current_time())
+        if self._is_over():
+            self._over_the_limit()
+        self._start_flushing()
+
+    def _is_over(self) -> bool:
+        return (
+            self.waiting_bytes > self._settings.backlog_bytes_max
+            or self.oldest_s(trio.current_time()) >= self._settings.backlog_age_max_s
+        )
+
+    def _over_the_limit(self) -> None:
+        """Act by policy: conflate what may be, close when that does not help."""
+        conflated = self.session.subscription.conflated if self.session else frozenset()
+        if conflated and self._backlog is not None:
+            skipped = self._backlog.conflate(conflated)
+            if skipped:
+                self.skipped += skipped.total()
+                self._settings.counts.drops["conflated"] += skipped.total()
+                self.tell(notices.skipped(skipped))
+            if not self._is_over():
+                return
+        self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
+
+    def _start_flushing(self) -> None:
+        if not self._flushing and self._backlog:
+            self._flushing = True
+            self._settings.nursery.start_soon(self._flush)
+
+    async def _flush(self) -> None:
+        """Send what waits whenever the socket is writable; end when nothing waits."""
+        try:
+            while self._backlog:
+                since = None if self.is_ending else self._backlog.oldest_since()
+                limit = float("inf")
+                if since is not None:
+                    limit = since + self._settings.backlog_age_max_s
+                with trio.move_on_at(limit) as waiting:
+                    await trio.lowlevel.wait_writable(self._socket)
+                if waiting.cancelled_caught:
+                    if self._is_over():
+                        self._over_the_limit()
+                else:
+                    self._send_waiting()
+        except trio.ClosedResourceError:
+            self._backlog = None
+        finally:
+            self._flushing = False
+        if self.is_ending:
+            self._shut_writing()
+
+    def _send_waiting(self) -> None:
+        backlog = self._backlog
+        while backlog:
+            data = backlog.next()
+            try:
+                sent = self._send(data)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.lose("peer_gone")
+                return
+            self.delivered += backlog.sent(sent)
+            if sent < len(data):
+                return
+
+    def _shut_writing(self) -> None:
+        """Everything has been said."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.lose("peer_gone")

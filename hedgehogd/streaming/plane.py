@@ -1,0 +1,88 @@
+"""What every connection of the streaming plane shares."""
+
+import secrets
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.session import Session
+from hedgehogd.protocol.wire import WireForm
+from hedgehogd.streaming.outlet import Outlet, OutletSettings
+
+_SESSION_ID_BYTES = 16  # 128 bits: the id is the key to the stream
+
+
+class StreamingPlane:
+    """The streams of one instance.
+
+    Attributes:
+        instance: the instance they belong to.
+        counts: what happened to streams.
+        outlets: every open stream, in the order in which they came.
+        settings: what outlets share.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        settings: OutletSettings,
+        *,
+        subscribers_max: int = limits.SUBSCRIBERS_MAX,
+        topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX,
+        cors_origins: tuple[str, ...] = (),
+    ) -> None:
+        self.instance = instance
+        self.counts = instance.counts
+        self.outlets: dict[Outlet, None] = {}
+        self.settings = settings
+        self._subscribers_max = subscribers_max
+        self._topics_max = topics_max
+        self._cors_origins = frozenset(cors_origins)
+
+    def check_room(self) -> None:
+        """Refuse a new stream when there is no room for it.
+
+        Raises:
+            SubscriberError: 503; come back later, or to another instance.
+        """
+        if len(self.outlets) >= self._subscribers_max:
+            raise SubscriberError(
+                "too_many_subscribers", f"{self._subscribers_max} subscribers are the most", 503
+            )
+
+    def new_session(self, outlet: Outlet, form: WireForm) -> Session:
+        """Return a session for ``outlet``, not registered yet."""
+        session_id = f"{self.instance.number}.{secrets.token_urlsafe(_SESSION_ID_BYTES)}"
+        return Session(session_id, outlet, form, self.instance.pipe, self._topics_max)
+
+    def check_products(self, pairs: tuple[str, ...]) -> None:
+        """Refuse pairs that the exchange does not list.
+
+        Raises:
+            SubscriberError: 404, naming the pair.
+        """
+        for pair in pairs:
+            if not self.instance.pipe.catalogue.accepts(pair):
+                raise SubscriberError("unknown_pair", f"{pair} is not a pair listed here", 404)
+
+    def enter(self, outlet: Outlet, session: Session) -> None:
+        """The stream is open: its session can be found, its outlet is kept alive."""
+        outlet.session = session
+        self.outlets[outlet] = None
+        self.instance.sessions.add(session)
+
+    def leave(self, outlet: Outlet) -> None:
+        """The stream is over. May be called twice."""
+        self.outlets.pop(outlet, None)
+        if outlet.session is not None:
+            self.instance.sessions.discard(outlet.session)
+
+    def cors_headers(self, origin: str) -> bytes:
+        """Return the header lines that let a page of ``origin`` read us, if it may."""
+        if not self._cors_origins & {"*", origin}:
+            return b""
+        allowed = "*" if "*" in self._cors_origins else origin
+        return (
+            f"Access-Control-Allow-Origin: {allowed}\r\n"
+            "Access-Control-Expose-Headers: Hedgehog-Session\r\nVary: Origin\r\n"
+        ).encode("latin-1")

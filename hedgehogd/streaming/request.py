@@ -1,0 +1,162 @@
+"""What a request head asks of the streaming plane, if anything. Pure; h11 read the head.
+
+Streams live on five paths: ``/`` and ``/ws-feed`` (Coinbase's protocol, strictly), ``/ws``
+(the same with notices), ``/api/v1/subscribe/<pair>`` and ``/api/v1/stream``. A WebSocket
+upgrade on any of them is a stream, and so is a GET on the last two. All else is the
+control plane's.
+"""
+
+import binascii
+from enum import Enum, auto
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote
+
+import h11
+
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.protocol.commands import ChannelRequest, Command, channel_requests
+from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
+
+STREAM_PATH = "/api/v1/stream"
+SUBSCRIBE_PREFIX = "/api/v1/subscribe/"
+STRICT_PATHS = frozenset({"/", "/ws-feed"})
+EXTENDED_PATH = "/ws"
+DEFAULT_CHANNELS = "ticker,matches"
+_KEY_BYTES = 16
+
+
+class Plane(Enum):
+    """Who answers a request."""
+
+    STREAMING = auto()
+    CONTROL = auto()
+
+
+class StreamRequest(NamedTuple):
+    """A stream that a peer asked for.
+
+    Attributes:
+        form: how messages shall look.
+        command: what to subscribe to at once; None to wait for commands.
+        websocket_key: ``Sec-WebSocket-Key``; empty for SSE and NDJSON.
+        is_strict: Coinbase's protocol and its five-second rule.
+        origin: the ``Origin`` header, or empty.
+    """
+
+    form: WireForm
+    command: Command | None
+    websocket_key: bytes
+    is_strict: bool
+    origin: str
+
+
+def headers_of(request: h11.Request) -> dict[bytes, bytes]:
+    """Return the headers by lower-case name; repeated ones joined by commas (RFC 9110 §5.3)."""
+    found: dict[bytes, bytes] = {}
+    for name, value in request.headers:
+        found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+def split_target(request: h11.Request) -> tuple[str, str]:
+    """Return path and query, the path decoded."""
+    path, _, query = request.target.decode("latin-1").partition("?")
+    return unquote(path), query
+
+
+def _tokens(value: bytes) -> set[bytes]:
+    return {token.strip().lower() for token in value.split(b",")}
+
+
+def asks_for_websocket(headers: dict[bytes, bytes]) -> bool:
+    """Say whether the head asks for an upgrade to WebSocket."""
+    return b"websocket" in _tokens(headers.get(b"upgrade", b""))
+
+
+def plane_of(request: h11.Request) -> Plane:
+    """Say who answers ``request``."""
+    path, _ = split_target(request)
+    if asks_for_websocket(headers_of(request)):
+        return Plane.STREAMING
+    is_stream_path = path == STREAM_PATH or path.startswith(SUBSCRIBE_PREFIX)
+    return Plane.STREAMING if is_stream_path and request.method == b"GET" else Plane.CONTROL
+
+
+def read_stream_request(request: h11.Request) -> StreamRequest:
+    """Read a request of the streaming plane.
+
+    Raises:
+        SubscriberError: a broken handshake (400, 426), no such stream (404), a query that
+            means nothing (400), or a form that we do not speak (406).
+    """
+    path, query = split_target(request)
+    headers = headers_of(request)
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if asks_for_websocket(headers):
+        key = _check_handshake(request, headers)
+        if path in STRICT_PATHS:
+            return StreamRequest(WEBSOCKET_STRICT, None, key, is_strict=True, origin=origin)
+        if path == EXTENDED_PATH:
+            return StreamRequest(WEBSOCKET, None, key, is_strict=False, origin=origin)
+        command = _command(path, query)
+        return StreamRequest(WEBSOCKET, command, key, is_strict=False, origin=origin)
+    form = _form(headers.get(b"accept", b""), chunked=request.http_version == b"1.1")
+    return StreamRequest(form, _command(path, query), b"", is_strict=False, origin=origin)
+
+
+def _check_handshake(request: h11.Request, headers: dict[bytes, bytes]) -> bytes:
+    """Return the client's key, or say what is wrong with the handshake (RFC 6455 §4.2.1)."""
+    if request.method != b"GET" or request.http_version != b"1.1":
+        raise SubscriberError("bad_handshake", "a WebSocket handshake is a GET with HTTP/1.1")
+    if b"upgrade" not in _tokens(headers.get(b"connection", b"")):
+        raise SubscriberError("bad_handshake", "the header Connection does not contain Upgrade")
+    if headers.get(b"sec-websocket-version") != b"13":
+        raise SubscriberError("bad_handshake", "the header Sec-WebSocket-Version is not 13", 426)
+    key = headers.get(b"sec-websocket-key", b"")
+    try:
+        size = len(binascii.a2b_base64(key, strict_mode=True))
+    except binascii.Error:
+        size = 0
+    if size != _KEY_BYTES:
+        raise SubscriberError(
+            "bad_handshake", "the header Sec-WebSocket-Key is not 16 bytes in base64"
+        )
+    return key
+
+
+def _form(accept: bytes, *, chunked: bool) -> WireForm:
+    """Choose SSE or NDJSON; a plain ``curl`` (``*/*``) gets NDJSON."""
+    media = {item.split(b";")[0].strip().lower() for item in accept.split(b",")} - {b""}
+    if b"text/event-stream" in media:
+        return SSE[chunked]
+    if not media or media & {b"application/x-ndjson", b"*/*", b"application/*"}:
+        return NDJSON[chunked]
+    raise SubscriberError(
+        "not_acceptable", "streams are text/event-stream or application/x-ndjson", 406
+    )
+
+
+def _command(path: str, query: str) -> Command | None:
+    """Return the subscribe that a path and its query stand for; None for no pairs yet."""
+    values = parse_qs(query, keep_blank_values=True)
+    if path == STREAM_PATH:
+        pairs = _list(values, "pairs", "")
+    elif path.startswith(SUBSCRIBE_PREFIX):
+        pairs = [path.removeprefix(SUBSCRIBE_PREFIX).upper()]
+    else:
+        raise SubscriberError("no_such_stream", f"there is no stream at {path}", 404)
+    names = _list(values, "channels", DEFAULT_CHANNELS)
+    policy = values["policy"][-1] if "policy" in values else None
+    requests = channel_requests(names, tuple(pairs), policy)
+    return Command(True, requests) if pairs or _needs_no_pairs(requests) else None
+
+
+def _needs_no_pairs(requests: tuple[ChannelRequest, ...]) -> bool:
+    return all(not request.channel.needs_products for request in requests)
+
+
+def _list(values: dict[str, list[str]], name: str, default: str) -> list[str]:
+    """Return a comma-separated query value, pairs in capitals."""
+    text = ",".join(values.get(name, [default]))
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    return [item.upper() for item in items] if name == "pairs" else items

@@ -1,0 +1,192 @@
+"""The control plane's routes.
+
+Every answer is one request on its own connection (``hypercorn_config``), so that the next
+request of a browser or proxy meets the door again and a stream can never land here.
+"""
+
+from typing import Any
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.session import Session
+from hedgehogd.protocol.coinbase import subscription_rows
+from hedgehogd.protocol.commands import Command, channel_requests, drop_pair
+from hedgehogd.web.metrics import exposition
+from hedgehogd.web.page import status_page
+
+DEFAULT_CHANNELS = ["ticker", "matches"]
+SESSION_HEADER = "Hedgehog-Session"
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Return ``value`` as JSON that nobody may keep."""
+    body = msgspec.json.encode(value) + b"\n"
+    response = Response(body, status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def error_response(code: str, message: str, status: int) -> Response:
+    """Return an error in the form of DESIGN §3."""
+    return json_response({"error": {"code": code, "message": message}}, status)
+
+
+def make_app(instance: Instance, cors_origins: tuple[str, ...] = ()) -> QuartTrio:
+    """Return the app that serves ``instance``'s control plane."""
+    app = QuartTrio("hedgehogd", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
+    app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S
+    _add_errors(app, instance)
+    _add_cors(app, frozenset(cors_origins))
+    _add_health(app, instance)
+    _add_control(app, instance)
+    return app
+
+
+def _add_errors(app: QuartTrio, instance: Instance) -> None:
+    @app.errorhandler(SubscriberError)
+    async def refused(error: SubscriberError) -> Response:
+        instance.counts.refusals[error.code] += 1
+        return error_response(error.code, str(error), error.status)
+
+    @app.errorhandler(HTTPException)
+    async def http_error(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = error.name.lower().replace(" ", "_")
+        instance.counts.refusals[code] += 1
+        return error_response(code, error.description or error.name, status)
+
+    @app.errorhandler(Exception)
+    async def bug(error: Exception) -> Response:
+        instance.counts.refusals["bug"] += 1
+        app.logger.error("bug while answering a request", exc_info=error)
+        return error_response("bug", "something is wrong here; it has been logged", 500)
+
+
+def _add_cors(app: QuartTrio, origins: frozenset[str]) -> None:
+    @app.after_request
+    async def cors(response: Response) -> Response:
+        origin = request.headers.get("Origin", "")
+        if origins & {"*", origin}:
+            headers = response.headers
+            headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+            headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
+            headers["Access-Control-Allow-Headers"] = f"Content-Type, {SESSION_HEADER}"
+            headers["Access-Control-Expose-Headers"] = SESSION_HEADER
+            headers["Vary"] = "Origin"
+        return response
+
+
+def _add_health(app: QuartTrio, instance: Instance) -> None:
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        alive = not instance.is_draining
+        return json_response({"status": "alive" if alive else "draining"}, 200 if alive else 503)
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        ready, reason = instance.readiness()
+        return json_response({"ready": ready, "reason": reason}, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        body, content_type = exposition(instance)
+        return Response(body, 200, content_type=content_type)
+
+    @app.get("/")
+    async def page() -> Response:
+        return Response(
+            status_page(instance, request.host), 200, content_type="text/html; charset=utf-8"
+        )
+
+
+def _add_control(app: QuartTrio, instance: Instance) -> None:
+    @app.post("/api/v1/subscribe/<pair>")
+    async def start(pair: str) -> Response:
+        pair = pair.upper()
+        _check_pair(instance, pair)
+        names, policy = await _wishes()
+        requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
+        return _carry_out(instance, Command(True, requests))
+
+    @app.delete("/api/v1/subscribe/<pair>")
+    async def stop(pair: str) -> Response:
+        pair = pair.upper()
+        _check_pair(instance, pair)
+        names, _ = await _wishes()
+        requests = channel_requests(names, (pair,))
+        return _carry_out(instance, Command(False, requests) if names else drop_pair(pair))
+
+    @app.get("/api/v1/sessions/<session_id>")
+    async def show(session_id: str) -> Response:
+        session = _session(instance, session_id)
+        return json_response({**_state(session), **session.statistics()._asdict()})
+
+    @app.get("/api/v1/subscribe/<pair>")
+    @app.get("/api/v1/stream")
+    async def misdirected(pair: str = "") -> Response:  # noqa: ARG001
+        return error_response("misdirected", "a stream needs a connection of its own", 421)
+
+
+def _check_pair(instance: Instance, pair: str) -> None:
+    if not instance.pipe.catalogue.accepts(pair):
+        raise SubscriberError("unknown_pair", f"{pair} is not a pair listed here", 404)
+
+
+def _session(instance: Instance, session_id: str) -> Session:
+    session = instance.sessions.get(session_id)
+    if session is None:
+        raise SubscriberError(
+            "unknown_session", "no open stream has this session id; it may have ended", 404
+        )
+    return session
+
+
+async def _wishes() -> tuple[list[str], str | None]:
+    """Return the channels and the policy that a request asks for, by query or JSON body."""
+    body: Any = {}
+    raw = await request.get_data()
+    if raw:
+        try:
+            body = msgspec.json.decode(raw)
+        except msgspec.DecodeError as error:
+            raise SubscriberError("bad_request", f"the body is not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise SubscriberError("bad_request", "the body is a JSON object, or empty")
+        unknown = sorted(body.keys() - {"channels", "policy"})
+        if unknown:
+            raise SubscriberError(
+                "bad_request", f"the body has channels and policy, not {', '.join(unknown)}"
+            )
+    names = body.get("channels", [])
+    if "channels" in request.args:
+        names = [name.strip() for name in request.args["channels"].split(",") if name.strip()]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SubscriberError("bad_request", "channels is a list of names")
+    policy = request.args.get("policy", body.get("policy"))
+    if policy is not None and not isinstance(policy, str):
+        raise SubscriberError("bad_request", "policy is close or conflate")
+    return names, policy
+
+
+def _carry_out(instance: Instance, command: Command) -> Response:
+    session_id = request.headers.get(SESSION_HEADER) or request.args.get("session", "")
+    if not session_id:
+        raise SubscriberError(
+            "no_session", f"name your stream by the header {SESSION_HEADER} or ?session="
+        )
+    session = _session(instance, session_id)
+    outcome = session.apply(command)
+    if outcome.errors:
+        raise SubscriberError("refused", "; ".join(outcome.errors), 400)
+    return json_response(_state(session))
+
+
+def _state(session: Session) -> dict[str, object]:
+    return {"session": session.id, "channels": subscription_rows(session.subscription.state)}

@@ -1,0 +1,123 @@
+"""Prometheus metrics, read from the parts of the instance when they are asked for.
+
+Nothing is counted twice: the hot path counts in plain attributes, and a scrape copies them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+import trio
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from hedgehogd import __version__
+from hedgehogd.engine.health import FeedState
+from hedgehogd.engine.instance import Instance
+
+LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_LAG_STEP_S = 0.25
+
+_lag_registry = CollectorRegistry()
+_lag = Histogram(
+    "hedgehogd_loop_lag_seconds",
+    "How late the event loop woke a task that slept for a quarter of a second",
+    buckets=LAG_BUCKETS_S,
+    registry=_lag_registry,
+)
+
+
+async def watch_lag() -> None:
+    """Measure how late the event loop is, for ever."""
+    while True:
+        due = trio.current_time() + _LAG_STEP_S
+        await trio.sleep_until(due)
+        _lag.observe(trio.current_time() - due)
+
+
+def exposition(instance: Instance) -> tuple[bytes, str]:
+    """Return the metrics of ``instance`` in Prometheus' text format, and its content type."""
+    registry = CollectorRegistry()
+    registry.register(InstanceCollector(instance))
+    return generate_latest(registry) + generate_latest(_lag_registry), CONTENT_TYPE_LATEST
+
+
+class InstanceCollector(Collector):
+    """Reads everything that an instance counts."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics as they are now."""
+        yield from self._build()
+        yield from self._feed()
+        yield from self._streams()
+
+    def _build(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("hedgehogd_info", "Version", labels=("version", "instance"))
+        info.add_metric((__version__, str(self._instance.number)), 1)
+        yield info
+
+    def _feed(self) -> Iterator[Metric]:
+        instance, health = self._instance, self._instance.health
+        now = trio.current_time()
+        state = GaugeMetricFamily(
+            "hedgehogd_feed_state", "1 for what the feed is doing", labels=("state",)
+        )
+        for each in FeedState:
+            state.add_metric((each.value.replace(" ", "_"),), float(each is health.state))
+        yield state
+        if health.heard_at is not None:
+            yield _gauge("feed_age_seconds", "Since the feed was last heard", now - health.heard_at)
+        yield _counter("feed_connects", "Upstream connections opened", health.connects)
+        yield _counters("feed_losses", "Upstream connections lost", "reason", health.losses)
+        yield _counter("messages_in", "Messages put on the tape", instance.broker.messages_in)
+        yield _counters("messages_dropped", "Upstream messages dropped", "reason", health.dropped)
+        yield _counter("feed_complaints", "Errors of the exchange", health.complaints)
+        yield _counter("gaps", "Holes found in trade ids", health.gaps)
+        yield _counter("trades_missing", "Trades in those holes", health.trades_missing)
+        yield _gauge("tape_bytes", "Payload on the tape", instance.pipe.tape.bytes)
+
+    def _streams(self) -> Iterator[Metric]:
+        instance, counts = self._instance, self._instance.counts
+        now_open: Counter[str] = Counter()
+        waiting_bytes, oldest_s, slow = 0, 0.0, 0
+        for session in instance.sessions:
+            now_open[session.form.kind] += 1
+            statistics = session.statistics()
+            waiting_bytes += statistics.waiting_bytes
+            oldest_s = max(oldest_s, statistics.oldest_s)
+            slow += statistics.waiting_bytes > 0
+        kinds = {kind: now_open[kind] for kind in ("websocket", "sse", "ndjson")}
+        subscribers = GaugeMetricFamily("hedgehogd_subscribers", "Open streams", labels=("kind",))
+        for kind, count in kinds.items():
+            subscribers.add_metric((kind,), count)
+        yield subscribers
+        yield _counters("sessions", "Streams opened", "kind", instance.sessions.opened)
+        hub = instance.pipe.hub
+        yield _counters("deliveries", "Messages written to subscribers", "kind", hub.deliveries)
+        yield _counter("bytes_out", "Bytes written to subscribers", hub.bytes_out)
+        yield _gauge("backlog_bytes", "Data waiting for slow subscribers", waiting_bytes)
+        yield _gauge("backlog_oldest_seconds", "Age of the oldest of it", oldest_s)
+        yield _gauge("backlog_subscribers", "Subscribers that data waits for", slow)
+        yield _counters("drops", "Messages a subscriber did not get", "reason", counts.drops)
+        yield _counters("stream_ends", "Streams ended", "reason", counts.ends)
+        yield _counters("refusals", "Requests, frames, commands refused", "reason", counts.refusals)
+        yield _gauge("visitors", "Connections that are not streams", counts.visitors)
+        yield _counter("accept_pauses", "Accepting paused for lack of files", counts.accept_pauses)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"hedgehogd_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"hedgehogd_{name}", text, value=value)
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"hedgehogd_{name}", text, labels=(label,))
+    for value, count in sorted(values.items()):
+        family.add_metric((value,), count)
+    return family

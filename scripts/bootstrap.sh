@@ -1,0 +1,120 @@
+# shellcheck shell=bash
+# Sourced by scripts/run, scripts/test and scripts/check: makes .venv on the first run, keeps it right on the next ones.
+#
+# .venv/.installed is written last, so a .venv without it is unfinished and is made anew. Its three lines:
+#   the checkout and the Python it was made for: a .venv holds absolute paths, so a moved checkout needs a new one;
+#   the hash of pyproject.toml: when that changes, pip runs again;
+#   what was installed: "run", or "dev" for the development tools too.
+#
+# Only hedgehogd and pytest speak on stdout; what is said here goes to stderr.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd -P)
+venv=$root/.venv
+
+say() { printf 'bootstrap: %s\n' "$*" >&2; }
+
+fail() {
+  say "$@"
+  exit 69 # EX_UNAVAILABLE
+}
+
+# quietly PROBLEM COMMAND...: pip and apt are talkative even when asked not to be; keep their words for when they fail.
+quietly() {
+  local problem=$1 words
+  shift
+  words=$("$@" </dev/null 2>&1) || {
+    printf '%s\n' "$words" >&2
+    fail "$problem; the reason is above"
+  }
+}
+
+# apt_packages PROBLEM PACKAGE...: installs Debian packages when we may, else says what to do.
+apt_packages() {
+  local problem=$1
+  shift
+  if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
+    fail "$problem; install what is missing, as root: apt-get install $*"
+  fi
+  say "$problem; installing $*"
+  quietly "apt-get could not read the package lists" apt-get update -qq
+  quietly "apt-get could not install $*" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+}
+
+# need_program PROGRAM PACKAGE: for programs that pip cannot bring.
+need_program() {
+  command -v "$1" >/dev/null || apt_packages "there is no $1 here" "$2"
+}
+
+# Which Python a command is: the same for a Python and for the .venv made by it, and unmoved by 3.11.2 becoming 3.11.3.
+identity() {
+  "$1" -c 'import sys; print(sys.base_prefix, "%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+# True when .venv was finished, for this checkout, by a Python that still runs and is the one asked for, if any was.
+venv_fits() {
+  local made_for python
+  [[ -f $venv/.installed ]] || return
+  read -r made_for <"$venv/.installed"
+  for python in "$venv/bin/python" ${PYTHON:+"$PYTHON"}; do
+    [[ $made_for == "$root $(identity "$python")" ]] || return
+  done
+}
+
+# installed run|dev: True when nothing is left to do. Every start pays for this: keep it to milliseconds.
+installed() {
+  local stamp
+  venv_fits || return
+  mapfile -t stamp <"$venv/.installed"
+  [[ ${stamp[1]-} == "$(sha256sum <"$root/pyproject.toml")" && ${stamp[2]-} =~ ^($1|dev)$ ]]
+}
+
+make_venv() {
+  local python=${PYTHON:-python3} can_make_venvs='import ensurepip, venv'
+  command -v "$python" >/dev/null ||
+    fail "there is no $python here; hedgehogd needs Python 3.11 or newer: apt-get install python3 python3-venv"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$python is $("$python" -V 2>&1), hedgehogd needs 3.11 or newer; name one with PYTHON=/path/to/python3.11"
+  # Debian's python3 comes without ensurepip and then leaves half a .venv behind: ask before, not after.
+  "$python" -c "$can_make_venvs" 2>/dev/null ||
+    apt_packages "$python cannot make virtual environments" python3-venv
+  "$python" -c "$can_make_venvs" 2>/dev/null ||
+    fail "$python still cannot make virtual environments; name one that can with PYTHON=/path/to/python3.11"
+  say "making .venv with $("$python" -V); this happens once"
+  trap 'rm -rf "$venv"' EXIT # until install_project is done
+  quietly "$python could not make .venv" "$python" -m venv --clear "$venv"
+}
+
+install_project() {
+  local level=$1 hash group=() listed
+  hash=$(sha256sum <"$root/pyproject.toml") # before pip: an edit made meanwhile is for the next run
+  if venv_fits; then
+    say "updating .venv: pyproject.toml has changed or the development tools are wanted too"
+  else
+    make_venv
+  fi
+  if [[ $level == dev ]]; then
+    # Debian 12's pip does not know --group.
+    listed=$("$venv/bin/python" -c 'if True:
+      import sys, tomllib
+      print(*tomllib.load(open(sys.argv[1], "rb"))["dependency-groups"]["dev"], sep="\n")' "$root/pyproject.toml")
+    mapfile -t group <<<"$listed"
+  fi
+  rm -f "$venv/.installed" # an interrupted pip leaves half a package that the next pip takes for a whole one
+  quietly "pip could not install hedgehogd" \
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -e "$root" "${group[@]}"
+  printf '%s\n' "$root $(identity "$venv/bin/python")" "$hash" "$level" >"$venv/.installed"
+  trap - EXIT
+}
+
+# bootstrap run|dev: returns when .venv holds hedgehogd, and for dev the tools to test and check it.
+bootstrap() {
+  installed "$1" && return
+  # The lock is the checkout itself: no file is left behind. pip inherits it, so an orphaned pip still holds it.
+  exec 9<"$root"
+  flock --nonblock 9 || { say "another run is installing; waiting for it" && flock 9; }
+  installed "$1" || install_project "$1"
+  exec 9<&-
+}

@@ -10,6 +10,7 @@ Sans-I/O; the outlet owns the socket and the clock. Three rules:
 
 from bisect import bisect_right
 from collections import Counter, deque
+from collections.abc import Set
 from itertools import accumulate
 
 from hedgehogd.domain.channel import Topic
@@ -59,10 +60,18 @@ class Backlog:
         """True while anything waits."""
         return bool(self._data or self._control or self._begun)
 
-    def put(self, chunk: Chunk, sent: int, now: float) -> None:
-        """Keep ``chunk``, of which the socket took ``sent`` bytes already."""
-        self._data.append(_Waiting(chunk, sent, now))
+    def put(self, chunk: Chunk, sent: int, now: float) -> int:
+        """Keep ``chunk``, of which the socket took ``sent`` bytes already, but not all.
+
+        ``sent`` > 0 only when nothing else waits.
+
+        Returns:
+            How many messages were completed by them.
+        """
+        waiting = _Waiting(chunk, sent, now)
+        self._data.append(waiting)
         self.bytes += chunk.size - sent
+        return waiting.whole(sent)
 
     def put_control(self, data: bytes, sent: int = 0) -> None:
         """Keep something that is not data; ``sent`` > 0 only when nothing else waits."""
@@ -97,7 +106,7 @@ class Backlog:
         """
         if self._begun:
             self._begun = self._begun[count:]
-            self.control_bytes -= min(count, self.control_bytes)
+            self.control_bytes -= count
             return 0
         head = self._data[0]
         before = head.whole(head.start)
@@ -112,11 +121,15 @@ class Backlog:
         return self._data[0].since if self._data else None
 
     def delivered_to(self) -> int | None:
-        """Return the tape offset before the first message not wholly sent; None when all are."""
-        if not self._data:
-            return None
-        head = self._data[0]
-        return head.chunk.offsets[head.whole(head.start)] - 1
+        """Return the tape offset before the first message not begun; None when all are.
+
+        The piece in flight counts: it is finished before anything else can be said.
+        """
+        for waiting in self._data:
+            begun = waiting.whole(waiting.begun_end())
+            if begun < waiting.chunk.count:
+                return waiting.chunk.offsets[begun] - 1
+        return None
 
     def drop(self) -> int:
         """Forget all waiting data but the piece in flight; return how many messages that were."""
@@ -133,7 +146,7 @@ class Backlog:
         self.bytes = 0
         return dropped
 
-    def conflate(self, topics: frozenset[Topic]) -> Counter[Topic]:
+    def conflate(self, topics: Set[Topic]) -> Counter[Topic]:
         """Keep only the newest waiting message of each of ``topics``.
 
         The piece in flight is not touched.
@@ -156,7 +169,7 @@ class Backlog:
 
 
 def _kept_indices(
-    waiting: _Waiting, topics: frozenset[Topic], seen: set[Topic], skipped: Counter[Topic]
+    waiting: _Waiting, topics: Set[Topic], seen: set[Topic], skipped: Counter[Topic]
 ) -> list[int]:
     """Return which pieces of ``waiting`` stay, given the topics ``seen`` in newer chunks."""
     first = waiting.whole(waiting.start)

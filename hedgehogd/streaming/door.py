@@ -149,15 +149,15 @@ class Door:
         Connections live on in ``streams``. What is queued in the kernel when the scope is
         cancelled is accepted still; then the listener is closed.
         """
-        with trio.CancelScope() as scope:
-            task_status.started(scope)
-            while True:
-                await trio.lowlevel.wait_readable(listener)
-                if not self._accept_some(listener, streams):
-                    await trio.sleep(_ACCEPT_PAUSE_S)
-                await trio.lowlevel.checkpoint()
-        self._accept_some(listener, streams, count_max=limits.VISITORS_MAX)
-        listener.close()
+        with listener:
+            with trio.CancelScope() as scope:
+                task_status.started(scope)
+                while True:
+                    await trio.lowlevel.wait_readable(listener)
+                    if not self._accept_some(listener, streams):
+                        await trio.sleep(_ACCEPT_PAUSE_S)
+                    await trio.lowlevel.checkpoint()
+            self._accept_some(listener, streams, count_max=limits.VISITORS_MAX)
 
     def _accept_some(
         self, listener: socket.socket, streams: trio.Nursery, count_max: int = _ACCEPTS_PER_TURN_MAX

@@ -1,0 +1,132 @@
+"""A door with its plane on a real loopback port, and something to publish through it."""
+
+import socket
+
+import pytest
+import trio
+
+from hedgehogd.config import Settings
+from hedgehogd.daemon import make_instance
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.instance import Instance
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.upstream import UpstreamSession
+from hedgehogd.streaming.door import Door, ReplayStream, open_listener
+from hedgehogd.streaming.outlet import OutletSettings
+from hedgehogd.streaming.plane import StreamingPlane
+
+CONTROL_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\ncontrol"
+
+
+def ticker(sequence: int, product: str = "BTC-USD", pad: int = 0) -> bytes:
+    """Return a ticker, ``pad`` bytes longer than it must be."""
+    text = f'{{"type":"ticker","sequence":{sequence},"product_id":"{product}","pad":"{"x" * pad}"}}'
+    return text.encode()
+
+
+def match(sequence: int, trade_id: int, product: str = "BTC-USD") -> bytes:
+    """Return a trade."""
+    text = (
+        f'{{"type":"match","trade_id":{trade_id},"product_id":"{product}","sequence":{sequence}}}'
+    )
+    return text.encode()
+
+
+class Served:
+    """One plane behind one door."""
+
+    def __init__(self, instance: Instance, plane: StreamingPlane, port: int) -> None:
+        self.instance = instance
+        self.plane = plane
+        self.port = port
+        self.control_saw = b""
+        self.opened: list[trio.SocketStream] = []
+        self._upstream = UpstreamSession()
+
+    async def publish(self, *payloads: bytes) -> None:
+        """Let messages come from upstream, as one batch."""
+        received = self._upstream.receive([(encode_text(p), p) for p in payloads])
+        await self.instance.broker.publish(Delivery(received.messages, received.notices))
+
+    async def control(self, stream: ReplayStream) -> None:
+        """Stand in for Hypercorn: answer and hang up."""
+        self.control_saw += await stream.receive_some()
+        await stream.send_all(CONTROL_ANSWER)
+        await stream.aclose()
+
+    async def all_gone(self) -> None:
+        """Wait until no connection is left; fail when one is for ever."""
+        with trio.fail_after(5):
+            while self.instance.counts.visitors or self.plane.outlets:
+                await trio.sleep(0.001)
+
+    async def connect(self, **options: int) -> trio.SocketStream:
+        """Return a connection to the door; ``options`` are set on its socket before."""
+        raw = socket.socket()
+        for name, value in options.items():
+            raw.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        sock = trio.socket.from_stdlib_socket(raw)
+        await sock.connect(("127.0.0.1", self.port))
+        self.opened.append(trio.SocketStream(sock))
+        return self.opened[-1]
+
+    async def ask(self, request: str, **options: int) -> trio.SocketStream:
+        """Send a request whose lines are given, and return the connection."""
+        stream = await self.connect(**options)
+        lines = [line.strip() for line in request.strip().splitlines()]
+        await stream.send_all(("\r\n".join(lines) + "\r\n\r\n").encode())
+        return stream
+
+    async def upgrade(self, path: str, **options: int) -> trio.SocketStream:
+        """Open a WebSocket and return the connection behind the answer's head."""
+        stream = await self.ask(
+            f"""GET {path} HTTP/1.1
+            Host: test
+            Connection: keep-alive, Upgrade
+            Upgrade: WebSocket
+            Sec-WebSocket-Version: 13
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==""",
+            **options,
+        )
+        head = await read_to(stream, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return stream
+
+
+async def read_to(stream: trio.SocketStream, end: bytes) -> bytes:
+    """Return what comes up to and with ``end``, byte by byte so that the rest stays."""
+    data = b""
+    while not data.endswith(end):
+        more = await stream.receive_some(1)
+        assert more, data
+        data += more
+    return data
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    """Return everything until the peer hangs up, and hang up too."""
+    data = b""
+    while more := await stream.receive_some(65536):
+        data += more
+    await stream.aclose()
+    return data
+
+
+@pytest.fixture
+async def served(nursery: trio.Nursery) -> Served:
+    """Serve with default limits."""
+    return await serve(nursery)
+
+
+async def serve(nursery: trio.Nursery, **changes: object) -> Served:
+    """Serve; ``changes`` go to the plane or to what outlets share."""
+    instance = make_instance(Settings())
+    outlet_names = {"backlog_bytes_max", "backlog_age_max_s"}
+    outlet_changes = {name: changes.pop(name) for name in outlet_names & changes.keys()}
+    settings = OutletSettings(nursery, instance.counts, **outlet_changes)
+    plane = StreamingPlane(instance, settings, **changes)
+    listener = open_listener("127.0.0.1", 0)
+    served = Served(instance, plane, listener.getsockname()[1])
+    door = Door(plane, served.control)
+    await nursery.start(door.run, listener, nursery)
+    return served

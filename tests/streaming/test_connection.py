@@ -1,0 +1,352 @@
+"""One stream: what clients say, well and badly, and how a stream ends."""
+
+import msgspec
+import pytest
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+
+from hedgehogd.domain import limits
+from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
+
+SUBSCRIBE = '{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker","matches"]}'
+
+
+class Client:
+    """A WebSocket client made of wsproto, over a connection whose handshake is done."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._ws = Connection(ConnectionType.CLIENT)
+        self._events: list[Event] = []
+
+    async def send(self, event: Event) -> None:
+        """Send one event."""
+        await self.stream.send_all(self._ws.send(event))
+
+    async def say(self, text: str) -> None:
+        """Send one text message."""
+        await self.send(TextMessage(data=text))
+
+    async def next(self) -> Event:
+        """Return the next event."""
+        with trio.fail_after(60):
+            while not self._events:
+                data = await self.stream.receive_some(65536)
+                assert data, "hung up without a close frame"
+                self._ws.receive_data(data)
+                self._events += self._ws.events()
+        return self._events.pop(0)
+
+    async def next_json(self) -> dict:
+        """Return the next text message, decoded."""
+        event = await self.next()
+        assert isinstance(event, TextMessage), event
+        text = event.data
+        while not event.message_finished:
+            event = await self.next()
+            text += event.data
+        return msgspec.json.decode(text)
+
+    async def closed(self) -> int:
+        """Return the close code that comes next."""
+        event = await self.next()
+        assert isinstance(event, CloseConnection), event
+        return int(event.code)
+
+
+assert WSConnection  # the handshake is Served.upgrade's
+
+
+async def test_a_subscriber_gets_the_answer_and_then_the_very_bytes(served: Served) -> None:
+    """The frame that came from upstream is the frame that leaves."""
+    client = Client(await served.upgrade("/ws-feed"))
+    await client.say(SUBSCRIBE)
+    ack = await client.next_json()
+    await served.publish(ticker(1), match(2, 1))
+
+    assert [row["name"] for row in ack["channels"]] == ["ticker", "matches"]
+    assert [(await client.next_json())["sequence"] for _ in range(2)] == [1, 2]
+    await client.stream.aclose()
+
+
+async def test_notices_are_for_those_who_asked_for_them(served: Served) -> None:
+    """Strict typed clients fail on a type they do not know (FEED §15.8)."""
+    strict, extended = Client(await served.upgrade("/")), Client(await served.upgrade("/ws"))
+    session = await extended.next_json()
+    for client in (strict, extended):
+        await client.say(SUBSCRIBE)
+        assert (await client.next_json())["type"] == "subscriptions"
+    await served.publish(match(1, 1))
+    await served.publish(match(5, 5))
+
+    assert (session["type"], session["instance"]) == ("session", 1)
+    assert session["session"].startswith("1.")
+    assert [(await strict.next_json())["type"] for _ in range(2)] == ["match", "match"]
+    assert [(await extended.next_json())["type"] for _ in range(3)] == ["match", "gap", "match"]
+    await strict.stream.aclose()
+    await extended.stream.aclose()
+
+
+async def test_pings_are_answered_however_many_come(served: Served) -> None:
+    """cbpro pings before every receive; pings are not commands and are not limited."""
+    client = Client(await served.upgrade("/ws-feed"))
+    for number in range(300):
+        await client.send(Ping(payload=b"%d" % number))
+    for number in range(300):
+        pong = await client.next()
+        assert isinstance(pong, Pong)
+        assert b"%d" % number == pong.payload
+    await client.stream.aclose()
+
+
+async def test_commands_are_limited_to_a_steady_rate(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A client that shouts is heard more slowly; nobody else notices."""
+    client = Client(await served.upgrade("/ws"))
+    await client.next_json()
+    begin = trio.current_time()
+    for _ in range(limits.CLIENT_COMMANDS_BURST + 20):
+        await client.say(SUBSCRIBE)
+    for _ in range(limits.CLIENT_COMMANDS_BURST + 20):
+        await client.next_json()
+
+    assert pytest.approx(trio.current_time() - begin, abs=0.2) == 20 / limits.CLIENT_COMMANDS_PER_S
+    await client.stream.aclose()
+
+
+@pytest.mark.parametrize("path", ["/", "/ws-feed"])
+async def test_who_does_not_subscribe_in_five_seconds_is_closed(
+    served: Served, autojump_clock: trio.testing.MockClock, path: str
+) -> None:
+    """As Coinbase does; a failed subscribe does not count."""
+    client = Client(await served.upgrade(path))
+    await client.say('{"type":"subscribe","channels":["tick"]}')
+    await client.next_json()
+    await client.next_json()
+
+    assert await client.closed() == 1008
+    assert pytest.approx(trio.current_time(), abs=0.1) == limits.FIRST_SUBSCRIBE_S
+    assert await read_all(client.stream) == b""
+    assert served.instance.counts.ends == {"no_subscribe": 1}
+
+
+async def test_who_has_subscribed_once_may_stay(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also with nothing subscribed any more: the rule is about the first one."""
+    client = Client(await served.upgrade("/ws-feed"))
+    await client.say(SUBSCRIBE)
+    await client.next_json()
+    await client.say(SUBSCRIBE.replace("subscribe", "unsubscribe", 1))
+    assert (await client.next_json())["channels"] == []
+    await trio.sleep(limits.FIRST_SUBSCRIBE_S * 2)
+    await client.say(SUBSCRIBE)
+
+    assert (await client.next_json())["type"] == "subscriptions"
+    await client.stream.aclose()
+
+
+ERRORS = {
+    "{": ("Malformed JSON", None),
+    "[]": ("Malformed message", "a message is a JSON object"),
+    '{"type":"hello"}': ("Type has to be either subscribe or unsubscribe", None),
+    '{"type":"subscribe","product_ids":["BTC-USD"]}': (
+        "Failed to subscribe",
+        "No channels provided",
+    ),
+    '{"type":"unsubscribe"}': ("Failed to unsubscribe", "No channels provided"),
+    '{"type":"subscribe","channels":["tick"],"product_ids":["BTC-USD"]}': (
+        "Failed to subscribe",
+        "tick is not a valid channel",
+    ),
+    '{"type":"subscribe","channels":["ticker"],"product_ids":["btc"]}': (
+        "Failed to subscribe",
+        "btc is not a valid product",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", ERRORS)
+async def test_a_command_that_means_nothing_is_answered_as_coinbase_does(
+    served: Served, text: str
+) -> None:
+    """The stream goes on: the next command, a right one, is carried out."""
+    client = Client(await served.upgrade("/ws-feed"))
+    await client.say(text)
+    error = await client.next_json()
+    await client.say(SUBSCRIBE)
+    answer = await client.next_json()
+    if not answer["channels"]:  # the state behind an error
+        answer = await client.next_json()
+
+    message, reason = ERRORS[text]
+    assert ("error", message, reason) == (error["type"], error["message"], error.get("reason"))
+    assert answer["channels"][0]["product_ids"] == ["BTC-USD"]
+    await client.stream.aclose()
+
+
+def _frame(first: int, payload: bytes, mask: bool = True) -> bytes:
+    """Return a client's frame, masked with zeros."""
+    size = len(payload)
+    length = bytes((size,)) if size < 126 else bytes((126, *size.to_bytes(2, "big")))
+    flag = 0x80 if mask else 0
+    return bytes((first, length[0] | flag)) + length[1:] + (bytes(4) if mask else b"") + payload
+
+
+BAD_FRAMES = {
+    "not masked": (_frame(0x81, b"{}", mask=False), 1002),
+    "a continuation of nothing": (_frame(0x80, b"{}"), 1002),
+    "a message inside a message": (_frame(0x01, b"{") + _frame(0x81, b"}"), 1002),
+    "reserved bits": (_frame(0xC1, b"{}"), 1002),
+    "unknown opcode": (_frame(0x83, b""), 1002),
+    "a ping in fragments": (_frame(0x09, b""), 1002),
+    "a long ping": (_frame(0x89, b"x" * 126), 1002),
+    "a close code that is none": (_frame(0x88, (999).to_bytes(2, "big")), 1002),
+    "bad UTF-8": (_frame(0x81, b"\xff\xfe"), 1007),
+    "binary": (_frame(0x82, b"{}"), 1003),
+    "too big": (_frame(0x81, b" " * 40_000) + _frame(0x81, b" " * 65_535), 1009),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FRAMES)
+async def test_a_frame_that_breaks_the_protocol_ends_the_stream_with_its_code(
+    served: Served, case: str
+) -> None:
+    """The peer learns what it did wrong; nothing of it stays behind."""
+    frames, code = BAD_FRAMES[case]
+    if case == "too big":
+        frames = _frame(0x01, b" " * 65_535) + _frame(0x80, b" " * 65_535)
+    client = Client(await served.upgrade("/ws"))
+    await client.next_json()
+    await client.stream.send_all(frames)
+
+    assert code == await client.closed()
+    assert await read_all(client.stream) == b""
+    await served.all_gone()
+    assert len(served.instance.sessions) == 0
+
+
+async def test_a_rightly_fragmented_command_is_joined(served: Served) -> None:
+    """Also inside a character, and with a ping in between."""
+    client = Client(await served.upgrade("/ws-feed"))
+    text = SUBSCRIBE.replace("}", ',"x":"é"}').encode()
+    cut = text.index("é".encode()) + 1
+    await client.stream.send_all(_frame(0x01, text[:cut]))
+    await client.send(Ping(payload=b"between"))
+    await client.stream.send_all(_frame(0x80, text[cut:]))
+
+    assert isinstance(await client.next(), Pong)
+    assert (await client.next_json())["type"] == "subscriptions"
+    await client.stream.aclose()
+
+
+async def test_a_close_handshake_is_completed(served: Served) -> None:
+    """copra waits for our close frame, and for us to hang up."""
+    client = Client(await served.upgrade("/ws-feed"))
+    await client.say(SUBSCRIBE)
+    await client.next_json()
+    await client.send(CloseConnection(code=1000))
+
+    assert await client.closed() == 1000
+    assert await client.stream.receive_some() == b""
+    await client.stream.aclose()
+    await served.all_gone()
+    assert served.instance.counts.ends == {"peer_closed": 1}
+    assert frozenset() == served.instance.pipe.demand.wanted(trio.current_time() + 3600)
+
+
+async def test_a_subscriber_that_is_cut_off_leaves_nothing_behind(served: Served) -> None:
+    """No session, no topic, no demand."""
+    client = Client(await served.upgrade("/ws-feed"))
+    await client.say(SUBSCRIBE)
+    await client.next_json()
+    await client.stream.aclose()
+    await served.all_gone()
+
+    assert served.instance.counts.ends == {"peer_gone": 1}
+    assert len(served.instance.sessions) == 0
+    assert served.instance.pipe.hub.topics("ticker") == []
+    assert frozenset() == served.instance.pipe.demand.wanted(trio.current_time() + 3600)
+
+
+async def test_words_behind_the_handshake_in_one_segment_are_heard(served: Served) -> None:
+    """A client may send its subscribe before it has read our answer."""
+    stream = await served.connect()
+    text = SUBSCRIBE.encode()
+    await stream.send_all(
+        b"GET /ws-feed HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        + _frame(0x81, text)
+    )
+    head = await read_to(stream, b"\r\n\r\n")
+
+    assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # RFC 6455 §1.3
+    assert (await Client(stream).next_json())["type"] == "subscriptions"
+    await stream.aclose()
+
+
+async def test_an_http_1_0_stream_ends_with_its_connection(served: Served) -> None:
+    """There are no chunks on 1.0."""
+    stream = await served.ask("GET /api/v1/subscribe/BTC-USD HTTP/1.0")
+    head = await read_to(stream, b"\r\n\r\n")
+    await trio.testing.wait_all_tasks_blocked()
+    await served.publish(ticker(1))
+
+    assert b"chunked" not in head
+    assert ticker(1) + b"\n" == await read_to(stream, b"\n")
+    await stream.aclose()
+
+
+async def test_pages_of_allowed_origins_may_read_streams(nursery: trio.Nursery) -> None:
+    """And no others; by default none."""
+    served = await serve(nursery, cors_origins=("https://a.example",))
+    answers = {}
+    for origin in ("https://a.example", "https://b.example"):
+        stream = await served.ask(f"GET /api/v1/stream HTTP/1.1\nHost: x\nOrigin: {origin}")
+        answers[origin[8]] = (await read_to(stream, b"\r\n\r\n")).decode()
+        await stream.aclose()
+
+    assert "Access-Control-Allow-Origin: https://a.example\r\n" in answers["a"]
+    assert "Access-Control" not in answers["b"]
+
+
+async def test_a_stream_may_begin_without_pairs(served: Served) -> None:
+    """Pairs come by REST; the session is how."""
+    stream = await served.ask("GET /api/v1/stream HTTP/1.1\nHost: x\nAccept: text/event-stream")
+    head = await read_to(stream, b"\r\n\r\n")
+    session_id = head.partition(b"Hedgehog-Session: ")[2].partition(b"\r\n")[0].decode()
+    session = served.instance.sessions.get(session_id)
+
+    assert b"text/event-stream" in head
+    assert session is not None
+    assert session.subscription.state == {}
+    await stream.aclose()
+
+
+async def test_a_stream_of_status_needs_no_pair(served: Served) -> None:
+    """The one channel that is about no product."""
+    stream = await served.ask("GET /api/v1/stream?channels=status HTTP/1.1\nHost: x")
+    await read_to(stream, b"\r\n\r\n")
+    await trio.testing.wait_all_tasks_blocked()
+    await served.publish(b'{"type":"status","products":[]}')
+
+    assert b'{"type":"status","products":[]}\n' in await read_to(stream, b"\n\r\n")
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("message", [BytesMessage(data=b"x"), TextMessage(data="{}")])
+async def test_what_comes_after_the_end_is_ignored(served: Served, message: Event) -> None:
+    """A peer may have sent things before it read our close frame."""
+    client = Client(await served.upgrade("/ws"))
+    await client.next_json()
+    outlet = next(iter(served.plane.outlets))
+    outlet.end(1012, "restart")
+    await client.send(message)
+
+    assert (await client.next_json())["type"] == "closing"
+    assert await client.closed() == 1012
+    await client.stream.aclose()
+    await served.all_gone()

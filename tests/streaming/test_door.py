@@ -1,0 +1,233 @@
+"""The door: who goes where, and what those get who do not know how to knock."""
+
+import errno
+import socket
+
+import msgspec
+import pytest
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.streaming.door import BadHead, read_head, without_upgrade
+from tests.streaming.conftest import CONTROL_ANSWER, Served, read_all, read_to, serve
+
+
+async def _refused(stream: trio.SocketStream) -> tuple[int, str]:
+    """Return status and error code of a refusal, checking its form."""
+    head, _, body = (await read_all(stream)).partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in head
+    error = msgspec.json.decode(body)["error"]
+    assert {"code", "message"} == error.keys()
+    return int(head.split()[1]), error["code"]
+
+
+async def test_what_is_no_stream_goes_to_the_control_plane_head_and_all(served: Served) -> None:
+    """Hypercorn must see the request as if it had read it itself."""
+    stream = await served.ask("POST /api/v1/subscribe/BTC-USD HTTP/1.1\nHost: x\nContent-Length: 0")
+
+    assert await read_all(stream) == CONTROL_ANSWER
+    assert served.control_saw.startswith(b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: x\r\n")
+    await served.all_gone()
+
+
+async def test_an_upgrade_to_http2_is_dropped_on_the_way(served: Served) -> None:
+    """Hypercorn would follow it and keep the connection for more requests."""
+    stream = await served.ask(
+        "GET /healthz HTTP/1.1\nHost: x\nUpgrade: h2c\nHTTP2-Settings: AAMA\nConnection: Upgrade"
+    )
+
+    assert await read_all(stream) == CONTROL_ANSWER
+    assert served.control_saw == b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\r\n"
+
+
+def test_only_header_lines_of_the_head_are_dropped() -> None:
+    """A body that looks like a header is a body; a folded line belongs to its header."""
+    head = b"POST / HTTP/1.1\r\nUPGRADE : h2c,\r\n more\r\nA: b\r\n\r\n"
+    body = b"Upgrade: h2c\r\n"
+
+    assert b"POST / HTTP/1.1\r\nA: b\r\n\r\n" + body == without_upgrade(head + body, len(head))
+
+
+REFUSED = {
+    "http2": ("PRI * HTTP/2.0", 505, "http_version"),
+    "no http": ("HELLO", 400, "bad_request"),
+    "no host": ("GET / HTTP/1.1", 400, "bad_request"),
+    "bad header": ("GET / HTTP/1.1\nHost: x\nA b: c", 400, "bad_request"),
+    "no key": (
+        (
+            "GET /ws HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: Upgrade\n"
+            "Sec-WebSocket-Version: 13"
+        ),
+        400,
+        "bad_handshake",
+    ),
+    "old version": (
+        (
+            "GET /ws HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: Upgrade\n"
+            "Sec-WebSocket-Version: 8\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        ),
+        426,
+        "bad_handshake",
+    ),
+    "no such stream": (
+        (
+            "GET /nowhere HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: Upgrade\n"
+            "Sec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        ),
+        404,
+        "no_such_stream",
+    ),
+    "no such form": (
+        "GET /api/v1/stream HTTP/1.1\nHost: x\nAccept: text/csv",
+        406,
+        "not_acceptable",
+    ),
+    "no such channel": (
+        "GET /api/v1/stream?pairs=BTC-USD&channels=tick HTTP/1.1\nHost: x",
+        400,
+        "unknown_channel",
+    ),
+    "no such policy": (
+        "GET /api/v1/stream?pairs=BTC-USD&policy=drop HTTP/1.1\nHost: x",
+        400,
+        "bad_request",
+    ),
+    "no such pair": ("GET /api/v1/subscribe/nonsense HTTP/1.1\nHost: x", 404, "unknown_pair"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_request_that_cannot_be_served_is_told_why(served: Served, case: str) -> None:
+    """Never a traceback, never silence: a status, a code for machines, a sentence."""
+    request, status, code = REFUSED[case]
+
+    assert (status, code) == await _refused(await served.ask(request))
+    assert {code: 1} == served.instance.counts.refusals
+    await served.all_gone()
+
+
+async def test_a_head_that_is_too_large_is_refused(served: Served) -> None:
+    """What has no limit is a way to exhaust memory."""
+    stream = await served.connect()
+    await stream.send_all(b"GET / HTTP/1.1\r\nA: " + b"x" * limits.HEAD_BYTES_MAX)
+
+    assert await _refused(stream) == (431, "head_too_large")
+
+
+async def test_a_head_that_is_too_slow_is_refused(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A peer that drips a byte a second holds nothing for long."""
+    stream = await served.connect()
+    await stream.send_all(b"GET / HT")
+
+    assert await _refused(stream) == (408, "head_too_slow")
+
+
+async def test_a_peer_that_says_nothing_is_hung_up_on(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """There is nothing to answer, but it is counted."""
+    stream = await served.connect()
+
+    assert await read_all(stream) == b""
+    assert served.instance.counts.refusals == {"said_nothing": 1}
+
+
+async def test_a_tls_hello_on_the_plain_port_is_answered_at_once(served: Served) -> None:
+    """The commonest mistake of all, wss:// for ws://, must not look like a hang."""
+    stream = await served.connect()
+    await stream.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+
+    assert await _refused(stream) == (400, "bad_request")
+
+
+async def test_a_peer_that_leaves_before_its_head_is_done_costs_nothing(served: Served) -> None:
+    """Port scanners and health checks do it all day."""
+    stream = await served.connect()
+    await stream.send_all(b"GET / HT")
+    await stream.aclose()
+    await served.all_gone()
+
+    assert served.instance.counts.refusals == {}
+
+
+async def test_a_head_may_come_byte_by_byte_and_after_blank_lines(served: Served) -> None:
+    """RFC 9112 §2.2 wants leading empty lines ignored; TCP keeps no boundaries."""
+    stream = await served.connect()
+    for byte in b"\r\n\r\nGET /x HTTP/1.1\nHost: x\n\n":
+        await stream.send_all(bytes((byte,)))
+
+    assert await read_all(stream) == CONTROL_ANSWER
+
+
+async def test_too_many_visitors_are_turned_away(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that never say what they want must not use up the files of those who do."""
+    monkeypatch.setattr(limits, "VISITORS_MAX", 1)
+    first = await served.connect()
+    await trio.testing.wait_all_tasks_blocked()
+    second = await served.connect()
+    try:
+        answer = await second.receive_some()
+    except trio.BrokenResourceError:
+        answer = b""
+
+    assert answer == b""
+    assert served.instance.counts.refusals == {"too_many_visitors": 1}
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_no_more_subscribers_than_the_limit_are_taken(nursery: trio.Nursery) -> None:
+    """A full instance says so, and a balancer tries the next one."""
+    served = await serve(nursery, subscribers_max=1)
+    first = await served.upgrade("/ws")
+
+    second = await served.ask("GET /api/v1/stream HTTP/1.1\nHost: x")
+    assert await _refused(second) == (503, "too_many_subscribers")
+    await first.aclose()
+
+
+async def test_accepting_survives_the_lack_of_file_descriptors(
+    served: Served, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It pauses, counts, and goes on; it does not spin and it does not die."""
+    real, failures = socket.socket.accept, [errno.EMFILE, errno.ECONNABORTED]
+
+    def accept(self: socket.socket) -> object:
+        if failures:
+            raise OSError(failures.pop(0), "no")
+        return real(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    stream = await served.ask("GET / HTTP/1.1\nHost: x")
+
+    assert await read_all(stream) == CONTROL_ANSWER
+    assert served.instance.counts.accept_pauses == 1
+
+
+async def test_a_bug_while_serving_one_peer_ends_that_peer_alone(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process serves thousands; one of them found a bug."""
+
+    def bug(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(served.plane, "check_room", bug)
+    victim = await served.ask("GET /api/v1/stream HTTP/1.1\nHost: x")
+    assert await read_all(victim) == b""
+    monkeypatch.undo()
+
+    stream = await served.ask("GET /api/v1/stream HTTP/1.1\nHost: x")
+    assert await read_to(stream, b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+    assert served.instance.counts.refusals == {"bug": 1}
+    await stream.aclose()
+
+
+def test_a_head_of_another_protocol_is_no_request() -> None:
+    """An answer, or half a head, is nothing to route."""
+    with pytest.raises(BadHead):
+        read_head(b"GET / HTTP/1.1\r\n")

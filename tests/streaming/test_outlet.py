@@ -1,0 +1,279 @@
+"""The writing end: slow consumers, their backlog, their farewell; nobody else notices."""
+
+import msgspec
+import pytest
+import trio
+from wsproto.events import Ping, Pong
+
+from hedgehogd.domain import limits
+from hedgehogd.streaming.outlet import Outlet
+from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
+from tests.streaming.test_connection import SUBSCRIBE, Client
+
+PAD = 20_000
+SMALL_WINDOW = {"SO_RCVBUF": 4096}
+
+
+def _outlet(served: Served) -> Outlet:
+    return next(reversed(served.plane.outlets))
+
+
+async def _slow(served: Served, path: str, subscribe: str = SUBSCRIBE) -> tuple[Client, Outlet]:
+    """Return a client that has subscribed and does not read, and its outlet."""
+    client = Client(await served.upgrade(path, **SMALL_WINDOW))
+    if path == "/ws":
+        await client.next_json()
+    await client.say(subscribe)
+    await client.next_json()
+    return client, _outlet(served)
+
+
+async def _fill(served: Served, outlet: Outlet, first: int = 1) -> int:
+    """Publish until the outlet's socket refuses bytes; return the next sequence."""
+    number = first
+    while not outlet.waiting_bytes and not outlet.is_ending:
+        await served.publish(ticker(number, pad=PAD))
+        number += 1
+    return number
+
+
+async def test_a_subscriber_that_reads_late_gets_everything_in_order(served: Served) -> None:
+    """What its socket refuses waits, and goes out when there is room."""
+    client, outlet = await _slow(served, "/ws-feed")
+    last = await _fill(served, outlet) + 50
+    for number in range(last - 50, last):
+        await served.publish(ticker(number, pad=PAD))
+    waited = outlet.statistics(trio.current_time())
+    got = [(await client.next_json())["sequence"] for _ in range(last - 1)]
+
+    assert list(range(1, last)) == got
+    assert waited.waiting_bytes > 50 * PAD
+    assert last - 1 == outlet.delivered
+    assert outlet.waiting_bytes == 0
+    await client.stream.aclose()
+
+
+async def test_pongs_and_answers_go_ahead_of_waiting_data(served: Served) -> None:
+    """coinbase-api gives a server one second to answer a ping (FEED §15.3)."""
+    client, outlet = await _slow(served, "/ws-feed")
+    last = await _fill(served, outlet) + 100
+    for number in range(last - 100, last):
+        await served.publish(ticker(number, pad=PAD))
+    await client.send(Ping(payload=b"now"))
+    with trio.fail_after(5):
+        while not outlet._backlog.control_bytes:
+            await trio.sleep(0.001)
+    before = 0
+    while not isinstance(event := await client.next(), Pong):
+        before += event.message_finished
+
+    assert event.payload == b"now"
+    assert before < last - 90
+    await client.stream.aclose()
+
+
+async def test_a_subscriber_too_many_bytes_behind_is_told_and_closed(nursery: trio.Nursery) -> None:
+    """With the position it can resume from: exactly what it had been sent."""
+    served = await serve(nursery, backlog_bytes_max=10 * PAD)
+    client, outlet = await _slow(served, "/ws")
+    number = await _fill(served, outlet)
+    while not outlet.is_ending:
+        await served.publish(ticker(number, pad=PAD))
+        number += 1
+    got = []
+    while (message := await client.next_json())["type"] == "ticker":
+        got.append(message["sequence"])
+
+    assert list(range(1, len(got) + 1)) == got
+    assert (message["type"], message["code"], message["name"]) == ("error", 4001, "slow_consumer")
+    assert {"ticker": {"BTC-USD": got[-1]}} == message["position"]
+    assert await client.closed() == 4001
+    assert {"slow_consumer": number - 1 - len(got)} == served.instance.counts.drops
+    assert await read_all(client.stream) == b""
+    assert served.instance.counts.ends == {"slow_consumer": 1}
+
+
+async def test_a_subscriber_too_long_behind_is_closed_even_without_new_messages(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A price of ten seconds ago is worth nothing, and nobody needs to come to say so."""
+    client, outlet = await _slow(served, "/ws-feed")
+    number = await _fill(served, outlet)
+    begin = trio.current_time()
+    while not outlet.is_ending:
+        await trio.sleep(0.1)
+
+    assert pytest.approx(trio.current_time() - begin, abs=0.3) == limits.BACKLOG_AGE_MAX_S
+    assert served.instance.counts.drops["slow_consumer"] <= number
+    await client.stream.aclose()
+
+
+async def test_a_subscriber_that_never_reads_is_cut_after_its_farewell(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A farewell that nobody reads must not hold anything up."""
+    client, outlet = await _slow(served, "/ws-feed")
+    await _fill(served, outlet)
+    with trio.fail_after(limits.BACKLOG_AGE_MAX_S + limits.FAREWELL_S + 1):
+        while served.plane.outlets:
+            await trio.sleep(0.1)
+
+    assert len(served.instance.sessions) == 0
+    await client.stream.aclose()
+
+
+async def test_the_others_are_served_while_one_is_stuck(served: Served) -> None:
+    """Nobody waits for a subscriber (DESIGN, invariant 3)."""
+    stuck, outlet = await _slow(served, "/ws-feed")
+    quick = Client(await served.upgrade("/ws-feed"))
+    await quick.say(SUBSCRIBE)
+    await quick.next_json()
+    for number in range(1, 200):
+        await served.publish(ticker(number, pad=PAD))
+        assert number == (await quick.next_json())["sequence"]
+
+    assert outlet.waiting_bytes > 0
+    await stuck.stream.aclose()
+    await quick.stream.aclose()
+
+
+CONFLATE = (
+    '{"type":"subscribe","product_ids":["BTC-USD"],'
+    '"channels":[{"name":"ticker","policy":"conflate"},"matches"]}'
+)
+
+
+async def test_a_conflating_subscriber_keeps_the_newest_ticker_and_every_trade(
+    nursery: trio.Nursery,
+) -> None:
+    """And is told how many tickers it did not get."""
+    served = await serve(nursery, backlog_bytes_max=10 * PAD)
+    client, outlet = await _slow(served, "/ws", CONFLATE)
+    number = await _fill(served, outlet)
+    trades = 0
+    begin = number
+    for number in range(begin, begin + 60):
+        trades += 1
+        await served.publish(ticker(number, pad=PAD), match(number, trades))
+    tickers, matches, told = [], [], 0
+    while not (tickers and tickers[-1] == number and len(matches) == trades):
+        message = await client.next_json()
+        if message["type"] == "skipped":
+            told += message["messages"]
+            assert {"ticker:BTC-USD": message["messages"]} == message["topics"]
+        else:
+            (tickers if message["type"] == "ticker" else matches).append(message["sequence"])
+
+    assert sorted(set(tickers)) == tickers
+    assert sorted(set(matches)) == matches
+    assert number - len(tickers) == told == outlet.skipped
+    assert {"conflated": told} == served.instance.counts.drops
+    await client.stream.aclose()
+
+
+async def test_conflation_that_does_not_help_ends_in_a_close(nursery: trio.Nursery) -> None:
+    """Trades are never conflated, so a backlog of trades has one way out."""
+    served = await serve(nursery, backlog_bytes_max=2000)
+    client, outlet = await _slow(served, "/ws", CONFLATE)
+    number = await _fill(served, outlet)
+    begin = number
+    for number in range(begin, begin + 50):
+        await served.publish(match(number, number))
+
+    assert outlet.is_ending
+    assert served.instance.counts.ends["slow_consumer"] == 1
+    await client.stream.aclose()
+
+
+async def test_a_peer_that_lets_its_pongs_pile_up_is_closed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control messages have a limit too."""
+    monkeypatch.setattr(limits, "CONTROL_BYTES_MAX", 1000)
+    client, outlet = await _slow(served, "/ws-feed")
+    await _fill(served, outlet)
+    for _ in range(20):
+        outlet.control(b"\x8a\x7d" + b"x" * 125)
+
+    assert outlet.is_ending
+    await client.stream.aclose()
+
+
+async def test_sse_is_told_of_its_slowness_and_ndjson_is_cut(nursery: trio.Nursery) -> None:
+    """SSE has notices and its last chunk; a cut NDJSON has neither, so it shows as a cut."""
+    served = await serve(nursery, backlog_bytes_max=3 * PAD)
+    bodies = {}
+    for accept in ("text/event-stream", "application/x-ndjson"):
+        stream = await served.ask(
+            f"GET /api/v1/subscribe/BTC-USD HTTP/1.1\nHost: x\nAccept: {accept}", **SMALL_WINDOW
+        )
+        await read_to(stream, b"\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        outlet, number = _outlet(served), 1
+        while not outlet.is_ending:
+            await served.publish(ticker(number, pad=PAD))
+            number += 1
+        bodies[accept] = await read_all(stream)
+
+    sse, ndjson = bodies["text/event-stream"], bodies["application/x-ndjson"]
+    assert b'event: hedgehogd\ndata: {"type":"error","code":4001,"name":"slow_consumer"' in sse
+    assert sse.endswith(b"0\r\n\r\n")
+    assert not ndjson.endswith(b"0\r\n\r\n")
+
+
+async def test_a_stream_that_ends_in_a_drain_says_where_to_resume(served: Served) -> None:
+    """/ws gets a notice and 1012, SSE an event and its last chunk, NDJSON its last chunk."""
+    client = Client(await served.upgrade("/ws"))
+    await client.next_json()
+    await client.say(SUBSCRIBE)
+    await client.next_json()
+    bodies = {}
+    for accept in ("text/event-stream", "application/x-ndjson"):
+        stream = await served.ask(
+            f"GET /api/v1/subscribe/BTC-USD HTTP/1.1\nHost: x\nAccept: {accept}"
+        )
+        await read_to(stream, b"\r\n\r\n")
+        bodies[accept] = stream
+    await trio.testing.wait_all_tasks_blocked()
+    await served.publish(ticker(7), match(8, 1))
+    for outlet in list(served.plane.outlets):
+        outlet.end(1012, "restart")
+        outlet.end(1012, "restart")
+    sse, ndjson = [await read_all(stream) for stream in bodies.values()]
+    await client.next_json()
+    await client.next_json()
+    closing = await client.next_json()
+
+    position = {"matches": {"BTC-USD": 8}, "ticker": {"BTC-USD": 7}}
+    assert ("closing", position) == (closing["type"], closing["position"])
+    assert await client.closed() == 1012
+    assert b"event: hedgehogd\ndata: " + msgspec.json.encode(closing) in sse
+    assert b"retry: 1000\n\n" in sse
+    assert sse.endswith(b"0\r\n\r\n")
+    assert ndjson.endswith(match(8, 1) + b"\n\r\n0\r\n\r\n")
+    await client.stream.aclose()
+
+
+async def test_a_subscriber_whose_connection_breaks_is_dropped_at_the_next_write(
+    served: Served,
+) -> None:
+    """The reader may not have noticed yet; the writer does."""
+    client, outlet = await _slow(served, "/ws-feed")
+    outlet._socket.shutdown(1)
+    await served.publish(ticker(1))
+
+    assert outlet.is_ending
+    assert served.instance.counts.ends == {"peer_gone": 1}
+    await client.stream.aclose()
+    await served.all_gone()
+
+
+async def test_a_reset_while_data_waits_ends_quietly(served: Served) -> None:
+    """The flushing task finds the socket broken or closed, and ends."""
+    client, outlet = await _slow(served, "/ws-feed")
+    await _fill(served, outlet)
+    client.stream.socket.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER 0: a reset
+    await client.stream.aclose()
+    await served.all_gone()
+
+    assert served.instance.counts.ends.total() == 1

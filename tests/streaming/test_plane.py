@@ -1,0 +1,26 @@
+"""What connections share."""
+
+import pytest
+
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.protocol.wire import WEBSOCKET
+from tests.streaming.conftest import Served
+
+
+async def test_session_ids_start_with_the_instance_and_cannot_be_guessed(served: Served) -> None:
+    """Whoever knows the id controls the stream; another instance knows whose it is."""
+    ids = {served.plane.new_session(None, WEBSOCKET).id for _ in range(1000)}
+
+    assert len(ids) == 1000
+    assert all(session_id.startswith("1.") for session_id in ids)
+    assert all(len(session_id) >= 2 + 22 for session_id in ids)  # 128 bits in base64
+
+
+async def test_pairs_are_checked_against_what_the_exchange_lists(served: Served) -> None:
+    """Before the stream is answered, so that the answer can be a 404."""
+    served.instance.pipe.catalogue.replace(frozenset({"BTC-USD"}))
+    served.plane.check_products(("BTC-USD",))
+
+    with pytest.raises(SubscriberError) as caught:
+        served.plane.check_products(("BTC-USD", "NO-SUCH"))
+    assert (caught.value.status, caught.value.code) == (404, "unknown_pair")

@@ -1,0 +1,136 @@
+"""Which requests are streams, and what they ask for."""
+
+import h11
+import pytest
+
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
+from hedgehogd.streaming.request import Plane, plane_of, read_stream_request
+
+KEY = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+UPGRADE = (
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Version", "13"),
+    KEY,
+)
+
+
+def request(target: str, *headers: tuple[str, str], method: str = "GET", version: str = "1.1"):
+    """Return a request as h11 reads it."""
+    return h11.Request(
+        method=method, target=target, headers=[("Host", "x"), *headers], http_version=version
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "plane"),
+    [
+        (request("/"), Plane.CONTROL),
+        (request("/", *UPGRADE), Plane.STREAMING),
+        (request("/?", *UPGRADE), Plane.STREAMING),
+        (request("/nowhere", *UPGRADE), Plane.STREAMING),
+        (request("/ws"), Plane.CONTROL),
+        (request("/api/v1/stream"), Plane.STREAMING),
+        (request("/api/v1/stream?pairs=A-B"), Plane.STREAMING),
+        (request("/api/v1/streams"), Plane.CONTROL),
+        (request("/api/v1/subscribe/BTC-USD"), Plane.STREAMING),
+        (request("/api/v1/%73ubscribe/BTC-USD"), Plane.STREAMING),
+        (request("/api/v1/subscribe/BTC-USD", method="POST"), Plane.CONTROL),
+        (request("/api/v1/subscribe/BTC-USD", method="DELETE"), Plane.CONTROL),
+        (request("/metrics"), Plane.CONTROL),
+    ],
+)
+def test_streams_are_told_from_the_rest(asked: h11.Request, plane: Plane) -> None:
+    """By path and method alone, or by the upgrade."""
+    assert plane == plane_of(asked)
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "strict"),
+    [
+        ("/", WEBSOCKET_STRICT, True),
+        ("/?", WEBSOCKET_STRICT, True),
+        ("/ws-feed", WEBSOCKET_STRICT, True),
+        ("/ws", WEBSOCKET, False),
+        ("/api/v1/stream", WEBSOCKET, False),
+        ("/api/v1/subscribe/BTC-USD", WEBSOCKET, False),
+    ],
+)
+def test_each_websocket_path_has_its_dialect(path: str, form: WireForm, strict: bool) -> None:
+    """ccxt appends a bare question mark (FEED §15.1)."""
+    asked = read_stream_request(request(path, *UPGRADE))
+
+    assert (form, strict, KEY[1].encode()) == (asked.form, asked.is_strict, asked.websocket_key)
+
+
+@pytest.mark.parametrize(
+    ("accept", "version", "form"),
+    [
+        (None, "1.1", NDJSON[True]),
+        ("*/*", "1.1", NDJSON[True]),
+        ("*/*", "1.0", NDJSON[False]),
+        ("application/x-ndjson", "1.1", NDJSON[True]),
+        ("text/event-stream", "1.1", SSE[True]),
+        ("TEXT/Event-Stream;q=0.9, */*", "1.1", SSE[True]),
+        ("text/event-stream", "1.0", SSE[False]),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "1.1", NDJSON[True]),
+    ],
+)
+def test_the_form_is_chosen_by_accept(accept: str | None, version: str, form: WireForm) -> None:
+    """A plain curl gets NDJSON, an EventSource SSE."""
+    headers = [("Accept", accept)] if accept is not None else []
+
+    assert form is read_stream_request(request("/api/v1/stream", *headers, version=version)).form
+
+
+def asked_for(target: str) -> dict[str, tuple[tuple[str, ...], str | None]]:
+    """Return channel → (products, policy) of a request's command."""
+    command = read_stream_request(request(target)).command
+    assert command is not None
+    assert command.subscribes
+    return {row.channel.name: (row.product_ids, row.policy) for row in command.requests}
+
+
+def test_a_pair_alone_means_ticker_and_matches() -> None:
+    """The default of DESIGN §3; pairs may be typed small."""
+    pair = (("BTC-USD",), None)
+
+    assert {"ticker": pair, "matches": pair} == asked_for("/api/v1/subscribe/btc-usd")
+
+
+def test_channels_pairs_and_policy_are_read_from_the_query() -> None:
+    """The policy goes where it can be followed: trades are never conflated."""
+    target = "/api/v1/stream?pairs=a-b,%20C-D,&channels=ticker,matches&policy=conflate"
+
+    assert asked_for(target) == {
+        "ticker": (("A-B", "C-D"), "conflate"),
+        "matches": (("A-B", "C-D"), None),
+    }
+
+
+def test_a_stream_without_pairs_waits_for_commands() -> None:
+    """And one whose channels need no pair does not."""
+    assert None is read_stream_request(request("/api/v1/stream")).command
+    assert asked_for("/api/v1/stream?channels=status") == {"status": ((), None)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        (request("/ws", *UPGRADE, method="POST"), 400),
+        (request("/ws", *UPGRADE, version="1.0"), 400),
+        (request("/ws", UPGRADE[0], UPGRADE[2], KEY), 400),
+        (request("/ws", UPGRADE[0], UPGRADE[1], KEY), 426),
+        (request("/ws", *UPGRADE[:3], ("Sec-WebSocket-Key", "short")), 400),
+        (request("/ws", *UPGRADE[:3], ("Sec-WebSocket-Key", "!" * 24)), 400),
+        (request("/ws", *UPGRADE, KEY), 400),
+        (request("/api/v1/x", *UPGRADE), 404),
+    ],
+)
+def test_a_broken_handshake_is_refused(asked: h11.Request, status: int) -> None:
+    """RFC 6455 §4.2.1, each of its demands."""
+    with pytest.raises(SubscriberError) as caught:
+        read_stream_request(asked)
+
+    assert status == caught.value.status

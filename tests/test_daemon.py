@@ -1,0 +1,241 @@
+"""The daemon as a whole: how it starts, refuses to start, and leaves."""
+
+import errno
+import os
+import resource
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from hedgehogd import daemon as daemon_module
+from hedgehogd.config import Settings
+from hedgehogd.daemon import Daemon, make_instance, raise_file_limit, serve, watch_signals
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.errors import FeedError, OperatorError
+from hedgehogd.simulator import Simulation
+from tests.e2e.harness import (
+    HttpStream,
+    exchange,
+    free_port,
+    next_of,
+    quick,
+    rest,
+    running,
+    subscribe,
+    websocket,
+)
+
+
+def _only(group: BaseExceptionGroup) -> BaseException:
+    """Return the one plain exception in ``group``."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        assert len(error.exceptions) == 1
+        error = error.exceptions[0]
+    return error
+
+
+def test_pairs_are_held_with_their_channels_and_status_once() -> None:
+    """status is about no product, however many pairs are held."""
+    settings = Settings(feed_pairs=("A-B", "C-D"), feed_channels=("matches", "status"))
+    wanted = make_instance(replace(settings)).pipe.demand.wanted(0)
+
+    assert {
+        Topic("matches", "A-B"), Topic("matches", "C-D"), Topic("status", ""),
+        Topic("heartbeat", "A-B"), Topic("heartbeat", "C-D"),
+    } == wanted  # fmt: skip
+
+
+def test_only_pairs_means_only_those() -> None:
+    """Others are refused before anybody asks upstream."""
+    settings = Settings(feed_pairs=("A-B",), feed_only_pairs=True)
+    catalogue = make_instance(settings).pipe.catalogue
+
+    assert [catalogue.accepts("A-B"), catalogue.accepts("C-D")] == [True, False]
+
+
+def test_a_machine_with_too_few_open_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At start, with the numbers, and not at 3 a.m. with EMFILE."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+
+    with pytest.raises(OperatorError, match=r"4096 open files are allowed, 5100 are needed"):
+        raise_file_limit(5000)
+
+
+def test_the_soft_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's soft limit of 1024 would be the end at the thousandth subscriber."""
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 20_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda *a: asked.append(a))
+    raise_file_limit(10_000)
+
+    assert asked == [(resource.RLIMIT_NOFILE, (20_000, 20_000))]
+
+
+async def test_a_port_in_use_is_the_operators_error() -> None:
+    """With the address, in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OperatorError) as caught:
+            await Daemon(quick(serve_port=port)).run()
+
+    assert f"cannot listen on 127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}" == str(
+        caught.value
+    )
+
+
+async def test_a_feed_that_is_nowhere_is_the_operators_error(tmp_path: Path) -> None:
+    """A typo in --feed is taken for a path, and the path does not exist."""
+    with pytest.raises(ExceptionGroup) as caught:
+        await Daemon(quick(feed_where=str(tmp_path / "none"))).run()
+
+    assert isinstance(_only(caught.value), OperatorError)
+
+
+async def test_an_exchange_that_refuses_the_first_connection_ends_the_daemon() -> None:
+    """A wrong URL must not look like a quiet market."""
+
+    async def forbidden(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, forbidden, 0)
+        port = listeners[0].socket.getsockname()[1]
+        settings = quick(feed_where=f"ws://127.0.0.1:{port}", feed_pairs=("BTC-USD",))
+        with trio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
+            await Daemon(settings).run()
+        nursery.cancel_scope.cancel()
+
+    error = _only(caught.value)
+    assert isinstance(error, FeedError)
+    assert error.for_good
+
+
+async def test_with_nothing_wanted_nothing_is_dialled_and_the_instance_is_ready() -> None:
+    """Coinbase closes connections that subscribe to nothing; so none is opened."""
+    async with exchange(Simulation()) as url, running(quick(feed_where=url)) as daemon:
+        ready = await rest(daemon.port, "GET", "/readyz")
+
+        assert ready == (200, {"ready": True, "reason": "idle"})
+        assert daemon.instance.health.connects == 0
+
+
+async def test_a_recording_is_a_feed_of_its_own(tmp_path: Path) -> None:
+    """It starts with the first subscriber, and its end leaves the streams open."""
+    path = tmp_path / "feed.jsonl"
+    lines = [
+        f'{{"type":"match","trade_id":{n},"product_id":"BTC-USD","sequence":{n}}}' for n in (1, 2)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    async with (
+        running(quick(feed_where=str(path))) as daemon,
+        websocket(daemon.port, "/ws-feed") as client,
+    ):
+        await client.send_message(subscribe(["BTC-USD"], ["matches"]))
+        got = [(await next_of(client, "match"))["trade_id"] for _ in range(2)]
+        with trio.fail_after(5):
+            while (ready := await rest(daemon.port, "GET", "/readyz"))[1]["reason"] == "idle":
+                await trio.sleep(0.01)
+
+        assert got == [1, 2]
+        assert ready == (200, {"ready": True, "reason": "recording ended"})
+
+
+async def test_a_lost_feed_makes_the_instance_not_ready_until_it_is_back() -> None:
+    """A balancer sends nobody to an instance without data; /ws subscribers are told."""
+    port = free_port()
+    settings = quick(feed_where=f"ws://127.0.0.1:{port}", feed_pairs=("BTC-USD",))
+    async with running(settings) as daemon, websocket(daemon.port, "/ws") as client:
+        async with exchange(Simulation(port=port)):
+            await client.send_message(subscribe(["BTC-USD"], ["heartbeat"]))
+            await next_of(client, "heartbeat")
+            up = await rest(daemon.port, "GET", "/readyz")
+        lost = await next_of(client, "stale")
+        down = await rest(daemon.port, "GET", "/readyz")
+        async with exchange(Simulation(port=port)):
+            back = await next_of(client, "stale")
+
+    assert [up[0], down[0]] == [200, 503]
+    assert down[1]["reason"].startswith("stale: ")
+    assert [lost["stale"], back["stale"]] == [True, False]
+
+
+async def test_a_drain_tells_everybody_takes_nobody_new_and_ends() -> None:
+    """Planned ends look planned, on every kind of stream."""
+    settings = quick(feed_where="demo", drain_notice_s=0.2)
+    daemon = Daemon(settings)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(daemon.run)
+        async with websocket(daemon.port, "/ws") as client:
+            sse = await HttpStream.open(
+                daemon.port, "/api/v1/subscribe/BTC-USD", Accept="text/event-stream"
+            )
+            daemon.stop.set()
+            await trio.sleep(0.05)
+            noticed = [await rest(daemon.port, "GET", path) for path in ("/healthz", "/readyz")]
+            closing = await next_of(client, "closing")
+            while await sse.read_until(b"\n\n") is not None:
+                pass
+            await sse.aclose()
+    with pytest.raises(OSError, match="all attempts to connect"):
+        await trio.open_tcp_stream("127.0.0.1", daemon.port)
+
+    assert [status for status, _ in noticed] == [503, 503]
+    assert closing["reason"] == "restart"
+    assert sse.ended_cleanly
+    assert daemon.instance.counts.ends["restart"] == 2
+
+
+async def test_a_drain_does_not_wait_for_ever_for_those_who_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A control request that never ends is cut after drain_timeout_s."""
+    settings = quick(feed_where="demo", drain_timeout_s=0.2)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            daemon = Daemon(settings)
+            await nursery.start(daemon.run)
+            visitor = await trio.open_tcp_stream("127.0.0.1", daemon.port)
+            await visitor.send_all(b"GET / HT")
+            await trio.sleep(0.05)
+            daemon.stop.set()
+    await visitor.aclose()
+
+    assert daemon.instance.counts.visitors == 0
+
+
+async def test_sigterm_drains_and_a_second_one_later_exits_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same Ctrl-C that arrives twice is one; an impatient one is another."""
+    monkeypatch.setattr(daemon_module.limits, "SECOND_SIGNAL_S", 0.2)
+    daemon = Daemon(quick())
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_signals, daemon)
+            await trio.testing.wait_all_tasks_blocked()
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            with trio.fail_after(2):
+                await daemon.stop.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+            await trio.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await trio.sleep(2)
+
+    assert isinstance(_only(caught.value), KeyboardInterrupt)
+
+
+async def test_serve_ends_when_the_drain_is_over() -> None:
+    """The binary's main function is this and nothing more."""
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, quick(feed_where="demo"))
+            await trio.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGTERM)

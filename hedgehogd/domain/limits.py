@@ -38,7 +38,7 @@ SEND_BUFFER_BYTES = 256 * 1024
 # Acks, errors, pongs waiting for a subscriber that does not read.
 CONTROL_BYTES_MAX = 256 * 1024
 
-# Keep-alives on quiet streams: below the shortest common proxy timeout (30 s).
+# Signs of life on quiet streams: below the shortest common proxy timeout (30 s).
 KEEP_ALIVE_S = 15.0
 # A WebSocket peer that says nothing at all, pongs included, for this long is gone.
 PEER_SILENCE_MAX_S = 60.0
@@ -49,8 +49,11 @@ INBOX_BATCHES_MAX = 256
 WRITES_PER_TURN_MAX = 256
 # The tape: recent messages in memory.
 TAPE_BYTES_MAX = 64 * 1024 * 1024
-# Topics that a position is kept for after their messages have left the tape.
+# Topics remembered at once: interned, watched for gaps, with a position after their
+# messages have left the tape. Every public channel of 838 products, four times over.
 TOPICS_MAX = 20_000
+# A sequence or trade id: what every JSON reader holds exactly. Coinbase's are below it (FEED §6).
+SEQUENCE_MAX = 2**53 - 1
 
 # One upstream message; BTC-USD snapshots are 1 to 5 MB (FEED §2).
 UPSTREAM_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -97,4 +100,4 @@ SSE_ID_TOPICS_MAX = 8
 # limit plus the farewell, so that our own, better explained end comes first.
 UNACKED_MAX_S = BACKLOG_AGE_MAX_S + FAREWELL_S + 5.0
 # Connections the kernel completes for us while we are busy.
-LISTEN_BACKLOG = 4096
+LISTEN_BACKLOG_MAX = 4096

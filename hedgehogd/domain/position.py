@@ -11,6 +11,9 @@ On the wire of ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
 from collections.abc import Mapping
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
+from hedgehogd.domain.limits import SEQUENCE_MAX
+
+_DIGITS_MAX = len(str(SEQUENCE_MAX))
 
 
 class BadPosition(ValueError):
@@ -36,7 +39,8 @@ def from_text(text: str) -> dict[Topic, int]:
     for part in text.split(","):
         name, at, number = part.partition("@")
         channel, colon, product_id = name.partition(":")
-        if not (at and colon and product_id and number.isascii() and number.isdigit()):
+        is_number = number.isascii() and number.isdigit() and len(number) <= _DIGITS_MAX
+        if not (at and colon and product_id and is_number):
             raise BadPosition(f"{part!r} is not CHANNEL:PRODUCT@SEQUENCE")
         if channel not in BY_TOPIC_CHANNEL:
             raise BadPosition(f"{channel!r} is not a channel")

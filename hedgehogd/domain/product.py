@@ -6,6 +6,8 @@ code and wire say product.
 
 import re
 
+from hedgehogd.domain.limits import TOPICS_MAX
+
 _PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}(?:-[A-Z0-9]{1,16}){1,3}")
 
 
@@ -35,13 +37,13 @@ class Catalogue:
         return self._only is not None or self._listed is not None
 
     def replace(self, product_ids: frozenset[str]) -> None:
-        """Take the exchange's list of products; what it lists is no longer refused."""
+        """Take the exchange's list of products; from now on it alone decides."""
         self._listed = product_ids
-        self._refused -= product_ids
+        self._refused.clear()
 
     def refuse(self, product_id: str) -> None:
-        """Remember that the exchange does not know ``product_id``."""
-        if self._listed is None or product_id not in self._listed:
+        """Remember that the exchange does not know ``product_id``; at most ``TOPICS_MAX``."""
+        if self._listed is None and len(self._refused) < TOPICS_MAX:
             self._refused.add(product_id)
 
     def accepts(self, product_id: str) -> bool:

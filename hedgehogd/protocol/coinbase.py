@@ -14,7 +14,7 @@ from hedgehogd.domain.limits import PRODUCTS_PER_REQUEST_MAX
 from hedgehogd.domain.message import Head
 
 _encode = msgspec.json.encode
-_REFUSED_PRODUCT = re.compile(r"(\S*) is (?:not a valid product|delisted)")
+_REFUSED_PRODUCT = re.compile(r"(\S+) is (?:not a valid product|delisted)")
 _MATCH = re.compile(rb'"type"\s*:\s*"match"')
 
 

@@ -78,12 +78,12 @@ def parse(text: str | bytes) -> Command:
     """
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise CommandError("Malformed JSON") from None
     if not isinstance(value, dict):
         raise CommandError("Malformed message", "a message is a JSON object")
     kind = value.get("type")
-    if kind not in {"subscribe", "unsubscribe"}:
+    if kind not in ("subscribe", "unsubscribe"):
         raise CommandError("Type has to be either subscribe or unsubscribe")
     failure = SUBSCRIBE_FAILED if kind == "subscribe" else UNSUBSCRIBE_FAILED
     channels = value.get("channels")

@@ -83,6 +83,7 @@ class FrameScanner:
         self._message_bytes_max = message_bytes_max
         self._left = b""
         self._wanted = 0  # bytes that the frame at the start of _left needs
+        self._have = 0  # bytes in _left and _pieces
         self._pieces: list[bytes] = []
         self._parts: list[bytes] = []
         self._parts_bytes = 0
@@ -128,6 +129,7 @@ class FrameScanner:
                 self._data(first, buffer[start:end], messages)
             at = end
         self._left = buffer[at:]
+        self._have = size - at
         return messages, rest
 
     def _gather(self, data: bytes) -> bytes | None:
@@ -135,11 +137,11 @@ class FrameScanner:
 
         A 5 MB snapshot arrives in eighty reads; joining at each would copy 200 MB.
         """
-        if not self._left and not self._pieces:
+        if not self._have:
             return data
         self._pieces.append(data)
-        have = len(self._left) + sum(map(len, self._pieces))
-        if have < self._wanted:
+        self._have += len(data)
+        if self._have < self._wanted:
             return None
         buffer = self._left + b"".join(self._pieces)
         self._pieces.clear()
@@ -179,7 +181,8 @@ class FrameScanner:
             self._parts_opcode = opcode
         else:
             raise FrameError(CLOSE_PROTOCOL_ERROR, f"a data frame begins with 0x{first:02x}")
-        self._parts.append(payload)
+        if payload:  # or empty fragments without end would fill the list
+            self._parts.append(payload)
         self._parts_bytes += len(payload)
         if self._parts_bytes > self._message_bytes_max:
             raise FrameError(CLOSE_TOO_BIG, f"a message of over {self._message_bytes_max} bytes")

@@ -26,6 +26,11 @@ class GapDetector:
     def __init__(self) -> None:
         self._highest: int | None = None
 
+    @property
+    def highest(self) -> int | None:
+        """The highest number seen; None before the first."""
+        return self._highest
+
     def observe(self, number: int) -> tuple[bool, Gap | None]:
         """Account for one number.
 

@@ -18,6 +18,13 @@ from typing import NamedTuple
 
 import msgspec
 
+MESSAGES_FILE = "feed.jsonl"
+"""What a recording's file of messages is called in its directory."""
+TIMES_SUFFIX = ".recv_ts.txt"
+"""Receive times stand beside ``feed.jsonl`` in ``feed.recv_ts.txt``, line by line."""
+PRODUCTS_FILE = "rest_products.json"
+"""The exchange's answer to ``GET /products``, in the same directory."""
+
 _STEP_MAX_S = 10.0
 _PACE_S = 0.01
 _FOUND_CHARACTERS_MAX = 60

@@ -8,13 +8,15 @@ Which messages are dropped here, each counted by reason in ``dropped``:
 * ``garbage``: no readable head. Crash never on what others send (DESIGN, invariant 5).
 * ``unknown_type``: a type of message we do not know; named once in the log.
 * ``repeat``: a trade that was delivered already, for example a ``last_match`` that a
-  reconnection brings although no trade happened meanwhile.
+  reconnection brings although no trade happened meanwhile. When the exchange sets a
+  product's trade ids back, counting begins anew instead.
 """
 
 from collections import Counter
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.message import BadMessage, Head, Message, read_head, topic_of
 from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.gaps import GapDetector
@@ -105,7 +107,12 @@ class UpstreamSession:
         if head.trade_id is None:
             return True
         detector = self._trades.get(topic)
+        if detector is not None and _counts_anew(detector, head):
+            received.oddities.append(f"{topic} counts trades anew, from {head.trade_id}")
+            detector = self._trades[topic] = GapDetector()
         if detector is None:
+            if len(self._trades) >= TOPICS_MAX:
+                return True
             detector = self._trades[topic] = GapDetector()
         deliver, gap = detector.observe(head.trade_id)
         if not deliver:
@@ -133,3 +140,18 @@ class UpstreamSession:
         if head.type not in self._odd_types and len(self._odd_types) < _KNOWN_ODDITIES_MAX:
             self._odd_types.add(head.type)
             received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
+
+
+def _counts_anew(detector: GapDetector, head: Head) -> bool:
+    """Say whether the exchange has set a product's trade ids back, as a sandbox may.
+
+    A ``last_match`` is the newest trade there is; below what was seen it can only mean
+    that. Without this every later trade would be taken for a repeat.
+    """
+    highest = detector.highest
+    return (
+        head.type == "last_match"
+        and highest is not None
+        and head.trade_id is not None
+        and head.trade_id < highest
+    )

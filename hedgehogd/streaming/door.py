@@ -300,7 +300,7 @@ def open_listener(bind: str, port: int) -> socket.socket:
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.UNACKED_MAX_S * 1000)
         )
         listener.bind((bind, port))
-        listener.listen(limits.LISTEN_BACKLOG)
+        listener.listen(limits.LISTEN_BACKLOG_MAX)
         listener.setblocking(False)
     except BaseException:
         listener.close()

@@ -1,0 +1,195 @@
+"""Heads: the few fields read of a message, whatever others send."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hedgehogd.domain import message
+from hedgehogd.domain.limits import SEQUENCE_MAX
+from hedgehogd.domain.message import BadMessage, Head, read_head, topic_of
+
+RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "folder", ["cryptofeed-2021-pro-level2-ticker-matches", "csko-2017-gdax-full"]
+)
+def test_heads_of_real_messages_say_what_json_says(folder):
+    """The fast reader and the plain one must agree on every message ever recorded."""
+    fields = ("type", "product_id", "sequence", "trade_id")
+    for line in (RECORDINGS / folder / "feed.jsonl").read_bytes().splitlines()[:2000]:
+        plain = json.loads(line)
+        head = read_head(line)
+        expected = [plain.get(name, "" if name == "product_id" else None) for name in fields]
+
+        assert expected == [getattr(head, name) for name in fields]
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'{"type":"status"}', Head("status")),
+        (b' {"product_id":"BTC-USD", "type" : "ticker"}\n', Head("ticker", "BTC-USD")),
+        (b'{"type":"a","type":"b"}', Head("b")),
+        (b'{"type":"\\u0074icker"}', Head("ticker")),
+        (b'{"type":""}', Head("")),
+        (
+            b'{"type":"error","message":"Failed to subscribe","reason":"X is delisted"}',
+            Head("error", message="Failed to subscribe", reason="X is delisted"),
+        ),
+        # FEED §6.6: both have been seen, and neither is any of our business.
+        (
+            b'{"type":"l2update","product_id":"BTC-USD","time":"0001-01-01T00:00:00.000000Z"}',
+            Head("l2update", "BTC-USD"),
+        ),
+        (
+            b'{"type":"snapshot","product_id":"YFI-USD","bids":[["0.-10000","1"]],"asks":[]}',
+            Head("snapshot", "YFI-USD"),
+        ),
+    ],
+)
+def test_a_head_is_read_in_any_order_and_dress(payload, expected):
+    """Coinbase has changed its key order twice (FEED §6)."""
+    assert expected == read_head(payload)
+
+
+@pytest.mark.parametrize("field", ["sequence", "trade_id"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"0", 0),
+        (b"135437581854", 135437581854),
+        (b"%d" % SEQUENCE_MAX, SEQUENCE_MAX),
+        (b"%d" % (SEQUENCE_MAX + 1), None),
+        (b"1" + b"0" * 400, None),
+        (b"-1", None),
+        (b"-9223372036854775809", None),
+        (b'"135437581854"', None),
+        (b"1.0", None),
+        (b"1e3", None),
+        (b"true", None),
+        (b"null", None),
+        (b"[1]", None),
+        (b"{}", None),
+    ],
+)
+def test_a_number_that_is_none_counts_as_absent(field, value, expected):
+    """One odd message must not poison gap detection or positions, nor stop the feed."""
+    head = read_head(b'{"type":"match","product_id":"BTC-USD","%b":%b}' % (field.encode(), value))
+
+    assert Head("match", "BTC-USD", **{field: expected}) == head
+
+
+@pytest.mark.parametrize("number", [0, 7, SEQUENCE_MAX])
+def test_an_odd_field_does_not_cost_the_others(number):
+    """The second, tolerant reading must see what the first one would have seen."""
+    payload = b'{"type":"match","product_id":"BTC-USD","sequence":"7","trade_id":%d}' % number
+
+    assert Head("match", "BTC-USD", trade_id=number) == read_head(payload)
+
+
+@pytest.mark.parametrize("value", [b"null", b"7", b'{"a":1}', b"[]"])
+def test_an_error_text_that_is_none_counts_as_absent(value):
+    """The exchange's complaints are logged, so they have to be texts."""
+    assert Head("error") == read_head(b'{"type":"error","message":%b,"reason":%b}' % (value, value))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b" ",
+        b"\x00",
+        b"\xff",
+        b"null",
+        b"7",
+        b'"ticker"',
+        b"{}",
+        b'{"type":null}',
+        b'{"type":5}',
+        b'{"type":"ticker"',
+        b'{"type":"ticker"}}',
+        b'{"type":"ticker"}\x00',
+        b"\xef\xbb\xbf{}",
+        b'{"type":"ticker","product_id":7}',
+        b'{"type":"ticker","product_id":null}',
+        b'{"type":"\xff"}',
+        b'{"type":"\\ud800"}',
+        # level3 (FEED §6.13): arrays instead of objects
+        b'["open","BTC-USD","57560479456","12aca6e0","buy","27268.09","0.02","2023-03-28"]',
+        DEEP,
+        b'{"type":"x","a":' + DEEP,
+        # odd in one field, so read a second time, and bad behind it
+        b'{"type":"x","sequence":"1","product_id":7}',
+        b'{"type":"x","sequence":"1","message":"\xff"}',
+        b'{"type":"x","sequence":"1","a":' + DEEP,
+        b'{"type":"x","sequence":' + DEEP,
+    ],
+    ids=lambda payload: repr(payload[:40]),
+)
+def test_a_message_without_a_readable_head_is_bad_and_nothing_worse(payload):
+    """Any other exception would end the process for what others sent (invariant 5)."""
+    with pytest.raises(BadMessage, match=r"\w"):
+        read_head(payload)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+heads = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(msgspec.structs.asdict(Head("")), json_values)
+)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | heads.map(json.dumps).map(str.encode) | json_values.map(repr))
+def test_whatever_comes_is_a_head_or_a_bad_message(payload):
+    """The types of a head are promises to everything behind it."""
+    try:
+        head = read_head(payload if isinstance(payload, bytes) else payload.encode())
+    except BadMessage:
+        return
+    texts = (head.type, head.product_id, head.message, head.reason)
+    numbers = [n for n in (head.sequence, head.trade_id) if n is not None]
+
+    assert all(isinstance(text, str) for text in texts)
+    assert all(type(n) is int and 0 <= n <= SEQUENCE_MAX for n in numbers)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (Head("ticker", "BTC-USD"), "ticker:BTC-USD"),
+        (Head("match", "BTC-USD"), "matches:BTC-USD"),
+        (Head("last_match", "BTC-USD"), "matches:BTC-USD"),
+        (Head("snapshot", "BTC-USD"), "level2:BTC-USD"),
+        (Head("l2update", "BTC-USD"), "level2:BTC-USD"),
+        (Head("heartbeat", "BTC-USD"), "heartbeat:BTC-USD"),
+        (Head("status"), "status:"),
+        (Head("error"), "None"),
+        (Head("subscriptions"), "None"),
+        (Head("rfq_match", "BTC-USD"), "None"),
+        (Head("matches", "BTC-USD"), "None"),
+    ],
+)
+def test_the_type_names_the_topic(head, expected):
+    """A message under the wrong topic reaches the wrong subscribers."""
+    assert expected == str(topic_of(head))
+
+
+def test_topics_are_made_once_until_the_table_is_full(monkeypatch):
+    """Interning is for speed; a hostile feed must not make it a leak."""
+    monkeypatch.setattr(message, "_topics", {})
+    monkeypatch.setattr(message, "TOPICS_MAX", 1)
+    kept, other = Head("ticker", "BTC-USD"), Head("ticker", "ETH-USD")
+
+    assert topic_of(kept) is topic_of(kept)
+    assert topic_of(other) == topic_of(other)
+    assert topic_of(other) is not topic_of(other)

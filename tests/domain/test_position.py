@@ -1,0 +1,105 @@
+"""Positions: what comes back from a subscriber is what it was given, or is refused."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
+from hedgehogd.domain.limits import SEQUENCE_MAX
+from hedgehogd.domain.position import BadPosition, from_text, to_object, to_text
+
+topics = st.builds(
+    Topic,
+    st.sampled_from(sorted(BY_TOPIC_CHANNEL)),
+    st.from_regex(r"[A-Z0-9]{1,16}-[A-Z0-9]{1,16}", fullmatch=True),
+)
+positions = st.dictionaries(topics, st.integers(min_value=0, max_value=SEQUENCE_MAX))
+
+
+@settings(deadline=None, max_examples=50)
+@given(positions)
+def test_a_position_comes_back_as_it_was_given(position):
+    """It needs no server state: the text is all that survives a reconnect."""
+    text = to_text(position)
+
+    assert position == from_text(text)
+    assert text.isascii()
+    assert set(text).isdisjoint("\r\n\0 ")  # or an SSE id would end early
+
+
+@settings(deadline=None, max_examples=50)
+@given(positions)
+def test_a_position_reads_the_same_as_an_object(position):
+    """``/ws`` states it as JSON, SSE as text; a subscriber may change from one to the other."""
+    read = json.loads(json.dumps(to_object(position)))
+
+    assert position == {
+        Topic(channel, product_id): number
+        for channel, numbers in read.items()
+        for product_id, number in numbers.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("position", "text"),
+    [
+        ({}, ""),
+        ({Topic("matches", "BTC-USD"): 0}, "matches:BTC-USD@0"),
+        (
+            {Topic("ticker", "BTC-USD"): 135437581854, Topic("matches", "BTC-USD"): 135437581854},
+            "matches:BTC-USD@135437581854,ticker:BTC-USD@135437581854",
+        ),
+    ],
+)
+def test_the_text_is_the_documented_one(position, text):
+    """Clients store it; its form is public (DESIGN §5)."""
+    assert text == to_text(position)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ",
+        ",",
+        "matches",
+        "matches:BTC-USD",
+        "matches:BTC-USD@",
+        "matches@1",
+        "matches:@1",
+        ":BTC-USD@1",
+        "matches:BTC-USD@1,",
+        ",matches:BTC-USD@1",
+        "matches:BTC-USD@1;ticker:BTC-USD@1",
+        "matches:BTC-USD@-1",
+        "matches:BTC-USD@+1",
+        "matches:BTC-USD@1.0",
+        "matches:BTC-USD@1_000",
+        "matches:BTC-USD@ 1",
+        "matches:BTC-USD@1@2",
+        "matches:BTC-USD@٣",
+        "matches:BTC-USD@²",
+        "matches:BTC-USD@" + "9" * 17,
+        "matches:BTC-USD@" + "9" * 5000,
+        "full:BTC-USD@1",
+        "ticker_1000:BTC-USD@1",
+        "Matches:BTC-USD@1",
+    ],
+    ids=lambda text: repr(text[:40]),
+)
+def test_what_is_no_position_is_refused_by_its_part(text):
+    """Any other exception would be our bug; resuming from a guess would be a silent loss."""
+    with pytest.raises(BadPosition, match=r"is not (CHANNEL:PRODUCT@SEQUENCE|a channel)$"):
+        from_text(text)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="matches:BTC-USD@0129,٣ \0") | st.text())
+def test_whatever_a_client_sends_is_a_position_or_a_bad_one(text):
+    """``Last-Event-ID`` is written by strangers."""
+    try:
+        position = from_text(text)
+    except BadPosition:
+        return
+    assert position == from_text(to_text(position))

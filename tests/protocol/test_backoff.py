@@ -1,0 +1,94 @@
+"""Pauses between dials, and how often one may speak."""
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hedgehogd.protocol.backoff import Backoff, TokenBucket
+
+durations = st.floats(min_value=0, max_value=100)
+
+
+def pauses(count, first_s=0.5, max_s=30.0, seed=1):
+    backoff = Backoff(first_s, max_s, Random(seed))
+    return [backoff.next_s() for _ in range(count)]
+
+
+@settings(deadline=None)
+@given(
+    st.floats(min_value=0.01, max_value=10), st.floats(min_value=0.01, max_value=100), st.integers()
+)
+def test_a_pause_lies_in_the_upper_half_of_a_doubling_range(first_s, max_s, seed):
+    """Never next to nothing, never above the cap, whatever chance says."""
+    for failures, pause_s in enumerate(pauses(12, first_s, max_s, seed)):
+        ceiling = min(max_s, first_s * 2**failures)
+
+        assert ceiling / 2 <= pause_s <= ceiling
+
+
+def test_years_of_failures_do_not_overflow():
+    """2.0**1100 raises; the daemon that nobody looked at for a week must still dial."""
+    assert all(15 <= pause_s <= 30 for pause_s in pauses(1200)[6:])
+
+
+def test_a_fleet_does_not_dial_in_step():
+    """Instances that lost their feed together must not come back together."""
+    third_pauses = {pauses(3, seed=seed)[-1] for seed in range(20)}
+
+    assert len(third_pauses) == 20
+
+
+def test_a_good_connection_makes_the_next_pause_the_first_again():
+    """One loss a day is not a reason to stay away for half a minute."""
+    backoff = Backoff(0.5, 30.0, Random(1))
+    before = [backoff.next_s() for _ in range(8)]
+    backoff.reset()
+
+    assert before[-1] >= 15
+    assert backoff.next_s() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "expected"),
+    [
+        ([0, 0, 0], [0, 0, 0]),  # the burst
+        ([0, 0, 0, 0, 0], [0, 0, 0, 0.5, 1]),  # then in debt, at the rate
+        ([0, 0, 0, 0, 0.5], [0, 0, 0, 0.5, 0.5]),
+        ([0, 0, 0, 0.5, 0.5], [0, 0, 0, 0, 0.5]),  # one has come back
+        ([0, 0, 0, 1000, 1000, 1000, 1000], [0, 0, 0, 0, 0, 0, 0.5]),  # never above the burst
+        ([1e9, 1e9, 1e9, 1e9], [0, 0, 0, 0.5]),  # any clock
+    ],
+)
+def test_a_bucket_of_three_at_two_a_second(arrivals, expected):
+    """Coinbase counts our requests (FEED §10); we count a client's."""
+    bucket = TokenBucket(per_s=2.0, burst=3)
+
+    assert expected == [bucket.take(now) for now in arrivals]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(durations, min_size=1, max_size=30),
+    st.floats(min_value=0.1, max_value=50),
+    st.integers(min_value=1, max_value=10),
+    st.booleans(),
+)
+def test_no_stretch_of_time_sees_more_than_the_burst_and_the_rate(
+    pauses_s, per_s, burst, waits_in_line
+):
+    """True for one caller that waits its turn, and for many that come as they like."""
+    bucket = TokenBucket(per_s, burst)
+    now, acted_at = 1000.0, []
+    for pause_s in pauses_s:
+        now += pause_s
+        acted_at.append(now + bucket.take(now))
+        if waits_in_line:
+            now = acted_at[-1]
+
+    assert all(earlier <= later + 1e-6 for earlier, later in pairwise(acted_at))
+    for first, began in enumerate(acted_at):
+        for count, ended in enumerate(acted_at[first:], start=1):
+            assert count <= burst + per_s * (ended - began) + 1e-6

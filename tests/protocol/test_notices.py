@@ -1,0 +1,73 @@
+"""Notices: hedgehogd's own words, byte for byte, apart from Coinbase's."""
+
+import json
+
+import pytest
+
+from hedgehogd.domain.channel import TOPIC_CHANNEL_BY_TYPE, Topic
+from hedgehogd.protocol import notices
+from hedgehogd.protocol.gaps import Gap
+
+BTC, ETH = Topic("matches", "BTC-USD"), Topic("ticker", "ETH-USD")
+
+NOTICES = {
+    "session": (
+        notices.session("1.q3Zk", 1),
+        b'{"type":"session","session":"1.q3Zk","instance":1}',
+    ),
+    "gap": (
+        notices.gap(BTC, Gap(8, 9)),
+        (
+            b'{"type":"gap","channel":"matches","product_id":"BTC-USD",'
+            b'"first_trade_id":8,"last_trade_id":9}'
+        ),
+    ),
+    "stale": (
+        notices.stale(is_stale=True, reason="silent: no byte for 10.0 s"),
+        b'{"type":"stale","stale":true,"reason":"silent: no byte for 10.0 s"}',
+    ),
+    "no longer stale": (
+        notices.stale(is_stale=False, reason="the feed is back"),
+        b'{"type":"stale","stale":false,"reason":"the feed is back"}',
+    ),
+    "skipped": (
+        notices.skipped({ETH: 3, BTC: 4}),
+        b'{"type":"skipped","messages":7,"topics":{"matches:BTC-USD":4,"ticker:ETH-USD":3}}',
+    ),
+    "closing": (
+        notices.closing("restart", {BTC: 5, Topic("matches", "ETH-USD"): 6}, 1.0),
+        (
+            b'{"type":"closing","reason":"restart",'
+            b'"position":{"matches":{"BTC-USD":5,"ETH-USD":6}},"retry_after_s":1.0}'
+        ),
+    ),
+    "closing, nothing sent yet": (
+        notices.closing("restart", {}, 0.5),
+        b'{"type":"closing","reason":"restart","position":{},"retry_after_s":0.5}',
+    ),
+    "slow consumer": (
+        notices.slow_consumer(4001, "4.0 MiB were waiting", {BTC: 5}),
+        (
+            b'{"type":"error","code":4001,"name":"slow_consumer","message":"4.0 MiB were waiting",'
+            b'"position":{"matches":{"BTC-USD":5}}}'
+        ),
+    ),
+    "a reason from outside": (
+        notices.stale(is_stale=True, reason='closed: 1001 "go\n away" é\0'),
+        '{"type":"stale","stale":true,"reason":"closed: 1001 \\"go\\n away\\" é\\u0000"}'.encode(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("actual", "expected"), NOTICES.values(), ids=NOTICES)
+def test_a_notice_is_the_documented_one(actual, expected):
+    """Clients parse them; docs/PROTOCOL.md is their reference."""
+    assert expected == actual
+
+
+@pytest.mark.parametrize(("notice", "_"), NOTICES.values(), ids=NOTICES)
+def test_a_notice_is_one_line_and_no_message_of_coinbase(notice, _):
+    """It travels in an SSE event beside data, and must never be taken for data."""
+    assert b"\n" not in notice
+    assert b"\r" not in notice
+    assert json.loads(notice)["type"] not in TOPIC_CHANNEL_BY_TYPE

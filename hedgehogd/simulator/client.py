@@ -14,20 +14,11 @@ from collections import deque
 from collections.abc import Callable
 
 import trio
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Ping,
-    RejectConnection,
-    TextMessage,
-)
-from wsproto.utilities import RemoteProtocolError
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
 from hedgehogd.domain.errors import (
     CLOSE_POLICY,
-    CLOSE_PROTOCOL_ERROR,
     CLOSE_TOO_BIG,
     CLOSE_UNSUPPORTED,
 )
@@ -56,7 +47,6 @@ class Client:
         self.has_subscribed = False
         self._stream = stream
         self._backlog_bytes_max = backlog_bytes_max
-        self._connection = WSConnection(ConnectionType.SERVER)
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._writing_bytes = 0
@@ -111,44 +101,25 @@ class Client:
         await trio.lowlevel.checkpoint()
 
     async def run(
-        self, head: bytes, heard: Callable[[str], None], *, first_subscribe_s: float
+        self, early: bytes, heard: Callable[[str], None], *, first_subscribe_s: float
     ) -> None:
-        """Shake hands, then serve the connection until it ends; the caller closes the stream.
+        """Serve the connection until it ends; the caller has shaken hands and closes the stream.
 
         Args:
-            head: what was read from the stream so far, the request's head at least.
+            early: bytes that came behind the request's head; they belong to us.
             heard: called with each text message of the client.
             first_subscribe_s: the client has this long to subscribe.
-
-        Raises:
-            trio.BrokenResourceError: the peer left before the end of the handshake.
         """
-        with self._scope:
-            if not await self._shake_hands(head):
-                return
-            try:
+        try:
+            with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._watch_deadline, first_subscribe_s)
-                    await self._read(heard)
+                    await self._read(early, heard)
                     nursery.cancel_scope.cancel()
-            finally:
-                self._is_leaving = True
-                self._written.set()
-
-    async def _shake_hands(self, head: bytes) -> bool:
-        try:
-            # The head is whole, so a request is what this brings, or an error.
-            self._connection.receive_data(head)
-            next(self._connection.events())
-            reply = self._connection.send(AcceptConnection())
-        except RemoteProtocolError as error:
-            hint = error.event_hint
-            reject = hint if isinstance(hint, RejectConnection) else RejectConnection()
-            await self._stream.send_all(self._connection.send(reject))
-            return False
-        await self._stream.send_all(reply)
-        return True
+        finally:
+            self._is_leaving = True
+            self._written.set()
 
     async def _watch_deadline(self, first_subscribe_s: float) -> None:
         await trio.sleep(first_subscribe_s)
@@ -185,26 +156,28 @@ class Client:
         self._waiting_bytes -= size
         return b"".join(frames)
 
-    async def _read(self, heard: Callable[[str], None]) -> None:
-        """Read until the peer has closed or gone."""
+    async def _read(self, early: bytes, heard: Callable[[str], None]) -> None:
+        """Read until the peer has closed or gone, or broken the protocol."""
+        connection = Connection(ConnectionType.SERVER, trailing_data=early)
         while True:
-            try:
-                for event in self._connection.events():
-                    if isinstance(event, CloseConnection):
-                        await self._answer_close(event)
-                        return
-                    self._handle(event, heard)
-                data = await self._stream.receive_some(_READ_BYTES)
-                if not data:
+            for event in connection.events():
+                if isinstance(event, CloseConnection):
+                    # The peer's close, its answer to ours, or wsproto's verdict on its frames.
+                    self.leave(None if event.code == _CODE_MISSING else event.code)
+                    await self._farewell_written.wait()
                     return
-                self._connection.receive_data(bytes(data))
-            except RemoteProtocolError as error:
-                self.leave(CLOSE_PROTOCOL_ERROR, str(error))
-                await trio.sleep_forever()
+                self._handle(event, heard)
+            try:
+                data = await self._stream.receive_some(_READ_BYTES)
             except trio.BrokenResourceError:
                 return
+            if not data:
+                return
+            connection.receive_data(bytes(data))
 
-    def _handle(self, event: object, heard: Callable[[str], None]) -> None:
+    def _handle(self, event: Event, heard: Callable[[str], None]) -> None:
+        if self._is_leaving:
+            return
         if isinstance(event, TextMessage):
             self._text += event.data
             if len(self._text) > CLIENT_MESSAGE_BYTES_MAX:
@@ -217,8 +190,3 @@ class Client:
         elif isinstance(event, Ping) and sum(map(len, self._pongs)) < CONTROL_BYTES_MAX:
             self._pongs.append(encode_pong(bytes(event.payload)))
             self._wake.set()
-
-    async def _answer_close(self, event: CloseConnection) -> None:
-        """Close as the peer did, unless this is its answer to our own close."""
-        self.leave(None if event.code == _CODE_MISSING else event.code)
-        await self._farewell_written.wait()

@@ -24,7 +24,14 @@ from hedgehogd.domain.message import BadMessage, read_head
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.protocol.commands import CommandError, parse
 from hedgehogd.protocol.frames import encode_text
-from hedgehogd.protocol.recording import Recorded, RecordingError, read_recording
+from hedgehogd.protocol.recording import (
+    MESSAGES_FILE,
+    PRODUCTS_FILE,
+    TIMES_SUFFIX,
+    Recorded,
+    RecordingError,
+    read_recording,
+)
 from hedgehogd.simulator.client import Client
 
 _STALL_S = 10.0
@@ -53,8 +60,8 @@ class Recording:
         Raises:
             OperatorError: nothing there, or not a recording.
         """
-        self.path = path / "feed.jsonl" if path.is_dir() else path
-        self._received_path = self.path.with_suffix(".recv_ts.txt")
+        self.path = path / MESSAGES_FILE if path.is_dir() else path
+        self._received_path = self.path.with_suffix(TIMES_SUFFIX)
         product_ids: dict[str, None] = {}
         with self.opened() as timeline:
             empty = True
@@ -88,14 +95,16 @@ class Recording:
             raise OperatorError(f"{self.path}: {error}") from error
 
     def _read_products(self) -> list[dict[str, object]]:
-        path = self.path.parent / "rest_products.json"
+        path = self.path.with_name(PRODUCTS_FILE)
         if not path.exists():
             return []
+        expected = "expected the answer to GET /products"
         try:
             products = msgspec.json.decode(path.read_bytes(), type=list[dict[str, object]])
         except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
-            expected = "expected the answer to GET /products"
             raise OperatorError(f"{path}: found {error}, {expected}") from error
+        if not all(isinstance(product.get("id"), str) for product in products):
+            raise OperatorError(f"{path}: found an object without an id, {expected}")
         return products
 
 

@@ -1,20 +1,24 @@
 """The exchange's door: one port for WebSockets and REST.
 
-It reads the head of each connection's first request. A WebSocket upgrade, on any path,
-becomes a ``Client``; everything else is handed to Hypercorn, head and all, and every
-answer of Hypercorn's ends its connection, so that an upgrade is always the first request
-that we see. Hypercorn writes inside a shielded cancel scope; the sockets it was given are
-closed under it when the server is cancelled, so nobody who stops reading can hold it up.
+It reads the head of each connection's first request. A WebSocket handshake, on any path,
+becomes a ``Client``; everything else is handed to Hypercorn, head and all, broken
+handshakes too. Every answer of Hypercorn's ends its connection, so that a handshake is
+always the first request that we see.
+
+Hypercorn writes inside a shielded cancel scope. The sockets it was given are closed under
+it when the server is cancelled, so nobody who stops reading can hold that up.
 """
 
 from typing import Protocol
 
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from quart_trio import QuartTrio
+from wsproto.utilities import generate_accept_token
 
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.limits import (
@@ -24,6 +28,8 @@ from hedgehogd.domain.limits import (
     UPSTREAM_MESSAGE_BYTES_MAX,
 )
 from hedgehogd.simulator.client import Client
+
+_HEAD_END = b"\r\n\r\n"
 
 
 class Exchange(Protocol):
@@ -127,8 +133,9 @@ class Server:
         try:
             with trio.fail_after(HEAD_TIMEOUT_S):
                 head = await _read_head(stream)
-            if _wants_websocket(head):
-                await self._serve_client(stream, head)
+            key = _websocket_key(head)
+            if key:
+                await self._serve_client(stream, key, head.partition(_HEAD_END)[2])
             elif head:
                 await self._serve_visitor(stream, head)
         except (trio.TooSlowError, trio.BrokenResourceError):
@@ -136,14 +143,18 @@ class Server:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _serve_client(self, stream: trio.SocketStream, head: bytes) -> None:
+    async def _serve_client(self, stream: trio.SocketStream, key: bytes, early: bytes) -> None:
         client = Client(stream, backlog_bytes_max=self._backlog_bytes_max)
 
         def heard(text: str) -> None:
             self._exchange.heard(client, text)
 
+        await stream.send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %b\r\n\r\n" % generate_accept_token(key)
+        )
         try:
-            await client.run(head, heard, first_subscribe_s=self._first_subscribe_s)
+            await client.run(early, heard, first_subscribe_s=self._first_subscribe_s)
         finally:
             self._exchange.left(client)
 
@@ -165,7 +176,7 @@ class Server:
 async def _read_head(stream: trio.SocketStream) -> bytes:
     """Return the first bytes up to the end of a request's head at least; empty on a bad one."""
     head = b""
-    while b"\r\n\r\n" not in head:
+    while _HEAD_END not in head:
         data = await stream.receive_some()
         if not data or len(head) > HEAD_BYTES_MAX:
             return b""
@@ -173,9 +184,17 @@ async def _read_head(stream: trio.SocketStream) -> bytes:
     return head
 
 
-def _wants_websocket(head: bytes) -> bool:
-    lines = head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")[1:]
-    return any(
-        name.strip() == b"upgrade" and b"websocket" in value
-        for name, _, value in (line.partition(b":") for line in lines)
-    )
+def _websocket_key(head: bytes) -> bytes:
+    """Return the key of a WebSocket handshake; empty for all other requests, and for none."""
+    parser = h11.Connection(h11.SERVER)
+    try:
+        parser.receive_data(head)
+        request = parser.next_event()
+    except h11.RemoteProtocolError:
+        return b""
+    if not isinstance(request, h11.Request) or request.method != b"GET":
+        return b""
+    headers = dict(request.headers)
+    if headers.get(b"upgrade", b"").lower() != b"websocket":
+        return b""
+    return headers.get(b"sec-websocket-key", b"")

@@ -1,0 +1,53 @@
+"""What the conversations with the simulated exchange share."""
+
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio_websocket import open_websocket_url
+
+from hedgehogd.simulator import Simulation, serve_exchange
+
+
+class Talk:
+    """One client's side of a conversation."""
+
+    def __init__(self, websocket):
+        self.websocket = websocket
+
+    async def say(self, kind="subscribe", channels=(), product_ids=(), **more):
+        message = {"type": kind, "channels": list(channels), "product_ids": list(product_ids)}
+        await self.websocket.send_message(json.dumps(message | more))
+
+    async def hear_raw(self):
+        with trio.fail_after(5):
+            return (await self.websocket.get_message()).encode()
+
+    async def hear(self):
+        return json.loads(await self.hear_raw())
+
+    async def hear_until(self, kind):
+        """Return everything up to and including the first message of ``kind``."""
+        heard = [await self.hear()]
+        while heard[-1]["type"] != kind:
+            heard.append(await self.hear())
+        return heard
+
+
+@asynccontextmanager
+async def talk(url):
+    async with open_websocket_url(url) as websocket:
+        yield Talk(websocket)
+
+
+@pytest.fixture
+async def exchange(nursery):
+    """A lively simulated market's address."""
+    return await nursery.start(serve_exchange, Simulation(seed=1, rate=20))
+
+
+@pytest.fixture
+def connect():
+    """Open a conversation with an exchange: ``async with connect(url) as client``."""
+    return talk

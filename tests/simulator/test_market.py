@@ -1,0 +1,137 @@
+"""The simulated market: one clock, derived channels, books that can be followed (FEED §5, §6)."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hedgehogd.simulator.market import RATE_MAX, Market
+from hedgehogd.simulator.products import LISTED, products_for
+from tests.simulator.follower import FEW, SEEDS, START_NS, Follower, S, of, run
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(min_value=0, max_value=2**32),
+    cuts=st.lists(st.integers(min_value=0, max_value=2 * S), max_size=5),
+)
+def test_the_same_seed_gives_the_same_bytes_however_time_is_cut(seed, cuts):
+    """A failure found with a seed must be found again with it, on a slower machine too."""
+    whole = list(Market(seed, START_NS, FEW).advance(START_NS + 2 * S))
+    market = Market(seed, START_NS, FEW)
+    pieces = [
+        message for cut in [*sorted(cuts), 2 * S] for message in market.advance(START_NS + cut)
+    ]
+
+    assert whole == pieces
+    assert market.now_ns == START_NS + 2 * S
+
+
+def test_another_seed_gives_another_market():
+    """A seed that decides nothing would make every soak run the same run."""
+    first, second = (run(Market(seed, START_NS, FEW), 1) for seed in (1, 2))
+
+    assert of(first, "level2") != of(second, "level2")
+
+
+def test_a_product_does_not_depend_on_its_neighbours():
+    """Listing one more pair must not change the market that a seed stands for."""
+    alone = run(Market(1, START_NS, LISTED[:1]), 2)
+    among = run(Market(1, START_NS, products_for(["NEW-PAIR"])), 2)
+    of_one = [[m for m in messages if m.product_id == "BTC-USD"] for messages in (alone, among)]
+
+    assert of_one[0] == of_one[1]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("channel", ["level2", "level2_50"])
+def test_books_follow_from_snapshot_and_updates(channel, seed):
+    """Clients crash on removals of nothing and go wrong in silence on the rest (FEED §6.6)."""
+    market = Market(seed, START_NS, FEW, rate=10)
+    run(market, 0.333)  # into the middle of a window of level2_50
+    followers = {key: Follower(market.greeting(channel, key)) for key in market.products}
+    messages = run(market, 2.4)
+    for product_id, follower in followers.items():
+        updates = of(messages, channel, product_id)
+        assert len(updates) > 20
+        for update in updates:
+            follower.apply(update)
+
+        assert follower.sides == Follower(market.greeting(channel, product_id)).sides
+
+
+def test_a_window_of_level2_50_holds_all_its_changes_and_no_more():
+    """``50`` means 50 ms, and the time is that of the latest change in it (FEED §5, §6.6)."""
+    market = Market(1, START_NS, FEW)
+    messages = run(market, 5)
+    single, gathered = (of(messages, channel) for channel in ("level2", "level2_50"))
+
+    assert len(gathered) < len(single)
+    assert len(gathered) <= 100
+    assert {update["time"] for update in gathered} <= {update["time"] for update in single}
+    assert any(len(update["changes"]) > 1 for update in gathered)
+
+
+def test_each_product_beats_every_second_with_its_counters():
+    """Clients compare ``last_trade_id`` with what they have seen (FEED §6.1, §9)."""
+    market = Market(1, START_NS, FEW)
+    highest = json.loads(market.greeting("matches", "BTC-USD"))["trade_id"]
+    beats = []
+    for message in run(market, 5):
+        if message.product_id == "BTC-USD":
+            content = json.loads(message.payload)
+            highest = max(highest, content.get("trade_id", 0))
+            if content["type"] == "heartbeat":
+                beats.append(content)
+                assert highest == content["last_trade_id"]
+
+    assert len(beats) == 5
+    assert [beat["sequence"] for beat in beats] == sorted({beat["sequence"] for beat in beats})
+
+
+def test_ticker_batch_speaks_every_five_seconds_and_only_of_news():
+    """``ticker_1000`` is ticker, conflated (FEED §5)."""
+    market = Market(4, START_NS, LISTED, rate=0.3)
+    messages = run(market, 40)
+    newest, batches, quiet = {}, 0, 0
+    for message in messages:
+        if message.channel == "ticker":
+            newest[message.product_id] = json.loads(message.payload)
+        elif message.channel == "ticker_1000":
+            batches += 1
+            assert (message.time_ns - START_NS) % (5 * S) == 0
+            content, known = json.loads(message.payload), newest.pop(message.product_id, None)
+            # The very first batch may be about the trade before the market opened.
+            assert message.time_ns == START_NS + 5 * S or known["trade_id"] == content["trade_id"]
+            quiet += known is None
+
+    assert len(LISTED) < batches < 8 * len(LISTED)
+    assert quiet < len(LISTED)
+
+
+def test_messages_leave_in_time_order():
+    """One clock for all products: a relay sees them interleaved as they happened."""
+    times = [message.time_ns for message in run(Market(1, START_NS, LISTED), 3)]
+
+    assert sorted(times) == times
+
+
+def test_status_names_all_products_and_their_currencies():
+    """It is how a client without REST learns what exists (FEED §6.2)."""
+    market = Market(1, START_NS, products_for(["NEW-PAIR", "BTC-USD"]))
+    status = json.loads(market.greeting("status", ""))
+    repeated = [m for m in run(market, 11) if m.channel == "status"]
+
+    assert [*[product.id for product in LISTED], "NEW-PAIR"] == [
+        p["id"] for p in status["products"]
+    ]
+    assert {"BTC", "USD", "NEW", "PAIR"} <= {currency["id"] for currency in status["currencies"]}
+    assert [market.greeting("status", "")] * 2 == [message.payload for message in repeated]
+
+
+@pytest.mark.parametrize("rate", [0, -1, RATE_MAX * 1.1, float("nan")])
+def test_a_rate_beyond_the_counters_is_a_bug_of_the_caller(rate):
+    """Above it sequences could outrun those of a later run."""
+    with pytest.raises(AssertionError):
+        Market(1, START_NS, FEW, rate)

@@ -1,0 +1,74 @@
+"""The REST of the simulated exchange, in Coinbase's shapes (FEED §13)."""
+
+import json
+
+import pytest
+
+from hedgehogd.simulator.rest import market_app
+from tests.simulator.peers import (
+    get,
+    market,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/products/NO-USD", 404, "NotFound"),
+        ("/products/NO-USD/trades", 404, "NotFound"),
+        ("/products/NO-USD/book", 404, "NotFound"),
+        ("/products/NO-USD/ticker", 404, "NotFound"),
+        ("/nothing", 404, "NotFound"),
+        ("/products/BTC-USD/book?level=4", 400, "unexpected level: _"),
+        ("/products/BTC-USD/book?level=3", 501, "level 3 is not simulated yet"),
+        ("/products/BTC-USD/trades?before=x", 400, "invalid before: x"),
+    ],
+)
+async def test_rest_refuses_in_the_exchanges_words(exchange, path, status, message):
+    """Clients look at them."""
+    answer = await get(exchange, path)
+
+    assert (answer.status_code, answer.json()) == (status, {"message": message})
+
+
+async def test_trades_are_paged_as_the_exchange_does(nursery, exchange, connect):
+    """``after`` walks down, ``before`` is the newest above, not the next (FEED §13)."""
+    async with connect(exchange.url) as client:
+        await client.say(channels=["matches"], product_ids=["BTC-USD"])
+        matches = []
+        while len(matches) < 12:
+            matches += [m for m in await client.hear_until("match") if m["type"] == "match"]
+    low, high = matches[2]["trade_id"], matches[9]["trade_id"]
+    hole = await get(exchange, f"/products/BTC-USD/trades?after={high}&limit=3")
+    newest = await get(exchange, f"/products/BTC-USD/trades?before={low}&limit=4")
+    between = await get(exchange, f"/products/BTC-USD/trades?before={low}&after={high}")
+    nothing = await get(exchange, f"/products/BTC-USD/trades?before={high + 10**9}")
+
+    assert [trade["trade_id"] for trade in hole.json()] == [high - 1, high - 2, high - 3]
+    assert (hole.headers["cb-before"], hole.headers["cb-after"]) == (str(high - 1), str(high - 3))
+    assert newest.json()[-1]["trade_id"] > low + 1
+    assert [trade["trade_id"] for trade in between.json()] == list(range(high - 1, low, -1))
+    assert (nothing.json(), "cb-before" in nothing.headers) == ([], False)
+    trade, match = between.json()[0], matches[8]
+    assert (trade["side"], trade["time"]) == (match["side"], match["time"])
+    assert float(trade["size"]) == float(match["size"])
+
+
+async def test_the_book_by_rest_is_the_book_of_the_feed():
+    """Bootstrapping by REST and by snapshot must lead to the same book."""
+    world = market()
+    for _ in world.advance(world.now_ns + 10**9):
+        pass
+    client = market_app(world).test_client()
+    snapshot = json.loads(world.greeting("level2", "BTC-USD"))
+    whole = await (await client.get("/products/BTC-USD/book?level=2")).get_json()
+    best = await (await client.get("/products/BTC-USD/book")).get_json()
+    ticker = await (await client.get("/products/BTC-USD/ticker")).get_json()
+
+    for side in ("bids", "asks"):
+        assert [row[:2] for row in whole[side]] == snapshot[side]
+        assert best[side] == whole[side][:1]
+        assert isinstance(best[side][0][2], int)
+    assert whole["sequence"] == world.trading("BTC-USD").sequence
+    assert (ticker["bid"], ticker["ask"]) == (best["bids"][0][0], best["asks"][0][0])
+    assert ticker["trade_id"] == json.loads(world.greeting("ticker", "BTC-USD"))["trade_id"]

@@ -1,0 +1,100 @@
+"""The door of the simulated exchange: who comes in, and how it shuts."""
+
+from functools import partial
+
+import pytest
+import trio
+
+from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
+from hedgehogd.simulator import Simulation, serve_exchange
+from hedgehogd.simulator.rest import catalogue_app
+from tests.simulator.peers import (
+    UPGRADE,
+    ask_for_much,
+    get,
+    market,
+    must_end_at_once,
+    open_deaf,
+    open_raw,
+    read_to_end,
+    serve,
+)
+
+
+async def test_a_stuck_client_does_not_hold_up_the_end():
+    """Whoever stops the simulator does not want to wait for those who do not read."""
+    streams = []
+    async with must_end_at_once(streams) as nursery:
+        port = await nursery.start(serve, market(50))
+        for _ in range(3):
+            stream = await open_deaf(port)
+            streams.append(stream)
+            await stream.send_all(UPGRADE)
+            await ask_for_much(stream)
+        await trio.sleep(0.05)
+
+
+async def test_a_visitor_who_does_not_read_does_not_hold_up_the_end():
+    """Hypercorn writes inside a shielded scope; only closing its socket ends that."""
+    streams = []
+    app = catalogue_app([{"id": "x" * 20_000_000}], lambda: 0)
+    async with must_end_at_once(streams) as nursery:
+        port = await nursery.start(partial(serve, market(), app=app))
+        stream = await open_deaf(port)
+        streams.append(stream)
+        await stream.send_all(b"GET /products HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.receive_some(1)
+        await trio.sleep(0.05)
+
+
+async def test_odd_visitors_do_no_harm(exchange, connect):
+    """Port scanners come to every port."""
+    port = int(exchange.url.rpartition(":")[2])
+    for words in (
+        b"",
+        b"\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"x" * 70_000,
+    ):
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(words)
+            await stream.send_eof()
+            assert b" 101 " not in await read_to_end(stream)
+    gone = await open_raw(exchange)
+    await gone.aclose()
+    async with connect(exchange.url) as client:
+        await client.say(channels=["status"])
+        assert await client.hear_until("subscriptions")
+
+
+@pytest.mark.parametrize(
+    ("simulation", "said"),
+    [
+        (Simulation(rate=0), "rate 0: expected more than 0"),
+        (Simulation(rate=float("nan")), "rate nan: expected"),
+        (Simulation(speed=-1), "speed -1: expected 0"),
+        (Simulation(pairs=("BTC-USD", "btc/usd")), "pair 'btc/usd': expected one like BTC-USD"),
+    ],
+)
+async def test_impossible_wishes_are_refused_at_the_start(simulation, said):
+    """The operator is told what was wrong and what is expected."""
+    with pytest.raises(OperatorError, match=said) as caught:
+        await serve_exchange(simulation)
+
+    assert caught.value.exit_status == EXIT_USAGE
+
+
+async def test_a_port_that_is_taken_is_named(exchange):
+    """The most usual reason for not starting deserves a sentence."""
+    port = int(exchange.url.rpartition(":")[2])
+    with pytest.raises(
+        OperatorError, match=f"cannot listen on 127.0.0.1 port {port}: Address already"
+    ):
+        await serve_exchange(Simulation(port=port))
+
+
+async def test_an_answer_ends_its_connection(exchange):
+    """Otherwise a handshake could arrive where only REST is spoken."""
+    assert (await get(exchange, "/time")).headers["connection"] == "close"

@@ -45,6 +45,9 @@ PEER_SILENCE_MAX_S = 60.0
 
 # Batches between feed and broker; about 1 s of the busiest second recorded (632 messages).
 INBOX_BATCHES_MAX = 256
+# Messages gathered for one write: deliveries that came meanwhile are taken together up to
+# here, 30 to 90 KB, far below what may wait for a subscriber.
+MESSAGES_PER_WRITE_MAX = 256
 # Writes in one turn of the loop before others get theirs: about 2 ms.
 WRITES_PER_TURN_MAX = 256
 # The tape: recent messages in memory.

@@ -32,8 +32,8 @@ class Demand:
         changed = False
         for topic in map(upstream_topic, topics):
             self._count[topic] += 1
-            if self._count[topic] == 1:
-                changed |= self._until.pop(topic, None) is None
+            if self._count[topic] == 1 and self._until.pop(topic, None) is None:
+                changed |= topic not in self._held
         if changed:
             self.on_change()
 
@@ -44,8 +44,9 @@ class Demand:
             self._count[topic] -= 1
             if not self._count[topic]:
                 del self._count[topic]
-                self._until[topic] = now + self._linger_s
-                changed = True
+                if topic not in self._held:
+                    self._until[topic] = now + self._linger_s
+                    changed = True
         if changed:
             self.on_change()
 
@@ -59,8 +60,9 @@ class Demand:
 
     def ask_snapshot(self, topic: Topic) -> None:
         """Somebody joined ``topic`` late and needs its snapshot."""
-        self._refresh.add(upstream_topic(topic))
-        self.on_change()
+        if topic not in self._refresh:
+            self._refresh.add(topic)
+            self.on_change()
 
     def wanted(self, now: float) -> frozenset[Topic]:
         """Return the topics that have to flow at ``now``.

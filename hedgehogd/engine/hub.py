@@ -91,9 +91,13 @@ class Hub:
         """Make ``topics`` the topics of ``member``: it joins, moves, or leaves with none.
 
         What the running batch still owes it for its old topics is written first; from the
-        new topics it gets everything after this call.
+        new topics it gets everything after this call. When that write ends the member, it
+        stays out.
         """
+        before = member.cohort
         self._settle(member)
+        if member.cohort is not before:
+            return
         self._leave(member)
         member.served_to = self._tape.end
         if topics:
@@ -104,7 +108,7 @@ class Hub:
     def remove(self, member: Member) -> None:
         """Forget ``member``; nothing more is written to it."""
         self._leave(member)
-        member.served_to = self._tape.end
+        member.served_to = self._tape.end  # the running batch passes it by
 
     def give(self, member: Member, messages: list[Message], offsets: list[int]) -> None:
         """Write ``messages`` to one ``member`` that stands in a cohort.
@@ -112,7 +116,7 @@ class Hub:
         Args:
             member: who gets them.
             messages: at least one.
-            offsets: the place on the tape that each stands for.
+            offsets: the place on the tape that each stands at.
         """
         cohort = member.cohort
         if cohort is None:
@@ -128,10 +132,9 @@ class Hub:
         self.deliveries[form.kind] += chunk.count
         self.bytes_out += chunk.size
 
-    def notify(self, topic: Topic | None, payload: bytes) -> None:
-        """Tell the members that have ``topic`` something; None tells every member."""
-        found = self._cohorts.values() if topic is None else self._by_topic.get(topic, ())
-        for cohort in list(found):
+    def notify(self, topic: Topic, payload: bytes) -> None:
+        """Tell the members that have ``topic`` something, where their streams have notices."""
+        for cohort in list(self._by_topic.get(topic, ())):
             if cohort.form.has_notices:
                 for member in list(cohort.members):
                     member.tell(payload)
@@ -162,7 +165,7 @@ class Hub:
                 chunk = cohort.take_pending()
                 served = 0
                 for member in cohort.in_turn():
-                    if member.served_to >= end or member.cohort is not cohort:
+                    if member.served_to >= end:
                         continue
                     member.served_to = end
                     member.write(chunk)
@@ -181,7 +184,7 @@ class Hub:
         cohort, after = member.cohort, self._publishing_after
         if cohort is None or after is None or member.served_to >= self._tape.end:
             return
-        owed = self._tape.read(max(after, member.served_to), cohort.topics)
+        owed = self._tape.read(after, cohort.topics)
         if owed:
             self.give(member, [message for _, message in owed], [offset for offset, _ in owed])
 

@@ -107,6 +107,11 @@ class Session:
         if not self.form.can_tell:
             self._member.end(CLOSE_POLICY, "refused_product")
 
+    def notify(self, payload: bytes) -> None:
+        """Tell the subscriber something of ours, where its stream has notices."""
+        if self.form.has_notices and not self.is_closed:
+            self._member.tell(payload)
+
     def close(self) -> None:
         """Leave all topics; nothing more is written. May be called twice."""
         self.is_closed = True
@@ -129,17 +134,19 @@ class Session:
         if self.is_closed or not (added or gone):
             return
         self._topics = topics
+        demand = self._pipe.demand
+        demand.want(added)
+        demand.release(gone, self._pipe.now())
         changes = frozenset(
             topic for topic in added if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot
         )
+        for topic in changes:
+            demand.ask_snapshot(topic)
         self._awaiting = (self._awaiting | changes) & topics
         self._pipe.anteroom.wait(self, self._awaiting)
-        self._stand()
-        self._greet(added)
-        self._pipe.demand.want(added)
-        self._pipe.demand.release(gone, self._pipe.now())
-        for topic in changes:
-            self._pipe.demand.ask_snapshot(topic)
+        self._stand()  # may write, and a write may end the member and so close us
+        if not self.is_closed:
+            self._greet(added)
 
     def _stand(self) -> None:
         self._pipe.hub.place(self._member, self._topics - self._awaiting, self.form)
@@ -152,7 +159,9 @@ class Session:
             if greeting is not None:
                 greetings.append(greeting)
         if greetings:
-            self._pipe.hub.give(self._member, greetings, [self._pipe.tape.end] * len(greetings))
+            # They stand before the next message: all that came before them is delivered.
+            offsets = [self._pipe.tape.end + 1] * len(greetings)
+            self._pipe.hub.give(self._member, greetings, offsets)
 
 
 class Sessions:

@@ -36,7 +36,7 @@ class Subscription:
     __slots__ = ("_channels", "_count", "_topics_max", "conflated")
 
     def __init__(self, topics_max: int) -> None:
-        self.conflated: frozenset[Topic] = frozenset()
+        self.conflated: set[Topic] = set()
         self._channels: dict[Channel, dict[str, None]] = {}
         self._count = 0
         self._topics_max = topics_max
@@ -86,8 +86,12 @@ class Subscription:
         self, request: ChannelRequest, catalogue: Catalogue, outcome: Outcome, *, may_conflate: bool
     ) -> None:
         channel = request.channel
+        policy = request.policy if may_conflate else None
+        if policy == "conflate" and not channel.conflates:
+            outcome.errors.append(f"{channel.name} is never conflated")
+            return
         if not channel.needs_products:
-            if channel not in self._channels:
+            if channel not in self._channels and self._has_room(outcome):
                 self._channels[channel] = {}
                 self._count += 1
                 outcome.added.append((channel, ""))
@@ -95,24 +99,26 @@ class Subscription:
         if not request.product_ids:
             outcome.errors.append(coinbase.no_products(channel))
             return
-        policy = request.policy if may_conflate else None
-        if policy == "conflate" and not channel.conflates:
-            outcome.errors.append(f"{channel.name} is never conflated")
-            return
         for product_id in request.product_ids:
             if not catalogue.accepts(product_id):
                 outcome.errors.append(coinbase.not_a_product(product_id))
-            elif product_id not in self._channels.get(channel, ()):
-                if self._count >= self._topics_max:
-                    outcome.errors.append(f"{self._topics_max} subscriptions are the most allowed")
+                continue
+            if product_id not in self._channels.get(channel, ()):
+                if not self._has_room(outcome):
                     return
                 self._channels.setdefault(channel, {})[product_id] = None
                 self._count += 1
                 outcome.added.append((channel, product_id))
-            if policy:
-                topics = {channel.topic(product_id)}
-                conflate = policy == "conflate"
-                self.conflated = self.conflated | topics if conflate else self.conflated - topics
+            if policy == "conflate":
+                self.conflated.add(channel.topic(product_id))
+            elif policy:
+                self.conflated.discard(channel.topic(product_id))
+
+    def _has_room(self, outcome: Outcome) -> bool:
+        if self._count < self._topics_max:
+            return True
+        outcome.errors.append(f"{self._topics_max} subscriptions are the most allowed")
+        return False
 
     def _unsubscribe(self, request: ChannelRequest) -> None:
         channel = request.channel
@@ -137,5 +143,4 @@ class Subscription:
             del self._channels[channel]
 
     def _forget_conflation(self, channel: Channel, product_ids: Iterable[str]) -> None:
-        if self.conflated:
-            self.conflated -= {channel.topic(product_id) for product_id in product_ids}
+        self.conflated.difference_update(map(channel.topic, product_ids))

@@ -9,7 +9,7 @@ keep a position per subscriber: it is looked up on the rare day when it is neede
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
@@ -27,7 +27,7 @@ def carries_position(message: Message) -> bool:
 class Tape:
     """Recent messages, bounded in bytes of payload.
 
-    The newest message is always kept, whatever it weighs.
+    The newest batch is always kept whole, whatever it weighs: it is still being written out.
     """
 
     def __init__(self, bytes_max: int = TAPE_BYTES_MAX) -> None:
@@ -36,15 +36,16 @@ class Tape:
         self._bytes_max = bytes_max
         self._messages: deque[Message] = deque()
         self._last: dict[Topic, int] = {}  # each topic's last sequence
-        self._left: dict[Topic, int] = {}  # each topic's last sequence that has left the tape
+        # offset and sequence of each topic's last message that has left the tape
+        self._left: dict[Topic, tuple[int, int]] = {}
 
     @property
     def begin(self) -> int:
         """The offset of the oldest message on the tape; ``end + 1`` when it is empty."""
         return self.end - len(self._messages) + 1
 
-    def append(self, messages: Iterable[Message]) -> None:
-        """Put ``messages`` on the tape; the oldest leave when it is full."""
+    def append(self, messages: Sequence[Message]) -> None:
+        """Put a batch on the tape; the oldest messages leave when it is full."""
         kept = self._messages
         for message in messages:
             kept.append(message)
@@ -54,11 +55,11 @@ class Tape:
                 message.topic in self._last or len(self._last) < TOPICS_MAX
             ):
                 self._last[message.topic] = message.sequence or 0
-        while self.bytes > self._bytes_max and len(kept) > 1:
+        while self.bytes > self._bytes_max and len(kept) > len(messages):
             oldest = kept.popleft()
             self.bytes -= len(oldest.payload)
             if carries_position(oldest) and oldest.topic in self._last:
-                self._left[oldest.topic] = oldest.sequence or 0
+                self._left[oldest.topic] = (self.end - len(kept), oldest.sequence or 0)
 
     def read(self, after: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
         """Return ``(offset, message)`` of ``topics`` with an offset above ``after``.
@@ -75,9 +76,10 @@ class Tape:
     def position(self, topics: Iterable[Topic], at: int) -> dict[Topic, int]:
         """Return the last sequence of each of ``topics`` at or before offset ``at``.
 
-        A topic that has had no numbered message by then is left out. Cost: nothing for
-        ``at == end``, else the distance back to where every topic is found; meant for
-        farewells, not for every message.
+        A topic that has had no numbered message by then is left out, and so is one whose
+        sequence at ``at`` has left the tape and is not known any more: a position never
+        claims more than was delivered. Cost: nothing for ``at == end``, else the distance
+        back to where every topic is found; meant for farewells, not for every message.
         """
         wanted = {topic for topic in topics if topic in self._last}
         position = {topic: self._last[topic] for topic in wanted}
@@ -93,11 +95,13 @@ class Tape:
             elif message.topic in moved and carries_position(message):
                 position[message.topic] = message.sequence or 0
                 moved.discard(message.topic)
-        for topic in moved:
-            if topic in self._left:
-                position[topic] = self._left[topic]
-            else:
-                del position[topic]
+        for topic in wanted:
+            left_at, sequence = self._left.get(topic, (0, 0))
+            if topic in moved or left_at > at:
+                if 0 < left_at <= at:
+                    position[topic] = sequence
+                else:
+                    del position[topic]
         return position
 
     def forget(self, topic: Topic) -> None:

@@ -21,21 +21,21 @@ class TickerBatch:
     def __init__(self, hub: Hub, latest: Latest) -> None:
         self._hub = hub
         self._latest = latest
-        self._sent: dict[Topic, int | None] = {}
+        self._sent: dict[Topic, bytes] = {}
 
     def due(self) -> list[Message]:
         """Return the tickers that changed since the last call, for the topics in demand."""
         found: list[Message] = []
-        sent: dict[Topic, int | None] = {}
+        sent: dict[Topic, bytes] = {}
         for topic in self._hub.topics(TICKER_BATCH.topic_channel):
             newest = self._latest.ticker(topic.product_id)
             if newest is None:
                 continue
-            if topic not in self._sent or self._sent[topic] != newest.sequence:
+            if self._sent.get(topic) != newest.payload:
                 found.append(
                     Message(topic, newest.type, newest.frame, newest.payload, newest.sequence)
                 )
-            sent[topic] = newest.sequence
+            sent[topic] = newest.payload
         self._sent = sent
         return found
 

@@ -154,4 +154,5 @@ def channel_requests(
 
 def drop_pair(pair: str) -> Command:
     """Return the command that stops every channel of one pair."""
-    return Command(False, tuple(ChannelRequest(channel, (pair,)) for channel in CHANNELS))
+    about_pairs = [channel for channel in CHANNELS if channel.needs_products]
+    return Command(False, tuple(ChannelRequest(channel, (pair,)) for channel in about_pairs))

@@ -10,7 +10,7 @@ Sans-I/O; the outlet owns the socket and the clock. Three rules:
 
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from itertools import accumulate
 
 from hedgehogd.domain.channel import Topic
@@ -146,7 +146,7 @@ class Backlog:
         self.bytes = 0
         return dropped
 
-    def conflate(self, topics: Set[Topic]) -> Counter[Topic]:
+    def conflate(self, topics: AbstractSet[Topic]) -> Counter[Topic]:
         """Keep only the newest waiting message of each of ``topics``.
 
         The piece in flight is not touched.
@@ -169,7 +169,7 @@ class Backlog:
 
 
 def _kept_indices(
-    waiting: _Waiting, topics: Set[Topic], seen: set[Topic], skipped: Counter[Topic]
+    waiting: _Waiting, topics: AbstractSet[Topic], seen: set[Topic], skipped: Counter[Topic]
 ) -> list[int]:
     """Return which pieces of ``waiting`` stay, given the topics ``seen`` in newer chunks."""
     first = waiting.whole(waiting.start)

@@ -13,6 +13,7 @@ from wsproto.utilities import generate_accept_token
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import CLOSE_POLICY, CLOSE_TOO_BIG, CLOSE_UNSUPPORTED
+from hedgehogd.engine.health import FeedState
 from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.backoff import TokenBucket
 from hedgehogd.protocol.commands import CommandError, parse
@@ -67,7 +68,7 @@ async def serve_stream(
     plane.enter(outlet, session)
     try:
         if request.form.has_notices:
-            outlet.tell(notices.session(session.id, plane.instance.number))
+            _introduce(plane, outlet, session.id)
         if request.command is not None:
             session.apply(request.command)
         with outlet.reading:
@@ -83,6 +84,14 @@ async def serve_stream(
             await _until_gone(sock)
     finally:
         plane.leave(outlet)
+
+
+def _introduce(plane: StreamingPlane, outlet: Outlet, session_id: str) -> None:
+    """Tell a new subscriber who it is, and how the feed is if it is not well."""
+    outlet.tell(notices.session(session_id, plane.instance.number))
+    health = plane.instance.health
+    if health.state is FeedState.STALE:
+        outlet.tell(notices.stale(is_stale=True, reason=health.reason))
 
 
 async def _until_gone(sock: trio.socket.SocketType) -> None:

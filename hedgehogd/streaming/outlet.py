@@ -147,9 +147,9 @@ class Outlet(Member):
         if backlog is None:
             backlog = self._backlog = Backlog()
         backlog.put_control(data, sent)
+        self._start_flushing()  # first: from here on nothing goes past the backlog
         if backlog.control_bytes > limits.CONTROL_BYTES_MAX and not self.is_ending:
             self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
-        self._start_flushing()
 
     def tell(self, payload: bytes) -> None:
         """Say something that is not data, in the stream's own form."""
@@ -186,6 +186,10 @@ class Outlet(Member):
         """The peer is gone: nothing can be said any more."""
         if not self.is_ending:
             self._farewell(reason, b"")
+        self._backlog = None
+
+    def close(self) -> None:
+        """The socket is about to be closed: nothing is sent any more."""
         self._backlog = None
 
     def _farewell(self, reason: str, goodbye: bytes) -> None:
@@ -237,10 +241,10 @@ class Outlet(Member):
             return
         if self._backlog is None:
             self._backlog = Backlog()
-        self._backlog.put(chunk, sent, trio.current_time())
+        self.delivered += self._backlog.put(chunk, sent, trio.current_time())
+        self._start_flushing()  # first: from here on nothing goes past the backlog
         if self._is_over():
             self._over_the_limit()
-        self._start_flushing()
 
     def _is_over(self) -> bool:
         return (

@@ -72,8 +72,9 @@ class StreamingPlane:
         self.instance.sessions.add(session)
 
     def leave(self, outlet: Outlet) -> None:
-        """The stream is over. May be called twice."""
+        """The stream is over, its socket about to be closed."""
         self.outlets.pop(outlet, None)
+        outlet.close()
         if outlet.session is not None:
             self.instance.sessions.discard(outlet.session)
 

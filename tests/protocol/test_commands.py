@@ -346,9 +346,10 @@ def test_a_url_that_asks_for_nonsense_is_told_what_there_is(names, policy, code,
     assert {"code": code, "status": 400} == vars(caught.value)
 
 
-def test_dropping_a_pair_drops_it_from_every_channel():
-    """``DELETE /api/v1/subscribe/BTC-USD`` must leave nothing of it running."""
-    command = drop_pair(BTC)
+def test_dropping_a_pair_drops_it_from_every_channel_that_is_about_pairs():
+    """DELETE without channels means all of the pair, and not the status of the exchange."""
+    command = drop_pair("BTC-USD")
 
     assert not command.subscribes
-    assert [(channel, (BTC,), None) for channel in CHANNELS] == list(command.requests)
+    assert {"status"} == {c.name for c in CHANNELS} - {r.channel.name for r in command.requests}
+    assert {("BTC-USD",)} == {request.product_ids for request in command.requests}

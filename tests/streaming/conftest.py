@@ -46,7 +46,7 @@ class Served:
     async def publish(self, *payloads: bytes) -> None:
         """Let messages come from upstream, as one batch."""
         received = self._upstream.receive([(encode_text(p), p) for p in payloads])
-        await self.instance.broker.publish(Delivery(received.messages, received.notices))
+        await self.instance.broker.publish([Delivery(received.messages, received.notices)])
 
     async def control(self, stream: ReplayStream) -> None:
         """Stand in for Hypercorn: answer and hang up."""

@@ -8,6 +8,7 @@ from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from hedgehogd.domain import limits
+from hedgehogd.engine.health import FeedState
 from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
 
 SUBSCRIBE = '{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker","matches"]}'
@@ -87,6 +88,16 @@ async def test_notices_are_for_those_who_asked_for_them(served: Served) -> None:
     assert [(await extended.next_json())["type"] for _ in range(3)] == ["match", "gap", "match"]
     await strict.stream.aclose()
     await extended.stream.aclose()
+
+
+async def test_who_comes_while_the_feed_is_lost_is_told_at_once(served: Served) -> None:
+    """Silence would look like a quiet market."""
+    served.instance.health.become(FeedState.STALE, 0, "closed: 1006")
+    client = Client(await served.upgrade("/ws"))
+    await client.next_json()
+
+    assert {"type": "stale", "stale": True, "reason": "closed: 1006"} == await client.next_json()
+    await client.stream.aclose()
 
 
 async def test_pings_are_answered_however_many_come(served: Served) -> None:

@@ -6,7 +6,13 @@ import trio
 from wsproto.events import Ping, Pong
 
 from hedgehogd.domain import limits
-from hedgehogd.streaming.outlet import Outlet
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.instance import StreamCounts
+from hedgehogd.engine.member import Chunk
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.wire import WEBSOCKET
+from hedgehogd.streaming.outlet import Outlet, OutletSettings
 from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
 from tests.streaming.test_connection import SUBSCRIBE, Client
 
@@ -277,3 +283,66 @@ async def test_a_reset_while_data_waits_ends_quietly(served: Served) -> None:
     await served.all_gone()
 
     assert served.instance.counts.ends.total() == 1
+
+
+class Stubborn:
+    """A socket that takes half of one write, then nothing until told otherwise."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+        self.room = 0
+
+    def send(self, data: bytes) -> int:
+        """Take what there is room for."""
+        if not self.room:
+            raise BlockingIOError
+        sent = min(self.room, len(data))
+        self.room -= sent
+        self.taken += bytes(data[:sent])
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """Nobody looks."""
+
+    def fileno(self) -> int:
+        """Be closed already."""
+        return -1
+
+
+def _chunk(*payloads: bytes) -> Chunk:
+    topic = Topic("ticker", "BTC-USD")
+    messages = [Message(topic, "ticker", encode_text(p), p, 1) for p in payloads]
+    return Chunk([m.frame for m in messages], messages, list(range(1, len(messages) + 1)))
+
+
+async def test_nothing_is_said_inside_a_frame_that_has_begun(nursery: trio.Nursery) -> None:
+    """Not even the farewell, and not even when the socket finds room for it at that moment."""
+    sock = Stubborn()
+    settings = OutletSettings(nursery, StreamCounts(), backlog_bytes_max=1000)
+    outlet = Outlet(sock, WEBSOCKET, settings)
+    chunk = _chunk(b"x" * 100, b"y" * 2000)
+    sock.room = 50
+    original = sock.send
+
+    def send_then_drain(data: bytes) -> int:
+        sent = original(data)
+        sock.room = 100_000  # the kernel drains between this write and the next
+        return sent
+
+    outlet._send = send_then_drain
+    outlet.write(chunk)
+    outlet._send_waiting()
+
+    assert outlet.is_ending
+    assert chunk.pieces[0] == sock.taken[: len(chunk.pieces[0])]
+    assert b'"slow_consumer"' in sock.taken[len(chunk.pieces[0]) :]
+    outlet.close()
+
+
+async def test_a_socket_that_closes_before_flushing_begins_ends_it_quietly() -> None:
+    """All flushing tasks share a nursery: an error of one would end every stream."""
+    async with trio.open_nursery() as nursery:
+        outlet = Outlet(Stubborn(), WEBSOCKET, OutletSettings(nursery, StreamCounts()))
+        outlet.write(_chunk(b"x"))
+        assert 1 == len(nursery.child_tasks)
+        outlet.close()

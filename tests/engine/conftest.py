@@ -1,0 +1,69 @@
+"""One instance's pipe, with a clock that the test moves and subscribers in memory."""
+
+import pytest
+
+from hedgehogd.domain.channel import BY_ALIAS
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.anteroom import Anteroom
+from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.demand import Demand
+from hedgehogd.engine.hub import Hub
+from hedgehogd.engine.latest import Latest
+from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.tape import Tape
+from hedgehogd.protocol.commands import ChannelRequest, Command
+from hedgehogd.protocol.wire import WEBSOCKET
+from tests.fakes import FakeMember
+
+
+def command(*channels, pairs=("BTC-USD",), policy=None, subscribes=True):
+    requests = [ChannelRequest(BY_ALIAS[name], tuple(pairs), policy) for name in channels]
+    return Command(subscribes, tuple(requests))
+
+
+class Plumbing:
+    """A pipe with a broker, and sessions whose members are fakes."""
+
+    def __init__(self):
+        self.now = 0.0
+        tape = Tape()
+        catalogue, anteroom = Catalogue(), Anteroom()
+        self.pipe = Pipe(
+            tape, Hub(tape), Latest(), Demand(linger_s=0), catalogue, anteroom, lambda: self.now
+        )
+        self.sessions = Sessions()
+        self.broker = Broker(self.pipe, self.sessions)
+
+    def open(self, form=WEBSOCKET, chunks_max=None, topics_max=100):
+        """Return a new session and its member."""
+        member = FakeMember(form, chunks_max)
+        session = Session(f"1.{self.sessions.opened.total()}", member, form, self.pipe, topics_max)
+        member.session = session
+        self.sessions.add(session)
+        return session, member
+
+    def join(self, *channels, pairs=("BTC-USD",), **options):
+        """Return a new session that has subscribed, and its member."""
+        session, member = self.open(**options)
+        session.apply(command(*channels, pairs=pairs))
+        return session, member
+
+    async def publish(self, *messages, notices=(), refusals=()):
+        await self.broker.publish([Delivery(list(messages), notices, refusals)])
+
+    @property
+    def wanted(self):
+        """What has to flow from upstream, but for heartbeats."""
+        wanted = self.pipe.demand.wanted(self.now)
+        return sorted(str(topic) for topic in wanted if topic.channel != "heartbeat")
+
+
+@pytest.fixture
+def plumbing():
+    return Plumbing()
+
+
+@pytest.fixture(name="command")
+def command_fixture():
+    """Make a command: ``command("ticker", pairs=["BTC-USD"], policy=None, subscribes=True)``."""
+    return command

@@ -1,0 +1,138 @@
+"""The broker: from the inbox to everybody, in order, until the last producer is gone."""
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.protocol.commands import drop_pair
+from hedgehogd.protocol.upstream import Refusal, TopicNotice
+from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_STRICT
+from tests.fakes import make_message
+
+TICKER = Topic("ticker", "BTC-USD")
+
+
+async def test_the_broker_publishes_until_the_last_producer_is_gone(plumbing, nursery):
+    """A drain ends the pipe from its beginning: what is queued is published still."""
+    _, member = plumbing.join("ticker")
+    send, inbox = trio.open_memory_channel(8)
+    await nursery.start(plumbing.broker.run, inbox)
+    for sequence, producer in enumerate([send.clone(), send]):
+        producer.send_nowait(Delivery([make_message("ticker", sequence=sequence)]))
+        producer.close()
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert [message.sequence for message in member.messages] == [0, 1]
+    assert nursery.child_tasks == frozenset()
+
+
+async def test_what_came_meanwhile_is_written_together(plumbing, nursery):
+    """One write per member for all of it, in order; but never too much for one write."""
+    _, member = plumbing.join("ticker")
+    send, inbox = trio.open_memory_channel(8)
+    half = limits.MESSAGES_PER_WRITE_MAX // 2
+    for first in (0, half, 2 * half):
+        sequences = range(first, first + half)
+        send.send_nowait(Delivery([make_message("ticker", sequence=n) for n in sequences]))
+    send.close()
+    await plumbing.broker.run(inbox)
+
+    assert [chunk.count for chunk in member.chunks] == [2 * half, half]
+    assert [message.sequence for message in member.messages] == list(range(3 * half))
+
+
+async def test_a_notice_between_deliveries_stays_between_them(plumbing):
+    """Taken together, they are still in the order in which they came."""
+    _, member = plumbing.join("ticker", form=SSE[False])
+    before, behind = make_message("ticker", sequence=1), make_message("ticker", sequence=9)
+    gap = TopicNotice(TICKER, b'{"type":"gap"}')
+    await plumbing.broker.publish([Delivery([before]), Delivery([behind], [gap])])
+
+    first, second = member.chunks
+    assert member.heard == first.data + SSE[False].tell(gap.payload) + second.data
+
+
+async def test_news_for_everybody_reaches_who_waits_and_who_has_nothing_yet(plumbing):
+    """Whoever could be told, and is not, believes that all is well."""
+    waiting = plumbing.join("level2", form=WEBSOCKET)[1]
+    idle = plumbing.join("ticker", form=WEBSOCKET)
+    idle[0].apply(drop_pair("BTC-USD"))
+    strict = plumbing.join("ticker", form=WEBSOCKET_STRICT)[1]
+    gone = plumbing.join("ticker", form=WEBSOCKET)
+    gone[0].close()
+    await plumbing.publish(notices=[TopicNotice(None, b"{}")])
+
+    assert [m.told for m in (waiting, idle[1], strict, gone[1])] == [[b"{}"], [b"{}"], [], []]
+
+
+async def test_what_comes_in_is_kept_counted_and_handed_out(plumbing):
+    """Tape, state and hub are one step: who joins now finds it everywhere or nowhere."""
+    messages = [make_message("ticker", sequence=1), make_message("matches", sequence=2)]
+    _, member = plumbing.join("ticker")
+    await plumbing.publish(*messages)
+    await plumbing.publish(make_message("heartbeat"))
+
+    assert member.messages == messages[:1]
+    assert (plumbing.broker.messages_in, plumbing.pipe.tape.end) == (3, 3)
+    assert plumbing.pipe.latest.greeting(TICKER) is messages[0]
+
+
+async def test_who_joins_in_the_first_write_of_a_batch_is_greeted_with_the_end_of_it(plumbing):
+    """The state is kept before anything is written: a joiner is never behind it."""
+    _, member = plumbing.join("ticker")
+    joined = []
+    member.on_write = lambda chunk: joined.append(plumbing.join("matches")[1])
+    await plumbing.publish(make_message("ticker", sequence=1), make_message("matches", sequence=2))
+
+    assert [(m.type, m.sequence) for m in joined[0].messages] == [("last_match", 2)]
+
+
+async def test_notices_come_before_the_messages_they_speak_of(plumbing):
+    """Told of a gap afterwards, a client would already have booked what follows it."""
+    _, member = plumbing.join("ticker", form=SSE[False])
+    _, other = plumbing.join("ticker", pairs=["ETH-USD"])
+    notices = [TopicNotice(TICKER, b'{"type":"gap"}'), TopicNotice(None, b'{"type":"stale"}')]
+    await plumbing.publish(make_message("ticker", sequence=1), notices=notices)
+
+    (chunk,) = member.chunks
+    told = b"".join(SSE[False].tell(notice.payload) for notice in notices)
+    assert member.heard == told + chunk.data
+    assert other.told == [b'{"type":"stale"}']
+
+
+async def test_news_without_messages_puts_nothing_on_the_tape(plumbing):
+    """The line is down: there is something to say and nothing to keep."""
+    _, member = plumbing.join("ticker", form=WEBSOCKET)
+    await plumbing.publish(notices=[TopicNotice(None, b"{}")])
+
+    assert (member.told, plumbing.pipe.tape.end, plumbing.broker.messages_in) == ([b"{}"], 0, 0)
+
+
+async def test_a_refused_product_is_refused_at_once_the_next_time(plumbing, command):
+    """The exchange is not asked again for each client that mistypes the same name."""
+    session, _ = plumbing.join("ticker", pairs=["NO-USD", "BTC-USD"])
+    plumbing.join("ticker", pairs=["NO-USD"])
+    assert "ticker:NO-USD" in plumbing.wanted
+    await plumbing.publish(refusals=[Refusal("NO-USD", "", "NO-USD is not a valid product")])
+
+    assert plumbing.wanted == ["ticker:BTC-USD"]
+    assert session.apply(command("matches", pairs=["NO-USD"])).errors == [
+        "NO-USD is not a valid product"
+    ]
+
+
+async def test_a_joiner_of_a_book_stands_exactly_before_its_snapshot(plumbing):
+    """In the middle of a batch, while everybody else gets the batch in order."""
+    _, early = plumbing.join("level2")
+    await plumbing.publish(make_message("level2", kind="snapshot"))
+    _, late = plumbing.join("level2")
+    batch = [
+        make_message("level2", sequence=1),
+        make_message("level2", sequence=2, kind="snapshot"),
+        make_message("level2", sequence=3),
+    ]
+    await plumbing.publish(*batch)
+
+    assert early.messages[1:] == batch
+    assert late.messages == batch[1:]

@@ -1,0 +1,187 @@
+"""What has to flow from upstream, and when that changes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgehogd.domain.channel import TICKER_BATCH, Topic, upstream_topic
+from hedgehogd.engine.demand import Demand
+
+TICKER, MATCHES, BEAT, BOOK = (
+    Topic(channel, "BTC-USD") for channel in ("ticker", "matches", "heartbeat", "level2")
+)
+STATUS = Topic("status", "")
+TOPICS = [TICKER, MATCHES, BOOK, STATUS, TICKER_BATCH.topic("BTC-USD"), Topic("ticker", "ETH-USD")]
+
+
+def watched(*held, linger_s=30.0):
+    """Return a demand, and the list that grows by one with each change."""
+    demand, changes = Demand(held, linger_s), []
+    demand.on_change = lambda: changes.append(None)
+    return demand, changes
+
+
+def test_a_topic_flows_from_its_first_subscriber_to_its_last():
+    """A thousand subscribers are one upstream subscription."""
+    demand, changes = watched(linger_s=0)
+    demand.want([TICKER])
+    demand.want([TICKER])
+    demand.release([TICKER], 1.0)
+    assert demand.wanted(1.0) == {TICKER, BEAT}
+    assert len(changes) == 1
+
+    demand.release([TICKER], 2.0)
+    assert demand.wanted(2.0) == frozenset()
+    assert len(changes) == 2
+
+
+def test_a_topic_lingers_after_its_last_subscriber():
+    """A client that reconnects, or a fleet that is restarted, changes nothing upstream."""
+    demand, changes = watched(linger_s=30)
+    demand.want([TICKER])
+    demand.release([TICKER], 10.0)
+    assert demand.next_change_at(10.0) == 40.0
+    assert demand.wanted(39.9) == {TICKER, BEAT}
+
+    demand.want([TICKER])
+    assert len(changes) == 2  # the return is none
+    assert demand.next_change_at(39.9) is None
+    assert demand.wanted(99.0) == {TICKER, BEAT}
+
+    demand.release([TICKER], 100.0)
+    assert demand.wanted(130.0) == frozenset()
+
+
+def test_every_product_brings_its_heartbeat_and_status_brings_none():
+    """It tells a silent line from a quiet market; status is about no product."""
+    demand, _ = watched()
+    demand.want([MATCHES, STATUS])
+
+    assert demand.wanted(0.0) == {MATCHES, BEAT, STATUS}
+
+
+def test_ticker_batch_is_made_from_the_ticker():
+    """The exchange's own cannot be told apart from it."""
+    demand, changes = watched(TICKER_BATCH.topic("ETH-USD"), linger_s=0)
+    demand.want([TICKER_BATCH.topic("BTC-USD"), TICKER])
+    assert demand.wanted(0.0) - {BEAT} == {
+        TICKER,
+        Topic("ticker", "ETH-USD"),
+        Topic("heartbeat", "ETH-USD"),
+    }
+
+    demand.release([TICKER], 1.0)
+    assert TICKER in demand.wanted(1.0)
+    assert len(changes) == 1
+
+
+def test_what_is_held_always_changes_with_nobody():
+    """The feed is not woken for what it would do anyway."""
+    demand, changes = watched(TICKER)
+    demand.want([TICKER])
+    demand.release([TICKER], 1.0)
+
+    assert changes == []
+    assert demand.next_change_at(1.0) is None
+    assert demand.wanted(99.0) == {TICKER, BEAT}
+
+
+def test_a_refused_product_does_not_linger():
+    """The exchange would refuse it anew with each connection."""
+    demand, changes = watched()
+    demand.want([TICKER, STATUS])
+    demand.refuse("BTC-USD")
+    assert demand.wanted(0.0) == {TICKER, BEAT, STATUS}  # somebody wants it still
+
+    demand.release([TICKER, STATUS], 0.0)
+    assert len(changes) == 2
+    demand.refuse("BTC-USD")
+    assert demand.wanted(0.0) == {STATUS}
+    assert len(changes) == 3
+
+
+def test_a_snapshot_is_asked_for_anew_at_most_once_a_second():
+    """A book's snapshot is megabytes, and everybody who has the topic gets it."""
+    demand, changes = watched()
+    held = frozenset({BOOK})
+    demand.ask_snapshot(BOOK)
+    demand.ask_snapshot(BOOK)
+    assert len(changes) == 1
+    assert demand.take_refresh(held, 10.0) == {BOOK}
+    assert demand.take_refresh(held, 10.0) == frozenset()
+    assert demand.next_change_at(10.0) is None
+
+    demand.ask_snapshot(BOOK)
+    assert demand.take_refresh(held, 10.9) == frozenset()
+    assert demand.next_change_at(10.9) == 11.0
+    assert demand.take_refresh(held, 11.0) == {BOOK}
+    assert demand.take_refresh(held, 12.0) == frozenset()
+
+
+def test_what_is_not_held_yet_brings_its_snapshot_by_itself():
+    """Asking a second time would fetch megabytes for nothing."""
+    demand, _ = watched()
+    demand.ask_snapshot(BOOK)
+    assert demand.take_refresh(frozenset(), 10.0) == frozenset()
+
+    assert demand.take_refresh(frozenset({BOOK}), 11.0) == frozenset()
+    assert demand.next_change_at(11.0) is None
+
+
+def test_the_next_change_is_the_first_of_all():
+    """The feed sleeps until then, and must not oversleep."""
+    demand, _ = watched(linger_s=5)
+    assert demand.next_change_at(0.0) is None
+
+    demand.ask_snapshot(BOOK)
+    assert demand.next_change_at(0.0) == 1.0
+    demand.want([TICKER, MATCHES])
+    demand.release([TICKER], -4.5)
+    demand.release([MATCHES], -1.0)
+    assert demand.next_change_at(0.0) == 0.5
+
+
+SUBSCRIBERS = st.integers(min_value=0, max_value=3)
+STEPS = st.lists(st.tuples(SUBSCRIBERS, st.sets(st.sampled_from(TOPICS)), st.integers(0, 20)))
+
+
+@given(STEPS, st.sets(st.sampled_from(TOPICS), max_size=2))
+def test_demand_is_what_subscribers_have_and_what_they_left_lately(steps, held):
+    """Too little is a silent market, too much is a subscription for ever."""
+    demand, changes = watched(*held, linger_s=30)
+    topics = dict.fromkeys(range(4), frozenset())
+    left_at, now = {}, 0
+    for subscriber, new, pause in steps:
+        now += pause
+        before, calls = demand.wanted(now), len(changes)
+        old, topics[subscriber] = topics[subscriber], frozenset(new)
+        demand.want(new - old)
+        demand.release(old - new, now)
+        flowing = {upstream_topic(topic) for one in topics.values() for topic in one}
+        left_at |= {upstream_topic(topic): now for topic in old - new}
+
+        flowing |= {topic for topic, at in left_at.items() if now < at + 30}
+        flowing |= {upstream_topic(topic) for topic in held}
+        beats = {Topic("heartbeat", topic.product_id) for topic in flowing if topic.product_id}
+        assert demand.wanted(now) == flowing | beats
+        assert before == demand.wanted(now) or len(changes) > calls
+
+
+def test_without_a_feed_changes_concern_nobody():
+    """A recording is played whatever subscribers want."""
+    demand = Demand()
+    demand.want([TICKER])
+
+    assert demand.wanted(0.0) == {TICKER, BEAT}
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_counts_end_at_nothing(count):
+    """Whatever is left over would be held for ever."""
+    demand, _ = watched(linger_s=0)
+    for _ in range(count):
+        demand.want(TOPICS)
+    for _ in range(count):
+        demand.release(TOPICS, 0.0)
+
+    assert demand.wanted(0.0) == frozenset()

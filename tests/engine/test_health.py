@@ -1,0 +1,26 @@
+"""How the feed is."""
+
+import pytest
+
+from hedgehogd.engine.health import FeedHealth, FeedState
+
+
+def test_the_time_of_a_change_is_the_time_of_the_state():
+    """ "Stale since" must not start anew with each failed dial."""
+    health = FeedHealth()
+    health.become(FeedState.STALE, 5.0, "silent")
+    health.become(FeedState.STALE, 9.0, "refused")
+
+    assert (health.state, health.reason, health.changed_at) == (FeedState.STALE, "refused", 5.0)
+
+    health.become(FeedState.LIVE, 11.0)
+    assert (health.state, health.reason, health.changed_at) == (FeedState.LIVE, "", 11.0)
+
+
+@pytest.mark.parametrize("state", FeedState)
+def test_ready_means_that_a_subscriber_would_get_what_there_is(state):
+    """A balancer sends people elsewhere only while elsewhere may be better."""
+    health = FeedHealth()
+    health.become(state, 0.0)
+
+    assert (state not in {FeedState.CONNECTING, FeedState.STALE}) == health.is_ready

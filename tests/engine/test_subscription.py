@@ -1,0 +1,243 @@
+"""Coinbase's semantics of subscribe and unsubscribe (FEED §3, §4)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgehogd.domain.channel import (
+    BY_ALIAS,
+    CHANNELS,
+    LEVEL2,
+    LEVEL2_BATCH,
+    MATCHES,
+    STATUS,
+    TICKER,
+    Topic,
+)
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.subscription import Subscription
+from hedgehogd.protocol.commands import ChannelRequest, Command, parse
+
+BTC, ETH = "BTC-USD", "ETH-USD"
+BTC_TICKER = TICKER.topic(BTC)
+
+
+@pytest.fixture
+def subscription():
+    return Subscription(100)
+
+
+def say(subscription, text, may_conflate=True):
+    """Apply what a client would send; return what could not be done."""
+    listed = Catalogue()
+    listed.replace(frozenset({BTC, ETH}))
+    command = parse(text.replace("'", '"'))
+    return subscription.apply(command, listed, may_conflate=may_conflate).errors
+
+
+def state(subscription):
+    return {channel.name: list(ids) for channel, ids in subscription.state.items()}
+
+
+SUBSCRIBE_BOTH = "{'type':'subscribe','product_ids':['BTC-USD','ETH-USD'],'channels':['ticker']}"
+
+
+def test_subscribing_is_cumulative_and_keeps_the_order(subscription):
+    """A client that adds a product must not lose the others."""
+    say(subscription, SUBSCRIBE_BOTH)
+    say(subscription, "{'type':'subscribe','product_ids':['ETH-USD'],'channels':['matches']}")
+    say(subscription, SUBSCRIBE_BOTH)
+
+    assert state(subscription) == {"ticker": [BTC, ETH], "matches": [ETH]}
+    assert subscription.topics() == {BTC_TICKER, TICKER.topic(ETH), MATCHES.topic(ETH)}
+
+
+def test_a_command_says_what_it_added(subscription):
+    """Only what is new is greeted."""
+    say(subscription, "{'type':'subscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
+    command = Command(True, (ChannelRequest(TICKER, (BTC, ETH)), ChannelRequest(STATUS, ())))
+
+    outcome = subscription.apply(command, Catalogue())
+    assert outcome.added == [(TICKER, ETH), (STATUS, "")]
+
+
+def test_unsubscribing_takes_products_or_the_whole_channel(subscription):
+    """Without products Coinbase drops the channel; the last product takes it along."""
+    say(subscription, SUBSCRIBE_BOTH.replace("['ticker']", "['ticker','matches','level2']"))
+    say(subscription, "{'type':'unsubscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
+    say(subscription, "{'type':'unsubscribe','channels':['matches']}")
+    assert state(subscription) == {"ticker": [ETH], "level2": [BTC, ETH]}
+
+    say(subscription, "{'type':'unsubscribe','product_ids':['ETH-USD'],'channels':['ticker']}")
+    assert state(subscription) == {"level2": [BTC, ETH]}
+
+
+def test_unsubscribing_from_what_is_not_held_is_no_error(subscription):
+    """It is idempotent: the wish is granted already."""
+    say(subscription, SUBSCRIBE_BOTH)
+    unsubscribe = "{'type':'unsubscribe','product_ids':['XRP-USD'],'channels':['ticker','matches']}"
+
+    assert say(subscription, unsubscribe) == []
+    assert state(subscription) == {"ticker": [BTC, ETH]}
+
+
+def test_status_needs_no_products_and_ignores_them(subscription):
+    """It is about all of them."""
+    subscribe = "{'type':'subscribe','product_ids':['BTC-USD'],'channels':['status']}"
+    assert say(subscription, subscribe) + say(subscription, subscribe) == []
+    assert state(subscription) == {"status": []}
+    assert subscription.topics() == {Topic("status", "")}
+
+    say(subscription, subscribe.replace("subscribe", "unsubscribe"))
+    assert state(subscription) == {}
+
+
+def test_what_is_wrong_spoils_nothing_but_itself(subscription):
+    """One delisted product in a list of hundreds must not cost the client all of them."""
+    errors = say(
+        subscription,
+        "{'type':'subscribe','channels':['tickr',{'name':'ticker','product_ids':"
+        "['BTC-USD','NO-USD','ETH-USD']},'matches']}",
+    )
+
+    assert errors == [
+        "tickr is not a valid channel",
+        "NO-USD is not a valid product",
+        "You need to specify at least one product ID for channel matches",
+    ]
+    assert state(subscription) == {"ticker": [BTC, ETH]}
+
+
+def test_the_same_error_is_said_once(subscription):
+    """A wrong product at the root is wrong for every channel."""
+    errors = say(
+        subscription,
+        "{'type':'subscribe','product_ids':['NO-USD'],'channels':['ticker','matches']}",
+    )
+
+    assert errors == ["NO-USD is not a valid product"]
+
+
+def test_two_channels_may_share_a_topic(subscription):
+    """level2_batch and level2 are the same messages; leaving one must not end the other."""
+    say(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2"))
+    say(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2_batch"))
+    say(subscription, "{'type':'unsubscribe','channels':['level2']}")
+
+    assert list(subscription.state) == [LEVEL2_BATCH]
+    assert subscription.topics() == {LEVEL2.topic(BTC), LEVEL2.topic(ETH)}
+
+
+def test_subscriptions_are_limited_and_leaving_makes_room():
+    """Everything has a limit; the client is told which."""
+    subscription = Subscription(2)
+    full = "2 subscriptions are the most allowed"
+    assert say(subscription, SUBSCRIBE_BOTH) == []
+    assert say(subscription, SUBSCRIBE_BOTH.replace("ticker", "matches")) == [full]
+    assert say(subscription, "{'type':'subscribe','channels':['status']}") == [full]
+    assert state(subscription) == {"ticker": [BTC, ETH]}
+
+    say(subscription, "{'type':'unsubscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
+    assert say(subscription, "{'type':'subscribe','channels':['status']}") == []
+    say(subscription, "{'type':'unsubscribe','channels':['status','ticker']}")
+    assert say(subscription, SUBSCRIBE_BOTH) == []
+
+
+@pytest.mark.parametrize(("product_id", "expected"), [(BTC, True), ("XRP-USD", False)])
+def test_a_product_is_removed_from_every_channel(subscription, product_id, expected):
+    """The exchange refuses products, not channels of them."""
+    say(subscription, SUBSCRIBE_BOTH)
+    say(subscription, "{'type':'subscribe','product_ids':['BTC-USD'],'channels':['matches']}")
+
+    assert subscription.remove_product(product_id) == expected
+    assert state(subscription) == (
+        {"ticker": [ETH]} if expected else {"ticker": [BTC, ETH], "matches": [BTC]}
+    )
+
+
+CONFLATED = (
+    "{'type':'subscribe','channels':"
+    "[{'name':'ticker','product_ids':['BTC-USD','NO-USD'],'policy':'conflate'}]}"
+)
+
+
+def test_conflation_is_chosen_per_channel_and_product(subscription):
+    """Prices may skip for one dashboard product and not for the next."""
+    say(subscription, SUBSCRIBE_BOTH)
+    say(subscription, CONFLATED)
+    assert subscription.conflated == {BTC_TICKER}
+
+    say(subscription, SUBSCRIBE_BOTH)  # says nothing about it
+    assert subscription.conflated == {BTC_TICKER}
+    say(subscription, CONFLATED.replace("conflate", "close"))
+    assert subscription.conflated == set()
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda subscription: say(subscription, "{'type':'unsubscribe','channels':['ticker']}"),
+        lambda subscription: say(subscription, SUBSCRIBE_BOTH.replace("sub", "unsub", 1)),
+        lambda subscription: subscription.remove_product(BTC),
+    ],
+)
+def test_conflation_ends_with_the_subscription(subscription, leave):
+    """Who comes back without asking for it gets every message again."""
+    say(subscription, CONFLATED)
+    leave(subscription)
+
+    assert subscription.conflated == set()
+
+
+def test_refused_products_leave_nothing_behind(subscription):
+    """A client could fill our memory with the names of products that do not exist."""
+    say(subscription, CONFLATED.replace("'BTC-USD',", ""))
+
+    assert subscription.conflated == set()
+    assert state(subscription) == {}
+
+
+@pytest.mark.parametrize("channel", ["matches", "level2", "heartbeat", "status"])
+def test_what_cannot_be_conflated_is_refused(subscription, channel):
+    """Trades, and changes to a book, add up; leaving one out falsifies the rest."""
+    wish = CONFLATED.replace("ticker", channel)
+
+    assert say(subscription, wish) == [f"{channel} is never conflated"]
+    assert state(subscription) == {}
+    assert say(subscription, wish, may_conflate=False) == (
+        [] if channel == "status" else ["NO-USD is not a valid product"]
+    )
+    assert subscription.conflated == set()
+
+
+REQUESTS = st.builds(
+    ChannelRequest,
+    st.sampled_from(CHANNELS),
+    st.lists(st.sampled_from([BTC, ETH, "no product"]), unique=True).map(tuple),
+    st.sampled_from([None, "close", "conflate"]),
+)
+COMMANDS = st.builds(Command, st.booleans(), st.lists(REQUESTS, max_size=4).map(tuple))
+
+
+@given(st.lists(COMMANDS), st.integers(min_value=1, max_value=8))
+def test_the_state_is_sound_after_any_commands(commands, topics_max):
+    """Limits are kept, nothing is empty, and only what is subscribed to is conflated."""
+    subscription = Subscription(topics_max)
+    for command in commands:
+        subscription.apply(command, Catalogue(), may_conflate=True)
+        held = [
+            (channel, product_id)
+            for channel, ids in subscription.state.items()
+            for product_id in ids or ("",)
+        ]
+        assert all(channel.needs_products == bool(product_id) for channel, product_id in held)
+        assert len(held) == subscription._count <= topics_max
+        assert subscription.topics() == {channel.topic(product_id) for channel, product_id in held}
+        assert subscription.conflated <= {c.topic(p) for c, p in held if c.conflates}
+
+
+def test_aliases_are_one_channel(subscription):
+    """Coinbase answers with canonical names, and counts an alias as the same."""
+    say(subscription, SUBSCRIBE_BOTH.replace("['ticker']", "['ticker_batch','ticker_1000']"))
+
+    assert state(subscription) == {BY_ALIAS["ticker_batch"].name: [BTC, ETH]}

@@ -1,0 +1,159 @@
+"""The tape: offsets, bounds, and positions that never claim too much."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.engine import tape as tape_module
+from hedgehogd.engine.tape import Tape, carries_position
+from tests.fakes import make_message
+
+PRODUCTS = ["BTC-USD", "ETH-USD"]
+CHANNELS = ["ticker", "matches", "heartbeat"]
+TOPICS = [Topic(channel, product_id) for channel in CHANNELS for product_id in PRODUCTS]
+BATCHES = st.lists(st.lists(st.sampled_from(TOPICS), min_size=1, max_size=5), max_size=12)
+SOME_TOPICS = st.sets(st.sampled_from(TOPICS), min_size=1)
+SHARES = st.floats(min_value=0, max_value=1)
+SIZE = len(make_message("ticker", "BTC-USD", 100).payload) + 1
+
+
+def filled(batches, bytes_max=10**6):
+    """Return a tape, and everything that was ever put on it, by offset from 1."""
+    tape, history = Tape(bytes_max), [None]
+    for topics in batches:
+        start = 99 + len(history)
+        batch = [make_message(*topic, start + index) for index, topic in enumerate(topics)]
+        tape.append(batch)
+        history += batch
+    return tape, history
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (make_message("matches", sequence=7), True),
+        (make_message("ticker", sequence=7), True),
+        (make_message("ticker"), False),  # the exchange may leave the number out
+        (make_message("heartbeat", sequence=7), False),
+        (make_message("ticker_batch", sequence=7), False),
+        (make_message("level2", sequence=7), False),
+    ],
+)
+def test_only_numbered_messages_of_resuming_channels_carry_a_position(message, expected):
+    """State repeats its numbers, so resuming by them would skip what was not seen."""
+    assert expected == carries_position(message)
+
+
+@given(BATCHES)
+def test_offsets_rise_by_one_from_one(batches):
+    """One number says what a subscriber has been given; it must not jump or repeat."""
+    tape, history = filled(batches)
+
+    assert (1, len(history) - 1) == (tape.begin, tape.end)
+    assert list(enumerate(history))[1:] == tape.read(0, frozenset(TOPICS))
+
+
+@given(BATCHES, st.integers(0, 12), SHARES, SOME_TOPICS)
+def test_reading_gives_what_is_on_the_tape_of_the_topics_after_the_offset(
+    batches, room, share, topics
+):
+    """A mover gets what the running batch still owes it from here, and nothing else."""
+    tape, history = filled(batches, room * SIZE)
+    after = round(share * len(history))
+    expected = [
+        (offset, history[offset])
+        for offset in range(max(after + 1, tape.begin), len(history))
+        if history[offset].topic in topics
+    ]
+
+    assert expected == tape.read(after, frozenset(topics))
+
+
+@given(BATCHES, st.integers(0, 12))
+def test_the_tape_is_bounded_but_for_the_newest_batch(batches, room):
+    """Memory has a limit; and who moves while a batch is written out needs all of it."""
+    tape, history = filled(batches, room * SIZE)
+    kept = history[tape.begin :]
+    newest = len(batches[-1]) if batches else 0
+
+    assert sum(len(message.payload) for message in kept) == tape.bytes
+    assert tape.bytes <= room * SIZE or len(kept) == newest
+    assert newest <= len(kept)
+
+
+def known_position(tape, history, topics, at):
+    """Return what can still be known: by brute force, from everything that ever was."""
+    position = {}
+    for topic in topics:
+        numbered = [o for o in range(1, len(history)) if history[o].topic == topic]
+        before = [offset for offset in numbered if offset <= at]
+        left = [offset for offset in numbered if offset < tape.begin]
+        if topic.channel != "heartbeat" and before and before[-1] >= max([0, *left]):
+            position[topic] = history[before[-1]].sequence
+    return position
+
+
+@given(BATCHES, st.integers(0, 12), SHARES, SOME_TOPICS)
+def test_a_position_is_the_last_sequence_by_then_or_nothing(batches, room, share, topics):
+    """A position that claims one message too many loses it in silence on resume."""
+    tape, history = filled(batches, room * SIZE)
+    at = round(share * len(history))
+
+    assert known_position(tape, history, topics, at) == tape.position(topics, at)
+
+
+def test_a_position_can_be_asked_for_at_any_offset_on_the_tape():
+    """A slow subscriber is told where it stands, not where everybody else does."""
+    ticker, matches = Topic("ticker", "BTC-USD"), Topic("matches", "BTC-USD")
+    tape, _ = filled([[ticker, matches], [matches, ticker]])
+
+    assert [tape.position([ticker, matches], at) for at in range(5)] == [
+        {},
+        {ticker: 100},
+        {ticker: 100, matches: 101},
+        {ticker: 100, matches: 102},
+        {ticker: 103, matches: 102},
+    ]
+
+
+def test_a_position_from_before_the_tape_claims_nothing_it_cannot_know():
+    """A burst of snapshots can push a slow subscriber's place off the tape within seconds."""
+    tape = Tape(bytes_max=0)
+    for sequence in (1, 2, 3):
+        tape.append([make_message("matches", "BTC-USD", sequence)])
+    tape.append([make_message("heartbeat", "BTC-USD", 3)])
+    topic = Topic("matches", "BTC-USD")
+
+    assert {topic: 3} == tape.position([topic], 3)  # gone, but known
+    assert tape.position([topic], 1) == {}  # 2 or 3 would both be lies
+
+
+def test_a_forgotten_topic_has_no_position_until_it_flows_again():
+    """What is no longer held upstream has a hole after it; resuming there would hide it."""
+    tape, topic = Tape(), Topic("ticker", "BTC-USD")
+    tape.append([make_message(*topic, 5)])
+    tape.forget(topic)
+    assert tape.position([topic], tape.end) == {}
+
+    tape.append([make_message(*topic, 9)])
+    assert {topic: 9} == tape.position([topic], tape.end)
+
+
+def test_what_leaves_the_tape_of_a_forgotten_topic_is_not_remembered():
+    """Topics come and go for months; what is kept of each must not stay for ever."""
+    tape, topic = Tape(bytes_max=0), Topic("ticker", "BTC-USD")
+    tape.append([make_message(*topic, 5)])
+    tape.forget(topic)
+    tape.append([make_message("heartbeat")])
+    tape.append([make_message(*topic, 9)])
+
+    assert tape.position([topic], 1) == {}
+
+
+def test_positions_are_kept_for_a_limited_number_of_topics(monkeypatch):
+    """A hostile feed may invent products; the table does not grow with them."""
+    monkeypatch.setattr(tape_module, "TOPICS_MAX", 2)
+    tape, _ = filled([TOPICS[:3], TOPICS[:3]])
+
+    assert dict(zip(TOPICS[:2], [103, 104], strict=True)) == tape.position(TOPICS, tape.end)

@@ -1,0 +1,76 @@
+"""Verified fakes: each passes the suite of its port, which also runs on the real adapter.
+
+``FakeMember`` is verified by ``tests/engine/test_member.py``.
+"""
+
+import json
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.member import Member, MemberStatistics
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.wire import WEBSOCKET
+
+
+def make_message(channel, product_id="BTC-USD", sequence=None, kind=None, **more):
+    """Return a message as the feed would: payload, frame and head agree."""
+    kind = kind or {"matches": "match", "level2": "l2update"}.get(channel, channel)
+    body = {"type": kind, "product_id": product_id, "sequence": sequence, **more}
+    payload = json.dumps({key: value for key, value in body.items() if value is not None}).encode()
+    topic = Topic(channel, product_id)
+    return Message(topic, kind, encode_text(payload), payload, sequence, more.get("trade_id"))
+
+
+class FakeMember(Member):
+    """A subscriber in memory, which writes down what it is given.
+
+    Attributes:
+        session: closed when the member ends; set by whoever needs that.
+        chunks: what was written.
+        told: what was said beside it.
+        heard: all bytes, as its socket would carry them.
+        ends: the code and reason of each end.
+        on_write: called with each chunk, at the end of the write.
+    """
+
+    __slots__ = ("_chunks_max", "chunks", "ends", "form", "heard", "on_write", "session", "told")
+
+    def __init__(self, form=WEBSOCKET, chunks_max=None):
+        super().__init__()
+        self.form = form
+        self.session = None
+        self.chunks = []
+        self.told = []
+        self.heard = bytearray()
+        self.ends = []
+        self.on_write = lambda chunk: None
+        self._chunks_max = chunks_max
+
+    @property
+    def messages(self):
+        return [message for chunk in self.chunks for message in chunk.messages]
+
+    def write(self, chunk):
+        if self.ends:
+            return
+        if len(self.chunks) == self._chunks_max:  # slow: this one is too much
+            self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
+            return
+        self.chunks.append(chunk)
+        self.heard += chunk.data
+        self.on_write(chunk)
+
+    def tell(self, payload):
+        if not self.ends:
+            self.told.append(payload)
+            self.heard += self.form.tell(payload)
+
+    def end(self, code, reason):
+        if not self.ends:
+            self.ends.append((code, reason))
+            if self.session is not None:
+                self.session.close()
+
+    def statistics(self, now):
+        return MemberStatistics(len(self.messages), 0, 0, 0.0)

@@ -1,0 +1,348 @@
+"""The backlog: whatever the socket takes and refuses, the stream is right and so are the books.
+
+The model at the end is the heart of it; the tests before it name the facts one by one.
+"""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.engine.member import Chunk
+from hedgehogd.streaming.backlog import Backlog
+from tests.fakes import make_message
+
+TICKER, OTHER, MATCHES = (
+    Topic("ticker", "BTC-USD"),
+    Topic("ticker", "ETH-USD"),
+    Topic("matches", "BTC-USD"),
+)
+
+
+def make_chunk(*pieces, topics=(), first_offset=1):
+    """Return a chunk of ``pieces``, all of ticker:BTC-USD where ``topics`` names no other."""
+    topics = [*topics, *[TICKER] * (len(pieces) - len(topics))]
+    messages = [make_message(*topic) for topic in topics]
+    return Chunk(list(pieces), messages, list(range(first_offset, first_offset + len(pieces))))
+
+
+def backlog_of(*chunks, sent=0):
+    """Return a backlog to which ``chunks`` came, one a second, the first one begun."""
+    backlog = Backlog()
+    for second, chunk in enumerate(chunks):
+        backlog.put(chunk, 0 if second else sent, float(second))
+    return backlog
+
+
+def drain(backlog):
+    """Send everything that waits to a socket that takes it all."""
+    stream = b""
+    while backlog:
+        data = bytes(backlog.next())
+        stream += data
+        backlog.sent(len(data))
+    return stream
+
+
+def test_an_empty_backlog_has_nothing_to_send():
+    """The flushing task ends then."""
+    backlog = Backlog()
+
+    assert not backlog
+    assert backlog.next() == b""
+    assert (backlog.oldest_since(), backlog.delivered_to(), backlog.drop()) == (None, None, 0)
+    assert backlog.conflate({TICKER}) == {}
+
+
+def test_what_waits_is_sent_in_order():
+    """Whatever the socket takes at a time."""
+    backlog = backlog_of(make_chunk(b"one ", b"two "), make_chunk(b"three"), sent=2)
+    stream = b""
+    while backlog:
+        stream += bytes(backlog.next()[:3])
+        backlog.sent(min(3, len(backlog.next())))
+
+    assert stream == b"e two three"
+
+
+def test_waiting_bytes_are_shared_not_copied():
+    """A thousand slow subscribers of one cohort cost its bytes once."""
+    chunk = make_chunk(b"one", b"two")
+
+    assert backlog_of(chunk, sent=3).next().obj is chunk.data
+
+
+def test_control_goes_ahead_of_waiting_data_but_never_inside_a_piece():
+    """A pong in the middle of a frame would end the connection with a protocol error."""
+    backlog = backlog_of(make_chunk(b"one ", b"two "), make_chunk(b"three "), sent=1)
+    backlog.put_control(b"PONG ")
+    assert backlog.next() == b"ne "
+    backlog.sent(1)
+    backlog.put_control(b"ACK ")
+
+    assert drain(backlog) == b"e PONG ACK two three "
+
+
+def test_control_begun_on_the_socket_is_finished_first():
+    """The socket took half of an answer; then data came."""
+    backlog = Backlog()
+    backlog.put_control(b"ANSWER ", 3)
+    assert backlog.control_bytes == 4
+    backlog.put(make_chunk(b"one "), 0, 0.0)
+    backlog.put_control(b"PONG ")
+    backlog.sent(1)
+
+    assert backlog.control_bytes == 8
+    assert drain(backlog) == b"ER PONG one "
+    assert (backlog.bytes, backlog.control_bytes) == (0, 0)
+
+
+def test_messages_count_as_delivered_when_they_are_whole():
+    """What the peer may not have whole was not delivered."""
+    backlog = Backlog()
+
+    assert backlog.put(make_chunk(b"one", b"two", b"three"), 7, 0.0) == 2
+    assert [backlog.sent(count) for count in (3, 1)] == [0, 1]
+    assert not backlog
+
+
+def test_the_age_is_that_of_the_oldest_that_waits():
+    """The bound on age is for what a subscriber would see next."""
+    backlog = backlog_of(make_chunk(b"one"), make_chunk(b"two"))
+    assert backlog.oldest_since() == 0.0
+    backlog.sent(3)
+    backlog.put_control(b"PONG")
+
+    assert backlog.oldest_since() == 1.0
+
+
+def test_a_position_counts_the_piece_in_flight_as_delivered():
+    """It is finished before any farewell; left out, the client would get it twice."""
+    backlog = backlog_of(make_chunk(b"one", b"two"), make_chunk(b"four", first_offset=4))
+    found = []
+    for _ in range(10):
+        found.append(backlog.delivered_to())
+        backlog.sent(1)
+
+    # 3 is the offset before "four": what lies between is of topics it does not have.
+    assert found == [0, 1, 1, 1, 3, 3, 3, None, None, None]
+
+
+def test_dropping_finishes_the_piece_in_flight():
+    """The farewell must stand behind whole frames."""
+    backlog = backlog_of(make_chunk(b"one ", b"two "), make_chunk(b"three "), sent=1)
+    assert backlog.drop() == 2
+    backlog.put_control(b"BYE ")
+
+    assert (backlog.bytes, backlog.control_bytes, backlog.oldest_since()) == (0, 7, None)
+    assert drain(backlog) == b"ne BYE "
+
+
+def test_dropping_between_pieces_drops_all():
+    """Nothing is in flight, so nothing has to be finished."""
+    backlog = backlog_of(make_chunk(b"one ", b"two "), sent=4)
+
+    assert backlog.drop() == 1
+    assert not backlog
+
+
+def test_conflation_keeps_the_newest_of_each_topic_and_all_of_the_others():
+    """A slow page wants the price of now; a trade is never left out."""
+    backlog = backlog_of(
+        make_chunk(b"t1 ", b"m1 ", b"t2 ", topics=[TICKER, MATCHES, TICKER]),
+        make_chunk(b"o1 ", b"m2 ", topics=[OTHER, MATCHES]),
+        make_chunk(b"t3 ", b"o2 ", b"t4 ", topics=[TICKER, OTHER, TICKER]),
+    )
+    skipped = backlog.conflate({TICKER})
+
+    assert skipped == {TICKER: 3}
+    assert backlog.bytes == 15
+    assert drain(backlog) == b"m1 o1 m2 o2 t4 "
+
+
+def test_conflation_leaves_the_piece_in_flight():
+    """It cannot be taken back, and it is not waiting."""
+    chunks = make_chunk(b"t1 ", b"t2 ", b"t3 "), make_chunk(b"t4 ", first_offset=4)
+    backlog = backlog_of(*chunks, sent=4)
+
+    assert backlog.conflate({TICKER}) == {TICKER: 1}
+    assert (backlog.bytes, backlog.delivered_to()) == (5, 3)
+    assert drain(backlog) == b"2 t4 "
+
+
+def test_conflation_that_finds_nothing_changes_nothing():
+    """Then the bound is broken by what may not be conflated."""
+    chunk = make_chunk(b"m1 ", b"m2 ", b"t1 ", topics=[MATCHES, MATCHES, TICKER])
+    backlog = backlog_of(chunk, sent=4)
+
+    assert backlog.conflate({TICKER}) == {}
+    assert backlog.next() == b"2 "
+    assert drain(backlog) == b"2 t1 "
+
+
+class Piece:
+    """One message or control frame of the model: a mark, its number, a length, its bytes."""
+
+    def __init__(self, number, size, topic=None, since=None, offset=None):
+        mark = b"C" if topic is None else b"D"
+        self.bytes = b"%b%03d%03d%b" % (mark, number, size, b"." * size)
+        self.number, self.topic, self.since, self.offset = number, topic, since, offset
+
+
+class Model:
+    """A backlog beside its plainest description: a piece in flight and two lines of pieces."""
+
+    def __init__(self):
+        self.backlog = Backlog()
+        self.begun = None  # the piece in flight ...
+        self.rest = b""  # ... and what is left of it
+        self.is_orphan = False  # it is what was left of data that was dropped
+        self.control = []
+        self.data = []
+        self.stream = b""
+        self.numbers = {"data": 0, "control": 0}
+        self.offset = 0
+        self.now = 0
+        self.gone = Counter()
+
+    def put(self, specs, sent):
+        """Put a chunk, of which the socket takes a share when nothing waits."""
+        pieces = []
+        for topic, size, jump in specs:
+            self.numbers["data"] += 1
+            self.offset += jump
+            pieces.append(Piece(self.numbers["data"], size, topic, self.now, self.offset))
+        was_empty = not self.backlog
+        chunk = Chunk(
+            [piece.bytes for piece in pieces],
+            [make_message(*piece.topic) for piece in pieces],
+            [piece.offset for piece in pieces],
+        )
+        self.data += pieces
+        count = int(sent * (chunk.size - 1)) if was_empty else 0
+        assert self.backlog.put(chunk, count, self.now) == self.take(count)
+
+    def put_control(self, size, sent):
+        self.numbers["control"] += 1
+        piece = Piece(self.numbers["control"], size)
+        count = 0 if self.backlog else int(sent * (len(piece.bytes) - 1))
+        self.control.append(piece)
+        self.take(count)
+        self.backlog.put_control(piece.bytes, count)
+
+    def send(self, share):
+        """Let the socket take a share of what is offered."""
+        offered = bytes(self.backlog.next())
+        count = int(share * len(offered))
+        before = self.stream
+        completed = self.take(count)
+        assert self.stream == before + offered[:count]
+        if offered:
+            assert self.backlog.sent(count) == completed
+        else:
+            assert not self.backlog
+
+    def take(self, count):
+        """Move ``count`` bytes to the stream; return how many messages became whole."""
+        completed = 0
+        while count:
+            if not self.rest:
+                self.begun = (self.control or self.data).pop(0)
+                self.rest = self.begun.bytes
+                self.is_orphan = False
+            taken, self.rest = self.rest[:count], self.rest[count:]
+            self.stream += taken
+            count -= len(taken)
+            completed += not self.rest and self.begun.topic is not None and not self.is_orphan
+        return completed
+
+    def drop(self):
+        assert self.backlog.drop() == len(self.data)
+        self.gone.update(piece.number for piece in self.data)
+        self.data.clear()
+        self.is_orphan = True
+
+    def conflate(self, topics):
+        newest = {piece.topic: piece for piece in self.data}
+        dropped = [p for p in self.data if p.topic in topics and p is not newest[p.topic]]
+        assert self.backlog.conflate(topics) == Counter(piece.topic for piece in dropped)
+        self.gone.update(piece.number for piece in dropped)
+        self.data = [piece for piece in self.data if piece not in dropped]
+
+    def check(self):
+        """Compare everything that can be seen of the backlog."""
+        backlog = self.backlog
+        is_data = bool(self.rest) and self.begun.topic is not None and not self.is_orphan
+        waiting = [self.begun, *self.data] if is_data else self.data
+        rest_of_data = len(self.rest) if is_data else 0
+        rest_of_control = len(self.rest) - rest_of_data
+        assert backlog.bytes == rest_of_data + sum(len(piece.bytes) for piece in self.data)
+        control = sum(len(piece.bytes) for piece in self.control)
+        assert backlog.control_bytes == rest_of_control + control
+        assert bool(backlog) == bool(self.rest or self.control or self.data)
+        assert backlog.oldest_since() == (waiting[0].since if waiting else None)
+        assert backlog.delivered_to() == (self.data[0].offset - 1 if self.data else None)
+
+
+def parse(stream):
+    """Cut a whole stream back into pieces: mark and number of each, in order."""
+    found = []
+    while stream:
+        mark, number, size = stream[:1], int(stream[1:4]), int(stream[4:7])
+        assert stream[7 : 7 + size] == b"." * size
+        found.append((mark, number))
+        stream = stream[7 + size :]
+    return found
+
+
+TOPICS = st.sampled_from([TICKER, MATCHES])
+SIZES = st.integers(min_value=0, max_value=20)
+SHARES = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+SPECS = st.lists(st.tuples(TOPICS, SIZES, st.integers(1, 3)), min_size=1, max_size=5)
+STEPS = st.one_of(
+    st.tuples(st.just("put"), SPECS, SHARES),
+    st.tuples(st.just("put_control"), SIZES, SHARES),
+    st.tuples(st.just("send"), SHARES),
+    st.tuples(st.just("send"), SHARES),
+    st.tuples(st.just("conflate"), st.sets(TOPICS, min_size=1)),
+    st.tuples(st.just("drop")),
+)
+
+
+@given(st.lists(STEPS, min_size=3, max_size=40))
+def test_any_stream_is_whole_in_order_and_accounted_for(steps):
+    """Every byte where it belongs, and every number true after every step."""
+    model = Model()
+    for name, *arguments in steps:
+        model.now += 1
+        getattr(model, name)(*arguments)
+        model.check()
+    while model.backlog:
+        model.send(1.0)
+        model.check()
+
+    found = parse(model.stream)
+    data = [number for mark, number in found if mark == b"D"]
+    control = [number for mark, number in found if mark == b"C"]
+    assert control == list(range(1, model.numbers["control"] + 1))
+    assert data == [n for n in range(1, model.numbers["data"] + 1) if n not in model.gone]
+
+
+@given(SPECS, SPECS, st.sets(TOPICS), SHARES)
+def test_a_conflated_topic_ends_at_its_newest_and_no_other_is_touched(first, second, topics, sent):
+    """What a slow subscriber keeps is right, and what it lost is counted."""
+    model = Model()
+    model.put(first, sent)
+    model.put(second, 0.0)
+    skipped = model.backlog.conflate(topics)
+    kept = [number for _, number in parse(model.stream + drain(model.backlog))]
+
+    all_topics = [topic for topic, _, _ in first + second]
+    assert kept == sorted(kept)
+    for topic in set(all_topics):
+        numbers = [number for number, its in enumerate(all_topics, 1) if its == topic]
+        left = [number for number in numbers if number in kept]
+        assert left[-1] == numbers[-1]
+        assert skipped[topic] == len(numbers) - len(left)
+        assert topic in topics or left == numbers

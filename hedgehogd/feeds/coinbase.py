@@ -13,50 +13,32 @@ Floor 3. The only retry loop of the pipe; it ends for its cancellation alone, or
 ``FeedError.for_good`` when the exchange refuses the very first connection.
 """
 
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from random import Random
 
 import structlog
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    HandshakeError,
-    WebSocketConnection,
-    wrap_client_stream,
-)
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from hedgehogd import __version__
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import FeedError
+from hedgehogd.domain.message import Message
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.engine.session import Pipe
 from hedgehogd.feeds.dial import FeedAddress, dial
+from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good
 from hedgehogd.feeds.tap import Frames, FrameTap
 from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.backoff import Backoff, TokenBucket
-from hedgehogd.protocol.frames import FrameError
 from hedgehogd.protocol.upstream import TopicNotice, UpstreamSession
 
 log = structlog.get_logger("feed")
 
 _HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
-_OUTSIDE_ERRORS = (
-    OSError,
-    ssl.SSLError,
-    trio.TooSlowError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-    ConnectionClosed,
-    HandshakeError,
-    FrameError,
-    FeedError,
-)
-_TRY_AGAIN_STATUSES = frozenset({408, 425, 429})
 _ODDITIES_LOGGED_PER_READ_MAX = 3
 
 
@@ -100,6 +82,8 @@ class CoinbaseFeed:
         self._changed = trio.Event()
         self._data_at = 0.0
         self._told_stale = False
+        self._remembered: frozenset[Topic] = frozenset()
+        self._gone: set[Topic] = set()  # topics given up on this connection
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the feed until cancelled.
@@ -112,6 +96,7 @@ class CoinbaseFeed:
         async with self._inbox:
             while True:
                 if not self._demand.wanted(trio.current_time()):
+                    self._remember_only(frozenset())
                     self._become(FeedState.IDLE)
                     await self._changed.wait()
                     self._changed = trio.Event()
@@ -123,16 +108,16 @@ class CoinbaseFeed:
         started_at = trio.current_time()
         if self._health.state is not FeedState.STALE:
             self._become(FeedState.CONNECTING)
-        failure = ""
+        error: Exception | None = None
         try:
             await self._connect_and_hold()
-        except* _OUTSIDE_ERRORS as group:
-            error = _first(group)
-            if isinstance(error, ConnectionRejected):
-                self._check_refusal(error)
-            failure = _describe(error)
-        if not failure:
+        except* OUTSIDE_ERRORS as group:
+            error = cause_of(group)
+        if error is None:
             return
+        failure = describe(error)
+        if not self._health.connects and is_for_good(error):
+            raise FeedError(f"{self._address.url}: {failure}", for_good=True)
         lived_s = trio.current_time() - started_at
         if lived_s >= limits.BACKOFF_RESET_S:
             self._backoff.reset()
@@ -144,20 +129,16 @@ class CoinbaseFeed:
         await self._tell_stale(failure)
         await trio.sleep(pause_s)
 
-    def _check_refusal(self, error: ConnectionRejected) -> None:
-        """Give up when the exchange refuses our very first connection for good."""
-        status = error.status_code
-        if not self._health.connects and 400 <= status < 500 and status not in _TRY_AGAIN_STATUSES:
-            raise FeedError(f"{self._address.url} refused us: HTTP {status}", for_good=True)
-
     async def _connect_and_hold(self) -> None:
         """Return when nothing is wanted any more; raise when the connection ends otherwise."""
-        with trio.fail_after(limits.DIAL_TIMEOUT_S):
+        connect_by = trio.current_time() + limits.DIAL_TIMEOUT_S
+        with trio.fail_at(connect_by):
             stream = await self._open_stream(self._address)
+        hung_up = False
         try:
             tap = FrameTap(stream, self._receive, self._message_bytes_max)
             async with trio.open_nursery() as nursery:
-                with trio.fail_after(limits.DIAL_TIMEOUT_S):
+                with trio.fail_at(connect_by):
                     connection = await wrap_client_stream(
                         nursery,
                         tap,  # type: ignore[arg-type]  # any stream will do
@@ -167,16 +148,24 @@ class CoinbaseFeed:
                     )
                 self._health.connects += 1
                 self._session.reconnected()
+                self._gone.clear()
                 self._data_at = trio.current_time()
                 log.info("feed connected", url=self._address.url)
-                nursery.start_soon(_until_closed, connection)
+                nursery.start_soon(_until_closed, tap, connection)
                 nursery.start_soon(self._watch_line, tap, connection)
                 try:
                     await self._keep_subscribed(connection)
+                    hung_up = True
                 finally:
                     with trio.move_on_after(limits.FAREWELL_S / 4, shield=True):
-                        await connection.aclose()
+                        if hung_up:
+                            await connection.aclose()
+                        elif connection.closed is None:
+                            await tap.say_goodbye()
                 nursery.cancel_scope.cancel()
+        except* OUTSIDE_ERRORS:
+            if not hung_up:  # what comes of our own goodbye is no loss
+                raise
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -188,10 +177,8 @@ class CoinbaseFeed:
             now = trio.current_time()
             wanted = self._demand.wanted(now)
             fresh = self._demand.take_refresh(held, now) & wanted
-            gone = held - wanted
-            for topic in gone:
-                self._forget(topic)
-            await self._send(connection, "unsubscribe", gone | fresh)
+            self._remember_only(wanted)
+            await self._send(connection, "unsubscribe", (held - wanted) | fresh)
             await self._send(connection, "subscribe", (wanted - held) | fresh)
             held = wanted
             if not held:
@@ -212,6 +199,7 @@ class CoinbaseFeed:
     async def _receive(self, frames: Frames) -> None:
         """Take the frames of one read; waits while the inbox is full."""
         received = self._session.receive(frames)
+        messages = self._drop_gone(received.messages)
         for oddity in received.oddities[:_ODDITIES_LOGGED_PER_READ_MAX]:
             log.warning("upstream message dropped", what=oddity)
         for complaint in received.complaints[:_ODDITIES_LOGGED_PER_READ_MAX]:
@@ -224,7 +212,7 @@ class CoinbaseFeed:
         health.complaints += len(received.complaints)
         health.heard_at = trio.current_time()
         told = received.notices
-        if received.messages:
+        if messages:
             self._data_at = health.heard_at
             if health.state is not FeedState.LIVE:
                 self._become(FeedState.LIVE)
@@ -234,10 +222,8 @@ class CoinbaseFeed:
                         TopicNotice(None, notices.stale(is_stale=False, reason="the feed is back")),
                         *told,
                     ]
-        if received.messages or told or received.refusals:
-            await self._inbox.send(
-                Delivery(received.messages, told, received.refusals, time.time_ns())
-            )
+        if messages or told or received.refusals:
+            await self._inbox.send(Delivery(messages, told, received.refusals, time.time_ns()))
 
     async def _watch_line(self, tap: FrameTap, connection: WebSocketConnection) -> None:
         """Raise when the line is dead."""
@@ -261,11 +247,32 @@ class CoinbaseFeed:
             notice = notices.stale(is_stale=True, reason=reason)
             await self._inbox.send(Delivery([], [TopicNotice(None, notice)]))
 
+    def _remember_only(self, wanted: frozenset[Topic]) -> None:
+        """Forget topics that no longer flow: what is remembered of them would grow old.
+
+        Messages of theirs that are on their way still will not be remembered either, and
+        when they flow again nothing is compared with what came before.
+        """
+        for topic in self._remembered - wanted:
+            self._forget(topic)
+            self._gone.add(topic)
+        for topic in self._gone & wanted:
+            self._session.forget(topic)
+            self._gone.discard(topic)
+        self._remembered = wanted
+
     def _forget(self, topic: Topic) -> None:
-        """``topic`` no longer flows: what is remembered of it would grow old."""
         self._session.forget(topic)
         self._pipe.latest.forget(topic)
         self._pipe.tape.forget(topic)
+
+    def _drop_gone(self, messages: list[Message]) -> list[Message]:
+        """Return ``messages`` without those of topics that we no longer ask for."""
+        if not self._gone:
+            return messages
+        kept = [message for message in messages if message.topic not in self._gone]
+        self._session.dropped["unwanted"] += len(messages) - len(kept)
+        return kept
 
     def _become(self, state: FeedState, reason: str = "") -> None:
         self._health.become(state, trio.current_time(), reason)
@@ -274,35 +281,17 @@ class CoinbaseFeed:
         self._changed.set()
 
 
-async def _until_closed(connection: WebSocketConnection) -> None:
-    """Raise ``ConnectionClosed`` when the exchange closes; the tap keeps all messages."""
-    while True:
-        await connection.get_message()
+async def _until_closed(tap: FrameTap, connection: WebSocketConnection) -> None:
+    """Raise when the connection is closed; the tap keeps all messages.
 
-
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the first plain exception of ``group``; the others came of it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if not isinstance(error, Exception):
-        raise AssertionError(f"{error!r} is not an outside error")
-    return error
-
-
-def _describe(error: Exception) -> str:
-    """Say in a few words what ended the connection: a stable name, then the detail."""
-    if isinstance(error, ConnectionClosed):
-        reason = error.reason
-        return f"closed: {reason.code} {reason.reason or ''}".rstrip() if reason else "closed"
-    if isinstance(error, ConnectionRejected):
-        return f"refused: HTTP {error.status_code}"
-    if isinstance(error, trio.TooSlowError):
-        return "timeout: no connection in time"
-    if isinstance(error, FrameError):
-        return f"protocol: {error}"
-    if isinstance(error, FeedError):
-        return str(error) if ": " in str(error) else f"ended: {error}"
-    if isinstance(error, OSError):
-        return f"network: {error}"
-    return f"broken: {error}" if str(error) else "broken"
+    Raises:
+        ConnectionClosed: by the exchange, or by us.
+        Exception: by us, because of what the exchange sent.
+    """
+    try:
+        while True:
+            await connection.get_message()
+    except ConnectionClosed:
+        if tap.failure is not None:
+            raise tap.failure from None
+        raise

@@ -49,12 +49,12 @@ def parse_url(url: str, rest_url: str = "") -> FeedAddress:
     Raises:
         OperatorError: another scheme, no host, or a port that is none.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = parts.port
     except ValueError:
         port = 0
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname or port == 0:
+    if port == 0 or parts.scheme not in {"ws", "wss"} or not parts.hostname:
         raise OperatorError(
             f"{url!r} is not a feed.\n  Expected ws://HOST[:PORT][/PATH] or wss://…", EXIT_CONFIG
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import structlog
 import trio
 
@@ -66,7 +67,7 @@ class RecordingFeed:
         self._inbox = inbox
         self._health = health
         self._session = UpstreamSession()
-        self._wanted = trio.Event()
+        self._changed = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Play once, then stay up until cancelled.
@@ -74,12 +75,13 @@ class RecordingFeed:
         Raises:
             OperatorError: the recording is broken; the message says in which line.
         """
-        self._pipe.demand.on_change = self._wanted.set
+        self._pipe.demand.on_change = self._wake
         self._list_products(self._pipe.catalogue)
         task_status.started()
         async with self._inbox:
             while not self._pipe.demand.wanted(trio.current_time()):
-                await self._wanted.wait()
+                await self._changed.wait()
+                self._changed = trio.Event()
             self._health.become(FeedState.LIVE, trio.current_time())
             self._health.connects += 1
             await self._play()
@@ -91,7 +93,10 @@ class RecordingFeed:
         """Take the list of products recorded beside the messages, if there is one."""
         path = self._messages.with_name(_PRODUCTS_FILE)
         if path.is_file():
-            catalogue.replace(read_products(path.read_bytes()))
+            try:
+                catalogue.replace(read_products(path.read_bytes()))
+            except (msgspec.DecodeError, OSError) as error:
+                raise OperatorError(f"{path}: {error}") from None
 
     async def _play(self) -> None:
         begin = trio.current_time()
@@ -119,6 +124,11 @@ class RecordingFeed:
                     yield from read_recording(lines, received)
         except RecordingError as error:
             raise OperatorError(f"{self._messages}: {error}") from None
+        except OSError as error:
+            raise OperatorError(f"{error.filename}: {error.strerror}") from None
+
+    def _wake(self) -> None:
+        self._changed.set()
 
     async def _send(self, batch: list[Recorded]) -> None:
         frames = [(encode_text(recorded.payload), recorded.payload) for recorded in batch]

@@ -1,5 +1,7 @@
 """The exchange's REST service: which products there are."""
 
+from contextlib import aclosing
+
 import httpx
 import msgspec
 import structlog
@@ -27,7 +29,10 @@ def read_products(body: bytes) -> frozenset[str]:
     Raises:
         msgspec.DecodeError: the body is not such a list.
     """
-    products = msgspec.json.decode(body, type=list[_Product])
+    try:
+        products = msgspec.json.decode(body, type=list[_Product])
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
     return frozenset(product.id for product in products if product.status != "delisted")
 
 
@@ -63,11 +68,15 @@ async def _refresh(client: httpx.AsyncClient, catalogue: Catalogue) -> bool:
         body = bytearray()
         async with client.stream("GET", "/products") as response:
             response.raise_for_status()
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _ANSWER_BYTES_MAX:
-                    raise httpx.DecodingError(f"over {_ANSWER_BYTES_MAX} bytes")
+            parts = response.aiter_bytes()
+            async with aclosing(parts):  # type: ignore[type-var]  # it is a generator
+                async for part in parts:
+                    body += part
+                    if len(body) > _ANSWER_BYTES_MAX:
+                        raise httpx.DecodingError(f"over {_ANSWER_BYTES_MAX} bytes")
         products = read_products(bytes(body))
+        if not products:  # an exchange in trouble, not one without a market
+            raise msgspec.DecodeError("the list is empty")
     except (httpx.HTTPError, msgspec.DecodeError, OSError) as error:
         log.info("no list of products", url=str(client.base_url), reason=str(error) or repr(error))
         return False

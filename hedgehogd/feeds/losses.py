@@ -1,0 +1,75 @@
+"""What can end an upstream connection, and in which words it is told.
+
+The words go into the log, ``/readyz``, the ``stale`` notice and, up to the first colon, into
+the metric ``hedgehogd_feed_losses``: a stable name first, then the detail.
+"""
+
+from collections.abc import Iterator
+
+import h11
+import trio
+from trio_websocket import ConnectionClosed
+from wsproto.utilities import ProtocolError
+
+from hedgehogd.domain.errors import FeedError
+from hedgehogd.feeds.tap import UpgradeRefused
+from hedgehogd.protocol.frames import FrameError
+
+OUTSIDE_ERRORS = (
+    OSError,  # TLS's errors are among them
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    ConnectionClosed,
+    ProtocolError,  # a ping crossed our close: the library may no longer answer it
+    h11.ProtocolError,  # an answer to the handshake that is none: it wants to refuse that
+    FrameError,
+    FeedError,
+)
+"""What others do to us; everything else that ends a connection is a bug of ours."""
+
+_TRY_AGAIN_STATUSES = frozenset({408, 425, 429})
+
+
+def cause_of(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Return the error in ``group`` that the others came of.
+
+    Whatever ends a connection also makes the library say that it is closed, and which of the
+    two comes first is chance.
+    """
+    errors = list(_leaves(group))
+    return next((error for error in errors if not isinstance(error, ConnectionClosed)), errors[0])
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def is_for_good(error: Exception) -> bool:
+    """Say whether the exchange refused us in a way that dialling again will not change."""
+    return (
+        isinstance(error, UpgradeRefused)
+        and 400 <= error.status < 500
+        and error.status not in _TRY_AGAIN_STATUSES
+    )
+
+
+def describe(error: Exception) -> str:
+    """Say in a few words what ended the connection: a stable name, then the detail."""
+    if isinstance(error, ConnectionClosed):
+        reason = error.reason
+        return f"closed: {reason.code} {reason.reason or ''}".rstrip() if reason else "closed"
+    if isinstance(error, trio.TooSlowError):
+        return "timeout: no connection in time"
+    if isinstance(error, FrameError | ProtocolError | h11.ProtocolError):
+        return f"protocol: {error}"
+    if isinstance(error, FeedError):
+        return str(error) if ": " in str(error) else f"ended: {error}"
+    if isinstance(error, OSError):
+        return f"network: {error}"
+    detail = str(error) or str(error.__cause__ or "")  # trio keeps TLS's reason in the cause
+    return f"broken: {detail}" if detail else "broken"

@@ -1,0 +1,50 @@
+"""A feed with a scripted exchange at its other end."""
+
+import pytest
+import trio
+
+from hedgehogd.config import Settings
+from hedgehogd.daemon import make_instance
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.feeds.coinbase import CoinbaseFeed
+from hedgehogd.feeds.dial import parse_url
+from tests.feeds.script import Exchange, LongestPauses, Running
+
+
+@pytest.fixture
+def exchange():
+    return Exchange()
+
+
+@pytest.fixture
+def make_feed(exchange):
+    """Build a feed that holds ``pairs`` x ``channels``, not started."""
+
+    def make(pairs=("BTC-USD",), channels=("ticker",), inbox=256, random=None, **options):
+        settings = Settings(feed_pairs=tuple(pairs), feed_channels=tuple(channels))
+        instance = make_instance(settings)
+        tx, rx = trio.open_memory_channel[Delivery](inbox)
+        feed = CoinbaseFeed(
+            parse_url("ws://exchange.test/feed"),
+            instance.pipe,
+            tx,
+            instance.health,
+            random=random or LongestPauses(),
+            open_stream=exchange.open_stream,
+            **options,
+        )
+        return Running(exchange, instance, feed, rx)
+
+    return make
+
+
+@pytest.fixture
+def start_feed(make_feed, nursery):
+    """Build a feed and start it."""
+
+    async def start(*args, **options):
+        running = make_feed(*args, **options)
+        await nursery.start(running.run)
+        return running
+
+    return start

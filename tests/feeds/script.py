@@ -1,0 +1,214 @@
+"""A scripted exchange at the other end of the feed's stream, down to the byte."""
+
+import base64
+import hashlib
+import json
+from random import Random
+
+import trio
+from trio.testing import memory_stream_pair
+
+from hedgehogd.domain.errors import FeedError
+from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
+
+_ACCEPT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
+
+
+def heartbeat(product="BTC-USD", sequence=1):
+    return json.dumps({"type": "heartbeat", "sequence": sequence, "product_id": product}).encode()
+
+
+def ticker(product="BTC-USD", sequence=1):
+    return json.dumps({"type": "ticker", "sequence": sequence, "product_id": product}).encode()
+
+
+def match(trade_id, product="BTC-USD"):
+    return json.dumps(
+        {"type": "match", "trade_id": trade_id, "sequence": trade_id, "product_id": product}
+    ).encode()
+
+
+class Line:
+    """One connection, seen from the exchange."""
+
+    def __init__(self, stream, far_end):
+        self.stream = stream
+        self.far_end = far_end  # the feed's own end, for hooks
+        self.head = b""
+        self._read = b""
+
+    async def _more(self):
+        data = await self.stream.receive_some()
+        if not data:
+            raise EOFError
+        self._read += data
+
+    async def hear_head(self):
+        while b"\r\n\r\n" not in self._read:
+            await self._more()
+        self.head, _, self._read = self._read.partition(b"\r\n\r\n")
+        return self.head
+
+    async def shake_hands(self, behind=b""):
+        """Accept the upgrade; ``behind`` travels in the same packet."""
+        head = await self.hear_head()
+        key = next(
+            line.split(b": ")[1]
+            for line in head.split(b"\r\n")
+            if line.lower().startswith(b"sec-websocket-key")
+        )
+        accept = base64.b64encode(hashlib.sha1(key + _ACCEPT).digest())
+        await self.stream.send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + behind
+        )
+
+    async def say(self, *payloads):
+        """Send messages, all in one packet."""
+        await self.stream.send_all(b"".join(map(encode_text, payloads)))
+
+    async def hear_frame(self):
+        """Return the feed's next frame: first byte and unmasked payload."""
+        while True:
+            frame = self._cut()
+            if frame:
+                return frame
+            await self._more()
+
+    def _cut(self):
+        data = self._read
+        if len(data) < 2:
+            return None
+        size, at = data[1] & 0x7F, 2
+        if size > 125:
+            width = 2 if size == 126 else 8
+            at += width
+            size = int.from_bytes(data[2:at], "big")
+        if len(data) < at + 4 + size:
+            return None
+        mask = (data[at : at + 4] * (size // 4 + 1))[:size]
+        masked = data[at + 4 : at + 4 + size]
+        self._read = data[at + 4 + size :]
+        payload = (int.from_bytes(masked, "big") ^ int.from_bytes(mask, "big")).to_bytes(
+            size, "big"
+        )
+        return data[0], payload
+
+    async def hear(self):
+        """Return the feed's next request."""
+        first, payload = await self.hear_frame()
+        assert first == TEXT
+        return json.loads(payload)
+
+    async def answer_pings(self):
+        """Answer pings and hear nothing else, to the connection's end."""
+        try:
+            while True:
+                first, payload = await self.hear_frame()
+                if first == PING:
+                    await self.stream.send_all(encode_pong(payload))
+        except (EOFError, trio.BrokenResourceError):
+            pass
+
+    async def hear_end(self, *, answer=True):
+        """Return what the feed sends until it closes: frames, close included."""
+        frames = []
+        try:
+            while True:
+                frames.append(await self.hear_frame())
+                if frames[-1][0] == CLOSE and answer:
+                    await self.stream.send_all(encode_close(1000))
+        except (EOFError, trio.BrokenResourceError):
+            return frames
+
+    def break_next_read(self):
+        """From its next read on the feed finds its connection reset."""
+
+        async def reset():
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError
+
+        self.far_end.receive_stream.receive_some_hook = reset
+
+
+class Exchange:
+    """Answers dials: hands out lines, or fails as told."""
+
+    def __init__(self):
+        self.dialled_at = []
+        self.failures = []
+        self._lines_tx, self._lines_rx = trio.open_memory_channel(1000)
+
+    async def open_stream(self, address):
+        await trio.lowlevel.checkpoint()
+        self.dialled_at.append(trio.current_time())
+        if self.failures:
+            raise self.failures.pop(0)
+        near, far = memory_stream_pair()
+        self._lines_tx.send_nowait(Line(far, near))
+        return near
+
+    async def dialled(self):
+        """Return the next line, nothing said yet."""
+        return await self._lines_rx.receive()
+
+    async def connected(self):
+        """Return the next line after the handshake."""
+        line = await self.dialled()
+        await line.shake_hands()
+        return line
+
+    async def subscribed(self):
+        """Return the next line after the first request, and that request."""
+        line = await self.connected()
+        return line, await line.hear()
+
+
+class LongestPauses(Random):
+    """Jitter at its upper end: pauses that can be counted on."""
+
+    def uniform(self, a, b):
+        return b
+
+
+class Running:
+    """A feed on its way, with everything around it."""
+
+    def __init__(self, exchange, instance, feed, inbox):
+        self.exchange = exchange
+        self.instance = instance
+        self.feed = feed
+        self.inbox = inbox
+        self.ended_by = None
+
+    @property
+    def demand(self):
+        return self.instance.pipe.demand
+
+    @property
+    def health(self):
+        return self.instance.health
+
+    async def run(self, task_status=trio.TASK_STATUS_IGNORED):
+        try:
+            await self.feed.run(task_status=task_status)
+        except FeedError as error:
+            self.ended_by = error
+
+    async def messages(self):
+        """Return the payloads of the next delivery with messages."""
+        while True:
+            delivery = await self.inbox.receive()
+            if delivery.messages:
+                return [message.payload for message in delivery.messages]
+
+    def notices(self):
+        """Return the notices among what waits in the inbox."""
+        told = []
+        while True:
+            try:
+                delivery = self.inbox.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                return told
+            told += [json.loads(notice.payload) for notice in delivery.notices]

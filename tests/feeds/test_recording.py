@@ -1,0 +1,212 @@
+"""A recording as the feed: the same bytes at the same pace, and an end that is no outage."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from hedgehogd.config import Settings
+from hedgehogd.daemon import make_instance
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.health import FeedState
+from hedgehogd.feeds.recording import RecordingFeed, find_recording
+from tests.feeds.script import match, ticker
+
+SHARED = Path(__file__).parents[2] / "../shared/recordings"
+TICKER = Topic("ticker", "BTC-USD")
+
+
+class Playing:
+    """A feed that plays, and what came of it."""
+
+    def __init__(self, path, pairs=("BTC-USD",), linger_s=30.0):
+        self.instance = make_instance(Settings(feed_pairs=pairs, feed_linger_s=linger_s))
+        tx, self.inbox = trio.open_memory_channel[Delivery](256)
+        self.feed = RecordingFeed(path, self.instance.pipe, tx, self.instance.health)
+        self.heard = []
+
+    async def listen(self):
+        async for delivery in self.inbox:
+            now = trio.current_time()
+            self.heard += [(now, message.payload) for message in delivery.messages]
+
+
+@pytest.fixture
+def play(nursery):
+    """Play a recording to its end and return what was heard."""
+
+    async def play(path):
+        playing = Playing(path)
+        nursery.start_soon(playing.listen)
+        await nursery.start(playing.feed.run)
+        while playing.instance.health.state is not FeedState.ENDED:
+            await trio.sleep(1)
+        return playing
+
+    return play
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Write a recording and return its directory."""
+
+    def record(lines, times=None, products=None):
+        (tmp_path / "feed.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+        if times is not None:
+            (tmp_path / "feed.recv_ts.txt").write_text("".join(f"{time}\n" for time in times))
+        if products is not None:
+            (tmp_path / "rest_products.json").write_bytes(products)
+        return tmp_path
+
+    return record
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the recordings are kept beside the checkout")
+async def test_a_real_recording_is_played_byte_for_byte(autojump_clock, play):
+    """31 seconds of Coinbase in 2021, in order, nothing lost and nothing rounded."""
+    path = SHARED / "cryptofeed-2021-pro-level2-ticker-matches"
+    playing = await play(path)
+    lines = (path / "feed.jsonl").read_bytes().splitlines()
+    unheard = {b'{"type":"subscriptions"'}
+    expected = [line for line in lines if line[:23] not in unheard]
+
+    assert [payload for _, payload in playing.heard] == expected
+    assert playing.heard[-1][0] == pytest.approx(30.84, abs=0.1)
+    assert playing.instance.pipe.catalogue.accepts("BTC-USD")
+    assert playing.instance.health.gaps == 0
+
+
+async def test_messages_come_at_their_own_pace(autojump_clock, play, record):
+    """The burstiness of a market is what makes a recording worth playing."""
+    lines = [ticker(sequence=number) for number in range(4)]
+    playing = await play(record(lines, [100.0, 100.0, 100.5, 103.0]))
+
+    assert playing.heard == list(zip([0, 0, 0.5, 3], lines, strict=True))
+
+
+async def test_a_burst_is_cut_into_batches(autojump_clock, play, record):
+    """One delivery must not keep the loop for a whole recording."""
+    lines = [ticker(sequence=number) for number in range(200)]
+    playing = await play(record(lines, [1.0] * 200))
+
+    assert [payload for _, payload in playing.heard] == lines
+
+
+async def test_its_end_is_no_outage(autojump_clock, play, record):
+    """Subscribers keep their streams, and a balancer keeps sending more."""
+    playing = await play(record([ticker()]))
+    await trio.sleep(1000)
+
+    assert playing.instance.readiness() == (True, "recording ended")
+    assert playing.instance.health.connects == 1
+
+
+@pytest.mark.parametrize("lines", [[], [b"", b""]])
+async def test_an_empty_recording_ends_at_once(autojump_clock, play, record, lines):
+    """It has no messages; that is all that is wrong with it."""
+    assert (await play(record(lines))).heard == []
+
+
+async def test_gaps_in_a_recording_are_told(autojump_clock, play, record):
+    """A recording with holes is history with holes: never silent."""
+    playing = await play(record([match(1), b'{"type":"odd"}', match(5)]))
+
+    assert (playing.instance.health.gaps, playing.instance.health.trades_missing) == (1, 3)
+    assert playing.instance.health.dropped == {"unknown_type": 1}
+
+
+async def test_it_begins_when_somebody_wants_it(autojump_clock, record, nursery):
+    """The first subscriber sees the beginning, not what is left."""
+    playing = Playing(record([ticker()]), pairs=())
+    nursery.start_soon(playing.listen)
+    await nursery.start(playing.feed.run)
+    await trio.sleep(100)
+    assert playing.heard == []
+    assert playing.instance.readiness() == (True, "idle")
+    playing.instance.pipe.demand.want([TICKER])
+    await trio.sleep(1)
+
+    assert playing.heard == [(100, ticker())]
+
+
+async def test_a_wish_withdrawn_at_once_does_not_spin(autojump_clock, record, nursery):
+    """A subscriber that came and went in one turn once kept a core busy for ever."""
+    playing = Playing(record([ticker()]), pairs=(), linger_s=0.0)
+    await nursery.start(playing.feed.run)
+    playing.instance.pipe.demand.want([TICKER])
+    playing.instance.pipe.demand.release([TICKER], trio.current_time())
+    with trio.fail_after(1):
+        await wait_all_tasks_blocked()
+
+    assert playing.instance.health.state is FeedState.IDLE
+
+
+async def test_cancelled_it_closes_the_inbox(autojump_clock, record):
+    """The broker ends when its last producer has closed."""
+    playing = Playing(record([ticker(), ticker(sequence=2)], [1, 1000]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(playing.feed.run)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    await playing.listen()
+
+    assert [payload for _, payload in playing.heard] == [ticker()]
+
+
+@pytest.mark.parametrize(
+    ("lines", "times", "complaint"),
+    [
+        ([ticker(), b"hello"], None, "feed.jsonl: line 2: found 'hello'"),
+        ([ticker(), ticker()[:20]], None, "feed.jsonl: line 2: found"),
+        ([ticker()], ["noon"], "feed.jsonl: line 1: found 'noon'"),
+        ([ticker(), ticker()], [1], "feed.jsonl: line 2: found a message without a receive time"),
+    ],
+)
+async def test_a_broken_recording_names_the_line(autojump_clock, record, lines, times, complaint):
+    """A cut download must not pass for a short day."""
+    playing = Playing(record(lines, times))
+    with pytest.raises(OperatorError, match=complaint) as caught:
+        await playing.feed.run()
+    assert caught.value.exit_status == EXIT_CONFIG
+
+
+async def test_a_recording_that_cannot_be_read_says_why(autojump_clock, record):
+    """It may be gone by the time that somebody wants it."""
+    path = record([ticker()])
+    playing = Playing(path)
+    (path / "feed.jsonl").unlink()
+    with pytest.raises(OperatorError, match=r"feed\.jsonl: No such file"):
+        await playing.feed.run()
+
+
+@pytest.mark.parametrize("products", [b"{", b'[{"id":7}]', b"\xff", b'[{"id":"\xff"}]'])
+async def test_a_broken_list_of_products_is_named(autojump_clock, record, products):
+    """Half a recording is the operator's to mend, and no bug of ours."""
+    playing = Playing(record([ticker()], products=products))
+    with pytest.raises(OperatorError, match=r"rest_products\.json"):
+        await playing.feed.run()
+
+
+async def test_products_listed_beside_it_are_those_that_exist(autojump_clock, play, record):
+    """Who asks for another one is told, as the exchange would have."""
+    listed = [{"id": "BTC-USD", "status": "online"}, {"id": "OLD-USD", "status": "delisted"}]
+    playing = await play(record([ticker()], products=json.dumps(listed).encode()))
+    catalogue = playing.instance.pipe.catalogue
+
+    assert catalogue.accepts("BTC-USD")
+    assert not catalogue.accepts("OLD-USD")
+
+
+def test_a_recording_is_a_file_or_the_directory_of_one(record, tmp_path):
+    """Both are what people have."""
+    folder = record([ticker()])
+
+    assert find_recording(folder) == folder / "feed.jsonl"
+    assert find_recording(folder / "feed.jsonl") == folder / "feed.jsonl"
+    for nothing in (tmp_path / "nowhere", Path("demoo")):
+        with pytest.raises(OperatorError, match="there is no recording"):
+            find_recording(nothing)

@@ -1,0 +1,137 @@
+"""The tap: data frames leave the stream here, everything else passes, nothing changes order."""
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair
+
+from hedgehogd.domain.errors import FeedError
+from hedgehogd.feeds.tap import FrameTap, UpgradeRefused
+from hedgehogd.protocol.frames import FrameError, encode_close, encode_ping, encode_text
+
+HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+
+
+class Tapped:
+    """A tap, its far end, and what it took off."""
+
+    def __init__(self, message_bytes_max=1000):
+        inner, self.far = memory_stream_pair()
+        self.inner = inner
+        self.taken = []
+        self.tap = FrameTap(inner, self._take, message_bytes_max)
+
+    async def _take(self, frames):
+        await trio.lowlevel.checkpoint()
+        self.taken.append([payload for _, payload in frames])
+
+    async def say(self, *packets):
+        for packet in packets:
+            await self.far.send_all(packet)
+
+
+async def test_the_handshake_passes_and_data_does_not():
+    """The library behind the tap must never see a data frame: that is where the 46 µs went."""
+    tapped = Tapped()
+    await tapped.say(HEAD + encode_text(b"one") + encode_text(b"two") + encode_ping(b"p"))
+
+    assert await tapped.tap.receive_some() == HEAD
+    assert encode_ping(b"p") == await tapped.tap.receive_some()
+    assert tapped.taken == [[b"one", b"two"]]
+
+
+async def test_a_head_may_come_byte_by_byte():
+    """TCP keeps no packets together."""
+    tapped = Tapped()
+    for byte in HEAD:
+        await tapped.say(bytes((byte,)))
+    await tapped.far.send_eof()
+
+    assert await tapped.tap.receive_some() == HEAD
+    assert await tapped.tap.receive_some() == b""
+
+
+async def test_frames_of_one_read_are_one_batch(autojump_clock, nursery):
+    """A batch is joined once per cohort downstream: what came together stays together."""
+    tapped = Tapped()
+    await tapped.say(HEAD)
+    await tapped.tap.receive_some()
+    frame = encode_text(b"x" * 200)
+
+    async def talk():
+        await tapped.say(encode_text(b"a") + frame[:50])
+        await trio.sleep(1)
+        await tapped.say(frame[50:] + encode_text(b"b"))
+        await trio.sleep(1)
+        await tapped.say(encode_close(1000))
+
+    nursery.start_soon(talk)
+    assert encode_close(1000) == await tapped.tap.receive_some()
+    assert tapped.taken == [[b"a"], [b"x" * 200, b"b"]]
+
+
+async def test_the_time_of_every_read_is_kept(autojump_clock):
+    """A dead line is told from a quiet one by bytes, not by messages."""
+    tapped = Tapped()
+    await tapped.say(HEAD)
+    await tapped.tap.receive_some()
+    await trio.sleep(5)
+    await tapped.say(encode_ping())
+    await tapped.tap.receive_some()
+
+    assert tapped.tap.heard_at == 5
+
+
+@pytest.mark.parametrize("status", [200, 301, 401, 403, 404, 429, 503])
+@pytest.mark.parametrize("body", [b"", b'{"message":"go away"}', b"<html>" + b"x" * 9000])
+async def test_a_refusal_is_its_status_whatever_body_follows(status, body):
+    """A body that comes later, or never ends, must not turn a refusal into a time-out."""
+    tapped = Tapped()
+    await tapped.say(b"HTTP/1.1 %d Some Words\r\nContent-Length: 99999\r\n\r\n" % status + body)
+
+    with pytest.raises(UpgradeRefused, match=f"refused: HTTP {status}") as caught:
+        await tapped.tap.receive_some()
+    assert status == caught.value.status
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
+        (b"\x15\x03\x01\x00\x02", "not HTTP"),  # a TLS alert: ws:// where wss:// belongs
+        (b"HTTP/9 101 Hello\r\n\r\n", "not HTTP/1"),
+        (b"HTTP/1.1 101 " + b"x" * 100_000, "no end"),
+        (b"HTTP/1.1 101 Switch", "hung up"),
+        (b"", "hung up"),
+    ],
+)
+async def test_what_is_no_handshake_is_named(said, complaint):
+    """The operator reads this when the URL is somebody else's."""
+    tapped = Tapped()
+    await tapped.say(said)
+    await tapped.far.send_eof()
+
+    with pytest.raises(FeedError, match=complaint):
+        await tapped.tap.receive_some()
+
+
+async def test_a_message_over_the_limit_ends_the_connection():
+    """Memory is bounded even against the exchange."""
+    tapped = Tapped(message_bytes_max=100)
+    await tapped.say(HEAD + encode_text(b"x" * 101))
+    await tapped.tap.receive_some()
+
+    with pytest.raises(FrameError, match="101 bytes"):
+        await tapped.tap.receive_some()
+
+
+async def test_writing_and_closing_pass_through():
+    """The library owns the writing half; the tap only listens."""
+    tapped = Tapped()
+    await tapped.tap.wait_send_all_might_not_block()
+    await tapped.tap.send_all(b"hello")
+    await tapped.tap.send_eof()
+    assert await tapped.far.receive_some() == b"hello"
+    assert await tapped.far.receive_some() == b""
+    await tapped.tap.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await tapped.far.send_all(b"anybody?")

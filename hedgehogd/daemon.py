@@ -2,7 +2,7 @@
 
 Consumers start before producers and producers stop before consumers::
 
-    root ── signals, lag, keep-alives, notifications
+    root ── signals, lag, keepalives, notifications
       ├── broker            ends when the last producer has closed the inbox
       ├── control           Hypercorn's connections       (cancelled after the streams)
       ├── streams           one task per subscriber        (ended by their farewells)

@@ -14,8 +14,13 @@ import structlog
 _SYSLOG_LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
-def _with_syslog_level(_logger: Any, method: str, line: str) -> str:
-    return f"<{_SYSLOG_LEVELS.get(method, 6)}>{line}"
+_render_json = structlog.processors.JSONRenderer()
+
+
+def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
+    """Render as JSON, behind the level's number."""
+    level = _SYSLOG_LEVELS.get(event["level"], _SYSLOG_LEVELS["info"])
+    return f"<{level}>{_render_json(logger, method, event)!s}"
 
 
 def configure_logs(level: str, form: str, instance: int | None = None) -> None:
@@ -37,9 +42,9 @@ def configure_logs(level: str, form: str, instance: int | None = None) -> None:
     if human:
         last.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
     else:
-        last += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    if os.environ.get("JOURNAL_STREAM") and not human:
-        last.append(_with_syslog_level)
+        in_journal = "JOURNAL_STREAM" in os.environ
+        last.append(structlog.processors.format_exc_info)
+        last.append(_render_for_journal if in_journal else _render_json)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -25,9 +25,14 @@ def notify(*lines: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
-            sock.sendto("\n".join(lines).encode(), address)
+            sock.sendto("\n".join(map(_one_line, lines)).encode(), address)
     except OSError as error:
         log.warning("systemd does not listen", reason=str(error))
+
+
+def _one_line(text: str) -> str:
+    """What others wrote (a close reason) must not become a line of its own."""
+    return " ".join(text.splitlines())
 
 
 def watchdog_interval_s() -> float | None:

@@ -4,13 +4,20 @@ Speaks Coinbase's protocol, so it reads a hedgehogd, a simulator or the exchange
 On a terminal a line of counts and rate is kept below the messages.
 """
 
+import os
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import msgspec
-from trio_websocket import ConnectionClosed, HandshakeError, open_websocket_url
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    open_websocket_url,
+)
 
 from hedgehogd.domain.errors import EXIT_UNAVAILABLE
 
@@ -124,7 +131,7 @@ async def tail(what: Tail) -> int:
             seen = 0
             while not what.count_max or seen < what.count_max:
                 message = await connection.get_message()
-                payload = message if isinstance(message, str) else message.decode()
+                payload = message if isinstance(message, str) else message.decode(errors="replace")
                 seen += 1
                 counts.add(payload)
                 counts.clear()
@@ -135,17 +142,30 @@ async def tail(what: Tail) -> int:
         code = f"{reason.code} {reason.reason or ''}".strip() if reason else "no reason given"
         print(f"hedgehogd: {what.url} closed: {code}", file=sys.stderr)
         return EXIT_UNAVAILABLE
+    except BrokenPipeError:  # `| head` has seen enough
+        _silence_stdout()
     except (HandshakeError, OSError) as error:
-        detail = str(error) or type(error).__name__
-        print(f"hedgehogd: cannot open {what.url}: {detail}", file=sys.stderr)
+        print(f"hedgehogd: cannot open {what.url}: {_why(error)}", file=sys.stderr)
         return EXIT_UNAVAILABLE
-    except BrokenPipeError:
-        return 0
     finally:
         counts.clear()
         if sys.stderr.isatty():
             print(counts, file=sys.stderr)
     return 0
+
+
+def _why(error: Exception) -> str:
+    """Say why a stream cannot be opened; the library hides the reason in the cause."""
+    if isinstance(error, ConnectionRejected):
+        body = (error.body or b"").decode(errors="replace")
+        return f"HTTP {error.status_code} {body}".strip()
+    return str(error) or str(error.__cause__ or "") or type(error).__name__
+
+
+def _silence_stdout() -> None:
+    """Let Python's last flush of a broken stdout go nowhere instead of complaining."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def default_url(port: int) -> str:

@@ -1,4 +1,4 @@
-"""Keep-alives for all streams from one task, and the farewell of a drain.
+"""Keepalives for all streams from one task, and the farewell of a drain.
 
 A timer per subscriber would cost a task each; instead every subscriber's turn comes once
 in ``KEEP_ALIVE_S``, a slice of them each second.

@@ -60,7 +60,7 @@ class Outlet(Member):
         delivered: messages whose bytes the kernel has taken.
         skipped: messages that conflation dropped.
         is_ending: no more data is taken; the farewell is on its way.
-        silent_rounds: keep-alives sent since the peer was last heard.
+        silent_rounds: keepalives sent since the peer was last heard.
         reading: the scope of the task that reads from the peer; cancelled when the stream
             ends here, so that the task turns to the farewell.
     """

@@ -155,7 +155,7 @@ async def _wishes() -> tuple[list[str], str | None]:
     if raw:
         try:
             body = msgspec.json.decode(raw)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SubscriberError("bad_request", f"the body is not JSON: {error}") from None
         if not isinstance(body, dict):
             raise SubscriberError("bad_request", "the body is a JSON object, or empty")

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
@@ -27,7 +28,17 @@ def hypercorn_config() -> Config:
 
 def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
     """Return the function that serves one connection of the control plane to its end."""
-    wrapped = ASGIWrapper(app)
+
+    async def answer_whole(scope: Any, receive: Any, send: Any) -> None:
+        async def send_whole(message: Any) -> None:
+            # The last one makes Hypercorn tell Quart that all is over and close the connection,
+            # and Quart-trio then cancels the request, which is us in the middle of closing.
+            with trio.CancelScope(shield=True):  # the stream gives up peers that do not read
+                await send(message)
+
+        await app(scope, receive, send_whole)
+
+    wrapped = ASGIWrapper(answer_whole)
     config, context = hypercorn_config(), WorkerContext(None)
 
     async def handle(stream: Any) -> None:

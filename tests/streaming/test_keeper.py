@@ -1,4 +1,4 @@
-"""Keep-alives for quiet streams, the end of silent peers, and the farewell."""
+"""Keepalives for quiet streams, the end of silent peers, and the farewell."""
 
 from random import Random
 

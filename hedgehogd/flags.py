@@ -1,0 +1,205 @@
+"""What the command line takes: a parser for each command, and ``--version``."""
+
+import argparse
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hedgehogd import __version__
+from hedgehogd.config import default_of, nearest
+from hedgehogd.domain.errors import EXIT_USAGE
+from hedgehogd.keys import KEYS, PORT_MAX, number, whole_number
+
+COMMANDS = ("serve", "simulate", "tail", "config")
+
+_EPILOG = """\
+every option can also be set in the file (key in brackets) or in the
+environment (HEDGEHOGD_ + key in capitals, dots as underscores). Flags win over
+environment, environment over file, file over defaults. See what is in force,
+and where it came from, with `hedgehogd config`.
+
+other commands:
+  hedgehogd simulate         the exchange simulator on a port of its own
+  hedgehogd tail URL|PAIR    print a stream, one line a message
+  hedgehogd config           effective configuration, and where it came from
+
+signals:
+  SIGTERM, SIGINT            drain, then exit 0; a second one, more than a
+                             second later, exits at once
+
+exit status:
+  0 drained   64 bad usage   69 upstream refused us   70 bug   78 bad config
+
+examples:
+  hedgehogd --pairs BTC-USD,ETH-USD --port 8001
+  hedgehogd --feed demo --port 8001                    no internet needed
+  hedgehogd tail BTC-USD                               watch it
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our exit status, and the nearest right flag for a wrong one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in two lines and exit with 64."""
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split(" ")[0]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        hint = nearest(unknown, flags if unknown.startswith("-") else COMMANDS)
+        hint = hint or f"\n  See `{self.prog} --help`."
+        self.exit(EXIT_USAGE, f"hedgehogd: {message}{hint}\n")
+
+
+def version_text() -> str:
+    """Return version and, in a checkout, commit."""
+    here = Path(__file__).resolve().parent.parent
+    if (here / ".git").exists():
+        git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]
+        try:
+            found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603
+        except (OSError, subprocess.SubprocessError):
+            pass
+        else:
+            return f"hedgehogd {__version__} ({found.stdout.strip()})"
+    return f"hedgehogd {__version__}"
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        sys.stdout.write(version_text() + "\n")
+        parser.exit(0)
+
+
+def _checked(read: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """Return ``read``, which says what was expected, in the way that argparse repeats it."""
+
+    def checked(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {error}") from None
+
+    return checked
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every key of the configuration, in its group."""
+    groups: dict[str, Any] = {}
+    for key in KEYS:
+        group = groups.get(key.group)
+        if group is None:
+            group = groups[key.group] = parser.add_argument_group(key.group)
+        default = default_of(key)
+        default = "" if default in {"", "0", "false"} else f"; default {default}"
+        help_text = f"{key.help}{default} [{key.name}]".replace("%", "%%")
+        if key.metavar:
+            group.add_argument(
+                key.flag, dest=key.field, metavar=key.metavar, default=None, help=help_text
+            )
+        else:
+            group.add_argument(
+                key.flag, dest=key.field, action="store_const", const=True, default=None,
+                help=help_text,
+            )  # fmt: skip
+    group = groups["other"]
+    group.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="default /etc/hedgehogd/hedgehogd.toml, if it exists",
+    )  # fmt: skip
+    group.add_argument(
+        "--check", action="store_true",
+        help="read the configuration, say whether it is sound, exit",
+    )  # fmt: skip
+
+
+def _parser(command: str, description: str, epilog: str = "") -> Parser:
+    parser = Parser(
+        prog=f"hedgehogd {command}",
+        usage=f"hedgehogd {command} [options]",
+        description=description,
+        epilog=epilog,
+        formatter_class=partial(
+            argparse.RawDescriptionHelpFormatter, width=80, max_help_position=27
+        ),
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this text")
+    return parser
+
+
+def serve_parser(command: str = "serve") -> Parser:
+    """Return the parser of ``serve`` and ``config``, which take the same options."""
+    says = {
+        "serve": "Read market data from Coinbase once and fan it out to WebSocket, SSE and\n"
+        "NDJSON subscribers.",
+        "config": "Show the configuration in force, and where each value came from.",
+    }
+    parser = _parser(command, says[command], _EPILOG if command == "serve" else "")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show version and commit")
+    _add_keys(parser)
+    return parser
+
+
+def simulate_parser() -> Parser:
+    """Return the parser of ``simulate``."""
+    parser = _parser(
+        "simulate", "Serve a simulated exchange that speaks Coinbase's protocol, REST included."
+    )
+    add = parser.add_argument
+    add(
+        "--port",
+        type=_checked(whole_number(0, PORT_MAX)),
+        default=9000,
+        metavar="PORT",
+        help="TCP port; default 9000",
+    )
+    add("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
+    add(
+        "--seed",
+        type=_checked(whole_number(0, 2**63)),
+        metavar="N",
+        help="same seed, same market; drawn and printed if absent",
+    )
+    add("--pairs", default="", metavar="A,B", help="products beside the built-in ones")
+    add(
+        "--rate",
+        type=_checked(number(0, math.inf)),
+        default=1.0,
+        metavar="X",
+        help="how busy it is; default 1, near real",
+    )
+    add("--recording", type=Path, metavar="PATH", help="replay this instead of a market")
+    add("--speed", type=_checked(number(0, math.inf)), default=1.0, metavar="X",
+        help="how fast to replay; default 1, 0 is as fast as clients read")  # fmt: skip
+    return parser
+
+
+def tail_parser() -> Parser:
+    """Return the parser of ``tail``."""
+    parser = _parser("tail", "Print a stream, one line a message.")
+    parser.usage = "hedgehogd tail URL|PAIR [options]"
+    add = parser.add_argument
+    add("what", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local hedgehogd")
+    add("--pairs", default="", metavar="A,B", help="products to subscribe to at URL")
+    add("--channels", default="ticker,matches", metavar="a,b", help="default ticker,matches")
+    add(
+        "--port",
+        type=_checked(whole_number(1, PORT_MAX)),
+        default=8001,
+        metavar="PORT",
+        help="of the local one; default 8001",
+    )
+    add("--format", choices=("human", "raw"), default=None,
+        help="default human on a terminal, raw otherwise")  # fmt: skip
+    add(
+        "--count",
+        type=_checked(whole_number(0, 2**63)),
+        default=0,
+        metavar="N",
+        help="stop after N messages",
+    )
+    return parser

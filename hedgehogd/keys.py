@@ -1,0 +1,220 @@
+"""The table of keys: everything that can be set, its flag, its meaning and how it is read.
+
+One row here makes the flag, the line in ``--help``, the environment variable and the key in
+the file; only the default lives elsewhere, in ``config.Settings``.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import BY_ALIAS
+from hedgehogd.domain.product import is_product_id
+
+ENVIRONMENT_PREFIX = "HEDGEHOGD_"
+FIRST_PORT = 8000
+PORT_MAX = 65535
+
+
+class Key(NamedTuple):
+    """One thing that can be set.
+
+    Attributes:
+        name: in the file, ``section.key``.
+        flag: on the command line.
+        metavar: what stands for the value in ``--help``; empty for a switch.
+        group: the heading in ``--help``.
+        help: what it means, without its default.
+        read: turns text or a TOML value into the value; raises ValueError saying what was
+            expected.
+    """
+
+    name: str
+    flag: str
+    metavar: str
+    group: str
+    help: str
+    read: Callable[[Any], Any]
+
+    @property
+    def field(self) -> str:
+        """The attribute of ``Settings``."""
+        return self.name.replace(".", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return ENVIRONMENT_PREFIX + self.field.upper()
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError("a list of names")
+    return tuple(dict.fromkeys(item.strip() for item in value if item.strip()))
+
+
+def _pairs(value: Any) -> tuple[str, ...]:
+    pairs = tuple(item.upper() for item in _texts(value))
+    for pair in pairs:
+        if not is_product_id(pair):
+            raise ValueError(f"pairs such as BTC-USD, and {pair!r} is none")
+    return pairs
+
+
+def _channels(value: Any) -> tuple[str, ...]:
+    names = _texts(value)
+    for name in names:
+        if name not in BY_ALIAS:
+            raise ValueError(f"channels among {', '.join(sorted(BY_ALIAS))}; {name!r} is none")
+    return names
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text that is not empty")
+    return value
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return str(value)
+
+    return read
+
+
+def whole_number(low: int, high: int) -> Callable[[Any], int]:
+    """Return what reads a whole number between ``low`` and ``high``, both included."""
+
+    def read(value: Any) -> int:
+        expected = f"a whole number from {low} to {high}"
+        try:
+            found = int(value) if isinstance(value, str | int) else None
+        except ValueError:
+            found = None
+        if found is None or isinstance(value, bool) or not low <= found <= high:
+            raise ValueError(expected)
+        return found
+
+    return read
+
+
+def number(low: float, high: float) -> Callable[[Any], float]:
+    """Return what reads a number between ``low`` and ``high``, both included."""
+
+    def read(value: Any) -> float:
+        expected = f"a number from {low:g} to {high:g}"
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(expected)
+        try:
+            found = float(value)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not low <= found <= high:
+            raise ValueError(expected)
+        return found
+
+    return read
+
+
+def _switch(value: Any) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError("true or false")
+
+
+_READ, _SERVE, _LIMITS, _DEMO, _OTHER = (
+    "what to read", "where to serve", "limits", "the demo market", "other",
+)  # fmt: skip
+_MIB = 1024 * 1024
+
+KEYS = (
+    Key("feed.pairs", "--pairs", "A,B", _READ, "products held from the start", _pairs),
+    Key("feed.channels", "--channels", "a,b", _READ, "channels held for them", _channels),
+    Key(
+        "feed.only_pairs", "--only-pairs", "", _READ,
+        "serve only --pairs; others are added on demand otherwise", _switch,
+    ),
+    Key(
+        "feed.where", "--feed", "WHERE", _READ,
+        "coinbase, sandbox, demo, a ws:// or wss:// URL, or a recording's path", _text,
+    ),
+    Key(
+        "feed.linger_s", "--linger-s", "SECONDS", _READ,
+        "how long a topic is kept upstream after its last subscriber", number(0, 3600),
+    ),
+    Key(
+        "feed.stale_after_s", "--stale-after-s", "SECONDS", _READ,
+        "silence after which the feed is dialled again", number(0.1, 3600),
+    ),
+    Key(
+        "feed.message_bytes_max", "--upstream-message-bytes-max", "BYTES", _READ,
+        "longest upstream message", whole_number(1024, 1024 * _MIB),
+    ),
+    Key("serve.port", "--port", "PORT", _SERVE, "TCP port", whole_number(1, PORT_MAX)),
+    Key(
+        "instance", "--instance", "N", _SERVE,
+        "this daemon's number; without --port it means port 8000+N",
+        whole_number(0, PORT_MAX - FIRST_PORT),
+    ),
+    Key("serve.bind", "--bind", "ADDRESS", _SERVE, "address to listen on", _text),
+    Key(
+        "serve.cors_origins", "--cors-origins", "A,B", _SERVE,
+        "web origins whose pages may read us, or *", _texts,
+    ),
+    Key(
+        "limits.subscribers_max", "--subscribers-max", "N", _LIMITS,
+        "refuse more than N subscribers", whole_number(1, 1_000_000),
+    ),
+    Key(
+        "limits.topics_max", "--topics-max", "N", _LIMITS,
+        "channels times products that one subscriber may have", whole_number(1, 1_000_000),
+    ),
+    Key(
+        "limits.backlog_bytes_max", "--backlog-bytes-max", "BYTES", _LIMITS,
+        "bytes a subscriber may fall behind before its policy acts",
+        whole_number(1024, 1024 * _MIB),
+    ),
+    Key(
+        "limits.backlog_age_max_s", "--backlog-age-max-s", "SECONDS", _LIMITS,
+        "seconds it may fall behind", number(0.1, limits.BACKLOG_AGE_MAX_S),
+    ),
+    Key(
+        "limits.tape_bytes_max", "--tape-bytes-max", "BYTES", _LIMITS,
+        "recent messages kept in memory", whole_number(_MIB, 1024 * 1024 * _MIB),
+    ),
+    Key(
+        "drain.notice_s", "--drain-notice-s", "SECONDS", _LIMITS,
+        "time for a balancer to notice that we are leaving", number(0, 300),
+    ),
+    Key(
+        "drain.spread_s", "--drain-spread-s", "SECONDS", _LIMITS,
+        "time over which subscribers are sent away", number(0, 300),
+    ),
+    Key(
+        "drain.timeout_s", "--drain-timeout-s", "SECONDS", _LIMITS,
+        "longest wait for subscribers to leave on stop", number(0.1, 3600),
+    ),
+    Key(
+        "demo.seed", "--demo-seed", "N", _DEMO,
+        "seed of --feed demo; 0 draws one and logs it", whole_number(0, 2**31 - 1),
+    ),
+    Key("demo.rate", "--demo-rate", "X", _DEMO, "how busy it is; 1 is real", number(0.01, 100)),
+    Key(
+        "log.level", "--log-level", "LEVEL", _OTHER,
+        "debug, info, warning or error", _one_of("debug", "info", "warning", "error"),
+    ),
+    Key(
+        "log.format", "--log-format", "FORM", _OTHER,
+        "json, human, or auto: human on a terminal", _one_of("auto", "json", "human"),
+    ),
+)  # fmt: skip
+
+BY_NAME = {key.name: key for key in KEYS}
+BY_VARIABLE = {key.variable: key for key in KEYS}

@@ -1,0 +1,221 @@
+"""The command line, as a person meets it: statuses, help, and what a wrong word leads to."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from hedgehogd import cli
+from hedgehogd.cli import main
+from hedgehogd.domain.errors import FeedError, OperatorError
+from hedgehogd.keys import KEYS
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Stand in for the daemon: remember its settings, end as told."""
+    served = []
+
+    def end_with(error=None):
+        async def serve(settings):
+            served.append(settings)
+            await trio.lowlevel.checkpoint()
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(cli, "serve", serve)
+        return served
+
+    return end_with
+
+
+# Exit statuses
+
+
+@pytest.mark.parametrize("argv", [[], ["serve"], ["--feed", "demo"], ["serve", "--port", "9"]])
+def test_a_drained_daemon_is_0(serve, said, argv):
+    """``serve`` may be left out."""
+    served = serve()
+
+    assert said(*argv) == (0, "", "")
+    assert len(served) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (OperatorError("no such thing", 78), 78, "hedgehogd: no such thing\n"),
+        (OperatorError("no such flag", 64), 64, "hedgehogd: no such flag\n"),
+        (FeedError("refused", for_good=True), 69, "hedgehogd: refused\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (ExceptionGroup("", [ExceptionGroup("", [OperatorError("deep")])]), 78, "hedgehogd: deep"),
+        (ExceptionGroup("", [FeedError("deep", for_good=True)]), 69, "hedgehogd: deep"),
+    ],
+)
+def test_each_end_has_its_status_and_no_traceback(serve, said, error, status, text):
+    """systemd restarts or not by the status; a person reads the line."""
+    serve(error)
+    found, out, err = said()
+
+    assert (found, out) == (status, "")
+    assert err.startswith(text)
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), FeedError("lost, not for good")])
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_bug_is_70_and_goes_to_the_log(serve, said, monkeypatch, error, configured):
+    """Whatever was not foreseen; on stderr also before logs are set up."""
+    logged, set_up = [], []
+    monkeypatch.setattr(cli.structlog, "is_configured", lambda: configured)
+
+    class Log:
+        def critical(self, event, exc_info):
+            logged.append(exc_info)
+
+    monkeypatch.setattr(cli.structlog, "get_logger", lambda name: Log())
+    serve(error)
+    monkeypatch.setattr(cli, "configure_logs", lambda *arguments: set_up.append(arguments))
+
+    assert said()[0] == 70
+    assert logged == [error]
+    assert len(set_up) == (1 if configured else 2)  # one of them by the daemon's start
+
+
+def test_main_exits_with_the_status(serve, monkeypatch):
+    """The shell's ``$?``."""
+    serve()
+    monkeypatch.setattr(sys, "argv", ["hedgehogd", "--port", "9"])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 0
+    with pytest.raises(SystemExit) as leaving:
+        main(["sevre"])
+    assert leaving.value.code == 64
+
+
+# Wrong words
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("nowhere", "nowhere: there is no recording."),
+        ("demoo", "Did you mean 'demo'?"),
+        ("nowhere", "Other feeds are coinbase, sandbox, demo and ws:// or wss:// URLs."),
+        ("http://a", "'http://a' is not a feed."),
+        ("ws://a:99999", "'ws://a:99999' is not a feed."),
+    ],
+)
+def test_a_feed_that_cannot_be_is_78(said, check, where, says):
+    """``--check`` finds what starting would find."""
+    status, out, err = said("--feed", where, *check)
+
+    assert (status, out) == (78, "")
+    assert says in err
+
+
+@pytest.mark.parametrize("where", ["coinbase", "sandbox", "demo", "ws://a/ws", "wss://a:1"])
+def test_a_sound_configuration_is_said_to_be(said, where):
+    """Whether the feed answers is another question."""
+    assert said("--feed", where, "--check") == (0, "the configuration is sound\n", "")
+
+
+def test_a_recording_that_is_there_is_sound(said, tmp_path):
+    """A file, or the directory of one."""
+    (tmp_path / "feed.jsonl").touch()
+
+    assert said("--feed", str(tmp_path), "--check")[0] == 0
+
+
+def test_a_bad_file_is_78(said, tmp_path):
+    """And names itself."""
+    assert said("--config", str(tmp_path / "x.toml"), "--check")[0] == 78
+
+
+# config
+
+
+def test_config_shows_every_value_and_where_it_came_from(said, monkeypatch, tmp_path):
+    """The answer to "why does it do that?"."""
+    file = tmp_path / "x.toml"
+    file.write_text("[drain]\nspread_s = 2.5\n")
+    monkeypatch.setenv("HEDGEHOGD_INSTANCE", "7")
+    status, out, _ = said("config", "--config", str(file), "--pairs", "btc-usd", "--only-pairs")
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
+
+    assert status == 0
+    assert rows.keys() == {key.name for key in KEYS} - {"x"}
+    assert rows["drain.spread_s"] == ["2.5", f"file {file}"]
+    assert rows["instance"] == ["7", "environment HEDGEHOGD_INSTANCE"]
+    assert rows["serve.port"] == ["8007", "default"]
+    assert rows["feed.pairs"] == ["BTC-USD", "flag --pairs"]
+    assert rows["feed.only_pairs"] == ["true", "flag --only-pairs"]
+
+
+# simulate and tail
+
+
+def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
+    """Flags are the simulator's only configuration."""
+    seen = []
+
+    async def serve_exchange(simulation, *, task_status):
+        seen.append(simulation)
+        task_status.started(cli_address)
+
+    class cli_address:  # noqa: N801  # what a started exchange answers
+        url, rest_url, seed = "ws://x", "http://x", 1
+
+    monkeypatch.setattr(cli, "serve_exchange", serve_exchange)
+    argv = ["--port", "0", "--bind", "::1", "--seed", "5", "--pairs", "a-b,c-d"]
+    argv += ["--rate", "2", "--speed", "3"]
+    status, _, _ = said("simulate", *argv, "--recording", str(tmp_path))
+
+    assert status == 0
+    (simulation,) = seen
+    assert (simulation.host, simulation.port, simulation.seed) == ("::1", 0, 5)
+    assert simulation.pairs == ("A-B", "C-D")
+    assert (simulation.rate, simulation.speed, simulation.recording) == (2.0, 3.0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "url", "pairs", "form"),
+    [
+        ("btc-usd", "ws://127.0.0.1:8001/ws-feed", ("BTC-USD",), "raw"),
+        ("BTC-USD --port 9 --pairs a-b", "ws://127.0.0.1:9/ws-feed", ("BTC-USD", "A-B"), "raw"),
+        ("ws://a/ws --pairs A-B --format human", "ws://a/ws", ("A-B",), "human"),
+        ("wss://a", "wss://a", (), "raw"),
+    ],
+)  # fmt: skip
+def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pairs, form):
+    """``hedgehogd tail BTC-USD`` just works."""
+    seen = []
+
+    async def tail(what):
+        await trio.lowlevel.checkpoint()
+        seen.append(what)
+        return 69
+
+    monkeypatch.setattr(cli, "tail", tail)
+    assert said("tail", *argv.split())[0] == 69
+    (what,) = seen
+    assert (what.url, what.pairs, what.form) == (url, pairs, form)
+    assert what.channels == ("ticker", "matches")
+
+
+# The real thing, once
+
+
+def test_python_m_hedgehogd_is_the_same():
+    """For whoever has no script on the path; stdout holds what was asked for and no more."""
+    command = [sys.executable, "-m", "hedgehogd", "--feed", "demo", "--check"]
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is sound\n", "")

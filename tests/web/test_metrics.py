@@ -1,0 +1,137 @@
+"""Metrics: their names are public, their values are what the parts counted."""
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from hedgehogd import __version__
+from hedgehogd.engine.health import FeedState
+from hedgehogd.web.metrics import exposition, watch_lag
+
+NAMES = {
+    "hedgehogd_accept_pauses",
+    "hedgehogd_backlog_bytes",
+    "hedgehogd_backlog_oldest_seconds",
+    "hedgehogd_backlog_subscribers",
+    "hedgehogd_bytes_out",
+    "hedgehogd_deliveries",
+    "hedgehogd_drops",
+    "hedgehogd_feed_age_seconds",
+    "hedgehogd_feed_complaints",
+    "hedgehogd_feed_connects",
+    "hedgehogd_feed_losses",
+    "hedgehogd_feed_state",
+    "hedgehogd_gaps",
+    "hedgehogd_info",
+    "hedgehogd_loop_lag_seconds",
+    "hedgehogd_loop_lag_seconds_created",
+    "hedgehogd_messages_dropped",
+    "hedgehogd_messages_in",
+    "hedgehogd_refusals",
+    "hedgehogd_sessions",
+    "hedgehogd_stream_ends",
+    "hedgehogd_subscribers",
+    "hedgehogd_tape_bytes",
+    "hedgehogd_trades_missing",
+    "hedgehogd_visitors",
+}
+
+
+def scrape(instance):
+    """Return families by name, and samples by name and labels' values."""
+    text, content_type = exposition(instance)
+    assert content_type.startswith("text/plain")
+    families = {family.name: family for family in text_string_to_metric_families(text.decode())}
+    samples = {
+        (sample.name.removeprefix("hedgehogd_"), *sample.labels.values()): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    return families, samples
+
+
+async def test_the_names_are_those_that_dashboards_know(autojump_clock, instance):
+    """Names are public: a change is a breaking change, and a new one belongs in this list."""
+    instance.health.heard_at = 0.0
+    families, _ = scrape(instance)
+
+    assert families.keys() == NAMES
+    assert all(family.documentation for family in families.values())
+
+
+async def test_before_the_first_byte_there_is_no_age(autojump_clock, instance):
+    """Zero would look like a live feed."""
+    families, samples = scrape(instance)
+
+    assert families.keys() == NAMES - {"hedgehogd_feed_age_seconds"}
+    assert samples["info", "1", __version__] == 1
+
+
+async def test_values_are_what_was_counted(autojump_clock, instance, open_session):
+    """A scrape copies; it counts nothing itself."""
+    health, counts = instance.health, instance.counts
+    health.become(FeedState.STALE, 0.0, "closed")
+    health.heard_at, health.connects, health.complaints = 0.0, 3, 4
+    health.gaps, health.trades_missing = 5, 6
+    health.losses["closed"] = 2
+    health.dropped["garbage"] = 7
+    counts.refusals['a "quoted"\nreason'] = 8
+    counts.ends["slow_consumer"] = 9
+    counts.drops["conflated"] = 10
+    counts.visitors, counts.accept_pauses = 11, 12
+    instance.broker.messages_in = 13
+    instance.pipe.hub.deliveries["sse"] = 14
+    instance.pipe.hub.bytes_out = 15
+    open_session("1.a", "sse", waiting_bytes=100, oldest_s=1.0)
+    open_session("1.b", "sse", waiting_bytes=200, oldest_s=2.5)
+    open_session("1.c", "websocket")
+    await trio.sleep(1.5)
+    _, samples = scrape(instance)
+
+    expected = {
+        ("feed_state", "stale"): 1,
+        ("feed_state", "recording_ended"): 0,
+        ("feed_age_seconds",): 1.5,
+        ("feed_connects_total",): 3,
+        ("feed_complaints_total",): 4,
+        ("gaps_total",): 5,
+        ("trades_missing_total",): 6,
+        ("feed_losses_total", "closed"): 2,
+        ("messages_dropped_total", "garbage"): 7,
+        ("refusals_total", 'a "quoted"\nreason'): 8,
+        ("stream_ends_total", "slow_consumer"): 9,
+        ("drops_total", "conflated"): 10,
+        ("visitors",): 11,
+        ("accept_pauses_total",): 12,
+        ("messages_in_total",): 13,
+        ("deliveries_total", "sse"): 14,
+        ("bytes_out_total",): 15,
+        ("subscribers", "sse"): 2,
+        ("subscribers", "websocket"): 1,
+        ("subscribers", "ndjson"): 0,
+        ("sessions_total", "sse"): 2,
+        ("backlog_bytes",): 300,
+        ("backlog_oldest_seconds",): 2.5,
+        ("backlog_subscribers",): 2,
+    }
+    assert {key: samples.get(key) for key in expected} == expected
+
+
+async def test_one_state_of_the_feed_is_true(autojump_clock, instance):
+    """A sum over states other than one would confuse every alert."""
+    for state in FeedState:
+        instance.health.become(state, 0.0)
+        _, samples = scrape(instance)
+        values = [value for key, value in samples.items() if key[0] == "feed_state"]
+        assert sorted(values) == [0, 0, 0, 0, 1]
+
+
+async def test_the_loops_lag_is_measured(autojump_clock, nursery, instance):
+    """A turn that takes long delays every subscriber, and nothing else shows it."""
+    _, before = scrape(instance)
+    nursery.start_soon(watch_lag)
+    await trio.sleep(1.1)
+    _, after = scrape(instance)
+
+    count = ("loop_lag_seconds_count",)
+    assert after[count] - before[count] == pytest.approx(4)

@@ -1,0 +1,84 @@
+"""Hypercorn behind the door: one request, one connection, nothing left behind."""
+
+from functools import partial
+
+import pytest
+import trio
+
+from hedgehogd.web.app import make_app
+from hedgehogd.web.server import control_handler, hypercorn_config
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+async def connect(nursery, instance):
+    """Open a connection to the control plane."""
+    handler = control_handler(make_app(instance))
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, handler, [listener])
+    host, port = listener.socket.getsockname()
+    return partial(trio.open_tcp_stream, host, port)
+
+
+async def read_all(stream):
+    answer = b""
+    with trio.fail_after(1):  # it once took Hypercorn's read timeout, 10 s, to hang up
+        while data := await stream.receive_some():
+            answer += data
+    return answer
+
+
+def test_hypercorn_behaves_as_the_door_needs():
+    """A second request on a connection would never meet the door."""
+    config = hypercorn_config()
+
+    assert config.keep_alive_max_requests == 1
+    assert config.h11_max_incomplete_size == 16 * 1024
+    assert config.read_timeout == 10
+    assert config.include_server_header is False
+    assert config.accesslog is None
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+async def test_an_answer_ends_its_connection(connect, requests):
+    """Also when the client has sent the next request already, as browsers' pipelines may."""
+    async with await connect() as stream:
+        await stream.send_all(REQUEST * requests)
+        answer = await read_all(stream)
+
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert b"connection: close" in answer.lower()
+    assert b"server:" not in answer.lower()
+    assert answer.endswith(b'{"status":"alive"}\n')
+
+
+async def test_a_request_in_pieces_is_one_request(connect, nursery):
+    """The door hands over a head; TCP cuts where it likes."""
+    async with await connect() as stream:
+        for byte in REQUEST:
+            await stream.send_all(bytes((byte,)))
+        assert b"200" in await read_all(stream)
+
+
+async def test_nonsense_is_refused_and_ended(connect):
+    """Invariant 5: bad input ends that peer, nobody else."""
+    async with await connect() as stream:
+        await stream.send_all(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = await read_all(stream)
+    assert answer.startswith(b"HTTP/1.1 400") or answer == b""
+
+    async with await connect() as stream:
+        await stream.send_all(REQUEST)
+        assert b"200" in await read_all(stream)
+
+
+async def test_a_peer_that_leaves_is_no_error(connect):
+    """Port scanners and health checks of TCP connect and go."""
+    for said in (b"", REQUEST[:10], REQUEST):
+        stream = await connect()
+        await stream.send_all(said)
+        await stream.aclose()
+    async with await connect() as stream:
+        await stream.send_all(REQUEST)
+        assert b"200" in await read_all(stream)

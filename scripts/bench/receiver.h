@@ -1,0 +1,54 @@
+/* What the two halves of the load receiver share: receiver.c (connections and
+ * orders) and receiver_frames.c (frames and counts). */
+#include <stdint.h>
+#include <stddef.h>
+
+#define CONNECTIONS_MAX 10000
+#define CLOSE_CODES 5000
+#define READ_BYTES (256 * 1024)
+#define FRAME_WHOLE_MAX 16384 /* larger frames are counted, never kept or looked at */
+
+/* The example pair of RFC 6455, section 1.3: any server must give this answer. */
+#define SAMPLE_KEY "dGhlIHNhbXBsZSBub25jZQ=="
+#define SAMPLE_ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+enum state { UNUSED, CONNECTING, SHAKING, OPEN, ENDED };
+
+struct connection {
+    int fd;
+    enum state state;
+    uint64_t messages, bytes; /* since `start`; payload bytes */
+    uint64_t skip;            /* bytes of a large frame still to come */
+    uint8_t *carry;           /* the beginning of a frame (or head) not yet complete */
+    uint32_t carried;
+};
+
+struct options {
+    int port, connections, stalled, eager, spin;
+    double rate;
+    const char *path, *subscribe, *stamp;
+};
+
+struct counts {
+    uint64_t target;             /* messages wanted of each connection, 0: none */
+    int reached, lost;           /* connections that have them; that ended before */
+    uint64_t messages, bytes;
+    int64_t begun_ns, first_ns, last_ns, last_read_ns;
+    int64_t cpu_begun_ns;
+    uint32_t closes[CLOSE_CODES]; /* close frames received, by code; 1005: without one */
+    uint32_t cut;                /* connections that ended with no close frame */
+    uint64_t pings, reads;
+};
+
+extern struct options options;
+extern struct counts counts;
+extern struct connection *connections;
+
+int64_t now_ns(void);
+void end_connection(struct connection *c, int code); /* -1: no close frame was seen */
+void keep_rest(struct connection *c, const uint8_t *data, int length);
+void send_frame(struct connection *c, int opcode, const void *payload, size_t length);
+void parse_frames(struct connection *c, uint8_t *data, int64_t length);
+void forget_counts(int begun);
+void set_target(int begun, uint64_t target);
+void print_counts(void);

@@ -13,6 +13,7 @@ A bug while serving one peer ends that peer. A bug in feed, broker, hub or tape 
 process: there is no supervisor inside, systemd restarts us.
 """
 
+import gc
 import resource
 import secrets
 import signal
@@ -277,6 +278,19 @@ async def watch_signals(daemon: Daemon) -> None:
                 raise KeyboardInterrupt
 
 
+def calm_garbage_collector() -> None:
+    """Let the cycle collector run rarely.
+
+    What the pipe makes for a message is freed by counting references; cycles come from
+    connections alone. With Python's default of a look after 700 new objects, and a full one
+    over the objects of thousands of subscribers now and then, the collector took a tenth of
+    the fan-out's time and its pauses were the longest of all.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 20, 100)
+
+
 async def serve(settings: Settings) -> None:
     """Run a daemon under signals until it has drained.
 
@@ -285,6 +299,7 @@ async def serve(settings: Settings) -> None:
         FeedError: the exchange refused us for good.
         KeyboardInterrupt: a second signal cut the drain short.
     """
+    calm_garbage_collector()
     daemon = Daemon(settings)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch_signals, daemon)

@@ -1,6 +1,7 @@
 """The daemon as a whole: how it starts, refuses to start, and leaves."""
 
 import errno
+import gc
 import os
 import resource
 import signal
@@ -233,9 +234,16 @@ async def test_sigterm_drains_and_a_second_one_later_exits_at_once(
 
 
 async def test_serve_ends_when_the_drain_is_over() -> None:
-    """The binary's main function is this and nothing more."""
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, quick(feed_where="demo"))
-            await trio.sleep(0.3)
-            os.kill(os.getpid(), signal.SIGTERM)
+    """The binary's main function is this, with the cycle collector calmed, and nothing more."""
+    before = gc.get_threshold()
+    try:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, quick(feed_where="demo"))
+                await trio.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert daemon_module.limits.GC_NEW_OBJECTS_MAX == gc.get_threshold()[0]
+        assert gc.get_freeze_count()
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()

@@ -48,6 +48,8 @@ INBOX_BATCHES_MAX = 256
 # Messages gathered for one write: deliveries that came meanwhile are taken together up to
 # here, 30 to 90 KB, far below what may wait for a subscriber.
 MESSAGES_PER_WRITE_MAX = 256
+# New objects between two looks of Python's cycle collector: what 300 connections make.
+GC_NEW_OBJECTS_MAX = 20_000
 # Writes in one turn of the loop before others get theirs: about 2 ms.
 WRITES_PER_TURN_MAX = 256
 # The tape: recent messages in memory.

@@ -66,7 +66,7 @@ class CoinbaseFeed:
         random: Random,
         stale_after_s: float = limits.STALE_AFTER_S,
         message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX,
-        open_stream: Callable[[FeedAddress], Awaitable[trio.abc.HalfCloseableStream]] = dial,
+        open_stream: Callable[[FeedAddress], Awaitable[trio.abc.Stream]] = dial,
     ) -> None:
         self._address = address
         self._pipe = pipe

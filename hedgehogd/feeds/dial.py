@@ -65,7 +65,7 @@ def parse_url(url: str, rest_url: str = "") -> FeedAddress:
     return address._replace(rest_url=rest_url or f"{scheme}://{address.host_header}")
 
 
-async def dial(address: FeedAddress) -> trio.abc.HalfCloseableStream:
+async def dial(address: FeedAddress) -> trio.abc.Stream:
     """Connect to ``address``; the caller limits the time and closes the stream.
 
     Raises:
@@ -86,31 +86,4 @@ async def dial(address: FeedAddress) -> trio.abc.HalfCloseableStream:
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return HalfCloseableTls(tls)
-
-
-class HalfCloseableTls(trio.abc.HalfCloseableStream):
-    """A TLS stream under the tap; TLS cannot close one half, so an end of writing closes all."""
-
-    def __init__(self, tls: "trio.SSLStream[trio.SocketStream]") -> None:
-        self._tls = tls
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Pass on."""
-        return await self._tls.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Pass on."""
-        await self._tls.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Pass on."""
-        await self._tls.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        """Close the connection: TLS 1.2 has no half-close."""
-        await self._tls.aclose()
-
-    async def aclose(self) -> None:
-        """Pass on."""
-        await self._tls.aclose()
+    return tls

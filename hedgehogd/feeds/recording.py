@@ -19,14 +19,18 @@ from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.engine.session import Pipe
 from hedgehogd.feeds.rest import read_products
 from hedgehogd.protocol.frames import encode_text
-from hedgehogd.protocol.recording import Recorded, RecordingError, read_recording
+from hedgehogd.protocol.recording import (
+    MESSAGES_FILE,
+    PRODUCTS_FILE,
+    TIMES_SUFFIX,
+    Recorded,
+    RecordingError,
+    read_recording,
+)
 from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
 
-_MESSAGES_FILE = "feed.jsonl"
-_TIMES_SUFFIX = ".recv_ts.txt"
-_PRODUCTS_FILE = "rest_products.json"
 _BATCH_MESSAGES_MAX = 64
 
 
@@ -36,11 +40,11 @@ def find_recording(path: Path) -> Path:
     Raises:
         OperatorError: there is no such file.
     """
-    found = path / _MESSAGES_FILE if path.is_dir() else path
+    found = path / MESSAGES_FILE if path.is_dir() else path
     if not found.is_file():
         raise OperatorError(
             f"{path}: there is no recording.\n"
-            f"  Expected a file of one message a line, or a directory with a {_MESSAGES_FILE}."
+            f"  Expected a file of one message a line, or a directory with a {MESSAGES_FILE}."
         )
     return found
 
@@ -91,7 +95,7 @@ class RecordingFeed:
 
     def _list_products(self, catalogue: Catalogue) -> None:
         """Take the list of products recorded beside the messages, if there is one."""
-        path = self._messages.with_name(_PRODUCTS_FILE)
+        path = self._messages.with_name(PRODUCTS_FILE)
         if path.is_file():
             try:
                 catalogue.replace(read_products(path.read_bytes()))
@@ -114,7 +118,7 @@ class RecordingFeed:
 
     def _recorded(self) -> Iterator[Recorded]:
         """Read the recording line by line; it may be larger than memory."""
-        times = self._messages.with_name(self._messages.stem + _TIMES_SUFFIX)
+        times = self._messages.with_name(self._messages.stem + TIMES_SUFFIX)
         try:
             with self._messages.open("rb") as lines:
                 if not times.is_file():

@@ -14,6 +14,7 @@ import trio
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.limits import HEAD_BYTES_MAX, UPSTREAM_READ_BYTES
 from hedgehogd.protocol.frames import FrameError, FrameScanner
+from hedgehogd.streams import PassingStream
 
 Frames = list[tuple[bytes, bytes]]
 
@@ -36,7 +37,7 @@ class UpgradeRefused(FeedError):
         self.status = status
 
 
-class FrameTap(trio.abc.HalfCloseableStream):
+class FrameTap(PassingStream):
     """A client's stream that keeps data frames for itself.
 
     Args:
@@ -56,13 +57,13 @@ class FrameTap(trio.abc.HalfCloseableStream):
 
     def __init__(
         self,
-        inner: trio.abc.HalfCloseableStream,
+        inner: trio.abc.Stream,
         on_frames: Callable[[Frames], Awaitable[None]],
         message_bytes_max: int,
     ) -> None:
+        super().__init__(inner)
         self.heard_at = trio.current_time()
         self.failure: Exception | None = None
-        self._inner = inner
         self._on_frames = on_frames
         self._scanner = FrameScanner(message_bytes_max)
         self._head = b""
@@ -122,19 +123,3 @@ class FrameTap(trio.abc.HalfCloseableStream):
         code = self.failure.code if isinstance(self.failure, FrameError) else _GOING_AWAY
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             await self._inner.send_all(_CLOSE_MASKED_BY_ZEROS + code.to_bytes(2, "big"))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Pass on."""
-        await self._inner.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Pass on."""
-        await self._inner.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        """Pass on."""
-        await self._inner.send_eof()
-
-    async def aclose(self) -> None:
-        """Pass on."""
-        await self._inner.aclose()

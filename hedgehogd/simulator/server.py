@@ -28,6 +28,7 @@ from hedgehogd.domain.limits import (
     UPSTREAM_MESSAGE_BYTES_MAX,
 )
 from hedgehogd.simulator.client import Client
+from hedgehogd.streams import ReplayStream
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -43,34 +44,6 @@ class Exchange(Protocol):
 
     async def run(self) -> None:
         """Let the exchange's time pass, until cancelled."""
-
-
-class _HeadFirst(trio.abc.HalfCloseableStream):
-    """A socket stream whose first read returns what was read already."""
-
-    def __init__(self, stream: trio.SocketStream, head: bytes) -> None:
-        self.socket = stream.socket  # Hypercorn asks it for both addresses
-        self._stream = stream
-        self._head = head
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._head:
-            await trio.lowlevel.checkpoint()
-            head, self._head = self._head, b""
-            return head
-        return await self._stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 async def listen(host: str, port: int) -> list[trio.SocketListener]:
@@ -167,7 +140,7 @@ class Server:
                 self._config,
                 WorkerContext(None),
                 {},
-                _HeadFirst(stream, head),  # type: ignore[arg-type]
+                ReplayStream(stream, head),  # type: ignore[arg-type]
             )
         finally:
             self._visitors.discard(stream)

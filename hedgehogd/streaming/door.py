@@ -24,6 +24,7 @@ from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.streaming.connection import serve_stream
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.streaming.request import Plane, plane_of, read_stream_request
+from hedgehogd.streams import ReplayStream
 
 log = structlog.get_logger("door")
 
@@ -38,54 +39,7 @@ _UPGRADE_LINES = re.compile(
 
 _HEAD_END = re.compile(rb"\n\r?\n")  # h11 takes bare line feeds too
 
-ControlHandler = Callable[["ReplayStream"], Awaitable[None]]
-
-
-class ReplayStream(trio.abc.HalfCloseableStream):
-    """A connection whose first read returns what was read from it already.
-
-    Attributes:
-        socket: the socket below, whose addresses Hypercorn asks for.
-    """
-
-    def __init__(self, inner: trio.SocketStream, head: bytes) -> None:
-        self.socket = inner.socket
-        self._inner = inner
-        self._head = head
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return the replayed bytes first, then what the peer sends."""
-        if self._head:
-            head, self._head = self._head, b""
-            await trio.lowlevel.checkpoint()
-            return head
-        return bytes(await self._inner.receive_some(max_bytes))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Pass on; a peer that does not read is given up after a while.
-
-        Hypercorn writes inside a shielded scope, so nobody above could time this out.
-
-        Raises:
-            trio.BrokenResourceError: the peer took nothing for ``HEAD_TIMEOUT_S``.
-        """
-        try:
-            with trio.fail_after(limits.HEAD_TIMEOUT_S):
-                await self._inner.send_all(data)
-        except trio.TooSlowError:
-            raise trio.BrokenResourceError("the peer does not read") from None
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Pass on."""
-        await self._inner.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        """Pass on."""
-        await self._inner.send_eof()
-
-    async def aclose(self) -> None:
-        """Pass on."""
-        await self._inner.aclose()
+ControlHandler = Callable[[ReplayStream], Awaitable[None]]
 
 
 class BadHead(Exception):

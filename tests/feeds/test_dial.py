@@ -122,10 +122,9 @@ async def test_a_secure_address_is_a_secure_connection(nursery, certificate):
     await stream.wait_send_all_might_not_block()
     await stream.send_all(b"hello")
     assert await stream.receive_some(100) == b"hello"
-    await stream.send_eof()
+    await stream.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await stream.send_all(b"x")
-    await stream.aclose()
 
 
 @pytest.mark.parametrize("trusted", [True, False])

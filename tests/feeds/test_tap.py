@@ -129,9 +129,8 @@ async def test_writing_and_closing_pass_through():
     tapped = Tapped()
     await tapped.tap.wait_send_all_might_not_block()
     await tapped.tap.send_all(b"hello")
-    await tapped.tap.send_eof()
     assert await tapped.far.receive_some() == b"hello"
-    assert await tapped.far.receive_some() == b""
     await tapped.tap.aclose()
+    assert await tapped.far.receive_some() == b""
     with pytest.raises(trio.BrokenResourceError):
         await tapped.far.send_all(b"anybody?")

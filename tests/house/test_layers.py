@@ -10,6 +10,7 @@ FLOORS = {
     "domain": 0,
     "protocol": 1,
     "engine": 2,
+    "streams": 2,
     "feeds": 3,
     "simulator": 3,
     "history": 3,

@@ -11,9 +11,10 @@ from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.instance import Instance
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.upstream import UpstreamSession
-from hedgehogd.streaming.door import Door, ReplayStream, open_listener
+from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane
+from hedgehogd.streams import ReplayStream
 
 CONTROL_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\ncontrol"
 

@@ -204,7 +204,7 @@ class Daemon:
             return
         feed = CoinbaseFeed(
             address,
-            pipe,
+            pipe.demand,
             inbox.clone(),
             health,
             random=self._random,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.session import Pipe, Sessions
 from hedgehogd.protocol.upstream import Refusal, TopicNotice
@@ -22,13 +23,13 @@ class Delivery(NamedTuple):
         messages: data; may be empty.
         notices: what subscribers are told beside it, before it.
         refusals: products that the exchange refused.
-        received_ns: wall time of the socket read that completed it, ns since the epoch.
+        forgotten: topics that flow no longer; what is remembered of them would grow old.
     """
 
     messages: list[Message]
     notices: Sequence[TopicNotice] = ()
     refusals: Sequence[Refusal] = ()
-    received_ns: int = 0
+    forgotten: Sequence[Topic] = ()
 
 
 class Broker:
@@ -74,10 +75,11 @@ class Broker:
         for delivery in deliveries:
             for refusal in delivery.refusals:
                 self._refuse(refusal)
-            if delivery.notices:
+            if delivery.notices or delivery.forgotten:
                 await self._write_out(messages)
                 messages = []
                 self._tell(delivery.notices)
+                self._forget(delivery.forgotten)
             messages += delivery.messages
         await self._write_out(messages)
 
@@ -101,6 +103,11 @@ class Broker:
                 continue
             for session in self._sessions:
                 session.notify(notice.payload)
+
+    def _forget(self, topics: Sequence[Topic]) -> None:
+        for topic in topics:
+            self._pipe.latest.forget(topic)
+            self._pipe.tape.forget(topic)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Tell everybody who asked for a product that the exchange does not know it."""

@@ -22,7 +22,7 @@ from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.member import Member, MemberStatistics
-from hedgehogd.engine.subscription import Outcome, Subscription
+from hedgehogd.engine.subscription import Subscription
 from hedgehogd.engine.tape import Tape
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.commands import SUBSCRIBE_FAILED, Command
@@ -75,18 +75,22 @@ class Session:
         self._topics: frozenset[Topic] = frozenset()
         self._awaiting: frozenset[Topic] = frozenset()
 
-    def apply(self, command: Command) -> Outcome:
-        """Carry out ``command``; the subscriber gets new topics from this moment on."""
-        outcome = self.subscription.apply(
+    def apply(self, command: Command) -> list[str]:
+        """Carry out ``command``; the subscriber gets new topics from this moment on.
+
+        Returns:
+            A reason for each thing that could not be done.
+        """
+        errors = self.subscription.apply(
             command, self._pipe.catalogue, may_conflate=self.form.has_notices
         )
         self._follow(self.subscription.topics())
-        return outcome
+        return errors
 
     def answer(self, command: Command) -> list[bytes]:
         """Carry out ``command``; return Coinbase's answer: errors, then the whole state."""
-        outcome = self.apply(command)
-        answers = [coinbase.error(command.failure, reason) for reason in outcome.errors]
+        errors = self.apply(command)
+        answers = [coinbase.error(command.failure, reason) for reason in errors]
         return [*answers, coinbase.subscriptions(self.subscription.state)]
 
     def admit(self, topic: Topic) -> None:

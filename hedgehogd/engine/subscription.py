@@ -6,24 +6,11 @@ itself, and every answer states the whole.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from hedgehogd.domain.channel import Channel, Topic
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.commands import ChannelRequest, Command
-
-
-class Outcome(NamedTuple):
-    """What a command did.
-
-    Attributes:
-        errors: a reason for each thing that could not be done.
-        added: channels and products that were not subscribed to before.
-    """
-
-    errors: list[str]
-    added: list[tuple[Channel, str]]
 
 
 class Subscription:
@@ -56,7 +43,7 @@ class Subscription:
 
     def apply(
         self, command: Command, catalogue: Catalogue, *, may_conflate: bool = False
-    ) -> Outcome:
+    ) -> list[str]:
         """Carry out ``command`` as far as it can be.
 
         Args:
@@ -64,14 +51,17 @@ class Subscription:
             catalogue: the products that exist.
             may_conflate: False on streams without notices, where a policy is ignored like
                 any other key that Coinbase does not know.
+
+        Returns:
+            A reason for each thing that could not be done, each once.
         """
-        outcome = Outcome(list(command.errors), [])
+        errors = list(command.errors)
         for request in command.requests:
             if command.subscribes:
-                self._subscribe(request, catalogue, outcome, may_conflate=may_conflate)
+                self._subscribe(request, catalogue, errors, may_conflate=may_conflate)
             else:
                 self._unsubscribe(request)
-        return Outcome(list(dict.fromkeys(outcome.errors)), outcome.added)
+        return list(dict.fromkeys(errors))
 
     def remove_product(self, product_id: str) -> bool:
         """Drop ``product_id`` from every channel; say whether there was anything to drop."""
@@ -83,41 +73,44 @@ class Subscription:
         return found
 
     def _subscribe(
-        self, request: ChannelRequest, catalogue: Catalogue, outcome: Outcome, *, may_conflate: bool
+        self,
+        request: ChannelRequest,
+        catalogue: Catalogue,
+        errors: list[str],
+        *,
+        may_conflate: bool,
     ) -> None:
         channel = request.channel
         policy = request.policy if may_conflate else None
         if policy == "conflate" and not channel.conflates:
-            outcome.errors.append(f"{channel.name} is never conflated")
+            errors.append(f"{channel.name} is never conflated")
             return
         if not channel.needs_products:
-            if channel not in self._channels and self._has_room(outcome):
+            if channel not in self._channels and self._has_room(errors):
                 self._channels[channel] = {}
                 self._count += 1
-                outcome.added.append((channel, ""))
             return
         if not request.product_ids:
-            outcome.errors.append(coinbase.no_products(channel))
+            errors.append(coinbase.no_products(channel))
             return
         for product_id in request.product_ids:
             if not catalogue.accepts(product_id):
-                outcome.errors.append(coinbase.not_a_product(product_id))
+                errors.append(coinbase.not_a_product(product_id))
                 continue
             if product_id not in self._channels.get(channel, ()):
-                if not self._has_room(outcome):
+                if not self._has_room(errors):
                     return
                 self._channels.setdefault(channel, {})[product_id] = None
                 self._count += 1
-                outcome.added.append((channel, product_id))
             if policy == "conflate":
                 self.conflated.add(channel.topic(product_id))
             elif policy:
                 self.conflated.discard(channel.topic(product_id))
 
-    def _has_room(self, outcome: Outcome) -> bool:
+    def _has_room(self, errors: list[str]) -> bool:
         if self._count < self._topics_max:
             return True
-        outcome.errors.append(f"{self._topics_max} subscriptions are the most allowed")
+        errors.append(f"{self._topics_max} subscriptions are the most allowed")
         return False
 
     def _unsubscribe(self, request: ChannelRequest) -> None:

@@ -13,7 +13,6 @@ Floor 3. The only retry loop of the pipe; it ends for its cancellation alone, or
 ``FeedError.for_good`` when the exchange refuses the very first connection.
 """
 
-import time
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -27,8 +26,8 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth, FeedState
-from hedgehogd.engine.session import Pipe
 from hedgehogd.feeds.dial import FeedAddress, dial
 from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good
 from hedgehogd.feeds.tap import Frames, FrameTap
@@ -47,7 +46,7 @@ class CoinbaseFeed:
 
     Args:
         address: where the exchange is.
-        pipe: what is wanted, and what must be forgotten when it no longer flows.
+        demand: what is wanted.
         inbox: where deliveries go; closed when ``run`` ends.
         health: written here, read by others.
         random: for jitter.
@@ -59,7 +58,7 @@ class CoinbaseFeed:
     def __init__(
         self,
         address: FeedAddress,
-        pipe: Pipe,
+        demand: Demand,
         inbox: trio.MemorySendChannel[Delivery],
         health: FeedHealth,
         *,
@@ -69,8 +68,7 @@ class CoinbaseFeed:
         open_stream: Callable[[FeedAddress], Awaitable[trio.abc.Stream]] = dial,
     ) -> None:
         self._address = address
-        self._pipe = pipe
-        self._demand = pipe.demand
+        self._demand = demand
         self._inbox = inbox
         self._health = health
         self._stale_after_s = stale_after_s
@@ -83,7 +81,7 @@ class CoinbaseFeed:
         self._data_at = 0.0
         self._told_stale = False
         self._remembered: frozenset[Topic] = frozenset()
-        self._gone: set[Topic] = set()  # topics given up on this connection
+        self._gone: frozenset[Topic] = frozenset()  # topics given up on this connection
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the feed until cancelled.
@@ -96,7 +94,7 @@ class CoinbaseFeed:
         async with self._inbox:
             while True:
                 if not self._demand.wanted(trio.current_time()):
-                    self._remember_only(frozenset())
+                    await self._remember_only(frozenset())
                     self._become(FeedState.IDLE)
                     await self._changed.wait()
                     self._changed = trio.Event()
@@ -148,7 +146,7 @@ class CoinbaseFeed:
                     )
                 self._health.connects += 1
                 self._session.reconnected()
-                self._gone.clear()
+                self._gone = frozenset()
                 self._data_at = trio.current_time()
                 log.info("feed connected", url=self._address.url)
                 nursery.start_soon(_until_closed, tap, connection)
@@ -177,7 +175,7 @@ class CoinbaseFeed:
             now = trio.current_time()
             wanted = self._demand.wanted(now)
             fresh = self._demand.take_refresh(held, now) & wanted
-            self._remember_only(wanted)
+            await self._remember_only(wanted)
             await self._send(connection, "unsubscribe", (held - wanted) | fresh)
             await self._send(connection, "subscribe", (wanted - held) | fresh)
             held = wanted
@@ -223,7 +221,7 @@ class CoinbaseFeed:
                         *told,
                     ]
         if messages or told or received.refusals:
-            await self._inbox.send(Delivery(messages, told, received.refusals, time.time_ns()))
+            await self._inbox.send(Delivery(messages, told, received.refusals))
 
     async def _watch_line(self, tap: FrameTap, connection: WebSocketConnection) -> None:
         """Raise when the line is dead."""
@@ -247,24 +245,19 @@ class CoinbaseFeed:
             notice = notices.stale(is_stale=True, reason=reason)
             await self._inbox.send(Delivery([], [TopicNotice(None, notice)]))
 
-    def _remember_only(self, wanted: frozenset[Topic]) -> None:
-        """Forget topics that no longer flow: what is remembered of them would grow old.
+    async def _remember_only(self, wanted: frozenset[Topic]) -> None:
+        """Forget topics that no longer flow, here and down the pipe.
 
         Messages of theirs that are on their way still will not be remembered either, and
         when they flow again nothing is compared with what came before.
         """
-        for topic in self._remembered - wanted:
-            self._forget(topic)
-            self._gone.add(topic)
-        for topic in self._gone & wanted:
-            self._session.forget(topic)
-            self._gone.discard(topic)
+        forgotten = self._remembered - wanted
         self._remembered = wanted
-
-    def _forget(self, topic: Topic) -> None:
-        self._session.forget(topic)
-        self._pipe.latest.forget(topic)
-        self._pipe.tape.forget(topic)
+        for topic in forgotten | (self._gone & wanted):
+            self._session.forget(topic)
+        self._gone = (self._gone | forgotten) - wanted
+        if forgotten:
+            await self._inbox.send(Delivery([], forgotten=tuple(forgotten)))
 
     def _drop_gone(self, messages: list[Message]) -> list[Message]:
         """Return ``messages`` without those of topics that we no longer ask for."""

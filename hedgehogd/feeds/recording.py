@@ -4,7 +4,6 @@ It begins when something is wanted for the first time, plays once, and stays up 
 end: subscribers keep their streams, and ``/readyz`` says ``recording ended``.
 """
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,4 +140,4 @@ class RecordingFeed:
         health.heard_at = trio.current_time()
         health.dropped = session.dropped
         health.gaps, health.trades_missing = session.gaps, session.trades_missing
-        await self._inbox.send(Delivery(received.messages, received.notices, (), time.time_ns()))
+        await self._inbox.send(Delivery(received.messages, received.notices))

@@ -182,9 +182,9 @@ def _carry_out(instance: Instance, command: Command) -> Response:
             "no_session", f"name your stream by the header {SESSION_HEADER} or ?session="
         )
     session = _session(instance, session_id)
-    outcome = session.apply(command)
-    if outcome.errors:
-        raise SubscriberError("refused", "; ".join(outcome.errors), 400)
+    errors = session.apply(command)
+    if errors:
+        raise SubscriberError("refused", "; ".join(errors), 400)
     return json_response(_state(session))
 
 

@@ -66,6 +66,17 @@ async def test_news_for_everybody_reaches_who_waits_and_who_has_nothing_yet(plum
     assert [m.told for m in (waiting, idle[1], strict, gone[1])] == [[b"{}"], [b"{}"], [], []]
 
 
+async def test_what_flows_no_longer_is_forgotten_in_its_turn(plumbing):
+    """What was on its way before is published still, and remembered by nobody afterwards."""
+    _, member = plumbing.join("ticker")
+    last = make_message("ticker", sequence=7)
+    await plumbing.broker.publish([Delivery([last]), Delivery([], forgotten=[TICKER])])
+
+    assert member.messages == [last]
+    assert plumbing.pipe.latest.greeting(TICKER) is None
+    assert plumbing.pipe.tape.position([TICKER], plumbing.pipe.tape.end) == {}
+
+
 async def test_what_comes_in_is_kept_counted_and_handed_out(plumbing):
     """Tape, state and hub are one step: who joins now finds it everywhere or nowhere."""
     messages = [make_message("ticker", sequence=1), make_message("matches", sequence=2)]
@@ -117,9 +128,7 @@ async def test_a_refused_product_is_refused_at_once_the_next_time(plumbing, comm
     await plumbing.publish(refusals=[Refusal("NO-USD", "", "NO-USD is not a valid product")])
 
     assert plumbing.wanted == ["ticker:BTC-USD"]
-    assert session.apply(command("matches", pairs=["NO-USD"])).errors == [
-        "NO-USD is not a valid product"
-    ]
+    assert session.apply(command("matches", pairs=["NO-USD"])) == ["NO-USD is not a valid product"]
 
 
 async def test_a_joiner_of_a_book_stands_exactly_before_its_snapshot(plumbing):

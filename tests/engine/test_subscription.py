@@ -10,7 +10,6 @@ from hedgehogd.domain.channel import (
     LEVEL2,
     LEVEL2_BATCH,
     MATCHES,
-    STATUS,
     TICKER,
     Topic,
 )
@@ -32,7 +31,7 @@ def say(subscription, text, may_conflate=True):
     listed = Catalogue()
     listed.replace(frozenset({BTC, ETH}))
     command = parse(text.replace("'", '"'))
-    return subscription.apply(command, listed, may_conflate=may_conflate).errors
+    return subscription.apply(command, listed, may_conflate=may_conflate)
 
 
 def state(subscription):
@@ -50,15 +49,6 @@ def test_subscribing_is_cumulative_and_keeps_the_order(subscription):
 
     assert state(subscription) == {"ticker": [BTC, ETH], "matches": [ETH]}
     assert subscription.topics() == {BTC_TICKER, TICKER.topic(ETH), MATCHES.topic(ETH)}
-
-
-def test_a_command_says_what_it_added(subscription):
-    """Only what is new is greeted."""
-    say(subscription, "{'type':'subscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
-    command = Command(True, (ChannelRequest(TICKER, (BTC, ETH)), ChannelRequest(STATUS, ())))
-
-    outcome = subscription.apply(command, Catalogue())
-    assert outcome.added == [(TICKER, ETH), (STATUS, "")]
 
 
 def test_unsubscribing_takes_products_or_the_whole_channel(subscription):

@@ -26,7 +26,7 @@ def make_feed(exchange):
         tx, rx = trio.open_memory_channel[Delivery](inbox)
         feed = CoinbaseFeed(
             parse_url("ws://exchange.test/feed"),
-            instance.pipe,
+            instance.pipe.demand,
             tx,
             instance.health,
             random=random or LongestPauses(),

@@ -30,6 +30,8 @@ from tests.e2e.harness import (
     websocket,
 )
 
+pytestmark = pytest.mark.e2e  # most of these boot a real daemon
+
 
 def _only(group: BaseExceptionGroup) -> BaseException:
     """Return the one plain exception in ``group``."""

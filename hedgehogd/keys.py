@@ -187,7 +187,7 @@ KEYS = (
     ),
     Key(
         "limits.tape_bytes_max", "--tape-bytes-max", "BYTES", _LIMITS,
-        "recent messages kept in memory", whole_number(_MIB, 1024 * 1024 * _MIB),
+        "memory for recent messages", whole_number(_MIB, 1024 * 1024 * _MIB),
     ),
     Key(
         "drain.notice_s", "--drain-notice-s", "SECONDS", _LIMITS,

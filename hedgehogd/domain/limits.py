@@ -52,7 +52,7 @@ MESSAGES_PER_WRITE_MAX = 256
 GC_NEW_OBJECTS_MAX = 20_000
 # Writes in one turn of the loop before others get theirs: about 2 ms.
 WRITES_PER_TURN_MAX = 256
-# The tape: recent messages in memory.
+# The tape: recent messages in memory; two minutes of the busiest second recorded.
 TAPE_BYTES_MAX = 64 * 1024 * 1024
 # Topics remembered at once: interned, watched for gaps, with a position after their
 # messages have left the tape. Every public channel of 838 products, four times over.

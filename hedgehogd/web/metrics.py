@@ -77,7 +77,7 @@ class InstanceCollector(Collector):
         yield _counter("feed_complaints", "Errors of the exchange", health.complaints)
         yield _counter("gaps", "Holes found in trade ids", health.gaps)
         yield _counter("trades_missing", "Trades in those holes", health.trades_missing)
-        yield _gauge("tape_bytes", "Payload on the tape", instance.pipe.tape.bytes)
+        yield _gauge("tape_bytes", "Memory that the tape takes at most", instance.pipe.tape.bytes)
 
     def _streams(self) -> Iterator[Metric]:
         instance, counts = self._instance, self._instance.counts

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import tape as tape_module
-from hedgehogd.engine.tape import Tape, carries_position
+from hedgehogd.engine.tape import Tape, carries_position, weight
 from tests.fakes import make_message
 
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -15,7 +15,7 @@ TOPICS = [Topic(channel, product_id) for channel in CHANNELS for product_id in P
 BATCHES = st.lists(st.lists(st.sampled_from(TOPICS), min_size=1, max_size=5), max_size=12)
 SOME_TOPICS = st.sets(st.sampled_from(TOPICS), min_size=1)
 SHARES = st.floats(min_value=0, max_value=1)
-SIZE = len(make_message("ticker", "BTC-USD", 100).payload) + 1
+SIZE = weight(make_message("ticker", "BTC-USD", 100)) + 1
 
 
 def filled(batches, bytes_max=10**6):
@@ -77,7 +77,7 @@ def test_the_tape_is_bounded_but_for_the_newest_batch(batches, room):
     kept = history[tape.begin :]
     newest = len(batches[-1]) if batches else 0
 
-    assert sum(len(message.payload) for message in kept) == tape.bytes
+    assert sum(map(weight, kept)) == tape.bytes
     assert tape.bytes <= room * SIZE or len(kept) == newest
     assert newest <= len(kept)
 

@@ -18,6 +18,7 @@ import resource
 import secrets
 import signal
 import socket
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -186,7 +187,7 @@ class Daemon:
             log.info("serving", url=where, version=__version__)
             task_status.started()
             await self.stop.wait()
-            await self._drain(plane, accepting)
+            await self._drain(plane, accepting, connections)
             connections.cancel_scope.cancel()
 
     async def _start_feed(
@@ -233,7 +234,9 @@ class Daemon:
         find_recording(Path(where))
         return None
 
-    async def _drain(self, plane: StreamingPlane, accepting: trio.CancelScope) -> None:
+    async def _drain(
+        self, plane: StreamingPlane, accepting: trio.CancelScope, connections: trio.Nursery
+    ) -> None:
         """Leave orderly: be noticed, accept no more, say farewell, wait for all to leave.
 
         Streams are still taken while a balancer has not noticed yet: a refusal then would
@@ -253,7 +256,8 @@ class Daemon:
                 await say_farewell(plane, 0, self._random)  # who was at the door meanwhile
         accepting.cancel()
         if in_time.cancelled_caught:
-            log.warning("drain took too long", streams=len(plane.outlets), visitors=counts.visitors)
+            tasks = Counter(task.name for task in connections.child_tasks)
+            log.warning("drain took too long", streams=len(plane.outlets), tasks=dict(tasks))
         log.info("drained")
 
 

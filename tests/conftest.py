@@ -1,11 +1,21 @@
-"""Fixtures for the tests of the command line."""
+"""Settings for all tests, and fixtures for those of the command line."""
 
 import os
 
+import hypothesis
 import pytest
 
 from hedgehogd import cli, config
 from hedgehogd.cli import run
+
+# No timed asserts: how long an example takes says more about the machine than about us.
+hypothesis.settings.register_profile(
+    "hedgehogd",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("hedgehogd")
 
 
 @pytest.fixture

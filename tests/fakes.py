@@ -66,7 +66,7 @@ class FakeMember(Member):
             self.told.append(payload)
             self.heard += self.form.tell(payload)
 
-    def end(self, code, reason):
+    def end(self, code, reason, detail=""):
         if not self.ends:
             self.ends.append((code, reason))
             if self.session is not None:

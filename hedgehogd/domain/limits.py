@@ -31,10 +31,14 @@ SPARE_FILES_MIN = 100
 BACKLOG_BYTES_MAX = 4 * 1024 * 1024
 # ... and age: a price of ten seconds ago is worth nothing.
 BACKLOG_AGE_MAX_S = 10.0
-# How long a leaving subscriber may take to read its farewell and hang up.
+# How long a subscriber that has been told goodbye may take to hang up.
 FAREWELL_S = 2.0
-# The kernel's send buffer per subscriber (doubled by Linux): slowness must show early.
-SEND_BUFFER_BYTES = 256 * 1024
+# How long its goodbye may wait behind what the kernel holds already: a reader of 13 KB/s
+# gets to it in time, one that does not read at all is cut.
+GOODBYE_WRITTEN_S = 10.0
+# The kernel's send buffer per subscriber (doubled by Linux): slowness must show early, and a
+# goodbye must not stand behind much; 1 MB/s over 100 ms still fits.
+SEND_BUFFER_BYTES = 64 * 1024
 # Acks, errors, pongs waiting for a subscriber that does not read.
 CONTROL_BYTES_MAX = 256 * 1024
 
@@ -103,6 +107,6 @@ SSE_ID_TOPICS_MAX = 8
 
 # Unacknowledged data this old ends the connection in the kernel: above the backlog's age
 # limit plus the farewell, so that our own, better explained end comes first.
-UNACKED_MAX_S = BACKLOG_AGE_MAX_S + FAREWELL_S + 5.0
+UNACKED_MAX_S = BACKLOG_AGE_MAX_S + GOODBYE_WRITTEN_S + FAREWELL_S + 5.0
 # Connections the kernel completes for us while we are busy.
 LISTEN_BACKLOG_MAX = 4096

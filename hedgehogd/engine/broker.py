@@ -74,11 +74,11 @@ class Broker:
         messages: list[Message] = []
         for delivery in deliveries:
             for refusal in delivery.refusals:
-                self._refuse(refusal)
+                await self._refuse(refusal)
             if delivery.notices or delivery.forgotten:
                 await self._write_out(messages)
                 messages = []
-                self._tell(delivery.notices)
+                await self._tell(delivery.notices)
                 self._forget(delivery.forgotten)
             messages += delivery.messages
         await self._write_out(messages)
@@ -96,22 +96,28 @@ class Broker:
             pipe.latest.keep(part)
             await pipe.hub.publish(part)
 
-    def _tell(self, notices: Sequence[TopicNotice]) -> None:
+    async def _tell(self, notices: Sequence[TopicNotice]) -> None:
         for notice in notices:
             if notice.topic is not None:
-                self._pipe.hub.notify(notice.topic, notice.payload)
-                continue
-            for session in self._sessions:
-                session.notify(notice.payload)
+                members = self._pipe.hub.listeners(notice.topic)
+                tell = [member.tell for member in members]
+            else:
+                tell = [session.notify for session in self._sessions]
+            for count, each in enumerate(tell, 1):
+                each(notice.payload)
+                if not count % limits.WRITES_PER_TURN_MAX:
+                    await trio.lowlevel.checkpoint()
 
     def _forget(self, topics: Sequence[Topic]) -> None:
         for topic in topics:
             self._pipe.latest.forget(topic)
             self._pipe.tape.forget(topic)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    async def _refuse(self, refusal: Refusal) -> None:
         """Tell everybody who asked for a product that the exchange does not know it."""
         self._pipe.catalogue.refuse(refusal.product_id)
-        for session in self._sessions:
+        for count, session in enumerate(self._sessions, 1):
             session.refuse(refusal)
+            if not count % limits.WRITES_PER_TURN_MAX:
+                await trio.lowlevel.checkpoint()
         self._pipe.demand.refuse(refusal.product_id)

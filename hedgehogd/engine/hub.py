@@ -132,12 +132,14 @@ class Hub:
         self.deliveries[form.kind] += chunk.count
         self.bytes_out += chunk.size
 
-    def notify(self, topic: Topic, payload: bytes) -> None:
-        """Tell the members that have ``topic`` something, where their streams have notices."""
-        for cohort in list(self._by_topic.get(topic, ())):
-            if cohort.form.has_notices:
-                for member in list(cohort.members):
-                    member.tell(payload)
+    def listeners(self, topic: Topic) -> list[Member]:
+        """Return the members that have ``topic`` and whose streams have notices."""
+        return [
+            member
+            for cohort in self._by_topic.get(topic, ())
+            if cohort.form.has_notices
+            for member in cohort.members
+        ]
 
     def topics(self, channel: str) -> list[Topic]:
         """Return the topics of one channel that some member has."""

@@ -68,8 +68,14 @@ class Member:
         """Say something that is not data, ahead of data that waits."""
         raise NotImplementedError
 
-    def end(self, code: int, reason: str) -> None:
-        """Say farewell and close; ``reason`` is also what the end is counted by."""
+    def end(self, code: int, reason: str, detail: str = "") -> None:
+        """Say farewell and close.
+
+        Args:
+            code: the close code of a WebSocket.
+            reason: a stable name, by which the end is counted.
+            detail: what the peer is told instead, where it can be told.
+        """
         raise NotImplementedError
 
     def statistics(self, now: float) -> MemberStatistics:

@@ -49,6 +49,7 @@ class Session:
         id: ``instance.random``; whoever knows it may control the stream.
         form: how messages look on it.
         subscription: what it subscribes to.
+        has_subscribed: it has subscribed to something at some time.
         is_closed: it takes no more commands and gets no more data.
     """
 
@@ -58,6 +59,7 @@ class Session:
         "_pipe",
         "_topics",
         "form",
+        "has_subscribed",
         "id",
         "is_closed",
         "subscription",
@@ -69,6 +71,7 @@ class Session:
         self.id = session_id
         self.form = form
         self.subscription = Subscription(topics_max)
+        self.has_subscribed = False
         self.is_closed = False
         self._member = member
         self._pipe = pipe
@@ -85,6 +88,7 @@ class Session:
             command, self._pipe.catalogue, may_conflate=self.form.has_notices
         )
         self._follow(self.subscription.topics())
+        self.has_subscribed |= bool(self.subscription.state)
         return errors
 
     def answer(self, command: Command) -> list[bytes]:

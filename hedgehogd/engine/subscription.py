@@ -41,6 +41,19 @@ class Subscription:
             for product_id in product_ids or ("",)
         )
 
+    def room_for(self, command: Command) -> bool:
+        """Say whether all that ``command`` would add fits under the limit; change nothing."""
+        if not command.subscribes:
+            return True
+        added = {
+            (channel, product_id)
+            for channel, product_ids, _ in command.requests
+            for product_id in (product_ids if channel.needs_products else ("",))
+            if channel not in self._channels
+            or (channel.needs_products and product_id not in self._channels[channel])
+        }
+        return self._count + len(added) <= self._topics_max
+
     def apply(
         self, command: Command, catalogue: Catalogue, *, may_conflate: bool = False
     ) -> list[str]:

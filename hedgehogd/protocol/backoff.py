@@ -48,8 +48,19 @@ class TokenBucket:
         Returns:
             How long the caller has to wait before acting, in seconds; 0 for at once.
         """
+        self._fill(now)
+        self._tokens -= 1.0
+        return max(0.0, -self._tokens / self._per_s)
+
+    def try_take(self, now: float) -> bool:
+        """Take one token if there is one; say whether there was."""
+        self._fill(now)
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def _fill(self, now: float) -> None:
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
         self._at = now
-        self._tokens -= 1.0
-        return max(0.0, -self._tokens / self._per_s)

@@ -24,6 +24,11 @@ from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.streaming.request import StreamRequest
 
 _READ_BYTES = 4096
+_NO_CODE = 1005  # RFC 6455 §7.1.5: the peer's close frame had none
+_COMMANDS_ALLOWED = (
+    f"{limits.CLIENT_COMMANDS_BURST} at once and {limits.CLIENT_COMMANDS_PER_S:g} a second"
+    " are the most allowed"
+)
 
 
 def answer_head(request: StreamRequest, session_id: str, cors: bytes) -> bytes:
@@ -54,6 +59,9 @@ async def serve_stream(
 ) -> None:
     """Serve one stream until it is over. The caller closes the socket.
 
+    Raises:
+        SubscriberError: it asks for too much; nothing has been answered yet.
+
     Args:
         plane: where it belongs.
         raw: the non-blocking socket, for writing.
@@ -63,6 +71,8 @@ async def serve_stream(
     """
     outlet = Outlet(raw, request.form, plane.settings)
     session = plane.new_session(outlet, request.form)
+    if request.command is not None:
+        plane.check_room_for(session, request.command)
     outlet.control(answer_head(request, session.id, plane.cors_headers(request.origin)))
     reader = Reader(plane, outlet, request) if request.websocket_key else None
     plane.enter(outlet, session)
@@ -73,15 +83,11 @@ async def serve_stream(
             session.apply(request.command)
         with outlet.reading:
             if reader is not None:
-                reader.watch_first_subscribe()
                 await reader.run(sock, early)
             else:
                 await _until_gone(sock)
             outlet.lose("peer_gone")
-        if outlet.reading.cancelled_caught and not outlet.is_ending:
-            outlet.end(CLOSE_POLICY, "no_subscribe")
-        with trio.move_on_after(limits.FAREWELL_S):
-            await _until_gone(sock)
+        await _part(outlet, sock)
     finally:
         plane.leave(outlet)
 
@@ -94,13 +100,27 @@ def _introduce(plane: StreamingPlane, outlet: Outlet, session_id: str) -> None:
         outlet.tell(notices.stale(is_stale=True, reason=health.reason))
 
 
+async def _part(outlet: Outlet, sock: trio.socket.SocketType) -> None:
+    """Let the goodbye be written, then let the peer hang up; neither for ever."""
+    if outlet.said_all is not None:
+        with trio.move_on_after(limits.GOODBYE_WRITTEN_S):
+            await outlet.said_all.wait()
+    with trio.move_on_after(limits.FAREWELL_S):
+        await _until_gone(sock)
+
+
 async def _until_gone(sock: trio.socket.SocketType) -> None:
     """Read and forget until the peer has hung up."""
-    try:
-        while await sock.recv(_READ_BYTES):
-            pass
-    except OSError:
+    while await _receive(sock):
         pass
+
+
+async def _receive(sock: trio.socket.SocketType) -> bytes:
+    """Return what the peer said; nothing when it has hung up, one way or the other."""
+    try:
+        return await sock.recv(_READ_BYTES)
+    except OSError:
+        return b""
 
 
 class Reader:
@@ -121,65 +141,85 @@ class Reader:
         self._size = 0
         self._bucket: TokenBucket | None = None
 
-    def watch_first_subscribe(self) -> None:
-        """On strict endpoints a client has five seconds to subscribe (FEED §3.1)."""
-        if self._is_strict:
-            self._outlet.reading.deadline = trio.current_time() + limits.FIRST_SUBSCRIBE_S
-
     async def run(self, sock: trio.socket.SocketType, early: bytes) -> None:
-        """Read until the peer hangs up; what it says may end the stream before."""
-        data = early or await self._receive(sock)
-        while data:
-            self._outlet.silent_rounds = 0
-            try:
-                self._frames.receive_bytes(data)
-                for frame in self._frames.received_frames():
-                    await self._on_frame(frame.opcode, frame.payload, frame.message_finished)
-            except ParseFailed as error:
-                self._plane.counts.refusals["bad_frame"] += 1
-                self._outlet.end(int(error.code), f"bad frame: {error}")
-            data = await self._receive(sock)
+        """Read until the peer hangs up; what it says may end the stream before.
 
-    async def _receive(self, sock: trio.socket.SocketType) -> bytes:
+        On strict endpoints a client has five seconds to subscribe, itself or by REST
+        (FEED §3.1).
+        """
+        if self._is_strict:
+            with trio.move_on_after(limits.FIRST_SUBSCRIBE_S) as first:
+                await self._read(sock, early)
+            if not first.cancelled_caught:
+                return
+            early = b""
+            session = self._outlet.session
+            if session is not None and not session.has_subscribed:
+                self._outlet.end(CLOSE_POLICY, "no_subscribe", "no subscribe in time")
+        await self._read(sock, early)
+
+    async def _read(self, sock: trio.socket.SocketType, data: bytes) -> None:
+        """Read until the peer hangs up. Waits only for bytes, so it can be taken up again."""
+        if data:
+            self._hear(data)
+        while data := await _receive(sock):
+            self._hear(data)
+
+    def _hear(self, data: bytes) -> None:
+        outlet = self._outlet
+        outlet.silent_rounds = 0
         try:
-            return await sock.recv(_READ_BYTES)
-        except OSError:
-            return b""
+            self._frames.receive_bytes(data)
+            for frame in self._frames.received_frames():
+                if outlet.is_ending:
+                    return
+                self._on_frame(frame.opcode, frame.payload, is_last=frame.message_finished)
+        except ParseFailed as error:
+            self._refuse(int(error.code), "bad_frame", str(error))
 
-    async def _on_frame(self, opcode: Opcode, payload: object, is_last: bool) -> None:
+    def _refuse(self, code: int, reason: str, detail: str) -> None:
+        self._plane.counts.refusals[reason] += 1
+        self._outlet.end(code, reason, detail)
+
+    def _on_frame(self, opcode: Opcode, payload: object, *, is_last: bool) -> None:
         if opcode is Opcode.PING and isinstance(payload, (bytes, bytearray)):
             self._outlet.control(encode_pong(bytes(payload)))
         elif opcode is Opcode.CLOSE and isinstance(payload, tuple):
             code = int(payload[0])
-            self._outlet.answer_close(encode_close(None if code == 1005 else code))
-            await trio.lowlevel.checkpoint()
+            self._outlet.answer_close(encode_close(None if code == _NO_CODE else code))
         elif opcode is Opcode.TEXT and isinstance(payload, str):
-            self._size += len(payload)
-            if self._size > limits.CLIENT_MESSAGE_BYTES_MAX:
-                self._plane.counts.refusals["big_message"] += 1
-                self._outlet.end(CLOSE_TOO_BIG, "message too big")
-                return
-            self._text.append(payload)
-            if is_last:
-                text, self._text, self._size = "".join(self._text), [], 0
-                await self._on_text(text)
+            self._on_text_part(payload, is_last=is_last)
         elif opcode is Opcode.BINARY:
-            self._outlet.end(CLOSE_UNSUPPORTED, "commands are text")
+            self._refuse(CLOSE_UNSUPPORTED, "binary", "commands are text")
 
-    async def _on_text(self, text: str) -> None:
+    def _on_text_part(self, part: str, *, is_last: bool) -> None:
+        self._size += len(part.encode())
+        if self._size > limits.CLIENT_MESSAGE_BYTES_MAX:
+            self._refuse(CLOSE_TOO_BIG, "big_message", "message too big")
+            return
+        if part:
+            self._text.append(part)
+        if is_last:
+            text, self._text, self._size = "".join(self._text), [], 0
+            self._on_command(text)
+
+    def _on_command(self, text: str) -> None:
+        outlet, session, refusals = self._outlet, self._outlet.session, self._plane.counts.refusals
+        if session is None:
+            return
         if self._bucket is None:
             self._bucket = TokenBucket(limits.CLIENT_COMMANDS_PER_S, limits.CLIENT_COMMANDS_BURST)
-        await trio.sleep(self._bucket.take(trio.current_time()))
-        outlet, session = self._outlet, self._outlet.session
-        if outlet.is_ending or session is None:
+        if not self._bucket.try_take(trio.current_time()):
+            refusals["too_many_commands"] += 1
+            outlet.tell(coinbase.error("Too many messages", _COMMANDS_ALLOWED))
             return
         try:
             command = parse(text)
         except CommandError as error:
-            self._plane.counts.refusals["bad_command"] += 1
+            refusals["bad_command"] += 1
             outlet.tell(coinbase.error(error.message, error.reason))
             return
-        for answer in session.answer(command):
+        answers = session.answer(command)
+        refusals["refused"] += len(answers) - 1
+        for answer in answers:
             outlet.tell(answer)
-        if self._is_strict and session.subscription.state:
-            outlet.reading.deadline = float("inf")

@@ -4,6 +4,7 @@ A timer per subscriber would cost a task each; instead every subscriber's turn c
 in ``KEEP_ALIVE_S``, a slice of them each second.
 """
 
+import itertools
 from collections.abc import Iterable
 from random import Random
 
@@ -14,17 +15,13 @@ from hedgehogd.domain.errors import CLOSE_RESTART
 from hedgehogd.streaming.outlet import Outlet
 from hedgehogd.streaming.plane import StreamingPlane
 
-_STEP_S = 1.0
-
 
 async def keep_alive(plane: StreamingPlane) -> None:
     """Send each open stream its keep-alive every ``KEEP_ALIVE_S``, for ever."""
-    steps = round(limits.KEEP_ALIVE_S / _STEP_S)
-    step = 0
-    while True:
-        await trio.sleep(_STEP_S)
-        step = (step + 1) % steps
-        await _each(list(plane.outlets)[step::steps])
+    for second in itertools.count():
+        await trio.sleep(1.0)
+        slot = second % round(limits.KEEP_ALIVE_S)
+        await _each([outlet for outlet in plane.outlets if outlet.slot == slot])
 
 
 async def _each(outlets: Iterable[Outlet]) -> None:

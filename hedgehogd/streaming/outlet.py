@@ -17,9 +17,11 @@ When a bound is reached the subscription's policy decides, and the subscriber is
 Floor 4: imports engine ports and trio. Not safe to share between threads.
 """
 
+import contextlib
 import socket
 from typing import NamedTuple
 
+import structlog
 import trio
 
 from hedgehogd.domain import limits
@@ -32,6 +34,8 @@ from hedgehogd.protocol import notices
 from hedgehogd.protocol.frames import encode_close
 from hedgehogd.protocol.wire import SSE_RETRY_MS, SseForm, WireForm
 from hedgehogd.streaming.backlog import Backlog
+
+log = structlog.get_logger("outlet")
 
 _SILENT_ROUNDS_MAX = int(limits.PEER_SILENCE_MAX_S / limits.KEEP_ALIVE_S)
 
@@ -61,6 +65,8 @@ class Outlet(Member):
         skipped: messages that conflation dropped.
         is_ending: no more data is taken; the farewell is on its way.
         silent_rounds: keepalives sent since the peer was last heard.
+        slot: in which second of ``KEEP_ALIVE_S`` its keepalives are due.
+        said_all: set when the farewell has been written, or never can be; None before.
         reading: the scope of the task that reads from the peer; cancelled when the stream
             ends here, so that the task turns to the farewell.
     """
@@ -75,9 +81,11 @@ class Outlet(Member):
         "delivered",
         "is_ending",
         "reading",
+        "said_all",
         "session",
         "silent_rounds",
         "skipped",
+        "slot",
     )
 
     def __init__(self, sock: socket.socket, form: WireForm, settings: OutletSettings) -> None:
@@ -86,7 +94,9 @@ class Outlet(Member):
         self.delivered = 0
         self.skipped = 0
         self.silent_rounds = 0
+        self.slot = 0
         self.is_ending = False
+        self.said_all: trio.Event | None = None
         self.reading = trio.CancelScope()
         self._socket = sock
         self._send = sock.send
@@ -171,11 +181,11 @@ class Outlet(Member):
         if not self._flushing:
             self.control(self._form.keep_alive())
 
-    def end(self, code: int, reason: str) -> None:
+    def end(self, code: int, reason: str, detail: str = "") -> None:
         """Drop what waits, say farewell, and let the connection close."""
         if self.is_ending:
             return
-        self._farewell(reason, self._goodbye(code, reason))
+        self._farewell(reason, self._goodbye(code, reason, detail or reason))
 
     def answer_close(self, frame: bytes) -> None:
         """The peer closes: answer its close frame and end."""
@@ -186,14 +196,17 @@ class Outlet(Member):
         """The peer is gone: nothing can be said any more."""
         if not self.is_ending:
             self._farewell(reason, b"")
-        self._backlog = None
+        self.close()
 
     def close(self) -> None:
-        """The socket is about to be closed: nothing is sent any more."""
+        """Nothing is sent any more."""
         self._backlog = None
+        if self.said_all is not None:
+            self.said_all.set()
 
     def _farewell(self, reason: str, goodbye: bytes) -> None:
         self.is_ending = True
+        self.said_all = trio.Event()
         settings = self._settings
         settings.counts.ends[reason] += 1
         if self.session is not None:
@@ -207,7 +220,7 @@ class Outlet(Member):
         if not self._flushing:
             self._shut_writing()
 
-    def _goodbye(self, code: int, reason: str) -> bytes:
+    def _goodbye(self, code: int, reason: str, detail: str) -> bytes:
         """Return the last bytes: what happened, where to resume, and the form's own end."""
         form, planned = self._form, code == CLOSE_RESTART
         note = b""
@@ -224,7 +237,7 @@ class Outlet(Member):
             elif planned:
                 note = form.tell(notices.closing(reason, position, SSE_RETRY_MS / 1000))
         if form.kind == "websocket":
-            return note + encode_close(code, reason)
+            return note + encode_close(code, detail)
         if isinstance(form, SseForm):
             return note + form.retry(SSE_RETRY_MS) + form.end()
         return note + form.end() if planned else note
@@ -271,26 +284,33 @@ class Outlet(Member):
             self._settings.nursery.start_soon(self._flush)
 
     async def _flush(self) -> None:
-        """Send what waits whenever the socket is writable; end when nothing waits."""
+        """Send what waits; a bug while doing so ends this peer alone."""
         try:
-            while self._backlog:
-                since = None if self.is_ending else self._backlog.oldest_since()
-                limit = float("inf")
-                if since is not None:
-                    limit = since + self._settings.backlog_age_max_s
-                with trio.move_on_at(limit) as waiting:
-                    await trio.lowlevel.wait_writable(self._socket)
-                if waiting.cancelled_caught:
-                    if self._is_over():
-                        self._over_the_limit()
-                else:
-                    self._send_waiting()
+            await self._send_while_waiting()
         except trio.ClosedResourceError:
-            self._backlog = None
+            self.close()
+        except Exception:
+            self._settings.counts.refusals["bug"] += 1
+            log.exception("bug while writing to one peer")
+            self.lose("bug")
         finally:
             self._flushing = False
         if self.is_ending:
             self._shut_writing()
+
+    async def _send_while_waiting(self) -> None:
+        """Send whenever the socket is writable; return when nothing waits."""
+        while self._backlog:
+            since = None if self.is_ending else self._backlog.oldest_since()
+            limit = float("inf")
+            if since is not None:
+                limit = since + self._settings.backlog_age_max_s
+            with trio.move_on_at(limit) as waiting:
+                await trio.lowlevel.wait_writable(self._socket)
+            if not waiting.cancelled_caught:
+                self._send_waiting()
+            elif self._is_over():
+                self._over_the_limit()
 
     def _send_waiting(self) -> None:
         backlog = self._backlog
@@ -309,7 +329,6 @@ class Outlet(Member):
 
     def _shut_writing(self) -> None:
         """Everything has been said."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.lose("peer_gone")
+        self.close()

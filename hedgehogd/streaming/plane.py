@@ -1,11 +1,13 @@
 """What every connection of the streaming plane shares."""
 
+import itertools
 import secrets
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session
+from hedgehogd.protocol.commands import Command
 from hedgehogd.protocol.wire import WireForm
 from hedgehogd.streaming.outlet import Outlet, OutletSettings
 
@@ -38,6 +40,7 @@ class StreamingPlane:
         self._subscribers_max = subscribers_max
         self._topics_max = topics_max
         self._cors_origins = frozenset(cors_origins)
+        self._slots = itertools.count()
 
     def check_room(self) -> None:
         """Refuse a new stream when there is no room for it.
@@ -65,9 +68,21 @@ class StreamingPlane:
             if not self.instance.pipe.catalogue.accepts(pair):
                 raise SubscriberError("unknown_pair", f"{pair} is not a pair listed here", 404)
 
+    def check_room_for(self, session: Session, command: Command) -> None:
+        """Refuse a stream that asks for more topics than one may have.
+
+        Raises:
+            SubscriberError: 429.
+        """
+        if not session.subscription.room_for(command):
+            raise SubscriberError(
+                "too_many_subscriptions", f"{self._topics_max} subscriptions are the most", 429
+            )
+
     def enter(self, outlet: Outlet, session: Session) -> None:
         """The stream is open: its session can be found, its outlet is kept alive."""
         outlet.session = session
+        outlet.slot = next(self._slots) % round(limits.KEEP_ALIVE_S)
         self.outlets[outlet] = None
         self.instance.sessions.add(session)
 

@@ -8,7 +8,7 @@ from hedgehogd.engine.broker import Delivery
 from hedgehogd.protocol.commands import drop_pair
 from hedgehogd.protocol.upstream import Refusal, TopicNotice
 from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_STRICT
-from tests.fakes import make_message
+from tests.fakes import FakeMember, make_message
 
 TICKER = Topic("ticker", "BTC-USD")
 
@@ -110,6 +110,42 @@ async def test_notices_come_before_the_messages_they_speak_of(plumbing):
     told = b"".join(SSE[False].tell(notice.payload) for notice in notices)
     assert member.heard == told + chunk.data
     assert other.told == [b'{"type":"stale"}']
+
+
+async def test_who_leaves_while_being_told_does_not_disturb_the_others(plumbing, monkeypatch):
+    """A notice can be the last straw for a subscriber that does not read."""
+
+    class LastStraw(FakeMember):
+        def tell(self, payload):
+            for session in sessions:
+                session.close()
+
+    monkeypatch.setattr("tests.engine.conftest.FakeMember", LastStraw)
+    first = plumbing.join("ticker", form=WEBSOCKET)[0]
+    monkeypatch.undo()
+    second, told_once = plumbing.join("ticker", form=WEBSOCKET)
+    sessions = [first, second]
+    third = plumbing.join("ticker", form=WEBSOCKET)[1]
+    everybody, some = TopicNotice(None, b"{}"), TopicNotice(TICKER, b'{"type":"gap"}')
+    await plumbing.publish(notices=[some, everybody])
+
+    assert third.told == [b'{"type":"gap"}', b"{}"]
+    assert told_once.told == [b'{"type":"gap"}']
+
+
+async def test_news_for_thousands_is_not_one_long_turn(plumbing, monkeypatch):
+    """Nobody's market data waits until everybody has been told."""
+    monkeypatch.setattr(limits, "WRITES_PER_TURN_MAX", 2)
+    for _ in range(5):
+        plumbing.join("ticker", form=WEBSOCKET, pairs=["NO-USD"])
+    notices = [TopicNotice(None, b"{}"), TopicNotice(Topic("ticker", "NO-USD"), b"{}")]
+    for delivery in (
+        Delivery([], notices[:1]),
+        Delivery([], notices[1:]),
+        Delivery([], refusals=[Refusal("NO-USD", "", "NO-USD is not a valid product")]),
+    ):
+        with trio.testing.assert_checkpoints():
+            await plumbing.broker.publish([delivery])
 
 
 async def test_news_without_messages_puts_nothing_on_the_tape(plumbing):

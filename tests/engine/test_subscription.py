@@ -133,6 +133,26 @@ def test_subscriptions_are_limited_and_leaving_makes_room():
     assert say(subscription, SUBSCRIBE_BOTH) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SUBSCRIBE_BOTH, True),
+        (SUBSCRIBE_BOTH.replace("ticker", "matches"), False),
+        (SUBSCRIBE_BOTH.replace("'BTC-USD',", "").replace("ticker", "matches"), True),
+        ("{'type':'subscribe','product_ids':['BTC-USD'],'channels':['status']}", True),
+        ("{'type':'subscribe','product_ids':['BTC-USD'],'channels':['status','level2']}", False),
+        (SUBSCRIBE_BOTH.replace("sub", "unsub", 1).replace("ticker", "matches"), True),
+    ],
+)
+def test_room_is_known_before_anything_is_done(text, expected):
+    """A request that is all or nothing must be refused before its first half has happened."""
+    subscription = Subscription(3)
+    say(subscription, SUBSCRIBE_BOTH)
+
+    assert expected == subscription.room_for(parse(text.replace("'", '"')))
+    assert state(subscription) == {"ticker": [BTC, ETH]}
+
+
 @pytest.mark.parametrize(("product_id", "expected"), [(BTC, True), ("XRP-USD", False)])
 def test_a_product_is_removed_from_every_channel(subscription, product_id, expected):
     """The exchange refuses products, not channels of them."""
@@ -224,6 +244,18 @@ def test_the_state_is_sound_after_any_commands(commands, topics_max):
         assert len(held) == subscription._count <= topics_max
         assert subscription.topics() == {channel.topic(product_id) for channel, product_id in held}
         assert subscription.conflated <= {c.topic(p) for c, p in held if c.conflates}
+
+
+@given(st.lists(COMMANDS), COMMANDS, st.integers(min_value=1, max_value=8))
+def test_what_there_is_room_for_is_not_refused_for_the_limit(commands, last, topics_max):
+    """The answer before and the answer after must agree."""
+    subscription = Subscription(topics_max)
+    for command in commands:
+        subscription.apply(command, Catalogue())
+    has_room = subscription.room_for(last)
+    errors = subscription.apply(last, Catalogue())
+
+    assert not (has_room and f"{topics_max} subscriptions are the most allowed" in errors)
 
 
 def test_aliases_are_one_channel(subscription):

@@ -92,3 +92,16 @@ def test_no_stretch_of_time_sees_more_than_the_burst_and_the_rate(
     for first, began in enumerate(acted_at):
         for count, ended in enumerate(acted_at[first:], start=1):
             assert count <= burst + per_s * (ended - began) + 1e-6
+
+
+def test_a_token_that_is_not_there_is_not_owed():
+    """Who shouts is not heard for what was too much, and is heard again afterwards."""
+    bucket = TokenBucket(per_s=1.0, burst=2)
+    taken = [bucket.try_take(0.0) for _ in range(100)]
+
+    assert taken == [True, True] + [False] * 98
+    assert [bucket.try_take(0.5), bucket.try_take(1.0), bucket.try_take(1.0)] == [
+        False,
+        True,
+        False,
+    ]

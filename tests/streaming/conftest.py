@@ -114,6 +114,16 @@ async def read_all(stream: trio.SocketStream) -> bytes:
 
 
 @pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """A clock that jumps when nothing has happened for 5 ms of real time.
+
+    The sockets are real: bytes that have been sent are not always there to be read yet,
+    and a clock that jumps at once would overtake them.
+    """
+    return trio.testing.MockClock(autojump_threshold=0.005)
+
+
+@pytest.fixture
 async def served(nursery: trio.Nursery) -> Served:
     """Serve with default limits."""
     return await serve(nursery)

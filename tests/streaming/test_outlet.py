@@ -120,12 +120,29 @@ async def test_a_subscriber_that_never_reads_is_cut_after_its_farewell(
     """A farewell that nobody reads must not hold anything up."""
     client, outlet = await _slow(served, "/ws-feed")
     await _fill(served, outlet)
-    with trio.fail_after(limits.BACKLOG_AGE_MAX_S + limits.FAREWELL_S + 1):
+    with trio.fail_after(limits.UNACKED_MAX_S):
         while served.plane.outlets:
             await trio.sleep(0.1)
 
     assert len(served.instance.sessions) == 0
     await client.stream.aclose()
+
+
+async def test_a_slow_reader_gets_to_its_goodbye(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It reads, only too slowly: what the kernel holds for it must not be thrown away."""
+    client, outlet = await _slow(served, "/ws")
+    await _fill(served, outlet)
+    while not outlet.is_ending:
+        await trio.sleep(0.5)
+    await trio.sleep(limits.FAREWELL_S * 3)  # and then it takes its time
+    while "ticker" == (message := await client.next_json())["type"]:
+        pass
+
+    assert "slow_consumer" == message["name"]
+    assert 4001 == await client.closed()
+    assert b"" == await read_all(client.stream)
 
 
 async def test_the_others_are_served_while_one_is_stuck(served: Served) -> None:

@@ -15,6 +15,7 @@ from hedgehogd.daemon import serve
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import (
     EXIT_BUG,
+    EXIT_CONFIG,
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
     FeedError,
@@ -45,8 +46,13 @@ def _configuration(arguments: argparse.Namespace) -> Configuration:
 def run_serve(argv: Sequence[str]) -> int:
     """Run the daemon, or check its configuration."""
     arguments = serve_parser().parse_args(argv)
-    settings = _configuration(arguments).settings
-    _check_feed(settings.feed_where)
+    configuration = _configuration(arguments)
+    settings = configuration.settings
+    try:
+        _check_feed(settings.feed_where)
+    except OperatorError as error:
+        by_flag = configuration.origins["feed.where"].startswith("flag ")
+        raise OperatorError(str(error), EXIT_USAGE if by_flag else EXIT_CONFIG) from None
     if arguments.check:
         print("the configuration is sound")
         return 0

@@ -112,12 +112,14 @@ def test_main_exits_with_the_status(serve, monkeypatch):
         ("ws://a:99999", "'ws://a:99999' is not a feed."),
     ],
 )
-def test_a_feed_that_cannot_be_is_78(said, check, where, says):
-    """``--check`` finds what starting would find."""
-    status, out, err = said("--feed", where, *check)
+def test_a_feed_that_cannot_be_is_refused(said, monkeypatch, check, where, says):
+    """``--check`` finds what starting would find; whose fault it is follows from its origin."""
+    monkeypatch.setenv("HEDGEHOGD_FEED_WHERE", where)
+    for argv, expected in ((["--feed", where], 64), ([], 78)):
+        status, out, err = said(*argv, *check)
 
-    assert (status, out) == (78, "")
-    assert says in err
+        assert (status, out) == (expected, "")
+        assert says in err
 
 
 @pytest.mark.parametrize("where", ["coinbase", "sandbox", "demo", "ws://a/ws", "wss://a:1"])

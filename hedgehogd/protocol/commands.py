@@ -9,6 +9,7 @@ at the root and its own together; extra keys, repeated ids and keys for signing,
 not, are ignored.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +21,8 @@ SUBSCRIBE_FAILED = "Failed to subscribe"
 UNSUBSCRIBE_FAILED = "Failed to unsubscribe"
 NO_CHANNELS = "No channels provided"
 POLICIES = ("close", "conflate")
+DEFAULT_CHANNELS = ("ticker", "matches")
+"""What a URL without channels asks for."""
 
 
 class CommandError(Exception):
@@ -128,7 +131,7 @@ def _product_ids(value: Any, failure: str) -> tuple[str, ...]:
 
 
 def channel_requests(
-    names: list[str], pairs: tuple[str, ...], policy: str | None = None
+    names: Sequence[str], pairs: tuple[str, ...], policy: str | None = None
 ) -> tuple[ChannelRequest, ...]:
     """Return what a URL asks for: each of ``names`` for all ``pairs``.
 

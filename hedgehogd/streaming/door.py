@@ -23,7 +23,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.streaming.connection import serve_stream
 from hedgehogd.streaming.plane import StreamingPlane
-from hedgehogd.streaming.request import Plane, plane_of, read_stream_request
+from hedgehogd.streaming.request import Plane, headers_of, plane_of, read_stream_request
 from hedgehogd.streams import ReplayStream
 
 log = structlog.get_logger("door")
@@ -90,6 +90,8 @@ class Door:
         self._plane = plane
         self._counts = plane.counts
         self._control = control
+        # Who has not shown a whole head yet, in the order in which they came.
+        self._headless: dict[trio.CancelScope, None] = {}
 
     async def run(
         self,
@@ -101,7 +103,8 @@ class Door:
         """Accept until the scope that ``started`` hands out is cancelled.
 
         Connections live on in ``streams``. What is queued in the kernel when the scope is
-        cancelled is accepted still; then the listener is closed.
+        cancelled is accepted still; then the listener is closed, and whoever has not said
+        what it wants has a moment left to do so.
         """
         with listener:
             with trio.CancelScope() as scope:
@@ -112,6 +115,9 @@ class Door:
                         await trio.sleep(_ACCEPT_PAUSE_S)
                     await trio.lowlevel.checkpoint()
             self._accept_some(listener, streams, count_max=limits.VISITORS_MAX)
+        last_moment = trio.current_time() + limits.FAREWELL_S / 4
+        for reading in self._headless:
+            reading.deadline = min(reading.deadline, last_moment)
 
     def _accept_some(
         self, listener: socket.socket, streams: trio.Nursery, count_max: int = _ACCEPTS_PER_TURN_MAX
@@ -132,22 +138,30 @@ class Door:
             raw.setblocking(False)
             if self._counts.visitors >= limits.VISITORS_MAX:
                 self._counts.refusals["too_many_visitors"] += 1
-                raw.close()
-                continue
+                if not self._headless:
+                    raw.close()
+                    continue
+                oldest = next(iter(self._headless))
+                del self._headless[oldest]
+                oldest.cancel()
             self._counts.visitors += 1
-            streams.start_soon(self._serve, raw)
+            reading = trio.CancelScope(deadline=trio.current_time() + limits.HEAD_TIMEOUT_S)
+            self._headless[reading] = None
+            streams.start_soon(self._serve, raw, reading)
         return True
 
-    async def _serve(self, raw: socket.socket) -> None:
+    async def _serve(self, raw: socket.socket, reading: trio.CancelScope) -> None:
         """Serve one connection; a bug while doing so ends that connection alone."""
         sock = trio.socket.from_stdlib_socket(raw)
         is_visitor = True
+        origin = ""
         try:
-            opened = await self._receive_head(sock)
+            opened = await self._receive_head(sock, reading)
             if opened is None:
                 return
             data, head_end = opened
             request = read_head(data)
+            origin = headers_of(request).get(b"origin", b"").decode("latin-1")
             if plane_of(request) is Plane.CONTROL:
                 replay = without_upgrade(data, head_end)
                 await self._control(ReplayStream(trio.SocketStream(sock), replay))
@@ -161,9 +175,9 @@ class Door:
             self._counts.visitors -= 1
             await serve_stream(self._plane, raw, sock, stream_request, data[head_end:])
         except BadHead as error:
-            await self._refuse(sock, error.status, error.code, str(error))
+            await self._refuse(sock, origin, error.status, error.code, str(error))
         except SubscriberError as error:
-            await self._refuse(sock, error.status, error.code, str(error))
+            await self._refuse(sock, origin, error.status, error.code, str(error))
         except Exception:
             self._counts.refusals["bug"] += 1
             log.exception("bug while serving one peer")
@@ -172,53 +186,61 @@ class Door:
                 self._counts.visitors -= 1
             sock.close()
 
-    async def _receive_head(self, sock: trio.socket.SocketType) -> tuple[bytes, int] | None:
-        """Return what was read and where the head ends; None when the peer left.
+    async def _receive_head(
+        self, sock: trio.socket.SocketType, reading: trio.CancelScope
+    ) -> tuple[bytes, int] | None:
+        """Return what was read and where the head ends; None when there is nobody to answer.
 
         Raises:
             BadHead: too large (431) or too slow (408).
         """
         data = b""
-        with trio.move_on_after(limits.HEAD_TIMEOUT_S):
-            while True:
-                try:
-                    more = await sock.recv(_READ_BYTES)
-                except OSError:
-                    return None
-                if not more:
-                    return None
-                data = data + more if data else more.lstrip(b"\r\n")
-                end = _HEAD_END.search(data)
-                if end is not None and end.end() <= limits.HEAD_BYTES_MAX:
-                    return data, end.end()
-                if len(data) > limits.HEAD_BYTES_MAX:
-                    raise BadHead(
-                        431,
-                        "head_too_large",
-                        f"a request head is at most {limits.HEAD_BYTES_MAX} bytes",
-                    )
-                if data.startswith(_HTTP2_PREFACE) or _is_not_http(data):
-                    return data, len(data)
+        try:
+            with reading:
+                while True:
+                    try:
+                        more = await sock.recv(_READ_BYTES)
+                    except OSError:
+                        return None
+                    if not more:
+                        return None
+                    data = data + more if data else more.lstrip(b"\r\n")
+                    end = _HEAD_END.search(data)
+                    if end is not None and end.end() <= limits.HEAD_BYTES_MAX:
+                        return data, end.end()
+                    if len(data) > limits.HEAD_BYTES_MAX:
+                        raise BadHead(
+                            431,
+                            "head_too_large",
+                            f"a request head is at most {limits.HEAD_BYTES_MAX} bytes",
+                        )
+                    if data.startswith(_HTTP2_PREFACE) or _is_not_http(data):
+                        return data, len(data)
+            if reading not in self._headless:  # it made room for another, and was counted
+                return None
+        finally:
+            self._headless.pop(reading, None)
         if not data:
             self._counts.refusals["said_nothing"] += 1
             return None
-        raise BadHead(408, "head_too_slow", f"no request head within {limits.HEAD_TIMEOUT_S:g} s")
+        raise BadHead(408, "head_too_slow", "the request head did not come in time")
 
     async def _refuse(
-        self, sock: trio.socket.SocketType, status: int, code: str, message: str
+        self, sock: trio.socket.SocketType, origin: str, status: int, code: str, message: str
     ) -> None:
         """Answer with an error and hang up."""
         self._counts.refusals[code] += 1
         body = msgspec.json.encode({"error": {"code": code, "message": message}})
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
         extra += "Retry-After: 1\r\n" if status == 503 else ""
+        cors = self._plane.cors_headers(origin)
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n{extra}\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n{extra}"
         )
         with trio.move_on_after(limits.FAREWELL_S):
             try:
-                await trio.SocketStream(sock).send_all(head.encode() + body)
+                await trio.SocketStream(sock).send_all(head.encode() + cors + b"\r\n" + body)
                 sock.shutdown(socket.SHUT_WR)
                 while await sock.recv(_READ_BYTES):
                     pass

@@ -7,6 +7,7 @@ control plane's.
 """
 
 import binascii
+import re
 from enum import Enum, auto
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
@@ -14,15 +15,22 @@ from urllib.parse import parse_qs, unquote
 import h11
 
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.protocol.commands import ChannelRequest, Command, channel_requests
+from hedgehogd.protocol.commands import (
+    DEFAULT_CHANNELS,
+    ChannelRequest,
+    Command,
+    channel_requests,
+)
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
 
 STREAM_PATH = "/api/v1/stream"
 SUBSCRIBE_PREFIX = "/api/v1/subscribe/"
 STRICT_PATHS = frozenset({"/", "/ws-feed"})
 EXTENDED_PATH = "/ws"
-DEFAULT_CHANNELS = "ticker,matches"
 _KEY_BYTES = 16
+_AUTHORITY = re.compile(r"(?i)https?://[^/?]*")
+_NDJSON_RANGES = frozenset({b"application/x-ndjson", b"application/*", b"*/*"})
+_Q_ZERO = re.compile(rb"q=0(?:\.0*)?")
 
 
 class Plane(Enum):
@@ -59,9 +67,11 @@ def headers_of(request: h11.Request) -> dict[bytes, bytes]:
 
 
 def split_target(request: h11.Request) -> tuple[str, str]:
-    """Return path and query, the path decoded."""
-    path, _, query = request.target.decode("latin-1").partition("?")
-    return unquote(path), query
+    """Return path and query, the path decoded; an absolute URL is as good (RFC 9112 §3.2.2)."""
+    target = request.target.decode("latin-1")
+    authority = _AUTHORITY.match(target)
+    path, _, query = target[authority.end() if authority else 0 :].partition("?")
+    return unquote(path) or "/", query
 
 
 def _tokens(value: bytes) -> set[bytes]:
@@ -125,11 +135,17 @@ def _check_handshake(request: h11.Request, headers: dict[bytes, bytes]) -> bytes
 
 
 def _form(accept: bytes, *, chunked: bool) -> WireForm:
-    """Choose SSE or NDJSON; a plain ``curl`` (``*/*``) gets NDJSON."""
-    media = {item.split(b";")[0].strip().lower() for item in accept.split(b",")} - {b""}
-    if b"text/event-stream" in media:
+    """Choose SSE or NDJSON; a plain ``curl`` (``*/*``) gets NDJSON. Of weights only 0 counts."""
+    wanted: set[bytes] = set()
+    unwanted: set[bytes] = set()
+    for item in filter(None, (item.strip().lower() for item in accept.split(b","))):
+        media, *parameters = (part.strip() for part in item.split(b";"))
+        is_refused = any(_Q_ZERO.fullmatch(parameter) for parameter in parameters)
+        (unwanted if is_refused else wanted).add(media)
+    if b"text/event-stream" in wanted:
         return SSE[chunked]
-    if not media or media & {b"application/x-ndjson", b"*/*", b"application/*"}:
+    takes_ndjson = wanted & _NDJSON_RANGES or not (wanted or unwanted)
+    if takes_ndjson and b"application/x-ndjson" not in unwanted:
         return NDJSON[chunked]
     raise SubscriberError(
         "not_acceptable", "streams are text/event-stream or application/x-ndjson", 406
@@ -140,12 +156,12 @@ def _command(path: str, query: str) -> Command | None:
     """Return the subscribe that a path and its query stand for; None for no pairs yet."""
     values = parse_qs(query, keep_blank_values=True)
     if path == STREAM_PATH:
-        pairs = _list(values, "pairs", "")
+        pairs = [pair.upper() for pair in _list(values, "pairs")]
     elif path.startswith(SUBSCRIBE_PREFIX):
         pairs = [path.removeprefix(SUBSCRIBE_PREFIX).upper()]
     else:
         raise SubscriberError("no_such_stream", f"there is no stream at {path}", 404)
-    names = _list(values, "channels", DEFAULT_CHANNELS)
+    names = _list(values, "channels") or DEFAULT_CHANNELS
     policy = values["policy"][-1] if "policy" in values else None
     requests = channel_requests(names, tuple(pairs), policy)
     return Command(True, requests) if pairs or _needs_no_pairs(requests) else None
@@ -155,8 +171,7 @@ def _needs_no_pairs(requests: tuple[ChannelRequest, ...]) -> bool:
     return all(not request.channel.needs_products for request in requests)
 
 
-def _list(values: dict[str, list[str]], name: str, default: str) -> list[str]:
-    """Return a comma-separated query value, pairs in capitals."""
-    text = ",".join(values.get(name, [default]))
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    return [item.upper() for item in items] if name == "pairs" else items
+def _list(values: dict[str, list[str]], name: str) -> list[str]:
+    """Return the items of a comma-separated query value."""
+    text = ",".join(values.get(name, []))
+    return [item.strip() for item in text.split(",") if item.strip()]

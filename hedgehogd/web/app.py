@@ -16,11 +16,10 @@ from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.coinbase import subscription_rows
-from hedgehogd.protocol.commands import Command, channel_requests, drop_pair
+from hedgehogd.protocol.commands import DEFAULT_CHANNELS, Command, channel_requests, drop_pair
 from hedgehogd.web.metrics import exposition
 from hedgehogd.web.page import status_page
 
-DEFAULT_CHANNELS = ["ticker", "matches"]
 SESSION_HEADER = "Hedgehog-Session"
 
 
@@ -41,7 +40,7 @@ def make_app(instance: Instance, cors_origins: tuple[str, ...] = ()) -> QuartTri
     """Return the app that serves ``instance``'s control plane."""
     app = QuartTrio("hedgehogd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
-    app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S
+    app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2  # Hypercorn's end comes unexplained
     _add_errors(app, instance)
     _add_cors(app, frozenset(cors_origins))
     _add_health(app, instance)
@@ -110,18 +109,20 @@ def _add_control(app: QuartTrio, instance: Instance) -> None:
     @app.post("/api/v1/subscribe/<pair>")
     async def start(pair: str) -> Response:
         pair = pair.upper()
-        _check_pair(instance, pair)
         names, policy = await _wishes()
+        _check_pair(instance, pair)
         requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
-        return _carry_out(instance, Command(True, requests))
+        return _carry_out(_named_session(instance), Command(True, requests))
 
     @app.delete("/api/v1/subscribe/<pair>")
     async def stop(pair: str) -> Response:
         pair = pair.upper()
-        _check_pair(instance, pair)
         names, _ = await _wishes()
         requests = channel_requests(names, (pair,))
-        return _carry_out(instance, Command(False, requests) if names else drop_pair(pair))
+        session = _named_session(instance)
+        if all(pair not in held for held in session.subscription.state.values()):
+            _check_pair(instance, pair)  # what is held may be stopped, delisted or not
+        return _carry_out(session, Command(False, requests) if names else drop_pair(pair))
 
     @app.get("/api/v1/sessions/<session_id>")
     async def show(session_id: str) -> Response:
@@ -132,6 +133,15 @@ def _add_control(app: QuartTrio, instance: Instance) -> None:
     @app.get("/api/v1/stream")
     async def misdirected(pair: str = "") -> Response:  # noqa: ARG001
         return error_response("misdirected", "a stream needs a connection of its own", 421)
+
+    @app.get("/ws")
+    @app.get("/ws-feed")
+    async def not_upgraded() -> Response:
+        response = error_response(
+            "upgrade_required", "a WebSocket handshake with the header Upgrade is expected", 426
+        )
+        response.headers["Upgrade"] = "websocket"
+        return response
 
 
 def _check_pair(instance: Instance, pair: str) -> None:
@@ -175,16 +185,22 @@ async def _wishes() -> tuple[list[str], str | None]:
     return names, policy
 
 
-def _carry_out(instance: Instance, command: Command) -> Response:
+def _named_session(instance: Instance) -> Session:
     session_id = request.headers.get(SESSION_HEADER) or request.args.get("session", "")
     if not session_id:
         raise SubscriberError(
             "no_session", f"name your stream by the header {SESSION_HEADER} or ?session="
         )
-    session = _session(instance, session_id)
-    errors = session.apply(command)
-    if errors:
-        raise SubscriberError("refused", "; ".join(errors), 400)
+    return _session(instance, session_id)
+
+
+def _carry_out(session: Session, command: Command) -> Response:
+    """Carry out all of ``command`` or, when there is no room for all of it, nothing."""
+    if not session.subscription.room_for(command):
+        raise SubscriberError(
+            "too_many_subscriptions", "the stream has no room for that; nothing has changed", 429
+        )
+    session.apply(command)
     return json_response(_state(session))
 
 

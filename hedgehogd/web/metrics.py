@@ -96,8 +96,8 @@ class InstanceCollector(Collector):
         yield subscribers
         yield _counters("sessions", "Streams opened", "kind", instance.sessions.opened)
         hub = instance.pipe.hub
-        yield _counters("deliveries", "Messages written to subscribers", "kind", hub.deliveries)
-        yield _counter("bytes_out", "Bytes written to subscribers", hub.bytes_out)
+        yield _counters("deliveries", "Messages handed to subscribers; drops are counted apart", "kind", hub.deliveries)
+        yield _counter("bytes_out", "Bytes handed to subscribers", hub.bytes_out)
         yield _gauge("backlog_bytes", "Data waiting for slow subscribers", waiting_bytes)
         yield _gauge("backlog_oldest_seconds", "Age of the oldest of it", oldest_s)
         yield _gauge("backlog_subscribers", "Subscribers that data waits for", slow)

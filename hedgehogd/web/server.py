@@ -1,17 +1,23 @@
 """Hypercorn, one connection at a time: the door hands it what is not a stream."""
 
+import re
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
+
+_EMPTY_REFUSAL = re.compile(rb"HTTP/1\.1 ([45]\d\d) [^\n]*\r\ncontent-length: 0\r\n")
 
 
 def hypercorn_config() -> Config:
@@ -24,6 +30,24 @@ def hypercorn_config() -> Config:
     config.accesslog = None
     config.errorlog = None
     return config
+
+
+class _Server(TCPServer):
+    """Hypercorn's, whose own refusals (of a body that is not HTTP) look like all the others."""
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, RawData) and (refusal := _EMPTY_REFUSAL.match(event.data)):
+            event = RawData(_explained(event.data, refusal))
+        await super().protocol_send(event)
+
+
+def _explained(head: bytes, refusal: re.Match[bytes]) -> bytes:
+    status = HTTPStatus(int(refusal[1]))
+    code = status.phrase.lower().replace(" ", "_")
+    error = {"code": code, "message": "the request is not sound HTTP"}
+    body = msgspec.json.encode({"error": error}) + b"\n"
+    fields = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+    return head.replace(b"content-length: 0\r\n", fields, 1) + body
 
 
 def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
@@ -42,6 +66,6 @@ def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
     config, context = hypercorn_config(), WorkerContext(None)
 
     async def handle(stream: Any) -> None:
-        await TCPServer(wrapped, config, context, ConnectionState({}), stream)
+        await _Server(wrapped, config, context, ConnectionState({}), stream)
 
     return handle

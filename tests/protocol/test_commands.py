@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hedgehogd.domain.channel import BY_ALIAS, CHANNELS
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.protocol.commands import (
+    DEFAULT_CHANNELS,
     ChannelRequest,
     Command,
     CommandError,
@@ -344,6 +345,13 @@ def test_a_url_that_asks_for_nonsense_is_told_what_there_is(names, policy, code,
         channel_requests(names, (BTC,), policy)
 
     assert {"code": code, "status": 400} == vars(caught.value)
+
+
+def test_the_default_channels_of_a_url_exist():
+    """GET and POST without channels mean the same, and it is something."""
+    assert requests(("ticker", [BTC]), ("matches", [BTC])) == channel_requests(
+        DEFAULT_CHANNELS, (BTC,)
+    )
 
 
 def test_dropping_a_pair_drops_it_from_every_channel_that_is_about_pairs():

@@ -38,6 +38,7 @@ class Served:
 
     def __init__(self, instance: Instance, plane: StreamingPlane, port: int) -> None:
         self.instance = instance
+        self.accepting = trio.CancelScope()
         self.plane = plane
         self.port = port
         self.control_saw = b""
@@ -139,5 +140,5 @@ async def serve(nursery: trio.Nursery, **changes: object) -> Served:
     listener = open_listener("127.0.0.1", 0)
     served = Served(instance, plane, listener.getsockname()[1])
     door = Door(plane, served.control)
-    await nursery.start(door.run, listener, nursery)
+    served.accepting = await nursery.start(door.run, listener, nursery)
     return served

@@ -161,23 +161,104 @@ async def test_a_head_may_come_byte_by_byte_and_after_blank_lines(served: Served
     assert await read_all(stream) == CONTROL_ANSWER
 
 
+async def _ended(stream: trio.SocketStream) -> bool:
+    """Wait until the peer says something, and hang up; say whether it was the end."""
+    async with stream:
+        try:
+            return await stream.receive_some() == b""
+        except trio.BrokenResourceError:
+            return True
+
+
+async def _visitors(served: Served, count: int) -> None:
+    """Wait until the door has let in so many."""
+    with trio.fail_after(5):
+        while served.instance.counts.visitors != count:
+            await trio.sleep(0.001)
+
+
+async def test_who_said_nothing_for_longest_makes_room(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that never say what they want must not lock out those who do."""
+    monkeypatch.setattr(limits, "VISITORS_MAX", 2)
+    idle = [await served.connect()]
+    await _visitors(served, 1)
+    idle.append(await served.connect())
+    await idle[1].send_all(b"GET / HT")
+    await _visitors(served, 2)
+    third = await served.ask("GET /x HTTP/1.1\nHost: x")
+
+    assert await read_all(third) == CONTROL_ANSWER
+    assert await _ended(idle[0])
+    await idle[1].send_all(b"TP/1.1\r\nHost: x\r\n\r\n")
+    assert await read_all(idle[1]) == CONTROL_ANSWER
+    assert served.instance.counts.refusals == {"too_many_visitors": 1}
+    await served.all_gone()
+
+
+async def test_a_crowd_that_comes_at_once_is_bounded_too(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of many accepts of one turn ends another of those who came before."""
+    monkeypatch.setattr(limits, "VISITORS_MAX", 3)
+    crowd = [await served.connect() for _ in range(20)]
+    with trio.fail_after(5):
+        while served.instance.counts.refusals["too_many_visitors"] != 17:
+            await trio.sleep(0.001)
+    await _visitors(served, 3)
+
+    assert all([await _ended(stream) for stream in crowd[:17]])
+    for stream in crowd[17:]:
+        await stream.aclose()
+    await served.all_gone()
+
+
 async def test_too_many_visitors_are_turned_away(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections that never say what they want must not use up the files of those who do."""
+    """Who is being answered is not ended for a newcomer."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 1)
-    first = await served.connect()
-    await trio.testing.wait_all_tasks_blocked()
+    first = await served.ask("HELLO")
+    answer = await read_to(first, b"\r\n")
     second = await served.connect()
-    try:
-        answer = await second.receive_some()
-    except trio.BrokenResourceError:
-        answer = b""
 
-    assert answer == b""
-    assert served.instance.counts.refusals == {"too_many_visitors": 1}
+    assert await _ended(second)
+    assert answer == b"HTTP/1.1 400 Bad Request\r\n"
+    assert served.instance.counts.refusals == {"bad_request": 1, "too_many_visitors": 1}
     await first.aclose()
-    await second.aclose()
+
+
+async def test_a_door_that_closes_waits_a_moment_for_heads_and_no_longer(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """One idle connection, a browser's spare one, would delay every restart by 10 s."""
+    served = await serve(nursery)
+    silent, half, late = [await served.connect() for _ in range(3)]
+    await half.send_all(b"GET / HT")
+    await _visitors(served, 3)
+    served.accepting.cancel()
+    began = trio.current_time()
+    await late.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert await read_all(late) == CONTROL_ANSWER
+    assert await _ended(silent)
+    assert await _refused(half) == (408, "head_too_slow")
+    await served.all_gone()
+    assert trio.current_time() - began < limits.FAREWELL_S
+
+
+async def test_a_page_may_read_why_it_was_refused(nursery: trio.Nursery) -> None:
+    """Without the header a browser hides even the status."""
+    served = await serve(nursery, cors_origins=("https://a.example",))
+    for origin, expected in (("https://a.example", True), ("https://b.example", False)):
+        request = f"GET /api/v1/subscribe/nonsense HTTP/1.1\nHost: x\nOrigin: {origin}"
+        head, _, body = (await read_all(await served.ask(request))).partition(b"\r\n\r\n")
+
+        assert head.startswith(b"HTTP/1.1 404 ")
+        allowed = b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in head + b"\r\n"
+        assert expected == allowed
+        assert b"unknown_pair" in body
 
 
 async def test_no_more_subscribers_than_the_limit_are_taken(nursery: trio.Nursery) -> None:

@@ -39,6 +39,10 @@ def request(target: str, *headers: tuple[str, str], method: str = "GET", version
         (request("/api/v1/subscribe/BTC-USD", method="POST"), Plane.CONTROL),
         (request("/api/v1/subscribe/BTC-USD", method="DELETE"), Plane.CONTROL),
         (request("/metrics"), Plane.CONTROL),
+        (request("http://x/api/v1/stream?pairs=A-B"), Plane.STREAMING),
+        (request("HTTPS://x:1/api/v1/subscribe/BTC-USD"), Plane.STREAMING),
+        (request("http://x/metrics"), Plane.CONTROL),
+        (request("http://x", *UPGRADE), Plane.STREAMING),
     ],
 )
 def test_streams_are_told_from_the_rest(asked: h11.Request, plane: Plane) -> None:
@@ -52,6 +56,9 @@ def test_streams_are_told_from_the_rest(asked: h11.Request, plane: Plane) -> Non
         ("/", WEBSOCKET_STRICT, True),
         ("/?", WEBSOCKET_STRICT, True),
         ("/ws-feed", WEBSOCKET_STRICT, True),
+        ("http://x", WEBSOCKET_STRICT, True),
+        ("http://x?", WEBSOCKET_STRICT, True),
+        ("http://x/ws", WEBSOCKET, False),
         ("/ws", WEBSOCKET, False),
         ("/api/v1/stream", WEBSOCKET, False),
         ("/api/v1/subscribe/BTC-USD", WEBSOCKET, False),
@@ -75,6 +82,11 @@ def test_each_websocket_path_has_its_dialect(path: str, form: WireForm, strict: 
         ("TEXT/Event-Stream;q=0.9, */*", "1.1", SSE[True]),
         ("text/event-stream", "1.0", SSE[False]),
         ("text/html,application/xhtml+xml,*/*;q=0.8", "1.1", NDJSON[True]),
+        ("text/event-stream;q=0, */*", "1.1", NDJSON[True]),
+        ("text/event-stream ; v=1 ; Q=0.000, application/*", "1.1", NDJSON[True]),
+        ("text/event-stream;q=0.001", "1.1", SSE[True]),
+        ("application/x-ndjson;q=0, text/event-stream", "1.1", SSE[True]),
+        ("", "1.1", NDJSON[True]),
     ],
 )
 def test_the_form_is_chosen_by_accept(accept: str | None, version: str, form: WireForm) -> None:
@@ -82,6 +94,18 @@ def test_the_form_is_chosen_by_accept(accept: str | None, version: str, form: Wi
     headers = [("Accept", accept)] if accept is not None else []
 
     assert form is read_stream_request(request("/api/v1/stream", *headers, version=version)).form
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["text/csv", "text/event-stream;q=0", "application/x-ndjson;q=0, */*", "*/*;q=0.0"],
+)
+def test_a_form_that_was_ruled_out_is_not_sent(accept: str) -> None:
+    """A weight of 0 means never (RFC 9110 §12.4.2)."""
+    with pytest.raises(SubscriberError) as caught:
+        read_stream_request(request("/api/v1/stream", ("Accept", accept)))
+
+    assert caught.value.status == 406
 
 
 def asked_for(target: str) -> dict[str, tuple[tuple[str, ...], str | None]]:
@@ -92,11 +116,12 @@ def asked_for(target: str) -> dict[str, tuple[tuple[str, ...], str | None]]:
     return {row.channel.name: (row.product_ids, row.policy) for row in command.requests}
 
 
-def test_a_pair_alone_means_ticker_and_matches() -> None:
-    """The default of DESIGN §3; pairs may be typed small."""
+@pytest.mark.parametrize("query", ["", "?channels=", "?channels=%20,"])
+def test_a_pair_alone_means_ticker_and_matches(query: str) -> None:
+    """The default of DESIGN §3, and no silent stream; pairs may be typed small."""
     pair = (("BTC-USD",), None)
 
-    assert {"ticker": pair, "matches": pair} == asked_for("/api/v1/subscribe/btc-usd")
+    assert {"ticker": pair, "matches": pair} == asked_for("/api/v1/subscribe/btc-usd" + query)
 
 
 def test_channels_pairs_and_policy_are_read_from_the_query() -> None:
@@ -107,6 +132,13 @@ def test_channels_pairs_and_policy_are_read_from_the_query() -> None:
         "ticker": (("A-B", "C-D"), "conflate"),
         "matches": (("A-B", "C-D"), None),
     }
+
+
+def test_an_absolute_url_asks_for_the_same() -> None:
+    """RFC 9112 §3.2.2: clients behind a proxy send one, and a server must take it."""
+    absolute = asked_for("http://x:8001/api/v1/subscribe/BTC-USD?channels=ticker")
+
+    assert absolute == asked_for("/api/v1/subscribe/BTC-USD?channels=ticker")
 
 
 def test_a_stream_without_pairs_waits_for_commands() -> None:

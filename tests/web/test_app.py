@@ -206,6 +206,33 @@ async def test_a_pair_that_is_not_listed_is_not_found(client, session, pair):
         assert await refused(answer) == (404, "unknown_pair")
 
 
+async def test_a_pair_that_was_delisted_can_be_stopped(client, instance, session):
+    """Who holds it must be able to let it go; who does not is told that there is no such pair."""
+    await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)
+    instance.pipe.catalogue.replace(frozenset({"ETH-USD"}))
+    answers = [await client.delete(SUBSCRIBE + "BTC-USD", headers=NAMED) for _ in range(2)]
+
+    assert channels(await body(answers[0])) == {}
+    assert await refused(answers[1]) == (404, "unknown_pair")
+
+
+@pytest.mark.parametrize("wish", [{"query_string": {"channels": ""}}, {"json": {"channels": []}}])
+async def test_no_channels_are_the_default_ones(client, session, wish):
+    """As on GET: a stream of nothing is what nobody means."""
+    answer = await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED, **wish)
+
+    assert channels(await body(answer)) == {"ticker": ["BTC-USD"], "matches": ["BTC-USD"]}
+
+
+@pytest.mark.parametrize("path", ["/ws", "/ws-feed"])
+async def test_a_websocket_path_without_an_upgrade_says_what_it_expects(client, path):
+    """Browsers and curl come to look whether the address is right (RFC 9110 §15.5.22)."""
+    answer = await client.get(path)
+
+    assert await refused(answer) == (426, "upgrade_required")
+    assert answer.headers["Upgrade"] == "websocket"
+
+
 async def test_a_session_must_be_named_and_open(client, instance, session):
     """The id is the key to the stream: none, a wrong one, or a closed one opens nothing."""
     assert await refused(await client.post(SUBSCRIBE + "BTC-USD")) == (400, "no_session")
@@ -223,9 +250,11 @@ async def test_more_than_a_subscriber_may_have_is_refused(client, session):
     """The limit is the stream's, however it is asked."""
     all_channels = "ticker,matches,level2,heartbeat"
     await client.post(f"{SUBSCRIBE}BTC-USD?channels={all_channels}", headers=NAMED)
+    before = session.subscription.topics()
     answer = await client.post(f"{SUBSCRIBE}ETH-USD?channels={all_channels}", headers=NAMED)
 
-    assert await refused(answer) == (400, "refused")
+    assert await refused(answer) == (429, "too_many_subscriptions")
+    assert session.subscription.topics() == before  # two of four would have fit
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Hypercorn behind the door: one request, one connection, nothing left behind."""
 
+import json
 from functools import partial
 
 import pytest
 import trio
 
+from hedgehogd.domain import limits
 from hedgehogd.web.app import make_app
 from hedgehogd.web.server import control_handler, hypercorn_config
 
@@ -71,6 +73,37 @@ async def test_nonsense_is_refused_and_ended(connect):
     async with await connect() as stream:
         await stream.send_all(REQUEST)
         assert b"200" in await read_all(stream)
+
+
+HEAD_OF_POST = b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: localhost\r\n"
+
+
+async def refusal(stream):
+    """Return an error's status and code."""
+    with trio.fail_after(limits.HEAD_TIMEOUT_S):
+        head, body = b"", b""
+        while data := await stream.receive_some():
+            head += data
+    head, _, body = head.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in head.lower()
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+async def test_a_body_that_does_not_come_is_answered(connect, autojump_clock):
+    """The caller has to know that it was not heard; Hypercorn would just hang up."""
+    autojump_clock.autojump_threshold = 0.005  # the sockets are real
+    async with await connect() as stream:
+        await stream.send_all(HEAD_OF_POST + b"Content-Length: 20\r\n\r\n{")
+        assert await refusal(stream) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n{}\r\n", b"2\r\n{}xx"])
+async def test_a_body_that_is_no_http_is_refused_in_the_form_of_all_errors(connect, body):
+    """Hypercorn refuses it on its own, with a status and nothing else."""
+    async with await connect() as stream:
+        await stream.send_all(HEAD_OF_POST + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+        assert await refusal(stream) == (400, "bad_request")
 
 
 async def test_a_peer_that_leaves_is_no_error(connect):

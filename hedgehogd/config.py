@@ -172,6 +172,12 @@ def _check(settings: Settings) -> None:
     """Check what no single value can show."""
     if settings.feed_only_pairs and not settings.feed_pairs:
         raise OperatorError("--only-pairs serves nothing without --pairs", EXIT_USAGE)
+    if settings.drain_notice_s + settings.drain_spread_s >= settings.drain_timeout_s:
+        raise OperatorError(
+            f"drain.notice_s ({settings.drain_notice_s:g}) and drain.spread_s"
+            f" ({settings.drain_spread_s:g}) take all of drain.timeout_s"
+            f" ({settings.drain_timeout_s:g}).\n  Expected time left to say goodbye in."
+        )
 
 
 def default_of(key: Key) -> str:

@@ -118,7 +118,7 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 def _parser(command: str, description: str, epilog: str = "") -> Parser:
     parser = Parser(
         prog=f"hedgehogd {command}",
-        usage=f"hedgehogd {command} [options]",
+        usage=f"hedgehogd {'[serve]' if command == 'serve' else command} [options]",
         description=description,
         epilog=epilog,
         formatter_class=partial(

@@ -24,6 +24,7 @@ from hedgehogd.domain.errors import EXIT_UNAVAILABLE
 _COUNTS_EVERY_S = 0.5
 _FIELDS = ("side", "price", "last_size", "size", "best_bid", "best_ask", "trade_id", "sequence")
 _CHANGES_SHOWN_MAX = 3
+_NOTHING_SUBSCRIBED = '{"type":"subscriptions","channels":[]'
 
 
 class Tail(NamedTuple):
@@ -116,7 +117,8 @@ async def tail(what: Tail) -> int:
     """Print messages until ``count_max``, the peer's end, or cancellation.
 
     Returns:
-        The exit status: 0, or 69 when the peer could not be reached or closed on us.
+        The exit status: 0, or 69 when the peer could not be reached, closed on us, or had
+        nothing of what was asked for.
     """
     counts = Counts(sys.stderr)
     try:
@@ -137,6 +139,9 @@ async def tail(what: Tail) -> int:
                 counts.clear()
                 print(human(payload) if what.form == "human" else payload, flush=True)
                 counts.show()
+                if what.pairs and payload.startswith(_NOTHING_SUBSCRIBED):
+                    print("hedgehogd: nothing of that can be had there", file=sys.stderr)
+                    return EXIT_UNAVAILABLE
     except ConnectionClosed as closed:
         reason = closed.reason
         code = f"{reason.code} {reason.reason or ''}".strip() if reason else "no reason given"

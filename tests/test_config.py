@@ -29,7 +29,7 @@ RIGHT = {
     "limits.tape_bytes_max": [("1048576", 1048576), ("9999999", 9999999)],
     "drain.notice_s": [("0", 0.0), ("3", 3.0)],
     "drain.spread_s": [("0", 0.0), ("3", 3.0)],
-    "drain.timeout_s": [("0.1", 0.1), ("3", 3.0)],
+    "drain.timeout_s": [("6", 6.0), ("30.5", 30.5)],
     "demo.seed": [("0", 0), ("42", 42)],
     "demo.rate": [("0.01", 0.01), ("10", 10.0)],
     "log.level": [("debug", "debug"), ("error", "error")],
@@ -236,6 +236,14 @@ def test_a_default_file_that_may_not_be_seen_is_an_error(monkeypatch):
 
     monkeypatch.setattr(config, "DEFAULT_FILE", Locked("/locked/hedgehogd.toml"))
     assert refused() == ("/locked/hedgehogd.toml: Permission denied", EXIT_CONFIG)
+
+
+@pytest.mark.parametrize("flags", [{"drain.timeout_s": "5"}, {"drain.notice_s": "15"}])
+def test_a_drain_without_time_for_goodbyes_is_refused(flags):
+    """Everybody would be cut without a word, on every planned stop."""
+    message, status = refused(flags)
+    assert "Expected time left to say goodbye in" in message
+    assert status == EXIT_CONFIG
 
 
 def test_only_pairs_needs_pairs():

@@ -163,6 +163,20 @@ async def test_a_close_is_69_and_says_why(exchange, capsys, code, reason, says):
     assert capsys.readouterr().err == f"hedgehogd: {url} {says}\n"
 
 
+async def test_a_pair_that_is_not_there_ends_it(exchange, capsys):
+    """Waiting for ever behind an error that has scrolled away helps nobody."""
+
+    async def talk(request):
+        connection = await request.accept()
+        await connection.get_message()
+        await connection.send_message('{"type":"error","message":"Failed to subscribe"}')
+        await connection.send_message('{"type":"subscriptions","channels":[]}')
+        await trio.sleep_forever()
+
+    assert await tail(wish(await exchange(talk))) == 69
+    assert capsys.readouterr().err == "hedgehogd: nothing of that can be had there\n"
+
+
 async def test_a_refusal_is_said_in_the_servers_words(exchange, capsys):
     """The body says which path or pair is wrong."""
 

@@ -78,7 +78,18 @@ async def _refresh(client: httpx.AsyncClient, catalogue: Catalogue) -> bool:
         if not products:  # an exchange in trouble, not one without a market
             raise msgspec.DecodeError("the list is empty")
     except (httpx.HTTPError, msgspec.DecodeError, OSError) as error:
-        log.info("no list of products", url=str(client.base_url), reason=str(error) or repr(error))
+        log.warning(
+            "no list of products: the feed's own answers decide which there are",
+            url=str(client.base_url),
+            reason=_reason(error),
+        )
         return False
     catalogue.replace(products)
     return True
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why there is no list."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP {error.response.status_code}"
+    return str(error) or type(error).__name__

@@ -230,7 +230,7 @@ class Door:
     ) -> None:
         """Answer with an error and hang up."""
         self._counts.refusals[code] += 1
-        body = msgspec.json.encode({"error": {"code": code, "message": message}})
+        body = msgspec.json.encode({"error": {"code": code, "message": message}}) + b"\n"
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
         extra += "Retry-After: 1\r\n" if status == 503 else ""
         cors = self._plane.cors_headers(origin)

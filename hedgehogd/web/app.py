@@ -59,7 +59,8 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
         status = error.code or 500
         code = error.name.lower().replace(" ", "_")
         instance.counts.refusals[code] += 1
-        return error_response(code, error.description or error.name, status)
+        said = f"{request.method} {request.path} is not served here" if status == 404 else ""
+        return error_response(code, said or error.description or error.name, status)
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:

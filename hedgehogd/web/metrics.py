@@ -73,7 +73,12 @@ class InstanceCollector(Collector):
         yield _counter("feed_connects", "Upstream connections opened", health.connects)
         yield _counters("feed_losses", "Upstream connections lost", "reason", health.losses)
         yield _counter("messages_in", "Messages put on the tape", instance.broker.messages_in)
-        yield _counters("messages_dropped", "Upstream messages dropped", "reason", health.dropped)
+        yield _counters(
+            "messages_dropped",
+            "Upstream messages dropped",
+            "reason",
+            {"garbage": 0, **health.dropped},
+        )
         yield _counter("feed_complaints", "Errors of the exchange", health.complaints)
         yield _counter("gaps", "Holes found in trade ids", health.gaps)
         yield _counter("trades_missing", "Trades in those holes", health.trades_missing)
@@ -96,14 +101,21 @@ class InstanceCollector(Collector):
         yield subscribers
         yield _counters("sessions", "Streams opened", "kind", instance.sessions.opened)
         hub = instance.pipe.hub
-        yield _counters("deliveries", "Messages handed to subscribers; drops are counted apart", "kind", hub.deliveries)
+        yield _counters(
+            "deliveries",
+            "Messages handed to subscribers; drops apart",
+            "kind",
+            hub.deliveries,
+        )
         yield _counter("bytes_out", "Bytes handed to subscribers", hub.bytes_out)
         yield _gauge("backlog_bytes", "Data waiting for slow subscribers", waiting_bytes)
         yield _gauge("backlog_oldest_seconds", "Age of the oldest of it", oldest_s)
         yield _gauge("backlog_subscribers", "Subscribers that data waits for", slow)
-        yield _counters("drops", "Messages a subscriber did not get", "reason", counts.drops)
+        drops = {"slow_consumer": 0, **counts.drops}
+        yield _counters("drops", "Messages a subscriber did not get", "reason", drops)
         yield _counters("stream_ends", "Streams ended", "reason", counts.ends)
-        yield _counters("refusals", "Requests, frames, commands refused", "reason", counts.refusals)
+        refusals = {"bug": 0, **counts.refusals}
+        yield _counters("refusals", "Requests, frames, commands refused", "reason", refusals)
         yield _gauge("visitors", "Connections that are not streams", counts.visitors)
         yield _counter("accept_pauses", "Accepting paused for lack of files", counts.accept_pauses)
 

@@ -1,7 +1,6 @@
 """Heads: the few fields read of a message, whatever others send."""
 
 import json
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,18 +10,16 @@ from hypothesis import strategies as st
 from hedgehogd.domain import message
 from hedgehogd.domain.limits import SEQUENCE_MAX
 from hedgehogd.domain.message import BadMessage, Head, read_head, topic_of
+from tests.recordings import FULL, PRO, recording
 
-RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
 DEEP = b"[" * 100_000
 
 
-@pytest.mark.parametrize(
-    "folder", ["cryptofeed-2021-pro-level2-ticker-matches", "csko-2017-gdax-full"]
-)
+@pytest.mark.parametrize("folder", [PRO, FULL])
 def test_heads_of_real_messages_say_what_json_says(folder):
     """The fast reader and the plain one must agree on every message ever recorded."""
     fields = ("type", "product_id", "sequence", "trade_id")
-    for line in (RECORDINGS / folder / "feed.jsonl").read_bytes().splitlines()[:2000]:
+    for line in recording(f"{folder}/feed.jsonl").read_bytes().splitlines()[:2000]:
         plain = json.loads(line)
         head = read_head(line)
         expected = [plain.get(name, "" if name == "product_id" else None) for name in fields]

@@ -1,7 +1,6 @@
 """Products: the shape of an id, and which of them may be subscribed to."""
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,14 +8,12 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain import product
 from hedgehogd.domain.product import Catalogue, is_product_id
-
-RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
-PRODUCTS = RECORDINGS / "cryptofeed-2021-pro-level2-ticker-matches/rest_products.json"
+from tests.recordings import PRO, recording
 
 
 def test_every_product_that_coinbase_listed_is_one():
     """A rule stricter than the exchange's would hide a market."""
-    listed = [row["id"] for row in json.loads(PRODUCTS.read_bytes())]
+    listed = [row["id"] for row in json.loads(recording(f"{PRO}/rest_products.json").read_bytes())]
 
     assert len(listed) > 100
     assert [product_id for product_id in listed if not is_product_id(product_id)] == []

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import h11
 import msgspec
@@ -19,8 +18,6 @@ from hedgehogd.config import Settings
 from hedgehogd.daemon import Daemon
 from hedgehogd.simulator import Simulation, serve_exchange
 
-RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
-RECORDING = RECORDINGS / "cryptofeed-2021-pro-level2-ticker-matches"
 PATIENCE_S = 20
 
 

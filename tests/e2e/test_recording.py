@@ -6,7 +6,6 @@ import trio
 
 from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
-    RECORDING,
     WEBSOCKET_HEADERS,
     RawStream,
     exchange,
@@ -17,6 +16,7 @@ from tests.e2e.harness import (
     texts_of,
     unchunked,
 )
+from tests.recordings import PRO, recording
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +27,7 @@ CHANNELS = ["level2", "ticker", "matches"]
 
 def _recorded() -> tuple[list[bytes], list[str]]:
     """Return the data messages of the recording, and its products."""
-    lines = (RECORDING / "feed.jsonl").read_bytes().splitlines()
+    lines = recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
     data = [line for line in lines if not line.startswith(b'{"type":"subscriptions"')]
     products = sorted({msgspec.json.decode(line)["product_id"] for line in data})
     return data, products
@@ -91,7 +91,7 @@ async def test_a_recording_reaches_a_hundred_subscribers_byte_for_byte() -> None
             for ready in waiting:
                 await ready.wait()
             # All stand and wait; only now is there an exchange to dial.
-            simulation = Simulation(port=exchange_port, recording=RECORDING, speed=SPEED)
+            simulation = Simulation(port=exchange_port, recording=recording(PRO), speed=SPEED)
             async with exchange(simulation):
                 while len(received) < SUBSCRIBERS:
                     await trio.sleep(0.05)

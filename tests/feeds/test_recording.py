@@ -15,8 +15,8 @@ from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import FeedState
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from tests.feeds.script import match, ticker
+from tests.recordings import PRO, recording
 
-SHARED = Path(__file__).parents[2] / "../shared/recordings"
 TICKER = Topic("ticker", "BTC-USD")
 
 
@@ -65,10 +65,9 @@ def record(tmp_path):
     return record
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the recordings are kept beside the checkout")
 async def test_a_real_recording_is_played_byte_for_byte(autojump_clock, play):
     """31 seconds of Coinbase in 2021, in order, nothing lost and nothing rounded."""
-    path = SHARED / "cryptofeed-2021-pro-level2-ticker-matches"
+    path = recording(PRO)
     playing = await play(path)
     lines = (path / "feed.jsonl").read_bytes().splitlines()
     unheard = {b'{"type":"subscriptions"'}

@@ -1,7 +1,6 @@
 """Coinbase's dialect, byte for byte where a capture exists."""
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,9 +24,7 @@ from hedgehogd.protocol.commands import (
     CommandError,
     parse,
 )
-
-RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
-FEED = RECORDINGS / "cryptofeed-2021-pro-level2-ticker-matches/feed.jsonl"
+from tests.recordings import PRO, recording
 
 ERRORS = [
     (
@@ -121,7 +118,11 @@ def test_our_own_refusals_are_understood_by_the_next_relay():
 
 def test_a_real_match_becomes_a_last_match_in_its_type_alone():
     """A late joiner is greeted with it; prices stay the exchange's own text."""
-    matches = [line for line in FEED.read_bytes().splitlines() if b'"match"' in line]
+    matches = [
+        line
+        for line in recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
+        if b'"match"' in line
+    ]
 
     assert len(matches) == 97
     for match in matches:

@@ -1,15 +1,13 @@
 """Recordings: every byte again, at a time that can be believed."""
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgehogd.protocol.recording import RecordingError, read_recording
-
-RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
+from tests.recordings import FULL, PRO, recording
 
 
 def timed(*times):
@@ -22,7 +20,7 @@ def dues(lines, received=None):
 
 def test_a_real_recording_comes_out_byte_for_byte_and_at_its_receive_times():
     """Raw is sacred, and the burstiness of a real market is what makes it worth replaying."""
-    folder = RECORDINGS / "cryptofeed-2021-pro-level2-ticker-matches"
+    folder = recording(PRO)
     lines = (folder / "feed.jsonl").read_bytes().splitlines(keepends=True)
     stamps = (folder / "feed.recv_ts.txt").read_bytes().splitlines(keepends=True)
     played = list(read_recording(lines, stamps))
@@ -34,7 +32,7 @@ def test_a_real_recording_comes_out_byte_for_byte_and_at_its_receive_times():
 
 def test_a_recording_without_receive_times_goes_by_its_own():
     """Most recordings people have are just messages."""
-    lines = (RECORDINGS / "csko-2017-gdax-full/feed.jsonl").read_bytes().splitlines(keepends=True)
+    lines = recording(f"{FULL}/feed.jsonl").read_bytes().splitlines(keepends=True)
     played = list(read_recording(lines))
 
     assert b"".join(payload + b"\n" for _, payload in played) == b"".join(lines)

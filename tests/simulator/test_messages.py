@@ -1,17 +1,14 @@
 """Messages have the exchange's keys in the exchange's order."""
 
 import json
-from pathlib import Path
 
 from hedgehogd.simulator.market import Market
+from tests.recordings import PRO, recording
 from tests.simulator.follower import FEW, START_NS, of, run
-
-RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
-RECORDING = RECORDINGS / "cryptofeed-2021-pro-level2-ticker-matches/feed.jsonl"
 
 
 def recorded_keys(kind):
-    with RECORDING.open() as lines:
+    with recording(f"{PRO}/feed.jsonl").open() as lines:
         return next(list(json.loads(line)) for line in lines if f'"type":"{kind}"' in line)
 
 

@@ -3,7 +3,6 @@
 import json
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import httpx
 import pytest
@@ -12,10 +11,7 @@ import trio
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.simulator.replay import Recording, ReplayExchange
-
-RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
-PRO = RECORDINGS / "cryptofeed-2021-pro-level2-ticker-matches"
-FULL = RECORDINGS / "csko-2017-gdax-full/feed.jsonl"
+from tests.recordings import FULL, PRO, recording
 
 
 def write(folder, messages, received=None, products=None):
@@ -45,8 +41,8 @@ async def is_silent(client):
 
 async def test_a_real_recording_is_served_byte_for_byte_then_silence(nursery, connect):
     """Nothing of ours is among it, whatever the client asked for; and nothing is lost."""
-    address = await nursery.start(serve_exchange, Simulation(recording=PRO, speed=0))
-    lines = (PRO / "feed.jsonl").read_bytes().splitlines()
+    address = await nursery.start(serve_exchange, Simulation(recording=recording(PRO), speed=0))
+    lines = recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
     async with connect(address.url) as client:
         await subscribe(client)
         heard = [await client.hear_raw() for _ in lines]
@@ -150,14 +146,14 @@ async def products_of(nursery, recording):
 
 async def test_its_products_are_the_recorded_ones(nursery):
     """A relay reads the list before it subscribes."""
-    recorded = json.loads((PRO / "rest_products.json").read_bytes())
+    recorded = json.loads(recording(f"{PRO}/rest_products.json").read_bytes())
 
-    assert await products_of(nursery, PRO) == recorded
+    assert await products_of(nursery, recording(PRO)) == recorded
 
 
 async def test_without_a_recorded_list_its_products_are_those_it_mentions(nursery):
     """A bare file of messages must be enough."""
-    products = await products_of(nursery, FULL)
+    products = await products_of(nursery, recording(f"{FULL}/feed.jsonl"))
 
     assert [product["id"] for product in products] == ["BTC-USD", "ETH-USD"]
     assert [product["quote_currency"] for product in products] == ["USD", "USD"]
@@ -213,7 +209,7 @@ async def test_a_recording_that_changes_under_way_ends_the_simulator(tmp_path):
 async def test_a_replay_under_way_does_not_hold_up_the_end(connect):
     """Cancelling in the middle closes its files and everything else at once."""
     async with trio.open_nursery() as inner:
-        address = await inner.start(serve_exchange, Simulation(recording=PRO))
+        address = await inner.start(serve_exchange, Simulation(recording=recording(PRO)))
         async with connect(address.url) as client:
             await subscribe(client)
             await client.hear_raw()

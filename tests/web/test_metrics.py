@@ -59,6 +59,18 @@ async def test_the_names_are_those_that_dashboards_know(autojump_clock, instance
     assert all(family.documentation for family in families.values())
 
 
+async def test_what_alarms_watch_is_there_before_it_happens(autojump_clock, instance):
+    """A counter that appears with its first event has not risen, for Prometheus."""
+    _, samples = scrape(instance)
+
+    for name, reason in (
+        ("drops", "slow_consumer"),
+        ("messages_dropped", "garbage"),
+        ("refusals", "bug"),
+    ):
+        assert samples[f"{name}_total", reason] == 0
+
+
 async def test_before_the_first_byte_there_is_no_age(autojump_clock, instance):
     """Zero would look like a live feed."""
     families, samples = scrape(instance)

@@ -64,6 +64,14 @@ TOPICS_MAX = 20_000
 # A sequence or trade id: what every JSON reader holds exactly. Coinbase's are below it (FEED §6).
 SEQUENCE_MAX = 2**53 - 1
 
+# A step in a product's trade ids that can be true: BTC-USD trades up to half a million times
+# a day, so an outage of two days is told as a gap. What is further away is an id set back,
+# or a mistake.
+TRADE_ID_STEP_MAX = 1_000_000
+# Trade ids that cannot be true, in a row that rises by one: so many are no mistake, the
+# exchange counts anew. Each of them below the newest id is taken for a repeat until then.
+ODD_TRADE_IDS_MAX = 10
+
 # One upstream message; BTC-USD snapshots are 1 to 5 MB (FEED §2).
 UPSTREAM_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 # One read from the upstream socket.

@@ -5,6 +5,7 @@ and the status. A late joiner of ours asks nobody upstream, so we keep them (FEE
 """
 
 from hedgehogd.domain.channel import Topic, upstream_topic
+from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.protocol.coinbase import last_match
 from hedgehogd.protocol.frames import encode_text
@@ -19,10 +20,12 @@ class Latest:
         self._by_topic: dict[Topic, Message] = {}
 
     def keep(self, messages: list[Message]) -> None:
-        """Remember the newest of ``messages``."""
+        """Remember the newest of ``messages``, of no more than ``TOPICS_MAX`` topics."""
+        newest = self._by_topic
         for message in messages:
-            if message.topic.channel in _STATE_CHANNELS:
-                self._by_topic[message.topic] = message
+            topic = message.topic
+            if topic.channel in _STATE_CHANNELS and (len(newest) < TOPICS_MAX or topic in newest):
+                newest[topic] = message
 
     def forget(self, topic: Topic) -> None:
         """Drop what is known of ``topic``: it no longer flows, so it would grow old."""

@@ -24,11 +24,11 @@ from hedgehogd import __version__
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import FeedError
-from hedgehogd.domain.message import Message
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.feeds.dial import FeedAddress, dial
+from hedgehogd.feeds.intake import account
 from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good
 from hedgehogd.feeds.tap import Frames, FrameTap
 from hedgehogd.protocol import coinbase, notices
@@ -38,7 +38,6 @@ from hedgehogd.protocol.upstream import TopicNotice, UpstreamSession
 log = structlog.get_logger("feed")
 
 _HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
-_ODDITIES_LOGGED_PER_READ_MAX = 3
 
 
 class CoinbaseFeed:
@@ -74,14 +73,13 @@ class CoinbaseFeed:
         self._stale_after_s = stale_after_s
         self._message_bytes_max = message_bytes_max
         self._open_stream = open_stream
-        self._session = UpstreamSession()
+        self._session = UpstreamSession(wanted=frozenset())
         self._backoff = Backoff(limits.BACKOFF_FIRST_S, limits.BACKOFF_MAX_S, random)
         self._bucket = TokenBucket(limits.UPSTREAM_REQUESTS_PER_S, limits.UPSTREAM_REQUESTS_BURST)
         self._changed = trio.Event()
         self._data_at = 0.0
         self._told_stale = False
         self._remembered: frozenset[Topic] = frozenset()
-        self._gone: frozenset[Topic] = frozenset()  # topics given up on this connection
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the feed until cancelled.
@@ -93,8 +91,9 @@ class CoinbaseFeed:
         task_status.started()
         async with self._inbox:
             while True:
-                if not self._demand.wanted(trio.current_time()):
-                    await self._remember_only(frozenset())
+                wanted = self._demand.wanted(trio.current_time())
+                await self._remember_only(wanted)
+                if not wanted:
                     self._become(FeedState.IDLE)
                     await self._changed.wait()
                     self._changed = trio.Event()
@@ -146,11 +145,11 @@ class CoinbaseFeed:
                     )
                 self._health.connects += 1
                 self._session.reconnected()
-                self._gone = frozenset()
                 self._data_at = trio.current_time()
                 log.info("feed connected", url=self._address.url)
                 nursery.start_soon(_until_closed, tap, connection)
-                nursery.start_soon(self._watch_line, tap, connection)
+                nursery.start_soon(self._watch_line, tap)
+                nursery.start_soon(_ping_when_silent, tap, connection, self._stale_after_s / 2)
                 try:
                     await self._keep_subscribed(connection)
                     hung_up = True
@@ -197,46 +196,34 @@ class CoinbaseFeed:
     async def _receive(self, frames: Frames) -> None:
         """Take the frames of one read; waits while the inbox is full."""
         received = self._session.receive(frames)
-        messages = self._drop_gone(received.messages)
-        for oddity in received.oddities[:_ODDITIES_LOGGED_PER_READ_MAX]:
-            log.warning("upstream message dropped", what=oddity)
-        for complaint in received.complaints[:_ODDITIES_LOGGED_PER_READ_MAX]:
-            log.error("the exchange complains", message=complaint)
-        for refusal in received.refusals[:_ODDITIES_LOGGED_PER_READ_MAX]:
-            log.error("the exchange refuses a product", reason=refusal.reason)
-        health, session = self._health, self._session
-        health.dropped = session.dropped
-        health.gaps, health.trades_missing = session.gaps, session.trades_missing
-        health.complaints += len(received.complaints)
-        health.heard_at = trio.current_time()
-        told = received.notices
-        if messages:
-            self._data_at = health.heard_at
-            if health.state is not FeedState.LIVE:
+        account(received, self._session, self._health)
+        first: list[TopicNotice] = []
+        if received.messages:
+            self._data_at = trio.current_time()
+            if self._health.state is not FeedState.LIVE:
                 self._become(FeedState.LIVE)
                 if self._told_stale:
                     self._told_stale = False
-                    told = [
-                        TopicNotice(None, notices.stale(is_stale=False, reason="the feed is back")),
-                        *told,
-                    ]
-        if messages or told or received.refusals:
-            await self._inbox.send(Delivery(messages, told, received.refusals))
+                    back = notices.stale(is_stale=False, reason="the feed is back")
+                    first.append(TopicNotice(None, back))
+        refusals = received.refusals
+        for messages, told in received.parts():  # one, unless there is a gap to be told
+            if messages or told or first or refusals:
+                await self._inbox.send(Delivery(messages, first + told, refusals))
+            first, refusals = [], []
 
-    async def _watch_line(self, tap: FrameTap, connection: WebSocketConnection) -> None:
-        """Raise when the line is dead."""
+    async def _watch_line(self, tap: FrameTap) -> None:
+        """Raise as soon as the line is dead."""
         patience_s = self._stale_after_s
         while True:
             now = trio.current_time()
-            silent_s = now - tap.heard_at
-            if silent_s >= patience_s:
-                raise FeedError(f"silent: no byte for {silent_s:.1f} s")
-            if self._session.heard_heartbeat and now - self._data_at >= patience_s:
+            byte_by = tap.heard_at + patience_s
+            beat_by = self._data_at + patience_s if self._session.heard_heartbeat else byte_by
+            if now >= byte_by:
+                raise FeedError(f"silent: no byte for {now - tap.heard_at:.1f} s")
+            if now >= beat_by:
                 raise FeedError(f"silent: no heartbeat for {now - self._data_at:.1f} s")
-            if silent_s >= patience_s / 2:
-                with trio.move_on_after(patience_s / 2):
-                    await connection.ping()
-            await trio.sleep(patience_s / 4)
+            await trio.sleep_until(min(byte_by, beat_by))
 
     async def _tell_stale(self, reason: str) -> None:
         self._become(FeedState.STALE, reason)
@@ -246,32 +233,38 @@ class CoinbaseFeed:
             await self._inbox.send(Delivery([], [TopicNotice(None, notice)]))
 
     async def _remember_only(self, wanted: frozenset[Topic]) -> None:
-        """Forget topics that no longer flow, here and down the pipe.
+        """Relay ``wanted`` alone; forget topics that no longer flow, here and down the pipe.
 
-        Messages of theirs that are on their way still will not be remembered either, and
-        when they flow again nothing is compared with what came before.
+        Called before anything is asked for, so no answer comes too early. Messages of what
+        is forgotten that are on their way still are dropped, and when it flows again nothing
+        is compared with what came before.
         """
         forgotten = self._remembered - wanted
-        self._remembered = wanted
-        for topic in forgotten | (self._gone & wanted):
+        self._remembered = self._session.wanted = wanted
+        for topic in forgotten:
             self._session.forget(topic)
-        self._gone = (self._gone | forgotten) - wanted
         if forgotten:
             await self._inbox.send(Delivery([], forgotten=tuple(forgotten)))
-
-    def _drop_gone(self, messages: list[Message]) -> list[Message]:
-        """Return ``messages`` without those of topics that we no longer ask for."""
-        if not self._gone:
-            return messages
-        kept = [message for message in messages if message.topic not in self._gone]
-        self._session.dropped["unwanted"] += len(messages) - len(kept)
-        return kept
 
     def _become(self, state: FeedState, reason: str = "") -> None:
         self._health.become(state, trio.current_time(), reason)
 
     def _wake(self) -> None:
         self._changed.set()
+
+
+async def _ping_when_silent(
+    tap: FrameTap, connection: WebSocketConnection, silence_s: float
+) -> None:
+    """Ask for a sign of life whenever there was none for ``silence_s``.
+
+    Nobody waits for the answer but this task: what silence means is ``_watch_line``'s to say.
+    """
+    while True:
+        if trio.current_time() >= tap.heard_at + silence_s:
+            with trio.move_on_after(silence_s):
+                await connection.ping()
+        await trio.sleep_until(tap.heard_at + silence_s)
 
 
 async def _until_closed(tap: FrameTap, connection: WebSocketConnection) -> None:

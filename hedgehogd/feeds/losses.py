@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import h11
 import trio
 from trio_websocket import ConnectionClosed
-from wsproto.utilities import ProtocolError
+from wsproto.utilities import ProtocolError, RemoteProtocolError
 
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.feeds.tap import UpgradeRefused
@@ -65,7 +65,9 @@ def describe(error: Exception) -> str:
         return f"closed: {reason.code} {reason.reason or ''}".rstrip() if reason else "closed"
     if isinstance(error, trio.TooSlowError):
         return "timeout: no connection in time"
-    if isinstance(error, FrameError | ProtocolError | h11.ProtocolError):
+    if isinstance(error, h11.ProtocolError):
+        return f"handshake: {_refusal_of(error)}"
+    if isinstance(error, FrameError | ProtocolError):
         return f"protocol: {error}"
     if isinstance(error, FeedError):
         return str(error) if ": " in str(error) else f"ended: {error}"
@@ -73,3 +75,17 @@ def describe(error: Exception) -> str:
         return f"network: {error}"
     detail = str(error) or str(error.__cause__ or "")  # trio keeps TLS's reason in the cause
     return f"broken: {detail}" if detail else "broken"
+
+
+def _refusal_of(error: h11.ProtocolError) -> BaseException:
+    """Return what was wrong with the answer to our handshake.
+
+    The library notices, and while it handles that it tries to answer as a server would. What
+    it raises is about its own answer; what it noticed is the context.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RemoteProtocolError):
+            return cause
+        cause = cause.__context__
+    return error

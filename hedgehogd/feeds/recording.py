@@ -2,20 +2,29 @@
 
 It begins when something is wanted for the first time, plays once, and stays up at its
 end: subscribers keep their streams, and ``/readyz`` says ``recording ended``.
+
+There is nobody to ask for another snapshot: who joins ``level2`` after it was played sees
+nothing of it until the recording's next one, if it has one. The log says so, once a topic.
+The file is read in threads, a batch at a time; a disk that hangs keeps nobody waiting.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 import structlog
 import trio
 
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.engine.session import Pipe
+from hedgehogd.feeds.intake import account
 from hedgehogd.feeds.rest import read_products
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.recording import (
@@ -71,6 +80,8 @@ class RecordingFeed:
         self._health = health
         self._session = UpstreamSession()
         self._changed = trio.Event()
+        self._snapshots: set[Topic] = set()  # topics whose snapshot has been played
+        self._missed: set[Topic] = set()  # those among them that somebody came too late for
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Play once, then stay up until cancelled.
@@ -79,7 +90,7 @@ class RecordingFeed:
             OperatorError: the recording is broken; the message says in which line.
         """
         self._pipe.demand.on_change = self._wake
-        self._list_products(self._pipe.catalogue)
+        await self._list_products(self._pipe.catalogue)
         task_status.started()
         async with self._inbox:
             while not self._pipe.demand.wanted(trio.current_time()):
@@ -92,30 +103,36 @@ class RecordingFeed:
             log.info("recording ended", path=str(self._messages))
             await trio.sleep_forever()
 
-    def _list_products(self, catalogue: Catalogue) -> None:
+    async def _list_products(self, catalogue: Catalogue) -> None:
         """Take the list of products recorded beside the messages, if there is one."""
         path = self._messages.with_name(PRODUCTS_FILE)
         if path.is_file():
             try:
-                catalogue.replace(read_products(path.read_bytes()))
+                catalogue.replace(read_products(await trio.to_thread.run_sync(path.read_bytes)))
             except (msgspec.DecodeError, OSError) as error:
                 raise OperatorError(f"{path}: {error}") from None
 
     async def _play(self) -> None:
         begin = trio.current_time()
         batch: list[Recorded] = []
-        for recorded in self._recorded():
-            due = begin + recorded.due_s
-            if batch and (due > trio.current_time() or len(batch) >= _BATCH_MESSAGES_MAX):
-                await self._send(batch)
-                batch = []
-            if due > trio.current_time():
-                await trio.sleep_until(due)
-            batch.append(recorded)
+        with closing(self._recorded()) as recording:
+            while True:
+                some = islice(recording, _BATCH_MESSAGES_MAX)
+                read = await trio.to_thread.run_sync(list, some)
+                if not read:
+                    break
+                for recorded in read:
+                    due = begin + recorded.due_s
+                    if batch and (due > trio.current_time() or len(batch) >= _BATCH_MESSAGES_MAX):
+                        await self._send(batch)
+                        batch = []
+                    if due > trio.current_time():
+                        await trio.sleep_until(due)
+                    batch.append(recorded)
         if batch:
             await self._send(batch)
 
-    def _recorded(self) -> Iterator[Recorded]:
+    def _recorded(self) -> Generator[Recorded]:
         """Read the recording line by line; it may be larger than memory."""
         times = self._messages.with_name(self._messages.stem + TIMES_SUFFIX)
         try:
@@ -132,12 +149,17 @@ class RecordingFeed:
 
     def _wake(self) -> None:
         self._changed.set()
+        demand, now = self._pipe.demand, trio.current_time()
+        for topic in demand.take_refresh(frozenset(self._snapshots), now) - self._missed:
+            self._missed.add(topic)
+            log.warning("joined after the recording's snapshot", topic=str(topic))
 
     async def _send(self, batch: list[Recorded]) -> None:
         frames = [(encode_text(recorded.payload), recorded.payload) for recorded in batch]
         received = self._session.receive(frames)
-        health, session = self._health, self._session
-        health.heard_at = trio.current_time()
-        health.dropped = session.dropped
-        health.gaps, health.trades_missing = session.gaps, session.trades_missing
-        await self._inbox.send(Delivery(received.messages, received.notices))
+        account(received, self._session, self._health)
+        for message in received.messages:
+            if message.type == "snapshot" and len(self._snapshots) < TOPICS_MAX:
+                self._snapshots.add(message.topic)
+        for messages, told in received.parts():
+            await self._inbox.send(Delivery(messages, told))

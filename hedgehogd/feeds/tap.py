@@ -97,6 +97,7 @@ class FrameTap(PassingStream):
     async def _receive_head(self) -> bytes:
         while b"\r\n\r\n" not in self._head:
             data = await self._inner.receive_some(UPSTREAM_READ_BYTES)
+            self.heard_at = trio.current_time()
             if not data:
                 raise FeedError("the exchange hung up before the WebSocket handshake was done")
             self._head += data

@@ -85,8 +85,7 @@ class FrameScanner:
         self._wanted = 0  # bytes that the frame at the start of _left needs
         self._have = 0  # bytes in _left and _pieces
         self._pieces: list[bytes] = []
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
+        self._parts = bytearray()  # a list would spend 40 bytes on a fragment of one
         self._parts_opcode = 0
 
     def receive(self, data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
@@ -181,20 +180,18 @@ class FrameScanner:
             self._parts_opcode = opcode
         else:
             raise FrameError(CLOSE_PROTOCOL_ERROR, f"a data frame begins with 0x{first:02x}")
-        if payload:  # or empty fragments without end would fill the list
-            self._parts.append(payload)
-        self._parts_bytes += len(payload)
-        if self._parts_bytes > self._message_bytes_max:
+        self._parts += payload
+        if len(self._parts) > self._message_bytes_max:
             raise FrameError(CLOSE_TOO_BIG, f"a message of over {self._message_bytes_max} bytes")
         if first & _FIN:
-            whole = b"".join(self._parts)
+            whole = bytes(self._parts)
             if self._parts_opcode == _TEXT:
                 _check_utf8(whole)
                 messages.append((encode_text(whole), whole))
             else:
                 self.binary_dropped += 1
             self._parts.clear()
-            self._parts_bytes = self._parts_opcode = 0
+            self._parts_opcode = 0
 
 
 def _check_utf8(payload: bytes) -> None:

@@ -117,6 +117,14 @@ def test_a_position_can_be_asked_for_at_any_offset_on_the_tape():
     ]
 
 
+def test_a_position_is_not_moved_by_what_has_none():
+    """Heartbeats come every second; they deliver nothing that could be resumed."""
+    tape, topic = Tape(), Topic("ticker", "BTC-USD")
+    tape.append([make_message(*topic, 5), make_message("heartbeat", "BTC-USD", 6)])
+
+    assert {topic: 5} == tape.position([topic], 1)
+
+
 def test_a_position_from_before_the_tape_claims_nothing_it_cannot_know():
     """A burst of snapshots can push a slow subscriber's place off the tape within seconds."""
     tape = Tape(bytes_max=0)

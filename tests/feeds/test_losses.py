@@ -30,7 +30,7 @@ def tls_failure():
         (trio.TooSlowError(), "timeout: no connection in time"),
         (FrameError(1002, "a mask"), "protocol: a mask"),
         (LocalProtocolError("too late"), "protocol: too late"),
-        (h11.LocalProtocolError("too late"), "protocol: too late"),
+        (h11.LocalProtocolError("too late"), "handshake: too late"),
         (FeedError("silent: 10 s"), "silent: 10 s"),
         (FeedError("hung up"), "ended: hung up"),
         (OSError("no route"), "network: no route"),

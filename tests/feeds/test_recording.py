@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -12,7 +13,7 @@ from hedgehogd.daemon import make_instance
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.engine.broker import Delivery
-from hedgehogd.engine.health import FeedState
+from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from tests.feeds.script import match, ticker
 from tests.recordings import PRO, recording
@@ -20,11 +21,25 @@ from tests.recordings import PRO, recording
 TICKER = Topic("ticker", "BTC-USD")
 
 
+class Health(FeedHealth):
+    """Says when the end has come; a clock that jumps may not be polled while a thread reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended = trio.Event()
+
+    def become(self, state, now, reason=""):
+        super().become(state, now, reason)
+        if state is FeedState.ENDED:
+            self.ended.set()
+
+
 class Playing:
     """A feed that plays, and what came of it."""
 
     def __init__(self, path, pairs=("BTC-USD",), linger_s=30.0):
         self.instance = make_instance(Settings(feed_pairs=pairs, feed_linger_s=linger_s))
+        self.instance.health = Health()
         tx, self.inbox = trio.open_memory_channel[Delivery](256)
         self.feed = RecordingFeed(path, self.instance.pipe, tx, self.instance.health)
         self.heard = []
@@ -43,8 +58,7 @@ def play(nursery):
         playing = Playing(path)
         nursery.start_soon(playing.listen)
         await nursery.start(playing.feed.run)
-        while playing.instance.health.state is not FeedState.ENDED:
-            await trio.sleep(1)
+        await playing.instance.health.ended.wait()
         return playing
 
     return play
@@ -93,6 +107,19 @@ async def test_a_burst_is_cut_into_batches(autojump_clock, play, record):
     playing = await play(record(lines, [1.0] * 200))
 
     assert [payload for _, payload in playing.heard] == lines
+
+
+async def test_who_comes_too_late_for_a_snapshot_is_named_once(autojump_clock, play, record):
+    """Nobody can ask a recording for another one; the operator should know who waits."""
+    snapshot = b'{"type":"snapshot","product_id":"BTC-USD","bids":[],"asks":[]}'
+    playing = await play(record([snapshot]))
+    level2 = Topic("level2", "BTC-USD")
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            playing.instance.pipe.demand.ask_snapshot(level2)
+            await trio.sleep(10)
+
+    assert [line["topic"] for line in logs] == ["level2:BTC-USD"]
 
 
 async def test_its_end_is_no_outage(autojump_clock, play, record):

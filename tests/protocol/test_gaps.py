@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedgehogd.protocol.gaps import Gap, GapDetector
+from hedgehogd.domain.limits import TRADE_ID_STEP_MAX
+from hedgehogd.protocol.gaps import Gap, GapDetector, TradeIds
 
 arrivals = st.lists(st.integers(min_value=0, max_value=60), min_size=1, max_size=80)
 
@@ -45,3 +46,41 @@ def test_every_number_is_delivered_once_or_reported_missing(numbers):
 def test_holes_are_named_by_both_ends_and_stragglers_stay_out(numbers, expected):
     """A straggler after its gap was reported would be one number told two ways."""
     assert expected == observe(numbers)
+
+
+def watched(*numbers, newest=()):
+    """Return what was delivered, the gaps, and how many oddities were named."""
+    trade_ids = TradeIds()
+    delivered, gaps, odd = [], [], 0
+    for number in numbers:
+        deliver, gap, oddity = trade_ids.observe(number, is_newest=number in newest)
+        delivered += [number] * deliver
+        gaps += [gap] * (gap is not None)
+        odd += bool(oddity)
+    return delivered, gaps, odd
+
+
+ABSURD = 2**53 - 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "delivered", "gaps", "odd"),
+    [
+        ((1, 2, 4, 3, 5), [1, 2, 4, 5], [Gap(3, 3)], 0),
+        ((1, 2, ABSURD, 3, 4), [1, 2, ABSURD, 3, 4], [], 1),
+        ((ABSURD, *range(10, 25)), [ABSURD, *range(19, 25)], [], 1),
+        ((900, *range(10, 25)), [900, *range(19, 25)], [], 1),
+        ((900, 895, 896, 897, 901), [900, 901], [], 0),
+        ((5, *range(9_000_000, 9_000_012)), [5, *range(9_000_000, 9_000_012)], [], 10),
+    ],
+)
+def test_one_absurd_number_does_not_end_a_product(numbers, delivered, gaps, odd):
+    """It is relayed and named; what follows is neither a repeat nor a hole of 2^53."""
+    assert watched(*numbers) == (delivered, gaps, odd)
+
+
+def test_a_newest_trade_far_back_means_that_the_ids_were_set_back():
+    """No need to wait for ten of them."""
+    far = TRADE_ID_STEP_MAX + 10
+
+    assert watched(far, 5, 6, 8, newest={5}) == ([far, 5, 6, 8], [Gap(7, 7)], 1)

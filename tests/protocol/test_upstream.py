@@ -2,24 +2,28 @@
 
 import json
 from collections import Counter
+from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import TOPIC_CHANNEL_BY_TYPE, Topic
+from hedgehogd.domain.limits import TRADE_ID_STEP_MAX
 from hedgehogd.protocol import notices, upstream
 from hedgehogd.protocol.frames import FrameScanner, encode_text
 from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.upstream import Refusal, TopicNotice, UpstreamSession
+from tests.recordings import FULL, PRO, recording
 
-RECORDINGS = Path(__file__).parents[2] / "../shared/recordings"
-LINES = (
-    (RECORDINGS / "cryptofeed-2021-pro-level2-ticker-matches/feed.jsonl").read_bytes().splitlines()
-)
 MATCHES = Topic("matches", "BTC-USD")
+
+
+@cache
+def recorded():
+    """Return the messages of the shared recording."""
+    return recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
 
 
 def frames(*payloads):
@@ -48,8 +52,8 @@ def relayed(heard):
 def test_the_recorded_feed_is_relayed_whole():
     """9,946 real messages: three acknowledgements end here, all others pass untouched."""
     session = UpstreamSession()
-    received = session.receive(frames(*LINES))
-    data = [line for line in LINES if b'"subscriptions"' not in line]
+    received = session.receive(frames(*recorded()))
+    data = [line for line in recorded() if b'"subscriptions"' not in line]
 
     assert len(received.messages) == 9943
     assert data == [message.payload for message in received.messages]
@@ -63,17 +67,17 @@ def test_the_recorded_feed_is_relayed_whole():
 @given(st.lists(st.integers(min_value=0, max_value=60_000), max_size=20))
 def test_the_recorded_feed_reads_the_same_however_it_arrives(places):
     """Scanner and session together: bytes in pieces in, the same messages out."""
-    data = b"".join(map(encode_text, LINES[-300:]))
+    data = b"".join(map(encode_text, recorded()[-300:]))
     ends = [0, *sorted(place for place in places if place < len(data)), len(data)]
     scanner, session = FrameScanner(1 << 20), UpstreamSession()
     heard = [session.receive(scanner.receive(data[start:end])[0]) for start, end in pairwise(ends)]
 
-    assert LINES[-300:] == relayed(heard)
+    assert recorded()[-300:] == relayed(heard)
 
 
 def test_the_full_channel_is_not_ours():
     """Heartbeats pass; order events are dropped, counted, and named once each in the log."""
-    lines = (RECORDINGS / "csko-2017-gdax-full/feed.jsonl").read_bytes().splitlines()
+    lines = recording(f"{FULL}/feed.jsonl").read_bytes().splitlines()
     kinds = Counter(json.loads(line)["type"] for line in lines)
     session, heard = hear(lines)
     unknown = {kind: count for kind, count in kinds.items() if kind not in TOPIC_CHANNEL_BY_TYPE}
@@ -150,13 +154,43 @@ def test_a_topic_that_was_let_go_begins_anew():
 def test_trade_ids_that_are_set_back_are_counted_anew():
     """A sandbox that is reset must not look like a market of repeats for ever after."""
     session = UpstreamSession()
-    session.receive(frames(match(500), match(501)))
+    far = TRADE_ID_STEP_MAX + 100
+    session.receive(frames(match(far), match(far + 1)))
     received = session.receive(frames(match(9, "last_match"), match(10), match(12)))
 
     assert [9, 10, 12] == [message.trade_id for message in received.messages]
     assert [gap(11, 11)] == received.notices
     assert ["matches:BTC-USD counts trades anew, from 9"] == received.oddities
     assert 0 == session.dropped["repeat"]
+
+
+def test_a_server_that_is_a_few_trades_behind_repeats_nothing():
+    """A reconnection may land on a neighbour; its last match was delivered before."""
+    session = UpstreamSession()
+    session.receive(frames(match(100), match(101)))
+    received = session.receive(frames(match(100, "last_match"), match(101), match(102)))
+
+    assert [102] == [message.trade_id for message in received.messages]
+    assert [] == received.notices
+
+
+def test_what_nobody_asked_for_is_not_relayed():
+    """An exchange that sends the whole market must not fill our memory with it."""
+    session = UpstreamSession(wanted=frozenset({MATCHES}))
+    received = session.receive(frames(match(1), match(1, product_id="ETH-USD")))
+
+    assert [MATCHES] == [message.topic for message in received.messages]
+    assert {"unwanted": 1} == session.dropped
+
+
+def test_a_gap_stands_between_the_messages_that_it_parts():
+    """Told before everything in the read, it would speak of what is yet to come."""
+    session = UpstreamSession()
+    received = session.receive(frames(match(1), match(2), match(4), match(5)))
+    parts = [([m.trade_id for m in messages], told) for messages, told in received.parts()]
+
+    assert [([1, 2], []), ([4, 5], [gap(3, 3)])] == parts
+    assert [([], [])] == list(session.receive([]).parts())
 
 
 def test_trades_beyond_what_is_remembered_pass_unwatched(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 
 from hedgehogd.domain.channel import TICKER_BATCH, Topic
+from hedgehogd.engine import latest as latest_module
 from hedgehogd.engine.latest import Latest
 from tests.fakes import make_message
 
@@ -78,3 +79,13 @@ def test_what_is_forgotten_greets_nobody():
     latest.forget(MATCHES)
 
     assert latest.greeting(TICKER) is None
+
+
+def test_no_more_topics_are_remembered_than_the_limit_says(monkeypatch):
+    """A recording may hold any number of products; what is known already stays fresh."""
+    monkeypatch.setattr(latest_module, "TOPICS_MAX", 1)
+    newest = make_message("ticker", sequence=2)
+    latest = kept(make_message("ticker", sequence=1), make_message("ticker", "X-Y"), newest)
+
+    assert newest is latest.greeting(TICKER)
+    assert latest.greeting(Topic("ticker", "X-Y")) is None

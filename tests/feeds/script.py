@@ -50,18 +50,21 @@ class Line:
         self.head, _, self._read = self._read.partition(b"\r\n\r\n")
         return self.head
 
-    async def shake_hands(self, behind=b""):
-        """Accept the upgrade; ``behind`` travels in the same packet."""
+    async def shake_hands(self, behind=b"", *, accept=None, headers=b""):
+        """Accept the upgrade; ``behind`` travels in the same packet.
+
+        ``accept`` instead of the right token, or ``headers`` nobody asked for, make it wrong.
+        """
         head = await self.hear_head()
         key = next(
             line.split(b": ")[1]
             for line in head.split(b"\r\n")
             if line.lower().startswith(b"sec-websocket-key")
         )
-        accept = base64.b64encode(hashlib.sha1(key + _ACCEPT).digest())
+        accept = accept or base64.b64encode(hashlib.sha1(key + _ACCEPT).digest())
         await self.stream.send_all(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + behind
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n" + headers + b"\r\n" + behind
         )
 
     async def say(self, *payloads):

@@ -224,6 +224,28 @@ async def test_what_ceases_to_be_wanted_while_the_line_is_down_is_forgotten(
     assert (bool(stale.notices), forgets.forgotten) == (True, (MATCHES,))
 
 
+async def test_what_was_not_asked_for_is_dropped(autojump_clock, exchange, start_feed):
+    """An exchange that sends 200,000 products must not fill our memory with them."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await line.say(*(ticker(f"A{number}-USD") for number in range(100)), heartbeat(), ticker())
+
+    assert await running.messages() == [heartbeat(), ticker()]
+    assert running.health.dropped == {"unwanted": 100}
+
+
+async def test_a_book_asked_for_anew_is_wanted_all_along(autojump_clock, exchange, start_feed):
+    """Its other subscribers read on between our unsubscribe and the new snapshot."""
+    running = await start_feed(channels=("level2",))
+    line, _ = await exchange.subscribed()
+    running.demand.ask_snapshot(LEVEL2)
+    change = b'{"type":"l2update","product_id":"BTC-USD","changes":[]}'
+    for expected in ("unsubscribe", "subscribe"):
+        assert asked(await line.hear())[0] == expected
+        await line.say(change)
+        assert await running.messages() == [change]
+
+
 # Receiving
 
 
@@ -238,6 +260,18 @@ async def test_a_message_is_the_very_frame_that_came(autojump_clock, exchange, s
     assert [m.payload for m in delivery.messages] == [heartbeat(), odd, ticker(sequence=8)]
     assert delivery.messages[1].frame == encode_text(odd)
     assert running.health.state is FeedState.LIVE
+
+
+async def test_a_gap_is_told_where_it_is(autojump_clock, exchange, start_feed):
+    """A read may carry trades from both sides of it; the notice belongs between them."""
+    running = await start_feed(channels=("matches",))
+    line, _ = await exchange.subscribed()
+    await line.say(match(1), match(2), match(5))
+    first, second = await running.inbox.receive(), await running.inbox.receive()
+
+    assert [m.payload for m in first.messages] == [match(1), match(2)]
+    assert [m.payload for m in second.messages] == [match(5)]
+    assert [len(first.notices), len(second.notices)] == [0, 1]
 
 
 async def test_messages_behind_the_handshake_are_not_lost(autojump_clock, exchange, start_feed):
@@ -374,6 +408,35 @@ async def test_a_line_that_answers_pings_but_beats_no_more_is_dialled_again(
     assert exchange.dialled_at == pytest.approx([0, limits.STALE_AFTER_S + 0.5], abs=0.1)
     assert running.health.losses == {"silent": 1}
     assert "no heartbeat" in running.notices()[0]["reason"]
+
+
+@pytest.mark.parametrize("heard_at", [0.1, 2.6, 4.9, 5.1, 9.9])
+async def test_silence_is_noticed_when_patience_ends_and_no_later(
+    autojump_clock, exchange, start_feed, heard_at
+):
+    """Ten seconds are ten seconds: a ping that waits for its answer must not add five."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await trio.sleep(heard_at)
+    await line.say(ticker())
+    said_at = trio.current_time()
+    while running.health.state is not FeedState.STALE:
+        await trio.sleep(0.01)
+
+    assert trio.current_time() - said_at == pytest.approx(10, abs=0.1)
+
+
+async def test_a_slow_handshake_is_no_silence(autojump_clock, exchange, start_feed, nursery):
+    """Patience begins with the exchange's answer, not with our dial."""
+    running = await start_feed(stale_after_s=5)
+    line = await exchange.dialled()
+    await trio.sleep(6)
+    await line.shake_hands()
+    await line.hear()
+    nursery.start_soon(line.answer_pings)
+    await trio.sleep(30)
+
+    assert running.health.losses == {}
 
 
 async def test_a_line_that_answers_pings_and_never_beat_is_kept(
@@ -643,6 +706,27 @@ async def test_no_handshake_is_a_loss_like_others(
     await exchange.subscribed()
 
     assert running.notices()[0]["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"accept": b"bm9uc2Vuc2U="}, "Bad accept token"),
+        ({"headers": b"Sec-WebSocket-Protocol: soap\r\n"}, "unrecognized subprotocol soap"),
+        ({"headers": b"Sec-WebSocket-Extensions: rot13\r\n"}, "unrecognized extension"),
+    ],
+)
+async def test_a_wrong_handshake_is_told_by_what_is_wrong_with_it(
+    autojump_clock, exchange, start_feed, wrong, reason
+):
+    """Whoever reads "can't handle event type Response" looks for the bug at our end."""
+    running = await start_feed()
+    line = await exchange.dialled()
+    await line.shake_hands(**wrong)
+    await exchange.subscribed()
+
+    assert running.notices()[0]["reason"].startswith(f"handshake: {reason}")
+    assert running.health.losses == {"handshake": 1}
 
 
 async def test_a_handshake_without_an_answer_is_given_up(autojump_clock, exchange, start_feed):

@@ -6,7 +6,7 @@ import h11
 import pytest
 import trio
 from trio_websocket import CloseReason, ConnectionClosed
-from wsproto.utilities import LocalProtocolError
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good
@@ -17,6 +17,13 @@ from hedgehogd.protocol.frames import FrameError
 def tls_failure():
     error = trio.BrokenResourceError()
     error.__cause__ = ssl.SSLCertVerificationError("certificate verify failed")
+    return error
+
+
+def handshake_failure():
+    error = h11.LocalProtocolError("can't handle event type Response when role=CLIENT")
+    error.__context__ = h11.LocalProtocolError("again")
+    error.__context__.__context__ = RemoteProtocolError("Bad accept token")
     return error
 
 
@@ -31,6 +38,7 @@ def tls_failure():
         (FrameError(1002, "a mask"), "protocol: a mask"),
         (LocalProtocolError("too late"), "protocol: too late"),
         (h11.LocalProtocolError("too late"), "handshake: too late"),
+        (handshake_failure(), "handshake: Bad accept token"),
         (FeedError("silent: 10 s"), "silent: 10 s"),
         (FeedError("hung up"), "ended: hung up"),
         (OSError("no route"), "network: no route"),

@@ -236,3 +236,47 @@ def test_a_recording_is_a_file_or_the_directory_of_one(record, tmp_path):
     for nothing in (tmp_path / "nowhere", Path("demoo")):
         with pytest.raises(OperatorError, match="there is no recording"):
             find_recording(nothing)
+
+
+async def test_what_is_odd_in_a_recording_is_logged_and_bounded(autojump_clock, play, record):
+    """Its operator must see why it plays less than it holds, and still see the rest of the log."""
+    odd = [b'{"type":"odd%d"}' % number for number in range(50)]
+    error = b'{"type":"error","message":"Failed to subscribe","reason":"%b"}'
+    lines = [*odd, error % b"too many", error % b"X-Y is not a valid product", ticker()]
+    with structlog.testing.capture_logs() as logs:
+        playing = await play(record(lines, [1.0] * len(lines)))
+    events = [line["event"] for line in logs]
+
+    assert events.count("upstream message is odd") == 3
+    assert events.count("the exchange complains") == 1
+    assert events.count("the exchange refuses a product") == 1
+    assert playing.instance.health.complaints == 1
+    assert [payload for _, payload in playing.heard] == [ticker()]
+
+
+async def test_a_book_joined_before_its_snapshot_is_not_warned_of(autojump_clock, record, nursery):
+    """The first subscriber gets everything; a warning would send its operator looking."""
+    playing = Playing(record([b'{"type":"snapshot","product_id":"BTC-USD"}']), pairs=())
+    nursery.start_soon(playing.listen)
+    await nursery.start(playing.feed.run)
+    with structlog.testing.capture_logs() as logs:
+        playing.instance.pipe.demand.want([Topic("level2", "BTC-USD")])
+        playing.instance.pipe.demand.ask_snapshot(Topic("level2", "BTC-USD"))
+        await playing.instance.health.ended.wait()
+
+    assert [line["event"] for line in logs] == ["recording ended"]
+
+
+async def test_the_file_is_read_in_threads(autojump_clock, play, record, monkeypatch):
+    """A slow disk must not stop the streams of everybody."""
+    readers = []
+    run_sync = trio.to_thread.run_sync
+
+    async def note(function, *arguments):
+        readers.append(function.__name__)
+        return await run_sync(function, *arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", note)
+    await play(record([ticker()] * 200, [1.0] * 200, products=b"[]"))
+
+    assert readers == ["read_bytes", *["list"] * 5]  # 200 are four batches, then the end

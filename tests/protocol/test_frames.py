@@ -2,6 +2,7 @@
 
 import re
 from itertools import pairwise
+from sys import getsizeof
 
 import pytest
 from hypothesis import given, settings
@@ -365,6 +366,16 @@ def test_small_reads_of_a_huge_snapshot_are_joined_once():
 
     assert payloads == [b"x" * 1_000_000]
     assert Piece.lengths_asked <= 3 * len(pieces)
+
+
+def test_a_fragment_of_one_byte_takes_about_one_byte_of_memory():
+    """A limit in bytes of the message is none when each of them costs forty."""
+    scanner = FrameScanner(100_000)
+    scanner.receive(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"a", fin=False) * 99_999)
+
+    assert getsizeof(scanner._parts) < 2 * 100_000
+    [(_, payload)], _ = scanner.receive(frame(CONTINUATION))
+    assert payload == b"a" * 100_000
 
 
 def test_empty_fragments_without_end_are_not_kept():

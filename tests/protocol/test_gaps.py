@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedgehogd.domain.limits import TRADE_ID_STEP_MAX
+from hedgehogd.domain.limits import ODD_TRADE_IDS_MAX, TRADE_ID_STEP_MAX
 from hedgehogd.protocol.gaps import Gap, GapDetector, TradeIds
 
 arrivals = st.lists(st.integers(min_value=0, max_value=60), min_size=1, max_size=80)
@@ -84,3 +84,43 @@ def test_a_newest_trade_far_back_means_that_the_ids_were_set_back():
     far = TRADE_ID_STEP_MAX + 10
 
     assert watched(far, 5, 6, 8, newest={5}) == ([far, 5, 6, 8], [Gap(7, 7)], 1)
+
+
+# None ever shows as many in a row as would be a new beginning.
+plausible = st.sampled_from([n for n in range(1, 70) if n % ODD_TRADE_IDS_MAX])
+
+
+@settings(deadline=None)
+@given(st.lists(plausible, min_size=1, max_size=80))
+def test_plausible_trade_ids_are_watched_as_by_the_detector(numbers):
+    """Doubt must not cost the promise: delivered once, or reported missing."""
+    trade_ids, told = TradeIds(), observe(numbers)
+
+    assert [(*each, "") for each in told] == [
+        trade_ids.observe(number, is_newest=False) for number in numbers
+    ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "delivered", "gaps", "odd"),
+    [
+        ((7, 7 + TRADE_ID_STEP_MAX), [7, 7 + TRADE_ID_STEP_MAX], [Gap(8, 6 + 10**6)], 0),
+        ((7, 8 + TRADE_ID_STEP_MAX, 8), [7, 8 + TRADE_ID_STEP_MAX, 8], [], 1),
+        # A hole in the run, or a true number between, makes the run begin again.
+        ((500, *range(1, 6), *range(7, 17)), [500, 16], [], 1),
+        ((500, *range(1, 6), 501, *range(6, 16)), [500, 501, 15], [], 1),
+        ((500, *[499] * 30), [500], [], 0),
+    ],
+)
+def test_only_a_whole_run_of_odd_numbers_is_a_new_beginning(numbers, delivered, gaps, odd):
+    """What repeats now and then is a repeat; only a counter that counts is believed."""
+    assert watched(*numbers) == (delivered, gaps, odd)
+
+
+@pytest.mark.parametrize("step_back", [0, 1, TRADE_ID_STEP_MAX])
+def test_a_newest_trade_a_little_back_is_a_repeat(step_back):
+    """A neighbouring server is a few trades behind; only a reset is far behind."""
+    highest = 5 * TRADE_ID_STEP_MAX
+    back = highest - step_back
+
+    assert watched(highest, back, highest + 1, newest={back})[0] == [highest, highest + 1]

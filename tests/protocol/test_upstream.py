@@ -18,6 +18,8 @@ from hedgehogd.protocol.upstream import Refusal, TopicNotice, UpstreamSession
 from tests.recordings import FULL, PRO, recording
 
 MATCHES = Topic("matches", "BTC-USD")
+# No ten of them follow one another: that many repeats in a row would be a new beginning.
+PLAUSIBLE = [trade_id for trade_id in range(1, 50) if trade_id % 10]
 
 
 @cache
@@ -124,7 +126,7 @@ def test_trades_are_delivered_once_or_reported_missing(trades, delivered, told, 
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(min_value=1, max_value=40), min_size=1, max_size=40), st.booleans())
+@given(st.lists(st.sampled_from(PLAUSIBLE), min_size=1, max_size=40), st.booleans())
 def test_trades_and_gaps_together_are_every_trade(trade_ids, in_one_read):
     """However trades arrive, what was told and what was sent add up."""
     session = UpstreamSession()
@@ -190,7 +192,39 @@ def test_a_gap_stands_between_the_messages_that_it_parts():
     parts = [([m.trade_id for m in messages], told) for messages, told in received.parts()]
 
     assert [([1, 2], []), ([4, 5], [gap(3, 3)])] == parts
+    first = session.receive(frames(match(9)))
+    assert [(first.messages, [gap(6, 8)])] == list(first.parts())
     assert [([], [])] == list(session.receive([]).parts())
+
+
+def test_what_nobody_asked_for_is_not_watched_either():
+    """Neither its gaps nor its heartbeats are ours to tell."""
+    session = UpstreamSession(wanted=frozenset({MATCHES}))
+    beat = b'{"type":"heartbeat","product_id":"X-Y","sequence":1}'
+    received = session.receive(frames(match(1, product_id="X-Y"), match(9, product_id="X-Y"), beat))
+
+    assert not any(received)
+    assert not session.heard_heartbeat
+    assert not session._trades
+
+
+def test_an_absurd_trade_id_is_relayed_and_named_and_silences_nothing():
+    """Raw is sacred, also when it is wrong; what follows it must not be lost for it."""
+    session = UpstreamSession()
+    received = session.receive(frames(match(11), match(2**53 - 1), *map(match, range(12, 16))))
+
+    assert [11, 2**53 - 1, 12, 13, 14, 15] == [m.trade_id for m in received.messages]
+    assert [f"matches:BTC-USD has an odd trade id, {2**53 - 1} after 11"] == received.oddities
+    assert not received.notices
+
+
+def test_a_gap_at_the_begin_of_a_read_does_not_cut_it():
+    """One read is one delivery wherever that is true."""
+    session = UpstreamSession()
+    session.receive(frames(match(7)))
+    received = session.receive(frames(match(10), match(11)))
+
+    assert [(received.messages, [gap(8, 9)])] == list(received.parts())
 
 
 def test_trades_beyond_what_is_remembered_pass_unwatched(monkeypatch):

@@ -111,16 +111,11 @@ async def _part(outlet: Outlet, sock: trio.socket.SocketType) -> None:
 
 async def _until_gone(sock: trio.socket.SocketType) -> None:
     """Read and forget until the peer has hung up."""
-    while await _receive(sock):
-        pass
-
-
-async def _receive(sock: trio.socket.SocketType) -> bytes:
-    """Return what the peer said; nothing when it has hung up, one way or the other."""
     try:
-        return await sock.recv(_READ_BYTES)
+        while await sock.recv(_READ_BYTES):
+            pass
     except OSError:
-        return b""
+        pass  # hung up, the other way
 
 
 class Reader:
@@ -162,8 +157,11 @@ class Reader:
         """Read until the peer hangs up. Waits only for bytes, so it can be taken up again."""
         if data:
             self._hear(data)
-        while data := await _receive(sock):
-            self._hear(data)
+        try:
+            while data := await sock.recv(_READ_BYTES):
+                self._hear(data)
+        except OSError:
+            pass  # hung up, the other way
 
     def _hear(self, data: bytes) -> None:
         outlet = self._outlet

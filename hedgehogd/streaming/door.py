@@ -23,7 +23,13 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.streaming.connection import serve_stream
 from hedgehogd.streaming.plane import StreamingPlane
-from hedgehogd.streaming.request import Plane, headers_of, plane_of, read_stream_request
+from hedgehogd.streaming.request import (
+    Plane,
+    StreamRequest,
+    headers_of,
+    plane_of,
+    read_stream_request,
+)
 from hedgehogd.streams import ReplayStream
 
 log = structlog.get_logger("door")
@@ -151,33 +157,22 @@ class Door:
         return True
 
     async def _serve(self, raw: socket.socket, reading: trio.CancelScope) -> None:
-        """Serve one connection; a bug while doing so ends that connection alone."""
+        """Serve one connection; a bug while doing so ends that connection alone.
+
+        A stream lives for weeks and so does this frame: heads are left in ``_welcome``'s.
+        """
         sock = trio.socket.from_stdlib_socket(raw)
         is_visitor = True
-        origin = ""
         try:
-            opened = await self._receive_head(sock, reading)
-            if opened is None:
-                return
-            data, head_end = opened
-            request = read_head(data)
-            origin = headers_of(request).get(b"origin", b"").decode("latin-1")
-            if plane_of(request) is Plane.CONTROL:
-                replay = without_upgrade(data, head_end)
-                await self._control(ReplayStream(trio.SocketStream(sock), replay))
-                return
-            stream_request = read_stream_request(request)
-            if stream_request.command is not None:
-                for wanted in stream_request.command.requests:
-                    self._plane.check_products(wanted.product_ids)
-            self._plane.check_room()
-            is_visitor = False
-            self._counts.visitors -= 1
-            await serve_stream(self._plane, raw, sock, stream_request, data[head_end:])
-        except BadHead as error:
-            await self._refuse(sock, origin, error.status, error.code, str(error))
-        except SubscriberError as error:
-            await self._refuse(sock, origin, error.status, error.code, str(error))
+            stream = await self._welcome(sock, reading)
+            del reading
+            if stream is not None:
+                is_visitor = False
+                self._counts.visitors -= 1
+                try:
+                    await serve_stream(self._plane, raw, sock, *stream)
+                except SubscriberError as error:
+                    await self._refuse(sock, stream[0].origin, error.status, error.code, str(error))
         except Exception:
             self._counts.refusals["bug"] += 1
             log.exception("bug while serving one peer")
@@ -185,6 +180,37 @@ class Door:
             if is_visitor:
                 self._counts.visitors -= 1
             sock.close()
+
+    async def _welcome(
+        self, sock: trio.socket.SocketType, reading: trio.CancelScope
+    ) -> tuple[StreamRequest, bytes] | None:
+        """Read a connection's first head and answer it, unless it asks for a stream.
+
+        Returns:
+            The stream that was asked for, which may be had, and the bytes that came behind
+            the head; None when everything has been said.
+        """
+        origin = ""
+        try:
+            opened = await self._receive_head(sock, reading)
+            if opened is None:
+                return None
+            data, head_end = opened
+            request = read_head(data)
+            origin = headers_of(request).get(b"origin", b"").decode("latin-1")
+            if plane_of(request) is Plane.CONTROL:
+                replay = without_upgrade(data, head_end)
+                await self._control(ReplayStream(trio.SocketStream(sock), replay))
+                return None
+            stream = read_stream_request(request)
+            if stream.command is not None:
+                for wanted in stream.command.requests:
+                    self._plane.check_products(wanted.product_ids)
+            self._plane.check_room()
+        except (BadHead, SubscriberError) as error:
+            await self._refuse(sock, origin, error.status, error.code, str(error))
+            return None
+        return stream, data[head_end:]
 
     async def _receive_head(
         self, sock: trio.socket.SocketType, reading: trio.CancelScope

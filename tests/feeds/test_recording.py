@@ -13,7 +13,7 @@ from hedgehogd.daemon import make_instance
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.engine.broker import Delivery
-from hedgehogd.engine.health import FeedHealth, FeedState
+from hedgehogd.engine.health import FeedState
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from tests.feeds.script import match, ticker
 from tests.recordings import PRO, recording
@@ -21,17 +21,21 @@ from tests.recordings import PRO, recording
 TICKER = Topic("ticker", "BTC-USD")
 
 
-class Health(FeedHealth):
-    """Says when the end has come; a clock that jumps may not be polled while a thread reads."""
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """Run at once what goes to threads: a clock that jumps would jump while they work.
 
-    def __init__(self):
-        super().__init__()
-        self.ended = trio.Event()
+    Returns the names of what was given to threads.
+    """
+    given = []
 
-    def become(self, state, now, reason=""):
-        super().become(state, now, reason)
-        if state is FeedState.ENDED:
-            self.ended.set()
+    async def run_at_once(function, *arguments):
+        await trio.lowlevel.checkpoint()
+        given.append(function.__name__)
+        return function(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
+    return given
 
 
 class Playing:
@@ -39,7 +43,6 @@ class Playing:
 
     def __init__(self, path, pairs=("BTC-USD",), linger_s=30.0):
         self.instance = make_instance(Settings(feed_pairs=pairs, feed_linger_s=linger_s))
-        self.instance.health = Health()
         tx, self.inbox = trio.open_memory_channel[Delivery](256)
         self.feed = RecordingFeed(path, self.instance.pipe, tx, self.instance.health)
         self.heard = []
@@ -58,7 +61,8 @@ def play(nursery):
         playing = Playing(path)
         nursery.start_soon(playing.listen)
         await nursery.start(playing.feed.run)
-        await playing.instance.health.ended.wait()
+        while playing.instance.health.state is not FeedState.ENDED:
+            await trio.sleep(1)
         return playing
 
     return play
@@ -262,21 +266,29 @@ async def test_a_book_joined_before_its_snapshot_is_not_warned_of(autojump_clock
     with structlog.testing.capture_logs() as logs:
         playing.instance.pipe.demand.want([Topic("level2", "BTC-USD")])
         playing.instance.pipe.demand.ask_snapshot(Topic("level2", "BTC-USD"))
-        await playing.instance.health.ended.wait()
+        await trio.sleep(1)
 
     assert [line["event"] for line in logs] == ["recording ended"]
 
 
-async def test_the_file_is_read_in_threads(autojump_clock, play, record, monkeypatch):
+async def test_the_file_is_read_in_threads(autojump_clock, play, record, threads):
     """A slow disk must not stop the streams of everybody."""
-    readers = []
-    run_sync = trio.to_thread.run_sync
+    await play(record([ticker()] * 200, products=b"[]"))
 
-    async def note(function, *arguments):
-        readers.append(function.__name__)
-        return await run_sync(function, *arguments)
+    assert threads == ["read_bytes", *["list"] * 5]  # 200 are four batches, then the end
 
-    monkeypatch.setattr(trio.to_thread, "run_sync", note)
-    await play(record([ticker()] * 200, [1.0] * 200, products=b"[]"))
 
-    assert readers == ["read_bytes", *["list"] * 5]  # 200 are four batches, then the end
+async def test_real_threads_play_the_same(record, monkeypatch):
+    """The other tests do without, so this one does not; nor may leaving wait for the end."""
+    monkeypatch.undo()
+    lines = [ticker(sequence=number) for number in range(200)]
+    playing = Playing(record([*lines, ticker()], [*[1.0] * 200, 1000]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(playing.listen)
+        nursery.start_soon(playing.feed.run)
+        with trio.fail_after(5):
+            while len(playing.heard) < 200:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+    assert [payload for _, payload in playing.heard] == lines

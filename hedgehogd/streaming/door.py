@@ -9,12 +9,10 @@ Bad heads get a short, clear answer and are counted; nobody gets a traceback.
 """
 
 import errno
-import re
 import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-import h11
 import msgspec
 import structlog
 import trio
@@ -22,6 +20,7 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.streaming.connection import serve_stream
+from hedgehogd.streaming.head import HEAD_END, BadHead, is_not_http, read_head, without_upgrade
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.streaming.request import (
     Plane,
@@ -38,55 +37,9 @@ _READ_BYTES = 8192
 _ACCEPTS_PER_TURN_MAX = 64
 _ACCEPT_PAUSE_S = 0.1
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_HTTP2_PREFACE = b"PRI * HTTP/2.0"
-_UPGRADE_LINES = re.compile(
-    rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*"
-)
 
-_HEAD_END = re.compile(rb"\n\r?\n")  # h11 takes bare line feeds too
 
 ControlHandler = Callable[[ReplayStream], Awaitable[None]]
-
-
-class BadHead(Exception):
-    """A request head that is none.
-
-    Attributes:
-        status: the HTTP status that says so.
-    """
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-def read_head(data: bytes) -> h11.Request:
-    """Parse the head that ``data`` begins with.
-
-    Raises:
-        BadHead: it is not HTTP/1.x.
-    """
-    if data.startswith(_HTTP2_PREFACE):
-        raise BadHead(505, "http_version", "HTTP/1.1 is spoken here, not HTTP/2")
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.HEAD_BYTES_MAX)
-    try:
-        parser.receive_data(data)
-        event = parser.next_event()
-    except h11.RemoteProtocolError as error:
-        raise BadHead(error.error_status_hint, "bad_request", str(error)) from None
-    if not isinstance(event, h11.Request):
-        raise BadHead(400, "bad_request", "that was not a request")
-    return event
-
-
-def without_upgrade(data: bytes, head_end: int) -> bytes:
-    """Return ``data`` without the header lines that would change the protocol.
-
-    Hypercorn follows ``Upgrade: h2c``; a connection that speaks HTTP/2 afterwards would
-    not be the first request of its connection any more.
-    """
-    return _UPGRADE_LINES.sub(b"", data[:head_end]) + data[head_end:]
 
 
 class Door:
@@ -231,7 +184,7 @@ class Door:
                     if not more:
                         return None
                     data = data + more if data else more.lstrip(b"\r\n")
-                    end = _HEAD_END.search(data)
+                    end = HEAD_END.search(data)
                     if end is not None and end.end() <= limits.HEAD_BYTES_MAX:
                         return data, end.end()
                     if len(data) > limits.HEAD_BYTES_MAX:
@@ -240,7 +193,7 @@ class Door:
                             "head_too_large",
                             f"a request head is at most {limits.HEAD_BYTES_MAX} bytes",
                         )
-                    if data.startswith(_HTTP2_PREFACE) or _is_not_http(data):
+                    if is_not_http(data):
                         return data, len(data)
             if reading not in self._headless:  # it made room for another, and was counted
                 return None
@@ -272,12 +225,6 @@ class Door:
                     pass
             except (OSError, trio.BrokenResourceError):
                 pass
-
-
-def _is_not_http(data: bytes) -> bool:
-    """Say whether a first line is complete and no request line (a TLS hello, a banner)."""
-    line, newline, _ = data.partition(b"\n")
-    return (bool(newline) and b" HTTP/" not in line) or data[:1] in {b"\x16", b"\x80", b"\x00"}
 
 
 def open_listener(bind: str, port: int) -> socket.socket:

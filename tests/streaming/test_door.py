@@ -8,7 +8,6 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.streaming.door import BadHead, read_head, without_upgrade
 from tests.streaming.conftest import CONTROL_ANSWER, Served, read_all, read_to, serve
 
 
@@ -38,14 +37,6 @@ async def test_an_upgrade_to_http2_is_dropped_on_the_way(served: Served) -> None
 
     assert await read_all(stream) == CONTROL_ANSWER
     assert served.control_saw == b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\r\n"
-
-
-def test_only_header_lines_of_the_head_are_dropped() -> None:
-    """A body that looks like a header is a body; a folded line belongs to its header."""
-    head = b"POST / HTTP/1.1\r\nUPGRADE : h2c,\r\n more\r\nA: b\r\n\r\n"
-    body = b"Upgrade: h2c\r\n"
-
-    assert b"POST / HTTP/1.1\r\nA: b\r\n\r\n" + body == without_upgrade(head + body, len(head))
 
 
 REFUSED = {
@@ -306,9 +297,3 @@ async def test_a_bug_while_serving_one_peer_ends_that_peer_alone(
     assert await read_to(stream, b"\r\n") == b"HTTP/1.1 200 OK\r\n"
     assert served.instance.counts.refusals == {"bug": 1}
     await stream.aclose()
-
-
-def test_a_head_of_another_protocol_is_no_request() -> None:
-    """An answer, or half a head, is nothing to route."""
-    with pytest.raises(BadHead):
-        read_head(b"GET / HTTP/1.1\r\n")

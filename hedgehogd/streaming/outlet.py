@@ -26,14 +26,14 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.errors import CLOSE_RESTART, CLOSE_SLOW_CONSUMER
+from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
 from hedgehogd.engine.instance import StreamCounts
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.frames import encode_close
-from hedgehogd.protocol.wire import SSE_RETRY_MS, SseForm, WireForm
+from hedgehogd.protocol.wire import WireForm
 from hedgehogd.streaming.backlog import Backlog
+from hedgehogd.streaming.farewell import excess, goodbye
 
 log = structlog.get_logger("outlet")
 
@@ -221,26 +221,13 @@ class Outlet(Member):
             self._shut_writing()
 
     def _goodbye(self, code: int, reason: str, detail: str) -> bytes:
-        """Return the last bytes: what happened, where to resume, and the form's own end."""
-        form, planned = self._form, code == CLOSE_RESTART
-        note = b""
-        if form.has_notices:
-            position = self._position()
-            if code == CLOSE_SLOW_CONSUMER:
-                waited = (
-                    f"{self.waiting_bytes} bytes were waiting for you, the oldest "
-                    f"{self.oldest_s(trio.current_time()):.1f} s old; "
-                    f"{self._settings.backlog_bytes_max} bytes and "
-                    f"{self._settings.backlog_age_max_s:g} s are the most allowed."
-                )
-                note = form.tell(notices.slow_consumer(code, waited, position))
-            elif planned:
-                note = form.tell(notices.closing(reason, position, SSE_RETRY_MS / 1000))
-        if form.kind == "websocket":
-            return note + encode_close(code, detail)
-        if isinstance(form, SseForm):
-            return note + form.retry(SSE_RETRY_MS) + form.end()
-        return note + form.end() if planned else note
+        """Return the last bytes; must be asked for before what waits is dropped."""
+        settings, oldest_s = self._settings, self.oldest_s(trio.current_time())
+        why_slow = excess(
+            self.waiting_bytes, oldest_s, settings.backlog_bytes_max, settings.backlog_age_max_s
+        )
+        position = self._position() if self._form.has_notices else {}
+        return goodbye(self._form, code, reason, detail, position, why_slow)
 
     def _position(self) -> dict[Topic, int]:
         """Return the resume position: all that has been sent whole, nothing that waits."""

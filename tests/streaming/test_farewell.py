@@ -1,0 +1,42 @@
+"""The last bytes of a stream."""
+
+import pytest
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.protocol import notices
+from hedgehogd.protocol.frames import encode_close, encode_text
+from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
+from hedgehogd.streaming.farewell import excess, goodbye
+
+POSITION = {Topic("matches", "BTC-USD"): 7}
+CLOSING = notices.closing("restart", POSITION, 1.0)
+SLOW = notices.slow_consumer(4001, "too much", POSITION)
+RETRY = b"retry: 1000\n\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "code", "last"),
+    [
+        (WEBSOCKET, 1012, encode_text(CLOSING) + encode_close(1012, "why")),
+        (WEBSOCKET, 4001, encode_text(SLOW) + encode_close(4001, "why")),
+        (WEBSOCKET, 1002, encode_close(1002, "why")),
+        (WEBSOCKET_STRICT, 1012, encode_close(1012, "why")),
+        (WEBSOCKET_STRICT, 4001, encode_close(4001, "why")),
+        (SSE[False], 1012, SSE[False].tell(CLOSING) + RETRY),
+        (SSE[False], 4001, SSE[False].tell(SLOW) + RETRY),
+        (NDJSON[True], 1012, b"0\r\n\r\n"),
+        (NDJSON[True], 4001, b""),  # a cut must look like one
+        (NDJSON[False], 1012, b""),
+    ],
+)
+def test_each_form_says_what_it_can(form: WireForm, code: int, last: bytes) -> None:
+    """And no strict client hears a word that Coinbase would not say."""
+    assert last == goodbye(form, code, "restart", "why", POSITION, "too much")
+
+
+def test_a_slow_consumer_is_told_the_figures() -> None:
+    """Whoever reads it can decide what to change: the pace, or the limit."""
+    assert (
+        "9 bytes were waiting for you, the oldest 3.2 s old; 8 bytes and 10 s are the most allowed."
+        == excess(9, 3.21, 8, 10.0)
+    )

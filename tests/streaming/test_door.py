@@ -297,3 +297,16 @@ async def test_a_bug_while_serving_one_peer_ends_that_peer_alone(
     assert await read_to(stream, b"\r\n") == b"HTTP/1.1 200 OK\r\n"
     assert served.instance.counts.refusals == {"bug": 1}
     await stream.aclose()
+
+
+async def test_accepted_sockets_inherit_what_streams_need(served: Served) -> None:
+    """Set on the listener once; not every kernel need do this, so it is looked at."""
+    stream = await served.upgrade("/ws")
+    sock = next(iter(served.plane.outlets))._socket
+    tcp = socket.IPPROTO_TCP
+
+    assert sock.getsockopt(tcp, socket.TCP_NODELAY)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert limits.UNACKED_MAX_S * 1000 == sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT)
+    assert limits.SEND_BUFFER_BYTES * 2 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    await stream.aclose()

@@ -20,6 +20,7 @@ OUTSIDE_ERRORS = (
     trio.TooSlowError,
     trio.BrokenResourceError,
     trio.ClosedResourceError,
+    trio.BusyResourceError,  # our goodbye met the library's ping or pong: the line is over
     ConnectionClosed,
     ProtocolError,  # a ping crossed our close: the library may no longer answer it
     h11.ProtocolError,  # an answer to the handshake that is none: it wants to refuse that
@@ -29,16 +30,18 @@ OUTSIDE_ERRORS = (
 """What others do to us; everything else that ends a connection is a bug of ours."""
 
 _TRY_AGAIN_STATUSES = frozenset({408, 425, 429})
+_CONSEQUENCES = (ConnectionClosed, trio.BusyResourceError)
 
 
 def cause_of(group: BaseExceptionGroup[Exception]) -> Exception:
     """Return the error in ``group`` that the others came of.
 
-    Whatever ends a connection also makes the library say that it is closed, and which of the
-    two comes first is chance.
+    Whatever ends a connection also makes the library say that it is closed, and our goodbye
+    may be in the way of a ping; which of them comes first is chance.
     """
     errors = list(_leaves(group))
-    return next((error for error in errors if not isinstance(error, ConnectionClosed)), errors[0])
+    causes = (error for error in errors if not isinstance(error, _CONSEQUENCES))
+    return next(causes, errors[0])
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:

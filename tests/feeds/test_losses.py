@@ -44,6 +44,7 @@ def handshake_failure():
         (OSError("no route"), "network: no route"),
         (trio.BrokenResourceError(), "broken"),
         (trio.ClosedResourceError("by whom"), "broken: by whom"),
+        (trio.BusyResourceError("in the way"), "broken: in the way"),
         (tls_failure(), "broken: ('certificate verify failed',)"),
     ],
 )
@@ -55,8 +56,9 @@ def test_every_loss_has_a_name_and_a_detail(error, words):
 
 @pytest.mark.parametrize("others_first", [True, False])
 def test_the_cause_is_told_not_its_consequence(others_first):
-    """Which task fails first is chance; "closed" would hide why."""
-    errors = [ConnectionClosed(None), ExceptionGroup("", [FrameError(1002, "why")])]
+    """Which task fails first is chance; "closed", or a ping in our goodbye's way, hides why."""
+    why = ExceptionGroup("", [FrameError(1002, "why")])
+    errors = [ConnectionClosed(None), trio.BusyResourceError("in the way"), why]
     group = ExceptionGroup("", errors if others_first else errors[::-1])
 
     assert str(cause_of(group)) == "why"

@@ -13,6 +13,8 @@ from tests.simulator.peers import (
     serve,
 )
 
+pytestmark = pytest.mark.e2e  # a real exchange on real sockets
+
 
 async def test_an_acknowledgement_states_everything_held_under_canonical_names(exchange, connect):
     """FEED §4: the whole state, not the change; ``level2_batch`` is ``level2_50`` there."""

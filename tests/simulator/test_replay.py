@@ -13,6 +13,8 @@ from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.simulator.replay import Recording, ReplayExchange
 from tests.recordings import FULL, PRO, recording
 
+pytestmark = pytest.mark.e2e  # a real exchange on real sockets
+
 
 def write(folder, messages, received=None, products=None):
     """Write a recording; return its path."""

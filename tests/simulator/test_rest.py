@@ -10,6 +10,8 @@ from tests.simulator.peers import (
     market,
 )
 
+pytestmark = pytest.mark.e2e  # a real exchange on real sockets
+
 
 @pytest.mark.parametrize(
     ("path", "status", "message"),

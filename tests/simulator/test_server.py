@@ -20,6 +20,8 @@ from tests.simulator.peers import (
     serve,
 )
 
+pytestmark = pytest.mark.e2e  # a real exchange on real sockets
+
 
 async def test_a_stuck_client_does_not_hold_up_the_end():
     """Whoever stops the simulator does not want to wait for those who do not read."""

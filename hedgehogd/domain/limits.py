@@ -1,7 +1,8 @@
-"""Every limit of the house: a name with its unit, a value, and why it is that.
+"""The limits of the house: a name with its unit, a value, and why it is that.
 
-Invariant 4: what has no limit here must not exist. Those that an operator may want to
-change are configuration keys of the same name; these are their defaults.
+Invariant 4: what has no limit must not exist; a few that concern one module alone stand
+in that module. Those that an operator may want to change are configuration keys of the same
+name; these are their defaults.
 """
 
 # Request heads. 16 KiB is what h11, Node and Hypercorn allow.

@@ -17,7 +17,7 @@ from rig import BENCH, BUILD, BenchError, needs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PYTHON_PEERS = ("picows", "websockets", "uvloop", "socketify")
+PYTHON_PEERS = ("picows", "websockets", "uvloop", "socketify", "sortedcontainers")
 PEER_PYTHON = BUILD / "venv" / "bin" / "python"
 NODE = BUILD / "node"
 NGINX = BUILD / "nginx"

@@ -1,0 +1,81 @@
+"""Amounts: exact as decimals, and nothing is taken for one that is none."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hedgehogd.domain.amount import BadAmount, decimals, is_zero, minus, plain, scaled, total
+
+amounts = st.from_regex(r"[0-9]{1,20}(\.[0-9]{1,18})?", fullmatch=True).filter(str.isascii)
+
+MALFORMED = [
+    "", ".", "0.-10000", "NaN", "Infinity", "-1", "+1", "1e3", "1E-8", "1_000", "1.", ".5",
+    "1.2.3", " 1", "1 ", "1\n", "1,5", "٣", "²", "1.²", "0x10", "1" * 21, "1." + "1" * 19,
+    "9" * 10_000, "null",
+]  # fmt: skip
+
+
+@given(amounts)
+@example("0.00000000")
+@example("99999999999999999999.999999999999999999")
+def test_a_number_is_the_amount_exactly(text):
+    """One unit in the last place is another level of the book."""
+    assert Decimal(text).scaleb(18).compare(scaled(text)) == 0 or (
+        int(text.replace(".", "")) * 10 ** (18 - decimals(text)) == scaled(text)
+    )
+    assert Decimal(plain(scaled(text), decimals(text))) == Decimal(text)
+    assert is_zero(text) == (Decimal(text) == 0)
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_what_is_no_amount_is_refused(text):
+    """One YFI-USD snapshot had "0.-10000"; int() and Decimal() would take others (FEED §6.6)."""
+    for read in (scaled, is_zero):
+        with pytest.raises(BadAmount):
+            read(text)
+
+
+@given(st.text(alphabet="0123456789.-+eE_ ٣²", max_size=45))
+def test_any_text_is_an_amount_or_refused(text):
+    """Nothing that the exchange sends may raise another error."""
+    try:
+        number = scaled(text)
+    except BadAmount:
+        with pytest.raises(BadAmount):
+            is_zero(text)
+        return
+    assert is_zero(text) == (number == 0)
+    assert Decimal(text) * 10**18 == number or len(text) > 28
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "000", "0.00000000", "0." + "0" * 18, "0" * 20])
+def test_zero_is_zero_in_any_spelling(text):
+    """A removal taken for a size would leave a ghost level at the top of the book."""
+    assert is_zero(text)
+    assert not is_zero(text[:-1] + "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "left"),
+    [
+        ("1.00", "0.5", "0.50"),
+        ("1", "0.00000001", "0.99999999"),
+        ("10", "3", "7"),
+        ("0.3", "0.1", "0.2"),
+        ("1", "1.00", "0"),
+        ("1", "2", "0"),
+    ],
+)
+def test_a_difference_is_plain_and_exact(text, other, left):
+    """A maker's order is what its size and its matches leave, to the last digit."""
+    assert left == minus(text, other)
+
+
+@pytest.mark.parametrize(
+    ("texts", "sum_"), [([], "0"), (["1", "0.50"], "1.50"), (["0.1"] * 3, "0.3"), (["7"], "7")]
+)
+def test_a_sum_is_plain_and_exact(texts, sum_):
+    """A level's size is the sum of its orders."""
+    assert sum_ == total(texts)

@@ -1,0 +1,227 @@
+"""The aggregated book: after a snapshot and updates it is the book made from scratch."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgehogd.domain.amount import BadAmount
+from hedgehogd.domain.book import KNOWN_PRICES_MAX, Book, BookNotReady
+from tests.domain.test_amount import MALFORMED
+
+prices = st.builds(
+    lambda tick, zeros: f"{tick / 100:.2f}" + "0" * zeros,
+    st.integers(1, 30),
+    st.sampled_from([0, 0, 0, 6]),
+)
+sizes = st.sampled_from(["0", "0.0", "0.00000000", "1", "1.0", "2.5", "0.00000001"])
+sides = st.sampled_from(["buy", "sell"])
+changes = st.tuples(sides, prices, sizes)
+snapshots = st.lists(st.tuples(prices, sizes), max_size=40)
+
+
+class Reference:
+    """The recipe of FEED §9 in its plainest form."""
+
+    def __init__(self, bids=(), asks=()):
+        self.sides = {"buy": {}, "sell": {}}
+        for side, rows in (("buy", bids), ("sell", asks)):
+            for price, size in rows:
+                if Decimal(size):
+                    self.sides[side][Decimal(price)] = (price, size)
+
+    def apply(self, changes):
+        bare = []
+        for at, (side, price, size) in enumerate(changes):
+            if Decimal(size):
+                self.sides[side][Decimal(price)] = (price, size)
+            elif self.sides[side].pop(Decimal(price), None) is None:
+                bare.append(at)
+        return bare
+
+    def rows(self):
+        return [
+            [row for _, row in sorted(self.sides[side].items(), reverse=side == "buy")]
+            for side in ("buy", "sell")
+        ]
+
+
+def ready(bids=(), asks=()):
+    book = Book()
+    book.load(bids, asks)
+    return book
+
+
+def rows(book):
+    frozen = book.freeze()
+    return [frozen.rows("buy"), frozen.rows("sell")]
+
+
+@given(snapshots, snapshots, st.lists(st.lists(changes, max_size=6), max_size=40))
+def test_snapshot_and_updates_are_the_book_from_scratch(bids, asks, messages):
+    """Texts as received, levels compared as decimals, removals only of levels that exist."""
+    book, reference = ready(bids, asks), Reference(bids, asks)
+    assert reference.rows() == rows(book)
+    for message in messages:
+        assert reference.apply(message) == book.apply(message)
+        assert reference.rows() == rows(book)
+    scratch = ready(*rows(book))
+    scratch_rows = rows(scratch)
+    best = [side[0] if side else None for side in scratch_rows]
+    assert scratch_rows == rows(book)
+    assert best == [book.best_bid, book.best_ask]
+    assert book.is_crossed == bool(all(best) and Decimal(best[0][0]) >= Decimal(best[1][0]))
+    assert tuple(side[:3] for side in scratch_rows) == book.top(3)
+
+
+@given(snapshots, snapshots, st.integers(1, 50))
+def test_a_book_loaded_in_slices_is_the_book_loaded_at_once(bids, asks, levels_per_slice):
+    """And before the last slice nobody can take half of it for the whole."""
+    book = Book()
+    read = []
+    for count in book.load_parts(bids, asks, levels_per_slice):
+        assert not book.is_ready
+        read.append(count)
+
+    assert book.is_ready
+    assert rows(ready(bids, asks)) == rows(book)
+    assert sorted(set(read)) == read
+    assert (read[-1] if read else 0) == len(bids) + len(asks)
+
+
+@given(st.lists(st.tuples(prices, st.just("1")), max_size=30), st.lists(changes, max_size=20))
+def test_a_frozen_book_stays_as_it_was(bids, later):
+    """A snapshot is written in slices while the book goes on."""
+    book = ready(bids)
+    frozen, before = book.freeze(), rows(book)
+    book.apply(later)
+
+    assert before == [frozen.rows("buy"), frozen.rows("sell")]
+
+
+@given(st.lists(st.tuples(prices, st.just("1")), max_size=30), st.integers(1, 9))
+def test_rows_in_slices_are_all_rows(asks, size):
+    """Best first, nothing twice, nothing left out, at either end of the side."""
+    frozen = ready((), asks).freeze()
+    slices = [
+        row
+        for first in range(0, frozen.depth("sell") + size, size)
+        for row in frozen.rows("sell", first, first + size)
+    ]
+
+    assert frozen.rows("sell") == slices
+    assert frozen.rows("sell")[3:] == frozen.rows("sell", 3)
+
+
+BAD_CHANGES = [("buy", bad, "1") for bad in MALFORMED] + [("buy", "1", bad) for bad in MALFORMED]
+
+
+@pytest.mark.parametrize("bad", [*BAD_CHANGES, ("BUY", "1", "1"), ("", "1", "1")])
+def test_a_malformed_change_is_refused_with_its_whole_message(bad):
+    """Half a message applied is a book that never existed (DESIGN, invariant 5)."""
+    book = ready([("1", "1")], [("2", "1")])
+    before = rows(book)
+    with pytest.raises(BadAmount):
+        book.apply([("buy", "1.5", "3"), ("sell", "2", "0"), bad])
+
+    assert before == rows(book)
+    assert [] == book.apply([("buy", "1.5", "3"), ("sell", "2", "0")])
+
+
+BAD_ROWS = [["1", bad] for bad in MALFORMED] + [[bad, "1"] for bad in MALFORMED]
+BAD_ROWS += [[], ["1"], None, 7, "12", [1, "1"], ["1", 1], ["1", None], [["1"], "1"], {"1": "1"}]
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS, ids=lambda row: repr(row)[:40])
+def test_a_malformed_row_of_a_snapshot_is_skipped_and_counted(bad):
+    """YFI-USD's one bad amount must not cost the other ten thousand levels."""
+    book = ready([["3", "1"], bad, ["2", "1"]], [["4", "1", 5]])
+
+    assert [[("3", "1"), ("2", "1")], [("4", "1")]] == rows(book)
+    assert 1 == book.skipped
+    assert [1] == book.apply([("buy", "3", "0"), ("buy", "1", "0"), ("buy", "2", "0")])
+    assert [[], [("4", "1")]] == rows(book)
+
+
+def test_a_price_in_another_spelling_is_the_same_level():
+    """Two levels of one price would make a client's best size wrong for ever."""
+    book = ready([("58695.04", "1"), ("58695.04000000", "2")])
+    assert [("58695.04000000", "2")] == rows(book)[0]
+
+    book.apply([("buy", "58695.0400", "3")])
+    assert [("58695.0400", "3")] == rows(book)[0]
+    assert [1] == book.apply([("buy", "58695.04", "0"), ("buy", "58695.0400", "0")])
+    assert book.best_bid is None
+
+
+def test_remembered_prices_are_bounded():
+    """A hostile feed has endless spellings and prices (DESIGN, invariant 4)."""
+    book = ready()
+    for zeros in range(1, 19):
+        for tick in range(1_000):
+            change = ("buy", f"{tick}." + "0" * zeros, "1")
+            assert [] == book.apply([change])
+
+    assert KNOWN_PRICES_MAX >= len(book._sides["buy"].known)
+    assert 1_000 == len(rows(book)[0])
+    assert ("999." + "0" * 18, "1") == book.best_bid
+
+
+def test_levels_are_bounded(monkeypatch):
+    """Refused with its message; what exists still changes and goes."""
+    monkeypatch.setattr("hedgehogd.domain.book.LEVELS_PER_SIDE_MAX", 2)
+    book = ready([("1", "1")])
+    book.apply([("buy", "2", "1")])
+    with pytest.raises(BadAmount):
+        book.apply([("buy", "2", "5"), ("buy", "3", "1")])
+
+    assert [("2", "1"), ("1", "1")] == rows(book)[0]
+    assert [] == book.apply([("buy", "2", "0"), ("sell", "3", "1")])
+
+
+def test_two_equal_bare_removals_are_both_named():
+    """Each of them would crash a client."""
+    assert [0, 1] == ready().apply([("buy", "1", "0"), ("buy", "1", "0")])
+
+
+def test_a_snapshot_in_no_order_is_put_in_order():
+    """The exchange sends its sides best first; nothing depends on it."""
+    book = ready([("1", "1"), ("3", "1"), ("2", "1")], [("5", "1"), ("4", "1"), ("6", "1")])
+
+    assert [["3", "2", "1"], ["4", "5", "6"]] == [[p for p, _ in side] for side in rows(book)]
+
+
+def test_without_a_snapshot_there_is_no_book():
+    """Updates alone would make a book of a few levels that looks whole."""
+    book = Book()
+    for use in (lambda: book.apply([]), lambda: book.top(1), book.freeze):
+        with pytest.raises(BookNotReady):
+            use()
+    book.load([], [])
+    assert ([], []) == book.top(1)
+    book.clear()
+    assert not book.is_ready
+
+
+def test_a_load_that_another_overtakes_leaves_no_trace():
+    """The feed may be dialled again in the middle of a snapshot."""
+    book = Book()
+    first = book.load_parts([("1", "1")] * 3, [], 1)
+    next(first)
+    book.load([("2", "1")], [])
+
+    assert [] == list(first)
+    assert [("2", "1")] == rows(book)[0]
+
+
+def test_key_of_knows_sides_and_prices():
+    """A gathering asks for levels before it is known whether they exist."""
+    book = ready([("1.0", "1")])
+
+    assert book.key_of("buy", "1.0") == book.key_of("buy", "1.00")
+    assert ("1.0", "1") == book.level_at("buy", book.key_of("buy", "1"))
+    assert book.level_at("sell", book.key_of("sell", "1")) is None
+    for side, price in (("bid", "1"), ("buy", "x")):
+        with pytest.raises(BadAmount):
+            book.key_of(side, price)

@@ -101,6 +101,7 @@ class Message(msgspec.Struct, gc=False):
         trade_id: the product's trade counter, or None. No unit.
         line: its NDJSON wire form, once somebody wanted it.
         event: the part of its SSE wire form that all cohorts share, once wanted.
+        deflated: its compressed WebSocket frame, where one is wanted and smaller.
     """
 
     topic: Topic
@@ -111,6 +112,7 @@ class Message(msgspec.Struct, gc=False):
     trade_id: int | None = None
     line: bytes | None = None
     event: bytes | None = None
+    deflated: bytes | None = None
 
 
 _topics: dict[tuple[str, str], Topic] = {}

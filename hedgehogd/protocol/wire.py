@@ -1,6 +1,7 @@
 """Wire forms: how a message looks on each kind of stream.
 
-WebSocket subscribers get the upstream's own frame. NDJSON subscribers get the payload as
+WebSocket subscribers get the upstream's own frame, or, where they asked for compression and
+the message is large, the one that ``deflate`` made of it. NDJSON subscribers get the payload as
 one line, SSE subscribers as one event with a resume position. On HTTP/1.1 each line or
 event travels as one chunk, so that an end we planned differs from a cut; on HTTP/1.0 the
 connection's end is the stream's.
@@ -28,12 +29,14 @@ class WireForm(Protocol):
         states_position: True when events carry a resume position.
         can_tell: True when something that is not data can be said at all.
         has_notices: True when hedgehogd's own messages may be sent.
+        deflates: True when a message's compressed frame, if it has one, is sent instead.
     """
 
     kind: str
     states_position: bool
     can_tell: bool
     has_notices: bool
+    deflates: bool
 
     def data(self, message: Message, position: str) -> bytes:
         """Return the bytes of one message; ``position`` is empty when not to be stated."""
@@ -49,7 +52,7 @@ class WireForm(Protocol):
 
 
 class WebSocketForm:
-    """Frames as the exchange sent them.
+    """Frames as the exchange sent them; what we say ourselves is never compressed.
 
     ``has_notices`` is False on the strict endpoints, ``/`` and ``/ws-feed``.
     """
@@ -58,11 +61,14 @@ class WebSocketForm:
     states_position = False
     can_tell = True
 
-    def __init__(self, *, has_notices: bool) -> None:
+    def __init__(self, *, has_notices: bool, deflates: bool = False) -> None:
         self.has_notices = has_notices
+        self.deflates = deflates
 
     def data(self, message: Message, position: str) -> bytes:  # noqa: ARG002
-        """Return the very frame that arrived."""
+        """Return the very frame that arrived, or what was made of it for those who inflate."""
+        if self.deflates and message.deflated is not None:
+            return message.deflated
         return message.frame
 
     def tell(self, payload: bytes) -> bytes:
@@ -85,6 +91,7 @@ class NdjsonForm:
     states_position = False
     can_tell = False
     has_notices = False
+    deflates = False
 
     def __init__(self, *, chunked: bool) -> None:
         self._chunked = chunked
@@ -116,6 +123,7 @@ class SseForm:
     states_position = True
     can_tell = True
     has_notices = True
+    deflates = False
 
     def __init__(self, *, chunked: bool) -> None:
         self._chunked = chunked
@@ -172,5 +180,7 @@ def _sse_lines(payload: bytes) -> bytes:
 
 WEBSOCKET_STRICT = WebSocketForm(has_notices=False)
 WEBSOCKET = WebSocketForm(has_notices=True)
+WEBSOCKET_STRICT_DEFLATE = WebSocketForm(has_notices=False, deflates=True)
+WEBSOCKET_DEFLATE = WebSocketForm(has_notices=True, deflates=True)
 NDJSON = {True: NdjsonForm(chunked=True), False: NdjsonForm(chunked=False)}
 SSE = {True: SseForm(chunked=True), False: SseForm(chunked=False)}

@@ -8,6 +8,7 @@ stream, then read on until the peer has hung up or ``FAREWELL_S`` is over, then 
 import socket
 
 import trio
+from wsproto.extensions import Extension
 from wsproto.frame_protocol import FrameProtocol, Opcode, ParseFailed
 from wsproto.utilities import generate_accept_token
 
@@ -17,6 +18,7 @@ from hedgehogd.engine.health import FeedState
 from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.backoff import TokenBucket
 from hedgehogd.protocol.commands import CommandError, parse
+from hedgehogd.protocol.deflate import Inflater
 from hedgehogd.protocol.frames import encode_close, encode_pong
 from hedgehogd.protocol.wire import WireForm
 from hedgehogd.streaming.outlet import Outlet
@@ -35,10 +37,13 @@ def answer_head(request: StreamRequest, session_id: str, cors: bytes) -> bytes:
     """Return the answer's head: 101 for a WebSocket, 200 for SSE and NDJSON."""
     name = f"Hedgehog-Session: {session_id}\r\n".encode()
     if request.websocket_key:
+        extensions = b""
+        if request.extensions:
+            extensions = b"Sec-WebSocket-Extensions: %b\r\n" % request.extensions
         return (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
-            % (generate_accept_token(request.websocket_key), name)
+            b"Sec-WebSocket-Accept: %b\r\n%b%b\r\n"
+            % (generate_accept_token(request.websocket_key), extensions, name)
         )
     form: WireForm = request.form
     kind = b"text/event-stream" if form.kind == "sse" else b"application/x-ndjson"
@@ -131,7 +136,10 @@ class Reader:
         self._plane = plane
         self._outlet = outlet
         self._is_strict = request.is_strict
-        self._frames = FrameProtocol(client=False, extensions=[])
+        extensions: list[Extension] = []
+        if request.extensions:
+            extensions.append(Inflater(limits.CLIENT_MESSAGE_BYTES_MAX))
+        self._frames = FrameProtocol(client=False, extensions=extensions)
         self._text: list[str] = []
         self._size = 0
         self._bucket: TokenBucket | None = None
@@ -173,7 +181,9 @@ class Reader:
                     return
                 self._on_frame(frame.opcode, frame.payload, is_last=frame.message_finished)
         except ParseFailed as error:
-            self._refuse(int(error.code), "bad_frame", str(error))
+            code = int(error.code)
+            reason = "big_message" if code == CLOSE_TOO_BIG else "bad_frame"
+            self._refuse(code, reason, str(error))
 
     def _refuse(self, code: int, reason: str, detail: str) -> None:
         self._plane.counts.refusals[reason] += 1

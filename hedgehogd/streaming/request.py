@@ -21,7 +21,16 @@ from hedgehogd.protocol.commands import (
     Command,
     channel_requests,
 )
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
+from hedgehogd.protocol.deflate import answer_offers
+from hedgehogd.protocol.wire import (
+    NDJSON,
+    SSE,
+    WEBSOCKET,
+    WEBSOCKET_DEFLATE,
+    WEBSOCKET_STRICT,
+    WEBSOCKET_STRICT_DEFLATE,
+    WireForm,
+)
 
 STREAM_PATH = "/api/v1/stream"
 SUBSCRIBE_PREFIX = "/api/v1/subscribe/"
@@ -49,6 +58,7 @@ class StreamRequest(NamedTuple):
         websocket_key: ``Sec-WebSocket-Key``; empty for SSE and NDJSON.
         is_strict: Coinbase's protocol and its five-second rule.
         origin: the ``Origin`` header, or empty.
+        extensions: ``Sec-WebSocket-Extensions`` of the answer; empty when none is agreed on.
     """
 
     form: WireForm
@@ -56,6 +66,7 @@ class StreamRequest(NamedTuple):
     websocket_key: bytes
     is_strict: bool
     origin: str
+    extensions: bytes = b""
 
 
 def headers_of(request: h11.Request) -> dict[bytes, bytes]:
@@ -104,12 +115,12 @@ def read_stream_request(request: h11.Request) -> StreamRequest:
     origin = headers.get(b"origin", b"").decode("latin-1")
     if asks_for_websocket(headers):
         key = _check_handshake(request, headers)
-        if path in STRICT_PATHS:
-            return StreamRequest(WEBSOCKET_STRICT, None, key, is_strict=True, origin=origin)
-        if path == EXTENDED_PATH:
-            return StreamRequest(WEBSOCKET, None, key, is_strict=False, origin=origin)
-        command = _command(path, query)
-        return StreamRequest(WEBSOCKET, command, key, is_strict=False, origin=origin)
+        extensions = answer_offers(headers.get(b"sec-websocket-extensions", b""))
+        is_strict = path in STRICT_PATHS
+        form = _websocket_form(is_strict=is_strict, deflates=bool(extensions))
+        waits = is_strict or path == EXTENDED_PATH
+        command = None if waits else _command(path, query)
+        return StreamRequest(form, command, key, is_strict, origin, extensions)
     form = _form(headers.get(b"accept", b""), chunked=request.http_version == b"1.1")
     return StreamRequest(form, _command(path, query), b"", is_strict=False, origin=origin)
 
@@ -132,6 +143,12 @@ def _check_handshake(request: h11.Request, headers: dict[bytes, bytes]) -> bytes
             "bad_handshake", "the header Sec-WebSocket-Key is not 16 bytes in base64"
         )
     return key
+
+
+def _websocket_form(*, is_strict: bool, deflates: bool) -> WireForm:
+    if is_strict:
+        return WEBSOCKET_STRICT_DEFLATE if deflates else WEBSOCKET_STRICT
+    return WEBSOCKET_DEFLATE if deflates else WEBSOCKET
 
 
 def _form(accept: bytes, *, chunked: bool) -> WireForm:

@@ -15,7 +15,9 @@ from hedgehogd.protocol.wire import (
     NDJSON,
     SSE,
     WEBSOCKET,
+    WEBSOCKET_DEFLATE,
     WEBSOCKET_STRICT,
+    WEBSOCKET_STRICT_DEFLATE,
     chunk,
     one_line,
 )
@@ -130,7 +132,11 @@ def test_a_message_on_one_line_is_relayed_untouched(chunked, payload):
     assert payload == data.encode()
 
 
-@pytest.mark.parametrize("form", [WEBSOCKET, WEBSOCKET_STRICT])
+PLAIN = [WEBSOCKET, WEBSOCKET_STRICT]
+DEFLATING = [WEBSOCKET_DEFLATE, WEBSOCKET_STRICT_DEFLATE]
+
+
+@pytest.mark.parametrize("form", PLAIN + DEFLATING)
 def test_a_websocket_gets_the_very_frame_that_arrived(form):
     """The upstream frame *is* the downstream frame; nothing is encoded again."""
     message = message_of(b'{\n"a":1}')
@@ -138,22 +144,43 @@ def test_a_websocket_gets_the_very_frame_that_arrived(form):
     assert form.data(message, POSITION) is message.frame
 
 
+def test_a_deflated_frame_is_for_those_who_asked():
+    """It is made once, by whoever publishes, and shared."""
+    message = message_of(b"{}")
+    message.deflated = b"\xc1\x00"
+
+    assert all(form.data(message, "") is message.frame for form in PLAIN)
+    assert all(form.data(message, "") is message.deflated for form in DEFLATING)
+    assert NDJSON[False].data(message, "") == b"{}\n"
+    assert SSE[False].data(message, "") == b"data: {}\n\n"
+
+
 @pytest.mark.parametrize(
-    ("form", "kind", "states_position", "can_tell", "has_notices"),
+    ("form", "kind", "states_position", "can_tell", "has_notices", "deflates"),
     [
-        (WEBSOCKET_STRICT, "websocket", False, True, False),
-        (WEBSOCKET, "websocket", False, True, True),
-        (NDJSON[True], "ndjson", False, False, False),
-        (NDJSON[False], "ndjson", False, False, False),
-        (SSE[True], "sse", True, True, True),
-        (SSE[False], "sse", True, True, True),
+        (WEBSOCKET_STRICT, "websocket", False, True, False, False),
+        (WEBSOCKET, "websocket", False, True, True, False),
+        (WEBSOCKET_STRICT_DEFLATE, "websocket", False, True, False, True),
+        (WEBSOCKET_DEFLATE, "websocket", False, True, True, True),
+        (NDJSON[True], "ndjson", False, False, False, False),
+        (NDJSON[False], "ndjson", False, False, False, False),
+        (SSE[True], "sse", True, True, True, False),
+        (SSE[False], "sse", True, True, True, False),
     ],
 )
-def test_each_form_says_what_it_can_carry(form, kind, states_position, can_tell, has_notices):
+def test_each_form_says_what_it_can_carry(
+    form, kind, states_position, can_tell, has_notices, deflates
+):
     """Strict endpoints and NDJSON never see a message of ours (DESIGN §3)."""
-    expected = (kind, states_position, can_tell, has_notices)
+    expected = (kind, states_position, can_tell, has_notices, deflates)
 
-    assert expected == (form.kind, form.states_position, form.can_tell, form.has_notices)
+    assert expected == (
+        form.kind,
+        form.states_position,
+        form.can_tell,
+        form.has_notices,
+        form.deflates,
+    )
 
 
 NOTICE = b'{"type":"stale"}'
@@ -163,6 +190,8 @@ NOTICE = b'{"type":"stale"}'
     ("actual", "expected"),
     [
         (WEBSOCKET.tell(NOTICE), b"\x81\x10" + NOTICE),
+        (WEBSOCKET_DEFLATE.tell(NOTICE * 1000), b"\x81\x7e\x3e\x80" + NOTICE * 1000),
+        (WEBSOCKET_STRICT_DEFLATE.tell(NOTICE), b"\x81\x10" + NOTICE),
         (WEBSOCKET.keep_alive(), b"\x89\x00"),
         (WEBSOCKET.end(), b""),
         (NDJSON[False].data(message_of(b"{}"), POSITION), b"{}\n"),

@@ -1,15 +1,22 @@
 """One stream: what clients say, well and badly, and how a stream ends."""
 
+import zlib
+
 import msgspec
 import pytest
 import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.extensions import Extension, PerMessageDeflate
 
 from hedgehogd.domain import limits
+from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import FeedState
 from hedgehogd.protocol.commands import Command, channel_requests
+from hedgehogd.protocol.deflate import deflated
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.upstream import UpstreamSession
 from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
 
 SUBSCRIBE = '{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker","matches"]}'
@@ -18,9 +25,10 @@ SUBSCRIBE = '{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker",
 class Client:
     """A WebSocket client made of wsproto, over a connection whose handshake is done."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, *extensions: Extension) -> None:
         self.stream = stream
-        self._ws = Connection(ConnectionType.CLIENT)
+        self.bytes_in = 0
+        self._ws = Connection(ConnectionType.CLIENT, list(extensions))
         self._events: list[Event] = []
 
     async def send(self, event: Event) -> None:
@@ -37,6 +45,7 @@ class Client:
             while not self._events:
                 data = await self.stream.receive_some(65536)
                 assert data, "hung up without a close frame"
+                self.bytes_in += len(data)
                 self._ws.receive_data(data)
                 self._events += self._ws.events()
         return self._events.pop(0)
@@ -413,6 +422,147 @@ async def test_a_stream_of_status_needs_no_pair(served: Served) -> None:
 
     assert b'{"type":"status","products":[]}\n' in await read_to(stream, b"\n\r\n")
     await stream.aclose()
+
+
+ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+async def _upgrade(served: Served, path: str, *offers: str) -> tuple[trio.SocketStream, str]:
+    """Open a WebSocket with these offers; return the connection and the answer's head."""
+    lines = [f"Sec-WebSocket-Extensions: {offer}" for offer in offers]
+    stream = await served.ask(
+        "\n".join(
+            (
+                f"GET {path} HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: Upgrade",
+                "Sec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                *lines,
+            )
+        )
+    )
+    return stream, (await read_to(stream, b"\r\n\r\n")).decode()
+
+
+async def _deflating(served: Served, path: str = "/ws") -> Client:
+    """Return a client that compresses, and whose handshake wsproto itself has judged."""
+    extension = PerMessageDeflate()
+    stream, head = await _upgrade(served, path, f"permessage-deflate; {extension.offer()}")
+    [answer] = [line for line in head.split("\r\n") if line.startswith("Sec-WebSocket-Ext")]
+    extension.finalize(answer.partition(": ")[2])
+    assert extension.server_no_context_takeover
+    assert extension.client_no_context_takeover
+    return Client(stream, extension)
+
+
+@pytest.mark.parametrize(
+    ("offers", "answers"),
+    [
+        ((), []),
+        (("permessage-deflate; client_max_window_bits",), [ANSWER]),
+        (
+            ("x-other", "permessage-deflate; server_max_window_bits=10, permessage-deflate"),
+            [ANSWER],
+        ),
+        (("permessage-deflate; server_max_window_bits=10",), []),
+        (
+            ("permessage-deflate; server_max_window_bits=15",),
+            [ANSWER + "; server_max_window_bits=15"],
+        ),
+    ],
+)
+async def test_the_answers_head_says_what_is_agreed_on(
+    served: Served, offers: tuple[str, ...], answers: list[str]
+) -> None:
+    """A client that was not told must take a reserved bit for an error (RFC 6455 §5.2)."""
+    stream, head = await _upgrade(served, "/ws-feed", *offers)
+    name = "Sec-WebSocket-Extensions: "
+
+    assert head.startswith("HTTP/1.1 101 ")
+    assert answers == [line[len(name) :] for line in head.split("\r\n") if line.startswith(name)]
+    await stream.aclose()
+
+
+async def test_large_messages_come_compressed_to_those_who_asked(served: Served) -> None:
+    """Small ones and what we say ourselves come as they are; everyone reads the same."""
+    plain, deflating = Client(await served.upgrade("/ws")), await _deflating(served)
+    for client in (plain, deflating):
+        await client.next_json()
+        await client.say(SUBSCRIBE)
+        await client.next_json()
+        client.bytes_in = 0
+    received = UpstreamSession().receive(
+        [(encode_text(p), p) for p in (ticker(1), ticker(2, pad=100_000), ticker(3))]
+    )
+    for message in received.messages:
+        message.deflated = deflated(message)
+    await served.instance.broker.publish([Delivery(received.messages)])
+    read = [[await client.next_json() for _ in range(3)] for client in (plain, deflating)]
+
+    assert [1, 2, 3] == [message["sequence"] for message in read[0]]
+    assert read[0] == read[1]
+    assert plain.bytes_in > 100_000
+    assert len(ticker(1) + ticker(3)) < deflating.bytes_in < 1000
+    await plain.stream.aclose()
+    await deflating.stream.aclose()
+
+
+@pytest.mark.parametrize("path", ["/ws-feed", "/ws"])
+async def test_compressed_commands_are_carried_out(served: Served, path: str) -> None:
+    """A client that asked for compression may use it for all it says."""
+    client = await _deflating(served, path)
+    if path == "/ws":
+        await client.next_json()
+    await client.say(SUBSCRIBE)
+    first = await client.next_json()
+    await client.say("")
+    empty = await client.next_json()
+    await client.send(TextMessage(data=SUBSCRIBE[:20], message_finished=False))
+    await client.send(Ping(payload=b"between"))
+    await client.send(TextMessage(data=SUBSCRIBE[20:]))
+
+    assert ["ticker", "matches"] == [row["name"] for row in first["channels"]]
+    assert ("error", "Malformed JSON") == (empty["type"], empty["message"])
+    assert isinstance(await client.next(), Pong)
+    assert first == await client.next_json()
+    await client.stream.aclose()
+
+
+def _deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(9, wbits=-15)
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+DEFLATED_FRAMES = {
+    "a bomb": (_frame(0xC1, _deflate(b" " * 8_000_000)), 1009, "big_message"),
+    "one byte too many": (_frame(0xC1, _deflate(b" " * 65_537)), 1009, "big_message"),
+    "one uncompressed": (
+        _frame(0x01, b" " * 65_535) + _frame(0x80, b"  "),
+        1009,
+        "big_message",
+    ),
+    "not deflated": (_frame(0xC1, b"\xff\xff"), 1007, "bad_frame"),
+    "bad UTF-8": (_frame(0xC1, _deflate(b"\xff\xfe")), 1007, "bad_frame"),
+    "binary": (_frame(0xC2, _deflate(b"{}")), 1003, "binary"),
+    "another reserved bit": (_frame(0xA1, b"{}"), 1002, "bad_frame"),
+    "a compressed ping": (_frame(0xC9, b""), 1002, "bad_frame"),
+    "a compressed continuation": (_frame(0x41, b"") + _frame(0xC0, b""), 1002, "bad_frame"),
+}
+
+
+@pytest.mark.parametrize("case", DEFLATED_FRAMES)
+async def test_a_compressed_frame_that_breaks_a_rule_ends_the_stream(
+    served: Served, case: str
+) -> None:
+    """Compression lets nothing in that would not get in without."""
+    frames, code, reason = DEFLATED_FRAMES[case]
+    client = await _deflating(served)
+    await client.next_json()
+    await client.stream.send_all(frames)
+
+    assert code == await client.closed()
+    assert {reason: 1} == served.instance.counts.refusals
+    assert {reason: 1} == served.instance.counts.ends
+    await client.stream.aclose()
+    await served.all_gone()
 
 
 @pytest.mark.parametrize("message", [BytesMessage(data=b"x"), TextMessage(data="{}")])

@@ -4,7 +4,15 @@ import h11
 import pytest
 
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
+from hedgehogd.protocol.wire import (
+    NDJSON,
+    SSE,
+    WEBSOCKET,
+    WEBSOCKET_DEFLATE,
+    WEBSOCKET_STRICT,
+    WEBSOCKET_STRICT_DEFLATE,
+    WireForm,
+)
 from hedgehogd.streaming.request import Plane, plane_of, read_stream_request
 
 KEY = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
@@ -69,6 +77,58 @@ def test_each_websocket_path_has_its_dialect(path: str, form: WireForm, strict: 
     asked = read_stream_request(request(path, *UPGRADE))
 
     assert (form, strict, KEY[1].encode()) == (asked.form, asked.is_strict, asked.websocket_key)
+
+
+ANSWER = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/", WEBSOCKET_STRICT_DEFLATE),
+        ("/ws-feed", WEBSOCKET_STRICT_DEFLATE),
+        ("/ws", WEBSOCKET_DEFLATE),
+        ("/api/v1/stream", WEBSOCKET_DEFLATE),
+        ("/api/v1/subscribe/BTC-USD", WEBSOCKET_DEFLATE),
+    ],
+)
+def test_who_offers_compression_gets_a_form_that_deflates(path: str, form: WireForm) -> None:
+    """On every path of a WebSocket, in its dialect."""
+    chrome = ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
+    asked = read_stream_request(request(path, *UPGRADE, chrome))
+
+    assert (form, ANSWER) == (asked.form, asked.extensions)
+
+
+@pytest.mark.parametrize(
+    ("offers", "answer"),
+    [
+        ([], b""),
+        (["permessage-deflate"], ANSWER),
+        (["x-other", "permessage-deflate"], ANSWER),
+        (["permessage-deflate; server_max_window_bits=10", "permessage-deflate"], ANSWER),
+        (["permessage-deflate; server_max_window_bits=10"], b""),
+        (["x-other"], b""),
+        ([";;;"], b""),
+    ],
+)
+def test_an_offer_that_cannot_be_kept_is_declined_and_no_more(
+    offers: list[str], answer: bytes
+) -> None:
+    """The stream is had, uncompressed; several headers are one list (RFC 6455 §9.1)."""
+    headers = [("Sec-WebSocket-Extensions", offer) for offer in offers]
+    asked = read_stream_request(request("/ws", *UPGRADE, *headers))
+
+    assert answer == asked.extensions
+    assert (WEBSOCKET_DEFLATE if answer else WEBSOCKET) is asked.form
+
+
+def test_only_a_websocket_is_compressed() -> None:
+    """The header means nothing elsewhere."""
+    headers = [("Sec-WebSocket-Extensions", "permessage-deflate")]
+    asked = read_stream_request(request("/api/v1/stream", *headers))
+
+    assert (NDJSON[True], b"") == (asked.form, asked.extensions)
 
 
 @pytest.mark.parametrize(

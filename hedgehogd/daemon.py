@@ -41,6 +41,7 @@ from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.session import Pipe, Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.engine.ticker_batch import TickerBatch
+from hedgehogd.feeds.catalogue import keep_catalogue
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dial import (
     COINBASE_REST_URL,
@@ -51,7 +52,7 @@ from hedgehogd.feeds.dial import (
     parse_url,
 )
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
-from hedgehogd.feeds.rest import keep_catalogue
+from hedgehogd.feeds.rest import RestClient
 from hedgehogd.notify import keep_notifying, notify
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.streaming.door import Door, open_listener
@@ -59,6 +60,7 @@ from hedgehogd.streaming.keeper import keep_alive, say_farewell
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.web.app import make_app
+from hedgehogd.web.exchange import Companion
 from hedgehogd.web.metrics import watch_lag
 from hedgehogd.web.server import control_handler
 
@@ -125,6 +127,7 @@ class Daemon:
         self.stop = trio.Event()
         self._settings = settings
         self._random = Random(secrets.randbits(64))
+        self._rest: RestClient | None = None  # once the feed's address is known
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` is set and the drain is over.
@@ -162,7 +165,7 @@ class Daemon:
     ) -> None:
         """Open the door, wait for ``stop``, and drain."""
         instance, settings = self.instance, self._settings
-        app = make_app(instance, settings.serve_cors_origins)
+        app = make_app(instance, settings.serve_cors_origins, Companion(self._rest))
         async with trio.open_nursery() as connections:
             outlets = OutletSettings(
                 connections,
@@ -212,7 +215,9 @@ class Daemon:
             stale_after_s=settings.feed_stale_after_s,
             message_bytes_max=settings.feed_message_bytes_max,
         )
-        await producers.start(keep_catalogue, pipe.catalogue, address.rest_url)
+        self._rest = RestClient(address.rest_url, self._random)
+        await producers.start(self._rest.run)
+        await producers.start(keep_catalogue, pipe.catalogue, self._rest)
         await producers.start(feed.run)
 
     async def _feed_address(self, producers: trio.Nursery) -> FeedAddress | None:

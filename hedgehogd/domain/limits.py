@@ -119,3 +119,43 @@ SSE_ID_TOPICS_MAX = 8
 UNACKED_MAX_S = BACKLOG_AGE_MAX_S + GOODBYE_WRITTEN_S + FAREWELL_S + 5.0
 # Connections the kernel completes for us while we are busy.
 LISTEN_BACKLOG_MAX = 4096
+
+# The exchange's REST service: 10 requests a second and a burst of 15 per address (FEED §13),
+# with some left for the operator's own curl.
+REST_REQUESTS_PER_S = 8.0
+REST_REQUESTS_BURST = 12
+# Requests in flight at once, and those waiting for their turn: 5 s of them.
+REST_IN_FLIGHT_MAX = 8
+REST_WAITING_MAX = 40
+# Requests of askers in a row while a backfill waits: it gets at least every fifth.
+REST_ASKERS_IN_A_ROW_MAX = 4
+# How long one who asks us waits for an answer of the exchange, the queue included. Below
+# HEAD_TIMEOUT_S: after that, Hypercorn cuts a connection that it has read nothing from.
+REST_ASKER_S = 8.0
+# One answer: a level 3 book is the largest, several MB; an error's body is a line.
+REST_ANSWER_BYTES_MAX = 16 * 1024 * 1024
+REST_ERROR_BYTES_MAX = 4 * 1024
+# Answers kept for the next askers, least recently used out first.
+REST_KEPT_ANSWERS_MAX = 512
+REST_KEPT_BYTES_MAX = 32 * 1024 * 1024
+# After a 429 nothing is asked for at least this long; each further one in a row doubles it,
+# up to the cap, before jitter. A longer Retry-After is believed up to its own cap.
+REST_PAUSE_MIN_S = 1.0
+REST_PAUSE_MAX_S = 30.0
+REST_RETRY_AFTER_MAX_S = 300.0
+# Tries of a request that meets 429 each time.
+REST_LIMITED_TRIES_MAX = 3
+
+# Trades fetched for one gap: fifty pages, 10 s of REST; an outage of BTC-USD of two hours.
+BACKFILL_TRADES_MAX = 50_000
+# Gaps waiting to be filled: what a reconnect finds for every product with trades.
+BACKFILL_GAPS_MAX = 1_000
+# Trades handed on at once.
+BACKFILL_CHUNK_TRADES_MAX = 500
+# The newest trades may be missing from REST for some seconds (FEED §13).
+BACKFILL_PATIENCE_S = 15.0
+# Tries of a page in a row before the rest of its gap is given up.
+BACKFILL_TRIES_MAX = 6
+# Backfilled trades kept for those who resume: all products together, and how long.
+BACKFILLED_TRADES_MAX = 100_000
+BACKFILLED_KEEP_S = 600.0

@@ -36,6 +36,17 @@ class Catalogue:
         """True once the exchange's list has been loaded, or a fixed list was configured."""
         return self._only is not None or self._listed is not None
 
+    @property
+    def only(self) -> frozenset[str] | None:
+        """The fixed list that was configured; None when there is none."""
+        return self._only
+
+    def known(self) -> frozenset[str] | None:
+        """Return the products that may be subscribed to; None when nobody can say."""
+        if self._listed is None or self._only is None:
+            return self._listed if self._only is None else self._only
+        return self._listed & self._only
+
     def replace(self, product_ids: frozenset[str]) -> None:
         """Take the exchange's list of products; from now on it alone decides."""
         self._listed = product_ids

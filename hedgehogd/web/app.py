@@ -7,6 +7,7 @@ request of a browser or proxy meets the door again and a stream can never land h
 from typing import Any
 
 import msgspec
+from prometheus_client.registry import Collector
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -17,7 +18,9 @@ from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.coinbase import subscription_rows
 from hedgehogd.protocol.commands import DEFAULT_CHANNELS, Command, channel_requests, drop_pair
-from hedgehogd.web.metrics import exposition
+from hedgehogd.web.exchange import EXPOSED_HEADERS, Companion, add_exchange
+from hedgehogd.web.metrics import RestCollector, exposition
+from hedgehogd.web.openapi import OPENAPI_PATH, description
 from hedgehogd.web.page import status_page
 
 SESSION_HEADER = "Hedgehog-Session"
@@ -36,15 +39,21 @@ def error_response(code: str, message: str, status: int) -> Response:
     return json_response({"error": {"code": code, "message": message}}, status)
 
 
-def make_app(instance: Instance, cors_origins: tuple[str, ...] = ()) -> QuartTrio:
-    """Return the app that serves ``instance``'s control plane."""
+def make_app(
+    instance: Instance,
+    cors_origins: tuple[str, ...] = (),
+    companion: Companion = Companion(),  # noqa: B008  # frozen
+) -> QuartTrio:
+    """Return the app that serves ``instance``'s control plane, and its REST companion."""
     app = QuartTrio("hedgehogd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2  # Hypercorn's end comes unexplained
     _add_errors(app, instance)
     _add_cors(app, frozenset(cors_origins))
-    _add_health(app, instance)
+    _add_health(app, instance, RestCollector(companion.rest, companion.backfill))
     _add_control(app, instance)
+    _add_description(app)
+    add_exchange(app, instance, companion)
     return app
 
 
@@ -78,12 +87,12 @@ def _add_cors(app: QuartTrio, origins: frozenset[str]) -> None:
             headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
             headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
             headers["Access-Control-Allow-Headers"] = f"Content-Type, {SESSION_HEADER}"
-            headers["Access-Control-Expose-Headers"] = SESSION_HEADER
+            headers["Access-Control-Expose-Headers"] = ", ".join((SESSION_HEADER, *EXPOSED_HEADERS))
             headers["Vary"] = "Origin"
         return response
 
 
-def _add_health(app: QuartTrio, instance: Instance) -> None:
+def _add_health(app: QuartTrio, instance: Instance, rest_metrics: Collector) -> None:
     @app.get("/healthz")
     async def healthz() -> Response:
         alive = not instance.is_draining
@@ -96,7 +105,7 @@ def _add_health(app: QuartTrio, instance: Instance) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        body, content_type = exposition(instance)
+        body, content_type = exposition(instance, rest_metrics)
         return Response(body, 200, content_type=content_type)
 
     @app.get("/")
@@ -104,6 +113,14 @@ def _add_health(app: QuartTrio, instance: Instance) -> None:
         return Response(
             status_page(instance, request.host), 200, content_type="text/html; charset=utf-8"
         )
+
+
+def _add_description(app: QuartTrio) -> None:
+    document = description()
+
+    @app.get(OPENAPI_PATH)
+    async def openapi() -> Response:
+        return json_response(document)
 
 
 def _add_control(app: QuartTrio, instance: Instance) -> None:

@@ -14,6 +14,8 @@ from prometheus_client.registry import Collector
 from hedgehogd import __version__
 from hedgehogd.engine.health import FeedState
 from hedgehogd.engine.instance import Instance
+from hedgehogd.feeds.backfill import Backfill
+from hedgehogd.feeds.rest import RestClient
 
 LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LAG_STEP_S = 0.25
@@ -35,10 +37,11 @@ async def watch_lag() -> None:
         _lag.observe(trio.current_time() - due)
 
 
-def exposition(instance: Instance) -> tuple[bytes, str]:
-    """Return the metrics of ``instance`` in Prometheus' text format, and its content type."""
+def exposition(instance: Instance, *others: Collector) -> tuple[bytes, str]:
+    """Return all metrics in Prometheus' text format, and its content type."""
     registry = CollectorRegistry()
-    registry.register(InstanceCollector(instance))
+    for collector in (InstanceCollector(instance), *others):
+        registry.register(collector)
     return generate_latest(registry) + generate_latest(_lag_registry), CONTENT_TYPE_LATEST
 
 
@@ -118,6 +121,35 @@ class InstanceCollector(Collector):
         yield _counters("refusals", "Requests, frames, commands refused", "reason", refusals)
         yield _gauge("visitors", "Connections that are not streams", counts.visitors)
         yield _counter("accept_pauses", "Accepting paused for lack of files", counts.accept_pauses)
+
+
+class RestCollector(Collector):
+    """Reads what was asked of the exchange's REST service; nothing where there is none."""
+
+    def __init__(self, rest: RestClient | None, backfill: Backfill | None) -> None:
+        self._rest = rest
+        self._backfill = backfill
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics as they are now."""
+        if self._rest is not None:
+            yield from self._of_rest(self._rest)
+        if self._backfill is not None:
+            yield from self._of_backfill(self._backfill)
+
+    def _of_rest(self, rest: RestClient) -> Iterator[Metric]:
+        yield _counter("rest_requests", "Requests to the exchange's REST service", rest.requests)
+        errors = {"timeout": 0, **rest.errors}
+        yield _counters("rest_errors", "Those that failed", "reason", errors)
+        yield _counter("rest_cache_hits", "Reads answered by what was kept", rest.cache_hits)
+        yield _counter("rest_coalesced", "Reads that shared another's request", rest.coalesced)
+        yield _counter("rest_refused", "Reads refused, too many waiting", rest.refused)
+
+    def _of_backfill(self, backfill: Backfill) -> Iterator[Metric]:
+        yield _counter("backfill_gaps", "Gaps to be filled by REST", backfill.gaps)
+        yield _counter("backfill_trades", "Trades that filled them", backfill.delivered)
+        given_up = {"not_listed": 0, **backfill.given_up}
+        yield _counters("backfill_given_up", "Trades that stay missing", "reason", given_up)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -131,6 +131,22 @@ def test_the_catalogue_knows_whether_it_knows(only, steps, expected):
     assert expected == follow(only, steps).is_known
 
 
+@pytest.mark.parametrize(
+    ("only", "steps", "expected"),
+    [
+        (None, [("refuse", "NO-SUCH")], None),
+        (None, [("replace", {"A-USD", "B-USD"})], {"A-USD", "B-USD"}),
+        ({"A-USD"}, [], {"A-USD"}),
+        ({"A-USD", "C-USD"}, [("replace", {"A-USD", "B-USD"})], {"A-USD"}),
+    ],
+)
+def test_the_catalogue_tells_what_it_knows(only, steps, expected):
+    """A recording's list of products is made from this."""
+    catalogue = follow(only, steps)
+
+    assert (catalogue.known(), catalogue.only) == (expected, only)
+
+
 def test_refusals_are_not_remembered_without_end(monkeypatch):
     """A hostile feed refuses what nobody asked for (invariant 4)."""
     monkeypatch.setattr(product, "TOPICS_MAX", 2)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import trio
 
+from hedgehogd import daemon as daemon_module
 from tests.e2e.harness import (
     PATIENCE_S,
     HttpStream,
@@ -134,9 +135,18 @@ async def test_a_wrong_pair_is_a_404_that_says_so_and_hurts_nobody_else() -> Non
         assert (await next_of(client, "ticker"))["product_id"] == "BTC-USD"
 
 
-async def test_where_no_rest_tells_the_products_the_exchanges_refusal_reaches_the_asker() -> None:
-    """Chained relays have no list of products; a wrong pair is refused all the same."""
+async def _no_list(
+    *_: object, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    task_status.started()
+
+
+async def test_where_no_rest_tells_the_products_the_exchanges_refusal_reaches_the_asker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A feed may have no list of products; a wrong pair is refused all the same."""
     async with running(quick(feed_where="demo")) as first:
+        monkeypatch.setattr(daemon_module, "keep_catalogue", _no_list)
         url = f"ws://127.0.0.1:{first.port}/ws-feed"
         async with (
             running(quick(feed_where=url)) as second,

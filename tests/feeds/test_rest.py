@@ -1,156 +1,418 @@
-"""The list of products, from a REST service that may be anything."""
+"""The exchange's REST service is asked once for all, never too fast, and never waited for long."""
 
-import json
-import re
+from random import Random
 
 import httpx
-import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.product import Catalogue
-from hedgehogd.feeds import rest
-from hedgehogd.feeds.rest import keep_catalogue, read_products
-
-PRODUCTS = [
-    {"id": "BTC-USD", "status": "online", "base_currency": "BTC"},
-    {"id": "ETH-USD"},
-    {"id": "OLD-USD", "status": "delisted"},
-    {"id": "NEW-USD", "status": "offline"},
-]
-LISTED = {"BTC-USD", "ETH-USD", "NEW-USD"}
+from hedgehogd.feeds.answers import Answer
+from hedgehogd.feeds.rest import RestClient
+from hedgehogd.simulator.market import Market
+from hedgehogd.simulator.products import products_for
+from hedgehogd.simulator.rest import market_app
+from tests.feeds.upstream import Upstream, reply, rest_client
 
 
-def test_delisted_products_are_not_listed():
-    """They stay in Coinbase's list for years, and subscribing to them fails."""
-    assert read_products(json.dumps(PRODUCTS).encode()) == LISTED
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"{}", b"null", b"[1]", b'[{"id":7}]', b'[{"status":"online"}]', b"<html>"]
-)
-def test_what_is_no_list_is_refused(body):
-    """A proxy's login page is not a market without products."""
-    with pytest.raises(msgspec.DecodeError):
-        read_products(body)
-
-
-@pytest.mark.parametrize("body", [b'[{"id":"\xff"}]', b'[{"id":"a","x":' + b"[" * 5000])
-def test_bad_text_and_endless_nesting_are_no_list_either(body):
-    """Both once got past the handler and ended the daemon."""
-    with pytest.raises(msgspec.DecodeError):
-        read_products(body)
+def for_a_second(answer):
+    return 1.0
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    """Let the service answer from a list, its last answer again and again; count requests."""
-    queue, seen = [], []
-
-    def answer(request):
-        seen.append((trio.current_time(), request))
-        found = queue.pop(0) if len(queue) > 1 else queue[0]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    real = httpx.AsyncClient
-    transport = httpx.MockTransport(answer)
-    monkeypatch.setattr(rest.httpx, "AsyncClient", lambda **kw: real(**kw, transport=transport))
-    return queue, seen
+def upstream():
+    return Upstream()
 
 
-def listing():
-    return httpx.Response(200, json=PRODUCTS)
+@pytest.fixture
+async def rest(nursery, upstream):
+    client = rest_client(upstream)
+    await nursery.start(client.run)
+    return client
 
 
-async def test_the_list_is_there_when_it_has_started(autojump_clock, nursery, answers):
-    """The first subscriber is refused a wrong pair already."""
-    queue, seen = answers
-    queue.append(listing())
-    catalogue = Catalogue()
-    await nursery.start(keep_catalogue, catalogue, "http://exchange.test")
+@pytest.fixture
+def ask(nursery, rest):
+    """Let somebody ask; returns the list that the answer will be put into."""
 
-    assert catalogue.accepts("BTC-USD")
-    assert not catalogue.accepts("OLD-USD")
-    request = seen[0][1]
-    assert str(request.url) == "http://exchange.test/products"
-    assert re.fullmatch(r"hedgehogd/\S+", request.headers["user-agent"])
+    def ask(path="/products", query=(), keeping=for_a_second, scope=None):
+        got = []
+
+        async def asker():
+            with scope or trio.CancelScope():
+                got.append(await rest.get(path, query, keeping=keeping))
+
+        nursery.start_soon(asker)
+        return got
+
+    return ask
 
 
-async def test_the_list_is_read_again_now_and_then(autojump_clock, nursery, answers):
-    """Coinbase lists new products every week, and we run for months."""
-    queue, seen = answers
-    queue += [httpx.Response(200, json=PRODUCTS[:1]), listing()]
-    catalogue = Catalogue()
-    await nursery.start(keep_catalogue, catalogue, "http://exchange.test")
-    assert not catalogue.accepts("ETH-USD")
-    await trio.sleep(limits.CATALOGUE_REFRESH_S + 1)
+async def test_a_hundred_askers_are_one_request(autojump_clock, ask, upstream, rest):
+    """Never one upstream request per downstream request."""
+    upstream.gate = trio.Event()
+    askers = [ask(query=(("a", "1"), ("b", "2"))) for _ in range(50)]
+    askers += [ask(query=(("b", "2"), ("a", "1"))) for _ in range(50)]
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await wait_all_tasks_blocked()
 
-    assert catalogue.accepts("ETH-USD")
-    assert [at for at, _ in seen] == [0, limits.CATALOGUE_REFRESH_S]
+    assert upstream.asked == ["/products?a=1&b=2"]
+    assert {got[0].status for got in askers} == {200}
+    assert (rest.requests, rest.coalesced, rest.cache_hits) == (1, 99, 0)
+
+
+async def test_an_answer_serves_others_for_its_time(autojump_clock, rest, upstream):
+    """And not longer: a price of two seconds ago is wrong."""
+    for pause in (0, 0.9, 0.2):
+        await trio.sleep(pause)
+        await rest.get("/products", keeping=for_a_second)
+
+    assert [at for at, _ in upstream.seen] == [0, pytest.approx(1.1)]
+    assert rest.cache_hits == 1
+
+
+async def test_the_answer_says_how_long_it_may_be_kept(autojump_clock, rest, upstream):
+    """An old page of trades cannot change, a new one does."""
+    await rest.get("/products", keeping=lambda answer: len(answer.body))
+    await trio.sleep(10)
+    await rest.get("/products", keeping=for_a_second)
+
+    assert len(upstream.seen) == 1
+
+
+async def test_one_who_leaves_takes_nothing_from_the_others(autojump_clock, ask, upstream):
+    """The fetch is the client's own."""
+    upstream.gate = trio.Event()
+    leaving = trio.CancelScope()
+    first, second = ask(scope=leaving), ask()
+    await wait_all_tasks_blocked()
+    leaving.cancel()
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await wait_all_tasks_blocked()
+
+    assert (first, second[0].status, len(upstream.seen)) == ([], 200, 1)
+
+
+async def test_when_all_have_left_the_answer_is_kept_all_the_same(
+    autojump_clock, ask, rest, upstream
+):
+    """It has been paid for."""
+    upstream.gate = trio.Event()
+    leaving = trio.CancelScope()
+    ask(scope=leaving)
+    await wait_all_tasks_blocked()
+    leaving.cancel()
+    upstream.gate.set()
+    await wait_all_tasks_blocked()
+    await rest.get("/products", keeping=for_a_second)
+
+    assert (len(upstream.seen), rest.cache_hits) == (1, 1)
+
+
+async def test_what_nobody_waits_for_any_more_is_not_asked(autojump_clock, ask, rest, upstream):
+    """Connections opened and cut must not fill the queue."""
+    upstream.gate = trio.Event()
+    leaving = [trio.CancelScope() for _ in range(40)]
+    for number, scope in enumerate(leaving):
+        ask(f"/products/{number}", scope=scope)
+    await wait_all_tasks_blocked()
+    for scope in leaving:
+        scope.cancel()
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await trio.sleep(20)
+
+    assert len(upstream.seen) == limits.REST_IN_FLIGHT_MAX
+    assert (await rest.get("/time", keeping=for_a_second)).status == 200
+
+
+async def test_the_exchanges_limits_are_kept(autojump_clock, ask, upstream):
+    """A burst, then so many a second; few at once."""
+    upstream.gate = trio.Event()
+    askers = [ask(f"/products/{number}") for number in range(40)]
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await trio.sleep(30)
+
+    assert all(got[0].status == 200 for got in askers)
+    assert upstream.most == limits.REST_IN_FLIGHT_MAX
+    times = [at for at, _ in upstream.seen]
+    for start in times:
+        within = sum(start <= at < start + 5 for at in times)
+        assert within <= limits.REST_REQUESTS_BURST + 5 * limits.REST_REQUESTS_PER_S
+    assert times[-1] == pytest.approx(
+        (40 - limits.REST_REQUESTS_BURST) / limits.REST_REQUESTS_PER_S, abs=0.2
+    )
+
+
+async def test_who_would_wait_too_long_is_refused_at_once(autojump_clock, ask, rest, upstream):
+    """With the time after which it is worth asking again."""
+    upstream.gate = trio.Event()
+    most = limits.REST_WAITING_MAX + limits.REST_IN_FLIGHT_MAX
+    for number in range(most):
+        ask(f"/products/{number}")
+        await wait_all_tasks_blocked()
+    refused = ask("/products/one-more")
+    await wait_all_tasks_blocked()
+
+    assert (refused[0].status, refused[0].retry_after_s) == (503, 5.0)
+    assert refused[0].message == "too many requests are waiting for the exchange"
+    assert rest.refused == 1
+    assert ask("/products/7") == []  # the same as another's question is no more to wait for
+    upstream.gate.set()
+
+
+async def test_a_limit_stops_everybody_for_a_while(autojump_clock, ask, rest, upstream):
+    """Who goes on asking is shut out for longer (PAIN §7)."""
+    upstream.answer = lambda _: reply({}, 429) if len(upstream.seen) == 1 else reply([])
+    first = ask("/products")
+    await wait_all_tasks_blocked()
+    second = ask("/currencies")
+    await wait_all_tasks_blocked()
+    assert (first, second, len(upstream.seen)) == ([], [], 1)
+    await trio.sleep(5)
+
+    assert (first[0].status, second[0].status) == (200, 200)
+    assert upstream.asked == ["/products", "/products", "/currencies"]
+    assert limits.REST_PAUSE_MIN_S <= upstream.seen[1][0] <= 2 * limits.REST_PAUSE_MIN_S
+    assert rest.errors == {"limited": 1}
+
+
+async def test_retry_after_is_honoured(autojump_clock, ask, upstream):
+    upstream.answer = lambda _: (
+        reply({}, 429, Retry_After="7") if len(upstream.seen) == 1 else reply([])
+    )
+    got = ask()
+    await trio.sleep(8)
+
+    assert got[0].status == 200
+    assert [at for at, _ in upstream.seen] == [0, 7]
+
+
+async def test_a_long_pause_is_told_at_once(autojump_clock, ask, rest, upstream):
+    """Nobody waits a minute for a book."""
+    upstream.answer = lambda _: reply({}, 429, Retry_After="60")
+    got = ask()
+    await wait_all_tasks_blocked()
+    assert (got[0].status, got[0].retry_after_s) == (503, 60)
+    await trio.sleep(10)
+    later = await rest.get("/currencies", keeping=for_a_second)
+
+    assert (later.status, later.retry_after_s) == (503, 50)
+    assert later.message == "the exchange limits our requests"
+    assert len(upstream.seen) == 1
+
+
+async def test_limits_in_a_row_pause_longer_and_end(autojump_clock, ask, upstream):
+    """No retry storm: three tries, further and further apart."""
+    upstream.answer = lambda _: reply({}, 429)
+    got = ask()
+    await trio.sleep(60)
+
+    assert got[0].status == 503
+    first, second, third = (at for at, _ in upstream.seen)
+    assert 1 <= second - first <= 2 <= third - second <= 4
+
+
+async def test_limits_of_one_moment_are_one_pause(autojump_clock, ask, upstream):
+    """Eight requests in flight meet the same wall."""
+    upstream.gate = trio.Event()
+    upstream.answer = lambda _: reply({}, 429) if trio.current_time() == 0 else reply([])
+    askers = [ask(f"/products/{number}") for number in range(8)]
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await trio.sleep(4)
+
+    assert all(got[0].status == 200 for got in askers)
+    assert upstream.seen[8][0] <= 2
+
+
+async def test_a_good_answer_makes_the_next_pause_short_again(autojump_clock, ask, upstream):
+    """Limits an hour apart are not in a row."""
+    upstream.answer = lambda _: reply({}, 429) if len(upstream.seen) % 2 else reply([])
+    for _ in range(3):
+        ask()
+        await trio.sleep(60)
+    times = [at for at, _ in upstream.seen]
+
+    assert [1 <= times[i + 1] - times[i] <= 2 for i in (0, 2, 4)] == [True] * 3
+
+
+async def test_who_was_first_stays_first(autojump_clock, ask, upstream):
+    """A limited request does not go to the end of the queue."""
+    upstream.gate = trio.Event()
+    upstream.answer = lambda _: reply({}, 429) if trio.current_time() == 0 else reply([])
+    for number in range(limits.REST_IN_FLIGHT_MAX):
+        ask(f"/first/{number}")
+    await wait_all_tasks_blocked()
+    ask("/last")
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await trio.sleep(10)
+
+    assert upstream.asked[-1] == "/last"
+
+
+async def test_those_who_leave_while_it_is_nobodys_turn_take_no_turn_with_them(
+    autojump_clock, ask, rest, upstream
+):
+    """Else the eighth of them would be the end of all requests."""
+    for number in range(limits.REST_REQUESTS_BURST):
+        ask(f"/products/{number}")
+    await wait_all_tasks_blocked()
+    for number in range(20):
+        leaving = trio.CancelScope()
+        ask(f"/leaving/{number}", scope=leaving)
+        await wait_all_tasks_blocked()
+        leaving.cancel()
+        await trio.sleep(0.13)  # the debt stays
+    await trio.sleep(10)
+
+    assert (await rest.get("/time", keeping=for_a_second)).status == 200
+    assert len(upstream.seen) == limits.REST_REQUESTS_BURST + 1
+
+
+async def test_a_limited_request_that_nobody_waits_for_is_not_repeated(
+    autojump_clock, ask, upstream
+):
+    upstream.gate = trio.Event()
+    upstream.answer = lambda _: reply({}, 429)
+    leaving = trio.CancelScope()
+    ask(scope=leaving)
+    await wait_all_tasks_blocked()
+    leaving.cancel()
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await trio.sleep(60)
+
+    assert len(upstream.seen) == 1
 
 
 @pytest.mark.parametrize(
-    "failure",
-    [
-        httpx.ConnectError("refused"),
-        httpx.ReadTimeout(""),
-        OSError("no route"),
-        httpx.Response(404),
-        httpx.Response(301, headers={"Location": "/elsewhere"}),
-        httpx.Response(503),
-        httpx.Response(200, content=b"<html>"),
-        httpx.Response(200, content=b'[{"id":"\xff"}]'),
-        httpx.Response(200, content=b"[]"),
-        httpx.Response(200, content=b"x" * 17_000_000),
-    ],
-    ids=str,
+    ("answer", "status"),
+    [(lambda: httpx.ConnectError("x"), 502), (lambda: reply({"message": "NotFound"}, 404), 404)],
 )
-async def test_without_a_list_every_well_formed_pair_may_exist(
-    autojump_clock, nursery, answers, failure
+async def test_failures_are_kept_for_a_second(autojump_clock, rest, upstream, answer, status):
+    """A service in trouble is not asked by everybody in turn."""
+    upstream.answer = lambda _: answer()
+    for pause in (0, 0.5, 0.6):
+        await trio.sleep(pause)
+        got = await rest.get("/products", keeping=lambda _: 60.0)
+        assert got.status == status
+
+    assert len(upstream.seen) == 2
+
+
+async def test_backfill_comes_after_askers_but_not_never(
+    autojump_clock, nursery, ask, rest, upstream
 ):
-    """Another hedgehogd has no REST, and an outage of it must not stop the feed."""
-    queue, _ = answers
-    queue += [failure, listing()]
-    catalogue = Catalogue()
-    await nursery.start(keep_catalogue, catalogue, "http://exchange.test")
-    assert not catalogue.is_known
-    assert catalogue.accepts("ANY-THING")
-    await trio.sleep(16)  # asked again sooner than a list that is known
-
-    assert not catalogue.accepts("ANY-THING")
-
-
-async def test_what_was_known_stays_when_the_service_fails(autojump_clock, nursery, answers):
-    """An empty list during maintenance once would have refused every pair."""
-    queue, _ = answers
-    queue += [listing(), httpx.Response(200, content=b"[]"), httpx.Response(500)]
-    catalogue = Catalogue()
-    await nursery.start(keep_catalogue, catalogue, "http://exchange.test")
-    await trio.sleep(3 * limits.CATALOGUE_REFRESH_S)
-
-    assert catalogue.accepts("BTC-USD")
-
-
-async def test_a_slow_service_does_not_hold_up_the_start(autojump_clock, nursery, monkeypatch):
-    """Streams matter more than a list."""
-
-    async def hang(client, catalogue):
-        await trio.sleep_forever()
-
-    monkeypatch.setattr(rest, "_refresh", hang)
-    await nursery.start(keep_catalogue, Catalogue(), "http://exchange.test")
-
-    assert trio.current_time() == 3
-
-
-async def test_nobody_there_is_no_error(nursery):
-    """``--feed ws://…`` with nothing but a feed is fine."""
-    catalogue = Catalogue()
-    await nursery.start(keep_catalogue, catalogue, "http://127.0.0.1:1")
+    """An asker waits for an answer, a gap for minutes; but a busy relay fills its gaps too."""
+    upstream.gate = trio.Event()
+    for number in range(limits.REST_IN_FLIGHT_MAX):
+        ask(f"/first/{number}")
     await wait_all_tasks_blocked()
+    nursery.start_soon(rest.get_later, "/later")
+    await wait_all_tasks_blocked()
+    for number in range(20):
+        ask(f"/asker/{number}")
+    await wait_all_tasks_blocked()
+    upstream.gate.set()
+    await trio.sleep(10)
 
-    assert not catalogue.is_known
+    place = upstream.asked.index("/later")
+    assert 0 < place - limits.REST_IN_FLIGHT_MAX <= limits.REST_ASKERS_IN_A_ROW_MAX
+    assert len(upstream.asked) == limits.REST_IN_FLIGHT_MAX + 21
+
+
+async def test_backfill_gets_new_answers(autojump_clock, rest, upstream):
+    """Its first one may have been stale."""
+    for _ in range(3):
+        await rest.get_later("/products")
+        await rest.get("/products", keeping=for_a_second)
+
+    assert len(upstream.seen) == 4
+
+
+async def test_backfill_is_bounded_too(autojump_clock, nursery, rest, upstream):
+    upstream.gate = trio.Event()
+    for _ in range(limits.REST_WAITING_MAX + limits.REST_IN_FLIGHT_MAX):
+        nursery.start_soon(rest.get_later, "/later")
+        await wait_all_tasks_blocked()
+    assert (await rest.get_later("/later")).status == 503
+    upstream.gate.set()
+
+
+async def test_who_waits_when_the_client_ends_is_told(autojump_clock, upstream):
+    """A drain does not leave a request hanging."""
+    client = rest_client(upstream)
+    upstream.gate = trio.Event()
+    got = []
+
+    async def asker(path):
+        got.append(await client.get(path, keeping=for_a_second))
+
+    async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+        await inner.start(client.run)
+        for number in range(20):
+            outer.start_soon(asker, f"/products/{number}")
+        await wait_all_tasks_blocked()
+        inner.cancel_scope.cancel()
+    late = await client.get("/products", keeping=for_a_second)
+
+    assert [answer.status for answer in [*got, late]] == [503] * 21
+    assert late.message == "the exchange cannot be asked now"
+
+
+async def test_random_askers_never_hang_nor_exceed_the_limits(autojump_clock, upstream):
+    """Askers come, leave and repeat; the service errs; every one who stays gets an answer."""
+    dice = Random(7)
+    kinds = (
+        lambda: reply([]), lambda: reply([]), lambda: reply({}, 429), lambda: reply({}, 500),
+        lambda: httpx.ReadTimeout(""),
+    )  # fmt: skip
+    upstream.answer = lambda _: dice.choice(kinds)()
+    client = rest_client(upstream)
+    statuses = []
+
+    async def asker():
+        await trio.sleep(dice.uniform(0, 60))
+        with trio.move_on_after(dice.choice((0.01, 1, 1000))):
+            path = f"/products/{dice.randrange(40)}"
+            later = dice.random() < 0.1
+            get = client.get_later(path) if later else client.get(path, keeping=for_a_second)
+            statuses.append((await get).status)
+
+    async with trio.open_nursery() as outer:
+        await outer.start(client.run)
+        async with trio.open_nursery() as askers:
+            for _ in range(1500):
+                askers.start_soon(asker)
+        outer.cancel_scope.cancel()
+
+    assert {200, 502} < set(statuses) <= {200, 502, 503, 504}
+    assert not client._fetches
+    assert client._slots.value == limits.REST_IN_FLIGHT_MAX
+    times = [at for at, _ in upstream.seen]
+    for index, start in enumerate(times):
+        after = times[index:]
+        assert sum(at < start + 10 for at in after) <= 12 + 80 + 1
+
+
+async def test_it_speaks_with_the_simulated_exchange(autojump_clock, nursery):
+    """The real shapes: a page of trades and its cursors, a 404, a 400."""
+    market = Market(1, 10**18, products_for(()), 1.0)
+    app = market_app(market)
+    transport = httpx.ASGITransport(app)
+    client = RestClient("http://exchange.test", Random(1), transport=transport)
+    await nursery.start(client.run)
+    page = await client.get("/products/BTC-USD/trades", (("limit", "3"),), keeping=for_a_second)
+    unknown = await client.get("/products/NO-USD/book", keeping=for_a_second)
+    bad = await client.get("/products/BTC-USD/book", (("level", "9"),), keeping=for_a_second)
+
+    assert page.status == 200
+    assert int(page.before) >= int(page.after) > 0
+    assert unknown == Answer(404, b'{"message":"NotFound"}')
+    assert bad == Answer(400, b'{"message":"unexpected level: _"}')

@@ -323,7 +323,7 @@ async def test_pages_of_allowed_origins_may_read_us(instance, allowed, origin, e
 
     assert answer.headers.get("Access-Control-Allow-Origin") == expected
     exposed = answer.headers.get("Access-Control-Expose-Headers")
-    assert exposed == ("Hedgehog-Session" if expected else None)
+    assert exposed == ("Hedgehog-Session, CB-BEFORE, CB-AFTER, Retry-After" if expected else None)
 
 
 async def test_a_preflight_allows_what_control_needs(instance):

@@ -6,7 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hedgehogd import __version__
 from hedgehogd.engine.health import FeedState
-from hedgehogd.web.metrics import exposition, watch_lag
+from hedgehogd.feeds.backfill import Backfill
+from hedgehogd.web.metrics import RestCollector, exposition, watch_lag
+from tests.feeds.upstream import rest_client
 
 NAMES = {
     "hedgehogd_accept_pauses",
@@ -37,9 +39,21 @@ NAMES = {
 }
 
 
-def scrape(instance):
+REST_NAMES = {
+    "hedgehogd_backfill_gaps",
+    "hedgehogd_backfill_given_up",
+    "hedgehogd_backfill_trades",
+    "hedgehogd_rest_cache_hits",
+    "hedgehogd_rest_coalesced",
+    "hedgehogd_rest_errors",
+    "hedgehogd_rest_refused",
+    "hedgehogd_rest_requests",
+}
+
+
+def scrape(instance, *others):
     """Return families by name, and samples by name and labels' values."""
-    text, content_type = exposition(instance)
+    text, content_type = exposition(instance, *others)
     assert content_type.startswith("text/plain")
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     samples = {
@@ -125,6 +139,35 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
         ("backlog_bytes",): 300,
         ("backlog_oldest_seconds",): 2.5,
         ("backlog_subscribers",): 2,
+    }
+    assert {key: samples.get(key) for key in expected} == expected
+
+
+async def test_what_was_asked_of_the_exchange_is_told(autojump_clock, instance):
+    """Where there is nobody to ask, nothing was."""
+    rest = rest_client(None)
+    backfill = Backfill(rest, None, None)
+    families, samples = scrape(instance, RestCollector(rest, backfill))
+    assert families.keys() - NAMES == REST_NAMES
+    assert samples["rest_errors_total", "timeout"] == 0
+    assert samples["backfill_given_up_total", "not_listed"] == 0
+    families, _ = scrape(instance, RestCollector(None, None))
+    assert not families.keys() - NAMES
+
+    rest.requests, rest.cache_hits, rest.coalesced, rest.refused = 1, 2, 3, 4
+    rest.errors["limited"] = 5
+    backfill.gaps, backfill.delivered = 6, 7
+    backfill.given_up["too_many"] = 8
+    _, samples = scrape(instance, RestCollector(rest, backfill))
+    expected = {
+        ("rest_requests_total",): 1,
+        ("rest_cache_hits_total",): 2,
+        ("rest_coalesced_total",): 3,
+        ("rest_refused_total",): 4,
+        ("rest_errors_total", "limited"): 5,
+        ("backfill_gaps_total",): 6,
+        ("backfill_trades_total",): 7,
+        ("backfill_given_up_total", "too_many"): 8,
     }
     assert {key: samples.get(key) for key in expected} == expected
 

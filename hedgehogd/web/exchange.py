@@ -1,0 +1,190 @@
+"""The REST companion: reads in Coinbase's shapes, for clients that bootstrap by REST.
+
+What a client sends is checked here, so that nothing reaches the exchange that it would
+refuse; answers come from what we hold, from what is kept of earlier answers, or from the
+exchange, asked once for all who want to know. Errors have the exchange's form,
+``{"message":…}``, because that is what its clients read.
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import ceil
+from typing import Any, Protocol
+
+import msgspec
+import trio
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.instance import Instance
+from hedgehogd.feeds.answers import Answer, failure
+from hedgehogd.feeds.backfill import Backfill
+from hedgehogd.feeds.catalogue import PRODUCTS_PATH
+from hedgehogd.feeds.rest import RestClient
+from hedgehogd.web.reads import LISTS_KEEP_S, BadRead, Read, currency_read, keep_for, product_read
+
+EXPOSED_HEADERS = ("CB-BEFORE", "CB-AFTER", "Retry-After")
+
+_NOT_FOUND = failure(404, "NotFound")
+_NO_REST = failure(503, "this feed is a recording: the exchange's REST service is not there to ask")
+_TOO_LATE = failure(504, "the exchange did not answer in time")
+_ALL_PRODUCTS = Read(PRODUCTS_PATH, (), keep_for(LISTS_KEEP_S))
+_ALL_CURRENCIES = Read("/currencies", (), keep_for(LISTS_KEEP_S))
+
+
+class HeldBooks(Protocol):
+    """The order books that this instance keeps."""
+
+    async def rest_book(self, product_id: str, level: int) -> bytes | None:
+        """Return the body of ``/products/<id>/book``; None when it is not held, or not fresh."""
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Where the answers come from.
+
+    Attributes:
+        rest: the exchange's REST service; None when the feed has none.
+
+    Attributes:
+        rest: the exchange's REST service; None when the feed has none.
+        books: the books held here; None when there are none.
+        backfill: who fetches missing trades by ``rest``, for the metrics; None when nobody does.
+    """
+
+    rest: RestClient | None = None
+    books: HeldBooks | None = None
+    backfill: Backfill | None = None
+
+
+class _Listed(msgspec.Struct):
+    id: str = ""
+
+
+def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> None:
+    """Add the routes of the REST companion to ``app``."""
+    catalogue, rest, books = instance.pipe.catalogue, companion.rest, companion.books
+
+    async def fetched(read: Read) -> Answer:
+        answer = _NO_REST
+        if rest is not None:
+            answer = _TOO_LATE
+            with trio.move_on_after(limits.REST_ASKER_S):
+                answer = await rest.get(read.path, read.query, keeping=read.keeping)
+        return answer
+
+    async def said(answer: Answer) -> Response:
+        _count(instance, answer.status)
+        return _response(answer)
+
+    @app.get("/products")
+    async def all_products() -> Response:
+        if rest is None:
+            return await said(_known_products(catalogue))
+        answer = await fetched(_ALL_PRODUCTS)
+        only = catalogue.only
+        return await said(answer if only is None else _restricted(answer, only))
+
+    @app.get("/products/<pair>")
+    @app.get("/products/<pair>/book", defaults={"subject": "book"})
+    @app.get("/products/<pair>/trades", defaults={"subject": "trades"})
+    @app.get("/products/<pair>/candles", defaults={"subject": "candles"})
+    @app.get("/products/<pair>/ticker", defaults={"subject": "ticker"})
+    @app.get("/products/<pair>/stats", defaults={"subject": "stats"})
+    async def of_product(pair: str, subject: str = "") -> Response:
+        product_id = pair.upper()
+        if not catalogue.accepts(product_id):
+            return await said(_NOT_FOUND)
+        try:
+            read = product_read(product_id, subject, request.args)
+        except BadRead as error:
+            return await said(failure(400, str(error)))
+        if rest is None and not subject:
+            return await said(_known_product(product_id))
+        if books is not None and subject == "book":
+            held = await books.rest_book(product_id, int(read.query[0][1]))
+            if held is not None:
+                return await said(Answer(200, held))
+        return await said(await fetched(read))
+
+    @app.get("/currencies")
+    async def all_currencies() -> Response:
+        return await said(await fetched(_ALL_CURRENCIES))
+
+    @app.get("/currencies/<currency>")
+    async def one_currency(currency: str) -> Response:
+        read = currency_read(currency.upper())
+        return await said(_NOT_FOUND if read is None else await fetched(read))
+
+    @app.get("/time")
+    async def the_time() -> Response:
+        return _response(_time(time.time_ns()))
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status, content_type="application/json")
+    headers = response.headers
+    headers["Cache-Control"] = "no-store"
+    if answer.before:
+        headers["CB-BEFORE"] = answer.before
+    if answer.after:
+        headers["CB-AFTER"] = answer.after
+    if answer.retry_after_s:
+        headers["Retry-After"] = str(ceil(answer.retry_after_s))
+    return response
+
+
+def _count(instance: Instance, status: int) -> None:
+    """Count a refusal under the name that other routes have for it."""
+    if status == 200:
+        return
+    codes = {400: "bad_request", 404: "not_found"}
+    instance.counts.refusals[codes.get(status, "exchange_unavailable")] += 1
+
+
+def _time(now_ns: int) -> Answer:
+    now_ms = now_ns // 1_000_000
+    moment = datetime.fromtimestamp(now_ms // 1000, UTC)
+    iso = f"{moment:%Y-%m-%dT%H:%M:%S}.{now_ms % 1000:03}Z"
+    return Answer(200, msgspec.json.encode({"iso": iso, "epoch": now_ms / 1000}))
+
+
+def _restricted(answer: Answer, only: frozenset[str]) -> Answer:
+    """Return a list of products without those that are not served here."""
+    if answer.status != 200:
+        return answer
+    try:
+        answer.body.decode()  # what is skipped below may be bad text
+        products = msgspec.json.decode(answer.body, type=list[msgspec.Raw])
+        kept = [raw for raw in products if msgspec.json.decode(raw, type=_Listed).id in only]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return failure(502, "the exchange's answer is no list of products")
+    return answer._replace(body=msgspec.json.encode(kept))
+
+
+def _known_products(catalogue: Catalogue) -> Answer:
+    known = catalogue.known()
+    if known is None:
+        return failure(503, "which products this feed has is not known")
+    return Answer(200, msgspec.json.encode([_minimal(each) for each in sorted(known)]))
+
+
+def _known_product(product_id: str) -> Answer:
+    return Answer(200, msgspec.json.encode(_minimal(product_id)))
+
+
+def _minimal(product_id: str) -> dict[str, Any]:
+    """Return what can be said about a product by its id alone."""
+    base, _, quote = product_id.partition("-")
+    return {
+        "id": product_id,
+        "base_currency": base,
+        "quote_currency": quote,
+        "display_name": product_id.replace("-", "/"),
+        "status": "online",
+        "status_message": "",
+        "trading_disabled": False,
+    }

@@ -1,0 +1,165 @@
+"""What a Coinbase-shaped read asks for, checked and in one spelling. Pure.
+
+One spelling, so that a thousand askers are one question to the exchange: keys that the
+exchange does not know are dropped, numbers and times are written anew.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from hedgehogd.feeds.answers import Answer, Keeping
+
+BOOK_KEEP_S = TICKER_KEEP_S = TRADES_KEEP_S = 1.0
+OLD_TRADES_KEEP_S = 10.0
+CANDLES_KEEP_S = STATS_KEEP_S = 5.0
+LISTS_KEEP_S = 60.0
+
+GRANULARITIES = (60, 300, 900, 3600, 21600, 86400)
+_CANDLES_MAX = 300
+_PAGE_TRADES_MAX = 1000
+_BOOK_LEVELS = {"1", "2", "3"}
+_DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
+_EPOCH_DIGITS_MAX = 10
+_CURRENCY_ID = re.compile(r"[A-Z0-9]{1,16}")
+
+
+class Read(NamedTuple):
+    """One question to the exchange.
+
+    Attributes:
+        path: absolute, nothing in it needs quoting.
+        query: keys and values.
+        keeping: how long its answer may serve others.
+    """
+
+    path: str
+    query: tuple[tuple[str, str], ...]
+    keeping: Keeping
+
+
+class BadRead(Exception):
+    """A question that the exchange would refuse; the message is for who asked."""
+
+
+def keep_for(seconds: float) -> Keeping:
+    """Return a keeping of the same time for every answer."""
+    return lambda _: seconds
+
+
+def currency_read(currency_id: str) -> Read | None:
+    """Return the question for one currency; None when there is none of such a name."""
+    if not _CURRENCY_ID.fullmatch(currency_id):
+        return None
+    return Read(f"/currencies/{currency_id}", (), keep_for(LISTS_KEEP_S))
+
+
+def product_read(product_id: str, subject: str, args: Mapping[str, str]) -> Read:
+    """Return the question for ``subject`` of a product that exists.
+
+    Args:
+        product_id: for example ``BTC-USD``.
+        subject: ``book``, ``trades``, ``candles``, ``ticker``, ``stats``, or empty for itself.
+        args: the query as it came.
+
+    Raises:
+        BadRead: a value in ``args`` cannot be.
+    """
+    path = f"/products/{product_id}"
+    match subject:
+        case "book":
+            query = (("level", book_level(args)),)
+            return Read(f"{path}/book", query, keep_for(BOOK_KEEP_S))
+        case "trades":
+            return _trades_read(f"{path}/trades", args)
+        case "candles":
+            return Read(f"{path}/candles", _candles_query(args), keep_for(CANDLES_KEEP_S))
+        case "ticker":
+            return Read(f"{path}/ticker", (), keep_for(TICKER_KEEP_S))
+        case "stats":
+            return Read(f"{path}/stats", (), keep_for(STATS_KEEP_S))
+    return Read(path, (), keep_for(LISTS_KEEP_S))
+
+
+def book_level(args: Mapping[str, str]) -> str:
+    """Return the level of the book that is asked for.
+
+    Raises:
+        BadRead: there is no such level.
+    """
+    level = args.get("level", "1")
+    if level not in _BOOK_LEVELS:
+        raise BadRead("unexpected level: _")  # the exchange's own words
+    return level
+
+
+def _trades_read(path: str, args: Mapping[str, str]) -> Read:
+    query = []
+    limit, before, after = (_number(args, key) for key in ("limit", "before", "after"))
+    if limit is not None:
+        if not limit:
+            raise BadRead("limit has to be at least 1")
+        query.append(("limit", str(min(limit, _PAGE_TRADES_MAX))))
+    if before is not None:
+        query.append(("before", str(before)))
+    if after is not None:
+        query.append(("after", str(after)))
+
+    def keeping(answer: Answer) -> float:
+        # A page that ends right below its cursor can never change; one that does not may be
+        # stale, and a backfill asks for it again.
+        is_old = after is not None and answer.before == str(after - 1)
+        return OLD_TRADES_KEEP_S if is_old else TRADES_KEEP_S
+
+    return Read(path, tuple(query), keeping)
+
+
+def _candles_query(args: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    granularity = _number(args, "granularity")
+    if granularity is None:
+        granularity = GRANULARITIES[0]
+    if granularity not in GRANULARITIES:
+        raise BadRead("Unsupported granularity")
+    query = [("granularity", str(granularity))]
+    start, end = (_time(args, key) for key in ("start", "end"))
+    if start is not None and end is not None:
+        if end < start:
+            raise BadRead("start has to be before end")
+        if (end - start).total_seconds() / granularity > _CANDLES_MAX:
+            raise BadRead(
+                "granularity too small for the requested time range. "
+                f"Count of aggregations requested exceeds {_CANDLES_MAX}"
+            )
+    for key, time in (("start", start), ("end", end)):
+        if time is not None:
+            query.append((key, time.strftime("%Y-%m-%dT%H:%M:%SZ")))
+    return tuple(query)
+
+
+def _number(args: Mapping[str, str], key: str) -> int | None:
+    text = args.get(key)
+    if text is None:
+        return None
+    if not _DIGITS.fullmatch(text):
+        raise BadRead(f"{key} has to be a whole number")
+    return int(text)
+
+
+def _time(args: Mapping[str, str], key: str) -> datetime | None:
+    """Return a time of the query in UTC: it is seconds since the epoch, or ISO 8601."""
+    text = args.get(key)
+    if text is None:
+        return None
+    try:
+        if _DIGITS.fullmatch(text) and len(text) <= _EPOCH_DIGITS_MAX:
+            return datetime.fromtimestamp(int(text), UTC)
+        if "T" in text:
+            text = text.replace(" ", "+")  # the sign of an offset that was not quoted
+        time = datetime.fromisoformat(text)
+        time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise BadRead(f"{key} has to be a time in ISO 8601, or seconds since 1970") from None
+    if time.year < 1000:
+        raise BadRead(f"{key} is too long ago")
+    return time

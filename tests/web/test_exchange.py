@@ -1,0 +1,330 @@
+"""The REST companion: Coinbase's shapes, one question upstream for all who ask."""
+
+import json
+import re
+import time
+
+import httpx
+import pytest
+import trio
+
+from hedgehogd.config import Settings
+from hedgehogd.daemon import make_instance
+from hedgehogd.domain import limits
+from hedgehogd.feeds.answers import failure
+from hedgehogd.simulator.market import Market
+from hedgehogd.simulator.products import products_for
+from hedgehogd.simulator.rest import market_app
+from hedgehogd.web.app import make_app
+from hedgehogd.web.exchange import Companion
+from tests.feeds.upstream import Upstream, reply, rest_client
+
+LISTED = frozenset({"BTC-USD", "ETH-USD", "ADA-USD"})
+
+
+@pytest.fixture
+def open_instance():
+    """An instance that serves all pairs that the exchange lists."""
+    instance = make_instance(Settings())
+    instance.pipe.catalogue.replace(LISTED)
+    return instance
+
+
+@pytest.fixture
+def upstream():
+    return Upstream(lambda request: reply({"asked": request.url.raw_path.decode()}))
+
+
+@pytest.fixture
+async def rest(nursery, upstream):
+    client = rest_client(upstream)
+    await nursery.start(client.run)
+    return client
+
+
+@pytest.fixture
+def client(open_instance, rest):
+    return make_app(open_instance, ("*",), Companion(rest)).test_client()
+
+
+async def said(answer, status=200):
+    assert answer.status_code == status
+    assert answer.content_type == "application/json"
+    assert answer.headers["Cache-Control"] == "no-store"
+    return json.loads(await answer.get_data())
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/products", "/products"),
+        ("/products?type=x", "/products"),
+        ("/products/BTC-USD", "/products/BTC-USD"),
+        ("/products/btc-usd/ticker?x=1", "/products/BTC-USD/ticker"),
+        ("/products/BTC-USD/stats", "/products/BTC-USD/stats"),
+        ("/products/BTC-USD/book", "/products/BTC-USD/book?level=1"),
+        ("/products/BTC-USD/book?x=&level=2", "/products/BTC-USD/book?level=2"),
+        (
+            "/products/BTC-USD/trades?limit=2000&after=9&_=1",
+            "/products/BTC-USD/trades?after=9&limit=1000",
+        ),
+        (
+            "/products/BTC-USD/candles?granularity=900&start=0",
+            "/products/BTC-USD/candles?granularity=900&start=1970-01-01T00%3A00%3A00Z",
+        ),
+        ("/currencies", "/currencies"),
+        ("/currencies/btc", "/currencies/BTC"),
+    ],
+)
+async def test_a_read_is_passed_on_in_one_spelling(client, upstream, path, asked):
+    answers = [await client.get(path) for _ in range(3)]
+
+    for answer in answers:
+        assert await said(answer) == {"asked": asked}
+    assert upstream.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/products/NO-USD", 404, "NotFound"),
+        ("/products/nonsense", 404, "NotFound"),
+        ("/products/NO-USD/book?level=9", 404, "NotFound"),
+        ("/currencies/a.b", 404, "NotFound"),
+        ("/products/BTC-USD/book?level=4", 400, "unexpected level: _"),
+        ("/products/BTC-USD/trades?limit=x", 400, "limit has to be a whole number"),
+        ("/products/BTC-USD/candles?granularity=7", 400, "Unsupported granularity"),
+    ],
+)
+async def test_nothing_wrong_reaches_the_exchange(
+    client, open_instance, upstream, path, status, message
+):
+    """Its clients look at ``message``, and a bad request of theirs is not one of ours."""
+    assert await said(await client.get(path), status) == {"message": message}
+    assert upstream.asked == []
+    code = {404: "not_found", 400: "bad_request"}[status]
+    assert open_instance.counts.refusals == {code: 1}
+
+
+async def test_cursors_are_passed(client, upstream):
+    """Clients page by them; browsers see them too."""
+    upstream.answer = lambda _: reply([], cb_before="9", cb_after="3")
+    answer = await client.get("/products/BTC-USD/trades", headers={"Origin": "http://a"})
+
+    assert (answer.headers["cb-before"], answer.headers["cb-after"]) == ("9", "3")
+    exposed = answer.headers["Access-Control-Expose-Headers"].lower().split(", ")
+    assert {"cb-before", "cb-after", "retry-after"} <= set(exposed)
+
+
+async def test_head_has_the_same_head(client):
+    got, asked = await client.get("/products"), await client.head("/products")
+
+    assert asked.status_code == 200
+    assert asked.headers["Content-Length"] == got.headers["Content-Length"]
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/html", "image/png", ""])
+async def test_any_accept_gets_json(client, accept):
+    """Coinbase does not look at it."""
+    await said(await client.get("/products", headers={"Accept": accept}))
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        (lambda: reply({"message": "NotFound"}, 404), 404, "NotFound"),
+        (lambda: reply({"message": "bad"}, 400), 400, "bad"),
+        (lambda: reply({}, 500), 502, "the exchange answered HTTP 500"),
+        (lambda: httpx.ConnectError("no"), 502, "the exchange cannot be reached: no"),
+        (lambda: httpx.ReadTimeout(""), 504, "the exchange did not answer in time"),
+        (lambda: reply({}, 429, Retry_After="99"), 503, "the exchange limits our requests"),
+    ],
+)
+async def test_what_the_exchange_cannot_say_is_explained(
+    client, open_instance, upstream, answer, status, message
+):
+    upstream.answer = lambda _: answer()
+    got = await client.get("/products")
+
+    assert await said(got, status) == {"message": message}
+    assert ("Retry-After" in got.headers) == (status == 503)
+    assert open_instance.counts.refusals.total() == 1
+
+
+async def test_a_wait_is_told_in_whole_seconds(open_instance):
+    """``Retry-After`` knows no others; a fifth of a second early would be too early."""
+
+    class Busy:
+        async def get(self, path, query, *, keeping):
+            return failure(503, "later", 1.2)
+
+    client = make_app(open_instance, (), Companion(Busy())).test_client()
+
+    assert (await client.get("/products")).headers["Retry-After"] == "2"
+
+
+async def test_nobody_waits_for_ever(autojump_clock, client, upstream):
+    """The answer may still serve the next."""
+    upstream.gate = trio.Event()
+    upstream.answer = lambda _: reply({}, 429)
+    upstream.gate.set()
+    began = trio.current_time()
+    answers = []
+    async with trio.open_nursery() as nursery:
+
+        async def ask(number):
+            answers.append((await client.get(f"/currencies/C{number}")).status_code)
+
+        for number in range(40):
+            nursery.start_soon(ask, number)
+
+    assert set(answers) <= {503, 504}
+    assert trio.current_time() - began <= limits.REST_ASKER_S + 0.1
+
+
+async def test_a_slow_exchange_is_not_waited_for(autojump_clock, open_instance):
+    class Hanging:
+        async def get(self, path, query, *, keeping):
+            await trio.sleep_forever()
+
+    client = make_app(open_instance, (), Companion(Hanging())).test_client()
+
+    answer = await said(await client.get("/products"), 504)
+    assert answer == {"message": "the exchange did not answer in time"}
+    assert trio.current_time() == limits.REST_ASKER_S
+    assert limits.REST_ASKER_S < int(limits.HEAD_TIMEOUT_S)  # or Hypercorn cuts them off
+
+
+async def test_the_time_is_our_own(client, upstream):
+    """Clients sign by it, and ask for it often."""
+    before = time.time()
+    answer = await said(await client.get("/time"))
+
+    assert before - 0.001 <= answer["epoch"] <= time.time()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", answer["iso"])
+    assert upstream.asked == []
+
+
+# Only some pairs
+
+
+async def test_only_pairs_restrict_the_list(instance, rest, upstream):
+    """``--only-pairs``: what cannot be subscribed to is not listed; objects stay as they are."""
+    raw = b'[{"id":"BTC-USD", "x":1.10},{"id":"ADA-USD"},{"no":1}]'
+    upstream.answer = lambda _: reply(raw=raw)
+    client = make_app(instance, (), Companion(rest)).test_client()
+    body = await (await client.get("/products")).get_data()
+
+    assert body == b'[{"id":"BTC-USD", "x":1.10}]'
+    assert (await client.get("/products/BTC-USD")).status_code == 200
+    assert (await client.get("/products/ADA-USD")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{}", 502),
+        (b"[1]", 502),
+        (b'[{"id":"\xff"}]', 502),
+        (b'[{"id":"BTC-USD","x":"\xff"}]', 502),
+    ],
+)
+async def test_a_list_that_is_none_is_not_passed_on(instance, rest, upstream, body, status):
+    upstream.answer = lambda _: reply(raw=body)
+    client = make_app(instance, (), Companion(rest)).test_client()
+
+    await said(await client.get("/products"), status)
+
+
+async def test_an_error_is_not_restricted(instance, rest, upstream):
+    upstream.answer = lambda _: reply({}, 404)
+    client = make_app(instance, (), Companion(rest)).test_client()
+
+    assert await said(await client.get("/products"), 404) == {"message": "NotFound"}
+
+
+# Books that we hold
+
+
+class Books:
+    """Holds BTC-USD at levels 1 and 2."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def rest_book(self, product_id, level):
+        self.asked.append((product_id, level))
+        is_held = product_id == "BTC-USD" and level < 3
+        return b'{"held":%d}' % level if is_held else None
+
+
+async def test_a_held_book_is_not_fetched(open_instance, rest, upstream):
+    """It is newer, and costs the exchange nothing."""
+    books = Books()
+    client = make_app(open_instance, (), Companion(rest, books)).test_client()
+
+    assert await said(await client.get("/products/BTC-USD/book?level=2")) == {"held": 2}
+    assert upstream.asked == []
+    await said(await client.get("/products/BTC-USD/book?level=3"))
+    await said(await client.get("/products/ETH-USD/book"))
+    await said(await client.get("/products/BTC-USD/ticker"))
+    assert upstream.asked == [
+        "/products/BTC-USD/book?level=3",
+        "/products/ETH-USD/book?level=1",
+        "/products/BTC-USD/ticker",
+    ]
+    assert books.asked == [("BTC-USD", 2), ("BTC-USD", 3), ("ETH-USD", 1)]
+
+
+# A recording has no REST
+
+
+@pytest.mark.parametrize("path", ["/products/BTC-USD/ticker", "/currencies", "/currencies/BTC"])
+async def test_what_a_recording_cannot_say_is_explained(open_instance, path):
+    client = make_app(open_instance).test_client()
+
+    answer = await said(await client.get(path), 503)
+    assert answer["message"].startswith("this feed is a recording")
+
+
+async def test_a_recording_lists_what_it_knows(open_instance):
+    """Clients that load markets first get as far as they can."""
+    client = make_app(open_instance, (), Companion(None, Books())).test_client()
+    products = await said(await client.get("/products"))
+    one = await said(await client.get("/products/BTC-USD"))
+
+    assert [product["id"] for product in products] == sorted(LISTED)
+    assert one == products[1]
+    assert (one["base_currency"], one["quote_currency"], one["status"]) == ("BTC", "USD", "online")
+    assert (await client.get("/products/NO-USD")).status_code == 404
+    assert await said(await client.get("/products/BTC-USD/book")) == {"held": 1}
+
+
+async def test_a_recording_without_a_list_says_so():
+    client = make_app(make_instance(Settings())).test_client()
+
+    answer = await said(await client.get("/products"), 503)
+    assert answer == {"message": "which products this feed has is not known"}
+
+
+# The simulated exchange behind it
+
+
+async def test_the_simulated_exchange_shines_through(open_instance, nursery):
+    """Real shapes, end to end but for the sockets."""
+    app = market_app(Market(1, 10**18, products_for(()), 1.0))
+    rest = rest_client(httpx.ASGITransport(app))
+    await nursery.start(rest.run)
+    ours, theirs = make_app(open_instance, (), Companion(rest)).test_client(), app.test_client()
+
+    for path in (
+        "/products",
+        "/products/BTC-USD",
+        "/products/BTC-USD/book?level=2",
+        "/products/BTC-USD/trades?limit=3",
+        "/products/BTC-USD/ticker",
+        "/currencies",
+    ):
+        got, expected = await ours.get(path), await theirs.get(path)
+        assert await got.get_data() == await expected.get_data(), path
+        assert got.headers.get("cb-after") == expected.headers.get("cb-after")

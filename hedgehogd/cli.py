@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from hedgehogd.config import Configuration, load, nearest, shown
+from hedgehogd.credentials import read_credentials
 from hedgehogd.daemon import serve
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import (
@@ -28,6 +29,8 @@ from hedgehogd.flags import COMMANDS, serve_parser, simulate_parser, tail_parser
 from hedgehogd.keys import BY_NAME, KEYS, Key
 from hedgehogd.logs import configure_logs
 from hedgehogd.simulator import Simulation, serve_exchange
+from hedgehogd.simulator.faults import fault_list
+from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET
 from hedgehogd.tail import Tail, default_url, tail
 
 log = structlog.get_logger("cli")
@@ -54,6 +57,7 @@ def run_serve(argv: Sequence[str]) -> int:
         by_flag = configuration.origins["feed.where"].startswith("flag ")
         raise OperatorError(str(error), EXIT_USAGE if by_flag else EXIT_CONFIG) from None
     if arguments.check:
+        read_credentials(settings.feed_credentials, os.environ)
         print("the configuration is sound")
         return 0
     configure_logs(settings.log_level, settings.log_format, settings.instance)
@@ -96,6 +100,11 @@ def _config_row(key: Key, configuration: Configuration) -> tuple[str, str, str]:
 def run_simulate(argv: Sequence[str]) -> int:
     """Run the simulator until a signal."""
     arguments = simulate_parser().parse_args(argv)
+    if "help" in arguments.fault:
+        print("hedgehogd simulate --fault NAME[:PARAM]\n")
+        print(fault_list(), end="")
+        print("\nThe same by REST: GET /faults, POST /faults/NAME?param=&product=&client=")
+        return 0
     configure_logs("info", "auto")
     simulation = Simulation(
         host=arguments.bind,
@@ -105,6 +114,10 @@ def run_simulate(argv: Sequence[str]) -> int:
         rate=arguments.rate,
         recording=arguments.recording,
         speed=arguments.speed,
+        modifies=not arguments.no_modify_orders,
+        require_auth=arguments.require_auth,
+        faults=tuple(arguments.fault),
+        control=True,
     )
     trio.run(_simulate, simulation)
     return 0
@@ -113,7 +126,12 @@ def run_simulate(argv: Sequence[str]) -> int:
 async def _simulate(simulation: Simulation) -> None:
     async with trio.open_nursery() as nursery:
         address = await nursery.start(serve_exchange, simulation)
-        log.info("simulating", url=address.url, rest=address.rest_url, seed=address.seed)
+        # A key that opens nothing; whoever is to sign needs all three.
+        keys = {"key": TEST_KEY, "secret": TEST_SECRET, "passphrase": TEST_PASSPHRASE}
+        log.info(
+            "simulating", url=address.url, rest=address.rest_url, seed=address.seed,
+            **(keys if simulation.require_auth else {}),
+        )  # fmt: skip
 
 
 def run_tail(argv: Sequence[str]) -> int:

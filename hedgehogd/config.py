@@ -29,6 +29,9 @@ class Settings:
     feed_where: str = "coinbase"
     feed_linger_s: float = limits.LINGER_S
     feed_stale_after_s: float = limits.STALE_AFTER_S
+    feed_lines: int = 1
+    feed_gap_patience_s: float = limits.GAP_PATIENCE_S
+    feed_credentials: str = ""
     feed_message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX
     serve_port: int = 0
     instance: int = 1

@@ -14,6 +14,7 @@ process: there is no supervisor inside, systemd restarts us.
 """
 
 import gc
+import os
 import resource
 import secrets
 import signal
@@ -21,26 +22,28 @@ import socket
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import structlog
 import trio
 
 from hedgehogd import __version__
 from hedgehogd.config import Settings
+from hedgehogd.credentials import check_secrecy, read_credentials
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_ALIAS
+from hedgehogd.domain.channel import BY_ALIAS, MATCHES
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.anteroom import Anteroom
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth
-from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.latest import Latest
+from hedgehogd.engine.level2_batch import Level2Batch
 from hedgehogd.engine.session import Pipe, Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.engine.ticker_batch import TickerBatch
+from hedgehogd.feeds.backfill import Backfill, Deliver
+from hedgehogd.feeds.bootstrap import Bootstrap
 from hedgehogd.feeds.catalogue import keep_catalogue
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dial import (
@@ -54,6 +57,8 @@ from hedgehogd.feeds.dial import (
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from hedgehogd.feeds.rest import RestClient
 from hedgehogd.notify import keep_notifying, notify
+from hedgehogd.protocol import notices
+from hedgehogd.protocol.received import TopicNotice
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.keeper import keep_alive, say_farewell
@@ -62,6 +67,7 @@ from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.web.app import make_app
 from hedgehogd.web.exchange import Companion
 from hedgehogd.web.metrics import watch_lag
+from hedgehogd.web.own_books import OwnBooks
 from hedgehogd.web.server import control_handler
 
 log = structlog.get_logger("daemon")
@@ -76,20 +82,17 @@ _LEAVING_POLL_S = 0.05
 def make_instance(settings: Settings) -> Instance:
     """Return the parts of one instance, plugged together, nothing running yet."""
     held = [
-        channel.topic(pair if channel.needs_products else "")
+        channel.topic(pair)
         for channel in (BY_ALIAS[name] for name in settings.feed_channels)
-        for pair in settings.feed_pairs
+        for pair in (settings.feed_pairs if channel.takes_products else ("",))
+        if settings.feed_pairs
     ]
-    tape = Tape(settings.limits_tape_bytes_max)
     only = frozenset(settings.feed_pairs) if settings.feed_only_pairs else None
-    pipe = Pipe(
-        tape=tape,
-        hub=Hub(tape),
-        latest=Latest(),
-        demand=Demand(held, settings.feed_linger_s),
-        catalogue=Catalogue(only),
-        anteroom=Anteroom(),
-        now=trio.current_time,
+    pipe = Pipe.build(
+        Tape(settings.limits_tape_bytes_max),
+        Demand(held, settings.feed_linger_s),
+        Catalogue(only),
+        trio.current_time,
     )
     sessions = Sessions()
     return Instance(settings.instance, pipe, sessions, Broker(pipe, sessions), FeedHealth())
@@ -127,7 +130,7 @@ class Daemon:
         self.stop = trio.Event()
         self._settings = settings
         self._random = Random(secrets.randbits(64))
-        self._rest: RestClient | None = None  # once the feed's address is known
+        self._companion = Companion()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` is set and the drain is over.
@@ -165,7 +168,7 @@ class Daemon:
     ) -> None:
         """Open the door, wait for ``stop``, and drain."""
         instance, settings = self.instance, self._settings
-        app = make_app(instance, settings.serve_cors_origins, Companion(self._rest))
+        app = make_app(instance, settings.serve_cors_origins, self._companion)
         async with trio.open_nursery() as connections:
             outlets = OutletSettings(
                 connections,
@@ -199,26 +202,49 @@ class Daemon:
         """Start what puts deliveries into ``inbox``, and what knows the products."""
         settings, instance = self._settings, self.instance
         pipe, health = instance.pipe, instance.health
-        batches = TickerBatch(pipe.hub, pipe.latest)
-        producers.start_soon(batches.run, inbox.clone())
+        producers.start_soon(TickerBatch(pipe.hub, pipe.latest).run, inbox.clone())
+        producers.start_soon(Level2Batch(pipe.books).run, inbox.clone())
+        producers.start_soon(pipe.snapshots.run)
         address = await self._feed_address(producers)
         if address is None:
             path = Path(settings.feed_where)
             await producers.start(RecordingFeed(path, pipe, inbox.clone(), health).run)
             return
+        rest = RestClient(address.rest_url, self._random)
+        await producers.start(rest.run)
+        backfill = Backfill(rest, self._deliver_to(inbox), self._random)
+        self._companion = Companion(rest, OwnBooks(pipe), backfill)
+        producers.start_soon(backfill.run)
+        producers.start_soon(Bootstrap(pipe.orders, rest).run, inbox.clone())
+        credentials = read_credentials(settings.feed_credentials, os.environ)
+        if credentials is not None:
+            check_secrecy(address)
         feed = CoinbaseFeed(
             address,
             pipe.demand,
             inbox.clone(),
             health,
             random=self._random,
+            lines=settings.feed_lines,
+            credentials=credentials,
             stale_after_s=settings.feed_stale_after_s,
+            gap_patience_s=settings.feed_gap_patience_s,
             message_bytes_max=settings.feed_message_bytes_max,
+            on_missing_trades=lambda product_id, gap: backfill.ask(product_id, *gap),
         )
-        self._rest = RestClient(address.rest_url, self._random)
-        await producers.start(self._rest.run)
-        await producers.start(keep_catalogue, pipe.catalogue, self._rest)
+        await producers.start(keep_catalogue, pipe.catalogue, rest)
         await producers.start(feed.run)
+
+    def _deliver_to(self, inbox: trio.MemorySendChannel[Delivery]) -> Deliver:
+        """Return what tells subscribers of backfilled trades, and keeps them for a while."""
+
+        async def deliver(product_id: str, trades: list[dict[str, Any]]) -> None:
+            self.instance.pipe.backfilled.add(product_id, trades, trio.current_time())
+            notice = TopicNotice(MATCHES.topic(product_id), notices.backfilled(product_id, trades))
+            await inbox.send(Delivery([], [notice]))
+            await trio.sleep(limits.BACKFILL_CHUNK_PAUSE_S)
+
+        return deliver
 
     async def _feed_address(self, producers: trio.Nursery) -> FeedAddress | None:
         """Return where the feed is; None when it is a recording. Starts the demo exchange."""

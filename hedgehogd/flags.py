@@ -175,6 +175,17 @@ def simulate_parser() -> Parser:
     add("--recording", type=Path, metavar="PATH", help="replay this instead of a market")
     add("--speed", type=_checked(number(0, math.inf)), default=1.0, metavar="X",
         help="how fast to replay; default 1, 0 is as fast as clients read")  # fmt: skip
+    add(
+        "--no-modify-orders",
+        action="store_true",
+        help="never send `modify_order`, which OrderbookSync and cbpro.OrderBook do not know",
+    )
+    add("--require-auth", action="store_true",
+        help="give level2, level3 and full only to those who sign with the test key, "
+        "which is logged at the start")  # fmt: skip
+    add("--fault", action="append", default=[], metavar="NAME[:PARAM]",
+        help="let this go wrong again and again; can be repeated; `--fault help` lists "
+        "what there is")  # fmt: skip
     return parser
 
 

@@ -157,6 +157,20 @@ KEYS = (
         "feed.message_bytes_max", "--upstream-message-bytes-max", "BYTES", _READ,
         "longest upstream message", whole_number(1024, 1024 * _MIB),
     ),
+    Key(
+        "feed.lines", "--lines", "N", _READ,
+        "upstream connections for the same products; with 2 neither's end loses anything",
+        whole_number(1, limits.LINES_MAX),
+    ),
+    Key(
+        "feed.gap_patience_s", "--gap-patience-s", "SECONDS", _READ,
+        "how long a hole in one line waits for the other to fill it", number(0, 5),
+    ),
+    Key(
+        "feed.credentials", "--credentials", "DIR", _READ,
+        "directory of the files coinbase-key, coinbase-secret, coinbase-passphrase; systemd's"
+        " credentials of these names need no flag", _text,
+    ),
     Key("serve.port", "--port", "PORT", _SERVE, "TCP port", whole_number(1, PORT_MAX)),
     Key(
         "instance", "--instance", "N", _SERVE,

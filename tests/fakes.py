@@ -12,14 +12,24 @@ from hedgehogd.engine.member import Member, MemberStatistics
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.wire import WEBSOCKET
 
+_KINDS = {"matches": "match", "level2": "l2update", "level2_batch": "l2update"}
 
-def make_message(channel, product_id="BTC-USD", sequence=None, kind=None, **more):
+
+def make_message(channel, product_id="BTC-USD", sequence=None, kind=None, also=None, **more):
     """Return a message as the feed would: payload, frame and head agree."""
-    kind = kind or {"matches": "match", "level2": "l2update"}.get(channel, channel)
+    kind = kind or _KINDS.get(channel, channel)
     body = {"type": kind, "product_id": product_id, "sequence": sequence, **more}
     payload = json.dumps({key: value for key, value in body.items() if value is not None}).encode()
     topic = Topic(channel, product_id)
-    return Message(topic, kind, encode_text(payload), payload, sequence, more.get("trade_id"))
+    trade_id = more.get("trade_id")
+    return Message(topic, kind, encode_text(payload), payload, sequence, trade_id, also)
+
+
+def make_row(*fields):
+    """Return a message of ``level3``: an array of texts, ``type, product, sequence, …``."""
+    payload = json.dumps([str(field) for field in fields]).encode()
+    topic = Topic("level3", fields[1])
+    return Message(topic, "level3", encode_text(payload), payload, int(fields[2]))
 
 
 class FakeMember(Member):

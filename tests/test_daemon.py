@@ -120,6 +120,34 @@ async def test_an_exchange_that_refuses_the_first_connection_ends_the_daemon() -
     assert error.for_good
 
 
+async def test_credentials_that_cannot_be_read_end_the_start(tmp_path: Path) -> None:
+    """Starting without them would serve level2_batch for level2, and nobody would know why."""
+    async with exchange(Simulation()) as url:
+        settings = quick(feed_where=url, feed_credentials=str(tmp_path))
+        with trio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+            await Daemon(settings).run()
+
+    error = _only(caught.value)
+    assert isinstance(error, OperatorError)
+    assert "coinbase-key: No such file" in str(error)
+
+
+async def test_lines_are_whole_feeds() -> None:
+    """``--lines 2`` opens two of each connection, and both are live."""
+    settings = quick(feed_pairs=("BTC-USD",), feed_lines=2)
+    async with (
+        exchange(Simulation()) as url,
+        running(replace(settings, feed_where=url)) as daemon,
+    ):
+        with trio.fail_after(5):
+            while [line.live for line in daemon.instance.health.read_lines()] != [1, 1]:
+                await trio.sleep(0.01)
+        ready = await rest(daemon.port, "GET", "/readyz")
+
+    assert ready[0] == 200
+    assert daemon.instance.health.connects == 2
+
+
 async def test_with_nothing_wanted_nothing_is_dialled_and_the_instance_is_ready() -> None:
     """Coinbase closes connections that subscribe to nothing; so none is opened."""
     async with exchange(Simulation()) as url, running(quick(feed_where=url)) as daemon:

@@ -22,8 +22,11 @@ def test_a_default_written_out_is_the_default(key) -> None:
     default = DEFAULTS[key.field]
     if key.name == "serve.port":
         return  # 0 stands for "8000 + instance" and cannot be asked for
+    if key.name == "feed.credentials":
+        assert default == ""  # none: nobody can ask for that
+        return
     if default == "":
-        pytest.fail("no key has an empty text for its default")
+        pytest.fail("no other key has an empty text for its default")
 
     assert default == key.read(default)
     assert default == key.read(shown(default))
@@ -37,6 +40,9 @@ def test_a_default_written_out_is_the_default(key) -> None:
         (BY_NAME["feed.only_pairs"].read, [True, "yes", "0", "FALSE"], ["", "maybe", 1, None]),
         (BY_NAME["feed.pairs"].read, ["a-b", ["A-B", "C-D"], ""], ["btc", "A-B,x", [1], 7]),
         (BY_NAME["feed.channels"].read, ["ticker,level2_50", []], ["tick", [None], {}]),
+        (BY_NAME["feed.lines"].read, [1, "2"], [0, 3, "", None, True, 1.0]),
+        (BY_NAME["feed.gap_patience_s"].read, [0, "0.05", 5], [-1, 5.5, "soon", None]),
+        (BY_NAME["feed.credentials"].read, ["keys"], ["", 1, None]),
         (BY_NAME["log.level"].read, ["info"], ["INFO", "", 1, None]),
         (BY_NAME["serve.bind"].read, ["::1"], ["", 1, None]),
     ],

@@ -19,6 +19,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 class _Update(msgspec.Struct, gc=False):
     changes: list[Change]
+    time: str = ""
 
 
 class _Snapshot(msgspec.Struct, gc=False):
@@ -44,8 +45,10 @@ _decode_odd_snapshot = msgspec.json.Decoder(_OddSnapshot).decode
 _encode = msgspec.json.encode
 
 
-def read_changes(payload: bytes) -> list[Change]:
-    """Return the changes of an ``l2update``, their amounts unread.
+def read_update(payload: bytes) -> tuple[list[Change], str]:
+    """Return the changes of an ``l2update``, their amounts unread, and its ``time``.
+
+    The time is RFC 3339; empty when there is none.
 
     Raises:
         BadMessage: no list of ``[side, price, size]``, all of them texts.
@@ -53,9 +56,10 @@ def read_changes(payload: bytes) -> list[Change]:
     Cost: 0.6 µs for one change.
     """
     try:
-        return _decode_update(payload).changes
+        update = _decode_update(payload)
     except _UNREADABLE as error:
         raise BadMessage(str(error)) from None
+    return update.changes, update.time
 
 
 def read_snapshot(payload: bytes) -> Rows:

@@ -21,6 +21,8 @@ CLIENT_COMMANDS_BURST = 100
 CLIENT_COMMANDS_PER_S = 10.0
 # Coinbase closes a connection that has not subscribed within this time (FEED §3.1).
 FIRST_SUBSCRIBE_S = 5.0
+# Subscribers whose commands are carried out in one turn of the loop: 50 µs each.
+COMMANDS_PER_TURN_MAX = 32
 # Topics one subscriber may hold: every public channel of 838 products, with room.
 TOPICS_PER_SUBSCRIBER_MAX = 10_000
 # Subscribers of one instance. 10,000 use half of the usual limit of open files.
@@ -69,9 +71,44 @@ SEQUENCE_MAX = 2**53 - 1
 # a day, so an outage of two days is told as a gap. What is further away is an id set back,
 # or a mistake.
 TRADE_ID_STEP_MAX = 1_000_000
-# Trade ids that cannot be true, in a row that rises by one: so many are no mistake, the
-# exchange counts anew. Each of them below the newest id is taken for a repeat until then.
-ODD_TRADE_IDS_MAX = 10
+# The same for sequences: BTC-USD has up to 1,000 engine events a second (FEED §7).
+SEQUENCE_STEP_MAX = 200_000_000
+# Numbers that cannot be true, in a row that rises by one: so many are no mistake, the
+# exchange counts anew. Each of them below the newest is taken for a repeat until then.
+ODD_NUMBERS_MAX = 10
+# Numbers a little below the mark are a server that lags; when they are all that comes for
+# this long, they were set back.
+SET_BACK_AFTER_S = 30.0
+# How long the messages behind a hole wait for the other line to fill it (DESIGN §5).
+GAP_PATIENCE_S = 0.05
+# Messages of one product that may wait behind a hole: a second of the busiest full feed.
+WAITING_MESSAGES_MAX = 1_000
+# A line that leads a product and says nothing of it for this long, three heartbeats, while
+# the other line speaks, leads it no longer.
+LEADER_SILENCE_S = 3.5
+# A product that has heartbeats and then says nothing for this long was interrupted: what its
+# book has missed nobody knows.
+PRODUCT_SILENCE_S = 3.5
+# An old variant of a product is kept this long after the new one has begun to flow.
+HANDOVER_S = 1.0
+# Connections of one line that full and level3 are spread over; light channels have one.
+HEAVY_CONNECTIONS_MAX = 8
+# Moves of a product from a connection on which it does not flow to another.
+MOVES_MAX = 3
+# More subscribes to a topic that do not help before its product is moved.
+RENEWALS_BEFORE_MOVE_MAX = 2
+# Dials a second and at once, below what the exchange allows (8 and 20, FEED §10).
+DIALS_PER_S = 4.0
+DIALS_BURST = 8
+# The shortest pause after HTTP 429: eager clients have been locked out for minutes (PAIN §7).
+RATE_LIMITED_PAUSE_S = 10.0
+# Pauses between two more subscribes to one topic, because its acknowledgement leaves it out,
+# its product has fallen silent, or its book is wrong: the first and the longest. After the
+# longest without another they begin anew.
+RENEW_FIRST_S = 5.0
+RENEW_MAX_S = 60.0
+# Upstream lines: each is a whole feed of its own.
+LINES_MAX = 2
 
 # One upstream message; BTC-USD snapshots are 1 to 5 MB (FEED §2).
 UPSTREAM_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -95,11 +132,25 @@ PRODUCTS_PER_REQUEST_MAX = 400
 # Coinbase: client messages per second and burst, the stricter of its documents (FEED §10).
 UPSTREAM_REQUESTS_PER_S = 8.0
 UPSTREAM_REQUESTS_BURST = 50
-# A level2 topic is asked for anew for late joiners at most this often.
-SNAPSHOT_REFRESH_S = 1.0
 # How often the list of products is read, and how long one REST answer may take.
 CATALOGUE_REFRESH_S = 300.0
 REST_TIMEOUT_S = 10.0
+
+# A snapshot made from a book serves late joiners this long.
+SNAPSHOT_AGE_MAX_S = 1.0
+# Late joiners given a snapshot in one turn of the loop. With 16 a thousand of them held the
+# others up for 90 ms (p99), with 4 for 30, and were served in a second all the same.
+ADMISSIONS_PER_TURN_MAX = 4
+# level2_batch made from level2: changes are gathered this long (FEED §5).
+LEVEL2_BATCH_S = 0.05
+
+# A level-3 book is fetched this long after its events have begun to flow (FEED §9), and a
+# product's not more often than that: polling them is sanctioned (FEED §13).
+ORDER_BOOK_SETTLE_S = 2.0
+ORDER_BOOK_PAUSE_S = 10.0
+# Who asks for a book whose events have just begun to flow waits for it this long: one fetched
+# apart would not fit them (OrderbookSync and cbpro load theirs at once).
+ORDER_BOOK_WAIT_S = 6.0
 
 # ticker_batch: at most one message per product in this time (FEED §5).
 TICKER_BATCH_S = 5.0
@@ -152,6 +203,13 @@ BACKFILL_TRADES_MAX = 50_000
 BACKFILL_GAPS_MAX = 1_000
 # Trades handed on at once.
 BACKFILL_CHUNK_TRADES_MAX = 500
+# Pause between two chunks: notices go ahead of data and may not pile up before one who reads.
+BACKFILL_CHUNK_PAUSE_S = 0.1
+# The newest trades among them are told again to whoever subscribes: a product's at most so
+# many, 140 KB, which fit into what may wait for a subscriber beside data.
+BACKFILL_RETOLD_TRADES_MAX = 1_000
+# Gaps of a topic told to who comes before its next message; the newest count.
+STANDING_GAPS_MAX = 20
 # The newest trades may be missing from REST for some seconds (FEED §13).
 BACKFILL_PATIENCE_S = 15.0
 # Tries of a page in a row before the rest of its gap is given up.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from hedgehogd.domain.channel import TOPIC_CHANNEL_BY_TYPE, Topic
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import SEQUENCE_MAX, TOPICS_MAX
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
@@ -22,6 +22,7 @@ class Head(msgspec.Struct, gc=False):
         product_id: the market; empty when the message is about none.
         sequence: the product's counter of engine events, or None. No unit.
         trade_id: the product's counter of trades, or None. No unit.
+        last_trade_id: a heartbeat's newest trade, or None. No unit.
         message: an ``error``'s text.
         reason: an ``error``'s reason.
 
@@ -32,6 +33,7 @@ class Head(msgspec.Struct, gc=False):
     product_id: str = ""
     sequence: _Number | None = None
     trade_id: _Number | None = None
+    last_trade_id: _Number | None = None
     message: str = ""
     reason: str = ""
 
@@ -41,6 +43,7 @@ class _OddHead(msgspec.Struct, gc=False):
     product_id: str = ""
     sequence: Any = None
     trade_id: Any = None
+    last_trade_id: Any = None
     message: Any = ""
     reason: Any = ""
 
@@ -54,16 +57,26 @@ class BadMessage(Exception):
     """An upstream message without a readable head; dropped and counted, never fatal."""
 
 
+_decode_row = msgspec.json.Decoder(list[Any]).decode
+_ROW_FIELDS_MIN = 3
+_DIGITS_MAX = len(str(SEQUENCE_MAX))
+
+
 def read_head(payload: bytes) -> Head:
-    """Decode the head of one message.
+    """Decode the head of one message; of a ``level3`` array the first three elements.
+
+    The type of an array is ``"level3"``, whatever happened in it (FEED §6.13).
 
     Wrong types in numbers and texts are tolerated (they count as absent), and so are
     numbers below 0 or above ``SEQUENCE_MAX``: what others send never stops us. Without a
     ``type`` there is nothing to route by.
 
     Raises:
-        BadMessage: not JSON, not an object, or no text for ``type`` or ``product_id``.
+        BadMessage: not JSON, neither object nor such an array, or no text for ``type`` or
+            ``product_id``.
     """
+    if payload[:1] == b"[":
+        return _read_row(payload)
     try:
         return _decode_head(payload)
     except msgspec.ValidationError:
@@ -79,9 +92,23 @@ def read_head(payload: bytes) -> Head:
         odd.product_id,
         _number(odd.sequence),
         _number(odd.trade_id),
+        _number(odd.last_trade_id),
         odd.message if isinstance(odd.message, str) else "",
         odd.reason if isinstance(odd.reason, str) else "",
     )
+
+
+def _read_row(payload: bytes) -> Head:
+    """Decode a ``level3`` array: ``[type, product, sequence, …]``, all of them texts."""
+    try:
+        row = _decode_row(payload)
+    except _UNREADABLE as error:
+        raise BadMessage(str(error)) from None
+    if len(row) < _ROW_FIELDS_MIN or not all(isinstance(field, str) for field in row):
+        raise BadMessage("an array that is not of level3")
+    digits = row[2]
+    is_number = digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX
+    return Head("level3", row[1], _number(int(digits)) if is_number else None)
 
 
 def _number(value: Any) -> int | None:
@@ -93,15 +120,18 @@ class Message(msgspec.Struct, gc=False):
 
     Attributes:
         topic: what it belongs to.
-        type: its ``type``, for example ``"l2update"``.
+        type: its ``type``, for example ``"l2update"``; ``"level3"`` for all its arrays.
         frame: the unmasked WebSocket text frame, header included: what WebSocket
             subscribers get, byte for byte.
         payload: the JSON text in it: what the exchange sent.
         sequence: the product's engine counter, or None. No unit.
         trade_id: the product's trade counter, or None. No unit.
+        also: a second topic that it belongs to, for example the ``matches`` of a match
+            that came on ``full``; or None.
         line: its NDJSON wire form, once somebody wanted it.
         event: the part of its SSE wire form that all cohorts share, once wanted.
-        deflated: its compressed WebSocket frame, where one is wanted and smaller.
+        deflated: its frame compressed, for those who negotiated that; made for large
+            messages only, before they are published.
     """
 
     topic: Topic
@@ -110,6 +140,7 @@ class Message(msgspec.Struct, gc=False):
     payload: bytes
     sequence: int | None = None
     trade_id: int | None = None
+    also: Topic | None = None
     line: bytes | None = None
     event: bytes | None = None
     deflated: bytes | None = None
@@ -118,16 +149,13 @@ class Message(msgspec.Struct, gc=False):
 _topics: dict[tuple[str, str], Topic] = {}
 
 
-def topic_of(head: Head) -> Topic | None:
-    """Return the topic that a message with ``head`` belongs to, or None for unknown types.
+def intern_topic(channel: str, product_id: str) -> Topic:
+    """Return the one ``Topic`` of a channel and a product.
 
-    Topics are interned: the exchange has a few thousand of them and a message each
-    microsecond. A hostile feed cannot grow the table beyond ``TOPICS_MAX``.
+    The exchange has a few thousand of them and a message each microsecond. A hostile feed
+    cannot grow the table beyond ``TOPICS_MAX``.
     """
-    channel = TOPIC_CHANNEL_BY_TYPE.get(head.type)
-    if channel is None:
-        return None
-    key = (channel, head.product_id)
+    key = (channel, product_id)
     topic = _topics.get(key)
     if topic is None:
         topic = Topic(*key)

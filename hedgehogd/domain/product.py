@@ -30,6 +30,7 @@ class Catalogue:
         self._only = only
         self._listed: frozenset[str] | None = None
         self._refused: set[str] = set()
+        self._refused_channels: dict[str, tuple[str, str]] = {}
 
     @property
     def is_known(self) -> bool:
@@ -56,6 +57,17 @@ class Catalogue:
         """Remember that the exchange does not know ``product_id``; at most ``TOPICS_MAX``."""
         if self._listed is None and len(self._refused) < TOPICS_MAX:
             self._refused.add(product_id)
+
+    def refuse_channel(self, channel: str, message: str, reason: str) -> None:
+        """Remember in which words the exchange refused us a topic channel.
+
+        It refuses all who come later too, for as long as we run: what it asks for is a key.
+        """
+        self._refused_channels[channel] = (message, reason)
+
+    def refusal_of(self, channel: str) -> tuple[str, str] | None:
+        """Return message and reason of a topic channel's refusal, or None."""
+        return self._refused_channels.get(channel)
 
     def accepts(self, product_id: str) -> bool:
         """Say whether ``product_id`` may be subscribed to, as far as is known now."""

@@ -1,4 +1,4 @@
-"""What has to flow from upstream: what is held always, and what subscribers want now.
+"""What has to flow: what is held always, and what subscribers want now.
 
 Topics are counted: the first subscriber of a topic causes one upstream subscribe, the last
 one leaving causes an unsubscribe after a linger, so that a client that reconnects, or a
@@ -11,26 +11,25 @@ holds; ``on_change`` wakes it.
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from hedgehogd.domain.channel import HEARTBEAT, Topic, upstream_topic
-from hedgehogd.domain.limits import LINGER_S, SNAPSHOT_REFRESH_S
+from hedgehogd.domain.channel import HEARTBEAT, Topic
+from hedgehogd.domain.limits import LINGER_S
 
 
 class Demand:
-    """Reference counts of upstream topics."""
+    """Reference counts of the topics that subscribers want."""
 
     def __init__(self, held: Iterable[Topic] = (), linger_s: float = LINGER_S) -> None:
-        self._held = frozenset(upstream_topic(topic) for topic in held)
+        self._held = frozenset(held)
         self._linger_s = linger_s
         self._count: Counter[Topic] = Counter()
         self._until: dict[Topic, float] = {}
-        self._refresh: set[Topic] = set()
-        self._refreshed_at: dict[Topic, float] = {}
+        self._snapshots: set[Topic] = set()
         self.on_change: Callable[[], None] = lambda: None
 
     def want(self, topics: Iterable[Topic]) -> None:
         """One more subscriber wants each of ``topics``."""
         changed = False
-        for topic in map(upstream_topic, topics):
+        for topic in topics:
             self._count[topic] += 1
             if self._count[topic] == 1 and self._until.pop(topic, None) is None:
                 changed |= topic not in self._held
@@ -40,7 +39,7 @@ class Demand:
     def release(self, topics: Iterable[Topic], now: float) -> None:
         """One subscriber less wants each of ``topics``."""
         changed = False
-        for topic in map(upstream_topic, topics):
+        for topic in topics:
             self._count[topic] -= 1
             if not self._count[topic]:
                 del self._count[topic]
@@ -50,19 +49,44 @@ class Demand:
         if changed:
             self.on_change()
 
-    def refuse(self, product_id: str) -> None:
-        """The exchange does not know ``product_id``: its topics do not linger."""
-        gone = [topic for topic in self._until if topic.product_id == product_id]
+    def refuse(self, product_id: str, channel: str = "") -> None:
+        """The exchange does not give us a product, or a channel: its topics do not linger."""
+        gone = [
+            topic
+            for topic in self._until
+            if (topic.product_id == product_id if product_id else topic.channel == channel)
+        ]
         for topic in gone:
             del self._until[topic]
         if gone:
             self.on_change()
 
+    def is_wanted(self, topic: Topic) -> bool:
+        """Say whether some subscriber wants ``topic``, or it is held always."""
+        return topic in self._count or topic in self._held
+
+    def lingers(self, topic: Topic) -> bool:
+        """Say whether the last subscriber of ``topic`` has left lately, so that it flows still."""
+        return topic in self._until
+
     def ask_snapshot(self, topic: Topic) -> None:
-        """Somebody joined ``topic`` late and needs its snapshot."""
-        if topic not in self._refresh:
-            self._refresh.add(topic)
+        """``topic`` has to begin anew with a snapshot: its book is not known, or wrong."""
+        if topic not in self._snapshots:
+            self._snapshots.add(topic)
             self.on_change()
+
+    def take_snapshots(self) -> frozenset[Topic]:
+        """Return the topics to subscribe to anew, for their snapshots."""
+        asked = frozenset(self._snapshots)
+        self._snapshots.clear()
+        return asked
+
+    def holds(self, product_id: str, channel: str) -> bool:
+        """Say whether a product, or a channel when it is empty, is among what is held always."""
+        return any(
+            product_id == topic.product_id if product_id else channel == topic.channel
+            for topic in self._held
+        )
 
     def wanted(self, now: float) -> frozenset[Topic]:
         """Return the topics that have to flow at ``now``.
@@ -76,26 +100,6 @@ class Demand:
         beats = {HEARTBEAT.topic(topic.product_id) for topic in topics if topic.product_id}
         return topics | beats
 
-    def take_refresh(self, held: frozenset[Topic], now: float) -> frozenset[Topic]:
-        """Return the topics among ``held`` to subscribe to anew, for their snapshots.
-
-        Each at most once in ``SNAPSHOT_REFRESH_S``; those that are not held yet bring
-        their snapshot by themselves and are dropped from the list.
-        """
-        self._refresh &= held
-        due = frozenset(
-            topic
-            for topic in self._refresh
-            if now - self._refreshed_at.get(topic, -SNAPSHOT_REFRESH_S) >= SNAPSHOT_REFRESH_S
-        )
-        self._refresh -= due
-        self._refreshed_at = {
-            topic: at for topic, at in self._refreshed_at.items() if now - at < SNAPSHOT_REFRESH_S
-        } | dict.fromkeys(due, now)
-        return due
-
-    def next_change_at(self, now: float) -> float | None:
-        """Return when ``wanted`` or ``take_refresh`` will change by time alone, or None."""
-        times = list(self._until.values())
-        times += [self._refreshed_at.get(t, now) + SNAPSHOT_REFRESH_S for t in self._refresh]
-        return min(times, default=None)
+    def next_change_at(self) -> float | None:
+        """Return when ``wanted`` will change by time alone, or None."""
+        return min(self._until.values(), default=None)

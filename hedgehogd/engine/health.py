@@ -1,7 +1,9 @@
 """How the feed is: written by the feed, read by ``/readyz``, metrics and the status page."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class FeedState(StrEnum):
@@ -12,6 +14,36 @@ class FeedState(StrEnum):
     LIVE = "live"
     STALE = "stale"  # lost, or silent; being dialled again
     ENDED = "recording ended"
+
+
+class LineHealth(NamedTuple):
+    """How one line of the feed is.
+
+    Attributes:
+        number: 0 or 1.
+        connections: how many connections it should have.
+        live: how many bring data.
+        products: products that flow on them.
+        connects: connections opened since start.
+        losses: connections lost since start.
+        last_loss: why the one that is down was lost; empty when none is.
+        heard_age_s: since it was last heard, in seconds; None when it is not connected.
+        wins: numbers that it brought before the other line.
+        lead_s: by how much, in seconds, the median; None before the first.
+        gaps_saved: holes of the other line that it filled.
+    """
+
+    number: int
+    connections: int
+    live: int
+    products: int
+    connects: int
+    losses: int
+    last_loss: str
+    heard_age_s: float | None
+    wins: int
+    lead_s: float | None
+    gaps_saved: int
 
 
 class FeedHealth:
@@ -26,8 +58,13 @@ class FeedHealth:
         losses: connections lost since start, by reason.
         dropped: upstream messages dropped since start, by reason.
         complaints: ``error`` messages of the exchange that concerned no single product.
-        gaps: holes found in trade ids since start.
-        trades_missing: trades in those holes.
+        alarm: what the exchange has against what is held always; empty for nothing.
+        gaps: holes found in numbers since start.
+        missing: numbers in those holes, by channel.
+        quiet_products: products whose heartbeats have stopped although their line is alive.
+        read_lines: returns how each line is.
+        read_products: returns for each product how long ago it was heard, and how long ago
+            it had data other than heartbeats, in seconds.
     """
 
     def __init__(self) -> None:
@@ -39,8 +76,12 @@ class FeedHealth:
         self.losses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.complaints = 0
+        self.alarm = ""
         self.gaps = 0
-        self.trades_missing = 0
+        self.missing: Counter[str] = Counter()
+        self.quiet_products = 0
+        self.read_lines: Callable[[], Sequence[LineHealth]] = lambda: ()
+        self.read_products: Callable[[], Mapping[str, tuple[float, float | None]]] = dict
 
     def become(self, state: FeedState, now: float, reason: str = "") -> None:
         """Change the state at ``now``; a change of reason alone keeps the time."""

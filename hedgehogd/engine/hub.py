@@ -17,13 +17,21 @@ from collections import Counter
 
 import trio
 
-from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.channel import LEVEL3, Topic
 from hedgehogd.domain.limits import SSE_ID_TOPICS_MAX, WRITES_PER_TURN_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import to_text
 from hedgehogd.engine.member import Chunk, Member
-from hedgehogd.engine.tape import Tape, carries_position
+from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.protocol.wire import WireForm
+
+_SCHEMA = LEVEL3.topic("")  # what the fields of level3's arrays mean; about no product
+
+
+def _reached_by(topics: frozenset[Topic]) -> frozenset[Topic]:
+    """Return the topics whose messages are for who has ``topics``."""
+    has_arrays = any(topic.channel == LEVEL3.topic_channel for topic in topics)
+    return topics | {_SCHEMA} if has_arrays else topics
 
 
 class Cohort:
@@ -56,8 +64,9 @@ class Cohort:
         last = len(messages) - 1
         pieces = []
         for index, message in enumerate(messages):
-            if carries_position(message):
-                self._position[message.topic] = message.sequence or 0
+            for topic in positions(message):
+                if topic in self.topics:
+                    self._position[topic] = message.sequence or 0
             states = every or index == last
             pieces.append(form.data(message, to_text(self._position) if states else ""))
         return Chunk(pieces, messages, offsets)
@@ -127,9 +136,15 @@ class Hub:
             # Once, behind them all: the cohort's own position may be in the middle of a batch.
             position = to_text(self._tape.position(cohort.topics, self._tape.end))
             pieces[-1] = form.data(messages[-1], position)
-        chunk = Chunk(pieces, messages, offsets)
+        self.give_chunk(member, Chunk(pieces, messages, offsets))
+
+    def give_chunk(self, member: Member, chunk: Chunk) -> None:
+        """Write ``chunk``, made for its wire form, to one ``member`` that stands in a cohort."""
+        cohort = member.cohort
+        if cohort is None:
+            raise AssertionError("a member without a cohort has no wire form")
         member.write(chunk)
-        self.deliveries[form.kind] += chunk.count
+        self.deliveries[cohort.form.kind] += chunk.count
         self.bytes_out += chunk.size
 
     def listeners(self, topic: Topic) -> list[Member]:
@@ -140,6 +155,14 @@ class Hub:
             if cohort.form.has_notices
             for member in cohort.members
         ]
+
+    def wants(self, topic: Topic) -> bool:
+        """Say whether some member has ``topic``."""
+        return topic in self._by_topic
+
+    def deflates(self, topic: Topic) -> bool:
+        """Say whether some member gets large messages of ``topic`` compressed."""
+        return any(cohort.form.deflates for cohort in self._by_topic.get(topic, ()))
 
     def topics(self, channel: str) -> list[Topic]:
         """Return the topics of one channel that some member has."""
@@ -161,6 +184,13 @@ class Hub:
                     touched.append(cohort)
                 cohort.pending.append(message)
                 cohort.offsets.append(offset)
+            if message.also is not None:
+                for cohort in by_topic.get(message.also, ()):
+                    if message.topic not in cohort.topics:
+                        if not cohort.pending:
+                            touched.append(cohort)
+                        cohort.pending.append(message)
+                        cohort.offsets.append(offset)
         try:
             writes = 0
             for cohort in touched:
@@ -186,7 +216,9 @@ class Hub:
         cohort, after = member.cohort, self._publishing_after
         if cohort is None or after is None or member.served_to >= self._tape.end:
             return
-        owed = self._tape.read(after, cohort.topics)
+        # First: this write may conflate, and so move the member, which would owe it again.
+        member.served_to = self._tape.end
+        owed = self._tape.read(after, _reached_by(cohort.topics))
         if owed:
             self.give(member, [message for _, message in owed], [offset for offset, _ in owed])
 
@@ -198,7 +230,7 @@ class Hub:
             if form.states_position:
                 position = self._tape.position(topics, self._tape.end)
             cohort = self._cohorts[key] = Cohort(topics, form, position)
-            for topic in topics:
+            for topic in _reached_by(topics):
                 self._by_topic.setdefault(topic, {})[cohort] = None
         return cohort
 
@@ -210,7 +242,7 @@ class Hub:
         if cohort.members:
             return
         del self._cohorts[cohort.topics, cohort.form]
-        for topic in cohort.topics:
+        for topic in _reached_by(cohort.topics):
             cohorts = self._by_topic[topic]
             del cohorts[cohort]
             if not cohorts:

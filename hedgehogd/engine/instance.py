@@ -1,11 +1,14 @@
 """One daemon process: the parts that floors above share, and what they count."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.engine.session import Pipe, Sessions
+from hedgehogd.protocol.commands import ChannelRequest
 
 
 @dataclass
@@ -49,12 +52,26 @@ class Instance:
     counts: StreamCounts = field(default_factory=StreamCounts)
     is_draining: bool = False
 
+    def check(self, requests: Iterable[ChannelRequest]) -> None:
+        """Refuse what can be known at once not to be had.
+
+        Raises:
+            SubscriberError: a pair that is not listed (404), or a channel that the exchange
+                does not give us (403).
+        """
+        catalogue = self.pipe.catalogue
+        for request in requests:
+            for pair in request.product_ids:
+                if not catalogue.accepts(pair):
+                    raise SubscriberError("unknown_pair", f"{pair} is not a pair listed here", 404)
+            refusal = catalogue.refusal_of(request.channel.topic_channel)
+            if refusal is not None:
+                raise SubscriberError("refused_channel", refusal[1] or refusal[0], 403)
+
     def readiness(self) -> tuple[bool, str]:
         """Return whether a balancer should send subscribers here, and why (not)."""
         if self.is_draining:
             return False, "draining"
         health = self.health
-        return (
-            health.is_ready,
-            f"{health.state}: {health.reason}" if health.reason else health.state,
-        )
+        details = "; ".join(filter(None, (health.reason, health.alarm)))
+        return health.is_ready, f"{health.state}: {details}" if details else health.state

@@ -4,13 +4,14 @@ Coinbase greets a new subscriber with the last ticker, the last match (as ``last
 and the status. A late joiner of ours asks nobody upstream, so we keep them (FEED §15.7).
 """
 
-from hedgehogd.domain.channel import Topic, upstream_topic
+from hedgehogd.domain.channel import LEVEL3, MATCHES, STATUS, TICKER, TICKER_BATCH, Topic
 from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.protocol.coinbase import last_match
 from hedgehogd.protocol.frames import encode_text
 
-_STATE_CHANNELS = frozenset({"ticker", "matches", "status"})
+_STATE_CHANNELS = frozenset(c.topic_channel for c in (TICKER, MATCHES, STATUS))
+_SCHEMA = LEVEL3.topic("")  # what the fields of level3's arrays mean
 
 
 class Latest:
@@ -24,7 +25,10 @@ class Latest:
         newest = self._by_topic
         for message in messages:
             topic = message.topic
-            if topic.channel in _STATE_CHANNELS and (len(newest) < TOPICS_MAX or topic in newest):
+            if message.also is not None and message.also.channel in _STATE_CHANNELS:
+                topic = message.also
+            is_state = topic.channel in _STATE_CHANNELS or topic == _SCHEMA
+            if is_state and (len(newest) < TOPICS_MAX or topic in newest):
                 newest[topic] = message
 
     def forget(self, topic: Topic) -> None:
@@ -37,13 +41,15 @@ class Latest:
 
     def greeting(self, topic: Topic) -> Message | None:
         """Return what a new subscriber of ``topic`` is greeted with, if there is anything."""
-        newest = self._by_topic.get(upstream_topic(topic))
+        if topic.channel == TICKER_BATCH.topic_channel:
+            return self.ticker(topic.product_id)
+        newest = self._by_topic.get(_SCHEMA if topic.channel == LEVEL3.topic_channel else topic)
         if newest is None:
             return None
         if newest.type == "match":
             payload = last_match(newest.payload)
             newest = Message(
-                newest.topic,
+                topic,
                 "last_match",
                 encode_text(payload),
                 payload,

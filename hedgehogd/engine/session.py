@@ -5,28 +5,33 @@ by its id; both end here. All methods are plain functions, so the steps of a joi
 be interrupted: leave the old topics, write the state of the new ones, stand in the new
 cohort. No checkpoint lies between, so nothing can slip between (DESIGN §5).
 
-level2 has no state to greet with before order books exist: a new subscriber stands aside
-until the topic's next snapshot passes, which is asked for upstream. What it sees is whole.
+A book's new subscriber stands aside until it can be given a snapshot, the exchange's own or
+one made from our book (``snapshots``). What it sees is whole.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
+from hedgehogd.domain.backfilled import Backfilled
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, MATCHES, Channel, Topic
 from hedgehogd.domain.errors import CLOSE_POLICY
+from hedgehogd.domain.limits import BACKFILL_CHUNK_TRADES_MAX, BACKFILL_RETOLD_TRADES_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.anteroom import Anteroom
+from hedgehogd.engine.books import Books
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
-from hedgehogd.engine.member import Member, MemberStatistics
+from hedgehogd.engine.member import Chunk, Member, MemberStatistics
+from hedgehogd.engine.orders import OrderBooks
+from hedgehogd.engine.snapshots import Snapshots
+from hedgehogd.engine.standing import Standing
 from hedgehogd.engine.subscription import Subscription
 from hedgehogd.engine.tape import Tape
-from hedgehogd.protocol import coinbase
+from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.commands import SUBSCRIBE_FAILED, Command
-from hedgehogd.protocol.upstream import Refusal
+from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import WireForm
 
 
@@ -36,10 +41,42 @@ class Pipe(NamedTuple):
     tape: Tape
     hub: Hub
     latest: Latest
+    standing: Standing
     demand: Demand
     catalogue: Catalogue
-    anteroom: Anteroom
+    books: Books
+    orders: OrderBooks
+    snapshots: Snapshots
+    backfilled: Backfilled
     now: Callable[[], float]
+
+    @classmethod
+    def build(
+        cls, tape: Tape, demand: Demand, catalogue: Catalogue, now: Callable[[], float]
+    ) -> "Pipe":
+        """Plug the parts of one instance together."""
+        books = Books(demand)
+        return cls(
+            tape=tape,
+            hub=Hub(tape),
+            latest=Latest(),
+            standing=Standing(),
+            demand=demand,
+            catalogue=catalogue,
+            books=books,
+            orders=OrderBooks(),
+            snapshots=Snapshots(books, tape),
+            backfilled=Backfilled(),
+            now=now,
+        )
+
+    def deflates(self, message: Message) -> bool:
+        """Say whether somebody gets ``message`` who negotiated compression."""
+        return any(
+            self.hub.deflates(topic) or self.snapshots.deflates(topic)
+            for topic in (message.topic, message.also)
+            if topic is not None
+        )
 
 
 class Session:
@@ -84,10 +121,11 @@ class Session:
         Returns:
             A reason for each thing that could not be done.
         """
+        before = _pairs(self.subscription)
         errors = self.subscription.apply(
             command, self._pipe.catalogue, may_conflate=self.form.has_notices
         )
-        self._follow(self.subscription.topics())
+        self._follow(self.subscription.topics(), _pairs(self.subscription) - before)
         self.has_subscribed |= bool(self.subscription.state)
         return errors
 
@@ -97,23 +135,44 @@ class Session:
         answers = [coinbase.error(command.failure, reason) for reason in errors]
         return [*answers, coinbase.subscriptions(self.subscription.state)]
 
-    def admit(self, topic: Topic) -> None:
-        """The next message of ``topic`` is its snapshot: stand in for it."""
+    def admit(self, topic: Topic, chunks: Iterable[Chunk] = ()) -> None:
+        """Stand in for ``topic``: its state is in ``chunks``, or is its next message."""
         self._awaiting -= {topic}
         self._stand()
+        for chunk in chunks:
+            # Each write may end the member, or drop this book again because it is too much.
+            if not self.is_closed and topic not in self._awaiting:
+                self._pipe.hub.give_chunk(self._member, chunk)
+
+    def step_aside(self, topics: Iterable[Topic]) -> None:
+        """Get no more of these books until ``step_in``: what waited of them was dropped."""
+        self._awaiting |= self._topics.intersection(topics)
+        self._stand()
+
+    def step_in(self) -> None:
+        """The subscriber can take more: wait for fresh snapshots."""
+        self._pipe.snapshots.wait(self, self._awaiting)
 
     def refuse(self, refusal: Refusal) -> None:
-        """The exchange does not know a product: drop it, and tell the subscriber if it asked.
+        """The exchange does not give us something: drop it, and tell the subscriber if it asked.
 
         A stream that can be told nothing is ended instead; silence would be a lie.
         """
-        if not self.subscription.remove_product(refusal.product_id):
+        if refusal.product_id:
+            has_changed = self.subscription.remove_product(refusal.product_id)
+        else:
+            has_changed = self.subscription.remove_channel(BY_TOPIC_CHANNEL[refusal.channel])
+        if not has_changed:
             return
-        self._follow(self.subscription.topics())
+        self._follow(self.subscription.topics(), set())
         self._member.tell(coinbase.error(refusal.message or SUBSCRIBE_FAILED, refusal.reason))
         self._member.tell(coinbase.subscriptions(self.subscription.state))
         if not self.form.can_tell:
             self._member.end(CLOSE_POLICY, "refused_product")
+
+    def has_any(self, topics: frozenset[Topic]) -> bool:
+        """Say whether it subscribes to one of ``topics``, perhaps waiting for a snapshot."""
+        return not self._topics.isdisjoint(topics)
 
     def notify(self, payload: bytes) -> None:
         """Tell the subscriber something of ours, where its stream has notices."""
@@ -125,7 +184,7 @@ class Session:
         self.is_closed = True
         self._pipe.hub.remove(self._member)
         topics, self._topics, self._awaiting = self._topics, frozenset(), frozenset()
-        self._pipe.anteroom.leave(self)
+        self._pipe.snapshots.leave(self)
         self._pipe.demand.release(topics, self._pipe.now())
 
     def position(self, at: int) -> dict[Topic, int]:
@@ -136,40 +195,58 @@ class Session:
         """Return how the subscriber is doing."""
         return self._member.statistics(self._pipe.now())
 
-    def _follow(self, topics: frozenset[Topic]) -> None:
-        """Make ``topics`` the topics of this session."""
+    def _follow(self, topics: frozenset[Topic], asked: set[tuple[Channel, str]]) -> None:
+        """Make ``topics`` the topics of this session, and greet it for what it ``asked``."""
         added, gone = topics - self._topics, self._topics - topics
-        if self.is_closed or not (added or gone):
+        if self.is_closed or not (added or gone or asked):
             return
         self._topics = topics
-        demand = self._pipe.demand
-        demand.want(added)
-        demand.release(gone, self._pipe.now())
-        changes = frozenset(
-            topic for topic in added if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot
-        )
-        for topic in changes:
-            demand.ask_snapshot(topic)
-        self._awaiting = (self._awaiting | changes) & topics
-        self._pipe.anteroom.wait(self, self._awaiting)
+        self._pipe.demand.want(added)
+        self._pipe.demand.release(gone, self._pipe.now())
+        books = {t for t in added if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
+        self._awaiting = (self._awaiting | books) & topics
+        self._pipe.snapshots.wait(self, self._awaiting)
         self._stand()  # may write, and a write may end the member and so close us
         if not self.is_closed:
-            self._greet(added)
+            self._greet(asked)
 
     def _stand(self) -> None:
         self._pipe.hub.place(self._member, self._topics - self._awaiting, self.form)
 
-    def _greet(self, added: frozenset[Topic]) -> None:
-        """Write the state of ``added``: last ticker, last match, status."""
-        greetings: list[Message] = []
-        for topic in sorted(added):
-            greeting = self._pipe.latest.greeting(topic)
+    def _greet(self, asked: set[tuple[Channel, str]]) -> None:
+        """Write the state of what was asked for: last ticker, last match, status, schema."""
+        greetings: dict[bytes, Message] = {}
+        for channel, product_id in sorted(asked):
+            greeting = self._pipe.latest.greeting(channel.topic(product_id))
             if greeting is not None:
-                greetings.append(greeting)
+                greetings[greeting.payload] = greeting
         if greetings:
             # They stand before the next message: all that came before them is delivered.
             offsets = [self._pipe.tape.end + 1] * len(greetings)
-            self._pipe.hub.give(self._member, greetings, offsets)
+            self._pipe.hub.give(self._member, list(greetings.values()), offsets)
+        if self.form.has_notices:
+            for notice in self._pipe.standing.of(c.topic(product) for c, product in asked):
+                self._member.tell(notice)
+            self._tell_backfilled(asked)
+
+    def _tell_backfilled(self, asked: set[tuple[Channel, str]]) -> None:
+        """Who comes back to ``matches`` may have missed trades that were fetched meanwhile."""
+        for channel, product_id in sorted(asked):
+            if channel is MATCHES:
+                trades = self._pipe.backfilled.since(product_id, self._pipe.now())
+                trades = trades[-BACKFILL_RETOLD_TRADES_MAX:]
+                for at in range(0, len(trades), BACKFILL_CHUNK_TRADES_MAX):
+                    part = trades[at : at + BACKFILL_CHUNK_TRADES_MAX]
+                    self._member.tell(notices.backfilled(product_id, part))
+
+
+def _pairs(subscription: Subscription) -> set[tuple[Channel, str]]:
+    """Return each channel that is subscribed to with each of its products."""
+    return {
+        (channel, product_id)
+        for channel, product_ids in subscription.state.items()
+        for product_id in product_ids or ("",)
+    }
 
 
 class Sessions:

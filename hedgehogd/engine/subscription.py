@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from hedgehogd.domain.channel import Channel, Topic
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.protocol import coinbase
-from hedgehogd.protocol.commands import ChannelRequest, Command
+from hedgehogd.protocol.commands import ALL_PRODUCTS, ChannelRequest, Command
 
 
 class Subscription:
@@ -45,14 +45,14 @@ class Subscription:
         """Say whether all that ``command`` would add fits under the limit; change nothing."""
         if not command.subscribes:
             return True
-        added = {
-            (channel, product_id)
-            for channel, product_ids, _ in command.requests
-            for product_id in (product_ids if channel.needs_products else ("",))
-            if channel not in self._channels
-            or (channel.needs_products and product_id not in self._channels[channel])
-        }
-        return self._count + len(added) <= self._topics_max
+        added = 0
+        for request in command.requests:
+            held = self._channels.get(request.channel)
+            if _is_about_all(request):
+                added += held is None  # it takes the place of single ones
+            elif held is None or held:
+                added += len(set(request.product_ids).difference(held or ()))
+        return self._count + added <= self._topics_max
 
     def apply(
         self, command: Command, catalogue: Catalogue, *, may_conflate: bool = False
@@ -76,6 +76,13 @@ class Subscription:
                 self._unsubscribe(request)
         return list(dict.fromkeys(errors))
 
+    def remove_channel(self, channel: Channel) -> bool:
+        """Drop ``channel``; say whether there was anything to drop."""
+        if channel not in self._channels:
+            return False
+        self._unsubscribe(ChannelRequest(channel, ()))
+        return True
+
     def remove_product(self, product_id: str) -> bool:
         """Drop ``product_id`` from every channel; say whether there was anything to drop."""
         found = False
@@ -98,15 +105,21 @@ class Subscription:
         if policy == "conflate" and not channel.conflates:
             errors.append(f"{channel.name} is never conflated")
             return
-        if not channel.needs_products:
-            if channel not in self._channels and self._has_room(errors):
-                self._channels[channel] = {}
-                self._count += 1
+        refusal = catalogue.refusal_of(channel.topic_channel)
+        if refusal is not None:
+            errors.append(refusal[1] or refusal[0])
             return
-        if not request.product_ids:
+        product_ids = request.product_ids
+        if channel.needs_products and not product_ids:
             errors.append(coinbase.no_products(channel))
             return
-        for product_id in request.product_ids:
+        if _is_about_all(request):
+            self._subscribe_to_all(channel, errors)
+            return
+        if channel in self._channels and not self._channels[channel]:
+            errors.append(f"{channel.name} is subscribed to for all products")
+            return
+        for product_id in product_ids:
             if not catalogue.accepts(product_id):
                 errors.append(coinbase.not_a_product(product_id))
                 continue
@@ -120,6 +133,14 @@ class Subscription:
             elif policy:
                 self.conflated.discard(channel.topic(product_id))
 
+    def _subscribe_to_all(self, channel: Channel, errors: list[str]) -> None:
+        """Subscribe to a channel without products; it takes the place of single ones."""
+        held = self._channels.get(channel)
+        if held is None and not self._has_room(errors):
+            return
+        self._count += 1 - (max(1, len(held)) if held is not None else 0)
+        self._channels[channel] = {}
+
     def _has_room(self, errors: list[str]) -> bool:
         if self._count < self._topics_max:
             return True
@@ -131,12 +152,12 @@ class Subscription:
         held = self._channels.get(channel)
         if held is None:
             return
-        if not request.product_ids or not held:
+        if not request.product_ids or _is_about_all(request):
             self._count -= max(1, len(held))
             del self._channels[channel]
             self._forget_conflation(channel, held)
             return
-        for product_id in request.product_ids:
+        for product_id in request.product_ids:  # none where all products are held together
             if product_id in held:
                 self._drop(channel, product_id)
 
@@ -150,3 +171,11 @@ class Subscription:
 
     def _forget_conflation(self, channel: Channel, product_ids: Iterable[str]) -> None:
         self.conflated.difference_update(map(channel.topic, product_ids))
+
+
+def _is_about_all(request: ChannelRequest) -> bool:
+    """Say whether ``request`` is about a channel as a whole, without single products."""
+    channel, product_ids, _ = request
+    if channel.needs_products:
+        return False
+    return not channel.takes_products or not product_ids or ALL_PRODUCTS in product_ids

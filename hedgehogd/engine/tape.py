@@ -15,13 +15,16 @@ from itertools import islice
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.limits import TAPE_BYTES_MAX, TOPICS_MAX
 from hedgehogd.domain.message import Message
+from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
 
 _RESUMING = frozenset(name for name, channel in BY_TOPIC_CHANNEL.items() if channel.resumes)
 
 
-def carries_position(message: Message) -> bool:
-    """Say whether ``message`` moves the position of its topic."""
-    return message.sequence is not None and message.topic.channel in _RESUMING
+def positions(message: Message) -> tuple[Topic, ...]:
+    """Return the topics whose position ``message`` moves."""
+    if message.sequence is None or message.topic.channel not in _RESUMING:
+        return ()
+    return (message.topic,) if message.also is None else (message.topic, message.also)
 
 
 _FORMS = 4  # the payload is held again in its frame, its line and its event
@@ -34,7 +37,9 @@ def weight(message: Message) -> int:
     Measured on the shared recording's l2updates, 120 bytes of payload each: 476 bytes while
     only WebSocket subscribers want them, 807 once all forms have been made.
     """
-    return _FORMS * len(message.payload) + _OBJECTS_BYTES
+    size = len(message.payload)
+    forms = _FORMS + (size >= DEFLATE_BYTES_MIN)  # large ones are held compressed too
+    return forms * size + _OBJECTS_BYTES
 
 
 class Tape:
@@ -64,15 +69,15 @@ class Tape:
             kept.append(message)
             self.bytes += weight(message)
             self.end += 1
-            if carries_position(message) and (
-                message.topic in self._last or len(self._last) < TOPICS_MAX
-            ):
-                self._last[message.topic] = message.sequence or 0
+            for topic in positions(message):
+                if topic in self._last or len(self._last) < TOPICS_MAX:
+                    self._last[topic] = message.sequence or 0
         while self.bytes > self._bytes_max and len(kept) > len(messages):
             oldest = kept.popleft()
             self.bytes -= weight(oldest)
-            if carries_position(oldest) and oldest.topic in self._last:
-                self._left[oldest.topic] = (self.end - len(kept), oldest.sequence or 0)
+            for topic in positions(oldest):
+                if topic in self._last:
+                    self._left[topic] = (self.end - len(kept), oldest.sequence or 0)
 
     def read(self, after: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
         """Return ``(offset, message)`` of ``topics`` with an offset above ``after``.
@@ -83,7 +88,7 @@ class Tape:
         return [
             (offset, message)
             for offset, message in reversed(list(self._backwards(after)))
-            if message.topic in topics
+            if message.topic in topics or message.also in topics
         ]
 
     def position(self, topics: Iterable[Topic], at: int) -> dict[Topic, int]:
@@ -101,13 +106,13 @@ class Tape:
         moved: set[Topic] = set()
         for offset, message in self._backwards(self.begin - 1):
             if offset > at:
-                if message.topic in wanted and carries_position(message):
-                    moved.add(message.topic)
+                moved.update(wanted.intersection(positions(message)))
             elif not moved:
                 break
-            elif message.topic in moved and carries_position(message):
-                position[message.topic] = message.sequence or 0
-                moved.discard(message.topic)
+            else:
+                for topic in moved.intersection(positions(message)):
+                    position[topic] = message.sequence or 0
+                    moved.discard(topic)
         for topic in wanted:
             left_at, sequence = self._left.get(topic, (0, 0))
             if topic in moved or left_at > at:

@@ -1,47 +1,48 @@
-"""The feed: one upstream connection, kept alive, asked for exactly what is wanted.
+"""The feed: one or two lines to the exchange, asked for exactly what is wanted.
 
-It dials when something is wanted and hangs up when nothing is (Coinbase closes connections
-that do not subscribe, FEED §3.1). Demand is compared with what this connection holds and
-the difference is sent, collected for a moment, in as few messages as the exchange's limits
-ask for. Whatever ends the connection, it is dialled again after a jittered pause.
+A line is a whole feed of its own, made of as many connections as its plan has. What wants
+to flow comes from ``Demand``; each line's plan says which connection holds it, each
+``Connection`` keeps itself alive, and one ``UpstreamSession`` decides between all of them
+what is delivered. Deliveries enter the inbox in the order of those decisions.
 
-A line is dead when no byte has come for ``stale_after_s`` although we pinged, or when it
-has carried heartbeats and then no data for as long: sockets that stay open and say
-nothing are the most common complaint about this exchange (PAIN §1).
-
-Floor 3. The only retry loop of the pipe; it ends for its cancellation alone, or with
-``FeedError.for_good`` when the exchange refuses the very first connection.
+Floor 3. Ends for its cancellation alone, or with ``FeedError.for_good`` when the exchange
+refuses the very first connection.
 """
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from random import Random
 
 import structlog
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
-from hedgehogd import __version__
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.errors import FeedError
+from hedgehogd.domain.channel import FULL, HEARTBEAT, LEVEL2, MATCHES, Topic, upstream_topics
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.health import FeedHealth, FeedState
+from hedgehogd.engine.health import FeedHealth, LineHealth
+from hedgehogd.feeds.connection import Connection
 from hedgehogd.feeds.dial import FeedAddress, dial
 from hedgehogd.feeds.intake import account
-from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good
-from hedgehogd.feeds.tap import Frames, FrameTap
-from hedgehogd.protocol import coinbase, notices
-from hedgehogd.protocol.backoff import Backoff, TokenBucket
-from hedgehogd.protocol.upstream import TopicNotice, UpstreamSession
+from hedgehogd.feeds.line import Line
+from hedgehogd.feeds.staleness import Staleness
+from hedgehogd.protocol.backoff import TokenBucket
+from hedgehogd.protocol.gaps import Gap
+from hedgehogd.protocol.received import Received
+from hedgehogd.protocol.signing import Credentials
+from hedgehogd.protocol.source import Source
+from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
 
-_HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
+
+def _ignore_trades(product_id: str, gap: Gap) -> None:
+    """Nobody fetches what is missing."""
 
 
 class CoinbaseFeed:
-    """Keep one connection to ``address`` and put what it brings into ``inbox``.
+    """Keep what is wanted flowing from ``address`` into ``inbox``.
 
     Args:
         address: where the exchange is.
@@ -49,9 +50,14 @@ class CoinbaseFeed:
         inbox: where deliveries go; closed when ``run`` ends.
         health: written here, read by others.
         random: for jitter.
-        stale_after_s: silence that means the line is dead, in seconds.
+        lines: how many whole feeds to hold, 1 or 2.
+        credentials: for channels that need a key; None for none.
+        stale_after_s: silence that means a connection is dead, in seconds.
+        gap_patience_s: how long a hole in one line waits for the other, in seconds.
         message_bytes_max: longest upstream message, in bytes.
+        on_missing_trades: told of each hole in trade ids, by product.
         open_stream: how to connect; tests pass their own.
+        wall_s: the time that signatures state, seconds since the epoch.
     """
 
     def __init__(
@@ -62,24 +68,40 @@ class CoinbaseFeed:
         health: FeedHealth,
         *,
         random: Random,
+        lines: int = 1,
+        credentials: Credentials | None = None,
         stale_after_s: float = limits.STALE_AFTER_S,
+        gap_patience_s: float = limits.GAP_PATIENCE_S,
         message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX,
+        on_missing_trades: Callable[[str, Gap], None] = _ignore_trades,
         open_stream: Callable[[FeedAddress], Awaitable[trio.abc.Stream]] = dial,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
-        self._address = address
-        self._demand = demand
+        self.address = address
+        self.demand = demand
+        self.health = health
+        self.random = random
+        self.stale_after_s = stale_after_s
+        self.message_bytes_max = message_bytes_max
+        self.open_stream = open_stream
+        self.session = UpstreamSession(gap_patience_s)
+        self.requests = TokenBucket(limits.UPSTREAM_REQUESTS_PER_S, limits.UPSTREAM_REQUESTS_BURST)
+        self.not_before = -float("inf")  # the exchange has had enough of our dials until then
+        self._dials = TokenBucket(limits.DIALS_PER_S, limits.DIALS_BURST)
         self._inbox = inbox
-        self._health = health
-        self._stale_after_s = stale_after_s
-        self._message_bytes_max = message_bytes_max
-        self._open_stream = open_stream
-        self._session = UpstreamSession(wanted=frozenset())
-        self._backoff = Backoff(limits.BACKOFF_FIRST_S, limits.BACKOFF_MAX_S, random)
-        self._bucket = TokenBucket(limits.UPSTREAM_REQUESTS_PER_S, limits.UPSTREAM_REQUESTS_BURST)
+        self._lines = [Line(self, number) for number in range(lines)]
+        self._credentials = credentials
+        self._wall_s = wall_s
+        self._on_missing_trades = on_missing_trades
         self._changed = trio.Event()
-        self._data_at = 0.0
-        self._told_stale = False
+        self._hole = trio.Event()
         self._remembered: frozenset[Topic] = frozenset()
+        self._refused: frozenset[str] = frozenset()
+        self._staleness = Staleness(self.session, health)
+        self._relay_is_stale = False  # another hedgehogd feeds us, and its own feed is stale
+        health.dropped = self.session.dropped
+        health.read_lines = self._line_health
+        health.read_products = self._product_ages
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the feed until cancelled.
@@ -87,197 +109,194 @@ class CoinbaseFeed:
         Raises:
             FeedError: the exchange refused the first connection for good.
         """
-        self._demand.on_change = self._wake
+        self.demand.on_change = self.wake
         task_status.started()
-        async with self._inbox:
+        async with self._inbox, trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_holes)
             while True:
-                wanted = self._demand.wanted(trio.current_time())
-                await self._remember_only(wanted)
-                if not wanted:
-                    self._become(FeedState.IDLE)
+                self._changed = trio.Event()
+                await self._plan(nursery)
+                at = self._next_change_at()
+                with trio.move_on_at(float("inf") if at is None else at):
                     await self._changed.wait()
-                    self._changed = trio.Event()
-                    continue
-                await self._one_connection()
+                await trio.sleep(limits.SUBSCRIBE_COLLECT_S)
 
-    async def _one_connection(self) -> None:
-        """Dial, hold the connection until it ends, and pause when it ended badly."""
-        started_at = trio.current_time()
-        if self._health.state is not FeedState.STALE:
-            self._become(FeedState.CONNECTING)
-        error: Exception | None = None
-        try:
-            await self._connect_and_hold()
-        except* OUTSIDE_ERRORS as group:
-            error = cause_of(group)
-        if error is None:
-            return
-        failure = describe(error)
-        if not self._health.connects and is_for_good(error):
-            raise FeedError(f"{self._address.url}: {failure}", for_good=True)
-        lived_s = trio.current_time() - started_at
-        if lived_s >= limits.BACKOFF_RESET_S:
-            self._backoff.reset()
-        pause_s = self._backoff.next_s()
-        self._health.losses[failure.split(":")[0]] += 1
-        log.warning(
-            "feed lost", reason=failure, lived_s=round(lived_s, 1), pause_s=round(pause_s, 2)
-        )
-        await self._tell_stale(failure)
-        await trio.sleep(pause_s)
-
-    async def _connect_and_hold(self) -> None:
-        """Return when nothing is wanted any more; raise when the connection ends otherwise."""
-        connect_by = trio.current_time() + limits.DIAL_TIMEOUT_S
-        with trio.fail_at(connect_by):
-            stream = await self._open_stream(self._address)
-        hung_up = False
-        try:
-            tap = FrameTap(stream, self._receive, self._message_bytes_max)
-            async with trio.open_nursery() as nursery:
-                with trio.fail_at(connect_by):
-                    connection = await wrap_client_stream(
-                        nursery,
-                        tap,  # type: ignore[arg-type]  # any stream will do
-                        self._address.host_header,
-                        self._address.resource,
-                        extra_headers=_HEADERS,
-                    )
-                self._health.connects += 1
-                self._session.reconnected()
-                self._data_at = trio.current_time()
-                log.info("feed connected", url=self._address.url)
-                nursery.start_soon(_until_closed, tap, connection)
-                nursery.start_soon(self._watch_line, tap)
-                nursery.start_soon(_ping_when_silent, tap, connection, self._stale_after_s / 2)
-                try:
-                    await self._keep_subscribed(connection)
-                    hung_up = True
-                finally:
-                    with trio.move_on_after(limits.FAREWELL_S / 4, shield=True):
-                        if hung_up:
-                            await connection.aclose()
-                        elif connection.closed is None:
-                            await tap.say_goodbye()
-                nursery.cancel_scope.cancel()
-        except* OUTSIDE_ERRORS:
-            if not hung_up:  # what comes of our own goodbye is no loss
-                raise
-        finally:
-            await trio.aclose_forcefully(stream)
-
-    async def _keep_subscribed(self, connection: WebSocketConnection) -> None:
-        """Make the connection hold what is wanted; return when that is nothing."""
-        held: frozenset[Topic] = frozenset()
-        while True:
-            self._changed = trio.Event()
-            now = trio.current_time()
-            wanted = self._demand.wanted(now)
-            fresh = self._demand.take_refresh(held, now) & wanted
-            await self._remember_only(wanted)
-            await self._send(connection, "unsubscribe", (held - wanted) | fresh)
-            await self._send(connection, "subscribe", (wanted - held) | fresh)
-            held = wanted
-            if not held:
-                return
-            at = self._demand.next_change_at(trio.current_time())
-            with trio.move_on_at(float("inf") if at is None else at):
-                await self._changed.wait()
-            await trio.sleep(limits.SUBSCRIBE_COLLECT_S)
-
-    async def _send(
-        self, connection: WebSocketConnection, kind: str, topics: frozenset[Topic]
-    ) -> None:
-        for request in coinbase.requests(kind, topics):
-            await trio.sleep(self._bucket.take(trio.current_time()))
-            await connection.send_message(request.decode())
-            log.debug("asked upstream", request=request.decode())
-
-    async def _receive(self, frames: Frames) -> None:
-        """Take the frames of one read; waits while the inbox is full."""
-        received = self._session.receive(frames)
-        account(received, self._session, self._health)
-        first: list[TopicNotice] = []
-        if received.messages:
-            self._data_at = trio.current_time()
-            if self._health.state is not FeedState.LIVE:
-                self._become(FeedState.LIVE)
-                if self._told_stale:
-                    self._told_stale = False
-                    back = notices.stale(is_stale=False, reason="the feed is back")
-                    first.append(TopicNotice(None, back))
-        refusals = received.refusals
-        for messages, told in received.parts():  # one, unless there is a gap to be told
-            if messages or told or first or refusals:
-                await self._inbox.send(Delivery(messages, first + told, refusals))
-            first, refusals = [], []
-
-    async def _watch_line(self, tap: FrameTap) -> None:
-        """Raise as soon as the line is dead."""
-        patience_s = self._stale_after_s
-        while True:
-            now = trio.current_time()
-            byte_by = tap.heard_at + patience_s
-            beat_by = self._data_at + patience_s if self._session.heard_heartbeat else byte_by
-            if now >= byte_by:
-                raise FeedError(f"silent: no byte for {now - tap.heard_at:.1f} s")
-            if now >= beat_by:
-                raise FeedError(f"silent: no heartbeat for {now - self._data_at:.1f} s")
-            await trio.sleep_until(min(byte_by, beat_by))
-
-    async def _tell_stale(self, reason: str) -> None:
-        self._become(FeedState.STALE, reason)
-        if not self._told_stale:
-            self._told_stale = True
-            notice = notices.stale(is_stale=True, reason=reason)
-            await self._inbox.send(Delivery([], [TopicNotice(None, notice)]))
-
-    async def _remember_only(self, wanted: frozenset[Topic]) -> None:
-        """Relay ``wanted`` alone; forget topics that no longer flow, here and down the pipe.
-
-        Called before anything is asked for, so no answer comes too early. Messages of what
-        is forgotten that are on their way still are dropped, and when it flows again nothing
-        is compared with what came before.
-        """
-        forgotten = self._remembered - wanted
-        self._remembered = self._session.wanted = wanted
-        for topic in forgotten:
-            self._session.forget(topic)
-        if forgotten:
-            await self._inbox.send(Delivery([], forgotten=tuple(forgotten)))
-
-    def _become(self, state: FeedState, reason: str = "") -> None:
-        self._health.become(state, trio.current_time(), reason)
-
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """What is wanted may have changed."""
         self._changed.set()
 
-
-async def _ping_when_silent(
-    tap: FrameTap, connection: WebSocketConnection, silence_s: float
-) -> None:
-    """Ask for a sign of life whenever there was none for ``silence_s``.
-
-    Nobody waits for the answer but this task: what silence means is ``_watch_line``'s to say.
-    """
-    while True:
-        if trio.current_time() >= tap.heard_at + silence_s:
-            with trio.move_on_after(silence_s):
-                await connection.ping()
-        await trio.sleep_until(tap.heard_at + silence_s)
-
-
-async def _until_closed(tap: FrameTap, connection: WebSocketConnection) -> None:
-    """Raise when the connection is closed; the tap keeps all messages.
-
-    Raises:
-        ConnectionClosed: by the exchange, or by us.
-        Exception: by us, because of what the exchange sent.
-    """
-    try:
+    async def wait_for_a_dial(self) -> None:
+        """Wait until the exchange's limits allow another connection."""
         while True:
-            await connection.get_message()
-    except ConnectionClosed:
-        if tap.failure is not None:
-            raise tap.failure from None
-        raise
+            await trio.sleep_until(self.not_before)
+            await trio.sleep(self._dials.take(trio.current_time()))
+            if self.not_before <= trio.current_time():  # nobody was refused meanwhile
+                return
+
+    @property
+    def sign(self) -> Callable[[], Mapping[str, str]] | None:
+        """What signs a request; None when there are no credentials."""
+        credentials = self._credentials
+        return None if credentials is None else lambda: credentials.sign(self._wall_s())
+
+    async def deliver(self, received: Received, connection: Connection | None = None) -> None:
+        """Put what was received into the inbox; waits while that is full.
+
+        What has been decided has to arrive: the numbers are counted already. So the wait
+        goes on when the connection is cancelled, but not for ever.
+        """
+        account(received, self.session, self.health)
+        self._resync(received.resyncs)
+        if received.unacknowledged and connection is not None:
+            connection.renewals.ask_again(received.unacknowledged)
+            connection.wake()
+        for product_id, gap in received.missing_trades:
+            self._on_missing_trades(product_id, gap)
+        if self.session.refused != self._refused:
+            self.wake()
+        if self.session.arbiter.next_expiry() is not None:
+            self._hole.set()
+        self._raise_alarm(received)
+        if received.messages or received.notices or received.refusals:
+            await self._put(
+                Delivery(
+                    received.messages, received.notices, received.notices_at, received.refusals
+                )
+            )
+        if self.session.told_stale != self._relay_is_stale:
+            self._relay_is_stale = self.session.told_stale
+            await self.tell_state()
+
+    async def end_source(self, line: Line, slot: int, source: Source) -> None:
+        """A connection has ended: deliver what no longer waits for it."""
+        line.plan.ended(slot)
+        await self.deliver(self.session.lost(source, trio.current_time()))
+
+    async def tell_state(self) -> None:
+        """Tell what has changed about which connections are live."""
+        told = self._staleness.of_lines(self._lines, trio.current_time())
+        if told:
+            await self._put(Delivery([], told))
+
+    async def watch_products(self, connection: Connection, source: Source, now: float) -> None:
+        """Tell which products of ``source`` have fallen silent or are back; ask for them anew."""
+        unheard = source.unheard(now, self.stale_after_s)
+        quiet = frozenset(self.session.quiet_products(source, now, self.stale_after_s)) | {
+            t.product_id
+            for t in unheard
+            if t.channel == HEARTBEAT.topic_channel and not self._is_heard(t.product_id, now)
+        }
+        silent = [t for t in source.held or () if t.product_id in quiet or t in unheard]
+        if silent:
+            connection.ask_anew(silent)
+        heard = frozenset(
+            product_id
+            for product_id, state in source.products.items()
+            if state.leader is source and now - state.heard_at < self.stale_after_s
+        )
+        told = self._staleness.of_products(quiet, heard | quiet)
+        if told:
+            await self._put(Delivery([], told))
+
+    def _is_heard(self, product_id: str, now: float) -> bool:
+        """Say whether the product flows, on whichever connection."""
+        state = self.session.products.get(product_id)
+        return state is not None and now - state.heard_at < self.stale_after_s
+
+    async def _plan(self, nursery: trio.Nursery) -> None:
+        """Bring plans, connections and memory in line with what is wanted."""
+        now = trio.current_time()
+        wanted = self.demand.wanted(now)
+        if self.session.refused != self._refused:
+            self._refused = self.session.refused
+            for line in self._lines:
+                line.plan.refused(self._refused)
+        asked = upstream_topics(wanted, self._refused)
+        trades = {MATCHES.topic(t.product_id) for t in asked if t.channel == FULL.topic_channel}
+        await self._remember_only(wanted | asked | trades)
+        for line in self._lines:
+            line.plan.follow(asked, now)
+            for slot in line.plan.slots():
+                if slot not in line.connections:
+                    connection = line.connections[slot] = Connection(line, slot)
+                    nursery.start_soon(connection.run)
+            for connection in line.connections.values():
+                connection.wake()
+        self._resync(self.demand.take_snapshots())
+        await self.tell_state()
+
+    def _next_change_at(self) -> float | None:
+        times = [line.plan.next_change_at() for line in self._lines]
+        times.append(self.demand.next_change_at())
+        return min((at for at in times if at is not None), default=None)
+
+    async def _remember_only(self, topics: frozenset[Topic]) -> None:
+        """Forget topics that no longer flow, here and down the pipe.
+
+        Called before anything is asked for, so no answer comes too early. When they flow
+        again nothing is compared with what came before.
+        """
+        forgotten = self._remembered - topics
+        self._remembered = topics
+        for topic in forgotten:
+            self.session.forget(topic)
+        self.session.hold_only(topics)
+        if forgotten:
+            await self._put(Delivery([], forgotten=tuple(forgotten)))
+
+    def _resync(self, topics: Iterable[Topic]) -> None:
+        """Have ``topics`` begin anew, on the connection that they are followed on."""
+        for topic in topics:
+            state = self.session.products.get(topic.product_id)
+            for line in self._lines:
+                for connection in line.connections.values():
+                    source = connection.source
+                    leads = state is None or state.leader in {None, source}
+                    if source and source.held and topic in source.held and leads:
+                        connection.renewals.ask_anew([topic])
+                        connection.wake()
+
+    async def _watch_holes(self) -> None:
+        """Deliver what has waited long enough for a hole to be filled, for ever."""
+        while True:
+            await self._hole.wait()
+            at = self.session.arbiter.next_expiry()
+            if at is None:
+                self._hole = trio.Event()
+                continue
+            await trio.sleep_until(at)
+            await self.deliver(self.session.expire(trio.current_time()))
+
+    async def _put(self, delivery: Delivery) -> None:
+        """Put ``delivery`` into the inbox, after all that others put there before.
+
+        Its numbers are counted already, so it has to arrive: the wait goes on when the
+        connection that brought it is cancelled. It ends when the broker takes it or is gone.
+        """
+        with trio.CancelScope(shield=True), suppress(trio.BrokenResourceError):
+            await self._inbox.send(delivery)
+
+    def _raise_alarm(self, received: Received) -> None:
+        """Let ``/readyz`` say what the exchange has against what is held always."""
+        for refusal in received.refusals:
+            has_substitute = refusal.channel == LEVEL2.topic_channel
+            if not has_substitute and self.demand.holds(refusal.product_id, refusal.channel):
+                self.health.alarm = f"{refusal.message}: {refusal.reason}"
+        if received.complaints:
+            self.health.alarm = received.complaints[-1]
+
+    def _line_health(self) -> list[LineHealth]:
+        now = trio.current_time()
+        return [line.health(self.session.arbiter.race, now) for line in self._lines]
+
+    def _product_ages(self) -> dict[str, tuple[float, float | None]]:
+        """Return for each product how long ago it was heard, and how long ago it had data."""
+        now = trio.current_time()
+        return {
+            product_id: (
+                now - state.heard_at,
+                None if state.data_at is None else now - state.data_at,
+            )
+            for product_id, state in self.session.products.items()
+            if product_id
+        }

@@ -3,8 +3,10 @@
 import structlog
 import trio
 
+from hedgehogd.domain.channel import LEVEL2
 from hedgehogd.engine.health import FeedHealth
-from hedgehogd.protocol.upstream import Received, UpstreamSession
+from hedgehogd.protocol.received import Received
+from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
 
@@ -18,8 +20,11 @@ def account(received: Received, session: UpstreamSession, health: FeedHealth) ->
     for complaint in received.complaints[:_LINES_PER_READ_MAX]:
         log.error("the exchange complains", message=complaint)
     for refusal in received.refusals[:_LINES_PER_READ_MAX]:
-        log.error("the exchange refuses a product", reason=refusal.reason)
-    health.dropped = session.dropped
-    health.gaps, health.trades_missing = session.gaps, session.trades_missing
+        if refusal.channel == LEVEL2.topic_channel:
+            log.info("level2 is served from level2_batch", reason=refusal.reason)
+            continue
+        what = refusal.product_id or refusal.channel
+        log.error("the exchange refuses", what=what, reason=refusal.reason)
+    health.gaps, health.missing = session.arbiter.gaps, session.arbiter.missing
     health.complaints += len(received.complaints)
     health.heard_at = trio.current_time()

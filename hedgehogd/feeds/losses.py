@@ -29,7 +29,8 @@ OUTSIDE_ERRORS = (
 )
 """What others do to us; everything else that ends a connection is a bug of ours."""
 
-_TRY_AGAIN_STATUSES = frozenset({408, 425, 429})
+_TOO_MANY_REQUESTS = 429
+_TRY_AGAIN_STATUSES = frozenset({408, 425, _TOO_MANY_REQUESTS})
 _CONSEQUENCES = (ConnectionClosed, trio.BusyResourceError)
 
 
@@ -59,6 +60,11 @@ def is_for_good(error: Exception) -> bool:
         and 400 <= error.status < 500
         and error.status not in _TRY_AGAIN_STATUSES
     )
+
+
+def is_rate_limit(error: Exception) -> bool:
+    """Say whether the exchange refused us for dialling too often."""
+    return isinstance(error, UpgradeRefused) and error.status == _TOO_MANY_REQUESTS
 
 
 def describe(error: Exception) -> str:

@@ -3,8 +3,6 @@
 It begins when something is wanted for the first time, plays once, and stays up at its
 end: subscribers keep their streams, and ``/readyz`` says ``recording ended``.
 
-There is nobody to ask for another snapshot: who joins ``level2`` after it was played sees
-nothing of it until the recording's next one, if it has one. The log says so, once a topic.
 The file is read in threads, a batch at a time; a disk that hangs keeps nobody waiting.
 """
 
@@ -17,9 +15,7 @@ import msgspec
 import structlog
 import trio
 
-from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
-from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import FeedHealth, FeedState
@@ -35,6 +31,7 @@ from hedgehogd.protocol.recording import (
     RecordingError,
     read_recording,
 )
+from hedgehogd.protocol.source import Source
 from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
@@ -79,9 +76,9 @@ class RecordingFeed:
         self._inbox = inbox
         self._health = health
         self._session = UpstreamSession()
+        self._source = Source(held=None)
         self._changed = trio.Event()
-        self._snapshots: set[Topic] = set()  # topics whose snapshot has been played
-        self._missed: set[Topic] = set()  # those among them that somebody came too late for
+        health.dropped = self._session.dropped
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Play once, then stay up until cancelled.
@@ -149,17 +146,9 @@ class RecordingFeed:
 
     def _wake(self) -> None:
         self._changed.set()
-        demand, now = self._pipe.demand, trio.current_time()
-        for topic in demand.take_refresh(frozenset(self._snapshots), now) - self._missed:
-            self._missed.add(topic)
-            log.warning("joined after the recording's snapshot", topic=str(topic))
 
     async def _send(self, batch: list[Recorded]) -> None:
         frames = [(encode_text(recorded.payload), recorded.payload) for recorded in batch]
-        received = self._session.receive(frames)
+        received = self._session.receive(self._source, frames, trio.current_time())
         account(received, self._session, self._health)
-        for message in received.messages:
-            if message.type == "snapshot" and len(self._snapshots) < TOPICS_MAX:
-                self._snapshots.add(message.topic)
-        for messages, told in received.parts():
-            await self._inbox.send(Delivery(messages, told))
+        await self._inbox.send(Delivery(received.messages, received.notices, received.notices_at))

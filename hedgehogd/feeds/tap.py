@@ -70,6 +70,11 @@ class FrameTap(PassingStream):
         self._is_open = False
         self._behind_head = b""
 
+    @property
+    def binary_dropped(self) -> int:
+        """Binary messages dropped: the feed has none."""
+        return self._scanner.binary_dropped
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
         """Return the handshake's answer, then control frames; empty at the end."""
         try:

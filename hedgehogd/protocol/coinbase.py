@@ -5,16 +5,18 @@ upstream, what we ask of it. Key order follows the wire (FEED §4, §6).
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Channel, Topic
+from hedgehogd.domain.channel import BY_ALIAS, BY_TOPIC_CHANNEL, Channel, Topic
 from hedgehogd.domain.limits import PRODUCTS_PER_REQUEST_MAX
 from hedgehogd.domain.message import Head
 
 _encode = msgspec.json.encode
 _REFUSED_PRODUCT = re.compile(r"(\S+) is (?:not a valid product|delisted)")
+_REFUSED_CHANNEL = re.compile(r"(\S+) is not a valid channel")
+_OUR_KEY = ("authentication failed", "could not be authenticated")
 _MATCH = re.compile(rb'"type"\s*:\s*"match"')
 
 
@@ -42,6 +44,47 @@ def refused_product(head: Head) -> str | None:
     return found.group(1) if found else None
 
 
+def refused_channel(head: Head) -> str | None:
+    """Return the name of the channel that an upstream ``error`` says it does not have."""
+    found = _REFUSED_CHANNEL.fullmatch(head.reason)
+    return found.group(1) if found else None
+
+
+def is_about_keys(head: Head) -> bool:
+    """Say whether an ``error`` refuses channels that need a key (FEED §5, §6.16)."""
+    return "require authentication" in head.reason or is_about_our_key(head)
+
+
+def is_about_our_key(head: Head) -> bool:
+    """Say whether an ``error`` says that our key, or our signature, is no good."""
+    return any(words in head.message.lower() for words in _OUR_KEY)
+
+
+class _Row(msgspec.Struct):
+    name: str = ""
+    product_ids: list[str] | None = None
+
+
+class _Acknowledgement(msgspec.Struct):
+    channels: list[_Row] = []
+
+
+def acknowledged(payload: bytes) -> frozenset[Topic]:
+    """Return the topics that a ``subscriptions`` message lists (FEED §4).
+
+    Raises:
+        msgspec.DecodeError: it has another form.
+    """
+    found: set[Topic] = set()
+    for row in msgspec.json.decode(payload, type=_Acknowledgement).channels:
+        channel = BY_ALIAS.get(row.name)
+        if channel is not None:
+            found.update(map(channel.topic, row.product_ids or ()))
+            if not channel.needs_products:  # all of them may be listed, or written as one word
+                found.add(channel.topic(""))
+    return frozenset(found)
+
+
 def subscriptions(state: Mapping[Channel, Iterable[str]]) -> bytes:
     """Return the acknowledgement: the connection's whole state, canonical names (FEED §4)."""
     return _encode({"type": "subscriptions", "channels": subscription_rows(state)})
@@ -63,24 +106,39 @@ def last_match(payload: bytes) -> bytes:
     return _MATCH.sub(b'"type":"last_match"', payload, count=1)
 
 
-def requests(kind: str, topics: Iterable[Topic]) -> list[bytes]:
+def requests(
+    kind: str, topics: Iterable[Topic], sign: Callable[[], Mapping[str, str]] | None = None
+) -> list[bytes]:
     """Return the fewest messages that subscribe to, or unsubscribe from, ``topics``.
+
+    Channels that need a key go into messages of their own: a refusal of them, or of the key,
+    must not void the others (PAIN §8).
 
     Args:
         kind: ``"subscribe"`` or ``"unsubscribe"``.
         topics: what to ask for; topics that are derived here must not be among them.
+        sign: returns the keys that sign a message; None when there are no credentials.
 
     Returns:
         JSON texts with at most ``PRODUCTS_PER_REQUEST_MAX`` product ids each.
     """
-    found: list[bytes] = []
+    asked = sorted(topics)
+    open_ones = [t for t in asked if not BY_TOPIC_CHANNEL[t.channel].needs_key]
+    with_key = [t for t in asked if BY_TOPIC_CHANNEL[t.channel].needs_key]
+    found = [_encode({"type": kind, "channels": channels}) for channels in _packets(open_ones)]
+    for channels in _packets(with_key):
+        keys = sign() if sign else {}
+        found.append(_encode({"type": kind, "channels": channels, **keys}))
+    return found
+
+
+def _packets(topics: list[Topic]) -> Iterator[list[dict[str, object]]]:
+    """Yield the ``channels`` of each message; as few messages as the limit allows."""
     channels: list[dict[str, object]] = []
     room = PRODUCTS_PER_REQUEST_MAX
     by_name: dict[str, list[str]] = {}
-    for topic in sorted(topics):
-        name = BY_TOPIC_CHANNEL[topic.channel].upstream
-        if name is None:
-            raise AssertionError(f"{topic} is derived, not asked for")
+    for topic in topics:
+        name = BY_TOPIC_CHANNEL[topic.channel].aliases[0]
         by_name.setdefault(name, []).append(topic.product_id)
     for name, product_ids in by_name.items():
         if product_ids == [""]:
@@ -91,8 +149,7 @@ def requests(kind: str, topics: Iterable[Topic]) -> list[bytes]:
             channels.append({"name": name, "product_ids": now})
             room -= len(now)
             if not room:
-                found.append(_encode({"type": kind, "channels": channels}))
+                yield channels
                 channels, room = [], PRODUCTS_PER_REQUEST_MAX
     if channels:
-        found.append(_encode({"type": kind, "channels": channels}))
-    return found
+        yield channels

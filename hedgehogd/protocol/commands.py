@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, Channel
+from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, PRIVATE_CHANNELS, Channel
 from hedgehogd.domain.errors import SubscriberError
 
 SUBSCRIBE_FAILED = "Failed to subscribe"
 UNSUBSCRIBE_FAILED = "Failed to unsubscribe"
 NO_CHANNELS = "No channels provided"
+ALL_PRODUCTS = "ALL"  # as good as none, for rfq_matches (FEED §3.1)
 POLICIES = ("close", "conflate")
 DEFAULT_CHANNELS = ("ticker", "matches")
 """What a URL without channels asks for."""
@@ -101,7 +102,7 @@ def parse(text: str | bytes) -> Command:
         name, own, policy = _channel_item(item, failure)
         channel = BY_ALIAS.get(name)
         if channel is None:
-            errors[f"{name} is not a valid channel"] = None
+            errors[unknown_channel(name)] = None
             continue
         known = requests.get(channel.name)
         before = known.product_ids if known else ()
@@ -109,6 +110,13 @@ def parse(text: str | bytes) -> Command:
         together = tuple(dict.fromkeys((*before, *root, *own)))
         requests[channel.name] = ChannelRequest(channel, together, policy)
     return Command(kind == "subscribe", tuple(requests.values()), tuple(errors))
+
+
+def unknown_channel(name: str) -> str:
+    """Return the reason of an error about a channel that is not to be had here."""
+    if name in PRIVATE_CHANNELS:
+        return f"{name} is private to one account and is not relayed"
+    return f"{name} is not a valid channel"
 
 
 def _channel_item(item: Any, failure: str) -> tuple[str, tuple[str, ...], str | None]:
@@ -123,7 +131,7 @@ def _channel_item(item: Any, failure: str) -> tuple[str, tuple[str, ...], str | 
 
 
 def _product_ids(value: Any, failure: str) -> tuple[str, ...]:
-    if value is None or value == "":
+    if value is None or value in ("", ALL_PRODUCTS):
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise CommandError(failure, "product_ids is a list of texts")
@@ -141,6 +149,8 @@ def channel_requests(
         SubscriberError: a name is not a channel's, or there is no such policy (400).
     """
     for name in names:
+        if name in PRIVATE_CHANNELS:
+            raise SubscriberError("private_channel", unknown_channel(name), 403)
         if name not in BY_ALIAS:
             known = ", ".join(sorted(BY_ALIAS))
             raise SubscriberError(
@@ -157,5 +167,5 @@ def channel_requests(
 
 def drop_pair(pair: str) -> Command:
     """Return the command that stops every channel of one pair."""
-    about_pairs = [channel for channel in CHANNELS if channel.needs_products]
+    about_pairs = [channel for channel in CHANNELS if channel.takes_products]
     return Command(False, tuple(ChannelRequest(channel, (pair,)) for channel in about_pairs))

@@ -4,11 +4,11 @@ Strict endpoints and NDJSON never see them. Every notice is a JSON object with a
 that Coinbase does not use; docs/PROTOCOL.md is their reference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.position import to_object
 from hedgehogd.protocol.gaps import Gap
 
@@ -21,21 +21,36 @@ def session(session_id: str, instance: int) -> bytes:
 
 
 def gap(topic: Topic, missing: Gap) -> bytes:
-    """Trades that the feed did not give us, both ends included."""
+    """Numbers that the feed did not give us, both ends included.
+
+    They are trade ids on ``matches``, sequences on ``full`` and ``level3``.
+    """
+    kind = "trade_id" if topic.channel == MATCHES.topic_channel else "sequence"
     return _encode(
         {
             "type": "gap",
             "channel": topic.channel,
             "product_id": topic.product_id,
-            "first_trade_id": missing.first,
-            "last_trade_id": missing.last,
+            f"first_{kind}": missing.first,
+            f"last_{kind}": missing.last,
         }
     )
 
 
-def stale(*, is_stale: bool, reason: str) -> bytes:
-    """The feed's line is down (``"stale":true``) or up again (``"stale":false``)."""
-    return _encode({"type": "stale", "stale": is_stale, "reason": reason})
+def backfilled(product_id: str, trades: Sequence[Mapping[str, object]]) -> bytes:
+    """Trades of a gap, fetched by REST; they have no sequence and stand outside the order."""
+    return _encode({"type": "backfilled", "product_id": product_id, "trades": trades})
+
+
+def stale(*, is_stale: bool, reason: str, product_ids: Iterable[str] | None = None) -> bytes:
+    """The feed is down (``"stale":true``) or up again (``"stale":false``).
+
+    With ``product_ids`` only these are concerned; without, all are.
+    """
+    notice: dict[str, object] = {"type": "stale", "stale": is_stale, "reason": reason}
+    if product_ids is not None:
+        notice["product_ids"] = sorted(product_ids)
+    return _encode(notice)
 
 
 def skipped(counts: Mapping[Topic, int]) -> bytes:

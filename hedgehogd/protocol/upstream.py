@@ -1,172 +1,208 @@
-"""The conversation with the exchange, without the socket.
+"""The conversation with the exchange, without the sockets.
 
-Frames go in; messages with their topics, notices about gaps, refusals and complaints come
-out. It lives as long as the feed, across connections, because that is what gaps are about.
+Frames of any connection go in; messages with their topics, notices about gaps, refusals and
+complaints come out, in the order in which subscribers get them. It lives as long as the
+feed, across connections, because that is what gaps are about.
 
 Which messages are dropped here, each counted by reason in ``dropped``:
 
 * ``garbage``: no readable head. Crash never on what others send (DESIGN, invariant 5).
 * ``unknown_type``: a type of message we do not know; named once in the log.
-* ``repeat``: a trade that was delivered already, for example a ``last_match`` that a
-  reconnection brings although no trade happened meanwhile. When the exchange sets a
-  product's trade ids back, counting begins anew instead (``TradeIds``).
-* ``unwanted``: of a topic that is not asked for, or no longer.
+* ``unwanted``: of a topic that was not asked for on that connection, or no longer.
+* ``repeat``, ``spare``, ``no_snapshot``: see ``arbiter``.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable
 
-from hedgehogd.domain.channel import MATCHES, Topic
-from hedgehogd.domain.limits import TOPICS_MAX
-from hedgehogd.domain.message import BadMessage, Head, Message, read_head, topic_of
-from hedgehogd.protocol import coinbase, notices
-from hedgehogd.protocol.gaps import TradeIds
+import msgspec
 
-
-class TopicNotice(NamedTuple):
-    """A notice for those who subscribe to ``topic``; for everybody when it is None."""
-
-    topic: Topic | None
-    payload: bytes
-
-
-class Refusal(NamedTuple):
-    """The exchange does not give us ``product_id``; in its own words."""
-
-    product_id: str
-    message: str
-    reason: str
-
-
-class Received(NamedTuple):
-    """What one socket read brought.
-
-    Attributes:
-        messages: data, in arrival order.
-        notices: what subscribers must be told about it, in order.
-        notices_at: for each of ``notices``, how many of ``messages`` came before it.
-        refusals: products that the exchange refused.
-        complaints: all other ``error`` messages of the exchange: an alarm.
-        oddities: what was dropped and deserves a line in the log; bounded.
-    """
-
-    messages: list[Message]
-    notices: list[TopicNotice]
-    notices_at: list[int]
-    refusals: list[Refusal]
-    complaints: list[str]
-    oddities: list[str]
-
-    def parts(self) -> Iterator[tuple[list[Message], list[TopicNotice]]]:
-        """Cut the messages at the notices: ``(messages, what is told before them)``.
-
-        One part when there is nothing to tell; it may be empty.
-        """
-        begin = 0
-        told: list[TopicNotice] = []
-        for notice, at in zip(self.notices, self.notices_at, strict=True):
-            if at > begin:
-                yield self.messages[begin:at], told
-                begin, told = at, []
-            told.append(notice)
-        yield self.messages[begin:], told
-
+from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, Topic
+from hedgehogd.domain.limits import GAP_PATIENCE_S, PRODUCT_SILENCE_S, TOPICS_MAX
+from hedgehogd.domain.message import BadMessage, Head, Message, read_head
+from hedgehogd.protocol import coinbase, relayed
+from hedgehogd.protocol.arbiter import Arbiter
+from hedgehogd.protocol.product_state import Arrival, ProductState
+from hedgehogd.protocol.received import Received, Refusal
+from hedgehogd.protocol.source import Source
 
 _ODDITY_CHARACTERS_MAX = 200
 _KNOWN_ODDITIES_MAX = 100
+_BOOKS = frozenset(c.topic_channel for c in CHANNELS if c.begins_with_snapshot)
+_NEEDS_KEY = frozenset(channel.topic_channel for channel in CHANNELS if channel.needs_key)
 
 
 class UpstreamSession:
     """Turn the exchange's frames into messages, and notice what is missing.
 
     Attributes:
-        wanted: the topics to relay, so that no feed fills memory with others; None for all.
         dropped: messages not relayed, by reason.
-        gaps: holes found in trade ids.
-        trades_missing: trades in those holes.
-        heard_heartbeat: True when this connection has carried a heartbeat.
+        arbiter: what decides between connections.
+        refused: topic channels that the exchange does not give us, by its own words.
+        products: what is known of each product that is held.
     """
 
-    def __init__(self, wanted: frozenset[Topic] | None = None) -> None:
-        self.wanted = wanted
-        self.dropped: Counter[str] = Counter()
-        self.gaps = 0
-        self.trades_missing = 0
-        self.heard_heartbeat = False
-        self._trades: dict[Topic, TradeIds] = {}
+    def __init__(self, gap_patience_s: float = GAP_PATIENCE_S) -> None:
+        self.arbiter = Arbiter(gap_patience_s)
+        self.dropped: Counter[str] = self.arbiter.dropped
+        self.refused: frozenset[str] = frozenset()
+        self.products: dict[str, ProductState] = {}
         self._odd_types: set[str] = set()
 
-    def reconnected(self) -> None:
-        """A new connection begins: nothing has been heard on it yet."""
-        self.heard_heartbeat = False
+    @property
+    def told_stale(self) -> bool:
+        """True when another hedgehogd that feeds us says that its own feed is stale."""
+        return self.arbiter.told_stale
+
+    def connected(self, source: Source) -> None:
+        """A connection begins."""
+        self.arbiter.connected(source)
+
+    def lost(self, source: Source, now: float) -> Received:
+        """A connection has ended; return what no longer waits for it."""
+        received = Received()
+        self.arbiter.lost(source, now, received)
+        return received
+
+    def expire(self, now: float) -> Received:
+        """Return what has waited long enough for a hole to be filled."""
+        received = Received()
+        self.arbiter.expire(now, received)
+        return received
+
+    def hold_only(self, topics: Iterable[Topic]) -> None:
+        """Forget all else: what comes of it later is not compared with what came before."""
+        kept: dict[str, set[str]] = {}
+        for topic in topics:
+            kept.setdefault(topic.product_id, set()).add(topic.channel)
+        for product_id, state in list(self.products.items()):
+            if product_id not in kept:
+                self.arbiter.forget(self.products.pop(product_id))
+                continue
+            for channel in state.numbers.keys() - kept[product_id]:
+                state.forget(channel)
+
+    def let_go(self, source: Source) -> None:
+        """``source.held`` has changed: products of which it holds nothing begin anew there."""
+        held = {topic.product_id for topic in source.held or ()}
+        for product_id in [p for p in source.products if p and p not in held]:
+            del source.products[product_id]  # who follows it moves by the rules of ``leading``
 
     def forget(self, topic: Topic) -> None:
         """``topic`` is no longer held: what comes later is not compared with what came before."""
-        self._trades.pop(topic, None)
+        state = self.products.get(topic.product_id)
+        if state is not None:
+            state.forget(topic.channel)
 
-    def receive(self, frames: list[tuple[bytes, bytes]]) -> Received:
-        """Read the text messages of one socket read, as ``(frame, payload)`` pairs."""
-        received = Received([], [], [], [], [], [])
-        messages, wanted = received.messages, self.wanted
+    def receive(self, source: Source, frames: list[tuple[bytes, bytes]], now: float) -> Received:
+        """Read the text messages of one socket read, as ``(frame, payload)`` pairs.
+
+        Args:
+            source: the connection that they came on.
+            frames: what came, in order.
+            now: any clock that rises steadily, in seconds.
+        """
+        received = Received()
+        take = self.arbiter.take
         for frame, payload in frames:
             try:
                 head = read_head(payload)
             except BadMessage as error:
                 self.dropped["garbage"] += 1
                 received.oddities.append(f"garbage: {error}"[:_ODDITY_CHARACTERS_MAX])
+                # It may have been an update to any book; nothing else would ever show it.
+                received.resyncs += [t for t in source.held or () if t.channel in _BOOKS]
                 continue
-            topic = topic_of(head)
-            if topic is None:
-                self._other(head, received)
+            route = source.route(head)
+            if route is None:
+                self._other(source, head, payload, received)
                 continue
-            if wanted is not None and topic not in wanted:
+            topic, also, is_held, owner = route
+            if not is_held:
                 self.dropped["unwanted"] += 1
                 continue
-            if topic.channel == MATCHES.topic_channel and not self._is_new_trade(
-                topic, head, received
-            ):
-                continue
+            state = source.products.get(owner)
+            if state is None:
+                state = self._meet(source, owner, now)
+                if state is None:
+                    self.dropped["unwanted"] += 1
+                    continue
+            is_led = state.leader is source and source.held is not None  # with its heartbeat
+            if is_led and now - state.heard_at > PRODUCT_SILENCE_S:
+                received.resync_books(state.product_id)  # it was interrupted
+            source.heard_at = state.heard_at = now
             if head.type == "heartbeat":
-                self.heard_heartbeat = True
-            messages.append(Message(topic, head.type, frame, payload, head.sequence, head.trade_id))
+                source.heard_heartbeat = state.has_heartbeat = True
+            else:
+                state.data_at = now
+            message = Message(topic, head.type, frame, payload, head.sequence, head.trade_id, also)
+            take(state, Arrival(source, head, message, now), now, received)
         return received
 
-    def _is_new_trade(self, topic: Topic, head: Head, received: Received) -> bool:
-        """Account for a trade; report the hole before it; say whether to deliver it."""
-        if head.trade_id is None:
-            return True
-        trade_ids = self._trades.get(topic)
-        if trade_ids is None:
-            if len(self._trades) >= TOPICS_MAX:
-                return True
-            trade_ids = self._trades[topic] = TradeIds()
-        deliver, gap, oddity = trade_ids.observe(head.trade_id, is_newest=head.type == "last_match")
-        if not deliver:
-            self.dropped["repeat"] += 1
-        if gap is not None:
-            self.gaps += 1
-            self.trades_missing += gap.last - gap.first + 1
-            received.notices.append(TopicNotice(topic, notices.gap(topic, gap)))
-            received.notices_at.append(len(received.messages))
-        if oddity:
-            received.oddities.append(f"{topic} {oddity}"[:_ODDITY_CHARACTERS_MAX])
-        return deliver
+    def quiet_products(self, source: Source, now: float, patience_s: float) -> list[str]:
+        """Return products of ``source`` whose heartbeats have stopped for ``patience_s``."""
+        return [
+            product_id
+            for product_id, state in source.products.items()
+            if state.has_heartbeat and state.leader is source and now - state.heard_at >= patience_s
+        ]
 
-    def _other(self, head: Head, received: Received) -> None:
+    def _meet(self, source: Source, product_id: str, now: float) -> ProductState | None:
+        """Return the state of a product that ``source`` speaks of for the first time."""
+        state = self.products.get(product_id)
+        if state is None:
+            if len(self.products) >= TOPICS_MAX:
+                return None
+            state = self.products[product_id] = ProductState(product_id, now)
+        source.products[product_id] = state
+        return state
+
+    def _other(self, source: Source, head: Head, payload: bytes, received: Received) -> None:
         """Read a message that is not data."""
         if head.type == "subscriptions":
+            self._acknowledge(source, payload, received)
+        elif head.type == "error":
+            self._complain(source, head, received)
+        elif head.type in relayed.TYPES:
+            relayed.take(self, source, head, payload, received)
+        else:
+            self.dropped["unknown_type"] += 1
+            if head.type not in self._odd_types and len(self._odd_types) < _KNOWN_ODDITIES_MAX:
+                self._odd_types.add(head.type)
+                received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
+
+    def _acknowledge(self, source: Source, payload: bytes, received: Received) -> None:
+        """Compare the exchange's idea of what we hold with ours, once it has heard all of it."""
+        source.acks_due = max(0, source.acks_due - 1)
+        if source.acks_due or source.held is None:
             return
-        if head.type == "error":
-            product_id = coinbase.refused_product(head)
-            if product_id is None:
-                received.complaints.append(
-                    f"{head.message}: {head.reason}"[:_ODDITY_CHARACTERS_MAX]
-                )
-            else:
-                received.refusals.append(Refusal(product_id, head.message, head.reason))
+        try:
+            acknowledged = coinbase.acknowledged(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        self.dropped["unknown_type"] += 1
-        if head.type not in self._odd_types and len(self._odd_types) < _KNOWN_ODDITIES_MAX:
-            self._odd_types.add(head.type)
-            received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
+        missing = sorted(source.held - acknowledged)
+        if missing:
+            received.unacknowledged += missing
+            names = ", ".join(map(str, missing[:10]))
+            received.oddities.append(f"not acknowledged: {names}"[:_ODDITY_CHARACTERS_MAX])
+
+    def _complain(self, source: Source, head: Head, received: Received) -> None:
+        """Read an ``error``: about a product, about channels, or an alarm."""
+        product_id = coinbase.refused_product(head)
+        if product_id is not None:
+            received.refusals.append(Refusal(product_id, head.message, head.reason))
+            return
+        channels: frozenset[str] = frozenset()
+        wrong = coinbase.refused_channel(head)
+        if wrong is not None and wrong in BY_ALIAS:
+            channels = frozenset({BY_ALIAS[wrong].topic_channel})
+        elif coinbase.is_about_keys(head) and source.held is not None:
+            channels = frozenset(topic.channel for topic in source.held) & _NEEDS_KEY
+        if coinbase.is_about_our_key(head):  # the only answer; others also get their ack
+            source.acks_due = max(0, source.acks_due - 1)
+        if not channels or coinbase.is_about_our_key(head):
+            received.complaints.append(f"{head.message}: {head.reason}"[:_ODDITY_CHARACTERS_MAX])
+        for channel in sorted(channels - self.refused):
+            received.refusals.append(Refusal("", head.message, head.reason, channel))
+        self.refused |= channels
+        source.drop(topic for topic in source.held or () if topic.channel in channels)

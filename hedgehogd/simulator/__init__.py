@@ -1,7 +1,11 @@
 """A simulated exchange: a seeded market, or a recording, that speaks Coinbase's protocol.
 
 For development and tests without the internet, for ``--feed demo`` and for
-``hedgehogd simulate``. WebSocket and REST are on one port.
+``hedgehogd simulate``. WebSocket and REST are on one port. All connections of one
+simulation see the same numbered messages.
+
+``serve_exchange`` listens on a port. Tests that must not wait for the real clock take
+``market_server`` and let their clients in by ``inprocess.connect``.
 
 Floor 3: knows domain and protocol; no feed, no relay, no subscriber. Only this module
 reads the wall clock: to say when the market begins, and for ``/time`` of a recording.
@@ -9,16 +13,20 @@ reads the wall clock: to say when the market begins, and for ``/time`` of a reco
 
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.product import is_product_id
+from hedgehogd.simulator.control import add_control
 from hedgehogd.simulator.exchange import MarketExchange
+from hedgehogd.simulator.faults import FaultError, Faults, read_param
+from hedgehogd.simulator.keys import Keyring
 from hedgehogd.simulator.market import RATE_MAX, Market
-from hedgehogd.simulator.products import products_for
+from hedgehogd.simulator.products import Product, products_for
 from hedgehogd.simulator.replay import Recording, ReplayExchange
 from hedgehogd.simulator.rest import catalogue_app, market_app
 from hedgehogd.simulator.server import Server, listen
@@ -37,6 +45,14 @@ class Simulation:
         recording: a ``feed.jsonl``, or the directory that holds one, to serve instead of
             a market.
         speed: how much faster than recorded; 0 is as fast as clients read.
+        modifies: orders are modified now and then. OrderbookSync and ``cbpro.OrderBook`` do
+            not know ``modify_order`` and lose their step at the first one.
+        require_auth: give ``level2``, ``level3`` and ``full`` only to those who sign with
+            ``keys.TEST_KEY``, as the real exchange does.
+        faults: what goes wrong again and again, ``"name"`` or ``"name:parameter"``
+            (``faults.KINDS``).
+        control: offer ``/faults`` by REST, so that anybody who reaches the port can make
+            things go wrong.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +62,10 @@ class Simulation:
     rate: float = 1.0
     recording: Path | None = None
     speed: float = 1.0
+    modifies: bool = True
+    require_auth: bool = False
+    faults: tuple[str, ...] = ()
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,11 +76,13 @@ class Address:
         url: for WebSockets, for example ``"ws://127.0.0.1:9000"``.
         rest_url: for REST, for example ``"http://127.0.0.1:9000"``.
         seed: what makes the same market again; None for a recording.
+        faults: makes things go wrong, in this process; None for a recording.
     """
 
     url: str
     rest_url: str
     seed: int | None
+    faults: Faults | None = None
 
 
 async def serve_exchange(
@@ -76,22 +98,46 @@ async def serve_exchange(
         OperatorError: a rate, a speed, a pair, an address or a recording that cannot be.
     """
     _check(simulation)
+    seed: int | None = None
     if simulation.recording is None:
-        seed, server = _market_server(simulation)
+        seed = simulation.seed
+        seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+        server = market_server(replace(simulation, seed=seed), time.time_ns())
     else:
-        seed, server = None, await _replay_server(simulation.recording, simulation.speed)
+        server = await _replay_server(simulation.recording, simulation.speed)
     listeners = await listen(simulation.host, simulation.port)
     port = listeners[0].socket.getsockname()[1]
     host = f"[{simulation.host}]" if ":" in simulation.host else simulation.host
-    task_status.started(Address(f"ws://{host}:{port}", f"http://{host}:{port}", seed))
-    await server.run(listeners)
+    async with trio.open_nursery() as nursery:
+        if server.faults:
+            nursery.start_soon(server.faults.run, _wishes(simulation), seed or 0)
+        address = Address(f"ws://{host}:{port}", f"http://{host}:{port}", seed, server.faults)
+        task_status.started(address)
+        await server.run(listeners)
 
 
-def _market_server(simulation: Simulation) -> tuple[int, Server]:
-    """Return the seed in use and the server of its market, which begins now."""
-    seed = random.SystemRandom().getrandbits(32) if simulation.seed is None else simulation.seed
-    market = Market(seed, time.time_ns(), products_for(simulation.pairs), simulation.rate)
-    return seed, Server(MarketExchange(market, seed), market_app(market))
+def market_server(
+    simulation: Simulation, start_ns: int, products: Iterable[Product] | None = None
+) -> Server:
+    """Return the server of a seeded market, for who runs it without a port.
+
+    ``run`` it in a nursery; ``inprocess.connect`` lets clients in, ``app`` is its REST.
+    Recurring faults are ``serve_exchange``'s; here ``faults.fire`` is the way.
+
+    Args:
+        simulation: without a recording; a seed of None is 0 here.
+        start_ns: when its market begins, ns since the epoch.
+        products: list these, instead of the built-in ones and ``simulation.pairs``.
+    """
+    seed = simulation.seed or 0
+    listed = products_for(simulation.pairs) if products is None else products
+    market = Market(seed, start_ns, listed, simulation.rate, modifies=simulation.modifies)
+    faults = Faults(market)
+    keyring = Keyring() if simulation.require_auth else None
+    app = market_app(market, faults)
+    if simulation.control:
+        add_control(app, faults, market)
+    return Server(MarketExchange(market, seed, faults=faults, keyring=keyring), app, faults=faults)
 
 
 async def _replay_server(path: Path, speed: float) -> Server:
@@ -100,7 +146,20 @@ async def _replay_server(path: Path, speed: float) -> Server:
     return Server(ReplayExchange(recording, speed), app)
 
 
+def _wishes(simulation: Simulation) -> list[tuple[str, str | None]]:
+    """Return the names and parameters of the recurring faults."""
+    parts = (text.partition(":") for text in simulation.faults)
+    return [(name, param if colon else None) for name, colon, param in parts]
+
+
 def _check(simulation: Simulation) -> None:
+    if simulation.recording is not None and (simulation.faults or simulation.require_auth):
+        raise OperatorError("a recording has neither faults nor keys", EXIT_USAGE)
+    for name, param in _wishes(simulation):
+        try:
+            read_param(name, param)
+        except FaultError as error:
+            raise OperatorError(str(error), EXIT_USAGE) from None
     if not 0 < simulation.rate <= RATE_MAX:
         expected = f"more than 0 and at most {RATE_MAX:g}"
         raise OperatorError(f"rate {simulation.rate:g}: expected {expected}", EXIT_USAGE)

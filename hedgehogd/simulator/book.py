@@ -1,7 +1,8 @@
-"""An aggregated order book of whole numbers: the simulated exchange's truth.
+"""An order book of single orders, in whole numbers: the simulated exchange's truth.
 
-Prices are ticks, sizes are units (``amounts``). The two sides differ only in which way
-is better, so both are a ``Ladder``.
+Prices are ticks, sizes are units (``amounts``). A level is the orders at one price, oldest
+first, and its size is their sum. The two sides differ only in which way is better, so both
+are a ``Ladder``.
 """
 
 from bisect import bisect_left, insort
@@ -11,49 +12,122 @@ from typing import Literal
 Side = Literal["buy", "sell"]
 
 
+class Order:
+    """An order that rests, or might have.
+
+    Attributes:
+        number: unique in its product; its UUID is made from it (``events.order_id``).
+        side: ``"buy"`` or ``"sell"``.
+        tick: its limit price.
+        units: what is left of it; above 0 while it rests.
+    """
+
+    __slots__ = ("number", "side", "tick", "units")
+
+    def __init__(self, number: int, side: Side, tick: int, units: int) -> None:
+        self.number = number
+        self.side: Side = side
+        self.tick = tick
+        self.units = units
+
+
+class _Level:
+    """The orders at one price, and their sum."""
+
+    __slots__ = ("orders", "units")
+
+    def __init__(self) -> None:
+        self.orders: dict[int, Order] = {}
+        self.units = 0
+
+
 class Ladder:
     """One side of a book: its levels, the best of them first.
 
     Keys are ticks times ``_sign``, ascending, so that the best level is always the last
     of the list and taking it away costs nothing.
+
+    Attributes:
+        orders: how many orders rest on this side.
     """
 
-    __slots__ = ("_keys", "_sign", "_sizes")
+    __slots__ = ("_keys", "_levels", "_sign", "orders")
 
     def __init__(self, side: Side) -> None:
+        self.orders = 0
         self._sign = 1 if side == "buy" else -1
-        self._sizes: dict[int, int] = {}
+        self._levels: dict[int, _Level] = {}
         self._keys: list[int] = []
 
     def __len__(self) -> int:
+        """Return how many levels there are."""
         return len(self._keys)
 
     def __getitem__(self, tick: int) -> int:
         """Return the size at ``tick`` in units; 0 where there is no level."""
-        return self._sizes.get(tick, 0)
+        level = self._levels.get(tick)
+        return level.units if level else 0
 
-    def set(self, tick: int, units: int) -> int:
-        """Make ``units`` the size at ``tick``; 0 removes the level. Return the size before."""
-        before = self._sizes.get(tick, 0)
-        key = tick * self._sign
-        if units:
-            if not before:
-                insort(self._keys, key)
-            self._sizes[tick] = units
-        elif before:
-            del self._sizes[tick]
-            del self._keys[bisect_left(self._keys, key)]
-        return before
+    def add(self, order: Order) -> None:
+        """Let ``order`` rest, behind all others at its price."""
+        level = self._levels.get(order.tick)
+        if level is None:
+            level = self._levels[order.tick] = _Level()
+            insort(self._keys, order.tick * self._sign)
+        level.orders[order.number] = order
+        level.units += order.units
+        self.orders += 1
+
+    def add_behind(self, orders: list[Order]) -> None:
+        """Let many orders rest behind the last level, each on a new one, the nearest first."""
+        for order in orders:
+            level = self._levels[order.tick] = _Level()
+            level.orders[order.number] = order
+            level.units = order.units
+        self._keys[:0] = [order.tick * self._sign for order in reversed(orders)]
+        self.orders += len(orders)
+
+    def resize(self, order: Order, units: int) -> None:
+        """Make ``units`` what is left of ``order``, in its place; 0 takes it away.
+
+        Raises:
+            KeyError: it does not rest here.
+        """
+        level = self._levels[order.tick]
+        if order.number not in level.orders:
+            raise KeyError(order.number)
+        level.units += units - order.units
+        order.units = units
+        if not units:
+            del level.orders[order.number]
+            self.orders -= 1
+            if not level.orders:
+                del self._levels[order.tick]
+                del self._keys[bisect_left(self._keys, order.tick * self._sign)]
 
     def tick(self, rank: int) -> int:
         """Return the tick of a level; rank 0 is the best. IndexError beyond the last."""
         return self._keys[-1 - rank] * self._sign
 
+    def queue(self, tick: int) -> Iterator[Order]:
+        """Iterate over the orders of one level, oldest first; KeyError where there is none."""
+        return iter(self._levels[tick].orders.values())
+
+    def crowd(self, tick: int) -> int:
+        """Return how many orders make up the level at ``tick``; 0 where there is none."""
+        level = self._levels.get(tick)
+        return len(level.orders) if level else 0
+
     def rows(self) -> Iterator[tuple[int, int]]:
         """Iterate over ``(tick, units)``, the best level first."""
         for key in reversed(self._keys):
             tick = key * self._sign
-            yield tick, self._sizes[tick]
+            yield tick, self._levels[tick].units
+
+    def resting(self) -> Iterator[Order]:
+        """Iterate over all orders in the order in which they will trade."""
+        for key in reversed(self._keys):
+            yield from self._levels[key * self._sign].orders.values()
 
 
 class Book:

@@ -1,8 +1,8 @@
 """One WebSocket client of the simulated exchange, on a connection that we control.
 
-Frames are made by ``protocol.frames`` and read by wsproto; the socket is trio's. So a
-client that stops reading is a task waiting in ``send_all`` that can be cancelled, and
-whoever injects faults here has the raw stream.
+Frames are made by ``protocol.frames`` and read by wsproto; the stream is any of trio's. So
+a client that stops reading is a task waiting in ``send_all`` that can be cancelled, and
+faults can do to the stream what they like: fall silent, trickle, end it, reset it.
 
 What is sent waits in a queue that its own task writes out, as much as fits in one write
 at a time; pongs go first. A client whose queue is over its limit is told
@@ -10,8 +10,12 @@ at a time; pongs go first. A client whose queue is over its limit is told
 close code there are not known).
 """
 
+import math
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import trio
 from wsproto.connection import Connection, ConnectionType
@@ -30,6 +34,20 @@ from hedgehogd.domain.limits import (
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
 
+
+class Resettable(Protocol):
+    """A stream that knows how to end as if a cable was cut (``inprocess``)."""
+
+    def reset(self) -> None:
+        """End both directions at once; the peer's reads and writes fail."""
+
+
+class _Drip(bytes):
+    """A frame that is written byte by byte, ``per_s`` of them a second."""
+
+    per_s: float
+
+
 _CODE_MISSING = 1005  # RFC 6455 §7.1.5: stands for a close frame without a code
 _WRITE_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
@@ -39,11 +57,19 @@ class Client:
     """The exchange's end of one connection.
 
     Attributes:
+        number: which of the server's connections it is, counted from 1.
         has_subscribed: set by the exchange once the client has said subscribe; until then
             the 5 s rule applies (FEED §3.1).
     """
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, *, backlog_bytes_max: int) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        *,
+        backlog_bytes_max: int,
+        number: int = 0,
+    ) -> None:
+        self.number = number
         self.has_subscribed = False
         self._stream = stream
         self._backlog_bytes_max = backlog_bytes_max
@@ -54,6 +80,8 @@ class Client:
         self._wake = trio.Event()
         self._written = trio.Event()
         self._is_leaving = False
+        self._ends_bare = False
+        self._silent_until = -math.inf
         self._farewell_written = trio.Event()
         self._scope = trio.CancelScope()
         self._text = ""
@@ -62,6 +90,11 @@ class Client:
     def waiting_bytes(self) -> int:
         """What was sent and has not been taken by the socket yet."""
         return self._waiting_bytes + self._writing_bytes
+
+    @property
+    def is_leaving(self) -> bool:
+        """True once it has been closed; what is sent from then on is dropped."""
+        return self._is_leaving
 
     def send(self, frame: bytes) -> None:
         """Queue one whole frame; once the client is leaving, drop it instead.
@@ -93,6 +126,32 @@ class Client:
         self._waiting_bytes = sum(map(len, self._waiting))
         self._wake.set()
         self._scope.deadline = trio.current_time() + FAREWELL_S
+
+    def drip(self, frame: bytes, bytes_per_s: float) -> None:
+        """Queue one frame that is written byte by byte."""
+        drip = _Drip(frame)
+        drip.per_s = bytes_per_s
+        self.send(drip)
+
+    def be_silent(self, seconds: float) -> None:
+        """Write nothing for a while, pongs included; what is sent meanwhile waits."""
+        self._silent_until = trio.current_time() + seconds
+
+    def end(self) -> None:
+        """Write what waits, then end the byte stream without a close frame."""
+        self._is_leaving = self._ends_bare = True
+        self._wake.set()
+        self._scope.deadline = trio.current_time() + FAREWELL_S
+
+    def reset(self) -> None:
+        """End the connection as if it was cut: no close frame, no end of the stream."""
+        self._is_leaving = True
+        if isinstance(self._stream, trio.SocketStream):
+            # Linger on, for no time: closing sends RST (socket(7)).
+            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif hasattr(self._stream, "reset"):
+            cast("Resettable", self._stream).reset()
+        self._scope.cancel()
 
     async def wait_written(self) -> None:
         """Wait until the socket has taken everything, or the client is gone."""
@@ -133,24 +192,39 @@ class Client:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 while self._pongs or self._waiting:
+                    if self._silent_until > trio.current_time():
+                        await trio.sleep_until(self._silent_until)
                     data = self._take()
                     self._writing_bytes = len(data)
-                    await self._stream.send_all(data)
+                    await self._send_all(data)
                     self._writing_bytes = 0
                     self._written.set()
                     self._written = trio.Event()
                 if self._is_leaving:
+                    if self._ends_bare:
+                        await self._stream.send_eof()
                     self._farewell_written.set()
                     return
         except trio.BrokenResourceError:
             self._scope.cancel()
 
+    async def _send_all(self, data: bytes) -> None:
+        if not isinstance(data, _Drip):
+            await self._stream.send_all(data)
+            return
+        for at in range(len(data)):
+            await self._stream.send_all(data[at : at + 1])
+            await trio.sleep(1 / data.per_s)
+
     def _take(self) -> bytes:
         """Return the next bytes to write: whole frames, and about ``_WRITE_BYTES`` of them."""
+        if not self._pongs and isinstance(self._waiting[0], _Drip):
+            self._waiting_bytes -= len(self._waiting[0])
+            return self._waiting.popleft()
         frames = list(self._pongs)
         self._pongs.clear()
         size = 0
-        while self._waiting and size < _WRITE_BYTES:
+        while self._waiting and size < _WRITE_BYTES and not isinstance(self._waiting[0], _Drip):
             frames.append(self._waiting.popleft())
             size += len(frames[-1])
         self._waiting_bytes -= size

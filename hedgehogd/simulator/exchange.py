@@ -4,19 +4,25 @@ Every client of one server sees the same market. A new subscription is answered 
 errors first, then the acknowledgement and the state of what was asked for, in one order
 or the other, as on the real feed (FEED §8.1): which of them is first is drawn by lot.
 Asking again for what is held brings an acknowledgement but no second snapshot.
+
+Everything that is sent passes ``Faults``, which does nothing unless it was asked to.
 """
 
 import random
+from collections.abc import Iterable
 
 import trio
 
-from hedgehogd.domain.channel import LEVEL2, STATUS, Channel
+from hedgehogd.domain.channel import LEVEL3, RFQ_MATCHES, STATUS, Channel
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.commands import ChannelRequest, Command, CommandError, parse
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.simulator.amounts import NS_PER_S
 from hedgehogd.simulator.client import Client
+from hedgehogd.simulator.faults import Faults, Outgoing
+from hedgehogd.simulator.keys import AUTHENTICATION_REQUIRED, Keyring, WrongSignature
 from hedgehogd.simulator.market import Market
+from hedgehogd.simulator.messages import MarketMessage
 
 _STEP_S = 0.01
 # The most market time in one turn of the loop, when the machine cannot keep up.
@@ -25,11 +31,31 @@ _STEP_NS_MAX = NS_PER_S // 50
 State = dict[Channel, dict[str, None]]
 
 
+_ALL_HELD = "ALL products are subscribed to already"
+
+
 class MarketExchange:
     """Answer clients from one market, and let its time pass."""
 
-    def __init__(self, market: Market, seed: int) -> None:
+    def __init__(
+        self,
+        market: Market,
+        seed: int,
+        *,
+        faults: Faults | None = None,
+        keyring: Keyring | None = None,
+    ) -> None:
+        """Prepare to answer.
+
+        Args:
+            market: what happens.
+            seed: decides the order of acknowledgement and state.
+            faults: made here if absent.
+            keyring: who may have ``level2``, ``level3`` and ``full``; None for everybody.
+        """
         self._market = market
+        self._faults = Faults(market) if faults is None else faults
+        self._keyring = keyring
         self._lots = random.Random(seed)
         self._states: dict[Client, State] = {}
         self._routes: dict[tuple[str, str], dict[Client, None]] = {}
@@ -47,28 +73,47 @@ class MarketExchange:
             await trio.sleep(_STEP_S if self._market.now_ns >= due_ns else 0)
 
     def _step(self, until_ns: int) -> None:
-        for message in self._market.advance(until_ns):
-            clients = self._routes.get((message.channel, message.product_id))
-            if clients:
-                frame = encode_text(message.payload)
+        self._publish(self._market.advance(until_ns, self._routes))
+
+    def _publish(self, messages: Iterable[MarketMessage]) -> None:
+        for message in messages:
+            channel, product_id = topic = message.channel, message.product_id
+            clients = self._routes.get(topic, {})
+            if channel == RFQ_MATCHES.name:
+                clients = clients | self._routes.get((channel, ""), {})
+            if not clients:
+                continue
+            payload = message.payload
+            frame = encode_text(payload)
+            if self._faults.watches_lines:
+                outgoing = Outgoing(channel, product_id, payload, frame)
+                for client in clients:
+                    self._send(client, outgoing)
+            else:
                 for client in clients:
                     client.send(frame)
+
+    def _send(self, client: Client, outgoing: Outgoing) -> None:
+        for each in self._faults.spoilt(client, outgoing):
+            client.send(each.frame)
+
+    def _answer(self, client: Client, payload: bytes) -> None:
+        self._send(client, Outgoing("", "", payload, encode_text(payload)))
 
     def heard(self, client: Client, text: str) -> None:
         """Do what the client asks, and answer."""
         try:
             command = parse(text)
-        except CommandError as error:
-            client.send(encode_text(coinbase.error(error.message, error.reason)))
+            is_trusted = self._keyring is None or self._keyring.is_signed(text)
+        except (CommandError, WrongSignature) as error:
+            self._answer(client, coinbase.error(error.message, error.reason))
             return
         state = self._states.setdefault(client, {})
         if command.subscribes:
             client.has_subscribed = True
-            answers = self._subscribe(client, state, command)
+            self._subscribe(client, state, command, is_trusted)
         else:
-            answers = self._unsubscribe(client, state, command)
-        for answer in answers:
-            client.send(encode_text(answer))
+            self._unsubscribe(client, state, command)
 
     def left(self, client: Client) -> None:
         """Forget the client."""
@@ -76,45 +121,72 @@ class MarketExchange:
             for product_id in product_ids:
                 self._detach(client, channel, product_id)
 
-    def _subscribe(self, client: Client, state: State, command: Command) -> list[bytes]:
+    def _subscribe(self, client: Client, state: State, command: Command, is_trusted: bool) -> None:
         reasons = dict.fromkeys(command.errors)
-        state_messages: list[bytes] = []
+        topics: list[tuple[Channel, str]] = []
+        asked = {each for request in command.requests for each in request.product_ids}
+        refused = self._faults.refused_product(
+            client, [each for each in self._market.products if each in asked]
+        )
         for request in command.requests:
-            product_ids, refusals = self._sort(request)
+            product_ids, refusals = self._sort(request, state, is_trusted, refused)
             reasons.update(dict.fromkeys(refusals))
-            for product_id in product_ids:
-                held = state.setdefault(request.channel, {})
-                if product_id in held:
-                    continue
-                held[product_id] = None
-                key = (request.channel.name, product_id)
-                self._routes.setdefault(key, {})[client] = None
-                greeting = self._market.greeting(*key)
-                if greeting is not None:
-                    state_messages.append(greeting)
-        errors = [coinbase.error(command.failure, reason) for reason in reasons]
-        acknowledgement = [_acknowledge(state)]
-        if self._lots.random() < 0.5:
-            return errors + acknowledgement + state_messages
-        return errors + state_messages + acknowledgement
+            held = state.get(request.channel, {})
+            topics += ((request.channel, each) for each in product_ids if each not in held)
+        self._faults.subscribed(client, [(channel.name, each) for channel, each in topics])
+        # Everybody else is told of it before the newcomer is greeted with it.
+        for channel, product_id in topics:
+            levels = self._faults.poured_levels(client, (channel.name, product_id))
+            if levels:
+                self._publish(self._market.pour(product_id, levels, self._routes))
+        greetings = self._attach(client, state, topics)
+        for reason in reasons:
+            self._answer(client, coinbase.error(command.failure, reason))
+        acknowledgement = _acknowledge(state)
+        ack_first = self._lots.random() < 0.5
+        if ack_first:
+            self._answer(client, acknowledgement)
+        for greeting in greetings:
+            self._send(client, greeting)
+        if not ack_first:
+            self._answer(client, acknowledgement)
 
-    def _sort(self, request: ChannelRequest) -> tuple[list[str], list[str]]:
+    def _attach(
+        self, client: Client, state: State, topics: Iterable[tuple[Channel, str]]
+    ) -> list[Outgoing]:
+        """Let ``topics`` flow from now on; return what comes first on each."""
+        greetings: dict[bytes, Outgoing] = {}
+        for channel, product_id in topics:
+            state.setdefault(channel, {})[product_id] = None
+            self._routes.setdefault((channel.name, product_id), {})[client] = None
+            payload = self._market.greeting(channel.name, product_id)
+            if payload is not None:
+                frame = encode_text(payload)
+                about = "" if channel is LEVEL3 else product_id  # one schema for all products
+                greetings[payload] = Outgoing(channel.name, about, payload, frame)
+        return list(greetings.values())
+
+    def _sort(
+        self, request: ChannelRequest, state: State, is_trusted: bool, refused: str | None
+    ) -> tuple[list[str], list[str]]:
         """Return ``(product ids, reasons)``: what can be had, and why the rest cannot."""
         channel = request.channel
-        if channel is LEVEL2:
-            # With level3 and full it comes to those who sign; nobody can sign here yet.
-            return [], [f"{channel.name} is not a valid channel"]
+        if channel.needs_key and not is_trusted:
+            return [], [AUTHENTICATION_REQUIRED]
         if channel is STATUS:
             return [""], []
         if not request.product_ids:
-            return [], [coinbase.no_products(channel)]
+            return ([], [coinbase.no_products(channel)]) if channel.needs_products else ([""], [])
+        if channel is RFQ_MATCHES and "" in state.get(channel, {}):
+            return [], [_ALL_HELD]
         listed = self._market.products
+        there = [each for each in request.product_ids if each in listed and each != refused]
         return (
-            [product_id for product_id in request.product_ids if product_id in listed],
-            [coinbase.not_a_product(wrong) for wrong in request.product_ids if wrong not in listed],
+            there,
+            [coinbase.not_a_product(each) for each in request.product_ids if each not in there],
         )
 
-    def _unsubscribe(self, client: Client, state: State, command: Command) -> list[bytes]:
+    def _unsubscribe(self, client: Client, state: State, command: Command) -> None:
         for channel, product_ids, _ in command.requests:
             held = state.get(channel, {})
             everything = channel is STATUS or not product_ids
@@ -122,10 +194,12 @@ class MarketExchange:
                 if product_id in held:
                     del held[product_id]
                     self._detach(client, channel, product_id)
+                    self._faults.unsubscribed(client, (channel.name, product_id))
             if not held:
                 state.pop(channel, None)
-        errors = [coinbase.error(command.failure, reason) for reason in command.errors]
-        return [*errors, _acknowledge(state)]
+        for reason in command.errors:
+            self._answer(client, coinbase.error(command.failure, reason))
+        self._answer(client, _acknowledge(state))
 
     def _detach(self, client: Client, channel: Channel, product_id: str) -> None:
         key = (channel.name, product_id)

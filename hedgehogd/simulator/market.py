@@ -13,31 +13,46 @@ the book when the last window closed.
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 from hedgehogd.domain.channel import (
+    AUCTION,
     HEARTBEAT,
     LEVEL2,
     LEVEL2_BATCH,
+    LEVEL3,
     MATCHES,
     STATUS,
     TICKER,
     TICKER_BATCH,
 )
-from hedgehogd.simulator import messages
+from hedgehogd.simulator import messages, order_messages
 from hedgehogd.simulator.amounts import NS_PER_S
 from hedgehogd.simulator.book import Side
+from hedgehogd.simulator.messages import MarketMessage
 from hedgehogd.simulator.products import Product
-from hedgehogd.simulator.trading import MarketMessage, Trading
+from hedgehogd.simulator.rfq import Rfq
+from hedgehogd.simulator.trading import Trading, Wanted
 
 # Above this the counters could outrun the start of a later run (trading.NS_PER_SEQUENCE),
 # and one core could not make the messages anyway.
 RATE_MAX = 100.0
 
+
+class _Everything:
+    def __contains__(self, topic: object) -> bool:
+        return True
+
+
+EVERYTHING: Wanted = _Everything()
+"""Wanted by somebody who subscribes to everything."""
+
 _HEARTBEAT_NS = NS_PER_S
 _STATUS_NS = 5 * NS_PER_S
 _WINDOW_NS = NS_PER_S // 20
 _TICKER_BATCH_NS = 5 * NS_PER_S
+_AUCTION_NS = NS_PER_S
 
 
 class _Process(Protocol):
@@ -49,7 +64,7 @@ class _Process(Protocol):
 
     due_ns: int
 
-    def fire(self) -> Iterable[MarketMessage]:
+    def fire(self, wanted: Wanted) -> Iterable[MarketMessage]:
         """Let it happen, and move ``due_ns`` ahead."""
 
 
@@ -63,7 +78,7 @@ class _Every:
         self._period_ns = period_ns
         self._make = make
 
-    def fire(self) -> Iterable[MarketMessage]:
+    def fire(self, wanted: Wanted) -> Iterable[MarketMessage]:  # noqa: ARG002
         message = self._make(self.due_ns)
         self.due_ns += self._period_ns
         return () if message is None else (message,)
@@ -72,18 +87,24 @@ class _Every:
 class _ProductFeed:
     """One product's channels: its trading, and what is gathered from it."""
 
-    def __init__(self, product: Product, seed: int, start_ns: int, rate: float) -> None:
+    def __init__(
+        self, product: Product, seed: int, start_ns: int, rate: float, *, modifies: bool
+    ) -> None:
         # Levels touched in the running window of level2_50, with their sizes before it.
         self._before: dict[tuple[Side, int], int] = {}
         self._touched_ns = self._closed_ns = start_ns
         self._batched_trade_id = 0
-        self.trading = Trading(product, seed, start_ns, rate, self._changed)
+        self.auction_until_ns = 0
+        self.trading = Trading(product, seed, start_ns, rate, self._touching, modifies=modifies)
+        self._rfq = Rfq(self.trading, seed, start_ns, rate)
 
     def processes(self, start_ns: int) -> Iterator[_Process]:
         yield self.trading
         yield _Every(_WINDOW_NS, start_ns, self._gathered)
         yield _Every(_HEARTBEAT_NS, start_ns, self._heartbeat)
         yield _Every(_TICKER_BATCH_NS, start_ns, self._ticker_batch)
+        yield _Every(_AUCTION_NS, start_ns, self._auction)
+        yield self._rfq
 
     def greeting(self, channel: str, now_ns: int) -> bytes | None:
         trading = self.trading
@@ -95,28 +116,39 @@ class _ProductFeed:
             return self._snapshot({}, now_ns)
         if channel == LEVEL2_BATCH.name:
             return self._snapshot(self._before, self._closed_ns)
-        return None
+        return order_messages.SCHEMA if channel == LEVEL3.name else None
+
+    def pour(self, levels: int, now_ns: int, wanted: Wanted) -> Iterator[MarketMessage]:
+        told = self.trading.pour(levels, now_ns, wanted)
+        self._touched_ns = now_ns
+        yield from told
+        # Close the window early: the next snapshot is to have it all.
+        gathered = self._gathered(now_ns)
+        if gathered is not None:
+            yield gathered
 
     def _snapshot(self, instead: dict[tuple[Side, int], int], time_ns: int) -> bytes:
         """Return the book, but with the sizes of ``instead`` at their levels."""
 
         def rows(side: Side) -> list[tuple[int, int]]:
-            sizes = dict(self.trading.book.side(side).rows())
+            sizes = dict(self.trading.engine.book.side(side).rows())
             sizes.update((tick, units) for (at, tick), units in instead.items() if at == side)
             there = (row for row in sizes.items() if row[1])
             return sorted(there, reverse=side == "buy")
 
         return messages.snapshot(self.trading.product, rows("sell"), rows("buy"), time_ns)
 
-    def _message(self, time_ns: int, channel: str, payload: bytes) -> MarketMessage:
-        return MarketMessage(time_ns, channel, self.trading.product.id, payload)
+    def _message(
+        self, time_ns: int, channel: str, made: bytes | Callable[[], bytes]
+    ) -> MarketMessage:
+        return MarketMessage(time_ns, channel, self.trading.product.id, made)
 
-    def _changed(self, side: Side, tick: int, before: int) -> None:
+    def _touching(self, side: Side, tick: int, before: int) -> None:
         self._before.setdefault((side, tick), before)
         self._touched_ns = self.trading.due_ns
 
     def _gathered(self, now_ns: int) -> MarketMessage | None:
-        book = self.trading.book
+        book = self.trading.engine.book
         changes = [
             (side, tick, book.side(side)[tick])
             for (side, tick), before in self._before.items()
@@ -126,11 +158,18 @@ class _ProductFeed:
         self._closed_ns = now_ns
         if not changes:
             return None
-        update = messages.l2update(self.trading.product, changes, self._touched_ns)
+        update = partial(messages.l2update, self.trading.product, changes, self._touched_ns)
         return self._message(now_ns, LEVEL2_BATCH.name, update)
 
     def _heartbeat(self, now_ns: int) -> MarketMessage:
         return self._message(now_ns, HEARTBEAT.name, self.trading.heartbeat(now_ns))
+
+    def _auction(self, now_ns: int) -> MarketMessage | None:
+        if now_ns > self.auction_until_ns:
+            return None
+        engine = self.trading.engine
+        made = messages.auction(self.trading.product, engine.book, engine.sequence, now_ns)
+        return self._message(now_ns, AUCTION.name, made)
 
     def _ticker_batch(self, now_ns: int) -> MarketMessage | None:
         trade_id = self.trading.trades[-1].trade_id
@@ -149,7 +188,13 @@ class Market:
     """
 
     def __init__(
-        self, seed: int, start_ns: int, products: Iterable[Product], rate: float = 1.0
+        self,
+        seed: int,
+        start_ns: int,
+        products: Iterable[Product],
+        rate: float = 1.0,
+        *,
+        modifies: bool = True,
     ) -> None:
         """Open the market.
 
@@ -159,13 +204,14 @@ class Market:
                 ids begin at numbers made from it, so they rise across restarts.
             products: what is traded; ids are unique.
             rate: liveliness; 1.0 is near the real exchange's, ``RATE_MAX`` the most.
+            modifies: whether orders are modified; see ``Simulation``.
         """
         if not 0 < rate <= RATE_MAX:
             raise AssertionError(f"a rate of {rate:g}")
         self.products = {product.id: product for product in products}
         self.now_ns = start_ns
         self._feeds = {
-            product.id: _ProductFeed(product, seed, start_ns, rate)
+            product.id: _ProductFeed(product, seed, start_ns, rate, modifies=modifies)
             for product in self.products.values()
         }
         self._status = messages.status(self.products.values())
@@ -175,20 +221,42 @@ class Market:
         self._agenda = [(process.due_ns, at) for at, process in enumerate(self._processes)]
         heapq.heapify(self._agenda)
 
-    def advance(self, until_ns: int) -> Iterator[MarketMessage]:
+    def advance(self, until_ns: int, wanted: Wanted = EVERYTHING) -> Iterator[MarketMessage]:
         """Let time pass up to and including ``until_ns``; yield what is sent, in order.
 
         The market moves as the iterator is consumed: use it up before asking for
         anything else.
+
+        Args:
+            until_ns: ns since the epoch.
+            wanted: ``(canonical channel, product id)`` pairs; of others nothing need be
+                made. What happens does not depend on it.
         """
         while self._agenda[0][0] <= until_ns:
             due_ns, at = self._agenda[0]
             process = self._processes[at]
             self.now_ns = due_ns
-            happened = process.fire()
+            happened = process.fire(wanted)
             heapq.heapreplace(self._agenda, (process.due_ns, at))
             yield from happened
         self.now_ns = max(self.now_ns, until_ns)
+
+    def pour(
+        self, product_id: str, levels: int, wanted: Wanted = EVERYTHING
+    ) -> Iterator[MarketMessage]:
+        """Make the book of one product deeper by ``levels`` a side; return what is told."""
+        return self._feeds[product_id].pour(levels, self.now_ns, wanted)
+
+    def hold_auction(self, product_id: str, seconds: float) -> None:
+        """Say on ``auctionfeed``, once a second, that ``product_id`` is in auction.
+
+        Only the channel and REST's ``auction_mode`` know of it: trading goes on.
+        """
+        self._feeds[product_id].auction_until_ns = self.now_ns + int(seconds * NS_PER_S)
+
+    def in_auction(self, product_id: str) -> bool:
+        """Say whether ``product_id`` is in auction."""
+        return self.now_ns < self._feeds[product_id].auction_until_ns
 
     def trading(self, product_id: str) -> Trading:
         """Return the market of one product, for those who read its book or its trades."""
@@ -199,11 +267,13 @@ class Market:
 
         Args:
             channel: a canonical name.
-            product_id: one of ``products``; anything for ``status``.
+            product_id: one of ``products``; empty for ``status``, and for ``rfq_matches``
+                of all products.
         """
         if channel == STATUS.name:
             return self._status
-        return self._feeds[product_id].greeting(channel, self.now_ns)
+        feed = self._feeds.get(product_id)
+        return feed.greeting(channel, self.now_ns) if feed else None
 
     def _status_message(self, now_ns: int) -> MarketMessage:
         return MarketMessage(now_ns, STATUS.name, "", self._status)

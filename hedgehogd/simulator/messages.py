@@ -1,67 +1,90 @@
 """The exchange's data messages, byte for byte in the key order of 2021 to 2026 (FEED §6)."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from hedgehogd.simulator.amounts import fixed, time_text, trimmed
 from hedgehogd.simulator.book import Book, Side
+from hedgehogd.simulator.events import Matched, order_id
 from hedgehogd.simulator.products import Product, currencies, status_object
 from hedgehogd.simulator.rolling import Day
 
 _VOLUME_DECIMALS = 8
 
 
-class Trade(NamedTuple):
-    """One match: a resting order (the maker) met a new one (the taker).
+class MarketMessage:
+    """One message of the simulated exchange.
 
     Attributes:
-        trade_id: the product's counter of trades; rises by exactly one.
-        sequence: the product's counter of engine events at this trade.
-        maker_order_id: a UUID.
-        taker_order_id: a UUID; the same for all trades of one order.
-        maker_side: ``"sell"`` when a resting ask was lifted.
-        price: ticks.
-        size: units.
-        time_ns: when, in ns since the epoch.
+        time_ns: when it leaves the exchange, ns since the epoch.
+        channel: the canonical name of its channel, for example ``"level2_50"``.
+        product_id: its market; empty for ``status``.
     """
 
-    trade_id: int
-    sequence: int
-    maker_order_id: str
-    taker_order_id: str
-    maker_side: Side
-    price: int
-    size: int
-    time_ns: int
+    __slots__ = ("_made", "channel", "product_id", "time_ns")
+
+    def __init__(
+        self, time_ns: int, channel: str, product_id: str, made: bytes | Callable[[], bytes]
+    ) -> None:
+        """Keep what is needed to make the message.
+
+        Args:
+            time_ns: see the class.
+            channel: see the class.
+            product_id: see the class.
+            made: the JSON text, or what makes it; called at most once.
+        """
+        self.time_ns = time_ns
+        self.channel = channel
+        self.product_id = product_id
+        self._made = made
+
+    def __eq__(self, other: object) -> bool:
+        """Say whether the same bytes leave at the same time on the same channel."""
+        return isinstance(other, MarketMessage) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"MarketMessage{self._key()}"
 
     @property
-    def taker_side(self) -> Side:
-        """The side of the order that came second; what a ticker calls ``side``."""
-        return "sell" if self.maker_side == "buy" else "buy"
+    def payload(self) -> bytes:
+        """The JSON text."""
+        if not isinstance(self._made, bytes):
+            self._made = self._made()
+        return self._made
+
+    def _key(self) -> tuple[int, str, str, bytes]:
+        return self.time_ns, self.channel, self.product_id, self.payload
 
 
-def match(product: Product, trade: Trade, kind: str = "match") -> bytes:
-    """Return a ``match`` or, as ``kind``, a ``last_match`` (FEED §6.4)."""
-    size = trimmed(trade.size, product.size_decimals)
-    price = trimmed(trade.price, product.price_decimals)
+def match(product: Product, salt: int, trade: Matched, kind: str = "match") -> bytes:
+    """Return a ``match`` or, as ``kind``, a ``last_match`` (FEED §6.4).
+
+    ``salt`` is what the product's order ids are made with.
+    """
+    size = trimmed(trade.units, product.size_decimals)
+    price = trimmed(trade.tick, product.price_decimals)
+    maker, taker = order_id(salt, trade.maker), order_id(salt, trade.taker)
     return (
         f'{{"type":"{kind}","trade_id":{trade.trade_id},'
-        f'"maker_order_id":"{trade.maker_order_id}","taker_order_id":"{trade.taker_order_id}",'
+        f'"maker_order_id":"{maker}","taker_order_id":"{taker}",'
         f'"side":"{trade.maker_side}","size":"{size}","price":"{price}",'
         f'"product_id":"{product.id}","sequence":{trade.sequence},'
         f'"time":"{time_text(trade.time_ns)}"}}'
     ).encode()
 
 
-def ticker(product: Product, trade: Trade, day: Day, book: Book) -> bytes:
+def ticker(product: Product, trade: Matched, day: Day, book: Book) -> bytes:
     """Return the ``ticker`` that reports ``trade``; ``side`` is the taker's (FEED §6.3)."""
     places, size_places = product.price_decimals, product.size_decimals
     bid, ask = book.best_bid, book.best_ask
     return (
         f'{{"type":"ticker","sequence":{trade.sequence},"product_id":"{product.id}",'
-        f'"price":"{trimmed(trade.price, places)}","open_24h":"{trimmed(day.open, places)}",'
+        f'"price":"{trimmed(trade.tick, places)}","open_24h":"{trimmed(day.open, places)}",'
         f'"volume_24h":"{volume(product, day.volume)}","low_24h":"{trimmed(day.low, places)}",'
         f'"high_24h":"{trimmed(day.high, places)}",'
         f'"volume_30d":"{volume(product, day.volume_30d)}",'
@@ -70,7 +93,7 @@ def ticker(product: Product, trade: Trade, day: Day, book: Book) -> bytes:
         f'"best_ask":"{fixed(ask, places)}",'
         f'"best_ask_size":"{fixed(book.asks[ask], size_places)}",'
         f'"side":"{trade.taker_side}","time":"{time_text(trade.time_ns)}",'
-        f'"trade_id":{trade.trade_id},"last_size":"{trimmed(trade.size, size_places)}"}}'
+        f'"trade_id":{trade.trade_id},"last_size":"{trimmed(trade.units, size_places)}"}}'
     ).encode()
 
 
@@ -84,6 +107,37 @@ def heartbeat(product: Product, last_trade_id: int, sequence: int, time_ns: int)
     return (
         f'{{"type":"heartbeat","last_trade_id":{last_trade_id},"product_id":"{product.id}",'
         f'"sequence":{sequence},"time":"{time_text(time_ns)}"}}'
+    ).encode()
+
+
+def auction(product: Product, book: Book, sequence: int, time_ns: int) -> bytes:
+    """Return the ``auction`` about the prices that would open trading (FEED §6.14)."""
+    places, size_places = product.price_decimals, product.size_decimals
+    bid, ask = book.best_bid, book.best_ask
+    price, size = fixed(ask, places), fixed(book.asks[ask], size_places)
+    return (
+        f'{{"type":"auction","product_id":"{product.id}","sequence":{sequence},'
+        f'"auction_state":"collection","best_bid_price":"{fixed(bid, places)}",'
+        f'"best_bid_size":"{fixed(book.bids[bid], size_places)}",'
+        f'"best_ask_price":"{price}","best_ask_size":"{size}",'
+        f'"open_price":"{price}","open_size":"{size}","can_open":"yes",'
+        f'"timestamp":"{time_text(time_ns)}"}}'
+    ).encode()
+
+
+def rfq_match(product: Product, salt: int, trade: Matched) -> bytes:
+    """Return the ``rfq_match`` of a trade beside the book (FEED §6.5).
+
+    ``side`` is in capitals, as seen live; there is no sequence.
+    """
+    maker, taker = order_id(salt, trade.maker), order_id(salt, trade.taker)
+    return (
+        f'{{"type":"rfq_match","trade_id":{trade.trade_id},'
+        f'"maker_order_id":"{maker}","taker_order_id":"{taker}",'
+        f'"side":"{trade.maker_side.upper()}",'
+        f'"size":"{trimmed(trade.units, product.size_decimals)}",'
+        f'"price":"{trimmed(trade.tick, product.price_decimals)}",'
+        f'"product_id":"{product.id}","time":"{time_text(trade.time_ns)}"}}'
     ).encode()
 
 

@@ -4,13 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import msgspec
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from hedgehogd.simulator.amounts import fixed, time_text, trimmed
 from hedgehogd.simulator.book import Ladder
+from hedgehogd.simulator.candles import CandleError, candles
+from hedgehogd.simulator.events import Matched, order_id
+from hedgehogd.simulator.faults import Faults
 from hedgehogd.simulator.market import Market
-from hedgehogd.simulator.messages import Trade, volume
+from hedgehogd.simulator.messages import volume
 from hedgehogd.simulator.products import Product, currencies, rest_object
 
 _PAGE_TRADES_MAX = 1000
@@ -47,15 +51,75 @@ def catalogue_app(products: Sequence[Mapping[str, object]], now_ns: Callable[[],
     return app
 
 
-def market_app(market: Market) -> QuartTrio:
-    """Return the REST of a simulated market."""
+def market_app(market: Market, faults: Faults | None = None) -> QuartTrio:
+    """Return the REST of a simulated market.
+
+    Args:
+        market: what it tells of.
+        faults: what is to go wrong; none if absent.
+    """
     objects = [rest_object(product) for product in market.products.values()]
     app = catalogue_app(objects, lambda: market.now_ns)
+    faults = Faults(market) if faults is None else faults
+    _add_faults(app, faults)
+    _add_currencies(app, market)
+    _add_trades(app, market, faults)
+
+    @app.get("/products/<product_id>/book")
+    async def book(product_id: str) -> Response:
+        level = request.args.get("level", "1")
+        if product_id not in market.products:
+            return _not_found()
+        if level not in {"1", "2", "3"}:
+            return _json({"message": "unexpected level: _"}, 400)
+        return _json(_book_object(market, product_id, level))
+
+    @app.get("/products/<product_id>/ticker")
+    async def ticker(product_id: str) -> Response:
+        if product_id not in market.products:
+            return _not_found()
+        return _json(_ticker_object(market, product_id))
+
+    @app.get("/products/<product_id>/candles")
+    async def some_candles(product_id: str) -> Response:
+        if product_id not in market.products:
+            return _not_found()
+        wish = [request.args.get(key) for key in ("granularity", "start", "end")]
+        try:
+            return _json(candles(market.trading(product_id), *wish))
+        except CandleError as error:
+            return _json({"message": str(error)}, 400)
+
+    return app
+
+
+def _add_faults(app: QuartTrio, faults: Faults) -> None:
+    """Let REST go wrong, but never the way to say what shall."""
+
+    @app.before_request
+    async def spoil() -> Response | None:
+        if request.path.startswith("/faults"):
+            return None
+        await trio.sleep(faults.rest_pause_s(request.path))
+        status = faults.rest_status(request.path)
+        return None if status is None else _json({"message": "a fault was asked for"}, status)
+
+
+def _add_currencies(app: QuartTrio, market: Market) -> None:
+    objects = currencies(market.products.values())
+    by_id = {currency["id"]: currency for currency in objects}
 
     @app.get("/currencies")
     async def all_currencies() -> Response:
-        return _json(currencies(market.products.values()))
+        return _json(objects)
 
+    @app.get("/currencies/<code>")
+    async def one_currency(code: str) -> Response:
+        currency = by_id.get(code)
+        return _not_found() if currency is None else _json(currency)
+
+
+def _add_trades(app: QuartTrio, market: Market, faults: Faults) -> None:
     @app.get("/products/<product_id>/trades")
     async def trades(product_id: str) -> Response:
         if product_id not in market.products:
@@ -64,31 +128,17 @@ def market_app(market: Market) -> QuartTrio:
             limit, before, after = (_number(key) for key in ("limit", "before", "after"))
         except ValueError as error:
             return _json({"message": str(error)}, 400)
-        page = _page(market.trading(product_id).trades, limit, before, after)
+        there: Sequence[Matched] = market.trading(product_id).trades
+        if before is None and after is None:
+            hidden_ns = faults.hidden_since_ns(product_id, there[-1].time_ns)
+            if hidden_ns is not None:
+                there = [trade for trade in there if trade.time_ns < hidden_ns]
+        page = _page(there, limit, before, after)
         answer = _json([_trade_object(market.products[product_id], trade) for trade in page])
         if page:
             answer.headers["cb-before"] = str(page[0].trade_id)
             answer.headers["cb-after"] = str(page[-1].trade_id)
         return answer
-
-    @app.get("/products/<product_id>/book")
-    async def book(product_id: str) -> Response:
-        level = request.args.get("level", "1")
-        if product_id not in market.products:
-            return _not_found()
-        if level == "3":
-            return _json({"message": "level 3 is not simulated yet"}, 501)
-        if level not in {"1", "2"}:
-            return _json({"message": "unexpected level: _"}, 400)
-        return _json(_book_object(market, product_id, 1 if level == "1" else None))
-
-    @app.get("/products/<product_id>/ticker")
-    async def ticker(product_id: str) -> Response:
-        if product_id not in market.products:
-            return _not_found()
-        return _json(_ticker_object(market, product_id))
-
-    return app
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -110,8 +160,8 @@ def _number(key: str) -> int | None:
 
 
 def _page(
-    trades: Sequence[Trade], limit: int | None, before: int | None, after: int | None
-) -> list[Trade]:
+    trades: Sequence[Matched], limit: int | None, before: int | None, after: int | None
+) -> list[Matched]:
     """Return the newest trades with ``before`` < id < ``after``, newest first."""
     wanted = (
         trade
@@ -121,36 +171,42 @@ def _page(
     return list(islice(wanted, min(limit or _PAGE_TRADES_MAX, _PAGE_TRADES_MAX)))
 
 
-def _trade_object(product: Product, trade: Trade) -> dict[str, object]:
+def _trade_object(product: Product, trade: Matched) -> dict[str, object]:
     return {
         "trade_id": trade.trade_id,
         "side": trade.maker_side,
-        "size": fixed(trade.size, product.size_decimals),
-        "price": fixed(trade.price, product.price_decimals),
+        "size": fixed(trade.units, product.size_decimals),
+        "price": fixed(trade.tick, product.price_decimals),
         "time": time_text(trade.time_ns),
     }
 
 
-def _book_object(market: Market, product_id: str, depth: int | None) -> dict[str, object]:
-    product = market.products[product_id]
-    trading = market.trading(product_id)
+def _book_object(market: Market, product_id: str, level: str) -> dict[str, object]:
+    """Return the book by level: best prices, all prices, or all orders."""
+    product, trading = market.products[product_id], market.trading(product_id)
+    places, size_places = product.price_decimals, product.size_decimals
 
-    def rows(ladder: Ladder) -> list[tuple[str, str, int]]:
-        # How many orders make up a level is made up, but stays the same while its size does.
+    def rows(ladder: Ladder) -> list[tuple[str, str, int | str]]:
+        if level == "3":
+            return [
+                (
+                    fixed(order.tick, places),
+                    fixed(order.units, size_places),
+                    order_id(trading.salt, order.number),
+                )
+                for order in ladder.resting()
+            ]
         return [
-            (
-                fixed(tick, product.price_decimals),
-                fixed(units, product.size_decimals),
-                1 + units % 4,
-            )
-            for tick, units in islice(ladder.rows(), depth)
+            (fixed(tick, places), fixed(units, size_places), ladder.crowd(tick))
+            for tick, units in islice(ladder.rows(), 1 if level == "1" else None)
         ]
 
+    book = trading.engine.book
     return {
-        "bids": rows(trading.book.bids),
-        "asks": rows(trading.book.asks),
-        "sequence": trading.sequence,
-        "auction_mode": False,
+        "bids": rows(book.bids),
+        "asks": rows(book.asks),
+        "sequence": trading.engine.sequence,
+        "auction_mode": market.in_auction(product_id),
         "auction": None,
         "time": time_text(market.now_ns),
     }
@@ -161,12 +217,12 @@ def _ticker_object(market: Market, product_id: str) -> dict[str, object]:
     trading = market.trading(product_id)
     trade = trading.trades[-1]
     return {
-        "ask": fixed(trading.book.best_ask, product.price_decimals),
-        "bid": fixed(trading.book.best_bid, product.price_decimals),
+        "ask": fixed(trading.engine.book.best_ask, product.price_decimals),
+        "bid": fixed(trading.engine.book.best_bid, product.price_decimals),
         "volume": volume(product, trading.statistics.day().volume),
         "trade_id": trade.trade_id,
-        "price": trimmed(trade.price, product.price_decimals),
-        "size": trimmed(trade.size, product.size_decimals),
+        "price": trimmed(trade.tick, product.price_decimals),
+        "size": trimmed(trade.units, product.size_decimals),
         "time": time_text(trade.time_ns),
         "rfq_volume": "0.000000",
     }

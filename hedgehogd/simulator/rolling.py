@@ -41,8 +41,8 @@ class Statistics:
         self._hour = time_ns // _NS_PER_HOUR
         self._hours: deque[_Hour] = deque(maxlen=_MONTH_HOURS)
         for _ in range(_MONTH_HOURS - 1):
-            near = price + rng.randrange(-price // 50, price // 50 + 1)
-            self._hours.append(_Hour(near, units_per_hour * rng.randrange(50, 151) // 100))
+            near = price + int((rng.random() - 0.5) * price / 25)
+            self._hours.append(_Hour(near, int(units_per_hour * (0.5 + rng.random()))))
         self._hours.append(_Hour(price, 0))
         self._month = sum(hour.volume for hour in self._hours)
         self._sum_up()

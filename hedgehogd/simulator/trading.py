@@ -1,27 +1,30 @@
-"""One product of the simulated market: its book, its traders, its counters.
+"""One product of the simulated market: its traders, and what is told of their deeds.
 
 Pure: time and seed are arguments. One ``fire`` is one action of the traders, at
-``due_ns``: an order placed, changed or cancelled, or a taker that walks the book. Actions
-come in bursts with a heavy tail, because that is how a real feed hurts: the recorded
-market's busiest tenth of a second held five times the average (FEED §12).
+``due_ns``: an order placed, changed or cancelled, or a taker that walks the book, and
+beside it orders that come and go without a trace. When is ``pace``'s part, what follows
+from an order ``matching``'s.
 
-What real feeds keep, this one keeps (FEED §6.3, §6.4, §6.6): removals only of levels that
-exist, no update that repeats a size, a book that never crosses, trade ids without a hole,
-sequences that rise with jumps, one ticker for all matches of one taker.
+What real feeds keep, this one keeps (FEED §6.3, §6.4, §6.6, §7): every event has the next
+sequence, removals only of levels that exist, no update that repeats a size, a book that
+never crosses, trade ids without a hole, one ticker for all matches of one taker.
 
 The price hovers around where it began: takers lean against its distance from there.
 """
 
 import random
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterator
+from functools import partial
+from itertools import islice
 
-from hedgehogd.domain.channel import LEVEL2, MATCHES, TICKER
-from hedgehogd.simulator import messages
-from hedgehogd.simulator.amounts import NS_PER_S
-from hedgehogd.simulator.book import Book, Ladder, Side
-from hedgehogd.simulator.messages import Trade
+from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL3, MATCHES, TICKER
+from hedgehogd.simulator import messages, order_messages
+from hedgehogd.simulator.book import Ladder, Order, Side
+from hedgehogd.simulator.events import Event, Matched, Poured, singles
+from hedgehogd.simulator.matching import LEVELS_MIN, Engine, Wish
+from hedgehogd.simulator.messages import MarketMessage
+from hedgehogd.simulator.pace import Pace
 from hedgehogd.simulator.products import Product
 from hedgehogd.simulator.rolling import Statistics
 
@@ -34,28 +37,18 @@ NS_PER_TRADE_ID = 10_000
 TRADES_KEPT = 5_000
 
 _LEVELS = 300
-_LEVELS_MIN = 20
-_MATCHES_PER_TAKER_MAX = 8
-_SMALL_BURST, _LARGE_BURST = 2.5, 30.0
-_LARGE_BURST_SHARE = 0.03
-_GAP_IN_BURST_NS = 1_500_000
+_ORDERS = 500  # a side's, kept to by placing or cancelling
+_CROWD_MAX = 3  # orders of one level of the first book
 _LEAN = 10.0
+_MODIFY_SHARE = 0.01
+_OWN_SHARE = 0.03  # takers that meet an order of their own
+# Engine events of one action on average, fleeting orders left out; measured.
+_EVENTS_PER_ACTION = 1.6
 
+_BY_ORDER = ((FULL.name, order_messages.full), (LEVEL3.name, order_messages.level3))
 
-class MarketMessage(NamedTuple):
-    """One message of the simulated exchange.
-
-    Attributes:
-        time_ns: when it leaves the exchange, ns since the epoch.
-        channel: the canonical name of its channel, for example ``"level2_50"``.
-        product_id: its market; empty for ``status``.
-        payload: the JSON text.
-    """
-
-    time_ns: int
-    channel: str
-    product_id: str
-    payload: bytes
+Wanted = Container[tuple[str, str]]
+"""Which ``(canonical channel name, product id)`` somebody listens to."""
 
 
 class Trading:
@@ -63,8 +56,8 @@ class Trading:
 
     Attributes:
         product: which one.
-        book: its order book now.
-        sequence: its counter of engine events.
+        salt: what its order ids are made with (``events.order_id``).
+        engine: its book and its counters.
         trades: the latest trades, oldest first; never empty.
         statistics: what its ticker says about the last day.
         due_ns: when the next action happens.
@@ -76,7 +69,9 @@ class Trading:
         seed: int,
         start_ns: int,
         rate: float,
-        changed: Callable[[Side, int, int], None],
+        touching: Callable[[Side, int, int], None],
+        *,
+        modifies: bool = True,
     ) -> None:
         """Open the market.
 
@@ -85,182 +80,204 @@ class Trading:
             seed: together with the product's name it decides everything that happens.
             start_ns: ns since the epoch.
             rate: 1.0 for the product's usual liveliness; more is livelier.
-            changed: called with ``(side, tick, units before)`` at every change to the book.
+            touching: called with ``(side, tick, units)`` before every change to a level.
+            modifies: whether orders are modified; see ``Simulation``.
         """
         self.product = product
-        self.book = Book()
-        self.sequence = start_ns // NS_PER_SEQUENCE
-        self._changed = changed
+        self._modifies = modifies
         self._random = rng = random.Random(f"{seed} {product.id}")
+        self.salt = rng.getrandbits(128)
+        sequence, trade_id = start_ns // NS_PER_SEQUENCE, start_ns // NS_PER_TRADE_ID
+        self.engine = Engine(sequence, trade_id, 10**product.size_decimals, touching)
         self._spacing = max(1, product.price_ticks // 60_000)
         self._taker_share = product.takers_per_s / product.changes_per_s
-        self._unseen = product.events_per_s / product.changes_per_s - 1
-        self._gap_ns = _GAP_IN_BURST_NS / rate
-        self._pause_ns = _pause_s(product.changes_per_s) * NS_PER_S / rate
-        self._left_in_burst = 0
+        # Drawn as whole numbers, which takes half of one away; two events for each order.
+        unseen = product.events_per_s / product.changes_per_s - _EVENTS_PER_ACTION
+        self._fleeting = max(0.0, unseen / 2 + 0.45)
+        self._orders = _ORDERS
+        self._pace = Pace(rng, product.changes_per_s, rate)
         self._fill()
-        price = self.book.best_bid
+        price = self.engine.book.best_bid
         per_hour = int(product.takers_per_s * rate * 3600) * product.size_units // 2
         self.statistics = Statistics(rng, start_ns, price, per_hour)
-        first = start_ns // NS_PER_TRADE_ID
-        trade = self._trade(first, "buy", price, product.size_units, start_ns, self._order_id())
-        self.trades: deque[Trade] = deque([trade], maxlen=TRADES_KEPT)
-        self.due_ns = start_ns
-        self._schedule()
+        self.statistics.trade(start_ns, price, product.size_units)
+        before = Matched(trade_id, sequence, 0, -1, "buy", price, product.size_units, start_ns)
+        self.trades: deque[Matched] = deque([before], maxlen=TRADES_KEPT)
+        self.due_ns = start_ns + self._pace.wait_ns()
 
-    def fire(self) -> list[MarketMessage]:
-        """Let the action happen that is due, and plan the next one."""
-        self.sequence += 1 + int(self._random.expovariate(1.0) * self._unseen)
+    def fire(self, wanted: Wanted) -> Iterator[MarketMessage]:
+        """Let the action happen that is due, plan the next one, return what is told of it.
+
+        Args:
+            wanted: messages that are not in it are not made; what happens is the same.
+        """
+        now_ns, engine = self.due_ns, self.engine
+        fleeting = int(self._random.expovariate(1.0) * self._fleeting)
+        if fleeting:
+            engine.pass_by(fleeting, self.salt, self.product.size_units)
         draw = self._random.random()
+        matches: list[Matched] = []
+        update_first = ticker_first = True
         if draw < self._taker_share:
-            happened = self._take()
-        elif draw < 0.4:
-            happened = self._resize()
+            matches = self._take()
+            update_first, ticker_first = (self._random.random() < share for share in (0.8, 0.17))
+        elif self._modifies and draw < self._taker_share + _MODIFY_SHARE:
+            self._modify()
         else:
-            happened = self._place_or_cancel()
-        self._schedule()
-        return happened
+            self._place_or_cancel()
+        self.due_ns += self._pace.wait_ns()
+        told = self._told(engine.collect(), now_ns, wanted, update_first)
+        if matches and (TICKER.name, self.product.id) in wanted:
+            ticker = MarketMessage(now_ns, TICKER.name, self.product.id, self.ticker())
+            return iter((ticker, *told) if ticker_first else (*told, ticker))
+        return told
+
+    def pour(self, levels: int, now_ns: int, wanted: Wanted) -> Iterator[MarketMessage]:
+        """Open orders on ``levels`` new levels of each side, far away; return what is told.
+
+        For who needs a large book: it stays as deep as that from here on. ``level2`` tells
+        of it in one message.
+        """
+        book, units = self.engine.book, self.product.size_units
+        ask, bid = (ladder.tick(len(ladder) - 1) for ladder in (book.asks, book.bids))
+        room = min(levels, bid - 1)  # bids end at a price of one tick; asks go on for them
+        asks = [(ask + step, units + step % 97) for step in range(1, 2 * levels - room + 1)]
+        self.engine.pour("sell", asks)
+        if room:
+            bids = [(bid - step, units + step % 97) for step in range(1, room + 1)]
+            self.engine.pour("buy", bids)
+        self._orders += levels
+        return self._told(self.engine.collect(), now_ns, wanted, update_first=True)
+
+    def _told(
+        self, events: list[Event], now_ns: int, wanted: Wanted, update_first: bool
+    ) -> Iterator[MarketMessage]:
+        """Iterate over the messages about ``events``, in order, on each channel wanted."""
+        product, salt = self.product, self.salt
+        books = [(name, make) for name, make in _BY_ORDER if (name, product.id) in wanted]
+        level2_wanted = (LEVEL2.name, product.id) in wanted
+        matches_wanted = (MATCHES.name, product.id) in wanted
+        for event in events:
+            for name, make in books:
+                for one in singles(event):
+                    text = partial(make, product, salt, one, now_ns)
+                    yield MarketMessage(now_ns, name, product.id, text)
+            updates = self._updates(event, now_ns) if level2_wanted and event.changes else []
+            if update_first:
+                yield from updates
+            if matches_wanted and isinstance(event, Matched):
+                text = partial(messages.match, product, salt, event)
+                yield MarketMessage(now_ns, MATCHES.name, product.id, text)
+            if not update_first:
+                yield from updates
+
+    def _updates(self, event: Event, now_ns: int) -> list[MarketMessage]:
+        """Return the ``l2update`` of each change, or one for all that were poured."""
+        changes = event.changes
+        parts = (changes,) if isinstance(event, Poured) else ((change,) for change in changes)
+        return [
+            MarketMessage(
+                now_ns,
+                LEVEL2.name,
+                self.product.id,
+                partial(messages.l2update, self.product, part, now_ns),
+            )
+            for part in parts
+        ]
 
     def _fill(self) -> None:
-        """Build the first book around the product's price."""
-        sides: tuple[tuple[Ladder, int], ...] = ((self.book.bids, -1), (self.book.asks, 1))
-        for ladder, step in sides:
+        """Build the first book around the product's price, of orders from before the start."""
+        rng, number = self._random, self.engine.sequence
+        book = self.engine.book
+        sides: tuple[tuple[Side, Ladder, int], ...] = (
+            ("buy", book.bids, -1),
+            ("sell", book.asks, 1),
+        )
+        for side, ladder, step in sides:
             tick = self.product.price_ticks
             for _ in range(_LEVELS):
-                tick += step * (1 + int(self._random.expovariate(1 / self._spacing)))
-                ladder.set(tick, self._size())
-
-    def _schedule(self) -> None:
-        """Plan the next action: soon within a burst, after a pause between bursts."""
-        rng = self._random
-        if self._left_in_burst:
-            self._left_in_burst -= 1
-            wait_ns = rng.expovariate(1 / self._gap_ns)
-        else:
-            wait_ns = rng.expovariate(1 / self._pause_ns)
-            mean = _LARGE_BURST if rng.random() < _LARGE_BURST_SHARE else _SMALL_BURST
-            self._left_in_burst = int(rng.expovariate(1 / mean))
-        # Whole microseconds, as on the wire; at least one, so that time moves.
-        self.due_ns += 1000 * (1 + int(wait_ns) // 1000)
+                tick += step * (1 + int(rng.expovariate(1 / self._spacing)))
+                for _ in range(int(1 + _CROWD_MAX * rng.random())):
+                    ladder.add(Order(number, side, tick, self._size()))
+                    number -= 1
 
     def _size(self) -> int:
         """Draw a size: many small, few large; on average the product's usual one."""
-        rng = self._random
-        return 1 + self.product.size_units * rng.randrange(1, 64) * rng.randrange(1, 64) // 1024
+        draw = self._random.random  # randrange takes five times as long
+        return 1 + self.product.size_units * int(1 + 63 * draw()) * int(1 + 63 * draw()) // 1024
 
-    def _rank(self, ladder: Ladder) -> int:
-        """Choose a level: mostly near the best, sometimes anywhere."""
+    def _choose(self, ladder: Ladder) -> Order:
+        """Choose an order: mostly near the best, sometimes anywhere; oldest or among the first."""
         rng = self._random
         if rng.random() < 0.3:
-            return rng.randrange(len(ladder))
-        return min(int(rng.expovariate(1 / 8)), len(ladder) - 1)
+            rank = rng.randrange(len(ladder))
+        else:
+            rank = min(int(rng.expovariate(1 / 8)), len(ladder) - 1)
+        tick = ladder.tick(rank)
+        place = rng.randrange(min(ladder.crowd(tick), 8))
+        return next(islice(ladder.queue(tick), place, None))
 
     def _side(self) -> tuple[Side, Ladder]:
         side: Side = "buy" if self._random.random() < 0.5 else "sell"
-        return side, self.book.side(side)
+        return side, self.engine.book.side(side)
 
-    def _resize(self) -> list[MarketMessage]:
-        """An order at a level that exists is changed; the level's size becomes another."""
+    def _modify(self) -> None:
+        """An order is made smaller, or moved to a price of its owner's choice."""
         side, ladder = self._side()
-        tick = ladder.tick(self._rank(ladder))
-        units = self._size()
-        return [self._set(side, tick, units if units != ladder[tick] else units + 1)]
+        order = self._choose(ladder)
+        if self._random.random() < 0.5:
+            if order.units > 1:
+                self.engine.shrink(order, self._random.randrange(1, order.units))
+        elif len(ladder) > LEVELS_MIN:
+            tick = self._price(side)
+            if tick != order.tick:
+                self.engine.move(order, tick)
 
-    def _place_or_cancel(self) -> list[MarketMessage]:
-        """Place where levels are few, cancel where they are many: the book stays as deep."""
+    def _place_or_cancel(self) -> None:
+        """Place where orders are few, cancel where they are many: the book stays as deep."""
         side, ladder = self._side()
-        placing = 0.5 + (_LEVELS - len(ladder)) / _LEVELS
-        if self._random.random() < placing or len(ladder) <= _LEVELS_MIN:
-            return [self._place(side)]
-        return [self._set(side, ladder.tick(self._rank(ladder)), 0)]
+        placing = 0.5 + (self._orders - ladder.orders) / self._orders
+        if self._random.random() < placing or len(ladder) <= LEVELS_MIN:
+            self.engine.rest(side, self._price(side), self._size())
+        else:
+            self.engine.cancel(self._choose(ladder))
 
-    def _place(self, side: Side) -> MarketMessage:
-        """Place an order below the best ask or above the best bid: it never trades at once."""
-        rng = self._random
+    def _price(self, side: Side) -> int:
+        """Draw a price below the best ask or above the best bid: it never trades at once."""
+        rng, book = self._random, self.engine.book
         draw = rng.random()
         reach = 0.2 if draw < 0.3 else 12 if draw < 0.8 else 200
         distance = 1 + int(rng.expovariate(1 / (reach * self._spacing)))
-        if side == "buy":
-            tick = max(1, self.book.best_ask - distance)
-        else:
-            tick = self.book.best_bid + distance
-        return self._set(side, tick, self.book.side(side)[tick] + self._size())
+        return max(1, book.best_ask - distance) if side == "buy" else book.best_bid + distance
 
-    def _set(self, side: Side, tick: int, units: int) -> MarketMessage:
-        before = self.book.side(side).set(tick, units)
-        self._changed(side, tick, before)
-        update = messages.l2update(self.product, ((side, tick, units),), self.due_ns)
-        return MarketMessage(self.due_ns, LEVEL2.name, self.product.id, update)
-
-    def _take(self) -> list[MarketMessage]:
-        """One order takes what rests: several matches perhaps, and one ticker."""
-        rng = self._random
-        away = (self.book.best_bid - self.product.price_ticks) / self.product.price_ticks
+    def _take(self) -> list[Matched]:
+        """One order takes what rests: several matches perhaps."""
+        rng, price, book = self._random, self.product.price_ticks, self.engine.book
+        away = (book.best_bid - price) / price
         buys = rng.random() < min(max(0.5 - _LEAN * away, 0.1), 0.9)
-        maker_side: Side = "sell" if buys else "buy"
-        ladder = self.book.side(maker_side)
-        wanted = rng.randrange(1, 1000) if rng.random() < 0.2 else 1 + self._size() // 2
-        taker = self._order_id()
-        update_first = rng.random() < 0.8
-        happened: list[MarketMessage] = []
-        for _ in range(_MATCHES_PER_TAKER_MAX):
-            if not wanted or len(ladder) <= _LEVELS_MIN:
-                break
-            tick = ladder.tick(0)
-            here = ladder[tick]
-            resting = here if rng.random() < 0.7 else 1 + here // 2
-            size = min(wanted, resting)
-            wanted -= size
-            match = self._match(maker_side, tick, size, taker)
-            update = self._set(maker_side, tick, here - size)
-            happened += (update, match) if update_first else (match, update)
-        if happened:
-            ticker = MarketMessage(self.due_ns, TICKER.name, self.product.id, self.ticker())
-            happened.insert(0 if rng.random() < 0.17 else len(happened), ticker)
-        return happened
-
-    def _match(self, maker_side: Side, tick: int, size: int, taker: str) -> MarketMessage:
-        self.sequence += 1
-        trade_id = self.trades[-1].trade_id + 1
-        trade = self._trade(trade_id, maker_side, tick, size, self.due_ns, taker)
-        self.trades.append(trade)
-        payload = messages.match(self.product, trade)
-        return MarketMessage(self.due_ns, MATCHES.name, self.product.id, payload)
-
-    def _trade(
-        self, trade_id: int, maker_side: Side, tick: int, size: int, time_ns: int, taker: str
-    ) -> Trade:
-        self.statistics.trade(time_ns, tick, size)
-        maker = self._order_id()
-        return Trade(trade_id, self.sequence, maker, taker, maker_side, tick, size, time_ns)
-
-    def _order_id(self) -> str:
-        """Draw a UUID; not by ``uuid``, which takes three times as long."""
-        text = f"{self._random.getrandbits(128):032x}"
-        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+        ladder = book.asks if buys else book.bids
+        wanted = rng.randrange(1, 1000) if rng.random() < 0.2 else 1 + self._size()
+        draw = rng.random()
+        limit = ladder.tick(min(int(4 * draw), len(ladder) - 1)) if draw < 0.6 else None
+        wish = Wish(
+            "buy" if buys else "sell", wanted, limit, draw > 0.85, rng.random() < _OWN_SHARE
+        )
+        matches = self.engine.take(wish, self.due_ns)
+        for trade in matches:
+            self.statistics.trade(trade.time_ns, trade.tick, trade.units)
+        self.trades += matches
+        return matches
 
     def ticker(self) -> bytes:
         """Return the ``ticker`` about the latest trade and the best prices now."""
-        return messages.ticker(self.product, self.trades[-1], self.statistics.day(), self.book)
+        day = self.statistics.day()
+        return messages.ticker(self.product, self.trades[-1], day, self.engine.book)
 
     def last_match(self) -> bytes:
         """Return the latest trade as a ``last_match``."""
-        return messages.match(self.product, self.trades[-1], "last_match")
+        return messages.match(self.product, self.salt, self.trades[-1], "last_match")
 
     def heartbeat(self, time_ns: int) -> bytes:
         """Return the ``heartbeat`` with the counters as they are."""
-        trade_id = self.trades[-1].trade_id
-        return messages.heartbeat(self.product, trade_id, self.sequence, time_ns)
-
-
-def _pause_s(actions_per_s: float) -> float:
-    """Return the mean pause between bursts that gives ``actions_per_s`` on average."""
-    small = 1 + _mean_of_whole(_SMALL_BURST)
-    large = 1 + _mean_of_whole(_LARGE_BURST)
-    burst = (1 - _LARGE_BURST_SHARE) * small + _LARGE_BURST_SHARE * large
-    return max(burst / actions_per_s - (burst - 1) * _GAP_IN_BURST_NS / NS_PER_S, 1e-6)
-
-
-def _mean_of_whole(mean: float) -> float:
-    """Return the mean of ``int(expovariate(1 / mean))``, roughly: half less."""
-    return mean - 0.5
+        trade_id, sequence = self.trades[-1].trade_id, self.engine.sequence
+        return messages.heartbeat(self.product, trade_id, sequence, time_ns)

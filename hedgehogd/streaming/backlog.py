@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from itertools import accumulate
 
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
 from hedgehogd.engine.member import Chunk
 
 
@@ -37,6 +38,12 @@ class _Waiting:
         done = self.whole(self.start)
         begin = self.ends[done - 1] if done else 0
         return self.ends[done] if begin < self.start else self.start
+
+    def largest(self) -> int:
+        """Return the size of the largest piece that has not been sent, or of its rest."""
+        first = self.whole(self.start)
+        rest = self.ends[first] - self.start
+        return max(rest, max(map(len, self.chunk.pieces[first + 1 :]), default=0))
 
 
 class Backlog:
@@ -116,6 +123,10 @@ class Backlog:
             self._data.popleft()
         return head.whole(head.start) - before
 
+    def largest(self) -> int:
+        """Return the size of the largest piece that waits, or of its rest, in bytes."""
+        return max((waiting.largest() for waiting in self._data), default=0)
+
     def oldest_since(self) -> float | None:
         """Return when the oldest waiting data was put here, or None when no data waits."""
         return self._data[0].since if self._data else None
@@ -146,19 +157,21 @@ class Backlog:
         self.bytes = 0
         return dropped
 
-    def conflate(self, topics: AbstractSet[Topic]) -> Counter[Topic]:
-        """Keep only the newest waiting message of each of ``topics``.
+    def conflate(self, topics: AbstractSet[Topic], books: AbstractSet[Topic]) -> Counter[Topic]:
+        """Drop what newer things replace; the piece in flight is not touched.
 
-        The piece in flight is not touched.
+        Args:
+            topics: of each only the newest waiting message is kept.
+            books: of each nothing is kept: a fresh snapshot will replace all of it.
 
         Returns:
             How many messages of each topic were dropped.
         """
         skipped: Counter[Topic] = Counter()
-        seen: set[Topic] = set()
+        seen: set[Topic] = set(books)
         kept: deque[_Waiting] = deque()
         for waiting in reversed(self._data):
-            indices = _kept_indices(waiting, topics, seen, skipped)
+            indices = _kept_indices(waiting, topics | books, seen, skipped)
             if len(indices) == waiting.chunk.count - waiting.whole(waiting.start):
                 kept.appendleft(waiting)
             elif indices:
@@ -176,7 +189,7 @@ def _kept_indices(
     in_flight = waiting.begun_end() > waiting.start
     indices: list[int] = []
     for index in range(waiting.chunk.count - 1, first - 1, -1):
-        topic = waiting.chunk.messages[index].topic
+        topic = _topic_among(waiting.chunk.messages[index], topics)
         if in_flight and index == first:
             indices.append(index)
         elif topic in seen and topic in topics:
@@ -185,6 +198,13 @@ def _kept_indices(
             seen.add(topic)
             indices.append(index)
     return indices[::-1]
+
+
+def _topic_among(message: Message, topics: AbstractSet[Topic]) -> Topic:
+    """Return by which of its topics the subscriber has ``message``."""
+    if message.also is not None and message.topic not in topics and message.also in topics:
+        return message.also
+    return message.topic
 
 
 def _subset(waiting: _Waiting, indices: list[int]) -> _Waiting:

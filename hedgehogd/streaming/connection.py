@@ -130,7 +130,16 @@ class Reader:
     Coinbase's errors, and the stream goes on.
     """
 
-    __slots__ = ("_bucket", "_frames", "_is_strict", "_outlet", "_plane", "_size", "_text")
+    __slots__ = (
+        "_bucket",
+        "_commands",
+        "_frames",
+        "_is_strict",
+        "_outlet",
+        "_plane",
+        "_size",
+        "_text",
+    )
 
     def __init__(self, plane: StreamingPlane, outlet: Outlet, request: StreamRequest) -> None:
         self._plane = plane
@@ -141,6 +150,7 @@ class Reader:
             extensions.append(Inflater(limits.CLIENT_MESSAGE_BYTES_MAX))
         self._frames = FrameProtocol(client=False, extensions=extensions)
         self._text: list[str] = []
+        self._commands: list[str] = []
         self._size = 0
         self._bucket: TokenBucket | None = None
 
@@ -156,6 +166,7 @@ class Reader:
             if not first.cancelled_caught:
                 return
             early = b""
+            await self._carry_out()  # it may have said it in time and waits for its turn
             session = self._outlet.session
             if session is not None and not session.has_subscribed:
                 self._outlet.end(CLOSE_POLICY, "no_subscribe", "no subscribe in time")
@@ -165,11 +176,25 @@ class Reader:
         """Read until the peer hangs up. Waits only for bytes, so it can be taken up again."""
         if data:
             self._hear(data)
+            await self._carry_out()
         try:
             while data := await sock.recv(_READ_BYTES):
                 self._hear(data)
+                if self._commands:
+                    await self._carry_out()
         except OSError:
             pass  # hung up, the other way
+
+    async def _carry_out(self) -> None:
+        """Carry out what was said, when it is our turn: a thousand at once take several turns."""
+        if not self._commands:
+            return
+        async with self._plane.commands:
+            commands, self._commands = self._commands, []
+            for text in commands:
+                if not self._outlet.is_ending:
+                    self._on_command(text)
+            await trio.lowlevel.checkpoint()  # the next ones come in the next turn
 
     def _hear(self, data: bytes) -> None:
         outlet = self._outlet
@@ -209,7 +234,7 @@ class Reader:
             self._text.append(part)
         if is_last:
             text, self._text, self._size = "".join(self._text), [], 0
-            self._on_command(text)
+            self._commands.append(text)
 
     def _on_command(self, text: str) -> None:
         outlet, session, refusals = self._outlet, self._outlet.session, self._plane.counts.refusals

@@ -157,8 +157,7 @@ class Door:
                 return None
             stream = read_stream_request(request)
             if stream.command is not None:
-                for wanted in stream.command.requests:
-                    self._plane.check_products(wanted.product_ids)
+                self._plane.instance.check(stream.command.requests)
             self._plane.check_room()
         except (BadHead, SubscriberError) as error:
             await self._refuse(sock, origin, error.status, error.code, str(error))

@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
 from hedgehogd.engine.instance import StreamCounts
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
@@ -37,6 +37,7 @@ from hedgehogd.streaming.farewell import excess, goodbye
 
 log = structlog.get_logger("outlet")
 
+_BOOKS = frozenset(name for name, c in BY_TOPIC_CHANNEL.items() if c.begins_with_snapshot)
 _SILENT_ROUNDS_MAX = int(limits.PEER_SILENCE_MAX_S / limits.KEEP_ALIVE_S)
 
 
@@ -75,6 +76,7 @@ class Outlet(Member):
         "_backlog",
         "_flushing",
         "_form",
+        "_is_behind",
         "_send",
         "_settings",
         "_socket",
@@ -104,6 +106,7 @@ class Outlet(Member):
         self._settings = settings
         self._backlog: Backlog | None = None
         self._flushing = False
+        self._is_behind = False  # books were dropped, and wait for all else to be sent
 
     @property
     def waiting_bytes(self) -> int:
@@ -247,16 +250,25 @@ class Outlet(Member):
             self._over_the_limit()
 
     def _is_over(self) -> bool:
-        return (
-            self.waiting_bytes > self._settings.backlog_bytes_max
-            or self.oldest_s(trio.current_time()) >= self._settings.backlog_age_max_s
-        )
+        """Say whether too much waits. One message alone never does: a snapshot may be larger."""
+        limit, backlog = self._settings.backlog_bytes_max, self._backlog
+        if self.oldest_s(trio.current_time()) >= self._settings.backlog_age_max_s:
+            return True
+        if backlog is None or backlog.bytes <= limit:
+            return False
+        return backlog.bytes - backlog.largest() > limit
 
     def _over_the_limit(self) -> None:
         """Act by policy: conflate what may be, close when that does not help."""
-        conflated = self.session.subscription.conflated if self.session else frozenset()
-        if conflated and self._backlog is not None:
-            skipped = self._backlog.conflate(conflated)
+        session = self.session
+        conflated = frozenset(session.subscription.conflated) if session else frozenset()
+        if conflated and session is not None and self._backlog is not None:
+            books = frozenset(t for t in conflated if t.channel in _BOOKS)
+            skipped = self._backlog.conflate(conflated - books, books)
+            behind = books & skipped.keys()
+            if behind:
+                self._is_behind = True
+                session.step_aside(behind)
             if skipped:
                 self.skipped += skipped.total()
                 self._settings.counts.drops["conflated"] += skipped.total()
@@ -284,6 +296,9 @@ class Outlet(Member):
             self._flushing = False
         if self.is_ending:
             self._shut_writing()
+        elif self._is_behind and self.session is not None:
+            self._is_behind = False
+            self.session.step_in()
 
     async def _send_while_waiting(self) -> None:
         """Send whenever the socket is writable; return when nothing waits."""

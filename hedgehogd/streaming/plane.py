@@ -3,6 +3,8 @@
 import itertools
 import secrets
 
+import trio
+
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
@@ -22,6 +24,7 @@ class StreamingPlane:
         counts: what happened to streams.
         outlets: every open stream, in the order in which they came.
         settings: what outlets share.
+        commands: who carries out commands in this turn of the loop.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class StreamingPlane:
         self._topics_max = topics_max
         self._cors_origins = frozenset(cors_origins)
         self._slots = itertools.count()
+        self.commands = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)
 
     def check_room(self) -> None:
         """Refuse a new stream when there is no room for it.
@@ -57,16 +61,6 @@ class StreamingPlane:
         """Return a session for ``outlet``, not registered yet."""
         session_id = f"{self.instance.number}.{secrets.token_urlsafe(_SESSION_ID_BYTES)}"
         return Session(session_id, outlet, form, self.instance.pipe, self._topics_max)
-
-    def check_products(self, pairs: tuple[str, ...]) -> None:
-        """Refuse pairs that the exchange does not list.
-
-        Raises:
-            SubscriberError: 404, naming the pair.
-        """
-        for pair in pairs:
-            if not self.instance.pipe.catalogue.accepts(pair):
-                raise SubscriberError("unknown_pair", f"{pair} is not a pair listed here", 404)
 
     def check_room_for(self, session: Session, command: Command) -> None:
         """Refuse a stream that asks for more topics than one may have.

@@ -185,7 +185,7 @@ def _command(path: str, query: str) -> Command | None:
 
 
 def _needs_no_pairs(requests: tuple[ChannelRequest, ...]) -> bool:
-    return all(not request.channel.needs_products for request in requests)
+    return all(not request.channel.takes_products for request in requests)
 
 
 def _list(values: dict[str, list[str]], name: str) -> list[str]:

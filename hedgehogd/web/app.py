@@ -13,30 +13,26 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import TICKER
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.coinbase import subscription_rows
-from hedgehogd.protocol.commands import DEFAULT_CHANNELS, Command, channel_requests, drop_pair
+from hedgehogd.protocol.commands import (
+    DEFAULT_CHANNELS,
+    ChannelRequest,
+    Command,
+    channel_requests,
+    drop_pair,
+)
 from hedgehogd.web.exchange import EXPOSED_HEADERS, Companion, add_exchange
+from hedgehogd.web.lines import add_lines
 from hedgehogd.web.metrics import RestCollector, exposition
 from hedgehogd.web.openapi import OPENAPI_PATH, description
 from hedgehogd.web.page import status_page
+from hedgehogd.web.responses import error_response, json_response
 
 SESSION_HEADER = "Hedgehog-Session"
-
-
-def json_response(value: Any, status: int = 200) -> Response:
-    """Return ``value`` as JSON that nobody may keep."""
-    body = msgspec.json.encode(value) + b"\n"
-    response = Response(body, status, content_type="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def error_response(code: str, message: str, status: int) -> Response:
-    """Return an error in the form of DESIGN §3."""
-    return json_response({"error": {"code": code, "message": message}}, status)
 
 
 def make_app(
@@ -53,6 +49,7 @@ def make_app(
     _add_health(app, instance, RestCollector(companion.rest, companion.backfill))
     _add_control(app, instance)
     _add_description(app)
+    add_lines(app, instance)
     add_exchange(app, instance, companion)
     return app
 
@@ -128,8 +125,8 @@ def _add_control(app: QuartTrio, instance: Instance) -> None:
     async def start(pair: str) -> Response:
         pair = pair.upper()
         names, policy = await _wishes()
-        _check_pair(instance, pair)
         requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
+        instance.check(requests)
         return _carry_out(_named_session(instance), Command(True, requests))
 
     @app.delete("/api/v1/subscribe/<pair>")
@@ -139,7 +136,8 @@ def _add_control(app: QuartTrio, instance: Instance) -> None:
         requests = channel_requests(names, (pair,))
         session = _named_session(instance)
         if all(pair not in held for held in session.subscription.state.values()):
-            _check_pair(instance, pair)  # what is held may be stopped, delisted or not
+            # What is held may be stopped, listed or not.
+            instance.check((ChannelRequest(TICKER, (pair,)),))
         return _carry_out(session, Command(False, requests) if names else drop_pair(pair))
 
     @app.get("/api/v1/sessions/<session_id>")
@@ -160,11 +158,6 @@ def _add_control(app: QuartTrio, instance: Instance) -> None:
         )
         response.headers["Upgrade"] = "websocket"
         return response
-
-
-def _check_pair(instance: Instance, pair: str) -> None:
-    if not instance.pipe.catalogue.accepts(pair):
-        raise SubscriberError("unknown_pair", f"{pair} is not a pair listed here", 404)
 
 
 def _session(instance: Instance, session_id: str) -> Session:

@@ -99,6 +99,7 @@ def _change(summary: str) -> Described:
             "200": json_answer("all that the stream is subscribed to now", ref("Subscriptions")),
             **_errors(
                 _400="unknown channel, no session, bad body",
+                _403="a channel that is private, or that the exchange does not give us",
                 _404="unknown pair or session",
                 _413="the body is too large",
                 _429="the stream has no room for that",
@@ -167,6 +168,13 @@ PATHS: dict[str, dict[str, Described]] = {
                 **_errors(_404="no open stream has this id"),
             },
             parameter("path", "session_id", "the key to the stream", TEXT, required=True),
+        )
+    },
+    "/api/v1/lines": {
+        "get": operation(
+            "health",
+            "How each upstream line is, and what having two has saved",
+            {"200": json_answer("now", ref("Lines"))},
         )
     },
     "/api/v1/openapi.json": {

@@ -76,6 +76,10 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
                 answer = await rest.get(read.path, read.query, keeping=read.keeping)
         return answer
 
+    async def held_book(product_id: str, level: int) -> Answer | None:
+        held = None if books is None else await books.rest_book(product_id, level)
+        return None if held is None else Answer(200, held)
+
     async def said(answer: Answer) -> Response:
         _count(instance, answer.status)
         return _response(answer)
@@ -104,11 +108,10 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
             return await said(failure(400, str(error)))
         if rest is None and not subject:
             return await said(_known_product(product_id))
-        if books is not None and subject == "book":
-            held = await books.rest_book(product_id, int(read.query[0][1]))
-            if held is not None:
-                return await said(Answer(200, held))
-        return await said(await fetched(read))
+        answer: Answer | None = None
+        if subject == "book":
+            answer = await held_book(product_id, int(read.query[0][1]))
+        return await said(answer or await fetched(read))
 
     @app.get("/currencies")
     async def all_currencies() -> Response:

@@ -83,9 +83,62 @@ class InstanceCollector(Collector):
             {"garbage": 0, **health.dropped},
         )
         yield _counter("feed_complaints", "Errors of the exchange", health.complaints)
-        yield _counter("gaps", "Holes found in trade ids", health.gaps)
-        yield _counter("trades_missing", "Trades in those holes", health.trades_missing)
+        yield _counter("gaps", "Holes found in numbers", health.gaps)
+        missing = {"matches": 0, **health.missing}
+        yield _counters("missing", "Numbers in those holes", "channel", missing)
+        yield _gauge(
+            "feed_alarm", "1 while the exchange objects to what is held", health.alarm != ""
+        )
+        yield _gauge("quiet_products", "Products without heartbeats", health.quiet_products)
+        ages = GaugeMetricFamily(
+            "hedgehogd_product_age_seconds", "Since a product was heard", labels=("product",)
+        )
+        for product_id, (heard_age_s, _) in sorted(health.read_products().items()):
+            ages.add_metric((product_id,), heard_age_s)
+        yield ages
+        yield from self._lines()
+        yield from self._books()
         yield _gauge("tape_bytes", "Memory that the tape takes at most", instance.pipe.tape.bytes)
+
+    def _lines(self) -> Iterator[Metric]:
+        """What each line does; labels are its number."""
+        lines = self._instance.health.read_lines()
+        told = (
+            ("line_connections", "Connections that bring data", "live"),
+            ("line_products", "Products that flow", "products"),
+        )
+        for name, text, field in told:
+            gauge = GaugeMetricFamily(f"hedgehogd_{name}", text, labels=("line",))
+            for line in lines:
+                gauge.add_metric((str(line.number),), getattr(line, field))
+            yield gauge
+        counted = (
+            ("line_losses", "Connections lost", "losses"),
+            ("line_wins", "Numbers brought before the other line", "wins"),
+            ("line_gaps_saved", "Holes of the other line filled", "gaps_saved"),
+        )
+        for name, text, field in counted:
+            values = {str(line.number): getattr(line, field) for line in lines}
+            yield _counters(name, text, "line", values)
+        lead = GaugeMetricFamily(
+            "hedgehogd_line_lead_seconds", "Median lead when first", labels=("line",)
+        )
+        for line in lines:
+            if line.lead_s is not None:
+                lead.add_metric((str(line.number),), line.lead_s)
+        yield lead
+
+    def _books(self) -> Iterator[Metric]:
+        pipe = self._instance.pipe
+        yield _gauge("books", "Order books held", len(pipe.books))
+        yield _gauge("order_books", "Level-3 books held", len(pipe.orders))
+        resyncs = {"crossed": 0, **pipe.books.resyncs}
+        yield _counters("book_resyncs", "Books begun anew", "reason", resyncs)
+        lost = {"gap": 0, **pipe.orders.lost}
+        yield _counters("order_book_losses", "Level-3 books begun anew", "reason", lost)
+        yield _counter("bare_removals", "Removals of no level, cut out", pipe.books.bare_removals)
+        yield _counter("snapshots_made", "Snapshots made for late joiners", pipe.snapshots.made)
+        yield _counter("snapshot_joiners", "Late joiners given them", pipe.snapshots.shared)
 
     def _streams(self) -> Iterator[Metric]:
         instance, counts = self._instance, self._instance.counts

@@ -58,6 +58,7 @@ def operation(
 
 
 TEXT: Described = {"type": "string"}
+_SECONDS: Described = {"type": ["number", "null"], "description": "in seconds; null for not yet"}
 NUMBER: Described = {"type": "integer", "minimum": 0}
 DECIMAL: Described = {"type": "string", "examples": ["30100.01"]}
 TIME: Described = {"type": "string", "format": "date-time"}
@@ -135,5 +136,33 @@ SCHEMAS: dict[str, Described] = {
         price=DECIMAL,
         size=DECIMAL,
         time=TIME,
+    ),
+    "Lines": object_of(
+        ("state", "reason", "lines", "products"),
+        state=TEXT,
+        reason=TEXT,
+        lines=list_of(
+            object_of(
+                ("number", "connections", "live", "losses", "wins", "gaps_saved"),
+                number=NUMBER,
+                connections=NUMBER,
+                live=NUMBER,
+                products=NUMBER,
+                connects=NUMBER,
+                losses=NUMBER,
+                last_loss=TEXT,
+                heard_age_s=_SECONDS,
+                wins=NUMBER,
+                lead_s=_SECONDS,
+                gaps_saved=NUMBER,
+            )
+        ),
+        products={
+            "type": "object",
+            "description": "by id, how long ago it was heard, and had data but heartbeats",
+            "additionalProperties": object_of(
+                ("heard_age_s", "data_age_s"), heard_age_s=_SECONDS, data_age_s=_SECONDS
+            ),
+        },
     ),
 }

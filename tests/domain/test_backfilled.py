@@ -1,5 +1,6 @@
-"""Backfilled trades: kept for a while, never more than so many, told once each."""
+"""Backfilled trades: kept for a while, each once, within a bound."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,74 +11,43 @@ def trades(*ids):
     return [{"trade_id": trade_id} for trade_id in ids]
 
 
-def test_a_product_has_its_own_trades_in_order():
-    """Who resumes BTC-USD wants no other's, and the oldest first."""
+def test_what_was_added_is_there_once_in_order():
+    """Two gaps may overlap, and come in any order."""
     kept = Backfilled()
-    kept.add("BTC-USD", trades(7, 8), now=0)
-    kept.add("ETH-USD", trades(1), now=1)
-    kept.add("BTC-USD", trades(3, 4), now=2)
+    kept.add("BTC-USD", trades(7, 8, 9), 0)
+    kept.add("ETH-USD", trades(1), 0)
+    kept.add("BTC-USD", trades(2, 3, 8), 0)
+    kept.add("BTC-USD", [], 0)
 
-    assert kept.since("BTC-USD", now=2) == trades(3, 4, 7, 8)
-    assert kept.since("ETH-USD", now=2) == trades(1)
-    assert kept.since("OLD-USD", now=2) == []
-    assert len(kept) == 5
-
-
-def test_a_trade_that_came_twice_is_told_once():
-    """Overlapping gaps are possible after the exchange has counted anew."""
-    kept = Backfilled()
-    kept.add("BTC-USD", trades(3, 4), now=0)
-    kept.add("BTC-USD", trades(4, 5), now=0)
-
-    assert kept.since("BTC-USD", now=0) == trades(3, 4, 5)
+    assert trades(2, 3, 7, 8, 9) == kept.since("BTC-USD", 1)
+    assert [] == kept.since("X-Y", 1)
+    assert 7 == len(kept)
 
 
-def test_what_is_too_old_is_forgotten():
-    """Ten minutes are longer than any reconnect; memory is not a history."""
-    kept = Backfilled(keep_s=600.0)
-    kept.add("BTC-USD", trades(1), now=0)
-    kept.add("BTC-USD", trades(2), now=300)
+@pytest.mark.parametrize(("now", "expected"), [(9.9, [1, 2]), (10, [2]), (15, [])])
+def test_trades_are_kept_for_a_while(now, expected):
+    """Who resumes later asks REST."""
+    kept = Backfilled(keep_s=10)
+    kept.add("BTC-USD", trades(1), 0)
+    kept.add("BTC-USD", trades(2), 5)
 
-    assert kept.since("BTC-USD", now=599.9) == trades(1, 2)
-    assert kept.since("BTC-USD", now=600) == trades(2)
-    assert kept.since("BTC-USD", now=900) == []
-    assert len(kept) == 0
-
-
-def test_nothing_is_nothing():
-    kept = Backfilled()
-    kept.add("BTC-USD", [], now=0)
-
-    assert (len(kept), kept.since("BTC-USD", now=0)) == (0, [])
-
-
-def test_of_too_many_at_once_the_newest_stay():
-    """One outage of a busy product must not be kept whole at any price."""
-    kept = Backfilled(trades_max=3)
-    kept.add("ETH-USD", trades(1), now=0)
-    kept.add("BTC-USD", trades(1, 2, 3, 4), now=0)
-
-    assert kept.since("BTC-USD", now=0) == trades(2, 3, 4)
-    assert kept.since("ETH-USD", now=0) == []
+    assert trades(*expected) == kept.since("BTC-USD", now)
+    assert len(expected) == len(kept)
 
 
 @given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["A-B", "C-D"]),
-            st.lists(st.integers(0, 30), max_size=6, unique=True).map(sorted),
-            st.floats(0, 10),
-        )
-    )
+    st.lists(st.tuples(st.sampled_from("AB"), st.integers(0, 7), st.integers(0, 3))),
+    st.integers(1, 10),
 )
-def test_the_bound_holds_and_what_is_kept_is_the_newest(adds):
-    """Whatever comes in whatever order: bounded, ascending, each once, the latest add whole."""
-    kept, now = Backfilled(trades_max=8, keep_s=20), 0.0
-    for product_id, ids, pause in adds:
+def test_there_are_never_too_many(steps, trades_max):
+    """Invariant 4; the oldest go first, and the newest batch stays as far as it fits."""
+    kept, now, last = Backfilled(trades_max, keep_s=5), 0, 0
+    for product_id, count, pause in steps:
         now += pause
-        kept.add(product_id, trades(*ids), now)
-        told = [trade["trade_id"] for trade in kept.since(product_id, now)]
-
-        assert len(kept) <= 8
-        assert told == sorted(set(told))
-        assert set(ids) <= set(told)
+        kept.add(product_id, trades(*range(last, last + count)), now)
+        last += count
+        assert len(kept) <= trades_max
+        if count:
+            newest = kept.since(product_id, now)[-count:]
+            assert trades(*range(last - min(count, trades_max), last)) == newest[-trades_max:]
+    assert len(kept) == sum(len(kept.since(product_id, now)) for product_id in "AB")

@@ -1,45 +1,49 @@
 """Channels: what may be asked for, what answers it, and what flows upstream for it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import (
     BY_ALIAS,
     BY_TOPIC_CHANNEL,
     CHANNELS,
-    LEVEL2,
-    LEVEL2_BATCH,
-    TOPIC_CHANNEL_BY_TYPE,
+    PRIVATE_CHANNELS,
     Topic,
-    upstream_topic,
+    upstream_topics,
 )
 
 
 @pytest.mark.parametrize(
-    ("asked", "acknowledged", "topic", "upstream"),
+    ("asked", "acknowledged", "topic"),
     [
-        ("heartbeat", "heartbeat", "heartbeat:BTC-USD", "heartbeat"),
-        ("status", "status", "status:BTC-USD", "status"),
-        ("ticker", "ticker", "ticker:BTC-USD", "ticker"),
-        ("ticker_batch", "ticker_1000", "ticker_batch:BTC-USD", None),
-        ("ticker_1000", "ticker_1000", "ticker_batch:BTC-USD", None),
-        ("matches", "matches", "matches:BTC-USD", "matches"),
-        ("level2", "level2", "level2:BTC-USD", "level2_batch"),
-        ("level2_batch", "level2_50", "level2:BTC-USD", "level2_batch"),
-        ("level2_50", "level2_50", "level2:BTC-USD", "level2_batch"),
+        ("heartbeat", "heartbeat", "heartbeat:BTC-USD"),
+        ("status", "status", "status:BTC-USD"),
+        ("ticker", "ticker", "ticker:BTC-USD"),
+        ("ticker_batch", "ticker_1000", "ticker_batch:BTC-USD"),
+        ("ticker_1000", "ticker_1000", "ticker_batch:BTC-USD"),
+        ("matches", "matches", "matches:BTC-USD"),
+        ("level2", "level2", "level2:BTC-USD"),
+        ("level2_batch", "level2_50", "level2_batch:BTC-USD"),
+        ("level2_50", "level2_50", "level2_batch:BTC-USD"),
+        ("full", "full", "full:BTC-USD"),
+        ("level3", "level3", "level3:BTC-USD"),
+        ("rfq_matches", "rfq_matches", "rfq_matches:BTC-USD"),
+        ("auctionfeed", "auctionfeed", "auctionfeed:BTC-USD"),
     ],
 )
-def test_a_channel_is_found_by_every_name_coinbase_gives_it(asked, acknowledged, topic, upstream):
+def test_a_channel_is_found_by_every_name_coinbase_gives_it(asked, acknowledged, topic):
     """Unmodified clients ask by one name and look for the other in the answer (FEED §4)."""
     channel = BY_ALIAS[asked]
 
     assert acknowledged == channel.name
     assert topic == str(channel.topic("BTC-USD"))
-    assert upstream == channel.upstream
+    assert channel is BY_TOPIC_CHANNEL[channel.topic_channel]
 
 
-@pytest.mark.parametrize("name", ["full", "level3", "user", "balance", "rfq_matches", "Ticker", ""])
-def test_a_channel_that_needs_keys_or_does_not_exist_is_none(name):
-    """Accepting it would promise messages that never come."""
+@pytest.mark.parametrize("name", [*PRIVATE_CHANNELS, "Ticker", ""])
+def test_a_channel_that_is_private_or_does_not_exist_is_none(name):
+    """Accepting it would promise messages that never come, or somebody's own."""
     assert name not in BY_ALIAS
 
 
@@ -48,48 +52,79 @@ def test_no_name_means_two_channels():
     aliases = [alias for channel in CHANNELS for alias in channel.aliases]
 
     assert len(aliases) == len(set(aliases))
+    assert len(CHANNELS) == len(BY_TOPIC_CHANNEL)
 
 
-def test_both_level2_channels_are_served_by_one_topic():
-    """Their messages cannot be told apart, so holding both would double every update."""
-    assert LEVEL2.topic("BTC-USD") == LEVEL2_BATCH.topic("BTC-USD")
-    assert LEVEL2 is BY_TOPIC_CHANNEL["level2"]
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        # A conflated trade is a lost trade; a book is replaced by a fresh snapshot.
+        ("conflates", {"ticker", "ticker_batch", "level2", "level2_batch"}),
+        # A position on heartbeats would drop the repeats of an idle product (FEED §6.1).
+        ("resumes", {"ticker", "matches", "full", "level3"}),
+        ("begins_with_snapshot", {"level2", "level2_batch"}),
+        ("needs_key", {"level2", "full", "level3"}),
+    ],
+)
+def test_only_these_channels(flag, expected):
+    """Each of these words is a promise about every message of the channel (FEED §5)."""
+    assert expected == {c.topic_channel for c in CHANNELS if getattr(c, flag)}
 
 
-def test_every_message_type_leads_to_a_channel():
-    """A topic without a channel could be published and never be subscribed to."""
-    assert set(TOPIC_CHANNEL_BY_TYPE.values()) <= set(BY_TOPIC_CHANNEL)
-
-
-@pytest.mark.parametrize("channel", CHANNELS, ids=lambda channel: channel.name)
-def test_what_is_derived_flows_as_what_it_is_derived_from(channel):
-    """A ticker_batch subscriber alone must still make the ticker flow."""
-    expected = "ticker" if channel.upstream is None else channel.topic_channel
-    needed = upstream_topic(channel.topic("BTC-USD"))
-
-    assert Topic(expected, "BTC-USD") == needed
-    assert BY_TOPIC_CHANNEL[needed.channel].upstream is not None
-
-
-def topic_channels(flag):
-    return {channel.topic_channel for channel in CHANNELS if getattr(channel, flag)}
-
-
-def test_only_tickers_are_worth_less_than_newer_ones():
-    """A conflated trade is a lost trade; a conflated book update corrupts the book."""
-    assert topic_channels("conflates") == {"ticker", "ticker_batch"}
-
-
-def test_only_what_the_exchange_numbers_resumes():
-    """A position on heartbeats would drop the repeats that an idle product sends (FEED §6.1)."""
-    assert topic_channels("resumes") == {"ticker", "matches"}
-
-
-def test_only_books_begin_with_a_snapshot():
-    """Waiting for one on any other channel would be waiting for ever."""
-    assert topic_channels("begins_with_snapshot") == {"level2"}
-
-
-def test_only_status_is_about_no_product():
+def test_only_status_and_rfqs_may_be_asked_for_without_products():
     """Everything else without a product is answered with an error (FEED §3.1)."""
-    assert set(BY_TOPIC_CHANNEL) - topic_channels("needs_products") == {"status"}
+    assert {"status", "rfq_matches"} == {c.name for c in CHANNELS if not c.needs_products}
+    assert {"status"} == {c.name for c in CHANNELS if not c.takes_products}
+
+
+def topics(text):
+    return frozenset(Topic(*name.split(":")) for name in text.split())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "refused", "expected"),
+    [
+        ("", "", ""),
+        ("ticker:A matches:B status:", "", "ticker:A matches:B status:"),
+        ("ticker_batch:A", "", "ticker:A"),
+        ("ticker_batch:A ticker:A", "", "ticker:A"),
+        ("full:A matches:A matches:B", "", "full:A matches:B"),
+        ("level2:A level2_batch:A level2_batch:B", "", "level2:A level2_batch:B"),
+        ("level3:A matches:A", "", "level3:A matches:A"),
+        ("level2:A level2:B", "level2", "level2_batch:A level2_batch:B"),
+        ("level2:A level2_batch:A", "level2", "level2_batch:A"),
+        ("full:A matches:A level3:A", "full level3", "matches:A"),
+        ("full:A", "full", ""),
+        ("level2_batch:A", "level2_batch", ""),
+        ("rfq_matches:A rfq_matches:B", "", "rfq_matches:A rfq_matches:B"),
+        ("rfq_matches:A rfq_matches: ticker:A", "", "rfq_matches: ticker:A"),
+    ],
+)
+def test_the_richest_that_is_to_be_had_is_asked_for(wanted, refused, expected):
+    """Two channels of one message type on one connection could not be told apart."""
+    assert topics(expected) == upstream_topics(topics(wanted), frozenset(refused.split()))
+
+
+names = st.sampled_from(sorted(BY_TOPIC_CHANNEL))
+any_topics = st.frozensets(st.builds(Topic, names, st.sampled_from(["A", "B"])))
+
+
+@given(any_topics, st.frozensets(names))
+def test_what_is_asked_for_serves_all_that_is_wanted_and_can_be_told_apart(wanted, refused):
+    """Whatever subscribers want, and whatever the exchange refuses."""
+    asked = upstream_topics(wanted, refused)
+    stand_ins = {
+        "matches": ["matches", "full"],
+        "level2": ["level2"],
+        "level2_batch": ["level2_batch", "level2"],
+        "ticker_batch": ["ticker"],
+    }
+
+    for topic in wanted - {t for t in wanted if t.channel in refused}:
+        richer = stand_ins.get(topic.channel, [topic.channel])
+        assert any(Topic(channel, topic.product_id) in asked for channel in richer)
+    for product_id in "AB":
+        channels = {t.channel for t in asked if t.product_id == product_id}
+        assert not {"matches", "full"} <= channels
+        assert not {"level2", "level2_batch"} <= channels
+        assert "ticker_batch" not in channels

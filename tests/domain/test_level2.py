@@ -13,8 +13,8 @@ from hedgehogd.domain.book import Book
 from hedgehogd.domain.level2 import (
     Gathering,
     l2update,
-    read_changes,
     read_snapshot,
+    read_update,
     snapshot_parts,
 )
 from hedgehogd.domain.message import BadMessage
@@ -36,7 +36,8 @@ def follow(messages):
             book.load(read.bids, read.asks)
             reference = Reference(read.bids, read.asks)
             continue
-        update = read_changes(payload)
+        update, time = read_update(payload)
+        assert json.loads(payload)["time"] == time
         assert [] == book.apply(update)
         assert [] == reference.apply(update)
         assert not book.is_crossed
@@ -174,12 +175,17 @@ def test_a_snapshot_with_odd_rows_is_read():
     assert ([["1", 2]], [None]) == read_snapshot(b'{"bids":[["1",2]],"asks":[null]}')
 
 
+def test_an_update_without_a_time_has_none():
+    """It was always there; nobody promised that."""
+    assert ([("buy", "1", "2")], "") == read_update(b'{"changes":[["buy","1","2"]]}')
+
+
 BAD = [b"", b"{}", b"[]", b"\xff", b'{"changes":"x"}', b'{"changes":[["buy","1",1]]}']
 BAD += [b'{"bids":[],"asks":7}', b'{"changes":[["buy","1"]]}', b"[" * 100_000, b'{"type":"\xff"}']
 
 
 @pytest.mark.parametrize("payload", BAD, ids=lambda payload: payload[:30])
-@pytest.mark.parametrize("read", [read_changes, read_snapshot])
+@pytest.mark.parametrize("read", [read_update, read_snapshot])
 def test_what_cannot_be_read_is_one_kind_of_error(read, payload):
     """The feed's caller has one thing to count."""
     with pytest.raises(BadMessage):

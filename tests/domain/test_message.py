@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain import message
 from hedgehogd.domain.limits import SEQUENCE_MAX
-from hedgehogd.domain.message import BadMessage, Head, read_head, topic_of
+from hedgehogd.domain.message import BadMessage, Head, intern_topic, read_head
 from tests.recordings import FULL, PRO, recording
 
 DEEP = b"[" * 100_000
@@ -55,7 +55,7 @@ def test_a_head_is_read_in_any_order_and_dress(payload, expected):
     assert expected == read_head(payload)
 
 
-@pytest.mark.parametrize("field", ["sequence", "trade_id"])
+@pytest.mark.parametrize("field", ["sequence", "trade_id", "last_trade_id"])
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -117,8 +117,13 @@ def test_an_error_text_that_is_none_counts_as_absent(value):
         b'{"type":"ticker","product_id":null}',
         b'{"type":"\xff"}',
         b'{"type":"\\ud800"}',
-        # level3 (FEED §6.13): arrays instead of objects
-        b'["open","BTC-USD","57560479456","12aca6e0","buy","27268.09","0.02","2023-03-28"]',
+        # arrays that are not of level3 (FEED §6.13)
+        b"[]",
+        b'["open","BTC-USD"]',
+        b'["open","BTC-USD",57560479456]',
+        b'["open","BTC-USD","57560479456",["12aca6e0"]]',
+        b'["open","BTC-USD","5"',
+        b'["open","\xff","5"]',
         DEEP,
         b'{"type":"x","a":' + DEEP,
         # odd in one field, so read a second time, and bad behind it
@@ -154,39 +159,42 @@ def test_whatever_comes_is_a_head_or_a_bad_message(payload):
     except BadMessage:
         return
     texts = (head.type, head.product_id, head.message, head.reason)
-    numbers = [n for n in (head.sequence, head.trade_id) if n is not None]
+    numbers = (head.sequence, head.trade_id, head.last_trade_id)
+    numbers = [n for n in numbers if n is not None]
 
     assert all(isinstance(text, str) for text in texts)
     assert all(type(n) is int and 0 <= n <= SEQUENCE_MAX for n in numbers)
 
 
 @pytest.mark.parametrize(
-    ("head", "expected"),
+    ("payload", "expected"),
     [
-        (Head("ticker", "BTC-USD"), "ticker:BTC-USD"),
-        (Head("match", "BTC-USD"), "matches:BTC-USD"),
-        (Head("last_match", "BTC-USD"), "matches:BTC-USD"),
-        (Head("snapshot", "BTC-USD"), "level2:BTC-USD"),
-        (Head("l2update", "BTC-USD"), "level2:BTC-USD"),
-        (Head("heartbeat", "BTC-USD"), "heartbeat:BTC-USD"),
-        (Head("status"), "status:"),
-        (Head("error"), "None"),
-        (Head("subscriptions"), "None"),
-        (Head("rfq_match", "BTC-USD"), "None"),
-        (Head("matches", "BTC-USD"), "None"),
+        (
+            b'["open","BTC-USD","57560479456","12aca6e0","buy","27268.09","0.02","2023-03-28"]',
+            Head("level3", "BTC-USD", 57560479456),
+        ),
+        (b'["noop","BTC-USD","7"]', Head("level3", "BTC-USD", 7)),
+        (b'["noop","BTC-USD","%d"]' % SEQUENCE_MAX, Head("level3", "BTC-USD", SEQUENCE_MAX)),
+        (b'["noop","BTC-USD","%d"]' % (SEQUENCE_MAX + 1), Head("level3", "BTC-USD")),
+        (b'["noop","BTC-USD","-7"]', Head("level3", "BTC-USD")),
+        (b'["noop","BTC-USD",""]', Head("level3", "BTC-USD")),
+        (b'["noop","BTC-USD","\\u0663"]', Head("level3", "BTC-USD")),
+        (b'["noop","BTC-USD","%b"]' % (b"9" * 5000), Head("level3", "BTC-USD")),
+        (b'{"type":"level3","schema":{"noop":["type"]}}', Head("level3")),
     ],
+    ids=lambda value: repr(value)[:50],
 )
-def test_the_type_names_the_topic(head, expected):
-    """A message under the wrong topic reaches the wrong subscribers."""
-    assert expected == str(topic_of(head))
+def test_the_head_of_a_level3_array_is_in_its_first_fields(payload, expected):
+    """All its fields are texts, the sequence too (FEED §6.13)."""
+    assert expected == read_head(payload)
 
 
 def test_topics_are_made_once_until_the_table_is_full(monkeypatch):
     """Interning is for speed; a hostile feed must not make it a leak."""
     monkeypatch.setattr(message, "_topics", {})
     monkeypatch.setattr(message, "TOPICS_MAX", 1)
-    kept, other = Head("ticker", "BTC-USD"), Head("ticker", "ETH-USD")
+    kept, other = ("ticker", "BTC-USD"), ("ticker", "ETH-USD")
 
-    assert topic_of(kept) is topic_of(kept)
-    assert topic_of(other) == topic_of(other)
-    assert topic_of(other) is not topic_of(other)
+    assert intern_topic(*kept) is intern_topic(*kept)
+    assert intern_topic(*other) == intern_topic(*other)
+    assert intern_topic(*other) is not intern_topic(*other)

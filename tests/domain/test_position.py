@@ -82,7 +82,7 @@ def test_the_text_is_the_documented_one(position, text):
         "matches:BTC-USD@²",
         "matches:BTC-USD@" + "9" * 17,
         "matches:BTC-USD@" + "9" * 5000,
-        "full:BTC-USD@1",
+        "user:BTC-USD@1",
         "ticker_1000:BTC-USD@1",
         "Matches:BTC-USD@1",
     ],

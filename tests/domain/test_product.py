@@ -147,6 +147,33 @@ def test_the_catalogue_tells_what_it_knows(only, steps, expected):
     assert (catalogue.known(), catalogue.only) == (expected, only)
 
 
+def test_a_refused_channel_is_remembered_in_the_exchanges_words():
+    """Who asks later is told at once; the exchange gives it to none of us."""
+    catalogue = follow(None, [])
+    catalogue.refuse_channel("level2", "Failed to subscribe", "a key")
+    catalogue.replace(frozenset({"BTC-USD"}))
+
+    assert ("Failed to subscribe", "a key") == catalogue.refusal_of("level2")
+    assert catalogue.refusal_of("full") is None
+
+
+@pytest.mark.parametrize(
+    ("only", "listed", "expected"),
+    [
+        (None, None, None),
+        ({"A-USD"}, None, {"A-USD"}),
+        (None, {"A-USD", "B-USD"}, {"A-USD", "B-USD"}),
+        ({"A-USD", "C-USD"}, {"A-USD", "B-USD"}, {"A-USD"}),
+    ],
+)
+def test_the_products_that_are_known_are_those_of_both_lists(only, listed, expected):
+    """What is always to be held must exist, and be configured."""
+    catalogue = follow(only, [] if listed is None else [("replace", listed)])
+
+    assert expected == catalogue.known()
+    assert only == catalogue.only
+
+
 def test_refusals_are_not_remembered_without_end(monkeypatch):
     """A hostile feed refuses what nobody asked for (invariant 4)."""
     monkeypatch.setattr(product, "TOPICS_MAX", 2)

@@ -4,11 +4,8 @@ import pytest
 
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.anteroom import Anteroom
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.hub import Hub
-from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.session import Pipe, Session, Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.protocol.commands import ChannelRequest, Command
@@ -26,11 +23,7 @@ class Plumbing:
 
     def __init__(self):
         self.now = 0.0
-        tape = Tape()
-        catalogue, anteroom = Catalogue(), Anteroom()
-        self.pipe = Pipe(
-            tape, Hub(tape), Latest(), Demand(linger_s=0), catalogue, anteroom, lambda: self.now
-        )
+        self.pipe = Pipe.build(Tape(), Demand(linger_s=0), Catalogue(), lambda: self.now)
         self.sessions = Sessions()
         self.broker = Broker(self.pipe, self.sessions)
 
@@ -49,7 +42,7 @@ class Plumbing:
         return session, member
 
     async def publish(self, *messages, notices=(), refusals=()):
-        await self.broker.publish([Delivery(list(messages), notices, refusals)])
+        await self.broker.publish([Delivery(list(messages), notices, refusals=refusals)])
 
     @property
     def wanted(self):

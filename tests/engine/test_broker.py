@@ -1,13 +1,16 @@
 """The broker: from the inbox to everybody, in order, until the last producer is gone."""
 
+import json
+
+import pytest
 import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.protocol.commands import drop_pair
-from hedgehogd.protocol.upstream import Refusal, TopicNotice
-from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_STRICT
+from hedgehogd.protocol.received import Refusal, TopicNotice
+from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_DEFLATE, WEBSOCKET_STRICT
 from tests.fakes import FakeMember, make_message
 
 TICKER = Topic("ticker", "BTC-USD")
@@ -181,3 +184,145 @@ async def test_a_joiner_of_a_book_stands_exactly_before_its_snapshot(plumbing):
 
     assert early.messages[1:] == batch
     assert late.messages == batch[1:]
+
+
+async def test_a_notice_stands_at_its_place_within_a_delivery(plumbing):
+    """A gap is told between the message before it and the one behind it, whatever was read."""
+    _, member = plumbing.join("ticker", form=SSE[False])
+    messages = [make_message("ticker", sequence=n) for n in (1, 2, 5, 9)]
+    first, second, last = (TopicNotice(TICKER, b'{"gap":%d}' % n) for n in (1, 2, 3))
+    delivery = Delivery(messages, [first, second, last], [2, 3, 4])
+    await plumbing.broker.publish([delivery, Delivery([make_message("ticker", sequence=10)])])
+
+    tell = SSE[False].tell
+    one, two, three, four = (chunk.data for chunk in member.chunks)
+    assert [chunk.count for chunk in member.chunks] == [2, 1, 1, 1]
+    assert member.heard == one + tell(first.payload) + two + tell(second.payload) + (
+        three + tell(last.payload) + four
+    )
+
+
+async def test_news_of_products_reaches_who_has_anything_of_them(plumbing):
+    """One product has fallen silent; the others are fine."""
+    told = plumbing.join("ticker", form=WEBSOCKET)[1]
+    other = plumbing.join("ticker", pairs=["ETH-USD"], form=WEBSOCKET)[1]
+    strict = plumbing.join("matches", form=WEBSOCKET_STRICT)[1]
+    waiting = plumbing.join("level2", "matches", form=WEBSOCKET)[1]  # for a snapshot
+    leaver, left = plumbing.join("ticker", form=WEBSOCKET)
+    leaver.close()
+    await plumbing.publish(notices=[TopicNotice(frozenset({"BTC-USD"}), b"{}")])
+
+    assert [told.told, waiting.told] == [[b"{}"], [b"{}"]]
+    assert other.told + strict.told + left.told == []
+
+
+@pytest.mark.parametrize("name", ["full", "level3"])
+async def test_a_refused_channel_is_told_to_who_asked_and_to_who_asks_later(
+    plumbing, command, name
+):
+    """In the exchange's words; it is not asked again."""
+    _, member = plumbing.join(name, "ticker")
+    leaver, _ = plumbing.join(name, pairs=["ETH-USD"])
+    leaver.close()
+    refusal = Refusal("", "Failed to subscribe", f"{name}: no key", name)
+    await plumbing.publish(refusals=[refusal])
+
+    error, now = map(json.loads, member.told)
+    assert (error["message"], error["reason"]) == ("Failed to subscribe", f"{name}: no key")
+    assert [row["name"] for row in now["channels"]] == ["ticker"]
+    assert plumbing.wanted == ["ticker:BTC-USD"]
+    late, _ = plumbing.open()
+    assert late.apply(command(name)) == [f"{name}: no key"]
+
+
+async def test_a_refusal_of_level2_is_nobody_s_business(plumbing):
+    """level2_batch serves its subscribers instead."""
+    _, member = plumbing.join("level2")
+    await plumbing.publish(refusals=[Refusal("", "Failed", "no key", "level2")])
+    snapshot = make_message(
+        "level2_batch", kind="snapshot", also=Topic("level2", "BTC-USD"), bids=[], asks=[]
+    )
+    await plumbing.publish(snapshot)
+
+    assert (member.told, member.messages) == ([], [snapshot])
+    assert plumbing.wanted == ["level2:BTC-USD"]
+    assert plumbing.pipe.catalogue.refusal_of("level2") is None
+
+
+async def test_what_full_brought_of_matches_is_forgotten_with_matches(plumbing):
+    """Its trades greeted; the feed says when nothing brings them any longer."""
+    matches, full = Topic("matches", "BTC-USD"), Topic("full", "BTC-USD")
+    trade = make_message("full", kind="match", sequence=7, also=matches)
+    await plumbing.publish(trade)
+    await plumbing.broker.publish([Delivery([], forgotten=[full])])
+    assert plumbing.pipe.latest.greeting(matches).sequence == 7
+    assert plumbing.pipe.tape.position([matches], 1) == {matches: 7}
+
+    await plumbing.broker.publish([Delivery([], forgotten=[full, matches])])
+    assert plumbing.pipe.latest.greeting(matches) is None
+    assert plumbing.pipe.tape.position([matches], 1) == {}
+
+
+async def test_a_large_message_is_compressed_once_for_who_negotiated_it(plumbing):
+    """Snapshots and status; small ones, and those that nobody wants so, stay as they are."""
+    strict = plumbing.join("level2_batch", form=WEBSOCKET_STRICT)[1]
+    levels = [[str(n), "1"] for n in range(1, 900)]
+
+    def a_snapshot():
+        return make_message("level2", kind="snapshot", bids=levels, asks=[])
+
+    plain = a_snapshot()
+    await plumbing.publish(plain)
+    assert plain.deflated is None
+    member = plumbing.join("level2_batch", form=WEBSOCKET_DEFLATE)[1]
+    small = make_message("level2", changes=[["buy", "1", "2"]])
+    compressed = a_snapshot()
+    await plumbing.publish(compressed, small)
+
+    assert member.heard == compressed.deflated
+    assert len(compressed.deflated) < len(compressed.frame) / 2
+    assert strict.heard == plain.frame + compressed.frame
+    assert small.deflated is None
+
+
+async def test_who_waits_for_a_snapshot_that_is_being_compressed_is_given_no_other(
+    plumbing, nursery, monkeypatch
+):
+    """Megabytes, made and compressed for nobody, and sent twice."""
+    nursery.start_soon(plumbing.pipe.snapshots.run)
+    _, member = plumbing.join("level2", form=WEBSOCKET_DEFLATE)
+
+    async def slow(function, *arguments):
+        await trio.testing.wait_all_tasks_blocked()
+        return function(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    levels = [[str(n), "1"] for n in range(1, 900)]
+    snapshot = make_message("level2", kind="snapshot", bids=levels, asks=[])
+    await plumbing.publish(snapshot)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert member.messages == [snapshot]
+    assert plumbing.pipe.snapshots.made == 0
+
+
+async def test_a_batch_of_nothing_but_bare_removals_is_nothing(plumbing):
+    """They are cut out, and there is no empty write."""
+    _, member = plumbing.join("level2")
+    await plumbing.publish(make_message("level2", kind="snapshot", bids=[], asks=[]))
+    await plumbing.publish(make_message("level2", changes=[["buy", "1", "0"]]))
+
+    assert len(member.chunks) == 1
+    assert plumbing.pipe.tape.end == 1
+
+
+async def test_a_window_ends_in_its_turn(plumbing):
+    """Behind what came before it, before what came behind it."""
+    _, member = plumbing.join("level2_batch")
+    changes = [make_message("level2", changes=[["buy", str(n), "1"]]) for n in (1, 2)]
+    await plumbing.publish(make_message("level2", kind="snapshot", bids=[], asks=[]))
+    await plumbing.broker.publish(
+        [Delivery(changes[:1]), Delivery([], ends_window=True), Delivery(changes[1:])]
+    )
+
+    assert [json.loads(m.payload)["changes"] for m in member.messages[1:]] == [[["buy", "1", "1"]]]

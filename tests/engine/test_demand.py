@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgehogd.domain.channel import TICKER_BATCH, Topic, upstream_topic
+from hedgehogd.domain.channel import TICKER_BATCH, Topic
 from hedgehogd.engine.demand import Demand
 
 TICKER, MATCHES, BEAT, BOOK = (
@@ -40,12 +40,12 @@ def test_a_topic_lingers_after_its_last_subscriber():
     demand, changes = watched(linger_s=30)
     demand.want([TICKER])
     demand.release([TICKER], 10.0)
-    assert demand.next_change_at(10.0) == 40.0
+    assert demand.next_change_at() == 40.0
     assert demand.wanted(39.9) == {TICKER, BEAT}
 
     demand.want([TICKER])
     assert len(changes) == 2  # the return is none
-    assert demand.next_change_at(39.9) is None
+    assert demand.next_change_at() is None
     assert demand.wanted(99.0) == {TICKER, BEAT}
 
     demand.release([TICKER], 100.0)
@@ -60,19 +60,29 @@ def test_every_product_brings_its_heartbeat_and_status_brings_none():
     assert demand.wanted(0.0) == {MATCHES, BEAT, STATUS}
 
 
-def test_ticker_batch_is_made_from_the_ticker():
-    """The exchange's own cannot be told apart from it."""
-    demand, changes = watched(TICKER_BATCH.topic("ETH-USD"), linger_s=0)
-    demand.want([TICKER_BATCH.topic("BTC-USD"), TICKER])
-    assert demand.wanted(0.0) - {BEAT} == {
-        TICKER,
-        Topic("ticker", "ETH-USD"),
-        Topic("heartbeat", "ETH-USD"),
-    }
+def test_what_is_wanted_is_what_subscribers_asked_for():
+    """Of two channels that share messages the feed chooses; each is counted by itself."""
+    batch = TICKER_BATCH.topic("BTC-USD")
+    demand, changes = watched(linger_s=0)
+    demand.want([batch, TICKER])
+    assert demand.wanted(0.0) == {batch, TICKER, BEAT}
 
     demand.release([TICKER], 1.0)
-    assert TICKER in demand.wanted(1.0)
-    assert len(changes) == 1
+    assert demand.wanted(1.0) == {batch, BEAT}
+    assert len(changes) == 2
+
+
+def test_wanted_now_is_not_what_lingers():
+    """What is made for subscribers is made for nobody else; what flows still is remembered."""
+    demand, _ = watched(MATCHES)
+    demand.want([TICKER])
+    assert [demand.is_wanted(topic) for topic in (TICKER, MATCHES, BOOK)] == [True, True, False]
+    assert not demand.lingers(TICKER)
+
+    demand.release([TICKER], 0.0)
+    assert (demand.is_wanted(TICKER), demand.lingers(TICKER)) == (False, True)
+    demand.wanted(30.0)
+    assert not demand.lingers(TICKER)
 
 
 def test_what_is_held_always_changes_with_nobody():
@@ -82,7 +92,7 @@ def test_what_is_held_always_changes_with_nobody():
     demand.release([TICKER], 1.0)
 
     assert changes == []
-    assert demand.next_change_at(1.0) is None
+    assert demand.next_change_at() is None
     assert demand.wanted(99.0) == {TICKER, BEAT}
 
 
@@ -100,45 +110,49 @@ def test_a_refused_product_does_not_linger():
     assert len(changes) == 3
 
 
-def test_a_snapshot_is_asked_for_anew_at_most_once_a_second():
+def test_a_refused_channel_does_not_linger():
+    """It would be asked for, and refused, with each connection."""
+    demand, changes = watched()
+    demand.want([BOOK, TICKER])
+    demand.release([BOOK, TICKER], 0.0)
+    demand.refuse("", "level2")
+    assert demand.wanted(0.0) == {TICKER, BEAT}
+    demand.refuse("", "full")
+    assert len(changes) == 3
+
+
+def test_held_products_and_channels_are_known():
+    """When the exchange refuses those, the operator has to act."""
+    demand, _ = watched(TICKER)
+
+    assert demand.holds("BTC-USD", "")
+    assert demand.holds("", "ticker")
+    assert not demand.holds("ETH-USD", "")
+    assert not demand.holds("", "matches")
+
+
+def test_a_snapshot_is_asked_for_anew_once_until_it_is_fetched():
     """A book's snapshot is megabytes, and everybody who has the topic gets it."""
     demand, changes = watched()
-    held = frozenset({BOOK})
     demand.ask_snapshot(BOOK)
     demand.ask_snapshot(BOOK)
     assert len(changes) == 1
-    assert demand.take_refresh(held, 10.0) == {BOOK}
-    assert demand.take_refresh(held, 10.0) == frozenset()
-    assert demand.next_change_at(10.0) is None
+    assert demand.take_snapshots() == {BOOK}
+    assert demand.take_snapshots() == frozenset()
 
     demand.ask_snapshot(BOOK)
-    assert demand.take_refresh(held, 10.9) == frozenset()
-    assert demand.next_change_at(10.9) == 11.0
-    assert demand.take_refresh(held, 11.0) == {BOOK}
-    assert demand.take_refresh(held, 12.0) == frozenset()
-
-
-def test_what_is_not_held_yet_brings_its_snapshot_by_itself():
-    """Asking a second time would fetch megabytes for nothing."""
-    demand, _ = watched()
-    demand.ask_snapshot(BOOK)
-    assert demand.take_refresh(frozenset(), 10.0) == frozenset()
-
-    assert demand.take_refresh(frozenset({BOOK}), 11.0) == frozenset()
-    assert demand.next_change_at(11.0) is None
+    assert len(changes) == 2
 
 
 def test_the_next_change_is_the_first_of_all():
     """The feed sleeps until then, and must not oversleep."""
     demand, _ = watched(linger_s=5)
-    assert demand.next_change_at(0.0) is None
+    assert demand.next_change_at() is None
 
-    demand.ask_snapshot(BOOK)
-    assert demand.next_change_at(0.0) == 1.0
     demand.want([TICKER, MATCHES])
     demand.release([TICKER], -4.5)
     demand.release([MATCHES], -1.0)
-    assert demand.next_change_at(0.0) == 0.5
+    assert demand.next_change_at() == 0.5
 
 
 SUBSCRIBERS = st.integers(min_value=0, max_value=3)
@@ -157,11 +171,11 @@ def test_demand_is_what_subscribers_have_and_what_they_left_lately(steps, held):
         old, topics[subscriber] = topics[subscriber], frozenset(new)
         demand.want(new - old)
         demand.release(old - new, now)
-        flowing = {upstream_topic(topic) for one in topics.values() for topic in one}
-        left_at |= {upstream_topic(topic): now for topic in old - new}
+        flowing = {topic for one in topics.values() for topic in one}
+        left_at |= dict.fromkeys(old - new, now)
 
         flowing |= {topic for topic, at in left_at.items() if now < at + 30}
-        flowing |= {upstream_topic(topic) for topic in held}
+        flowing |= held
         beats = {Topic("heartbeat", topic.product_id) for topic in flowing if topic.product_id}
         assert demand.wanted(now) == flowing | beats
         assert before == demand.wanted(now) or len(changes) > calls

@@ -15,13 +15,15 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.position import from_text
 from hedgehogd.engine import hub as hub_module
 from hedgehogd.engine.hub import Hub
-from hedgehogd.engine.tape import Tape, carries_position
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT
+from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.tape import Tape, positions
+from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_DEFLATE, WEBSOCKET_STRICT
 from tests.fakes import FakeMember, make_message
 
 PRODUCTS = ["ADA-USD", "BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD"]
-TOPICS = [Topic(channel, p) for channel in ("heartbeat", "matches", "ticker") for p in PRODUCTS]
-TICKER, MATCHES, HEARTBEAT = (Topic(c, "BTC-USD") for c in ("ticker", "matches", "heartbeat"))
+CHANNELS = ("heartbeat", "matches", "ticker", "full")
+TOPICS = [Topic(channel, p) for channel in CHANNELS for p in PRODUCTS]
+HEARTBEAT, MATCHES, TICKER, FULL = (Topic(channel, "BTC-USD") for channel in CHANNELS)
 FORMS = [WEBSOCKET, WEBSOCKET_STRICT, NDJSON[True], NDJSON[False], SSE[True], SSE[False]]
 
 
@@ -43,7 +45,9 @@ class Market:
         messages = []
         for topic in topics:
             self.sequence += 1
-            messages.append(make_message(*topic, self.sequence))
+            is_trade = topic.channel == "full" and self.sequence % 2 == 0
+            also = Topic("matches", topic.product_id) if is_trade else None
+            messages.append(make_message(*topic, self.sequence, also=also))
         self.tape.append(messages)
         return messages
 
@@ -140,6 +144,69 @@ async def test_notices_are_for_those_who_have_the_topic_and_can_read_them(market
     assert market.hub.listeners(HEARTBEAT) == []
 
 
+async def test_a_trade_of_full_reaches_members_of_either_topic_once(market):
+    """Where full flows, matches are made of it; who has both must not book a trade twice."""
+    market.sequence = 1
+    full, matches, both = market.place(FULL), market.place(MATCHES), market.place(FULL, MATCHES)
+    event = market.place(MATCHES, form=SSE[False])
+    trade, other = await market.publish(FULL, FULL)
+
+    assert trade.also == MATCHES
+    assert other.also is None
+    assert full.messages == both.messages == [trade, other]
+    assert matches.messages == event.messages == [trade]
+    assert [ids for _, ids in events(event.heard)] == [{MATCHES: 2}]
+
+
+async def test_rfq_matches_reach_who_has_all_or_that_product_once(market):
+    """The exchange's one stream of them serves both."""
+    everything, one, other = (Topic("rfq_matches", p) for p in ("", "BTC-USD", "ETH-USD"))
+    members = [
+        market.place(*topics) for topics in ([everything], [one], [other], [everything, one])
+    ]
+    message = make_message(*one, also=everything)
+    market.tape.append([message])
+    await market.hub.publish([message])
+
+    assert [member.messages for member in members] == [[message], [message], [], [message]]
+
+
+async def test_the_schema_of_level3_reaches_all_who_have_its_arrays(market):
+    """It is about no product; without it the arrays mean nothing (FEED §6.13)."""
+    schema, level3 = Topic("level3", ""), [Topic("level3", p) for p in PRODUCTS[:2]]
+    members = [market.place(level3[0]), market.place(*level3, TICKER)]
+    market.place(TICKER)
+    messages = await market.publish(schema, level3[1])
+
+    assert [member.messages for member in members] == [messages[:1], messages]
+    for member in members:
+        market.hub.remove(member)
+    assert not market.hub.wants(schema)
+
+
+async def test_large_messages_are_compressed_when_somebody_negotiated_it(market):
+    """20 µs for nobody is 20 µs too much."""
+    market.place(TICKER, MATCHES)
+    assert not market.hub.deflates(TICKER)
+    market.place(TICKER, form=WEBSOCKET_DEFLATE)
+
+    assert market.hub.deflates(TICKER)
+    assert not market.hub.deflates(MATCHES)
+    assert (market.hub.wants(MATCHES), market.hub.wants(HEARTBEAT)) == (True, False)
+
+
+@pytest.mark.usefixtures("one_write_a_turn")
+async def test_who_is_moved_by_what_it_was_owed_is_owed_it_once(market):
+    """What was too much for it may be conflated, and its books dropped: a move within a move."""
+    trigger, mover = market.place(HEARTBEAT), market.place(MATCHES, TICKER)
+    trigger.on_write = lambda chunk: market.hub.place(mover, frozenset({TICKER}), WEBSOCKET)
+    mover.on_write = lambda chunk: market.hub.place(mover, frozenset({FULL}), WEBSOCKET)
+    batch = await market.publish(HEARTBEAT, MATCHES)
+
+    assert mover.messages == batch[1:]
+    assert mover.cohort.topics == {FULL}
+
+
 async def test_topics_are_those_that_somebody_has(market):
     """What nobody has is not derived; what everybody left is not kept."""
     first, second = market.place(TICKER, MATCHES), market.place(TICKER, form=SSE[True])
@@ -162,6 +229,8 @@ async def test_a_member_without_topics_is_given_nothing(market):
 
     with pytest.raises(AssertionError):
         market.hub.give(member, [make_message("ticker")], [1])
+    with pytest.raises(AssertionError):
+        market.hub.give_chunk(member, Chunk([b"x"], [make_message("ticker")], [1]))
 
 
 async def test_who_leaves_in_the_middle_of_a_batch_gets_nothing_more(market):
@@ -334,7 +403,7 @@ class Oracle(Market):
     def batch(self, *topics):
         messages = super().batch(*topics)
         for member in self.members:
-            member.due += [message for message in messages if message.topic in member.topics]
+            member.due += [m for m in messages if member.topics & {m.topic, m.also}]
         return messages
 
     async def run(self):
@@ -401,13 +470,12 @@ async def test_an_event_id_covers_exactly_what_precedes_it(seed):
         seen = {}
         for index, (_, ids) in enumerate(found):
             message = member.messages[index]
-            if carries_position(message):
-                seen[message.topic] = message.sequence
-            later = [m for m in member.due[index + 1 :] if carries_position(m)]
+            seen |= dict.fromkeys(positions(message), message.sequence)
+            later = member.due[index + 1 :]
             for topic, sequence in ids.items():
                 assert topic in member.topics_at[index]
                 assert seen.get(topic, sequence) <= sequence
-                assert all(m.sequence > sequence for m in later if m.topic == topic)
+                assert all(m.sequence > sequence for m in later if topic in positions(m))
             if ids:
                 had = member.topics_at[index] & seen.keys()
                 assert had <= ids.keys()

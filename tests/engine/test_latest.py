@@ -5,7 +5,7 @@ import json
 from hedgehogd.domain.channel import TICKER_BATCH, Topic
 from hedgehogd.engine import latest as latest_module
 from hedgehogd.engine.latest import Latest
-from tests.fakes import make_message
+from tests.fakes import make_message, make_row
 
 MATCHES = Topic("matches", "BTC-USD")
 TICKER = Topic("ticker", "BTC-USD")
@@ -70,6 +70,25 @@ def test_ticker_batch_is_greeted_with_the_ticker():
     ticker = make_message("ticker", sequence=2)
 
     assert ticker is kept(ticker).greeting(TICKER_BATCH.topic("BTC-USD"))
+
+
+def test_a_trade_of_full_greets_who_comes_for_matches():
+    """Where full flows, matches are made of it."""
+    trade = make_message("full", kind="match", sequence=7, trade_id=3, also=MATCHES)
+    latest = kept(make_message("full", kind="open", sequence=6), trade)
+    greeting = latest.greeting(MATCHES)
+
+    assert (greeting.topic, greeting.type, greeting.sequence) == (MATCHES, "last_match", 7)
+    assert latest.greeting(Topic("full", "BTC-USD")) is None
+
+
+def test_level3_is_greeted_with_what_its_arrays_mean():
+    """The exchange says so once for each connection; a joiner of ours needs it too."""
+    schema = make_message("level3", "", schema={})
+    latest = kept(schema, make_row("done", "BTC-USD", 7, "a", "t"))
+
+    assert schema is latest.greeting(Topic("level3", "BTC-USD"))
+    assert schema is latest.greeting(Topic("level3", "ETH-USD"))
 
 
 def test_what_is_forgotten_greets_nobody():

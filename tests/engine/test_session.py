@@ -9,12 +9,14 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgehogd.domain.channel import LEVEL2, Topic, upstream_topic
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import hub as hub_module
-from hedgehogd.protocol.upstream import Refusal
+from hedgehogd.engine.member import Chunk
+from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT
 from tests.engine.conftest import Plumbing, command
-from tests.fakes import make_message
+from tests.fakes import make_message, make_row
 
 MATCHES, TICKER = Topic("matches", "BTC-USD"), Topic("ticker", "BTC-USD")
 
@@ -226,27 +228,126 @@ async def test_books_arrive_each_with_its_own_snapshot(plumbing):
     assert texts(member) == ["2 snapshot", "4 l2update", "5 snapshot", "7 l2update"]
 
 
-async def test_who_waits_no_longer_holds_up_nothing(plumbing):
-    """A batch is cut for those who wait; for the departed it stays whole."""
-    unsubscriber, _ = plumbing.join("level2")
-    leaver, _ = plumbing.join("level2")
+async def test_who_waits_no_longer_is_let_in_nowhere(plumbing):
+    """Unsubscribed or closed: the snapshot is not for them."""
+    unsubscriber, first = plumbing.join("level2", "ticker")
+    leaver, second = plumbing.join("level2")
     unsubscriber.apply(command("level2", subscribes=False))
     leaver.close()
-    batch = [make_message("level2"), make_message("level2", kind="snapshot")]
+    assert plumbing.pipe.snapshots._waiting == {}
 
-    assert list(plumbing.pipe.anteroom.parts(batch)) == [batch]
+    await plumbing.publish(make_message("level2", kind="snapshot"))
+    assert first.chunks + second.chunks == []
 
 
-async def test_a_late_joiner_of_a_book_has_its_snapshot_asked_for(plumbing):
-    """The next one might come with the next reconnection only, in days."""
-    plumbing.join("level2")
-    demand, held = plumbing.pipe.demand, frozenset({LEVEL2.topic("BTC-USD")})
-    assert demand.take_refresh(frozenset(), 0.0) == frozenset()
+async def test_who_has_both_books_gets_the_exchange_s_snapshot_once(plumbing):
+    """It begins level2 and level2_batch."""
+    _, member = plumbing.join("level2", "level2_batch")
+    await plumbing.publish(make_message("level2", kind="snapshot"))
 
-    session, _ = plumbing.join("ticker", "level2")
-    assert demand.take_refresh(held, 1.0) == held
+    assert texts(member) == ["None snapshot"]
+
+
+async def test_a_dropped_book_begins_anew_when_there_is_room(plumbing):
+    """Changes that were left out would falsify all later ones."""
+    session, member = plumbing.join("level2", "ticker")
+    await plumbing.publish(make_message("level2", kind="snapshot", bids=[["1", "1"]], asks=[]))
+    book = Topic("level2", "BTC-USD")
+    session.step_aside([book, Topic("level2", "XRP-USD")])
+    await plumbing.publish(
+        make_message("level2", changes=[["buy", "1", "2"]]), make_message("ticker", sequence=9)
+    )
+    assert texts(member) == ["None snapshot", "9 ticker"]
+
+    session.step_in()
+    assert list(plumbing.pipe.snapshots._waiting) == [book]
+    await plumbing.publish(make_message("level2", kind="snapshot", bids=[["1", "3"]], asks=[]))
+    assert texts(member)[2:] == ["None snapshot"]
+
+
+async def test_a_book_that_is_too_much_again_is_not_continued(plumbing):
+    """Its snapshot was dropped in the moment in which it was given: no update may follow it."""
+    session, member = plumbing.join("level2", "ticker")
+    book = Topic("level2", "BTC-USD")
+    snapshot, update = make_message("level2", kind="snapshot"), make_message("level2")
+    member.on_write = lambda chunk: session.step_aside([book])
+    chunks = [Chunk([m.frame], [m], [1]) for m in (snapshot, update)]
+    session.admit(book, chunks)
+
+    assert member.messages == [snapshot]
+    assert member.cohort.topics == {Topic("ticker", "BTC-USD")}
+
+
+async def test_a_session_that_its_snapshot_ends_gets_nothing_behind_it(plumbing):
+    """Bytes behind a farewell would be a broken stream."""
+    session, member = plumbing.join("level2", chunks_max=0)
+    chunks = [Chunk([b"x"], [make_message("level2")], [1])] * 2
+    session.admit(Topic("level2", "BTC-USD"), chunks)
+
+    assert (len(member.ends), session.is_closed, member.cohort) == (1, True, None)
+
+
+async def test_level3_begins_with_what_its_arrays_mean(plumbing):
+    """The first subscriber gets the exchange's own word, later ones ours; each once."""
+    schema = make_message("level3", "", schema={})
+    _, first = plumbing.join("level3", pairs=["BTC-USD", "ETH-USD"])
+    await plumbing.publish(schema)
+    _, late = plumbing.join("level3", pairs=["BTC-USD", "ETH-USD"])
+    row = make_row("done", "BTC-USD", 7, "a", "t")
+    await plumbing.publish(row)
+
+    assert first.messages == late.messages == [schema, row]
+
+
+TRADES = [{"trade_id": n} for n in range(1, 4)]
+
+
+def backfilled(member):
+    return [json.loads(told) for told in member.told]
+
+
+async def test_who_comes_back_to_matches_is_told_what_was_backfilled_meanwhile(
+    plumbing, monkeypatch
+):
+    """It was away when the notice went out, and believes that it missed nothing."""
+    monkeypatch.setattr("hedgehogd.engine.session.BACKFILL_CHUNK_TRADES_MAX", 2)
+    plumbing.pipe.backfilled.add("BTC-USD", TRADES, 0.0)
+    plumbing.now = limits.BACKFILLED_KEEP_S - 1
+    session, member = plumbing.join("matches", "ticker")
     session.apply(command("matches"))
-    assert demand.take_refresh(held, 9.0) == frozenset()
+    _, other = plumbing.join("ticker", "full")
+    _, strict = plumbing.join("matches", form=WEBSOCKET_STRICT)
+
+    notice = {"type": "backfilled", "product_id": "BTC-USD"}
+    assert backfilled(member) == [
+        {**notice, "trades": TRADES[:2]},
+        {**notice, "trades": TRADES[2:]},
+    ]
+    assert other.told + strict.told == []
+    plumbing.now += 1
+    assert plumbing.join("matches")[1].told == []
+
+
+async def test_of_many_backfilled_trades_the_newest_are_told_again(plumbing, monkeypatch):
+    """All of them would not fit into what may wait for a subscriber beside data."""
+    monkeypatch.setattr("hedgehogd.engine.session.BACKFILL_RETOLD_TRADES_MAX", 2)
+    plumbing.pipe.backfilled.add("BTC-USD", TRADES, 0.0)
+    _, member = plumbing.join("matches")
+
+    assert [notice["trades"] for notice in backfilled(member)] == [TRADES[1:]]
+
+
+@pytest.mark.parametrize(
+    ("product_ids", "concerned"), [({"BTC-USD"}, True), ({"X-Y", "BTC-USD"}, True), (set(), False)]
+)
+async def test_a_product_concerns_who_has_anything_of_it(plumbing, product_ids, concerned):
+    """Also who waits for its book's snapshot, and stands in no cohort yet."""
+    session, _ = plumbing.join("level2")
+
+    topics = frozenset(Topic("level2", product_id) for product_id in product_ids)
+    assert session.has_any(topics) == concerned
+    session.close()
+    assert not session.has_any(topics)
 
 
 async def test_statistics_are_the_member_s(plumbing):
@@ -274,8 +375,15 @@ async def test_sessions_are_found_by_id_while_they_are_open(plumbing):
 
 
 PRODUCTS = ["BTC-USD", "ETH-USD"]
-CHANNELS = ["ticker", "ticker_batch", "matches", "level2", "level2_batch", "heartbeat", "status"]
-FEED = [Topic(c, p) for c in ("ticker", "matches", "level2", "heartbeat") for p in PRODUCTS]
+CHANNELS = [
+    "ticker", "ticker_batch", "matches", "full", "level2", "level2_batch", "heartbeat", "status",
+]  # fmt: skip
+BOOKS = {"level2", "level2_batch"}
+FEED = [
+    Topic(channel, product_id)
+    for channel in ("ticker", "matches", "full", "level2", "level2_batch", "heartbeat")
+    for product_id in PRODUCTS
+]
 FEED.append(Topic("status", ""))
 
 
@@ -321,20 +429,22 @@ class Schedule:
         for message in messages:
             self.log.append(message)
             offset = len(self.log) - 1
-            if message.topic.channel in {"ticker", "matches", "status"}:
-                self.newest[message.topic] = message
+            for topic in (message.topic, message.also):
+                if topic is not None and topic.channel in {"ticker", "matches", "status"}:
+                    self.newest[topic] = message
             for witness in self.witnesses:
-                if message.topic in witness.since and not witness.session.is_closed:
-                    self.note(witness, offset, message)
+                is_due = any(
+                    topic in witness.since and self.has_begun(topic, witness.since[topic], offset)
+                    for topic in (message.topic, message.also)
+                )
+                if is_due and not witness.session.is_closed:
+                    witness.due.append((offset, message))
 
-    def note(self, witness, offset, message):
-        since = witness.since[message.topic]
-        has_begun = message.topic.channel != "level2" or any(
-            earlier.topic == message.topic and earlier.type == "snapshot"
+    def has_begun(self, topic, since, offset):
+        return topic.channel not in BOOKS or any(
+            topic in {earlier.topic, earlier.also} and earlier.type == "snapshot"
             for earlier in self.log[since + 1 : offset + 1]
         )
-        if has_begun:
-            witness.due.append((offset, message))
 
     def join(self):
         chunks_max = self.random.randint(0, 6) if self.random.random() < self.slowness else None
@@ -354,10 +464,13 @@ class Schedule:
         if session.is_closed:
             return
         topics = session.subscription.topics()
+        greetings = {}
         for topic in sorted(topics - witness.since.keys()):
-            state = self.newest.get(upstream_topic(topic))
+            name = "ticker" if topic.channel == "ticker_batch" else topic.channel
+            state = self.newest.get(topic._replace(channel=name))
             if state is not None:
-                witness.greetings.append((state.topic, state.sequence))
+                greetings[topic._replace(channel=name), state.sequence] = None
+        witness.greetings += greetings
         witness.since = {topic: witness.since.get(topic, end) for topic in topics}
 
     def meddle(self, likelihood=1.0):
@@ -376,8 +489,14 @@ class Schedule:
 
     def delivery(self):
         for topic in self.random.choices(FEED, k=self.random.randint(1, 8)):
-            kind = "snapshot" if topic.channel == "level2" and self.random.random() < 0.4 else None
-            yield make_message(*topic, self.random.randint(1, 10**6), kind)
+            kind = also = None
+            if topic.channel in BOOKS and self.random.random() < 0.4:
+                kind = "snapshot"
+            if topic.channel == "level2_batch":
+                also = topic._replace(channel="level2")
+            elif topic.channel == "full" and self.random.random() < 0.5:
+                kind, also = "match", topic._replace(channel="matches")
+            yield make_message(*topic, self.random.randint(1, 10**6), kind, also)
 
     async def run(self):
         async def others():
@@ -419,5 +538,5 @@ async def test_a_session_gets_the_state_and_then_everything(seed):
         else:
             assert from_tape == witness.due
             assert greetings == witness.greetings
-            wanted |= {str(upstream_topic(topic)) for topic in witness.since}
+            wanted |= set(map(str, witness.since))
     assert schedule.plumbing.wanted == sorted(t for t in wanted if not t.startswith("heartbeat"))

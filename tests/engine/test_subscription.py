@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hedgehogd.domain.channel import (
     BY_ALIAS,
     CHANNELS,
-    LEVEL2,
     LEVEL2_BATCH,
     MATCHES,
+    RFQ_MATCHES,
     TICKER,
     Topic,
 )
@@ -108,14 +108,79 @@ def test_the_same_error_is_said_once(subscription):
     assert errors == ["NO-USD is not a valid product"]
 
 
-def test_two_channels_may_share_a_topic(subscription):
-    """level2_batch and level2 are the same messages; leaving one must not end the other."""
+def test_level2_and_level2_batch_are_two_topics(subscription):
+    """Each has its own messages; leaving one must not end the other."""
     say(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2"))
     say(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2_batch"))
     say(subscription, "{'type':'unsubscribe','channels':['level2']}")
 
     assert list(subscription.state) == [LEVEL2_BATCH]
-    assert subscription.topics() == {LEVEL2.topic(BTC), LEVEL2.topic(ETH)}
+    assert subscription.topics() == {LEVEL2_BATCH.topic(BTC), LEVEL2_BATCH.topic(ETH)}
+
+
+RFQ = "{'type':'subscribe','product_ids':['BTC-USD','ETH-USD'],'channels':['rfq_matches']}"
+RFQ_ALL = "{'type':'subscribe','channels':['rfq_matches']}"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [RFQ_ALL, RFQ.replace("'ETH-USD'", "'ALL'")]
+    + [RFQ.replace("['BTC-USD','ETH-USD']", all_of_them) for all_of_them in ("''", "'ALL'", "[]")],
+)
+def test_rfq_matches_may_be_had_of_all_products(subscription, ask):
+    """Without products, or with "ALL" (FEED §3.1); it takes the place of single ones."""
+    assert say(subscription, RFQ) == []
+    assert subscription.topics() == {RFQ_MATCHES.topic(BTC), RFQ_MATCHES.topic(ETH)}
+    assert say(subscription, ask) == []
+    assert say(subscription, ask) == []
+
+    assert state(subscription) == {"rfq_matches": []}
+    assert subscription.topics() == {Topic("rfq_matches", "")}
+    assert subscription._count == 1
+
+
+def test_who_has_all_products_is_refused_single_ones(subscription):
+    """As the exchange does; and can drop none of them alone."""
+    say(subscription, RFQ_ALL)
+    assert say(subscription, RFQ) == ["rfq_matches is subscribed to for all products"]
+    say(subscription, RFQ.replace("sub", "unsub", 1))
+    assert state(subscription) == {"rfq_matches": []}
+
+
+@pytest.mark.parametrize("held", [RFQ, RFQ_ALL])
+@pytest.mark.parametrize(
+    "leave",
+    [RFQ_ALL, RFQ.replace("'ETH-USD'", "'ALL'"), RFQ_ALL.replace("{", "{'product_ids':'ALL',")],
+)
+def test_all_products_are_left_at_once(subscription, held, leave):
+    """However they were asked for."""
+    say(subscription, held)
+    say(subscription, leave.replace("sub", "unsub", 1))
+
+    assert state(subscription) == {}
+    assert subscription._count == 0
+
+
+@pytest.mark.parametrize(("reason", "expected"), [("no key", "no key"), ("", "Failed")])
+def test_a_channel_that_the_exchange_refused_is_refused_at_once(subscription, reason, expected):
+    """It is not asked again for each client; the words are the exchange's."""
+    catalogue = Catalogue()
+    catalogue.refuse_channel("full", "Failed", reason)
+    command = parse('{"type":"subscribe","product_ids":["BTC-USD"],"channels":["full","ticker"]}')
+
+    assert subscription.apply(command, catalogue) == [expected]
+    assert state(subscription) == {"ticker": [BTC]}
+
+
+def test_a_refused_channel_is_removed_whole(subscription):
+    """With all its products, and what was chosen for them."""
+    say(subscription, CONFLATED)
+    say(subscription, SUBSCRIBE_BOTH.replace("ticker", "matches"))
+
+    assert subscription.remove_channel(TICKER)
+    assert not subscription.remove_channel(TICKER)
+    assert state(subscription) == {"matches": [BTC, ETH]}
+    assert subscription.conflated == set()
 
 
 def test_subscriptions_are_limited_and_leaving_makes_room():
@@ -151,6 +216,16 @@ def test_room_is_known_before_anything_is_done(text, expected):
 
     assert expected == subscription.room_for(parse(text.replace("'", '"')))
     assert state(subscription) == {"ticker": [BTC, ETH]}
+
+
+@pytest.mark.parametrize("ask", [RFQ_ALL, RFQ])
+@pytest.mark.parametrize("held", [RFQ_ALL, RFQ])
+def test_what_is_had_already_needs_no_room(held, ask):
+    """REST may say the same twice, also to a stream that is full."""
+    subscription = Subscription(1 if held is RFQ_ALL else 2)
+    say(subscription, held)
+
+    assert subscription.room_for(parse(ask.replace("'", '"')))
 
 
 @pytest.mark.parametrize(("product_id", "expected"), [(BTC, True), ("XRP-USD", False)])
@@ -207,9 +282,18 @@ def test_refused_products_leave_nothing_behind(subscription):
     assert state(subscription) == {}
 
 
-@pytest.mark.parametrize("channel", ["matches", "level2", "heartbeat", "status"])
+@pytest.mark.parametrize("channel", ["level2", "level2_batch", "ticker_batch"])
+def test_books_and_state_can_be_conflated(subscription, channel):
+    """A book by a fresh snapshot."""
+    assert say(subscription, CONFLATED.replace("'ticker'", f"'{channel}'")) == [
+        "NO-USD is not a valid product"
+    ]
+    assert subscription.conflated == {BY_ALIAS[channel].topic(BTC)}
+
+
+@pytest.mark.parametrize("channel", ["matches", "full", "heartbeat", "status"])
 def test_what_cannot_be_conflated_is_refused(subscription, channel):
-    """Trades, and changes to a book, add up; leaving one out falsifies the rest."""
+    """Trades and orders add up; leaving one out falsifies the rest."""
     wish = CONFLATED.replace("ticker", channel)
 
     assert say(subscription, wish) == [f"{channel} is never conflated"]
@@ -223,7 +307,7 @@ def test_what_cannot_be_conflated_is_refused(subscription, channel):
 REQUESTS = st.builds(
     ChannelRequest,
     st.sampled_from(CHANNELS),
-    st.lists(st.sampled_from([BTC, ETH, "no product"]), unique=True).map(tuple),
+    st.lists(st.sampled_from([BTC, ETH, "no product", "ALL"]), unique=True).map(tuple),
     st.sampled_from([None, "close", "conflate"]),
 )
 COMMANDS = st.builds(Command, st.booleans(), st.lists(REQUESTS, max_size=4).map(tuple))
@@ -240,7 +324,9 @@ def test_the_state_is_sound_after_any_commands(commands, topics_max):
             for channel, ids in subscription.state.items()
             for product_id in ids or ("",)
         ]
-        assert all(channel.needs_products == bool(product_id) for channel, product_id in held)
+        assert all(product_id or not channel.needs_products for channel, product_id in held)
+        assert all(channel.takes_products or not product_id for channel, product_id in held)
+        assert not any(product_id == "ALL" for _, product_id in held)
         assert len(held) == subscription._count <= topics_max
         assert subscription.topics() == {channel.topic(product_id) for channel, product_id in held}
         assert subscription.conflated <= {c.topic(p) for c, p in held if c.conflates}

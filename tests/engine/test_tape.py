@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import tape as tape_module
-from hedgehogd.engine.tape import Tape, carries_position, weight
+from hedgehogd.engine.tape import Tape, positions, weight
+from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
 from tests.fakes import make_message
 
 PRODUCTS = ["BTC-USD", "ETH-USD"]
-CHANNELS = ["ticker", "matches", "heartbeat"]
+TICKER, MATCHES, FULL = (Topic(channel, "BTC-USD") for channel in ("ticker", "matches", "full"))
+CHANNELS = ["ticker", "full", "matches", "heartbeat"]
 TOPICS = [Topic(channel, product_id) for channel in CHANNELS for product_id in PRODUCTS]
 BATCHES = st.lists(st.lists(st.sampled_from(TOPICS), min_size=1, max_size=5), max_size=12)
 SOME_TOPICS = st.sets(st.sampled_from(TOPICS), min_size=1)
@@ -18,12 +20,19 @@ SHARES = st.floats(min_value=0, max_value=1)
 SIZE = weight(make_message("ticker", "BTC-USD", 100)) + 1
 
 
+def a_message(topic, sequence):
+    """Return a message; every third of full is a trade."""
+    is_trade = topic.channel == "full" and sequence % 3 == 0
+    also = Topic("matches", topic.product_id) if is_trade else None
+    return make_message(*topic, sequence, also=also)
+
+
 def filled(batches, bytes_max=10**6):
     """Return a tape, and everything that was ever put on it, by offset from 1."""
     tape, history = Tape(bytes_max), [None]
     for topics in batches:
         start = 99 + len(history)
-        batch = [make_message(*topic, start + index) for index, topic in enumerate(topics)]
+        batch = [a_message(topic, start + index) for index, topic in enumerate(topics)]
         tape.append(batch)
         history += batch
     return tape, history
@@ -32,17 +41,46 @@ def filled(batches, bytes_max=10**6):
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        (make_message("matches", sequence=7), True),
-        (make_message("ticker", sequence=7), True),
-        (make_message("ticker"), False),  # the exchange may leave the number out
-        (make_message("heartbeat", sequence=7), False),
-        (make_message("ticker_batch", sequence=7), False),
-        (make_message("level2", sequence=7), False),
+        (make_message("matches", sequence=7), [MATCHES]),
+        (make_message("ticker", sequence=7), [TICKER]),
+        (make_message("full", sequence=7), [FULL]),
+        (make_message("full", sequence=7, also=MATCHES), [FULL, MATCHES]),
+        (make_message("level3", sequence=7), [Topic("level3", "BTC-USD")]),
+        (make_message("ticker"), []),  # the exchange may leave the number out
+        (make_message("heartbeat", sequence=7), []),
+        (make_message("ticker_batch", sequence=7), []),
+        (make_message("level2", sequence=7), []),
+        (make_message("level2_batch", sequence=7, also=Topic("level2", "BTC-USD")), []),
+        (make_message("rfq_matches", sequence=7, also=Topic("rfq_matches", "")), []),
     ],
 )
-def test_only_numbered_messages_of_resuming_channels_carry_a_position(message, expected):
+def test_only_numbered_messages_of_resuming_channels_move_positions(message, expected):
     """State repeats its numbers, so resuming by them would skip what was not seen."""
-    assert expected == carries_position(message)
+    assert expected == list(positions(message))
+
+
+def test_a_trade_of_full_moves_the_position_of_matches_too():
+    """Its subscribers got it; resuming before it would give it to them twice."""
+    tape = Tape()
+    tape.append([make_message("full", sequence=5), make_message("full", sequence=6, also=MATCHES)])
+    tape.append([make_message("full", sequence=7), make_message("full", sequence=8, also=MATCHES)])
+
+    found = [tape.position([FULL, MATCHES], at) for at in (1, 2, 3, 4)]
+    assert found == [
+        {FULL: 5},
+        {FULL: 6, MATCHES: 6},
+        {FULL: 7, MATCHES: 6},
+        {FULL: 8, MATCHES: 8},
+    ]
+    assert [offset for offset, _ in tape.read(0, frozenset({MATCHES}))] == [2, 4]
+
+
+def test_what_is_held_compressed_weighs_more():
+    """Large messages have one form more."""
+    small, large = (make_message("level2", filling="x" * n) for n in (1, DEFLATE_BYTES_MIN))
+
+    assert weight(small) < 5 * len(small.payload) + 330
+    assert weight(large) == 5 * len(large.payload) + 330
 
 
 @given(BATCHES)
@@ -64,7 +102,7 @@ def test_reading_gives_what_is_on_the_tape_of_the_topics_after_the_offset(
     expected = [
         (offset, history[offset])
         for offset in range(max(after + 1, tape.begin), len(history))
-        if history[offset].topic in topics
+        if topics & {history[offset].topic, history[offset].also}
     ]
 
     assert expected == tape.read(after, frozenset(topics))
@@ -86,7 +124,9 @@ def known_position(tape, history, topics, at):
     """Return what can still be known: by brute force, from everything that ever was."""
     position = {}
     for topic in topics:
-        numbered = [o for o in range(1, len(history)) if history[o].topic == topic]
+        numbered = [
+            o for o in range(1, len(history)) if topic in {history[o].topic, history[o].also}
+        ]
         before = [offset for offset in numbered if offset <= at]
         left = [offset for offset in numbered if offset < tape.begin]
         if topic.channel != "heartbeat" and before and before[-1] >= max([0, *left]):

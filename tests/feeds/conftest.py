@@ -48,3 +48,14 @@ def start_feed(make_feed, nursery):
         return running
 
     return start
+
+
+@pytest.fixture
+def serve(exchange, start_feed, nursery):
+    """Start a feed whose connections are served in the background."""
+
+    async def serve(*args, **options):
+        nursery.start_soon(exchange.serve, nursery)
+        return await start_feed(*args, **({"stale_after_s": 1000} | options))
+
+    return serve

@@ -9,6 +9,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from hedgehogd.domain.errors import FeedError
+from hedgehogd.feeds.losses import cause_of
 from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
 
 _ACCEPT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -29,6 +30,34 @@ def match(trade_id, product="BTC-USD"):
     ).encode()
 
 
+def full(sequence, product="BTC-USD", trade_id=None):
+    """An event of ``full``: a trade when it has an id, else a new order."""
+    kind = "match" if trade_id else "received"
+    event = {"type": kind, "product_id": product, "sequence": sequence, "trade_id": trade_id}
+    return json.dumps({key: value for key, value in event.items() if value is not None}).encode()
+
+
+def level2(kind, product="BTC-USD", **more):
+    """A ``snapshot`` or an ``l2update``."""
+    return json.dumps({"type": kind, "product_id": product, **more}).encode()
+
+
+def error(reason, message="Failed to subscribe"):
+    return json.dumps({"type": "error", "message": message, "reason": reason}).encode()
+
+
+def ack(**channels):
+    """The exchange's idea of what the connection holds."""
+    rows = [{"name": name, "product_ids": list(ids)} for name, ids in channels.items()]
+    return json.dumps({"type": "subscriptions", "channels": rows}).encode()
+
+
+def asked(request):
+    """Return what a request asks for: its type, and channel -> products."""
+    channels = {row["name"]: row.get("product_ids", []) for row in request["channels"]}
+    return request["type"], channels
+
+
 class Line:
     """One connection, seen from the exchange."""
 
@@ -36,6 +65,10 @@ class Line:
         self.stream = stream
         self.far_end = far_end  # the feed's own end, for hooks
         self.head = b""
+        self.requests = []  # type and channels of each, as ``answer_pings`` heard them
+        self.said = []  # the same, whole
+        self.held = set()  # (channel, product) that they come to
+        self.is_over = False
         self._read = b""
 
     async def _more(self):
@@ -105,14 +138,31 @@ class Line:
         return json.loads(payload)
 
     async def answer_pings(self):
-        """Answer pings and hear nothing else, to the connection's end."""
+        """Answer pings and write down requests, to the connection's end."""
         try:
             while True:
                 first, payload = await self.hear_frame()
                 if first == PING:
                     await self.stream.send_all(encode_pong(payload))
+                elif first == TEXT:
+                    self.note(json.loads(payload))
         except (EOFError, trio.BrokenResourceError):
             pass
+
+    def note(self, request):
+        """Write down a request, and what is held because of it."""
+        self.said.append(request)
+        kind, channels = asked(request)
+        self.requests.append((kind, channels))
+        for name, products in channels.items():
+            topics = {(name, product) for product in products}
+            self.held = self.held | topics if kind == "subscribe" else self.held - topics
+
+    async def serve(self):
+        """Shake hands, answer pings, write down requests, to the connection's end."""
+        await self.shake_hands()
+        await self.answer_pings()
+        self.is_over = True
 
     async def hear_end(self, *, answer=True):
         """Return what the feed sends until it closes: frames, close included."""
@@ -141,6 +191,7 @@ class Exchange:
     def __init__(self):
         self.dialled_at = []
         self.failures = []
+        self.served = []
         self._lines_tx, self._lines_rx = trio.open_memory_channel(1000)
 
     async def open_stream(self, address):
@@ -151,6 +202,26 @@ class Exchange:
         near, far = memory_stream_pair()
         self._lines_tx.send_nowait(Line(far, near))
         return near
+
+    async def serve(self, nursery):
+        """Serve all that dial; see ``line_with``."""
+        while True:
+            line = await self.dialled()
+            self.served.append(line)
+            nursery.start_soon(line.serve)
+
+    async def lines_with(self, channel, product="BTC-USD", count=1):
+        """Wait until ``count`` served lines hold a topic; return them, the oldest first."""
+        with trio.fail_after(100):
+            while True:
+                found = [
+                    line
+                    for line in self.served
+                    if (channel, product) in line.held and not line.is_over
+                ]
+                if len(found) >= count:
+                    return found
+                await trio.sleep(0.01)
 
     async def dialled(self):
         """Return the next line, nothing said yet."""
@@ -184,6 +255,8 @@ class Running:
         self.feed = feed
         self.inbox = inbox
         self.ended_by = None
+        self.read = []
+        self.inbox_ended = False
 
     @property
     def demand(self):
@@ -196,8 +269,8 @@ class Running:
     async def run(self, task_status=trio.TASK_STATUS_IGNORED):
         try:
             await self.feed.run(task_status=task_status)
-        except FeedError as error:
-            self.ended_by = error
+        except* FeedError as group:
+            self.ended_by = cause_of(group)
 
     async def messages(self):
         """Return the payloads of the next delivery with messages."""
@@ -206,12 +279,17 @@ class Running:
             if delivery.messages:
                 return [message.payload for message in delivery.messages]
 
-    def notices(self):
-        """Return the notices among what waits in the inbox."""
-        told = []
+    def taken(self):
+        """Return the payloads that wait in the inbox, and the notices among them, in order."""
+        payloads, told = [], []
         while True:
             try:
                 delivery = self.inbox.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
-                return told
+                return payloads, told
+            payloads += [message.payload for message in delivery.messages]
             told += [json.loads(notice.payload) for notice in delivery.notices]
+
+    def notices(self):
+        """Return the notices among what waits in the inbox."""
+        return self.taken()[1]

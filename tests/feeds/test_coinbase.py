@@ -1,11 +1,10 @@
 """The feed against an exchange that keeps to the script, however awkward the script is."""
 
+import base64
 import json
-import ssl
-from itertools import pairwise
-from random import Random
 
 import pytest
+import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -15,19 +14,14 @@ from hedgehogd.engine.health import FeedState
 from hedgehogd.engine.member import Member
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.commands import parse
-from hedgehogd.protocol.frames import encode_close, encode_ping, encode_pong, encode_text
+from hedgehogd.protocol.frames import encode_close, encode_ping, encode_text
+from hedgehogd.protocol.signing import Credentials
 from hedgehogd.protocol.wire import WEBSOCKET
-from tests.feeds.script import CLOSE, PING, heartbeat, match, ticker
+from tests.feeds.script import CLOSE, ack, asked, error, heartbeat, level2, match, ticker
 
 TICKER = Topic("ticker", "BTC-USD")
 MATCHES = Topic("matches", "BTC-USD")
 LEVEL2 = Topic("level2", "BTC-USD")
-
-
-def asked(request):
-    """Return what a request asks for: its type, and channel -> products."""
-    channels = {row["name"]: row.get("product_ids", []) for row in request["channels"]}
-    return request["type"], channels
 
 
 # Asking
@@ -108,12 +102,12 @@ async def test_the_last_one_leaving_unsubscribes_after_the_linger(
 async def test_a_late_joiner_of_a_book_gets_it_asked_for_anew(autojump_clock, exchange, start_feed):
     """Changes mean nothing without the snapshot that only a new subscription brings."""
     running = await start_feed(channels=("level2",))
-    line, request = await exchange.subscribed()
-    assert asked(request)[1]["level2_batch"] == ["BTC-USD"]
+    line, _ = await exchange.subscribed()
+    assert asked(await line.hear()) == ("subscribe", {"level2": ["BTC-USD"]})
     running.demand.ask_snapshot(LEVEL2)
 
-    assert asked(await line.hear()) == ("unsubscribe", {"level2_batch": ["BTC-USD"]})
-    assert asked(await line.hear()) == ("subscribe", {"level2_batch": ["BTC-USD"]})
+    assert asked(await line.hear()) == ("unsubscribe", {"level2": ["BTC-USD"]})
+    assert asked(await line.hear()) == ("subscribe", {"level2": ["BTC-USD"]})
 
 
 async def test_requests_keep_to_the_exchanges_rate(autojump_clock, exchange, start_feed):
@@ -188,8 +182,9 @@ async def test_what_no_longer_flows_is_forgotten_and_its_stragglers_dropped(
 ):
     """Whoever joins in an hour must not be greeted with a price of now, nor hear of a gap."""
     running = await start_feed()
-    running.demand.want([MATCHES])
     line, _ = await exchange.subscribed()
+    running.demand.want([MATCHES])
+    await line.hear()
     await line.say(match(10))
     assert await running.messages() == [match(10)]
     running.demand.release([MATCHES], trio.current_time() - limits.LINGER_S)
@@ -211,17 +206,19 @@ async def test_what_ceases_to_be_wanted_while_the_line_is_down_is_forgotten(
 ):
     """The new connection never carries it, so nothing would ever refresh it."""
     running = await start_feed()
-    running.demand.want([MATCHES])
     line, _ = await exchange.subscribed()
+    running.demand.want([MATCHES])
+    await line.hear()
     await line.say(match(10))
     assert await running.messages() == [match(10)]
     await line.stream.aclose()
     running.demand.release([MATCHES], trio.current_time() - limits.LINGER_S)
     _, request = await exchange.subscribed()
-    stale, forgets = await running.inbox.receive(), await running.inbox.receive()
+    deliveries = [await running.inbox.receive() for _ in range(2)]
 
     assert "matches" not in asked(request)[1]
-    assert (bool(stale.notices), forgets.forgotten) == (True, (MATCHES,))
+    assert sorted(len(delivery.notices) for delivery in deliveries) == [0, 1]
+    assert [d.forgotten for d in deliveries if d.forgotten] == [(MATCHES,)]
 
 
 async def test_what_was_not_asked_for_is_dropped(autojump_clock, exchange, start_feed):
@@ -238,12 +235,15 @@ async def test_a_book_asked_for_anew_is_wanted_all_along(autojump_clock, exchang
     """Its other subscribers read on between our unsubscribe and the new snapshot."""
     running = await start_feed(channels=("level2",))
     line, _ = await exchange.subscribed()
+    await line.hear()
+    await line.say(level2("snapshot"), level2("l2update"))
+    await running.messages()
     running.demand.ask_snapshot(LEVEL2)
-    change = b'{"type":"l2update","product_id":"BTC-USD","changes":[]}'
-    for expected in ("unsubscribe", "subscribe"):
-        assert asked(await line.hear())[0] == expected
-        await line.say(change)
-        assert await running.messages() == [change]
+    await line.hear()
+    assert asked(await line.hear()) == ("subscribe", {"level2": ["BTC-USD"]})
+    for kind in ("l2update", "snapshot", "l2update"):
+        await line.say(level2(kind))
+        assert await running.messages() == [level2(kind)]
 
 
 # Receiving
@@ -259,6 +259,7 @@ async def test_a_message_is_the_very_frame_that_came(autojump_clock, exchange, s
 
     assert [m.payload for m in delivery.messages] == [heartbeat(), odd, ticker(sequence=8)]
     assert delivery.messages[1].frame == encode_text(odd)
+    await wait_all_tasks_blocked()
     assert running.health.state is FeedState.LIVE
 
 
@@ -267,20 +268,21 @@ async def test_a_gap_is_told_where_it_is(autojump_clock, exchange, start_feed):
     running = await start_feed(channels=("matches",))
     line, _ = await exchange.subscribed()
     await line.say(match(1), match(2), match(5))
-    first, second = await running.inbox.receive(), await running.inbox.receive()
+    delivery = await running.inbox.receive()
 
-    assert [m.payload for m in first.messages] == [match(1), match(2)]
-    assert [m.payload for m in second.messages] == [match(5)]
-    assert [len(first.notices), len(second.notices)] == [0, 1]
+    assert [m.payload for m in delivery.messages] == [match(1), match(2), match(5)]
+    assert (len(delivery.notices), list(delivery.notices_at)) == (1, [2])
 
 
-async def test_messages_behind_the_handshake_are_not_lost(autojump_clock, exchange, start_feed):
+async def test_what_is_said_behind_the_handshake_is_heard(autojump_clock, exchange, start_feed):
     """A relay greets before it is asked; TCP may deliver both in one packet."""
     running = await start_feed()
     line = await exchange.dialled()
-    await line.shake_hands(behind=encode_text(ticker()))
+    await line.shake_hands(behind=encode_text(error("slow down")) + encode_text(ticker()))
+    await wait_all_tasks_blocked()
 
-    assert await running.messages() == [ticker()]
+    assert running.health.alarm == "Failed to subscribe: slow down"
+    assert running.health.dropped["unwanted"] == 1  # nobody had asked for it yet
 
 
 async def test_a_fragmented_message_is_one_message(autojump_clock, exchange, start_feed):
@@ -379,433 +381,263 @@ async def test_a_refused_product_hurts_nobody_else(autojump_clock, exchange, sta
     assert len(exchange.dialled_at) == 1
 
 
-# Silence
+# Channels that need a key
+
+NEEDS_KEY = (
+    "level2, level3, and full channels now require authentication."
+    " https://docs.cloud.coinbase.com/exchange/docs/websocket-auth"
+)
+SECRET = base64.b64encode(b"a secret of the house").decode()
 
 
-async def test_a_line_without_a_byte_is_dialled_again(autojump_clock, exchange, start_feed):
-    """Ten seconds of nothing, although we pinged: dead, whatever TCP says."""
-    running = await start_feed()
-    line, _ = await exchange.subscribed()
-    frames = await line.hear_end()
-    await exchange.subscribed()
+async def test_without_a_key_level2_is_served_from_level2_batch(autojump_clock, exchange, serve):
+    """The exchange refuses it in so many words; subscribers notice nothing."""
+    running = await serve(channels=("ticker", "level2"))
+    (line,) = await exchange.lines_with("level2")
+    await line.say(error(NEEDS_KEY))
+    await exchange.lines_with("level2_batch")
+    await line.say(level2("snapshot"), level2("l2update"))
+    delivery = await running.inbox.receive()
+    while not delivery.messages:
+        assert [r.channel for r in delivery.refusals] in ([], ["level2"])
+        delivery = await running.inbox.receive()
 
-    assert PING in [first for first, _ in frames]
-    assert exchange.dialled_at == pytest.approx([0, limits.STALE_AFTER_S + 0.5], abs=0.1)
-    assert running.health.losses == {"silent": 1}
-    assert "no byte" in running.notices()[0]["reason"]
-
-
-async def test_a_line_that_answers_pings_but_beats_no_more_is_dialled_again(
-    autojump_clock, exchange, start_feed, nursery
-):
-    """The most common complaint about this exchange: open, and says nothing."""
-    running = await start_feed()
-    line, _ = await exchange.subscribed()
-    await line.say(heartbeat())
-    nursery.start_soon(line.answer_pings)
-    await exchange.subscribed()
-
-    assert exchange.dialled_at == pytest.approx([0, limits.STALE_AFTER_S + 0.5], abs=0.1)
-    assert running.health.losses == {"silent": 1}
-    assert "no heartbeat" in running.notices()[0]["reason"]
+    products = ["BTC-USD"]
+    assert line.requests == [
+        ("subscribe", {"heartbeat": products, "ticker": products}),
+        ("subscribe", {"level2": products}),
+        ("subscribe", {"level2_batch": products}),
+    ]
+    assert [(m.topic.channel, m.also) for m in delivery.messages] == [("level2_batch", LEVEL2)] * 2
+    assert running.health.alarm == ""
+    assert len(exchange.served) == 1
 
 
-@pytest.mark.parametrize("heard_at", [0.1, 2.6, 4.9, 5.1, 9.9])
-async def test_silence_is_noticed_when_patience_ends_and_no_later(
-    autojump_clock, exchange, start_feed, heard_at
-):
-    """Ten seconds are ten seconds: a ping that waits for its answer must not add five."""
-    running = await start_feed()
-    line, _ = await exchange.subscribed()
-    await trio.sleep(heard_at)
-    await line.say(ticker())
-    said_at = trio.current_time()
-    while running.health.state is not FeedState.STALE:
-        await trio.sleep(0.01)
-
-    assert trio.current_time() - said_at == pytest.approx(10, abs=0.1)
-
-
-async def test_a_slow_handshake_is_no_silence(autojump_clock, exchange, start_feed, nursery):
-    """Patience begins with the exchange's answer, not with our dial."""
-    running = await start_feed(stale_after_s=5)
-    line = await exchange.dialled()
-    await trio.sleep(6)
-    await line.shake_hands()
-    await line.hear()
-    nursery.start_soon(line.answer_pings)
-    await trio.sleep(30)
-
-    assert running.health.losses == {}
-
-
-async def test_a_line_that_answers_pings_and_never_beat_is_kept(
-    autojump_clock, exchange, start_feed, nursery
-):
-    """A replayed recording may have no heartbeats; a pong proves that the peer lives."""
-    await start_feed()
-    line, _ = await exchange.subscribed()
-    nursery.start_soon(line.answer_pings)
-    await trio.sleep(120)
-
-    assert len(exchange.dialled_at) == 1
-
-
-# Loss, and coming back
-
-
-async def _eof(line):
+async def test_a_refusal_of_level2_is_remembered(autojump_clock, exchange, serve):
+    """Asking again on every reconnect would leave the book without a snapshot meanwhile."""
+    await serve(channels=("level2",))
+    (line,) = await exchange.lines_with("level2")
+    await line.say(error(NEEDS_KEY))
+    await exchange.lines_with("level2_batch")
     await line.stream.send_eof()
+    await wait_all_tasks_blocked()
+    (again,) = await exchange.lines_with("level2_batch")
+
+    products = ["BTC-USD"]
+    assert again.requests == [("subscribe", {"heartbeat": products, "level2_batch": products})]
 
 
-async def _reset(line):
-    line.break_next_read()
-    await line.say(heartbeat())
+@pytest.mark.parametrize("channel", ["full", "level3"])
+async def test_a_refusal_of_a_channel_names_it_and_hurts_no_other(
+    autojump_clock, exchange, serve, channel
+):
+    """Nothing stands in for ``full``: whoever asked for it has to know."""
+    running = await serve(channels=("ticker", channel))
+    (line,) = await exchange.lines_with(channel)
+    await line.say(error(NEEDS_KEY), ticker())
+    refusals, messages = [], []
+    while not messages:
+        delivery = await running.inbox.receive()
+        refusals += [(refusal.product_id, refusal.channel) for refusal in delivery.refusals]
+        messages += [message.payload for message in delivery.messages]
+    await trio.sleep(1)
+    await exchange.lines_with("ticker")
+    requests = [request for line in exchange.served for request in line.requests]
+
+    assert (refusals, messages) == ([("", channel)], [ticker()])
+    assert [channel in channels for kind, channels in requests].count(True) == 1
+    assert running.health.alarm == f"Failed to subscribe: {NEEDS_KEY}"
 
 
-def raw(data):
-    async def say(line):
-        await line.stream.send_all(data)
+async def test_an_alarm_outlives_a_reconnect_when_its_reason_does(autojump_clock, exchange, serve):
+    """What is refused is not asked for again, so the exchange will not say it again."""
+    running = await serve(channels=("ticker", "full"))
+    (line,) = await exchange.lines_with("full")
+    await line.say(error(NEEDS_KEY), ticker())
+    await trio.sleep(1)
+    for line in exchange.served:
+        if not line.is_over:
+            await line.stream.send_eof()
+    await trio.sleep(5)
 
-    return say
+    assert len(exchange.served) >= 2
+    assert running.health.alarm == f"Failed to subscribe: {NEEDS_KEY}"
 
 
-def close(code):
-    async def say(line):
-        await line.stream.send_all(encode_close(code, "because"))
+async def test_open_channels_are_asked_for_in_messages_of_their_own(
+    autojump_clock, exchange, serve
+):
+    """A refusal voids the message that it answers."""
+    await serve(channels=("ticker", "matches", "level2"), credentials=Credentials("k", SECRET, "p"))
+    (line,) = await exchange.lines_with("level2")
+    open_one, with_key = line.said
 
-    return say
+    assert asked(with_key)[1] == {"level2": ["BTC-USD"]}
+    assert asked(open_one)[1].keys() == {"heartbeat", "matches", "ticker"}
+    assert "signature" not in open_one
+
+
+async def test_with_a_key_the_message_is_signed(autojump_clock, exchange, serve):
+    """With the time of the moment, on every connection, unsubscribes included."""
+    credentials = Credentials("k", SECRET, "p")
+    running = await serve(
+        channels=("level2",), credentials=credentials, wall_s=lambda: 1700000000.25
+    )
+    (line,) = await exchange.lines_with("level2")
+    running.demand.ask_snapshot(LEVEL2)
+    await trio.sleep(0.2)
+    signed = [each for each in line.said if "level2" in asked(each)[1]]
+
+    assert [asked(each)[0] for each in signed] == ["subscribe", "unsubscribe", "subscribe"]
+    assert all(credentials.verifies(each) for each in signed)
+    assert {each["timestamp"] for each in signed} == {"1700000000.250"}
+    assert not Credentials("k", base64.b64encode(b"another").decode(), "p").verifies(signed[0])
 
 
 @pytest.mark.parametrize(
-    ("end", "reason"),
+    ("message", "reason"),
     [
-        (_eof, "closed: 1006"),
-        (_reset, "closed: 1006"),
-        (close(1000), "closed: 1000 because"),
-        (close(1001), "closed: 1001 because"),
-        (close(1011), "closed: 1011 because"),
-        (close(1012), "closed: 1012 because"),
-        (close(4001), "closed: 4001 because"),
-        (raw(encode_close(None)), "closed: 1005"),
-        (raw(b"\x88\x01\x03"), "closed"),  # half a close code
-        (raw(b"\x88\x02\x00\x01"), "closed"),  # code 1
-        (raw(b"\xc1\x02{}"), "protocol: a data frame begins with 0xc1"),
-        (raw(b"\x81\x82\x00\x00\x00\x00{}"), "protocol: "),  # masked
-        (raw(b"\x81\xfe\x00\x80\x00\x00\x00\x00" + b"x" * 128), "protocol: "),  # masked, longer
-        (raw(b"\x81\x02\xff\xff"), "protocol: a text message is not UTF-8"),
-        (raw(b"\x80\x00"), "protocol: a continuation of nothing"),
-        (raw(b"\x81\x7e\x00\x01x"), "protocol: a frame's length is not in its shortest form"),
-        (raw(b"\x81\x7f" + (1 << 40).to_bytes(8, "big")), "protocol: a frame of 1099511627776"),
-        (raw(b"\x09\x00"), "protocol: a control frame begins with 0x09"),
-        (raw(b"HTTP/1.1 500 oops\r\n\r\n"), ""),
+        ("Authentication Failed", '{"message":"Invalid API Key"}'),
+        ("Sorry, you could not be authenticated: Bad Request", "invalid signature"),
     ],
 )
-async def test_however_a_line_ends_all_is_asked_for_again(
-    autojump_clock, exchange, start_feed, end, reason
+async def test_a_bad_key_is_an_alarm_and_level2_falls_back(
+    autojump_clock, exchange, serve, message, reason
 ):
-    """Exchanges, proxies and cables end connections in every way there is."""
-    running = await start_feed()
-    running.demand.want([MATCHES])
-    line, first = await exchange.subscribed()
-    await line.say(ticker())
-    assert await running.messages() == [ticker()]
-    await end(line)
-    again_line, again = await exchange.subscribed()
+    """The operator has to act; subscribers have a book meanwhile."""
+    running = await serve(channels=("level2",), credentials=Credentials("k", SECRET, "p"))
+    (line,) = await exchange.lines_with("level2")
+    await line.say(error(reason, message))
+    await exchange.lines_with("level2_batch")
 
-    assert again == first
-    assert running.health.state is FeedState.STALE
-    told = running.notices()
-    assert [(notice["type"], notice["stale"]) for notice in told] == [("stale", True)]
-    assert told[0]["reason"].startswith(reason)
-    assert sum(running.health.losses.values()) == 1
+    assert running.health.complaints == 1
+    assert running.health.alarm == f"{message}: {reason}"
 
-    await again_line.say(ticker(sequence=2))
-    delivery = await running.inbox.receive()
-    assert [json.loads(n.payload)["stale"] for n in delivery.notices] == [False]
-    assert [m.payload for m in delivery.messages] == [ticker(sequence=2)]
-    assert running.health.state is FeedState.LIVE
-    assert running.health.connects == 2
+
+async def test_no_secret_is_ever_logged(autojump_clock, exchange, serve):
+    """Logs go to places where keys must not."""
+    key, passphrase = "the-api-key", "the-passphrase"
+    credentials = Credentials(key, SECRET, passphrase)
+    with structlog.testing.capture_logs() as logs:
+        await serve(channels=("level2", "full"), credentials=credentials)
+        (line,) = await exchange.lines_with("full")
+        await line.say(heartbeat(), b"junk", error("invalid", "Authentication Failed"))
+        await line.stream.send_eof()
+        await trio.sleep(5)
+    text = repr(logs) + repr(credentials)
+
+    assert len(logs) > 5
+    for secret in (key, SECRET, passphrase, line.said[-1]["signature"], "a secret of the house"):
+        assert secret not in text
 
 
 @pytest.mark.parametrize(
-    ("wrong", "code"),
-    [(b"\x81\x82", 1002), (b"\x81\x02\xff\xff", 1007), (b"\x81\x7e\x27\x10", 1009)],
+    "answers",
+    [
+        (error(NEEDS_KEY), ack(heartbeat=["BTC-USD"], ticker=["BTC-USD"])),
+        (error("invalid", "Authentication Failed"),),
+    ],
 )
-async def test_a_broken_protocol_is_answered_with_its_code(
-    autojump_clock, exchange, start_feed, wrong, code
+async def test_after_a_refusal_acknowledgements_are_still_compared(
+    autojump_clock, exchange, serve, answers
 ):
-    """The exchange's people find in their logs what we could not read."""
-    await start_feed(message_bytes_max=1000)
-    line, _ = await exchange.subscribed()
-    await line.stream.send_all(wrong)
+    """A refused request is acknowledged as well, unless it is our own key that is no good."""
+    await serve(channels=("ticker", "level2"), credentials=Credentials("k", SECRET, "p"))
+    (line,) = await exchange.lines_with("level2")
+    assert len(line.requests) == 2
+    products = ["BTC-USD"]
+    await line.say(ack(heartbeat=products, ticker=products), *answers)
+    await exchange.lines_with("level2_batch")
+    line.requests.clear()
+    await line.say(ack(heartbeat=products, level2_50=products))
+    await trio.sleep(0.1)
 
-    assert (await line.hear_end())[-1] == (CLOSE, code.to_bytes(2, "big"))
-
-
-async def test_a_loss_is_told_once_and_its_end_once(autojump_clock, exchange, start_feed):
-    """Ten failed dials are one outage to a subscriber."""
-    running = await start_feed()
-    line, _ = await exchange.subscribed()
-    await line.say(ticker())
-    await running.messages()
-    exchange.failures = [ConnectionRefusedError("refused")] * 5
-    await line.stream.send_eof()
-    again, _ = await exchange.subscribed()
-    await again.say(ticker(sequence=2))
-    await again.say(ticker(sequence=3))
-    await wait_all_tasks_blocked()
-
-    assert [notice["stale"] for notice in running.notices()] == [True, False]
-    assert running.health.losses == {"closed": 1, "network": 5}
+    assert ("subscribe", {"ticker": products}) in line.requests
 
 
-async def test_trades_missed_while_the_line_was_down_are_a_gap(
+# Dialling
+
+
+async def test_after_429_nobody_dials_for_a_while(autojump_clock, exchange, start_feed):
+    """The exchange counts addresses, not connections: eager clients are locked out."""
+    running = await start_feed(channels=("full",), pairs=[f"A{n}-USD" for n in range(6)])
+    lines = [await exchange.dialled() for _ in range(6)]
+    await lines[0].hear_head()
+    await lines[0].stream.send_all(b"HTTP/1.1 429 Slow\r\n\r\n")
+    refused_at = trio.current_time()
+    for line in lines[1:]:
+        await line.stream.send_eof()
+    await exchange.dialled()
+    exchange.dialled_at = exchange.dialled_at[6:]
+    await trio.sleep(20)
+
+    assert (running.health.losses["refused"], running.health.losses["ended"]) == (1, 5)
+    assert min(exchange.dialled_at) - refused_at >= limits.RATE_LIMITED_PAUSE_S
+
+
+async def test_who_waits_for_a_dial_already_hears_of_a_429(
+    autojump_clock, exchange, make_feed, nursery
+):
+    """Nine connections: the ninth stands in line when the first is refused."""
+    running = make_feed(channels=("full",), pairs=[f"A{n}-USD" for n in range(8)])
+    running.demand.want([TICKER])
+    nursery.start_soon(running.run)
+    first = await exchange.dialled()
+    await first.hear_head()
+    await first.stream.send_all(b"HTTP/1.1 429 Slow\r\n\r\n")
+    refused_at = trio.current_time()
+    await trio.sleep(limits.RATE_LIMITED_PAUSE_S - 1)
+
+    assert len(exchange.dialled_at) == limits.DIALS_BURST
+    assert max(exchange.dialled_at) == refused_at
+    await trio.sleep(3)
+    assert len(exchange.dialled_at) > limits.DIALS_BURST
+
+
+async def test_a_thousand_reconnects_keep_to_the_dials_a_second(
     autojump_clock, exchange, start_feed
 ):
-    """Trade ids rise by one across connections: what is missing can be named."""
-    running = await start_feed(channels=("matches",))
-    line, _ = await exchange.subscribed()
-    await line.say(match(10))
-    await running.messages()
-    await line.stream.send_eof()
-    again, _ = await exchange.subscribed()
-    await again.say(match(10), match(13))
-    await wait_all_tasks_blocked()
-    gaps = [notice for notice in running.notices() if notice["type"] == "gap"]
+    """Whatever ends connections, and however many there are, dials are bounded."""
+    exchange.failures = [OSError("no route")] * 1000
+    running = await start_feed(channels=("full",), pairs=[f"A{n}-USD" for n in range(9)], lines=2)
+    for number in range(100):
+        running.feed.not_before = max(
+            running.feed.not_before, trio.current_time() + (5 if number % 40 == 39 else 0)
+        )
+        for line in running.feed._lines:
+            for connection in line.connections.values():
+                connection._backoff.reset()
+        await trio.sleep(0.5)
+    at = exchange.dialled_at
 
-    assert [(gap["first_trade_id"], gap["last_trade_id"]) for gap in gaps] == [(11, 12)]
-    assert (running.health.gaps, running.health.trades_missing) == (1, 2)
-    assert running.health.dropped["repeat"] == 1
+    assert len(at) > 60
+    for burst, earlier in enumerate(at):
+        later = [each for each in at[burst:] if each - earlier <= 10]
+        assert len(later) <= limits.DIALS_BURST + 10 * limits.DIALS_PER_S + 1
 
 
-async def test_pauses_double_up_to_a_cap(autojump_clock, exchange, start_feed):
-    """An exchange that is down is not helped by being dialled every second."""
-    exchange.failures = [ConnectionRefusedError("refused")] * 9
+async def test_binary_messages_are_counted(autojump_clock, exchange, start_feed):
+    """The feed has none; whoever sends them is no Coinbase."""
     running = await start_feed()
-    await exchange.subscribed()
-    at = exchange.dialled_at
-
-    pauses = [later - earlier for earlier, later in pairwise(at)]
-    assert pauses == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30])
-    assert running.health.losses == {"network": 9}
-
-
-async def test_pauses_are_jittered(autojump_clock, exchange, start_feed):
-    """A fleet that lost its feed at one moment must not dial at one moment."""
-    exchange.failures = [OSError("no route")] * 30
-    await start_feed(random=Random(7))
-    await exchange.subscribed()
-    at = exchange.dialled_at
-
-    capped = [later - earlier for earlier, later in pairwise(at[10:])]
-    assert all(15 <= pause <= 30 for pause in capped)
-    assert len({round(pause, 6) for pause in capped}) == len(capped)
-
-
-async def test_after_a_long_life_the_first_pause_is_short_again(
-    autojump_clock, exchange, start_feed, nursery
-):
-    """A night's outage must not slow down tomorrow's reconnect."""
-    exchange.failures = [OSError("no route")] * 6
-    await start_feed()
     line, _ = await exchange.subscribed()
-    nursery.start_soon(line.answer_pings)
-    await trio.sleep(limits.BACKOFF_RESET_S + 1)
-    ended_at = trio.current_time()
-    await line.stream.send_all(encode_close(1001))
-    await exchange.subscribed()
-
-    assert exchange.dialled_at[-1] - ended_at == pytest.approx(limits.BACKOFF_FIRST_S, abs=0.01)
-
-
-async def test_a_line_that_ends_at_once_is_no_good_line(autojump_clock, exchange, start_feed):
-    """Accepting and hanging up must not turn into a dial loop."""
-    await start_feed()
-    for _ in range(6):
-        line, _ = await exchange.subscribed()
-        await line.stream.send_all(encode_close(1008, "policy"))
+    await line.stream.send_all(bytes((0x82, 2)) + b"\x00\x01")
+    await line.stream.send_eof()
     await exchange.dialled()
-    at = exchange.dialled_at
 
-    assert at[-1] - at[-2] == pytest.approx(16, abs=0.1)
-
-
-# The handshake
+    assert running.health.dropped["binary"] == 1
 
 
-@pytest.mark.parametrize("body", [b"", b'{"message":"not allowed"}'])
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 451])
-async def test_a_refusal_of_the_first_dial_is_for_good(
-    autojump_clock, exchange, make_feed, nursery, status, body
+@pytest.mark.parametrize("lines", [1, 2])
+async def test_for_good_is_for_good_on_every_line(
+    autojump_clock, exchange, make_feed, nursery, lines
 ):
-    """A blocked address stays blocked: exit 69, and let the operator know."""
-    running = make_feed()
+    """Two lines are refused in the same words; the daemon ends once."""
+    running = make_feed(lines=lines)
     nursery.start_soon(running.run)
-    line = await exchange.dialled()
-    await line.hear_head()
-    head = b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
-    await line.stream.send_all(head)
-    await line.stream.send_all(body)
+    for _ in range(lines):
+        line = await exchange.dialled()
+        await line.hear_head()
+        await line.stream.send_all(b"HTTP/1.1 403 No\r\n\r\n")
     await trio.sleep(1)
 
     assert running.ended_by.for_good
-    assert str(running.ended_by) == f"ws://exchange.test/feed: refused: HTTP {status}"
-    assert exchange.dialled_at == [0]
-    with pytest.raises(trio.EndOfChannel):
-        await running.inbox.receive()
-
-
-@pytest.mark.parametrize("status", [301, 408, 425, 429, 500, 502, 503])
-async def test_a_busy_exchange_is_dialled_again(autojump_clock, exchange, start_feed, status):
-    """Too many requests, or an outage: it passes."""
-    running = await start_feed()
-    line = await exchange.dialled()
-    await line.hear_head()
-    await line.stream.send_all(b"HTTP/1.1 %d Wait\r\nContent-Length: 0\r\n\r\n" % status)
-    await exchange.subscribed()
-
-    assert running.health.losses == {"refused": 1}
-    assert running.notices()[0]["reason"] == f"refused: HTTP {status}"
-
-
-@pytest.mark.parametrize("status", [403, 404, 429])
-async def test_once_connected_no_refusal_is_for_good(autojump_clock, exchange, start_feed, status):
-    """A deployment at the exchange answers 404 for a minute; we have seen it work."""
-    running = await start_feed()
-    line, _ = await exchange.subscribed()
-    await line.stream.send_eof()
-    line = await exchange.dialled()
-    await line.hear_head()
-    await line.stream.send_all(b"HTTP/1.1 %d No\r\n\r\n" % status)
-    await exchange.subscribed()
-
-    assert running.health.losses == {"closed": 1, "refused": 1}
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (b"", "ended: the exchange hung up before"),
-        (b"HTTP/1.1 101 Swi", "ended: the exchange hung up before"),
-        (b"220 smtp.example ESMTP\r\n", "ended: the exchange's handshake answer is not HTTP"),
-        (
-            b"HTTP/1.1 101 Yes\r\n\r\n",
-            "handshake: ",
-        ),  # whoever says yes to everything
-    ],
-)
-async def test_no_handshake_is_a_loss_like_others(
-    autojump_clock, exchange, start_feed, answer, reason
-):
-    """Whoever answers there, we stay up and keep trying."""
-    running = await start_feed()
-    line = await exchange.dialled()
-    await line.stream.send_all(answer)
-    await line.stream.send_eof()
-    await exchange.subscribed()
-
-    assert running.notices()[0]["reason"].startswith(reason)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        ({"accept": b"bm9uc2Vuc2U="}, "Bad accept token"),
-        ({"headers": b"Sec-WebSocket-Protocol: soap\r\n"}, "unrecognized subprotocol soap"),
-        ({"headers": b"Sec-WebSocket-Extensions: rot13\r\n"}, "unrecognized extension"),
-    ],
-)
-async def test_a_wrong_handshake_is_told_by_what_is_wrong_with_it(
-    autojump_clock, exchange, start_feed, wrong, reason
-):
-    """Whoever reads "can't handle event type Response" looks for the bug at our end."""
-    running = await start_feed()
-    line = await exchange.dialled()
-    await line.shake_hands(**wrong)
-    await exchange.subscribed()
-
-    assert running.notices()[0]["reason"].startswith(f"handshake: {reason}")
-    assert running.health.losses == {"handshake": 1}
-
-
-async def test_a_handshake_without_an_answer_is_given_up(autojump_clock, exchange, start_feed):
-    """Accepting at TCP is the kernel's work; it says nothing about the exchange."""
-    running = await start_feed()
-    await exchange.dialled()
-    await exchange.dialled()
-
-    assert exchange.dialled_at == [0, limits.DIAL_TIMEOUT_S + 0.5]
-    assert running.health.losses == {"timeout": 1}
-
-
-async def test_dial_and_handshake_share_one_patience(
-    autojump_clock, exchange, start_feed, monkeypatch
-):
-    """Two patiences in a row would pass for a long life and reset the backoff."""
-    fast = exchange.open_stream
-
-    async def slow(address):
-        await trio.sleep(limits.DIAL_TIMEOUT_S - 1)
-        return await fast(address)
-
-    running = await start_feed(pairs=())
-    running.feed._open_stream = slow
-    running.demand.want([TICKER])
-    await exchange.dialled()
-    handshake_at = trio.current_time()
-    while not running.health.losses:
-        await trio.sleep(0.1)
-
-    assert trio.current_time() - handshake_at == pytest.approx(1, abs=0.2)
-
-
-async def test_a_dial_that_hangs_is_given_up(autojump_clock, exchange, start_feed):
-    """A firewall that drops packets answers nothing, for two minutes if we let it."""
-    running = await start_feed(pairs=())
-
-    async def hang(address):
-        await trio.sleep_forever()
-
-    running.feed._open_stream = hang
-    running.demand.want([TICKER])
-    await trio.sleep(limits.DIAL_TIMEOUT_S + 0.1)
-
-    assert running.health.losses == {"timeout": 1}
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (OSError("no route to host"), "network: no route to host"),
-        (ssl.SSLCertVerificationError(1, "expired"), "network: "),
-        (trio.BrokenResourceError(), "broken"),
-        (trio.ClosedResourceError("gone"), "broken: gone"),
-    ],
-)
-async def test_a_dial_that_fails_says_why(autojump_clock, exchange, start_feed, error, reason):
-    """``/readyz`` shows it to whoever is woken at night."""
-    exchange.failures = [error]
-    running = await start_feed()
-    await wait_all_tasks_blocked()
-
-    assert running.health.state is FeedState.STALE
-    assert running.instance.readiness()[0] is False
-    assert running.health.reason.startswith(reason)
-
-
-async def test_a_bug_is_not_taken_for_a_loss(autojump_clock, exchange, make_feed):
-    """Only what others do to us is tried again; our own mistakes end the process."""
-    exchange.failures = [ZeroDivisionError()]
-    running = make_feed()
-    with pytest.raises(ZeroDivisionError):
-        await running.run()
-
-
-async def test_pongs_we_did_not_ask_for_are_harmless(autojump_clock, exchange, start_feed):
-    """RFC 6455 allows them as heartbeats."""
-    running = await start_feed()
-    line, _ = await exchange.subscribed()
-    await line.stream.send_all(encode_pong(b"?") + encode_text(ticker()))
-
-    assert await running.messages() == [ticker()]

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.protocol.frames import encode_ping, encode_text
-from tests.feeds.script import CLOSE, PING, heartbeat, ticker
+from tests.feeds.script import CLOSE, PING, heartbeat, match, ticker
 
 TICKER = Topic("ticker", "BTC-USD")
 
@@ -94,6 +94,11 @@ async def idle(running):
     await line.hear_end()
 
 
+async def wait_for_a_dial(running):
+    """While the exchange's limit of dials makes us wait."""
+    running.feed.not_before = 1000.0
+
+
 async def tell_of_a_loss(running):
     """While the notice of a loss waits for the inbox."""
     line, _ = await running.exchange.subscribed()
@@ -103,23 +108,29 @@ async def tell_of_a_loss(running):
 
 
 async def assert_all_closed(running, streams):
-    """Every stream of the feed is closed, and its inbox has come to an end."""
+    """Every stream of the feed is closed, and its inbox has come to an end: ``reads`` knows."""
+    assert running.inbox_ended
     for stream in streams:
         with pytest.raises(trio.ClosedResourceError):
             await stream.send_all(b"x")
         with pytest.raises(trio.ClosedResourceError):
             await stream.receive_some()
+
+
+async def read_to_the_end(running):
+    """Be the broker: it reads on until the feed has closed the inbox."""
     with trio.fail_after(1):
-        async for _ in running.inbox:
-            pass
+        async for delivery in running.inbox:
+            running.read += [message.payload for message in delivery.messages]
+    running.inbox_ended = True
 
 
 def keep_streams(exchange):
     """Remember the feed's ends of all streams."""
-    streams, open_stream = [], exchange.open_stream
+    streams, original = [], exchange.open_stream
 
     async def opening(address):
-        streams.append(await open_stream(address))
+        streams.append(await original(address))
         return streams[-1]
 
     return streams, opening
@@ -135,6 +146,7 @@ def keep_streams(exchange):
         listen,
         fill_inbox,
         wait_for_tokens,
+        wait_for_a_dial,
         ping,
         pong,
         hang_up,
@@ -146,20 +158,21 @@ def keep_streams(exchange):
 async def test_cancelled_there_it_leaves_nothing_open(autojump_clock, make_feed, exchange, reach):
     """A drain cancels the feed wherever it is; an open socket would outlive the daemon."""
     running = make_feed(pairs=(), inbox=1)
-    streams, running.feed._open_stream = keep_streams(exchange)
+    streams, running.feed.open_stream = keep_streams(exchange)
     running.demand.want([TICKER])
     if reach is refuse_dial:
         exchange.failures = [OSError("no route")] * 9
     if reach is dial:
         hang = partial(trio.sleep, 1000)
-        running.feed._open_stream = lambda address: hang()
+        running.feed.open_stream = lambda address: hang()
     begun = 0.0
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
         await nursery.start(running.run)
         await reach(running)
         await wait_all_tasks_blocked()
         begun = trio.current_time()
         nursery.cancel_scope.cancel()
+        outside.start_soon(read_to_the_end, running)
 
     assert trio.current_time() - begun <= limits.FAREWELL_S / 4
     await assert_all_closed(running, streams)
@@ -171,7 +184,7 @@ async def test_cancelled_after_any_number_of_steps_it_leaves_nothing_open(
 ):
     """The moments nobody thought of, between the ones above."""
     running = make_feed(inbox=1)
-    streams, running.feed._open_stream = keep_streams(exchange)
+    streams, running.feed.open_stream = keep_streams(exchange)
 
     async def be_an_exchange():
         while True:
@@ -181,12 +194,13 @@ async def test_cancelled_after_any_number_of_steps_it_leaves_nothing_open(
             await line.say(heartbeat(), ticker(sequence=2))
             await line.stream.send_eof()
 
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
         nursery.start_soon(be_an_exchange)
         nursery.start_soon(running.run)
         for _ in range(steps):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
+        outside.start_soon(read_to_the_end, running)
 
     await assert_all_closed(running, streams)
 
@@ -209,3 +223,79 @@ async def test_a_cancelled_feed_says_goodbye(autojump_clock, make_feed, exchange
 
     assert frames[-1] == (CLOSE, (1001).to_bytes(2, "big"))
     assert trio.current_time() == 1
+
+
+async def test_what_is_counted_is_delivered_although_the_feed_is_cancelled(
+    autojump_clock, make_feed, exchange
+):
+    """A number counted and not delivered would be a hole that nobody is ever told of."""
+    running = make_feed(inbox=1, channels=("matches",))
+    async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
+        await nursery.start(running.run)
+        line, _ = await exchange.subscribed()
+        for number in (1, 2, 3):
+            await line.say(match(number))
+            await wait_all_tasks_blocked()
+        counted = running.feed.session.products["BTC-USD"].numbers["matches"].highest
+        nursery.cancel_scope.cancel()
+        outside.start_soon(read_to_the_end, running)
+
+    assert counted == 2
+    assert running.read == [match(1), match(2)]
+
+
+async def test_a_broker_that_is_gone_keeps_nobody(autojump_clock, make_feed, exchange):
+    """After a bug in the pipe the process has to end, not to wait for who will never read."""
+    running = make_feed(inbox=1)
+    streams, running.feed.open_stream = keep_streams(exchange)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(running.run)
+        line, _ = await exchange.subscribed()
+        await line.say(ticker())
+        await line.say(ticker(sequence=2))
+        await wait_all_tasks_blocked()
+        running.inbox.close()
+        await wait_all_tasks_blocked()
+        assert running.ended_by is None
+        nursery.cancel_scope.cancel()
+
+    running.inbox_ended = True
+    await assert_all_closed(running, streams)
+
+
+async def test_what_waits_behind_a_hole_is_delivered_although_the_feed_is_cancelled(
+    autojump_clock, make_feed, exchange
+):
+    """A drain ends the wait for the other line, not the trades; the hole is told."""
+    running = make_feed(channels=("matches",), lines=2, gap_patience_s=5)
+    async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
+        await nursery.start(running.run)
+        line, _ = await exchange.subscribed()
+        await exchange.subscribed()
+        await line.say(match(1), match(4))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        outside.start_soon(read_to_the_end, running)
+
+    assert running.read == [match(1), match(4)]
+    assert running.health.gaps == 1
+
+
+async def test_a_feed_cancelled_in_the_middle_of_a_move_leaves_nothing_open(
+    autojump_clock, make_feed, exchange
+):
+    """Two connections hold one product then."""
+    running = make_feed(channels=("matches",))
+    streams, running.feed.open_stream = keep_streams(exchange)
+    async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
+        await nursery.start(running.run)
+        line, _ = await exchange.subscribed()
+        await line.say(match(1))
+        running.demand.want([Topic("full", "BTC-USD")])
+        await exchange.subscribed()
+        nursery.cancel_scope.cancel()
+        outside.start_soon(read_to_the_end, running)
+
+    assert len(streams) == 2
+    assert running.read == [match(1)]
+    await assert_all_closed(running, streams)

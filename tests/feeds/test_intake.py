@@ -4,20 +4,37 @@ import structlog
 
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.feeds.intake import account
-from hedgehogd.protocol.upstream import Received, Refusal, UpstreamSession
+from hedgehogd.protocol.received import Received, Refusal
+from hedgehogd.protocol.upstream import UpstreamSession
 
 
 async def test_a_read_full_of_oddities_is_counted_whole_and_logged_in_three_lines(autojump_clock):
     """Garbage at full speed must not fill the disk with words about it."""
     session, health = UpstreamSession(), FeedHealth()
     session.dropped["garbage"] = 50
-    session.gaps, session.trades_missing = 1, 7
+    session.arbiter.gaps, session.arbiter.missing["matches"] = 1, 7
     refusal = Refusal("X-Y", "Failed to subscribe", "X-Y is not a valid product")
-    received = Received([], [], [], [refusal] * 5, ["slow down"] * 4, ["garbage: x"] * 50)
+    received = Received()
+    received.refusals += [refusal] * 5
+    received.complaints += ["slow down"] * 4
+    received.oddities += ["garbage: x"] * 50
     with structlog.testing.capture_logs() as logs:
         account(received, session, health)
 
     assert [line["log_level"] for line in logs] == ["warning"] * 3 + ["error"] * 6
-    assert health.dropped == {"garbage": 50}
-    assert (health.gaps, health.trades_missing, health.complaints) == (1, 7, 4)
+    assert (health.gaps, health.missing, health.complaints) == (1, {"matches": 7}, 4)
     assert health.heard_at == 0.0
+
+
+async def test_a_refusal_is_logged_by_what_it_refuses(autojump_clock):
+    """``level2`` has a substitute, so that is no error; the others are."""
+    received = Received()
+    for channel in ("level2", "full"):
+        received.refusals.append(Refusal("", "Failed to subscribe", "needs a key", channel))
+    with structlog.testing.capture_logs() as logs:
+        account(received, UpstreamSession(), FeedHealth())
+
+    assert [(line["log_level"], line.get("what")) for line in logs] == [
+        ("info", None),
+        ("error", "full"),
+    ]

@@ -9,7 +9,7 @@ from trio_websocket import CloseReason, ConnectionClosed
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from hedgehogd.domain.errors import FeedError
-from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good
+from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good, is_rate_limit
 from hedgehogd.feeds.tap import UpgradeRefused
 from hedgehogd.protocol.frames import FrameError
 
@@ -82,3 +82,10 @@ def test_a_refusal_is_for_good_when_asking_again_would_not_help(status, expected
     """Exit 69 asks for a person; a 503 asks for patience."""
     assert is_for_good(UpgradeRefused(status)) is expected
     assert not is_for_good(FeedError("refused: HTTP 403"))
+
+
+@pytest.mark.parametrize(("status", "expected"), [(429, True), (403, False), (503, False)])
+def test_too_many_requests_are_told_from_other_refusals(status, expected):
+    """They ask for a longer pause, of all connections."""
+    assert is_rate_limit(UpgradeRefused(status)) is expected
+    assert not is_rate_limit(FeedError("refused: HTTP 429"))

@@ -19,6 +19,7 @@ FLOORS = {
     "streaming": 4,
     "web": 4,
     "config": 5,
+    "credentials": 5,
     "keys": 5,
     "logs": 5,
     "daemon": 6,

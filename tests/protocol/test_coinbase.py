@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,8 +160,17 @@ def products(count):
             [
                 (
                     b'{"type":"subscribe","channels":['
-                    b'{"name":"level2_batch","product_ids":["BTC-USD"]},{"name":"status"},'
-                    b'{"name":"ticker","product_ids":["BTC-USD","ETH-USD"]}]}'
+                    b'{"name":"status"},{"name":"ticker","product_ids":["BTC-USD","ETH-USD"]}]}'
+                ),
+                (b'{"type":"subscribe","channels":[{"name":"level2","product_ids":["BTC-USD"]}]}'),
+            ],
+        ),
+        (
+            [("level2_batch", "BTC-USD"), ("rfq_matches", "")],
+            [
+                (
+                    b'{"type":"subscribe","channels":['
+                    b'{"name":"level2_batch","product_ids":["BTC-USD"]},{"name":"rfq_matches"}]}'
                 )
             ],
         ),
@@ -186,7 +196,7 @@ def test_requests_are_the_fewest_that_keep_the_limit(count, kind):
 
 
 held = st.dictionaries(
-    st.sampled_from(["ticker", "matches", "heartbeat", "level2"]),
+    st.sampled_from(["ticker", "matches", "heartbeat", "level2", "full"]),
     st.integers(min_value=1, max_value=900),
 )
 
@@ -214,10 +224,83 @@ def test_what_we_ask_is_what_our_own_grammar_reads(counts, has_status, kind):
     )
 
 
-def test_asking_for_what_we_derive_is_a_bug():
-    """``ticker_batch`` upstream could not be told apart from ``ticker``."""
-    with pytest.raises(AssertionError, match="ticker_batch:BTC-USD is derived"):
-        coinbase.requests("subscribe", [Topic("ticker_batch", "BTC-USD")])
+@pytest.mark.parametrize("kind", ["subscribe", "unsubscribe"])
+def test_what_needs_a_key_is_asked_for_apart_and_signed(kind):
+    """A refusal of the key must not void what needs none; each signature is a fresh one."""
+    asked = [Topic(c, p) for c in ("full", "level3", "matches") for p in products(300)]
+    stamps = iter("abc")
+    made = coinbase.requests(kind, asked, lambda: {"timestamp": next(stamps)})
+    messages = [json.loads(each) for each in made]
+
+    assert [None, "a", "b"] == [message.get("timestamp") for message in messages]
+    assert [["matches"], ["full", "level3"], ["level3"]] == [
+        [channel["name"] for channel in message["channels"]] for message in messages
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("ticket is not a valid channel", "ticket"),
+        (" is not a valid channel", None),
+        ("the ticket is not a valid channel", None),
+        ("X-USD is not a valid product", None),
+        ("user is private to one account and is not relayed", None),
+    ],
+)
+def test_a_refusal_of_a_channel_is_told_from_other_complaints(reason, expected):
+    """An exchange, or another relay, may have fewer than we."""
+    assert expected == coinbase.refused_channel(Head("error", reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "is_about_keys", "is_about_ours"),
+    [
+        (SUBSCRIBE_FAILED, "level2, level3, and full channels now require authentication. …", 1, 0),
+        ("Authentication Failed", '{"message":"Invalid API Key"}', 1, 1),
+        ("Sorry, you could not be authenticated: Bad Request", "invalid signature", 1, 1),
+        (SUBSCRIBE_FAILED, "X-USD is not a valid product", 0, 0),
+        (SUBSCRIBE_FAILED, NO_CHANNELS, 0, 0),
+        ("", "", 0, 0),
+    ],
+)
+def test_complaints_about_keys_are_understood(message, reason, is_about_keys, is_about_ours):
+    """No key is a choice; a bad one is an alarm (FEED §5, §6.16)."""
+    head = Head("error", message=message, reason=reason)
+
+    assert is_about_keys == coinbase.is_about_keys(head)
+    assert is_about_ours == coinbase.is_about_our_key(head)
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        ("[]", []),
+        ('[{"name":"level2_50","product_ids":["A","B"],"account_ids":null}]',
+         [("level2_batch", "A"), ("level2_batch", "B")]),
+        ('[{"name":"ticker_1000","product_ids":["A"]}]', [("ticker_batch", "A")]),
+        ('[{"name":"status","product_ids":[]}]', [("status", "")]),
+        ('[{"name":"status"}]', [("status", "")]),
+        ('[{"name":"rfq_matches","product_ids":null}]', [("rfq_matches", "")]),
+        ('[{"name":"rfq_matches","product_ids":["A"]}]',
+         [("rfq_matches", ""), ("rfq_matches", "A")]),
+        ('[{"name":"ticker","product_ids":[]}]', []),
+        ('[{"name":"user","product_ids":["A"]},{"product_ids":["A"]}]', []),
+    ],
+)  # fmt: skip
+def test_an_acknowledgement_is_read_by_every_name(channels, expected):
+    """What it does not list is asked for anew (FEED §4)."""
+    payload = f'{{"type":"subscriptions","channels":{channels}}}'.encode()
+
+    assert {Topic(*topic) for topic in expected} == coinbase.acknowledged(payload)
+
+
+@pytest.mark.parametrize("channels", [b"7", b'"x"', b"[7]", b'[{"name":7}]', b'["ticker"]',
+                                      b'[{"name":"ticker","product_ids":[7]}]'])  # fmt: skip
+def test_another_acknowledgement_is_one_kind_of_error(channels):
+    """The caller has one thing to catch."""
+    with pytest.raises(msgspec.DecodeError):
+        coinbase.acknowledged(b'{"type":"subscriptions","channels":%b}' % channels)
 
 
 def test_what_the_relay_answers_is_not_what_a_client_may_say():

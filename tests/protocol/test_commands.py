@@ -85,6 +85,14 @@ ACCEPTED = {
         {"channels": ["status"], "product_ids": ""},
         requests(("status", [])),
     ),
+    "all of the rfqs": (
+        {"channels": [{"name": "rfq_matches", "product_ids": "ALL"}]},
+        requests(("rfq_matches", [])),
+    ),
+    "all of the rfqs, at the root": (
+        {"channels": ["rfq_matches"], "product_ids": "ALL"},
+        requests(("rfq_matches", [])),
+    ),
     "ids that are none are not this function's business": (
         {"channels": ["ticker"], "product_ids": ["", "btc\0", "x" * 1000]},
         requests(("ticker", ["", "btc\0", "x" * 1000])),
@@ -159,7 +167,14 @@ def test_every_form_in_use_is_understood(kind, keys, expected):
         ),
         (["Ticker", ""], (), ("Ticker is not a valid channel", " is not a valid channel")),
         (["a\0b"], (), ("a\0b is not a valid channel",)),
-        (["full", "user"], (), ("full is not a valid channel", "user is not a valid channel")),
+        (
+            ["full", "user", {"name": "balance", "account_ids": ["a"]}],
+            requests(("full", [BTC])),
+            (
+                "user is private to one account and is not relayed",
+                "balance is private to one account and is not relayed",
+            ),
+        ),
     ],
 )
 def test_a_channel_that_does_not_exist_costs_one_error_and_nothing_else(channels, expected, errors):
@@ -315,9 +330,16 @@ def test_a_failure_is_named_after_the_command(subscribes, expected):
         (
             ["ticker", "matches", "level2"],
             "conflate",
-            requests(("ticker", [BTC], "conflate"), ("matches", [BTC]), ("level2", [BTC])),
+            requests(
+                ("ticker", [BTC], "conflate"), ("matches", [BTC]), ("level2", [BTC], "conflate")
+            ),
         ),
         (["ticker"], "close", requests(("ticker", [BTC], "close"))),
+        (
+            ["full", "level3", "rfq_matches"],
+            None,
+            requests(("full", [BTC]), ("level3", [BTC]), ("rfq_matches", [BTC])),
+        ),
     ],
 )
 def test_a_url_asks_for_each_channel_once(names, policy, expected):
@@ -332,7 +354,7 @@ def test_a_url_asks_for_each_channel_once(names, policy, expected):
             ["ticket"],
             None,
             "unknown_channel",
-            r"'ticket' is not a channel; there are heartbeat, .*",
+            r"'ticket' is not a channel; there are auctionfeed, full, heartbeat, .*",
         ),
         (["ticker", ""], None, "unknown_channel", r"'' is not a channel; .*"),
         (["ticker"], "drop", "bad_request", r"policy 'drop' is neither close nor conflate"),
@@ -345,6 +367,15 @@ def test_a_url_that_asks_for_nonsense_is_told_what_there_is(names, policy, code,
         channel_requests(names, (BTC,), policy)
 
     assert {"code": code, "status": 400} == vars(caught.value)
+
+
+@pytest.mark.parametrize("name", ["user", "balance"])
+def test_a_url_for_one_accounts_own_channel_is_refused(name):
+    """Whoever's key is used upstream, what is private stays so."""
+    with pytest.raises(SubscriberError, match=f"^{name} is private to one account") as caught:
+        channel_requests(["ticker", name], (BTC,))
+
+    assert {"code": "private_channel", "status": 403} == vars(caught.value)
 
 
 def test_the_default_channels_of_a_url_exist():

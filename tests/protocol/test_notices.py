@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hedgehogd.domain.channel import TOPIC_CHANNEL_BY_TYPE, Topic
+from hedgehogd.domain.channel import Topic
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.gaps import Gap
+from hedgehogd.protocol.source import DATA_TYPES
 
 BTC, ETH = Topic("matches", "BTC-USD"), Topic("ticker", "ETH-USD")
 
@@ -20,6 +21,24 @@ NOTICES = {
         (
             b'{"type":"gap","channel":"matches","product_id":"BTC-USD",'
             b'"first_trade_id":8,"last_trade_id":9}'
+        ),
+    ),
+    "gap in sequences": (
+        notices.gap(Topic("full", "BTC-USD"), Gap(8, 9)),
+        (
+            b'{"type":"gap","channel":"full","product_id":"BTC-USD",'
+            b'"first_sequence":8,"last_sequence":9}'
+        ),
+    ),
+    "backfilled": (
+        notices.backfilled("BTC-USD", [{"trade_id": 8, "price": "1.0"}]),
+        b'{"type":"backfilled","product_id":"BTC-USD","trades":[{"trade_id":8,"price":"1.0"}]}',
+    ),
+    "stale products": (
+        notices.stale(is_stale=True, reason="no heartbeat", product_ids=["ETH-USD", "BTC-USD"]),
+        (
+            b'{"type":"stale","stale":true,"reason":"no heartbeat",'
+            b'"product_ids":["BTC-USD","ETH-USD"]}'
         ),
     ),
     "stale": (
@@ -70,4 +89,4 @@ def test_a_notice_is_one_line_and_no_message_of_coinbase(notice, _):
     """It travels in an SSE event beside data, and must never be taken for data."""
     assert b"\n" not in notice
     assert b"\r" not in notice
-    assert json.loads(notice)["type"] not in TOPIC_CHANNEL_BY_TYPE
+    assert json.loads(notice)["type"] not in DATA_TYPES

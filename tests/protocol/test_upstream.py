@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedgehogd.domain.channel import TOPIC_CHANNEL_BY_TYPE, Topic
-from hedgehogd.domain.limits import TRADE_ID_STEP_MAX
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.limits import ODD_NUMBERS_MAX, PRODUCT_SILENCE_S, TRADE_ID_STEP_MAX
 from hedgehogd.protocol import notices, upstream
 from hedgehogd.protocol.frames import FrameScanner, encode_text
 from hedgehogd.protocol.gaps import Gap
-from hedgehogd.protocol.upstream import Refusal, TopicNotice, UpstreamSession
+from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice
+from hedgehogd.protocol.source import DATA_TYPES, Source
+from hedgehogd.protocol.upstream import UpstreamSession
 from tests.recordings import FULL, PRO, recording
 
 MATCHES = Topic("matches", "BTC-USD")
-# No ten of them follow one another: that many repeats in a row would be a new beginning.
-PLAUSIBLE = [trade_id for trade_id in range(1, 50) if trade_id % 10]
+TICKER, LEVEL2, BATCH = (Topic(c, "BTC-USD") for c in ("ticker", "level2", "level2_batch"))
 
 
 @cache
@@ -38,13 +39,33 @@ def match(trade_id, kind="match", product_id="BTC-USD"):
 
 
 def gap(first, last, topic=MATCHES):
-    return TopicNotice(topic, notices.gap(topic, Gap(first, last)))
+    return TopicNotice(topic, notices.gap(topic, Gap(first, last)), NoticeKind.GAP)
 
 
-def hear(payloads):
-    """Return the session and all it received, one read for each payload."""
-    session = UpstreamSession()
-    return session, [session.receive(frames(payload)) for payload in payloads]
+class Feed:
+    """A session with one connection, which holds all that comes unless said otherwise."""
+
+    def __init__(self, held=None):
+        self.session = UpstreamSession()
+        self.now = 0.0
+        self.connect(held)
+
+    def connect(self, held=None):
+        self.source = Source(0, held)
+        self.session.connected(self.source)
+
+    def receive(self, *payloads):
+        return self.session.receive(self.source, frames(*payloads), self.now)
+
+
+def hear(payloads, held=None):
+    """Return the feed and all it received, one read for each payload."""
+    feed = Feed(held)
+    return feed, [feed.receive(payload) for payload in payloads]
+
+
+def is_empty(received):
+    return not any(getattr(received, name) for name in received.__slots__)
 
 
 def relayed(heard):
@@ -53,42 +74,45 @@ def relayed(heard):
 
 def test_the_recorded_feed_is_relayed_whole():
     """9,946 real messages: three acknowledgements end here, all others pass untouched."""
-    session = UpstreamSession()
-    received = session.receive(frames(*recorded()))
+    feed = Feed()
+    received = feed.receive(*recorded())
     data = [line for line in recorded() if b'"subscriptions"' not in line]
 
     assert len(received.messages) == 9943
     assert data == [message.payload for message in received.messages]
     assert [encode_text(line) for line in data] == [message.frame for message in received.messages]
-    assert not any(received[1:])
-    assert not session.dropped
-    assert (session.gaps, session.trades_missing) == (0, 0)
+    assert [] == received.notices + received.oddities + received.resyncs + received.complaints
+    assert not feed.session.dropped
+    assert 0 == feed.session.arbiter.gaps
 
 
 @settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(min_value=0, max_value=60_000), max_size=20))
 def test_the_recorded_feed_reads_the_same_however_it_arrives(places):
     """Scanner and session together: bytes in pieces in, the same messages out."""
-    data = b"".join(map(encode_text, recorded()[-300:]))
+    lines = [line for line in recorded() if b'"subscriptions"' not in line]
+    lines = [line for line in lines if b'"snapshot"' in line] + lines[-300:]
+    data = b"".join(map(encode_text, lines))
     ends = [0, *sorted(place for place in places if place < len(data)), len(data)]
-    scanner, session = FrameScanner(1 << 20), UpstreamSession()
-    heard = [session.receive(scanner.receive(data[start:end])[0]) for start, end in pairwise(ends)]
+    scanner, feed = FrameScanner(1 << 24), Feed()
+    pieces = [scanner.receive(data[start:end])[0] for start, end in pairwise(ends)]
+    heard = [feed.session.receive(feed.source, piece, 0) for piece in pieces]
 
-    assert recorded()[-300:] == relayed(heard)
+    assert lines == relayed(heard)
 
 
-def test_the_full_channel_is_not_ours():
-    """Heartbeats pass; order events are dropped, counted, and named once each in the log."""
+def test_the_recorded_full_channel_is_relayed_whole():
+    """Real order events, their sequences without a hole; its heartbeats among them."""
     lines = recording(f"{FULL}/feed.jsonl").read_bytes().splitlines()
     kinds = Counter(json.loads(line)["type"] for line in lines)
-    session, heard = hear(lines)
-    unknown = {kind: count for kind, count in kinds.items() if kind not in TOPIC_CHANNEL_BY_TYPE}
+    feed = Feed()
+    received = feed.receive(*lines)
+    channels = Counter(message.topic.channel for message in received.messages)
 
-    assert kinds["heartbeat"] == len(relayed(heard))
-    assert {"unknown_type": sum(unknown.values())} == session.dropped
-    assert sorted(f"unknown type {kind!r}" for kind in unknown) == sorted(
-        oddity for received in heard for oddity in received.oddities
-    )
+    assert sum(n for kind, n in kinds.items() if kind in DATA_TYPES) == len(received.messages)
+    assert kinds["heartbeat"] == channels["heartbeat"]
+    assert {"heartbeat", "full"} == set(channels)
+    assert [] == received.notices
 
 
 @pytest.mark.parametrize(
@@ -118,123 +142,136 @@ def test_the_full_channel_is_not_ours():
 )
 def test_trades_are_delivered_once_or_reported_missing(trades, delivered, told, counts):
     """No silent loss (invariant 2), and no trade counted twice by who sums volumes."""
-    session, heard = hear(trades)
+    feed, heard = hear(trades)
 
     assert [trades[at] for at in delivered] == relayed(heard)
     assert told == [notice for received in heard for notice in received.notices]
-    assert counts == (session.gaps, session.trades_missing, session.dropped["repeat"])
+    arbiter = feed.session.arbiter
+    assert counts == (arbiter.gaps, arbiter.missing["matches"], arbiter.dropped["repeat"])
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(PLAUSIBLE), min_size=1, max_size=40), st.booleans())
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.booleans())
 def test_trades_and_gaps_together_are_every_trade(trade_ids, in_one_read):
     """However trades arrive, what was told and what was sent add up."""
-    session = UpstreamSession()
+    feed = Feed()
     reads = [trade_ids] if in_one_read else [[trade_id] for trade_id in trade_ids]
-    heard = [session.receive(frames(*map(match, read))) for read in reads]
+    heard = [feed.receive(*map(match, read)) for read in reads]
     sent = [message.trade_id for received in heard for message in received.messages]
     told = [json.loads(notice.payload) for received in heard for notice in received.notices]
     missing = [n for t in told for n in range(t["first_trade_id"], t["last_trade_id"] + 1)]
+    named = [pair for received in heard for pair in received.missing_trades]
 
     assert list(range(trade_ids[0], max(sent) + 1)) == sorted(sent + missing)
-    assert len(missing) == session.trades_missing
-    assert len(trade_ids) == len(sent) + session.dropped["repeat"]
+    assert len(missing) == feed.session.arbiter.missing["matches"]
+    assert len(trade_ids) == len(sent) + feed.session.dropped["repeat"]
+    assert [("BTC-USD", Gap(t["first_trade_id"], t["last_trade_id"])) for t in told] == named
 
 
 def test_a_topic_that_was_let_go_begins_anew():
     """Trades nobody wanted are not missing when somebody wants the product again."""
-    session = UpstreamSession()
-    session.receive(frames(match(7)))
-    session.forget(MATCHES)
-    session.forget(Topic("ticker", "BTC-USD"))
-    received = session.receive(frames(match(1000)))
+    feed = Feed()
+    feed.receive(match(7))
+    feed.session.forget(MATCHES)
+    feed.session.forget(TICKER)
+    feed.session.forget(Topic("ticker", "X-Y"))
+    received = feed.receive(match(1000))
 
     assert [match(1000)] == [message.payload for message in received.messages]
     assert not received.notices
 
 
+@pytest.mark.parametrize(
+    ("kept", "notices"), [({MATCHES}, [gap(8, 8)]), ({TICKER}, []), (set(), [])]
+)
+def test_only_what_is_held_is_remembered(kept, notices):
+    """A product may stay while one of its channels goes."""
+    feed = Feed()
+    feed.receive(match(7))
+    feed.session.hold_only(kept)
+
+    assert notices == feed.receive(match(9)).notices
+
+
 def test_trade_ids_that_are_set_back_are_counted_anew():
     """A sandbox that is reset must not look like a market of repeats for ever after."""
-    session = UpstreamSession()
+    feed = Feed()
     far = TRADE_ID_STEP_MAX + 100
-    session.receive(frames(match(far), match(far + 1)))
-    received = session.receive(frames(match(9, "last_match"), match(10), match(12)))
+    feed.receive(match(far), match(far + 1))
+    received = feed.receive(match(9, "last_match"), match(10), match(12))
 
     assert [9, 10, 12] == [message.trade_id for message in received.messages]
     assert [gap(11, 11)] == received.notices
-    assert ["matches:BTC-USD counts trades anew, from 9"] == received.oddities
-    assert 0 == session.dropped["repeat"]
+    assert ["matches:BTC-USD counts anew, from 9"] == received.oddities
+    assert 0 == feed.session.dropped["repeat"]
+
+
+def test_tickers_that_are_set_back_are_delivered_again():
+    """Their sequences leave out many, so they never rise by one."""
+    feed = Feed()
+    low = [ticker(n) for n in range(5, 5 * (ODD_NUMBERS_MAX + 3), 5)]
+    received = feed.receive(ticker(9_000_000_000), *low)
+
+    assert low[ODD_NUMBERS_MAX - 1 :] == [message.payload for message in received.messages[1:]]
+
+
+def ticker(sequence):
+    return b'{"type":"ticker","product_id":"BTC-USD","sequence":%d}' % sequence
 
 
 def test_a_server_that_is_a_few_trades_behind_repeats_nothing():
     """A reconnection may land on a neighbour; its last match was delivered before."""
-    session = UpstreamSession()
-    session.receive(frames(match(100), match(101)))
-    received = session.receive(frames(match(100, "last_match"), match(101), match(102)))
+    feed = Feed()
+    feed.receive(match(100), match(101))
+    received = feed.receive(match(100, "last_match"), match(101), match(102))
 
     assert [102] == [message.trade_id for message in received.messages]
     assert [] == received.notices
 
 
-def test_what_nobody_asked_for_is_not_relayed():
-    """An exchange that sends the whole market must not fill our memory with it."""
-    session = UpstreamSession(wanted=frozenset({MATCHES}))
-    received = session.receive(frames(match(1), match(1, product_id="ETH-USD")))
-
-    assert [MATCHES] == [message.topic for message in received.messages]
-    assert {"unwanted": 1} == session.dropped
-
-
 def test_a_gap_stands_between_the_messages_that_it_parts():
     """Told before everything in the read, it would speak of what is yet to come."""
-    session = UpstreamSession()
-    received = session.receive(frames(match(1), match(2), match(4), match(5)))
+    feed = Feed()
+    received = feed.receive(match(1), match(2), match(4), match(5))
     parts = [([m.trade_id for m in messages], told) for messages, told in received.parts()]
 
     assert [([1, 2], []), ([4, 5], [gap(3, 3)])] == parts
-    first = session.receive(frames(match(9)))
+    first = feed.receive(match(9))
     assert [(first.messages, [gap(6, 8)])] == list(first.parts())
-    assert [([], [])] == list(session.receive([]).parts())
+    assert [([], [])] == list(feed.receive().parts())
 
 
-def test_what_nobody_asked_for_is_not_watched_either():
-    """Neither its gaps nor its heartbeats are ours to tell."""
-    session = UpstreamSession(wanted=frozenset({MATCHES}))
+def test_what_nobody_asked_for_is_neither_relayed_nor_watched():
+    """An exchange that sends the whole market must not fill our memory with it."""
+    feed = Feed({MATCHES})
     beat = b'{"type":"heartbeat","product_id":"X-Y","sequence":1}'
-    received = session.receive(frames(match(1, product_id="X-Y"), match(9, product_id="X-Y"), beat))
+    received = feed.receive(
+        match(1, product_id="X-Y"), match(9, product_id="X-Y"), match(1), beat, ticker(5)
+    )
 
-    assert not any(received)
-    assert not session.heard_heartbeat
-    assert not session._trades
+    assert [MATCHES] == [message.topic for message in received.messages]
+    assert {"unwanted": 4} == feed.session.dropped
+    assert ["BTC-USD"] == list(feed.session.products)
+    assert not feed.source.heard_heartbeat
 
 
 def test_an_absurd_trade_id_is_relayed_and_named_and_silences_nothing():
     """Raw is sacred, also when it is wrong; what follows it must not be lost for it."""
-    session = UpstreamSession()
-    received = session.receive(frames(match(11), match(2**53 - 1), *map(match, range(12, 16))))
+    received = Feed().receive(match(11), match(2**53 - 1), *map(match, range(12, 16)))
 
     assert [11, 2**53 - 1, 12, 13, 14, 15] == [m.trade_id for m in received.messages]
-    assert [f"matches:BTC-USD has an odd trade id, {2**53 - 1} after 11"] == received.oddities
+    assert [f"matches:BTC-USD has an odd number, {2**53 - 1} after 11"] == received.oddities
     assert not received.notices
 
 
-def test_a_gap_at_the_begin_of_a_read_does_not_cut_it():
-    """One read is one delivery wherever that is true."""
-    session = UpstreamSession()
-    session.receive(frames(match(7)))
-    received = session.receive(frames(match(10), match(11)))
-
-    assert [(received.messages, [gap(8, 9)])] == list(received.parts())
-
-
-def test_trades_beyond_what_is_remembered_pass_unwatched(monkeypatch):
+def test_products_beyond_what_is_remembered_are_not_relayed(monkeypatch):
     """A feed with endless products must not grow the table without end (invariant 4)."""
     monkeypatch.setattr(upstream, "TOPICS_MAX", 1)
-    session, heard = hear([match(7), match(1, product_id="X-Y"), match(9, product_id="X-Y")])
+    feed, heard = hear([match(7), match(1, product_id="X-Y"), match(9, product_id="X-Y")])
 
-    assert len(relayed(heard)) == 3
-    assert list(session._trades) == [MATCHES]
-    assert not session.gaps
+    assert [match(7)] == relayed(heard)
+    assert {"unwanted": 2} == feed.session.dropped
+    assert ["BTC-USD"] == list(feed.session.products)
 
 
 DIRT = {
@@ -262,26 +299,26 @@ DIRT = {
 @pytest.mark.parametrize("payload", DIRT.values(), ids=DIRT)
 def test_dirt_in_a_message_is_the_subscribers_business(payload):
     """All of it has been seen on the real feed or may be (FEED §6.6); none of it is ours."""
-    session, heard = hear([payload])
-    [message] = heard[0].messages
+    first = b'{"type":"snapshot","product_id":"BTC-USD","asks":[],"bids":[]}'
+    feed, heard = hear([first, payload])
+    [message] = heard[1].messages
 
     assert payload == message.payload
     assert encode_text(payload) == message.frame
     assert message.sequence is None
-    assert not session.dropped
+    assert not feed.session.dropped
 
 
 DROPPED = [
     (b"", "garbage", "garbage: "),
     (b"hello", "garbage", "garbage: JSON is malformed"),
-    (b"[]", "garbage", "garbage: Expected `object`, got `array`"),
-    (b'["open","BTC-USD","57560479456","12aca6e0"]', "garbage", "garbage: Expected `object`"),
+    (b"[]", "garbage", "garbage: an array that is not of level3"),
+    (b'["open","BTC-USD",57560479456]', "garbage", "garbage: an array that is not of level3"),
     (b"[" * 100_000, "garbage", "garbage: "),
     (b'{"type":"x","sequence":' + b"[" * 100_000, "garbage", "garbage: "),
     (b'{"type":7}', "garbage", "garbage: Expected `str`, got `int`"),
     (b'{"type":"ticker","product_id":null}', "garbage", "garbage: Expected `str`, got `null`"),
-    (b'{"type":"rfq_match","trade_id":1}', "unknown_type", "unknown type 'rfq_match'"),
-    (b'{"type":"level3","schema":{}}', "unknown_type", "unknown type 'level3'"),
+    (b'{"type":"balance","currency":"USD"}', "unknown_type", "unknown type 'balance'"),
     (b'{"type":""}', "unknown_type", "unknown type ''"),
     (b'{"type":"\\n\\u0000"}', "unknown_type", r"unknown type '\n\x00'"),
     (b'{"type":"%b"}' % (b"x" * 1000), "unknown_type", "unknown type 'xxx"),
@@ -293,29 +330,109 @@ DROPPED = [
 )
 def test_what_cannot_be_routed_is_dropped_counted_and_named(payload, reason, text):
     """Crash never on what others send (invariant 5), and never fill the log with it."""
-    session, heard = hear([match(7), payload, match(8)])
+    feed, heard = hear([match(7), payload, match(8)])
     [oddity] = heard[1].oddities
 
     assert [match(7), match(8)] == relayed(heard)
-    assert {reason: 1} == session.dropped
+    assert {reason: 1} == feed.session.dropped
     assert oddity.startswith(text)
     assert len(oddity) <= 200
 
 
+@pytest.mark.parametrize(
+    ("held", "resyncs"), [({TICKER, LEVEL2, MATCHES}, [LEVEL2]), ({TICKER}, []), (None, [])]
+)
+def test_garbage_has_the_books_of_its_connection_begin_anew(held, resyncs):
+    """It may have been an update to any of them."""
+    _, [received] = hear([b"garbage"], held)
+
+    assert resyncs == received.resyncs
+
+
+@pytest.mark.parametrize(
+    ("held", "pause_s", "resyncs"),
+    [
+        ({TICKER, LEVEL2}, PRODUCT_SILENCE_S + 0.1, [LEVEL2, BATCH]),
+        ({TICKER, LEVEL2}, PRODUCT_SILENCE_S, []),
+        (None, 1000, []),  # nobody listens for its heartbeats
+    ],
+)
+def test_a_product_that_was_silent_asks_for_its_book_when_it_speaks_again(held, pause_s, resyncs):
+    """It was interrupted; heartbeats come each second."""
+    snapshot = b'{"type":"snapshot","product_id":"BTC-USD"}'
+    feed, _ = hear([snapshot], held)
+    feed.now = pause_s
+
+    assert resyncs == feed.receive(ticker(7)).resyncs
+    assert [] == feed.receive(ticker(8)).resyncs
+
+
+def test_who_does_not_lead_a_product_does_not_have_its_book_asked_for():
+    """The other line may have been quiet for an hour; the leader's book is whole."""
+    feed, _ = hear([ticker(1), b'{"type":"snapshot","product_id":"BTC-USD"}'], {TICKER, LEVEL2})
+    leader = feed.source
+    feed.source = Source(1, {TICKER, LEVEL2})
+    feed.session.connected(feed.source)
+    feed.now = 1000
+
+    assert [] == feed.receive(ticker(2)).resyncs
+    feed.source, feed.now = leader, 1001
+    assert [] == feed.receive(ticker(3)).resyncs
+
+
+@pytest.mark.parametrize(
+    ("payload", "due"),
+    [("key", 2), ("Authentication Failed", 1), ("delisted", 2)],
+)
+def test_only_an_error_about_our_key_is_the_whole_answer_to_a_request(payload, due):
+    """All others are followed by their acknowledgement."""
+    errors = {
+        "key": error(KEYS_NEEDED),
+        "Authentication Failed": error("Bad Key", "Authentication Failed"),
+        "delisted": error("X-USD is delisted"),
+    }
+    feed = Feed({LEVEL2, TICKER})
+    feed.source.acks_due = 2
+    feed.receive(errors[payload])
+
+    assert due == feed.source.acks_due
+
+
+def test_a_recording_goes_on_behind_an_error_that_is_in_it():
+    """All that comes in one is held, whatever was refused or complained of then."""
+    errors = [error(KEYS_NEEDED), b'{"message":"ErrSlowConsume","type":"error"}']
+    feed, heard = hear([match(7), *errors, match(8)])
+
+    assert [match(7), match(8)] == relayed(heard)
+    assert feed.source.held is None
+
+
+def test_what_was_refused_is_not_missed_in_the_acknowledgement():
+    """It would be asked for again and again."""
+    feed = Feed()
+    feed.source.held = frozenset()
+    feed.source.ask([LEVEL2, TICKER], 0)
+    feed.receive(error(KEYS_NEEDED))
+
+    assert {TICKER} == feed.source.held
+    assert [TICKER] == feed.source.unheard(100, 10)
+    assert [] == feed.receive(acknowledgement(("ticker", "BTC-USD"))).unacknowledged
+
+
 def test_an_unknown_type_is_named_once_and_counted_always():
     """A new channel of the exchange would otherwise write a line per message."""
-    session, heard = hear([b'{"type":"auction"}'] * 5)
+    feed, heard = hear([b'{"type":"lottery"}'] * 5)
 
-    assert session.dropped["unknown_type"] == 5
+    assert feed.session.dropped["unknown_type"] == 5
     assert [len(received.oddities) for received in heard] == [1, 0, 0, 0, 0]
 
 
 def test_the_names_of_unknown_types_are_not_collected_without_end():
     """A hostile feed invents a type a message."""
-    session, heard = hear(b'{"type":"x%d"}' % number for number in range(1000))
+    feed, heard = hear(b'{"type":"x%d"}' % number for number in range(1000))
 
-    assert session.dropped["unknown_type"] == 1000
-    assert sum(len(received.oddities) for received in heard) == len(session._odd_types) == 100
+    assert feed.session.dropped["unknown_type"] == 1000
+    assert sum(len(received.oddities) for received in heard) == len(feed.session._odd_types) == 100
 
 
 def error(reason, message="Failed to subscribe"):
@@ -354,43 +471,152 @@ def test_an_error_is_a_refusal_of_a_product_or_a_complaint(payload, refusals, co
     assert not received.messages
 
 
+@pytest.mark.parametrize(
+    ("held", "payload", "refused", "complaints"),
+    [
+        # Without a key: what needs one is not to be had, and no alarm.
+        ({LEVEL2, TICKER}, error(KEYS_NEEDED), ["level2"], 0),
+        ({LEVEL2, Topic("full", "ETH-USD")}, error(KEYS_NEEDED), ["full", "level2"], 0),
+        ({TICKER}, error(KEYS_NEEDED), [], 1),
+        (None, error(KEYS_NEEDED), [], 1),
+        # A key that is no good is the operator's matter as well.
+        ({LEVEL2, TICKER}, error("Bad Key", "Authentication Failed"), ["level2"], 1),
+        # An older exchange, or relay, that has fewer channels.
+        ({BATCH, TICKER}, error("level2_50 is not a valid channel"), ["level2_batch"], 0),
+        ({BATCH, TICKER}, error("level9 is not a valid channel"), [], 1),
+    ],
+)
+def test_a_channel_may_be_refused(held, payload, refused, complaints):
+    """Those who asked are told in the exchange's words; the others go on."""
+    feed, [received] = hear([payload], held)
+    text = json.loads(payload)
+
+    assert [Refusal("", text["message"], text["reason"], c) for c in refused] == received.refusals
+    assert complaints == len(received.complaints)
+    assert frozenset(refused) == feed.session.refused
+    assert held is None or {t for t in held if t.channel not in refused} == feed.source.held
+    again = feed.receive(payload)
+    assert [] == again.refusals
+
+
+def test_what_stands_in_for_a_refused_book_is_a_book_of_both_channels():
+    """level2 is served from level2_batch when there is no key (FEED §5)."""
+    feed = Feed({LEVEL2})
+    feed.receive(error(KEYS_NEEDED))
+    feed.source.held |= {BATCH}
+    [message] = feed.receive(b'{"type":"snapshot","product_id":"BTC-USD"}').messages
+
+    assert (BATCH, LEVEL2) == (message.topic, message.also)
+
+
+def acknowledgement(*rows):
+    channels = [{"name": name, "product_ids": list(product_ids)} for name, *product_ids in rows]
+    return json.dumps({"type": "subscriptions", "channels": channels}).encode()
+
+
+@pytest.mark.parametrize(
+    ("held", "due", "payload", "missing"),
+    [
+        ({TICKER, BATCH}, 1, acknowledgement(("ticker", "BTC-USD"), ("level2_50", "BTC-USD")), []),
+        ({TICKER, MATCHES}, 1, acknowledgement(("ticker", "BTC-USD")), [MATCHES]),
+        ({TICKER, MATCHES}, 0, acknowledgement(), [MATCHES, TICKER]),
+        ({TICKER, MATCHES}, 2, acknowledgement(), []),  # it has not heard all yet
+        (None, 1, acknowledgement(), []),
+        ({TICKER}, 1, b'{"type":"subscriptions","channels":7}', []),
+        ({Topic("rfq_matches", "")}, 1, acknowledgement(("rfq_matches", "ALL")), []),
+        ({Topic("status", "")}, 1, acknowledgement(("status",)), []),
+    ],
+)
+def test_what_the_exchange_does_not_acknowledge_is_asked_for_anew(held, due, payload, missing):
+    """A subscribe can be lost without an error (PAIN)."""
+    feed = Feed(held)
+    feed.source.acks_due = due
+    received = feed.receive(payload)
+
+    assert missing == received.unacknowledged
+    assert bool(missing) == bool(received.oddities)
+    assert max(0, due - 1) == feed.source.acks_due
+
+
 def test_heartbeats_are_listened_for_on_each_connection():
     """A line that carried them and falls silent is dead; one that never did is not (PAIN §1)."""
-    session, _ = hear([match(7)])
-    assert not session.heard_heartbeat
+    feed, _ = hear([match(7)])
+    assert not feed.source.heard_heartbeat
 
-    session.receive(frames(b'{"type":"heartbeat","product_id":"BTC-USD","sequence":1}'))
-    assert session.heard_heartbeat
+    feed.receive(BEAT)
+    assert feed.source.heard_heartbeat
 
-    session.reconnected()
-    assert not session.heard_heartbeat
+    feed.connect()
+    assert not feed.source.heard_heartbeat
+
+
+BEAT = b'{"type":"heartbeat","product_id":"BTC-USD","sequence":1}'
+
+
+def test_products_whose_heartbeats_stop_are_quiet():
+    """The connection lives, one product on it does not (PAIN §1)."""
+    feed, _ = hear([BEAT, match(7, product_id="X-Y")])
+    feed.now = 9.0
+    feed.receive(ticker(1))
+
+    assert [] == feed.session.quiet_products(feed.source, 18.9, 10)
+    assert ["BTC-USD"] == feed.session.quiet_products(feed.source, 19, 10)
+    assert [] == feed.session.quiet_products(Source(), 19, 10)
+    feed.session.hold_only({Topic("matches", "X-Y")})
+    assert [] == feed.session.quiet_products(feed.source, 19, 10)
+
+
+@pytest.mark.parametrize("held", [{TICKER}, set(), None])
+def test_a_product_that_a_connection_lets_go_begins_anew_there(held):
+    """So that its return is noticed; another line's memory of it stays."""
+    feed = Feed({MATCHES, TICKER})
+    feed.receive(match(7), b'{"type":"ticker","product_id":"BTC-USD"}')
+    feed.source.held = held
+    feed.session.let_go(feed.source)
+
+    assert ([] if not held else ["BTC-USD"]) == list(feed.source.products)
+    assert 7 == feed.session.products["BTC-USD"].numbers_of("matches").highest
 
 
 def test_trades_are_watched_across_connections():
     """What was missed while the line was down is exactly what gaps are about."""
-    session, _ = hear([match(7)])
-    session.reconnected()
-    received = session.receive(frames(match(9, "last_match"), match(10)))
+    feed, _ = hear([match(7)])
+    assert is_empty(feed.session.lost(feed.source, 1))
+    feed.connect()
+    received = feed.receive(match(9, "last_match"), match(10))
 
     assert [gap(8, 8)] == received.notices
+
+
+def test_what_waits_comes_out_when_its_time_is_up():
+    """The caller asks when, and comes then."""
+    feed = Feed()
+    feed.session.connected(Source(1, None))
+    feed.receive(match(1), match(3))
+
+    assert is_empty(feed.session.expire(feed.session.arbiter.next_expiry() - 0.001))
+    received = feed.session.expire(feed.session.arbiter.next_expiry())
+    assert ([gap(2, 2)], [3]) == (received.notices, [m.trade_id for m in received.messages])
 
 
 def test_the_order_of_a_read_is_kept_across_topics():
     """Per product, upstream order holds across channels (invariant 1)."""
     payloads = [
         match(7),
-        b'{"type":"ticker","product_id":"BTC-USD","sequence":7}',
+        ticker(7),
         b'{"type":"subscriptions","channels":[]}',
+        b'{"type":"snapshot","product_id":"BTC-USD","asks":[],"bids":[]}',
         b'{"type":"l2update","product_id":"BTC-USD","changes":[]}',
         b"garbage",
         match(8),
     ]
-    received = UpstreamSession().receive(frames(*payloads))
+    received = Feed().receive(*payloads)
 
-    assert [payloads[at] for at in (0, 1, 3, 5)] == [m.payload for m in received.messages]
-    assert [(message.type, message.trade_id) for message in received.messages] == [
+    assert [payloads[at] for at in (0, 1, 3, 4, 6)] == [m.payload for m in received.messages]
+    assert [
         ("match", 7),
         ("ticker", None),
+        ("snapshot", None),
         ("l2update", None),
         ("match", 8),
-    ]
+    ] == [(message.type, message.trade_id) for message in received.messages]

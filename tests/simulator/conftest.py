@@ -2,6 +2,7 @@
 
 import json
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -17,7 +18,7 @@ class Talk:
         self.websocket = websocket
 
     async def say(self, kind="subscribe", channels=(), product_ids=(), **more):
-        message = {"type": kind, "channels": list(channels), "product_ids": list(product_ids)}
+        message = {"type": kind, "channels": channels, "product_ids": product_ids}
         await self.websocket.send_message(json.dumps(message | more))
 
     async def hear_raw(self):
@@ -51,3 +52,11 @@ async def exchange(nursery):
 def connect():
     """Open a conversation with an exchange: ``async with connect(url) as client``."""
     return talk
+
+
+@pytest.fixture
+def world(nursery):
+    """Make an exchange without sockets; take ``autojump_clock`` too, or it is real time."""
+    from tests.simulator.world import World  # noqa: PLC0415  # it knows Talk, from here
+
+    return partial(World, nursery)

@@ -3,6 +3,9 @@
 import json
 from decimal import Decimal
 
+from hedgehogd.simulator.events import order_id
+from hedgehogd.simulator.market import EVERYTHING
+from hedgehogd.simulator.order_messages import SCHEMA
 from hedgehogd.simulator.products import LISTED
 
 START_NS = 1_790_000_000_123_456_789
@@ -11,8 +14,23 @@ FEW = LISTED[:1] + LISTED[-1:]
 SEEDS = [1, 2, 3]
 
 
-def run(market, seconds):
-    return list(market.advance(market.now_ns + int(seconds * S)))
+class Channels:
+    """Wanted by somebody who subscribes to all products of some channels."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __contains__(self, topic):
+        return topic[0] in self.names
+
+
+def run(market, seconds, *channels):
+    """Let time pass; return what is sent on ``channels``, or on all of them.
+
+    The others are not made, which is faster; those with a fixed period may be among it.
+    """
+    wanted = Channels(channels) if channels else EVERYTHING
+    return list(market.advance(market.now_ns + int(seconds * S), wanted))
 
 
 def of(messages, channel, product_id="BTC-USD"):
@@ -55,3 +73,72 @@ class Follower:
             else:
                 del self.sides[side][level]  # KeyError: a removal of nothing
         assert max(self.sides["buy"]) < min(self.sides["sell"]), "crossed"
+
+
+class OrderFollower:
+    """A client's book of single orders: FEED §9's recipe for ``full``, and §6.13's for ``level3``.
+
+    Complains of a hole in the numbers, and of everything about an order that is not there.
+    """
+
+    def __init__(self, market, product_id="BTC-USD"):
+        """Start from the market's own book, as REST's level 3 states it."""
+        product, trading = market.products[product_id], market.trading(product_id)
+        self.sequence = trading.engine.sequence
+        self.orders = {
+            order_id(trading.salt, order.number): (
+                order.side,
+                Decimal(order.tick).scaleb(-product.price_decimals),
+                Decimal(order.units).scaleb(-product.size_decimals),
+            )
+            for side in ("buy", "sell")
+            for order in trading.engine.book.side(side).resting()
+        }
+
+    def apply(self, message):
+        if isinstance(message, list):
+            message = self._named(message)
+        self.sequence += 1
+        assert int(message["sequence"]) == self.sequence, "a hole"
+        getattr(self, f"_{message['type']}", lambda message: None)(message)
+
+    @staticmethod
+    def _named(cells):
+        assert all(isinstance(cell, str) for cell in cells)
+        schema = json.loads(SCHEMA)["schema"]
+        named = dict(zip(schema[cells[0]], cells, strict=True))
+        if cells[0] == "open":
+            named["remaining_size"] = named.pop("size")
+        if cells[0] == "change":
+            named |= {"new_size": named.pop("size"), "new_price": named.pop("price")}
+        return named
+
+    def _open(self, m):
+        assert m["order_id"] not in self.orders
+        size = Decimal(m["remaining_size"])
+        self.orders[m["order_id"]] = (m["side"], Decimal(m["price"]), size)
+
+    def _match(self, m):
+        side, price, size = self.orders[m["maker_order_id"]]
+        assert (m.get("side", side), Decimal(m["price"])) == (side, price)
+        assert size >= Decimal(m["size"])
+        self.orders[m["maker_order_id"]] = (side, price, size - Decimal(m["size"]))
+
+    def _change(self, m):
+        side, price, size = self.orders[m["order_id"]]
+        assert Decimal(m.get("old_size", size)) == size
+        price = Decimal(m.get("new_price", m.get("price")))
+        self.orders[m["order_id"]] = (side, price, Decimal(m["new_size"]))
+
+    def _done(self, m):
+        """Canceled with what it had, or filled to the last; or never open."""
+        order = self.orders.pop(m["order_id"], None)
+        if order is not None and "remaining_size" in m:
+            assert order[1:] == (Decimal(m["price"]), Decimal(m["remaining_size"]))
+
+    def levels(self, side):
+        sizes = {}
+        for at, price, size in self.orders.values():
+            if at == side:
+                sizes[price] = sizes.get(price, 0) + size
+        return sizes

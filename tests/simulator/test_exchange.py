@@ -6,16 +6,23 @@ from functools import partial
 import pytest
 import trio
 
+from hedgehogd.protocol.signing import Credentials
 from hedgehogd.simulator import Simulation, serve_exchange
+from hedgehogd.simulator.keys import (
+    AUTHENTICATION_REQUIRED,
+    TEST_KEY,
+    TEST_PASSPHRASE,
+    TEST_SECRET,
+)
 from tests.simulator.peers import (
     market,
     reasons,
     serve,
 )
+from tests.simulator.world import hear_all, of_type
 
-pytestmark = pytest.mark.e2e  # a real exchange on real sockets
 
-
+@pytest.mark.e2e
 async def test_an_acknowledgement_states_everything_held_under_canonical_names(exchange, connect):
     """FEED §4: the whole state, not the change; ``level2_batch`` is ``level2_50`` there."""
     async with connect(exchange.url) as client:
@@ -40,6 +47,7 @@ async def test_an_acknowledgement_states_everything_held_under_canonical_names(e
     assert fourth["channels"] == rows(("level2_50", btc))
 
 
+@pytest.mark.e2e
 async def test_a_new_subscription_begins_with_the_state_of_things(exchange, connect):
     """Snapshot before updates, ``last_match`` right before the next match (FEED §6, §8.1)."""
     async with connect(exchange.url) as client:
@@ -57,6 +65,7 @@ async def test_a_new_subscription_begins_with_the_state_of_things(exchange, conn
     assert list(range(trades[0], trades[0] + len(trades))) == trades
 
 
+@pytest.mark.e2e
 async def test_the_acknowledgement_may_come_before_or_after_the_state(exchange, connect):
     """Both orders are real (FEED §8.1), so clients must meet both."""
     first = set()
@@ -68,6 +77,7 @@ async def test_the_acknowledgement_may_come_before_or_after_the_state(exchange, 
     assert first == {"last_match", "subscriptions"}
 
 
+@pytest.mark.e2e
 async def test_asking_again_brings_no_second_snapshot(exchange, connect):
     """Whether the real one sends it is not known; who wants one must unsubscribe first."""
     async with connect(exchange.url) as client:
@@ -86,26 +96,28 @@ async def test_asking_again_brings_no_second_snapshot(exchange, connect):
     assert {"last_match", "subscriptions"} == {message["type"] for message in anew}
 
 
+@pytest.mark.e2e
 async def test_the_valid_rest_of_a_request_is_subscribed(exchange, connect):
     """Errors first, then the acknowledgement of what there is (FEED §6.16)."""
     async with connect(exchange.url) as client:
         await client.say(
-            channels=["heartbeat", "ticket", "full", "level2"], product_ids=["BTC-USD", "NO-USD"]
+            channels=["heartbeat", "ticket", "user", "balance"], product_ids=["BTC-USD", "NO-USD"]
         )
         heard = await client.hear_until("subscriptions")
 
     assert all(message["message"] == "Failed to subscribe" for message in heard[:-1])
     assert sorted(reasons(heard)) == [
         "NO-USD is not a valid product",
-        "full is not a valid channel",
-        "level2 is not a valid channel",
+        "balance is private to one account and is not relayed",
         "ticket is not a valid channel",
+        "user is private to one account and is not relayed",
     ]
     assert heard[-1]["channels"] == [
         {"name": "heartbeat", "product_ids": ["BTC-USD"], "account_ids": None}
     ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("text", "message", "reason"),
     [
@@ -134,6 +146,7 @@ async def test_what_means_nothing_is_an_error_and_changes_nothing(
     assert after[-1]["channels"] == []
 
 
+@pytest.mark.e2e
 async def test_all_clients_see_one_market(exchange, connect):
     """One seed, one world: what two relays say about it can be compared."""
     async with connect(exchange.url) as one, connect(exchange.url + "/ws-feed") as other:
@@ -149,6 +162,7 @@ async def test_all_clients_see_one_market(exchange, connect):
     assert [seen[0][trade_id] for trade_id in both] == [seen[1][trade_id] for trade_id in both]
 
 
+@pytest.mark.e2e
 async def test_the_seed_in_use_is_reported(nursery):
     """A market that showed a bug can be had again only by who knows its seed."""
     first = await nursery.start(serve_exchange, Simulation(seed=7))
@@ -159,6 +173,7 @@ async def test_the_seed_in_use_is_reported(nursery):
     assert second.seed != third.seed
 
 
+@pytest.mark.e2e
 async def test_a_machine_that_cannot_keep_up_makes_the_market_slow_not_thin(nursery, connect):
     """Load must not look like gaps in the market; so time passes in steps, late if need be."""
     world = market()
@@ -166,10 +181,10 @@ async def test_a_machine_that_cannot_keep_up_makes_the_market_slow_not_thin(nurs
     turns = []
     advance = world.advance
 
-    def slow_advance(until_ns):
+    def slow_advance(until_ns, wanted):
         turns.append(until_ns - world.now_ns)
         time.sleep(0.03)
-        return advance(until_ns)
+        return advance(until_ns, wanted)
 
     world.advance = slow_advance
     await nursery.start(serve, world)
@@ -177,3 +192,136 @@ async def test_a_machine_that_cannot_keep_up_makes_the_market_slow_not_thin(nurs
 
     assert max(turns) == 20_000_000
     assert world.now_ns - start == sum(turns)
+
+
+async def test_level3_begins_with_its_schema_once_a_subscribe(world, autojump_clock):
+    """Arrays mean nothing without it (FEED §6.13)."""
+    here = world(rate=1)
+    client = await here.client("level3", product_ids=["BTC-USD", "ETH-USD"])
+    heard, _ = await hear_all(client, 1)
+    await client.say(channels=["level3"], product_ids=["LTC-USD"])
+    again, _ = await hear_all(client, 1)
+    first = next(m for m in heard if not of_type([m], "subscriptions"))
+
+    assert first["schema"]["noop"] == ["type", "product_id", "sequence", "time"]
+    assert len(of_type(heard, "level3")) == len(of_type(again, "level3")) == 1
+    assert {m[1] for m in again if isinstance(m, list)} == {"BTC-USD", "ETH-USD", "LTC-USD"}
+
+
+async def test_a_book_of_orders_is_bootstrapped_by_rest(world, autojump_clock):
+    """Subscribe, queue, fetch level 3, drop what it knows already, apply the rest (FEED §9)."""
+    here = world(rate=1)
+    client = await here.client("full")
+    queue, _ = await hear_all(client, 0.5)
+    _, book = await here.get("/products/BTC-USD/book?level=3")
+    queue += (await hear_all(client, 2))[0]
+    _, later = await here.get("/products/BTC-USD/book?level=3")
+    orders = {row[2]: row[:2] for side in ("bids", "asks") for row in book[side]}
+    sequence = book["sequence"]
+    for message in queue:
+        if message.get("sequence", 0) <= sequence:
+            continue
+        assert message["sequence"] == sequence + 1
+        sequence += 1
+        if message["type"] == "open":
+            orders[message["order_id"]] = [message["price"], message["remaining_size"]]
+        elif message["type"] == "done":
+            orders.pop(message["order_id"], None)
+
+    assert book["sequence"] < sequence == later["sequence"]
+    assert orders.keys() == {row[2] for side in ("bids", "asks") for row in later[side]}
+
+
+async def test_restricted_channels_are_for_those_who_sign(world, autojump_clock):
+    """In the exchange's own words; the rest of the request is had (FEED §5)."""
+    here = world(require_auth=True)
+    client = await here.client("level2", "heartbeat", "full", "level3", "level2_batch")
+    heard, _ = await hear_all(client, 1.5)
+
+    assert reasons(heard) == [AUTHENTICATION_REQUIRED]
+    assert heard[0]["message"] == "Failed to subscribe"
+    (ack,) = of_type(heard, "subscriptions")
+    assert [row["name"] for row in ack["channels"]] == ["heartbeat", "level2_50"]
+    assert of_type(heard, "heartbeat")
+
+
+async def test_a_signature_is_good_for_its_own_message(world, autojump_clock):
+    """What was subscribed to without being authenticated stays unauthenticated (FEED §3.2)."""
+    here = world(require_auth=True)
+    signed = Credentials(TEST_KEY, TEST_SECRET, TEST_PASSPHRASE).sign(1.7e9)
+    client = await here.client("level2", "full", **signed)
+    heard, _ = await hear_all(client, 1)
+    await client.say(channels=["full"], product_ids=["ETH-USD"])
+    after, _ = await hear_all(client, 1)
+
+    assert of_type(heard, "error") == []
+    assert {"snapshot", "l2update", "received", "open"} <= {m["type"] for m in heard}
+    assert reasons(after) == [AUTHENTICATION_REQUIRED]
+    assert {m.get("product_id") for m in of_type(after, "received")} == {"BTC-USD"}
+
+
+@pytest.mark.parametrize(
+    ("key", "secret", "message", "reason"),
+    [
+        ("x", TEST_SECRET, "Authentication Failed", '{"message":"Invalid API Key"}'),
+        (
+            TEST_KEY,
+            "eA==",
+            "Sorry, you could not be authenticated: Bad Request",
+            "invalid signature",
+        ),
+    ],
+)
+async def test_a_wrong_signature_subscribes_to_nothing(
+    world, autojump_clock, key, secret, message, reason
+):
+    """Not even to what needs none (FEED §6.16)."""
+    here = world(require_auth=True)
+    signed = Credentials(key, secret, TEST_PASSPHRASE).sign(1.7e9)
+    client = await here.client("heartbeat", **signed)
+    heard, _ = await hear_all(client, 3)
+
+    assert heard == [{"type": "error", "message": message, "reason": reason}]
+
+
+async def test_an_open_exchange_does_not_look_at_signatures(world, autojump_clock):
+    """Some clients always sign, with whatever they have (FEED §15)."""
+    here = world()
+    client = await here.client("level2", signature="x", key="", passphrase="y", timestamp=1)
+    heard, _ = await hear_all(client, 1)
+
+    assert of_type(heard, "error") == []
+    assert of_type(heard, "snapshot")
+
+
+async def test_rfq_matches_of_all_products_need_no_product(world, autojump_clock):
+    """Holding all, one cannot be asked for (FEED §3.1)."""
+    here = world()
+    every = await here.client("rfq_matches", product_ids="ALL")
+    one = await here.client("rfq_matches", product_ids=["ETH-USD"])
+    heard, _ = await hear_all(every, 30)
+    of_one, _ = await hear_all(one, 0.1)
+    await every.say(channels=["rfq_matches"], product_ids=["ETH-USD"])
+    refused, _ = await hear_all(every, 0.1)
+    eth = [m for m in of_type(heard, "rfq_match") if m["product_id"] == "ETH-USD"]
+
+    assert len({m["product_id"] for m in of_type(heard, "rfq_match")}) > 2
+    assert eth == of_type(of_one, "rfq_match")
+    assert of_type(heard, "subscriptions")[0]["channels"][0]["product_ids"] == []
+    assert reasons(refused) == ["ALL products are subscribed to already"]
+
+
+async def test_leaving_a_channel_that_is_none_is_an_error_and_leaves_the_rest(
+    world, autojump_clock
+):
+    """The valid part of a request is done (FEED §6.16)."""
+    client = await world().client("heartbeat", "matches")
+    await client.hear_until("subscriptions")
+    await client.say("unsubscribe", ["tickets", "matches"])
+    heard = await client.hear_until("subscriptions")
+    errors = of_type(heard, "error")
+
+    assert [(e["message"], e["reason"]) for e in errors] == [
+        ("Failed to unsubscribe", "tickets is not a valid channel")
+    ]
+    assert [row["name"] for row in heard[-1]["channels"]] == ["heartbeat"]

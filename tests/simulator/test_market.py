@@ -8,24 +8,24 @@ from hypothesis import strategies as st
 
 from hedgehogd.simulator.market import RATE_MAX, Market
 from hedgehogd.simulator.products import LISTED, products_for
-from tests.simulator.follower import FEW, SEEDS, START_NS, Follower, S, of, run
+from tests.simulator.follower import FEW, SEEDS, START_NS, Follower, OrderFollower, S, of, run
 
 
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(min_value=0, max_value=2**32),
-    cuts=st.lists(st.integers(min_value=0, max_value=2 * S), max_size=5),
+    cuts=st.lists(st.integers(min_value=0, max_value=S // 2), max_size=5),
 )
 def test_the_same_seed_gives_the_same_bytes_however_time_is_cut(seed, cuts):
     """A failure found with a seed must be found again with it, on a slower machine too."""
-    whole = list(Market(seed, START_NS, FEW).advance(START_NS + 2 * S))
+    whole = list(Market(seed, START_NS, FEW).advance(START_NS + S // 2))
     market = Market(seed, START_NS, FEW)
     pieces = [
-        message for cut in [*sorted(cuts), 2 * S] for message in market.advance(START_NS + cut)
+        message for cut in [*sorted(cuts), S // 2] for message in market.advance(START_NS + cut)
     ]
 
     assert whole == pieces
-    assert market.now_ns == START_NS + 2 * S
+    assert market.now_ns == START_NS + S // 2
 
 
 def test_another_seed_gives_another_market():
@@ -51,7 +51,7 @@ def test_books_follow_from_snapshot_and_updates(channel, seed):
     market = Market(seed, START_NS, FEW, rate=10)
     run(market, 0.333)  # into the middle of a window of level2_50
     followers = {key: Follower(market.greeting(channel, key)) for key in market.products}
-    messages = run(market, 2.4)
+    messages = run(market, 2.4, channel)
     for product_id, follower in followers.items():
         updates = of(messages, channel, product_id)
         assert len(updates) > 20
@@ -64,7 +64,7 @@ def test_books_follow_from_snapshot_and_updates(channel, seed):
 def test_a_window_of_level2_50_holds_all_its_changes_and_no_more():
     """``50`` means 50 ms, and the time is that of the latest change in it (FEED §5, §6.6)."""
     market = Market(1, START_NS, FEW)
-    messages = run(market, 5)
+    messages = run(market, 5, "level2", "level2_50")
     single, gathered = (of(messages, channel) for channel in ("level2", "level2_50"))
 
     assert len(gathered) < len(single)
@@ -79,7 +79,7 @@ def test_each_product_beats_every_second_with_its_counters():
     highest = json.loads(market.greeting("matches", "BTC-USD"))["trade_id"]
     beats = []
     for message in run(market, 5):
-        if message.product_id == "BTC-USD":
+        if message.product_id == "BTC-USD" and message.channel != "level3":
             content = json.loads(message.payload)
             highest = max(highest, content.get("trade_id", 0))
             if content["type"] == "heartbeat":
@@ -93,7 +93,7 @@ def test_each_product_beats_every_second_with_its_counters():
 def test_ticker_batch_speaks_every_five_seconds_and_only_of_news():
     """``ticker_1000`` is ticker, conflated (FEED §5)."""
     market = Market(4, START_NS, LISTED, rate=0.3)
-    messages = run(market, 40)
+    messages = run(market, 40, "ticker", "ticker_1000")
     newest, batches, quiet = {}, 0, 0
     for message in messages:
         if message.channel == "ticker":
@@ -121,7 +121,7 @@ def test_status_names_all_products_and_their_currencies():
     """It is how a client without REST learns what exists (FEED §6.2)."""
     market = Market(1, START_NS, products_for(["NEW-PAIR", "BTC-USD"]))
     status = json.loads(market.greeting("status", ""))
-    repeated = [m for m in run(market, 11) if m.channel == "status"]
+    repeated = [m for m in run(market, 11, "status") if m.channel == "status"]
 
     assert [*[product.id for product in LISTED], "NEW-PAIR"] == [
         p["id"] for p in status["products"]
@@ -135,3 +135,36 @@ def test_a_rate_beyond_the_counters_is_a_bug_of_the_caller(rate):
     """Above it sequences could outrun those of a later run."""
     with pytest.raises(AssertionError):
         Market(1, START_NS, FEW, rate)
+
+
+@pytest.mark.parametrize("listened_to", [set(), {("level2", "BTC-USD"), ("full", "ETH-BTC")}])
+def test_who_listens_does_not_decide_what_happens(listened_to):
+    """What nobody wants is not made; what somebody wants is the same, byte for byte."""
+    every, some = (Market(1, START_NS, FEW) for _ in range(2))
+    told = [m for m in run(every, 2) if (m.channel, m.product_id) in listened_to]
+    wanted = list(some.advance(START_NS + 2 * S, listened_to))
+
+    order_by_order = {"full", "level3", "level2", "matches", "ticker"}
+    assert [m for m in wanted if m.channel in order_by_order] == told
+    for product_id in some.products:
+        sequences = [m.trading(product_id).engine.sequence for m in (every, some)]
+        assert sequences[0] == sequences[1]
+
+
+@pytest.mark.parametrize("channel", ["level2", "level2_50"])
+def test_a_book_that_was_poured_full_can_be_followed(channel):
+    """A snapshot of megabytes is only a test when the book behind it is real."""
+    market = Market(1, START_NS, FEW[:1])
+    run(market, 1)
+    follower = Follower(market.greeting(channel, "BTC-USD"))
+    by_order = OrderFollower(market)
+    told = [*market.pour("BTC-USD", 500), *run(market, 2)]
+    for update in of(told, channel):
+        follower.apply(update)
+    for message in of(told, "full"):
+        by_order.apply(message)
+
+    assert len(market.trading("BTC-USD").engine.book.bids) > 700
+    assert follower.sides == Follower(market.greeting(channel, "BTC-USD")).sides
+    assert by_order.orders == OrderFollower(market).orders
+    assert len(market.greeting(channel, "BTC-USD")) > 1_400 * 28

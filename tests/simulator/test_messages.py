@@ -3,6 +3,7 @@
 import json
 
 from hedgehogd.simulator.market import Market
+from hedgehogd.simulator.messages import MarketMessage
 from tests.recordings import PRO, recording
 from tests.simulator.follower import FEW, START_NS, of, run
 
@@ -15,7 +16,10 @@ def recorded_keys(kind):
 def test_keys_stand_in_the_order_of_the_wire():
     """Byte-exact imitation, against a real recording."""
     market = Market(1, START_NS, FEW)
-    messages = run(market, 5)
+    market.hold_auction("BTC-USD", 5)
+    messages = run(
+        market, 60, "ticker", "matches", "level2", "heartbeat", "rfq_matches", "auctionfeed"
+    )
     made = {
         message["type"]: list(message)
         for c in ("ticker", "matches", "level2")
@@ -31,3 +35,28 @@ def test_keys_stand_in_the_order_of_the_wire():
     assert [*recorded_keys("snapshot"), "time"] == made["snapshot"]
     heartbeat = of(messages, "heartbeat")[0]
     assert list(heartbeat) == ["type", "last_trade_id", "product_id", "sequence", "time"]
+    match_keys = [key for key in made["match"] if key != "sequence"]
+    assert list(of(messages, "rfq_matches")[0]) == match_keys
+    assert list(of(messages, "auctionfeed")[0]) == [
+        "type", "product_id", "sequence", "auction_state", "best_bid_price", "best_bid_size",
+        "best_ask_price", "best_ask_size", "open_price", "open_size", "can_open", "timestamp",
+    ]  # fmt: skip
+
+
+def test_a_message_is_made_once_and_only_when_somebody_wants_it():
+    """A market that nobody watches order by order must not pay for it."""
+    made = []
+
+    def make():
+        made.append(1)
+        return b"{}"
+
+    message = MarketMessage(5, "full", "BTC-USD", make)
+    assert made == []
+    assert message.payload == message.payload == b"{}"
+    assert made == [1]
+    assert message == MarketMessage(5, "full", "BTC-USD", b"{}")
+    assert hash(message) == hash(MarketMessage(5, "full", "BTC-USD", b"{}"))
+    assert message != MarketMessage(6, "full", "BTC-USD", b"{}")
+    assert message != b"{}"
+    assert repr(message) == "MarketMessage(5, 'full', 'BTC-USD', b'{}')"

@@ -1,6 +1,8 @@
 """The REST of the simulated exchange, in Coinbase's shapes (FEED §13)."""
 
 import json
+from decimal import Decimal
+from itertools import groupby
 
 import pytest
 
@@ -10,9 +12,8 @@ from tests.simulator.peers import (
     market,
 )
 
-pytestmark = pytest.mark.e2e  # a real exchange on real sockets
 
-
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
@@ -20,9 +21,11 @@ pytestmark = pytest.mark.e2e  # a real exchange on real sockets
         ("/products/NO-USD/trades", 404, "NotFound"),
         ("/products/NO-USD/book", 404, "NotFound"),
         ("/products/NO-USD/ticker", 404, "NotFound"),
+        ("/products/NO-USD/candles", 404, "NotFound"),
+        ("/currencies/NO", 404, "NotFound"),
+        ("/products/BTC-USD/candles?granularity=61", 400, "Unsupported granularity"),
         ("/nothing", 404, "NotFound"),
         ("/products/BTC-USD/book?level=4", 400, "unexpected level: _"),
-        ("/products/BTC-USD/book?level=3", 501, "level 3 is not simulated yet"),
         ("/products/BTC-USD/trades?before=x", 400, "invalid before: x"),
     ],
 )
@@ -33,6 +36,7 @@ async def test_rest_refuses_in_the_exchanges_words(exchange, path, status, messa
     assert (answer.status_code, answer.json()) == (status, {"message": message})
 
 
+@pytest.mark.e2e
 async def test_trades_are_paged_as_the_exchange_does(nursery, exchange, connect):
     """``after`` walks down, ``before`` is the newest above, not the next (FEED §13)."""
     async with connect(exchange.url) as client:
@@ -64,6 +68,7 @@ async def test_the_book_by_rest_is_the_book_of_the_feed():
     client = market_app(world).test_client()
     snapshot = json.loads(world.greeting("level2", "BTC-USD"))
     whole = await (await client.get("/products/BTC-USD/book?level=2")).get_json()
+    orders = await (await client.get("/products/BTC-USD/book?level=3")).get_json()
     best = await (await client.get("/products/BTC-USD/book")).get_json()
     ticker = await (await client.get("/products/BTC-USD/ticker")).get_json()
 
@@ -71,6 +76,31 @@ async def test_the_book_by_rest_is_the_book_of_the_feed():
         assert [row[:2] for row in whole[side]] == snapshot[side]
         assert best[side] == whole[side][:1]
         assert isinstance(best[side][0][2], int)
-    assert whole["sequence"] == world.trading("BTC-USD").sequence
+        by_price = [list(rows) for _, rows in groupby(orders[side], key=lambda row: row[0])]
+        assert [[rows[0][0], len(rows)] for rows in by_price] == [
+            [price, count] for price, _, count in whole[side]
+        ]
+        assert [sum(Decimal(size) for _, size, _ in rows) for rows in by_price] == [
+            Decimal(size) for _, size, _ in whole[side]
+        ]
+    assert len({row[2] for row in orders["bids"] + orders["asks"]}) > 800
+    assert orders["sequence"] == whole["sequence"] == world.trading("BTC-USD").engine.sequence
     assert (ticker["bid"], ticker["ask"]) == (best["bids"][0][0], best["asks"][0][0])
     assert ticker["trade_id"] == json.loads(world.greeting("ticker", "BTC-USD"))["trade_id"]
+
+
+async def test_candles_and_currencies_are_served():
+    """Clients ask for both when they start (FEED §13, §15)."""
+    world = market(5)
+    for _ in world.advance(world.now_ns + 3 * 10**9, ()):
+        pass
+    client = market_app(world).test_client()
+    answer = await client.get("/products/BTC-USD/candles?granularity=60")
+    candles = await answer.get_json()
+    all_currencies = await (await client.get("/currencies")).get_json()
+    one = await (await client.get("/currencies/BTC")).get_json()
+
+    assert [len(row) for row in candles] == [6]
+    assert all(isinstance(number, int | float) for row in candles for number in row)
+    assert one in all_currencies
+    assert one["id"] == "BTC"

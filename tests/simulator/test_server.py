@@ -1,12 +1,14 @@
 """The door of the simulated exchange: who comes in, and how it shuts."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.simulator import Simulation, serve_exchange
+from hedgehogd.simulator.faults import Faults
 from hedgehogd.simulator.rest import catalogue_app
 from tests.simulator.peers import (
     UPGRADE,
@@ -76,6 +78,7 @@ async def test_odd_visitors_do_no_harm(exchange, connect):
     [
         (Simulation(rate=0), "rate 0: expected more than 0"),
         (Simulation(rate=float("nan")), "rate nan: expected"),
+        (Simulation(recording=Path("x"), require_auth=True), "has neither faults nor keys"),
         (Simulation(speed=-1), "speed -1: expected 0"),
         (Simulation(pairs=("BTC-USD", "btc/usd")), "pair 'btc/usd': expected one like BTC-USD"),
     ],
@@ -86,6 +89,36 @@ async def test_impossible_wishes_are_refused_at_the_start(simulation, said):
         await serve_exchange(simulation)
 
     assert caught.value.exit_status == EXIT_USAGE
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        ("rest", "no fault 'rest'\n  Did you mean 'reset'"),
+        ("late:0", "fault late: found '0', expected a whole number"),
+        ("binary:1", "fault binary: found '1', expected no parameter"),
+    ],
+)
+async def test_faults_that_cannot_be_are_refused_at_the_start(faults, said):
+    """The nearest right name helps."""
+    with pytest.raises(OperatorError, match=said) as caught:
+        await serve_exchange(Simulation(faults=("reset", faults)))
+
+    assert caught.value.exit_status == EXIT_USAGE
+
+
+async def test_recurring_faults_come_with_the_exchange(nursery, monkeypatch):
+    """And their seed is the market's: one number says it all."""
+    ran = []
+
+    async def run(self, wishes, seed):
+        ran.append((wishes, seed))
+
+    monkeypatch.setattr(Faults, "run", run)
+    await nursery.start(serve_exchange, Simulation(seed=4, faults=("reset:30", "binary")))
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert ran == [([("reset", "30"), ("binary", None)], 4)]
 
 
 async def test_a_port_that_is_taken_is_named(exchange):

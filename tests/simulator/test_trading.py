@@ -10,7 +10,93 @@ from hypothesis import strategies as st
 
 from hedgehogd.simulator.market import RATE_MAX, Market
 from hedgehogd.simulator.products import LISTED
-from tests.simulator.follower import FEW, SEEDS, START_NS, Follower, S, of, run
+from tests.simulator.follower import FEW, SEEDS, START_NS, Follower, OrderFollower, S, of, run
+
+# Half a book's changes are takers', and nobody comes only to leave again.
+EAGER = LISTED[0]._replace(takers_per_s=60, events_per_s=150)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("channel", ["full", "level3"])
+def test_a_book_of_orders_follows_from_the_state_and_every_event(seed, channel):
+    """Each number once, each order accounted for; the levels are the sums (FEED §7, §9)."""
+    market = Market(seed, START_NS, FEW, rate=10)
+    run(market, 0.5)
+    followers = {key: OrderFollower(market, key) for key in market.products}
+    messages = run(market, 2, channel)
+    for product_id, follower in followers.items():
+        for message in of(messages, channel, product_id):
+            follower.apply(message)
+        now = OrderFollower(market, product_id)
+        aggregated = Follower(market.greeting("level2", product_id)).sides
+
+        assert follower.sequence == now.sequence
+        assert follower.orders == now.orders
+        for side in ("buy", "sell"):
+            levels = {price: Decimal(size) for price, size in aggregated[side].items()}
+            assert follower.levels(side) == levels
+
+
+def test_every_kind_of_event_happens():
+    """A kind that never comes is a kind that no relay is tested with."""
+    market = Market(1, START_NS, [EAGER], rate=10)
+    messages = of(run(market, 3, "full"), "full")
+    kinds = {
+        (m["type"], m.get("order_type") or m.get("reason"), "funds" in m, "price" in m)
+        for m in messages
+    }
+
+    assert kinds == {
+        ("received", "limit", False, True),
+        ("received", "market", False, False),
+        ("received", "market", True, False),
+        ("open", None, False, True),
+        ("match", None, False, True),
+        ("done", "filled", False, True),
+        ("done", "filled", False, False),
+        ("done", "canceled", False, True),
+        ("done", "canceled", False, False),
+        ("change", "STP", False, True),
+        ("change", "modify_order", False, False),
+    }
+
+
+def test_a_taker_is_received_matched_and_then_done_or_open():
+    """The life of an order that trades at once (FEED §12)."""
+    market = Market(2, START_NS, [EAGER], rate=10)
+    lives, makers = defaultdict(list), defaultdict(list)
+    for m in of(run(market, 1, "full"), "full"):
+        if m["type"] == "match":
+            lives[m["taker_order_id"]].append("match")
+            makers[m["maker_order_id"]].append(m["sequence"])
+        else:
+            lives[m["order_id"]].append(m["type"])
+        if m["type"] == "done" and m["reason"] == "filled" and m["order_id"] in makers:
+            assert m["sequence"] == makers[m["order_id"]][-1] + 1
+    takers = [life for life in lives.values() if "match" in life]
+
+    assert len(takers) > 100
+    for life in takers:
+        assert life[0] == "received"
+        assert "match" in life[1:3]
+        assert life[life.index("match") :].count("received") == 0
+        after = [kind for kind in life[1:] if kind != "match"]
+        assert not after or after[0] in {"done", "open"}
+    assert any("open" in life for life in takers)
+
+
+def test_a_beat_never_runs_ahead_of_the_orders():
+    """It would make a client fetch the whole book again (FEED §6.1)."""
+    market = Market(1, START_NS, FEW, rate=5)
+    sequence, beats = market.trading("BTC-USD").engine.sequence, 0
+    for message in run(market, 4, "full", "heartbeat"):
+        if message.product_id == "BTC-USD" and message.channel == "full":
+            sequence = json.loads(message.payload)["sequence"]
+        if message.product_id == "BTC-USD" and message.channel == "heartbeat":
+            assert json.loads(message.payload)["sequence"] == sequence
+            beats += 1
+
+    assert beats == 4
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -18,7 +104,7 @@ def test_trade_ids_have_no_hole_and_sequences_jump_but_never_fall(seed):
     """Gap detection rests on both (FEED §6.4, §7)."""
     market = Market(seed, START_NS, FEW, rate=20)
     last = json.loads(market.greeting("matches", "BTC-USD"))
-    matches = of(run(market, 3), "matches")
+    matches = of(run(market, 3, "matches"), "matches")
     trade_ids = [match["trade_id"] for match in matches]
     sequences = [match["sequence"] for match in matches]
 
@@ -31,7 +117,7 @@ def test_trade_ids_have_no_hole_and_sequences_jump_but_never_fall(seed):
 
 def test_one_taker_makes_several_matches_and_one_ticker():
     """Cascades are why a ticker's trade ids skip; it reports the last of them (FEED §6.3)."""
-    messages = run(Market(1, START_NS, FEW, rate=20), 2)
+    messages = run(Market(1, START_NS, FEW, rate=20), 2, "matches", "ticker")
     by_taker = defaultdict(list)
     for match in of(messages, "matches"):
         by_taker[match["taker_order_id"]].append(match)
@@ -53,7 +139,7 @@ def test_matches_take_the_best_price_that_rests():
     follower = Follower(market.greeting("level2", "BTC-USD"))
     checked = 0
     by_time = defaultdict(list)
-    for message in run(market, 2):
+    for message in run(market, 2, "level2", "matches"):
         if message.product_id == "BTC-USD" and message.channel in {"level2", "matches"}:
             by_time[message.time_ns].append(json.loads(message.payload))
     for messages in by_time.values():
@@ -74,7 +160,7 @@ def test_matches_take_the_best_price_that_rests():
 def test_counters_rise_across_restarts(seed, seconds):
     """A relay's positions must stay meaningful when the simulator is started again."""
     market = Market(seed, START_NS, FEW, RATE_MAX)
-    run(market, seconds)
+    run(market, seconds, "matches")
     before = [json.loads(market.greeting("matches", key)) for key in market.products]
     later = Market(seed + 1, market.now_ns, FEW)
     after = [json.loads(later.greeting("matches", key)) for key in market.products]
@@ -86,7 +172,7 @@ def test_counters_rise_across_restarts(seed, seconds):
 
 def test_the_liveliest_product_is_as_lively_and_as_bursty_as_recorded():
     """Evenly spaced messages would never test a queue (FEED §12)."""
-    messages = run(Market(1, START_NS, LISTED), 60)
+    messages = run(Market(1, START_NS, LISTED), 60, "level2", "matches")
     tenths = defaultdict(int)
     for message in messages:
         if message.channel == "level2":
@@ -103,8 +189,8 @@ def test_a_long_run_keeps_its_price_and_its_depth():
     market = Market(5, START_NS, LISTED[-1:], RATE_MAX)
     product = LISTED[-1]
     for _ in range(6):
-        for _ in market.advance(market.now_ns + 3 * S):
+        for _ in market.advance(market.now_ns + 3 * S, ()):
             pass
-        book = market.trading(product.id).book
+        book = market.trading(product.id).engine.book
         assert abs(book.best_bid - product.price_ticks) < product.price_ticks // 5
         assert all(20 <= len(ladder) < 1000 for ladder in (book.bids, book.asks))

@@ -10,6 +10,7 @@ from hedgehogd.daemon import make_instance
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.instance import Instance
 from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.source import Source
 from hedgehogd.protocol.upstream import UpstreamSession
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.outlet import OutletSettings
@@ -44,11 +45,16 @@ class Served:
         self.control_saw = b""
         self.opened: list[trio.SocketStream] = []
         self._upstream = UpstreamSession()
+        self._source = Source(0, held=None)
+        self._upstream.connected(self._source)
 
     async def publish(self, *payloads: bytes) -> None:
         """Let messages come from upstream, as one batch."""
-        received = self._upstream.receive([(encode_text(p), p) for p in payloads])
-        await self.instance.broker.publish([Delivery(received.messages, received.notices)])
+        frames = [(encode_text(p), p) for p in payloads]
+        received = self._upstream.receive(self._source, frames, trio.current_time())
+        await self.instance.broker.publish(
+            [Delivery(received.messages, received.notices, received.notices_at)]
+        )
 
     async def control(self, stream: ReplayStream) -> None:
         """Stand in for Hypercorn: answer and hang up."""

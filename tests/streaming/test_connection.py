@@ -16,7 +16,9 @@ from hedgehogd.engine.health import FeedState
 from hedgehogd.protocol.commands import Command, channel_requests
 from hedgehogd.protocol.deflate import deflated
 from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.source import Source
 from hedgehogd.protocol.upstream import UpstreamSession
+from hedgehogd.streaming.connection import Reader
 from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
 
 SUBSCRIBE = '{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker","matches"]}'
@@ -132,9 +134,12 @@ async def test_commands_too_many_are_refused_and_pings_are_answered_all_the_same
         await client.say(SUBSCRIBE)
     await client.send(Ping(payload=b"?"))
     answers = []
-    while not isinstance(event := await client.next(), Pong):
-        answers.append(msgspec.json.decode(event.data)["type"])
+    while len(answers) < limits.CLIENT_COMMANDS_BURST + 20 + 1:
+        event = await client.next()
+        is_pong = isinstance(event, Pong)
+        answers.append("pong" if is_pong else msgspec.json.decode(event.data)["type"])
 
+    assert 1 == answers.count("pong")
     assert limits.CLIENT_COMMANDS_BURST == answers.count("subscriptions")
     assert 20 == answers.count("error") == served.instance.counts.refusals["too_many_commands"]
     await client.stream.aclose()
@@ -489,9 +494,11 @@ async def test_large_messages_come_compressed_to_those_who_asked(served: Served)
         await client.say(SUBSCRIBE)
         await client.next_json()
         client.bytes_in = 0
-    received = UpstreamSession().receive(
-        [(encode_text(p), p) for p in (ticker(1), ticker(2, pad=100_000), ticker(3))]
-    )
+    payloads = (ticker(1), ticker(2, pad=100_000), ticker(3))
+    frames = [(encode_text(payload), payload) for payload in payloads]
+    source, upstream = Source(held=None), UpstreamSession()
+    upstream.connected(source)
+    received = upstream.receive(source, frames, trio.current_time())
     for message in received.messages:
         message.deflated = deflated(message)
     await served.instance.broker.publish([Delivery(received.messages)])
@@ -577,4 +584,133 @@ async def test_what_comes_after_the_end_is_ignored(served: Served, message: Even
     assert (await client.next_json())["type"] == "closing"
     assert await client.closed() == 1012
     await client.stream.aclose()
+    await served.all_gone()
+
+
+# Turns
+
+
+def _watch_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows: how many commands are carried out in each turn of the loop."""
+    turns: list[int] = [0]
+
+    class Turns(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            if turns[-1]:
+                turns.append(0)
+
+    original = Reader._on_command
+
+    def on_command(self: Reader, text: str) -> None:
+        turns[-1] += 1
+        original(self, text)
+
+    monkeypatch.setattr(Reader, "_on_command", on_command)
+    trio.lowlevel.add_instrument(Turns())
+    return turns
+
+
+async def test_many_that_subscribe_at_once_are_served_in_turns(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand subscribes after a restart must not hold up data for a second; none starves."""
+    clients = [Client(await served.upgrade("/ws-feed")) for _ in range(200)]
+    turns = _watch_turns(served, monkeypatch)
+    for client in clients:
+        await client.say(SUBSCRIBE)
+    answers = [await client.next_json() for client in clients]
+
+    assert {"subscriptions"} == {answer["type"] for answer in answers}
+    assert 200 == sum(turns)
+    assert max(turns) <= limits.COMMANDS_PER_TURN_MAX
+    for client in clients:
+        await client.stream.aclose()
+    await served.all_gone()
+
+
+async def _occupy(served: Served) -> object:
+    """Let nobody carry out a command; return who is to be released."""
+    holder = object()
+    served.plane.commands.total_tokens = 1
+    await served.plane.commands.acquire_on_behalf_of(holder)
+    return holder
+
+
+async def test_pongs_do_not_wait_for_a_turn(served: Served) -> None:
+    """One client gives up when a pong takes a second (FEED §15.3)."""
+    client = Client(await served.upgrade("/ws-feed"))
+    holder = await _occupy(served)
+    await client.send(Ping(payload=b"before"))
+    await client.stream.send_all(
+        _frame(0x81, SUBSCRIBE.encode()) + _frame(0x89, b"behind it, in one packet")
+    )
+
+    assert [b"before", b"behind it, in one packet"] == [
+        bytes((await client.next()).payload) for _ in range(2)
+    ]
+    served.plane.commands.release_on_behalf_of(holder)
+    assert "subscriptions" == (await client.next_json())["type"]
+    await client.stream.aclose()
+
+
+async def _wait_for_waiting(served: Served, count: int) -> None:
+    with trio.fail_after(5):
+        while served.plane.commands.statistics().tasks_waiting != count:
+            await trio.sleep(0.001)
+
+
+async def test_who_leaves_while_it_waits_for_its_turn_does_no_harm(served: Served) -> None:
+    """Its turn comes, and finds nobody; the next one's comes too."""
+    holder = await _occupy(served)
+    leaving, staying = [Client(await served.upgrade("/ws-feed")) for _ in range(2)]
+    for number, client in enumerate((leaving, staying), 1):
+        await client.say(SUBSCRIBE)
+        await _wait_for_waiting(served, number)
+    await leaving.stream.aclose()
+    served.plane.commands.release_on_behalf_of(holder)
+
+    assert "subscriptions" == (await staying.next_json())["type"]
+    await staying.stream.aclose()
+    await served.all_gone()
+    assert 0 == served.plane.commands.borrowed_tokens
+    assert frozenset() == served.instance.pipe.demand.wanted(trio.current_time() + 3600)
+
+
+async def test_a_stream_that_is_ended_while_it_waits_is_not_subscribed(served: Served) -> None:
+    """A drain does not wait for turns."""
+    holder = await _occupy(served)
+    client = Client(await served.upgrade("/ws"))
+    await client.next_json()
+    await client.say(SUBSCRIBE)
+    await _wait_for_waiting(served, 1)
+    next(iter(served.plane.outlets)).end(1012, "restart")
+
+    assert "closing" == (await client.next_json())["type"]
+    assert 1012 == await client.closed()
+    assert 0 == served.plane.commands.statistics().tasks_waiting
+    served.plane.commands.release_on_behalf_of(holder)
+    await client.stream.aclose()
+    await served.all_gone()
+
+
+async def test_a_subscribe_that_waits_for_its_turn_was_said_in_time(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """That we are busy is not the client's fault; the wait is cut off and nothing is lost."""
+    client, mute = [Client(await served.upgrade("/ws-feed")) for _ in range(2)]
+    holder = await _occupy(served)
+    await client.say(SUBSCRIBE)
+    await trio.sleep(limits.FIRST_SUBSCRIBE_S + 1)
+    assert 1008 == await mute.closed()
+    await client.say(SUBSCRIBE)
+    served.plane.commands.release_on_behalf_of(holder)
+
+    for _ in range(2):
+        assert ["ticker", "matches"] == [
+            row["name"] for row in (await client.next_json())["channels"]
+        ]
+    await served.publish(ticker(1))
+    assert 1 == (await client.next_json())["sequence"]
+    for each in (client, mute):
+        await each.stream.aclose()
     await served.all_gone()

@@ -1,5 +1,8 @@
 """The writing end: slow consumers, their backlog, their farewell; nobody else notices."""
 
+import socket
+from random import Random
+
 import msgspec
 import pytest
 import trio
@@ -194,6 +197,121 @@ async def test_a_conflating_subscriber_keeps_the_newest_ticker_and_every_trade(
     await client.stream.aclose()
 
 
+CONFLATE_BOOK = CONFLATE.replace("ticker", "level2")
+
+
+class Book:
+    """A market's bids, and what a client makes of what it is told of them."""
+
+    def __init__(self) -> None:
+        self.truth: dict[str, str] = {}
+        self.kept: dict[str, str] | None = None
+        self.skipped = 0
+        self.snapshots = 0
+
+    def snapshot(self) -> bytes:
+        """Return the whole of it."""
+        body = {"type": "snapshot", "product_id": "BTC-USD", "asks": []}
+        return msgspec.json.encode({**body, "bids": list(self.truth.items())})
+
+    def change(self, price: str, size: str, pad: int) -> bytes:
+        """Change a level; return what the exchange says of it, ``pad`` bytes longer than that."""
+        if float(size):
+            self.truth[price] = size
+        else:
+            del self.truth[price]
+        body = {"type": "l2update", "product_id": "BTC-USD", "pad": "x" * pad}
+        return msgspec.json.encode({**body, "changes": [["buy", price, size]]})
+
+    def hear(self, message: dict) -> None:
+        """Be the client: crash on what makes no sense."""
+        if message["type"] == "snapshot":
+            self.kept = dict(message["bids"])
+            self.snapshots += 1
+        elif message["type"] == "skipped":
+            assert list(message["topics"]) == ["level2:BTC-USD"]
+            self.skipped += message["messages"]
+        elif message["type"] == "l2update":
+            assert self.kept is not None
+            for _, price, size in message["changes"]:
+                if float(size):
+                    self.kept[price] = size
+                else:
+                    del self.kept[price]
+
+
+async def _hear_all(book: Book, client: Client) -> None:
+    with trio.fail_after(5):
+        while book.kept != book.truth:
+            book.hear(await client.next_json())
+
+
+async def test_a_conflating_subscriber_of_a_book_gets_a_fresh_snapshot_when_there_is_room(
+    nursery: trio.Nursery,
+) -> None:
+    """Changes add up, so none can be left out of those that wait: all are, and it is told."""
+    served = await serve(nursery, backlog_bytes_max=10 * PAD)
+    nursery.start_soon(served.instance.pipe.snapshots.run)
+    client, outlet = await _slow(served, "/ws", CONFLATE_BOOK)
+    book = Book()
+    await served.publish(book.snapshot())
+    trades = 0
+    while not outlet.skipped:
+        trades += 1
+        await served.publish(book.change(str(trades), "1", PAD), match(trades, trades))
+    await served.publish(book.change("1", "0", PAD))
+    assert outlet.waiting_bytes <= 10 * PAD
+    await _hear_all(book, client)
+
+    assert book.skipped == outlet.skipped > 5
+    assert book.snapshots == 2
+    assert {"conflated": book.skipped} == served.instance.counts.drops
+    await served.publish(book.change("2", "0", 0), book.change("3", "7", 0))
+    await _hear_all(book, client)
+    assert book.snapshots == 2
+    await client.stream.aclose()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_book_is_true_however_slowly_it_is_read(nursery: trio.Nursery, seed: int) -> None:
+    """Whatever is dropped in the meantime, and whatever the exchange sends anew."""
+    random = Random(seed)
+    served = await serve(nursery, backlog_bytes_max=4 * PAD)
+    nursery.start_soon(served.instance.pipe.snapshots.run)
+    client, outlet = await _slow(served, "/ws", CONFLATE_BOOK)
+    book, may_read = Book(), trio.Event()
+
+    async def read(cancelled: trio.CancelScope) -> None:
+        with cancelled:
+            while True:
+                await may_read.wait()
+                book.hear(await client.next_json())
+
+    reading = trio.CancelScope()
+    nursery.start_soon(read, reading)
+    await served.publish(book.snapshot())
+    for _ in range(120):
+        price = str(random.randint(1, 9))
+        if random.random() < 0.05:
+            await served.publish(book.snapshot())
+        size = "0" if price in book.truth and random.random() < 0.4 else str(random.randint(1, 9))
+        await served.publish(book.change(price, size, random.choice([0, PAD, PAD])))
+        if random.random() < 0.1:
+            may_read.set()
+        await trio.sleep(random.choice([0, 0, 0.001]))
+        if random.random() < 0.6 and may_read.is_set():
+            may_read = trio.Event()
+    may_read.set()
+    with trio.fail_after(5):
+        while book.kept != book.truth or outlet.waiting_bytes:
+            await trio.sleep(0.001)
+    reading.cancel()
+
+    assert outlet.skipped > 0
+    assert not outlet.is_ending
+    await client.stream.aclose()
+
+
 async def test_conflation_that_does_not_help_ends_in_a_close(nursery: trio.Nursery) -> None:
     """Trades are never conflated, so a backlog of trades has one way out."""
     served = await serve(nursery, backlog_bytes_max=2000)
@@ -337,7 +455,7 @@ async def test_nothing_is_said_inside_a_frame_that_has_begun(nursery: trio.Nurse
     sock = Stubborn()
     settings = OutletSettings(nursery, StreamCounts(), backlog_bytes_max=1000)
     outlet = Outlet(sock, WEBSOCKET, settings)
-    chunk = _chunk(b"x" * 100, b"y" * 2000)
+    chunk = _chunk(b"x" * 100, b"y" * 2000, b"z" * 2000)
     sock.room = 50
     original = sock.send
 
@@ -363,3 +481,66 @@ async def test_a_socket_that_closes_before_flushing_begins_ends_it_quietly() -> 
         outlet.write(_chunk(b"x"))
         assert 1 == len(nursery.child_tasks)
         outlet.close()
+
+
+def _snapshot(size: int) -> bytes:
+    """Return a book whose message is at least ``size`` bytes long."""
+    rows = ",".join(f'["{n}.00","1.00000000"]' for n in range(1_000_000, 1_000_000 + size // 28))
+    text = (
+        f'{{"type":"snapshot","product_id":"BTC-USD","bids":[{rows}],"asks":[["9999999.00","1"]]}}'
+    )
+    return text.encode().ljust(size)
+
+
+async def _read_some(sock: trio.socket.SocketType, count: int) -> bytes:
+    data = bytearray()
+    with trio.fail_after(10):
+        while len(data) < count:
+            data += await sock.recv(65536)
+    return bytes(data)
+
+
+async def test_a_snapshot_above_the_limit_arrives_whole_and_two_are_too_much(
+    nursery: trio.Nursery,
+) -> None:
+    """5 MB is what a deep book has (FEED §7); a limit of 4 MiB must not make it unreadable."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    counts = StreamCounts()
+    reader = trio.socket.from_stdlib_socket(theirs)
+    with ours, reader:
+        outlet = Outlet(ours, WEBSOCKET, OutletSettings(nursery, counts))
+        one, two = (_chunk(_snapshot(5_000_000)) for _ in range(2))
+        outlet.write(one)
+        assert outlet.waiting_bytes > limits.BACKLOG_BYTES_MAX
+        assert not outlet.is_ending
+        assert one.data == await _read_some(reader, one.size)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (0, 1) == (outlet.waiting_bytes, outlet.delivered)
+        outlet.write(two)
+        outlet.write(one)
+
+        assert outlet.is_ending
+        assert {"slow_consumer": 1} == counts.ends
+        assert two.data == (await _read_some(reader, two.size))[: two.size]
+        outlet.close()
+
+
+async def test_what_comes_behind_a_snapshot_that_is_nearly_sent_is_bounded_as_ever(
+    nursery: trio.Nursery,
+) -> None:
+    """Only the part of it that waits is excused, or 5 MB more could pile up behind it."""
+    sock = Stubborn()
+    settings = OutletSettings(nursery, StreamCounts(), backlog_bytes_max=1000)
+    outlet = Outlet(sock, WEBSOCKET, settings)
+    snapshot = _chunk(b"x" * 50_000)
+    sock.room = snapshot.size - 10
+    outlet.write(snapshot)
+    for _ in range(5):
+        outlet.write(_chunk(b"y" * 100))
+    assert not outlet.is_ending
+    for _ in range(10):
+        outlet.write(_chunk(b"y" * 100))
+
+    assert outlet.is_ending
+    outlet.close()

@@ -3,6 +3,7 @@
 import pytest
 
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.protocol.commands import channel_requests
 from hedgehogd.protocol.wire import WEBSOCKET
 from tests.streaming.conftest import Served
 
@@ -19,8 +20,8 @@ async def test_session_ids_start_with_the_instance_and_cannot_be_guessed(served:
 async def test_pairs_are_checked_against_what_the_exchange_lists(served: Served) -> None:
     """Before the stream is answered, so that the answer can be a 404."""
     served.instance.pipe.catalogue.replace(frozenset({"BTC-USD"}))
-    served.plane.check_products(("BTC-USD",))
+    served.instance.check(channel_requests(["ticker"], ("BTC-USD",)))
 
     with pytest.raises(SubscriberError) as caught:
-        served.plane.check_products(("BTC-USD", "NO-SUCH"))
+        served.instance.check(channel_requests(["ticker"], ("BTC-USD", "NO-SUCH")))
     assert (caught.value.status, caught.value.code) == (404, "unknown_pair")

@@ -169,7 +169,7 @@ BAD_WISHES = [
     ("", b'{"channels":null}', "bad_request"),
     ("", b'{"channels":[1]}', "bad_request"),
     ("?channels=tickr", b"", "unknown_channel"),
-    ("", b'{"channels":["user"]}', "unknown_channel"),
+    ("", b'{"channels":["levell2"]}', "unknown_channel"),
 ]
 BAD_POLICIES = [
     ("", b'{"policy":1}', "bad_request"),

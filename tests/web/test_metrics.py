@@ -5,7 +5,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from hedgehogd import __version__
-from hedgehogd.engine.health import FeedState
+from hedgehogd.engine.health import FeedState, LineHealth
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.web.metrics import RestCollector, exposition, watch_lag
 from tests.feeds.upstream import rest_client
@@ -15,9 +15,13 @@ NAMES = {
     "hedgehogd_backlog_bytes",
     "hedgehogd_backlog_oldest_seconds",
     "hedgehogd_backlog_subscribers",
+    "hedgehogd_bare_removals",
+    "hedgehogd_book_resyncs",
+    "hedgehogd_books",
     "hedgehogd_bytes_out",
     "hedgehogd_deliveries",
     "hedgehogd_drops",
+    "hedgehogd_feed_alarm",
     "hedgehogd_feed_age_seconds",
     "hedgehogd_feed_complaints",
     "hedgehogd_feed_connects",
@@ -25,16 +29,28 @@ NAMES = {
     "hedgehogd_feed_state",
     "hedgehogd_gaps",
     "hedgehogd_info",
+    "hedgehogd_line_connections",
+    "hedgehogd_line_gaps_saved",
+    "hedgehogd_line_lead_seconds",
+    "hedgehogd_line_losses",
+    "hedgehogd_line_products",
+    "hedgehogd_line_wins",
     "hedgehogd_loop_lag_seconds",
     "hedgehogd_loop_lag_seconds_created",
     "hedgehogd_messages_dropped",
     "hedgehogd_messages_in",
+    "hedgehogd_missing",
+    "hedgehogd_order_book_losses",
+    "hedgehogd_order_books",
+    "hedgehogd_product_age_seconds",
+    "hedgehogd_quiet_products",
     "hedgehogd_refusals",
     "hedgehogd_sessions",
+    "hedgehogd_snapshot_joiners",
+    "hedgehogd_snapshots_made",
     "hedgehogd_stream_ends",
     "hedgehogd_subscribers",
     "hedgehogd_tape_bytes",
-    "hedgehogd_trades_missing",
     "hedgehogd_visitors",
 }
 
@@ -98,7 +114,7 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
     health, counts = instance.health, instance.counts
     health.become(FeedState.STALE, 0.0, "closed")
     health.heard_at, health.connects, health.complaints = 0.0, 3, 4
-    health.gaps, health.trades_missing = 5, 6
+    health.gaps, health.missing["full"] = 5, 6
     health.losses["closed"] = 2
     health.dropped["garbage"] = 7
     counts.refusals['a "quoted"\nreason'] = 8
@@ -121,7 +137,7 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
         ("feed_connects_total",): 3,
         ("feed_complaints_total",): 4,
         ("gaps_total",): 5,
-        ("trades_missing_total",): 6,
+        ("missing_total", "full"): 6,
         ("feed_losses_total", "closed"): 2,
         ("messages_dropped_total", "garbage"): 7,
         ("refusals_total", 'a "quoted"\nreason'): 8,
@@ -190,3 +206,31 @@ async def test_the_loops_lag_is_measured(autojump_clock, nursery, instance):
 
     count = ("loop_lag_seconds_count",)
     assert after[count] - before[count] == pytest.approx(4)
+
+
+async def test_each_line_has_its_own_figures(autojump_clock, instance):
+    """Two lines that are added up would hide the one that is down."""
+    lines = [
+        LineHealth(0, 2, 1, 7, 3, 2, "closed: 1006", 0.5, 90, 0.004, 1),
+        LineHealth(1, 2, 2, 8, 2, 0, "", 0.1, 10, None, 3),
+    ]
+    instance.health.read_lines = lambda: lines
+    instance.health.read_products = lambda: {"BTC-USD": (0.25, None), "ETH-USD": (3.0, 2.0)}
+    instance.health.alarm = "no key"
+    instance.health.quiet_products = 1
+    _, samples = scrape(instance)
+
+    expected = {
+        ("line_connections", "0"): 1,
+        ("line_connections", "1"): 2,
+        ("line_products", "1"): 8,
+        ("line_losses_total", "0"): 2,
+        ("line_wins_total", "0"): 90,
+        ("line_gaps_saved_total", "1"): 3,
+        ("line_lead_seconds", "0"): 0.004,
+        ("product_age_seconds", "ETH-USD"): 3.0,
+        ("feed_alarm",): 1,
+        ("quiet_products",): 1,
+    }
+    assert expected == {key: samples[key] for key in expected}
+    assert ("line_lead_seconds", "1") not in samples

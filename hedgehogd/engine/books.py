@@ -1,0 +1,190 @@
+"""Order books of the products whose level2 flows: kept beside the tape, in the same turn.
+
+The broker shows every level2 message to ``follow`` before it goes on the tape, so at each
+checkpoint a book is what the tape says up to its end. From the books come the snapshots of
+late joiners (``snapshots``) and, where the exchange gives us ``level2``, the messages of
+``level2_batch``: what 50 ms of changes came to.
+
+What the exchange sends is passed on as it is, with one exception: a removal of a level that
+does not exist is cut out, because clients crash on it (FEED §6.6). A book that has become
+impossible (crossed, or with an amount that is none) is asked for anew.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import trio
+
+from hedgehogd.domain.amount import BadAmount
+from hedgehogd.domain.book import Book, Change
+from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
+from hedgehogd.domain.level2 import Gathering, l2update, read_snapshot, read_update
+from hedgehogd.domain.message import BadMessage, Message, intern_topic
+from hedgehogd.engine.demand import Demand
+from hedgehogd.protocol.frames import encode_text
+
+_LEVEL2, _BATCH = LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel
+_CHANNELS = frozenset({_LEVEL2, _BATCH})
+_YEAR_ONE = "0001"  # seen on real updates (FEED §6.6)
+
+
+class HeldBook:
+    """One product's book.
+
+    Attributes:
+        book: the levels.
+        time: the ``time`` of the last update; empty before the first that has one.
+        is_fine: True when single changes flow, from which ``level2_batch`` is made.
+        gathering: what the running 50 ms have touched; None while nobody wants it.
+    """
+
+    __slots__ = ("book", "gathering", "is_fine", "time", "was_crossed")
+
+    def __init__(self) -> None:
+        self.book = Book()
+        self.time = ""
+        self.is_fine = False
+        self.gathering: Gathering | None = None
+        self.was_crossed = False
+
+
+class Books:
+    """All books of one instance.
+
+    Attributes:
+        resyncs: books asked for anew, by reason.
+        bare_removals: removals of levels that do not exist, cut out.
+    """
+
+    def __init__(self, demand: Demand) -> None:
+        self.resyncs: Counter[str] = Counter()
+        self.bare_removals = 0
+        self._demand = demand
+        self._held: dict[str, HeldBook] = {}
+
+    def __len__(self) -> int:
+        """Return how many books are ready."""
+        return sum(held.book.is_ready for held in self._held.values())
+
+    def get(self, product_id: str) -> HeldBook | None:
+        """Return the book of a product; None when it is not known completely."""
+        held = self._held.get(product_id)
+        return held if held is not None and held.book.is_ready else None
+
+    def forget(self, topic: Topic) -> None:
+        """``topic`` flows no longer; with the last one of a book the book goes."""
+        if topic.channel in _CHANNELS:
+            other = Topic(_BATCH if topic.channel == _LEVEL2 else _LEVEL2, topic.product_id)
+            demand = self._demand
+            if not (demand.is_wanted(topic) or demand.is_wanted(other) or demand.lingers(other)):
+                self._held.pop(topic.product_id, None)
+
+    def begin_both(self, snapshot: Message) -> None:
+        """Make a snapshot of ``level2`` one of ``level2_batch`` too."""
+        if snapshot.also is None:
+            snapshot.also = intern_topic(_BATCH, snapshot.topic.product_id)
+
+    async def load(self, message: Message) -> None:
+        """Take a snapshot, in slices: others run meanwhile, and find the book not ready."""
+        held = self._held.setdefault(message.topic.product_id, HeldBook())
+        held.book.clear()
+        held.was_crossed = False
+        held.is_fine = message.topic.channel == _LEVEL2
+        try:
+            rows = read_snapshot(message.payload)
+        except BadMessage:
+            self._resync(message.topic.product_id, "bad_snapshot")
+            return
+        for _ in held.book.load_parts(rows.bids, rows.asks):
+            await trio.lowlevel.checkpoint()
+        if held.book.skipped:
+            self._resync(message.topic.product_id, "bad_rows")
+
+    def follow(self, messages: Sequence[Message]) -> list[Message]:
+        """Apply the updates among ``messages``; return what is to be passed on.
+
+        A snapshot among them has been loaded.
+        """
+        passed: list[Message] = []
+        for message in messages:
+            if message.topic.channel not in _CHANNELS:
+                passed.append(message)
+            elif message.type == "snapshot":
+                # Anew, and in the turn in which who waits is let in: windows must miss nothing.
+                held = self._held[message.topic.product_id]
+                held.gathering = None
+                self._gather(message.topic.product_id, held)
+                passed.append(message)
+            else:
+                passed += self._update(message)
+        return passed
+
+    def gathered(self) -> Iterator[Message]:
+        """End the running window of each ``level2_batch``; yield what it came to."""
+        for product_id, held in self._held.items():
+            gathering = held.gathering
+            if gathering is None or not held.book.is_ready:
+                continue
+            changes = gathering.changes(held.book)
+            gathering.begin()
+            if changes:
+                payload = l2update(product_id, changes, held.time)
+                topic = intern_topic(_BATCH, product_id)
+                yield Message(topic, "l2update", encode_text(payload), payload)
+
+    def watch_demand(self) -> bool:
+        """Gather for the products whose ``level2_batch`` is wanted; say whether there is one."""
+        gathers = False
+        for product_id, held in self._held.items():
+            gathers |= self._gather(product_id, held)
+        return gathers
+
+    def _gather(self, product_id: str, held: HeldBook) -> bool:
+        wanted = held.is_fine and self._demand.is_wanted(Topic(_BATCH, product_id))
+        if not wanted:
+            held.gathering = None
+        elif held.gathering is None:
+            held.gathering = Gathering()
+        return wanted
+
+    def _update(self, message: Message) -> list[Message]:
+        held = self._held.get(message.topic.product_id)
+        if held is None:  # who waits for it would wait for ever
+            held = self._held[message.topic.product_id] = HeldBook()
+            self._resync(message.topic.product_id, "no_book")
+        if not held.book.is_ready:
+            return [message]
+        try:
+            changes, time = read_update(message.payload)
+            if held.gathering is not None:
+                held.gathering.note(held.book, changes)
+            bare = held.book.apply(changes)
+        except (BadMessage, BadAmount):
+            held.book.clear()  # what it would have changed is not known
+            self._resync(message.topic.product_id, "bad_update")
+            return [message]
+        if time and not time.startswith(_YEAR_ONE):
+            held.time = time
+        if held.book.is_crossed and not held.was_crossed:  # real ones never are (FEED §6.6)
+            self._resync(message.topic.product_id, "crossed")
+        held.was_crossed = held.book.is_crossed
+        return self._without(message, changes, bare) if bare else [message]
+
+    def _without(
+        self, message: Message, changes: Sequence[Change], bare: Sequence[int]
+    ) -> list[Message]:
+        """Return ``message`` without some of its changes; nothing when none is left."""
+        self.bare_removals += len(bare)
+        kept = [change for at, change in enumerate(changes) if at not in bare]
+        if not kept:
+            return []
+        fields = msgspec.json.decode(message.payload)
+        payload = msgspec.json.encode({**fields, "changes": kept})
+        return [Message(message.topic, message.type, encode_text(payload), payload, None, None,
+                        message.also)]  # fmt: skip
+
+    def _resync(self, product_id: str, reason: str) -> None:
+        self.resyncs[reason] += 1
+        for channel in (_LEVEL2, _BATCH):  # one of them flows
+            self._demand.ask_snapshot(intern_topic(channel, product_id))

@@ -1,0 +1,154 @@
+"""Level-3 books of the products whose ``full`` or ``level3`` flows.
+
+The channels bring changes and no snapshot. A book begins with a REST level-3 book, fetched by
+whoever ``on_missing`` wakes, joined to the events that are on the tape already; then it
+follows the tape, in the same turn. So an answer made from it fits what subscribers of
+``full`` have been sent, to the sequence (FEED §9). A gap ends it, and it is fetched anew.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import trio
+
+from hedgehogd.domain.amount import BadAmount
+from hedgehogd.domain.channel import FULL, LEVEL3, Topic
+from hedgehogd.domain.frozen_orders import FrozenOrders, book_parts
+from hedgehogd.domain.limits import SEQUENCE_STEP_MAX
+from hedgehogd.domain.message import BadMessage, Message, intern_topic
+from hedgehogd.domain.order_event import OrderEvent, from_full, from_level3
+from hedgehogd.domain.orders import OrderBook, SequenceGap
+from hedgehogd.engine.tape import Tape
+
+_FULL, _LEVEL3 = FULL.topic_channel, LEVEL3.topic_channel
+_READ: dict[str, Callable[[bytes], OrderEvent | None]] = {_FULL: from_full, _LEVEL3: from_level3}
+
+
+class FetchedOrders(NamedTuple):
+    """A level-3 book from REST.
+
+    Attributes:
+        product_id: whose.
+        bids: rows ``[price, size, order_id]``, best first.
+        asks: the same.
+        sequence: of the last event in it.
+    """
+
+    product_id: str
+    bids: Sequence[Any]
+    asks: Sequence[Any]
+    sequence: int
+
+
+class _Held:
+    """One product's book, and the channel that it follows."""
+
+    __slots__ = ("book", "channel")
+
+    def __init__(self, channel: str) -> None:
+        self.book = OrderBook()
+        self.channel = channel
+
+
+class OrderBooks:
+    """All level-3 books of one instance.
+
+    Attributes:
+        lost: books given up, by reason.
+        on_missing: called when a product's book is missing; somebody has to fetch one.
+    """
+
+    def __init__(self) -> None:
+        self.lost: Counter[str] = Counter()
+        self.on_missing: Callable[[], None] = lambda: None
+        self._held: dict[str, _Held] = {}
+        self._loaded = trio.Event()
+
+    def __len__(self) -> int:
+        """Return how many books are ready."""
+        return sum(held.book.is_ready for held in self._held.values())
+
+    def missing(self) -> list[str]:
+        """Return the products whose events flow and whose book is not known."""
+        return [product_id for product_id, held in self._held.items() if not held.book.is_ready]
+
+    def forget(self, topic: Topic) -> None:
+        """``topic`` flows no longer: neither does a book that followed it."""
+        held = self._held.get(topic.product_id)
+        if held is not None and held.channel == topic.channel:
+            del self._held[topic.product_id]
+
+    def follow(self, messages: Iterable[Message]) -> None:
+        """Apply the events among ``messages``, which are the newest on the tape."""
+        for message in messages:
+            channel, product_id = message.topic
+            if channel not in _READ or not product_id:
+                continue
+            held = self._held.get(product_id)
+            if held is None:
+                self._held[product_id] = _Held(channel)
+                self.on_missing()
+            elif held.channel == channel and held.book.is_ready:
+                self._apply(held, message)
+
+    async def load(self, fetched: FetchedOrders, tape: Tape) -> None:
+        """Begin a book, in slices, and join it to the events on the tape.
+
+        The broker calls this between two batches, so the tape stands still meanwhile.
+        """
+        held = self._held.get(fetched.product_id)
+        if held is None:
+            return
+        for _ in held.book.load_parts(fetched.bids, fetched.asks, fetched.sequence):
+            await trio.lowlevel.checkpoint()
+        topic = intern_topic(held.channel, fetched.product_id)
+        for _, message in tape.read(tape.begin - 1, frozenset({topic})):
+            if held.book.is_ready:
+                self._apply(held, message)
+        loaded, self._loaded = self._loaded, trio.Event()
+        loaded.set()
+
+    async def wait_ready(self, product_id: str) -> None:
+        """Wait until the product's book is known; the caller limits the time."""
+        while True:
+            held = self._held.get(product_id)
+            if held is not None and held.book.is_ready:
+                await trio.lowlevel.checkpoint()
+                return
+            await self._loaded.wait()
+
+    async def answer(self, product_id: str, level: int, time: str) -> bytes | None:
+        """Return REST's answer to ``/products/<id>/book``, made in slices; None when not known.
+
+        Args:
+            product_id: whose book.
+            level: 1, 2 or 3.
+            time: RFC 3339, to be stated.
+        """
+        held = self._held.get(product_id)
+        if held is None or not held.book.is_ready:
+            await trio.lowlevel.checkpoint()
+            return None
+        frozen: FrozenOrders = held.book.freeze()
+        parts = []
+        for part in book_parts(frozen, level=level, time=time):
+            parts.append(part)
+            await trio.lowlevel.checkpoint()
+        return b"".join(parts)
+
+    def _apply(self, held: _Held, message: Message) -> None:
+        try:
+            event = _READ[held.channel](message.payload)
+            is_new = event is None or held.book.apply(event)
+            if event and not is_new and event.sequence < held.book.sequence - SEQUENCE_STEP_MAX:
+                self._lose(held, "set_back")
+        except SequenceGap:
+            self._lose(held, "gap")
+        except (BadMessage, BadAmount):
+            self._lose(held, "bad_event")
+
+    def _lose(self, held: _Held, reason: str) -> None:
+        self.lost[reason] += 1
+        held.book.clear()
+        self.on_missing()

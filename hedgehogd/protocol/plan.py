@@ -1,0 +1,203 @@
+"""Which connection of a line holds which product, and how a product moves.
+
+All channels of a product share one connection, or their order is lost. Light channels have
+one connection; products with ``full`` or ``level3`` are spread over up to
+``HEAVY_CONNECTIONS_MAX`` others, because the exchange cuts who reads a busy one too slowly.
+
+Some channels cannot be told apart by their messages (``matches`` and ``full``, ``level2`` and
+``level2_batch``), so a product never changes from one to the other on a live connection: it
+is held on another connection first, and dropped from the old one a moment after it has
+begun to flow on the new one (DESIGN §5).
+
+Sans-I/O: time is an argument. Each line has a plan of its own.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain, count
+
+from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3, MATCHES, Topic
+from hedgehogd.domain.limits import HANDOVER_S, HEAVY_CONNECTIONS_MAX, MOVES_MAX
+
+_HEAVY = frozenset({FULL.topic_channel, LEVEL3.topic_channel})
+_KINDS = ((FULL, MATCHES), (LEVEL2, LEVEL2_BATCH))
+_KIND_BY_CHANNEL = {
+    channel.topic_channel: kind for kind, pair in enumerate(_KINDS) for channel in pair
+}
+
+
+class _Holding:
+    """A product on one connection.
+
+    Attributes:
+        slot: the number of the connection.
+        topics: what is held of the product there.
+        arrived_at: when it began to flow there; None before.
+    """
+
+    __slots__ = ("arrived_at", "slot", "topics")
+
+    def __init__(self, slot: int, topics: frozenset[Topic]) -> None:
+        self.slot = slot
+        self.topics = topics
+        self.arrived_at: float | None = None
+
+
+class Plan:
+    """The connections of one line, by slot: a small number, 0 for the light channels."""
+
+    def __init__(self) -> None:
+        self._holdings: dict[str, list[_Holding]] = {}  # the newest last
+        # What each live connection has carried of a product: for each kind its variant.
+        self._variants: dict[tuple[int, str], dict[int, str]] = {}
+        self._avoided: set[tuple[int, str]] = set()
+        self._moves: Counter[str] = Counter()  # of each product, because it did not flow
+
+    def follow(self, asked: Iterable[Topic], now: float) -> None:
+        """Plan for ``asked``, and end the old holdings whose time has come."""
+        by_product: dict[str, set[Topic]] = {}
+        for topic in asked:
+            by_product.setdefault(topic.product_id, set()).add(topic)
+        for product_id in self._holdings.keys() - by_product.keys():
+            del self._holdings[product_id], self._moves[product_id]
+        for product_id, topics in by_product.items():
+            self._place(product_id, frozenset(topics))
+            holdings = self._holdings[product_id]
+            arrived_at = holdings[-1].arrived_at
+            if arrived_at is not None and now - arrived_at >= HANDOVER_S:
+                del holdings[:-1]
+
+    def slots(self) -> list[int]:
+        """Return the slots that hold something."""
+        return sorted({h.slot for holdings in self._holdings.values() for h in holdings})
+
+    def topics(self, slot: int) -> frozenset[Topic]:
+        """Return what the connection at ``slot`` has to hold."""
+        return frozenset(
+            topic
+            for holdings in self._holdings.values()
+            for holding in holdings
+            if holding.slot == slot
+            for topic in holding.topics
+        )
+
+    def products(self, slots: Iterable[int]) -> frozenset[str]:
+        """Return the products that belong on ``slots``; an old variant elsewhere does not count."""
+        chosen = frozenset(slots)
+        return frozenset(
+            product_id
+            for product_id, holdings in self._holdings.items()
+            if holdings[-1].slot in chosen
+        )
+
+    def arrived(self, slot: int, product_id: str, now: float) -> None:
+        """The product flows on the connection at ``slot``."""
+        holdings = self._holdings.get(product_id, [])
+        if holdings and holdings[-1].slot == slot and holdings[-1].arrived_at is None:
+            holdings[-1].arrived_at = now
+
+    def ended(self, slot: int) -> None:
+        """The connection at ``slot`` has ended: its next one may carry any variant."""
+        for key in [key for key in self._variants if key[0] == slot]:
+            del self._variants[key]
+        self._avoided = {key for key in self._avoided if key[0] != slot}
+        for product_id, holdings in self._holdings.items():
+            if holdings[-1].slot == slot:
+                del self._moves[product_id]
+            for holding in holdings:
+                if holding.slot == slot:
+                    holding.arrived_at = None
+                    self._mark(slot, product_id, holding.topics)
+
+    def avoid(self, slot: int, product_id: str) -> None:
+        """The product does not flow on the connection at ``slot``: move it, while that lives.
+
+        At most ``MOVES_MAX`` times until its connection is lost: one that flows nowhere is not
+        the connections' fault.
+        """
+        if (slot, product_id) not in self._avoided and self._moves[product_id] < MOVES_MAX:
+            self._avoided.add((slot, product_id))
+            self._moves[product_id] += 1
+
+    def refused(self, channels: Iterable[str]) -> None:
+        """The exchange does not give us ``channels``: none of their messages ever came."""
+        gone = frozenset(channels)
+        for variants in self._variants.values():
+            for kind in [kind for kind, channel in variants.items() if channel in gone]:
+                del variants[kind]
+
+    def next_change_at(self) -> float | None:
+        """Return when ``follow`` will end an old holding, or None."""
+        times = [
+            holdings[-1].arrived_at + HANDOVER_S
+            for holdings in self._holdings.values()
+            if len(holdings) > 1 and holdings[-1].arrived_at is not None
+        ]
+        return min(times, default=None)
+
+    def _place(self, product_id: str, topics: frozenset[Topic]) -> None:
+        holdings = self._holdings.setdefault(product_id, [])
+        has_to_move = bool(holdings) and (holdings[-1].slot, product_id) in self._avoided
+        if holdings and holdings[-1].topics == topics and not has_to_move:
+            return
+        fitting = [
+            holding
+            for holding in holdings
+            if self._fits(holding.slot, product_id, topics)
+            and (holding.slot, product_id) not in self._avoided
+        ]
+        if fitting:
+            holding = fitting[-1]
+            holdings.remove(holding)  # when it is not the newest, the product moves back
+        else:
+            holding = _Holding(self._choose(product_id, topics), topics)
+            if len(holdings) > 1:  # it moves on before the other move was over
+                del holdings[1 if holdings[1].arrived_at is None else 0]
+        holding.topics = topics
+        holdings.append(holding)
+        self._mark(holding.slot, product_id, topics)
+
+    def _fits(self, slot: int, product_id: str, topics: frozenset[Topic]) -> bool:
+        """Say whether the connection may carry ``topics``, given what it has carried.
+
+        A heavy product needs a heavy connection; one that is no longer heavy may stay on it.
+        """
+        if _is_heavy(topics) and not 1 <= slot <= HEAVY_CONNECTIONS_MAX:
+            return False
+        variants = self._variants.get((slot, product_id), {})
+        return all(
+            variants.get(_KIND_BY_CHANNEL[t.channel], t.channel) == t.channel
+            for t in topics
+            if t.channel in _KIND_BY_CHANNEL
+        )
+
+    def _mark(self, slot: int, product_id: str, topics: frozenset[Topic]) -> None:
+        for topic in topics:
+            kind = _KIND_BY_CHANNEL.get(topic.channel)
+            if kind is not None:
+                self._variants.setdefault((slot, product_id), {})[kind] = topic.channel
+
+    def _choose(self, product_id: str, topics: frozenset[Topic]) -> int:
+        """Return the slot for a product that has none yet, or has to leave its own."""
+        here = {holding.slot for holding in self._holdings[product_id]}
+        if not _is_heavy(topics):
+            # The light connection; when it has carried the other variant, the next one.
+            here |= {slot for slot, avoider in self._avoided if avoider == product_id}
+            light = chain((0,), count(HEAVY_CONNECTIONS_MAX + 1))
+            return next(s for s in light if s not in here and self._fits(s, product_id, topics))
+        load = Counter(
+            holding.slot
+            for holdings in self._holdings.values()
+            for holding in holdings
+            if _is_heavy(holding.topics)
+        )
+        free = [s for s in range(1, HEAVY_CONNECTIONS_MAX + 1) if s not in here]
+        fitting = [s for s in free if self._fits(s, product_id, topics)]
+        # Where it has been before comes first: so it never uses up more than four.
+        known = {slot for slot in fitting if (slot, product_id) in self._variants}
+        avoided = {slot for slot in fitting if (slot, product_id) in self._avoided}
+        return min(fitting, key=lambda s: (s in avoided, s not in known, load[s], s))
+
+
+def _is_heavy(topics: Iterable[Topic]) -> bool:
+    return any(topic.channel in _HEAVY for topic in topics)

@@ -1,0 +1,70 @@
+"""Another hedgehogd's notices, when its ``/ws`` is our feed: they pass down the chain.
+
+A gap that it tells is not found again here; its stale feed is ours too; trades that it got
+later are passed on. Its greetings and farewells concern this connection alone.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL
+from hedgehogd.domain.limits import SEQUENCE_MAX
+from hedgehogd.domain.message import Head, intern_topic
+from hedgehogd.protocol.received import Received, TopicNotice
+from hedgehogd.protocol.source import Source
+
+if TYPE_CHECKING:
+    from hedgehogd.protocol.upstream import UpstreamSession
+
+TYPES = frozenset({"session", "gap", "stale", "resumed", "skipped", "closing", "backfilled"})
+
+_LAST_NUMBER = {"matches": "last_trade_id", "full": "last_sequence", "level3": "last_sequence"}
+
+
+def take(
+    session: "UpstreamSession", source: Source, head: Head, payload: bytes, received: Received
+) -> None:
+    """Pass on what concerns subscribers."""
+    try:
+        value = msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if head.type == "gap":
+        _take_gap(session, head.product_id, value, payload, received)
+    elif head.type == "stale":
+        _take_stale(source, value, payload, received)
+    elif head.type == "backfilled" and head.product_id:
+        received.tell(TopicNotice(intern_topic("matches", head.product_id), payload))
+    elif head.type == "closing":
+        received.oddities.append("the relay that feeds us is closing")
+
+
+def _take_stale(source: Source, value: dict[str, Any], payload: bytes, received: Received) -> None:
+    product_ids = value.get("product_ids")
+    if isinstance(product_ids, list):
+        products = frozenset(each for each in product_ids if isinstance(each, str))
+        received.tell(TopicNotice(products, payload))
+        return
+    source.told_stale = value.get("stale") is True
+    received.tell(TopicNotice(None, payload))
+
+
+def _take_gap(
+    session: "UpstreamSession",
+    product_id: str,
+    value: dict[str, Any],
+    payload: bytes,
+    received: Received,
+) -> None:
+    channel = value.get("channel")
+    if not isinstance(channel, str) or channel not in BY_TOPIC_CHANNEL:
+        return
+    received.tell(TopicNotice(intern_topic(channel, product_id), payload))
+    session.arbiter.gaps += 1
+    last = value.get(_LAST_NUMBER.get(channel, ""))
+    state = session.products.get(product_id)
+    if state is not None and type(last) is int and 0 <= last <= SEQUENCE_MAX:
+        numbers = state.numbers.get(channel)
+        if numbers is not None and numbers.hole_before(last + 1) is not None:
+            numbers.skip_to(last)

@@ -1,0 +1,71 @@
+"""Topics to subscribe to once more on a live connection, and how often.
+
+Two reasons: the exchange's acknowledgement leaves a topic out, so another subscribe may
+help; or what flows has to begin anew, with a snapshot, so an unsubscribe comes first. The
+pause between two tries for one topic doubles: an exchange that never acknowledges a topic
+is asked for it ever more rarely.
+
+Sans-I/O: time is an argument. Each connection has its own.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.limits import RENEW_FIRST_S, RENEW_MAX_S
+
+
+class Due(NamedTuple):
+    """What to do now.
+
+    Attributes:
+        again: topics to subscribe to once more.
+        anew: topics to unsubscribe from first, and then to subscribe to.
+        next_at: when more will be due; infinity for never.
+    """
+
+    again: frozenset[Topic]
+    anew: frozenset[Topic]
+    next_at: float
+
+
+class Renewals:
+    """What has been asked for once more on one connection."""
+
+    def __init__(self) -> None:
+        self._again: set[Topic] = set()
+        self._anew: set[Topic] = set()
+        self._pauses: dict[Topic, float] = {}
+        self._not_before: dict[Topic, float] = {}
+        self._tries: Counter[Topic] = Counter()
+
+    def ask_again(self, topics: Iterable[Topic]) -> None:
+        """The exchange does not think that we hold ``topics``."""
+        self._again.update(topics)
+
+    def ask_anew(self, topics: Iterable[Topic]) -> None:
+        """What flows of ``topics`` is of no use, or nothing does."""
+        self._anew.update(topics)
+
+    def tries(self, topic: Topic) -> int:
+        """Return how often ``topic`` has been subscribed to once more."""
+        return self._tries[topic]
+
+    def take(self, held: frozenset[Topic], now: float) -> Due:
+        """Return what is due at ``now`` among the topics that are ``held``; forget the others."""
+        self._again &= held
+        self._anew &= held
+        due = {t for t in self._again | self._anew if self._not_before.get(t, now) <= now}
+        again, anew = frozenset(due - self._anew), frozenset(due & self._anew)
+        self._again -= due
+        self._anew -= due
+        for topic in due:
+            pause_s = self._pauses.get(topic, RENEW_FIRST_S)
+            if now - self._not_before.get(topic, now) > RENEW_MAX_S:
+                pause_s, self._tries[topic] = RENEW_FIRST_S, 0
+            self._pauses[topic] = min(2 * pause_s, RENEW_MAX_S)
+            self._not_before[topic] = now + pause_s
+            self._tries[topic] += 1
+        waiting = (self._not_before[t] for t in self._again | self._anew)
+        return Due(again, anew, min(waiting, default=float("inf")))

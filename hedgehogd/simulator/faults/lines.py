@@ -1,0 +1,269 @@
+"""Faults of what is sent: one object sees each message of the connections and may spoil it.
+
+A ``LineFault`` waits for a message that suits it. What it does then it does on that
+message's connection alone, except where its class says otherwise, and it is over after
+that connection at the latest. It counts as fired when the first byte is really other than
+it would have been, never before.
+
+Pure but for what it asks of a ``Client``; time is the client's.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hedgehogd.domain.channel import FULL, LEVEL3, MATCHES, TICKER
+from hedgehogd.simulator.faults.orders import FaultOrder
+
+if TYPE_CHECKING:
+    from hedgehogd.simulator.client import Client
+
+_SEQUENCE = re.compile(rb'"sequence":(\d+)')
+_NUMBERED = frozenset({FULL.name, LEVEL3.name, MATCHES.name})
+_TRADING = frozenset({FULL.name, LEVEL3.name, MATCHES.name})
+
+
+class Outgoing(NamedTuple):
+    """What is about to be sent on one connection.
+
+    Attributes:
+        channel: the canonical name; empty for acknowledgements and errors.
+        product_id: its market; empty where there is none.
+        payload: the JSON text; empty for a frame that holds none.
+        frame: the frame that holds it.
+    """
+
+    channel: str
+    product_id: str
+    payload: bytes
+    frame: bytes
+
+    @property
+    def sequence(self) -> int | None:
+        """The number that it carries; None for those that carry none."""
+        if self.channel == LEVEL3.name:
+            cells = self.payload.split(b'"', 6)
+            return int(cells[5]) if self.payload.startswith(b"[") else None
+        found = _SEQUENCE.search(self.payload)
+        return int(found.group(1)) if found else None
+
+    @property
+    def is_trade(self) -> bool:
+        """True for a match, on whatever channel; a ``last_match`` is none."""
+        return self.payload.startswith((b'{"type":"match"', b'["match"'))
+
+
+class LineFault:
+    """A fault of what is sent.
+
+    Attributes:
+        is_over: True when it will do nothing more.
+    """
+
+    channels: frozenset[str] = frozenset()
+    """Canonical names of the channels that suit it; empty for all, but not for answers."""
+
+    def __init__(self, order: FaultOrder) -> None:
+        self.is_over = False
+        self._order = order
+        self._param: Any = order.param
+        self._client: Client | None = None
+        self._has_fired = False
+
+    def see(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        """Take one message that is about to be sent; return what is sent instead."""
+        if self.is_over or not self._suits(client, outgoing):
+            return (outgoing,)
+        return self._spoil(client, outgoing)
+
+    def left(self, client: "Client") -> None:
+        """Be over if ``client``, which has gone, was the one."""
+        if client is self._client:
+            self.is_over = True
+
+    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+        order = self._order
+        if self._client not in (None, client) or order.client not in (None, client.number):
+            return False
+        if order.product_id not in (None, outgoing.product_id):
+            return False
+        return outgoing.channel in self.channels if self.channels else bool(outgoing.channel)
+
+    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        """Do it to a message that suits."""
+        raise NotImplementedError
+
+    def _strike(self, client: "Client") -> None:
+        """Stay with ``client``, and count the first time that bytes are spoilt."""
+        self._client = client
+        if not self._has_fired:
+            self._has_fired = True
+            self._order.fired()
+
+
+class SequenceGap(LineFault):
+    """Numbered messages of one product are lost on one connection."""
+
+    channels = _NUMBERED
+
+    def __init__(self, order: FaultOrder) -> None:
+        super().__init__(order)
+        self._product_id = ""
+
+    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        if outgoing.sequence is None or b'"last_match"' in outgoing.payload:
+            return (outgoing,)
+        if self._product_id not in ("", outgoing.product_id):
+            return (outgoing,)
+        self._product_id = outgoing.product_id
+        self._strike(client)
+        self._param -= 1
+        self.is_over = self._param == 0
+        return ()
+
+
+class TradeGap(LineFault):
+    """Trades are lost on one connection, on all its channels that would tell of them."""
+
+    channels = _TRADING
+    everywhere = False
+
+    def __init__(self, order: FaultOrder) -> None:
+        super().__init__(order)
+        self._product_id = ""
+        self._lost: set[int] = set()
+
+    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        sequence = outgoing.sequence
+        if not outgoing.is_trade or sequence is None:
+            return (outgoing,)
+        if self._product_id not in ("", outgoing.product_id):
+            return (outgoing,)
+        if sequence not in self._lost:
+            if len(self._lost) == self._param:
+                # A trade after the last lost one: none of those will be told any more.
+                self.is_over = True
+                return (outgoing,)
+            self._lost.add(sequence)
+            self._product_id = outgoing.product_id
+        self._strike(client)
+        return ()
+
+    def _strike(self, client: "Client") -> None:
+        super()._strike(client)
+        if self.everywhere:
+            self._client = None
+
+
+class TradeGapEverywhere(TradeGap):
+    """Trades are lost on all connections; REST still has them."""
+
+    everywhere = True
+
+
+class Duplicate(LineFault):
+    """A numbered message is sent twice."""
+
+    channels = _NUMBERED | {TICKER.name}
+
+    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        if outgoing.sequence is None:
+            return (outgoing,)
+        self._strike(client)
+        self.is_over = True
+        return (outgoing, outgoing)
+
+
+class Late(LineFault):
+    """A numbered message is held back until k others have gone out on its connection."""
+
+    channels = _NUMBERED
+
+    def __init__(self, order: FaultOrder) -> None:
+        super().__init__(order)
+        self._held: Outgoing | None = None
+
+    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+        if self._held is not None:
+            return client is self._client
+        return super()._suits(client, outgoing) and self._is_held(outgoing)
+
+    def _is_held(self, outgoing: Outgoing) -> bool:
+        return outgoing.sequence is not None and b'"last_match"' not in outgoing.payload
+
+    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        if self._held is None:
+            self._held, self._client = outgoing, client
+            return ()
+        if not outgoing.channel:
+            return self._overtaken(outgoing)
+        self._strike(client)
+        self._param -= 1
+        if self._param:
+            return (outgoing,)
+        self.is_over = True
+        return (outgoing, self._held)
+
+    def _overtaken(self, answer: Outgoing) -> Iterable[Outgoing]:
+        """Return what is sent when an answer comes while a message is held."""
+        return (answer,)
+
+
+class AckAfterData(Late):
+    """An acknowledgement comes only after k messages of data.
+
+    If the client asks for more meanwhile, it comes before the next answer: a state that is
+    older than one already told would be a lie of another kind.
+    """
+
+    channels = frozenset({""})
+
+    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+        product_id = self._order.product_id
+        if self._held is not None or product_id is None:
+            return super()._suits(client, outgoing)
+        is_about = b'"%b"' % product_id.encode() in outgoing.payload
+        return is_about and super()._suits(client, outgoing._replace(product_id=product_id))
+
+    def _overtaken(self, answer: Outgoing) -> Iterable[Outgoing]:
+        self.is_over = True
+        return (answer,) if self._held is None else (self._held, answer)
+
+    def _is_held(self, outgoing: Outgoing) -> bool:
+        return outgoing.payload.startswith(b'{"type":"subscriptions"')
+
+
+class QuietProduct(LineFault):
+    """One product says nothing more on one connection, not even a heartbeat."""
+
+    def __init__(self, order: FaultOrder) -> None:
+        super().__init__(order)
+        self._product_id = order.product_id or ""
+
+    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        if not outgoing.product_id or self._product_id not in ("", outgoing.product_id):
+            return (outgoing,)
+        self._product_id = outgoing.product_id
+        self._strike(client)
+        return ()
+
+
+class LostTopic(LineFault):
+    """One topic of one connection never flows; made by ``doors.LostSubscription``."""
+
+    def __init__(self, order: FaultOrder, client: "Client", topic: tuple[str, str]) -> None:
+        super().__init__(order)
+        self._client = client
+        self._topic = topic
+
+    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+        return client is self._client and (outgoing.channel, outgoing.product_id) == self._topic
+
+    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:  # noqa: ARG002
+        self._strike(client)
+        return ()
+
+    def dropped(self, client: "Client", topic: tuple[str, str]) -> None:
+        """Be over if ``client`` has unsubscribed from the topic: asking anew helps."""
+        if client is self._client and topic == self._topic:
+            self.is_over = True

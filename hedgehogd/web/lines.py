@@ -1,0 +1,27 @@
+"""``GET /api/v1/lines``: how each line of the feed is, and what having two has saved."""
+
+from quart import Response
+from quart_trio import QuartTrio
+
+from hedgehogd.engine.instance import Instance
+from hedgehogd.web.responses import json_response
+
+
+def add_lines(app: QuartTrio, instance: Instance) -> None:
+    """Add the route to ``app``."""
+
+    @app.get("/api/v1/lines")
+    async def lines() -> Response:
+        health = instance.health
+        products = {
+            product_id: {"heard_age_s": heard, "data_age_s": data}
+            for product_id, (heard, data) in sorted(health.read_products().items())
+        }
+        return json_response(
+            {
+                "state": health.state,
+                "reason": health.reason,
+                "lines": [line._asdict() for line in health.read_lines()],
+                "products": products,
+            }
+        )

@@ -1,0 +1,19 @@
+"""The two forms in which the control plane answers."""
+
+from typing import Any
+
+import msgspec
+from quart import Response
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Return ``value`` as JSON that nobody may keep."""
+    body = msgspec.json.encode(value) + b"\n"
+    response = Response(body, status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def error_response(code: str, message: str, status: int) -> Response:
+    """Return an error in the form of DESIGN §3."""
+    return json_response({"error": {"code": code, "message": message}}, status)

@@ -1,0 +1,276 @@
+"""Order books beside the tape: what is passed on, what is cut out, what is asked for anew."""
+
+import json
+
+import pytest
+import trio
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.engine.books import Books
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.demand import Demand
+from hedgehogd.protocol.wire import WEBSOCKET_DEFLATE
+from tests.fakes import make_message
+
+BTC = "BTC-USD"
+LEVEL2, BATCH = Topic("level2", BTC), Topic("level2_batch", BTC)
+BIDS, ASKS = [["100", "1"], ["99.50", "2"]], [["101", "3"]]
+
+
+def a_snapshot(channel="level2", bids=BIDS, asks=ASKS, **more):
+    return make_message(channel, kind="snapshot", bids=bids, asks=asks, **more)
+
+
+def an_update(*changes, channel="level2", **more):
+    return make_message(channel, changes=list(changes), **more)
+
+
+@pytest.fixture
+def demand():
+    return Demand(linger_s=1)
+
+
+@pytest.fixture
+def books(demand):
+    return Books(demand)
+
+
+async def begin(books, *more, channel="level2"):
+    """Load a snapshot and follow it and what comes behind it; return what is passed on."""
+    snapshot = a_snapshot(channel)
+    await books.load(snapshot)
+    return books.follow([snapshot, *more])
+
+
+def bids_of(books):
+    return [list(row) for row in books.get(BTC).book.top(9)[0]]
+
+
+async def test_what_the_exchange_sends_is_passed_on_as_it_is(books):
+    """Raw is sacred; and other channels are none of the books' business."""
+    update, ticker = an_update(["buy", "100", "7"]), make_message("ticker")
+    passed = await begin(books, update, ticker)
+
+    assert passed[1] is update
+    assert passed[2] is ticker
+    assert bids_of(books) == [["100", "7"], ["99.50", "2"]]
+    assert len(books) == 1
+
+
+@pytest.mark.parametrize(("channel", "also"), [("level2", "level2_batch"), ("level2_batch", None)])
+async def test_a_snapshot_of_level2_begins_level2_batch_too(books, channel, also):
+    """One message, once, for whoever waits for either."""
+    snapshot = a_snapshot(channel, also=None if also else LEVEL2)
+    books.begin_both(snapshot)
+
+    assert snapshot.also == (Topic(also, BTC) if also else LEVEL2)
+
+
+async def test_a_removal_of_a_level_that_does_not_exist_is_cut_out(books):
+    """Clients crash on it (FEED §6.6); the rest of its message stays, keys and all."""
+    bare = an_update(["buy", "55", "0.00"])
+    mixed = an_update(
+        ["buy", "55", "0"], ["buy", "100", "0"], ["sell", "103", "4"], ["buy", "100", "0"],
+        channel="level2_batch", also=LEVEL2, time="now",
+    )  # fmt: skip
+    passed = await begin(books, bare, mixed)
+
+    assert len(passed) == 2
+    cut = passed[1]
+    assert json.loads(cut.payload) == {
+        **json.loads(mixed.payload),
+        "changes": [["buy", "100", "0"], ["sell", "103", "4"]],
+    }
+    assert cut.frame.endswith(cut.payload)
+    assert (cut.topic, cut.type, cut.also) == (BATCH, "l2update", LEVEL2)
+    assert books.bare_removals == 3
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"changes": [["buy", "1e5", "1"]]}, "bad_update"),
+        ({"changes": [["buy", "100", "9"], ["but", "99", "1"]]}, "bad_update"),
+        ({"changes": 7}, "bad_update"),
+    ],
+)
+@pytest.mark.parametrize("gathers", [False, True])
+async def test_a_bad_update_is_passed_on_and_ends_the_book(books, demand, bad, reason, gathers):
+    """What it was about nobody knows, so nobody is given a snapshot of what is left."""
+    if gathers:
+        demand.want([BATCH])
+    message, bare = make_message("level2", **bad), an_update(["buy", "55", "0"])
+    passed = await begin(books, message, message, bare)
+
+    assert passed[1:] == [message, message, bare]
+    assert (books.get(BTC), list(books.gathered())) == (None, [])
+    assert books.resyncs == {reason: 1}
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    await begin(books)
+    assert bids_of(books) == BIDS
+
+
+@pytest.mark.parametrize("bids", [7, None])
+async def test_a_bad_snapshot_is_passed_on_and_asked_for_anew(books, demand, bids):
+    """Until then there is no book, and updates are passed on as they are."""
+    bad, update = a_snapshot(bids=bids), an_update(["buy", "55", "0"])
+    await books.load(bad)
+
+    assert books.follow([bad, update]) == [bad, update]
+    assert books.get(BTC) is None
+    assert len(books) == 0
+    assert books.resyncs == {"bad_snapshot": 1}
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+
+
+async def test_a_snapshot_with_an_odd_row_is_a_book_without_it(books, demand):
+    """The exchange has sent "0.-10000" once; it is counted, and another snapshot asked for."""
+    await books.load(a_snapshot(bids=[["0.-10000", "1"], *BIDS]))
+
+    assert bids_of(books) == BIDS
+    assert books.resyncs == {"bad_rows": 1}
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+
+
+async def test_a_crossed_book_is_asked_for_anew_once(books, demand):
+    """Real ones are never crossed, so the first such update says that something was lost."""
+    crossing = [an_update(["buy", "150", str(n + 1)]) for n in range(3)]
+    passed = await begin(books, *crossing)
+    assert passed[1:] == crossing
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    books.follow(crossing)
+    assert demand.take_snapshots() == frozenset()
+    assert books.resyncs == {"crossed": 1}
+
+
+@pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
+async def test_a_book_that_crosses_a_second_time_is_asked_for_a_second_time(books, uncrosses_by):
+    """Something was lost again."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    await begin(books, crossing)
+    if uncrosses_by == "an update":
+        books.follow([uncrossing])
+    else:
+        await begin(books)
+    books.follow([crossing])
+
+    assert books.resyncs == {"crossed": 2}
+
+
+async def test_updates_without_a_book_ask_for_one_once(books, demand):
+    """Who waits for it would wait for ever."""
+    update = an_update(["buy", "55", "0"])
+
+    assert books.follow([update, update]) == [update, update]
+    assert books.resyncs == {"no_book": 1}
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+
+
+async def test_a_book_goes_with_the_last_of_its_topics(books, demand):
+    """Memory; and an old book given as a new one would be believed."""
+    await begin(books)
+    books.forget(Topic("ticker", BTC))
+    demand.want([LEVEL2])
+    books.forget(BATCH)
+    assert books.get(BTC) is not None
+
+    demand.release([LEVEL2], 0.0)
+    books.forget(BATCH)  # level2 lingers
+    assert books.get(BTC) is not None
+
+    demand.wanted(9.0)
+    books.forget(LEVEL2)
+    assert (books.get(BTC), books._held) == (None, {})
+
+
+async def test_a_book_is_not_ready_while_it_is_loaded(books, nursery):
+    """46,000 levels are more than one turn of the loop should hold."""
+    snapshot = a_snapshot(bids=[[str(n), "1"] for n in range(1, 5000)], asks=[["9999", "1"]])
+    nursery.start_soon(books.load, snapshot)
+    turns = 0
+    while books.get(BTC) is None:
+        await trio.lowlevel.checkpoint()
+        turns += 1
+
+    assert turns >= 5
+
+
+async def test_windows_are_gathered_only_while_somebody_wants_them(books, demand):
+    """And only from single changes: where level2_batch itself flows it is passed on."""
+    await begin(books)
+    assert not books.watch_demand()
+    demand.want([BATCH])
+    assert books.watch_demand()
+    assert books.watch_demand()
+    await begin(books, channel="level2_batch")
+    assert books.get(BTC).gathering is None
+    assert not books.watch_demand()
+
+    demand.release([BATCH], 0.0)
+    await begin(books)
+    assert not books.watch_demand()
+    assert list(books.gathered()) == []
+
+
+async def test_a_window_comes_to_what_changed_in_it(books, demand):
+    """Its time is the newest one; a quiet window says nothing."""
+    demand.want([BATCH])
+    await begin(books, an_update(["buy", "100", "7"], time="t1"), an_update(["buy", "98", "1"]))
+    (message,) = books.gathered()
+
+    assert json.loads(message.payload) == {
+        "type": "l2update",
+        "product_id": BTC,
+        "changes": [["buy", "100", "7"], ["buy", "98", "1"]],
+        "time": "t1",
+    }
+    assert (message.topic, message.type) == (BATCH, "l2update")
+    assert message.frame.endswith(message.payload)
+    assert list(books.gathered()) == []
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00.000000Z", "", None])
+async def test_a_time_that_is_none_is_not_taken_over(books, demand, time):
+    """Seen on real updates; a message of ours would carry it on (FEED §6.6)."""
+    demand.want([BATCH])
+    good, odd = (an_update(["buy", str(98 - n), "1"], time=t) for n, t in enumerate(["t1", time]))
+    await begin(books, good, odd)
+
+    assert [json.loads(message.payload)["time"] for message in books.gathered()] == ["t1"]
+
+
+async def test_a_window_ends_with_the_book(books, demand):
+    """A resync begins anew; what is not ready has nothing to say."""
+    demand.want([BATCH])
+    await begin(books, an_update(["buy", "100", "7"]))
+    bad = a_snapshot(bids=7)
+    await books.load(bad)
+    books.follow([bad])
+    assert list(books.gathered()) == []
+
+    await begin(books)
+    assert list(books.gathered()) == []
+
+
+async def test_who_joins_while_large_updates_are_compressed_gets_each_change_once(
+    plumbing, nursery, monkeypatch
+):
+    """The book must not be ahead of the tape while the broker waits for a thread."""
+    nursery.start_soon(plumbing.pipe.snapshots.run)
+    plumbing.join("level2", form=WEBSOCKET_DEFLATE)
+    await plumbing.publish(a_snapshot(asks=[[str(200 + n), "1"] for n in range(400)]))
+    late = []
+
+    async def slow(function, *arguments):
+        late.append(plumbing.join("level2")[1])
+        await trio.testing.wait_all_tasks_blocked()
+        return function(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    removals = [["sell", str(200 + n), "0"] for n in range(400)]
+    await plumbing.broker.publish([Delivery([an_update(*removals)])])
+    await trio.testing.wait_all_tasks_blocked()
+
+    snapshot, update = late[0].messages
+    assert len(json.loads(snapshot.payload)["asks"]) == 400
+    assert len(json.loads(update.payload)["changes"]) == 400

@@ -1,0 +1,494 @@
+"""One connection of the feed, against an exchange that keeps to the script, however awkward."""
+
+import ssl
+from itertools import pairwise
+from random import Random
+
+import pytest
+import structlog
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.engine.health import FeedState
+from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
+from tests.feeds.script import CLOSE, PING, heartbeat, level2, match, ticker
+
+TICKER = Topic("ticker", "BTC-USD")
+MATCHES = Topic("matches", "BTC-USD")
+LEVEL2 = Topic("level2", "BTC-USD")
+
+
+# Silence
+
+
+async def test_a_line_without_a_byte_is_dialled_again(autojump_clock, exchange, start_feed):
+    """Ten seconds of nothing, although we pinged: dead, whatever TCP says."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    frames = await line.hear_end()
+    await exchange.subscribed()
+
+    assert PING in [first for first, _ in frames]
+    assert exchange.dialled_at == pytest.approx([0, limits.STALE_AFTER_S + 0.5], abs=0.1)
+    assert running.health.losses == {"silent": 1}
+    assert "no byte" in running.notices()[0]["reason"]
+
+
+async def test_a_line_that_answers_pings_but_beats_no_more_is_dialled_again(
+    autojump_clock, exchange, start_feed, nursery
+):
+    """The most common complaint about this exchange: open, and says nothing."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await line.say(heartbeat())
+    nursery.start_soon(line.answer_pings)
+    await exchange.subscribed()
+
+    assert exchange.dialled_at == pytest.approx([0, limits.STALE_AFTER_S + 0.5], abs=0.1)
+    assert running.health.losses == {"silent": 1}
+    assert "no heartbeat" in running.notices()[0]["reason"]
+
+
+@pytest.mark.parametrize("heard_at", [0.1, 2.6, 4.9, 5.1, 9.9])
+async def test_silence_is_noticed_when_patience_ends_and_no_later(
+    autojump_clock, exchange, start_feed, heard_at
+):
+    """Ten seconds are ten seconds: a ping that waits for its answer must not add five."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await trio.sleep(heard_at)
+    await line.say(ticker())
+    said_at = trio.current_time()
+    while running.health.state is not FeedState.STALE:
+        await trio.sleep(0.01)
+
+    assert trio.current_time() - said_at == pytest.approx(10, abs=0.1)
+
+
+async def test_a_slow_handshake_is_no_silence(autojump_clock, exchange, start_feed, nursery):
+    """Patience begins with the exchange's answer, not with our dial."""
+    running = await start_feed(stale_after_s=5)
+    line = await exchange.dialled()
+    await trio.sleep(6)
+    await line.shake_hands()
+    await line.hear()
+    nursery.start_soon(line.answer_pings)
+    await trio.sleep(30)
+
+    assert running.health.losses == {}
+
+
+async def test_a_line_that_answers_pings_and_never_beat_is_no_loss(autojump_clock, exchange, serve):
+    """A replayed recording may have no heartbeats; a pong proves that the peer lives.
+
+    Its product is asked for anew, moved a few times, and then let be; that is told once.
+    """
+    running = await serve(stale_after_s=10)
+    await exchange.lines_with("ticker")
+    await trio.sleep(300)
+    dials = len(exchange.dialled_at)
+    await trio.sleep(600)
+
+    assert dials == len(exchange.dialled_at) <= 1 + limits.MOVES_MAX
+    assert running.health.losses == {}
+    assert [(n["stale"], n["product_ids"]) for n in running.notices()] == [(True, ["BTC-USD"])]
+    assert running.health.quiet_products == 1
+
+
+async def test_a_silent_book_is_asked_for_anew_and_then_moved(autojump_clock, exchange, serve):
+    """Its snapshot always comes; when it does not, another connection may be luckier."""
+    with structlog.testing.capture_logs() as logs:
+        running = await serve(channels=("level2",), stale_after_s=10)
+        (line,) = await exchange.lines_with("level2")
+        began_at = trio.current_time()
+        while len(exchange.served) < 2:
+            await line.say(heartbeat())
+            await trio.sleep(1)
+        moved_after_s = trio.current_time() - began_at
+        (_, new) = await exchange.lines_with("level2", count=2)
+        await new.say(heartbeat(sequence=2), level2("snapshot", bids=[], asks=[]))
+        await trio.sleep(3)
+    told = [event["topics"] for event in logs if event["event"] == "silent topics"]
+    subscribed = [kind for kind, channels in line.requests if "level2" in channels]
+
+    assert told == [["level2:BTC-USD"]]
+    assert 0 <= subscribed.count("subscribe") - (1 + limits.RENEWALS_BEFORE_MOVE_MAX) <= 1
+    assert moved_after_s < 4 * 10
+    assert line.is_over
+    assert running.notices() == []
+
+
+async def test_a_silent_ticker_never_moves(autojump_clock, exchange, serve):
+    """Nothing need have been traded."""
+    running = await serve(stale_after_s=10)
+    (line,) = await exchange.lines_with("ticker")
+    for number in range(300):
+        await line.say(heartbeat(sequence=number))
+        await trio.sleep(1)
+
+    assert len(exchange.dialled_at) == 1
+    assert running.notices() == []
+
+
+# Loss, and coming back
+
+
+async def _eof(line):
+    await line.stream.send_eof()
+
+
+async def _reset(line):
+    line.break_next_read()
+    await line.say(heartbeat())
+
+
+def raw(data):
+    async def say(line):
+        await line.stream.send_all(data)
+
+    return say
+
+
+def close(code):
+    async def say(line):
+        await line.stream.send_all(encode_close(code, "because"))
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (_eof, "closed: 1006"),
+        (_reset, "closed: 1006"),
+        (close(1000), "closed: 1000 because"),
+        (close(1001), "closed: 1001 because"),
+        (close(1011), "closed: 1011 because"),
+        (close(1012), "closed: 1012 because"),
+        (close(4001), "closed: 4001 because"),
+        (raw(encode_close(None)), "closed: 1005"),
+        (raw(b"\x88\x01\x03"), "closed"),  # half a close code
+        (raw(b"\x88\x02\x00\x01"), "closed"),  # code 1
+        (raw(b"\xc1\x02{}"), "protocol: a data frame begins with 0xc1"),
+        (raw(b"\x81\x82\x00\x00\x00\x00{}"), "protocol: "),  # masked
+        (raw(b"\x81\xfe\x00\x80\x00\x00\x00\x00" + b"x" * 128), "protocol: "),  # masked, longer
+        (raw(b"\x81\x02\xff\xff"), "protocol: a text message is not UTF-8"),
+        (raw(b"\x80\x00"), "protocol: a continuation of nothing"),
+        (raw(b"\x81\x7e\x00\x01x"), "protocol: a frame's length is not in its shortest form"),
+        (raw(b"\x81\x7f" + (1 << 40).to_bytes(8, "big")), "protocol: a frame of 1099511627776"),
+        (raw(b"\x09\x00"), "protocol: a control frame begins with 0x09"),
+        (raw(b"HTTP/1.1 500 oops\r\n\r\n"), ""),
+    ],
+)
+async def test_however_a_line_ends_all_is_asked_for_again(
+    autojump_clock, exchange, start_feed, end, reason
+):
+    """Exchanges, proxies and cables end connections in every way there is."""
+    running = await start_feed(channels=("ticker", "matches"))
+    line, first = await exchange.subscribed()
+    await line.say(ticker())
+    assert await running.messages() == [ticker()]
+    await end(line)
+    again_line, again = await exchange.subscribed()
+
+    assert again == first
+    assert running.health.state is FeedState.STALE
+    told = running.notices()
+    assert [(notice["type"], notice["stale"]) for notice in told] == [("stale", True)]
+    assert told[0]["reason"].startswith(reason)
+    assert sum(running.health.losses.values()) == 1
+
+    await again_line.say(ticker(sequence=2))
+    assert await running.messages() == [ticker(sequence=2)]
+    await wait_all_tasks_blocked()
+    assert [notice["stale"] for notice in running.notices()] == [False]
+    assert running.health.state is FeedState.LIVE
+    assert running.health.connects == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [(b"\x81\x82", 1002), (b"\x81\x02\xff\xff", 1007), (b"\x81\x7e\x27\x10", 1009)],
+)
+async def test_a_broken_protocol_is_answered_with_its_code(
+    autojump_clock, exchange, start_feed, wrong, code
+):
+    """The exchange's people find in their logs what we could not read."""
+    await start_feed(message_bytes_max=1000)
+    line, _ = await exchange.subscribed()
+    await line.stream.send_all(wrong)
+
+    assert (await line.hear_end())[-1] == (CLOSE, code.to_bytes(2, "big"))
+
+
+async def test_a_loss_is_told_once_and_its_end_once(autojump_clock, exchange, start_feed):
+    """Ten failed dials are one outage to a subscriber."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await line.say(ticker())
+    await running.messages()
+    exchange.failures = [ConnectionRefusedError("refused")] * 5
+    await line.stream.send_eof()
+    again, _ = await exchange.subscribed()
+    await again.say(ticker(sequence=2))
+    await again.say(ticker(sequence=3))
+    await wait_all_tasks_blocked()
+
+    assert [notice["stale"] for notice in running.notices()] == [True, False]
+    assert running.health.losses == {"closed": 1, "network": 5}
+
+
+async def test_trades_missed_while_the_line_was_down_are_a_gap(
+    autojump_clock, exchange, start_feed
+):
+    """Trade ids rise by one across connections: what is missing can be named."""
+    running = await start_feed(channels=("matches",))
+    line, _ = await exchange.subscribed()
+    await line.say(match(10))
+    await running.messages()
+    await line.stream.send_eof()
+    again, _ = await exchange.subscribed()
+    await again.say(match(10), match(13))
+    await wait_all_tasks_blocked()
+    gaps = [notice for notice in running.notices() if notice["type"] == "gap"]
+
+    assert [(gap["first_trade_id"], gap["last_trade_id"]) for gap in gaps] == [(11, 12)]
+    assert (running.health.gaps, running.health.missing) == (1, {"matches": 2})
+    assert running.health.dropped["repeat"] == 1
+
+
+async def test_pauses_double_up_to_a_cap(autojump_clock, exchange, start_feed):
+    """An exchange that is down is not helped by being dialled every second."""
+    exchange.failures = [ConnectionRefusedError("refused")] * 9
+    running = await start_feed()
+    await exchange.subscribed()
+    at = exchange.dialled_at
+
+    pauses = [later - earlier for earlier, later in pairwise(at)]
+    assert pauses == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30])
+    assert running.health.losses == {"network": 9}
+
+
+async def test_pauses_are_jittered(autojump_clock, exchange, start_feed):
+    """A fleet that lost its feed at one moment must not dial at one moment."""
+    exchange.failures = [OSError("no route")] * 30
+    await start_feed(random=Random(7))
+    await exchange.subscribed()
+    at = exchange.dialled_at
+
+    capped = [later - earlier for earlier, later in pairwise(at[10:])]
+    assert all(15 <= pause <= 30 for pause in capped)
+    assert len({round(pause, 6) for pause in capped}) == len(capped)
+
+
+async def test_after_a_long_life_the_first_pause_is_short_again(
+    autojump_clock, exchange, start_feed, nursery
+):
+    """A night's outage must not slow down tomorrow's reconnect."""
+    exchange.failures = [OSError("no route")] * 6
+    await start_feed()
+    line, _ = await exchange.subscribed()
+    nursery.start_soon(line.answer_pings)
+    for number in range(round(limits.BACKOFF_RESET_S) + 1):
+        await line.say(heartbeat(sequence=number))
+        await trio.sleep(1)
+    ended_at = trio.current_time()
+    await line.stream.send_all(encode_close(1001))
+    await exchange.subscribed()
+
+    assert exchange.dialled_at[-1] - ended_at == pytest.approx(limits.BACKOFF_FIRST_S, abs=0.01)
+
+
+async def test_a_line_that_ends_at_once_is_no_good_line(autojump_clock, exchange, start_feed):
+    """Accepting and hanging up must not turn into a dial loop."""
+    await start_feed()
+    for _ in range(6):
+        line, _ = await exchange.subscribed()
+        await line.stream.send_all(encode_close(1008, "policy"))
+    await exchange.dialled()
+    at = exchange.dialled_at
+
+    assert at[-1] - at[-2] == pytest.approx(16, abs=0.1)
+
+
+# The handshake
+
+
+@pytest.mark.parametrize("body", [b"", b'{"message":"not allowed"}'])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 451])
+async def test_a_refusal_of_the_first_dial_is_for_good(
+    autojump_clock, exchange, make_feed, nursery, status, body
+):
+    """A blocked address stays blocked: exit 69, and let the operator know."""
+    running = make_feed()
+    nursery.start_soon(running.run)
+    line = await exchange.dialled()
+    await line.hear_head()
+    head = b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+    await line.stream.send_all(head)
+    await line.stream.send_all(body)
+    await trio.sleep(1)
+
+    assert running.ended_by.for_good
+    assert str(running.ended_by) == f"ws://exchange.test/feed: refused: HTTP {status}"
+    assert exchange.dialled_at == [0]
+    with pytest.raises(trio.EndOfChannel):
+        await running.inbox.receive()
+
+
+@pytest.mark.parametrize("status", [301, 408, 425, 429, 500, 502, 503])
+async def test_a_busy_exchange_is_dialled_again(autojump_clock, exchange, start_feed, status):
+    """Too many requests, or an outage: it passes."""
+    running = await start_feed()
+    line = await exchange.dialled()
+    await line.hear_head()
+    await line.stream.send_all(b"HTTP/1.1 %d Wait\r\nContent-Length: 0\r\n\r\n" % status)
+    await exchange.subscribed()
+
+    assert running.health.losses == {"refused": 1}
+    assert running.notices()[0]["reason"] == f"refused: HTTP {status}"
+
+
+@pytest.mark.parametrize("status", [403, 404, 429])
+async def test_once_connected_no_refusal_is_for_good(autojump_clock, exchange, start_feed, status):
+    """A deployment at the exchange answers 404 for a minute; we have seen it work."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await line.stream.send_eof()
+    line = await exchange.dialled()
+    await line.hear_head()
+    await line.stream.send_all(b"HTTP/1.1 %d No\r\n\r\n" % status)
+    await exchange.subscribed()
+
+    assert running.health.losses == {"closed": 1, "refused": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "ended: the exchange hung up before"),
+        (b"HTTP/1.1 101 Swi", "ended: the exchange hung up before"),
+        (b"220 smtp.example ESMTP\r\n", "ended: the exchange's handshake answer is not HTTP"),
+        (
+            b"HTTP/1.1 101 Yes\r\n\r\n",
+            "handshake: ",
+        ),  # whoever says yes to everything
+    ],
+)
+async def test_no_handshake_is_a_loss_like_others(
+    autojump_clock, exchange, start_feed, answer, reason
+):
+    """Whoever answers there, we stay up and keep trying."""
+    running = await start_feed()
+    line = await exchange.dialled()
+    await line.stream.send_all(answer)
+    await line.stream.send_eof()
+    await exchange.subscribed()
+
+    assert running.notices()[0]["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"accept": b"bm9uc2Vuc2U="}, "Bad accept token"),
+        ({"headers": b"Sec-WebSocket-Protocol: soap\r\n"}, "unrecognized subprotocol soap"),
+        ({"headers": b"Sec-WebSocket-Extensions: rot13\r\n"}, "unrecognized extension"),
+    ],
+)
+async def test_a_wrong_handshake_is_told_by_what_is_wrong_with_it(
+    autojump_clock, exchange, start_feed, wrong, reason
+):
+    """Whoever reads "can't handle event type Response" looks for the bug at our end."""
+    running = await start_feed()
+    line = await exchange.dialled()
+    await line.shake_hands(**wrong)
+    await exchange.subscribed()
+
+    assert running.notices()[0]["reason"].startswith(f"handshake: {reason}")
+    assert running.health.losses == {"handshake": 1}
+
+
+async def test_a_handshake_without_an_answer_is_given_up(autojump_clock, exchange, start_feed):
+    """Accepting at TCP is the kernel's work; it says nothing about the exchange."""
+    running = await start_feed()
+    await exchange.dialled()
+    await exchange.dialled()
+
+    assert exchange.dialled_at == [0, limits.DIAL_TIMEOUT_S + 0.5]
+    assert running.health.losses == {"timeout": 1}
+
+
+async def test_dial_and_handshake_share_one_patience(
+    autojump_clock, exchange, start_feed, monkeypatch
+):
+    """Two patiences in a row would pass for a long life and reset the backoff."""
+    fast = exchange.open_stream
+
+    async def slow(address):
+        await trio.sleep(limits.DIAL_TIMEOUT_S - 1)
+        return await fast(address)
+
+    running = await start_feed(pairs=())
+    running.feed.open_stream = slow
+    running.demand.want([TICKER])
+    await exchange.dialled()
+    handshake_at = trio.current_time()
+    while not running.health.losses:
+        await trio.sleep(0.1)
+
+    assert trio.current_time() - handshake_at == pytest.approx(1, abs=0.2)
+
+
+async def test_a_dial_that_hangs_is_given_up(autojump_clock, exchange, start_feed):
+    """A firewall that drops packets answers nothing, for two minutes if we let it."""
+    running = await start_feed(pairs=())
+
+    async def hang(address):
+        await trio.sleep_forever()
+
+    running.feed.open_stream = hang
+    running.demand.want([TICKER])
+    await trio.sleep(limits.DIAL_TIMEOUT_S + 0.1)
+
+    assert running.health.losses == {"timeout": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError("no route to host"), "network: no route to host"),
+        (ssl.SSLCertVerificationError(1, "expired"), "network: "),
+        (trio.BrokenResourceError(), "broken"),
+        (trio.ClosedResourceError("gone"), "broken: gone"),
+    ],
+)
+async def test_a_dial_that_fails_says_why(autojump_clock, exchange, start_feed, error, reason):
+    """``/readyz`` shows it to whoever is woken at night."""
+    exchange.failures = [error]
+    running = await start_feed()
+    await wait_all_tasks_blocked()
+
+    assert running.health.state is FeedState.STALE
+    assert running.instance.readiness()[0] is False
+    assert running.health.reason.startswith(reason)
+
+
+async def test_a_bug_is_not_taken_for_a_loss(autojump_clock, exchange, make_feed):
+    """Only what others do to us is tried again; our own mistakes end the process."""
+    exchange.failures = [ZeroDivisionError()]
+    running = make_feed()
+    with pytest.raises(ExceptionGroup) as caught:
+        await running.run()
+    assert caught.value.split(ZeroDivisionError)[1] is None
+
+
+async def test_pongs_we_did_not_ask_for_are_harmless(autojump_clock, exchange, start_feed):
+    """RFC 6455 allows them as heartbeats."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await line.stream.send_all(encode_pong(b"?") + encode_text(ticker()))
+
+    assert await running.messages() == [ticker()]

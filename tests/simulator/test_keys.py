@@ -1,0 +1,60 @@
+"""Who may have the restricted channels (FEED §3.2, §5)."""
+
+import base64
+import json
+
+import pytest
+
+from hedgehogd.protocol.signing import Credentials
+from hedgehogd.simulator.keys import (
+    TEST_KEY,
+    TEST_PASSPHRASE,
+    TEST_SECRET,
+    Keyring,
+    WrongSignature,
+)
+
+SIGNED = Credentials(TEST_KEY, TEST_SECRET, TEST_PASSPHRASE).sign(1.7e9)
+
+
+def subscribe(fields):
+    return json.dumps({"type": "subscribe", "channels": ["full"]} | fields)
+
+
+def test_the_published_key_opens_it():
+    """It is in the source so that everybody can use it."""
+    assert Keyring().is_signed(subscribe(SIGNED))
+    assert "not a secret" in base64.b64decode(TEST_SECRET).decode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"timestamp": 1.5},
+        {"signature": "", "key": "", "passphrase": "", "timestamp": ""},
+        {"signature": None, "key": None},
+    ],
+)
+def test_empty_keys_are_as_good_as_none(fields):
+    """Real clients send them; they ask for what is free (FEED §3.1)."""
+    assert not Keyring().is_signed(subscribe(fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"key": "x"}, "Authentication Failed"),
+        ({"key": None, "signature": "x"}, "Authentication Failed"),
+        ({"passphrase": "x"}, "Sorry, you could not be authenticated: Bad Request"),
+        ({"signature": "x"}, "Sorry, you could not be authenticated: Bad Request"),
+        ({"timestamp": "1700000001"}, "Sorry, you could not be authenticated: Bad Request"),
+        ({"timestamp": None}, "Sorry, you could not be authenticated: Bad Request"),
+    ],
+)
+def test_a_wrong_signature_is_told_apart_from_an_unknown_key(fields, message):
+    """They are different mistakes (FEED §6.16)."""
+    with pytest.raises(WrongSignature) as caught:
+        Keyring().is_signed(subscribe(SIGNED | fields))
+
+    assert caught.value.message == message

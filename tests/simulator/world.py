@@ -1,0 +1,66 @@
+"""A simulated exchange on the mock clock: no sockets, no waiting."""
+
+import json
+
+import trio
+from trio_websocket import ConnectionClosed, wrap_client_stream
+
+from hedgehogd.simulator import Simulation, market_server
+from hedgehogd.simulator.inprocess import connect
+from hedgehogd.simulator.products import LISTED
+from tests.simulator.conftest import Talk
+
+START_NS = 1_790_000_000_123_456_789
+BTC = ["BTC-USD"]
+FOUR = [p for p in LISTED if p.id in {"BTC-USD", "ETH-USD", "LTC-USD", "ETH-BTC"}]
+
+
+class World:
+    """One exchange and its clients."""
+
+    def __init__(self, nursery, seed=1, rate=2.0, **settings):
+        self.nursery = nursery
+        simulation = Simulation(seed=seed, rate=rate, **settings)
+        self.server = market_server(simulation, START_NS, FOUR)
+        self.faults = self.server.faults
+        nursery.start_soon(self.server.run)
+
+    def stream(self):
+        return connect(self.server, self.nursery)
+
+    async def client(self, *channels, product_ids=BTC, **more):
+        """Return a client that has asked for ``channels``, if any."""
+        client = Talk(await wrap_client_stream(self.nursery, self.stream(), "x", "/"))
+        if channels:
+            await client.say(channels=channels, product_ids=product_ids, **more)
+        return client
+
+    def rest(self):
+        return self.server.app.test_client()
+
+    async def get(self, path):
+        answer = await self.rest().get(path)
+        return answer.status_code, await answer.get_json()
+
+
+async def hear_all(client, seconds):
+    """Return what comes within ``seconds``, and whether the connection is still open."""
+    heard = []
+    with trio.move_on_after(seconds):
+        try:
+            while True:
+                heard.append(json.loads(await client.websocket.get_message()))
+        except ConnectionClosed:
+            return heard, False
+    return heard, True
+
+
+def of_type(heard, *kinds):
+    return [m for m in heard if isinstance(m, dict) and m["type"] in kinds]
+
+
+def numbers_of(heard):
+    """Return the sequences of what ``full`` told, without those of other channels."""
+    kinds = ("received", "open", "done", "change")
+    matches = {m["sequence"] for m in of_type(heard, "match")}
+    return sorted([m["sequence"] for m in of_type(heard, *kinds)] + list(matches))

@@ -1,0 +1,42 @@
+"""``GET /api/v1/lines``: what having two lines has saved, for people and dashboards."""
+
+from hedgehogd.engine.health import FeedState, LineHealth
+from hedgehogd.web.app import make_app
+
+
+async def test_it_says_how_each_line_is_and_when_each_product_was_heard(instance):
+    """Who runs two lines wants to know that the second is worth it."""
+    instance.health.become(FeedState.LIVE, 0.0, "1 of 2 connections are down: closed: 1006")
+    lines = [LineHealth(0, 1, 1, 2, 1, 0, "", 0.5, 12, 0.004, 1)]
+    instance.health.read_lines = lambda: lines
+    instance.health.read_products = lambda: {"BTC-USD": (0.25, None)}
+    answer = await make_app(instance).test_client().get("/api/v1/lines")
+
+    assert 200 == answer.status_code
+    assert await answer.get_json() == {
+        "state": "live",
+        "reason": "1 of 2 connections are down: closed: 1006",
+        "lines": [
+            {
+                "number": 0,
+                "connections": 1,
+                "live": 1,
+                "products": 2,
+                "connects": 1,
+                "losses": 0,
+                "last_loss": "",
+                "heard_age_s": 0.5,
+                "wins": 12,
+                "lead_s": 0.004,
+                "gaps_saved": 1,
+            }
+        ],
+        "products": {"BTC-USD": {"heard_age_s": 0.25, "data_age_s": None}},
+    }
+
+
+async def test_without_a_feed_there_are_no_lines(instance):
+    """A recording has none."""
+    answer = await make_app(instance).test_client().get("/api/v1/lines")
+
+    assert (await answer.get_json())["lines"] == []

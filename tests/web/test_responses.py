@@ -1,0 +1,24 @@
+"""The two forms in which the control plane answers."""
+
+import json
+
+from hedgehogd.web.responses import error_response, json_response
+
+
+async def test_an_answer_is_json_that_nobody_may_keep():
+    """A proxy that keeps the state of a stream lies to the next who asks."""
+    answer = json_response({"a": 1}, 201)
+
+    assert (201, "application/json") == (answer.status_code, answer.content_type)
+    assert "no-store" == answer.headers["Cache-Control"]
+    assert {"a": 1} == json.loads(await answer.get_data())
+
+
+async def test_an_error_has_a_code_for_machines_and_a_text_for_people():
+    """The form of every error but those of the exchange's own routes."""
+    answer = error_response("unknown_pair", "XXX is not listed", 404)
+
+    assert 404 == answer.status_code
+    assert json.loads(await answer.get_data()) == {
+        "error": {"code": "unknown_pair", "message": "XXX is not listed"}
+    }

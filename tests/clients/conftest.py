@@ -1,0 +1,33 @@
+"""One relay for all clients, and their drivers."""
+
+import pytest
+
+from tests.clients import environments
+from tests.clients.harness import command_of, relay
+
+RATE = 8.0
+SEED = 20
+
+
+@pytest.fixture(scope="session")
+def relayed(tmp_path_factory):
+    """A daemon in front of a busy exchange; nothing that any client does may trip either."""
+    with relay(tmp_path_factory.mktemp("relay"), rate=RATE, seed=SEED) as running:
+        yield running
+    for log in running.logs:
+        assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="session")
+def cbpro():
+    return command_of(environments.CBPRO)
+
+
+@pytest.fixture(scope="session")
+def copra():
+    return command_of(environments.COPRA)
+
+
+@pytest.fixture(scope="session")
+def coinbase_pro():
+    return command_of(environments.COINBASE_PRO)

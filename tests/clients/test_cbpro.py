@@ -1,0 +1,61 @@
+"""cbpro 1.1.4: a ping before every receive, and no second try."""
+
+import pytest
+
+from tests.clients.checks import (
+    WRONG,
+    check_book,
+    check_level2,
+    check_rest,
+    check_trades,
+    wait_for_trades,
+)
+from tests.clients.harness import drive
+from tests.clients.wire import PING, PONG, opcodes, tapped
+
+pytestmark = [pytest.mark.e2e, pytest.mark.clients]
+
+PRODUCTS = ["BTC-USD", "ETH-USD", "LTC-USD"]
+
+
+async def test_it_gets_trades_and_books_and_a_pong_for_each_of_its_hundreds_of_pings(
+    cbpro, relayed
+):
+    """Whoever limits control frames, or lets them wait behind data, loses this client."""
+    async with tapped(relayed.port) as tap:
+        channels = "matches,ticker,level2"
+        driver = await drive(cbpro, "stream", tap.url, channels, ",".join(PRODUCTS), 4000, 20)
+    pings, pongs = opcodes(tap.sent).count(PING), opcodes(tap.received).count(PONG)
+    assert tap.request()["origin"] == tap.url.replace("ws:", "http:")
+    assert "sec-websocket-extensions" not in tap.answer()
+    assert pings >= 500
+    assert pings - 5 <= pongs <= pings  # those on their way when it left
+    assert driver.of("closed") == [{"kind": "closed", "error": None}]
+    for product in PRODUCTS:
+        check_trades(driver, product)
+        check_level2(driver, product)
+
+
+async def test_it_is_told_of_a_wrong_product_and_gets_the_others(cbpro, relayed):
+    """As the exchange does it: the error first, then what is right."""
+    arguments = ("stream", relayed.url + "/", "ticker", "BTC-USD,XYZ-ABC", 4, 20)
+    driver = await drive(cbpro, *arguments)
+    (ack,) = driver.messages("subscriptions")
+    assert [{"type": "error", **WRONG}] == driver.messages("error")
+    assert [row["product_ids"] for row in ack["channels"]] == [["BTC-USD"]]
+    assert {m["product_id"] for m in driver.messages("ticker")} == {"BTC-USD"}
+
+
+async def test_its_rest_client_gets_what_coinbase_answers(cbpro, relayed):
+    """1100 trades are two pages: it goes from one to the next by ``cb-after``."""
+    await wait_for_trades(relayed.exchange_rest, "BTC-USD", 1100)
+    driver = await drive(cbpro, "rest", relayed.api_url, "BTC-USD", 1100)
+    await check_rest(driver, relayed.exchange_rest, 1100)
+    assert driver.answer("wrong product") == {"message": "NotFound"}
+
+
+async def test_its_order_book_stays_in_step(cbpro, relayed):
+    """A book by REST, changes by ``full``: they must meet, at first and ever after."""
+    driver = await check_book(cbpro, relayed, "ETH-USD")
+    assert not [line for line in driver.said if "messages missing" in line]
+    assert "Traceback" not in driver.complaints

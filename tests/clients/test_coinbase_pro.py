@@ -1,0 +1,56 @@
+"""coinbase-pro 0.9.0 for Node: asks for compression, and counts every sequence."""
+
+import pytest
+
+from tests.clients.checks import (
+    WRONG,
+    check_book,
+    check_heartbeats,
+    check_level2,
+    check_rest,
+    check_trades,
+)
+from tests.clients.harness import drive
+from tests.clients.wire import tapped
+
+pytestmark = [pytest.mark.e2e, pytest.mark.clients]
+
+
+async def test_it_gets_trades_books_and_heartbeats_and_the_compression_it_asks_for(
+    coinbase_pro, relayed
+):
+    """It offers permessage-deflate with a window of its own."""
+    async with tapped(relayed.port) as tap:
+        channels = "matches,ticker,level2"
+        arguments = ("stream", tap.url, channels, "BTC-USD,ETH-USD", 4000, 20)
+        driver = await drive(coinbase_pro, *arguments)
+    assert "permessage-deflate" in tap.request()["sec-websocket-extensions"]
+    assert "permessage-deflate" in tap.answer().get("sec-websocket-extensions", "")
+    for product in ("BTC-USD", "ETH-USD"):
+        check_trades(driver, product)
+        check_level2(driver, product)
+        check_heartbeats(driver, product)
+
+
+async def test_a_wrong_product_is_an_error_event_and_the_others_come(coinbase_pro, relayed):
+    """The error carries Coinbase's message and reason."""
+    arguments = ("stream", relayed.url, "ticker", "BTC-USD,XYZ-ABC", 4, 20)
+    driver = await drive(coinbase_pro, *arguments)
+    assert {"kind": "error", **WRONG} in driver.of("error")
+    assert {m["product_id"] for m in driver.messages("ticker")} == {"BTC-USD"}
+
+
+async def test_its_rest_client_gets_what_coinbase_answers(coinbase_pro, relayed):
+    """It walks trades upward, with ``before`` and ``after`` in one request."""
+    driver = await drive(coinbase_pro, "rest", relayed.api_url, "BTC-USD", 350)
+    walked = driver.answer("page of trades")
+    newest_first = [trade["trade_id"] for trade in walked["page"]]
+    assert newest_first == list(range(walked["after"] - 1, walked["after"] - 11, -1))
+    await check_rest(driver, relayed.exchange_rest, 349)  # between the two, without either
+    assert driver.answer("wrong product") == "HTTP 404 Error: NotFound"
+
+
+async def test_its_order_book_stays_in_step(coinbase_pro, relayed):
+    """It loads again whenever a sequence, a heartbeat's too, is not the next; it never must."""
+    driver = await check_book(coinbase_pro, relayed, "BTC-USD")
+    assert len(driver.of("loading")) == 1

@@ -1,0 +1,97 @@
+"""The making of environments: whole or not at all, once, and with a reason when not."""
+
+import re
+import threading
+
+import pytest
+
+from tests.clients import environments
+from tests.clients.environments import ENVIRONMENTS, CannotMake, Environment
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """An environment without a client, how it was made, and whether that may end."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pins = tmp_path / "pins.txt"
+    pins.write_text("nobody==1\n")
+    made, may_end = [], threading.Event()
+    may_end.set()
+
+    def make(folder, pins):
+        made.append(sorted(path.name for path in folder.iterdir()))
+        may_end.wait()
+
+    driver = tmp_path / "driver.py"
+    nobody = Environment("nobody", pins, driver, lambda: "3", make, lambda folder: ["run"])
+    return nobody, made, may_end
+
+
+def test_an_environment_is_made_once_and_anew_for_other_pins(environment):
+    """Pins are what an environment is; the driver is not in it."""
+    environment, made, _ = environment
+    assert environment.command() == environment.command() == ["run", str(environment.driver)]
+    assert len(made) == 1
+    environment.pins.write_text("nobody==2\n")
+    environment.command()
+    assert len(made) == 2
+
+
+def test_an_unfinished_environment_is_made_anew(environment):
+    """An interrupted pip leaves half a package that the next takes for a whole one."""
+    environment, made, _ = environment
+    environment.folder().mkdir(parents=True)
+    (environment.folder() / "half").touch()
+    environment.command()
+    assert made == [[]]
+
+
+def test_two_who_start_at_once_make_one(environment):
+    """The others wait for the first."""
+    environment, made, may_end = environment
+    may_end.clear()
+    threads = [threading.Thread(target=environment.command) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("no-such-program",), "there is no no-such-program here"),
+        (("sh", "-c", "echo no route to anywhere; exit 1"), "no route to anywhere"),
+        (("sleep", "9"), "is there a network?"),
+    ],
+)
+def test_what_cannot_be_made_says_why_and_is_tried_again(environment, monkeypatch, command, reason):
+    """Without a network there is nothing to install from."""
+    monkeypatch.setattr(environments, "STEP_TIMEOUT_S", 0.3)
+    environment, made, _ = environment
+    broken = Environment(
+        environment.client,
+        environment.pins,
+        environment.driver,
+        environment.identity,
+        lambda folder, pins: environments._run(folder, *command) and None,
+        environment.interpreter,
+    )
+    with pytest.raises(CannotMake, match=re.escape(reason)):
+        broken.command()
+    environment.command()
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: e.client)
+def test_pins_are_exact_and_name_no_place(environment):
+    """What was tested is what is installed; from where is the machine's business."""
+    text = environment.pins.read_text()
+    assert "://" not in text
+    if environment.pins.suffix == ".txt":
+        assert [] == [line for line in text.splitlines() if not re.fullmatch(r"\S+==\S+", line)]
+    else:
+        versions = re.findall(r'": "([^"]*)"', text)
+        assert [] == [one for one in versions if not re.fullmatch(r"\d+\.\d+\.\d+", one)]

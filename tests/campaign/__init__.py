@@ -1,0 +1,1 @@
+"""The fault campaign: random schedules of faults and subscribers, judged by an oracle."""

@@ -1,0 +1,47 @@
+"""Run schedules one after the other in this process, and say how often each fault fired.
+
+    PYTHONHASHSEED=0 python -m tests.campaign FIRST_SEED COUNT
+
+The exit status is 1 when a schedule failed; its seed is named, and repeats it alone.
+"""
+
+import sys
+import time
+import traceback
+
+import structlog
+
+from hedgehogd.simulator.faults import KINDS
+from tests.campaign import schedule
+
+
+def first_of(error):
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def main(first, count):
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    failed = 0
+    began = time.monotonic()
+    for seed in range(first, first + count):
+        try:
+            schedule.run(seed)
+        except Exception as group:  # noqa: BLE001  # whatever it is, its seed is named
+            failed += 1
+            error = first_of(group)
+            print(f"seed {seed}: {type(error).__name__}: {str(error)[:500]}", flush=True)
+            if count == 1:
+                traceback.print_exception(error)
+    took = time.monotonic() - began
+    print(f"campaign: seed {first}, {count} schedules in {took:.0f} s, {failed} failed")
+    print("faults fired:")
+    for name in KINDS:
+        print(f"  {name:22} {schedule.fired[name]}")
+    print("topics judged:", ", ".join(f"{name} {n}" for name, n in sorted(schedule.met.items())))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,276 @@
+"""What each subscriber must have been given, judged from what the market really said.
+
+One pass over a subscriber's log, in the order in which it heard things. For each topic it
+has, an ``_Account``: the numbers that came, the numbers that it was told are missing.
+"""
+
+import json
+from decimal import Decimal, InvalidOperation
+
+NUMBER_OF = {"matches": "trade_id", "full": "sequence"}
+NUMBERED = frozenset({"matches", "full", "level3", "ticker"})
+REFUSED = " is not a valid product"
+
+
+class Wrong(AssertionError):
+    """The relay has broken a promise."""
+
+
+def _number(channel, payload):
+    value = json.loads(payload)
+    if channel == "level3":
+        return int(value[2]) if isinstance(value, list) else None
+    return value.get(NUMBER_OF.get(channel, "sequence"))
+
+
+class Facts:
+    """The market's messages by number, made once for all subscribers of a world."""
+
+    def __init__(self, world):
+        self.world = world
+        self._by_number = {}
+
+    def by_number(self, channel, product_id):
+        key = (channel, product_id)
+        if key not in self._by_number:
+            said = self.world.truth.of(*key)
+            self._by_number[key] = {_number(channel, payload): payload for payload in said}
+        return self._by_number[key]
+
+    def last(self, channel, product_id):
+        numbers = self.by_number(channel, product_id)
+        return max(numbers, default=None)
+
+
+class _Account:
+    """Numbers of one topic: what came, and what was told to be missing."""
+
+    def __init__(self, channel, product_id, facts):
+        self.channel = channel
+        self.product_id = product_id
+        self.facts = facts
+        self.last = None
+        self.missing = set()
+
+    def told_missing(self, first, last):
+        self.missing.update(range(first, last + 1))
+        if self.last is not None:
+            self.last = max(self.last, last)
+
+    def take(self, number, payload, kind):
+        known = self.facts.by_number(self.channel, self.product_id)
+        where = f"{self.channel}:{self.product_id} {number}"
+        if number not in known:
+            # A last_match may be older than this world's memory: the market's first trade.
+            if (kind == "last_match" and not known) or number < min(known):
+                self.last = max(number, self.last or 0)
+                return
+            raise Wrong(f"{where}: the market never said {payload[:200]}")
+        truth = known[number]
+        if kind == "last_match":
+            truth = truth.replace(b'"type":"match"', b'"type":"last_match"')
+        if payload != truth:
+            raise Wrong(f"{where}: came as {payload[:300]}, was {truth[:300]}")
+        if self.last is not None and number <= self.last:
+            if kind == "last_match" and number == self.last:
+                return  # the greeting of one who subscribed again
+            raise Wrong(f"{where}: came after {self.last}")
+        if self.last is not None and number != self.last + 1:
+            raise Wrong(f"{where}: nobody told that {self.last + 1} to {number - 1} are missing")
+        self.last = number
+
+    def settle(self):
+        last = self.facts.last(self.channel, self.product_id)
+        if last is not None and self.last is not None and self.last != last:
+            raise Wrong(f"{self.channel}:{self.product_id}: ended at {self.last}, market at {last}")
+        if last is not None and self.last is None:
+            raise Wrong(f"{self.channel}:{self.product_id}: nothing ever came")
+
+
+class _Monotone:
+    """A ticker: true ones, rising, the newest at the end."""
+
+    def __init__(self, product_id, facts):
+        self.product_id = product_id
+        self.facts = facts
+        self.last = None
+
+    def take(self, number, payload):
+        known = self.facts.by_number("ticker", self.product_id)
+        # The first one after a subscribe states the best prices of that moment.
+        core = ("sequence", "price", "trade_id", "time", "last_size", "side")
+        if known and number >= min(known):
+            truth, said = json.loads(known.get(number, b"{}")), json.loads(payload)
+            if any(truth.get(key) != said[key] for key in core):
+                raise Wrong(f"ticker:{self.product_id} {number}: the market never said {payload}")
+        if self.last is not None and number < self.last:
+            raise Wrong(f"ticker:{self.product_id} {number} came after {self.last}")
+        self.last = number
+
+    def settle(self):
+        last = self.facts.last("ticker", self.product_id)
+        if last is not None and self.last != last:
+            raise Wrong(f"ticker:{self.product_id}: ended at {self.last}, the market at {last}")
+
+
+class _Book:
+    """A book as a client keeps it, from snapshots and updates alone."""
+
+    def __init__(self, name):
+        self.name = name
+        self.sides = None
+
+    def snapshot(self, value):
+        self.sides = {"buy": {}, "sell": {}}
+        for side, rows in (("buy", value["bids"]), ("sell", value["asks"])):
+            for price, size in rows:
+                self._set(side, price, size)
+
+    def update(self, value):
+        if self.sides is None:
+            raise Wrong(f"{self.name}: an update before the snapshot")
+        for side, price, size in value["changes"]:
+            try:
+                key, amount = Decimal(price), Decimal(size)
+            except InvalidOperation:
+                continue
+            if not amount and key not in self.sides[side]:
+                raise Wrong(f"{self.name}: a removal of {side} {price}, which it does not have")
+            self._set(side, price, size)
+
+    def _set(self, side, price, size):
+        try:
+            key, amount = Decimal(price), Decimal(size)
+        except InvalidOperation:
+            return
+        if amount:
+            self.sides[side][key] = amount
+        else:
+            self.sides[side].pop(key, None)
+
+    def settle(self, true_sides):
+        if self.sides is None:
+            raise Wrong(f"{self.name}: no snapshot ever came")
+        if self.sides != true_sides:
+            wrong = {
+                side: sorted(set(self.sides[side].items()) ^ set(true_sides[side].items()))[:6]
+                for side in ("buy", "sell")
+            }
+            raise Wrong(f"{self.name}: the book differs at {wrong}")
+
+
+def judge(world, witness, wanted):
+    """Check one subscriber's log.
+
+    Args:
+        world: it has settled: no fault is left, and the market stands still.
+        witness: whose log.
+        wanted: the ``(channel, product)`` pairs that it subscribed to from its first moment
+            to the end; of others only what is wrong in itself is looked for.
+    """
+    facts = world.facts
+    accounts, tickers, books, seen = {}, {}, {}, set()
+    stale, refused, told_trades, gaps = {}, set(), {}, set()
+    full_until = {}
+    for what, it in witness.log:
+        if what == "told":
+            _hear(json.loads(it), accounts, facts, stale, refused, told_trades, gaps, full_until)
+            continue
+        topic, kind = it.topic, it.type
+        product_id = topic.product_id
+        for channel in ("matches", "full", "level3"):
+            is_it = channel in {topic.channel, it.also.channel if it.also else ""}
+            if (
+                is_it
+                and (channel, product_id) in wanted
+                and (number := _number(channel, it.payload))
+            ):
+                account = accounts.setdefault(
+                    (channel, product_id), _Account(channel, product_id, facts)
+                )
+                account.take(number, it.payload, kind)
+                seen.add((channel, product_id))
+        if topic.channel == "full":
+            full_until[product_id] = max(full_until.get(product_id, 0), it.sequence or 0)
+        if kind == "ticker" and topic.channel == "ticker":
+            ticker = tickers.setdefault(product_id, _Monotone(product_id, facts))
+            ticker.take(it.sequence, it.payload)
+        elif kind == "heartbeat":
+            if it.payload not in facts.world.truth.of("heartbeat", product_id):
+                raise Wrong(f"the market never said {it.payload}")
+            until = full_until.get(product_id, it.sequence)
+            if ("full", product_id) in wanted and it.sequence > until:
+                raise Wrong(f"heartbeat {it.sequence} ahead of full {until}")
+        elif kind in {"snapshot", "l2update"}:
+            # Who has both channels hears what is common to both once, for both.
+            for channel in ("level2", "level2_batch"):
+                mine = channel in {topic.channel, it.also.channel if it.also else ""}
+                if mine and (channel, product_id) in wanted:
+                    book = books.setdefault((channel, product_id), _Book(f"{channel}:{product_id}"))
+                    getattr(book, "snapshot" if kind == "snapshot" else "update")(
+                        json.loads(it.payload)
+                    )
+    if witness.has_left:
+        return
+    spoken = {t for t in wanted if len(world.truth.of(*t)) > witness.said_before[t]}
+    silent = {t for t in wanted - spoken if t[0] in NUMBERED}
+    _settle(world, wanted - silent, accounts, tickers, books, refused)
+    own = ({product_id for channel, product_id in wanted if channel != "status"} | {"*"}) - refused
+    if any(is_stale for product_id, is_stale in stale.items() if product_id in own):
+        raise Wrong(f"told to be stale, and never that this is over: {stale}")
+    given_up = world.backfill.given_up.total()
+    for product_id, ids in gaps:
+        lost = set(ids) - told_trades.get(product_id, set())
+        if len(lost) > given_up:
+            raise Wrong(f"{len(lost)} trades of {product_id} were neither fetched nor given up")
+
+
+def _hear(told, accounts, facts, stale, refused, told_trades, gaps, full_until):
+    kind, product_id = told["type"], told.get("product_id")
+    if kind == "gap":
+        channel = told["channel"]
+        name = "trade_id" if channel == "matches" else "sequence"
+        first, last = told[f"first_{name}"], told[f"last_{name}"]
+        account = accounts.setdefault((channel, product_id), _Account(channel, product_id, facts))
+        account.told_missing(first, last)
+        if channel == "full":
+            full_until[product_id] = max(full_until.get(product_id, 0), last)
+        if channel == "matches":
+            gaps.add((product_id, tuple(range(first, last + 1))))
+    elif kind == "stale":
+        for each in told.get("product_ids", ["*"]):
+            stale[each] = told["stale"]
+        if "product_ids" not in told and not told["stale"]:
+            stale.clear()
+    elif kind == "backfilled":
+        for trade in told["trades"]:
+            truth = facts.by_number("matches", product_id).get(trade["trade_id"])
+            if truth is None or json.loads(truth)["time"] != trade["time"]:
+                raise Wrong(f"a backfilled trade that never was: {trade}")
+            told_trades.setdefault(product_id, set()).add(trade["trade_id"])
+    elif kind == "error":
+        reason = told.get("reason", "")
+        if reason.endswith(REFUSED):
+            refused.add(reason.removesuffix(REFUSED))
+        elif "require authentication" in reason or "API Key" in reason:
+            refused.update({"full", "level3"})
+        else:
+            raise Wrong(f"an error that nobody expected: {told}")
+
+
+def _settle(world, wanted, accounts, tickers, books, refused):
+    """At the end every topic that is still held is where the market is."""
+    facts = world.facts
+    for channel, product_id in wanted:
+        if channel in refused or product_id in refused:
+            continue
+        if channel in {"matches", "full", "level3"}:
+            account = accounts.get((channel, product_id))
+            if account is None:
+                account = _Account(channel, product_id, facts)
+            account.settle()
+        elif channel == "ticker":
+            tickers.get(product_id, _Monotone(product_id, facts)).settle()
+        elif channel in {"level2", "level2_batch"}:
+            book = books.get((channel, product_id), _Book(f"{channel}:{product_id}"))
+            book.settle(world.true_book(product_id))

@@ -1,0 +1,186 @@
+"""One hedgehogd without sockets, in front of a simulated exchange, on the mock clock.
+
+Everything between the exchange's byte stream and the subscribers' outlets is the real
+thing: feed, arbiter, inbox, broker, books, hub, sessions, REST client, backfill, bootstrap.
+"""
+
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import partial
+from random import Random
+
+import httpx
+import trio
+
+from hedgehogd.domain.channel import MATCHES
+from hedgehogd.domain.errors import FeedError
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.demand import Demand
+from hedgehogd.engine.health import FeedHealth
+from hedgehogd.engine.level2_batch import Level2Batch
+from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.tape import Tape
+from hedgehogd.engine.ticker_batch import TickerBatch
+from hedgehogd.feeds.backfill import Backfill
+from hedgehogd.feeds.bootstrap import Bootstrap
+from hedgehogd.feeds.coinbase import CoinbaseFeed
+from hedgehogd.feeds.dial import parse_url
+from hedgehogd.feeds.rest import RestClient
+from hedgehogd.protocol import notices
+from hedgehogd.protocol.received import TopicNotice
+from hedgehogd.protocol.signing import Credentials
+from hedgehogd.protocol.wire import WEBSOCKET
+from hedgehogd.simulator.exchange import MarketExchange
+from hedgehogd.simulator.faults import Faults
+from hedgehogd.simulator.inprocess import connect
+from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET, Keyring
+from hedgehogd.simulator.market import Market
+from hedgehogd.simulator.products import LISTED
+from hedgehogd.simulator.rest import market_app
+from hedgehogd.simulator.server import Server
+from tests.campaign.witness import Witness
+
+START_NS = 1_790_000_000_000_000_000
+
+
+PRODUCTS = ("LTC-USD", "ADA-USD", "ETH-BTC")
+WINDOW_NS = 50_000_000
+REMEMBERED = frozenset({"matches", "full", "level3", "ticker", "heartbeat"})
+
+
+class Truth:
+    """What the market has said on the channels that are checked byte for byte."""
+
+    def __init__(self, market):
+        self.said = {}  # (channel, product) -> payloads, in order
+        self._end_ns = None
+        self._market = market
+        self._routes = ()
+        self._advance, self._pour = market.advance, market.pour
+        market.advance, market.pour = self.advance, self.pour
+
+    def __contains__(self, topic):
+        return topic[0] in REMEMBERED or topic in self._routes
+
+    def advance(self, until_ns, wanted=()):
+        self._routes = wanted
+        end_ns = self._end_ns
+        if end_ns is None or self._market.now_ns < end_ns:
+            until = until_ns if end_ns is None else min(until_ns, end_ns)
+            yield from self._note(self._advance(until, self))
+        self._market.now_ns = until_ns
+
+    def end(self):
+        """The market stands still from the end of the running 50 ms on: no window is cut."""
+        self._end_ns = -(-self._market.now_ns // WINDOW_NS) * WINDOW_NS
+
+    def pour(self, product_id, levels, wanted=()):
+        self._routes = wanted
+        yield from self._note(self._pour(product_id, levels, self))
+
+    def of(self, channel, product_id):
+        return self.said.get((channel, product_id), [])
+
+    def _note(self, messages):
+        for message in messages:
+            if message.channel in REMEMBERED:
+                said = self.said.setdefault((message.channel, message.product_id), [])
+                said.append(message.payload)
+            yield message
+
+
+class World:
+    """The daemon's pipe, and the exchange that it is fed by."""
+
+    def __init__(self, seed, *, lines=1, require_auth=False, has_key=False, rate=0.15):
+        self.random = Random(seed)
+        listed = [product for product in LISTED if product.id in PRODUCTS]
+        self.market = Market(seed, START_NS, listed, rate)
+        self.truth = Truth(self.market)
+        self.faults = Faults(self.market)
+        keyring = Keyring() if require_auth else None
+        exchange = MarketExchange(self.market, seed, faults=self.faults, keyring=keyring)
+        app = market_app(self.market, self.faults)
+        self.server = Server(exchange, app, faults=self.faults)
+        self.pipe = Pipe.build(Tape(), Demand(linger_s=2.0), Catalogue(), trio.current_time)
+        self.sessions = Sessions()
+        self.broker = Broker(self.pipe, self.sessions)
+        self.health = FeedHealth()
+        self.refused_for_good = False
+        self.facts = None  # once the market stands still
+        self._lines = lines
+        key = Credentials(TEST_KEY, TEST_SECRET, TEST_PASSPHRASE)
+        self._credentials = key if has_key else None
+
+    @asynccontextmanager
+    async def running(self):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.server.run)
+            tx, rx = trio.open_memory_channel[Delivery](256)
+            await nursery.start(self.broker.run, rx)
+            transport = httpx.ASGITransport(app=self.server.app)
+            self.rest = rest = RestClient("http://exchange.test", self.random, transport=transport)
+            await nursery.start(rest.run)
+            self.backfill = Backfill(rest, partial(self._deliver, tx), self.random)
+            nursery.start_soon(self.backfill.run)
+            nursery.start_soon(Bootstrap(self.pipe.orders, rest).run, tx.clone())
+            nursery.start_soon(TickerBatch(self.pipe.hub, self.pipe.latest).run, tx.clone())
+            nursery.start_soon(Level2Batch(self.pipe.books).run, tx.clone())
+            nursery.start_soon(self.pipe.snapshots.run)
+
+            async def open_stream(address):
+                await trio.lowlevel.checkpoint()
+                return connect(self.server, nursery)
+
+            self.feed = CoinbaseFeed(
+                parse_url("ws://exchange.test/"),
+                self.pipe.demand,
+                tx.clone(),
+                self.health,
+                random=self.random,
+                lines=self._lines,
+                credentials=self._credentials,
+                on_missing_trades=lambda product_id, gap: self.backfill.ask(product_id, *gap),
+                open_stream=open_stream,
+                wall_s=lambda: START_NS / 1e9 + trio.current_time(),
+            )
+            nursery.start_soon(self._feed)
+            yield self
+            nursery.cancel_scope.cancel()
+
+    async def _feed(self):
+        try:
+            await self.feed.run()
+        except* FeedError:
+            self.refused_for_good = True
+
+    async def _deliver(self, tx, product_id, trades):
+        self.pipe.backfilled.add(product_id, trades, trio.current_time())
+        payload = notices.backfilled(product_id, trades)
+        await tx.send(Delivery([], [TopicNotice(MATCHES.topic(product_id), payload)]))
+
+    def true_book(self, product_id):
+        """Return the market's book as it is now, by side: price to size."""
+        product = self.market.products[product_id]
+        book = self.market.trading(product_id).engine.book
+        return {
+            side: {
+                Decimal(tick).scaleb(-product.price_decimals): Decimal(units).scaleb(
+                    -product.size_decimals
+                )
+                for tick, units in book.side(side).rows()
+            }
+            for side in ("buy", "sell")
+        }
+
+    def join(self):
+        witness = Witness()
+        session = Session(f"1.{self.sessions.opened.total()}", witness, WEBSOCKET, self.pipe, 1000)
+        witness.session = session
+        self.sessions.add(session)
+        return witness
+
+    def leave(self, witness):
+        witness.has_left = True
+        self.sessions.discard(witness.session)

@@ -97,6 +97,9 @@ HEAVY_CONNECTIONS_MAX = 8
 MOVES_MAX = 3
 # More subscribes to a topic that do not help before its product is moved.
 RENEWALS_BEFORE_MOVE_MAX = 2
+# A key that the exchange did not believe is tried again after this long: its clock or ours may
+# have been wrong, or it was in trouble.
+KEY_AGAIN_S = 60.0
 # Dials a second and at once, below what the exchange allows (8 and 20, FEED §10).
 DIALS_PER_S = 4.0
 DIALS_BURST = 8

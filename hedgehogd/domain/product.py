@@ -61,9 +61,13 @@ class Catalogue:
     def refuse_channel(self, channel: str, message: str, reason: str) -> None:
         """Remember in which words the exchange refused us a topic channel.
 
-        It refuses all who come later too, for as long as we run: what it asks for is a key.
+        It refuses all who come later too, until ``allow_channel``: what it asks for is a key.
         """
         self._refused_channels[channel] = (message, reason)
+
+    def allow_channel(self, channel: str) -> None:
+        """A topic channel may be asked for again."""
+        self._refused_channels.pop(channel, None)
 
     def refusal_of(self, channel: str) -> tuple[str, str] | None:
         """Return message and reason of a topic channel's refusal, or None."""

@@ -27,6 +27,7 @@ class Delivery(NamedTuple):
         notices_at: for each notice, how many of ``messages`` come before it; empty for none.
         refusals: products that the exchange refused.
         forgotten: topics that flow no longer; what is remembered of them would grow old.
+        allowed: topic channels that were refused and may be asked for again.
         ends_window: 50 ms are over: ``level2_batch`` gets what they came to.
         order_book: a level-3 book that was fetched.
     """
@@ -36,6 +37,7 @@ class Delivery(NamedTuple):
     notices_at: Sequence[int] = ()
     refusals: Sequence[Refusal] = ()
     forgotten: Sequence[Topic] = ()
+    allowed: Sequence[str] = ()
     ends_window: bool = False
     order_book: FetchedOrders | None = None
 
@@ -83,6 +85,8 @@ class Broker:
         for delivery in deliveries:
             for refusal in delivery.refusals:
                 await self._refuse(refusal)
+            for channel in delivery.allowed:
+                self._pipe.catalogue.allow_channel(channel)
             if delivery.forgotten:
                 await self._write_out(messages)
                 messages = []

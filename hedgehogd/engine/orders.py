@@ -15,7 +15,6 @@ import trio
 from hedgehogd.domain.amount import BadAmount
 from hedgehogd.domain.channel import FULL, LEVEL3, Topic
 from hedgehogd.domain.frozen_orders import FrozenOrders, book_parts
-from hedgehogd.domain.limits import SEQUENCE_STEP_MAX
 from hedgehogd.domain.message import BadMessage, Message, intern_topic
 from hedgehogd.domain.order_event import OrderEvent, from_full, from_level3
 from hedgehogd.domain.orders import OrderBook, SequenceGap
@@ -42,13 +41,14 @@ class FetchedOrders(NamedTuple):
 
 
 class _Held:
-    """One product's book, and the channel that it follows."""
+    """One product's book, the channel that it follows, and whether events have joined it."""
 
-    __slots__ = ("book", "channel")
+    __slots__ = ("book", "channel", "has_joined")
 
     def __init__(self, channel: str) -> None:
         self.book = OrderBook()
         self.channel = channel
+        self.has_joined = False
 
 
 class OrderBooks:
@@ -100,6 +100,7 @@ class OrderBooks:
         held = self._held.get(fetched.product_id)
         if held is None:
             return
+        held.has_joined = False
         for _ in held.book.load_parts(fetched.bids, fetched.asks, fetched.sequence):
             await trio.lowlevel.checkpoint()
         topic = intern_topic(held.channel, fetched.product_id)
@@ -140,8 +141,11 @@ class OrderBooks:
     def _apply(self, held: _Held, message: Message) -> None:
         try:
             event = _READ[held.channel](message.payload)
-            is_new = event is None or held.book.apply(event)
-            if event and not is_new and event.sequence < held.book.sequence - SEQUENCE_STEP_MAX:
+            if event is None:
+                return
+            if held.book.apply(event):
+                held.has_joined = True
+            elif held.has_joined:  # the exchange counts anew
                 self._lose(held, "set_back")
         except SequenceGap:
             self._lose(held, "gap")

@@ -98,6 +98,7 @@ class CoinbaseFeed:
         self._remembered: frozenset[Topic] = frozenset()
         self._refused: frozenset[str] = frozenset()
         self._staleness = Staleness(self.session, health)
+        self._key_again_at: float | None = None  # when a key that failed is tried again
         self._relay_is_stale = False  # another hedgehogd feeds us, and its own feed is stale
         health.dropped = self.session.dropped
         health.read_lines = self._line_health
@@ -207,6 +208,12 @@ class CoinbaseFeed:
         """Bring plans, connections and memory in line with what is wanted."""
         now = trio.current_time()
         wanted = self.demand.wanted(now)
+        if self.session.key_failed and self._key_again_at is None:
+            self._key_again_at = now + limits.KEY_AGAIN_S
+        if self._key_again_at is not None and now >= self._key_again_at:
+            self._key_again_at = None
+            allowed = tuple(self.session.try_key_again())
+            await self._put(Delivery([], allowed=allowed))
         if self.session.refused != self._refused:
             self._refused = self.session.refused
             for line in self._lines:
@@ -227,7 +234,7 @@ class CoinbaseFeed:
 
     def _next_change_at(self) -> float | None:
         times = [line.plan.next_change_at() for line in self._lines]
-        times.append(self.demand.next_change_at())
+        times += (self.demand.next_change_at(), self._key_again_at)
         return min((at for at in times if at is not None), default=None)
 
     async def _remember_only(self, topics: frozenset[Topic]) -> None:

@@ -228,7 +228,13 @@ class Connection:
         if source is None:
             raise AssertionError("frames before the connection has begun")
         now, known = trio.current_time(), len(source.products)
+        was_stale = source.told_stale
         received = feed.session.receive(source, frames, now)
+        if was_stale:  # what a relay says while it has no data is a sign of life too
+            self.heard_at = now
+            if not source.told_stale:  # it is back: its products have their time to speak
+                for state in source.products.values():
+                    state.heard_at = now
         if source.heard_at == now:
             self.heard_at = now
         if len(source.products) != known:
@@ -246,12 +252,14 @@ class Connection:
         while True:
             now = trio.current_time()
             byte_by = tap.heard_at + patience_s
-            beat_by = self.heard_at + patience_s if source.heard_heartbeat else byte_by
+            beats = source.heard_heartbeat and not source.told_stale  # a relay says why not
+            beat_by = self.heard_at + patience_s if beats else byte_by
             if now >= byte_by:
                 raise FeedError(f"silent: no byte for {now - tap.heard_at:.1f} s")
             if now >= beat_by:
                 raise FeedError(f"silent: no heartbeat for {now - self.heard_at:.1f} s")
-            await feed.watch_products(self, source, now)
+            if not source.told_stale:
+                await feed.watch_products(self, source, now)
             await trio.sleep_until(min(byte_by, beat_by, now + patience_s / 4))
 
 

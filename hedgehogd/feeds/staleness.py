@@ -18,6 +18,7 @@ from hedgehogd.protocol.upstream import UpstreamSession
 log = structlog.get_logger("feed")
 
 _PRODUCTS_LOGGED_MAX = 10
+_RELAY_IS_STALE = "the relay that feeds us is stale"
 
 
 class Staleness:
@@ -45,7 +46,10 @@ class Staleness:
         self._quiet &= lines[0].plan.products(wanted)  # nobody asks how the others are
         self._health.quiet_products = len(self._quiet)
         self._health.become(*self._state(live, down, reason, now))
-        told = self._about_all(live, down, reason)
+        if live and self._session.told_stale:
+            told = self._about_all(set(), live, _RELAY_IS_STALE)
+        else:
+            told = self._about_all(live, down, reason)
         if not self._all_stale:
             stale = frozenset[str]()
             if live:
@@ -70,7 +74,7 @@ class Staleness:
         if not live and not down:
             return FeedState.IDLE, now, ""
         if live and self._session.told_stale:
-            return FeedState.STALE, now, "the relay that feeds us is stale"
+            return FeedState.STALE, now, _RELAY_IS_STALE
         if not down:
             return FeedState.LIVE, now, ""
         if live:

@@ -37,13 +37,19 @@ class Claims:
         head = arrival.head
         is_next = now >= state.claimed_at + self._patience_s
         if is_next:
-            self._check(state, MATCHES.topic_channel, state.claimed_trade, received)
+            # A claim that the next heartbeat takes back was not true.
+            if (head.last_trade_id or 0) >= state.claimed_trade:
+                self._check(state, MATCHES.topic_channel, state.claimed_trade, received)
             state.claimed_trade = head.last_trade_id or 0
             state.claimed_at = now
         early = state.early
         if early is not None and is_next:
-            self._check(state, FULL.topic_channel, early.message.sequence or 0, received)
-            self.caught_up(state, received)
+            claimed = early.head.sequence or 0
+            if (head.sequence or 0) >= claimed:
+                self._check(state, FULL.topic_channel, claimed, received)
+                self.caught_up(state, received)
+            else:
+                state.early = None
         if self._is_early(state, arrival):
             state.early = arrival  # a later one replaces it
         else:

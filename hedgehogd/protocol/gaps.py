@@ -72,12 +72,12 @@ _REPEAT = Verdict(False)
 
 
 class _Run:
-    """Numbers of one line that do not fit and rise: the last, how many, since when."""
+    """Numbers of one line that do not fit and rise: the first, the last, how many, since when."""
 
-    __slots__ = ("count", "last", "since")
+    __slots__ = ("count", "first", "last", "since")
 
-    def __init__(self, last: int, now: float) -> None:
-        self.last = last
+    def __init__(self, first: int, now: float) -> None:
+        self.first = self.last = first
         self.count = 1
         self.since = now
 
@@ -88,7 +88,8 @@ class Numbers:
     A number too far above the mark is delivered and the mark stays: one absurd number must
     not turn all that follow into repeats. When far numbers rise often enough in a row on one
     line, by one where none may be left out, the exchange counts anew, and so do we: it set
-    the numbers back, or the mark itself was wrong. Nothing is claimed to be missing then.
+    the numbers back, or the mark itself was wrong. Then those of the run that were taken for
+    repeats are told as a gap.
 
     A little below the mark a rising run is usual, because a server, or the other of two
     lines, may be behind. It means a set-back only when it has lasted for
@@ -170,7 +171,9 @@ class Numbers:
             self._runs.clear()
             is_told = number in self._far
             self._far.clear()
-            return Verdict(not is_told, None, f"counts anew, from {number}")
+            dropped = Gap(run.first, number - 1)
+            is_gap = self._is_dense and number <= highest and run.first < number
+            return Verdict(not is_told, dropped if is_gap else None, f"counts anew, from {number}")
         if number <= highest or number in self._far:
             return _REPEAT
         self._far = [*self._far[1 - ODD_NUMBERS_MAX :], number]

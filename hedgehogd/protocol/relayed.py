@@ -11,7 +11,7 @@ import msgspec
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL
 from hedgehogd.domain.limits import SEQUENCE_MAX
 from hedgehogd.domain.message import Head, intern_topic
-from hedgehogd.protocol.received import Received, TopicNotice
+from hedgehogd.protocol.received import NoticeKind, Received, TopicNotice
 from hedgehogd.protocol.source import Source
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def take(
         _take_gap(session, head.product_id, value, payload, received)
     elif head.type == "stale":
         _take_stale(source, value, payload, received)
-    elif head.type == "backfilled" and head.product_id:
+    elif head.type == "backfilled" and head.product_id and session.is_news(payload):
         received.tell(TopicNotice(intern_topic("matches", head.product_id), payload))
     elif head.type == "closing":
         received.oddities.append("the relay that feeds us is closing")
@@ -46,8 +46,7 @@ def _take_stale(source: Source, value: dict[str, Any], payload: bytes, received:
         products = frozenset(each for each in product_ids if isinstance(each, str))
         received.tell(TopicNotice(products, payload))
         return
-    source.told_stale = value.get("stale") is True
-    received.tell(TopicNotice(None, payload))
+    source.told_stale = value.get("stale") is True  # the feed tells it, once for all lines
 
 
 def _take_gap(
@@ -60,11 +59,18 @@ def _take_gap(
     channel = value.get("channel")
     if not isinstance(channel, str) or channel not in BY_TOPIC_CHANNEL:
         return
-    received.tell(TopicNotice(intern_topic(channel, product_id), payload))
-    session.arbiter.gaps += 1
     last = value.get(_LAST_NUMBER.get(channel, ""))
     state = session.products.get(product_id)
-    if state is not None and type(last) is int and 0 <= last <= SEQUENCE_MAX:
-        numbers = state.numbers.get(channel)
-        if numbers is not None and numbers.hole_before(last + 1) is not None:
-            numbers.skip_to(last)
+    numbers = None if state is None else state.numbers.get(channel)
+    hole = None
+    if numbers is not None and type(last) is int and 0 <= last <= SEQUENCE_MAX:
+        if numbers.highest is not None and last <= numbers.highest:
+            return  # another line has told it, or brought what is missing there
+        hole = numbers.hole_before(last + 1)
+    if hole is not None and numbers is not None:
+        numbers.skip_to(hole.last)
+        session.arbiter.missing[channel] += hole.last - hole.first + 1
+    elif not session.is_news(payload):
+        return
+    session.arbiter.gaps += 1
+    received.tell(TopicNotice(intern_topic(channel, product_id), payload, NoticeKind.GAP))

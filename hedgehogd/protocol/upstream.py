@@ -28,6 +28,7 @@ from hedgehogd.protocol.source import Source
 
 _ODDITY_CHARACTERS_MAX = 200
 _KNOWN_ODDITIES_MAX = 100
+_NEWS_KEPT_MAX = 50  # of up to 70 KB each
 _BOOKS = frozenset(c.topic_channel for c in CHANNELS if c.begins_with_snapshot)
 _NEEDS_KEY = frozenset(channel.topic_channel for channel in CHANNELS if channel.needs_key)
 
@@ -39,6 +40,7 @@ class UpstreamSession:
         dropped: messages not relayed, by reason.
         arbiter: what decides between connections.
         refused: topic channels that the exchange does not give us, by its own words.
+        key_failed: those among them that it may give us when our key is believed again.
         products: what is known of each product that is held.
     """
 
@@ -46,8 +48,10 @@ class UpstreamSession:
         self.arbiter = Arbiter(gap_patience_s)
         self.dropped: Counter[str] = self.arbiter.dropped
         self.refused: frozenset[str] = frozenset()
+        self.key_failed: frozenset[str] = frozenset()
         self.products: dict[str, ProductState] = {}
         self._odd_types: set[str] = set()
+        self._news: dict[bytes, None] = {}
 
     @property
     def told_stale(self) -> bool:
@@ -81,6 +85,21 @@ class UpstreamSession:
                 continue
             for channel in state.numbers.keys() - kept[product_id]:
                 state.forget(channel)
+
+    def is_news(self, payload: bytes) -> bool:
+        """Say whether a relay's notice has not come on another connection; remember it."""
+        if payload in self._news:
+            return False
+        self._news[payload] = None
+        if len(self._news) > _NEWS_KEPT_MAX:
+            self._news.pop(next(iter(self._news)))
+        return True
+
+    def try_key_again(self) -> frozenset[str]:
+        """Ask again for what was refused because of our key; return those channels."""
+        channels, self.key_failed = self.key_failed, frozenset()
+        self.refused -= channels
+        return channels
 
     def let_go(self, source: Source) -> None:
         """``source.held`` has changed: products of which it holds nothing begin anew there."""
@@ -205,4 +224,6 @@ class UpstreamSession:
         for channel in sorted(channels - self.refused):
             received.refusals.append(Refusal("", head.message, head.reason, channel))
         self.refused |= channels
+        if coinbase.is_about_our_key(head):
+            self.key_failed |= channels
         source.drop(topic for topic in source.held or () if topic.channel in channels)

@@ -74,6 +74,12 @@ def market_app(market: Market, faults: Faults | None = None) -> QuartTrio:
             return _json({"message": "unexpected level: _"}, 400)
         return _json(_book_object(market, product_id, level))
 
+    @app.get("/products/<product_id>/stats")
+    async def stats(product_id: str) -> Response:
+        if product_id not in market.products:
+            return _not_found()
+        return _json(_stats_object(market, product_id))
+
     @app.get("/products/<product_id>/ticker")
     async def ticker(product_id: str) -> Response:
         if product_id not in market.products:
@@ -225,4 +231,18 @@ def _ticker_object(market: Market, product_id: str) -> dict[str, object]:
         "size": trimmed(trade.units, product.size_decimals),
         "time": time_text(trade.time_ns),
         "rfq_volume": "0.000000",
+    }
+
+
+def _stats_object(market: Market, product_id: str) -> dict[str, object]:
+    product = market.products[product_id]
+    trading = market.trading(product_id)
+    day, places = trading.statistics.day(), product.price_decimals
+    return {
+        "open": trimmed(day.open, places),
+        "high": trimmed(day.high, places),
+        "low": trimmed(day.low, places),
+        "last": trimmed(trading.trades[-1].tick, places),
+        "volume": volume(product, day.volume),
+        "volume_30day": volume(product, day.volume_30d),
     }

@@ -25,7 +25,7 @@ from hedgehogd.protocol.commands import (
     channel_requests,
     drop_pair,
 )
-from hedgehogd.web.exchange import EXPOSED_HEADERS, Companion, add_exchange
+from hedgehogd.web.exchange import COINBASE_PREFIXES, EXPOSED_HEADERS, Companion, add_exchange
 from hedgehogd.web.lines import add_lines
 from hedgehogd.web.metrics import RestCollector, exposition
 from hedgehogd.web.openapi import OPENAPI_PATH, description
@@ -65,6 +65,8 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
         status = error.code or 500
         code = error.name.lower().replace(" ", "_")
         instance.counts.refusals[code] += 1
+        if status == 404 and request.path.startswith(COINBASE_PREFIXES):
+            return json_response({"message": "NotFound"}, status)
         said = f"{request.method} {request.path} is not served here" if status == 404 else ""
         return error_response(code, said or error.description or error.name, status)
 

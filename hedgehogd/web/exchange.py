@@ -26,6 +26,8 @@ from hedgehogd.feeds.catalogue import PRODUCTS_PATH
 from hedgehogd.feeds.rest import RestClient
 from hedgehogd.web.reads import LISTS_KEEP_S, BadRead, Read, currency_read, keep_for, product_read
 
+COINBASE_PREFIXES = ("/products", "/currencies", "/time")
+"""Below these everything has Coinbase's shapes, errors included."""
 EXPOSED_HEADERS = ("CB-BEFORE", "CB-AFTER", "Retry-After")
 
 _NOT_FOUND = failure(404, "NotFound")

@@ -73,6 +73,8 @@ class Schedule:
 
     def join(self, wanted=()):
         channels = self.random.sample(CHANNELS, self.random.randint(1, 5))
+        if "level2" in channels and "level2_batch" in channels:  # no client can tell them apart
+            channels.remove(self.random.choice(("level2", "level2_batch")))
         pairs = self.random.sample(PRODUCTS, self.random.randint(1, 2))
         if wanted:
             channels, pairs = (sorted(set(names)) for names in zip(*wanted, strict=True))

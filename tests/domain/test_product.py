@@ -155,6 +155,9 @@ def test_a_refused_channel_is_remembered_in_the_exchanges_words():
 
     assert ("Failed to subscribe", "a key") == catalogue.refusal_of("level2")
     assert catalogue.refusal_of("full") is None
+    for _ in range(2):
+        catalogue.allow_channel("level2")
+        assert catalogue.refusal_of("level2") is None
 
 
 @pytest.mark.parametrize(

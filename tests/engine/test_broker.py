@@ -233,6 +233,8 @@ async def test_a_refused_channel_is_told_to_who_asked_and_to_who_asks_later(
     assert plumbing.wanted == ["ticker:BTC-USD"]
     late, _ = plumbing.open()
     assert late.apply(command(name)) == [f"{name}: no key"]
+    await plumbing.broker.publish([Delivery([], allowed=[name])])
+    assert late.apply(command(name)) == []
 
 
 async def test_a_refusal_of_level2_is_nobody_s_business(plumbing):

@@ -13,11 +13,12 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.health import FeedState
 from hedgehogd.engine.member import Member
 from hedgehogd.engine.session import Session
+from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import parse
 from hedgehogd.protocol.frames import encode_close, encode_ping, encode_text
 from hedgehogd.protocol.signing import Credentials
 from hedgehogd.protocol.wire import WEBSOCKET
-from tests.feeds.script import CLOSE, ack, asked, error, heartbeat, level2, match, ticker
+from tests.feeds.script import CLOSE, ack, asked, error, full, heartbeat, level2, match, ticker
 
 TICKER = Topic("ticker", "BTC-USD")
 MATCHES = Topic("matches", "BTC-USD")
@@ -199,6 +200,27 @@ async def test_what_no_longer_flows_is_forgotten_and_its_stragglers_dropped(
     await line.say(match(99))
     assert await running.messages() == [match(99)]
     assert running.health.gaps == 0
+
+
+async def test_matches_are_not_forgotten_while_full_is_held(autojump_clock, exchange, serve):
+    """``full`` brings them all the while: a hole is one, whoever comes and goes."""
+    running = await serve(channels=("full",))
+    (line,) = await exchange.lines_with("full")
+    running.demand.want([MATCHES])
+    await trio.sleep(1)
+    await line.say(full(100, trade_id=10), full(101))
+    await wait_all_tasks_blocked()
+    running.demand.release([MATCHES], trio.current_time() - limits.LINGER_S)
+    await trio.sleep(1)
+    running.demand.want([MATCHES])
+    await trio.sleep(1)
+    await line.say(full(102, trade_id=13))
+    await trio.sleep(limits.GAP_PATIENCE_S + 1)
+    _, told = running.taken()
+
+    assert [
+        (n["channel"], n["first_trade_id"], n["last_trade_id"]) for n in told if n["type"] == "gap"
+    ] == [("matches", 11, 12)]
 
 
 async def test_what_ceases_to_be_wanted_while_the_line_is_down_is_forgotten(
@@ -512,6 +534,9 @@ async def test_a_bad_key_is_an_alarm_and_level2_falls_back(
 
     assert running.health.complaints == 1
     assert running.health.alarm == f"{message}: {reason}"
+    line.requests.clear()
+    await trio.sleep(limits.KEY_AGAIN_S)
+    assert any("level2" in asked(each)[1] for each in line.said[-3:])  # perhaps it is believed now
 
 
 async def test_no_secret_is_ever_logged(autojump_clock, exchange, serve):
@@ -641,3 +666,30 @@ async def test_for_good_is_for_good_on_every_line(
     await trio.sleep(1)
 
     assert running.ended_by.for_good
+
+
+async def test_a_relay_that_is_stale_itself_is_told_once_and_kept(
+    autojump_clock, exchange, start_feed, nursery
+):
+    """It is alive and has said why it is silent; hanging up on it would be one more loss."""
+    running = await start_feed(lines=2)
+    lines = [(await exchange.subscribed())[0] for _ in range(2)]
+    for line in lines:
+        await line.say(heartbeat(), ticker())
+        nursery.start_soon(line.answer_pings)
+    await running.messages()
+    for line in lines:
+        await line.say(notices.stale(is_stale=True, reason="closed"))
+    await trio.sleep(58.7)
+    assert [told["stale"] for told in running.notices()] == [True]
+    assert running.health.state is FeedState.STALE
+    for line in lines:
+        await line.say(notices.stale(is_stale=False, reason="back"))
+    await trio.sleep(4.9)
+    for line in lines:
+        await line.say(heartbeat(sequence=2))
+    await trio.sleep(5)
+
+    assert [told["stale"] for told in running.notices()] == [False]
+    assert running.health.state is FeedState.LIVE
+    assert running.health.losses == {}

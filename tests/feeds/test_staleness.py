@@ -7,7 +7,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.limits import LINGER_S
 from hedgehogd.engine.health import FeedState
+from hedgehogd.protocol.received import NoticeKind
 from tests.feeds.script import ack, heartbeat, match, ticker
 
 FULL_ETH = Topic("full", "ETH-USD")
@@ -130,6 +132,67 @@ async def test_the_loss_of_one_line_does_not_explain_what_is_only_being_opened(
 
     assert running.instance.readiness() == (True, "live")
     assert running.notices() == []
+
+
+def told_kinds(running):
+    """Return of each notice in the inbox whom it concerns, and its kind."""
+    told = []
+    with pytest.raises(trio.WouldBlock):
+        while True:
+            told += running.inbox.receive_nowait().notices
+    return [(notice.audience, notice.kind) for notice in told]
+
+
+async def test_what_is_stale_and_what_is_back_are_of_two_kinds(
+    autojump_clock, exchange, light_and_heavy
+):
+    """The broker tells late joiners of what is stale still, and of nothing that is over."""
+    running, light, heavy = light_and_heavy
+    exchange.failures = [OSError("no route")] * 2
+    await heavy.stream.send_eof()
+    await wait_all_tasks_blocked()
+    await light.stream.send_eof()
+    await wait_all_tasks_blocked()
+    eth = frozenset({"ETH-USD"})
+    assert told_kinds(running) == [(eth, NoticeKind.STALE), (None, NoticeKind.STALE)]
+
+    while len(exchange.served) < 4:
+        await trio.sleep(0.1)
+    (light,) = await exchange.lines_with("ticker")
+    (heavy,) = await exchange.lines_with("full", "ETH-USD")
+    await heard(light, heartbeat())
+    await heard(heavy, heartbeat("ETH-USD"))
+    assert told_kinds(running) == [
+        (None, NoticeKind.BACK),
+        (eth, NoticeKind.STALE),
+        (eth, NoticeKind.BACK),
+    ]
+
+
+async def test_a_product_that_moves_to_a_connection_not_there_yet_stays_stale_until_it_is(
+    autojump_clock, exchange, light_and_heavy
+):
+    """Its new connection has lost nothing, but it brings nothing either."""
+    running, _, heavy = light_and_heavy
+    running.demand.want([Topic("full", "BTC-USD")])  # BTC-USD leaves the light connection
+    (btc,) = await exchange.lines_with("full", "BTC-USD")
+    await heard(btc, heartbeat())
+    await trio.sleep(2)
+    running.taken()
+    exchange.failures = [OSError("no route")]
+    await heavy.stream.send_eof()
+    await wait_all_tasks_blocked()
+    assert [(n["stale"], n["product_ids"]) for n in running.notices()] == [(True, ["ETH-USD"])]
+
+    # What has carried full carries no matches: ETH-USD has to move to a light connection.
+    running.demand.release([FULL_ETH], trio.current_time() - LINGER_S)
+    running.demand.want([Topic("matches", "ETH-USD")])
+    (new,) = await exchange.lines_with("matches", "ETH-USD")
+    await wait_all_tasks_blocked()
+    assert ("full", "ETH-USD") not in new.held
+    assert running.notices() == []
+    await heard(new, heartbeat("ETH-USD"))
+    assert [(n["stale"], n["product_ids"]) for n in running.notices()] == [(False, ["ETH-USD"])]
 
 
 async def test_what_fails_is_told_once_until_it_is_back(autojump_clock, exchange, light_and_heavy):

@@ -140,3 +140,26 @@ def test_an_early_heartbeat_ends_with_its_connection():
     two.out(two.session.lost(one, 1))
 
     assert [gap(2, 499, "full"), order(500), beat(500)] == two.hear(1, 3600, order(500), beat(500))
+
+
+def test_a_trade_that_the_next_heartbeat_takes_back_was_never_made():
+    """One absurd heartbeat must not turn the trades that follow into repeats."""
+    two = Two(*lines(WITH_MATCHES))
+    two.hear(0, 0, trade(1))
+    absurd, true = beat(9, 400_000), beat(9, 1)
+
+    assert [absurd] == two.hear(0, 1, absurd)
+    assert [true] == two.hear(0, 2, true)
+    assert [trade(2)] == two.hear(0, 2.5, trade(2))
+    assert 0 == two.arbiter.gaps
+
+
+def test_an_event_that_the_next_heartbeat_takes_back_never_happened():
+    """The heartbeat that named it is dropped: nobody may wait for what is not true."""
+    two = Two(*lines(WITH_FULL))
+    two.hear(0, 0, order(1))
+
+    assert [] == two.hear(0, 1, beat(400_000))
+    assert [beat(1)] == two.hear(0, 2, beat(1))
+    assert [order(2)] == two.hear(0, 2.5, order(2))
+    assert 0 == two.arbiter.gaps

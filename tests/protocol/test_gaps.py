@@ -73,16 +73,16 @@ FAR = 5_000_000
     [
         ((1, 2, 4, 3, 5), [1, 2, 4, 5], [Gap(3, 3)], 0),
         ((1, 2, ABSURD, 3, 4), [1, 2, ABSURD, 3, 4], [], 1),
-        ((ABSURD, *range(10, 25)), [ABSURD, *range(19, 25)], [], 1),
-        ((FAR, *range(10, 25)), [FAR, *range(19, 25)], [], 1),
+        ((ABSURD, *range(10, 25)), [ABSURD, *range(19, 25)], [Gap(10, 18)], 1),
+        ((FAR, *range(10, 25)), [FAR, *range(19, 25)], [Gap(10, 18)], 1),
         ((900, *range(10, 25)), [900], [], 0),
         ((900, 895, 896, 897, 901), [900, 901], [], 0),
         ((5, *range(9_000_000, 9_000_012)), [5, *range(9_000_000, 9_000_012)], [], 10),
         ((7, 7 + TRADE_ID_STEP_MAX), [7, 7 + TRADE_ID_STEP_MAX], [Gap(8, 6 + 10**6)], 0),
         ((7, 8 + TRADE_ID_STEP_MAX, 8), [7, 8 + TRADE_ID_STEP_MAX, 8], [], 1),
         # A hole in the run, or a true number between, makes the run begin again.
-        ((FAR, *range(1, 6), *range(7, 17)), [FAR, 16], [], 1),
-        ((FAR, *range(1, 6), FAR + 1, *range(6, 16)), [FAR, FAR + 1, 15], [], 1),
+        ((FAR, *range(1, 6), *range(7, 17)), [FAR, 16], [Gap(7, 15)], 1),
+        ((FAR, *range(1, 6), FAR + 1, *range(6, 16)), [FAR, FAR + 1, 15], [Gap(6, 14)], 1),
         ((FAR, *[499] * 30), [FAR], [], 0),
     ],
 )

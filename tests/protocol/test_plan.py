@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -237,6 +238,23 @@ def test_a_product_that_does_not_flow_moves_a_few_times(channel, slots):
     plan.avoid(slots[-1], "A-USD")
     plan.follow(asked, 99)
     assert slots[0] in plan.slots()
+
+
+@pytest.mark.parametrize("channel", ["ticker", "full"])
+def test_emptied_connections_that_end_give_a_product_no_more_moves(channel):
+    """One that flows nowhere would open connections for ever: each it has left ends empty."""
+    plan, asked, homes = Plan(), topics("A-USD", channel), []
+    for now in range(0, 10 * MOVES_MAX, 2):
+        plan.follow(asked, now)
+        homes.append(next(slot for slot in range(20) if plan.products([slot])))
+        plan.arrived(homes[-1], "A-USD", now)  # a heartbeat comes, and nothing else
+        plan.follow(asked, now + HANDOVER_S)
+        for left in set(homes[:-1]) - set(plan.slots()):
+            plan.ended(left)
+        plan.avoid(homes[-1], "A-USD")
+
+    assert sum(before != later for before, later in pairwise(homes)) == MOVES_MAX
+    assert len(set(homes[MOVES_MAX:])) == 1
 
 
 def test_products_are_where_they_belong_not_where_they_come_from():

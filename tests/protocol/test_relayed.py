@@ -8,7 +8,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import SEQUENCE_MAX
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.gaps import Gap
-from hedgehogd.protocol.received import TopicNotice
+from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.relayed import TYPES
 from tests.protocol.test_upstream import MATCHES, Feed, match
 
@@ -27,10 +27,33 @@ def test_a_gap_that_it_tells_is_told_once(before, channel, after):
     told = notices.gap(topic, Gap(8, 9))
     received = feed.receive(before, told, after)
 
-    assert [TopicNotice(topic, told)] == received.notices
+    assert [TopicNotice(topic, told, NoticeKind.GAP)] == received.notices
     assert [1] == received.notices_at
     assert [before, after] == [message.payload for message in received.messages]
     assert 1 == feed.session.arbiter.gaps
+
+
+def test_what_two_lines_tell_is_told_once():
+    """Both lead to the same relay, or to two that have lost the same."""
+    feed, late = Feed(), notices.backfilled("BTC-USD", [{"trade_id": 8}])
+    told = notices.gap(MATCHES, Gap(8, 9))
+    received = feed.receive(match(7), told, told, match(10), told, late, late)
+
+    assert [told, late] == [notice.payload for notice in received.notices]
+    assert {"matches": 2} == feed.session.arbiter.missing
+    assert 1 == feed.session.arbiter.gaps
+    far = notices.gap(MATCHES, Gap(8, SEQUENCE_MAX))  # more than can be believed
+    assert [far] == [notice.payload for notice in feed.receive(far, far).notices]
+
+
+def test_of_what_relays_tell_the_newest_are_remembered():
+    """A chain that tells for ever must not fill memory."""
+    feed = Feed()
+    for number in range(200):
+        feed.receive(notices.backfilled("BTC-USD", [{"trade_id": number}]))
+
+    assert not feed.session.is_news(notices.backfilled("BTC-USD", [{"trade_id": 199}]))
+    assert feed.session.is_news(notices.backfilled("BTC-USD", [{"trade_id": 0}]))
 
 
 @pytest.mark.parametrize("last", [None, "9", True, -1, 1.5, SEQUENCE_MAX + 1, SEQUENCE_MAX, 5, [9]])
@@ -40,7 +63,7 @@ def test_a_gap_without_a_true_end_moves_no_mark(last):
     odd = {"type": "gap", "channel": "matches", "product_id": "BTC-USD", "last_trade_id": last}
     received = feed.receive(match(7), json.dumps(odd).encode(), match(9))
 
-    assert 2 == len(received.notices)
+    assert [MATCHES] * (1 + (last != 5)) == [notice.audience for notice in received.notices]
     assert [("BTC-USD", Gap(8, 8))] == received.missing_trades
 
 
@@ -54,7 +77,7 @@ def test_a_gap_without_a_true_end_moves_no_mark(last):
         (b'{"type":"gap"}', []),
         (notices.backfilled("BTC-USD", [{"trade_id": 8}]), [MATCHES]),
         (b'{"type":"backfilled"}', []),
-        (notices.stale(is_stale=True, reason="x"), [None]),
+        (notices.stale(is_stale=True, reason="x"), []),  # the feed tells it, once for all lines
         (notices.stale(is_stale=True, reason="x", product_ids=["B", "A"]), [{"A", "B"}]),
         (b'{"type":"stale","stale":true,"product_ids":["A",7]}', [{"A"}]),
         (notices.session("1.q3Zk", 1), []),

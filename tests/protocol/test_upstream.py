@@ -620,3 +620,24 @@ def test_the_order_of_a_read_is_kept_across_topics():
         ("l2update", None),
         ("match", 8),
     ] == [(message.type, message.trade_id) for message in received.messages]
+
+
+def test_a_key_that_failed_is_tried_again_and_a_missing_one_is_not():
+    """A clock may have been wrong; a channel that wants a key will always want one."""
+    source = Source(held=[Topic("level2", "BTC-USD"), Topic("ticker", "BTC-USD")])
+    session = UpstreamSession()
+    session.connected(source)
+    failed = b'{"type":"error","message":"Authentication Failed","reason":"x"}'
+    session.receive(source, [(b"", failed)], 0.0)
+    source.ask([Topic("full", "BTC-USD")], 0.0)
+    wanted = {
+        "type": "error",
+        "message": "Failed",
+        "reason": "full channels require authentication",
+    }
+    session.receive(source, [(b"", json.dumps(wanted).encode())], 0.0)
+
+    assert {"level2", "full"} == session.refused
+    assert {"level2"} == session.try_key_again()
+    assert {"full"} == session.refused
+    assert frozenset() == session.try_key_again()

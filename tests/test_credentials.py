@@ -1,11 +1,15 @@
 """The exchange's API key: from files alone, and never shown."""
 
 import base64
+from pathlib import Path
 
 import pytest
 
-from hedgehogd.credentials import NAMES, read_credentials
+from hedgehogd.config import Settings
+from hedgehogd.credentials import NAMES, check_secrecy, read_credentials
+from hedgehogd.daemon import Daemon
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.feeds.dial import parse_url
 
 SECRET = base64.b64encode(b"house secret").decode()
 CONTENTS = ("the-key-itself", SECRET, "the-passphrase-itself")
@@ -61,6 +65,57 @@ def test_systemd_names_the_directory(write):
 def test_without_files_there_are_none(environment):
     """systemd may have other credentials for us, and none of these."""
     assert read_credentials("", environment) is None
+
+
+def test_a_directory_of_systemds_that_may_not_be_entered_has_none(monkeypatch):
+    """It belongs to another service; ours starts without a key."""
+
+    def denied(self):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "exists", denied)
+    assert read_credentials("", {"CREDENTIALS_DIRECTORY": "/run/credentials/other"}) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "wss://feed.example",
+        "ws://localhost:9000",
+        "ws://127.0.0.1:9000/ws-feed",
+        "ws://[::1]:9000",
+    ],
+)
+def test_credentials_go_out_encrypted_or_not_at_all_off_this_machine(url):
+    """A simulator or a proxy on this machine needs no TLS."""
+    check_secrecy(parse_url(url))
+
+
+@pytest.mark.parametrize("url", ["ws://feed.example/", "ws://127.0.0.2:9000/", "ws://10.0.0.7:80/"])
+def test_an_unencrypted_feed_elsewhere_is_refused_by_name(url):
+    """Everybody on the way could read the key, and use it."""
+    with pytest.raises(OperatorError) as caught:
+        check_secrecy(parse_url(url))
+
+    shown = url.replace(":80/", "/")
+    expected = f"{shown}: credentials would be sent unencrypted.\n  Expected wss://…"
+    assert str(caught.value) == expected
+    assert caught.value.exit_status == EXIT_CONFIG
+
+
+async def test_a_daemon_with_a_key_does_not_even_dial_an_unencrypted_feed(write):
+    """The check is of no use where it is not made; and it says nothing of the key."""
+    settings = Settings(
+        feed_where="ws://feed.invalid/", feed_credentials=str(write()), serve_port=0
+    )
+    with pytest.raises(ExceptionGroup) as caught:
+        await Daemon(settings).run()
+
+    refusal = caught.value
+    while isinstance(refusal, ExceptionGroup):
+        (refusal,) = refusal.exceptions
+    assert str(refusal).startswith("ws://feed.invalid/: credentials would be sent unencrypted.")
+    assert not any(content in repr(refusal) for content in CONTENTS)
 
 
 @pytest.mark.parametrize("missing", ["key", "secret", "passphrase"])

@@ -9,6 +9,7 @@ import trio
 from trio_websocket import open_websocket_url
 
 from hedgehogd.simulator import Simulation, serve_exchange
+from hedgehogd.simulator import exchange as exchange_module
 
 
 class Talk:
@@ -55,8 +56,10 @@ def connect():
 
 
 @pytest.fixture
-def world(nursery):
+def world(nursery, monkeypatch):
     """Make an exchange without sockets; take ``autojump_clock`` too, or it is real time."""
+    # Fewer turns, each with more in it; never at the moment at which a test looks.
+    monkeypatch.setattr(exchange_module, "_STEP_S", 0.0371)
     from tests.simulator.world import World  # noqa: PLC0415  # it knows Talk, from here
 
     return partial(World, nursery)

@@ -19,6 +19,8 @@ from tests.simulator.peers import (
     serve,
 )
 
+pytestmark = pytest.mark.e2e  # a real exchange on real sockets
+
 
 async def test_who_does_not_subscribe_is_closed(nursery, connect):
     """Coinbase allows five seconds (FEED §3.1); commands that mean nothing do not count."""

@@ -19,7 +19,7 @@ from tests.simulator.peers import (
     reasons,
     serve,
 )
-from tests.simulator.world import hear_all, of_type
+from tests.simulator.world import FOUR, hear_all, of_type
 
 
 @pytest.mark.e2e
@@ -196,7 +196,7 @@ async def test_a_machine_that_cannot_keep_up_makes_the_market_slow_not_thin(nurs
 
 async def test_level3_begins_with_its_schema_once_a_subscribe(world, autojump_clock):
     """Arrays mean nothing without it (FEED §6.13)."""
-    here = world(rate=1)
+    here = world(rate=1, products=FOUR)
     client = await here.client("level3", product_ids=["BTC-USD", "ETH-USD"])
     heard, _ = await hear_all(client, 1)
     await client.say(channels=["level3"], product_ids=["LTC-USD"])
@@ -296,7 +296,7 @@ async def test_an_open_exchange_does_not_look_at_signatures(world, autojump_cloc
 
 async def test_rfq_matches_of_all_products_need_no_product(world, autojump_clock):
     """Holding all, one cannot be asked for (FEED §3.1)."""
-    here = world()
+    here = world(products=FOUR)
     every = await here.client("rfq_matches", product_ids="ALL")
     one = await here.client("rfq_matches", product_ids=["ETH-USD"])
     heard, _ = await hear_all(every, 30)

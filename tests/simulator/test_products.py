@@ -7,6 +7,7 @@ from hedgehogd.simulator.products import LISTED, products_for
 from tests.simulator.peers import get
 
 
+@pytest.mark.e2e
 async def test_rest_lists_the_products_that_the_feed_knows(nursery):
     """Relays learn from it what may be subscribed to (FEED §13)."""
     address = await nursery.start(serve_exchange, Simulation(pairs=("NEW-PAIR",)))

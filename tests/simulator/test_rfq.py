@@ -11,7 +11,7 @@ ONE = FEW[1].id
 @pytest.fixture(scope="module")
 def trades():
     """Ten minutes of them."""
-    return of(run(Market(1, START_NS, FEW[1:], 6), 100, "rfq_matches"), "rfq_matches", ONE)
+    return of(run(Market(1, START_NS, FEW[1:], 12), 50, "rfq_matches"), "rfq_matches", ONE)
 
 
 def test_they_are_few_a_minute(trades):

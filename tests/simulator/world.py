@@ -12,16 +12,17 @@ from tests.simulator.conftest import Talk
 
 START_NS = 1_790_000_000_123_456_789
 BTC = ["BTC-USD"]
+TWO = [p for p in LISTED if p.id in {"BTC-USD", "ETH-USD"}]
 FOUR = [p for p in LISTED if p.id in {"BTC-USD", "ETH-USD", "LTC-USD", "ETH-BTC"}]
 
 
 class World:
-    """One exchange and its clients."""
+    """One exchange and its clients; it lists few products, each costs its share."""
 
-    def __init__(self, nursery, seed=1, rate=2.0, **settings):
+    def __init__(self, nursery, seed=1, rate=2.0, products=TWO, **settings):
         self.nursery = nursery
         simulation = Simulation(seed=seed, rate=rate, **settings)
-        self.server = market_server(simulation, START_NS, FOUR)
+        self.server = market_server(simulation, START_NS, products)
         self.faults = self.server.faults
         nursery.start_soon(self.server.run)
 

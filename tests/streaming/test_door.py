@@ -310,3 +310,20 @@ async def test_accepted_sockets_inherit_what_streams_need(served: Served) -> Non
     assert limits.UNACKED_MAX_S * 1000 == sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT)
     assert limits.SEND_BUFFER_BYTES * 2 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("channel", "code"), [("full", "refused_channel"), ("user", "private_channel")]
+)
+async def test_a_stream_of_what_nobody_may_have_here_is_forbidden(
+    served: Served, channel: str, code: str
+) -> None:
+    """A stream that stays empty would say less than a status does."""
+    served.instance.pipe.catalogue.refuse_channel("full", "Failed to subscribe", "sign it")
+    stream = await served.ask(
+        f"GET /api/v1/stream?pairs=BTC-USD&channels=ticker,{channel} HTTP/1.1\nHost: x"
+    )
+
+    assert await _refused(stream) == (403, code)
+    assert served.instance.counts.refusals == {code: 1}
+    await served.all_gone()

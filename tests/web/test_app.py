@@ -206,6 +206,29 @@ async def test_a_pair_that_is_not_listed_is_not_found(client, session, pair):
         assert await refused(answer) == (404, "unknown_pair")
 
 
+async def test_a_channel_that_the_exchange_does_not_give_us_is_forbidden(client, instance, session):
+    """In the exchange's own words: it is its operator who lacks a key, not the caller."""
+    instance.pipe.catalogue.refuse_channel("full", "Failed to subscribe", "sign it")
+    await client.post(SUBSCRIBE + "BTC-USD?channels=ticker", headers=NAMED)
+    before = session.subscription.topics()
+    answer = await client.post(SUBSCRIBE + "BTC-USD?channels=matches,full", headers=NAMED)
+
+    assert await refused(answer) == (403, "refused_channel")
+    assert (await body(answer))["error"]["message"] == "sign it"
+    assert session.subscription.topics() == before
+    assert instance.counts.refusals == {"refused_channel": 1}
+
+
+@pytest.mark.parametrize("method", ["post", "delete"])
+async def test_a_channel_about_an_account_is_forbidden(client, instance, session, method):
+    """One upstream account for all subscribers: nobody may see its orders."""
+    answer = await getattr(client, method)(SUBSCRIBE + "BTC-USD?channels=user", headers=NAMED)
+
+    assert await refused(answer) == (403, "private_channel")
+    assert session.subscription.topics() == set()
+    assert instance.counts.refusals == {"private_channel": 1}
+
+
 async def test_a_pair_that_was_delisted_can_be_stopped(client, instance, session):
     """Who holds it must be able to let it go; who does not is told that there is no such pair."""
     await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)

@@ -7,7 +7,7 @@ from trio_websocket import ConnectionClosed, HandshakeError, wrap_client_stream
 from hedgehogd.simulator.faults import KINDS, FaultError
 from hedgehogd.simulator.faults.board import ARMED_MAX
 from tests.simulator.conftest import Talk
-from tests.simulator.world import hear_all, numbers_of
+from tests.simulator.world import TWO, hear_all, numbers_of
 
 
 async def test_nothing_goes_wrong_by_itself(world, autojump_clock):
@@ -15,7 +15,7 @@ async def test_nothing_goes_wrong_by_itself(world, autojump_clock):
     here = world(rate=1)
     client = await here.client("full", "level2", "ticker", "matches", "heartbeat")
     assert not here.faults.watches_lines
-    heard, is_open = await hear_all(client, 5)
+    heard, is_open = await hear_all(client, 3)
     numbers = numbers_of(heard)
 
     assert is_open
@@ -71,7 +71,7 @@ async def test_recurring_faults_recur_the_same_way_for_a_seed(world, autojump_cl
     """``--fault``; a soak that found something must find it again."""
 
     async def times(seed):
-        here, struck = world(rate=0.1), []
+        here, struck = world(rate=0.01, products=TWO[:1]), []
         client = await here.client("heartbeat")
         begin = trio.current_time()
         here.nursery.start_soon(here.faults.run, [("unknown_type", None), ("binary", "")], seed)

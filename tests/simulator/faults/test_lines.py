@@ -6,7 +6,7 @@ import pytest
 
 from hedgehogd.simulator.faults import KINDS, Outgoing
 from hedgehogd.simulator.faults.orders import FaultOrder
-from tests.simulator.world import hear_all, of_type
+from tests.simulator.world import TWO, hear_all, of_type
 
 
 def numbers(heard):
@@ -58,7 +58,7 @@ async def test_sequence_gap_can_be_aimed(world, autojump_clock):
 
 async def test_trade_gap_loses_trades_on_all_channels_of_one_connection(world, autojump_clock):
     """A relay must find the hole by trade ids and fill it by REST."""
-    here = world(rate=1)
+    here = world(rate=1, products=TWO[:1])
     client = await here.client("matches", "full", "level3")
     before, _ = await hear_all(client, 1)
     here.faults.fire("trade_gap", 3)

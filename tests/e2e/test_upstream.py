@@ -1,0 +1,245 @@
+"""What the feed makes of its exchange: books for late joiners, two lines, keys, size.
+
+Faults are fired in the exchange, and each test asks the exchange whether its own has struck.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import trio
+from trio_websocket import WebSocketConnection
+
+from hedgehogd.credentials import NAMES
+from hedgehogd.daemon import Daemon
+from hedgehogd.simulator import Address, Simulation, serve_exchange
+from hedgehogd.simulator.exchange import MarketExchange
+from hedgehogd.simulator.keys import (
+    AUTHENTICATION_REQUIRED,
+    TEST_KEY,
+    TEST_PASSPHRASE,
+    TEST_SECRET,
+)
+from tests.e2e.harness import PATIENCE_S, next_of, quick, rest, running, subscribe, websocket
+
+pytestmark = pytest.mark.e2e
+
+BTC = "BTC-USD"
+SIGN = "Failed to subscribe"
+
+
+@asynccontextmanager
+async def relayed(
+    rate: float = 2.0, *, require_auth: bool = False, **settings: object
+) -> AsyncIterator[tuple[Daemon, Address]]:
+    """Run an exchange and a daemon in front of it."""
+    simulation = Simulation(seed=5, rate=rate, require_auth=require_auth)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve_exchange, simulation))
+        async with running(quick(feed_where=address.url, **settings)) as daemon:
+            yield daemon, address
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Return what the exchange is asked, as it comes."""
+    texts: list[dict] = []
+    original = MarketExchange.heard
+
+    def note(self: MarketExchange, client: object, text: str) -> None:
+        texts.append(msgspec.json.decode(text))
+        original(self, client, text)
+
+    monkeypatch.setattr(MarketExchange, "heard", note)
+    return texts
+
+
+def channels_of(requests: list[dict]) -> set[str]:
+    """Return the names of all channels that were ever asked for."""
+    rows = [row for request in requests for row in request["channels"]]
+    return {row if isinstance(row, str) else row["name"] for row in rows}
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    with trio.fail_after(PATIENCE_S):
+        while not is_so():
+            await trio.sleep(0.01)
+
+
+async def get(url: str) -> dict:
+    """Ask REST."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(url)).raise_for_status().json()
+
+
+class Book:
+    """A client's book, by Coinbase's recipe."""
+
+    def __init__(self, snapshot: dict) -> None:
+        self.sides = {
+            "buy": {float(price): float(size) for price, size, *_ in snapshot["bids"]},
+            "sell": {float(price): float(size) for price, size, *_ in snapshot["asks"]},
+        }
+
+    def apply(self, update: dict) -> None:
+        """Follow one ``l2update``."""
+        for side, price, size in update["changes"]:
+            if float(size):
+                self.sides[side][float(price)] = float(size)
+            else:
+                del self.sides[side][float(price)]
+
+
+async def test_a_late_joiner_gets_a_snapshot_of_our_book_and_the_exchange_is_asked_nothing(
+    heard: list[dict],
+) -> None:
+    """A snapshot by asking anew would cost everybody else one, and the exchange a request."""
+    async with relayed() as (daemon, address), websocket(daemon.port, "/ws-feed") as first:
+        await first.send_message(subscribe([BTC], ["level2"]))
+        await next_of(first, "l2update")
+        asked, made = list(heard), daemon.instance.pipe.snapshots.made
+        async with websocket(daemon.port, "/ws-feed") as late:
+            await late.send_message(subscribe([BTC], ["level2"]))
+            book = Book(await next_of(late, "snapshot", "l2update"))
+            for _ in range(20):
+                book.apply(await next_of(late, "snapshot", "l2update"))
+            page = await get(f"{address.rest_url}/products/{BTC}/book?level=2")
+            there = Book(page).sides
+            # The page is of one moment; what has been sent until then is on its way to us.
+            for _ in range(1000):
+                if book.sides == there:
+                    break
+                book.apply(await next_of(late, "snapshot", "l2update"))
+
+            assert book.sides == there
+        assert daemon.instance.pipe.snapshots.made == made + 1
+        assert heard == asked
+
+
+async def test_full_joins_a_book_of_orders_fetched_from_here() -> None:
+    """FEED §9's recipe, all of it against hedgehogd: subscribe, fetch, drop, go on."""
+    async with relayed() as (daemon, _), websocket(daemon.port, "/ws-feed") as client:
+        await client.send_message(subscribe([BTC], ["full"]))
+        kinds = ("received", "open", "match", "done", "change")
+        sequences = [(await next_of(client, *kinds))["sequence"]]
+        book = await get(f"http://127.0.0.1:{daemon.port}/products/{BTC}/book?level=3")
+        while sequences[-1] < book["sequence"] + 200:
+            sequences.append((await next_of(client, *kinds))["sequence"])
+        behind = [sequence for sequence in sequences if sequence > book["sequence"]]
+
+        assert book["bids"]
+        assert book["asks"]
+        assert behind[0] == book["sequence"] + 1
+        assert all(later == before + 1 for before, later in pairwise(sequences))
+
+
+def live_lines(daemon: Daemon) -> int:
+    """Return how many lines have nothing missing."""
+    lines = daemon.instance.health.read_lines()
+    return sum(0 < line.connections == line.live for line in lines)
+
+
+async def _read(client: WebSocketConnection, told: list[dict]) -> None:
+    while True:
+        told.append(msgspec.json.decode(await client.get_message()))
+
+
+@pytest.mark.parametrize("fault", ["reset", "eof"])
+async def test_the_loss_of_one_of_two_lines_costs_its_subscribers_nothing(fault: str) -> None:
+    """It is what the second line is for."""
+    async with (
+        relayed(rate=5.0, feed_lines=2) as (daemon, address),
+        websocket(daemon.port, "/ws") as client,
+        trio.open_nursery() as nursery,
+    ):
+        told: list[dict] = []
+        await client.send_message(subscribe([BTC], ["matches", "full"]))
+        await next_of(client, "match")
+        nursery.start_soon(_read, client, told)
+        await until(lambda: live_lines(daemon) == 2)
+        await until(lambda: len(told) > 200)
+        address.faults.fire(fault, 3, BTC)
+        await until(lambda: address.faults.fired[fault] == 1)
+        struck = len(told)
+        await until(lambda: sum(m["type"] == "match" for m in told[struck:]) > 60)
+        await until(lambda: sum(line.losses for line in daemon.instance.health.read_lines()) > 0)
+        status, state = await rest(daemon.port, "GET", "/api/v1/lines")
+        nursery.cancel_scope.cancel()
+
+    trades = sorted({m["trade_id"] for m in told if m["type"] == "match"})
+    sequences = sorted({m["sequence"] for m in told if "sequence" in m})
+    assert trades == list(range(trades[0], trades[0] + len(trades)))
+    assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+    assert [m for m in told if m["type"] in {"gap", "stale", "error"}] == []
+    assert status == 200
+    assert sorted(line["losses"] for line in state["lines"]) == [0, 1]
+    assert sum(line["wins"] for line in state["lines"]) > 0
+
+
+async def test_without_a_key_level2_is_served_and_full_refused_in_the_exchanges_words(
+    heard: list[dict],
+) -> None:
+    """Most people have none; what can be had without one is had."""
+    async with relayed(require_auth=True) as (daemon, _):
+        async with websocket(daemon.port, "/ws-feed") as client:
+            await client.send_message(subscribe([BTC], ["level2"]))
+            assert (await next_of(client, "snapshot", "l2update"))["type"] == "snapshot"
+            assert (await next_of(client, "snapshot", "l2update"))["type"] == "l2update"
+            await client.send_message(subscribe([BTC], ["full"]))
+            error = await next_of(client, "error")
+        path = f"/api/v1/stream?pairs={BTC}&channels=full"
+        status, refused = await rest(daemon.port, "GET", path)
+
+    assert (error["message"], error["reason"]) == (SIGN, AUTHENTICATION_REQUIRED)
+    assert status == 403
+    assert refused["error"] == {"code": "refused_channel", "message": AUTHENTICATION_REQUIRED}
+    assert "level2_batch" in channels_of(heard) or "level2_50" in channels_of(heard)
+
+
+async def test_with_a_key_full_flows_and_the_key_is_in_no_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], heard: list[dict]
+) -> None:
+    """Journals are read by many; a key is nobody's but its owner's."""
+    for name, text in zip(NAMES, (TEST_KEY, TEST_SECRET, TEST_PASSPHRASE), strict=True):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    async with (
+        relayed(require_auth=True, feed_credentials=str(tmp_path)) as (daemon, _),
+        websocket(daemon.port, "/ws-feed") as client,
+    ):
+        await client.send_message(subscribe([BTC], ["full", "level2"]))
+        types = {(await next_of(client, "received"))["type"]}
+        types.add((await next_of(client, "l2update"))["type"])
+    printed = "".join(capfd.readouterr())
+
+    assert types == {"received", "l2update"}
+    assert {request["key"] for request in heard if "full" in channels_of([request])} == {TEST_KEY}
+    assert "serving" in printed
+    assert not [s for s in (TEST_KEY, TEST_SECRET, TEST_PASSPHRASE) if s in printed]
+
+
+async def test_a_snapshot_of_megabytes_reaches_who_reads_and_closes_nobody() -> None:
+    """The default limits are made for the deepest books that there are."""
+    async with relayed() as (daemon, address), websocket(daemon.port, "/ws-feed") as client:
+        address.faults.fire("big_snapshot", 5_000_000, "ETH-USD")
+        await client.send_message(subscribe(["ETH-USD"], ["level2"]))
+        with trio.fail_after(PATIENCE_S):
+            while len(text := await client.get_message()) < 10_000:
+                pass
+        snapshot = msgspec.json.decode(text)
+        book = Book(snapshot)
+        for _ in range(20):
+            book.apply(await next_of(client, "l2update"))
+
+        assert address.faults.fired["big_snapshot"] == 1
+        assert len(text) >= 5_000_000
+        assert snapshot["type"] == "snapshot"
+        assert daemon.instance.counts.ends == {}
+        assert daemon.instance.counts.drops == {}

@@ -20,7 +20,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.amount import scaled
 from hedgehogd.domain.book import Book, Change
 from hedgehogd.domain.frozen_orders import book_parts
-from hedgehogd.domain.level2 import l2update, read_changes, read_snapshot, snapshot_parts
+from hedgehogd.domain.level2 import l2update, read_snapshot, read_update, snapshot_parts
 from hedgehogd.domain.order_event import from_full
 from hedgehogd.domain.orders import OrderBook
 
@@ -78,7 +78,7 @@ def recorded(path: Path) -> tuple[Snapshots, Stream]:
         if head["type"] == "snapshot":
             snapshots[head["product_id"]] = read_snapshot(line)
         elif head["type"] == "l2update":
-            stream.append((head["product_id"], read_changes(line)))
+            stream.append((head["product_id"], read_update(line)[0]))
     return snapshots, stream
 
 
@@ -228,7 +228,7 @@ def main() -> None:
             except ImportError:
                 pass  # the table says why
             texts = [l2update(product_id, changes, TIME) for product_id, changes in stream]
-            decode = cpu_us(lambda texts=texts: [read_changes(text) for text in texts])
+            decode = cpu_us(lambda texts=texts: [read_update(text) for text in texts])
             figures["apply_us"][name] = costs
             figures["decode_us"][name] = decode / len(texts)
         order_turns, figures["orders_us"] = orders_figures(*rows, payloads)

@@ -11,8 +11,8 @@ its topic. ``publish`` is a client that publishes each message over one WebSocke
 "go" on standard input plays the schedule once. Each message is sent on its own, at its own
 time to within some 0.1 ms, also those that were recorded close together: whatever is read
 together downstream was joined by the reader's being busy, not by us. With ``--stamp`` the send
-time is put into each message, with ``--saturate`` all of them are sent as fast as the socket
-takes them, in writes of 256 KiB.
+time is put into each message that has a place for it, with ``--saturate`` all of them are sent
+as fast as the socket takes them, in writes of 256 KiB.
 
 "ready", "complete" (a connection holds every topic of the schedule), and "done {json}" (how
 late messages were sent) are printed.
@@ -246,7 +246,7 @@ def play(sink: Upstream | Publisher, plan: list[tuple[float, Topic, bytes]], sta
         if wait_s > 0:
             time.sleep(wait_s)
         late_us.append(round((time.monotonic() - origin - due_s) * 1e6))
-        if stamp:
+        if stamp and STAMP_KEY in payload:
             at = payload.index(STAMP_KEY) + len(STAMP_KEY)
             now = b"%019d" % time.monotonic_ns()
             payload = payload[:at] + now + payload[at + 19 :]

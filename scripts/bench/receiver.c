@@ -2,7 +2,7 @@
  * The load receiver: N WebSocket subscribers in one thread, which count what they get.
  *
  *   receiver --port P --connections N [--path /ws-feed] [--rate R] [--subscribe TEXT]
- *            [--eager] [--spin] [--stamp KEY] [--stalled]
+ *            [--eager] [--spin] [--stamp KEY] [--stalled] [--large BYTES] [--deflate]
  *
  * Every message is counted by parsing frame headers; the payload is not looked at,
  * except for a send time when --stamp is given: 19 digits of CLOCK_MONOTONIC in ns,
@@ -11,7 +11,9 @@
  * the handshake, send their subscribe text and never read again. With --spin the
  * receiver does not sleep during `wait`: a sleeping one on this machine must be woken
  * by the server's own sends, which costs the server time that no remote subscriber
- * would, the more so the slower the server is.
+ * would, the more so the slower the server is. --large tells apart frames of that many
+ * payload bytes: when each has come whole, and what came after it. With --deflate
+ * permessage-deflate is asked for and must be granted; nothing is inflated.
  *
  * Orders come on standard input, one a line; each is answered by one line of JSON:
  *
@@ -22,6 +24,11 @@
  *   start              forget all counts
  *   wait N MS          wait until every subscriber has N messages (and 200 ms more,
  *                      to see surplus ones), or nothing has arrived for MS
+ *   large MS           wait until every subscriber has a frame of --large bytes whole, or
+ *                      has ended; MS at most
+ *   window             the counts, now; then forget the latencies: from here on those of
+ *                      messages sent from now on are kept,
+ *   shut               and from here on none of messages sent from now on
  *   closed MS          wait until the server has closed every connection, MS at most
  *   report             the counts, now
  *
@@ -41,13 +48,14 @@
 #include <unistd.h>
 
 #define IN_FLIGHT_MAX 64       /* handshakes begun and not finished */
+#define DEFLATE_OFFER "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 #define SURPLUS_NS 200000000LL /* time for messages beyond those expected */
 
 struct options options = {.path = "/ws-feed"};
 struct counts counts;
 struct connection *connections;
 
-enum order { NONE, CONNECT, SETTLE, WAIT, CLOSED };
+enum order { NONE, CONNECT, SETTLE, WAIT, LARGE, CLOSED };
 static struct {
     enum order order;
     int64_t begun_ns, limit_ns;
@@ -100,13 +108,19 @@ static void send_request(struct connection *c) {
     int length = snprintf(request, sizeof request,
                           "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
                           "Connection: Upgrade\r\nSec-WebSocket-Key: " SAMPLE_KEY "\r\n"
-                          "Sec-WebSocket-Version: 13\r\n\r\n",
-                          options.path, options.port);
+                          "Sec-WebSocket-Version: 13\r\n%s\r\n",
+                          options.path, options.port, options.deflate ? DEFLATE_OFFER : "");
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &event);
     c->state = SHAKING;
     if (send(c->fd, request, length, MSG_NOSIGNAL) != length)
         end_connection(c, -1);
+}
+
+static void subscribe(struct connection *c) {
+    if (!counts.asked_ns)
+        counts.asked_ns = now_ns();
+    send_frame(c, 1, options.subscribe, strlen(options.subscribe));
 }
 
 /* Read an answer head; what follows it belongs to the frames. */
@@ -116,7 +130,8 @@ static void read_head(struct connection *c, uint8_t *data, int length) {
         keep_rest(c, data, length);
         return;
     }
-    if (memcmp(data, "HTTP/1.1 101", 12) || !memmem(data, end - data, SAMPLE_ACCEPT, 28)) {
+    if (memcmp(data, "HTTP/1.1 101", 12) || !memmem(data, end - data, SAMPLE_ACCEPT, 28) ||
+        (options.deflate && !memmem(data, end - data, "permessage-deflate", 18))) {
         fprintf(stderr, "receiver: refused: %.*s\n", (int)(end - data), data);
         end_connection(c, -1);
         return;
@@ -125,7 +140,7 @@ static void read_head(struct connection *c, uint8_t *data, int length) {
     finished++;
     open_now++;
     if (options.eager)
-        send_frame(c, 1, options.subscribe, strlen(options.subscribe));
+        subscribe(c);
     if (options.stalled)
         epoll_ctl(poller, EPOLL_CTL_DEL, c->fd, NULL);
     else
@@ -172,7 +187,7 @@ static void obey(char *line) {
     } else if (!strcmp(word, "subscribe")) {
         for (int i = 0; i < begun; i++)
             if (connections[i].state == OPEN)
-                send_frame(&connections[i], 1, options.subscribe, strlen(options.subscribe));
+                subscribe(&connections[i]);
         answer(word);
     } else if (!strcmp(word, "start")) {
         forget_counts(begun);
@@ -184,6 +199,15 @@ static void obey(char *line) {
         set_target(begun, a);
         pending.order = WAIT;
         pending.limit_ns = b * 1000000;
+    } else if (!strcmp(word, "window")) {
+        answer(word);
+        begin_window();
+    } else if (!strcmp(word, "shut")) {
+        end_window();
+        answer(word);
+    } else if (!strcmp(word, "large")) {
+        pending.order = LARGE;
+        pending.limit_ns = a * 1000000;
     } else if (!strcmp(word, "closed")) {
         pending.order = CLOSED;
         pending.limit_ns = a * 1000000;
@@ -212,6 +236,11 @@ static void progress(void) {
                 ? now - last > SURPLUS_NS
                 : now - last > pending.limit_ns)
             answer("wait");
+        break;
+    case LARGE:
+        if (counts.large_reached + begun - open_now >= options.connections ||
+            waited > pending.limit_ns)
+            answer("large");
         break;
     case CLOSED:
         if (open_now == 0 || waited > pending.limit_ns)
@@ -249,6 +278,10 @@ static void read_options(int argc, char **argv) {
             options.spin = 1;
         else if (!strcmp(name, "--eager"))
             options.eager = 1;
+        else if (!strcmp(name, "--deflate"))
+            options.deflate = 1;
+        else if (!strcmp(name, "--large"))
+            options.large = atoll(value), i++;
         else if (!strcmp(name, "--port"))
             options.port = atoi(value), i++;
         else if (!strcmp(name, "--connections"))

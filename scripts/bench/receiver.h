@@ -19,12 +19,15 @@ struct connection {
     enum state state;
     uint64_t messages, bytes; /* since `start`; payload bytes */
     uint64_t skip;            /* bytes of a large frame still to come */
+    uint64_t large, after;    /* with --large: such frames received whole; messages since */
+    int is_large;             /* what is skipped is one of those */
     uint8_t *carry;           /* the beginning of a frame (or head) not yet complete */
     uint32_t carried;
 };
 
 struct options {
-    int port, connections, stalled, eager, spin;
+    int port, connections, stalled, eager, spin, deflate;
+    uint64_t large;
     double rate;
     const char *path, *subscribe, *stamp;
 };
@@ -34,6 +37,10 @@ struct counts {
     int reached, lost;           /* connections that have them; that ended before */
     uint64_t messages, bytes;
     int64_t begun_ns, first_ns, last_ns, last_read_ns;
+    int64_t asked_ns;            /* when the first subscribe text was sent */
+    int64_t large_first_ns, large_last_ns;
+    uint64_t large_frames, large_least, large_most; /* whole ones; their sizes */
+    int large_reached;           /* connections that have one */
     int64_t cpu_begun_ns;
     uint32_t closes[CLOSE_CODES]; /* close frames received, by code; 1005: without one */
     uint32_t cut;                /* connections that ended with no close frame */
@@ -50,5 +57,8 @@ void keep_rest(struct connection *c, const uint8_t *data, int length);
 void send_frame(struct connection *c, int opcode, const void *payload, size_t length);
 void parse_frames(struct connection *c, uint8_t *data, int64_t length);
 void forget_counts(int begun);
+void forget_latencies(void);
+void begin_window(void);
+void end_window(void);
 void set_target(int begun, uint64_t target);
 void print_counts(void);

@@ -12,6 +12,7 @@
 #define BUCKETS 100000
 static uint64_t fine[BUCKETS], coarse[BUCKETS], stamped;
 static int64_t slowest_us;
+static int64_t window_begin_ns, window_end_ns = INT64_MAX; /* of send times that count */
 
 int64_t now_ns(void) {
     struct timespec time;
@@ -67,6 +68,8 @@ static void note_latency(const uint8_t *payload, size_t length, int64_t now) {
     int64_t sent = 0;
     for (int i = 0; i < 19; i++)
         sent = sent * 10 + (at[key + i] - '0');
+    if (sent < window_begin_ns || sent >= window_end_ns)
+        return;
     int64_t us = (now - sent) / 1000;
     if (us < 0)
         us = 0;
@@ -87,6 +90,7 @@ static void note_message(struct connection *c, uint64_t length, int last, int64_
     if (!counts.messages++)
         counts.first_ns = now;
     counts.last_ns = now;
+    c->after++;
     if (++c->messages == counts.target)
         counts.reached++;
 }
@@ -95,6 +99,25 @@ static void close_frame(struct connection *c, const uint8_t *payload, size_t len
     send_frame(c, 8, payload, length < 2 ? 0 : 2);
     shutdown(c->fd, SHUT_WR);
     end_connection(c, length < 2 ? 1005 : payload[0] << 8 | payload[1]);
+}
+
+/* A frame of --large bytes or more has come whole. */
+static void note_large(struct connection *c, int64_t now) {
+    c->is_large = 0;
+    c->after = 0;
+    if (!counts.large_frames++)
+        counts.large_first_ns = now;
+    counts.large_last_ns = now;
+    if (!c->large++)
+        counts.large_reached++;
+}
+
+static void begin_large(struct connection *c, uint64_t size) {
+    c->is_large = 1;
+    if (!counts.large_least || size < counts.large_least)
+        counts.large_least = size;
+    if (size > counts.large_most)
+        counts.large_most = size;
 }
 
 /* Account for all frames in `data`; the beginning of one more is kept for later. */
@@ -106,6 +129,8 @@ void parse_frames(struct connection *c, uint8_t *data, int64_t length) {
             c->skip -= step;
             data += step;
             length -= step;
+            if (!c->skip && c->is_large)
+                note_large(c, now);
             continue;
         }
         uint64_t size = length < 2 ? 0 : data[1] & 127;
@@ -120,6 +145,8 @@ void parse_frames(struct connection *c, uint8_t *data, int64_t length) {
         int opcode = data[0] & 15;
         if (head + size > FRAME_WHOLE_MAX) {
             c->skip = head + size;
+            if (opcode < 8 && options.large && size >= options.large)
+                begin_large(c, size);
         } else if (length < (int64_t)(head + size)) {
             break;
         } else if (opcode < 8 && options.stamp) {
@@ -143,17 +170,31 @@ void parse_frames(struct connection *c, uint8_t *data, int64_t length) {
         keep_rest(c, data, length);
 }
 
-void forget_counts(int begun) {
-    int64_t last_read_ns = counts.last_read_ns;
-    memset(&counts, 0, sizeof counts);
+void forget_latencies(void) {
     memset(fine, 0, sizeof fine);
     memset(coarse, 0, sizeof coarse);
     stamped = slowest_us = 0;
+}
+
+void begin_window(void) {
+    forget_latencies();
+    window_begin_ns = now_ns();
+    window_end_ns = INT64_MAX;
+}
+
+void end_window(void) {
+    window_end_ns = now_ns();
+}
+
+void forget_counts(int begun) {
+    int64_t last_read_ns = counts.last_read_ns;
+    memset(&counts, 0, sizeof counts);
+    forget_latencies();
     counts.last_read_ns = last_read_ns;
     counts.begun_ns = now_ns();
     counts.cpu_begun_ns = cpu_ns();
     for (int i = 0; i < begun; i++)
-        connections[i].messages = connections[i].bytes = 0;
+        connections[i].messages = connections[i].bytes = connections[i].large = 0;
 }
 
 /* From now on count the connections that have `target` messages, or ended before. */
@@ -180,6 +221,20 @@ static int64_t percentile_us(double share) {
     return slowest_us;
 }
 
+static void print_large(void) {
+    uint64_t least = UINT64_MAX, most = 0;
+    for (int i = 0; i < options.connections; i++) {
+        uint64_t after = connections[i].large ? connections[i].after : 0;
+        least = after < least ? after : least;
+        most = after > most ? after : most;
+    }
+    printf(",\"large\":{\"connections\":%d,\"frames\":%lu,\"bytes_min\":%lu,\"bytes_max\":%lu,"
+           "\"first_s\":%.6f,\"last_s\":%.6f,\"after_min\":%lu,\"after_max\":%lu}",
+           counts.large_reached, counts.large_frames, counts.large_least, counts.large_most,
+           counts.large_frames ? (counts.large_first_ns - counts.asked_ns) / 1e9 : 0.0,
+           counts.large_frames ? (counts.large_last_ns - counts.asked_ns) / 1e9 : 0.0, least, most);
+}
+
 /* Print the counts as members of a JSON object, each with a comma before it. */
 void print_counts(void) {
     uint64_t least = UINT64_MAX, most = 0;
@@ -203,4 +258,6 @@ void print_counts(void) {
                "\"max\":%ld}",
                stamped, percentile_us(0.5), percentile_us(0.9), percentile_us(0.99),
                percentile_us(0.999), slowest_us);
+    if (options.large)
+        print_large();
 }

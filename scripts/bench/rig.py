@@ -155,6 +155,8 @@ class Receiver(Child):
         stalled: bool = False,
         eager: bool = True,
         spin: bool = False,
+        large: int = 0,
+        deflate: bool = False,
         name: str = "receiver",
     ) -> None:
         command: list[str | Path] = [BUILD / "receiver", "--port", str(port), "--path", path]
@@ -171,6 +173,10 @@ class Receiver(Child):
             command += ["--eager"]
         if spin:
             command += ["--spin"]
+        if large:
+            command += ["--large", str(large)]
+        if deflate:
+            command += ["--deflate"]
         super().__init__(name, command, core=LOAD_CORE)
         self.connections = connections
 

@@ -89,15 +89,16 @@ def c_send_loop(workload: Workload, *, stamp: bool = False) -> Iterator[Running]
 
 
 @contextmanager
-def script(name: str, workload: Workload) -> Iterator[Running]:
-    """Run one of the peers that are a script: picows, websockets, quart or ws."""
+def script(name: str, workload: Workload, *arguments: str) -> Iterator[Running]:
+    """Run one of the peers that are a script: picows, websockets, snapshots, quart or ws."""
     kind = {"ws": "ws", "quart": ""}.get(name, "python")
     if kind and (why := prepare.why_missing(kind)):
         raise BenchError(f"not installed ({why})")
     interpreter: str | Path = {"ws": "node", "quart": PROJECT_PYTHON}.get(name, prepare.PEER_PYTHON)
     port = free_port()
     file = PEERS / ("ws_server.js" if name == "ws" else f"{name}_server.py")
-    with _own_player(name, [interpreter, file, str(port), workload.write()], port) as running:
+    command = [interpreter, file, str(port), workload.write(), *arguments]
+    with _own_player(name, command, port) as running:
         yield running
 
 

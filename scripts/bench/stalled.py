@@ -36,17 +36,18 @@ def load(seconds: float) -> Workload:
 
 
 class Watch(threading.Thread):
-    """Follows a process' memory, five times a second."""
+    """Follows a process' memory, every ``every_s`` seconds."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, every_s: float = 0.2) -> None:
         super().__init__(daemon=True)
         self.pid = pid
+        self.every_s = every_s
         self.samples = [rss_bytes(pid)]
         self.ended = threading.Event()
 
     def run(self) -> None:
         """Take samples until ended."""
-        while not self.ended.wait(0.2):
+        while not self.ended.wait(self.every_s):
             self.samples.append(rss_bytes(self.pid))
 
 

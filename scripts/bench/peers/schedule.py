@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+STAMP_KEY = b'"bench_ns":"'
 HEAD = struct.Struct("<QI")
 
 
@@ -29,8 +30,23 @@ def load(path: str) -> list[tuple[float, bytes]]:
     return messages
 
 
-async def play_on_go(messages: list[tuple[float, bytes]], publish: Callable[[bytes], None]) -> None:
-    """Print ready, then play the schedule for each line on standard input, until its end."""
+def stamped(payload: bytes, at_s: float) -> bytes:
+    """Return ``payload`` with a time of ``time.monotonic`` where it has a place for one."""
+    before, key, rest = payload.partition(STAMP_KEY)
+    return b"%b%b%019d%b" % (before, key, round(at_s * 1e9), rest[19:]) if key else payload
+
+
+async def play_on_go(
+    messages: list[tuple[float, bytes]],
+    publish: Callable[[bytes], None],
+    *,
+    stamp: bool = False,
+) -> None:
+    """Print ready, then play the schedule for each line on standard input, until its end.
+
+    With ``stamp`` messages carry the time at which they were due: a server that was busy then
+    has made its subscribers wait since then.
+    """
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -41,5 +57,5 @@ async def play_on_go(messages: list[tuple[float, bytes]], publish: Callable[[byt
             wait_s = origin + due_s - loop.time()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            publish(payload)
+            publish(stamped(payload, origin + due_s) if stamp else payload)
         print("done", flush=True)

@@ -144,7 +144,7 @@ class CoinbaseFeed:
         """Put what was received into the inbox; waits while that is full.
 
         What has been decided has to arrive: the numbers are counted already. So the wait
-        goes on when the connection is cancelled, but not for ever.
+        goes on when the connection is cancelled; it ends when the broker takes it or is gone.
         """
         account(received, self.session, self.health)
         self._resync(received.resyncs)

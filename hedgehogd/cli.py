@@ -1,6 +1,7 @@
 """The command line: ``hedgehogd [serve] …``, ``simulate``, ``tail``, ``config``."""
 
 import argparse
+import faulthandler
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,12 @@ from hedgehogd.domain.errors import (
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.feeds.dial import parse_url
 from hedgehogd.feeds.recording import find_recording
-from hedgehogd.flags import COMMANDS, serve_parser, simulate_parser, tail_parser
+from hedgehogd.flags import (
+    COMMANDS,
+    serve_parser,
+    simulate_parser,
+    tail_parser,
+)
 from hedgehogd.keys import BY_NAME, KEYS, Key
 from hedgehogd.logs import configure_logs
 from hedgehogd.simulator import Simulation, serve_exchange
@@ -36,6 +42,7 @@ from hedgehogd.tail import Tail, default_url, tail
 log = structlog.get_logger("cli")
 
 EXIT_INTERRUPTED = 130
+_STDERR = 2
 FEED_NAMES = ("coinbase", "sandbox", "demo")
 
 
@@ -61,6 +68,7 @@ def run_serve(argv: Sequence[str]) -> int:
         print("the configuration is sound")
         return 0
     configure_logs(settings.log_level, settings.log_format, settings.instance)
+    faulthandler.enable(_STDERR)  # the watchdog's SIGABRT then says where the loop hung
     trio.run(serve, settings)
     return 0
 

@@ -135,8 +135,12 @@ _READ, _SERVE, _LIMITS, _DEMO, _OTHER = (
 _MIB = 1024 * 1024
 
 KEYS = (
-    Key("feed.pairs", "--pairs", "A,B", _READ, "products held from the start", _pairs),
-    Key("feed.channels", "--channels", "a,b", _READ, "channels held for them", _channels),
+    Key(
+        "feed.pairs", "--pairs", "A,B", _READ, "products held from the start", _pairs,
+    ),
+    Key(
+        "feed.channels", "--channels", "a,b", _READ, "channels held for them", _channels,
+    ),
     Key(
         "feed.only_pairs", "--only-pairs", "", _READ,
         "serve only --pairs; others are added on demand otherwise", _switch,
@@ -181,6 +185,10 @@ KEYS = (
     Key(
         "serve.cors_origins", "--cors-origins", "A,B", _SERVE,
         "web origins whose pages may read us, or *", _texts,
+    ),
+    Key(
+        "serve.runtime_dir", "--runtime-dir", "DIR", _SERVE,
+        "directory of the sockets by which the instances of this machine find each other", _text,
     ),
     Key(
         "limits.subscribers_max", "--subscribers-max", "N", _LIMITS,

@@ -1,13 +1,9 @@
 """The daemon as a whole: how it starts, refuses to start, and leaves."""
 
-import errno
 import gc
 import os
 import resource
 import signal
-import socket
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import trio
@@ -16,7 +12,7 @@ from hedgehogd import daemon as daemon_module
 from hedgehogd.config import Settings
 from hedgehogd.daemon import Daemon, make_instance, raise_file_limit, serve, watch_signals
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.errors import FeedError, OperatorError
+from hedgehogd.domain.errors import OperatorError
 from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
     HttpStream,
@@ -45,7 +41,7 @@ def _only(group: BaseExceptionGroup) -> BaseException:
 def test_pairs_are_held_with_their_channels_and_status_once() -> None:
     """status is about no product, however many pairs are held."""
     settings = Settings(feed_pairs=("A-B", "C-D"), feed_channels=("matches", "status"))
-    wanted = make_instance(replace(settings)).pipe.demand.wanted(0)
+    wanted = make_instance(settings).pipe.demand.wanted(0)
 
     assert {
         Topic("matches", "A-B"), Topic("matches", "C-D"), Topic("status", ""),
@@ -77,105 +73,6 @@ def test_the_soft_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch)
     raise_file_limit(10_000)
 
     assert asked == [(resource.RLIMIT_NOFILE, (20_000, 20_000))]
-
-
-async def test_a_port_in_use_is_the_operators_error() -> None:
-    """With the address, in one line."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(OperatorError) as caught:
-            await Daemon(quick(serve_port=port)).run()
-
-    assert f"cannot listen on 127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}" == str(
-        caught.value
-    )
-
-
-async def test_a_feed_that_is_nowhere_is_the_operators_error(tmp_path: Path) -> None:
-    """A typo in --feed is taken for a path, and the path does not exist."""
-    with pytest.raises(ExceptionGroup) as caught:
-        await Daemon(quick(feed_where=str(tmp_path / "none"))).run()
-
-    assert isinstance(_only(caught.value), OperatorError)
-
-
-async def test_an_exchange_that_refuses_the_first_connection_ends_the_daemon() -> None:
-    """A wrong URL must not look like a quiet market."""
-
-    async def forbidden(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, forbidden, 0)
-        port = listeners[0].socket.getsockname()[1]
-        settings = quick(feed_where=f"ws://127.0.0.1:{port}", feed_pairs=("BTC-USD",))
-        with trio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
-            await Daemon(settings).run()
-        nursery.cancel_scope.cancel()
-
-    error = _only(caught.value)
-    assert isinstance(error, FeedError)
-    assert error.for_good
-
-
-async def test_credentials_that_cannot_be_read_end_the_start(tmp_path: Path) -> None:
-    """Starting without them would serve level2_batch for level2, and nobody would know why."""
-    async with exchange(Simulation()) as url:
-        settings = quick(feed_where=url, feed_credentials=str(tmp_path))
-        with trio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
-            await Daemon(settings).run()
-
-    error = _only(caught.value)
-    assert isinstance(error, OperatorError)
-    assert "coinbase-key: No such file" in str(error)
-
-
-async def test_lines_are_whole_feeds() -> None:
-    """``--lines 2`` opens two of each connection, and both are live."""
-    settings = quick(feed_pairs=("BTC-USD",), feed_lines=2)
-    async with (
-        exchange(Simulation()) as url,
-        running(replace(settings, feed_where=url)) as daemon,
-    ):
-        with trio.fail_after(5):
-            while [line.live for line in daemon.instance.health.read_lines()] != [1, 1]:
-                await trio.sleep(0.01)
-        ready = await rest(daemon.port, "GET", "/readyz")
-
-    assert ready[0] == 200
-    assert daemon.instance.health.connects == 2
-
-
-async def test_with_nothing_wanted_nothing_is_dialled_and_the_instance_is_ready() -> None:
-    """Coinbase closes connections that subscribe to nothing; so none is opened."""
-    async with exchange(Simulation()) as url, running(quick(feed_where=url)) as daemon:
-        ready = await rest(daemon.port, "GET", "/readyz")
-
-        assert ready == (200, {"ready": True, "reason": "idle"})
-        assert daemon.instance.health.connects == 0
-
-
-async def test_a_recording_is_a_feed_of_its_own(tmp_path: Path) -> None:
-    """It starts with the first subscriber, and its end leaves the streams open."""
-    path = tmp_path / "feed.jsonl"
-    lines = [
-        f'{{"type":"match","trade_id":{n},"product_id":"BTC-USD","sequence":{n}}}' for n in (1, 2)
-    ]
-    path.write_text("\n".join(lines) + "\n")
-    async with (
-        running(quick(feed_where=str(path))) as daemon,
-        websocket(daemon.port, "/ws-feed") as client,
-    ):
-        await client.send_message(subscribe(["BTC-USD"], ["matches"]))
-        got = [(await next_of(client, "match"))["trade_id"] for _ in range(2)]
-        with trio.fail_after(5):
-            while (ready := await rest(daemon.port, "GET", "/readyz"))[1]["reason"] == "idle":
-                await trio.sleep(0.01)
-
-        assert got == [1, 2]
-        assert ready == (200, {"ready": True, "reason": "recording ended"})
 
 
 async def test_a_lost_feed_makes_the_instance_not_ready_until_it_is_back() -> None:

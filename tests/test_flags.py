@@ -18,7 +18,10 @@ pytestmark = pytest.mark.usefixtures("clean")
         (["--only-pair"], "Did you mean '--only-pairs'?"),
         (["--port"], "expected one argument\n  See `hedgehogd serve --help`."),
         (["sevre"], "there is no command 'sevre'\n  Did you mean 'serve'?"),
-        (["frobnicate"], "no command 'frobnicate'\n  Commands are serve, simulate, tail, config."),
+        (
+            ["frobnicate"],
+            "no command 'frobnicate'\n  Commands are serve, simulate, tail, config.",
+        ),
         (["--port", "8001", "tial"], "unrecognized arguments: tial\n  Did you mean 'tail'?"),
         (["serve", "BTC-USD"], "unrecognized arguments: BTC-USD\n  See `hedgehogd serve --help`."),
         (["config", "x"], "unrecognized arguments: x\n  See `hedgehogd config --help`."),

@@ -220,3 +220,10 @@ BACKFILL_TRIES_MAX = 6
 # Backfilled trades kept for those who resume: all products together, and how long.
 BACKFILLED_TRADES_MAX = 100_000
 BACKFILLED_KEEP_S = 600.0
+
+# Instances of one machine that are asked how they are; more than cores there are.
+INSTANCES_MAX = 64
+# How long another instance may take to answer: it answers in milliseconds, unless it is stuck.
+PEER_ANSWER_S = 2.0
+# What all instances said is told again this long.
+INSTANCES_KEEP_S = 0.5

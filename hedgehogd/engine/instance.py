@@ -19,6 +19,7 @@ class StreamCounts:
         refusals: requests, frames and commands refused, by reason.
         ends: streams that ended, by reason.
         drops: messages that a subscriber did not get, by reason; it was told or closed.
+        forwards: requests about streams of other instances, by what became of them.
         accept_pauses: how often accepting paused because file descriptors ran out.
         visitors: connections open now that are not streams.
     """
@@ -26,6 +27,7 @@ class StreamCounts:
     refusals: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     drops: Counter[str] = field(default_factory=Counter)
+    forwards: Counter[str] = field(default_factory=Counter)
     accept_pauses: int = 0
     visitors: int = 0
 

@@ -34,6 +34,8 @@ from hedgehogd.protocol.commands import SUBSCRIBE_FAILED, Command
 from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import WireForm
 
+_NUMBER_DIGITS_MAX = 5  # an instance's number is below its port
+
 
 class Pipe(NamedTuple):
     """The parts of one instance that sessions are plugged into."""
@@ -103,7 +105,12 @@ class Session:
     )
 
     def __init__(
-        self, session_id: str, member: Member, form: WireForm, pipe: Pipe, topics_max: int
+        self,
+        session_id: str,
+        member: Member,
+        form: WireForm,
+        pipe: Pipe,
+        topics_max: int,
     ) -> None:
         self.id = session_id
         self.form = form
@@ -238,6 +245,13 @@ class Session:
                 for at in range(0, len(trades), BACKFILL_CHUNK_TRADES_MAX):
                     part = trades[at : at + BACKFILL_CHUNK_TRADES_MAX]
                     self._member.tell(notices.backfilled(product_id, part))
+
+
+def owner_of(session_id: str) -> int | None:
+    """Return the number of the instance whose stream ``session_id`` names; None for no id."""
+    number, dot, _ = session_id.partition(".")
+    is_number = number.isascii() and number.isdecimal() and len(number) <= _NUMBER_DIGITS_MAX
+    return int(number) if dot and is_number else None
 
 
 def _pairs(subscription: Subscription) -> set[tuple[Channel, str]]:

@@ -4,50 +4,44 @@ Every answer is one request on its own connection (``hypercorn_config``), so tha
 request of a browser or proxy meets the door again and a stream can never land here.
 """
 
-from typing import Any
-
-import msgspec
 from prometheus_client.registry import Collector
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import TICKER
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.session import Session
-from hedgehogd.protocol.coinbase import subscription_rows
-from hedgehogd.protocol.commands import (
-    DEFAULT_CHANNELS,
-    ChannelRequest,
-    Command,
-    channel_requests,
-    drop_pair,
-)
+from hedgehogd.relay.peers import Peers
+from hedgehogd.web.control import SESSION_HEADER, add_control
 from hedgehogd.web.exchange import COINBASE_PREFIXES, EXPOSED_HEADERS, Companion, add_exchange
+from hedgehogd.web.instances import add_instances
 from hedgehogd.web.lines import add_lines
 from hedgehogd.web.metrics import RestCollector, exposition
 from hedgehogd.web.openapi import OPENAPI_PATH, description
 from hedgehogd.web.page import status_page
 from hedgehogd.web.responses import error_response, json_response
 
-SESSION_HEADER = "Hedgehog-Session"
-
 
 def make_app(
     instance: Instance,
     cors_origins: tuple[str, ...] = (),
     companion: Companion = Companion(),  # noqa: B008  # frozen
+    peers: Peers | None = None,
 ) -> QuartTrio:
-    """Return the app that serves ``instance``'s control plane, and its REST companion."""
+    """Return the app that serves ``instance``'s control plane, and its REST companion.
+
+    Without ``peers`` it answers for this instance alone: so is the app that other instances
+    ask, and nothing is passed on twice.
+    """
     app = QuartTrio("hedgehogd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2  # Hypercorn's end comes unexplained
     _add_errors(app, instance)
     _add_cors(app, frozenset(cors_origins))
     _add_health(app, instance, RestCollector(companion.rest, companion.backfill))
-    _add_control(app, instance)
+    add_control(app, instance, peers)
+    add_instances(app, instance, peers)
     _add_description(app)
     add_lines(app, instance)
     add_exchange(app, instance, companion)
@@ -120,102 +114,3 @@ def _add_description(app: QuartTrio) -> None:
     @app.get(OPENAPI_PATH)
     async def openapi() -> Response:
         return json_response(document)
-
-
-def _add_control(app: QuartTrio, instance: Instance) -> None:
-    @app.post("/api/v1/subscribe/<pair>")
-    async def start(pair: str) -> Response:
-        pair = pair.upper()
-        names, policy = await _wishes()
-        requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
-        instance.check(requests)
-        return _carry_out(_named_session(instance), Command(True, requests))
-
-    @app.delete("/api/v1/subscribe/<pair>")
-    async def stop(pair: str) -> Response:
-        pair = pair.upper()
-        names, _ = await _wishes()
-        requests = channel_requests(names, (pair,))
-        session = _named_session(instance)
-        if all(pair not in held for held in session.subscription.state.values()):
-            # What is held may be stopped, listed or not.
-            instance.check((ChannelRequest(TICKER, (pair,)),))
-        return _carry_out(session, Command(False, requests) if names else drop_pair(pair))
-
-    @app.get("/api/v1/sessions/<session_id>")
-    async def show(session_id: str) -> Response:
-        session = _session(instance, session_id)
-        return json_response({**_state(session), **session.statistics()._asdict()})
-
-    @app.get("/api/v1/subscribe/<pair>")
-    @app.get("/api/v1/stream")
-    async def misdirected(pair: str = "") -> Response:  # noqa: ARG001
-        return error_response("misdirected", "a stream needs a connection of its own", 421)
-
-    @app.get("/ws")
-    @app.get("/ws-feed")
-    async def not_upgraded() -> Response:
-        response = error_response(
-            "upgrade_required", "a WebSocket handshake with the header Upgrade is expected", 426
-        )
-        response.headers["Upgrade"] = "websocket"
-        return response
-
-
-def _session(instance: Instance, session_id: str) -> Session:
-    session = instance.sessions.get(session_id)
-    if session is None:
-        raise SubscriberError(
-            "unknown_session", "no open stream has this session id; it may have ended", 404
-        )
-    return session
-
-
-async def _wishes() -> tuple[list[str], str | None]:
-    """Return the channels and the policy that a request asks for, by query or JSON body."""
-    body: Any = {}
-    raw = await request.get_data()
-    if raw:
-        try:
-            body = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise SubscriberError("bad_request", f"the body is not JSON: {error}") from None
-        if not isinstance(body, dict):
-            raise SubscriberError("bad_request", "the body is a JSON object, or empty")
-        unknown = sorted(body.keys() - {"channels", "policy"})
-        if unknown:
-            raise SubscriberError(
-                "bad_request", f"the body has channels and policy, not {', '.join(unknown)}"
-            )
-    names = body.get("channels", [])
-    if "channels" in request.args:
-        names = [name.strip() for name in request.args["channels"].split(",") if name.strip()]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SubscriberError("bad_request", "channels is a list of names")
-    policy = request.args.get("policy", body.get("policy"))
-    if policy is not None and not isinstance(policy, str):
-        raise SubscriberError("bad_request", "policy is close or conflate")
-    return names, policy
-
-
-def _named_session(instance: Instance) -> Session:
-    session_id = request.headers.get(SESSION_HEADER) or request.args.get("session", "")
-    if not session_id:
-        raise SubscriberError(
-            "no_session", f"name your stream by the header {SESSION_HEADER} or ?session="
-        )
-    return _session(instance, session_id)
-
-
-def _carry_out(session: Session, command: Command) -> Response:
-    """Carry out all of ``command`` or, when there is no room for all of it, nothing."""
-    if not session.subscription.room_for(command):
-        raise SubscriberError(
-            "too_many_subscriptions", "the stream has no room for that; nothing has changed", 429
-        )
-    session.apply(command)
-    return json_response(_state(session))
-
-
-def _state(session: Session) -> dict[str, object]:
-    return {"session": session.id, "channels": subscription_rows(session.subscription.state)}

@@ -103,6 +103,7 @@ def _change(summary: str) -> Described:
                 _404="unknown pair or session",
                 _413="the body is too large",
                 _429="the stream has no room for that",
+                _504="the instance that has the stream does not answer",
             ),
         },
         _PAIR,
@@ -165,9 +166,19 @@ PATHS: dict[str, dict[str, Described]] = {
             "What a stream is subscribed to, and how it is doing",
             {
                 "200": json_answer("now", ref("Session")),
-                **_errors(_404="no open stream has this id"),
+                **_errors(
+                    _404="no open stream has this id",
+                    _504="the instance that has the stream does not answer",
+                ),
             },
             parameter("path", "session_id", "the key to the stream", TEXT, required=True),
+        )
+    },
+    "/api/v1/instances": {
+        "get": operation(
+            "health",
+            "How each instance of this machine is",
+            {"200": json_answer("now, or half a second ago", ref("Instances"))},
         )
     },
     "/api/v1/lines": {

@@ -172,6 +172,8 @@ class InstanceCollector(Collector):
         yield _counters("stream_ends", "Streams ended", "reason", counts.ends)
         refusals = {"bug": 0, **counts.refusals}
         yield _counters("refusals", "Requests, frames, commands refused", "reason", refusals)
+        forwards = {"answered": 0, **counts.forwards}
+        yield _counters("forwards", "Requests about others' streams", "outcome", forwards)
         yield _gauge("visitors", "Connections that are not streams", counts.visitors)
         yield _counter("accept_pauses", "Accepting paused for lack of files", counts.accept_pauses)
 

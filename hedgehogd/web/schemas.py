@@ -137,6 +137,21 @@ SCHEMAS: dict[str, Described] = {
         size=DECIMAL,
         time=TIME,
     ),
+    "Instances": object_of(
+        ("instances",),
+        instances=list_of(
+            object_of(
+                ("instance", "state", "ready", "reason"),
+                instance=NUMBER,
+                state=TEXT | {"examples": ["live", "draining", "gone"]},
+                ready=BOOLEAN,
+                reason=TEXT,
+                version={"type": ["string", "null"]},
+                subscribers={"type": ["integer", "null"]},
+                feed_age_s=_SECONDS,
+            )
+        ),
+    ),
     "Lines": object_of(
         ("state", "reason", "lines", "products"),
         state=TEXT,

@@ -13,6 +13,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import hub as hub_module
 from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.session import owner_of
 from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT
 from tests.engine.conftest import Plumbing, command
@@ -540,3 +541,24 @@ async def test_a_session_gets_the_state_and_then_everything(seed):
             assert greetings == witness.greetings
             wanted |= set(map(str, witness.since))
     assert schedule.plumbing.wanted == sorted(t for t in wanted if not t.startswith("heartbeat"))
+
+
+@pytest.mark.parametrize(
+    ("session_id", "number"),
+    [
+        ("3.q3Zk", 3),
+        ("0.q", 0),
+        ("57535.", 57535),
+        ("3", None),
+        ("", None),
+        (".q", None),
+        ("-3.q", None),
+        ("3 .q", None),
+        ("123456.q", None),
+        ("٣.q", None),
+        ("x.q", None),
+    ],
+)
+def test_an_id_says_whose_it_is(session_id, number):
+    """Any instance can tell where a command belongs, without asking."""
+    assert owner_of(session_id) == number

@@ -23,6 +23,8 @@ FLOORS = {
     "keys": 5,
     "logs": 5,
     "daemon": 6,
+    "entrances": 6,
+    "intake": 6,
     "notify": 6,
     "tail": 6,
     "flags": 7,

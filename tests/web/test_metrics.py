@@ -27,6 +27,7 @@ NAMES = {
     "hedgehogd_feed_connects",
     "hedgehogd_feed_losses",
     "hedgehogd_feed_state",
+    "hedgehogd_forwards",
     "hedgehogd_gaps",
     "hedgehogd_info",
     "hedgehogd_line_connections",

@@ -1,0 +1,135 @@
+"""What flows into an instance: the feed, the channels made from it, and what is read by REST.
+
+All of it are producers of the inbox; they are started last and stopped first.
+"""
+
+import os
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+import trio
+
+from hedgehogd.config import Settings
+from hedgehogd.credentials import check_secrecy, read_credentials
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import MATCHES
+from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.level2_batch import Level2Batch
+from hedgehogd.engine.ticker_batch import TickerBatch
+from hedgehogd.feeds.backfill import Backfill, Deliver
+from hedgehogd.feeds.bootstrap import Bootstrap
+from hedgehogd.feeds.catalogue import keep_catalogue
+from hedgehogd.feeds.coinbase import CoinbaseFeed
+from hedgehogd.feeds.dial import (
+    COINBASE_REST_URL,
+    COINBASE_URL,
+    SANDBOX_REST_URL,
+    SANDBOX_URL,
+    FeedAddress,
+    parse_url,
+)
+from hedgehogd.feeds.recording import RecordingFeed, find_recording
+from hedgehogd.feeds.rest import RestClient
+from hedgehogd.protocol import notices
+from hedgehogd.protocol.received import TopicNotice
+from hedgehogd.simulator import Simulation, serve_exchange
+from hedgehogd.web.exchange import Companion
+from hedgehogd.web.own_books import OwnBooks
+
+log = structlog.get_logger("intake")
+
+_NAMED_FEEDS = {
+    "coinbase": (COINBASE_URL, COINBASE_REST_URL),
+    "sandbox": (SANDBOX_URL, SANDBOX_REST_URL),
+}
+
+Inbox = trio.MemorySendChannel[Delivery]
+
+
+class Intake:
+    """Starts what puts deliveries into an instance's inbox, and what knows the products."""
+
+    def __init__(self, instance: Instance, settings: Settings, random: Random) -> None:
+        self._instance = instance
+        self._settings = settings
+        self._random = random
+
+    async def start(self, producers: trio.Nursery, inbox: Inbox) -> Companion:
+        """Start everything in ``producers``; return what the REST companion reads from.
+
+        Raises:
+            OperatorError: the feed or the credentials cannot be what was asked for.
+            FeedError: the exchange refused us for good.
+        """
+        pipe = self._instance.pipe
+        producers.start_soon(TickerBatch(pipe.hub, pipe.latest).run, inbox.clone())
+        producers.start_soon(Level2Batch(pipe.books).run, inbox.clone())
+        producers.start_soon(pipe.snapshots.run)
+        address = await self._address(producers)
+        if address is None:
+            path = Path(self._settings.feed_where)
+            recording = RecordingFeed(path, pipe, inbox.clone(), self._instance.health)
+            await producers.start(recording.run)
+            return Companion()
+        rest = RestClient(address.rest_url, self._random)
+        await producers.start(rest.run)
+        backfill = Backfill(rest, self._deliver_to(inbox), self._random)
+        producers.start_soon(backfill.run)
+        producers.start_soon(Bootstrap(pipe.orders, rest).run, inbox.clone())
+        feed = self._feed(address, inbox, backfill)
+        await producers.start(keep_catalogue, pipe.catalogue, rest)
+        await producers.start(feed.run)
+        return Companion(rest, OwnBooks(pipe), backfill)
+
+    def _feed(self, address: FeedAddress, inbox: Inbox, backfill: Backfill) -> CoinbaseFeed:
+        settings = self._settings
+        credentials = read_credentials(settings.feed_credentials, os.environ)
+        if credentials is not None:
+            check_secrecy(address)
+        return CoinbaseFeed(
+            address,
+            self._instance.pipe.demand,
+            inbox.clone(),
+            self._instance.health,
+            random=self._random,
+            lines=settings.feed_lines,
+            credentials=credentials,
+            stale_after_s=settings.feed_stale_after_s,
+            gap_patience_s=settings.feed_gap_patience_s,
+            message_bytes_max=settings.feed_message_bytes_max,
+            on_missing_trades=lambda product_id, gap: backfill.ask(product_id, *gap),
+        )
+
+    def _deliver_to(self, inbox: Inbox) -> Deliver:
+        """Return what tells subscribers of backfilled trades, and keeps them for a while."""
+        backfilled = self._instance.pipe.backfilled
+
+        async def deliver(product_id: str, trades: list[dict[str, Any]]) -> None:
+            backfilled.add(product_id, trades, trio.current_time())
+            notice = TopicNotice(MATCHES.topic(product_id), notices.backfilled(product_id, trades))
+            await inbox.send(Delivery([], [notice]))
+            await trio.sleep(limits.BACKFILL_CHUNK_PAUSE_S)
+
+        return deliver
+
+    async def _address(self, producers: trio.Nursery) -> FeedAddress | None:
+        """Return where the feed is; None when it is a recording. Starts the demo exchange."""
+        where = self._settings.feed_where
+        if where in _NAMED_FEEDS:
+            return parse_url(*_NAMED_FEEDS[where])
+        if where == "demo":
+            simulation = Simulation(
+                seed=self._settings.demo_seed or None,
+                pairs=self._settings.feed_pairs,
+                rate=self._settings.demo_rate,
+            )
+            exchange = await producers.start(serve_exchange, simulation)
+            log.info("demo market", seed=exchange.seed, url=exchange.url)
+            return parse_url(exchange.url, exchange.rest_url)
+        if "://" in where:
+            return parse_url(where)
+        find_recording(Path(where))
+        return None

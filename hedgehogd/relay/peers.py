@@ -1,0 +1,100 @@
+"""Asking other instances of this machine, by HTTP over their unix sockets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import httpx
+
+from hedgehogd.domain import limits
+from hedgehogd.relay.sockets import numbers_in, socket_path
+
+_ANYWHERE = "http://hedgehogd"  # HTTP wants a host; a unix socket has none
+
+
+class Answer(NamedTuple):
+    """What another instance answered.
+
+    Attributes:
+        status: of HTTP.
+        content_type: of the body.
+        body: as it came.
+    """
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class PeerGone(Exception):
+    """Nobody listens there: the instance was stopped or killed, and its streams have ended."""
+
+
+class PeerSilent(Exception):
+    """It is there and does not answer in time: stuck, or stopped by a signal."""
+
+
+class Peers:
+    """The other instances whose sockets are in one directory.
+
+    An async context manager; leaving it closes connections that are still open.
+    """
+
+    def __init__(self, directory: Path, number: int) -> None:
+        self.number = number
+        self._directory = directory
+        self._clients: dict[int, httpx.AsyncClient] = {}
+
+    async def __aenter__(self) -> Self:
+        """Nothing is dialled before it is needed."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close what is open."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the other instances that have a socket, ascending."""
+        return [number for number in numbers_in(self._directory) if number != self.number]
+
+    async def ask(
+        self,
+        number: int,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        """Ask instance ``number``; ``target`` is path and query.
+
+        Raises:
+            PeerGone: nobody listens on its socket, or it hung up without an answer.
+            PeerSilent: no answer within ``PEER_ANSWER_S``.
+        """
+        try:
+            answer = await self._client(number).request(
+                method, f"{_ANYWHERE}{target}", headers=headers, content=body or None
+            )
+        except httpx.TimeoutException:
+            raise PeerSilent(f"instance {number} does not answer") from None
+        except httpx.TransportError as error:
+            raise PeerGone(f"instance {number} is gone: {error}") from None
+        return Answer(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+
+    def _client(self, number: int) -> httpx.AsyncClient:
+        client = self._clients.get(number)
+        if client is None:
+            path = str(socket_path(self._directory, number))
+            transport = httpx.AsyncHTTPTransport(verify=False, uds=path)  # no TLS
+            client = httpx.AsyncClient(
+                transport=transport, timeout=limits.PEER_ANSWER_S, trust_env=False
+            )
+            self._clients[number] = client
+        return client

@@ -1,0 +1,176 @@
+"""REST control: start and stop pairs on an open stream, which its session id names.
+
+The id begins with the number of the instance that has the stream. A command that reaches
+another instance is passed on to that one and answered in its words; it alone judges it.
+"""
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from hedgehogd.domain.channel import TICKER
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.session import Session, owner_of
+from hedgehogd.protocol.coinbase import subscription_rows
+from hedgehogd.protocol.commands import (
+    DEFAULT_CHANNELS,
+    ChannelRequest,
+    Command,
+    channel_requests,
+    drop_pair,
+)
+from hedgehogd.relay.peers import PeerGone, Peers, PeerSilent
+from hedgehogd.web.responses import error_response, json_response
+
+SESSION_HEADER = "Hedgehog-Session"
+
+
+def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None:
+    """Add the routes to ``app``; ``peers`` are those to whom commands are passed on."""
+
+    @app.post("/api/v1/subscribe/<pair>")
+    async def start(pair: str) -> Response:
+        if (owner := _elsewhere(_session_id(), peers)) is not None:
+            return await _pass_on(instance, *owner)
+        pair = pair.upper()
+        names, policy = await _wishes()
+        requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
+        instance.check(requests)
+        return _carry_out(_session(instance, _session_id()), Command(True, requests))
+
+    @app.delete("/api/v1/subscribe/<pair>")
+    async def stop(pair: str) -> Response:
+        if (owner := _elsewhere(_session_id(), peers)) is not None:
+            return await _pass_on(instance, *owner)
+        pair = pair.upper()
+        names, _ = await _wishes()
+        requests = channel_requests(names, (pair,))
+        session = _session(instance, _session_id())
+        if all(pair not in held for held in session.subscription.state.values()):
+            # What is held may be stopped, listed or not.
+            instance.check((ChannelRequest(TICKER, (pair,)),))
+        return _carry_out(session, Command(False, requests) if names else drop_pair(pair))
+
+    @app.get("/api/v1/sessions/<session_id>")
+    async def show(session_id: str) -> Response:
+        if (owner := _elsewhere(session_id, peers)) is not None:
+            return await _pass_on(instance, *owner)
+        session = _session(instance, session_id)
+        return json_response({**_state(session), **session.statistics()._asdict()})
+
+    @app.get("/api/v1/subscribe/<pair>")
+    @app.get("/api/v1/stream")
+    async def misdirected(pair: str = "") -> Response:  # noqa: ARG001
+        return error_response("misdirected", "a stream needs a connection of its own", 421)
+
+    @app.get("/ws")
+    @app.get("/ws-feed")
+    async def not_upgraded() -> Response:
+        response = error_response(
+            "upgrade_required", "a WebSocket handshake with the header Upgrade is expected", 426
+        )
+        response.headers["Upgrade"] = "websocket"
+        return response
+
+
+def _session_id() -> str:
+    """Return the session id that a command names; empty for none."""
+    return request.headers.get(SESSION_HEADER) or request.args.get("session", "")
+
+
+def _elsewhere(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None:
+    """Return who has to be asked, and which of them; None when it is our own affair."""
+    owner = owner_of(session_id)
+    if peers is None or owner is None or owner == peers.number:
+        return None
+    return peers, owner
+
+
+async def _pass_on(instance: Instance, peers: Peers, owner: int) -> Response:
+    """Let the owner of the stream answer this request."""
+    headers = {
+        name: value
+        for name in (SESSION_HEADER, "Content-Type")
+        if (value := request.headers.get(name)) is not None
+    }
+    body = await request.get_data(cache=True, as_text=False, parse_form_data=False)
+    try:
+        answer = await peers.ask(owner, request.method, _target(), headers, body)
+    except PeerGone:
+        instance.counts.forwards["gone"] += 1
+        raise SubscriberError(
+            "unknown_session",
+            f"instance {owner}, which had this stream, is gone, and its streams have ended",
+            404,
+        ) from None
+    except PeerSilent as silent:
+        instance.counts.forwards["silent"] += 1
+        raise SubscriberError("instance_silent", f"{silent}; ask again", 504) from None
+    instance.counts.forwards["answered"] += 1
+    response = Response(answer.body, answer.status, content_type=answer.content_type)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _target() -> str:
+    """Return path and query for the owner, which decodes them to what we were sent."""
+    query = request.query_string.decode("latin-1")
+    return quote(request.path) + (f"?{query}" if query else "")
+
+
+def _session(instance: Instance, session_id: str) -> Session:
+    if not session_id:
+        raise SubscriberError(
+            "no_session", f"name your stream by the header {SESSION_HEADER} or ?session="
+        )
+    session = instance.sessions.get(session_id)
+    if session is None:
+        raise SubscriberError(
+            "unknown_session", "no open stream has this session id; it may have ended", 404
+        )
+    return session
+
+
+async def _wishes() -> tuple[list[str], str | None]:
+    """Return the channels and the policy that a request asks for, by query or JSON body."""
+    body: Any = {}
+    raw = await request.get_data()
+    if raw:
+        try:
+            body = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise SubscriberError("bad_request", f"the body is not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise SubscriberError("bad_request", "the body is a JSON object, or empty")
+        unknown = sorted(body.keys() - {"channels", "policy"})
+        if unknown:
+            raise SubscriberError(
+                "bad_request", f"the body has channels and policy, not {', '.join(unknown)}"
+            )
+    names = body.get("channels", [])
+    if "channels" in request.args:
+        names = [name.strip() for name in request.args["channels"].split(",") if name.strip()]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SubscriberError("bad_request", "channels is a list of names")
+    policy = request.args.get("policy", body.get("policy"))
+    if policy is not None and not isinstance(policy, str):
+        raise SubscriberError("bad_request", "policy is close or conflate")
+    return names, policy
+
+
+def _carry_out(session: Session, command: Command) -> Response:
+    """Carry out all of ``command`` or, when there is no room for all of it, nothing."""
+    if not session.subscription.room_for(command):
+        raise SubscriberError(
+            "too_many_subscriptions", "the stream has no room for that; nothing has changed", 429
+        )
+    session.apply(command)
+    return json_response(_state(session))
+
+
+def _state(session: Session) -> dict[str, object]:
+    return {"session": session.id, "channels": subscription_rows(session.subscription.state)}

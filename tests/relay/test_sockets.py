@@ -1,0 +1,110 @@
+"""The sockets by which instances find each other: whose they are, and what becomes of them."""
+
+import os
+import socket
+import stat
+
+import pytest
+
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.relay import sockets
+from hedgehogd.relay.sockets import numbers_in, own_socket, socket_path
+
+
+def connects(path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def refused(directory, number=1):
+    with pytest.raises(OperatorError) as caught, own_socket(directory, number):
+        pass
+    assert caught.value.exit_status == EXIT_CONFIG
+    return str(caught.value)
+
+
+def test_a_socket_is_there_as_long_as_its_instance_and_for_its_user_alone(tmp_path):
+    """Whoever may connect may control every stream whose id it knows."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    with own_socket(tmp_path, 7) as listener:
+        path = socket_path(tmp_path, 7)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert connects(path)
+        assert not listener.getblocking()
+    assert not path.exists()
+    assert os.umask(mask) == mask  # that of the process is as it was
+
+
+def test_what_a_killed_instance_left_is_replaced(tmp_path):
+    """A restart after SIGKILL must not need a person."""
+    path = socket_path(tmp_path, 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(path))
+    assert path.exists()
+
+    with own_socket(tmp_path, 1):
+        assert connects(path)
+
+
+def test_two_instances_of_one_number_cannot_run(tmp_path):
+    """Their session ids would be mixed up; the one that is there goes on."""
+    with own_socket(tmp_path, 1):
+        assert "instance 1 runs already" in refused(tmp_path)
+        assert connects(socket_path(tmp_path, 1))
+
+
+def test_one_that_does_not_accept_is_alive_all_the_same(tmp_path, monkeypatch):
+    """A stopped process keeps its socket; its queue may be full."""
+    monkeypatch.setattr(sockets, "_DIAL_S", 0.05)
+    path = socket_path(tmp_path, 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as busy:
+        busy.bind(str(path))
+        busy.listen(0)
+        waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(3)]
+        try:
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(str(path))
+            assert "instance 1 runs already" in refused(tmp_path)
+        finally:
+            for one in waiting:
+                one.close()
+
+
+def test_a_socket_that_another_has_replaced_is_left_alone(tmp_path):
+    """Leaving late must not take the successor's socket away."""
+    path = socket_path(tmp_path, 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as successor:
+        with own_socket(tmp_path, 1):
+            path.unlink()
+            successor.bind(str(path))
+        assert path.exists()
+
+
+@pytest.mark.parametrize("place", ["missing", "file"])
+def test_a_directory_that_is_none_is_told(tmp_path, place):
+    """The message names the path and the flag."""
+    (tmp_path / "file").write_text("")
+    message = refused(tmp_path / place)
+
+    assert str(tmp_path / place / "1.sock") in message
+    assert "--runtime-dir" in message
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
+    """The kernel allows 107 bytes."""
+    assert "too long" in refused(tmp_path / ("x" * 120))
+
+
+def test_instances_are_known_by_their_sockets(tmp_path):
+    """Whatever else lies there is none."""
+    for name in ("10.sock", "9.sock", "x.sock", "9.lock", "-1.sock"):
+        (tmp_path / name).write_text("")
+
+    assert numbers_in(tmp_path) == [9, 10]
+    assert numbers_in(tmp_path / "missing") == []

@@ -1,0 +1,82 @@
+"""The two doors of an instance: its port, and the socket by which other instances ask it."""
+
+import errno
+import os
+import socket
+
+import pytest
+import trio
+
+from hedgehogd.daemon import Daemon
+from hedgehogd.domain.errors import OperatorError
+from hedgehogd.relay.sockets import socket_path
+from tests.e2e.harness import HttpStream, next_line, quick, rest, running
+
+pytestmark = pytest.mark.e2e  # a real daemon each
+
+
+async def test_a_port_in_use_is_the_operators_error() -> None:
+    """With the address, in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OperatorError) as caught:
+            await Daemon(quick(serve_port=port)).run()
+
+    assert f"cannot listen on 127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}" == str(
+        caught.value
+    )
+
+
+async def test_a_number_in_use_is_the_operators_error_and_frees_the_port(tmp_path) -> None:
+    """Two instances of one number would answer for each other's streams."""
+    mine = quick(feed_where="demo", instance=5, serve_runtime_dir=str(tmp_path))
+    async with running(mine):
+        late = quick(feed_where="demo", instance=5, serve_runtime_dir=str(tmp_path))
+        with pytest.raises(OperatorError, match="instance 5 runs already"):
+            await Daemon(late).run()
+        with socket.create_server(("127.0.0.1", late.port)):
+            pass
+
+
+async def test_streams_are_controlled_from_any_instance_until_they_end(tmp_path) -> None:
+    """A balancer may send a command anywhere, also while the stream's owner drains."""
+
+    def one(number: int):
+        return quick(
+            feed_where="demo", instance=number, serve_runtime_dir=str(tmp_path), drain_notice_s=0.3
+        )
+
+    async with running(one(3)) as other:
+        async with running(one(2)) as owner:
+            stream = await HttpStream.open(owner.port, "/api/v1/stream", Accept="*/*")
+            session = stream.headers["hedgehog-session"]
+            path = f"/api/v1/subscribe/BTC-USD?session={session}"
+            started = await rest(other.port, "POST", path + "&channels=ticker")
+            assert (await rest(owner.port, "GET", f"/api/v1/sessions/{session}"))[0] == 200
+            assert started[1]["channels"][0]["product_ids"] == ["BTC-USD"]
+            assert b'"type":"ticker"' in await next_line(stream)
+            instances = (await rest(other.port, "GET", "/api/v1/instances"))[1]["instances"]
+            assert [(row["instance"], row["subscribers"]) for row in instances] == [(2, 1), (3, 0)]
+
+            owner.stop.set()
+            await trio.sleep(0.1)
+            stopped = await rest(other.port, "DELETE", path)
+            assert stopped == (200, {"session": session, "channels": []})
+            await stream.aclose()
+        gone = await rest(other.port, "DELETE", path)
+        assert (gone[0], gone[1]["error"]["code"]) == (404, "unknown_session")
+        assert not socket_path(tmp_path, 2).exists()
+
+
+async def test_what_comes_from_another_instance_is_not_passed_on(tmp_path) -> None:
+    """Two instances that take each other for an owner would ask each other for ever."""
+    async with running(quick(feed_where="demo", instance=2, serve_runtime_dir=str(tmp_path))):
+        ask = b"GET /api/v1/sessions/3.key HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with await trio.open_unix_socket(str(socket_path(tmp_path, 2))) as stream:
+            await stream.send_all(ask)
+            answer = b""
+            while data := await stream.receive_some():
+                answer += data
+
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"it may have ended" in answer

@@ -37,6 +37,7 @@ class Settings:
     instance: int = 1
     serve_bind: str = "127.0.0.1"
     serve_cors_origins: tuple[str, ...] = ()
+    serve_trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     serve_runtime_dir: str = ""
     limits_subscribers_max: int = limits.SUBSCRIBERS_MAX
     limits_topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX

@@ -16,6 +16,7 @@ from hedgehogd.config import Settings
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.relay.peers import Peers
 from hedgehogd.relay.sockets import own_socket
+from hedgehogd.streaming.address import read_networks
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.web.app import make_app
@@ -78,7 +79,8 @@ class Entrances:
             alone = Door(plane, control_handler(make_app(instance, companion=companion)))
             await connections.start(alone.run, self._own_socket, connections)
         app = make_app(instance, settings.serve_cors_origins, companion, self._peers)
-        door = Door(plane, control_handler(app))
+        trusted = read_networks(settings.serve_trusted_proxies)
+        door = Door(plane, control_handler(app), trusted)
         accepting: trio.CancelScope = await connections.start(door.run, self._listener, connections)
         return accepting
 

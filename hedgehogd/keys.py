@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.product import is_product_id
+from hedgehogd.streaming.address import read_networks
 
 ENVIRONMENT_PREFIX = "HEDGEHOGD_"
 FIRST_PORT = 8000
@@ -69,6 +70,15 @@ def _channels(value: Any) -> tuple[str, ...]:
         if name not in BY_ALIAS:
             raise ValueError(f"channels among {', '.join(sorted(BY_ALIAS))}; {name!r} is none")
     return names
+
+
+def _networks(value: Any) -> tuple[str, ...]:
+    texts = _texts(value)
+    try:
+        read_networks(texts)
+    except ValueError as error:
+        raise ValueError(f"addresses and networks such as 10.0.0.0/8; {error}") from None
+    return texts
 
 
 def _text(value: Any) -> str:
@@ -185,6 +195,10 @@ KEYS = (
     Key(
         "serve.cors_origins", "--cors-origins", "A,B", _SERVE,
         "web origins whose pages may read us, or *", _texts,
+    ),
+    Key(
+        "serve.trusted_proxies", "--trusted-proxies", "A,B", _SERVE,
+        "addresses or networks whose X-Forwarded-For says where a subscriber is", _networks,
     ),
     Key(
         "serve.runtime_dir", "--runtime-dir", "DIR", _SERVE,

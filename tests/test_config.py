@@ -24,6 +24,10 @@ RIGHT = {
     "serve.port": [("1", 1), ("65535", 65535)],
     "instance": [("0", 0), ("7", 7)],
     "serve.bind": [("0.0.0.0", "0.0.0.0"), ("::1", "::1")],
+    "serve.trusted_proxies": [
+        ("10.0.0.1", ("10.0.0.1",)),
+        ("::1,10.0.0.0/8", ("::1", "10.0.0.0/8")),
+    ],
     "serve.runtime_dir": [("/run/hedgehogd", "/run/hedgehogd"), ("run", "run")],
     "serve.cors_origins": [("*", ("*",)), ("https://a,https://b", ("https://a", "https://b"))],
     "limits.subscribers_max": [("1", 1), ("500", 500)],
@@ -48,6 +52,7 @@ WRONG = {
     "feed.gap_patience_s": ["-0.1", "5.1", "nan", ""],
     "feed.credentials": [""],
     "serve.bind": [""],
+    "serve.trusted_proxies": ["proxy.example", "10.0.0.0/33", "127.0.0.1;::1"],
     "serve.runtime_dir": [""],
     "log.level": ["verbose", ""],
     "log.format": ["xml", ""],

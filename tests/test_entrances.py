@@ -80,3 +80,14 @@ async def test_what_comes_from_another_instance_is_not_passed_on(tmp_path) -> No
 
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b"it may have ended" in answer
+
+
+async def test_an_address_is_believed_from_a_trusted_proxy_alone(tmp_path) -> None:
+    """Whoever connects directly could write anything there."""
+    for trusted, address in (("127.0.0.1",), "203.0.113.9"), ((), "127.0.0.1"):
+        async with running(quick(feed_where="demo", serve_trusted_proxies=trusted)) as daemon:
+            claim = {"X_Forwarded_For": "6.6.6.6, 203.0.113.9"}
+            stream = await HttpStream.open(daemon.port, "/api/v1/stream", Accept="*/*", **claim)
+            path = f"/api/v1/sessions/{stream.headers['hedgehog-session']}"
+            assert (await rest(daemon.port, "GET", path))[1]["address"] == address
+            await stream.aclose()

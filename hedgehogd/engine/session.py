@@ -87,6 +87,7 @@ class Session:
     Attributes:
         id: ``instance.random``; whoever knows it may control the stream.
         form: how messages look on it.
+        address: where the subscriber is, for people; empty when that is not known.
         subscription: what it subscribes to.
         has_subscribed: it has subscribed to something at some time.
         is_closed: it takes no more commands and gets no more data.
@@ -97,6 +98,7 @@ class Session:
         "_member",
         "_pipe",
         "_topics",
+        "address",
         "form",
         "has_subscribed",
         "id",
@@ -111,9 +113,11 @@ class Session:
         form: WireForm,
         pipe: Pipe,
         topics_max: int,
+        address: str = "",
     ) -> None:
         self.id = session_id
         self.form = form
+        self.address = address
         self.subscription = Subscription(topics_max)
         self.has_subscribed = False
         self.is_closed = False

@@ -61,6 +61,7 @@ async def serve_stream(
     sock: trio.socket.SocketType,
     request: StreamRequest,
     early: bytes,
+    address: str = "",
 ) -> None:
     """Serve one stream until it is over. The caller closes the socket.
 
@@ -73,9 +74,10 @@ async def serve_stream(
         sock: the same socket, for waiting and reading.
         request: what the peer asked for; its products have been checked.
         early: bytes that came behind the request's head; they belong to the stream.
+        address: where the peer is, for people.
     """
     outlet = Outlet(raw, request.form, plane.settings)
-    session = plane.new_session(outlet, request.form)
+    session = plane.new_session(outlet, request.form, address)
     if request.command is not None:
         plane.check_room_for(session, request.command)
     outlet.control(answer_head(request, session.id, plane.cors_headers(request.origin)))

@@ -10,7 +10,7 @@ Bad heads get a short, clear answer and are counted; nobody gets a traceback.
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -19,6 +19,7 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.streaming.address import Network, client_address
 from hedgehogd.streaming.connection import serve_stream
 from hedgehogd.streaming.head import HEAD_END, BadHead, is_not_http, read_head, without_upgrade
 from hedgehogd.streaming.plane import StreamingPlane
@@ -45,10 +46,14 @@ ControlHandler = Callable[[ReplayStream], Awaitable[None]]
 class Door:
     """Accepts connections and decides who serves them."""
 
-    def __init__(self, plane: StreamingPlane, control: ControlHandler) -> None:
+    def __init__(
+        self, plane: StreamingPlane, control: ControlHandler, trusted: Sequence[Network] = ()
+    ) -> None:
+        """``trusted`` are the proxies that are believed who a subscriber is."""
         self._plane = plane
         self._counts = plane.counts
         self._control = control
+        self._trusted = trusted
         # Who has not shown a whole head yet, in the order in which they came.
         self._headless: dict[trio.CancelScope, None] = {}
 
@@ -84,7 +89,7 @@ class Door:
         """Accept what is there; return False when the machine has no room for more."""
         for _ in range(count_max):
             try:
-                raw, _ = listener.accept()
+                raw, peer = listener.accept()
             except BlockingIOError:
                 return True
             except OSError as error:
@@ -106,10 +111,11 @@ class Door:
             self._counts.visitors += 1
             reading = trio.CancelScope(deadline=trio.current_time() + limits.HEAD_TIMEOUT_S)
             self._headless[reading] = None
-            streams.start_soon(self._serve, raw, reading)
+            where = peer[0] if isinstance(peer, tuple) else ""  # nameless on a unix socket
+            streams.start_soon(self._serve, raw, where, reading)
         return True
 
-    async def _serve(self, raw: socket.socket, reading: trio.CancelScope) -> None:
+    async def _serve(self, raw: socket.socket, peer: str, reading: trio.CancelScope) -> None:
         """Serve one connection; a bug while doing so ends that connection alone.
 
         A stream lives for weeks and so does this frame: heads are left in ``_welcome``'s.
@@ -117,7 +123,7 @@ class Door:
         sock = trio.socket.from_stdlib_socket(raw)
         is_visitor = True
         try:
-            stream = await self._welcome(sock, reading)
+            stream = await self._welcome(sock, peer, reading)
             del reading
             if stream is not None:
                 is_visitor = False
@@ -135,13 +141,13 @@ class Door:
             sock.close()
 
     async def _welcome(
-        self, sock: trio.socket.SocketType, reading: trio.CancelScope
-    ) -> tuple[StreamRequest, bytes] | None:
+        self, sock: trio.socket.SocketType, peer: str, reading: trio.CancelScope
+    ) -> tuple[StreamRequest, bytes, str] | None:
         """Read a connection's first head and answer it, unless it asks for a stream.
 
         Returns:
-            The stream that was asked for, which may be had, and the bytes that came behind
-            the head; None when everything has been said.
+            The stream that was asked for, which may be had, the bytes that came behind the
+            head, and where the subscriber is; None when everything has been said.
         """
         origin = ""
         try:
@@ -150,7 +156,8 @@ class Door:
                 return None
             data, head_end = opened
             request = read_head(data)
-            origin = headers_of(request).get(b"origin", b"").decode("latin-1")
+            headers = headers_of(request)
+            origin = headers.get(b"origin", b"").decode("latin-1")
             if plane_of(request) is Plane.CONTROL:
                 replay = without_upgrade(data, head_end)
                 await self._control(ReplayStream(trio.SocketStream(sock), replay))
@@ -162,7 +169,8 @@ class Door:
         except (BadHead, SubscriberError) as error:
             await self._refuse(sock, origin, error.status, error.code, str(error))
             return None
-        return stream, data[head_end:]
+        forwarded_for = headers.get(b"x-forwarded-for", b"")
+        return stream, data[head_end:], client_address(peer, forwarded_for, self._trusted)
 
     async def _receive_head(
         self, sock: trio.socket.SocketType, reading: trio.CancelScope

@@ -57,10 +57,10 @@ class StreamingPlane:
                 "too_many_subscribers", f"{self._subscribers_max} subscribers are the most", 503
             )
 
-    def new_session(self, outlet: Outlet, form: WireForm) -> Session:
-        """Return a session for ``outlet``, not registered yet."""
+    def new_session(self, outlet: Outlet, form: WireForm, address: str = "") -> Session:
+        """Return a session for ``outlet``, whose peer is at ``address``; not registered yet."""
         session_id = f"{self.instance.number}.{secrets.token_urlsafe(_SESSION_ID_BYTES)}"
-        return Session(session_id, outlet, form, self.instance.pipe, self._topics_max)
+        return Session(session_id, outlet, form, self.instance.pipe, self._topics_max, address)
 
     def check_room_for(self, session: Session, command: Command) -> None:
         """Refuse a stream that asks for more topics than one may have.

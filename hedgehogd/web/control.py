@@ -60,7 +60,8 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
         if (owner := _elsewhere(session_id, peers)) is not None:
             return await _pass_on(instance, *owner)
         session = _session(instance, session_id)
-        return json_response({**_state(session), **session.statistics()._asdict()})
+        about = {"address": session.address, **session.statistics()._asdict()}
+        return json_response({**_state(session), **about})
 
     @app.get("/api/v1/subscribe/<pair>")
     @app.get("/api/v1/stream")

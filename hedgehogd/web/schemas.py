@@ -88,6 +88,7 @@ SCHEMAS: dict[str, Described] = {
         "allOf": [
             ref("Subscriptions"),
             object_of(
+                address=TEXT | {"description": "where the subscriber is"},
                 delivered=NUMBER,
                 skipped=NUMBER,
                 waiting_bytes=NUMBER,

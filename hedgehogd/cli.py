@@ -69,7 +69,7 @@ def run_serve(argv: Sequence[str]) -> int:
         return 0
     configure_logs(settings.log_level, settings.log_format, settings.instance)
     faulthandler.enable(_STDERR)  # the watchdog's SIGABRT then says where the loop hung
-    trio.run(serve, settings)
+    trio.run(serve, settings, lambda: _configuration(arguments).settings)
     return 0
 
 

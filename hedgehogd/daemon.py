@@ -18,6 +18,7 @@ import resource
 import secrets
 import signal
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
 import structlog
@@ -26,7 +27,6 @@ import trio
 from hedgehogd import __version__
 from hedgehogd.config import Settings
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Broker, Delivery
@@ -38,6 +38,7 @@ from hedgehogd.engine.tape import Tape
 from hedgehogd.entrances import Entrances
 from hedgehogd.intake import Intake
 from hedgehogd.notify import keep_notifying, notify
+from hedgehogd.reload import apply, held_topics, only_products
 from hedgehogd.streaming.keeper import keep_alive, say_farewell
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane
@@ -51,17 +52,10 @@ _LEAVING_POLL_S = 0.05
 
 def make_instance(settings: Settings) -> Instance:
     """Return the parts of one instance, plugged together, nothing running yet."""
-    held = [
-        channel.topic(pair)
-        for channel in (BY_ALIAS[name] for name in settings.feed_channels)
-        for pair in (settings.feed_pairs if channel.takes_products else ("",))
-        if settings.feed_pairs
-    ]
-    only = frozenset(settings.feed_pairs) if settings.feed_only_pairs else None
     pipe = Pipe.build(
         Tape(settings.limits_tape_bytes_max),
-        Demand(held, settings.feed_linger_s),
-        Catalogue(only),
+        Demand(held_topics(settings), settings.feed_linger_s),
+        Catalogue(only_products(settings)),
         trio.current_time,
     )
     sessions = Sessions()
@@ -117,6 +111,7 @@ class Daemon:
         self.stop = trio.Event()
         self._settings = settings
         self._random = Random(secrets.randbits(64))
+        self._plane: StreamingPlane | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` is set and the drain is over.
@@ -141,6 +136,12 @@ class Daemon:
                         services.cancel_scope.cancel()
                     producers.cancel_scope.cancel()
 
+    def reload(self, settings: Settings) -> None:
+        """Put into force what may change while streams are open; say what may not."""
+        if self._plane is not None:
+            raise_file_limit(settings.limits_subscribers_max)
+            self._settings = apply(self._settings, settings, self.instance.pipe, self._plane)
+
     async def _serve(
         self,
         services: trio.Nursery,
@@ -151,7 +152,7 @@ class Daemon:
         """Open the doors, wait for ``stop``, and drain."""
         instance, settings = self.instance, self._settings
         async with trio.open_nursery() as connections:
-            plane = make_plane(instance, settings, connections)
+            plane = self._plane = make_plane(instance, settings, connections)
             accepting = await entrances.open(plane, companion, connections)
             services.start_soon(watch_lag)
             services.start_soon(keep_alive, plane)
@@ -191,8 +192,8 @@ class Daemon:
         log.info("drained")
 
 
-async def watch_signals(daemon: Daemon) -> None:
-    """Drain on SIGTERM and SIGINT; exit at once on a second one; for ever.
+async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -> None:
+    """Drain on SIGTERM and SIGINT, exit at once on a second one, reload on SIGHUP; for ever.
 
     A second signal within ``SECOND_SIGNAL_S`` is the same Ctrl-C arriving twice (from a
     terminal it reaches a launcher and us).
@@ -204,7 +205,10 @@ async def watch_signals(daemon: Daemon) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number == signal.SIGHUP:
-                log.info("nothing to reload yet")
+                try:
+                    daemon.reload(read_settings())
+                except OperatorError as error:
+                    log.error("not reloaded", reason=str(error))
             elif first_at is None:
                 first_at = trio.current_time()
                 daemon.stop.set()
@@ -225,8 +229,12 @@ def calm_garbage_collector() -> None:
     gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 20, 100)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, read_settings: Callable[[], Settings]) -> None:
     """Run a daemon under signals until it has drained.
+
+    Args:
+        settings: what to begin with.
+        read_settings: reads the configuration again, for SIGHUP.
 
     Raises:
         OperatorError: it cannot start as asked.
@@ -236,6 +244,6 @@ async def serve(settings: Settings) -> None:
     calm_garbage_collector()
     daemon = Daemon(settings)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_signals, daemon)
+        nursery.start_soon(watch_signals, daemon, read_settings)
         await daemon.run()
         nursery.cancel_scope.cancel()

@@ -30,6 +30,8 @@ other commands:
 signals:
   SIGTERM, SIGINT            drain, then exit 0; a second one, more than a
                              second later, exits at once
+  SIGHUP                     read pairs, channels, limits, drain times and the
+                             log level again; the rest needs a restart
 
 exit status:
   0 drained   64 bad usage   69 upstream refused us   70 bug   78 bad config

@@ -28,6 +28,7 @@ class Key(NamedTuple):
         help: what it means, without its default.
         read: turns text or a TOML value into the value; raises ValueError saying what was
             expected.
+        reloads: SIGHUP changes it without a restart.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Key(NamedTuple):
     group: str
     help: str
     read: Callable[[Any], Any]
+    reloads: bool = False
 
     @property
     def field(self) -> str:
@@ -147,9 +149,11 @@ _MIB = 1024 * 1024
 KEYS = (
     Key(
         "feed.pairs", "--pairs", "A,B", _READ, "products held from the start", _pairs,
+        reloads=True,
     ),
     Key(
         "feed.channels", "--channels", "a,b", _READ, "channels held for them", _channels,
+        reloads=True,
     ),
     Key(
         "feed.only_pairs", "--only-pairs", "", _READ,
@@ -206,20 +210,21 @@ KEYS = (
     ),
     Key(
         "limits.subscribers_max", "--subscribers-max", "N", _LIMITS,
-        "refuse more than N subscribers", whole_number(1, 1_000_000),
+        "refuse more than N subscribers", whole_number(1, 1_000_000), reloads=True,
     ),
     Key(
         "limits.topics_max", "--topics-max", "N", _LIMITS,
         "channels times products that one subscriber may have", whole_number(1, 1_000_000),
+        reloads=True,
     ),
     Key(
         "limits.backlog_bytes_max", "--backlog-bytes-max", "BYTES", _LIMITS,
         "bytes a subscriber may fall behind before its policy acts",
-        whole_number(1024, 1024 * _MIB),
+        whole_number(1024, 1024 * _MIB), reloads=True,
     ),
     Key(
         "limits.backlog_age_max_s", "--backlog-age-max-s", "SECONDS", _LIMITS,
-        "seconds it may fall behind", number(0.1, limits.BACKLOG_AGE_MAX_S),
+        "seconds it may fall behind", number(0.1, limits.BACKLOG_AGE_MAX_S), reloads=True,
     ),
     Key(
         "limits.tape_bytes_max", "--tape-bytes-max", "BYTES", _LIMITS,
@@ -227,15 +232,15 @@ KEYS = (
     ),
     Key(
         "drain.notice_s", "--drain-notice-s", "SECONDS", _LIMITS,
-        "time for a balancer to notice that we are leaving", number(0, 300),
+        "time for a balancer to notice that we are leaving", number(0, 300), reloads=True,
     ),
     Key(
         "drain.spread_s", "--drain-spread-s", "SECONDS", _LIMITS,
-        "time over which subscribers are sent away", number(0, 300),
+        "time over which subscribers are sent away", number(0, 300), reloads=True,
     ),
     Key(
         "drain.timeout_s", "--drain-timeout-s", "SECONDS", _LIMITS,
-        "longest wait for subscribers to leave on stop", number(0.1, 3600),
+        "longest wait for subscribers to leave on stop", number(0.1, 3600), reloads=True,
     ),
     Key(
         "demo.seed", "--demo-seed", "N", _DEMO,
@@ -244,7 +249,7 @@ KEYS = (
     Key("demo.rate", "--demo-rate", "X", _DEMO, "how busy it is; 1 is real", number(0.01, 100)),
     Key(
         "log.level", "--log-level", "LEVEL", _OTHER,
-        "debug, info, warning or error", _one_of("debug", "info", "warning", "error"),
+        "debug, info, warning or error", _one_of("debug", "info", "warning", "error"), reloads=True,
     ),
     Key(
         "log.format", "--log-format", "FORM", _OTHER,

@@ -23,6 +23,11 @@ def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventD
     return f"<{level}>{_render_json(logger, method, event)!s}"
 
 
+def set_level(level: str) -> None:
+    """Log from ``level`` on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def configure_logs(level: str, form: str, instance: int | None = None) -> None:
     """Send structlog's and the standard library's logs to stderr.
 
@@ -61,7 +66,7 @@ def configure_logs(level: str, form: str, instance: int | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     for chatty in ("httpx", "httpcore", "trio-websocket", "quart.serving"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.clear_contextvars()

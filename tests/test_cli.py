@@ -23,7 +23,7 @@ def serve(monkeypatch):
     served = []
 
     def end_with(error=None):
-        async def serve(settings):
+        async def serve(settings, read_settings):
             served.append(settings)
             await trio.lowlevel.checkpoint()
             if error is not None:

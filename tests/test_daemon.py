@@ -4,14 +4,14 @@ import gc
 import os
 import resource
 import signal
+from dataclasses import replace
 
 import pytest
 import trio
 
 from hedgehogd import daemon as daemon_module
 from hedgehogd.config import Settings
-from hedgehogd.daemon import Daemon, make_instance, raise_file_limit, serve, watch_signals
-from hedgehogd.domain.channel import Topic
+from hedgehogd.daemon import Daemon, raise_file_limit, serve, watch_signals
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
@@ -36,25 +36,6 @@ def _only(group: BaseExceptionGroup) -> BaseException:
         assert len(error.exceptions) == 1
         error = error.exceptions[0]
     return error
-
-
-def test_pairs_are_held_with_their_channels_and_status_once() -> None:
-    """status is about no product, however many pairs are held."""
-    settings = Settings(feed_pairs=("A-B", "C-D"), feed_channels=("matches", "status"))
-    wanted = make_instance(settings).pipe.demand.wanted(0)
-
-    assert {
-        Topic("matches", "A-B"), Topic("matches", "C-D"), Topic("status", ""),
-        Topic("heartbeat", "A-B"), Topic("heartbeat", "C-D"),
-    } == wanted  # fmt: skip
-
-
-def test_only_pairs_means_only_those() -> None:
-    """Others are refused before anybody asks upstream."""
-    settings = Settings(feed_pairs=("A-B",), feed_only_pairs=True)
-    catalogue = make_instance(settings).pipe.catalogue
-
-    assert [catalogue.accepts("A-B"), catalogue.accepts("C-D")] == [True, False]
 
 
 def test_a_machine_with_too_few_open_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +127,7 @@ async def test_sigterm_drains_and_a_second_one_later_exits_at_once(
     daemon = Daemon(quick())
     with pytest.raises(BaseExceptionGroup) as caught:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch_signals, daemon)
+            nursery.start_soon(watch_signals, daemon, quick)
             await trio.testing.wait_all_tasks_blocked()
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -160,13 +141,46 @@ async def test_sigterm_drains_and_a_second_one_later_exits_at_once(
     assert isinstance(_only(caught.value), KeyboardInterrupt)
 
 
+async def test_sighup_reloads_and_a_wrong_configuration_changes_nothing() -> None:
+    """A typing mistake at 3 a.m. must not end the streams of ten thousand."""
+    begin = quick(feed_where="demo", feed_pairs=("BTC-USD",))
+    answers = [OperatorError("pairs: no"), replace(begin, feed_pairs=("BTC-USD", "ETH-USD"))]
+
+    def read_again() -> Settings:
+        answer = answers.pop(0)
+        if isinstance(answer, OperatorError):
+            raise answer
+        return answer
+
+    async with running(begin) as daemon, trio.open_nursery() as nursery:
+        nursery.start_soon(watch_signals, daemon, read_again)
+        await trio.testing.wait_all_tasks_blocked()
+        held = daemon.instance.pipe.demand.holds
+        for has_it in (False, True):
+            os.kill(os.getpid(), signal.SIGHUP)
+            left = len(answers) - 1
+            with trio.fail_after(5):
+                while len(answers) > left:
+                    await trio.sleep(0.01)
+            assert [held("BTC-USD", ""), held("ETH-USD", "")] == [True, has_it]
+        async with websocket(daemon.port, "/ws") as client:
+            await client.send_message(subscribe(["ETH-USD"], ["ticker"]))
+            assert (await next_of(client, "ticker"))["product_id"] == "ETH-USD"
+        nursery.cancel_scope.cancel()
+
+
+def test_before_it_serves_there_is_nothing_to_reload() -> None:
+    """A signal in the first milliseconds finds no plane yet."""
+    Daemon(quick()).reload(quick(feed_pairs=("BTC-USD",)))
+
+
 async def test_serve_ends_when_the_drain_is_over() -> None:
     """The binary's main function is this, with the cycle collector calmed, and nothing more."""
     before = gc.get_threshold()
     try:
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve, quick(feed_where="demo"))
+                nursery.start_soon(serve, quick(feed_where="demo"), quick)
                 await trio.sleep(0.3)
                 os.kill(os.getpid(), signal.SIGTERM)
         assert daemon_module.limits.GC_NEW_OBJECTS_MAX == gc.get_threshold()[0]

@@ -42,6 +42,10 @@ class Catalogue:
         """The fixed list that was configured; None when there is none."""
         return self._only
 
+    def restrict(self, only: frozenset[str] | None) -> None:
+        """Serve these products alone from now on; None for all that the exchange lists."""
+        self._only = only
+
     def known(self) -> frozenset[str] | None:
         """Return the products that may be subscribed to; None when nobody can say."""
         if self._listed is None or self._only is None:

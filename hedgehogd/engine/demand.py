@@ -26,6 +26,19 @@ class Demand:
         self._snapshots: set[Topic] = set()
         self.on_change: Callable[[], None] = lambda: None
 
+    def hold(self, topics: Iterable[Topic], now: float) -> None:
+        """Hold ``topics`` always from now on; others held so far linger when nobody wants them."""
+        held = frozenset(topics)
+        if held == self._held:
+            return
+        for topic in held:
+            self._until.pop(topic, None)
+        for topic in self._held - held:
+            if topic not in self._count:
+                self._until[topic] = now + self._linger_s
+        self._held = held
+        self.on_change()
+
     def want(self, topics: Iterable[Topic]) -> None:
         """One more subscriber wants each of ``topics``."""
         changed = False

@@ -19,7 +19,7 @@ Floor 4: imports engine ports and trio. Not safe to share between threads.
 
 import contextlib
 import socket
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -41,8 +41,9 @@ _BOOKS = frozenset(name for name, c in BY_TOPIC_CHANNEL.items() if c.begins_with
 _SILENT_ROUNDS_MAX = int(limits.PEER_SILENCE_MAX_S / limits.KEEP_ALIVE_S)
 
 
-class OutletSettings(NamedTuple):
-    """What all outlets of an instance share.
+@dataclass(slots=True)
+class OutletSettings:
+    """What all outlets of an instance share; the limits may be changed at any time.
 
     Attributes:
         nursery: where flushing tasks live; closed after all connections.

@@ -25,6 +25,8 @@ class StreamingPlane:
         outlets: every open stream, in the order in which they came.
         settings: what outlets share.
         commands: who carries out commands in this turn of the loop.
+        subscribers_max: streams that may be open at once; may be changed at any time.
+        topics_max: topics that a new stream may hold; may be changed at any time.
     """
 
     def __init__(
@@ -40,8 +42,8 @@ class StreamingPlane:
         self.counts = instance.counts
         self.outlets: dict[Outlet, None] = {}
         self.settings = settings
-        self._subscribers_max = subscribers_max
-        self._topics_max = topics_max
+        self.subscribers_max = subscribers_max
+        self.topics_max = topics_max
         self._cors_origins = frozenset(cors_origins)
         self._slots = itertools.count()
         self.commands = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)
@@ -52,15 +54,15 @@ class StreamingPlane:
         Raises:
             SubscriberError: 503; come back later, or to another instance.
         """
-        if len(self.outlets) >= self._subscribers_max:
+        if len(self.outlets) >= self.subscribers_max:
             raise SubscriberError(
-                "too_many_subscribers", f"{self._subscribers_max} subscribers are the most", 503
+                "too_many_subscribers", f"{self.subscribers_max} subscribers are the most", 503
             )
 
     def new_session(self, outlet: Outlet, form: WireForm, address: str = "") -> Session:
         """Return a session for ``outlet``, whose peer is at ``address``; not registered yet."""
         session_id = f"{self.instance.number}.{secrets.token_urlsafe(_SESSION_ID_BYTES)}"
-        return Session(session_id, outlet, form, self.instance.pipe, self._topics_max, address)
+        return Session(session_id, outlet, form, self.instance.pipe, self.topics_max, address)
 
     def check_room_for(self, session: Session, command: Command) -> None:
         """Refuse a stream that asks for more topics than one may have.
@@ -70,7 +72,7 @@ class StreamingPlane:
         """
         if not session.subscription.room_for(command):
             raise SubscriberError(
-                "too_many_subscriptions", f"{self._topics_max} subscriptions are the most", 429
+                "too_many_subscriptions", f"{self.topics_max} subscriptions are the most", 429
             )
 
     def enter(self, outlet: Outlet, session: Session) -> None:

@@ -199,3 +199,15 @@ def test_refusals_are_not_remembered_without_end(monkeypatch):
 def test_nothing_malformed_is_ever_accepted(text, steps):
     """Whatever the exchange lists, an id that would break a position stays outside."""
     assert not follow(None, steps).accepts(text) or is_product_id(text)
+
+
+def test_what_alone_is_served_may_change():
+    """A reload; products that the exchange does not list are not served by being named."""
+    catalogue = Catalogue(frozenset({"A-B"}))
+    catalogue.replace(frozenset({"A-B", "C-D"}))
+    assert [catalogue.accepts(each) for each in ("A-B", "C-D", "E-F")] == [True, False, False]
+    catalogue.restrict(frozenset({"C-D", "E-F"}))
+    assert [catalogue.accepts(each) for each in ("A-B", "C-D", "E-F")] == [False, True, False]
+    catalogue.restrict(None)
+
+    assert [catalogue.accepts(each) for each in ("A-B", "C-D", "E-F")] == [True, True, False]

@@ -199,3 +199,29 @@ def test_counts_end_at_nothing(count):
         demand.release(TOPICS, 0.0)
 
     assert demand.wanted(0.0) == frozenset()
+
+
+def test_what_is_held_may_change_while_subscribers_come_and_go():
+    """A reload adds a pair at once, and drops one without a break for who reads it."""
+    demand, changes = watched(TICKER, BOOK, linger_s=30)
+    demand.want([BOOK])
+    demand.hold([MATCHES, TICKER], 10.0)
+
+    assert len(changes) == 1
+    assert demand.wanted(99.0) == {TICKER, MATCHES, BOOK, BEAT}
+    demand.release([BOOK], 100.0)
+    assert demand.wanted(129.9) == {TICKER, MATCHES, BOOK, BEAT}
+    assert demand.wanted(130.0) == {TICKER, MATCHES, BEAT}
+
+
+def test_a_topic_that_is_held_no_more_lingers_and_may_be_held_again():
+    """Two reloads in a row, because of a typing mistake, change nothing upstream."""
+    demand, changes = watched(TICKER, linger_s=30)
+    demand.hold([], 10.0)
+    assert demand.wanted(39.9) == {TICKER, BEAT}
+    demand.hold([TICKER], 20.0)
+    assert demand.wanted(1000.0) == {TICKER, BEAT}
+    before = len(changes)
+    demand.hold([TICKER], 30.0)
+
+    assert len(changes) == before  # nothing to do

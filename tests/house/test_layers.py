@@ -25,6 +25,7 @@ FLOORS = {
     "daemon": 6,
     "entrances": 6,
     "intake": 6,
+    "reload": 6,
     "notify": 6,
     "tail": 6,
     "flags": 7,

@@ -1,4 +1,4 @@
-"""The command line: ``hedgehogd [serve] …``, ``simulate``, ``tail``, ``config``."""
+"""The command line: ``hedgehogd [serve] …``, ``simulate``, ``tail``, ``config``, ``status``."""
 
 import argparse
 import faulthandler
@@ -30,13 +30,15 @@ from hedgehogd.flags import (
     COMMANDS,
     serve_parser,
     simulate_parser,
+    status_parser,
     tail_parser,
 )
-from hedgehogd.keys import BY_NAME, KEYS, Key
+from hedgehogd.keys import BY_NAME, FIRST_PORT, KEYS, Key
 from hedgehogd.logs import configure_logs
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.simulator.faults import fault_list
 from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET
+from hedgehogd.status import status
 from hedgehogd.tail import Tail, default_url, tail
 
 log = structlog.get_logger("cli")
@@ -87,6 +89,13 @@ def _check_feed(where: str) -> None:
             f"{error}\n  Other feeds are {', '.join(FEED_NAMES)} and ws:// or wss:// URLs."
             f"{nearest(where, FEED_NAMES)}"
         ) from None
+
+
+def run_status(argv: Sequence[str]) -> int:
+    """Show how the instances are."""
+    arguments = status_parser().parse_args(argv)
+    by_number = arguments.instance is not None
+    return status(FIRST_PORT + arguments.instance if by_number else arguments.port, sys.stdout)
 
 
 def run_config(argv: Sequence[str]) -> int:
@@ -175,6 +184,7 @@ _RUN: dict[str, Callable[[Sequence[str]], int]] = {
     "config": run_config,
     "simulate": run_simulate,
     "tail": run_tail,
+    "status": run_status,
 }
 
 

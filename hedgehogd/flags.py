@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from hedgehogd import __version__
 from hedgehogd.config import default_of, nearest
 from hedgehogd.domain.errors import EXIT_USAGE
-from hedgehogd.keys import KEYS, PORT_MAX, number, whole_number
+from hedgehogd.keys import FIRST_PORT, KEYS, PORT_MAX, number, whole_number
 
-COMMANDS = ("serve", "simulate", "tail", "config")
+COMMANDS = ("serve", "simulate", "tail", "config", "status")
 
 _EPILOG = """\
 every option can also be set in the file (key in brackets) or in the
@@ -26,6 +26,7 @@ other commands:
   hedgehogd simulate         the exchange simulator on a port of its own
   hedgehogd tail URL|PAIR    print a stream, one line a message
   hedgehogd config           effective configuration, and where it came from
+  hedgehogd status           how the instances of this machine are
 
 signals:
   SIGTERM, SIGINT            drain, then exit 0; a second one, more than a
@@ -188,6 +189,30 @@ def simulate_parser() -> Parser:
     add("--fault", action="append", default=[], metavar="NAME[:PARAM]",
         help="let this go wrong again and again; can be repeated; `--fault help` lists "
         "what there is")  # fmt: skip
+    return parser
+
+
+def status_parser() -> Parser:
+    """Return the parser of ``status``."""
+    parser = _parser(
+        "status",
+        "Show how the instances of this machine are. Exits with 0 when the one that was asked\n"
+        "takes new subscribers, with 1 when it does not.",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--port",
+        type=_checked(whole_number(1, PORT_MAX)),
+        default=FIRST_PORT + 1,
+        metavar="PORT",
+        help="whom to ask; default 8001",
+    )
+    which.add_argument(
+        "--instance",
+        type=_checked(whole_number(0, PORT_MAX - FIRST_PORT)),
+        metavar="N",
+        help="the same, by number: port 8000+N",
+    )
     return parser
 
 

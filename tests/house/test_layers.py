@@ -26,6 +26,7 @@ FLOORS = {
     "entrances": 6,
     "intake": 6,
     "reload": 6,
+    "status": 6,
     "notify": 6,
     "tail": 6,
     "flags": 7,

@@ -1,0 +1,58 @@
+"""``hedgehogd status``: for a person at 3 a.m., and for health checks."""
+
+import io
+from functools import partial
+
+import pytest
+import trio
+
+from hedgehogd import __version__
+from hedgehogd.cli import run
+from hedgehogd.status import EXIT_NOT_READY, status
+from tests.e2e.harness import free_port, quick, running
+
+pytestmark = pytest.mark.e2e
+
+
+async def _status(port: int) -> tuple[int, list[list[str]]]:
+    out = io.StringIO()
+    code = await trio.to_thread.run_sync(partial(status, port, out))
+    return code, [line.split() for line in out.getvalue().splitlines()]
+
+
+async def test_every_instance_has_a_line(tmp_path) -> None:
+    """The exit status is that of the one that was asked."""
+    settings = [
+        quick(feed_where="demo", instance=number, serve_runtime_dir=str(tmp_path))
+        for number in (1, 2)
+    ]
+    (tmp_path / "3.sock").write_text("")
+    async with running(settings[0]) as first, running(settings[1]):
+        code, rows = await _status(first.port)
+        assert code == 0
+        assert rows[0][:3] == ["instance", "state", "subscribers"]
+        assert [row[:3] for row in rows[1:]] == [
+            ["1", "idle", "0"], ["2", "idle", "0"], ["3", "gone", "-"]
+        ]  # fmt: skip
+        assert rows[1][3:] == ["never", __version__]
+        assert "gone:" in " ".join(rows[3])
+        first.instance.is_draining = True
+        code, rows = await _status(first.port)
+
+    assert (code, rows[1][1]) == (EXIT_NOT_READY, "draining")
+
+
+def test_nobody_there_is_not_ready(capsys) -> None:
+    """In one line, and not as a traceback."""
+    port = free_port()
+
+    assert run(["status", "--port", str(port)]) == EXIT_NOT_READY
+    out, err = capsys.readouterr()
+    assert out.startswith(f"no hedgehogd answers at http://127.0.0.1:{port}: ")
+    assert (out.count("\n"), err) == (1, "")
+
+
+def test_an_instance_may_be_named_by_its_number(capsys) -> None:
+    """Operators know numbers, not ports."""
+    assert run(["status", "--instance", "57535"]) == EXIT_NOT_READY
+    assert "http://127.0.0.1:65535:" in capsys.readouterr().out

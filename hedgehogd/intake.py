@@ -35,6 +35,7 @@ from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from hedgehogd.feeds.rest import RestClient
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.received import TopicNotice
+from hedgehogd.relay.sockets import numbers_in
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.web.exchange import Companion
 from hedgehogd.web.own_books import OwnBooks
@@ -82,6 +83,8 @@ class Intake:
         feed = self._feed(address, inbox, backfill)
         await producers.start(keep_catalogue, pipe.catalogue, rest)
         await producers.start(feed.run)
+        if self._settings.serve_runtime_dir:
+            producers.start_soon(self._share, rest, feed)
         return Companion(rest, OwnBooks(pipe), backfill)
 
     def _feed(self, address: FeedAddress, inbox: Inbox, backfill: Backfill) -> CoinbaseFeed:
@@ -102,6 +105,15 @@ class Intake:
             message_bytes_max=settings.feed_message_bytes_max,
             on_missing_trades=lambda product_id, gap: backfill.ask(product_id, *gap),
         )
+
+    async def _share(self, rest: RestClient, feed: CoinbaseFeed) -> None:
+        """The exchange counts by address, and so all instances of a machine as one; for ever."""
+        directory = Path(self._settings.serve_runtime_dir)
+        while True:
+            among = max(1, len(numbers_in(directory)))
+            rest.share(among)
+            feed.share(among)
+            await trio.sleep(limits.INSTANCES_LOOK_S)
 
     def _deliver_to(self, inbox: Inbox) -> Deliver:
         """Return what tells subscribers of backfilled trades, and keeps them for a while."""

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from hedgehogd import intake
 from hedgehogd.daemon import Daemon
 from hedgehogd.domain.errors import FeedError, OperatorError
+from hedgehogd.feeds.coinbase import CoinbaseFeed
+from hedgehogd.feeds.rest import RestClient
 from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
     exchange,
@@ -116,3 +119,20 @@ async def test_a_recording_is_a_feed_of_its_own(tmp_path: Path) -> None:
 
         assert got == [1, 2]
         assert ready == (200, {"ready": True, "reason": "recording ended"})
+
+
+async def test_instances_share_what_the_exchange_allows_an_address(tmp_path, monkeypatch) -> None:
+    """Four that fetch missing trades at once would be shut out together."""
+    shares = []
+    monkeypatch.setattr(RestClient, "share", lambda _, among: shares.append(("rest", among)))
+    monkeypatch.setattr(CoinbaseFeed, "share", lambda _, among: shares.append(("dials", among)))
+    monkeypatch.setattr(intake.limits, "INSTANCES_LOOK_S", 0.05)
+    settings = quick(feed_where="demo", instance=2, serve_runtime_dir=str(tmp_path))
+    async with running(settings):
+        (tmp_path / "7.sock").touch()
+        with trio.fail_after(5):
+            while ("dials", 2) not in shares:
+                await trio.sleep(0.01)
+
+    assert shares[:2] == [("rest", 1), ("dials", 1)]
+    assert ("rest", 2) in shares

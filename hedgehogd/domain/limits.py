@@ -225,5 +225,7 @@ BACKFILLED_KEEP_S = 600.0
 INSTANCES_MAX = 64
 # How long another instance may take to answer: it answers in milliseconds, unless it is stuck.
 PEER_ANSWER_S = 2.0
+# How often an instance looks how many share the address that the exchange counts by.
+INSTANCES_LOOK_S = 5.0
 # What all instances said is told again this long.
 INSTANCES_KEEP_S = 0.5

@@ -104,6 +104,10 @@ class CoinbaseFeed:
         health.read_lines = self._line_health
         health.read_products = self._product_ages
 
+    def share(self, among: int) -> None:
+        """``among`` feeds of one address share the dials that the exchange allows it."""
+        self._dials.share(among)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the feed until cancelled.
 

@@ -80,6 +80,10 @@ class RestClient:
         self._paused_until = 0.0
         self._is_running = False
 
+    def share(self, among: int) -> None:
+        """``among`` clients of one address share what the exchange allows it."""
+        self._bucket.share(among)
+
     async def get(self, path: str, query: Query = (), *, keeping: Keeping) -> Answer:
         """Return the answer to a question, which others may ask as well; the caller limits time.
 

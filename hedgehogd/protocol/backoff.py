@@ -34,10 +34,16 @@ class TokenBucket:
     """At most ``burst`` actions at once and ``per_s`` a second in the long run."""
 
     def __init__(self, per_s: float, burst: int) -> None:
-        self._per_s = per_s
-        self._burst = float(burst)
+        self._whole = per_s, float(burst)
+        self._per_s, self._burst = self._whole
         self._tokens = self._burst
         self._at: float | None = None
+
+    def share(self, among: int) -> None:
+        """From now on ``among`` buckets together may do what this one was made for."""
+        per_s, burst = self._whole
+        self._per_s, self._burst = per_s / among, max(1.0, burst / among)
+        self._tokens = min(self._tokens, self._burst)
 
     def take(self, now: float) -> float:
         """Take one token, in debt if need be.

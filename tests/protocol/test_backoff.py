@@ -105,3 +105,27 @@ def test_a_token_that_is_not_there_is_not_owed():
         True,
         False,
     ]
+
+
+def test_those_who_share_a_bucket_do_together_what_one_may():
+    """The exchange counts by address, whichever of our processes asks."""
+    buckets = [TokenBucket(per_s=8.0, burst=12) for _ in range(4)]
+    for bucket in buckets:
+        bucket.share(4)
+    done = sum(bucket.take(0.0) == 0.0 for bucket in buckets for _ in range(12))
+    assert done == 12  # the burst; and in the next ten seconds the rate
+    waits = [bucket.take(0.0) for bucket in buckets for _ in range(11)]
+    assert sum(wait <= 10.0 for wait in waits) <= 8 * 10
+
+    buckets[0].share(1)
+    assert buckets[0].take(1000.0) == 0.0
+    assert [buckets[0].take(1000.0) for _ in range(12)][-1] == pytest.approx(1 / 8)
+
+
+def test_a_share_is_never_nothing():
+    """With more instances than a burst has tokens each may still act, in its turn."""
+    bucket = TokenBucket(per_s=4.0, burst=8)
+    bucket.share(64)
+
+    assert bucket.take(0.0) == 0.0
+    assert bucket.take(0.0) == pytest.approx(16.0)

@@ -78,6 +78,8 @@ class Peers:
             PeerGone: nobody listens on its socket, or it hung up without an answer.
             PeerSilent: no answer within ``PEER_ANSWER_S``.
         """
+        if number not in self.numbers():  # numbers are strangers' to name: nothing is kept for them
+            raise PeerGone(f"instance {number} is gone")
         try:
             answer = await self._client(number).request(
                 method, f"{_ANYWHERE}{target}", headers=headers, content=body or None

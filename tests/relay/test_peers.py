@@ -85,3 +85,13 @@ async def test_the_others_are_all_but_oneself(tmp_path):
     with own_socket(tmp_path, 1), own_socket(tmp_path, 3), own_socket(tmp_path, 2):
         async with Peers(tmp_path, 2) as peers:
             assert peers.numbers() == [1, 3]
+
+
+async def test_numbers_that_strangers_make_up_cost_nothing(tmp_path):
+    """A session id in a request may name any instance; a client kept for each would fill us up."""
+    async with Peers(tmp_path, 1) as peers:
+        for number in range(2, 1000):
+            with pytest.raises(PeerGone):
+                await peers.ask(number, "GET", "/")
+
+        assert peers._clients == {}

@@ -112,6 +112,7 @@ class Daemon:
         self._settings = settings
         self._random = Random(secrets.randbits(64))
         self._plane: StreamingPlane | None = None
+        self._too_early: Settings | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` is set and the drain is over.
@@ -137,10 +138,16 @@ class Daemon:
                     producers.cancel_scope.cancel()
 
     def reload(self, settings: Settings) -> None:
-        """Put into force what may change while streams are open; say what may not."""
-        if self._plane is not None:
-            raise_file_limit(settings.limits_subscribers_max)
-            self._settings = apply(self._settings, settings, self.instance.pipe, self._plane)
+        """Put into force what may change while streams are open; say what may not.
+
+        Raises:
+            OperatorError: the machine does not allow it; nothing has changed.
+        """
+        if self._plane is None:
+            self._too_early = settings  # it starts with others; these as soon as it serves
+            return
+        raise_file_limit(settings.limits_subscribers_max)
+        self._settings = apply(self._settings, settings, self.instance.pipe, self._plane)
 
     async def _serve(
         self,
@@ -161,6 +168,8 @@ class Daemon:
             where = f"http://{settings.serve_bind}:{self.port}"
             log.info("serving", url=where, version=__version__)
             task_status.started()
+            if self._too_early is not None:
+                self.reload(self._too_early)
             await self.stop.wait()
             await self._drain(plane, accepting, connections)
             connections.cancel_scope.cancel()

@@ -169,9 +169,16 @@ async def test_sighup_reloads_and_a_wrong_configuration_changes_nothing() -> Non
         nursery.cancel_scope.cancel()
 
 
-def test_before_it_serves_there_is_nothing_to_reload() -> None:
-    """A signal in the first milliseconds finds no plane yet."""
-    Daemon(quick()).reload(quick(feed_pairs=("BTC-USD",)))
+async def test_a_reload_while_it_starts_is_done_when_it_serves() -> None:
+    """The port is open some milliseconds before anybody is served; a signal then is not lost."""
+    settings = quick(feed_where="demo")
+    daemon = Daemon(settings)
+    daemon.reload(replace(settings, feed_pairs=("ETH-USD",)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(daemon.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert daemon.instance.pipe.demand.holds("ETH-USD", "")
+        daemon.stop.set()
 
 
 async def test_serve_ends_when_the_drain_is_over() -> None:

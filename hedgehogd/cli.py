@@ -24,6 +24,7 @@ from hedgehogd.domain.errors import (
     OperatorError,
 )
 from hedgehogd.domain.product import is_product_id
+from hedgehogd.example_file import example_file
 from hedgehogd.feeds.dial import parse_url
 from hedgehogd.feeds.recording import find_recording
 from hedgehogd.flags import (
@@ -99,8 +100,12 @@ def run_status(argv: Sequence[str]) -> int:
 
 
 def run_config(argv: Sequence[str]) -> int:
-    """Print every key, its value and its origin."""
-    configuration = _configuration(serve_parser("config").parse_args(argv))
+    """Print every key, its value and its origin; or an example of a file."""
+    arguments = serve_parser("config").parse_args(argv)
+    if arguments.example:
+        print(example_file(), end="")
+        return 0
+    configuration = _configuration(arguments)
     rows = [_config_row(key, configuration) for key in BY_NAME.values()]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, origin in rows:

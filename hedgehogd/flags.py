@@ -144,6 +144,8 @@ def serve_parser(command: str = "serve") -> Parser:
     parser = _parser(command, says[command], _EPILOG if command == "serve" else "")
     parser.add_argument("--version", action=_Version, nargs=0, help="show version and commit")
     _add_keys(parser)
+    if command == "config":
+        parser.add_argument("--example", action="store_true", help="print a file of all defaults")
     return parser
 
 

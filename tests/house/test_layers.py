@@ -20,6 +20,7 @@ FLOORS = {
     "web": 4,
     "config": 5,
     "credentials": 5,
+    "example_file": 5,
     "keys": 5,
     "logs": 5,
     "daemon": 6,

@@ -57,7 +57,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def version_text() -> str:
-    """Return version and, in a checkout, commit."""
+    """Return version and commit: a build has it in a file, a checkout in git."""
+    try:
+        commit = Path(__file__).with_name("commit").read_text(encoding="utf-8").strip()
+    except OSError:
+        pass
+    else:
+        return f"hedgehogd {__version__} ({commit})"
     here = Path(__file__).resolve().parent.parent
     if (here / ".git").exists():
         git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"]

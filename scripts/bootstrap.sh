@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # Sourced by scripts/run, scripts/test and scripts/check: makes .venv on the first run, keeps it right on the next ones.
+# scripts/build-binary sets venv to one of its own: what is built must hold nothing but hedgehogd and what it runs on.
 #
 # .venv/.installed is written last, so a .venv without it is unfinished and is made anew. Its three lines:
 #   the checkout and the Python it was made for: a .venv holds absolute paths, so a moved checkout needs a new one;
 #   the hash of pyproject.toml: when that changes, pip runs again;
-#   what was installed: "run", or "dev" for the development tools too.
+#   what was installed: "run", or the dependency group of pyproject.toml that came with it; "dev" serves "run" too.
 #
 # Only hedgehogd and pytest speak on stdout; what is said here goes to stderr.
 
@@ -63,7 +64,7 @@ venv_fits() {
   done
 }
 
-# installed run|dev: True when nothing is left to do. Every start pays for this: keep it to milliseconds.
+# installed LEVEL: True when nothing is left to do. Every start pays for this: keep it to milliseconds.
 installed() {
   local stamp
   venv_fits || return
@@ -82,24 +83,24 @@ make_venv() {
     apt_packages "$python cannot make virtual environments" python3-venv
   "$python" -c "$can_make_venvs" 2>/dev/null ||
     fail "$python still cannot make virtual environments; name one that can with PYTHON=/path/to/python3.11"
-  say "making .venv with $("$python" -V); this happens once"
+  say "making ${venv#"$root/"} with $("$python" -V); this happens once"
   trap 'rm -rf "$venv"' EXIT # until install_project is done
-  quietly "$python could not make .venv" "$python" -m venv --clear "$venv"
+  quietly "$python could not make ${venv#"$root/"}" "$python" -m venv --clear "$venv"
 }
 
 install_project() {
   local level=$1 hash group=() listed
   hash=$(sha256sum <"$root/pyproject.toml") # before pip: an edit made meanwhile is for the next run
   if venv_fits; then
-    say "updating .venv: pyproject.toml has changed or the development tools are wanted too"
+    say "updating ${venv#"$root/"}: pyproject.toml has changed or the development tools are wanted too"
   else
     make_venv
   fi
-  if [[ $level == dev ]]; then
+  if [[ $level != run ]]; then
     # Debian 12's pip does not know --group.
     listed=$("$venv/bin/python" -c 'if True:
       import sys, tomllib
-      print(*tomllib.load(open(sys.argv[1], "rb"))["dependency-groups"]["dev"], sep="\n")' "$root/pyproject.toml")
+      print(*tomllib.load(open(sys.argv[1], "rb"))["dependency-groups"][sys.argv[2]], sep="\n")' "$root/pyproject.toml" "$level")
     mapfile -t group <<<"$listed"
   fi
   rm -f "$venv/.installed" # an interrupted pip leaves half a package that the next pip takes for a whole one
@@ -109,7 +110,7 @@ install_project() {
   trap - EXIT
 }
 
-# bootstrap run|dev: returns when .venv holds hedgehogd, and for dev the tools to test and check it.
+# bootstrap run|dev|build: returns when $venv holds hedgehogd and, for all but run, the tools of that group.
 bootstrap() {
   installed "$1" && return
   # The lock is the checkout itself: no file is left behind. pip inherits it, so an orphaned pip still holds it.

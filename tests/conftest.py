@@ -1,6 +1,9 @@
 """Settings for all tests, and fixtures for those of the command line."""
 
 import os
+import shlex
+import shutil
+import sys
 
 import hypothesis
 import pytest
@@ -16,6 +19,23 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("hedgehogd")
+
+
+def pytest_addoption(parser):
+    """``scripts/test tests/test_command.py --command dist/hedgehogd`` tests a build."""
+    parser.addoption(
+        "--command", help="what tests of the command line run; default this Python's hedgehogd"
+    )
+
+
+@pytest.fixture(scope="session")
+def command(request):
+    """The program under test, as the beginning of a command line."""
+    given = request.config.getoption("--command")
+    if not given:
+        return [sys.executable, "-m", "hedgehogd"]
+    program, *arguments = shlex.split(given)
+    return [str(shutil.which(program) or program), *arguments]
 
 
 @pytest.fixture

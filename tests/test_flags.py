@@ -112,3 +112,11 @@ def test_the_version_names_the_commit_of_a_checkout(said, monkeypatch, tmp_path)
         lambda command, **_: subprocess.CompletedProcess(command, 0, "abc123-dirty\n"),
     )
     assert said("--version") == (0, f"hedgehogd {__version__} (abc123-dirty)\n", "")
+
+
+def test_the_version_of_a_build_names_the_commit_it_was_made_from(said, monkeypatch, tmp_path):
+    """There is no git where it runs; scripts/build-binary left a file."""
+    (tmp_path / "commit").write_text("abc123\n")
+    monkeypatch.setattr(flags, "__file__", str(tmp_path / "flags.pyc"))
+
+    assert said("--version") == (0, f"hedgehogd {__version__} (abc123)\n", "")

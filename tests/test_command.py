@@ -1,0 +1,363 @@
+"""The program from outside: words, statuses, signals and ports, and nothing of its Python.
+
+Run against whatever ``--command`` names: a module that was not packed, or a signal that does
+not reach the right process, shows here.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
+
+import pytest
+
+from tests.e2e.harness import free_port
+from tests.feeds.test_dial import CERTIFICATE, PRIVATE_KEY
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE_S = 20
+START_S = 1.5
+TRADE = (
+    '{"type":"match","trade_id":%d,"sequence":%d,"maker_order_id":"a","taker_order_id":"b",'
+    '"time":"2026-01-01T00:00:00Z","product_id":"BTC-USD","size":"1","price":"2","side":"buy"}\n'
+)
+
+
+def environment(**variables):
+    """Return the environment of a service: hardly anything, no locale."""
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables}
+
+
+@pytest.fixture
+def run(command):
+    """Run the program to its end; return status, stdout and stderr."""
+
+    def run(*arguments, **variables):
+        done = subprocess.run(
+            [*command, *arguments], env=environment(**variables), capture_output=True, text=True,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def start(command, tmp_path):
+    """Run the program beside the test, in a process group of its own as a shell would."""
+    started = []
+
+    @contextmanager
+    def start(*arguments, port, **variables):
+        log = (tmp_path / f"log{len(started)}").open("w+")
+        process = subprocess.Popen(
+            [*command, *arguments, "--port", str(port)], env=environment(**variables), stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        process.log = log
+        started.append(process)
+        wait_for_port(port, process)
+        yield process
+
+    yield start
+    for process in started:
+        # The group: the one-file form's launcher cannot pass on a SIGKILL.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.log.close()
+
+
+def said(process):
+    """Return what it has said on stderr so far."""
+    process.log.seek(0)
+    return process.log.read()
+
+
+def wait_until(condition):
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def wait_for_port(port, process):
+    def is_open():
+        assert process.poll() is None, said(process)
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    wait_until(is_open)
+
+
+def get(port, path):
+    """Return status and body of a GET."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def next_message(stream):
+    """Return the next message of an NDJSON stream, past signs of life."""
+    while not (line := stream.readline()).strip():
+        assert line, "the stream has ended"
+    return json.loads(line)
+
+
+def open_stream(port, path="/api/v1/subscribe/BTC-USD"):
+    """Return an NDJSON stream, its head read."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    connection.request("GET", path)
+    return connection.getresponse()
+
+
+# Words
+
+
+def test_help_reaches_a_terminal_without_a_locale(run):
+    """A service and a container have none; the text is not all ASCII for ever."""
+    status, out, err = run("--help", LC_ALL="C")
+
+    assert (status, err) == (0, "")
+    assert out.startswith("usage: hedgehogd [serve] [options]\n")
+    assert "[feed.pairs]" in out
+
+
+def test_version_names_the_commit(run):
+    """Whoever reports a fault can say of what."""
+    status, out, err = run("--version")
+
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"hedgehogd \d+\.\d+\.\d+ \(\w+(-dirty| commit)?\)\n", out)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "says"),
+    [
+        (["--prot", "1"], 64, "Did you mean '--port'?"),
+        (["sevre"], 64, "Did you mean 'serve'?"),
+        (["--port", "0"], 64, "Expected a whole number from 1 to 65535."),
+        (["--config", "/nonexistent.toml"], 78, "/nonexistent.toml: No such file or directory"),
+        (["--credentials", "/nonexistent", "--check"], 78, "/nonexistent/coinbase-key"),
+        (["simulate", "--fault", "rest"], 64, "Did you mean 'reset'?"),
+        (["tail", "btc"], 64, "neither a URL nor a pair"),
+    ],
+)
+def test_a_wrong_word_has_its_status_and_a_hint(run, argv, status, says):
+    """systemd restarts or not by the status; a person reads the line."""
+    found, out, err = run(*argv)
+
+    assert (found, out) == (status, "")
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_variable_is_78(run):
+    """A typing error in /etc/hedgehogd/1.env must not be silent."""
+    status, _, err = run("--check", HEDGEHOGD_SERVE_PROT="1")
+
+    assert status == 78
+    assert "Did you mean 'HEDGEHOGD_SERVE_PORT'?" in err
+
+
+def test_the_example_is_a_sound_configuration(run, tmp_path):
+    """It is what the package installs."""
+    status, text, _ = run("config", "--example")
+    file = tmp_path / "hedgehogd.toml"
+    file.write_text(text)
+
+    assert status == 0
+    assert run("--config", str(file), "--check") == (0, "the configuration is sound\n", "")
+    assert f"file {file}" not in run("config", "--config", str(file))[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[feed]\npears = []\n", "Did you mean 'feed.pairs'?"),
+        ("[serve]\nport = true\n", "serve.port: found True"),
+        ("[serve\n", "Expected ']'"),
+    ],
+)
+def test_a_bad_file_is_78_and_says_where(run, tmp_path, text, says):
+    """The operator's first mistake."""
+    file = tmp_path / "x.toml"
+    file.write_text(text)
+    status, out, err = run("--config", str(file), "--check")
+
+    assert (status, out) == (78, "")
+    assert str(file) in err
+    assert says in err
+
+
+# Serving
+
+
+def test_it_answers_soon_after_its_start(start):
+    """An upgrade starts one instance after the other; the best of three, on a busy machine."""
+    took_s = []
+    for _ in range(3):
+        port, began = free_port(), time.monotonic()
+        with start("--feed", "demo", port=port):
+            assert get(port, "/healthz") == (200, b'{"status":"alive"}\n')
+            took_s.append(time.monotonic() - began)
+
+    assert min(took_s) < START_S
+
+
+def test_all_of_the_control_plane_was_packed(start):
+    """Its data and the modules that are imported late are what a build forgets."""
+    port = free_port()
+    with start("--feed", "demo", port=port):
+        for path in ("/", "/metrics", "/readyz", "/api/v1/openapi.json", "/products/BTC-USD/book"):
+            assert get(port, path)[0] == 200, path
+        assert get(port, "/api/v1/subscribe/NO-SUCH")[0] == 404
+
+
+def test_a_daemon_on_two_lines_serves_what_a_simulator_says(start, run):
+    """The four commands with each other, over sockets and both streaming planes."""
+    there, here = free_port(), free_port()
+    feed = ("--feed", f"ws://127.0.0.1:{there}", "--lines", "2")
+    with start("simulate", "--seed", "7", port=there), start(*feed, port=here):
+        stream = open_stream(here)
+        types = {next_message(stream)["type"] for _ in range(4)}
+        status, out, _ = run(
+            "tail", f"ws://127.0.0.1:{here}/ws", "--pairs", "BTC-USD", "--count", "5"
+        )
+
+    assert types & {"match", "last_match"}
+    assert status == 0
+    assert json.loads(out.splitlines()[0])["type"] == "session"
+    assert len(out.splitlines()) == 5
+
+
+def test_a_recording_can_be_a_feed(start, tmp_path):
+    """It is read in a thread, which a build has to be able to start."""
+    file = tmp_path / "feed.jsonl"
+    file.write_text("".join(TRADE % (number, number) for number in range(1, 200)))
+    port = free_port()
+    with start("--feed", str(file), "--pairs", "BTC-USD", port=port):
+        trade = next_message(open_stream(port, "/api/v1/subscribe/BTC-USD?channels=matches"))
+
+    assert trade["product_id"] == "BTC-USD"
+
+
+@pytest.fixture
+def encrypted(tmp_path):
+    """A server of TLS that hangs up on everybody; the port, and the first line each one said."""
+    (tmp_path / "both.pem").write_text(CERTIFICATE + PRIVATE_KEY)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    heard = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    plain, _ = listener.accept()
+                    with plain, suppress(OSError), context.wrap_socket(plain, True) as peer:
+                        heard.append(peer.recv(1000).partition(b"\r\n")[0])
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        yield listener.getsockname()[1], heard
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_an_encrypted_feed_is_dialled_when_its_certificate_is_known(
+    start, tmp_path, encrypted, trusted
+):
+    """OpenSSL, the codec of host names and the way to the certificates are packed too."""
+    (tmp_path / "cert.pem").write_text(CERTIFICATE)
+    variables = {"SSL_CERT_FILE": str(tmp_path / "cert.pem")} if trusted else {}
+    there, heard = encrypted
+    here = free_port()
+    feed = ("--feed", f"wss://localhost:{there}/ws-feed", "--pairs", "BTC-USD")
+    with start(*feed, port=here, **variables) as process:
+        expected = "before the WebSocket handshake" if trusted else "CERTIFICATE_VERIFY_FAILED"
+        wait_until(lambda: expected in said(process))
+
+    assert (b"GET /ws-feed HTTP/1.1" in heard) is trusted
+    assert (b"GET /products HTTP/1.1" in heard) is trusted
+
+
+def test_a_port_in_use_is_78(start, run):
+    """systemd does not try again: an operator has to choose."""
+    port = free_port()
+    with start("--feed", "demo", port=port):
+        status, _, err = run("--feed", "demo", "--port", str(port))
+
+    assert status == 78
+    assert err == f"hedgehogd: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+
+
+# Signals
+
+
+def test_sigterm_tells_the_subscriber_and_exits_0(start):
+    """What systemd sends to the one process it knows."""
+    port = free_port()
+    with start("--feed", "demo", "--drain-spread-s", "0.1", port=port) as process:
+        stream = open_stream(port)
+        stream.readline()
+        process.send_signal(signal.SIGTERM)
+        while stream.readline():  # raises if the stream is cut instead of ended
+            pass
+
+        assert process.wait(PATIENCE_S) == 0
+        assert '"drained"' in said(process)
+
+
+def test_ctrl_c_is_one_signal_although_it_may_arrive_twice(start):
+    """A terminal signals the whole group, and the one-file form's launcher passes it on."""
+    port = free_port()
+    with start(
+        "--feed", "demo", "--drain-spread-s", "0.1", "--drain-notice-s", "0.5", port=port
+    ) as process:
+        stream = open_stream(port)
+        stream.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
+        while stream.readline():
+            pass
+
+        assert process.wait(PATIENCE_S) == 0
+        assert '"drained"' in said(process)
+
+
+def test_a_second_signal_later_exits_at_once_with_130(start):
+    """Whoever presses Ctrl-C again does not want to wait."""
+    port = free_port()
+    with start("--feed", "demo", "--drain-notice-s", "10", port=port) as process:
+        stream = open_stream(port)
+        stream.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1.2)  # more than domain.limits.SECOND_SIGNAL_S
+        os.killpg(process.pid, signal.SIGINT)
+
+        assert process.wait(2) == 130
+        assert not stream.isclosed()  # it had somebody to wait for
+
+
+def test_a_hang_up_of_the_terminals_kind_is_a_reload(start):
+    """`systemctl reload` must never end a daemon."""
+    port = free_port()
+    with start("--feed", "demo", port=port) as process:
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reload" in said(process))
+
+        assert get(port, "/healthz")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0

@@ -1,4 +1,4 @@
-"""The command line: ``hedgehogd [serve] …``, ``simulate``, ``tail``, ``config``, ``status``."""
+"""The command line: ``hedgehogd [serve] …``, ``simulate``, ``tail``, ``config`` and the rest."""
 
 import argparse
 import faulthandler
@@ -29,11 +29,13 @@ from hedgehogd.feeds.dial import parse_url
 from hedgehogd.feeds.recording import find_recording
 from hedgehogd.flags import (
     COMMANDS,
+    haproxy_parser,
     serve_parser,
     simulate_parser,
     status_parser,
     tail_parser,
 )
+from hedgehogd.haproxy import Cluster, clash_of, haproxy_config
 from hedgehogd.keys import BY_NAME, FIRST_PORT, KEYS, Key
 from hedgehogd.logs import configure_logs
 from hedgehogd.simulator import Simulation, serve_exchange
@@ -180,6 +182,15 @@ def run_tail(argv: Sequence[str]) -> int:
     return status
 
 
+def run_haproxy_config(argv: Sequence[str]) -> int:
+    """Print the configuration of HAProxy."""
+    cluster = Cluster(**vars(haproxy_parser().parse_args(argv)))
+    if clash := clash_of(cluster):
+        raise OperatorError(clash, EXIT_USAGE)
+    print(haproxy_config(cluster), end="")
+    return 0
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -190,6 +201,7 @@ _RUN: dict[str, Callable[[Sequence[str]], int]] = {
     "simulate": run_simulate,
     "tail": run_tail,
     "status": run_status,
+    "haproxy-config": run_haproxy_config,
 }
 
 

@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 from hedgehogd import __version__
 from hedgehogd.config import default_of, nearest
 from hedgehogd.domain.errors import EXIT_USAGE
+from hedgehogd.haproxy import Cluster, instance_numbers, word, words
 from hedgehogd.keys import FIRST_PORT, KEYS, PORT_MAX, number, whole_number
 
-COMMANDS = ("serve", "simulate", "tail", "config", "status")
+COMMANDS = ("serve", "simulate", "tail", "config", "status", "haproxy-config")
 
 _EPILOG = """\
 every option can also be set in the file (key in brackets) or in the
@@ -27,6 +28,7 @@ other commands:
   hedgehogd tail URL|PAIR    print a stream, one line a message
   hedgehogd config           effective configuration, and where it came from
   hedgehogd status           how the instances of this machine are
+  hedgehogd haproxy-config   configuration of HAProxy before several instances
 
 signals:
   SIGTERM, SIGINT            drain, then exit 0; a second one, more than a
@@ -248,4 +250,40 @@ def tail_parser() -> Parser:
         metavar="N",
         help="stop after N messages",
     )
+    return parser
+
+
+def haproxy_parser() -> Parser:
+    """Return the parser of ``haproxy-config``; what it finds are fields of ``Cluster``."""
+    parser = _parser(
+        "haproxy-config",
+        "Print the configuration of HAProxy before the instances of this machine, for\n"
+        "example to /etc/haproxy/haproxy.cfg.",
+    )
+    default = Cluster()
+    port = _checked(whole_number(1, PORT_MAX))
+    count = _checked(whole_number(1, 10_000_000))
+
+    def add(flag: str, read: Callable[[str], Any], metavar: str, says: str) -> None:
+        parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=says)
+
+    add("--instances", _checked(instance_numbers), "SET",
+        "their numbers; instance N listens on 127.0.0.1, port 8000+N; 1,3,5-7 for "
+        "example; default 1-4")  # fmt: skip
+    add("--bind", _checked(words), "A,B", "public addresses; default *, which is every IPv4 one")
+    add("--port", port, "PORT", "public port for HTTP; default 80")
+    add("--https-port", port, "PORT", "public port for HTTPS; default 443")
+    add("--certificate", _checked(word), "FILE",
+        "PEM file of certificate, chain and key; HTTPS is served with it only")  # fmt: skip
+    add("--statistics-port", port, "PORT", "for statistics and Prometheus; default 8404")
+    add("--connections-max", count, "N",
+        "open public connections; default what the instances can hold")  # fmt: skip
+    add("--address-connections-max", count, "N",
+        "of one address at once, and of new ones in 10 s; default "
+        f"{default.address_connections_max}")  # fmt: skip
+    add("--address-requests-max", count, "N",
+        f"of one address in 10 s; default {default.address_requests_max}")  # fmt: skip
+    parser.add_argument("--unprivileged", action="store_true",
+        help="for HAProxy run by an ordinary user or in a container: it keeps its user "
+        "and logs to standard output")  # fmt: skip
     return parser

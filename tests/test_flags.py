@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("clean")
         (["sevre"], "there is no command 'sevre'\n  Did you mean 'serve'?"),
         (
             ["frobnicate"],
-            "no command 'frobnicate'\n  Commands are serve, simulate, tail, config, status.",
+            "no command 'frobnicate'\n  Commands are serve, simulate, tail, config, status, ",
         ),
         (["--port", "8001", "tial"], "unrecognized arguments: tial\n  Did you mean 'tail'?"),
         (["serve", "BTC-USD"], "unrecognized arguments: BTC-USD\n  See `hedgehogd serve --help`."),

@@ -28,6 +28,8 @@ FLOORS = {
     "intake": 6,
     "reload": 6,
     "status": 6,
+    "haproxy": 6,
+    "haproxy_text": 6,
     "notify": 6,
     "tail": 6,
     "flags": 7,

@@ -4,8 +4,6 @@ That they work is shown by a booted machine; here is what such a machine cannot 
 tells too late.
 """
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest

@@ -1,0 +1,197 @@
+"""What HAProxy does by itself: headers, limits, routes, retries, its own answers, HTTP/2."""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from functools import partial
+
+import pytest
+import trio
+
+from tests.cluster.harness import HAPROXY, eventually
+from tests.cluster.made_up import made_up
+from tests.e2e.harness import HttpStream, rest
+
+pytestmark = pytest.mark.cluster
+STREAM = "/api/v1/stream"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--instances 7",
+        "--instances 1,3,5-7 --bind *,:: --port 8080",
+        "--unprivileged --connections-max 500",
+        "--certificate {certificate} --https-port 8443 --bind 127.0.0.1,::1",
+        "--instances 1-100 --address-connections-max 5 --address-requests-max 9",
+    ],
+)
+def test_haproxy_finds_nothing_to_say_about_it(said, clean, certificate, tmp_path, flags):
+    """Not an error, not a warning, for any set of instances."""
+    status, text, _ = said("haproxy-config", *flags.format(certificate=certificate).split())
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(text)
+    done = subprocess.run([HAPROXY, "-c", "-f", file], capture_output=True, text=True)
+    says = [line for line in done.stderr.splitlines() if not line.startswith("[NOTICE]")]
+
+    assert (status, done.returncode, says) == (0, 0, [])
+    assert "Configuration file is valid" in done.stdout
+
+
+async def test_who_the_client_is_only_the_proxy_says(tmp_path):
+    """Limits and logs by address would be worthless if a client could choose its own."""
+    async with made_up(tmp_path, 1) as (proxy, _):
+        forged = {"X_Forwarded_For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X_Real_IP": "6.6.6.6",
+            "Proxy": "http://6.6.6.6", "X_Forwarded_Proto": "https"}  # fmt: skip
+        _, answer = await rest(proxy.port, "GET", "/", **forged)
+    rows = [row.lower() for row in answer["head"].split("\r\n")[1:] if row]
+
+    assert "6.6.6.6" not in answer["head"]
+    assert [row for row in rows if "forwarded" in row] == [
+        "x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http",
+    ]  # fmt: skip
+    assert "connection: close" in rows
+    assert not [row for row in rows if row.startswith(("proxy", "x-real-ip"))]
+
+
+async def test_a_command_goes_to_the_owner_of_its_session(tmp_path):
+    """Instances would forward it; this way it takes no detour."""
+    async with made_up(tmp_path, 3) as (proxy, instances):
+        for number in instances:
+            key = f"{number}.q3Zk"
+            asked = [
+                await rest(proxy.port, "GET", f"/api/v1/sessions/{key}"),
+                await rest(proxy.port, "POST", f"/api/v1/subscribe/A-B?session={key}"),
+                await rest(proxy.port, "DELETE", "/api/v1/subscribe/A-B", Hedgehog_Session=key),
+                await rest(proxy.port, "POST", "/api/v1/subscribe/A-B?session=9.x",
+                    Hedgehog_Session=key),
+            ]  # fmt: skip
+            assert [answer["number"] for _, answer in asked] == [number] * 4
+        for odd in ("99999.x", "x", "%00.x", "-1.x"):  # whoever gets it answers
+            status, _ = await rest(proxy.port, "GET", f"/api/v1/sessions/{odd}")
+            assert status == 200
+        streams = [
+            await rest(proxy.port, "GET", "/api/v1/subscribe/A-B", Hedgehog_Session="1.x")
+            for _ in range(3)
+        ]
+
+    assert {answer["number"] for _, answer in streams} == set(instances)
+
+
+async def test_a_request_that_an_instance_drops_goes_to_another(tmp_path):
+    """Refused, or taken and dropped unanswered: the client sees neither."""
+    async with made_up(tmp_path, 2) as (proxy, instances):
+        mute, other = instances.values()
+        mute.is_mute = True
+        begin = time.monotonic()
+        answers = [
+            await rest(proxy.port, "POST", "/api/v1/subscribe/A-B", b"{}", Hedgehog_Session=key)
+            for key in (f"{mute.number}.x",) * 5
+        ]
+        took_s = time.monotonic() - begin
+
+    assert [answer["number"] for _, answer in answers] == [other.number] * 5
+    assert mute.visits == 5
+    assert took_s < 2  # at once: not a second later, as HAProxy would ask the same one again
+
+
+async def test_nobody_there_is_a_503_in_json(tmp_path):
+    """Also what the proxy says itself can be read by a program."""
+    async with made_up(tmp_path, 1) as (proxy, instances):
+        (instance,) = instances.values()
+        instance.is_mute = True
+        dropped = await rest(proxy.port, "GET", "/")
+        instance.leave()
+        await eventually(lambda: proxy.servers("living")[instance.number]["status"] != "UP",
+            "it is found out")  # fmt: skip
+        status, nobody = await rest(proxy.port, "GET", "/")
+
+    assert (dropped[0], dropped[1]["error"]["code"]) == (502, "bad_gateway")
+    assert (status, nobody["error"]["code"]) == (503, "service_unavailable")
+
+
+async def test_a_message_is_not_held_back_for_the_next(tmp_path):
+    """Without ``http-no-delay`` the kernel waits up to 200 ms for more."""
+    async with made_up(tmp_path, 1) as (proxy, _):
+        stream = await HttpStream.open(proxy.port, STREAM)
+        late_s = []
+        while (line := await stream.read_until(b"\n")) is not None:
+            late_s.append(time.monotonic() - float(line))
+        await stream.aclose()
+
+    assert len(late_s) == 80
+    assert statistics.median(late_s) < 0.05
+
+
+@pytest.fixture
+def elsewhere():
+    """A client's machine: a network namespace, with a cable to this one."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may make a network namespace")
+    name, (here, there) = f"hedgehog{os.getpid()}", ("203.0.113.1", "203.0.113.2")
+    plugs = (f"hh{os.getpid()}a"[:15], f"hh{os.getpid()}b"[:15])
+
+    def ip(arguments: str) -> None:
+        subprocess.run(["ip", *arguments.split()], check=True, capture_output=True)
+
+    ip(f"netns add {name}")
+    try:
+        ip(f"link add {plugs[0]} type veth peer name {plugs[1]} netns {name}")
+        ip(f"addr add {here}/30 dev {plugs[0]}")
+        ip(f"link set {plugs[0]} up")
+        ip(f"-n {name} addr add {there}/30 dev {plugs[1]}")
+        ip(f"-n {name} link set {plugs[1]} up")
+        yield name, here, there
+    finally:
+        subprocess.run(["ip", "link", "del", plugs[0]], capture_output=True)  # now, not some time
+        ip(f"netns del {name}")
+
+
+async def test_an_address_that_asks_too_much_is_told_so_and_this_machine_never(tmp_path, elsewhere):
+    """One client cannot take the service from the others; local tools and tests are exempt."""
+    name, here, there = elsewhere
+    async with made_up(tmp_path, 1, bind=("*",), address_requests_max=20) as (proxy, _):
+        url = f"http://{here}:{proxy.port}/"
+        inside = ["ip", "netns", "exec", name, "curl", "-s", "-H", "X-Forwarded-For: 127.0.0.1"]
+        first = await trio.run_process([*inside, url], capture_stdout=True)
+        codes = [*inside, "-o", "/dev/null", "-w", "%{http_code} ", f"{url}[1-24]"]
+        asked = await trio.run_process(codes, capture_stdout=True)
+        refused = await trio.run_process([*inside, "-i", url], capture_stdout=True)
+        local = [await rest(proxy.port, "GET", "/") for _ in range(40)]
+
+    statuses = asked.stdout.decode().split()
+    head, _, body = refused.stdout.decode().partition("\r\n\r\n")
+    assert f"x-forwarded-for: {there}\r\n" in json.loads(first.stdout)["head"].lower()
+    assert statuses == ["200"] * 19 + ["429"] * 5
+    assert "retry-after: 10" in head.lower()
+    assert json.loads(body)["error"]["code"] == "too_many_requests"
+    assert {status for status, _ in local} == {200}
+
+
+async def test_an_address_that_holds_too_many_connections_gets_no_more(tmp_path, elsewhere):
+    """Streams are few requests and long connections: those are counted too."""
+    name, here, _ = elsewhere
+    async with (
+        made_up(tmp_path, 1, bind=("*",), address_connections_max=5) as (proxy, instances),
+        trio.open_nursery() as nursery,
+    ):
+        (instance,) = instances.values()
+        url = f"http://{here}:{proxy.port}{STREAM}"
+        inside = ["ip", "netns", "exec", name, "curl", "-s", "-w", "%{http_code}", url]
+        held = [
+            await nursery.start(partial(trio.run_process, inside, stdout=subprocess.PIPE))
+            for _ in range(5)
+        ]
+        await eventually(lambda: instance.visits == 5, "five streams are open")
+        sixth = await trio.run_process(inside, capture_stdout=True)
+        said = [(await process.stdout.receive_some(1 << 20))[:9] for process in held]
+        local = await HttpStream.open(proxy.port, STREAM)
+        await local.aclose()
+        nursery.cancel_scope.cancel()
+
+    assert sixth.stdout.endswith(b"429")
+    assert all(float(line) for line in said)  # the five were served
+    assert local.status == 200

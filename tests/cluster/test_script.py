@@ -1,0 +1,222 @@
+"""``scripts/cluster``: everything comes up by one command, and nothing of it stays."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.cluster.harness import alive, eventually, free_numbers, get, instance_of
+from tests.e2e.harness import (
+    PATIENCE_S,
+    HttpStream,
+    free_port,
+    next_line,
+    next_of,
+    subscribe,
+    websocket,
+)
+
+pytestmark = pytest.mark.cluster
+SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster"
+NDJSON = "/api/v1/subscribe/BTC-USD"
+
+
+class Script:
+    """A run of the script, in a process group of its own, as on a terminal.
+
+    Attributes:
+        process: the script.
+        numbers: the instances it runs.
+        said: what came on stderr, its own and its children's.
+        port: where HAProxy listens.
+    """
+
+    def __init__(self, process: trio.Process, numbers: tuple[int, ...], port: int) -> None:
+        self.process = process
+        self.numbers = numbers
+        self.port = port
+        self.said = ""
+
+    def children(self) -> dict[str, int]:
+        """Return what it runs, by name: the instances' numbers, ``simulate``, ``haproxy``."""
+        found = {}
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in map(int, path.read_text().split()):
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if "--instance" in words:
+                found[words[words.index("--instance") + 1]] = pid
+            else:
+                found.update({w: pid for w in ("simulate", "haproxy") if w in words})
+        return found
+
+    def press_ctrl_c(self) -> None:
+        """What a terminal does: the whole process group gets it."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    async def end(self) -> int:
+        """Wait for its end; return its status."""
+        with trio.fail_after(PATIENCE_S):
+            return await self.process.wait()
+
+
+@pytest.fixture
+def folder():
+    """Return where the script keeps its files: a short path, as sockets need one."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def command(*arguments: str) -> tuple[list[str], tuple[int, ...], int]:
+    """Return a command line on free ports, the instances' numbers and the public port."""
+    numbers, port = free_numbers(2), free_port()
+    where = ("--port", str(port), "--statistics-port", str(free_port()), "--first", str(numbers[0]))
+    return [str(SCRIPT), *where, *arguments], numbers, port
+
+
+@asynccontextmanager
+async def cluster(folder: Path, *arguments: str) -> AsyncIterator[Script]:
+    """Run two instances of one demo market; leave nothing behind."""
+    demo = ("--feed", "demo", "--pairs", "BTC-USD", "--drain-spread-s", "0.5")
+    line, numbers, port = command(*demo, *arguments)
+    process = await trio.lowlevel.open_process(
+        line, env={**os.environ, "WEB_CONCURRENCY": "2", "TMPDIR": str(folder)},
+        stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, process_group=0,
+    )  # fmt: skip
+    script = Script(process, numbers, port)
+
+    async def listen() -> None:
+        async for data in process.stderr:
+            script.said += data.decode()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        try:
+            await eventually(lambda: "Ctrl-C" in script.said or process.poll(), "it says it runs")
+            assert process.poll() is None, script.said
+            yield script
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def test_one_command_is_a_cluster_of_one_market_and_ctrl_c_ends_it_in_order(folder):
+    """Every subscriber gets its farewell, which needs HAProxy to be the last."""
+    async with cluster(folder) as script:
+        streams = [await HttpStream.open(script.port, NDJSON) for _ in range(4)]
+        lines = [await next_line(stream) for stream in streams]
+        async with websocket(script.port, "/ws") as client:
+            await client.send_message(subscribe(["BTC-USD"], ["ticker"]))
+            await next_of(client, "ticker")
+            children = script.children()
+            script.press_ctrl_c()
+            closing = await next_of(client, "closing")
+        for stream in streams:
+            await stream.body()  # h11 is satisfied by a planned end only
+        status = await script.end()
+
+    assert {instance_of(stream) for stream in streams} == set(script.numbers)
+    assert all(b"BTC-USD" in line for line in lines)
+    assert closing["reason"] == "restart"
+    assert status == 0
+    assert children.keys() == {*map(str, script.numbers), "simulate", "haproxy"}
+    assert not [pid for pid in children.values() if alive(pid)]
+    assert list(folder.iterdir()) == []
+    assert "Traceback" not in script.said
+
+
+async def test_a_second_ctrl_c_ends_it_at_once(folder):
+    """For who does not care to wait for the subscribers."""
+    async with cluster(folder, "--drain-notice-s", "15") as script:
+        stream = await HttpStream.open(script.port, NDJSON)
+        children = script.children()
+        script.press_ctrl_c()
+        await eventually(lambda: "cluster: draining" in script.said, "it drains")
+        script.press_ctrl_c()
+        status = await script.end()
+        await stream.aclose()
+
+    assert status == 130
+    assert not [pid for pid in children.values() if alive(pid)]
+
+
+async def test_an_instance_that_dies_is_told_and_started_again(folder):
+    """As systemd does; meanwhile the other serves."""
+    async with cluster(folder) as script:
+        killed = str(script.numbers[0])
+        before = script.children()[killed]
+        os.kill(before, signal.SIGKILL)
+        await eventually(
+            lambda: (
+                script.children().get(killed, before) != before
+                and get(8000 + script.numbers[0], "/readyz")
+            ),
+            "it is back",
+        )
+
+    assert f"cluster: instance {killed} has ended (137); it is started again" in script.said
+    assert script.process.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["simulate", "haproxy"])
+async def test_without_exchange_or_proxy_all_of_it_goes_down(folder, name):
+    """Half a cluster that looks like a whole one would cost somebody an evening."""
+    async with cluster(folder) as script:
+        children = script.children()
+        os.kill(children[name], signal.SIGKILL)
+        status = await script.end()
+
+    assert status == 70
+    assert not [pid for pid in children.values() if alive(pid)]
+
+
+async def test_nothing_outlives_the_script_that_is_killed(folder):
+    """Not even kill -9 leaves an orphan on its port."""
+    async with cluster(folder) as script:
+        children = script.children()
+        script.process.kill()
+        await script.end()
+        await eventually(lambda: not any(map(alive, children.values())), "all have ended")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "status", "says"),
+    [
+        (["--port"], "2", 64, "--port needs a value"),
+        (["--instance", "3"], "2", 64, "--instance is given to each instance"),
+        (["--pears", "BTC-USD"], "2", 64, "Did you mean '--pairs'?"),
+        (["--first", "x"], "2", 64, "--first is a number"),
+        ([], "many", 64, "WEB_CONCURRENCY is a number"),
+        ([], "0", 64, "WEB_CONCURRENCY is at least 1"),
+        (["--port", "8404", "--statistics-port", "8404"], "2", 64, "have the same port, 8404"),
+    ],
+)
+def test_a_wrong_word_is_told_at_once(arguments, count, status, says):
+    """By a line and a status, before anything runs."""
+    environment = {**os.environ, "WEB_CONCURRENCY": count}
+    done = subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (status, "")
+    assert says in done.stderr
+
+
+async def test_a_port_in_use_is_told_before_anything_runs():
+    """The likeliest mistake: another cluster runs already."""
+    line, numbers, _ = command()
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(8000 + numbers[1], host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, lambda stream: stream.aclose(), [listener])
+        done = await trio.run_process(
+            line, env={**os.environ, "WEB_CONCURRENCY": "2"}, capture_stderr=True, check=False
+        )
+        nursery.cancel_scope.cancel()
+
+    assert done.returncode == 78
+    assert done.stderr.decode() == f"cluster: port {8000 + numbers[1]} is in use\n"

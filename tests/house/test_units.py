@@ -4,6 +4,8 @@ That they work is shown by a booted machine; here is what such a machine cannot 
 tells too late.
 """
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,14 @@ def test_stopping_the_target_stops_the_instances_and_starting_it_starts_the_enab
     """One word for all of them; the package enables the target."""
     assert unit["PartOf"] == unit["WantedBy"] == ["hedgehogd.target"]
     assert directives(ROOT / "systemd/hedgehogd.target")["WantedBy"] == ["multi-user.target"]
+
+
+@pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
+def test_scripts_of_the_package_are_sound_posix_shell(script):
+    """dpkg runs them by whatever /bin/sh is; one that fails leaves half a package behind."""
+    path = ROOT / "scripts/packaging/debian" / script
+    shell = shutil.which("dash") or "sh"
+
+    assert path.stat().st_mode & 0o111
+    assert path.read_text().startswith("#!/bin/sh\nset -e\n")
+    assert subprocess.run([shell, "-n", path], check=False).returncode == 0

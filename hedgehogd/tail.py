@@ -8,19 +8,27 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import msgspec
+import trio
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
     HandshakeError,
-    open_websocket_url,
+    WebSocketConnection,
+    wrap_client_stream,
 )
 
+from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_UNAVAILABLE
+from hedgehogd.feeds.dial import FeedAddress, dial, parse_url
+from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe
 
+_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 _COUNTS_EVERY_S = 0.5
 _FIELDS = ("side", "price", "last_size", "size", "best_bid", "best_ask", "trade_id", "sequence")
 _CHANGES_SHOWN_MAX = 3
@@ -119,52 +127,81 @@ async def tail(what: Tail) -> int:
     Returns:
         The exit status: 0, or 69 when the peer could not be reached, closed on us, or had
         nothing of what was asked for.
+
+    Raises:
+        OperatorError: the URL is none.
     """
     counts = Counts(sys.stderr)
+    status = EXIT_UNAVAILABLE
     try:
-        async with open_websocket_url(what.url, max_message_size=64 * 1024 * 1024) as connection:
-            if what.pairs:
-                request = {
-                    "type": "subscribe",
-                    "product_ids": what.pairs,
-                    "channels": what.channels,
-                }
-                await connection.send_message(msgspec.json.encode(request).decode())
-            seen = 0
-            while not what.count_max or seen < what.count_max:
-                message = await connection.get_message()
-                payload = message if isinstance(message, str) else message.decode(errors="replace")
-                seen += 1
-                counts.add(payload)
-                counts.clear()
-                print(human(payload) if what.form == "human" else payload, flush=True)
-                counts.show()
-                if what.pairs and payload.startswith(_NOTHING_SUBSCRIBED):
-                    print("hedgehogd: nothing of that can be had there", file=sys.stderr)
-                    return EXIT_UNAVAILABLE
-    except ConnectionClosed as closed:
-        reason = closed.reason
-        code = f"{reason.code} {reason.reason or ''}".strip() if reason else "no reason given"
-        print(f"hedgehogd: {what.url} closed: {code}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
-    except BrokenPipeError:  # `| head` has seen enough
+        async with _connected(parse_url(what.url)) as connection:
+            status = await _print_messages(connection, what, counts)
+    except* BrokenPipeError:  # `| head` has seen enough
         _silence_stdout()
-    except (HandshakeError, OSError) as error:
-        print(f"hedgehogd: cannot open {what.url}: {_why(error)}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
+        status = 0
+    except* (HandshakeError, *OUTSIDE_ERRORS) as group:
+        print(f"hedgehogd: {_why(cause_of(group), what.url)}", file=sys.stderr)
     finally:
         counts.clear()
         if sys.stderr.isatty():
             print(counts, file=sys.stderr)
+    return status
+
+
+@asynccontextmanager
+async def _connected(address: FeedAddress) -> AsyncIterator[WebSocketConnection]:
+    """Open a WebSocket.
+
+    The library, left to itself, waits a minute for a peer whose certificate it does not like.
+    """
+    with trio.fail_after(limits.DIAL_TIMEOUT_S):
+        stream = await dial(address)
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(limits.DIAL_TIMEOUT_S):
+                connection = await wrap_client_stream(
+                    nursery,
+                    stream,  # type: ignore[arg-type]  # any stream will do
+                    address.host_header,
+                    address.resource,
+                    max_message_size=_MESSAGE_BYTES_MAX,
+                )
+            yield connection
+            with trio.move_on_after(limits.FAREWELL_S):
+                await connection.aclose()
+            nursery.cancel_scope.cancel()
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _print_messages(connection: WebSocketConnection, what: Tail, counts: Counts) -> int:
+    """Subscribe and print; return the exit status."""
+    if what.pairs:
+        request = {"type": "subscribe", "product_ids": what.pairs, "channels": what.channels}
+        await connection.send_message(msgspec.json.encode(request).decode())
+    seen = 0
+    while not what.count_max or seen < what.count_max:
+        message = await connection.get_message()
+        payload = message if isinstance(message, str) else message.decode(errors="replace")
+        seen += 1
+        counts.add(payload)
+        counts.clear()
+        print(human(payload) if what.form == "human" else payload, flush=True)
+        counts.show()
+        if what.pairs and payload.startswith(_NOTHING_SUBSCRIBED):
+            print("hedgehogd: nothing of that can be had there", file=sys.stderr)
+            return EXIT_UNAVAILABLE
     return 0
 
 
-def _why(error: Exception) -> str:
-    """Say why a stream cannot be opened; the library hides the reason in the cause."""
+def _why(error: Exception, url: str) -> str:
+    """Say why a stream ended, or could not be opened."""
+    if isinstance(error, ConnectionClosed):
+        return f"{url} {describe(error)}"
     if isinstance(error, ConnectionRejected):
         body = (error.body or b"").decode(errors="replace")
-        return f"HTTP {error.status_code} {body}".strip()
-    return str(error) or str(error.__cause__ or "") or type(error).__name__
+        return f"cannot open {url}: HTTP {error.status_code} {body}".rstrip()
+    return f"cannot open {url}: {describe(error)}"
 
 
 def _silence_stdout() -> None:

@@ -13,6 +13,7 @@ import trio
 from trio_websocket import ConnectionClosed, serve_websocket
 
 from hedgehogd import tail as module
+from hedgehogd.domain import limits
 from hedgehogd.tail import Counts, Tail, default_url, human, tail
 
 # trio-websocket does not close the socket of a connection that its peer has closed first.
@@ -195,8 +196,35 @@ async def test_nobody_there_is_said_in_words(capsys):
     assert await tail(wish("ws://127.0.0.1:1/")) == 69
     err = capsys.readouterr().err
 
-    assert err.startswith("hedgehogd: cannot open ws://127.0.0.1:1/: all attempts to connect")
+    assert err.startswith("hedgehogd: cannot open ws://127.0.0.1:1/: network: all attempts")
     assert "Error" not in err
+
+
+async def test_no_tls_there_is_said_at_once(exchange, capsys):
+    """The library alone waits a minute for a peer that speaks no TLS, and then says nothing."""
+    url = (await exchange(None)).replace("ws:", "wss:")
+    assert await tail(wish(url)) == 69
+
+    err = capsys.readouterr().err
+    assert err.startswith(f"hedgehogd: cannot open {url}: ")
+    assert "SSL" in err
+
+
+async def test_a_peer_that_says_nothing_is_given_up(nursery, capsys, autojump_clock):
+    """Nor for ever for one that takes the connection and is silent."""
+
+    async def say_nothing(stream):
+        await trio.sleep_forever()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, say_nothing, [listener])
+    url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
+    with trio.fail_after(limits.DIAL_TIMEOUT_S + 1):
+        assert await tail(wish(url)) == 69
+
+    assert capsys.readouterr().err == (
+        f"hedgehogd: cannot open {url}: timeout: no connection in time\n"
+    )
 
 
 async def test_on_a_terminal_the_counts_stay_at_the_end(exchange, capsys, monkeypatch):

@@ -108,10 +108,10 @@ def _published_to(
 ) -> Iterator[Running]:
     """Run a server that a feeder publishes to."""
     with Child(name, command, core=SERVER_CORE, silent=True) as server:
-        _wait_listening(server, port)
-        with _feeder("publish", port, workload) as feeder:
-            feeder.expect("ready")
-            yield Running(server, port, feeder)
+        wait_listening(server, port)
+        with feeder("publish", port, workload) as player:
+            player.expect("ready")
+            yield Running(server, port, player)
 
 
 @contextmanager
@@ -161,30 +161,43 @@ def hedgehogd(
 ) -> Iterator[Running]:
     """Run hedgehogd on a feeder that plays its upstream; ready when every topic is held."""
     feed_port, port = free_port(), free_port()
+    options = ["--stamp"] * stamp + ["--saturate"] * saturate
+    with contextlib.ExitStack() as stack:
+        player = stack.enter_context(feeder("upstream", feed_port, workload, *options))
+        player.expect("ready")
+        server = stack.enter_context(instance(player, feed_port, port, workload, *flags))
+        yield Running(server, port, player, workload.subscribe, state_of(workload))
+
+
+@contextmanager
+def instance(
+    player: Child, feed_port: int, port: int, workload: Workload, *flags: str
+) -> Iterator[Child]:
+    """Run one hedgehogd that reads from ``player``; ready when every topic is held."""
     channels = ",".join((*workload.channels, "heartbeat"))
     command = [*daemon_command, "--feed", f"ws://127.0.0.1:{feed_port}/"]
     command += ["--pairs", ",".join(workload.products), "--channels", channels]
     command += ["--port", str(port), *flags]
-    options = ["--stamp"] * stamp + ["--saturate"] * saturate
-    with contextlib.ExitStack() as stack:
-        feeder = stack.enter_context(_feeder("upstream", feed_port, workload, *options))
-        feeder.expect("ready")
-        server = stack.enter_context(Child("hedgehogd", command, core=SERVER_CORE, silent=True))
-        _wait_listening(server, port)
+    with Child(f"hedgehogd-{port}", command, core=SERVER_CORE, silent=True) as server:
+        wait_listening(server, port)
         try:
-            feeder.expect("complete")
+            player.expect("complete")
         except BenchError as error:
             raise BenchError(f"hedgehogd did not subscribe upstream: {error}") from None
-        state = len(workload.state_topics) + 1  # and the acknowledgement
-        yield Running(server, port, feeder, workload.subscribe, state)
+        yield server
 
 
-def _feeder(mode: str, port: int, workload: Workload, *options: str) -> Child:
+def state_of(workload: Workload) -> int:
+    """Return how many messages a subscriber gets before any other: state and answer."""
+    return len(workload.state_topics) + 1
+
+
+def feeder(mode: str, port: int, workload: Workload, *options: str) -> Child:
     command = [PROJECT_PYTHON, BENCH / "feeder.py", mode, str(port), workload.write(), *options]
     return Child("feeder", command, core=LOAD_CORE)
 
 
-def _wait_listening(server: Child, port: int) -> None:
+def wait_listening(server: Child, port: int) -> None:
     """Wait until a server answers HTTP at all."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:

@@ -1,0 +1,78 @@
+"""From a bare Debian to four instances behind HAProxy, as OPERATIONS tells an operator."""
+
+import resource
+from pathlib import Path
+
+import trio
+
+from tests.systemd.crowd import Crowd
+from tests.systemd.site import INSTANCES, Site, expect, wait_until
+
+BALANCED_STREAMS = 400
+FEWEST, MOST = 60, 140
+FILES_OF_HAPROXY = 100_000  # two a connection
+PACKAGE_INSIDE = "/root/hedgehogd.deb"
+SIMULATOR_UNIT = Path(__file__).parents[1] / "simulator.service"
+
+
+async def bare_install(site: Site) -> str:
+    """The package alone must do: `dpkg -i` and `systemctl start hedgehogd@1`."""
+    site.machine.path(PACKAGE_INSIDE).write_bytes(site.package.read_bytes())
+    await site.run("dpkg", "-i", PACKAGE_INSIDE)
+    began = trio.current_time()
+    await site.run("systemctl", "start", "hedgehogd@1")
+    took = trio.current_time() - began
+    state = (await site.run("systemctl", "is-active", "hedgehogd@1")).strip()
+    expect(state == "active", f"hedgehogd@1 is {state}")
+    # It is told on its own, just after READY.
+    await wait_until(lambda: _tells_status(site), 5, "systemctl status has no Status line")
+    told = await site.property_of("hedgehogd@1", "StatusText")
+    await site.run("systemctl", "stop", "hedgehogd@1")
+    return f"ready {took:.1f} s after the start; Status: {told}"
+
+
+async def _tells_status(site: Site) -> bool:
+    status = await site.run("systemctl", "status", "hedgehogd@1")
+    return any(line.strip().startswith("Status:") for line in status.splitlines())
+
+
+async def four_instances(site: Site) -> str:
+    """One market, four instances fed from it, HAProxy in front: the machine of all that follows."""
+    site.machine.write("/etc/systemd/system/simulator.service", SIMULATOR_UNIT.read_text())
+    site.write_configuration()
+    await site.run("systemctl", "daemon-reload")
+    await site.run("systemctl", "start", "simulator")
+    await site.run("systemctl", "enable", *(f"hedgehogd@{number}" for number in INSTANCES))
+    await site.run("systemctl", "restart", "hedgehogd.target")
+    text = await site.run("hedgehogd", "haproxy-config", "--instances", "1-4")
+    site.machine.write("/etc/haproxy/haproxy.cfg", _with_our_limits(text))
+    await site.run("haproxy", "-c", "-f", "/etc/haproxy/haproxy.cfg")
+    await site.run("systemctl", "restart", "haproxy")
+    await site.wait_all_up()
+    state = await site.machine.attempt("systemctl", "is-system-running")
+    expect(state.stdout.strip() == "running", f"the machine is {state.stdout.strip()}")
+    rows = (await site.run("hedgehogd", "status")).splitlines()[1:]
+    return "; ".join(" ".join(row.split()) for row in rows)
+
+
+def _with_our_limits(text: str) -> str:
+    """Let HAProxy start on a machine whose limits are ours, when those are below what it asks for.
+
+    A real machine's systemd may raise them; in a sandbox without CAP_SYS_RESOURCE nobody may.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = most == resource.RLIM_INFINITY or most >= FILES_OF_HAPROXY
+    return text if enough else text.replace("global\n", "global\n    no strict-limits\n", 1)
+
+
+async def balance(site: Site) -> str:
+    """Load goes to all instances, or the others are no use."""
+    crowd = Crowd(site.reference, site.tally, BALANCED_STREAMS)
+    async with trio.open_nursery() as nursery:
+        crowd.start_in(nursery)
+        await crowd.wait_full()
+        found = crowd.balance()
+        nursery.cancel_scope.cancel()
+    shares = [found[number] for number in INSTANCES]
+    expect(all(FEWEST <= n <= MOST for n in shares), f"unbalanced: {dict(found)}")
+    return f"{BALANCED_STREAMS} streams: {shares}"

@@ -1,0 +1,78 @@
+"""A Debian 12 root, made once and kept under the hash of what it is made of.
+
+Machines boot throw-away copies of it, so it stays as it was made. ``.made`` is written last,
+beside the root: a root without it is unfinished, and is made anew. Whoever makes one holds a
+lock.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+SUITE = "bookworm"
+PACKAGES = ("curl", "dbus", "haproxy", "procps", "systemd", "systemd-sysv")
+REVISION = 1  # of _finish: rise it when that changes, so that all roots are made anew
+MAKE_TIMEOUT_S = 600
+
+
+class CannotMake(Exception):
+    """The root could not be made; the text says why."""
+
+
+def debian_root() -> Path:
+    """Return the root; makes it before, if need be.
+
+    Raises:
+        CannotMake: debootstrap failed.
+    """
+    identity = f"{SUITE} {' '.join(PACKAGES)} {REVISION}"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(home) / "hedgehogd" / "roots"
+    cache.mkdir(parents=True, exist_ok=True)
+    root = cache / f"{SUITE}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    made = root.with_suffix(".made")
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(root, ignore_errors=True)
+            _make(root)
+            made.touch()
+    return root
+
+
+def _make(root: Path) -> None:
+    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    # debootstrap leaves an orphaned apt behind when it is killed alone: a group of its own.
+    process = subprocess.Popen(
+        ["debootstrap", *options, SUITE, str(root)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        words, _ = process.communicate(timeout=MAKE_TIMEOUT_S)
+    except BaseException:
+        os.killpg(process.pid, 9)
+        process.wait()
+        raise
+    if process.returncode:
+        tail = "\n".join(words.splitlines()[-20:])
+        raise CannotMake(f"debootstrap could not make {root}:\n{tail}")
+    _finish(root)
+
+
+def _finish(root: Path) -> None:
+    """Make it a machine that boots to "running" without a network.
+
+    An empty machine-id means: make one up at every boot. A missing one means a first boot,
+    which enables systemd-networkd, and network-online.target then waits two minutes for it.
+    """
+    (root / "etc/machine-id").write_text("")
+    (root / "etc/hostname").write_text("hedgehog\n")
+    for archive in (root / "var/cache/apt/archives").glob("*.deb"):
+        archive.unlink()

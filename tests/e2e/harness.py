@@ -240,6 +240,11 @@ WEBSOCKET_HEADERS = (
 
 def texts_of(raw: bytes) -> list[bytes]:
     """Return the payloads of all whole text frames of a server, skipping pings."""
+    return split_texts(raw)[0]
+
+
+def split_texts(raw: bytes) -> tuple[list[bytes], int]:
+    """Return the same, and where the frame begins that is not whole yet."""
     texts, at = [], 0
     while at + 10 <= len(raw):
         size, start = raw[at + 1], at + 2
@@ -252,9 +257,9 @@ def texts_of(raw: bytes) -> list[bytes]:
         if raw[at] == 0x81:
             texts.append(bytes(raw[start : start + size]))
         else:
-            assert raw[at] == 0x89
+            assert raw[at] == 0x89, bytes(raw[at : start + size])
         at = start + size
-    return texts
+    return texts, at
 
 
 def unchunked(raw: bytes) -> bytes:

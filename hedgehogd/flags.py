@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hedgehogd import __version__
 from hedgehogd.config import default_of, nearest
 from hedgehogd.domain.errors import EXIT_USAGE
-from hedgehogd.haproxy import Cluster, instance_numbers, word, words
+from hedgehogd.haproxy import Cluster, addresses, instance_numbers, word
 from hedgehogd.keys import FIRST_PORT, KEYS, PORT_MAX, number, whole_number
 
 COMMANDS = ("serve", "simulate", "tail", "config", "status", "haproxy-config")
@@ -270,7 +270,8 @@ def haproxy_parser() -> Parser:
     add("--instances", _checked(instance_numbers), "SET",
         "their numbers; instance N listens on 127.0.0.1, port 8000+N; 1,3,5-7 for "
         "example; default 1-4")  # fmt: skip
-    add("--bind", _checked(words), "A,B", "public addresses; default *, which is every IPv4 one")
+    add("--bind", _checked(addresses), "A,B",
+        "public addresses; default *, which is every IPv4 one")  # fmt: skip
     add("--port", port, "PORT", "public port for HTTP; default 80")
     add("--https-port", port, "PORT", "public port for HTTPS; default 443")
     add("--certificate", _checked(word), "FILE",

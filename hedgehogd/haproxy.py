@@ -5,6 +5,7 @@ are the figures, and what follows from the daemon's own limits. No I/O.
 """
 
 import re
+from ipaddress import ip_address
 from string import Template
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from hedgehogd.haproxy_text import (
 )
 from hedgehogd.keys import FIRST_PORT, PORT_MAX
 
-INSTANCES_MAX = 100
 STATISTICS_CONNECTIONS_MAX = 100
 _SPARE_FILES = 200  # listeners, checks, logs
 # What one address may do. A bot holds some tens of streams and asks a few times a second; an
@@ -48,6 +48,7 @@ _OWN_ANSWERS = (
 _TOO_MANY = "too many requests or connections from your address; wait ten seconds"
 
 _ITEM = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+")
 _WORD = re.compile(r"[A-Za-z0-9*:._%/@+-]+")  # nothing that HAProxy would read as more than a word
 
 
@@ -89,11 +90,11 @@ def instance_numbers(text: str) -> tuple[int, ...]:
     for item in text.split(","):
         match = _ITEM.fullmatch(item.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= PORT_MAX - FIRST_PORT or last - first >= INSTANCES_MAX:
+        if not first <= last <= PORT_MAX - FIRST_PORT or last - first >= limits.INSTANCES_MAX:
             raise ValueError("numbers of instances such as 1-4 or 1,3,5-7")
         found += range(first, last + 1)
-    if len(found) > INSTANCES_MAX:
-        raise ValueError(f"at most {INSTANCES_MAX} instances")
+    if len(found) > limits.INSTANCES_MAX:
+        raise ValueError(f"at most {limits.INSTANCES_MAX} instances")
     if len(found) > len(set(found)):
         raise ValueError("each instance once")
     return tuple(found)
@@ -110,13 +111,20 @@ def word(text: str) -> str:
     return text
 
 
-def words(text: str) -> tuple[str, ...]:
-    """Read several of them, with commas between.
+def addresses(text: str) -> tuple[str, ...]:
+    """Read addresses to listen on, with commas between: ``*``, names, IPv4 and IPv6.
 
     Raises:
         ValueError: says what was expected.
     """
-    return tuple(word(item.strip()) for item in text.split(","))
+    found = tuple(word(item.strip()) for item in text.split(","))
+    for item in found:
+        try:
+            if item != "*" and not _NAME.fullmatch(item):
+                ip_address(item.replace("%", "/"))  # HAProxy knows no zones
+        except ValueError:
+            raise ValueError(f"addresses without a port, and {item!r} is none") from None
+    return found
 
 
 def ports_of(cluster: Cluster) -> list[tuple[str, int]]:

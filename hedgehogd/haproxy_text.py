@@ -96,14 +96,17 @@ $binds
     tcp-request connection track-sc0 src table addresses unless from_here
 
     # One line for each answer or stream, at its end. No query and no session's id: ids are keys.
-    http-request set-var(txn.path) path,regsub(^/api/v1/sessions/.*,/api/v1/sessions/-)
+    http-request set-var(txn.path) path,regsub(/sessions/.*,/sessions/-)
     log-format "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %tsc %ac/%fc/%bc/%sc/%rc \
 %HM %[var(txn.path)] %HV"
 
-    # What one address may do. A stream is one connection and one request, however long it lasts.
+    # What one address may do. A stream is one request, however long it lasts.
+    # By HTTP/2 one connection has many: so what is open is counted as well.
+    http-request track-sc1 src table streams unless from_here
     acl too_many sc_http_req_rate(0) gt $address_requests_max
     acl too_many sc_conn_rate(0) gt $address_connections_max
     acl too_many sc_conn_cur(0) gt $address_connections_max
+    acl too_many sc_conn_cur(1) gt $address_connections_max
     http-request deny deny_status 429 $too_many if too_many
 
     # Who the client is, we say. What it says itself about that is dropped.
@@ -133,6 +136,10 @@ if about_pair command named
 # What each address has open, and did in the last 10 s.
 backend addresses
     stick-table type ipv6 size 100k expire 1m store conn_cur,conn_rate(10s),http_req_rate(10s)
+
+# The requests of each address that are being answered, streams among them.
+backend streams
+    stick-table type ipv6 size 100k expire 1m store conn_cur
 
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hedgehogd.domain import limits
-from hedgehogd.haproxy import Cluster, clash_of, haproxy_config, instance_numbers, word, words
+from hedgehogd.haproxy import Cluster, addresses, clash_of, haproxy_config, instance_numbers, word
 
 pytestmark = pytest.mark.usefixtures("clean")
 FILE = Path(__file__).parents[1] / "haproxy" / "haproxy.cfg"
@@ -60,7 +60,20 @@ def test_what_is_no_set_of_instances_is_refused(said, text):
 def test_what_haproxy_would_read_as_more_than_a_word_is_refused(text):
     """A path or address must not become another directive."""
     with pytest.raises(ValueError, match="letters"):
-        words(text)
+        addresses(text)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1:90", "300.1.1.1", "fe80::1%eth0", "1", "*,::g"])
+def test_what_haproxy_cannot_listen_on_is_refused(text):
+    """Told now, and not by a load balancer that does not come up again."""
+    with pytest.raises(ValueError, match="without a port"):
+        addresses(text)
+
+
+def test_addresses_are_taken_as_they_are():
+    """Both families, names, and all of them."""
+    listed = ("*", "::", "10.0.0.1", "edge-1.example.org", "localhost", "2001:db8::1")
+    assert addresses(", ".join(listed)) == listed
 
 
 def test_a_word_is_taken_as_it_is():

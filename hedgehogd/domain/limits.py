@@ -221,8 +221,8 @@ BACKFILL_TRIES_MAX = 6
 BACKFILLED_TRADES_MAX = 100_000
 BACKFILLED_KEEP_S = 600.0
 
-# Instances of one machine that are asked how they are; more than cores there are.
-INSTANCES_MAX = 64
+# Instances of one machine; more than cores there are.
+INSTANCES_MAX = 100
 # How long another instance may take to answer: it answers in milliseconds, unless it is stuck.
 PEER_ANSWER_S = 2.0
 # How often an instance looks how many share the address that the exchange counts by.

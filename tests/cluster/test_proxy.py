@@ -195,3 +195,20 @@ async def test_an_address_that_holds_too_many_connections_gets_no_more(tmp_path,
     assert sixth.stdout.endswith(b"429")
     assert all(float(line) for line in said)  # the five were served
     assert local.status == 200
+
+
+async def test_streams_of_one_http2_connection_are_counted_one_by_one(
+    tmp_path, elsewhere, certificate
+):
+    """A hundred streams fit into one connection: counting those alone would count nothing."""
+    name, here, _ = elsewhere
+    changes = {"bind": ("*",), "address_connections_max": 5, "certificate": str(certificate)}
+    async with made_up(tmp_path, 1, **changes) as (proxy, _):
+        url = f"https://{here}:{proxy.cluster.https_port}{STREAM}?n=[1-8]"
+        command = ["ip", "netns", "exec", name, "curl", "-sk", "--http2", "--parallel", "-m", "2"]
+        command += ["-o", "/dev/null", "-w", "%{http_code} %{num_connects}\n", url]
+        asked = await trio.run_process(command, capture_stdout=True, check=False)
+
+    rows = [row.split() for row in asked.stdout.decode().splitlines()]
+    assert sorted(status for status, _ in rows) == ["200"] * 5 + ["429"] * 3
+    assert sum(int(connects) for _, connects in rows) == 1

@@ -4,6 +4,7 @@ All of it are producers of the inbox; they are started last and stopped first.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -110,9 +111,10 @@ class Intake:
         """The exchange counts by address, and so all instances of a machine as one; for ever."""
         directory = Path(self._settings.serve_runtime_dir)
         while True:
-            among = max(1, len(numbers_in(directory)))
-            rest.share(among)
-            feed.share(among)
+            with suppress(OSError):  # out of files: as many as before
+                among = max(1, len(numbers_in(directory)))
+                rest.share(among)
+                feed.share(among)
             await trio.sleep(limits.INSTANCES_LOOK_S)
 
     def _deliver_to(self, inbox: Inbox) -> Deliver:

@@ -35,7 +35,7 @@ async def test_every_instance_has_a_line(tmp_path) -> None:
             ["1", "idle", "0"], ["2", "idle", "0"], ["3", "gone", "-"]
         ]  # fmt: skip
         assert rows[1][3:] == ["never", __version__]
-        assert "gone:" in " ".join(rows[3])
+        assert "is gone" in " ".join(rows[3])
         first.instance.is_draining = True
         code, rows = await _status(first.port)
 

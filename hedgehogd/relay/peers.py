@@ -1,11 +1,13 @@
 """Asking other instances of this machine, by HTTP over their unix sockets."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 import httpx
+import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.relay.sockets import numbers_in, socket_path
@@ -62,14 +64,16 @@ class Peers:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the other instances that have a socket, ascending."""
-        return [number for number in numbers_in(self._directory) if number != self.number]
+        with suppress(OSError):
+            return [number for number in numbers_in(self._directory) if number != self.number]
+        return []
 
     async def ask(
         self,
         number: int,
         method: str,
         target: str,
-        headers: Mapping[str, str] | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
         body: bytes = b"",
     ) -> Answer:
         """Ask instance ``number``; ``target`` is path and query.
@@ -78,16 +82,19 @@ class Peers:
             PeerGone: nobody listens on its socket, or it hung up without an answer.
             PeerSilent: no answer within ``PEER_ANSWER_S``.
         """
-        if number not in self.numbers():  # numbers are strangers' to name: nothing is kept for them
+        path = socket_path(self._directory, number)
+        if await _is_missing(path):  # numbers are strangers' to name: nothing is kept for them
             raise PeerGone(f"instance {number} is gone")
         try:
-            answer = await self._client(number).request(
-                method, f"{_ANYWHERE}{target}", headers=headers, content=body or None
-            )
-        except httpx.TimeoutException:
-            raise PeerSilent(f"instance {number} does not answer") from None
-        except httpx.TransportError as error:
-            raise PeerGone(f"instance {number} is gone: {error}") from None
+            with trio.fail_after(limits.PEER_ANSWER_S):
+                answer = await self._client(number).request(
+                    method, f"{_ANYWHERE}{target}", headers=list(headers), content=body or None
+                )
+        except (trio.TooSlowError, httpx.TransportError) as error:
+            if await _nobody_listens(path):
+                raise PeerGone(f"instance {number} is gone") from None
+            why = "" if isinstance(error, trio.TooSlowError) else f": {error}"
+            raise PeerSilent(f"instance {number} does not answer{why}") from None
         return Answer(answer.status_code, answer.headers.get("content-type", ""), answer.content)
 
     def _client(self, number: int) -> httpx.AsyncClient:
@@ -100,3 +107,20 @@ class Peers:
             )
             self._clients[number] = client
         return client
+
+
+async def _is_missing(path: Path) -> bool:
+    return not await trio.Path(path).exists()
+
+
+async def _nobody_listens(path: Path) -> bool:
+    """Say whether the instance has ended; one that cannot be reached just now has not."""
+    try:
+        with trio.fail_after(limits.PEER_ANSWER_S):
+            stream = await trio.open_unix_socket(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return True
+    except (OSError, trio.TooSlowError):
+        return False
+    await stream.aclose()
+    return False

@@ -24,11 +24,12 @@ def socket_path(directory: Path, number: int) -> Path:
 
 
 def numbers_in(directory: Path) -> list[int]:
-    """Return the numbers of the instances that have a socket, ascending, running or not."""
-    try:
-        names = [path.stem for path in directory.iterdir() if path.suffix == _SUFFIX]
-    except OSError:
-        return []
+    """Return the numbers of the instances that have a socket, ascending, running or not.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    names = [path.stem for path in directory.iterdir() if path.suffix == _SUFFIX]
     return sorted(int(name) for name in names if name.isdecimal())[: limits.INSTANCES_MAX]
 
 
@@ -73,7 +74,8 @@ def _make_way(path: Path, number: int) -> None:
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
-        path.unlink()
+        if path.is_socket():
+            path.unlink()
         return
     except (TimeoutError, BlockingIOError):
         pass  # it is there, and busy or stopped

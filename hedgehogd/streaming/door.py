@@ -56,6 +56,11 @@ class Door:
         self._trusted = trusted
         # Who has not shown a whole head yet, in the order in which they came.
         self._headless: dict[trio.CancelScope, None] = {}
+        self._visitors = 0  # this door's; who besieges one must not close the other
+
+    def _count_visitor(self, change: int) -> None:
+        self._visitors += change
+        self._counts.visitors += change
 
     async def run(
         self,
@@ -100,7 +105,7 @@ class Door:
                     return False
                 continue  # that peer is gone already
             raw.setblocking(False)
-            if self._counts.visitors >= limits.VISITORS_MAX:
+            if self._visitors >= limits.VISITORS_MAX:
                 self._counts.refusals["too_many_visitors"] += 1
                 if not self._headless:
                     raw.close()
@@ -108,7 +113,7 @@ class Door:
                 oldest = next(iter(self._headless))
                 del self._headless[oldest]
                 oldest.cancel()
-            self._counts.visitors += 1
+            self._count_visitor(1)
             reading = trio.CancelScope(deadline=trio.current_time() + limits.HEAD_TIMEOUT_S)
             self._headless[reading] = None
             where = peer[0] if isinstance(peer, tuple) else ""  # nameless on a unix socket
@@ -127,7 +132,7 @@ class Door:
             del reading
             if stream is not None:
                 is_visitor = False
-                self._counts.visitors -= 1
+                self._count_visitor(-1)
                 try:
                     await serve_stream(self._plane, raw, sock, *stream)
                 except SubscriberError as error:
@@ -137,7 +142,7 @@ class Door:
             log.exception("bug while serving one peer")
         finally:
             if is_visitor:
-                self._counts.visitors -= 1
+                self._count_visitor(-1)
             sock.close()
 
     async def _welcome(

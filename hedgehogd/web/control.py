@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 
 from hedgehogd.domain.channel import TICKER
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.product import is_product_id
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session, owner_of
 from hedgehogd.protocol.coinbase import subscription_rows
@@ -34,9 +35,9 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
 
     @app.post("/api/v1/subscribe/<pair>")
     async def start(pair: str) -> Response:
+        pair = _product_id(pair)
         if (owner := _elsewhere(_session_id(), peers)) is not None:
             return await _pass_on(instance, *owner)
-        pair = pair.upper()
         names, policy = await _wishes()
         requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
         instance.check(requests)
@@ -44,9 +45,9 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
 
     @app.delete("/api/v1/subscribe/<pair>")
     async def stop(pair: str) -> Response:
+        pair = _product_id(pair)
         if (owner := _elsewhere(_session_id(), peers)) is not None:
             return await _pass_on(instance, *owner)
-        pair = pair.upper()
         names, _ = await _wishes()
         requests = channel_requests(names, (pair,))
         session = _session(instance, _session_id())
@@ -78,6 +79,18 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
         return response
 
 
+def _product_id(pair: str) -> str:
+    """Return the product that a path names.
+
+    Raises:
+        SubscriberError: it cannot be one; ``..``, for example, would be another path elsewhere.
+    """
+    product_id = pair.upper()
+    if not is_product_id(product_id):
+        raise SubscriberError("unknown_pair", f"{product_id} is not a pair listed here", 404)
+    return product_id
+
+
 def _session_id() -> str:
     """Return the session id that a command names; empty for none."""
     return request.headers.get(SESSION_HEADER) or request.args.get("session", "")
@@ -93,11 +106,11 @@ def _elsewhere(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None
 
 async def _pass_on(instance: Instance, peers: Peers, owner: int) -> Response:
     """Let the owner of the stream answer this request."""
-    headers = {
-        name: value
+    headers = [  # as they came: a header may have bytes that are no ASCII
+        (name.encode(), value.encode("latin-1"))
         for name in (SESSION_HEADER, "Content-Type")
         if (value := request.headers.get(name)) is not None
-    }
+    ]
     body = await request.get_data(cache=True, as_text=False, parse_form_data=False)
     try:
         answer = await peers.ask(owner, request.method, _target(), headers, body)

@@ -19,7 +19,7 @@ class Row(msgspec.Struct):
 
     Attributes:
         instance: its number.
-        state: of its feed; ``draining``, ``gone`` or ``silent`` when that is worth more.
+        state: of its feed, or ``draining``, ``gone``, ``silent``, ``odd`` (its answer is none).
         ready: new streams may be sent there.
         reason: for people.
         version: of hedgehogd; None when it does not answer.

@@ -43,21 +43,53 @@ async def ask(nursery, tmp_path):
 async def test_a_request_arrives_as_it_was_made_and_its_answer_as_well(ask):
     """The owner judges; nothing is changed on the way."""
     said = b"HTTP/1.1 404 x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-    headers = {"Hedgehog-Session": "2.key", "Content-Type": "application/json"}
+    headers = [(b"Hedgehog-Session", b"2.\xe9"), (b"Content-Type", b"application/json")]
     answer, (request, data) = await ask(said, "POST", "/a%20b?c=d", headers, BODY)
 
     assert answer == (404, "application/json", b"{}")
     assert (request.method, request.target, data.data) == (b"POST", b"/a%20b?c=d", BODY)
     sent = dict(request.headers)
-    assert sent[b"hedgehog-session"] == b"2.key"
+    assert sent[b"hedgehog-session"] == b"2.\xe9"
     assert sent[b"content-type"] == b"application/json"
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
-async def test_one_that_hangs_up_is_gone(ask, answer):
-    """It was killed while it answered."""
-    with pytest.raises(PeerGone, match="instance 2 is gone"):
+async def test_one_that_hangs_up_and_listens_still_is_not_gone(ask, answer):
+    """Its streams flow; a 404 would make a client give up on a living one."""
+    with pytest.raises(PeerSilent, match="instance 2 does not answer: "):
         await ask(answer, "GET", "/")
+
+
+async def test_one_that_is_killed_while_it_answers_is_gone(nursery, tmp_path):
+    """Nobody will ever answer for its streams again."""
+
+    async def die(listener):
+        async with await listener.accept():
+            await listener.aclose()
+
+    with own_socket(tmp_path, 2) as listener:
+        nursery.start_soon(die, trio.SocketListener(trio.socket.from_stdlib_socket(listener)))
+        async with Peers(tmp_path, 1) as peers:
+            with pytest.raises(PeerGone, match="instance 2 is gone"):
+                await peers.ask(2, "GET", "/")
+
+
+async def test_one_that_dribbles_is_silent(nursery, tmp_path, monkeypatch):
+    """The limit is for the whole answer, not for each of its bytes."""
+    monkeypatch.setattr(module.limits, "PEER_ANSWER_S", 0.1)
+
+    async def dribble(stream):
+        while True:
+            await stream.send_all(b"H")
+            await trio.sleep(0.02)
+
+    with own_socket(tmp_path, 2) as listener:
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
+        nursery.start_soon(trio.serve_listeners, dribble, listeners)
+        async with Peers(tmp_path, 1) as peers:
+            with pytest.raises(PeerSilent):
+                await peers.ask(2, "GET", "/")
+        nursery.cancel_scope.cancel()
 
 
 async def test_one_without_a_listener_is_gone(tmp_path):

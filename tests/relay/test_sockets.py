@@ -107,4 +107,5 @@ def test_instances_are_known_by_their_sockets(tmp_path):
         (tmp_path / name).write_text("")
 
     assert numbers_in(tmp_path) == [9, 10]
-    assert numbers_in(tmp_path / "missing") == []
+    with pytest.raises(FileNotFoundError):
+        numbers_in(tmp_path / "missing")

@@ -245,7 +245,6 @@ THEIRS = {"Hedgehog-Session": "2.key"}
         ("POST", SUBSCRIBE + "BTC-USD", THEIRS, b'{"channels":["ticker"]}'),
         ("POST", SUBSCRIBE + "BTC-USD?session=2.key", {}, b""),
         ("DELETE", SUBSCRIBE + "BTC-USD", THEIRS, b"{"),  # its owner is to say what is wrong
-        ("DELETE", SUBSCRIBE + "no%20pair", THEIRS, b""),
         ("GET", "/api/v1/sessions/2.key", {}, b""),
     ],
 )
@@ -260,8 +259,19 @@ async def test_a_command_for_anothers_stream_is_passed_on_as_it_is(
 
     assert answer.status_code == 200
     assert await body(answer) == {"session": "2.key", "channels": []}
-    assert others.asked == [(2, method, path, {**headers, "Content-Type": kind}, wish)]
+    sent = [(k.encode(), v.encode()) for k, v in ({**headers, "Content-Type": kind}).items()]
+    assert others.asked == [(2, method, path, sent, wish)]
     assert instance.counts.forwards == {"answered": 1}
+
+
+@pytest.mark.parametrize("name", ["no%20pair", "%2e%2e", ".", "%2e"])
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_what_is_no_pair_is_not_passed_on(among_others, others, method, name):
+    """Dots in a path would lead to another path of the owner."""
+    answer = await among_others.open(SUBSCRIBE + name, method=method, headers=THEIRS)
+
+    assert answer.status_code == 404
+    assert others.asked == []
 
 
 async def test_an_owners_refusal_is_the_answer(among_others, instance, others):

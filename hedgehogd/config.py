@@ -157,7 +157,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OperatorError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise OperatorError(f"{path}: it is nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise OperatorError(f"{path}: {error}") from None
     found: dict[str, Any] = {}
     for section, value in tables.items():

@@ -149,6 +149,13 @@ class Daemon:
         raise_file_limit(settings.limits_subscribers_max)
         self._settings = apply(self._settings, settings, self.instance.pipe, self._plane)
 
+    def try_reload(self, read_settings: Callable[[], Settings]) -> None:
+        """Reload; what is wrong is logged and changes nothing."""
+        try:
+            self.reload(read_settings())
+        except OperatorError as error:
+            log.error("not reloaded", reason=str(error))
+
     async def _serve(
         self,
         services: trio.Nursery,
@@ -169,7 +176,7 @@ class Daemon:
             log.info("serving", url=where, version=__version__)
             task_status.started()
             if self._too_early is not None:
-                self.reload(self._too_early)
+                self.try_reload(lambda: self._too_early or settings)
             await self.stop.wait()
             await self._drain(plane, accepting, connections)
             connections.cancel_scope.cancel()
@@ -214,10 +221,7 @@ async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if number == signal.SIGHUP:
-                try:
-                    daemon.reload(read_settings())
-                except OperatorError as error:
-                    log.error("not reloaded", reason=str(error))
+                daemon.try_reload(read_settings)
             elif first_at is None:
                 first_at = trio.current_time()
                 daemon.stop.set()

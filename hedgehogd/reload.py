@@ -1,8 +1,9 @@
 """SIGHUP: what may change while the daemon runs, and how it does.
 
 The configuration is read again from the same flags, environment and file. Products held,
-limits, the drain's times and the log level change at once, for streams that are open too;
-everything else says that it needs a restart. A configuration that is wrong changes nothing.
+limits, the drain's times and the log level change at once, for streams that are open too (but
+``limits.topics_max`` for new ones only); everything else says that it needs a restart. A
+configuration that is wrong changes nothing.
 """
 
 from dataclasses import fields, replace
@@ -44,6 +45,10 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     settings = replace(old, **{field: getattr(new, field) for field in changed & reloaded})
     pipe.catalogue.restrict(only_products(settings))
     pipe.demand.hold(held_topics(settings), trio.current_time())
+    gone = {topic.product_id for topic in held_topics(old)}
+    gone -= {topic.product_id for topic in held_topics(settings)}
+    if any(product_id in plane.instance.health.alarm for product_id in gone if product_id):
+        plane.instance.health.alarm = ""  # it was about something that is not held any more
     plane.subscribers_max = settings.limits_subscribers_max
     plane.topics_max = settings.limits_topics_max
     plane.settings.backlog_bytes_max = settings.limits_backlog_bytes_max

@@ -211,7 +211,13 @@ def test_an_unknown_variable_offers_the_nearest(variable, hint):
     assert (f"Did you mean {hint!r}?" in message) if hint else ("mean" not in message)
 
 
-@pytest.mark.parametrize("text", ["[feed", "a = ", "pairs = BTC-USD", b"\xff\xfe", "a = 1\na = 2"])
+DEEP = "a = " + "[" * 100_000  # Python's own limits: no reason to end a running daemon
+LONG = "a = " + "9" * 5_000
+
+
+@pytest.mark.parametrize(
+    "text", ["[feed", "a = ", "pairs = BTC-USD", b"\xff\xfe", "a = 1\na = 2", DEEP, LONG]
+)
 def test_a_file_that_is_no_toml_names_file_and_place(text, write):
     """The parser's words, behind the file's name."""
     file = write(text)

@@ -181,6 +181,18 @@ async def test_a_reload_while_it_starts_is_done_when_it_serves() -> None:
         daemon.stop.set()
 
 
+async def test_a_wrong_reload_while_it_starts_changes_nothing() -> None:
+    """It would be the end with 78, after which systemd does not start it again."""
+    settings = quick(feed_where="demo")
+    daemon = Daemon(settings)
+    daemon.reload(replace(settings, limits_subscribers_max=10**9, feed_pairs=("ETH-USD",)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(daemon.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not daemon.instance.pipe.demand.holds("ETH-USD", "")
+        daemon.stop.set()
+
+
 async def test_serve_ends_when_the_drain_is_over() -> None:
     """The binary's main function is this, with the cycle collector calmed, and nothing more."""
     before = gc.get_threshold()

@@ -228,6 +228,7 @@ class Connection:
         if source is None:
             raise AssertionError("frames before the connection has begun")
         now, known = trio.current_time(), len(source.products)
+        feed.health.heard_at = now
         was_stale = source.told_stale
         received = feed.session.receive(source, frames, now)
         if was_stale:  # what a relay says while it has no data is a sign of life too

@@ -1,7 +1,6 @@
 """What every feed does with what its session read: the log, and the health."""
 
 import structlog
-import trio
 
 from hedgehogd.domain.channel import LEVEL2
 from hedgehogd.engine.health import FeedHealth
@@ -27,4 +26,3 @@ def account(received: Received, session: UpstreamSession, health: FeedHealth) ->
         log.error("the exchange refuses", what=what, reason=refusal.reason)
     health.gaps, health.missing = session.arbiter.gaps, session.arbiter.missing
     health.complaints += len(received.complaints)
-    health.heard_at = trio.current_time()

@@ -23,7 +23,6 @@ async def test_a_read_full_of_oddities_is_counted_whole_and_logged_in_three_line
 
     assert [line["log_level"] for line in logs] == ["warning"] * 3 + ["error"] * 6
     assert (health.gaps, health.missing, health.complaints) == (1, {"matches": 7}, 4)
-    assert health.heard_at == 0.0
 
 
 async def test_a_refusal_is_logged_by_what_it_refuses(autojump_clock):

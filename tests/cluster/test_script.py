@@ -165,6 +165,43 @@ async def test_an_instance_that_dies_is_told_and_started_again(folder):
     assert script.process.returncode == 0
 
 
+async def test_two_that_die_together_are_both_started_again(folder):
+    """A cluster that goes on with half of what it says is worse than none."""
+    async with cluster(folder) as script:
+        before = script.children()
+        killed = [str(number) for number in script.numbers]
+        for name in killed:
+            os.kill(before[name], signal.SIGKILL)
+        await eventually(
+            lambda: (
+                all(script.children().get(name, before[name]) != before[name] for name in killed)
+                and all(get(8000 + number, "/readyz") for number in script.numbers)
+            ),
+            "both are back",
+        )
+
+    assert script.process.returncode == 0
+
+
+async def test_a_proxy_that_dies_just_after_an_instance_is_not_overlooked(folder):
+    """The script is busy with the instance for a second then."""
+    async with cluster(folder) as script:
+        children = script.children()
+        os.kill(children[str(script.numbers[0])], signal.SIGKILL)
+        await eventually(lambda: "started again" in script.said, "it is told")
+        os.kill(children["haproxy"], signal.SIGKILL)
+        status = await script.end()
+
+    assert status == 70
+    assert "HAProxy has ended" in script.said
+
+
+async def test_it_serves_on_another_address(folder):
+    """One that nobody reaches by 127.0.0.1."""
+    async with cluster(folder, "--bind", "::1") as script:
+        assert f"http://[::1]:{script.port}/" in script.said
+
+
 @pytest.mark.parametrize("name", ["simulate", "haproxy"])
 async def test_without_exchange_or_proxy_all_of_it_goes_down(folder, name):
     """Half a cluster that looks like a whole one would cost somebody an evening."""
@@ -191,6 +228,7 @@ async def test_nothing_outlives_the_script_that_is_killed(folder):
     [
         (["--port"], "2", 64, "--port needs a value"),
         (["--instance", "3"], "2", 64, "--instance is given to each instance"),
+        (["--feed", "demo", "--version"], "2", 64, "--version is for hedgehogd itself"),
         (["--pears", "BTC-USD"], "2", 64, "Did you mean '--pairs'?"),
         (["--first", "x"], "2", 64, "--first is a number"),
         ([], "many", 64, "WEB_CONCURRENCY is a number"),

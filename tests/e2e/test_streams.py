@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from hedgehogd import daemon as daemon_module
+from hedgehogd import intake as intake_module
 from tests.e2e.harness import (
     PATIENCE_S,
     HttpStream,
@@ -146,7 +146,7 @@ async def test_where_no_rest_tells_the_products_the_exchanges_refusal_reaches_th
 ) -> None:
     """A feed may have no list of products; a wrong pair is refused all the same."""
     async with running(quick(feed_where="demo")) as first:
-        monkeypatch.setattr(daemon_module, "keep_catalogue", _no_list)
+        monkeypatch.setattr(intake_module, "keep_catalogue", _no_list)
         url = f"ws://127.0.0.1:{first.port}/ws-feed"
         async with (
             running(quick(feed_where=url)) as second,

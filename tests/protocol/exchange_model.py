@@ -149,8 +149,9 @@ class Run:
                 self.out.append((when, {message.topic, message.also}, fields))
         leader = self.session.products[PRODUCT].leader if self.session.products else None
         for topic in received.resyncs:
-            carrier = self._by_source[leader]
-            if topic not in carrier.source.held:  # only one of the two books flows
+            carrier = self._by_source.get(leader)
+            # Nobody is there: whoever comes begins with a snapshot. Or only the other book flows.
+            if carrier is None or topic not in carrier.source.held:
                 continue
             self.at(when + 0.02, "data", carrier, {"type": "snapshot?"})
 

@@ -88,7 +88,7 @@ class Arbiter:
         self._is_racing = self._has_two_lines()
         if len(self._sources) < 2:  # who revealed a hole cannot fill it
             for state in list(self._waiting.values()):
-                self._declare(state, now, received)
+                self._give_up(state, now, received)
         for state in source.products.values():
             if state.leader is source:
                 self._leading.follow_another(state, self._sources, received)
@@ -126,10 +126,8 @@ class Arbiter:
         channel = topic.channel
         if channel not in _NUMBERED:
             self._follow(state, arrival, now, received)
-        elif channel == _MATCHES:
-            self._judge_number(state, arrival, head.trade_id, now, received)
-        elif channel in _BY_SEQUENCE:
-            self._judge_number(state, arrival, head.sequence, now, received)
+        elif (number := _number_of(arrival)) is not None:
+            self._judge_number(state, arrival, number, now, received)
         elif channel == _TICKER and head.sequence is not None:
             line = arrival.source.line
             verdict = state.numbers_of(_TICKER).observe(head.sequence, now, line)
@@ -156,17 +154,14 @@ class Arbiter:
         self,
         state: ProductState,
         arrival: Arrival,
-        number: int | None,
+        number: int,
         now: float,
         received: Received,
     ) -> None:
-        if number is None:
-            self._follow(state, arrival, now, received)
-            return
         channel = arrival.message.topic.channel
         numbers = state.numbers_of(channel)
         if len(self._sources) > 1:
-            hole = self._hole(state, arrival, number)
+            hole = self._hole(state, arrival)
             if hole is not None and self._may_wait(state, hole[0], arrival, now):
                 self._wait(state, hole, arrival)
                 return
@@ -203,9 +198,11 @@ class Arbiter:
             self._tell_gap(state, _MATCHES, verdict.gap, received)
         return topic if verdict.deliver else None
 
-    def _hole(self, state: ProductState, arrival: Arrival, number: int) -> tuple[str, Gap] | None:
+    def _hole(self, state: ProductState, arrival: Arrival) -> tuple[str, Gap] | None:
         """Return the channel and the hole that a message would reveal."""
-        channel = arrival.message.topic.channel
+        channel, number = arrival.message.topic.channel, _number_of(arrival)
+        if number is None:
+            return None
         gap = state.numbers_of(channel).hole_before(number)
         if gap is not None:
             return channel, gap
@@ -240,16 +237,33 @@ class Arbiter:
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
         """Something came for a product in which a hole is open."""
+        if self._put_behind_hole(state, arrival, now, received):
+            self._release(state, now, received)
+        elif len(state.waiting) > WAITING_MESSAGES_MAX:
+            self._declare(state, now, received)
+        else:
+            self._give_up(state, now, received)
+
+    def _put_behind_hole(
+        self, state: ProductState, arrival: Arrival, now: float, received: Received
+    ) -> bool:
+        """Let a message wait, unless it is missing; return whether the hole is filled now."""
         hole = state.hole
-        if hole is not None and self._is_in(hole, arrival):
-            self._let_go_before(state, arrival, now, received)
-            self._judge(state, arrival, now, received)
-            if state.numbers_of(hole[0]).highest == hole[1].last:
-                self.race.saved[arrival.source.line] += 1
-                self._release(state, now, received)
-            return
-        state.waiting.append(arrival)
-        if len(state.waiting) > WAITING_MESSAGES_MAX or now >= state.waiting_until:
+        if hole is None or not self._is_in(hole, arrival):
+            state.waiting.append(arrival)
+            # Who has waited already may stand behind one that came later.
+            state.waiting_until = min(state.waiting_until, arrival.at + self._patience_s)
+            return False
+        self._let_go_before(state, arrival, now, received)
+        self._judge(state, arrival, now, received)
+        is_filled = state.numbers_of(hole[0]).highest == hole[1].last
+        if is_filled:
+            self.race.saved[arrival.source.line] += 1
+        return is_filled
+
+    def _give_up(self, state: ProductState, now: float, received: Received) -> None:
+        """Wait no longer when it has been long enough, or nobody is left to wait for."""
+        if state.waiting and (now >= state.waiting_until or len(self._sources) < 2):
             self._declare(state, now, received)
 
     def _let_go_before(
@@ -266,13 +280,13 @@ class Arbiter:
                 self._judge(state, each, now, received)
 
     def _is_in(self, hole: tuple[str, Gap], arrival: Arrival) -> bool:
-        """Say whether a message is the next one missing."""
+        """Say whether a message is among the missing ones."""
         channel, gap = hole
-        head, came_on = arrival.head, arrival.message.topic.channel
-        if channel == _MATCHES:
-            number = head.trade_id if came_on in _TRADES else None
+        came_on = arrival.message.topic.channel
+        if channel == _MATCHES and came_on in _TRADES:
+            number = arrival.head.trade_id
         else:
-            number = head.sequence if came_on == channel else None
+            number = _number_of(arrival) if came_on == channel else None
         return number is not None and gap.first <= number <= gap.last
 
     def _declare(self, state: ProductState, now: float, received: Received) -> None:
@@ -288,11 +302,30 @@ class Arbiter:
         self._release(state, now, received)
 
     def _release(self, state: ProductState, now: float, received: Received) -> None:
-        """Judge again, in order, what waited; another hole may stop it."""
+        """Judge again, in order, what waited; another hole may stop it.
+
+        What is missing before one of them may stand behind it: two lines are not in step. So
+        nothing is given up before all have been looked at.
+        """
+        waiting = self._stop_waiting(state)
+        while waiting:
+            arrival = waiting.popleft()
+            if state.waiting:
+                if self._put_behind_hole(state, arrival, now, received):
+                    waiting.extendleft(reversed(self._stop_waiting(state)))
+                continue
+            hole = self._hole(state, arrival)
+            if hole is not None and any(self._is_in(hole, each) for each in waiting):
+                self._wait(state, hole, arrival)
+            else:
+                self._judge(state, arrival, now, received)
+        self._give_up(state, now, received)
+
+    def _stop_waiting(self, state: ProductState) -> deque[Arrival]:
+        """Return what waited for the hole of a product; it has none any more."""
         waiting, state.waiting, state.hole = state.waiting, deque(), None
         self._waiting.pop(state.product_id, None)
-        for arrival in waiting:
-            self.take(state, arrival, now, received)
+        return waiting
 
     def _tell_gap(self, state: ProductState, channel: str, gap: Gap, received: Received) -> None:
         topic = intern_topic(channel, state.product_id)
@@ -309,3 +342,11 @@ class Arbiter:
     def _note(self, topic: Topic, oddity: str, received: Received) -> None:
         if oddity:
             received.oddities.append(f"{topic} {oddity}")
+
+
+def _number_of(arrival: Arrival) -> int | None:
+    """Return the number by which a message's channel is watched for holes, if it has one."""
+    channel = arrival.message.topic.channel
+    if channel == _MATCHES:
+        return arrival.head.trade_id
+    return arrival.head.sequence if channel in _BY_SEQUENCE else None

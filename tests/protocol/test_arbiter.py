@@ -214,6 +214,17 @@ def test_what_fills_a_part_of_a_hole_goes_before_what_waits():
     assert [order(9), order(10)] == two.hear(1, 0.01, order(9))
 
 
+def test_what_is_missing_may_stand_behind_what_reveals_it():
+    """Both waited behind an earlier hole: what has come is not missing."""
+    two = Two(*lines(WITH_FULL, WITH_FULL))
+    two.hear(0, 0, order(1), order(3), order(5), order(9))
+    two.hear(1, 0.01, order(3), order(4), order(7))
+    out = two.out(two.session.expire(0.05))
+
+    assert [gap(2, 2, "full"), order(3), order(4), order(5)] == out[:4]
+    assert [gap(6, 6, "full"), order(7), gap(8, 8, "full"), order(9)] == out[4:]
+
+
 def test_a_message_behind_a_hole_may_end_the_wait_itself():
     """The alarm clock may be late."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))

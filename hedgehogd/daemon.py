@@ -175,8 +175,8 @@ class Daemon:
             where = f"http://{settings.serve_bind}:{self.port}"
             log.info("serving", url=where, version=__version__)
             task_status.started()
-            if self._too_early is not None:
-                self.try_reload(lambda: self._too_early or settings)
+            if (too_early := self._too_early) is not None:
+                self.try_reload(lambda: too_early)
             await self.stop.wait()
             await self._drain(plane, accepting, connections)
             connections.cancel_scope.cancel()

@@ -119,12 +119,17 @@ def addresses(text: str) -> tuple[str, ...]:
     """
     found = tuple(word(item.strip()) for item in text.split(","))
     for item in found:
-        try:
-            if item != "*" and not _NAME.fullmatch(item):
-                ip_address(item.replace("%", "/"))  # HAProxy knows no zones
-        except ValueError:
-            raise ValueError(f"addresses without a port, and {item!r} is none") from None
+        if item != "*" and not _NAME.fullmatch(item) and not _is_ip_address(item):
+            raise ValueError(f"addresses without a port, and {item!r} is none")
     return found
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text  # HAProxy knows no zones
 
 
 def ports_of(cluster: Cluster) -> list[tuple[str, int]]:

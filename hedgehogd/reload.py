@@ -45,10 +45,6 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     settings = replace(old, **{field: getattr(new, field) for field in changed & reloaded})
     pipe.catalogue.restrict(only_products(settings))
     pipe.demand.hold(held_topics(settings), trio.current_time())
-    gone = {topic.product_id for topic in held_topics(old)}
-    gone -= {topic.product_id for topic in held_topics(settings)}
-    if any(product_id in plane.instance.health.alarm for product_id in gone if product_id):
-        plane.instance.health.alarm = ""  # it was about something that is not held any more
     plane.subscribers_max = settings.limits_subscribers_max
     plane.topics_max = settings.limits_topics_max
     plane.settings.backlog_bytes_max = settings.limits_backlog_bytes_max

@@ -88,18 +88,6 @@ async def test_what_reloads_is_in_force_at_once(nursery, told) -> None:
     assert told == {"reloaded": {"changed": sorted(CHANGED)}}
 
 
-@pytest.mark.parametrize(("pairs", "alarm"), [(("A-B",), ""), (("NO-PE",), "no NO-PE here")])
-async def test_a_mended_mistake_ends_its_alarm(nursery, told, pairs, alarm) -> None:
-    """Nothing is dialled again for it, so nobody else would."""
-    old = Settings(feed_pairs=("A-B", "NO-PE"))
-    instance = make_instance(old)
-    plane = make_plane(instance, old, nursery)
-    instance.health.alarm = "no NO-PE here"
-    apply(old, Settings(feed_pairs=pairs), instance.pipe, plane)
-
-    assert instance.health.alarm == alarm
-
-
 async def test_what_needs_a_restart_says_so_and_stays(nursery, told) -> None:
     """Otherwise an operator believes that it is done."""
     old = Settings()

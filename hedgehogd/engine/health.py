@@ -58,7 +58,8 @@ class FeedHealth:
         losses: connections lost since start, by reason.
         dropped: upstream messages dropped since start, by reason.
         complaints: ``error`` messages of the exchange that concerned no single product.
-        alarm: what the exchange has against what is held always; empty for nothing.
+        alarms: what the exchange has against what is held always, by product and channel, one
+            of them empty; both for what concerns neither.
         gaps: holes found in numbers since start.
         missing: numbers in those holes, by channel.
         quiet_products: products whose heartbeats have stopped although their line is alive.
@@ -76,7 +77,7 @@ class FeedHealth:
         self.losses: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.complaints = 0
-        self.alarm = ""
+        self.alarms: dict[tuple[str, str], str] = {}
         self.gaps = 0
         self.missing: Counter[str] = Counter()
         self.quiet_products = 0
@@ -89,6 +90,11 @@ class FeedHealth:
             self.changed_at = now
         self.state = state
         self.reason = reason
+
+    @property
+    def alarm(self) -> str:
+        """The newest of ``alarms``; empty when there is none."""
+        return next(reversed(self.alarms.values()), "")
 
     @property
     def is_ready(self) -> bool:

@@ -129,6 +129,9 @@ class CoinbaseFeed:
     def wake(self) -> None:
         """What is wanted may have changed."""
         self._changed.set()
+        alarms = self.health.alarms
+        for about in [about for about in alarms if any(about) and not self.demand.holds(*about)]:
+            del alarms[about]  # a mistake that was mended
 
     async def wait_for_a_dial(self) -> None:
         """Wait until the exchange's limits allow another connection."""
@@ -292,9 +295,10 @@ class CoinbaseFeed:
         for refusal in received.refusals:
             has_substitute = refusal.channel == LEVEL2.topic_channel
             if not has_substitute and self.demand.holds(refusal.product_id, refusal.channel):
-                self.health.alarm = f"{refusal.message}: {refusal.reason}"
+                about = (refusal.product_id, refusal.channel)
+                self.health.alarms[about] = f"{refusal.message}: {refusal.reason}"
         if received.complaints:
-            self.health.alarm = received.complaints[-1]
+            self.health.alarms["", ""] = received.complaints[-1]
 
     def _line_health(self) -> list[LineHealth]:
         now = trio.current_time()

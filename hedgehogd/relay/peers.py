@@ -79,8 +79,8 @@ class Peers:
         """Ask instance ``number``; ``target`` is path and query.
 
         Raises:
-            PeerGone: nobody listens on its socket, or it hung up without an answer.
-            PeerSilent: no answer within ``PEER_ANSWER_S``.
+            PeerGone: nobody listens on its socket.
+            PeerSilent: somebody does, and there was no answer within ``PEER_ANSWER_S``.
         """
         path = socket_path(self._directory, number)
         if await _is_missing(path):  # numbers are strangers' to name: nothing is kept for them
@@ -102,9 +102,8 @@ class Peers:
         if client is None:
             path = str(socket_path(self._directory, number))
             transport = httpx.AsyncHTTPTransport(verify=False, uds=path)  # no TLS
-            client = httpx.AsyncClient(
-                transport=transport, timeout=limits.PEER_ANSWER_S, trust_env=False
-            )
+            # No limits of its own: they would be for each read, and ``ask`` has one for all.
+            client = httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)  # noqa: S113
             self._clients[number] = client
         return client
 

@@ -26,7 +26,7 @@ def test_an_alarm_is_told_beside_the_state(plumbing):
     """What is held always is refused: the line is fine, and the operator has to act."""
     instance = Instance(1, plumbing.pipe, plumbing.sessions, plumbing.broker, FeedHealth())
     instance.health.become(FeedState.LIVE, 1.0)
-    instance.health.alarm = "no key"
+    instance.health.alarms["", "full"] = "no key"
     assert instance.readiness() == (True, "live: no key")
 
     instance.health.become(FeedState.STALE, 2.0, "silent")

@@ -486,6 +486,20 @@ async def test_an_alarm_outlives_a_reconnect_when_its_reason_does(autojump_clock
     assert running.health.alarm == f"Failed to subscribe: {NEEDS_KEY}"
 
 
+async def test_an_alarm_ends_when_its_reason_is_no_longer_held(autojump_clock, exchange, serve):
+    """A mistake that a reload has mended brings no new connection that would end it."""
+    running = await serve(channels=("ticker", "full"))
+    (line,) = await exchange.lines_with("full")
+    await line.say(error(NEEDS_KEY), error("slow down"), ticker())
+    await trio.sleep(1)
+    before = dict(running.health.alarms)
+    running.demand.hold([Topic("ticker", "BTC-USD")], trio.current_time())
+
+    assert list(before) == [("", "full"), ("", "")]
+    assert list(running.health.alarms) == [("", "")]
+    assert running.health.alarm == "Failed to subscribe: slow down"
+
+
 async def test_open_channels_are_asked_for_in_messages_of_their_own(
     autojump_clock, exchange, serve
 ):

@@ -217,7 +217,7 @@ async def test_each_line_has_its_own_figures(autojump_clock, instance):
     ]
     instance.health.read_lines = lambda: lines
     instance.health.read_products = lambda: {"BTC-USD": (0.25, None), "ETH-USD": (3.0, 2.0)}
-    instance.health.alarm = "no key"
+    instance.health.alarms["", "full"] = "no key"
     instance.health.quiet_products = 1
     _, samples = scrape(instance)
 

@@ -35,7 +35,7 @@ from hedgehogd.engine.health import FeedHealth
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Pipe, Sessions
 from hedgehogd.engine.tape import Tape
-from hedgehogd.entrances import Entrances
+from hedgehogd.entrances import Entrances, entrances
 from hedgehogd.intake import Intake
 from hedgehogd.notify import keep_notifying, notify
 from hedgehogd.reload import apply, held_topics, only_products
@@ -124,8 +124,8 @@ class Daemon:
             FeedError: the exchange refused us for good.
         """
         raise_file_limit(self._settings.limits_subscribers_max)
-        async with Entrances(self._settings) as entrances:
-            self.port = entrances.port
+        async with entrances(self._settings) as ways_in:
+            self.port = ways_in.port
             inbox_tx, inbox_rx = trio.open_memory_channel[Delivery](limits.INBOX_BATCHES_MAX)
             async with trio.open_nursery() as consumers:
                 await consumers.start(self.instance.broker.run, inbox_rx)
@@ -133,7 +133,7 @@ class Daemon:
                     intake = Intake(self.instance, self._settings, self._random)
                     companion = await intake.start(producers, inbox_tx)
                     async with trio.open_nursery() as services:
-                        await self._serve(services, entrances, companion, task_status)
+                        await self._serve(services, ways_in, companion, task_status)
                         services.cancel_scope.cancel()
                     producers.cancel_scope.cancel()
 
@@ -159,7 +159,7 @@ class Daemon:
     async def _serve(
         self,
         services: trio.Nursery,
-        entrances: Entrances,
+        ways_in: Entrances,
         companion: Companion,
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -167,7 +167,7 @@ class Daemon:
         instance, settings = self.instance, self._settings
         async with trio.open_nursery() as connections:
             plane = self._plane = make_plane(instance, settings, connections)
-            accepting = await entrances.open(plane, companion, connections)
+            accepting = await ways_in.open(plane, companion, connections)
             services.start_soon(watch_lag)
             services.start_soon(keep_alive, plane)
             services.start_soon(keep_notifying, instance)

@@ -5,10 +5,9 @@ alone, so that nothing is passed on twice.
 """
 
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import trio
 
@@ -25,45 +24,23 @@ from hedgehogd.web.server import control_handler
 
 
 class Entrances:
-    """The listeners of one instance: taken on entering, answered after ``open``.
+    """The listeners of one instance, of which nobody is answered before ``open``.
 
     Attributes:
         port: the port that is listened on.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.port = 0
-        self._settings = settings
-        self._stack = AsyncExitStack()
-        self._listener: socket.socket
-        self._own_socket: socket.socket | None = None
-        self._peers: Peers | None = None
-
-    async def __aenter__(self) -> Self:
-        """Listen; nobody is answered yet.
-
-        Raises:
-            OperatorError: the port or the number is taken, or the machine does not allow it.
-        """
-        async with AsyncExitStack() as stack:
-            settings = self._settings
-            self._listener = stack.enter_context(_listen(settings.serve_bind, settings.port))
-            self.port = self._listener.getsockname()[1]
-            if settings.serve_runtime_dir:
-                directory, number = Path(settings.serve_runtime_dir), settings.instance
-                self._own_socket = stack.enter_context(own_socket(directory, number))
-                self._peers = await stack.enter_async_context(Peers(directory, number))
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(
+    def __init__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        settings: Settings,
+        listener: socket.socket,
+        own: tuple[socket.socket, Peers] | None,
     ) -> None:
-        """Close both, and remove the socket's file."""
-        await self._stack.aclose()
+        """``own`` are the unix socket and the other instances, where there is a place for them."""
+        self.port: int = listener.getsockname()[1]
+        self._settings = settings
+        self._listener = listener
+        self._own = own
 
     async def open(
         self, plane: StreamingPlane, companion: Companion, connections: trio.Nursery
@@ -75,14 +52,33 @@ class Entrances:
             ``connections``: while streams are left, others may have something to say to them.
         """
         instance, settings = plane.instance, self._settings
-        if self._own_socket is not None:
+        peers = None
+        if self._own is not None:
+            own_listener, peers = self._own
             alone = Door(plane, control_handler(make_app(instance, companion=companion)))
-            await connections.start(alone.run, self._own_socket, connections)
-        app = make_app(instance, settings.serve_cors_origins, companion, self._peers)
+            await connections.start(alone.run, own_listener, connections)
+        app = make_app(instance, settings.serve_cors_origins, companion, peers)
         trusted = read_networks(settings.serve_trusted_proxies)
         door = Door(plane, control_handler(app), trusted)
         accepting: trio.CancelScope = await connections.start(door.run, self._listener, connections)
         return accepting
+
+
+@asynccontextmanager
+async def entrances(settings: Settings) -> AsyncIterator[Entrances]:
+    """Listen; at the end close what was opened, and remove the unix socket's file.
+
+    Raises:
+        OperatorError: the port or the number is taken, or the machine does not allow it.
+    """
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(settings.serve_bind, settings.port))
+        own = None
+        if settings.serve_runtime_dir:
+            directory, number = Path(settings.serve_runtime_dir), settings.instance
+            own_listener = stack.enter_context(own_socket(directory, number))
+            own = (own_listener, await stack.enter_async_context(Peers(directory, number)))
+        yield Entrances(settings, listener, own)
 
 
 def _listen(bind: str, port: int) -> socket.socket:

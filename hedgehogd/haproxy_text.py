@@ -143,14 +143,10 @@ backend streams
 
 """
 
-BACKENDS = """\
-# The instances with a fresh feed. One that drains says 503 here first; it is out after at most
-# 1.5 s, and gets no new streams. Its open ones go on until its farewell: so do not add
-# `on-marked-down shutdown-sessions`, which would cut them.
-backend ready
+_CHECKED_BY = """\
     balance leastconn
     option httpchk
-    http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host hedgehogd
+    http-check send meth GET uri ROUTE ver HTTP/1.1 hdr Host hedgehogd
     http-check expect status 200
     timeout check 1s
     default-server check inter 500ms fall 2 rise 2
@@ -158,18 +154,17 @@ backend ready
     use-server %[var(txn.owner)] if { var(txn.owner) -m found }
 $servers
 
+"""
+
+BACKENDS = f"""\
+# The instances with a fresh feed. One that drains says 503 here first; it is out after at most
+# 1.5 s, and gets no new streams. Its open ones go on until its farewell: so do not add
+# `on-marked-down shutdown-sessions`, which would cut them.
+backend ready
+{_CHECKED_BY.replace("ROUTE", "/readyz")}\
 # The same instances, as long as they live and do not drain.
 backend living
-    balance leastconn
-    option httpchk
-    http-check send meth GET uri /healthz ver HTTP/1.1 hdr Host hedgehogd
-    http-check expect status 200
-    timeout check 1s
-    default-server check inter 500ms fall 2 rise 2
-    use-server %[var(txn.owner)] if { var(txn.owner) -m found }
-$servers
-
-"""
+{_CHECKED_BY.replace("ROUTE", "/healthz")}"""
 
 STATISTICS = """\
 # For people at /, for Prometheus at /metrics; from this machine only.

@@ -19,6 +19,7 @@ from tests.e2e.harness import (
     exchange,
     free_port,
     next_of,
+    only_error,
     quick,
     rest,
     running,
@@ -27,15 +28,6 @@ from tests.e2e.harness import (
 )
 
 pytestmark = pytest.mark.e2e  # most of these boot a real daemon
-
-
-def _only(group: BaseExceptionGroup) -> BaseException:
-    """Return the one plain exception in ``group``."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        assert len(error.exceptions) == 1
-        error = error.exceptions[0]
-    return error
 
 
 def test_a_machine_with_too_few_open_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +130,7 @@ async def test_sigterm_drains_and_a_second_one_later_exits_at_once(
             os.kill(os.getpid(), signal.SIGTERM)
             await trio.sleep(2)
 
-    assert isinstance(_only(caught.value), KeyboardInterrupt)
+    assert isinstance(only_error(caught.value), KeyboardInterrupt)
 
 
 async def test_sighup_reloads_and_a_wrong_configuration_changes_nothing() -> None:

@@ -15,6 +15,7 @@ from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
     exchange,
     next_of,
+    only_error,
     quick,
     rest,
     running,
@@ -25,21 +26,12 @@ from tests.e2e.harness import (
 pytestmark = pytest.mark.e2e  # a real daemon each
 
 
-def _only(group: BaseExceptionGroup) -> BaseException:
-    """Return the one plain exception in ``group``."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        assert len(error.exceptions) == 1
-        error = error.exceptions[0]
-    return error
-
-
 async def test_a_feed_that_is_nowhere_is_the_operators_error(tmp_path: Path) -> None:
     """A typo in --feed is taken for a path, and the path does not exist."""
     with pytest.raises(ExceptionGroup) as caught:
         await Daemon(quick(feed_where=str(tmp_path / "none"))).run()
 
-    assert isinstance(_only(caught.value), OperatorError)
+    assert isinstance(only_error(caught.value), OperatorError)
 
 
 async def test_an_exchange_that_refuses_the_first_connection_ends_the_daemon() -> None:
@@ -58,7 +50,7 @@ async def test_an_exchange_that_refuses_the_first_connection_ends_the_daemon() -
             await Daemon(settings).run()
         nursery.cancel_scope.cancel()
 
-    error = _only(caught.value)
+    error = only_error(caught.value)
     assert isinstance(error, FeedError)
     assert error.for_good
 
@@ -70,7 +62,7 @@ async def test_credentials_that_cannot_be_read_end_the_start(tmp_path: Path) -> 
         with trio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
             await Daemon(settings).run()
 
-    error = _only(caught.value)
+    error = only_error(caught.value)
     assert isinstance(error, OperatorError)
     assert "coinbase-key: No such file" in str(error)
 

@@ -22,9 +22,9 @@ from hedgehogd.domain.channel import FULL, HEARTBEAT, LEVEL2, MATCHES, Topic, up
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth, LineHealth
+from hedgehogd.feeds.accounting import account
 from hedgehogd.feeds.connection import Connection
 from hedgehogd.feeds.dial import FeedAddress, dial
-from hedgehogd.feeds.intake import account
 from hedgehogd.feeds.line import Line
 from hedgehogd.feeds.staleness import Staleness
 from hedgehogd.protocol.backoff import TokenBucket

@@ -20,8 +20,8 @@ from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.engine.session import Pipe
+from hedgehogd.feeds.accounting import account
 from hedgehogd.feeds.catalogue import read_products
-from hedgehogd.feeds.intake import account
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.recording import (
     MESSAGES_FILE,

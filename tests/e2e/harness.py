@@ -238,6 +238,15 @@ WEBSOCKET_HEADERS = (
 )
 
 
+def only_error(group: BaseExceptionGroup) -> BaseException:
+    """Return the one plain exception in ``group``."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        assert len(error.exceptions) == 1
+        error = error.exceptions[0]
+    return error
+
+
 def texts_of(raw: bytes) -> list[bytes]:
     """Return the payloads of all whole text frames of a server, skipping pings."""
     return split_texts(raw)[0]

@@ -3,7 +3,7 @@
 import structlog
 
 from hedgehogd.engine.health import FeedHealth
-from hedgehogd.feeds.intake import account
+from hedgehogd.feeds.accounting import account
 from hedgehogd.protocol.received import Received, Refusal
 from hedgehogd.protocol.upstream import UpstreamSession
 

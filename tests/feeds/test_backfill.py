@@ -51,7 +51,7 @@ class Taker:
     async def deliver(self, product_id, trades):
         await trio.lowlevel.checkpoint()
         assert product_id == "BTC-USD"
-        self.chunks.append([trade["trade_id"] for trade in trades])
+        self.chunks.append([each["trade_id"] for each in trades])
         assert trades == [trade(each["trade_id"]) for each in trades]
 
     @property

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.simulator.faults import KINDS
+from hedgehogd.simulator.faults.lines import QuietProduct
 from tests.campaign.oracle import Facts, judge
 from tests.campaign.world import PRODUCTS, World
 
@@ -128,8 +129,14 @@ class Schedule:
 
     async def settle(self):
         """No more faults; time for everything to come back; then the market stands still."""
-        self.world.faults._armed.clear()
-        self.world.faults._lines.clear()
+        faults = self.world.faults
+        for fault in faults._lines:
+            if isinstance(fault, QuietProduct) and fault._client is not None:
+                # It ends with its connection. Otherwise changes to a book would be lost in a
+                # pause too short to be silence, and nobody can miss what has no number.
+                fault._client.reset()
+        faults._armed.clear()
+        faults._lines.clear()
         await trio.sleep(CALM_S)
         self.world.truth.end()
         await trio.sleep(3.0)

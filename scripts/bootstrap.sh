@@ -46,7 +46,7 @@ apt_packages() {
 
 # need_program PROGRAM PACKAGE: for programs that pip cannot bring.
 need_program() {
-  command -v "$1" >/dev/null || apt_packages "there is no $1 here" "$2"
+  type -P "$1" >/dev/null || apt_packages "there is no $1 here" "$2" # a program: functions may have its name
 }
 
 # Which Python a command is: the same for a Python and for the .venv made by it, and unmoved by 3.11.2 becoming 3.11.3.

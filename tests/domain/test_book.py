@@ -225,3 +225,11 @@ def test_key_of_knows_sides_and_prices():
     for side, price in (("bid", "1"), ("buy", "x")):
         with pytest.raises(BadAmount):
             book.key_of(side, price)
+
+
+def test_a_row_of_nothing_is_no_level():
+    """A snapshot that lists an empty level means that there is none."""
+    book = Book()
+    book.load([("10", "1"), ("9", "0")], [("11", "0.0"), ("12", "2")])
+
+    assert rows(book) == [[("10", "1")], [("12", "2")]]

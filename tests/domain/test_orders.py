@@ -263,3 +263,23 @@ def test_a_load_that_another_overtakes_leaves_no_trace():
 
     assert [] == list(first)
     assert ([("2", "1", "d")], 9) == (rows(book.freeze())[0], book.sequence)
+
+
+def test_an_order_that_rows_name_twice_is_where_they_name_it_last():
+    """Also when it was not alone at its first level; an order of nothing is none."""
+    bids = [("1", "2", "a"), ("1", "3", "b"), ("1.5", "4", "a"), ("1.5", "0", "c"), ("2", "1", "d")]
+    book = ready([*bids, ("2.25", "1", "d")])
+
+    assert rows(book.freeze())[0] == [
+        ("2.25", "1", "d"), ("1.5", "4", "a"), ("1", "3", "b"),
+    ]  # fmt: skip
+
+
+def test_an_order_that_opens_again_moves():
+    """The exchange says so after a change; it must not be in the book twice."""
+    book = ready([("1", "2", "a"), ("1", "3", "b")])
+    apply(book, "open", "a", "buy", "1.5", "1")
+    apply(book, "open", "b", "buy", "1.5", "0")
+    apply(book, "match", "b", size="1")  # which is not there any more
+
+    assert rows(book.freeze())[0] == [("1.5", "1", "a")]

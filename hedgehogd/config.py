@@ -39,6 +39,9 @@ class Settings:
     serve_cors_origins: tuple[str, ...] = ()
     serve_trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     serve_runtime_dir: str = ""
+    history_where: str = "auto"
+    history_age_max_s: float = limits.HISTORY_AGE_MAX_S
+    history_bytes_max: int = limits.HISTORY_BYTES_MAX
     limits_subscribers_max: int = limits.SUBSCRIBERS_MAX
     limits_topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX
     limits_backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX

@@ -3,11 +3,12 @@
 Consumers start before producers and producers stop before consumers::
 
     root ── signals, lag, keepalives, notifications
+      ├── history           writes what is on the tape     (ends last, with what is left)
       ├── broker            ends when the last producer has closed the inbox
       ├── control           Hypercorn's connections       (cancelled after the streams)
       ├── streams           one task per subscriber        (ended by their farewells)
       ├── door              accepts                        (closed first in a drain)
-      └── feed, ticker_batch, catalogue                    (cancelled after the farewells)
+      └── feed, ticker_batch, catalogue, resumes           (cancelled after the farewells)
 
 A bug while serving one peer ends that peer. A bug in feed, broker, hub or tape ends the
 process: there is no supervisor inside, systemd restarts us.
@@ -17,6 +18,7 @@ import gc
 import resource
 import secrets
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -37,6 +39,7 @@ from hedgehogd.engine.session import Pipe, Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.entrances import Entrances, entrances
 from hedgehogd.intake import Intake
+from hedgehogd.keeping import history
 from hedgehogd.notify import keep_notifying, notify
 from hedgehogd.reload import apply, held_topics, only_products
 from hedgehogd.streaming.keeper import keep_alive, say_farewell
@@ -50,13 +53,19 @@ log = structlog.get_logger("daemon")
 _LEAVING_POLL_S = 0.05
 
 
+def wall_us() -> int:
+    """Return the time of day, µs since the epoch."""
+    return time.time_ns() // 1000
+
+
 def make_instance(settings: Settings) -> Instance:
     """Return the parts of one instance, plugged together, nothing running yet."""
     pipe = Pipe.build(
-        Tape(settings.limits_tape_bytes_max),
+        Tape(settings.limits_tape_bytes_max, int(limits.TAPE_KEEP_S * 1_000_000)),
         Demand(held_topics(settings), settings.feed_linger_s),
         Catalogue(only_products(settings)),
         trio.current_time,
+        wall_us,
     )
     sessions = Sessions()
     return Instance(settings.instance, pipe, sessions, Broker(pipe, sessions), FeedHealth())
@@ -127,7 +136,10 @@ class Daemon:
         async with entrances(self._settings) as ways_in:
             self.port = ways_in.port
             inbox_tx, inbox_rx = trio.open_memory_channel[Delivery](limits.INBOX_BATCHES_MAX)
-            async with trio.open_nursery() as consumers:
+            async with (
+                history(self.instance, self._settings, wall_us),
+                trio.open_nursery() as consumers,
+            ):
                 await consumers.start(self.instance.broker.run, inbox_rx)
                 async with trio.open_nursery() as producers, inbox_tx:
                     intake = Intake(self.instance, self._settings, self._random)

@@ -70,6 +70,7 @@ class Intake:
         producers.start_soon(TickerBatch(pipe.hub, pipe.latest).run, inbox.clone())
         producers.start_soon(Level2Batch(pipe.books).run, inbox.clone())
         producers.start_soon(pipe.snapshots.run)
+        producers.start_soon(pipe.resumes.run)
         address = await self._address(producers)
         if address is None:
             path = Path(self._settings.feed_where)

@@ -141,8 +141,8 @@ def _switch(value: Any) -> bool:
     raise ValueError("true or false")
 
 
-_READ, _SERVE, _LIMITS, _DEMO, _OTHER = (
-    "what to read", "where to serve", "limits", "the demo market", "other",
+_READ, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
+    "what to read", "where to serve", "history", "limits", "the demo market", "other",
 )  # fmt: skip
 _MIB = 1024 * 1024
 
@@ -207,6 +207,20 @@ KEYS = (
     Key(
         "serve.runtime_dir", "--runtime-dir", "DIR", _SERVE,
         "directory of the sockets by which the instances of this machine find each other", _text,
+    ),
+    Key(
+        "history.where", "--history", "DIR", _HISTORY,
+        "directory in which --channels of --pairs are kept, shared by the instances of a machine;"
+        " none for nowhere; auto for systemd's state directory, where there is one, and for"
+        " --feed demo a temporary one", _text,
+    ),
+    Key(
+        "history.age_max_s", "--history-age-max-s", "SECONDS", _HISTORY,
+        "how long it is kept", number(60, 10_000_000_000),
+    ),
+    Key(
+        "history.bytes_max", "--history-bytes-max", "BYTES", _HISTORY,
+        "how large it may be", whole_number(_MIB, 1024 * 1024 * 1024 * _MIB),
     ),
     Key(
         "limits.subscribers_max", "--subscribers-max", "N", _LIMITS,

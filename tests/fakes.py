@@ -5,6 +5,8 @@
 
 import json
 
+import trio
+
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
 from hedgehogd.domain.message import Message
@@ -81,6 +83,12 @@ class FakeMember(Member):
             self.ends.append((code, reason))
             if self.session is not None:
                 self.session.close()
+
+    async def wait_written(self):
+        await trio.lowlevel.checkpoint()
+
+    def waiting(self):
+        return ()
 
     def statistics(self, now):
         return MemberStatistics(len(self.messages), 0, 0, 0.0)

@@ -1,7 +1,7 @@
 """Trades that REST brought after the feed had missed them, for those who resume soon."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hedgehogd.domain.limits import BACKFILLED_KEEP_S, BACKFILLED_TRADES_MAX
@@ -16,6 +16,9 @@ class _Batch(NamedTuple):
 class Backfilled:
     """Keeps backfilled trades for a while; the oldest go first when there are too many.
 
+    Attributes:
+        on_add: told of each product's trades when they are added.
+
     Args:
         trades_max: trades kept at most, all products together.
         keep_s: how long they are kept, in seconds.
@@ -24,6 +27,7 @@ class Backfilled:
     def __init__(
         self, trades_max: int = BACKFILLED_TRADES_MAX, keep_s: float = BACKFILLED_KEEP_S
     ) -> None:
+        self.on_add: Callable[[str, Sequence[Mapping[str, Any]]], None] = lambda *_: None
         self._trades_max = trades_max
         self._keep_s = keep_s
         self._count = 0
@@ -35,6 +39,7 @@ class Backfilled:
 
     def add(self, product_id: str, trades: Sequence[Mapping[str, Any]], now: float) -> None:
         """Keep ``trades``, which ascend by trade id; ``now`` rises steadily, in seconds."""
+        self.on_add(product_id, trades)
         kept = trades[-self._trades_max :]
         if kept:
             batch = _Batch(now, product_id, kept)

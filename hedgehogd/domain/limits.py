@@ -229,3 +229,52 @@ PEER_ANSWER_S = 2.0
 INSTANCES_LOOK_S = 5.0
 # What all instances said is told again this long.
 INSTANCES_KEEP_S = 0.5
+
+# A block of history is sealed when it holds so many bytes, or has been open so long.
+BLOCK_BYTES = 64 * 1024
+BLOCK_AGE_S = 10.0
+# One message alone may be larger than a block, as large as upstream's largest can be set.
+BLOCK_INFLATED_BYTES_MAX = 1024 * 1024 * 1024
+# How often what came is written to the store; at most a second may be unflushed.
+HISTORY_FLUSH_S = 0.25
+# How often an instance that does not write looks whether nobody does: takeover within 1 s.
+HISTORY_LOOK_S = 0.25
+# Pause before a store that failed is tried again.
+HISTORY_AGAIN_S = 1.0
+# What one writer hands over to the next: receive times of instances differ, hung writers
+# are killed by the watchdog; numbers that begin anew take longer.
+HISTORY_OVERLAP_S = 60.0
+# Messages written in one transaction; one takes 10 µs and others want to read.
+HISTORY_BATCH_MAX = 20_000
+# How long history is kept, and how large it may be.
+HISTORY_AGE_MAX_S = 7 * 86_400.0
+HISTORY_BYTES_MAX = 10 * 1024 * 1024 * 1024
+# How often what is too old is removed; blocks and free pages of it at once.
+HISTORY_RETAIN_S = 60.0
+HISTORY_RETAIN_BLOCKS_MAX = 64
+HISTORY_VACUUM_PAGES_MAX = 2_000
+# Messages read of open blocks at once, and bytes of unpacked blocks held for the next reader.
+HISTORY_PAGE_MESSAGES_MAX = 2_000
+HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
+# A book's record begins with a snapshot at least this often, for who reads it from the middle.
+HISTORY_SNAPSHOT_S = 600.0
+# Pages of the past that are kept for the next reader of the same topics.
+HISTORY_PAGES_MAX = 64
+
+# The tape keeps what is younger for who takes over the writing of history: the watchdog kills
+# a hung writer after 10 s and 3 more for its last words, and 10 s are for what else may come.
+TAPE_KEEP_S = 25.0
+# What is given at once to who catches up: 64 KiB, the kernel's buffer of a subscriber.
+RESUME_CHUNK_BYTES = 64 * 1024
+# Messages of the tape that are looked through, and whose bytes are shared, together.
+RESUME_WINDOW_MESSAGES_MAX = 256
+RESUME_PAGES_MAX = 256
+# How long a position may be ahead of this instance's feed (DESIGN §5).
+RESUME_AHEAD_MAX_S = 5.0
+# How often is looked again for what is about to come or to be written.
+RESUME_LOOK_S = 0.1
+# How long is waited for another instance to write what is missing: a hung one is killed by
+# its watchdog and replaced within this time.
+RESUME_PATIENCE_S = 30.0
+# Instances receive the same message at most so far apart.
+RESUME_MARGIN_S = 2.0

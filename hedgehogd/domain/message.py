@@ -132,6 +132,7 @@ class Message(msgspec.Struct, gc=False):
         event: the part of its SSE wire form that all cohorts share, once wanted.
         deflated: its frame compressed, for those who negotiated that; made for large
             messages only, before they are published.
+        received_us: when it was published, µs since the epoch; 0 before.
     """
 
     topic: Topic
@@ -144,6 +145,7 @@ class Message(msgspec.Struct, gc=False):
     line: bytes | None = None
     event: bytes | None = None
     deflated: bytes | None = None
+    received_us: int = 0
 
 
 _topics: dict[tuple[str, str], Topic] = {}

@@ -8,16 +8,57 @@ On the wire of ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
 ``matches:BTC-USD@135437581854,ticker:BTC-USD@135437581854``.
 """
 
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
+from hedgehogd.domain.instant import BadInstant, to_us
 from hedgehogd.domain.limits import SEQUENCE_MAX
 
 _DIGITS_MAX = len(str(SEQUENCE_MAX))
 
 
+_AGE = re.compile(r"-([0-9]{1,9})(ms|s|m|h|d)")
+_UNITS_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+
+
 class BadPosition(ValueError):
     """A text that is not a position; the message says where it stops being one."""
+
+
+class Start(NamedTuple):
+    """Where a topic is taken up.
+
+    Attributes:
+        sequence: behind the message of this number; None where time decides.
+        after_us: behind what was received up to then, µs since the epoch.
+        is_new: from now on; nothing that was before is missing.
+    """
+
+    sequence: int | None = None
+    after_us: int = 0
+    is_new: bool = False
+
+
+def read_start(text: str, now_us: int) -> Start:
+    """Read a sequence, a time (RFC 3339), or an age such as ``-5m``.
+
+    Raises:
+        BadPosition: it is none of them.
+    """
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
+        return Start(int(text))
+    age = _AGE.fullmatch(text)
+    if age is not None:
+        return Start(after_us=now_us - int(age[1]) * _UNITS_US[age[2]])
+    try:
+        return Start(after_us=to_us(text))
+    except BadInstant:
+        raise BadPosition(
+            f"{text!r} is neither a sequence, nor a time like 2026-01-31T12:00:00Z,"
+            " nor an age like -5m"
+        ) from None
 
 
 def to_text(position: Mapping[Topic, int]) -> str:

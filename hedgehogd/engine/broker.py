@@ -130,6 +130,9 @@ class Broker:
         """Keep ``messages`` and write them; books are what the tape says in the same turn."""
         pipe = self._pipe
         if messages:
+            now_us = pipe.wall_us()
+            for message in messages:
+                message.received_us = now_us
             pipe.tape.append(messages)
             pipe.latest.keep(messages)
             pipe.standing.passed(messages)

@@ -46,6 +46,38 @@ class LineHealth(NamedTuple):
     gaps_saved: int
 
 
+class HistoryState(StrEnum):
+    """What this instance does for history."""
+
+    OFF = "off"
+    READING = "reading"  # another instance writes
+    WRITING = "writing"
+    FAILED = "failed"  # nothing is kept by us; it is tried again
+
+
+class HistoryHealth:
+    """The state of history.
+
+    Attributes:
+        state: what this instance does for it.
+        reason: why it failed, for people; empty otherwise.
+        kept: messages written since start.
+        overruns: times that more came than could be written, so that some was lost.
+        written_us: up to when all is written by us, µs since the epoch; 0 before.
+    """
+
+    def __init__(self) -> None:
+        self.state = HistoryState.OFF
+        self.reason = ""
+        self.kept = 0
+        self.overruns = 0
+        self.written_us = 0
+
+    def become(self, state: HistoryState, reason: str = "") -> None:
+        """Change the state."""
+        self.state, self.reason = state, reason
+
+
 class FeedHealth:
     """The state of the feed.
 

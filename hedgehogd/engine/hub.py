@@ -147,6 +147,13 @@ class Hub:
         self.deliveries[cohort.form.kind] += chunk.count
         self.bytes_out += chunk.size
 
+    def give_past(self, member: Member, chunk: Chunk, form: WireForm) -> None:
+        """Write ``chunk``, which is not live, to one ``member``; it need stand in no cohort."""
+        # The topics in it are not live for this member, so it stands nowhere on the tape.
+        member.write(chunk.placed(self._tape.end + 1))
+        self.deliveries[form.kind] += chunk.count
+        self.bytes_out += chunk.size
+
     def listeners(self, topic: Topic) -> list[Member]:
         """Return the members that have ``topic`` and whose streams have notices."""
         return [

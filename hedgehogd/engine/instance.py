@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.broker import Broker
-from hedgehogd.engine.health import FeedHealth
+from hedgehogd.engine.health import FeedHealth, HistoryHealth
 from hedgehogd.engine.session import Pipe, Sessions
 from hedgehogd.protocol.commands import ChannelRequest
 
@@ -43,6 +43,7 @@ class Instance:
         broker: the task that publishes.
         health: how the feed is.
         counts: what happened to streams.
+        history: how the keeping of history is.
         is_draining: going down: not ready, takes no new streams.
     """
 
@@ -52,6 +53,7 @@ class Instance:
     broker: Broker
     health: FeedHealth
     counts: StreamCounts = field(default_factory=StreamCounts)
+    history: HistoryHealth = field(default_factory=HistoryHealth)
     is_draining: bool = False
 
     def check(self, requests: Iterable[ChannelRequest]) -> None:
@@ -75,5 +77,6 @@ class Instance:
         if self.is_draining:
             return False, "draining"
         health = self.health
-        details = "; ".join(filter(None, (health.reason, health.alarm)))
+        lost = f"history is not kept: {self.history.reason}" if self.history.reason else ""
+        details = "; ".join(filter(None, (health.reason, health.alarm, lost)))
         return health.is_ready, f"{health.state}: {details}" if details else health.state

@@ -1,5 +1,6 @@
 """What the hub knows of a subscriber: something that can be written to, and how far it is."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from hedgehogd.domain.message import Message
@@ -28,6 +29,14 @@ class Chunk:
         self.offsets = offsets
         self.size = len(self.data)
         self.count = len(pieces)
+
+    def placed(self, offset: int) -> "Chunk":
+        """Return the same bytes, all of them standing at ``offset`` on the tape."""
+        chunk = Chunk.__new__(Chunk)
+        chunk.data, chunk.pieces, chunk.messages = self.data, self.pieces, self.messages
+        chunk.size, chunk.count = self.size, self.count
+        chunk.offsets = [offset] * self.count
+        return chunk
 
 
 class MemberStatistics(NamedTuple):
@@ -76,6 +85,14 @@ class Member:
             reason: a stable name, by which the end is counted.
             detail: what the peer is told instead, where it can be told.
         """
+        raise NotImplementedError
+
+    async def wait_written(self) -> None:
+        """Return when nothing waits to be sent, or never will be."""
+        raise NotImplementedError
+
+    def waiting(self) -> Iterable[Message]:
+        """Return the messages of which nothing has been sent yet, oldest first."""
         raise NotImplementedError
 
     def statistics(self, now: float) -> MemberStatistics:

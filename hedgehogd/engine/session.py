@@ -6,18 +6,21 @@ be interrupted: leave the old topics, write the state of the new ones, stand in 
 cohort. No checkpoint lies between, so nothing can slip between (DESIGN §5).
 
 A book's new subscriber stands aside until it can be given a snapshot, the exchange's own or
-one made from our book (``snapshots``). What it sees is whole.
+one made from our book (``snapshots``), and who comes back with a position until it has been
+given what is behind it (``resume``). What it sees is whole.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from hedgehogd.domain.backfilled import Backfilled
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, MATCHES, Channel, Topic
-from hedgehogd.domain.errors import CLOSE_POLICY
+from hedgehogd.domain.errors import CLOSE_BUG, CLOSE_EXPIRED, CLOSE_POLICY
 from hedgehogd.domain.limits import BACKFILL_CHUNK_TRADES_MAX, BACKFILL_RETOLD_TRADES_MAX
 from hedgehogd.domain.message import Message
+from hedgehogd.domain.position import Start
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.books import Books
 from hedgehogd.engine.demand import Demand
@@ -25,6 +28,7 @@ from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
 from hedgehogd.engine.orders import OrderBooks
+from hedgehogd.engine.resume import CatchUp, Resumes
 from hedgehogd.engine.snapshots import Snapshots
 from hedgehogd.engine.standing import Standing
 from hedgehogd.engine.subscription import Subscription
@@ -49,12 +53,19 @@ class Pipe(NamedTuple):
     books: Books
     orders: OrderBooks
     snapshots: Snapshots
+    resumes: Resumes
     backfilled: Backfilled
     now: Callable[[], float]
+    wall_us: Callable[[], int]
 
     @classmethod
     def build(
-        cls, tape: Tape, demand: Demand, catalogue: Catalogue, now: Callable[[], float]
+        cls,
+        tape: Tape,
+        demand: Demand,
+        catalogue: Catalogue,
+        now: Callable[[], float],
+        wall_us: Callable[[], int] = lambda: 0,
     ) -> "Pipe":
         """Plug the parts of one instance together."""
         books = Books(demand)
@@ -68,8 +79,10 @@ class Pipe(NamedTuple):
             books=books,
             orders=OrderBooks(),
             snapshots=Snapshots(books, tape),
+            resumes=Resumes(tape, wall_us),
             backfilled=Backfilled(),
             now=now,
+            wall_us=wall_us,
         )
 
     def deflates(self, message: Message) -> bool:
@@ -95,6 +108,7 @@ class Session:
 
     __slots__ = (
         "_awaiting",
+        "_catching_up",
         "_member",
         "_pipe",
         "_topics",
@@ -125,6 +139,7 @@ class Session:
         self._pipe = pipe
         self._topics: frozenset[Topic] = frozenset()
         self._awaiting: frozenset[Topic] = frozenset()
+        self._catching_up: dict[Topic, CatchUp] = {}
 
     def apply(self, command: Command) -> list[str]:
         """Carry out ``command``; the subscriber gets new topics from this moment on.
@@ -136,7 +151,8 @@ class Session:
         errors = self.subscription.apply(
             command, self._pipe.catalogue, may_conflate=self.form.has_notices
         )
-        self._follow(self.subscription.topics(), _pairs(self.subscription) - before)
+        asked = _pairs(self.subscription) - before
+        self._follow(self.subscription.topics(), asked, command.since, command.is_strict)
         self.has_subscribed |= bool(self.subscription.state)
         return errors
 
@@ -163,6 +179,36 @@ class Session:
     def step_in(self) -> None:
         """The subscriber can take more: wait for fresh snapshots."""
         self._pipe.snapshots.wait(self, self._awaiting)
+
+    def resumes(self, topic: Topic, catch_up: CatchUp) -> bool:
+        """Say whether this session waits for ``catch_up`` to bring ``topic``."""
+        return self._catching_up.get(topic) is catch_up
+
+    def take_past(self, chunk: Chunk) -> None:
+        """Take what is not live; each write may end the stream."""
+        self._pipe.hub.give_past(self._member, chunk, self.form)
+
+    async def wait_written(self) -> None:
+        """Return when nothing waits to be sent, or never will be."""
+        await self._member.wait_written()
+
+    def stand_in(self, catch_up: CatchUp, owed: list[tuple[int, Message]], end: Message) -> None:
+        """Be live again, behind what is ``owed``, by offset; then tell the ``end`` of it."""
+        self._catching_up = {t: c for t, c in self._catching_up.items() if c is not catch_up}
+        self._stand()
+        if owed and not self.is_closed:
+            offsets, messages = zip(*owed, strict=True)
+            self._pipe.hub.give(self._member, list(messages), list(offsets))
+        if self.form.has_notices and not self.is_closed:
+            self._pipe.hub.give(self._member, [end], [self._pipe.tape.end + 1])
+
+    def expire(self) -> None:
+        """End: what was asked for is gone, and all or nothing was wanted."""
+        self._member.end(CLOSE_EXPIRED, "position_expired", "part of what follows is gone")
+
+    def fail(self) -> None:
+        """End: a bug of ours was met while it caught up."""
+        self._member.end(CLOSE_BUG, "bug", "internal error")
 
     def refuse(self, refusal: Refusal) -> None:
         """The exchange does not give us something: drop it, and tell the subscriber if it asked.
@@ -195,18 +241,28 @@ class Session:
         self.is_closed = True
         self._pipe.hub.remove(self._member)
         topics, self._topics, self._awaiting = self._topics, frozenset(), frozenset()
+        self._catching_up = {}
         self._pipe.snapshots.leave(self)
         self._pipe.demand.release(topics, self._pipe.now())
 
     def position(self, at: int) -> dict[Topic, int]:
         """Return the resume position of a subscriber served up to tape offset ``at``."""
-        return self._pipe.tape.position(self._topics, at)
+        position = self._pipe.tape.position(self._topics - self._catching_up.keys(), at)
+        for catch_up in set(self._catching_up.values()):
+            position |= catch_up.position(self._member.waiting())
+        return position
 
     def statistics(self) -> MemberStatistics:
         """Return how the subscriber is doing."""
         return self._member.statistics(self._pipe.now())
 
-    def _follow(self, topics: frozenset[Topic], asked: set[tuple[Channel, str]]) -> None:
+    def _follow(
+        self,
+        topics: frozenset[Topic],
+        asked: set[tuple[Channel, str]],
+        since: Mapping[Topic, Start] = MappingProxyType({}),
+        is_strict: bool = False,
+    ) -> None:
         """Make ``topics`` the topics of this session, and greet it for what it ``asked``."""
         added, gone = topics - self._topics, self._topics - topics
         if self.is_closed or not (added or gone or asked):
@@ -217,12 +273,37 @@ class Session:
         books = {t for t in added if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
         self._awaiting = (self._awaiting | books) & topics
         self._pipe.snapshots.wait(self, self._awaiting)
+        self._come_back(added, gone, since, is_strict=is_strict)
         self._stand()  # may write, and a write may end the member and so close us
         if not self.is_closed:
-            self._greet(asked)
+            self._greet({(c, p) for c, p in asked if c.topic(p) not in self._catching_up})
+
+    def _come_back(
+        self,
+        added: frozenset[Topic],
+        gone: frozenset[Topic],
+        since: Mapping[Topic, Start],
+        *,
+        is_strict: bool,
+    ) -> None:
+        """Begin to catch up with what of ``added`` has a position."""
+        for topic in gone:
+            self._catching_up.pop(topic, None)
+        added = frozenset(t for t in added if BY_TOPIC_CHANNEL[t.channel].resumes)
+        starts = {topic: since[topic] for topic in added & since.keys()}
+        if starts:
+            catch_up = self._pipe.resumes.begin(self, starts, is_strict=is_strict)
+            self._catching_up |= dict.fromkeys(starts, catch_up)
+        # Each event states a position of all topics, so all that have one go on together.
+        running = next(iter(self._catching_up.values()), None)
+        if self.form.states_position and running is not None:
+            together = added - starts.keys()
+            running.join(together)
+            self._catching_up |= dict.fromkeys(together, running)
 
     def _stand(self) -> None:
-        self._pipe.hub.place(self._member, self._topics - self._awaiting, self.form)
+        aside = self._awaiting | self._catching_up.keys()
+        self._pipe.hub.place(self._member, self._topics - aside, self.form)
 
     def _greet(self, asked: set[tuple[Channel, str]]) -> None:
         """Write the state of what was asked for: last ticker, last match, status, schema."""

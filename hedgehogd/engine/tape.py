@@ -11,6 +11,7 @@ keep a position per subscriber: it is looked up on the rare day when it is neede
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.limits import TAPE_BYTES_MAX, TOPICS_MAX
@@ -28,6 +29,7 @@ def positions(message: Message) -> tuple[Topic, ...]:
 
 
 _FORMS = 4  # the payload is held again in its frame, its line and its event
+_KEEPING_FACTOR = 4  # times the memory allowed, for what is young
 _OBJECTS_BYTES = 330  # what Python wraps around them
 
 
@@ -42,20 +44,42 @@ def weight(message: Message) -> int:
     return forms * size + _OBJECTS_BYTES
 
 
+class Known(NamedTuple):
+    """Where a topic's unbroken record in memory begins.
+
+    Attributes:
+        sequence: of the oldest message that is on the tape, or that has left it last.
+        received_us: when that was received, µs since the epoch.
+        has_left: it is the one that has left.
+    """
+
+    sequence: int
+    received_us: int
+    has_left: bool = False
+
+
 class Tape:
     """Recent messages, bounded in the memory that they take.
 
     The newest batch is always kept whole, whatever it weighs: it is still being written out.
+
+    Args:
+        bytes_max: how much memory they may take.
+        keep_us: what is younger stays, up to four times as much: whoever takes over the
+            writing of history finds here what the one before has not written.
     """
 
-    def __init__(self, bytes_max: int = TAPE_BYTES_MAX) -> None:
+    def __init__(self, bytes_max: int = TAPE_BYTES_MAX, keep_us: int = 0) -> None:
         self.end = 0
         self.bytes = 0
         self._bytes_max = bytes_max
+        self._keep_us = keep_us
         self._messages: deque[Message] = deque()
         self._last: dict[Topic, int] = {}  # each topic's last sequence
+        # offset and sequence of each topic's first message
+        self._began: dict[Topic, tuple[int, Known]] = {}
         # offset and sequence of each topic's last message that has left the tape
-        self._left: dict[Topic, tuple[int, int]] = {}
+        self._left: dict[Topic, tuple[int, Known]] = {}
 
     @property
     def begin(self) -> int:
@@ -70,14 +94,33 @@ class Tape:
             self.bytes += weight(message)
             self.end += 1
             for topic in positions(message):
-                if topic in self._last or len(self._last) < TOPICS_MAX:
+                if topic in self._last:
                     self._last[topic] = message.sequence or 0
-        while self.bytes > self._bytes_max and len(kept) > len(messages):
+                elif len(self._last) < TOPICS_MAX:
+                    self._last[topic] = message.sequence or 0
+                    known = Known(message.sequence or 0, message.received_us)
+                    self._began[topic] = (self.end, known)
+        while self._is_full() and len(kept) > len(messages):
             oldest = kept.popleft()
             self.bytes -= weight(oldest)
+            offset = self.end - len(kept)
             for topic in positions(oldest):
-                if topic in self._last:
-                    self._left[topic] = (self.end - len(kept), oldest.sequence or 0)
+                # Not one from before the topic was forgotten: what came meanwhile is nowhere.
+                if topic in self._last and offset >= self._began[topic][0]:
+                    known = Known(oldest.sequence or 0, oldest.received_us, has_left=True)
+                    self._left[topic] = (offset, known)
+
+    def known_from(self, topic: Topic) -> Known | None:
+        """Return from where on all of ``topic`` that came is known here; None before the first.
+
+        That message itself may have left the tape; all after it are there.
+        """
+        found = self._left.get(topic) or self._began.get(topic)
+        return None if found is None else found[1]
+
+    def last_sequence(self, topic: Topic) -> int | None:
+        """Return the newest sequence of ``topic``; None before the first."""
+        return self._last.get(topic)
 
     def read(self, after: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
         """Return ``(offset, message)`` of ``topics`` with an offset above ``after``.
@@ -88,6 +131,19 @@ class Tape:
         return [
             (offset, message)
             for offset, message in reversed(list(self._backwards(after)))
+            if message.topic in topics or message.also in topics
+        ]
+
+    def part(self, after: int, count: int, topics: frozenset[Topic]) -> list[Message]:
+        """Return the messages of ``topics`` among the ``count`` that follow on ``after``.
+
+        What has left the tape cannot be returned.
+        """
+        first = max(0, after + 1 - self.begin)
+        end = max(0, after + count + 1 - self.begin)
+        return [
+            message
+            for message in islice(self._messages, first, end)
             if message.topic in topics or message.also in topics
         ]
 
@@ -114,10 +170,10 @@ class Tape:
                     position[topic] = message.sequence or 0
                     moved.discard(topic)
         for topic in wanted:
-            left_at, sequence = self._left.get(topic, (0, 0))
+            left_at, left = self._left.get(topic, (0, Known(0, 0)))
             if topic in moved or left_at > at:
                 if 0 < left_at <= at:
-                    position[topic] = sequence
+                    position[topic] = left.sequence
                 else:
                     del position[topic]
         return position
@@ -125,7 +181,14 @@ class Tape:
     def forget(self, topic: Topic) -> None:
         """Drop the sequences kept for ``topic``: it is no longer held."""
         self._last.pop(topic, None)
+        self._began.pop(topic, None)
         self._left.pop(topic, None)
+
+    def _is_full(self) -> bool:
+        if self.bytes <= self._bytes_max:
+            return False
+        age_us = max(0, self._messages[-1].received_us - self._messages[0].received_us)
+        return age_us >= self._keep_us or self.bytes > _KEEPING_FACTOR * self._bytes_max
 
     def _backwards(self, after: int) -> Iterator[tuple[int, Message]]:
         """Yield ``(offset, message)`` from the newest down to the first above ``after``."""

@@ -9,13 +9,16 @@ at the root and its own together; extra keys, repeated ids and keys for signing,
 not, are ignored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
-from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, PRIVATE_CHANNELS, Channel
+from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, PRIVATE_CHANNELS, Channel, Topic
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.limits import SEQUENCE_MAX
+from hedgehogd.domain.position import Start
 
 SUBSCRIBE_FAILED = "Failed to subscribe"
 UNSUBSCRIBE_FAILED = "Failed to unsubscribe"
@@ -61,11 +64,15 @@ class Command(NamedTuple):
         subscribes: True for subscribe, False for unsubscribe.
         requests: the channels that exist.
         errors: a reason for each channel that does not.
+        since: where topics are to be resumed.
+        is_strict: all of what is resumed, or the stream ends.
     """
 
     subscribes: bool
     requests: tuple[ChannelRequest, ...]
     errors: tuple[str, ...] = ()
+    since: Mapping[Topic, Start] = MappingProxyType({})
+    is_strict: bool = False
 
     @property
     def failure(self) -> str:
@@ -98,6 +105,7 @@ def parse(text: str | bytes) -> Command:
     root = _product_ids(value.get("product_ids"), failure)
     requests: dict[str, ChannelRequest] = {}
     errors: dict[str, None] = {}
+    since: dict[Topic, Start] = {}
     for item in channels:
         name, own, policy = _channel_item(item, failure)
         channel = BY_ALIAS.get(name)
@@ -109,7 +117,10 @@ def parse(text: str | bytes) -> Command:
         policy = policy or (known.policy if known else None)
         together = tuple(dict.fromkeys((*before, *root, *own)))
         requests[channel.name] = ChannelRequest(channel, together, policy)
-    return Command(kind == "subscribe", tuple(requests.values()), tuple(errors))
+        if isinstance(item, dict):
+            since.update(_since(channel, item.get("since"), failure))
+    is_strict = any(isinstance(item, dict) and item.get("strict") is True for item in channels)
+    return Command(kind == "subscribe", tuple(requests.values()), tuple(errors), since, is_strict)
 
 
 def unknown_channel(name: str) -> str:
@@ -128,6 +139,17 @@ def _channel_item(item: Any, failure: str) -> tuple[str, tuple[str, ...], str | 
     if policy is not None and policy not in POLICIES:
         raise CommandError(failure, "policy is close or conflate")
     return item["name"], _product_ids(item.get("product_ids"), failure), policy
+
+
+def _since(channel: Channel, value: Any, failure: str) -> dict[Topic, Start]:
+    """Return where the products of a channel are to be resumed."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(
+        type(number) is int and 0 <= number <= SEQUENCE_MAX for number in value.values()
+    ):
+        raise CommandError(failure, "since is an object of products and their last sequence")
+    return {channel.topic(product_id): Start(number) for product_id, number in value.items()}
 
 
 def _product_ids(value: Any, failure: str) -> tuple[str, ...]:

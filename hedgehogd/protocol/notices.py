@@ -26,14 +26,22 @@ def gap(topic: Topic, missing: Gap) -> bytes:
     They are trade ids on ``matches``, sequences on ``full`` and ``level3``.
     """
     kind = "trade_id" if topic.channel == MATCHES.topic_channel else "sequence"
+    return _gap(topic, kind, missing.first, missing.last)
+
+
+def lost(topic: Topic, first: int | None, last: int | None) -> bytes:
+    """Sequences that were to be had once and are nowhere any more, both ends included.
+
+    Which of them were messages of this channel nobody knows. ``first`` is None for who
+    asked by time; ``last`` is None when what comes next is not known yet.
+    """
+    return _gap(topic, "sequence", first, last)
+
+
+def resumed(topics: Iterable[Topic], messages: int) -> bytes:
+    """Everything after the positions has been sent; from here on the stream is live."""
     return _encode(
-        {
-            "type": "gap",
-            "channel": topic.channel,
-            "product_id": topic.product_id,
-            f"first_{kind}": missing.first,
-            f"last_{kind}": missing.last,
-        }
+        {"type": "resumed", "topics": [str(t) for t in sorted(topics)], "messages": messages}
     )
 
 
@@ -72,6 +80,18 @@ def closing(reason: str, position: Mapping[Topic, int], retry_after_s: float) ->
             "reason": reason,
             "position": to_object(position),
             "retry_after_s": retry_after_s,
+        }
+    )
+
+
+def _gap(topic: Topic, kind: str, first: int | None, last: int | None) -> bytes:
+    return _encode(
+        {
+            "type": "gap",
+            "channel": topic.channel,
+            "product_id": topic.product_id,
+            f"first_{kind}": first,
+            f"last_{kind}": last,
         }
     )
 

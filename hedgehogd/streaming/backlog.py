@@ -10,6 +10,7 @@ Sans-I/O; the outlet owns the socket and the clock. Three rules:
 
 from bisect import bisect_right
 from collections import Counter, deque
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from itertools import accumulate
 
@@ -141,6 +142,12 @@ class Backlog:
             if begun < waiting.chunk.count:
                 return waiting.chunk.offsets[begun] - 1
         return None
+
+    def waiting(self) -> Iterator[Message]:
+        """Iterate over the messages that are not begun, in the order of sending."""
+        for waiting in self._data:
+            begun = waiting.whole(waiting.begun_end())
+            yield from waiting.chunk.messages[begun:]
 
     def drop(self) -> int:
         """Forget all waiting data but the piece in flight; return how many messages that were."""

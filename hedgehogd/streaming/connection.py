@@ -254,6 +254,8 @@ class Reader:
             refusals["bad_command"] += 1
             outlet.tell(coinbase.error(error.message, error.reason))
             return
+        if self._is_strict:  # Coinbase knows no positions
+            command = command._replace(since={})
         answers = session.answer(command)
         refusals["refused"] += len(answers) - 1
         for answer in answers:

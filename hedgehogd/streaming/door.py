@@ -167,7 +167,7 @@ class Door:
                 replay = without_upgrade(data, head_end)
                 await self._control(ReplayStream(trio.SocketStream(sock), replay))
                 return None
-            stream = read_stream_request(request)
+            stream = read_stream_request(request, self._plane.instance.pipe.wall_us())
             if stream.command is not None:
                 self._plane.instance.check(stream.command.requests)
             self._plane.check_room()

@@ -19,6 +19,7 @@ Floor 4: imports engine ports and trio. Not safe to share between threads.
 
 import contextlib
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +28,7 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
+from hedgehogd.domain.message import Message
 from hedgehogd.engine.instance import StreamCounts
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
 from hedgehogd.engine.session import Session
@@ -81,6 +83,7 @@ class Outlet(Member):
         "_send",
         "_settings",
         "_socket",
+        "_written",
         "delivered",
         "is_ending",
         "reading",
@@ -107,6 +110,7 @@ class Outlet(Member):
         self._settings = settings
         self._backlog: Backlog | None = None
         self._flushing = False
+        self._written: trio.Event | None = None  # somebody waits until nothing waits
         self._is_behind = False  # books were dropped, and wait for all else to be sent
 
     @property
@@ -202,6 +206,18 @@ class Outlet(Member):
             self._farewell(reason, b"")
         self.close()
 
+    async def wait_written(self) -> None:
+        """Return when nothing waits to be sent, or never will be."""
+        while self._flushing and not self.is_ending:
+            if self._written is None:
+                self._written = trio.Event()
+            await self._written.wait()
+        await trio.lowlevel.checkpoint()
+
+    def waiting(self) -> Iterable[Message]:
+        """Return the messages of which nothing has been sent yet, oldest first."""
+        return self._backlog.waiting() if self._backlog else ()
+
     def close(self) -> None:
         """Nothing is sent any more."""
         self._backlog = None
@@ -295,6 +311,9 @@ class Outlet(Member):
             self.lose("bug")
         finally:
             self._flushing = False
+            if self._written is not None:
+                self._written.set()
+                self._written = None
         if self.is_ending:
             self._shut_writing()
         elif self._is_behind and self.session is not None:

@@ -14,7 +14,9 @@ from urllib.parse import parse_qs, unquote
 
 import h11
 
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.position import BadPosition, Start, from_text, read_start
 from hedgehogd.protocol.commands import (
     DEFAULT_CHANNELS,
     ChannelRequest,
@@ -103,8 +105,12 @@ def plane_of(request: h11.Request) -> Plane:
     return Plane.STREAMING if is_stream_path and request.method == b"GET" else Plane.CONTROL
 
 
-def read_stream_request(request: h11.Request) -> StreamRequest:
+def read_stream_request(request: h11.Request, now_us: int = 0) -> StreamRequest:
     """Read a request of the streaming plane.
+
+    Args:
+        request: its head.
+        now_us: the time of day, for who asks by an age, µs since the epoch.
 
     Raises:
         SubscriberError: a broken handshake (400, 426), no such stream (404), a query that
@@ -119,10 +125,12 @@ def read_stream_request(request: h11.Request) -> StreamRequest:
         is_strict = path in STRICT_PATHS
         form = _websocket_form(is_strict=is_strict, deflates=bool(extensions))
         waits = is_strict or path == EXTENDED_PATH
-        command = None if waits else _command(path, query)
+        command = None if waits else _command(path, query, b"", now_us)
         return StreamRequest(form, command, key, is_strict, origin, extensions)
     form = _form(headers.get(b"accept", b""), chunked=request.http_version == b"1.1")
-    return StreamRequest(form, _command(path, query), b"", is_strict=False, origin=origin)
+    event_id = headers.get(b"last-event-id", b"") if form.states_position else b""
+    command = _command(path, query, event_id, now_us)
+    return StreamRequest(form, command, b"", is_strict=False, origin=origin)
 
 
 def _check_handshake(request: h11.Request, headers: dict[bytes, bytes]) -> bytes:
@@ -169,7 +177,7 @@ def _form(accept: bytes, *, chunked: bool) -> WireForm:
     )
 
 
-def _command(path: str, query: str) -> Command | None:
+def _command(path: str, query: str, event_id: bytes, now_us: int) -> Command | None:
     """Return the subscribe that a path and its query stand for; None for no pairs yet."""
     values = parse_qs(query, keep_blank_values=True)
     if path == STREAM_PATH:
@@ -181,7 +189,40 @@ def _command(path: str, query: str) -> Command | None:
     names = _list(values, "channels") or DEFAULT_CHANNELS
     policy = values["policy"][-1] if "policy" in values else None
     requests = channel_requests(names, tuple(pairs), policy)
-    return Command(True, requests) if pairs or _needs_no_pairs(requests) else None
+    if not pairs and not _needs_no_pairs(requests):
+        return None
+    try:
+        since = _since(values, event_id, requests, now_us)
+    except BadPosition as error:
+        raise SubscriberError("bad_position", str(error)) from None
+    is_strict = values.get("strict", [""])[-1] in {"true", "1"}
+    return Command(True, requests, since=since, is_strict=is_strict)
+
+
+def _since(
+    values: dict[str, list[str]],
+    event_id: bytes,
+    requests: tuple[ChannelRequest, ...],
+    now_us: int,
+) -> dict[Topic, Start]:
+    """Return where a stream is to be resumed; the newest that is known of it counts.
+
+    An EventSource that reconnects sends the header beside the URL that it began with.
+
+    Raises:
+        BadPosition: what is given is no position, or a number where several pairs count.
+    """
+    text = event_id.decode("latin-1") or values.get("last_event_id", [""])[-1]
+    if text:
+        return {topic: Start(number) for topic, number in from_text(text).items()}
+    text = values.get("since", [""])[-1]
+    if not text:
+        return {}
+    start = read_start(text, now_us)
+    topics = [r.channel.topic(p) for r in requests for p in r.product_ids]
+    if start.sequence is not None and len({topic.product_id for topic in topics}) > 1:
+        raise BadPosition("a sequence is of one pair; for several there are times and ages")
+    return dict.fromkeys(topics, start)
 
 
 def _needs_no_pairs(requests: tuple[ChannelRequest, ...]) -> bool:

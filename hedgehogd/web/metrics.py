@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hedgehogd import __version__
-from hedgehogd.engine.health import FeedState
+from hedgehogd.engine.health import FeedState, HistoryState
 from hedgehogd.engine.instance import Instance
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.rest import RestClient
@@ -55,6 +55,7 @@ class InstanceCollector(Collector):
         """Return all metrics as they are now."""
         yield from self._build()
         yield from self._feed()
+        yield from self._history()
         yield from self._streams()
 
     def _build(self) -> Iterator[Metric]:
@@ -139,6 +140,20 @@ class InstanceCollector(Collector):
         yield _counter("bare_removals", "Removals of no level, cut out", pipe.books.bare_removals)
         yield _counter("snapshots_made", "Snapshots made for late joiners", pipe.snapshots.made)
         yield _counter("snapshot_joiners", "Late joiners given them", pipe.snapshots.shared)
+
+    def _history(self) -> Iterator[Metric]:
+        health, resumes = self._instance.history, self._instance.pipe.resumes
+        state = GaugeMetricFamily(
+            "hedgehogd_history_state", "1 for what is done for history", labels=("state",)
+        )
+        for each in HistoryState:
+            state.add_metric((each.value,), float(each is health.state))
+        yield state
+        yield _counter("history_kept", "Messages written to history", health.kept)
+        yield _counter("history_overruns", "Times more came than it took", health.overruns)
+        yield _counter("resumes", "Streams that have caught up", resumes.resumed)
+        yield _counter("resume_messages", "Messages given to them", resumes.replayed)
+        yield _counter("resume_gaps", "Topics of which part was gone", resumes.expired)
 
     def _streams(self) -> Iterator[Metric]:
         instance, counts = self._instance, self._instance.counts

@@ -1,5 +1,6 @@
 """Positions: what comes back from a subscriber is what it was given, or is refused."""
 
+import contextlib
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.limits import SEQUENCE_MAX
-from hedgehogd.domain.position import BadPosition, from_text, to_object, to_text
+from hedgehogd.domain.position import BadPosition, Start, from_text, read_start, to_object, to_text
 
 topics = st.builds(
     Topic,
@@ -103,3 +104,44 @@ def test_whatever_a_client_sends_is_a_position_or_a_bad_one(text):
     except BadPosition:
         return
     assert position == from_text(to_text(position))
+
+
+NOW_US = 1_790_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", Start(0)),
+        ("135437581854", Start(135437581854)),
+        ("-5m", Start(after_us=NOW_US - 300_000_000)),
+        ("-250ms", Start(after_us=NOW_US - 250_000)),
+        ("-1s", Start(after_us=NOW_US - 1_000_000)),
+        ("-2h", Start(after_us=NOW_US - 7_200_000_000)),
+        ("-1d", Start(after_us=NOW_US - 86_400_000_000)),
+        ("2026-01-31T12:00:00Z", Start(after_us=1_769_860_800_000_000)),
+        ("2026-01-31T13:00:00.5+01:00", Start(after_us=1_769_860_800_500_000)),
+    ],
+)
+def test_a_stream_begins_at_a_number_a_time_or_an_age(text, expected):
+    """Whatever somebody has at hand: what it saw last, a log line, or a wish."""
+    assert expected == read_start(text, NOW_US)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "now", "5m", "-5", "-5w", "-m", "- 5m", "-5.5m", "1e9", "-1", "9" * 17, "٣", "-٣m",
+        "2026-01-31T12:00:00", "2026-13-01T00:00:00Z", "-9999999999d"],
+)  # fmt: skip
+def test_what_is_neither_is_refused(text):
+    """A guess would begin anywhere."""
+    with pytest.raises(BadPosition, match="is neither a sequence, nor a time like"):
+        read_start(text, NOW_US)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="-0123456789smhdTZ:+. ") | st.text())
+def test_whatever_a_url_says_is_a_start_or_a_bad_one(text):
+    """URLs are written by strangers."""
+    with contextlib.suppress(BadPosition):
+        read_start(text, NOW_US)

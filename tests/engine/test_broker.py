@@ -7,7 +7,7 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.protocol.commands import drop_pair
 from hedgehogd.protocol.received import Refusal, TopicNotice
 from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_DEFLATE, WEBSOCKET_STRICT
@@ -90,6 +90,21 @@ async def test_what_comes_in_is_kept_counted_and_handed_out(plumbing):
     assert member.messages == messages[:1]
     assert (plumbing.broker.messages_in, plumbing.pipe.tape.end) == (3, 3)
     assert plumbing.pipe.latest.greeting(TICKER) is messages[0]
+
+
+async def test_what_is_published_says_when(plumbing):
+    """In the turn in which it goes on the tape; also what we make ourselves."""
+    times = iter(range(1_700_000_000_000_000, 1_700_000_000_000_009))
+    plumbing.pipe = plumbing.pipe._replace(wall_us=lambda: next(times))
+    plumbing.broker = Broker(plumbing.pipe, plumbing.sessions)
+    plumbing.join("level2_batch")
+    snapshot = make_message("level2", kind="snapshot", bids=[], asks=[])
+    change = make_message("level2", changes=[["buy", "1", "2"]])
+    await plumbing.publish(make_message("ticker", sequence=1), snapshot, change)
+    await plumbing.broker.publish([Delivery([], ends_window=True)])
+    tape = plumbing.pipe.tape
+
+    assert [m.received_us % 100 for m in tape._messages] == [0, 1, 1, 2]
 
 
 async def test_who_joins_in_the_first_write_of_a_batch_is_greeted_with_the_end_of_it(plumbing):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hedgehogd.engine.health import FeedHealth, FeedState
+from hedgehogd.engine.health import FeedHealth, FeedState, HistoryHealth, HistoryState
 
 
 def test_the_time_of_a_change_is_the_time_of_the_state():
@@ -24,3 +24,13 @@ def test_ready_means_that_a_subscriber_would_get_what_there_is(state):
     health.become(state, 0.0)
 
     assert (state not in {FeedState.CONNECTING, FeedState.STALE}) == health.is_ready
+
+
+def test_history_is_off_until_somebody_keeps_it():
+    """A reason is of its state: one that is mended must not be told any longer."""
+    health = HistoryHealth()
+    assert (health.state, health.reason, health.kept, health.written_us) == ("off", "", 0, 0)
+    health.become(HistoryState.FAILED, "disk is full")
+    assert (health.state, health.reason) == (HistoryState.FAILED, "disk is full")
+    health.become(HistoryState.WRITING)
+    assert (health.state, health.reason) == (HistoryState.WRITING, "")

@@ -70,6 +70,16 @@ async def test_after_its_end_a_member_takes_nothing(peers):
     assert member.statistics(0.0).delivered == 1
 
 
+async def test_who_keeps_up_has_nothing_waiting(peers):
+    """A catch-up waits for this before it gives more."""
+    member, hear = peers
+    member.write(make_chunk(1, 2))
+    await member.wait_written()
+
+    assert list(member.waiting()) == []
+    assert hear()
+
+
 async def test_a_member_with_too_much_to_write_ends_in_the_middle_of_a_write(peers):
     """So the hub has to stand that its members leave while it writes to them."""
     member, _ = peers
@@ -92,7 +102,7 @@ def test_a_chunk_joins_its_pieces_once():
     assert one.data is pieces[0]
 
 
-def test_a_member_is_a_port():
+async def test_a_member_is_a_port():
     """What an adapter forgets to fill says so at once."""
     member = Member()
     calls = [
@@ -100,9 +110,22 @@ def test_a_member_is_a_port():
         lambda: member.tell(b"{}"),
         lambda: member.end(1012, "drain"),
         lambda: member.statistics(0.0),
+        member.waiting,
     ]
 
     assert (member.served_to, member.cohort) == (0, None)
     for call in calls:
         with pytest.raises(NotImplementedError):
             call()
+    with pytest.raises(NotImplementedError):
+        await member.wait_written()
+
+
+def test_the_same_bytes_stand_elsewhere_on_the_tape():
+    """Who comes back shares bytes with others, not the place where it stands."""
+    chunk = make_chunk(1, 2)
+    placed = chunk.placed(9)
+
+    assert placed.data is chunk.data
+    assert (placed.offsets, chunk.offsets) == ([9, 9], [1, 2])
+    assert (placed.messages, placed.count) == (chunk.messages, 2)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import tape as tape_module
-from hedgehogd.engine.tape import Tape, positions, weight
+from hedgehogd.engine.tape import Known, Tape, positions, weight
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
 from tests.fakes import make_message
 
@@ -177,6 +177,16 @@ def test_a_position_from_before_the_tape_claims_nothing_it_cannot_know():
     assert tape.position([topic], 1) == {}  # 2 or 3 would both be lies
 
 
+def test_a_position_whose_message_has_just_left_is_known():
+    """What came after it is on the tape still, and was not delivered yet."""
+    tape, topic = Tape(bytes_max=0), Topic("ticker", "BTC-USD")
+    for sequence in (5, 6):
+        tape.append([make_message(*topic, sequence)])
+
+    assert tape.begin == 2
+    assert {topic: 5} == tape.position([topic], 1)
+
+
 def test_a_forgotten_topic_has_no_position_until_it_flows_again():
     """What is no longer held upstream has a hole after it; resuming there would hide it."""
     tape, topic = Tape(), Topic("ticker", "BTC-USD")
@@ -205,3 +215,90 @@ def test_positions_are_kept_for_a_limited_number_of_topics(monkeypatch):
     tape, _ = filled([TOPICS[:3], TOPICS[:3]])
 
     assert dict(zip(TOPICS[:2], [103, 104], strict=True)) == tape.position(TOPICS, tape.end)
+
+
+SECOND = 1_000_000
+
+
+def received(message, at_us):
+    message.received_us = at_us
+    return message
+
+
+STEPS = st.lists(
+    st.one_of(st.lists(st.sampled_from(TOPICS), min_size=1, max_size=5), st.sampled_from(TOPICS)),
+    max_size=20,
+)
+
+
+@given(STEPS, st.integers(0, 12))
+def test_what_is_known_of_a_topic_is_whole_up_to_now(steps, room):
+    """Whoever resumes at or behind it needs nothing but the tape; before it, the past.
+
+    A topic that was forgotten begins anew: what came meanwhile is nowhere.
+    """
+    tape, since, number = Tape(room * SIZE), dict.fromkeys(TOPICS, 0), 99
+    history = [None]
+    for step in steps:
+        if isinstance(step, Topic):
+            tape.forget(step)
+            since[step] = len(history)
+            continue
+        batch = []
+        for topic in step:
+            number += 1
+            batch.append(received(a_message(topic, number), 10 * number))
+        tape.append(batch)
+        history += batch
+
+    for topic in TOPICS:
+        held = [
+            (offset, message)
+            for offset, message in enumerate(history)
+            if message is not None and offset >= since[topic] and topic in positions(message)
+        ]
+        gone = [each for each in held if each[0] < tape.begin]
+        known = tape.known_from(topic)
+        if not held:
+            assert (known, tape.last_sequence(topic)) == (None, None)
+            continue
+        first = gone[-1][1] if gone else held[0][1]
+        assert (known.sequence, known.received_us) == (first.sequence, first.received_us)
+        assert known.has_left == bool(gone)
+        assert tape.last_sequence(topic) == held[-1][1].sequence
+
+
+def test_what_is_young_stays_up_to_four_times_as_much():
+    """Who takes over the writing of history finds here what the one before has not written."""
+    size = weight(make_message("matches", sequence=100))
+    tape = Tape(bytes_max=2 * size, keep_us=60 * SECOND)
+    kept = []
+    for seconds in (0, 1, 2, 3, 59, 60, 61, 62, 300):
+        tape.append([received(make_message("matches", sequence=100), seconds * SECOND)])
+        kept.append(tape.end - tape.begin + 1)
+
+    assert kept == [1, 2, 3, 4, 5, 5, 5, 5, 2]
+    for _ in range(20):
+        tape.append([received(make_message("matches", sequence=100), 301 * SECOND)])
+    assert tape.bytes == 8 * size
+
+
+@pytest.mark.parametrize("keep_us", [0, 60 * SECOND])
+def test_a_clock_that_steps_back_makes_no_tape_larger_than_it_may_be(keep_us):
+    """Nothing is younger for it; without history nothing is kept for its sake."""
+    size = weight(make_message("matches", sequence=100))
+    tape = Tape(bytes_max=2 * size, keep_us=keep_us)
+    for n in range(20):
+        tape.append([received(make_message("matches", sequence=100), -n * 3600 * SECOND)])
+
+    assert tape.bytes == (8 * size if keep_us else 2 * size)
+
+
+def test_what_is_known_begins_with_the_first_message():
+    """It has not left the tape, so it can be given."""
+    tape = Tape(bytes_max=0)
+    assert tape.known_from(MATCHES) is None
+    tape.append([received(make_message("matches", sequence=7), 70)])
+    assert tape.known_from(MATCHES) == Known(7, 70)
+    tape.append([received(make_message("matches", sequence=8), 80)])
+    assert tape.known_from(MATCHES) == Known(7, 70, has_left=True)

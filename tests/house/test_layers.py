@@ -26,6 +26,7 @@ FLOORS = {
     "daemon": 6,
     "entrances": 6,
     "intake": 6,
+    "keeping": 6,
     "reload": 6,
     "status": 6,
     "haproxy": 6,

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hedgehogd.domain.channel import BY_ALIAS, CHANNELS
+from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, Topic
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.position import Start
 from hedgehogd.protocol.commands import (
     DEFAULT_CHANNELS,
     ChannelRequest,
@@ -189,6 +190,7 @@ NO_CHANNELS = ("Failed to subscribe", "No channels provided")
 BAD_CHANNELS = ("Failed to subscribe", "channels is a list of names or objects")
 BAD_CHANNEL = ("Failed to subscribe", "a channel is a name, or an object with a name")
 BAD_PRODUCTS = ("Failed to subscribe", "product_ids is a list of texts")
+BAD_SINCE = ("Failed to subscribe", "since is an object of products and their last sequence")
 BAD_POLICY = ("Failed to subscribe", "policy is close or conflate")
 
 REFUSED = [
@@ -247,8 +249,35 @@ REFUSED = [
     (subscribe(channels=[{"name": "ticker", "product_ids": BTC}]), BAD_PRODUCTS),
     (subscribe(channels=[{"name": "ticker", "policy": "drop"}]), BAD_POLICY),
     (subscribe(channels=[{"name": "ticker", "policy": []}]), BAD_POLICY),
+    (subscribe(channels=[{"name": "ticker", "since": 7}]), BAD_SINCE),
+    (subscribe(channels=[{"name": "ticker", "since": [BTC]}]), BAD_SINCE),
+    (subscribe(channels=[{"name": "ticker", "since": {BTC: "7"}}]), BAD_SINCE),
+    (subscribe(channels=[{"name": "ticker", "since": {BTC: True}}]), BAD_SINCE),
+    (subscribe(channels=[{"name": "ticker", "since": {BTC: -1}}]), BAD_SINCE),
+    (subscribe(channels=[{"name": "ticker", "since": {BTC: 2**53}}]), BAD_SINCE),
     (subscribe(channels=[{"name": "ticker", "policy": False}]), BAD_POLICY),
 ]
+
+
+def test_positions_are_of_topics():
+    """One channel may be far behind another; a channel without one is as it always was."""
+    command = parse(
+        subscribe(
+            channels=[
+                {"name": "matches", "product_ids": [BTC], "since": {BTC: 7}, "strict": True},
+                {"name": "ticker", "product_ids": [BTC], "since": {BTC: 0, "ETH-USD": 9}},
+                {"name": "heartbeat", "product_ids": [BTC], "since": None},
+            ]
+        )
+    )
+
+    assert command.since == {
+        Topic("matches", BTC): Start(7),
+        Topic("ticker", BTC): Start(0),
+        Topic("ticker", "ETH-USD"): Start(9),
+    }
+    assert command.is_strict
+    assert not parse(subscribe(channels=["matches"], product_ids=[BTC])).is_strict
 
 
 @pytest.mark.parametrize(
@@ -272,7 +301,7 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["type", "name", "channels", "product_ids", "policy"]), inner
+            st.sampled_from(["type", "name", "channels", "product_ids", "policy", "since"]), inner
         )
     ),
     max_leaves=8,

@@ -30,6 +30,24 @@ NOTICES = {
             b'"first_sequence":8,"last_sequence":9}'
         ),
     ),
+    "lost": (
+        notices.lost(BTC, 8, 9),
+        (
+            b'{"type":"gap","channel":"matches","product_id":"BTC-USD",'
+            b'"first_sequence":8,"last_sequence":9}'
+        ),
+    ),
+    "lost, and nobody knows how much": (
+        notices.lost(BTC, None, None),
+        (
+            b'{"type":"gap","channel":"matches","product_id":"BTC-USD",'
+            b'"first_sequence":null,"last_sequence":null}'
+        ),
+    ),
+    "resumed": (
+        notices.resumed([ETH, BTC], 7),
+        b'{"type":"resumed","topics":["matches:BTC-USD","ticker:ETH-USD"],"messages":7}',
+    ),
     "backfilled": (
         notices.backfilled("BTC-USD", [{"trade_id": 8, "price": "1.0"}]),
         b'{"type":"backfilled","product_id":"BTC-USD","trades":[{"trade_id":8,"price":"1.0"}]}',

@@ -131,6 +131,20 @@ def test_a_position_counts_the_piece_in_flight_as_delivered():
     assert found == [0, 1, 1, 1, 3, 3, 3, None, None, None]
 
 
+def test_what_waits_are_the_messages_not_begun():
+    """By them a catch-up knows how far its stream is."""
+    one, two = make_chunk(b"one", b"two"), make_chunk(b"four", first_offset=4)
+    backlog = backlog_of(one, two)
+    found = []
+    for _ in range(10):
+        found.append(list(backlog.waiting()))
+        backlog.sent(1)
+
+    everything = [*one.messages, *two.messages]
+    assert [everything[3 - len(each) :] for each in found] == found
+    assert [len(each) for each in found] == [3, 2, 2, 2, 1, 1, 1, 0, 0, 0]
+
+
 def test_dropping_finishes_the_piece_in_flight():
     """The farewell must stand behind whole frames."""
     backlog = backlog_of(make_chunk(b"one ", b"two "), make_chunk(b"three "), sent=1)

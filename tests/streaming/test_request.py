@@ -3,7 +3,9 @@
 import h11
 import pytest
 
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.position import Start
 from hedgehogd.protocol.wire import (
     NDJSON,
     SSE,
@@ -226,3 +228,73 @@ def test_a_broken_handshake_is_refused(asked: h11.Request, status: int) -> None:
         read_stream_request(asked)
 
     assert status == caught.value.status
+
+
+BTC_TOPICS = [Topic("ticker", "BTC-USD"), Topic("matches", "BTC-USD")]
+EVENTS = ("Accept", "text/event-stream")
+NOW_US = 1_790_000_000_000_000
+
+
+def since(target: str, *headers: tuple[str, str]) -> dict[Topic, Start]:
+    command = read_stream_request(request(target, *headers), NOW_US).command
+    assert command is not None
+    return dict(command.since)
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("135437581854", Start(135437581854)),
+        ("-5m", Start(after_us=NOW_US - 300_000_000)),
+        ("2026-01-31T12:00:00Z", Start(after_us=1_769_860_800_000_000)),
+    ],
+)
+@pytest.mark.parametrize("headers", [(), (EVENTS,), UPGRADE])
+def test_a_url_says_since_when(
+    text: str, start: Start, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """All channels of a pair share its counter, so one number is enough."""
+    target = f"/api/v1/subscribe/BTC-USD?since={text}"
+
+    assert since(target, *headers) == dict.fromkeys(BTC_TOPICS, start)
+
+
+def test_an_event_source_says_what_it_got_last() -> None:
+    """The header comes with each reconnect; the URL is that of its first day."""
+    target = "/api/v1/subscribe/BTC-USD?since=-5m&last_event_id=ticker:BTC-USD@3"
+    last = ("Last-Event-ID", "matches:BTC-USD@7,ticker:BTC-USD@8")
+    ticker, matches = BTC_TOPICS
+
+    assert since(target, EVENTS, last) == {matches: Start(7), ticker: Start(8)}
+    assert since(target, EVENTS) == {ticker: Start(3)}
+    assert since(target, EVENTS, ("Last-Event-ID", "")) == {ticker: Start(3)}
+    assert since(target, last) == {ticker: Start(3)}  # lines have no ids
+    assert since("/api/v1/subscribe/BTC-USD") == {}
+
+
+@pytest.mark.parametrize("strict", ["true", "1"])
+def test_a_url_may_want_all_or_nothing(strict: str) -> None:
+    """A recorder that cannot have it all wants to know, and ask somebody else."""
+    target = "/api/v1/subscribe/BTC-USD?since=7&strict="
+    asked = read_stream_request(request(target + strict)).command
+    other = read_stream_request(request(target + "no")).command
+
+    assert asked is not None
+    assert other is not None
+    assert (asked.is_strict, other.is_strict) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/v1/subscribe/BTC-USD?since=yesterday",
+        "/api/v1/subscribe/BTC-USD?last_event_id=7",
+        "/api/v1/stream?pairs=A-B,C-D&since=7",
+    ],
+)
+def test_a_position_that_means_nothing_is_refused(target: str) -> None:
+    """Beginning anywhere else would be a silent loss; a number of two pairs is none of both."""
+    with pytest.raises(SubscriberError) as caught:
+        read_stream_request(request(target))
+
+    assert (caught.value.status, caught.value.code) == (400, "bad_position")

@@ -1,0 +1,77 @@
+"""The past, as the pipe sees it: what is no longer on the tape. A port.
+
+``history`` is the adapter. A *place* is where something stands in the past, one number for
+all topics: about when it was received, in µs since the epoch.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+
+
+class PastUnavailable(Exception):
+    """The past cannot be read now; the text says why."""
+
+
+class PastGap(NamedTuple):
+    """Something that is not kept.
+
+    Attributes:
+        topic: of which topic.
+        place: where it stands, between messages.
+        kind: ``missing``, numbers that nobody has; ``seam``, a book that begins anew.
+        first: the first missing number: a trade id on ``matches``, else a sequence; or None.
+        last: the last one.
+    """
+
+    topic: Topic
+    place: int
+    kind: str
+    first: int | None
+    last: int | None
+
+
+class PastPage(msgspec.Struct):
+    """Some of the past, in the order of the feed.
+
+    Attributes:
+        messages: the place of each is its ``received_us``.
+        gaps: what is missing between them.
+        end: the place up to which this page goes; the next one begins after it.
+        is_last: nothing is kept behind it at this moment.
+        is_sealed: it will never be other than it is.
+        shared: what ``resume`` makes of it for all who get it.
+    """
+
+    messages: list[Message]
+    gaps: list[PastGap]
+    end: int
+    is_last: bool
+    is_sealed: bool
+    shared: Any = None
+
+
+class Past(Protocol):
+    """Reads the past. All that wait raise ``PastUnavailable``; none holds up the loop."""
+
+    def keeps(self, topic: Topic) -> bool:
+        """Say whether ``topic`` is among what is kept; it does not raise."""
+
+    async def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
+        """Return place and sequence of the newest message of ``topic`` up to ``sequence``.
+
+        None when all that is kept of it is newer, or nothing is.
+        """
+
+    async def first_place(self, topic: Topic) -> int | None:
+        """Return the place of the oldest message of ``topic``; None when there is none."""
+
+    async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
+        """Return what follows on the place ``after``."""
+
+    async def written_to(self) -> int:
+        """Return up to when all that was received is kept, µs since the epoch; or 0."""

@@ -1,0 +1,534 @@
+"""Coming back: everything after a position, from the past and the tape, then live.
+
+A topic that is resumed stands aside until its subscriber has caught up. A *catch-up* is one
+task: it gives a page, waits until its bytes are written, and gives the next; first from
+what is stored, as long as the tape does not reach back far enough, then from the tape. The
+last page is given in the same turn in which the topic stands in, so nothing can slip
+between (DESIGN §5).
+
+Pages are shared: who comes back to the same topics gets the same bytes, wherever it began.
+
+What is not to be had any more is told in its place among the data. A position may also be
+ahead of this instance's feed; it is waited for.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import FULL, MATCHES, Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.position import Start, to_text
+from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.past import Past, PastGap, PastPage, PastUnavailable
+from hedgehogd.engine.tape import Known, Tape, positions
+from hedgehogd.protocol import notices
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.gaps import Gap
+from hedgehogd.protocol.wire import WireForm
+
+log = structlog.get_logger("resume")
+
+_US = 1_000_000
+
+
+class Returning(Protocol):
+    """Someone who comes back: a session.
+
+    Attributes:
+        form: how messages look on its stream.
+        is_closed: it is gone.
+    """
+
+    form: WireForm
+    is_closed: bool
+
+    def resumes(self, topic: Topic, catch_up: "CatchUp") -> bool:
+        """Say whether it waits for ``catch_up`` to bring ``topic``."""
+
+    def take_past(self, chunk: Chunk) -> None:
+        """Take what is not live."""
+
+    def stand_in(self, catch_up: "CatchUp", owed: list[tuple[int, Message]], end: Message) -> None:
+        """Be live from now on, behind what is ``owed``, by offset; then comes ``end``."""
+
+    def expire(self) -> None:
+        """End: what it asked for is gone, and it wants all or nothing."""
+
+    def fail(self) -> None:
+        """End: a bug of ours was met."""
+
+    async def wait_written(self) -> None:
+        """Return when nothing waits to be written to it, or it is gone."""
+
+
+class Page:
+    """Some messages that are not live, and their bytes, made once for all who get them whole.
+
+    Attributes:
+        messages: data and, in their places, notices about what is missing.
+        last: the newest sequence of each topic among them.
+        first: the oldest one.
+    """
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.messages = messages
+        self.first: dict[Topic, int] = {}
+        self.last: dict[Topic, int] = {}
+        for message in messages:
+            for topic in positions(message):
+                self.first.setdefault(topic, message.sequence or 0)
+                self.last[topic] = message.sequence or 0
+        self._chunks: dict[WireForm, list[Chunk]] = {}
+
+    def chunks(self, form: WireForm) -> list[Chunk]:
+        """Return the whole page as bytes of ``form``, which states no positions."""
+        chunks = self._chunks.get(form)
+        if chunks is None:
+            chunks = self._chunks[form] = [
+                Chunk([form.data(message, "") for message in part], part, [])
+                for part in cut(self.messages)
+            ]
+        return chunks
+
+
+def cut(messages: list[Message]) -> Iterable[list[Message]]:
+    """Cut ``messages`` into parts of about ``RESUME_CHUNK_BYTES``, none of them empty."""
+    part: list[Message] = []
+    size = 0
+    for message in messages:
+        part.append(message)
+        size += len(message.payload)
+        if size >= limits.RESUME_CHUNK_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def in_band(topic: Topic, payload: bytes) -> Message:
+    """Return a notice that keeps its place among the data."""
+    message = Message(topic, "notice", encode_text(payload), payload)
+    message.event = b"event: hedgehogd\ndata: " + payload + b"\n"
+    return message
+
+
+class _Progress:
+    """How far one topic has come back.
+
+    Attributes:
+        reached: all up to this sequence has been given, or is told to be missing; None
+            when it is known by time alone.
+        after_us: nothing received up to then is wanted.
+        quiet_us: nothing had come of it by then, here or elsewhere; None when that is not so.
+        is_new: it is not resumed, it only waits with the others.
+        is_cut: what follows on ``reached`` is gone, up to what is found next.
+    """
+
+    __slots__ = ("after_us", "is_cut", "is_new", "quiet_us", "reached")
+
+    def __init__(self, start: Start) -> None:
+        self.reached = start.sequence
+        self.after_us = start.after_us
+        self.is_new = start.is_new
+        self.quiet_us: int | None = None
+        self.is_cut = False
+
+    def wants(self, sequence: int, received_us: int) -> bool:
+        """Say whether a message is behind what was reached."""
+        return received_us > self.after_us if self.reached is None else sequence > self.reached
+
+    def is_covered(self, known: Known | None) -> bool:
+        """Say whether the tape has all that follows, when its record begins at ``known``."""
+        if self.is_new:
+            return True
+        if known is None:
+            return self.quiet_us is not None
+        if self.quiet_us is not None and not known.has_left and known.received_us > self.quiet_us:
+            return True
+        if self.reached is None:
+            return self.after_us >= known.received_us
+        return self.reached >= known.sequence - (not known.has_left)
+
+
+class Resumes:
+    """Everybody who is catching up.
+
+    Attributes:
+        past: what is no longer on the tape; None where nothing is kept.
+        resumed: how many have caught up since start.
+        replayed: messages given to them.
+        expired: topics of which part was gone.
+    """
+
+    def __init__(self, tape: Tape, wall_us: Callable[[], int]) -> None:
+        self.past: Past | None = None
+        self.resumed = 0
+        self.replayed = 0
+        self.expired = 0
+        self.tape = tape
+        self.wall_us = wall_us
+        self._begun: list[CatchUp] = []
+        self._asked = trio.Event()
+        self._pages: OrderedDict[tuple[frozenset[Topic], int], Page] = OrderedDict()
+
+    def begin(
+        self, who: Returning, starts: Mapping[Topic, Start], *, is_strict: bool = False
+    ) -> "CatchUp":
+        """Bring ``who`` from ``starts`` to the present."""
+        catch_up = CatchUp(self, who, starts, is_strict=is_strict)
+        self._begun.append(catch_up)
+        self._asked.set()
+        return catch_up
+
+    async def run(self) -> None:
+        """Bring back whoever comes, for ever."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._asked.wait()
+                self._asked = trio.Event()
+                begun, self._begun = self._begun, []
+                for catch_up in begun:
+                    nursery.start_soon(catch_up.run)
+
+    def tape_page(self, topics: frozenset[Topic], window: int) -> Page:
+        """Return what stands on the tape in one window of it, which is full."""
+        page = self._pages.get((topics, window))
+        if page is None:
+            width = limits.RESUME_WINDOW_MESSAGES_MAX
+            page = Page(self.tape.part(window * width, width, topics))
+            self._pages[topics, window] = page
+            if len(self._pages) > limits.RESUME_PAGES_MAX:
+                self._pages.popitem(last=False)
+        return page
+
+
+class CatchUp:
+    """One stream's way from where it was to the present.
+
+    Attributes:
+        messages: how many it has been given.
+    """
+
+    def __init__(
+        self, resumes: Resumes, who: Returning, starts: Mapping[Topic, Start], *, is_strict: bool
+    ) -> None:
+        self.messages = 0
+        self._resumes = resumes
+        self._tape = resumes.tape
+        self._who = who
+        self._is_strict = is_strict
+        self._began_us = resumes.wall_us()
+        self._resumed = frozenset(starts)
+        self._progress = {topic: _Progress(start) for topic, start in starts.items()}
+        self._cursor = 0  # the place in the past up to which all has been given
+        self._kept: set[Topic] = set()  # topics to be read from the past
+        self._is_located = False
+        self._offset = 0  # the same on the tape
+        self._written: dict[Topic, int] = {}  # the position before what is being written
+        self._writing: list[Message] = []
+
+    def join(self, topics: Iterable[Topic]) -> None:
+        """``topics`` are new, and become live together with those that are resumed."""
+        start = Start(after_us=self._resumes.wall_us(), is_new=True)
+        self._progress.update((topic, _Progress(start)) for topic in topics)
+
+    def position(self, waiting: Iterable[Message]) -> dict[Topic, int]:
+        """Return the position of who still has to be sent ``waiting``."""
+        still = {id(message) for message in waiting}
+        position = dict(self._written)
+        for message in self._writing:
+            if id(message) in still:
+                break
+            self._move(position, message)
+        return position
+
+    async def run(self) -> None:
+        """Catch up; a bug while doing so ends this stream alone."""
+        try:
+            await self._run()
+        except Exception:
+            log.exception("bug while one stream caught up")
+            self._who.fail()
+
+    async def _run(self) -> None:
+        self._written = self._reached()
+        await self._wait_for_the_feed()
+        while self._topics():
+            behind = self._behind()
+            if behind:
+                await self._read_past(behind)
+            elif await self._read_tape():
+                self._resumes.resumed += 1
+                return
+
+    def _topics(self) -> frozenset[Topic]:
+        """Return the topics that are still wanted; none when the stream is gone."""
+        who = self._who
+        if who.is_closed:
+            return frozenset()
+        return frozenset(topic for topic in self._progress if who.resumes(topic, self))
+
+    def _behind(self) -> list[Topic]:
+        """Return the topics of which something is missing on the tape."""
+        return [
+            topic
+            for topic in sorted(self._topics())
+            if not self._progress[topic].is_covered(self._tape.known_from(topic))
+        ]
+
+    def _reached(self) -> dict[Topic, int]:
+        return {
+            topic: progress.reached
+            for topic, progress in self._progress.items()
+            if progress.reached is not None
+        }
+
+    async def _wait_for_the_feed(self) -> None:
+        """Wait while a position is ahead of what has come; this instance is a little late."""
+        until = trio.current_time() + limits.RESUME_AHEAD_MAX_S
+        while True:
+            ahead = [topic for topic in self._topics() if await self._is_ahead(topic)]
+            if not ahead:
+                return
+            if trio.current_time() >= until:
+                break
+            await trio.sleep(limits.RESUME_LOOK_S)
+        for topic in ahead:  # its numbers are not of this market, or nobody has them any more
+            progress = self._progress[topic]
+            await self._tell_gap(topic, (progress.reached or 0) + 1, None)
+            self._progress[topic] = _Progress(Start(after_us=self._began_us, is_new=True))
+
+    async def _is_ahead(self, topic: Topic) -> bool:
+        reached = self._progress[topic].reached
+        if reached is None:
+            return False
+        last = self._tape.last_sequence(topic)
+        if last is not None and last >= reached:
+            return False
+        found = await self._find(topic, reached)
+        return found is None or found[1] < reached
+
+    async def _find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
+        past = self._resumes.past
+        if past is not None:
+            with suppress(PastUnavailable):
+                return await past.find(topic, sequence)
+        return None
+
+    async def _read(self) -> tuple[PastPage, int] | None:
+        """Return the next page, and up to when all was stored before it was read."""
+        past, topics = self._resumes.past, self._kept & self._topics()
+        if past is not None and topics:
+            with suppress(PastUnavailable):
+                written_to = await past.written_to()
+                return await past.page(topics, self._cursor), written_to
+        return None
+
+    async def _read_past(self, behind: list[Topic]) -> None:
+        """Give the next page of what is stored; give up what is not there."""
+        if not self._is_located:
+            await self._locate()
+        lost = [topic for topic in behind if not self._is_kept(topic)]
+        read = await self._read()
+        if read is None or lost:
+            await self._give_up(lost or behind)
+            return
+        page, written_to = read
+        if page.shared is None:
+            page.shared = Page(_with_gaps(page))
+        await self._give(page.shared)
+        self._cursor = page.end
+        if not page.is_last:
+            return
+        for topic in behind:
+            self._join_tape(topic, written_to)
+        behind = self._behind()
+        if behind and self._resumes.wall_us() > self._began_us + limits.RESUME_PATIENCE_S * _US:
+            await self._give_up(behind)
+        elif behind:
+            await trio.sleep(limits.RESUME_LOOK_S)  # what is missing is about to be written
+
+    def _join_tape(self, topic: Topic, written_to: int) -> None:
+        """All that is stored has been given: see whether the tape goes on from there."""
+        progress, known = self._progress[topic], self._tape.known_from(topic)
+        margin_us = int(limits.RESUME_MARGIN_S * _US)
+        if known is None:
+            if written_to > self._began_us + margin_us:
+                progress.quiet_us = self._began_us
+        elif written_to > known.received_us + margin_us and not progress.is_cut:
+            # All up to there was stored, so nothing lies between it and the tape.
+            self._reach(progress, known)
+
+    async def _locate(self) -> None:
+        """Find where in the past the earliest of the positions is, and what is kept at all."""
+        self._is_located = True
+        past = self._resumes.past
+        places: list[int] = []
+        for topic, progress in self._progress.items():
+            if past is None or not past.keeps(topic):
+                continue
+            self._kept.add(topic)
+            if progress.is_new:
+                continue
+            if progress.reached is not None:
+                found = await self._find(topic, progress.reached)
+                if found is not None:
+                    places.append(found[0])
+                    continue
+            first = None
+            with suppress(PastUnavailable):
+                first = await past.first_place(topic)
+            progress.is_cut = first is None or progress.after_us < first
+            places.append(progress.after_us if first is None else max(first - 1, progress.after_us))
+        # A trade that came on full is there twice, and is given once, for both.
+        full = {t.product_id for t in self._kept if t.channel == FULL.topic_channel}
+        self._kept -= {
+            t for t in self._kept if t == MATCHES.topic(t.product_id) and t.product_id in full
+        }
+        self._cursor = min(places, default=self._began_us)
+
+    def _is_kept(self, topic: Topic) -> bool:
+        full = FULL.topic(topic.product_id)
+        return topic in self._kept or (
+            topic.channel == MATCHES.topic_channel and full in self._kept
+        )
+
+    async def _give_up(self, topics: list[Topic]) -> None:
+        """Nobody has what is between these positions and the tape: say so, and go on there."""
+        for topic in topics:
+            progress, known = self._progress[topic], self._tape.known_from(topic)
+            first = None if progress.reached is None else progress.reached + 1
+            if known is None:
+                await self._tell_gap(topic, first, None)
+                self._progress[topic] = _Progress(Start(after_us=self._began_us, is_new=True))
+                continue
+            self._reach(progress, known)
+            await self._tell_gap(topic, first, progress.reached)
+
+    def _reach(self, progress: _Progress, known: Known) -> None:
+        """The tape is next: its record begins at ``known``."""
+        at = known.sequence - (not known.has_left)
+        progress.reached = at if progress.reached is None else max(progress.reached, at)
+        progress.is_cut = False
+
+    async def _tell_gap(self, topic: Topic, first: int | None, last: int | None) -> None:
+        """Say that a topic lacks something here; or end, for who wants all or nothing."""
+        self._resumes.expired += 1
+        if self._is_strict or not self._who.form.has_notices:
+            self._who.expire()
+            return
+        await self._give(Page([in_band(topic, notices.lost(topic, first, last))]))
+
+    async def _read_tape(self) -> bool:
+        """Give the next window of the tape, or all that is left; say whether that was all."""
+        topics, width = self._topics(), limits.RESUME_WINDOW_MESSAGES_MAX
+        self._offset = max(self._offset, self._tape.begin - 1)
+        window = self._offset // width
+        end = (window + 1) * width
+        if end <= self._tape.end:
+            await self._give(self._resumes.tape_page(topics, window))
+            self._offset = end
+            return False
+        owed = [
+            (offset, message)
+            for offset, message in self._tape.read(self._offset, topics)
+            if self._is_wanted(message)
+        ]
+        self._count(message for _, message in owed)
+        notice = in_band(Topic("", ""), notices.resumed(self._resumed, self.messages))
+        self._who.stand_in(self, owed, notice)
+        return True
+
+    async def _give(self, page: Page) -> None:
+        """Write a page to the stream, as far as it is wanted, in parts that it keeps up with."""
+        for topic, first in page.first.items():
+            progress = self._progress.get(topic)
+            if progress is not None and progress.is_cut:
+                progress.is_cut = False
+                reached = progress.reached
+                if reached is None or first > reached + 1:
+                    await self._tell_gap(topic, None if reached is None else reached + 1, first - 1)
+        form = self._who.form
+        is_whole = not form.states_position and all(
+            self._progress[topic].wants(first, 0) and self._progress[topic].reached is not None
+            for topic, first in page.first.items()
+            if topic in self._progress
+        )
+        if is_whole and form.has_notices:
+            for chunk in page.chunks(form):
+                await self._write(chunk.messages, chunk)
+            return
+        wanted = [message for message in page.messages if self._is_wanted(message)]
+        for part in cut(wanted):
+            await self._write(part, None)
+
+    async def _write(self, messages: list[Message], chunk: Chunk | None) -> None:
+        who = self._who
+        if not self._topics():
+            return
+        self._written, self._writing = self._reached(), messages
+        self._count(messages)
+        for message in messages:
+            self._advance(message)
+        chunk = self._chunk_of(messages) if chunk is None else chunk
+        who.take_past(chunk)
+        await who.wait_written()
+        self._written, self._writing = self._reached(), []
+
+    def _chunk_of(self, messages: list[Message]) -> Chunk:
+        """Return ``messages`` in the stream's form, with positions where it states them."""
+        form = self._who.form
+        if not form.states_position:
+            return Chunk([form.data(message, "") for message in messages], messages, [])
+        position, pieces = dict(self._written), []
+        every = len(self._progress) <= limits.SSE_ID_TOPICS_MAX
+        for index, message in enumerate(messages, 1):
+            self._move(position, message)
+            states = every or index == len(messages)
+            pieces.append(form.data(message, to_text(position) if states else ""))
+        return Chunk(pieces, messages, [])
+
+    def _is_wanted(self, message: Message) -> bool:
+        if message.type == "notice":
+            return self._who.form.has_notices
+        is_own = message.topic in self._progress
+        progress = self._progress[message.topic if is_own else message.also or message.topic]
+        number = message.sequence
+        return number is None or progress.wants(number, message.received_us)
+
+    def _advance(self, message: Message) -> None:
+        """``message`` has been given."""
+        for topic in positions(message):
+            progress = self._progress.get(topic)
+            if progress is not None:
+                progress.reached = max(progress.reached or 0, message.sequence or 0)
+
+    def _move(self, position: dict[Topic, int], message: Message) -> None:
+        for topic in positions(message):
+            if topic in self._progress:
+                position[topic] = message.sequence or 0
+
+    def _count(self, messages: Iterable[Message]) -> None:
+        count = sum(message.type != "notice" for message in messages)
+        self.messages += count
+        self._resumes.replayed += count
+
+
+def _with_gaps(page: PastPage) -> list[Message]:
+    """Return the messages of a page, and among them what is told of its gaps."""
+    if not page.gaps:
+        return page.messages
+    placed = [(message.received_us, message) for message in page.messages]
+    placed += [(gap.place, _gap_notice(gap)) for gap in page.gaps if gap.first is not None]
+    placed.sort(key=lambda each: each[0])
+    return [message for _, message in placed]
+
+
+def _gap_notice(gap: PastGap) -> Message:
+    return in_band(gap.topic, notices.gap(gap.topic, Gap(gap.first or 0, gap.last or 0)))

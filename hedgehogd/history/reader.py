@@ -1,0 +1,303 @@
+"""Reading the store, page by page, while somebody writes it.
+
+A *page* is what stands between two places, of some topics, in the order of the feed. Pages
+end where blocks end, so that readers who are after the same topics share them wherever they
+began. Blocks are unpacked once and kept for the next reader.
+
+Not for the loop: every method may wait for the disk. One call at a time.
+"""
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import FULL, MATCHES, Topic
+from hedgehogd.domain.message import BadMessage, Message, read_head
+from hedgehogd.engine.past import PastGap, PastPage
+from hedgehogd.history.schema import CorruptStore, connect_reader, store_errors
+from hedgehogd.history.writer import WRITTEN_TO
+from hedgehogd.protocol.block import BadBlock, Kept, unpack
+from hedgehogd.protocol.frames import encode_text
+
+_place_of = attrgetter("received_us")
+
+
+class Extent(NamedTuple):
+    """What is kept of one topic.
+
+    Attributes:
+        first_place: of the oldest message.
+        last_place: of the newest one.
+        messages: how many.
+    """
+
+    first_place: int
+    last_place: int
+    messages: int
+
+
+class Reader:
+    """The store in one directory, open for reading."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open it.
+
+        Raises:
+            StoreError: there is none, or it cannot be opened.
+        """
+        self._connection = connect_reader(directory)
+        self._topics: dict[Topic, int] = {}
+        self._blocks: OrderedDict[int, list[Message]] = OrderedDict()
+        self._blocks_bytes = 0
+        self._weights: dict[int, int] = {}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def settings(self) -> dict[str, str]:
+        """Return what the store names.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with store_errors():
+            return dict(self._connection.execute("SELECT name, value FROM setting"))
+
+    def written_to(self) -> int:
+        """Return up to when all that was received is written, µs since the epoch; or 0.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with store_errors():
+            return int(self.settings().get(WRITTEN_TO, 0))
+
+    def extents(self) -> dict[Topic, Extent]:
+        """Return what is kept, by topic.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        found: dict[Topic, Extent] = {}
+        with store_errors():
+            for channel, product_id, *extent in self._connection.execute(
+                "SELECT channel, product_id, min(first), max(last), sum(count) FROM ("
+                " SELECT topic, min(first_place) first, max(last_place) last, sum(count) count"
+                " FROM block GROUP BY topic UNION ALL"
+                " SELECT topic, min(place), max(place), count(*) FROM open GROUP BY topic"
+                ") JOIN topic ON topic.id = topic GROUP BY topic"
+            ):
+                found[Topic(channel, product_id)] = Extent(*extent)
+        return found
+
+    def first_place(self, topic: Topic) -> int | None:
+        """Return the place of the oldest message of ``topic``; None when there is none.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        number = self._number(topic)
+        with self._reading() as execute:
+            oldest = "SELECT first_place FROM block WHERE topic = ? ORDER BY last_place LIMIT 1"
+            row = execute(oldest, (number,)).fetchone()
+            if row is None:
+                oldest = "SELECT place FROM open WHERE topic = ? ORDER BY place LIMIT 1"
+                row = execute(oldest, (number,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
+        """Return place and sequence of the newest message of ``topic`` up to ``sequence``.
+
+        None when all that is kept of it is newer, or nothing is.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        number = self._number(topic)
+        with self._reading() as execute:
+            row = execute(
+                "SELECT place, sequence FROM open WHERE topic = ? AND sequence <= ?"
+                " ORDER BY place DESC LIMIT 1",
+                (number, sequence),
+            ).fetchone()
+            if row is not None:
+                return int(row[0]), int(row[1])
+            block = execute(
+                "SELECT id FROM block WHERE topic = ? AND first_sequence <= ?"
+                " ORDER BY last_place DESC LIMIT 1",
+                (number, sequence),
+            ).fetchone()
+            messages = [] if block is None else self._unpacked(topic, block[0])
+        for message in reversed(messages):
+            if message.sequence is not None and message.sequence <= sequence:
+                return message.received_us, message.sequence
+        return None
+
+    def snapshot_before(self, topic: Topic, place: int) -> int | None:
+        """Return the place of the newest snapshot of a book at or before ``place``.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        number = self._number(topic)
+        with self._reading() as execute:
+            row = execute(
+                "SELECT max(place) FROM open WHERE topic = ? AND place <= ?"
+                " AND instr(substr(payload, 1, 32), ?)",
+                (number, place, b'"snapshot"'),
+            ).fetchone()
+            if row[0] is not None:
+                return int(row[0])
+            blocks = execute(
+                "SELECT id FROM block WHERE topic = ? AND first_place <= ?"
+                " ORDER BY last_place DESC",
+                (number, place),
+            ).fetchall()
+            for (block,) in blocks:
+                for message in reversed(self._unpacked(topic, block)):
+                    if message.type == "snapshot" and message.received_us <= place:
+                        return message.received_us
+        return None
+
+    def page(self, topics: Iterable[Topic], after: int) -> PastPage:
+        """Return what follows on ``after``, up to the next end of a block.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        messages: list[Message] = []
+        with self._reading() as execute:
+            # In here: a topic that is made meanwhile would be left out of a page that is sealed.
+            numbers = {topic: n for topic in topics if (n := self._number(topic))}
+            begun: list[tuple[Topic, int, int, int]] = []
+            for topic, number in numbers.items():
+                row = execute(
+                    "SELECT id, first_place, last_place FROM block"
+                    " WHERE topic = ? AND last_place > ? ORDER BY last_place LIMIT 1",
+                    (number, after),
+                ).fetchone()
+                if row is not None:
+                    begun.append((topic, *row))
+            end = min((last_place for *_, last_place in begun), default=None)
+            for topic, block, first_place, _ in begun:
+                if end is not None and first_place <= end:
+                    messages += [
+                        message
+                        for message in self._unpacked(topic, block)
+                        if after < message.received_us <= end
+                    ]
+            sealed = {topic for topic, *_ in begun}
+            for topic in numbers.keys() - sealed:
+                messages += self._open_rows(topic, numbers[topic], after, end)
+            messages.sort(key=_place_of)
+            if end is None:
+                del messages[limits.HISTORY_PAGE_MESSAGES_MAX :]
+                end = messages[-1].received_us if messages else after
+            gaps = [
+                gap
+                for topic, number in numbers.items()
+                for gap in self._gaps(topic, number, after, end)
+            ]
+            is_last = not begun and len(messages) < limits.HISTORY_PAGE_MESSAGES_MAX
+        gaps.sort(key=attrgetter("place"))
+        return PastPage(messages, gaps, end, is_last, is_sealed=bool(begun))
+
+    def trades(self, product_id: str, first: int, last: int) -> list[bytes]:
+        """Return trades of ``first`` to ``last`` that were fetched afterwards, by trade id.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        number = self._number(Topic("matches", product_id))
+        with store_errors():
+            rows = self._connection.execute(
+                "SELECT payload FROM trade WHERE topic = ? AND trade_id BETWEEN ? AND ?"
+                " ORDER BY trade_id",
+                (number, first, last),
+            )
+            return [payload for (payload,) in rows]
+
+    def _open_rows(self, topic: Topic, number: int, after: int, end: int | None) -> list[Message]:
+        rows = self._connection.execute(
+            "SELECT place, payload FROM open WHERE topic = ? AND place > ? AND place <= ?"
+            " ORDER BY place LIMIT ?",
+            (
+                number,
+                after,
+                2**62 if end is None else end,
+                limits.HISTORY_PAGE_MESSAGES_MAX if end is None else -1,
+            ),
+        )
+        return [message_of(topic, Kept(*row)) for row in rows]
+
+    def _gaps(self, topic: Topic, number: int, after: int, end: int) -> list[PastGap]:
+        rows = self._connection.execute(
+            "SELECT place, kind, first, last FROM gap"
+            " WHERE topic = ? AND place > ? AND place <= ? ORDER BY place",
+            (number, after, end),
+        )
+        return [PastGap(topic, *row) for row in rows]
+
+    def _unpacked(self, topic: Topic, block: int) -> list[Message]:
+        """Return the messages of one block; what was unpacked longest ago makes room."""
+        messages = self._blocks.get(block)
+        if messages is not None:
+            self._blocks.move_to_end(block)
+            return messages
+        row = self._connection.execute("SELECT data FROM block WHERE id = ?", (block,)).fetchone()
+        try:
+            messages = [message_of(topic, kept) for kept in unpack(topic, row[0])]
+        except BadBlock as error:
+            raise CorruptStore(f"block {block} of {topic}: {error}") from None
+        weight = sum(4 * len(message.payload) + 400 for message in messages)
+        self._blocks[block] = messages
+        self._weights[block] = weight
+        self._blocks_bytes += weight
+        while self._blocks_bytes > limits.HISTORY_CACHE_BYTES_MAX and len(self._blocks) > 1:
+            oldest, _ = self._blocks.popitem(last=False)
+            self._blocks_bytes -= self._weights.pop(oldest)
+        return messages
+
+    def _number(self, topic: Topic) -> int:
+        """Return the number of ``topic`` in this store; 0 for none."""
+        number = self._topics.get(topic, 0)
+        if not number:
+            with store_errors():
+                row = self._connection.execute(
+                    "SELECT id FROM topic WHERE channel = ? AND product_id = ?", topic
+                ).fetchone()
+            if row is not None:
+                number = self._topics[topic] = int(row[0])
+        return number
+
+    @contextmanager
+    def _reading(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """See one state of the store: a block that is sealed meanwhile is open still."""
+        with store_errors():
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection.execute
+            finally:
+                if self._connection.in_transaction:  # an error may have ended it
+                    self._connection.execute("COMMIT")
+
+
+def message_of(topic: Topic, kept: Kept) -> Message:
+    """Return what was kept as a message, as it was."""
+    payload = kept.payload
+    try:
+        head = read_head(payload)
+        kind, sequence, trade_id = head.type, head.sequence, head.trade_id
+    except BadMessage:  # what was relayed once is relayed again
+        kind, sequence, trade_id = "", None, None
+    message = Message(topic, kind, encode_text(payload), payload, sequence, trade_id)
+    if kind == "match" and topic.channel == FULL.topic_channel:
+        message.also = MATCHES.topic(topic.product_id)  # as when it came
+    message.received_us = kept.place
+    return message

@@ -1,0 +1,96 @@
+"""The past that is in a store: the adapter of ``engine.past`` to ``reader``.
+
+One thread reads. A page that ends with blocks never changes, so it is kept for the next
+reader: a thousand who come back at once read it once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.engine.past import PastPage, PastUnavailable
+from hedgehogd.history.reader import Reader
+from hedgehogd.history.schema import StoreError
+
+Result = TypeVar("Result")
+
+
+class StoredPast:
+    """What is kept in the store of one directory; opened when it is read first.
+
+    Args:
+        directory: where the store is.
+        recorded: the topics that are kept there.
+    """
+
+    def __init__(self, directory: Path, recorded: frozenset[Topic] = frozenset()) -> None:
+        self._directory = directory
+        self._recorded = recorded
+        self._reader: Reader | None = None
+        self._turn = trio.CapacityLimiter(1)
+        self._paging = trio.Lock()
+        self._pages: OrderedDict[tuple[frozenset[Topic], int], PastPage] = OrderedDict()
+
+    def keeps(self, topic: Topic) -> bool:
+        """See ``engine.past.Past``."""
+        return topic in self._recorded
+
+    async def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
+        """See ``engine.past.Past``."""
+        return await self.read(lambda reader: reader.find(topic, sequence))
+
+    async def first_place(self, topic: Topic) -> int | None:
+        """See ``engine.past.Past``."""
+        return await self.read(lambda reader: reader.first_place(topic))
+
+    async def written_to(self) -> int:
+        """See ``engine.past.Past``."""
+        return await self.read(Reader.written_to)
+
+    async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
+        """See ``engine.past.Past``."""
+        key = (frozenset(topics), after)
+        async with self._paging:  # who waits here finds what the one before has read
+            page = self._pages.get(key)
+            if page is None:
+                page = await self.read(lambda reader: reader.page(key[0], after))
+                if page.is_sealed:
+                    self._pages[key] = page
+            else:
+                self._pages.move_to_end(key)
+            while len(self._pages) > limits.HISTORY_PAGES_MAX:
+                self._pages.popitem(last=False)
+        return page
+
+    async def read(self, ask: Callable[[Reader], Result]) -> Result:
+        """Ask the reader, in a thread.
+
+        Raises:
+            PastUnavailable: the store cannot be read.
+        """
+        try:
+            return await trio.to_thread.run_sync(partial(self._ask, ask), limiter=self._turn)
+        except StoreError as error:
+            raise PastUnavailable(str(error)) from None
+
+    async def close(self) -> None:
+        """Close the file."""
+        if self._reader is not None:
+            await trio.to_thread.run_sync(self._reader.close, limiter=self._turn)
+            self._reader = None
+
+    def _ask(self, ask: Callable[[Reader], Result]) -> Result:
+        if self._reader is None:
+            self._reader = Reader(self._directory)
+        try:
+            return ask(self._reader)
+        except StoreError:
+            self._reader.close()
+            self._reader = None
+            raise

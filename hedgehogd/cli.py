@@ -11,6 +11,7 @@ from typing import NoReturn
 import structlog
 import trio
 
+from hedgehogd import history_commands
 from hedgehogd.config import Configuration, load, nearest, shown
 from hedgehogd.credentials import read_credentials
 from hedgehogd.daemon import serve
@@ -202,6 +203,7 @@ _RUN: dict[str, Callable[[Sequence[str]], int]] = {
     "tail": run_tail,
     "status": run_status,
     "haproxy-config": run_haproxy_config,
+    **history_commands.RUN,
 }
 
 

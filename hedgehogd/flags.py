@@ -15,7 +15,7 @@ from hedgehogd.domain.errors import EXIT_USAGE
 from hedgehogd.haproxy import Cluster, addresses, instance_numbers, word
 from hedgehogd.keys import FIRST_PORT, KEYS, PORT_MAX, number, whole_number
 
-COMMANDS = ("serve", "simulate", "tail", "config", "status", "haproxy-config")
+COMMANDS = ("serve", "simulate", "tail", "config", "status", "export", "haproxy-config")
 
 _EPILOG = """\
 every option can also be set in the file (key in brackets) or in the
@@ -28,6 +28,7 @@ other commands:
   hedgehogd tail URL|PAIR    print a stream, one line a message
   hedgehogd config           effective configuration, and where it came from
   hedgehogd status           how the instances of this machine are
+  hedgehogd export FILE      a stretch of history, as CSV or NDJSON
   hedgehogd haproxy-config   configuration of HAProxy before several instances
 
 signals:
@@ -126,7 +127,8 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _parser(command: str, description: str, epilog: str = "") -> Parser:
+def command_parser(command: str, description: str, epilog: str = "") -> Parser:
+    """Return a parser that has ``--version``, and nothing of its own yet."""
     parser = Parser(
         prog=f"hedgehogd {command}",
         usage=f"hedgehogd {'[serve]' if command == 'serve' else command} [options]",
@@ -149,7 +151,7 @@ def serve_parser(command: str = "serve") -> Parser:
         "NDJSON subscribers.",
         "config": "Show the configuration in force, and where each value came from.",
     }
-    parser = _parser(command, says[command], _EPILOG if command == "serve" else "")
+    parser = command_parser(command, says[command], _EPILOG if command == "serve" else "")
     parser.add_argument("--version", action=_Version, nargs=0, help="show version and commit")
     _add_keys(parser)
     if command == "config":
@@ -159,7 +161,7 @@ def serve_parser(command: str = "serve") -> Parser:
 
 def simulate_parser() -> Parser:
     """Return the parser of ``simulate``."""
-    parser = _parser(
+    parser = command_parser(
         "simulate", "Serve a simulated exchange that speaks Coinbase's protocol, REST included."
     )
     add = parser.add_argument
@@ -204,7 +206,7 @@ def simulate_parser() -> Parser:
 
 def status_parser() -> Parser:
     """Return the parser of ``status``."""
-    parser = _parser(
+    parser = command_parser(
         "status",
         "Show how the instances of this machine are. Exits with 0 when the one that was asked\n"
         "takes new subscribers, with 1 when it does not.",
@@ -228,7 +230,7 @@ def status_parser() -> Parser:
 
 def tail_parser() -> Parser:
     """Return the parser of ``tail``."""
-    parser = _parser("tail", "Print a stream, one line a message.")
+    parser = command_parser("tail", "Print a stream, one line a message.")
     parser.usage = "hedgehogd tail URL|PAIR [options]"
     add = parser.add_argument
     add("what", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local hedgehogd")
@@ -255,7 +257,7 @@ def tail_parser() -> Parser:
 
 def haproxy_parser() -> Parser:
     """Return the parser of ``haproxy-config``; what it finds are fields of ``Cluster``."""
-    parser = _parser(
+    parser = command_parser(
         "haproxy-config",
         "Print the configuration of HAProxy before the instances of this machine, for\n"
         "example to /etc/haproxy/haproxy.cfg.",

@@ -264,6 +264,9 @@ HISTORY_PAGES_MAX = 64
 # The tape keeps what is younger for who takes over the writing of history: the watchdog kills
 # a hung writer after 10 s and 3 more for its last words, and 10 s are for what else may come.
 TAPE_KEEP_S = 25.0
+# Messages that one query of history gives: unless asked otherwise, and at most.
+HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
+HISTORY_QUERY_MESSAGES_MAX = 100_000
 # What is given at once to who catches up: 64 KiB, the kernel's buffer of a subscriber.
 RESUME_CHUNK_BYTES = 64 * 1024
 # Messages of the tape that are looked through, and whose bytes are shared, together.

@@ -75,3 +75,6 @@ class Past(Protocol):
 
     async def written_to(self) -> int:
         """Return up to when all that was received is kept, µs since the epoch; or 0."""
+
+    async def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
+        """Return the trades of ``first`` to ``last``, both included, that are kept, by id."""

@@ -8,7 +8,6 @@ Not for the loop: every method may wait for the disk. One call at a time.
 """
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import FULL, MATCHES, Topic
-from hedgehogd.domain.message import BadMessage, Message, read_head
+from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.message import Message
 from hedgehogd.engine.past import PastGap, PastPage
-from hedgehogd.history.schema import CorruptStore, connect_reader, store_errors
+from hedgehogd.history.blocks import Blocks, message_of
+from hedgehogd.history.schema import connect_reader, store_errors
 from hedgehogd.history.writer import WRITTEN_TO
-from hedgehogd.protocol.block import BadBlock, Kept, unpack
-from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.block import Kept
 
 _place_of = attrgetter("received_us")
 
@@ -52,9 +51,7 @@ class Reader:
         """
         self._connection = connect_reader(directory)
         self._topics: dict[Topic, int] = {}
-        self._blocks: OrderedDict[int, list[Message]] = OrderedDict()
-        self._blocks_bytes = 0
-        self._weights: dict[int, int] = {}
+        self._blocks = Blocks(self._connection)
 
     def close(self) -> None:
         """Close the file."""
@@ -133,7 +130,7 @@ class Reader:
                 " ORDER BY last_place DESC LIMIT 1",
                 (number, sequence),
             ).fetchone()
-            messages = [] if block is None else self._unpacked(topic, block[0])
+            messages = [] if block is None else self._blocks.messages(topic, block[0])
         for message in reversed(messages):
             if message.sequence is not None and message.sequence <= sequence:
                 return message.received_us, message.sequence
@@ -160,7 +157,7 @@ class Reader:
                 (number, place),
             ).fetchall()
             for (block,) in blocks:
-                for message in reversed(self._unpacked(topic, block)):
+                for message in reversed(self._blocks.messages(topic, block)):
                     if message.type == "snapshot" and message.received_us <= place:
                         return message.received_us
         return None
@@ -189,7 +186,7 @@ class Reader:
                 if end is not None and first_place <= end:
                     messages += [
                         message
-                        for message in self._unpacked(topic, block)
+                        for message in self._blocks.messages(topic, block)
                         if after < message.received_us <= end
                     ]
             sealed = {topic for topic, *_ in begun}
@@ -208,20 +205,35 @@ class Reader:
         gaps.sort(key=attrgetter("place"))
         return PastPage(messages, gaps, end, is_last, is_sealed=bool(begun))
 
-    def trades(self, product_id: str, first: int, last: int) -> list[bytes]:
-        """Return trades of ``first`` to ``last`` that were fetched afterwards, by trade id.
+    def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
+        """Return the trades of ``first`` to ``last``, both included, that are kept, by trade id.
+
+        They are messages of ``matches``, and those that were fetched afterwards.
 
         Raises:
             StoreError: it cannot be read.
         """
-        number = self._number(Topic("matches", product_id))
-        with store_errors():
-            rows = self._connection.execute(
-                "SELECT payload FROM trade WHERE topic = ? AND trade_id BETWEEN ? AND ?"
-                " ORDER BY trade_id",
-                (number, first, last),
+        topic = MATCHES.topic(product_id)
+        number = self._number(topic)
+        with self._reading() as execute:
+            found: dict[int, bytes] = dict(
+                execute(
+                    "SELECT trade_id, payload FROM trade"
+                    " WHERE topic = ? AND trade_id BETWEEN ? AND ?",
+                    (number, first, last),
+                )
             )
-            return [payload for (payload,) in rows]
+            blocks = execute(
+                "SELECT id FROM block WHERE topic = ? AND last_trade_id >= ?"
+                " AND first_trade_id <= ?",
+                (number, first, last),
+            ).fetchall()
+            messages = [m for (block,) in blocks for m in self._blocks.messages(topic, block)]
+            messages += self._open_rows(topic, number, 0, None)
+        for message in messages:
+            if message.trade_id is not None and first <= message.trade_id <= last:
+                found[message.trade_id] = message.payload
+        return found
 
     def _open_rows(self, topic: Topic, number: int, after: int, end: int | None) -> list[Message]:
         rows = self._connection.execute(
@@ -243,26 +255,6 @@ class Reader:
             (number, after, end),
         )
         return [PastGap(topic, *row) for row in rows]
-
-    def _unpacked(self, topic: Topic, block: int) -> list[Message]:
-        """Return the messages of one block; what was unpacked longest ago makes room."""
-        messages = self._blocks.get(block)
-        if messages is not None:
-            self._blocks.move_to_end(block)
-            return messages
-        row = self._connection.execute("SELECT data FROM block WHERE id = ?", (block,)).fetchone()
-        try:
-            messages = [message_of(topic, kept) for kept in unpack(topic, row[0])]
-        except BadBlock as error:
-            raise CorruptStore(f"block {block} of {topic}: {error}") from None
-        weight = sum(4 * len(message.payload) + 400 for message in messages)
-        self._blocks[block] = messages
-        self._weights[block] = weight
-        self._blocks_bytes += weight
-        while self._blocks_bytes > limits.HISTORY_CACHE_BYTES_MAX and len(self._blocks) > 1:
-            oldest, _ = self._blocks.popitem(last=False)
-            self._blocks_bytes -= self._weights.pop(oldest)
-        return messages
 
     def _number(self, topic: Topic) -> int:
         """Return the number of ``topic`` in this store; 0 for none."""
@@ -286,18 +278,3 @@ class Reader:
             finally:
                 if self._connection.in_transaction:  # an error may have ended it
                     self._connection.execute("COMMIT")
-
-
-def message_of(topic: Topic, kept: Kept) -> Message:
-    """Return what was kept as a message, as it was."""
-    payload = kept.payload
-    try:
-        head = read_head(payload)
-        kind, sequence, trade_id = head.type, head.sequence, head.trade_id
-    except BadMessage:  # what was relayed once is relayed again
-        kind, sequence, trade_id = "", None, None
-    message = Message(topic, kind, encode_text(payload), payload, sequence, trade_id)
-    if kind == "match" and topic.channel == FULL.topic_channel:
-        message.also = MATCHES.topic(topic.product_id)  # as when it came
-    message.received_us = kept.place
-    return message

@@ -15,6 +15,7 @@ from hedgehogd.engine.instance import Instance
 from hedgehogd.relay.peers import Peers
 from hedgehogd.web.control import SESSION_HEADER, add_control
 from hedgehogd.web.exchange import COINBASE_PREFIXES, EXPOSED_HEADERS, Companion, add_exchange
+from hedgehogd.web.history import add_history
 from hedgehogd.web.instances import add_instances
 from hedgehogd.web.lines import add_lines
 from hedgehogd.web.metrics import RestCollector, exposition
@@ -44,6 +45,7 @@ def make_app(
     add_instances(app, instance, peers)
     _add_description(app)
     add_lines(app, instance)
+    add_history(app, instance)
     add_exchange(app, instance, companion)
     return app
 

@@ -24,6 +24,7 @@ TAGS = {
     "control": "Start and stop pairs on an open stream, named by its session id.",
     "exchange": "Reads in Coinbase's shapes, from what is held here or from the exchange's "
     'REST service, asked once for all. Errors are `{"message":…}`.',
+    "history": "What was, as far as it is kept (`--history`).",
     "health": "For balancers, monitoring and people.",
 }
 
@@ -81,6 +82,9 @@ def _stream(summary: str, *parameters: Described) -> Described:
         *parameters,
         _CHANNELS,
         _POLICY,
+        in_query("since", "resume behind a sequence, a time, or an age such as `-5m`", TEXT),
+        in_query("last_event_id", "resume behind the id of an event", TEXT),
+        in_query("strict", "all that follows, or the stream ends", BOOLEAN),
     )
 
 
@@ -179,6 +183,44 @@ PATHS: dict[str, dict[str, Described]] = {
             "health",
             "How each instance of this machine is",
             {"200": json_answer("now, or half a second ago", ref("Instances"))},
+        )
+    },
+    "/api/v1/history/{pair}": {
+        "get": operation(
+            "history",
+            "What is kept of one channel, oldest first",
+            {
+                "200": {
+                    "description": "as `Accept` asks; JSON is `{messages, gaps, after}`",
+                    "headers": {
+                        "Hedgehog-After": {
+                            "description": "more follow: ask again with `after` of this value",
+                            "schema": TEXT,
+                        },
+                        "Hedgehog-Gaps": {
+                            "description": "how many gaps are among them",
+                            "schema": {"type": "integer"},
+                        },
+                    },
+                    "content": {
+                        "application/x-ndjson": {"schema": TEXT},
+                        "application/json": {"schema": object_of()},
+                        "text/csv": {"schema": TEXT},
+                    },
+                },
+                **_errors(
+                    _400="a value in the query cannot be",
+                    _404="nothing is kept here, or not of that",
+                    _406="none of the forms is acceptable",
+                    _503="the store cannot be read now",
+                ),
+            },
+            _PAIR,
+            in_query("channel", "default `matches`", TEXT),
+            in_query("start", "a time or an age such as `-5m`; default the oldest", TEXT),
+            in_query("end", "the same, not included; default now", TEXT),
+            in_query("limit", "messages; default 1000, at most 100000", NUMBER),
+            in_query("after", "the `Hedgehog-After` of the answer before", NUMBER),
         )
     },
     "/api/v1/lines": {

@@ -25,6 +25,7 @@ from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.catalogue import PRODUCTS_PATH
 from hedgehogd.feeds.rest import RestClient
 from hedgehogd.web.reads import LISTS_KEEP_S, BadRead, Read, currency_read, keep_for, product_read
+from hedgehogd.web.trades import kept_trades
 
 COINBASE_PREFIXES = ("/products", "/currencies", "/time")
 """Below these everything has Coinbase's shapes, errors included."""
@@ -68,7 +69,7 @@ class _Listed(msgspec.Struct):
 
 def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> None:
     """Add the routes of the REST companion to ``app``."""
-    catalogue, rest, books = instance.pipe.catalogue, companion.rest, companion.books
+    catalogue, rest = instance.pipe.catalogue, companion.rest
 
     async def fetched(read: Read) -> Answer:
         answer = _NO_REST
@@ -77,10 +78,6 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
             with trio.move_on_after(limits.REST_ASKER_S):
                 answer = await rest.get(read.path, read.query, keeping=read.keeping)
         return answer
-
-    async def held_book(product_id: str, level: int) -> Answer | None:
-        held = None if books is None else await books.rest_book(product_id, level)
-        return None if held is None else Answer(200, held)
 
     async def said(answer: Answer) -> Response:
         _count(instance, answer.status)
@@ -110,9 +107,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
             return await said(failure(400, str(error)))
         if rest is None and not subject:
             return await said(_known_product(product_id))
-        answer: Answer | None = None
-        if subject == "book":
-            answer = await held_book(product_id, int(read.query[0][1]))
+        answer = await _own(instance, companion.books, product_id, subject, read)
         return await said(answer or await fetched(read))
 
     @app.get("/currencies")
@@ -127,6 +122,18 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
     @app.get("/time")
     async def the_time() -> Response:
         return _response(_time(time.time_ns()))
+
+
+async def _own(
+    instance: Instance, books: HeldBooks | None, product_id: str, subject: str, read: Read
+) -> Answer | None:
+    """Answer from what is held or kept here; None when the exchange has to be asked."""
+    if subject == "trades":
+        return await kept_trades(instance.pipe.resumes.past, product_id, read.query)
+    if subject == "book" and books is not None:
+        held = await books.rest_book(product_id, int(read.query[0][1]))
+        return None if held is None else Answer(200, held)
+    return None
 
 
 def _response(answer: Answer) -> Response:

@@ -50,7 +50,7 @@ def test_an_empty_store_has_nothing(store):
     assert (reader.settings(), reader.written_to(), reader.extents()) == (NAMES, 0, {})
     assert (reader.first_place(MATCHES), reader.find(MATCHES, 10**9)) == (None, None)
     assert reader.snapshot_before(LEVEL2, NOW) is None
-    assert reader.trades(BTC, 0, 10**9) == []
+    assert reader.trades(BTC, 0, 10**9) == {}
     assert reader.page([MATCHES], 5) == PastPage([], [], 5, is_last=True, is_sealed=False)
 
 
@@ -116,9 +116,7 @@ def test_unpacked_blocks_are_bounded(store, monkeypatch):
     store.writer.write([match(n) for n in range(1, 30)], NOW)
     for _ in range(2):
         assert len(store.payloads(MATCHES)) == 29
-        assert store.reader._blocks_bytes <= 2500
-        assert set(store.reader._blocks) == set(store.reader._weights)
-        assert sum(store.reader._weights.values()) == store.reader._blocks_bytes
+        assert 0 < store.reader._blocks.bytes <= 2500
     assert len(store.reader._blocks) > 1
 
 
@@ -198,11 +196,21 @@ def test_trades_that_were_fetched_are_read_by_their_numbers(store):
     store.writer.keep_trades("ETH-USD", trades[:1])
     store.writer.keep_trades(BTC, [{**trades[0], "price": "2"}])
 
-    assert store.reader.trades(BTC, 2, 4) == [
-        b'{"trade_id":2,"price":"1","time":"1970-01-01T00:00:00Z"}',
-        b'{"trade_id":4,"price":"1","time":"1970-01-01T00:00:00Z"}',
-    ]
-    assert store.reader.trades(BTC, 5, 8) == []
+    assert store.reader.trades(BTC, 2, 4) == {
+        2: b'{"trade_id":2,"price":"1","time":"1970-01-01T00:00:00Z"}',
+        4: b'{"trade_id":4,"price":"1","time":"1970-01-01T00:00:00Z"}',
+    }
+    assert store.reader.trades(BTC, 5, 8) == {}
+
+
+def test_trades_that_came_in_time_are_among_them(store, monkeypatch):
+    """In blocks, in rows, and what was fetched between them."""
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 200)
+    store.writer.write([match(n) for n in (1, 2, 3, 4, 5, 8, 9)], NOW)
+    store.writer.keep_trades(BTC, [{"trade_id": n, "time": ""} for n in (5, 6)])
+
+    assert sorted(store.reader.trades(BTC, 2, 8)) == [2, 3, 4, 5, 6, 8]
+    assert store.reader.trades(BTC, 5, 5) == {5: match(5).payload}
 
 
 def test_a_store_that_is_not_there_cannot_be_read(tmp_path):

@@ -605,7 +605,7 @@ async def test_what_was_taken_is_written_although_it_is_cancelled_meanwhile(tmp_
 
     assert trades_of(tmp_path) == list(range(1, 36))
     store = Store(tmp_path)
-    assert len(store.reader.trades("BTC-USD", 0, 9)) == 1
+    assert store.rows("SELECT trade_id FROM trade") == [(7,)]
     store.close()
 
 
@@ -687,8 +687,8 @@ async def test_fetched_trades_are_kept_by_who_writes(
     await trio.sleep(5)
     store = Store(tmp_path)
 
-    assert store.reader.trades("BTC-USD", 0, 99) == [b'{"trade_id":7,"time":""}']
-    assert store.reader.trades("ETH-USD", 0, 99) == []
+    assert store.reader.trades("BTC-USD", 0, 99) == {7: b'{"trade_id":7,"time":""}'}
+    assert store.reader.trades("ETH-USD", 0, 99) == {}
     store.close()
 
 

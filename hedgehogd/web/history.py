@@ -1,0 +1,175 @@
+"""``GET /api/v1/history/<pair>``: what is kept of one channel of a pair, streamed.
+
+Two passes: the first finds where the answer ends, so that the cursor can stand in its head;
+the second sends page after page and holds no more than one.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import NamedTuple
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import BY_ALIAS, Topic
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.position import BadPosition, read_start
+from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.past import Past, PastGap, PastUnavailable
+from hedgehogd.protocol.table import header, rows
+from hedgehogd.protocol.wire import one_line
+
+AFTER_HEADER = "Hedgehog-After"
+GAPS_HEADER = "Hedgehog-Gaps"
+_FORMS = ("application/x-ndjson", "application/json", "text/csv")
+
+
+class Stretch(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        topic: of which channel and product.
+        after: from behind this place on.
+        until: up to this place, itself included.
+        limit: messages at most.
+    """
+
+    topic: Topic
+    after: int
+    until: int
+    limit: int
+
+
+def add_history(app: QuartTrio, instance: Instance) -> None:
+    """Add the route to ``app``."""
+
+    @app.get("/api/v1/history/<pair>")
+    async def history(pair: str) -> Response:
+        past = instance.pipe.resumes.past
+        if past is None:
+            raise SubscriberError("no_history", "nothing is kept here (--history)", 404)
+        asked = _read(pair.upper(), request.args, instance.pipe.wall_us())
+        if not past.keeps(asked.topic):
+            raise SubscriberError("not_kept", f"{asked.topic} is not kept here", 404)
+        form = request.accept_mimetypes.best_match(_FORMS)
+        if form is None:
+            raise SubscriberError("not_acceptable", f"histories are {', '.join(_FORMS)}", 406)
+        try:
+            end, gaps, has_more = await _measure(past, asked)
+        except PastUnavailable as error:
+            raise SubscriberError("history_unavailable", str(error), 503) from None
+        stretch = asked._replace(until=end)
+        after = str(end) if has_more else ""
+        response = Response(_BODIES[form](past, stretch, after, gaps), content_type=form)
+        response.timeout = None  # as long as the client takes
+        response.headers["Cache-Control"] = "no-store"
+        response.headers[GAPS_HEADER] = str(len(gaps))
+        if after:
+            response.headers[AFTER_HEADER] = after
+        return response
+
+
+def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
+    """Read the query.
+
+    Raises:
+        SubscriberError: a value cannot be.
+    """
+    channel = BY_ALIAS.get(args.get("channel", "matches"))
+    if channel is None:
+        raise SubscriberError("unknown_channel", f"{args['channel']!r} is not a channel")
+    places = []
+    for name, default in (("start", 0), ("end", now_us)):
+        text = args.get(name, "")
+        try:
+            start = read_start(text, now_us) if text else None
+        except BadPosition as error:
+            raise SubscriberError("bad_request", f"{name}: {error}") from None
+        if start is not None and start.sequence is not None:
+            raise SubscriberError("bad_request", f"{name} is a time or an age, not a sequence")
+        places.append((default if start is None else start.after_us) - 1)
+    after, until = places
+    if text := args.get("after", ""):
+        after = max(after, _number("after", text))
+    limit = _number("limit", args.get("limit", str(limits.HISTORY_QUERY_MESSAGES_DEFAULT_MAX)))
+    return Stretch(channel.topic(pair), after, until, min(limit, limits.HISTORY_QUERY_MESSAGES_MAX))
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(limits.SEQUENCE_MAX))):
+        raise SubscriberError("bad_request", f"{name} is a whole number")
+    return int(text)
+
+
+async def _measure(past: Past, asked: Stretch) -> tuple[int, list[PastGap], bool]:
+    """Return the place of the last message of the answer, its gaps, and whether more follow."""
+    count, end, gaps = 0, asked.after, list[PastGap]()
+    async with aclosing(_pages(past, asked)) as pages:
+        async for messages, found in pages:
+            part = messages[: asked.limit - count]
+            count += len(part)
+            end = part[-1].received_us if part else end
+            is_cut = len(part) < len(messages)
+            gaps += [gap for gap in found if not is_cut or gap.place < end]
+            if is_cut:
+                return end, gaps, True
+    return max(end, asked.until), gaps, False
+
+
+async def _pages(
+    past: Past, stretch: Stretch
+) -> AsyncGenerator[tuple[list[Message], list[PastGap]]]:
+    """Yield the messages of a stretch, and its gaps, page by page."""
+    cursor = stretch.after
+    while cursor < stretch.until:
+        page = await past.page((stretch.topic,), cursor)
+        messages = [m for m in page.messages if m.received_us <= stretch.until]
+        yield messages, [gap for gap in page.gaps if gap.place <= stretch.until]
+        if page.is_last or page.end > stretch.until:
+            return
+        cursor = page.end
+
+
+async def _lines(
+    past: Past,
+    stretch: Stretch,
+    after: str,  # noqa: ARG001
+    gaps: list[PastGap],  # noqa: ARG001
+) -> AsyncIterator[bytes]:
+    async for messages, _ in _pages(past, stretch):
+        yield b"".join([one_line(message.payload) + b"\n" for message in messages])
+
+
+async def _table(
+    past: Past,
+    stretch: Stretch,
+    after: str,  # noqa: ARG001
+    gaps: list[PastGap],  # noqa: ARG001
+) -> AsyncIterator[bytes]:
+    yield header(stretch.topic.channel)
+    async for messages, _ in _pages(past, stretch):
+        yield rows(messages)
+
+
+async def _object(
+    past: Past, stretch: Stretch, after: str, gaps: list[PastGap]
+) -> AsyncIterator[bytes]:
+    yield b'{"messages":['
+    separator = b""
+    async for messages, _ in _pages(past, stretch):
+        if messages:
+            yield separator + b",".join([message.payload for message in messages])
+            separator = b","
+    told = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in gaps]
+    yield b'],"gaps":%b,"after":%b}\n' % (
+        msgspec.json.encode(told),
+        msgspec.json.encode(after or None),
+    )
+
+
+_BODIES: dict[str, Callable[[Past, Stretch, str, list[PastGap]], AsyncIterator[bytes]]] = dict(
+    zip(_FORMS, (_lines, _object, _table), strict=True)
+)

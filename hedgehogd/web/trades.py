@@ -1,0 +1,46 @@
+"""``/products/<id>/trades`` from history, where that has all of a page."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from hedgehogd.domain.channel import MATCHES
+from hedgehogd.engine.past import Past, PastUnavailable
+from hedgehogd.feeds.answers import Answer
+
+_PAGE_TRADES_MAX = 1000
+
+
+class _Trade(msgspec.Struct):
+    trade_id: int
+    side: str
+    size: str
+    price: str
+    time: str
+
+
+async def kept_trades(
+    past: Past | None, product_id: str, query: Sequence[tuple[str, str]]
+) -> Answer | None:
+    """Answer a page below a cursor from what is kept; None when the exchange has to be asked.
+
+    The newest page is the exchange's: what is kept is a little late. Trades that were fetched
+    after a gap count as kept; a page with a hole is none.
+    """
+    asked = dict(query)
+    if past is None or "after" not in asked or "before" in asked:
+        return None
+    if not past.keeps(MATCHES.topic(product_id)):
+        return None
+    last = int(asked["after"]) - 1
+    first = last - int(asked.get("limit", _PAGE_TRADES_MAX)) + 1
+    if first < 1:
+        return None
+    try:
+        found = await past.trades(product_id, first, last)
+        if len(found) < last - first + 1:
+            return None
+        trades = [msgspec.json.decode(found[n], type=_Trade) for n in range(last, first - 1, -1)]
+    except (PastUnavailable, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return Answer(200, msgspec.json.encode(trades), str(last), str(first))

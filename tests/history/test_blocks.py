@@ -1,0 +1,38 @@
+"""Blocks, unpacked: ``test_reader`` reads them out of a real store."""
+
+import sqlite3
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import FULL, MATCHES, Topic
+from hedgehogd.history.blocks import Blocks, message_of
+from hedgehogd.protocol.block import Kept, pack
+
+TOPIC = MATCHES.topic("BTC-USD")
+
+
+def test_what_was_wanted_last_stays(monkeypatch):
+    """A thousand who come back want the same ones."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE block (id INTEGER PRIMARY KEY, data BLOB)")
+    for number in range(3):
+        data = pack(TOPIC, [Kept(number, b'{"type":"match"}')])
+        connection.execute("INSERT INTO block VALUES (?, ?)", (number, data))
+    monkeypatch.setattr(limits, "HISTORY_CACHE_BYTES_MAX", 1000)
+    blocks = Blocks(connection)
+    first, second = (blocks.messages(TOPIC, number) for number in (0, 1))
+
+    assert blocks.messages(TOPIC, 0) is first
+    blocks.messages(TOPIC, 2)
+    assert len(blocks) == 2
+    assert blocks.messages(TOPIC, 0) is first
+    assert blocks.messages(TOPIC, 1) is not second
+    connection.close()
+
+
+def test_a_trade_of_full_is_among_matches_again():
+    """As when it came; whoever has both gets it once."""
+    payload = b'{"type":"match","product_id":"BTC-USD","trade_id":3,"sequence":7}'
+
+    assert message_of(FULL.topic("BTC-USD"), Kept(5, payload)).also == TOPIC
+    assert message_of(TOPIC, Kept(5, payload)).also is None
+    assert message_of(Topic("full", "BTC-USD"), Kept(5, b"nonsense")).type == ""

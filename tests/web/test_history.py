@@ -1,0 +1,193 @@
+"""``GET /api/v1/history/<pair>``: every message of a stretch, in three forms, page by page."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.instant import to_text
+from hedgehogd.engine.past import PastUnavailable
+from hedgehogd.history.stored import StoredPast
+from hedgehogd.history.writer import Entry, Writer
+from hedgehogd.web.app import make_app
+
+NOW = 1_790_000_000_000_000
+S = 1_000_000
+TOPIC = MATCHES.topic("BTC-USD")
+
+
+def trade(number):
+    body = {"type": "match", "product_id": "BTC-USD", "trade_id": number, "sequence": 10 * number,
+        "time": to_text(NOW + number * S), "side": "buy", "price": "1.10", "size": "2"}  # fmt: skip
+    return json.dumps(body).encode()
+
+
+@pytest.fixture
+async def client(instance, tmp_path, monkeypatch):
+    """A client of an instance that has kept trades 1 to 20 but for 8 and 9, one a second."""
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 600)
+    writer = Writer(tmp_path, {})
+    for number in (*range(1, 8), *range(10, 21)):
+        entry = Entry(TOPIC, NOW + number * S, trade(number), 10 * number, number)
+        writer.write([entry], NOW + number * S)
+    writer.keep_trades("BTC-USD", [{"trade_id": 8, "side": "buy", "size": "2", "price": "1.10",
+        "time": to_text(NOW + 8 * S)}])  # fmt: skip
+    writer.close()
+    past = instance.pipe.resumes.past = StoredPast(tmp_path, frozenset({TOPIC}))
+    yield make_app(instance).test_client()
+    await past.close()
+
+
+async def ask(client, query="", accept="application/x-ndjson"):
+    path = f"/api/v1/history/btc-usd{query}"
+    answer = await client.get(path, headers={"Accept": accept})
+    return answer, await answer.get_data()
+
+
+def numbers(body):
+    return [json.loads(line)["trade_id"] for line in body.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", [*range(1, 8), *range(10, 21)]),
+        (f"?start={to_text(NOW + 5 * S)}", [5, 6, 7, *range(10, 21)]),
+        (f"?end={to_text(NOW + 5 * S)}", [1, 2, 3, 4]),
+        (f"?start={to_text(NOW + 5 * S)}&end={to_text(NOW + 6 * S)}", [5]),
+        (f"?start={to_text(NOW + 8 * S)}&end={to_text(NOW + 9 * S)}", []),
+        ("?start=-1ms", []),
+        ("?limit=3", [1, 2, 3]),
+        ("?limit=0", []),
+    ],
+)
+async def test_a_stretch_is_from_its_start_to_before_its_end(client, query, expected):
+    """Two stretches that meet repeat nothing and leave nothing out."""
+    answer, body = await ask(client, query)
+
+    assert answer.status_code == 200
+    assert answer.content_type == "application/x-ndjson"
+    assert numbers(body) == expected
+    assert b"".join(trade(n) + b"\n" for n in expected) == body
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 18, 50])
+async def test_the_cursor_leads_through_all_of_it(client, limit):
+    """Each message once, whatever the page is; the last page has no cursor."""
+    found, after, gaps = [], "", 0
+    for _ in range(30):
+        answer, body = await ask(client, f"?limit={limit}&after={after}")
+        found += numbers(body)
+        gaps += int(answer.headers["Hedgehog-Gaps"])
+        after = answer.headers.get("Hedgehog-After", "")
+        if not after:
+            break
+
+    assert found == [*range(1, 8), *range(10, 21)]
+    assert gaps == 1
+
+
+async def test_json_has_the_gaps_and_the_cursor_in_it(client):
+    """For who wants it all in one value."""
+    _, body = await ask(client, "?limit=8", "application/json")
+    _, rest = await ask(client, f"?after={json.loads(body)['after']}", "application/json")
+    one, two = json.loads(body), json.loads(rest)
+
+    assert [m["trade_id"] for m in one["messages"] + two["messages"]] == [
+        *range(1, 8), *range(10, 21),
+    ]  # fmt: skip
+    assert one["gaps"] == [{"kind": "missing", "first": 8, "last": 9}]
+    assert (two["gaps"], two["after"]) == ([], None)
+
+
+async def test_csv_has_a_header_and_a_row_for_each(client):
+    """And the prices that the exchange wrote."""
+    answer, body = await ask(client, "?limit=8", "text/csv")
+    found = list(csv.DictReader(io.StringIO(body.decode(), newline="")))
+
+    assert answer.content_type.startswith("text/csv")
+    assert [row["trade_id"] for row in found] == ["1", "2", "3", "4", "5", "6", "7", "10"]
+    assert {row["price"] for row in found} == {"1.10"}
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "status", "code"),
+    [
+        ("btc-usd?channel=nonsense", "*/*", 400, "unknown_channel"),
+        ("btc-usd?start=yesterday", "*/*", 400, "bad_request"),
+        ("btc-usd?end=7", "*/*", 400, "bad_request"),
+        ("btc-usd?limit=-1", "*/*", 400, "bad_request"),
+        ("btc-usd?after=x", "*/*", 400, "bad_request"),
+        ("btc-usd?channel=ticker", "*/*", 404, "not_kept"),
+        ("eth-usd", "*/*", 404, "not_kept"),
+        ("btc-usd", "image/png", 406, "not_acceptable"),
+    ],
+)
+async def test_what_cannot_be_is_refused(client, path, accept, status, code):
+    """With what was wrong, and what is expected."""
+    answer = await client.get(f"/api/v1/history/{path}", headers={"Accept": accept})
+
+    assert (answer.status_code, (await answer.get_json())["error"]["code"]) == (status, code)
+
+
+async def test_where_nothing_is_kept_it_says_so(instance):
+    """It is not an empty history: there is none."""
+    answer = await make_app(instance).test_client().get("/api/v1/history/BTC-USD")
+
+    assert (answer.status_code, (await answer.get_json())["error"]["code"]) == (404, "no_history")
+
+
+async def test_a_store_that_cannot_be_read_is_a_503(client, instance, monkeypatch):
+    """And not an answer that looks whole."""
+
+    async def broken(topics, after):
+        raise PastUnavailable("disk I/O error")
+
+    monkeypatch.setattr(instance.pipe.resumes.past, "page", broken)
+    answer, body = await ask(client)
+
+    assert answer.status_code == 503
+    assert b"disk I/O error" in body
+
+
+async def trades(client, query):
+    answer = await client.get(f"/products/BTC-USD/trades{query}")
+    return answer.status_code, await answer.get_json(), answer.headers
+
+
+async def test_trades_come_from_history_where_it_has_them_all(client):
+    """A backfilled one is as good as one that came in time; the exchange is not asked."""
+    status, body, headers = await trades(client, "?after=9&limit=4")
+
+    assert (status, [each["trade_id"] for each in body]) == (200, [8, 7, 6, 5])
+    assert body[1] == {
+        "trade_id": 7, "side": "buy", "size": "2", "price": "1.10", "time": to_text(NOW + 7 * S),
+    }  # fmt: skip
+    assert (headers["CB-BEFORE"], headers["CB-AFTER"]) == ("8", "5")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?limit=5", "?after=12&limit=5", "?after=40&limit=3", "?after=5", "?after=9&before=3",
+        "?after=1"],
+)  # fmt: skip
+async def test_where_it_lacks_one_the_exchange_is_asked(client, query):
+    """The newest page too; here there is no exchange to ask."""
+    assert (await trades(client, query))[0] == 503
+
+
+async def test_trades_that_are_not_kept_or_not_readable_are_the_exchanges(client, instance):
+    """Nobody shall notice that history is broken by a read that worked before."""
+    past = instance.pipe.resumes.past
+    past._recorded = frozenset({Topic("matches", "ETH-USD")})
+    assert (await trades(client, "?after=5&limit=2"))[0] == 503
+    past._recorded = frozenset({TOPIC})
+
+    async def broken(product_id, first, last):
+        raise PastUnavailable("disk I/O error")
+
+    past.trades = broken
+    assert (await trades(client, "?after=5&limit=2"))[0] == 503

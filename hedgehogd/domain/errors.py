@@ -54,6 +54,7 @@ class SubscriberError(HedgehogError):
         self.status = status
 
 
+CLOSE_NORMAL = 1000
 CLOSE_PROTOCOL_ERROR = 1002
 CLOSE_UNSUPPORTED = 1003
 CLOSE_INVALID_UTF8 = 1007

@@ -267,6 +267,10 @@ TAPE_KEEP_S = 25.0
 # Messages that one query of history gives: unless asked otherwise, and at most.
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
 HISTORY_QUERY_MESSAGES_MAX = 100_000
+# A day in 86 seconds. What is faster is as fast as it is read: 0.
+REPLAY_SPEED_MAX = 1_000
+# What is due within this time is replayed together.
+REPLAY_TICK_S = 0.01
 # What is given at once to who catches up: 64 KiB, the kernel's buffer of a subscriber.
 RESUME_CHUNK_BYTES = 64 * 1024
 # Messages of the tape that are looked through, and whose bytes are shared, together.

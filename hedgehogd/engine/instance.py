@@ -8,7 +8,7 @@ from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.health import FeedHealth, HistoryHealth
 from hedgehogd.engine.session import Pipe, Sessions
-from hedgehogd.protocol.commands import ChannelRequest
+from hedgehogd.protocol.commands import ChannelRequest, Command
 
 
 @dataclass
@@ -71,6 +71,23 @@ class Instance:
             refusal = catalogue.refusal_of(request.channel.topic_channel)
             if refusal is not None:
                 raise SubscriberError("refused_channel", refusal[1] or refusal[0], 403)
+
+    def check_replay(self, command: Command) -> None:
+        """Refuse a replay of what is not kept.
+
+        Raises:
+            SubscriberError: nothing is kept, or not of all that is asked for (404).
+        """
+        if command.pace is None:
+            return
+        past = self.pipe.resumes.past
+        if past is None:
+            raise SubscriberError("no_history", "nothing is kept here (--history)", 404)
+        for request in command.requests:
+            for pair in request.product_ids or ("",):
+                topic = request.channel.topic(pair)
+                if not past.keeps(topic):
+                    raise SubscriberError("not_kept", f"{topic} is not kept here", 404)
 
     def readiness(self) -> tuple[bool, str]:
         """Return whether a balancer should send subscribers here, and why (not)."""

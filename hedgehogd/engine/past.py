@@ -70,6 +70,9 @@ class Past(Protocol):
     async def first_place(self, topic: Topic) -> int | None:
         """Return the place of the oldest message of ``topic``; None when there is none."""
 
+    async def snapshot_before(self, topic: Topic, place: int) -> int | None:
+        """Return the place of the newest snapshot of a book at or before ``place``, if any."""
+
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
         """Return what follows on the place ``after``."""
 

@@ -182,9 +182,13 @@ class Resumes:
     ) -> "CatchUp":
         """Bring ``who`` from ``starts`` to the present."""
         catch_up = CatchUp(self, who, starts, is_strict=is_strict)
+        self.start(catch_up)
+        return catch_up
+
+    def start(self, catch_up: "CatchUp") -> None:
+        """Let ``catch_up`` run."""
         self._begun.append(catch_up)
         self._asked.set()
-        return catch_up
 
     async def run(self) -> None:
         """Bring back whoever comes, for ever."""
@@ -341,7 +345,7 @@ class CatchUp:
             return
         page, written_to = read
         if page.shared is None:
-            page.shared = Page(_with_gaps(page))
+            page.shared = Page(with_gaps(page))
         await self._give(page.shared)
         self._cursor = page.end
         if not page.is_last:
@@ -464,6 +468,9 @@ class CatchUp:
             for chunk in page.chunks(form):
                 await self._write(chunk.messages, chunk)
             return
+        await self._give_wanted(page)
+
+    async def _give_wanted(self, page: Page) -> None:
         wanted = [message for message in page.messages if self._is_wanted(message)]
         for part in cut(wanted):
             await self._write(part, None)
@@ -520,7 +527,7 @@ class CatchUp:
         self._resumes.replayed += count
 
 
-def _with_gaps(page: PastPage) -> list[Message]:
+def with_gaps(page: PastPage) -> list[Message]:
     """Return the messages of a page, and among them what is told of its gaps."""
     if not page.gaps:
         return page.messages

@@ -12,12 +12,11 @@ given what is behind it (``resume``). What it sees is whole.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from hedgehogd.domain.backfilled import Backfilled
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, MATCHES, Channel, Topic
-from hedgehogd.domain.errors import CLOSE_BUG, CLOSE_EXPIRED, CLOSE_POLICY
+from hedgehogd.domain.errors import CLOSE_BUG, CLOSE_EXPIRED, CLOSE_NORMAL, CLOSE_POLICY
 from hedgehogd.domain.limits import BACKFILL_CHUNK_TRADES_MAX, BACKFILL_RETOLD_TRADES_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
@@ -28,6 +27,7 @@ from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
 from hedgehogd.engine.orders import OrderBooks
+from hedgehogd.engine.replay import Replay
 from hedgehogd.engine.resume import CatchUp, Resumes
 from hedgehogd.engine.snapshots import Snapshots
 from hedgehogd.engine.standing import Standing
@@ -38,6 +38,7 @@ from hedgehogd.protocol.commands import SUBSCRIBE_FAILED, Command
 from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import WireForm
 
+_NOTHING = Command(False, ())
 _NUMBER_DIGITS_MAX = 5  # an instance's number is below its port
 
 
@@ -152,7 +153,7 @@ class Session:
             command, self._pipe.catalogue, may_conflate=self.form.has_notices
         )
         asked = _pairs(self.subscription) - before
-        self._follow(self.subscription.topics(), asked, command.since, command.is_strict)
+        self._follow(self.subscription.topics(), asked, command)
         self.has_subscribed |= bool(self.subscription.state)
         return errors
 
@@ -202,6 +203,19 @@ class Session:
         if self.form.has_notices and not self.is_closed:
             self._pipe.hub.give(self._member, [end], [self._pipe.tape.end + 1])
 
+    def go_live(self, replay: CatchUp, starts: Mapping[Topic, Start]) -> None:
+        """A replay has come to the present: go on from ``starts``, books with a snapshot."""
+        topics = frozenset(t for t, each in self._catching_up.items() if each is replay)
+        self._catching_up = {t: c for t, c in self._catching_up.items() if t not in topics}
+        self._await_books(topics)
+        self._come_back(topics, starts, is_strict=False)
+        self._pipe.snapshots.wait(self, self._awaiting)
+        self._stand()
+
+    def finish(self) -> None:
+        """End: the stretch that was replayed is over."""
+        self._member.end(CLOSE_NORMAL, "replay_ended", "the replay is over")
+
     def expire(self) -> None:
         """End: what was asked for is gone, and all or nothing was wanted."""
         self._member.end(CLOSE_EXPIRED, "position_expired", "part of what follows is gone")
@@ -221,7 +235,7 @@ class Session:
             has_changed = self.subscription.remove_channel(BY_TOPIC_CHANNEL[refusal.channel])
         if not has_changed:
             return
-        self._follow(self.subscription.topics(), set())
+        self._follow(self.subscription.topics(), set(), _NOTHING)
         self._member.tell(coinbase.error(refusal.message or SUBSCRIBE_FAILED, refusal.reason))
         self._member.tell(coinbase.subscriptions(self.subscription.state))
         if not self.form.can_tell:
@@ -260,8 +274,7 @@ class Session:
         self,
         topics: frozenset[Topic],
         asked: set[tuple[Channel, str]],
-        since: Mapping[Topic, Start] = MappingProxyType({}),
-        is_strict: bool = False,
+        command: Command,
     ) -> None:
         """Make ``topics`` the topics of this session, and greet it for what it ``asked``."""
         added, gone = topics - self._topics, self._topics - topics
@@ -270,25 +283,29 @@ class Session:
         self._topics = topics
         self._pipe.demand.want(added)
         self._pipe.demand.release(gone, self._pipe.now())
-        books = {t for t in added if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
-        self._awaiting = (self._awaiting | books) & topics
+        for topic in gone:
+            self._catching_up.pop(topic, None)
+        self._awaiting &= topics
+        if command.pace is not None and added:
+            starts = {topic: command.since.get(topic, Start(is_new=True)) for topic in added}
+            replay = Replay(self._pipe.resumes, self, starts, command.pace)
+            self._pipe.resumes.start(replay)
+            self._catching_up |= dict.fromkeys(added, replay)
+        else:
+            self._await_books(added)
+            self._come_back(added, command.since, is_strict=command.is_strict)
         self._pipe.snapshots.wait(self, self._awaiting)
-        self._come_back(added, gone, since, is_strict=is_strict)
         self._stand()  # may write, and a write may end the member and so close us
         if not self.is_closed:
             self._greet({(c, p) for c, p in asked if c.topic(p) not in self._catching_up})
 
+    def _await_books(self, topics: Iterable[Topic]) -> None:
+        self._awaiting |= {t for t in topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
+
     def _come_back(
-        self,
-        added: frozenset[Topic],
-        gone: frozenset[Topic],
-        since: Mapping[Topic, Start],
-        *,
-        is_strict: bool,
+        self, added: frozenset[Topic], since: Mapping[Topic, Start], *, is_strict: bool
     ) -> None:
         """Begin to catch up with what of ``added`` has a position."""
-        for topic in gone:
-            self._catching_up.pop(topic, None)
         added = frozenset(t for t in added if BY_TOPIC_CHANNEL[t.channel].resumes)
         starts = {topic: since[topic] for topic in added & since.keys()}
         if starts:

@@ -53,6 +53,10 @@ class StoredPast:
         """See ``engine.past.Past``."""
         return await self.read(Reader.written_to)
 
+    async def snapshot_before(self, topic: Topic, place: int) -> int | None:
+        """See ``engine.past.Past``."""
+        return await self.read(lambda reader: reader.snapshot_before(topic, place))
+
     async def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
         """See ``engine.past.Past``."""
         return await self.read(lambda reader: reader.trades(product_id, first, last))

@@ -57,6 +57,18 @@ class ChannelRequest(NamedTuple):
     policy: str | None = None
 
 
+class Pace(NamedTuple):
+    """How a stretch of the past is replayed.
+
+    Attributes:
+        speed: how many times as fast as it was; 0 for as fast as it is read.
+        until_us: up to before then, µs since the epoch; None to become live.
+    """
+
+    speed: float = 0.0
+    until_us: int | None = None
+
+
 class Command(NamedTuple):
     """One subscribe or unsubscribe.
 
@@ -66,6 +78,7 @@ class Command(NamedTuple):
         errors: a reason for each channel that does not.
         since: where topics are to be resumed.
         is_strict: all of what is resumed, or the stream ends.
+        pace: the past is replayed from ``since`` on; None to be live, or resume.
     """
 
     subscribes: bool
@@ -73,6 +86,7 @@ class Command(NamedTuple):
     errors: tuple[str, ...] = ()
     since: Mapping[Topic, Start] = MappingProxyType({})
     is_strict: bool = False
+    pace: Pace | None = None
 
     @property
     def failure(self) -> str:

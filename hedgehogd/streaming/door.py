@@ -170,6 +170,7 @@ class Door:
             stream = read_stream_request(request, self._plane.instance.pipe.wall_us())
             if stream.command is not None:
                 self._plane.instance.check(stream.command.requests)
+                self._plane.instance.check_replay(stream.command)
             self._plane.check_room()
         except (BadHead, SubscriberError) as error:
             await self._refuse(sock, origin, error.status, error.code, str(error))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.errors import CLOSE_RESTART, CLOSE_SLOW_CONSUMER
+from hedgehogd.domain.errors import CLOSE_NORMAL, CLOSE_RESTART, CLOSE_SLOW_CONSUMER
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.frames import encode_close
 from hedgehogd.protocol.wire import SSE_RETRY_MS, SseForm, WireForm
@@ -28,7 +28,7 @@ def goodbye(
         position: all that has been sent whole.
         why_slow: for a slow consumer, what was too much.
     """
-    planned = code == CLOSE_RESTART
+    planned = code in {CLOSE_NORMAL, CLOSE_RESTART}
     note = b""
     if form.has_notices and code == CLOSE_SLOW_CONSUMER:
         note = form.tell(notices.slow_consumer(code, why_slow, position))

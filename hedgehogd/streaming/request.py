@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote
 
 import h11
 
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.position import BadPosition, Start, from_text, read_start
@@ -21,6 +22,7 @@ from hedgehogd.protocol.commands import (
     DEFAULT_CHANNELS,
     ChannelRequest,
     Command,
+    Pace,
     channel_requests,
 )
 from hedgehogd.protocol.deflate import answer_offers
@@ -196,7 +198,36 @@ def _command(path: str, query: str, event_id: bytes, now_us: int) -> Command | N
     except BadPosition as error:
         raise SubscriberError("bad_position", str(error)) from None
     is_strict = values.get("strict", [""])[-1] in {"true", "1"}
-    return Command(True, requests, since=since, is_strict=is_strict)
+    pace = _pace(values, now_us)
+    if pace is not None and not since:
+        raise SubscriberError("bad_request", "a replay begins somewhere: since is missing")
+    return Command(True, requests, since=since, is_strict=is_strict, pace=pace)
+
+
+def _pace(values: dict[str, list[str]], now_us: int) -> Pace | None:
+    """Return how the past is to be replayed; None when it is not.
+
+    Raises:
+        SubscriberError: a speed that cannot be, or an end that is no time.
+    """
+    if not values.keys() & {"speed", "until"}:
+        return None
+    text, until = values.get("speed", ["0"])[-1], values.get("until", [""])[-1]
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1.0
+    if not 0 <= speed <= limits.REPLAY_SPEED_MAX:
+        raise SubscriberError(
+            "bad_request", f"speed is a number from 0 to {limits.REPLAY_SPEED_MAX}"
+        )
+    try:
+        end = read_start(until, now_us) if until else None
+    except BadPosition as error:
+        raise SubscriberError("bad_request", f"until: {error}") from None
+    if end is not None and end.sequence is not None:
+        raise SubscriberError("bad_request", "until is a time or an age, not a sequence")
+    return Pace(speed, None if end is None else end.after_us)
 
 
 def _since(

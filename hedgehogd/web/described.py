@@ -84,6 +84,8 @@ def _stream(summary: str, *parameters: Described) -> Described:
         _POLICY,
         in_query("since", "resume behind a sequence, a time, or an age such as `-5m`", TEXT),
         in_query("last_event_id", "resume behind the id of an event", TEXT),
+        in_query("speed", "replay so many times as fast as it was; 0: as fast as you read", NUMBER),
+        in_query("until", "end the replay before a time or an age; without it, be live then", TEXT),
         in_query("strict", "all that follows, or the stream ends", BOOLEAN),
     )
 

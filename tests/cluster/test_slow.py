@@ -13,8 +13,8 @@ pytestmark = pytest.mark.cluster
 SLOW = 5
 # What may be on its way to one who does not read: the kernel's buffers of the instance and of
 # both sides of HAProxy (128 KiB each, after Linux has doubled them), HAProxy's own (two of
-# 16 KiB), and the reader's.
-ON_ITS_WAY_BYTES_MAX = 3 * 128 * 1024 + 2 * 16 * 1024 + 64 * 1024
+# 16 KiB), and the reader's; then comes the farewell.
+ON_ITS_WAY_BYTES_MAX = 3 * 128 * 1024 + 2 * 16 * 1024 + 64 * 1024 + 1024
 BIG = subscribe(["BTC-USD", "ETH-USD"], ["full"])  # 2 MB/s
 
 
@@ -64,7 +64,7 @@ async def test_a_slow_consumer_is_noticed_by_its_instance_in_time(cluster):
                     read += data
         ends.append((len(read), bytes(read)))
 
-    assert noticed_s < 5
+    assert noticed_s < 8  # the default would be 10
     assert max(size for size, _ in ends) < ON_ITS_WAY_BYTES_MAX
     assert grown_kib < SLOW * 200
     for _, end in ends:

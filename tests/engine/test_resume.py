@@ -14,87 +14,35 @@ import trio
 from trio.testing import MockClock
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_ALIAS, FULL, MATCHES, TICKER
+from hedgehogd.domain.channel import BY_ALIAS, MATCHES, TICKER
 from hedgehogd.domain.position import Start, from_text
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.member import Member
-from hedgehogd.engine.past import PastGap, PastPage, PastUnavailable
+from hedgehogd.engine.past import PastGap
 from hedgehogd.engine.session import Pipe, Session, Sessions
 from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
 from hedgehogd.streaming.backlog import Backlog
+from tests.engine.returning import (
+    ALL,
+    BTC,
+    EPOCH_US,
+    MATCH,
+    TICK,
+    Memory,
+    Returner,
+    data,
+    told,
+    wall_us,
+)
 from tests.fakes import FakeMember, make_message
 
-BTC, ETH = "BTC-USD", "ETH-USD"
-EPOCH_US = 1_790_000_000_000_000
+ETH = "ETH-USD"
 FORMS = (WEBSOCKET, SSE[True], NDJSON[True])
 SEEDS = int(os.environ.get("HEDGEHOGD_RESUME_SEEDS", "6"))
-
-
-def wall_us():
-    return EPOCH_US + int(trio.current_time() * 1e6)
-
-
-class Memory:
-    """A past in memory: what was published, up to ``lag_s`` ago."""
-
-    def __init__(self, lag_s=0.0, page_max=5):
-        self.kept = []  # (place, topic, message)
-        self.gaps = []
-        self.lag_s = lag_s
-        self.page_max = page_max
-        self.is_down = False
-        self.stopped_us = None
-
-    def keep(self, message, place=None):
-        place = max(place or wall_us(), self.kept[-1][0] + 1 if self.kept else 0)
-        for topic in (message.topic, message.also):
-            if topic is not None:
-                copy = make_message(*message.topic, message.sequence, also=message.also)
-                copy.topic, copy.payload, copy.frame = topic, message.payload, message.frame
-                copy.type, copy.received_us = message.type, place
-                if topic != message.topic:
-                    copy.also = None
-                self.kept.append((place, topic, copy))
-                place += 1
-
-    def _visible(self):
-        if self.is_down:
-            raise PastUnavailable("the disk is full")
-        until = wall_us() - int(self.lag_s * 1e6)
-        return [each for each in self.kept if each[0] <= until]
-
-    def keeps(self, topic):
-        return True
-
-    async def find(self, topic, sequence):
-        await trio.lowlevel.checkpoint()
-        found = [
-            (place, message.sequence)
-            for place, t, message in self._visible()
-            if t == topic and message.sequence <= sequence
-        ]
-        return found[-1] if found else None
-
-    async def first_place(self, topic):
-        await trio.lowlevel.checkpoint()
-        return next((place for place, t, _ in self._visible() if t == topic), None)
-
-    async def page(self, topics, after):
-        await trio.lowlevel.checkpoint()
-        kept = [m for place, t, m in self._visible() if t in topics and place > after]
-        part = kept[: self.page_max]
-        end = part[-1].received_us if part else after
-        gaps = [gap for gap in self.gaps if after < gap.place <= end and gap.topic in topics]
-        return PastPage(part, gaps, end, len(part) == len(kept), is_sealed=False)
-
-    async def written_to(self):
-        await trio.lowlevel.checkpoint()
-        self._visible()
-        return self.stopped_us or wall_us() - int(self.lag_s * 1e6)
 
 
 class Laggard(Member):
@@ -298,49 +246,11 @@ def test_past_tape_and_live_are_what_was_published_once_and_in_order(monkeypatch
             raise AssertionError(f"seed {seed}: {first_of(error)!r}"[:3000]) from first_of(error)
 
 
-MATCH, TICK, ALL = (channel.topic(BTC) for channel in (MATCHES, TICKER, FULL))
-
-
-class Returner:
-    """A pipe on the test's clock, and streams that come back to it."""
-
-    def __init__(self, past=None, bytes_max=10**7):
-        tape = Tape(bytes_max)
-        self.pipe = Pipe.build(tape, Demand(linger_s=0), Catalogue(), lambda: 0.0, wall_us)
-        self.pipe.resumes.past = past
-        self.past = past
-        self.sessions = Sessions()
-        self.broker = Broker(self.pipe, self.sessions)
-
-    async def publish(self, channel, *sequences):
-        messages = [make_message(channel, BTC, sequence) for sequence in sequences]
-        await self.broker.publish([Delivery(messages)])
-
-    def come(self, starts, form=WEBSOCKET, *, is_strict=False, channels=None):
-        """Return the member and the session of somebody who comes back."""
-        member = FakeMember(form)
-        session = Session(f"1.{len(self.sessions)}", member, form, self.pipe, 100)
-        member.session = session
-        self.sessions.add(session)
-        channels = channels or sorted({topic.channel for topic in starts})
-        requests = tuple(ChannelRequest(BY_ALIAS[name], (BTC,)) for name in channels)
-        session.apply(Command(True, requests, since=starts, is_strict=is_strict))
-        return member, session
-
-
 @pytest.fixture
 async def back(nursery):
     returner = Returner()
     nursery.start_soon(returner.pipe.resumes.run)
     return returner
-
-
-def data(member):
-    return [message.sequence for message in member.messages if message.type != "notice"]
-
-
-def told(member):
-    return [json.loads(m.payload) for m in member.messages if m.type == "notice"]
 
 
 def gap(first, last, channel="matches"):

@@ -6,6 +6,7 @@ import pytest
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.position import Start
+from hedgehogd.protocol.commands import Pace
 from hedgehogd.protocol.wire import (
     NDJSON,
     SSE,
@@ -298,3 +299,31 @@ def test_a_position_that_means_nothing_is_refused(target: str) -> None:
         read_stream_request(request(target))
 
     assert (caught.value.status, caught.value.code) == (400, "bad_position")
+
+
+def pace(query: str) -> Pace | None:
+    command = read_stream_request(request(f"/api/v1/subscribe/BTC-USD?{query}"), NOW_US).command
+    assert command is not None
+    return command.pace
+
+
+def test_a_url_may_ask_for_a_replay() -> None:
+    """A speed or an end makes one of it; since alone resumes."""
+    assert pace("since=-5m") is None
+    assert pace("since=-5m&speed=10") == Pace(10.0)
+    assert pace("since=-5m&speed=0.5&until=-1m") == Pace(0.5, NOW_US - 60_000_000)
+    assert pace("since=-5m&until=2026-01-31T12:00:00Z") == Pace(0.0, 1_769_860_800_000_000)
+    assert pace("since=-5m&until=") == Pace()
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["speed=1", "until=-1m", "since=-5m&speed=-1", "since=-5m&speed=fast", "since=-5m&speed=nan",
+        "since=-5m&speed=1001", "since=-5m&until=7", "since=-5m&until=soon", "since=-5m&speed=inf"],
+)  # fmt: skip
+def test_a_replay_that_means_nothing_is_refused(query: str) -> None:
+    """It has a beginning, and a pace that can be kept."""
+    with pytest.raises(SubscriberError) as caught:
+        pace(query)
+
+    assert caught.value.status == 400

@@ -15,6 +15,7 @@ from hedgehogd.config import Settings
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.relay.peers import Peers
 from hedgehogd.relay.sockets import own_socket
+from hedgehogd.relay.tapes import Tapes
 from hedgehogd.streaming.address import read_networks
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.plane import StreamingPlane
@@ -55,6 +56,7 @@ class Entrances:
         peers = None
         if self._own is not None:
             own_listener, peers = self._own
+            instance.pipe.resumes.others = Tapes(peers)
             alone = Door(plane, control_handler(make_app(instance, companion=companion)))
             await connections.start(alone.run, own_listener, connections)
         app = make_app(instance, settings.serve_cors_origins, companion, peers)

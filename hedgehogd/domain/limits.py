@@ -280,6 +280,12 @@ RESUME_PAGES_MAX = 256
 RESUME_AHEAD_MAX_S = 5.0
 # How often is looked again for what is about to come or to be written.
 RESUME_LOOK_S = 0.1
+# When what is missing is not written by then, other instances are asked for it.
+RESUME_ASK_S = 5.0
+# They are busy then themselves: what they remember is a page or two, and somebody waits for it.
+RESUME_FETCH_S = 5.0
+# What is taken from one of them for one stream, at most.
+RESUME_FETCH_MESSAGES_MAX = 50_000
 # How long is waited for another instance to write what is missing: a hung one is killed by
 # its watchdog and replaced within this time.
 RESUME_PATIENCE_S = 30.0

@@ -71,6 +71,10 @@ class Cohort:
             pieces.append(form.data(message, to_text(self._position) if states else ""))
         return Chunk(pieces, messages, offsets)
 
+    def precede(self, position: dict[Topic, int]) -> None:
+        """Who joins knows where topics are that have not spoken here yet."""
+        self._position = position | self._position
+
     def in_turn(self) -> list[Member]:
         """Return the members, beginning one further each time: nobody is always last."""
         members = list(self.members)
@@ -239,6 +243,8 @@ class Hub:
             cohort = self._cohorts[key] = Cohort(topics, form, position)
             for topic in _reached_by(topics):
                 self._by_topic.setdefault(topic, {})[cohort] = None
+        elif form.states_position:
+            cohort.precede(self._tape.preceding(topics))
         return cohort
 
     def _leave(self, member: Member) -> None:

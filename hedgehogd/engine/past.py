@@ -4,13 +4,28 @@
 all topics: about when it was received, in µs since the epoch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.message import Message
+from hedgehogd.domain.channel import FULL, MATCHES, Topic
+from hedgehogd.domain.message import BadMessage, Message, read_head
+from hedgehogd.protocol.frames import encode_text
+
+
+def message_of(topic: Topic, payload: bytes, received_us: int = 0) -> Message:
+    """Return a message as it was, from its text alone."""
+    try:
+        head = read_head(payload)
+        kind, sequence, trade_id = head.type, head.sequence, head.trade_id
+    except BadMessage:  # what was relayed once is relayed again
+        kind, sequence, trade_id = "", None, None
+    message = Message(topic, kind, encode_text(payload), payload, sequence, trade_id)
+    if kind == "match" and topic.channel == FULL.topic_channel:
+        message.also = MATCHES.topic(topic.product_id)  # as when it came
+    message.received_us = received_us
+    return message
 
 
 class PastUnavailable(Exception):
@@ -53,6 +68,16 @@ class PastPage(msgspec.Struct):
     is_last: bool
     is_sealed: bool
     shared: Any = None
+
+
+class Others(Protocol):
+    """Other instances, which may remember what nobody here does."""
+
+    async def fetch(self, after: Mapping[Topic, int]) -> list[Message] | None:
+        """Return all that came behind these positions, up to this moment, in order.
+
+        None when nobody has all of it.
+        """
 
 
 class Past(Protocol):

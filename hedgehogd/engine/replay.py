@@ -48,7 +48,6 @@ class Replay(CatchUp):
 
     async def _run(self) -> None:
         await self._locate()
-        self._written = self._reached()
         self._begin_us, self._began_at = self._cursor, trio.current_time()
         for topic, progress in self._progress.items():
             if progress.reached is None:

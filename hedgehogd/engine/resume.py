@@ -25,7 +25,7 @@ from hedgehogd.domain.channel import FULL, MATCHES, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start, to_text
 from hedgehogd.engine.member import Chunk
-from hedgehogd.engine.past import Past, PastGap, PastPage, PastUnavailable
+from hedgehogd.engine.past import Others, Past, PastGap, PastPage, PastUnavailable
 from hedgehogd.engine.tape import Known, Tape, positions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.frames import encode_text
@@ -124,16 +124,17 @@ class _Progress:
     Attributes:
         reached: all up to this sequence has been given, or is told to be missing; None
             when it is known by time alone.
+        given: the last sequence that the subscriber has: its position.
         after_us: nothing received up to then is wanted.
         quiet_us: nothing had come of it by then, here or elsewhere; None when that is not so.
         is_new: it is not resumed, it only waits with the others.
         is_cut: what follows on ``reached`` is gone, up to what is found next.
     """
 
-    __slots__ = ("after_us", "is_cut", "is_new", "quiet_us", "reached")
+    __slots__ = ("after_us", "given", "is_cut", "is_new", "quiet_us", "reached")
 
     def __init__(self, start: Start) -> None:
-        self.reached = start.sequence
+        self.reached = self.given = start.sequence
         self.after_us = start.after_us
         self.is_new = start.is_new
         self.quiet_us: int | None = None
@@ -161,6 +162,7 @@ class Resumes:
 
     Attributes:
         past: what is no longer on the tape; None where nothing is kept.
+        others: other instances of the machine; None where there are none.
         resumed: how many have caught up since start.
         replayed: messages given to them.
         expired: topics of which part was gone.
@@ -168,6 +170,7 @@ class Resumes:
 
     def __init__(self, tape: Tape, wall_us: Callable[[], int]) -> None:
         self.past: Past | None = None
+        self.others: Others | None = None
         self.resumed = 0
         self.replayed = 0
         self.expired = 0
@@ -177,16 +180,8 @@ class Resumes:
         self._asked = trio.Event()
         self._pages: OrderedDict[tuple[frozenset[Topic], int], Page] = OrderedDict()
 
-    def begin(
-        self, who: Returning, starts: Mapping[Topic, Start], *, is_strict: bool = False
-    ) -> "CatchUp":
-        """Bring ``who`` from ``starts`` to the present."""
-        catch_up = CatchUp(self, who, starts, is_strict=is_strict)
-        self.start(catch_up)
-        return catch_up
-
     def start(self, catch_up: "CatchUp") -> None:
-        """Let ``catch_up`` run."""
+        """Bring whom ``catch_up`` is about to the present."""
         self._begun.append(catch_up)
         self._asked.set()
 
@@ -220,13 +215,21 @@ class CatchUp:
     """
 
     def __init__(
-        self, resumes: Resumes, who: Returning, starts: Mapping[Topic, Start], *, is_strict: bool
+        self,
+        resumes: Resumes,
+        who: Returning,
+        starts: Mapping[Topic, Start],
+        *,
+        is_strict: bool = False,
+        is_alone: bool = False,
     ) -> None:
         self.messages = 0
         self._resumes = resumes
         self._tape = resumes.tape
         self._who = who
         self._is_strict = is_strict
+        self._others = None if is_alone else resumes.others
+        self._asked: set[Topic] = set()  # of which others have been asked, once
         self._began_us = resumes.wall_us()
         self._resumed = frozenset(starts)
         self._progress = {topic: _Progress(start) for topic, start in starts.items()}
@@ -234,7 +237,7 @@ class CatchUp:
         self._kept: set[Topic] = set()  # topics to be read from the past
         self._is_located = False
         self._offset = 0  # the same on the tape
-        self._written: dict[Topic, int] = {}  # the position before what is being written
+        self._written = self._given()  # the position before what is being written
         self._writing: list[Message] = []
 
     def join(self, topics: Iterable[Topic]) -> None:
@@ -261,7 +264,6 @@ class CatchUp:
             self._who.fail()
 
     async def _run(self) -> None:
-        self._written = self._reached()
         await self._wait_for_the_feed()
         while self._topics():
             behind = self._behind()
@@ -286,20 +288,22 @@ class CatchUp:
             if not self._progress[topic].is_covered(self._tape.known_from(topic))
         ]
 
-    def _reached(self) -> dict[Topic, int]:
+    def _given(self) -> dict[Topic, int]:
         return {
-            topic: progress.reached
+            topic: progress.given
             for topic, progress in self._progress.items()
-            if progress.reached is not None
+            if progress.given is not None
         }
 
     async def _wait_for_the_feed(self) -> None:
         """Wait while a position is ahead of what has come; this instance is a little late."""
         until = trio.current_time() + limits.RESUME_AHEAD_MAX_S
         while True:
-            ahead = [topic for topic in self._topics() if await self._is_ahead(topic)]
+            ahead = [topic for topic in sorted(self._topics()) if await self._is_ahead(topic)]
             if not ahead:
                 return
+            if await self._fetch_quiet(ahead):
+                continue
             if trio.current_time() >= until:
                 break
             await trio.sleep(limits.RESUME_LOOK_S)
@@ -310,7 +314,7 @@ class CatchUp:
 
     async def _is_ahead(self, topic: Topic) -> bool:
         reached = self._progress[topic].reached
-        if reached is None:
+        if reached is None or self._progress[topic].quiet_us is not None:
             return False
         last = self._tape.last_sequence(topic)
         if last is not None and last >= reached:
@@ -341,7 +345,7 @@ class CatchUp:
         lost = [topic for topic in behind if not self._is_kept(topic)]
         read = await self._read()
         if read is None or lost:
-            await self._give_up(lost or behind)
+            await self._ask_others(lost or behind)
             return
         page, written_to = read
         if page.shared is None:
@@ -353,9 +357,14 @@ class CatchUp:
         for topic in behind:
             self._join_tape(topic, written_to)
         behind = self._behind()
-        if behind and self._resumes.wall_us() > self._began_us + limits.RESUME_PATIENCE_S * _US:
-            await self._give_up(behind)
-        elif behind:
+        if not behind:
+            return
+        waited_s = (self._resumes.wall_us() - self._began_us) / _US
+        if waited_s > limits.RESUME_PATIENCE_S:
+            await self._ask_others(behind)
+        elif waited_s > limits.RESUME_ASK_S and not self._asked.issuperset(behind):
+            await self._ask_others(behind, is_last=False)
+        else:
             await trio.sleep(limits.RESUME_LOOK_S)  # what is missing is about to be written
 
     def _join_tape(self, topic: Topic, written_to: int) -> None:
@@ -363,8 +372,10 @@ class CatchUp:
         progress, known = self._progress[topic], self._tape.known_from(topic)
         margin_us = int(limits.RESUME_MARGIN_S * _US)
         if known is None:
-            if written_to > self._began_us + margin_us:
-                progress.quiet_us = self._began_us
+            flows_us = self._tape.flows_since(topic.product_id)
+            if flows_us is not None and written_to > max(flows_us, self._began_us) + margin_us:
+                # All up to there was stored, and what came later would be here.
+                progress.quiet_us = max(flows_us, self._began_us)
         elif written_to > known.received_us + margin_us and not progress.is_cut:
             # All up to there was stored, so nothing lies between it and the tape.
             self._reach(progress, known)
@@ -402,6 +413,75 @@ class CatchUp:
         return topic in self._kept or (
             topic.channel == MATCHES.topic_channel and full in self._kept
         )
+
+    async def _ask_others(self, topics: list[Topic], *, is_last: bool = True) -> None:
+        """Take from other instances what nobody here has; if they lack it too, give it up.
+
+        Not before ``is_last``: it may yet be written.
+        """
+        found = await self._fetch(topics, again=is_last)
+        missing = [t for t in topics if found is None or self._tape.known_from(t) is None]
+        await self._give(Page(found or []))
+        for topic in topics:
+            known = self._tape.known_from(topic)
+            if topic not in missing and known is not None:
+                self._reach(self._progress[topic], known)
+        if missing and is_last:
+            await self._give_up(missing)
+
+    async def _fetch(self, topics: list[Topic], *, again: bool = False) -> list[Message] | None:
+        """Return what others have of ``topics`` and is not on the tape; None when they lack some.
+
+        Of each topic they are asked once, and ``again`` before it is given up: those who lacked
+        it may have been starting.
+        """
+        were_asked = not again and self._asked.intersection(topics)
+        self._asked.update(topics)
+        after = {topic: self._progress[topic].reached for topic in topics}
+        known = {topic: number for topic, number in after.items() if number is not None}
+        if self._others is None or were_asked or len(known) < len(topics):
+            return None
+        found = await self._others.fetch(known)
+        return None if found is None else [each for each in found if not self._is_on_tape(each)]
+
+    def _is_on_tape(self, message: Message) -> bool:
+        known = self._tape.known_from(message.topic)
+        if known is None:
+            return False
+        return (message.sequence or 0) > known.sequence - (not known.has_left)
+
+    async def _fetch_quiet(self, topics: list[Topic]) -> bool:
+        """Take what others have of topics that have not spoken here; say whether that is all.
+
+        What comes later has to come here as well, so our own feed must have flowed for a while.
+        """
+        since_us = self._resumes.wall_us() - int(limits.RESUME_MARGIN_S * _US)
+        quiet = []
+        for topic in topics:
+            flows_us = self._tape.flows_since(topic.product_id)
+            is_silent = self._tape.known_from(topic) is None and topic not in self._asked
+            if is_silent and flows_us is not None and flows_us < since_us:
+                quiet.append(topic)
+        # A trade that is behind both of its positions has its place among the events of full.
+        twins = [
+            full
+            for topic in quiet
+            if topic.channel == MATCHES.topic_channel
+            and (full := FULL.topic(topic.product_id)) in self._progress
+            and full not in quiet
+        ]
+        found = await self._fetch([*quiet, *twins]) if quiet else None
+        if found is None:
+            return False
+        await self._give(Page(found))
+        for topic in (*quiet, *twins):
+            known = self._tape.known_from(topic)
+            if known is None:
+                flows_us = self._tape.flows_since(topic.product_id) or 0
+                self._progress[topic].quiet_us = flows_us - 1
+            else:
+                self._reach(self._progress[topic], known)
+        return True
 
     async def _give_up(self, topics: list[Topic]) -> None:
         """Nobody has what is between these positions and the tape: say so, and go on there."""
@@ -445,6 +525,8 @@ class CatchUp:
             if self._is_wanted(message)
         ]
         self._count(message for _, message in owed)
+        for topic, given in self._given().items():
+            self._tape.precede(topic, given)
         notice = in_band(Topic("", ""), notices.resumed(self._resumed, self.messages))
         self._who.stand_in(self, owed, notice)
         return True
@@ -479,14 +561,14 @@ class CatchUp:
         who = self._who
         if not self._topics():
             return
-        self._written, self._writing = self._reached(), messages
+        self._written, self._writing = self._given(), messages
         self._count(messages)
         for message in messages:
             self._advance(message)
         chunk = self._chunk_of(messages) if chunk is None else chunk
         who.take_past(chunk)
         await who.wait_written()
-        self._written, self._writing = self._reached(), []
+        self._written, self._writing = self._given(), []
 
     def _chunk_of(self, messages: list[Message]) -> Chunk:
         """Return ``messages`` in the stream's form, with positions where it states them."""
@@ -515,6 +597,7 @@ class CatchUp:
             progress = self._progress.get(topic)
             if progress is not None:
                 progress.reached = max(progress.reached or 0, message.sequence or 0)
+                progress.given = max(progress.given or 0, message.sequence or 0)
 
     def _move(self, position: dict[Topic, int], message: Message) -> None:
         for topic in positions(message):

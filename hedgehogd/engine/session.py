@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hedgehogd.domain.backfilled import Backfilled
-from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, MATCHES, Channel, Topic
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, FULL, MATCHES, Channel, Topic
 from hedgehogd.domain.errors import CLOSE_BUG, CLOSE_EXPIRED, CLOSE_NORMAL, CLOSE_POLICY
 from hedgehogd.domain.limits import BACKFILL_CHUNK_TRADES_MAX, BACKFILL_RETOLD_TRADES_MAX
 from hedgehogd.domain.message import Message
@@ -208,7 +208,7 @@ class Session:
         topics = frozenset(t for t, each in self._catching_up.items() if each is replay)
         self._catching_up = {t: c for t, c in self._catching_up.items() if t not in topics}
         self._await_books(topics)
-        self._come_back(topics, starts, is_strict=False)
+        self._come_back(topics, starts, _NOTHING)
         self._pipe.snapshots.wait(self, self._awaiting)
         self._stand()
 
@@ -293,7 +293,7 @@ class Session:
             self._catching_up |= dict.fromkeys(added, replay)
         else:
             self._await_books(added)
-            self._come_back(added, command.since, is_strict=command.is_strict)
+            self._come_back(added, command.since, command)
         self._pipe.snapshots.wait(self, self._awaiting)
         self._stand()  # may write, and a write may end the member and so close us
         if not self.is_closed:
@@ -303,18 +303,27 @@ class Session:
         self._awaiting |= {t for t in topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
 
     def _come_back(
-        self, added: frozenset[Topic], since: Mapping[Topic, Start], *, is_strict: bool
+        self, added: frozenset[Topic], since: Mapping[Topic, Start], how: Command
     ) -> None:
         """Begin to catch up with what of ``added`` has a position."""
         added = frozenset(t for t in added if BY_TOPIC_CHANNEL[t.channel].resumes)
         starts = {topic: since[topic] for topic in added & since.keys()}
         if starts:
-            catch_up = self._pipe.resumes.begin(self, starts, is_strict=is_strict)
+            catch_up = CatchUp(
+                self._pipe.resumes,
+                self,
+                starts,
+                is_strict=how.is_strict,
+                is_alone=how.is_alone,
+            )
+            self._pipe.resumes.start(catch_up)
             self._catching_up |= dict.fromkeys(starts, catch_up)
-        # Each event states a position of all topics, so all that have one go on together.
+        # Each event states a position of all topics, so all that have one go on together; and
+        # a trade of full is one of matches too, which would come twice if only one waited.
         running = next(iter(self._catching_up.values()), None)
-        if self.form.states_position and running is not None:
-            together = added - starts.keys()
+        if running is not None:
+            is_one = self.form.states_position
+            together = {t for t in added - starts.keys() if is_one or _twin(t) in starts}
             running.join(together)
             self._catching_up |= dict.fromkeys(together, running)
 
@@ -347,6 +356,13 @@ class Session:
                 for at in range(0, len(trades), BACKFILL_CHUNK_TRADES_MAX):
                     part = trades[at : at + BACKFILL_CHUNK_TRADES_MAX]
                     self._member.tell(notices.backfilled(product_id, part))
+
+
+def _twin(topic: Topic) -> Topic | None:
+    """Return the other topic that the same trades are of, if there is one."""
+    twins = {MATCHES.topic_channel: FULL, FULL.topic_channel: MATCHES}
+    twin = twins.get(topic.channel)
+    return None if twin is None else twin.topic(topic.product_id)
 
 
 def owner_of(session_id: str) -> int | None:

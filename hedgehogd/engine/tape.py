@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, Topic
 from hedgehogd.domain.limits import TAPE_BYTES_MAX, TOPICS_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
@@ -76,6 +76,8 @@ class Tape:
         self._keep_us = keep_us
         self._messages: deque[Message] = deque()
         self._last: dict[Topic, int] = {}  # each topic's last sequence
+        self._flows: dict[str, int] = {}  # when each product was heard first, µs
+        self._before: dict[Topic, int] = {}  # what is known to precede a topic's first message
         # offset and sequence of each topic's first message
         self._began: dict[Topic, tuple[int, Known]] = {}
         # offset and sequence of each topic's last message that has left the tape
@@ -93,6 +95,9 @@ class Tape:
             kept.append(message)
             self.bytes += weight(message)
             self.end += 1
+            product_id = message.topic.product_id
+            if product_id not in self._flows and len(self._flows) < TOPICS_MAX:
+                self._flows[product_id] = message.received_us
             for topic in positions(message):
                 if topic in self._last:
                     self._last[topic] = message.sequence or 0
@@ -117,6 +122,25 @@ class Tape:
         """
         found = self._left.get(topic) or self._began.get(topic)
         return None if found is None else found[1]
+
+    def precede(self, topic: Topic, sequence: int) -> None:
+        """Take note of the last sequence of ``topic`` before this tape's first of it.
+
+        Nothing happens when that is here already: then positions are known without it.
+        """
+        if topic not in self._last and len(self._before) < TOPICS_MAX:
+            self._before[topic] = max(sequence, self._before.get(topic, 0))
+
+    def preceding(self, topics: Iterable[Topic]) -> dict[Topic, int]:
+        """Return what was noted of ``topics`` by ``precede``."""
+        return {topic: self._before[topic] for topic in topics if topic in self._before}
+
+    def flows_since(self, product_id: str) -> int | None:
+        """Return since when a product is heard here, µs since the epoch; None before.
+
+        With its heartbeat every product is, however quiet its market.
+        """
+        return self._flows.get(product_id)
 
     def last_sequence(self, topic: Topic) -> int | None:
         """Return the newest sequence of ``topic``; None before the first."""
@@ -155,8 +179,9 @@ class Tape:
         claims more than was delivered. Cost: nothing for ``at == end``, else the distance
         back to where every topic is found; meant for farewells, not for every message.
         """
+        topics = frozenset(topics)
         wanted = {topic for topic in topics if topic in self._last}
-        position = {topic: self._last[topic] for topic in wanted}
+        position = self.preceding(topics) | {topic: self._last[topic] for topic in wanted}
         if at >= self.end:
             return position
         moved: set[Topic] = set()
@@ -174,13 +199,18 @@ class Tape:
             if topic in moved or left_at > at:
                 if 0 < left_at <= at:
                     position[topic] = left.sequence
+                elif topic in self._before and at < self._began[topic][0]:
+                    position[topic] = self._before[topic]
                 else:
                     del position[topic]
         return position
 
     def forget(self, topic: Topic) -> None:
         """Drop the sequences kept for ``topic``: it is no longer held."""
+        if topic.channel == HEARTBEAT.topic_channel:
+            self._flows.pop(topic.product_id, None)
         self._last.pop(topic, None)
+        self._before.pop(topic, None)
         self._began.pop(topic, None)
         self._left.pop(topic, None)
 

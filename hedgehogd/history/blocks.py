@@ -4,11 +4,11 @@ import sqlite3
 from collections import OrderedDict
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import FULL, MATCHES, Topic
-from hedgehogd.domain.message import BadMessage, Message, read_head
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.past import message_of
 from hedgehogd.history.schema import CorruptStore
-from hedgehogd.protocol.block import BadBlock, Kept, unpack
-from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.block import BadBlock, unpack
 
 
 class Blocks:
@@ -39,7 +39,9 @@ class Blocks:
             return kept[1]
         row = self._connection.execute("SELECT data FROM block WHERE id = ?", (block,)).fetchone()
         try:
-            messages = [message_of(topic, kept) for kept in unpack(topic, row[0])]
+            messages = [
+                message_of(topic, kept.payload, kept.place) for kept in unpack(topic, row[0])
+            ]
         except BadBlock as error:
             raise CorruptStore(f"block {block} of {topic}: {error}") from None
         weight = sum(4 * len(message.payload) + 400 for message in messages)
@@ -49,18 +51,3 @@ class Blocks:
             _, (oldest, _) = self._kept.popitem(last=False)
             self.bytes -= oldest
         return messages
-
-
-def message_of(topic: Topic, kept: Kept) -> Message:
-    """Return what was kept as a message, as it was."""
-    payload = kept.payload
-    try:
-        head = read_head(payload)
-        kind, sequence, trade_id = head.type, head.sequence, head.trade_id
-    except BadMessage:  # what was relayed once is relayed again
-        kind, sequence, trade_id = "", None, None
-    message = Message(topic, kind, encode_text(payload), payload, sequence, trade_id)
-    if kind == "match" and topic.channel == FULL.topic_channel:
-        message.also = MATCHES.topic(topic.product_id)  # as when it came
-    message.received_us = kept.place
-    return message

@@ -17,11 +17,10 @@ from typing import NamedTuple
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.message import Message
-from hedgehogd.engine.past import PastGap, PastPage
-from hedgehogd.history.blocks import Blocks, message_of
+from hedgehogd.engine.past import PastGap, PastPage, message_of
+from hedgehogd.history.blocks import Blocks
 from hedgehogd.history.schema import connect_reader, store_errors
 from hedgehogd.history.writer import WRITTEN_TO
-from hedgehogd.protocol.block import Kept
 
 _place_of = attrgetter("received_us")
 
@@ -246,7 +245,7 @@ class Reader:
                 limits.HISTORY_PAGE_MESSAGES_MAX if end is None else -1,
             ),
         )
-        return [message_of(topic, Kept(*row)) for row in rows]
+        return [message_of(topic, payload, place) for place, payload in rows]
 
     def _gaps(self, topic: Topic, number: int, after: int, end: int) -> list[PastGap]:
         rows = self._connection.execute(

@@ -23,6 +23,7 @@ from hedgehogd.engine.health import HistoryHealth, HistoryState
 from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.session import Pipe
 from hedgehogd.history.lock import WriterLock
+from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import CorruptStore, StoreError
 from hedgehogd.history.writer import Entry, Hole, Writer
 from hedgehogd.protocol.wire import WEBSOCKET, WireForm
@@ -30,6 +31,7 @@ from hedgehogd.protocol.wire import WEBSOCKET, WireForm
 log = structlog.get_logger("history")
 
 _US = 1_000_000
+_LOOKS_OF_OTHERS = 4
 PAIRS, CHANNELS = "pairs", "channels"
 
 
@@ -92,6 +94,8 @@ class Recorder:
         self._cut: dict[Topic, int] = {}  # the same, where what followed on it is lost
         self._trades: list[tuple[str, Sequence[Mapping[str, Any]]]] = []
         self._retained_at = -float("inf")
+        self._reaches_back = False  # the tape has what is not written yet
+        self._is_free_since: float | None = None  # while we let others go first
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep what comes until cancelled; then keep what is left."""
@@ -178,7 +182,12 @@ class Recorder:
 
     async def _begin(self) -> bool:
         """Open the store for writing; False when another instance has it."""
+        self._reaches_back = self._reaches_back or await self._in_thread(self._looks_back)
         if not await self._in_thread(self._lock.try_take):
+            self._is_free_since = None
+            return False
+        if not self._reaches_back and self._lets_others_go_first():
+            self._lock.release()
             return False
         writer = await self._in_thread(partial(Writer, self._directory, self._names))
         self._writer, self._taken = writer, []
@@ -194,6 +203,34 @@ class Recorder:
             book.begin_anew()
         log.info("history is written", directory=str(self._directory))
         return True
+
+    def _looks_back(self) -> bool:
+        """Say whether nothing came between what is written and our tape, as far as we know.
+
+        Who starts while the writer dies finds the lock free before the others look, and has
+        not what the writer left unwritten; the others have it.
+        """
+        try:
+            reader = Reader(self._directory)
+        except StoreError:
+            return True  # there is none, or nobody can write it: then nobody comes first
+        try:
+            written_us = reader.written_to()
+        except StoreError:
+            return True
+        finally:
+            reader.close()
+        known = [self._pipe.tape.known_from(topic) for topic in self._recorded]
+        now_us = self._wall_us()
+        since_us = min((each.received_us for each in known if each), default=now_us)
+        return since_us <= written_us or written_us < now_us - int(limits.TAPE_KEEP_S * _US)
+
+    def _lets_others_go_first(self) -> bool:
+        """Say whether there may be somebody who has not seen yet that nobody writes."""
+        now = trio.current_time()
+        if self._is_free_since is None:
+            self._is_free_since = now
+        return now < self._is_free_since + _LOOKS_OF_OTHERS * limits.HISTORY_LOOK_S
 
     def _find_cuts(self) -> None:
         """See which tickers may be missing; of denser channels their numbers tell."""

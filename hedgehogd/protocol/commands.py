@@ -78,6 +78,7 @@ class Command(NamedTuple):
         errors: a reason for each channel that does not.
         since: where topics are to be resumed.
         is_strict: all of what is resumed, or the stream ends.
+        is_alone: another instance asks; nobody else is asked on its behalf.
         pace: the past is replayed from ``since`` on; None to be live, or resume.
     """
 
@@ -86,6 +87,7 @@ class Command(NamedTuple):
     errors: tuple[str, ...] = ()
     since: Mapping[Topic, Start] = MappingProxyType({})
     is_strict: bool = False
+    is_alone: bool = False
     pace: Pace | None = None
 
     @property

@@ -1,17 +1,19 @@
 """Asking other instances of this machine, by HTTP over their unix sockets."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import h11
 import httpx
 import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.relay.sockets import numbers_in, socket_path
 
+_ENDS = h11.EndOfMessage()
 _ANYWHERE = "http://hedgehogd"  # HTTP wants a host; a unix socket has none
 
 
@@ -97,6 +99,26 @@ class Peers:
             raise PeerSilent(f"instance {number} does not answer{why}") from None
         return Answer(answer.status_code, answer.headers.get("content-type", ""), answer.content)
 
+    @asynccontextmanager
+    async def lines(self, number: int, target: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read a stream of lines of instance ``number``; leaving it hangs up.
+
+        By hand: an ``httpx`` answer that is left before its end leaves generators behind.
+
+        Raises:
+            PeerGone: it cannot be reached, refuses, or breaks off.
+        """
+        try:
+            async with await trio.open_unix_socket(socket_path(self._directory, number)) as stream:
+                http = h11.Connection(h11.CLIENT)
+                headers = [("Host", "hedgehogd"), ("Accept", "text/event-stream")]
+                asked = h11.Request(method="GET", target=target, headers=headers)
+                await stream.send_all((http.send(asked) or b"") + (http.send(_ENDS) or b""))
+                async with aclosing(_lines(stream, http)) as lines:
+                    yield lines
+        except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
+            raise PeerGone(f"instance {number} breaks off: {error}") from None
+
     def _client(self, number: int) -> httpx.AsyncClient:
         client = self._clients.get(number)
         if client is None:
@@ -106,6 +128,23 @@ class Peers:
             client = httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)  # noqa: S113
             self._clients[number] = client
         return client
+
+
+async def _lines(stream: trio.abc.Stream, http: h11.Connection) -> AsyncGenerator[bytes]:
+    """Yield what is answered, line by line, until it ends."""
+    rest = b""
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data(bytes(await stream.receive_some()))
+        elif isinstance(event, h11.Response) and event.status_code != httpx.codes.OK:
+            raise PeerGone(f"it answers {event.status_code}")
+        elif isinstance(event, h11.Data):
+            *whole, rest = (rest + event.data).split(b"\n")
+            for line in whole:
+                yield line
+        elif isinstance(event, h11.EndOfMessage):
+            return
 
 
 async def _is_missing(path: Path) -> bool:

@@ -197,11 +197,13 @@ def _command(path: str, query: str, event_id: bytes, now_us: int) -> Command | N
         since = _since(values, event_id, requests, now_us)
     except BadPosition as error:
         raise SubscriberError("bad_position", str(error)) from None
-    is_strict = values.get("strict", [""])[-1] in {"true", "1"}
+    is_strict, is_alone = (
+        values.get(name, [""])[-1] in {"true", "1"} for name in ("strict", "alone")
+    )
     pace = _pace(values, now_us)
     if pace is not None and not since:
         raise SubscriberError("bad_request", "a replay begins somewhere: since is missing")
-    return Command(True, requests, since=since, is_strict=is_strict, pace=pace)
+    return Command(True, requests, since=since, is_strict=is_strict, is_alone=is_alone, pace=pace)
 
 
 def _pace(values: dict[str, list[str]], now_us: int) -> Pace | None:

@@ -171,6 +171,7 @@ async def test_what_has_no_position_goes_on_live(stage, autojump_clock):
     keep(stage, "heartbeat", 9, 10)
     keep(stage, "level2", None, 11, "snapshot")
     await trio.sleep(20)
+    await stage.publish("heartbeat", 8)
     member, session, _ = watch(stage, 9.5, BEAT, BOOK, TICK)
     await trio.sleep(10)
     await stage.publish("heartbeat", 10)

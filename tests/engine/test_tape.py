@@ -302,3 +302,35 @@ def test_what_is_known_begins_with_the_first_message():
     assert tape.known_from(MATCHES) == Known(7, 70)
     tape.append([received(make_message("matches", sequence=8), 80)])
     assert tape.known_from(MATCHES) == Known(7, 70, has_left=True)
+
+
+def test_what_precedes_the_first_message_is_a_position_until_it_comes():
+    """Whoever was here before us has been given that much of a topic that is quiet here."""
+    tape = Tape()
+    tape.precede(MATCHES, 5)
+    tape.precede(MATCHES, 4)
+    tape.append([make_message("ticker", sequence=7)])
+    assert tape.position([MATCHES, TICKER], tape.end) == {MATCHES: 5, TICKER: 7}
+    tape.append([make_message("matches", sequence=9)])
+    tape.precede(MATCHES, 6)
+
+    assert [tape.position([MATCHES], at) for at in (1, 2)] == [{MATCHES: 5}, {MATCHES: 9}]
+    assert tape.preceding([MATCHES, TICKER]) == {MATCHES: 5}
+    tape.forget(MATCHES)
+    assert tape.preceding([MATCHES]) == {}
+
+
+def test_a_product_flows_since_it_was_heard_first():
+    """Its heartbeat tells a quiet market from a feed that is not there yet."""
+    tape = Tape()
+    assert tape.flows_since("BTC-USD") is None
+    for at, channel in ((5, "heartbeat"), (9, "matches")):
+        message = make_message(channel, sequence=1)
+        message.received_us = at
+        tape.append([message])
+    assert tape.flows_since("BTC-USD") == 5
+    tape.forget(MATCHES)
+    assert tape.flows_since("BTC-USD") == 5
+    tape.forget(Topic("heartbeat", "BTC-USD"))
+
+    assert tape.flows_since("BTC-USD") is None

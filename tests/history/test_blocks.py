@@ -3,8 +3,8 @@
 import sqlite3
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import FULL, MATCHES, Topic
-from hedgehogd.history.blocks import Blocks, message_of
+from hedgehogd.domain.channel import MATCHES
+from hedgehogd.history.blocks import Blocks
 from hedgehogd.protocol.block import Kept, pack
 
 TOPIC = MATCHES.topic("BTC-USD")
@@ -27,12 +27,3 @@ def test_what_was_wanted_last_stays(monkeypatch):
     assert blocks.messages(TOPIC, 0) is first
     assert blocks.messages(TOPIC, 1) is not second
     connection.close()
-
-
-def test_a_trade_of_full_is_among_matches_again():
-    """As when it came; whoever has both gets it once."""
-    payload = b'{"type":"match","product_id":"BTC-USD","trade_id":3,"sequence":7}'
-
-    assert message_of(FULL.topic("BTC-USD"), Kept(5, payload)).also == TOPIC
-    assert message_of(TOPIC, Kept(5, payload)).also is None
-    assert message_of(Topic("full", "BTC-USD"), Kept(5, b"nonsense")).type == ""

@@ -1,0 +1,202 @@
+"""Two hundred subscribers while instances die, leave and come: nobody loses a message.
+
+Each comes back through HAProxy to whatever instance is there, with its position. What it got
+is compared with what the exchange said to a client of its own, number by number.
+"""
+
+import os
+import secrets
+import signal
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+import trio
+
+from hedgehogd.domain.channel import Topic
+from tests.cluster.harness import Machine, get, wait_until
+from tests.cluster.returning import (
+    NdjsonSubscriber,
+    SseSubscriber,
+    Subscriber,
+    WebSocketSubscriber,
+    Witness,
+    settle,
+)
+from tests.e2e.harness import PATIENCE_S
+
+pytestmark = pytest.mark.cluster
+PAIRS = ("BTC-USD", "ETH-USD")
+CHANNELS = ("full", "matches", "ticker")
+EVERYTHING = [Topic(channel, pair) for channel in CHANNELS for pair in PAIRS]
+INSTANCES = 4
+SUBSCRIBERS = 200
+ROUNDS = 2
+PATIENT = 0.2  # of them stay away for some seconds each time
+RATE = 0.12  # of the exchange: about 200 messages a second
+AGAIN_S = 1.0  # after which systemd starts what has died (RestartSec=)
+GOES_ON_S = 3.0  # how long the market goes on at the end
+
+
+class KeepingMachine(Machine):
+    """Instances that keep history together, and an exchange of a rate that all can carry."""
+
+    @property
+    def exchange_port(self) -> int:
+        """Where the exchange is."""
+        return self._exchange_port
+
+    def start_exchange(self) -> None:
+        """Start the simulated exchange."""
+        where = ("--port", str(self._exchange_port), "--seed", str(self.seed))
+        self._run("exchange", "simulate", *where, "--rate", str(RATE))
+        wait_until(lambda: get(self._exchange_port, "/products"), "the exchange answers")
+
+
+@pytest.fixture
+def seed():
+    """What decides who wants what and when it comes back."""
+    return int(os.environ.get("CLUSTER_SEED") or secrets.randbits(31))
+
+
+@pytest.fixture
+def keeping(tmp_path, seed):
+    """A cluster of its own."""
+    flags = ("--pairs", ",".join(PAIRS), "--channels", ",".join((*CHANNELS, "heartbeat")))
+    flags += ("--history", str(tmp_path / "history"))
+    flags += ("--drain-notice-s", "1.6", "--drain-spread-s", "0.5")
+    cluster = KeepingMachine(tmp_path, INSTANCES, *flags)
+    cluster.seed = seed
+    try:
+        cluster.run()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def crowd(port: int, random: Random) -> list[Subscriber]:
+    """Return subscribers of all kinds: seven of ten on WebSockets."""
+    found: list[Subscriber] = []
+    for number in range(SUBSCRIBERS):
+        one = Random(random.random())
+        make = (SseSubscriber, SseSubscriber, NdjsonSubscriber, *[WebSocketSubscriber] * 7)[
+            number % 10
+        ]
+        pairs = PAIRS if one.random() < 0.5 else (one.choice(PAIRS),)
+        channels = one.sample(CHANNELS, one.randint(1, len(CHANNELS)))
+        topics = [Topic(channel, pair) for channel in channels for pair in pairs]
+        if make is NdjsonSubscriber:
+            topics = topics[:1]
+        found.append(make(f"{make.form} {number}", port, topics, one))
+        found[-1].is_patient = one.random() < PATIENT
+    return found
+
+
+class Market:
+    """What happened, and to whom."""
+
+    def __init__(self, seed: int, witness: Witness, subscribers: list[Subscriber]) -> None:
+        self._seed = seed
+        self._witness = witness
+        self._subscribers = subscribers
+
+    def has_begun(self) -> bool:
+        """Say whether all have something of everything."""
+        everyone = (self._witness, *self._subscribers)
+        return all(each.position().keys() == each.topics for each in everyone)
+
+    async def wait_until_all_have(self, until: dict[Topic, int]) -> None:
+        """Wait until nobody is behind."""
+        with trio.move_on_after(PATIENCE_S * 2):
+            while any(not each.has(until) for each in self._subscribers):
+                await trio.sleep(0.1)
+
+    async def judge(self) -> None:
+        """Let the market go on, have all catch up, and see that nobody lacks anything."""
+        await trio.sleep(GOES_ON_S)
+        until = self._witness.position()
+        await self.wait_until_all_have(until)
+        behind = [each.name for each in self._subscribers if not each.has(until)]
+        subscribers = [each for each in self._subscribers if each.name not in behind]
+        accounts, faults = settle(subscribers, self._witness.got, until)
+        counts = {
+            "streams": sum(each.streams for each in self._subscribers),
+            "cuts": sum(each.cuts for each in self._subscribers),
+            "cuts min": min(each.cuts for each in self._subscribers),
+            "refusals": sum(each.refusals for each in self._subscribers),
+            "resumed": sum(each.resumed for each in self._subscribers),
+            "by resume": sum(each.by_resume for each in self._subscribers),
+            "seconds to catch up": _spread(t for s in self._subscribers for t in s.catch_ups_s),
+            "notices": dict(sum((each.notices for each in self._subscribers), Counter())),
+        }
+        said = f"seed {self._seed}: {accounts}, {counts}"
+        print(said)  # noqa: T201  # how it was, for who runs it with -s
+
+        assert self._witness.cuts == 0, said
+        assert (behind, faults[:20]) == ([], []), said
+        assert all(accounts[channel].due for channel in CHANNELS), said
+        assert counts["cuts min"] >= 1, said  # the faults have met everybody ...
+        told = [each for each in self._subscribers if not isinstance(each, NdjsonSubscriber)]
+        assert all(each.resumed for each in told), said  # ... who then came back ...
+        assert counts["by resume"] > SUBSCRIBERS, said  # ... to more than nothing
+
+
+def _spread(values: Iterable[float]) -> str:
+    """Return median, 99th percentile and maximum."""
+    found = sorted(values)
+    places = (len(found) // 2, len(found) * 99 // 100, len(found) - 1)
+    return "/".join(f"{found[place]:.2f}" for place in places)
+
+
+@asynccontextmanager
+async def market(cluster, seed):
+    """Run a witness and two hundred subscribers; what they got is judged at the end."""
+    random = Random(seed)
+    witness = Witness(cluster.exchange_port, EVERYTHING)
+    subscribers = crowd(cluster.port, random)
+    them = Market(seed, witness, subscribers)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(witness.run)
+        with trio.fail_after(PATIENCE_S):
+            while witness.position().keys() != witness.topics:
+                await trio.sleep(0.05)
+        for each in subscribers:
+            nursery.start_soon(each.run)
+        with trio.fail_after(PATIENCE_S * 2):
+            while not them.has_begun():
+                await trio.sleep(0.1)
+        yield them
+        await them.judge()
+        nursery.cancel_scope.cancel()
+
+
+async def comes_back(cluster, number) -> None:
+    """Have the service manager start an instance again, until HAProxy sends streams there."""
+
+    def wait() -> None:
+        cluster.wait_ready(number)
+        wait_until(lambda: number in cluster.proxy.up(), f"{number} is up")
+
+    await trio.sleep(AGAIN_S)
+    cluster.start(number)
+    await trio.to_thread.run_sync(wait)
+
+
+async def test_nothing_is_lost_when_instances_are_killed(keeping, seed):
+    """kill -9, each in turn and twice: no farewell, no last words, half a message on the way."""
+    async with market(keeping, seed):
+        for number in keeping.numbers * ROUNDS:
+            keeping.signal(number, signal.SIGKILL)
+            await keeping.end_of(number)
+            await comes_back(keeping, number)
+
+
+async def test_nothing_is_lost_by_a_rolling_restart(keeping, seed):
+    """A deploy, twice: each leaves with farewells and is back before the next one goes."""
+    async with market(keeping, seed):
+        for number in keeping.numbers * ROUNDS:
+            keeping.signal(number, signal.SIGTERM)
+            assert await keeping.end_of(number) == 0
+            await comes_back(keeping, number)

@@ -39,6 +39,7 @@ from hedgehogd.flags import (
 from hedgehogd.haproxy import Cluster, clash_of, haproxy_config
 from hedgehogd.keys import BY_NAME, FIRST_PORT, KEYS, Key
 from hedgehogd.logs import configure_logs
+from hedgehogd.replay_command import run_replay
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.simulator.faults import fault_list
 from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET
@@ -202,6 +203,7 @@ _RUN: dict[str, Callable[[Sequence[str]], int]] = {
     "simulate": run_simulate,
     "tail": run_tail,
     "status": run_status,
+    "replay": run_replay,
     "haproxy-config": run_haproxy_config,
     **history_commands.RUN,
 }

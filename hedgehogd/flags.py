@@ -15,7 +15,9 @@ from hedgehogd.domain.errors import EXIT_USAGE
 from hedgehogd.haproxy import Cluster, addresses, instance_numbers, word
 from hedgehogd.keys import FIRST_PORT, KEYS, PORT_MAX, number, whole_number
 
-COMMANDS = ("serve", "simulate", "tail", "config", "status", "export", "haproxy-config")
+COMMANDS = (
+    "serve", "simulate", "tail", "config", "status", "replay", "export", "haproxy-config",
+)  # fmt: skip
 
 _EPILOG = """\
 every option can also be set in the file (key in brackets) or in the
@@ -25,6 +27,7 @@ and where it came from, with `hedgehogd config`.
 
 other commands:
   hedgehogd simulate         the exchange simulator on a port of its own
+  hedgehogd replay           a stretch of history, served as an exchange
   hedgehogd tail URL|PAIR    print a stream, one line a message
   hedgehogd config           effective configuration, and where it came from
   hedgehogd status           how the instances of this machine are
@@ -85,16 +88,16 @@ class _Version(argparse.Action):
         parser.exit(0)
 
 
-def _checked(read: Callable[[Any], Any]) -> Callable[[str], Any]:
+def checked(read: Callable[[Any], Any]) -> Callable[[str], Any]:
     """Return ``read``, which says what was expected, in the way that argparse repeats it."""
 
-    def checked(text: str) -> Any:
+    def read_checked(text: str) -> Any:
         try:
             return read(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"found {text!r}, expected {error}") from None
 
-    return checked
+    return read_checked
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
@@ -127,8 +130,8 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def command_parser(command: str, description: str, epilog: str = "") -> Parser:
-    """Return a parser that has ``--version``, and nothing of its own yet."""
+def new_parser(command: str, description: str, epilog: str = "") -> Parser:
+    """Return a parser that knows ``--help`` alone."""
     parser = Parser(
         prog=f"hedgehogd {command}",
         usage=f"hedgehogd {'[serve]' if command == 'serve' else command} [options]",
@@ -151,7 +154,7 @@ def serve_parser(command: str = "serve") -> Parser:
         "NDJSON subscribers.",
         "config": "Show the configuration in force, and where each value came from.",
     }
-    parser = command_parser(command, says[command], _EPILOG if command == "serve" else "")
+    parser = new_parser(command, says[command], _EPILOG if command == "serve" else "")
     parser.add_argument("--version", action=_Version, nargs=0, help="show version and commit")
     _add_keys(parser)
     if command == "config":
@@ -161,13 +164,13 @@ def serve_parser(command: str = "serve") -> Parser:
 
 def simulate_parser() -> Parser:
     """Return the parser of ``simulate``."""
-    parser = command_parser(
+    parser = new_parser(
         "simulate", "Serve a simulated exchange that speaks Coinbase's protocol, REST included."
     )
     add = parser.add_argument
     add(
         "--port",
-        type=_checked(whole_number(0, PORT_MAX)),
+        type=checked(whole_number(0, PORT_MAX)),
         default=9000,
         metavar="PORT",
         help="TCP port; default 9000",
@@ -175,20 +178,20 @@ def simulate_parser() -> Parser:
     add("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
     add(
         "--seed",
-        type=_checked(whole_number(0, 2**63)),
+        type=checked(whole_number(0, 2**63)),
         metavar="N",
         help="same seed, same market; drawn and printed if absent",
     )
     add("--pairs", default="", metavar="A,B", help="products beside the built-in ones")
     add(
         "--rate",
-        type=_checked(number(0, math.inf)),
+        type=checked(number(0, math.inf)),
         default=1.0,
         metavar="X",
         help="how busy it is; default 1, near real",
     )
     add("--recording", type=Path, metavar="PATH", help="replay this instead of a market")
-    add("--speed", type=_checked(number(0, math.inf)), default=1.0, metavar="X",
+    add("--speed", type=checked(number(0, math.inf)), default=1.0, metavar="X",
         help="how fast to replay; default 1, 0 is as fast as clients read")  # fmt: skip
     add(
         "--no-modify-orders",
@@ -206,7 +209,7 @@ def simulate_parser() -> Parser:
 
 def status_parser() -> Parser:
     """Return the parser of ``status``."""
-    parser = command_parser(
+    parser = new_parser(
         "status",
         "Show how the instances of this machine are. Exits with 0 when the one that was asked\n"
         "takes new subscribers, with 1 when it does not.",
@@ -214,14 +217,14 @@ def status_parser() -> Parser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--port",
-        type=_checked(whole_number(1, PORT_MAX)),
+        type=checked(whole_number(1, PORT_MAX)),
         default=FIRST_PORT + 1,
         metavar="PORT",
         help="whom to ask; default 8001",
     )
     which.add_argument(
         "--instance",
-        type=_checked(whole_number(0, PORT_MAX - FIRST_PORT)),
+        type=checked(whole_number(0, PORT_MAX - FIRST_PORT)),
         metavar="N",
         help="the same, by number: port 8000+N",
     )
@@ -230,7 +233,7 @@ def status_parser() -> Parser:
 
 def tail_parser() -> Parser:
     """Return the parser of ``tail``."""
-    parser = command_parser("tail", "Print a stream, one line a message.")
+    parser = new_parser("tail", "Print a stream, one line a message.")
     parser.usage = "hedgehogd tail URL|PAIR [options]"
     add = parser.add_argument
     add("what", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local hedgehogd")
@@ -238,7 +241,7 @@ def tail_parser() -> Parser:
     add("--channels", default="ticker,matches", metavar="a,b", help="default ticker,matches")
     add(
         "--port",
-        type=_checked(whole_number(1, PORT_MAX)),
+        type=checked(whole_number(1, PORT_MAX)),
         default=8001,
         metavar="PORT",
         help="of the local one; default 8001",
@@ -247,7 +250,7 @@ def tail_parser() -> Parser:
         help="default human on a terminal, raw otherwise")  # fmt: skip
     add(
         "--count",
-        type=_checked(whole_number(0, 2**63)),
+        type=checked(whole_number(0, 2**63)),
         default=0,
         metavar="N",
         help="stop after N messages",
@@ -257,26 +260,26 @@ def tail_parser() -> Parser:
 
 def haproxy_parser() -> Parser:
     """Return the parser of ``haproxy-config``; what it finds are fields of ``Cluster``."""
-    parser = command_parser(
+    parser = new_parser(
         "haproxy-config",
         "Print the configuration of HAProxy before the instances of this machine, for\n"
         "example to /etc/haproxy/haproxy.cfg.",
     )
     default = Cluster()
-    port = _checked(whole_number(1, PORT_MAX))
-    count = _checked(whole_number(1, 10_000_000))
+    port = checked(whole_number(1, PORT_MAX))
+    count = checked(whole_number(1, 10_000_000))
 
     def add(flag: str, read: Callable[[str], Any], metavar: str, says: str) -> None:
         parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=says)
 
-    add("--instances", _checked(instance_numbers), "SET",
+    add("--instances", checked(instance_numbers), "SET",
         "their numbers; instance N listens on 127.0.0.1, port 8000+N; 1,3,5-7 for "
         "example; default 1-4")  # fmt: skip
-    add("--bind", _checked(addresses), "A,B",
+    add("--bind", checked(addresses), "A,B",
         "public addresses; default *, which is every IPv4 one")  # fmt: skip
     add("--port", port, "PORT", "public port for HTTP; default 80")
     add("--https-port", port, "PORT", "public port for HTTPS; default 443")
-    add("--certificate", _checked(word), "FILE",
+    add("--certificate", checked(word), "FILE",
         "PEM file of certificate, chain and key; HTTPS is served with it only")  # fmt: skip
     add("--statistics-port", port, "PORT", "for statistics and Prometheus; default 8404")
     add("--connections-max", count, "N",

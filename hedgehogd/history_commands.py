@@ -12,7 +12,7 @@ from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.position import BadPosition, read_start
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.export import FORMATS, Export, export
-from hedgehogd.flags import Parser, command_parser
+from hedgehogd.flags import Parser, new_parser
 from hedgehogd.keeping import history_directory
 
 STATE_DIRECTORY = Path("/var/lib/hedgehogd")
@@ -21,7 +21,7 @@ STATE_DIRECTORY = Path("/var/lib/hedgehogd")
 
 def export_parser() -> Parser:
     """Return the parser of ``export``."""
-    parser = command_parser(
+    parser = new_parser(
         "export",
         "Write what history keeps of one channel of a pair into a file, as CSV or as one\n"
         "message a line.",

@@ -7,10 +7,11 @@ import sys
 import pytest
 import trio
 
-from hedgehogd import cli
+from hedgehogd import cli, replay_command
 from hedgehogd.cli import main
 from hedgehogd.domain.errors import FeedError, OperatorError
 from hedgehogd.keys import KEYS
+from hedgehogd.replaying import Replay
 from hedgehogd.simulator import Simulation
 from hedgehogd.simulator.faults import KINDS
 
@@ -231,6 +232,26 @@ def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pair
     (what,) = seen
     assert (what.url, what.pairs, what.form) == (url, pairs, form)
     assert what.channels == ("ticker", "matches")
+
+
+def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):
+    """Its flags, and of the configuration where history is."""
+    seen = []
+
+    async def replay(wish):
+        await trio.lowlevel.checkpoint()
+        seen.append(wish)
+
+    monkeypatch.setattr(replay_command, "replay", replay)
+    monkeypatch.setattr(replay_command, "configure_logs", lambda *arguments: None)
+    argv = ["--since", "2026-01-31T12:00:00Z", "--until", "2026-01-31T13:00:00Z", "--port", "9"]
+    argv += ["--speed", "10", "--pairs", "a-b,c-d", "--channels", "ticker", "--bind", "::1"]
+
+    assert said("replay", *argv, "--history", str(tmp_path)) == (0, "", "")
+    noon = 1_769_860_800_000_000
+    assert seen == [
+        Replay(tmp_path, noon, noon + 3_600_000_000, ("A-B", "C-D"), ("ticker",), 10.0, "::1", 9)
+    ]
 
 
 # The real thing, once

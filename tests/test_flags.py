@@ -9,6 +9,8 @@ from hedgehogd.keys import KEYS
 
 pytestmark = pytest.mark.usefixtures("clean")
 
+SINCE = ["--port", "0", "--since", "-5m"]
+
 
 @pytest.mark.parametrize(
     ("argv", "says"),
@@ -36,6 +38,24 @@ pytestmark = pytest.mark.usefixtures("clean")
         (["simulate", "--fault", "rest"], "no fault 'rest'\n  Did you mean 'reset'?"),
         (["simulate", "--fault", "late:x"], "fault late: found 'x', expected a whole number"),
         (["simulate", "--fault", "late", "--recording", "x"], "has neither faults nor keys"),
+        (["replay", "--port", "1"], "the following arguments are required: --since"),
+        (["replay", "--since", "-5m"], "the following arguments are required: --port"),
+        (["replay", "--since"], "argument --since: expected one argument"),
+        (
+            ["replay", "--since", "-5x"],
+            "found '-5x', expected a time like 2026-01-31T12:00:00Z, or",
+        ),
+        (["replay", "--since", "20260131"], "found '20260131', expected a time like"),
+        (["replay", "--since", "2026-01-31T12:00:00"], "or an age like -5m"),
+        (["replay", *SINCE, "--sped", "2"], "Did you mean '--speed'?"),
+        (["replay", *SINCE, "--until", "-6m"], "--since is not before --until"),
+        (["replay", *SINCE, "--speed", "-1"], "argument --speed: found '-1', expected a number"),
+        (["replay", *SINCE, "--speed", "inf"], "speed inf: expected 0 (as fast as clients read)"),
+        (["replay", *SINCE, "--pairs", "BTC"], "--pairs: found 'BTC', expected pairs such as"),
+        (["replay", *SINCE, "--channels", "tickr"], "--channels: found 'tickr', expected channels"),
+        (["replay", *SINCE, "--port", "99999"], "found '99999', expected a whole number from 0 to"),
+        (["replay", *SINCE, "--history", "none"], "no history is kept here\n  Expected --history"),
+        (["replay", *SINCE, "--history", ""], "--history: found '', expected a text that is not"),
         (["tail"], "the following arguments are required: URL|PAIR"),
         (["tail", "btc"], "'btc' is neither a URL nor a pair like BTC-USD"),
         (["tail", "http://a"], "'http://a' is not a feed."),
@@ -76,7 +96,7 @@ def test_help_has_every_key_with_its_flag(said, argv):
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", ["config", "simulate", "tail"])
+@pytest.mark.parametrize("command", ["config", "simulate", "tail", "replay"])
 def test_every_command_has_help(said, command):
     """And its first line is its usage."""
     status, out, _ = said(command, "--help")

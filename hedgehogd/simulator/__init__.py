@@ -7,13 +7,14 @@ simulation see the same numbered messages.
 ``serve_exchange`` listens on a port. Tests that must not wait for the real clock take
 ``market_server`` and let their clients in by ``inprocess.connect``.
 
-Floor 3: knows domain and protocol; no feed, no relay, no subscriber. Only this module
-reads the wall clock: to say when the market begins, and for ``/time`` of a recording.
+Floor 3: knows domain and protocol, and of the engine what a subscription is; no feed, no
+relay. Only this module reads the wall clock: to say when the market begins, and for ``/time``
+of a recording.
 """
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,14 +107,23 @@ async def serve_exchange(
     else:
         server = await _replay_server(simulation.recording, simulation.speed)
     listeners = await listen(simulation.host, simulation.port)
-    port = listeners[0].socket.getsockname()[1]
-    host = f"[{simulation.host}]" if ":" in simulation.host else simulation.host
     async with trio.open_nursery() as nursery:
         if server.faults:
             nursery.start_soon(server.faults.run, _wishes(simulation), seed or 0)
-        address = Address(f"ws://{host}:{port}", f"http://{host}:{port}", seed, server.faults)
-        task_status.started(address)
+        task_status.started(address_of(simulation.host, listeners, seed, server.faults))
         await server.run(listeners)
+
+
+def address_of(
+    host: str,
+    listeners: Sequence[trio.SocketListener],
+    seed: int | None = None,
+    faults: Faults | None = None,
+) -> Address:
+    """Return the address of what listens on ``host`` with ``listeners``."""
+    port = listeners[0].socket.getsockname()[1]
+    host = f"[{host}]" if ":" in host else host
+    return Address(f"ws://{host}:{port}", f"http://{host}:{port}", seed, faults)
 
 
 def market_server(

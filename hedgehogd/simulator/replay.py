@@ -1,9 +1,10 @@
 """A recording, served as an exchange: byte for byte, when it is due, once.
 
-One timeline per server. It starts when the first client subscribes; whoever comes later
-gets what comes from then on. What a client asks for does not matter: every client that
-has subscribed gets every message, the recorded acknowledgements among them, and nothing
-that was not recorded. At the end connections stay open and silent.
+One timeline per server, a ``Playback`` (of a recording here, of history in ``stretch``). It
+starts when the first client subscribes; whoever comes later gets what comes from then on. What
+a client asks for does not matter: every client that has subscribed gets every message, the
+recorded acknowledgements among them, and nothing that was not recorded. At the end connections
+stay open and silent.
 
 Paced, a client that reads too slowly is closed like on any exchange. As fast as possible
 (speed 0) there is no pace to keep, so the slowest client sets it, until it has not taken
@@ -11,10 +12,11 @@ anything for ``_STALL_S``.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import trio
@@ -37,6 +39,8 @@ from hedgehogd.simulator.client import Client
 _STALL_S = 10.0
 # Messages read and, at speed 0, sent in one go: a tenth of a second of the busiest recorded.
 _BATCH_MESSAGES_MAX = 64
+# Bytes given at once before clients are waited for: snapshots may follow on each other.
+_AT_ONCE_BYTES_MAX = 1024 * 1024
 
 
 class Recording:
@@ -72,7 +76,7 @@ class Recording:
                     product_ids[product_id] = None
         if empty:
             raise OperatorError(f"{self.path}: found no message, expected one a line")
-        self.products = self._read_products() or [_product_object(name) for name in product_ids]
+        self.products = self._read_products() or [product_object(name) for name in product_ids]
 
     @contextmanager
     def opened(self) -> Iterator[Iterator[Recorded]]:
@@ -115,8 +119,8 @@ def _product_id(payload: bytes) -> str:
         return ""
 
 
-def _product_object(product_id: str) -> dict[str, object]:
-    """Return what a recording without ``rest_products.json`` knows of a product: its name."""
+def product_object(product_id: str) -> dict[str, object]:
+    """Return what is to be had of a product when nobody recorded ``GET /products``: its name."""
     base, _, rest = product_id.partition("-")
     return {
         "id": product_id,
@@ -127,6 +131,83 @@ def _product_object(product_id: str) -> dict[str, object]:
         "status_message": "",
         "trading_disabled": False,
     }
+
+
+class Timed(Protocol):
+    """What can be played."""
+
+    @property
+    def due_s(self) -> float:
+        """Seconds after the first message; below 0 for what was before, due at once."""
+
+
+Played = TypeVar("Played", bound=Timed)
+
+
+class Playback(Generic[Played]):
+    """Plays a timeline once: gives each message when it is due.
+
+    What was before the beginning (due below 0) is given at once, as fast as clients read; the
+    clock starts behind it.
+
+    Args:
+        opened: opens the timeline; it is read in threads, a batch at a time.
+        speed: 1 for the recorded pace, 2 for twice as fast, 0 for as fast as clients read.
+        give: gives one message to whom it is for; returns how many bytes long it is.
+        clients: who is waited for where there is no pace to keep.
+
+    Attributes:
+        ended: set when all has been given.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], AbstractContextManager[Iterator[Played]]],
+        speed: float,
+        give: Callable[[Played], int],
+        clients: Collection[Client],
+    ) -> None:
+        self.ended = trio.Event()
+        self._opened = opened
+        self._pace = 1 / speed if speed else 0.0
+        self._give = give
+        self._clients = clients
+        self._start: float | None = None
+
+    async def run(self) -> None:
+        """Play to the end; raises what reading the timeline raises."""
+        with self._opened() as timeline:
+            while batch := await trio.to_thread.run_sync(_next_batch, timeline):
+                await self._play(batch)
+        self.ended.set()
+
+    async def _play(self, batch: list[Played]) -> None:
+        now, unwaited_bytes = -math.inf, 0
+        for played in batch:
+            is_at_once = not self._pace or played.due_s < 0
+            if played.due_s >= 0:
+                if self._start is None:
+                    self._start = trio.current_time()
+                due = self._start + played.due_s * self._pace
+                if due > now:
+                    await trio.sleep_until(due)
+                    now = trio.current_time()
+            given_bytes = self._give(played)
+            if is_at_once:
+                unwaited_bytes += given_bytes
+                if unwaited_bytes > _AT_ONCE_BYTES_MAX:
+                    unwaited_bytes = 0
+                    await self._wait_written()
+        if unwaited_bytes:
+            await self._wait_written()
+
+    async def _wait_written(self) -> None:
+        """Wait for the slowest client; close those who take nothing."""
+        for client in list(self._clients):
+            with trio.move_on_after(_STALL_S) as stall:
+                await client.wait_written()
+            if stall.cancelled_caught:
+                client.fall_behind()
 
 
 class ReplayExchange:
@@ -140,10 +221,9 @@ class ReplayExchange:
             speed: 1 for the recorded pace, 2 for twice as fast, 0 for as fast as
                 clients read.
         """
-        self._recording = recording
-        self._pace = 1 / speed if speed else 0.0
         self._clients: dict[Client, None] = {}
         self._wanted = trio.Event()
+        self._playback = Playback(recording.opened, speed, self._give, self._clients)
 
     def heard(self, client: Client, text: str) -> None:
         """Let the client take part if it subscribes; nothing is answered."""
@@ -167,30 +247,16 @@ class ReplayExchange:
             OperatorError: the recording changed on disk and is none any more.
         """
         await self._wanted.wait()
-        start = trio.current_time()
-        with self._recording.opened() as timeline:
-            while batch := await trio.to_thread.run_sync(_next_batch, timeline):
-                await self._play(batch, start)
+        await self._playback.run()
         await trio.sleep_forever()
 
-    async def _play(self, batch: list[Recorded], start: float) -> None:
-        now = -math.inf
-        for due_s, payload in batch:
-            due = start + due_s * self._pace
-            if due > now:
-                await trio.sleep_until(due)
-                now = trio.current_time()
-            frame = encode_text(payload)
-            for client in self._clients:
-                client.send(frame)
-        if not self._pace:
-            for client in list(self._clients):
-                with trio.move_on_after(_STALL_S) as stall:
-                    await client.wait_written()
-                if stall.cancelled_caught:
-                    client.fall_behind()
+    def _give(self, recorded: Recorded) -> int:
+        frame = encode_text(recorded.payload)
+        for client in self._clients:
+            client.send(frame)
+        return len(frame)
 
 
-def _next_batch(timeline: Iterator[Recorded]) -> list[Recorded]:
+def _next_batch(timeline: Iterator[Played]) -> list[Played]:
     """Read on; empty at the end."""
     return list(islice(timeline, _BATCH_MESSAGES_MAX))

@@ -2,6 +2,8 @@
 
 import json
 import time
+from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 
 import httpx
@@ -9,8 +11,9 @@ import pytest
 import trio
 
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.protocol.recording import Recorded
 from hedgehogd.simulator import Simulation, serve_exchange
-from hedgehogd.simulator.replay import Recording, ReplayExchange
+from hedgehogd.simulator.replay import Playback, Recording, ReplayExchange
 from tests.recordings import FULL, PRO, recording
 
 pytestmark = pytest.mark.e2e  # a real exchange on real sockets
@@ -133,6 +136,43 @@ async def test_as_fast_as_possible_does_not_wait_for_ever(autojump_clock, tmp_pa
         exchange.left(dead)
         exchange.left(dead)
         nursery.cancel_scope.cancel()
+
+
+async def test_what_was_before_the_beginning_is_given_at_once_and_waited_for(
+    autojump_clock, monkeypatch
+):
+    """Snapshots of many books are more than a client may leave unread; time begins behind them."""
+
+    class Slow:
+        waiting = longest = 0
+
+        async def wait_written(self):
+            self.longest = max(self.longest, self.waiting)
+            await trio.sleep(1)
+            self.waiting = 0
+
+    async def run_sync(call, *arguments):  # on a mock clock time would jump while a thread works
+        await trio.lowlevel.checkpoint()
+        return call(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    slow, given = Slow(), []
+
+    def give(recorded):
+        given.append((recorded.payload, trio.current_time()))
+        slow.waiting += 400_000
+        return 400_000
+
+    due = [-9.0, -8.0, -7.0, -6.0, 0.0, 2.0]
+    timeline = [Recorded(due_s, b"%d" % number) for number, due_s in enumerate(due)]
+    playback = Playback(partial(nullcontext, iter(timeline)), 0.5, give, [slow])
+    begin = trio.current_time()
+    await playback.run()
+
+    assert playback.ended.is_set()
+    assert [payload for payload, _ in given] == [recorded.payload for recorded in timeline]
+    assert [at - begin for _, at in given] == pytest.approx([0, 0, 0, 1, 1, 5])
+    assert slow.longest == 1_200_000
 
 
 async def products_of(nursery, recording):

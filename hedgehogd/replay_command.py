@@ -1,0 +1,107 @@
+"""The command ``hedgehogd replay``: what it takes, and what is made of that."""
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from hedgehogd.config import load
+from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
+from hedgehogd.domain.position import BadPosition, read_start
+from hedgehogd.flags import Parser, checked, new_parser
+from hedgehogd.history_commands import joined
+from hedgehogd.keeping import history_directory
+from hedgehogd.keys import BY_NAME, PORT_MAX, number, whole_number
+from hedgehogd.logs import configure_logs
+from hedgehogd.replaying import Replay, replay
+
+_EPILOG = """\
+WHEN is a time like 2026-01-31T12:00:00Z or an age like -5m (ms, s, m, h, d).
+
+examples:
+  hedgehogd replay --since -1h --speed 10 --port 9000
+  hedgehogd --feed ws://127.0.0.1:9000/ws-feed --pairs BTC-USD --port 8001
+"""
+
+
+def replay_parser(now_us: int) -> Parser:
+    """Return the parser of ``replay``; ages are counted back from ``now_us``."""
+    parser = new_parser(
+        "replay",
+        "Serve a stretch of history as an exchange that speaks Coinbase's protocol, each\n"
+        "message byte for byte. It begins when the first client has subscribed.",
+        _EPILOG,
+    )
+
+    def add(flag: str, read: Callable[[Any], Any], metavar: str, says: str, **more: Any) -> None:
+        parser.add_argument(flag, type=checked(read), metavar=metavar, help=says, **more)
+
+    def moment(text: str) -> int:
+        return _read_moment(text, now_us)
+
+    add("--since", moment, "WHEN", "from when on, included", required=True)
+    add("--until", moment, "WHEN", "up to when, not included; default now", default=now_us)
+    add("--speed", number(0, math.inf), "X",
+        "1 is the pace it had, the default; 0 is as fast as clients read", default=1.0)  # fmt: skip
+    add("--port", whole_number(0, PORT_MAX), "PORT", "TCP port", required=True)
+    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
+    add("--history", BY_NAME["history.where"].read, "DIR",
+        "where it is kept; default as `hedgehogd config` says: history.where")  # fmt: skip
+    add("--pairs", BY_NAME["feed.pairs"].read, "A,B", "these alone; default all", default=())
+    add("--channels", BY_NAME["feed.channels"].read, "a,b", "these alone; default all", default=())
+    return parser
+
+
+def run_replay(argv: Sequence[str]) -> int:
+    """Serve a stretch of history until a signal."""
+    arguments = replay_parser(time.time_ns() // 1000).parse_args(joined(argv))
+    if arguments.since >= arguments.until:
+        raise OperatorError("--since is not before --until", EXIT_USAGE)
+    if arguments.speed == math.inf:
+        expected = "0 (as fast as clients read) or a factor above it"
+        raise OperatorError(f"speed inf: expected {expected}", EXIT_USAGE)
+    wish = Replay(
+        directory=_directory(arguments),
+        since_us=arguments.since,
+        until_us=arguments.until,
+        pairs=arguments.pairs,
+        channels=arguments.channels,
+        speed=arguments.speed,
+        host=arguments.bind,
+        port=arguments.port,
+    )
+    configure_logs("info", "auto")
+    trio.run(replay, wish)
+    return 0
+
+
+def _read_moment(text: str, now_us: int) -> int:
+    try:
+        start = read_start(text, now_us)
+    except BadPosition:
+        start = None
+    if start is None or start.sequence is not None:
+        raise ValueError("a time like 2026-01-31T12:00:00Z, or an age like -5m")
+    return start.after_us
+
+
+def _directory(arguments: argparse.Namespace) -> Path:
+    """Return where the history is: the flag's word first, then as ``serve`` finds it.
+
+    Raises:
+        OperatorError: nowhere.
+    """
+    flags = {} if arguments.history is None else {"history.where": arguments.history}
+    directory = history_directory(load(flags, os.environ, None).settings, os.environ)
+    if directory is None:
+        raise OperatorError(
+            "no history is kept here\n  Expected --history DIR, the directory that --history of"
+            " a hedgehogd named.",
+            EXIT_USAGE if flags else EXIT_CONFIG,
+        )
+    return directory

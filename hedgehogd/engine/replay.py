@@ -16,8 +16,10 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
+from hedgehogd.engine.catch_up import CatchUp, Returning
+from hedgehogd.engine.pages import Page, with_gaps
 from hedgehogd.engine.past import PastPage, PastUnavailable
-from hedgehogd.engine.resume import CatchUp, Page, Resumes, Returning, with_gaps
+from hedgehogd.engine.resume import Resumes
 from hedgehogd.protocol.commands import Pace
 
 _US = 1_000_000

@@ -22,13 +22,14 @@ from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.books import Books
+from hedgehogd.engine.catch_up import CatchUp
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
 from hedgehogd.engine.orders import OrderBooks
 from hedgehogd.engine.replay import Replay
-from hedgehogd.engine.resume import CatchUp, Resumes
+from hedgehogd.engine.resume import Resumes
 from hedgehogd.engine.snapshots import Snapshots
 from hedgehogd.engine.standing import Standing
 from hedgehogd.engine.subscription import Subscription

@@ -1,0 +1,899 @@
+"""Coming back: past, tape and live together are what was published, once and in order.
+
+The property runs whole schedules on the mock clock: an instance that began late, or whose
+tape is short, a store that lags behind, subscribers that read slowly and leave anywhere. What
+each has sent to it is compared with what the market said.
+"""
+
+import json
+import os
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import BY_ALIAS, MATCHES, TICKER
+from hedgehogd.domain.position import Start, from_text
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.demand import Demand
+from hedgehogd.engine.member import Member
+from hedgehogd.engine.past import PastGap
+from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.tape import Tape, positions
+from hedgehogd.protocol.commands import ChannelRequest, Command
+from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
+from hedgehogd.streaming.backlog import Backlog
+from tests.engine.returning import (
+    ALL,
+    BTC,
+    EPOCH_US,
+    MATCH,
+    TICK,
+    Memory,
+    Returner,
+    data,
+    told,
+    wall_us,
+)
+from tests.fakes import FakeMember, make_message
+
+ETH = "ETH-USD"
+FORMS = (WEBSOCKET, SSE[True], NDJSON[True])
+SEEDS = int(os.environ.get("HEDGEHOGD_RESUME_SEEDS", "6"))
+
+
+class Laggard(Member):
+    """A subscriber whose socket takes some bytes now and then, and then no more."""
+
+    def __init__(self, form, random):
+        super().__init__()
+        self.form, self.random = form, random
+        self.session = None
+        self.backlog = Backlog()
+        self.sent = []  # messages of which something has left
+        self.bytes = bytearray()
+        self.told, self.ends = [], []
+        self._empty = trio.Event()
+
+    def write(self, chunk):
+        if not self.ends:
+            self.backlog.put(chunk, 0, 0.0)
+            self.sent += chunk.messages
+
+    def tell(self, payload):
+        self.told.append(json.loads(payload))
+
+    def end(self, code, reason, detail=""):
+        self.ends.append((code, reason))
+        self.session.close()
+
+    async def wait_written(self):
+        while self.backlog and not self.session.is_closed:
+            self._empty = trio.Event()
+            with trio.move_on_after(1):
+                await self._empty.wait()
+        await trio.lowlevel.checkpoint()
+
+    def waiting(self):
+        return self.backlog.waiting()
+
+    def position(self):
+        to = self.backlog.delivered_to()
+        return self.session.position(self.served_to if to is None else to)
+
+    def begun(self):
+        """Return what has left, the piece in flight included."""
+        waits = {id(message) for message in self.backlog.waiting()}
+        return [message for message in self.sent if id(message) not in waits]
+
+    async def run(self):
+        while not self.session.is_closed:
+            data = self.backlog.next()
+            if data:
+                count = min(len(data), self.random.choice((50, 1000, 100_000)))
+                self.bytes += data[:count]
+                self.backlog.sent(count)
+            else:
+                self._empty.set()
+            await trio.sleep(self.random.choice((0, 0.001, 0.05)))
+
+
+class Schedule:
+    """One random schedule."""
+
+    def __init__(self, seed):
+        self.random = random = Random(seed)
+        self.form = random.choice(FORMS)
+        self.has_full = random.random() < 0.4
+        self.past = Memory(random.choice((0.0, 0.3, 1.0)), random.choice((3, 10, 200)))
+        self.said = []  # every message of the market
+        self.instance_at = random.choice((0.0, 0.0, random.uniform(1, 8)))
+        limits.RESUME_CHUNK_BYTES = random.choice((200, 2000, 64 * 1024))
+        limits.RESUME_WINDOW_MESSAGES_MAX = random.choice((2, 8, 64))
+        tape = Tape(random.choice((3_000, 20_000, 10**7)))
+        self.pipe = Pipe.build(tape, Demand(linger_s=0), Catalogue(), lambda: 0.0, wall_us)
+        self.pipe.resumes.past = self.past
+        self.sessions = Sessions()
+        self.broker = Broker(self.pipe, self.sessions)
+        self.sequences = {BTC: 100, ETH: 7000}
+        channels = random.sample(("ticker", "matches"), random.choice((1, 2)))
+        if self.has_full:
+            channels.append("full")
+        pairs = random.sample((BTC, ETH), random.choice((1, 2)))
+        self.topics = {BY_ALIAS[c].topic(p) for c in channels for p in pairs}
+        self.command = [ChannelRequest(BY_ALIAS[c], tuple(pairs)) for c in channels]
+
+    def next_batch(self):
+        batch = []
+        for _ in range(self.random.choice((1, 1, 3, 20))):
+            product = self.random.choice((BTC, BTC, ETH))
+            self.sequences[product] += self.random.choice((1, 1, 1, 5)) if not self.has_full else 1
+            sequence = self.sequences[product]
+            if self.has_full:
+                is_trade = self.random.random() < 0.3
+                also = MATCHES.topic(product) if is_trade else None
+                kind = "match" if is_trade else "open"
+                batch.append(make_message("full", product, sequence, kind, also))
+                if is_trade:
+                    batch.append(make_message("ticker", product, sequence))
+            else:
+                batch.append(make_message("matches", product, sequence))
+                batch.append(make_message("ticker", product, sequence))
+        return batch
+
+    async def market(self):
+        while trio.current_time() < 20:
+            batch = self.next_batch()
+            self.said += batch
+            for message in batch:
+                self.past.keep(message)
+            if trio.current_time() >= self.instance_at:
+                await self.broker.publish([Delivery(batch)])
+            await trio.sleep(self.random.choice((0, 0.01, 0.05, 0.4)))
+
+    def wants(self, message):
+        return message.topic in self.topics or message.also in self.topics
+
+    def somewhere(self):
+        """Return a position at which every topic has had something, and where that is."""
+        for _ in range(10):
+            at = self.random.randint(0, len(self.said))
+            position = {}
+            for message in self.said[:at]:
+                for topic in positions(message):
+                    if topic in self.topics:
+                        position[topic] = message.sequence
+            if position.keys() == self.topics:
+                return position, at
+        return None, 0
+
+    async def subscriber(self):
+        """Come, leave anywhere, come back with what is known; in the end all is there, once."""
+        random = self.random
+        await trio.sleep(self.instance_at + random.uniform(0.5, 3))
+        position, at = self.somewhere()
+        while position is None:
+            await trio.sleep(1)
+            position, at = self.somewhere()
+        got = []
+        while True:
+            member = Laggard(self.form, random)
+            session = Session(f"1.{len(got)}", member, self.form, self.pipe, 100)
+            member.session = session
+            self.sessions.add(session)
+            starts = {topic: Start(number) for topic, number in position.items()}
+            session.apply(Command(True, tuple(self.command), since=starts))
+            is_last = trio.current_time() > 14
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(member.run)
+                await trio.sleep(random.choice((0, 0.1, 1, 4)))
+                if is_last:
+                    await trio.sleep_until(21)
+                    while session._catching_up or member.backlog:
+                        await trio.sleep(0.1)
+                begun = member.begun()
+                stated = member.position()
+                self.sessions.discard(session)
+                nursery.cancel_scope.cancel()
+            data = [message for message in begun if message.type != "notice"]
+            notices = [json.loads(m.payload) for m in begun if m.type == "notice"] + member.told
+            gaps = [notice for notice in notices if notice["type"] == "gap"]
+            assert not gaps, gaps
+            assert not member.ends
+            got += data
+            for message in data:
+                for topic in positions(message):
+                    if topic in self.topics:
+                        position[topic] = max(position.get(topic, 0), message.sequence)
+            left = self.pipe.tape._left  # what has left the tape is not claimed to be known
+            known = {t: n for t, n in position.items() if t in stated or t not in left}
+            missing = {t: n for t, n in known.items() if stated.get(t) != n}
+            assert not missing, f"the stream states {stated}, what was sent reaches {position}"
+            if is_last:
+                break
+        expected = [message for message in self.said[at:] if self.wants(message)]
+        got_payloads = [(m.payload, m.sequence) for m in got]
+        assert got_payloads == [(m.payload, m.sequence) for m in expected]
+
+    async def run(self):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.pipe.resumes.run)
+            async with trio.open_nursery() as schedule:
+                schedule.start_soon(self.market)
+                for _ in range(3):
+                    schedule.start_soon(self.subscriber)
+            nursery.cancel_scope.cancel()
+
+
+def first_of(error):
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def test_past_tape_and_live_are_what_was_published_once_and_in_order(monkeypatch):
+    """Whatever is where, however slow the reader is, and wherever it leaves."""
+    for name in ("RESUME_CHUNK_BYTES", "RESUME_WINDOW_MESSAGES_MAX"):
+        monkeypatch.setattr(limits, name, getattr(limits, name))  # put back at the end
+    first = int(os.environ.get("HEDGEHOGD_RESUME_SEED", Random().getrandbits(31)))
+    monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    for seed in range(first, first + SEEDS):
+        trio._core._run._r.seed(seed)
+        try:
+            trio.run(Schedule(seed).run, clock=MockClock(autojump_threshold=0))
+        except BaseException as error:  # noqa: BLE001  # whatever it is, its seed is named
+            raise AssertionError(f"seed {seed}: {first_of(error)!r}"[:3000]) from first_of(error)
+
+
+@pytest.fixture
+async def back(nursery):
+    returner = Returner()
+    nursery.start_soon(returner.pipe.resumes.run)
+    return returner
+
+
+def gap(first, last, channel="matches"):
+    return {
+        "type": "gap",
+        "channel": channel,
+        "product_id": BTC,
+        "first_sequence": first,
+        "last_sequence": last,
+    }
+
+
+def resumed(messages, *topics):
+    topics = [str(topic) for topic in topics or (MATCH,)]
+    return {"type": "resumed", "topics": topics, "messages": messages}
+
+
+async def test_who_comes_back_is_told_how_much_was_replayed(back, autojump_clock):
+    """Then it is live, without anything between, and the notice stands between the two."""
+    await back.publish("matches", 1, 2, 3)
+    member, _ = back.come({MATCH: Start(1)})
+    await trio.sleep(1)
+    await back.publish("matches", 4)
+
+    assert [m.sequence or "told" for m in member.messages] == [2, 3, "told", 4]
+    assert told(member) == [resumed(2)]
+    assert back.pipe.resumes.resumed == 1
+
+
+async def test_who_resumes_is_not_greeted_with_what_it_has(back, autojump_clock):
+    """A last_match of before the position would be a step back."""
+    await back.publish("matches", 1, 2)
+    member, _ = back.come({MATCH: Start(2)}, channels=["matches", "ticker"])
+    await trio.sleep(1)
+
+    assert data(member) == []
+
+
+async def test_a_position_ahead_is_waited_for(back, autojump_clock):
+    """Another instance is a little earlier than this one: nothing is missing, nothing repeated."""
+    await back.publish("matches", 1)
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S - 0.5)
+    await back.publish("matches", 2, 3, 4)
+    await trio.sleep(1)
+
+    assert data(member) == [4]
+    assert told(member) == [resumed(1)]
+
+
+async def test_a_position_that_stays_ahead_is_answered_as_expired(back, autojump_clock):
+    """Numbers began anew, or it is not ours: say so, and go on with what there is."""
+    await back.publish("matches", 1)
+    member, _ = back.come({MATCH: Start(9)})
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S + 0.5)
+    await back.publish("matches", 2)
+
+    assert (data(member), told(member)) == ([2], [gap(10, None), resumed(0)])
+
+
+async def test_what_is_nowhere_is_told_in_its_place(back, autojump_clock):
+    """This instance began at 5; the subscriber has 2, and nothing is stored."""
+    await back.publish("matches", 5, 6)
+    member, _ = back.come({MATCH: Start(2)})
+    await trio.sleep(1)
+
+    assert [m.sequence or "told" for m in member.messages] == ["told", 5, 6, "told"]
+    assert told(member) == [gap(3, 4), resumed(2)]
+
+
+async def test_a_position_right_before_the_first_message_misses_nothing(back, autojump_clock):
+    """Numbers in between do not exist."""
+    await back.publish("matches", 5, 6)
+    member, _ = back.come({MATCH: Start(4)})
+    await trio.sleep(1)
+
+    assert (data(member), told(member)) == ([5, 6], [resumed(2)])
+
+
+@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
+async def test_who_wants_all_or_cannot_be_told_is_ended(back, form, is_strict, autojump_clock):
+    """NDJSON has no notices; the end is the only word it knows."""
+    await back.publish("matches", 5, 6)
+    member, session = back.come({MATCH: Start(2)}, form, is_strict=is_strict)
+    await trio.sleep(1)
+
+    assert (member.ends, data(member)) == ([(4002, "position_expired")], [])
+    assert session.is_closed
+
+
+async def test_of_a_topic_that_never_spoke_nothing_is_known(back, autojump_clock):
+    """No number to end the gap with: the next message does."""
+    member, _ = back.come({MATCH: Start(2)}, is_strict=False)
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S + 0.5)
+    await back.publish("matches", 3)
+
+    assert (data(member), told(member)) == ([3], [gap(3, None), resumed(0)])
+
+
+async def test_by_time_all_that_came_since_is_given(back, autojump_clock):
+    """An age or a time names a place for all topics at once."""
+    await back.publish("matches", 1)
+    await trio.sleep(10)
+    await back.publish("matches", 2)
+    await back.publish("ticker", 2)
+    member, _ = back.come({t: Start(after_us=wall_us() - 10_000_000) for t in (MATCH, TICK)})
+    await trio.sleep(1)
+
+    assert (data(member), told(member)[-1]) == ([2, 2], resumed(2, MATCH, TICK))
+    # Nobody knows whether there was a ticker in the ten seconds before the first one.
+    assert told(member)[:-1] == [gap(None, 1, "ticker")]
+
+
+async def test_by_time_a_topic_that_never_spoke_is_empty(back, autojump_clock):
+    """There is a gap, and it has no numbers at all."""
+    member, _ = back.come({MATCH: Start(after_us=wall_us() - 5_000_000)})
+    await trio.sleep(1)
+
+    assert told(member) == [gap(None, None), resumed(0)]
+
+
+@pytest.fixture
+async def stored(back):
+    """The same with a store."""
+    back.past = back.pipe.resumes.past = Memory()
+    return back
+
+
+async def keep(back, *sequences, channel="matches"):
+    for sequence in sequences:
+        back.past.keep(make_message(channel, BTC, sequence))
+        await trio.sleep(0.001)
+
+
+async def test_older_than_all_that_is_kept(stored, autojump_clock):
+    """What retention has removed is told, then comes what is left."""
+    await keep(stored, 5, 6, 7)
+    await stored.publish("matches", 7, 8)
+    member, _ = stored.come({MATCH: Start(2)})
+    await trio.sleep(5)
+
+    assert (data(member), told(member)) == ([5, 6, 7, 8], [gap(3, 4), resumed(4)])
+
+
+async def test_by_time_older_than_all_that_is_kept(stored, autojump_clock):
+    """The same, without a number to begin with."""
+    await trio.sleep(100)
+    await keep(stored, 5, 6)
+    await stored.publish("matches", 6)
+    member, _ = stored.come({MATCH: Start(after_us=EPOCH_US)})
+    await trio.sleep(5)
+
+    assert (data(member), told(member)) == ([5, 6], [gap(None, 4), resumed(2)])
+
+
+async def test_by_time_from_the_store_on(stored, autojump_clock):
+    """A time within what is kept: nothing is missing."""
+    await keep(stored, 5)
+    await trio.sleep(1)
+    after_us = wall_us()
+    await trio.sleep(1)
+    await keep(stored, 6)
+    await stored.publish("matches", 7)
+    stored.past.keep(make_message("matches", BTC, 7))
+    member, _ = stored.come({MATCH: Start(after_us=after_us)})
+    await trio.sleep(5)
+
+    assert (data(member), told(member)) == ([6, 7], [resumed(2)])
+
+
+async def test_recorded_gaps_are_told_where_they_are(stored, autojump_clock):
+    """Who was there then was told as well."""
+    await keep(stored, 5)
+    missing = PastGap(MATCH, stored.past.kept[-1][0] + 1, "missing", 91, 92)
+    seam = PastGap(MATCH, stored.past.kept[-1][0] + 2, "seam", None, None)
+    stored.past.gaps += [missing, seam]
+    await keep(stored, 8)
+    await stored.publish("matches", 8)
+    member, _ = stored.come({MATCH: Start(4)})
+    await trio.sleep(5)
+    notice = {"type": "gap", "channel": "matches", "product_id": BTC}
+    notice |= {"first_trade_id": 91, "last_trade_id": 92}
+
+    assert [m.sequence or "told" for m in member.messages] == [5, "told", 8, "told"]
+    assert told(member) == [notice, resumed(2)]
+
+
+async def test_a_store_that_cannot_be_read_is_as_good_as_none(stored, autojump_clock):
+    """Streams go on, and what is missing is told."""
+    await keep(stored, 3, 4)
+    stored.past.is_down = True
+    await stored.publish("matches", 5)
+    member, _ = stored.come({MATCH: Start(2)})
+    await trio.sleep(10)
+
+    assert (data(member), told(member)) == ([5], [gap(3, 4), resumed(1)])
+
+
+async def test_a_store_that_is_not_written_any_more_is_waited_for_and_not_for_ever(
+    stored, autojump_clock
+):
+    """The writer hangs: another takes over in time, or what it had is lost."""
+    await keep(stored, 3)
+    stored.past.stopped_us = wall_us()
+    await trio.sleep(5)
+    await stored.publish("matches", 6)
+    member, _ = stored.come({MATCH: Start(2)})
+    await trio.sleep(limits.RESUME_PATIENCE_S / 2)
+    assert (data(member), told(member)) == ([3], [])
+    await trio.sleep(limits.RESUME_PATIENCE_S)
+
+    assert (data(member), told(member)) == ([3, 6], [gap(4, 5), resumed(2)])
+
+
+async def test_a_quiet_topic_is_taken_up_where_the_store_ends(stored, autojump_clock):
+    """Nothing has come of it here; that nothing came elsewhere the store says."""
+    await keep(stored, 3)
+    await stored.publish("heartbeat", 3)
+    member, _ = stored.come({MATCH: Start(3)})
+    await trio.sleep(5)
+    assert told(member) == [resumed(0)]
+    await stored.publish("matches", 4)
+
+    assert data(member) == [4]
+
+
+async def test_before_the_feed_flows_nothing_is_known_to_be_quiet(stored, autojump_clock):
+    """Others write while this instance hears nothing yet; what they wrote is not lost."""
+    await keep(stored, 3)
+    member, _ = stored.come({MATCH: Start(3)})
+    await trio.sleep(4)
+    await keep(stored, *range(4, 11))
+    await stored.publish("matches", 10)
+    await trio.sleep(5)
+
+    assert (data(member), told(member)) == ([*range(4, 11)], [resumed(7)])
+
+
+async def test_events_state_topics_that_have_not_spoken_here(stored, autojump_clock):
+    """An EventSource that is cut again would come back without them, and lose in silence."""
+    await keep(stored, 3)
+    await keep(stored, 3, channel="ticker")
+    await stored.publish("heartbeat", 3)
+    first, _ = stored.come({MATCH: Start(3), TICK: Start(3)}, SSE[True])
+    second, session = stored.come({MATCH: Start(3), TICK: Start(3)}, SSE[True])
+    await trio.sleep(5)
+    await stored.publish("ticker", 4)
+    ids = [
+        from_text(line[4:])
+        for member in (first, second)
+        for line in member.heard.decode().splitlines()
+        if line.startswith("id: ")
+    ]
+
+    assert ids == [{MATCH: 3, TICK: 3}, {MATCH: 3, TICK: 4}] * 2
+    assert session.position(stored.pipe.tape.end) == {MATCH: 3, TICK: 4}
+    await stored.publish("matches", 5)
+    assert session.position(stored.pipe.tape.end - 1) == {MATCH: 3, TICK: 4}
+
+
+@pytest.mark.parametrize("since", [MATCH, ALL])
+async def test_a_trade_comes_once_although_one_of_its_topics_is_new(stored, autojump_clock, since):
+    """It would be live on the one while the other still catches up."""
+    await keep(stored, 3, channel=since.channel)
+    await stored.publish("heartbeat", 3)
+    member, _ = stored.come({since: Start(3)}, channels=["matches", "full"])
+    await trio.sleep(0.5)
+    trade = make_message("full", BTC, 4, "match", MATCH)
+    stored.past.keep(trade)
+    await stored.broker.publish([Delivery([trade])])
+    await trio.sleep(5)
+
+    assert data(member) == [4]
+
+
+async def test_a_quiet_topic_that_speaks_before_all_others_are_there(stored, autojump_clock):
+    """What it says then is given with the rest, once."""
+    await keep(stored, 3)
+    await keep(stored, 3, channel="ticker")
+    await stored.publish("heartbeat", 3)
+    member, _ = stored.come({MATCH: Start(3), TICK: Start(3)})
+    await trio.sleep(1.5)
+    await stored.publish("ticker", 5)  # it is certain only later that 4 was no ticker
+    await trio.sleep(1.5)
+    await stored.publish("matches", 4)
+    await trio.sleep(5)
+
+    assert (data(member), told(member)) == ([5, 4], [resumed(2, MATCH, TICK)])
+
+
+async def test_a_bug_ends_the_stream_that_met_it(stored, caplog, autojump_clock):
+    """The others do not notice."""
+    await keep(stored, 3)
+    await stored.publish("matches", 5)
+
+    async def broken(topics, after):
+        raise ZeroDivisionError
+
+    page, stored.past.page = stored.past.page, broken
+    unlucky, _ = stored.come({MATCH: Start(2)})
+    await trio.sleep(1)
+    stored.past.page = page
+    await keep(stored, 5)
+    member, _ = stored.come({MATCH: Start(2)})
+    await trio.sleep(5)
+
+    assert unlucky.ends == [(1011, "bug")]
+    assert data(member) == [3, 5]
+
+
+async def test_who_leaves_or_unsubscribes_meanwhile_gets_no_more(stored, autojump_clock):
+    """What is not wanted any more is not read any more."""
+    await keep(stored, *range(3, 30))
+    await stored.publish("matches", 29)
+    stored.past.page_max = 1
+    gone, session = stored.come({MATCH: Start(2)})
+    other, keeps_ticker = stored.come({MATCH: Start(2)}, channels=["matches", "ticker"])
+
+    def leave(chunk):
+        stored.sessions.discard(session)
+        drop = (ChannelRequest(MATCHES, (BTC,)),)
+        keeps_ticker.apply(Command(False, drop))
+
+    gone.on_write = leave
+    await trio.sleep(10)
+    await stored.publish("matches", 30)
+    await stored.publish("ticker", 30)
+
+    assert data(gone) == [3]
+    assert data(other)[-1:] == [30]
+    assert len(data(other)) < 5
+
+
+async def test_a_trade_that_is_stored_under_full_and_matches_comes_once(stored, autojump_clock):
+    """Who has both gets it with full; who has matches alone, from there."""
+    stored.past.keep(make_message("full", BTC, 3, "match", MATCH))
+    await trio.sleep(3)
+    await stored.broker.publish([Delivery([make_message("full", BTC, 4, "match", MATCH)])])
+    await keep(stored, 4, channel="full")
+    both, _ = stored.come({MATCH: Start(2), ALL: Start(2)})
+    one, _ = stored.come({MATCH: Start(2)})
+    other, session = stored.come({ALL: Start(2)}, SSE[True])
+    await trio.sleep(5)
+
+    assert (data(both), data(one), data(other)) == ([3, 4], [3, 4], [3, 4])
+    assert session.position(stored.pipe.tape.end) == {ALL: 4}
+
+
+async def test_an_event_stream_states_all_it_has_when_it_has_many_topics(
+    back, monkeypatch, autojump_clock
+):
+    """Above eight topics an id on the last event of a write; below, on each (DESIGN §5)."""
+    monkeypatch.setattr(limits, "SSE_ID_TOPICS_MAX", 1)
+    monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", 3)
+    for sequence in range(1, 5):
+        await back.publish("matches", sequence)
+        await back.publish("ticker", sequence)
+    member, session = back.come({MATCH: Start(1), TICK: Start(1)}, SSE[True])
+    await trio.sleep(1)
+    ids = [line[4:] for line in member.heard.decode().splitlines() if line.startswith("id: ")]
+
+    assert len(data(member)) == 6
+    assert len(ids) < 6
+    assert from_text(ids[-1]) == {MATCH: 4, TICK: 4} == session.position(back.pipe.tape.end)
+    assert b"event: hedgehogd\ndata: {" in member.heard
+
+
+async def test_what_an_event_stream_adds_meanwhile_waits_with_the_rest(stored, autojump_clock):
+    """Otherwise an event of it would state a position that lacks what is still to come."""
+    await keep(stored, *range(3, 9))
+    await stored.publish("matches", 8)
+    stored.past.page_max = 1
+    member, session = stored.come({MATCH: Start(2)}, SSE[True])
+
+    def add(chunk):
+        member.on_write = lambda chunk: None
+        session.apply(Command(True, (ChannelRequest(TICKER, (BTC,)),)))
+
+    member.on_write = add
+    await trio.sleep(0.001)
+    await stored.publish("ticker", 9)
+    await trio.sleep(5)
+    await stored.publish("ticker", 10)
+
+    assert data(member) == [3, 4, 5, 6, 7, 8, 9, 10]
+
+
+async def test_the_position_of_who_catches_up_is_what_it_was_sent(back, autojump_clock):
+    """Not what waits for its socket."""
+    await back.publish("matches", 1, 2, 3, 4)
+
+    class Stuck(FakeMember):
+        async def wait_written(self):
+            await trio.sleep_forever()
+
+        def waiting(self):
+            return self.messages[1:]
+
+    member = Stuck()
+    session = Session("1.stuck", member, WEBSOCKET, back.pipe, 100)
+    member.session = session
+    limits_before, limits.RESUME_WINDOW_MESSAGES_MAX = limits.RESUME_WINDOW_MESSAGES_MAX, 4
+    try:
+        request = (ChannelRequest(MATCHES, (BTC,)),)
+        session.apply(Command(True, request, since={MATCH: Start(1)}))
+        await trio.sleep(1)
+    finally:
+        limits.RESUME_WINDOW_MESSAGES_MAX = limits_before
+
+    assert data(member) == [2, 3, 4]
+    assert session.position(back.pipe.tape.end) == {MATCH: 2}
+
+
+async def test_who_comes_back_together_gets_the_same_bytes(stored, autojump_clock):
+    """A thousand after a restart: what they need is read and joined once."""
+    await keep(stored, 3, 4, 5)
+    await stored.publish("matches", 5)
+    page, pages = stored.past.page, {}
+
+    async def kept_page(topics, after):
+        return pages.setdefault(after, await page(topics, after))
+
+    stored.past.page = kept_page
+    one, _ = stored.come({MATCH: Start(3)})
+    two, _ = stored.come({MATCH: Start(3)})
+    await trio.sleep(5)
+
+    assert data(one) == data(two) == [4, 5]
+    assert one.chunks[0].data is two.chunks[0].data
+
+
+async def test_an_event_stream_waits_for_all_it_asks_for_at_once(stored, autojump_clock):
+    """The ticker has no position: it begins now, together with the trades."""
+    await keep(stored, 3, 4)
+    await keep(stored, 3, 4, channel="ticker")
+    await stored.publish("matches", 4)
+    member, _ = stored.come({MATCH: Start(2)}, SSE[True], channels=["matches", "ticker"])
+    await trio.sleep(1)
+    await stored.publish("ticker", 5)
+    await trio.sleep(5)
+
+    assert (data(member), told(member)) == ([3, 4, 5], [resumed(2)])
+
+
+async def test_lines_tell_no_recorded_gaps(stored, autojump_clock):
+    """As live: NDJSON is the exchange's messages and nothing else."""
+    await keep(stored, 3)
+    stored.past.gaps.append(PastGap(MATCH, stored.past.kept[-1][0] + 1, "missing", 91, 92))
+    await keep(stored, 8)
+    await stored.publish("matches", 8)
+    member, _ = stored.come({MATCH: Start(3)}, NDJSON[True])
+    await trio.sleep(5)
+
+    assert (data(member), told(member), member.ends) == ([8], [], [])
+
+
+async def test_who_leaves_within_a_page_gets_no_more_of_it(back, autojump_clock, monkeypatch):
+    """A page is given in parts, and somebody may hang up between two of them."""
+    monkeypatch.setattr(limits, "RESUME_CHUNK_BYTES", 1)
+    monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", 4)
+    await back.publish("matches", *range(1, 5))
+    member, session = back.come({MATCH: Start(1)})
+    member.on_write = lambda chunk: back.sessions.discard(session)
+    await trio.sleep(1)
+
+    assert data(member) == [2]
+
+
+class Remembering:
+    """Another instance, which has the numbers that it is given."""
+
+    def __init__(self, *sequences, channel="matches"):
+        self.sequences, self.channel = sequences, channel
+        self.asked = []
+
+    async def fetch(self, after):
+        await trio.lowlevel.checkpoint()
+        self.asked.append(after)
+        if any(topic.channel != self.channel for topic in after):
+            return None
+        return [make_message(*t, n) for n in self.sequences for t in after if after[t] < n]
+
+
+async def test_what_nobody_here_has_another_instance_may(back, autojump_clock):
+    """This one began at 5; the subscriber has 2."""
+    back.pipe.resumes.others = others = Remembering(1, 2, 3, 4, 5)
+    await back.publish("matches", 5, 6)
+    member, _ = back.come({MATCH: Start(2)})
+    await trio.sleep(1)
+
+    assert others.asked == [{MATCH: 2}]
+    assert (data(member), told(member)) == ([3, 4, 5, 6], [resumed(4)])
+
+
+async def test_what_others_lack_too_is_told(back, autojump_clock):
+    """They are asked for all of it at once, and once."""
+    back.pipe.resumes.others = others = Remembering(3, 4)
+    await back.publish("matches", 5)
+    await back.publish("ticker", 5)
+    member, _ = back.come({MATCH: Start(2), TICK: Start(2)})
+    await trio.sleep(1)
+
+    assert data(member) == [5, 5]
+    assert told(member) == [gap(3, 4), gap(3, 4, "ticker"), resumed(2, MATCH, TICK)]
+    assert others.asked == [{MATCH: 2, TICK: 2}]
+
+
+async def test_by_time_nobody_else_is_asked(back, autojump_clock):
+    """There is no number to ask from."""
+    back.pipe.resumes.others = others = Remembering(3, 4)
+    await back.publish("matches", 5)
+    member, _ = back.come({MATCH: Start(after_us=EPOCH_US - 1)})
+    await trio.sleep(1)
+
+    assert (others.asked, told(member)) == ([], [gap(None, 4), resumed(1)])
+
+
+async def test_who_asks_for_another_instance_is_answered_from_here(back, autojump_clock):
+    """Otherwise two who know nothing would ask each other for ever."""
+    back.pipe.resumes.others = others = Remembering(3, 4)
+    await back.publish("matches", 5)
+    member = FakeMember()
+    session = Session("1.alone", member, WEBSOCKET, back.pipe, 100)
+    member.session = session
+    request = (ChannelRequest(MATCHES, (BTC,)),)
+    session.apply(Command(True, request, since={MATCH: Start(2)}, is_alone=True))
+    await trio.sleep(1)
+
+    assert (others.asked, told(member)) == ([], [gap(3, 4), resumed(1)])
+
+
+async def test_others_are_asked_before_a_store_that_is_not_written_is_given_up(
+    stored, autojump_clock
+):
+    """The disk is full: what is missing there is on their tapes."""
+    stored.pipe.resumes.others = Remembering(4, 5)
+    await keep(stored, 3)
+    stored.past.stopped_us = wall_us()
+    await trio.sleep(5)
+    await stored.publish("matches", 6)
+    member, _ = stored.come({MATCH: Start(2)})
+    await trio.sleep(limits.RESUME_ASK_S + 1)
+
+    assert (data(member), told(member)) == ([3, 4, 5, 6], [resumed(4)])
+
+
+async def test_others_who_lack_it_are_asked_once_more_before_it_is_given_up(stored, autojump_clock):
+    """The store may still come, and in the end it is a gap."""
+    stored.pipe.resumes.others = others = Remembering(channel="none")
+    await keep(stored, 3)
+    stored.past.stopped_us = wall_us()
+    await trio.sleep(5)
+    await stored.publish("matches", 6)
+    member, _ = stored.come({MATCH: Start(2)})
+    await trio.sleep(limits.RESUME_PATIENCE_S / 2)
+    assert (told(member), len(others.asked)) == ([], 1)
+    await trio.sleep(limits.RESUME_PATIENCE_S)
+
+    assert len(others.asked) == 2
+    assert (data(member), told(member)) == ([3, 6], [gap(4, 5), resumed(2)])
+
+
+async def test_trades_that_come_with_full_are_taken_once(back, autojump_clock):
+    """They are of both, here and there."""
+
+    class Both(Remembering):
+        async def fetch(self, after):
+            return [make_message(*ALL, n, "match", MATCH) for n in (3, 4, 5) if after[ALL] < n]
+
+    back.pipe.resumes.others = Both()
+    trade = make_message("full", BTC, 5, "match", MATCH)
+    await back.broker.publish([Delivery([trade])])
+    member, _ = back.come({MATCH: Start(2), ALL: Start(2)})
+    await trio.sleep(1)
+
+    assert (data(member), told(member)) == ([3, 4, 5], [resumed(3, ALL, MATCH)])
+
+
+async def test_others_know_that_a_quiet_topic_is_quiet(back, autojump_clock):
+    """Nothing has come of it here, and nothing is stored: the position may be the newest."""
+    back.pipe.resumes.others = others = Remembering()
+    await back.publish("heartbeat", 3)
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_MARGIN_S + 0.5)
+    assert told(member) == [resumed(0)]
+    await back.publish("matches", 4)
+
+    assert (data(member), others.asked) == ([4], [{MATCH: 3}])
+
+
+async def test_others_have_what_a_quiet_topic_said_before(back, autojump_clock):
+    """It spoke while this instance was starting, and is quiet since."""
+    back.pipe.resumes.others = Remembering(2, 3, 4, 5)
+    await back.publish("heartbeat", 3)
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_MARGIN_S + 0.5)
+    await back.publish("matches", 6)
+
+    assert data(member) == [4, 5, 6]
+
+
+async def test_before_the_feed_flows_others_do_not_help(back, autojump_clock):
+    """What came behind their answer would come to nobody."""
+    back.pipe.resumes.others = others = Remembering(channel="none")
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S - 1)
+    assert others.asked == []
+    await back.publish("heartbeat", 3)
+    await trio.sleep(2)
+
+    assert (told(member), others.asked) == ([gap(4, None), resumed(0)], [])
+
+
+async def test_others_who_know_as_little_do_not_help(back, autojump_clock):
+    """Then a quiet topic is one of which nothing is known."""
+    back.pipe.resumes.others = others = Remembering(channel="none")
+    await back.publish("heartbeat", 3)
+    await back.publish("ticker", 3)
+    member, _ = back.come({MATCH: Start(3), TICK: Start(9)})
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S + 1)
+
+    assert told(member)[:-1] == [gap(4, None), gap(10, None, "ticker")]
+    assert others.asked == [{MATCH: 3}]
+
+
+async def test_a_quiet_topic_is_asked_for_together_with_its_twin(back, autojump_clock):
+    """The trade would come before the events of full that precede it, and then once more."""
+
+    class Both(Remembering):
+        async def fetch(self, after):
+            self.asked.append(after)
+            trade = make_message(*ALL, 4, "match", MATCH)
+            rest = [make_message(*ALL, n, "open") for n in (3, 5, 6)]
+            return [each for each in (rest[0], trade, *rest[1:]) if each.sequence > after[ALL]]
+
+    back.pipe.resumes.others = others = Both()
+    await back.publish("full", 6)
+    member, session = back.come({MATCH: Start(1), ALL: Start(2)})
+    await trio.sleep(limits.RESUME_MARGIN_S + 1)
+    await back.publish("full", 7)
+
+    assert data(member) == [3, 4, 5, 6, 7]
+    assert others.asked == [{MATCH: 1, ALL: 2}]
+    assert session.position(back.pipe.tape.end) == {MATCH: 4, ALL: 7}

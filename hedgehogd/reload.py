@@ -51,6 +51,8 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     plane.settings.backlog_age_max_s = settings.limits_backlog_age_max_s
     set_level(settings.log_level)
     log.info("reloaded", changed=sorted(names[field] for field in changed & reloaded))
+    if changed & {"feed_pairs", "feed_channels"} and pipe.resumes.past is not None:
+        log.warning("history goes on with the pairs and channels that it had until a restart")
     if changed - reloaded:
         log.warning("needs a restart", keys=sorted(names[field] for field in changed - reloaded))
     return settings

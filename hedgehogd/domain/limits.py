@@ -260,6 +260,8 @@ HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
 HISTORY_SNAPSHOT_S = 600.0
 # Pages of the past that are kept for the next reader of the same topics.
 HISTORY_PAGES_MAX = 64
+# Places of messages that are kept for the next who come back from there.
+HISTORY_PLACES_MAX = 1_000
 
 # The tape keeps what is younger for who takes over the writing of history: the watchdog kills
 # a hung writer after 10 s and 3 more for its last words, and 10 s are for what else may come.
@@ -276,6 +278,8 @@ RESUME_CHUNK_BYTES = 64 * 1024
 # Messages of the tape that are looked through, and whose bytes are shared, together.
 RESUME_WINDOW_MESSAGES_MAX = 256
 RESUME_PAGES_MAX = 256
+# Subscribers that are given a part in one turn of the loop: half a millisecond altogether.
+RESUMES_PER_TURN_MAX = 16
 # How long a position may be ahead of this instance's feed (DESIGN §5).
 RESUME_AHEAD_MAX_S = 5.0
 # How often is looked again for what is about to come or to be written.

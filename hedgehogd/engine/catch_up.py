@@ -22,7 +22,7 @@ from hedgehogd.domain.channel import FULL, MATCHES, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start, to_text
 from hedgehogd.engine.member import Chunk
-from hedgehogd.engine.pages import Page, cut, in_band, with_gaps
+from hedgehogd.engine.pages import Page, Part, cut, in_band, with_gaps
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.engine.progress import Progress
 from hedgehogd.engine.resume import Resumes
@@ -187,13 +187,11 @@ class CatchUp:
                 return await past.find(topic, sequence)
         return None
 
-    async def _read(self) -> tuple[PastPage, int] | None:
-        """Return the next page, and up to when all was stored before it was read."""
+    async def _read(self) -> PastPage | None:
         past, topics = self._resumes.past, self._kept & self._topics()
         if past is not None and topics:
             with suppress(PastUnavailable):
-                written_to = await past.written_to()
-                return await past.page(topics, self._cursor), written_to
+                return await past.page(topics, self._cursor)
         return None
 
     async def _read_past(self, behind: list[Topic]) -> None:
@@ -201,11 +199,10 @@ class CatchUp:
         if not self._is_located:
             await self._locate()
         lost = [topic for topic in behind if not self._is_kept(topic)]
-        read = await self._read()
-        if read is None or lost:
+        page = await self._read()
+        if page is None or lost:
             await self._ask_others(lost or behind)
             return
-        page, written_to = read
         if page.shared is None:
             page.shared = Page(with_gaps(page))
         await self._give(page.shared)
@@ -213,7 +210,7 @@ class CatchUp:
         if not page.is_last:
             return
         for topic in behind:
-            self._join_tape(topic, written_to)
+            self._join_tape(topic, page.written_to)
         behind = self._behind()
         if not behind:
             return
@@ -374,7 +371,10 @@ class CatchUp:
         window = self._offset // width
         end = (window + 1) * width
         if end <= self._tape.end:
-            await self._give(self._resumes.tape_page(topics, window))
+            page = self._resumes.tape_page(topics, window)
+            if not page.messages:
+                await trio.lowlevel.checkpoint()  # there may be thousands of these
+            await self._give(page)
             self._offset = end
             return False
         owed = [
@@ -382,7 +382,7 @@ class CatchUp:
             for offset, message in self._tape.read(self._offset, topics)
             if self._is_wanted(message)
         ]
-        self._count(message for _, message in owed)
+        self._count(len(owed))
         for topic, given in self._given().items():
             self._tape.precede(topic, given)
         notice = in_band(Topic("", ""), notices.resumed(self._resumed, self.messages))
@@ -405,27 +405,27 @@ class CatchUp:
             if topic in self._progress
         )
         if is_whole and form.has_notices:
-            for chunk in page.chunks(form):
-                await self._write(chunk.messages, chunk)
+            for part, chunk in page.parts(form):
+                await self._write(part, chunk)
             return
         await self._give_wanted(page)
 
     async def _give_wanted(self, page: Page) -> None:
         wanted = [message for message in page.messages if self._is_wanted(message)]
         for part in cut(wanted):
-            await self._write(part, None)
+            await self._write(Part(part), None)
 
-    async def _write(self, messages: list[Message], chunk: Chunk | None) -> None:
-        who = self._who
-        if not self._topics():
-            return
-        self._written, self._writing = self._given(), messages
-        self._count(messages)
-        for message in messages:
-            self._advance(message)
-        chunk = self._chunk_of(messages) if chunk is None else chunk
-        who.take_past(chunk)
-        await who.wait_written()
+    async def _write(self, part: Part, chunk: Chunk | None) -> None:
+        """Give a part when it is our turn: a thousand at once take several turns of the loop."""
+        async with self._resumes.turns:
+            if not self._topics():
+                return
+            self._written, self._writing = self._given(), part.messages
+            self._count(part.count)
+            self._advance(part.last)
+            self._who.take_past(self._chunk_of(part.messages) if chunk is None else chunk)
+            await trio.lowlevel.checkpoint()  # the next ones come in the next turn
+        await self._who.wait_written()
         self._written, self._writing = self._given(), []
 
     def _chunk_of(self, messages: list[Message]) -> Chunk:
@@ -449,20 +449,19 @@ class CatchUp:
         number = message.sequence
         return number is None or progress.wants(number, message.received_us)
 
-    def _advance(self, message: Message) -> None:
-        """``message`` has been given."""
-        for topic in positions(message):
+    def _advance(self, last: Mapping[Topic, int]) -> None:
+        """All up to these sequences has been given."""
+        for topic, sequence in last.items():
             progress = self._progress.get(topic)
             if progress is not None:
-                progress.reached = max(progress.reached or 0, message.sequence or 0)
-                progress.given = max(progress.given or 0, message.sequence or 0)
+                progress.reached = max(progress.reached or 0, sequence)
+                progress.given = max(progress.given or 0, sequence)
 
     def _move(self, position: dict[Topic, int], message: Message) -> None:
         for topic in positions(message):
             if topic in self._progress:
                 position[topic] = message.sequence or 0
 
-    def _count(self, messages: Iterable[Message]) -> None:
-        count = sum(message.type != "notice" for message in messages)
+    def _count(self, count: int) -> None:
         self.messages += count
         self._resumes.replayed += count

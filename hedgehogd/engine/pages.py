@@ -14,34 +14,43 @@ from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.wire import WireForm
 
 
-class Page:
-    """Some messages that are not live, and their bytes, made once for all who get them whole.
+class Part:
+    """Some messages that are given at once.
 
     Attributes:
         messages: data and, in their places, notices about what is missing.
-        last: the newest sequence of each topic among them.
-        first: the oldest one.
+        count: how many of them are data.
+        first: the oldest sequence of each topic among them.
+        last: the newest one.
     """
 
     def __init__(self, messages: list[Message]) -> None:
         self.messages = messages
+        self.count = sum(message.type != "notice" for message in messages)
         self.first: dict[Topic, int] = {}
         self.last: dict[Topic, int] = {}
         for message in messages:
             for topic in positions(message):
                 self.first.setdefault(topic, message.sequence or 0)
                 self.last[topic] = message.sequence or 0
-        self._chunks: dict[WireForm, list[Chunk]] = {}
 
-    def chunks(self, form: WireForm) -> list[Chunk]:
-        """Return the whole page as bytes of ``form``, which states no positions."""
-        chunks = self._chunks.get(form)
-        if chunks is None:
-            chunks = self._chunks[form] = [
-                Chunk([form.data(message, "") for message in part], part, [])
+
+class Page(Part):
+    """What is read at once, and its bytes, made once for all who get it whole."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        super().__init__(messages)
+        self._parts: dict[WireForm, list[tuple[Part, Chunk]]] = {}
+
+    def parts(self, form: WireForm) -> list[tuple[Part, Chunk]]:
+        """Return the whole page in parts, with their bytes; ``form`` states no positions."""
+        parts = self._parts.get(form)
+        if parts is None:
+            parts = self._parts[form] = [
+                (Part(part), Chunk([form.data(message, "") for message in part], part, []))
                 for part in cut(self.messages)
             ]
-        return chunks
+        return parts
 
 
 def cut(messages: list[Message]) -> Iterable[list[Message]]:

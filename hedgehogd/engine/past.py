@@ -59,6 +59,8 @@ class PastPage(msgspec.Struct):
         end: the place up to which this page goes; the next one begins after it.
         is_last: nothing is kept behind it at this moment.
         is_sealed: it will never be other than it is.
+        written_to: up to when all that was received was kept as it was read, µs since the
+            epoch; or 0.
         shared: what ``resume`` makes of it for all who get it.
     """
 
@@ -67,6 +69,7 @@ class PastPage(msgspec.Struct):
     end: int
     is_last: bool
     is_sealed: bool
+    written_to: int = 0
     shared: Any = None
 
 
@@ -100,9 +103,6 @@ class Past(Protocol):
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
         """Return what follows on the place ``after``."""
-
-    async def written_to(self) -> int:
-        """Return up to when all that was received is kept, µs since the epoch; or 0."""
 
     async def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
         """Return the trades of ``first`` to ``last``, both included, that are kept, by id."""

@@ -29,6 +29,7 @@ class Resumes:
 
     Attributes:
         past: what is no longer on the tape; None where nothing is kept.
+        turns: who gives something now; as many as fit into one turn of the loop.
         others: other instances of the machine; None where there are none.
         resumed: how many have caught up since start.
         replayed: messages given to them.
@@ -41,6 +42,7 @@ class Resumes:
         self.resumed = 0
         self.replayed = 0
         self.expired = 0
+        self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
         self.tape = tape
         self.wall_us = wall_us
         self._begun: list[Catching] = []

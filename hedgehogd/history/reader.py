@@ -200,9 +200,12 @@ class Reader:
                 for topic, number in numbers.items()
                 for gap in self._gaps(topic, number, after, end)
             ]
+            # In here: with what is written later it would promise more than was read.
+            row = execute("SELECT value FROM setting WHERE name = ?", (WRITTEN_TO,)).fetchone()
+            written_to = int(row[0]) if row else 0
             is_last = not begun and len(messages) < limits.HISTORY_PAGE_MESSAGES_MAX
         gaps.sort(key=attrgetter("place"))
-        return PastPage(messages, gaps, end, is_last, is_sealed=bool(begun))
+        return PastPage(messages, gaps, end, is_last, bool(begun), written_to)
 
     def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
         """Return the trades of ``first`` to ``last``, both included, that are kept, by trade id.

@@ -35,6 +35,7 @@ class StoredPast:
         self._reader: Reader | None = None
         self._turn = trio.CapacityLimiter(1)
         self._paging = trio.Lock()
+        self._found: OrderedDict[tuple[Topic, int], tuple[int, int]] = OrderedDict()
         self._pages: OrderedDict[tuple[frozenset[Topic], int], PastPage] = OrderedDict()
 
     def keeps(self, topic: Topic) -> bool:
@@ -43,15 +44,22 @@ class StoredPast:
 
     async def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
         """See ``engine.past.Past``."""
-        return await self.read(lambda reader: reader.find(topic, sequence))
+        key = (topic, sequence)
+        found = self._found.get(key)
+        if found is None:
+            async with self._paging:
+                found = self._found.get(key)
+                if found is None:
+                    found = await self.read(lambda reader: reader.find(topic, sequence))
+                if found is not None and found[1] == sequence:  # where it is, it stays
+                    self._found[key] = found
+                    while len(self._found) > limits.HISTORY_PLACES_MAX:
+                        self._found.popitem(last=False)
+        return found
 
     async def first_place(self, topic: Topic) -> int | None:
         """See ``engine.past.Past``."""
         return await self.read(lambda reader: reader.first_place(topic))
-
-    async def written_to(self) -> int:
-        """See ``engine.past.Past``."""
-        return await self.read(Reader.written_to)
 
     async def snapshot_before(self, topic: Topic, place: int) -> int | None:
         """See ``engine.past.Past``."""
@@ -64,16 +72,18 @@ class StoredPast:
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
         """See ``engine.past.Past``."""
         key = (frozenset(topics), after)
-        async with self._paging:  # who waits here finds what the one before has read
-            page = self._pages.get(key)
-            if page is None:
-                page = await self.read(lambda reader: reader.page(key[0], after))
+        page = self._pages.get(key)
+        if page is None:
+            async with self._paging:  # who waits here finds what the one before has read
+                page = self._pages.get(key)
+                if page is None:
+                    page = await self.read(lambda reader: reader.page(key[0], after))
                 if page.is_sealed:
                     self._pages[key] = page
-            else:
-                self._pages.move_to_end(key)
-            while len(self._pages) > limits.HISTORY_PAGES_MAX:
-                self._pages.popitem(last=False)
+                    while len(self._pages) > limits.HISTORY_PAGES_MAX:
+                        self._pages.popitem(last=False)
+        else:
+            self._pages.move_to_end(key)
         return page
 
     async def read(self, ask: Callable[[Reader], Result]) -> Result:

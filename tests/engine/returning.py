@@ -79,12 +79,8 @@ class Memory:
         part = kept[: self.page_max]
         end = part[-1].received_us if part else after
         gaps = [gap for gap in self.gaps if after < gap.place <= end and gap.topic in topics]
-        return PastPage(part, gaps, end, len(part) == len(kept), is_sealed=False)
-
-    async def written_to(self):
-        await trio.lowlevel.checkpoint()
-        self._visible()
-        return self.stopped_us or wall_us() - int(self.lag_s * 1e6)
+        written_to = self.stopped_us or wall_us() - int(self.lag_s * 1e6)
+        return PastPage(part, gaps, end, len(part) == len(kept), False, written_to)
 
 
 MATCH, TICK, ALL = (channel.topic(BTC) for channel in (MATCHES, TICKER, FULL))

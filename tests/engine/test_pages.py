@@ -32,9 +32,11 @@ def test_bytes_are_made_once_for_each_form():
     """A thousand get them."""
     page = Page([trade(5), in_band(MATCH, b"{}"), trade(7)])
 
-    assert page.chunks(WEBSOCKET) is page.chunks(WEBSOCKET)
-    assert page.chunks(SSE[False])[0].data.count(b"event: hedgehogd") == 1
-    assert (page.first, page.last) == ({MATCH: 5}, {MATCH: 7})
+    assert page.parts(WEBSOCKET) is page.parts(WEBSOCKET)
+    [(part, chunk)] = page.parts(SSE[False])
+    assert chunk.data.count(b"event: hedgehogd") == 1
+    assert (page.first, page.last) == (part.first, part.last) == ({MATCH: 5}, {MATCH: 7})
+    assert (part.count, part.messages) == (2, page.messages)
 
 
 def test_gaps_stand_where_they_are_and_seams_are_not_told():

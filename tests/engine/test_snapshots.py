@@ -401,6 +401,17 @@ async def test_a_frozen_book_that_nobody_came_for_is_not_kept(plumbing, autojump
     assert plumbing.pipe.snapshots._frozen == {}
 
 
+async def test_books_that_nobody_gathers_are_not_frozen(plumbing):
+    """Who waits for ``level2`` is given any place; of what is not there nothing can be kept."""
+    plumbing.join("level2_batch", "level2", pairs=["ETH-USD"])
+    plumbing.join("level2")
+    await plumbing.publish(a_snapshot())
+    plumbing.join("level2")
+    await plumbing.broker.publish([Delivery([], ends_window=True)])
+
+    assert plumbing.pipe.snapshots._frozen == {}
+
+
 # --- the world ---
 
 PRODUCTS = (BTC, "ETH-USD")

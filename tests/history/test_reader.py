@@ -105,7 +105,7 @@ def test_a_page_of_open_messages_is_full_or_the_last(store, monkeypatch):
     assert [(m.topic, m.trade_id) for m in second.messages] == [(MATCHES, 2), (ETH, 2)]
     assert not second.is_last
     assert store.reader.page([MATCHES, ETH], second.end) == PastPage(
-        [], [], second.end, is_last=True, is_sealed=False
+        [], [], second.end, is_last=True, is_sealed=False, written_to=NOW
     )
 
 

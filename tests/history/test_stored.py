@@ -39,7 +39,6 @@ async def test_it_answers_what_the_reader_does(past, store):
     assert [past.keeps(MATCHES), past.keeps(TICKER)] == [True, False]
     assert await past.find(MATCHES, 15) == (NOW + 1, 10)
     assert await past.first_place(MATCHES) == NOW + 1
-    assert await past.written_to() == NOW + 9
     assert [m.trade_id for m in (await past.page([MATCHES], NOW + 1)).messages] == [2]
 
 
@@ -100,7 +99,6 @@ async def test_what_cannot_be_read_is_unavailable_until_it_can(past, store):
     ask = (
         lambda: past.find(MATCHES, 1),
         lambda: past.first_place(MATCHES),
-        past.written_to,
         lambda: past.page([MATCHES], 0),
     )
     for each in ask:

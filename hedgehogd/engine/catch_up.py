@@ -228,9 +228,9 @@ class CatchUp:
         margin_us = int(limits.RESUME_MARGIN_S * _US)
         if known is None:
             flows_us = self._tape.flows_since(topic.product_id)
-            if flows_us is not None and written_to > max(flows_us, self._began_us) + margin_us:
-                # All up to there was stored, and what came later would be here.
-                progress.quiet_us = max(flows_us, self._began_us)
+            if flows_us is not None and written_to > flows_us + margin_us:
+                # All up to there was stored and given, and what came later would be here.
+                progress.quiet_us = flows_us - 1
         elif written_to > known.received_us + margin_us and not progress.is_cut:
             # All up to there was stored, so nothing lies between it and the tape.
             self._reach(progress, known)

@@ -119,9 +119,11 @@ class _Book:
     def __init__(self, name):
         self.name = name
         self.sides = None
+        self.odd = set()  # levels whose size could not be read, until the next snapshot
 
     def snapshot(self, value):
         self.sides = {"buy": {}, "sell": {}}
+        self.odd.clear()
         for side, rows in (("buy", value["bids"]), ("sell", value["asks"])):
             for price, size in rows:
                 self._set(side, price, size)
@@ -133,8 +135,9 @@ class _Book:
             try:
                 key, amount = Decimal(price), Decimal(size)
             except InvalidOperation:
+                self.odd.add((side, price))  # whether it has this level nobody can say
                 continue
-            if not amount and key not in self.sides[side]:
+            if not amount and key not in self.sides[side] and (side, price) not in self.odd:
                 raise Wrong(f"{self.name}: a removal of {side} {price}, which it does not have")
             self._set(side, price, size)
 

@@ -7,7 +7,7 @@ cohort. No checkpoint lies between, so nothing can slip between (DESIGN §5).
 
 A book's new subscriber stands aside until it can be given a snapshot, the exchange's own or
 one made from our book (``snapshots``), and who comes back with a position until it has been
-given what is behind it (``resume``). What it sees is whole.
+given what is behind it (``catch_up``). What it sees is whole.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """Writing to the store: rows first, sealed into blocks; what is missing is written down.
 
-Not for the loop: every method but ``__init__`` may wait for the disk. One writer at a time
+Not for the loop: every method waits for the disk, and so does opening. One writer at a time
 (``lock``), one call at a time.
 """
 

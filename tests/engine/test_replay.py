@@ -15,7 +15,7 @@ from hedgehogd.engine.past import PastGap
 from hedgehogd.engine.session import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command, Pace
 from hedgehogd.protocol.wire import SSE
-from tests.engine.returning import BTC, EPOCH_US, MATCH, TICK, Memory, Returner, data, told, wall_us
+from tests.engine.returning import BTC, EPOCH_US, MATCH, TICK, Memory, Returner, data, told
 from tests.fakes import make_message
 
 BOOK, BEAT = LEVEL2.topic(BTC), HEARTBEAT.topic(BTC)
@@ -281,9 +281,3 @@ def test_only_what_is_kept_can_be_replayed():
         with pytest.raises(SubscriberError) as caught:
             instance.check_replay(command)
         assert (caught.value.code, caught.value.status) == (code, 404)
-
-
-async def test_the_clock_of_these_tests_is_the_pasts(stage, autojump_clock):
-    await trio.sleep(20)
-
-    assert wall_us() == EPOCH_US + 20 * S

@@ -303,7 +303,7 @@ class CatchUp:
         known = self._tape.known_from(message.topic)
         if known is None:
             return False
-        return (message.sequence or 0) > known.sequence - (not known.has_left)
+        return (message.sequence or 0) > known.before
 
     async def _fetch_quiet(self, topics: list[Topic]) -> bool:
         """Take what others have of topics that have not spoken here; say whether that is all.
@@ -352,8 +352,8 @@ class CatchUp:
 
     def _reach(self, progress: Progress, known: Known) -> None:
         """The tape is next: its record begins at ``known``."""
-        at = known.sequence - (not known.has_left)
-        progress.reached = at if progress.reached is None else max(progress.reached, at)
+        reached = progress.reached
+        progress.reached = known.before if reached is None else max(reached, known.before)
         progress.is_cut = False
 
     async def _tell_gap(self, topic: Topic, first: int | None, last: int | None) -> None:

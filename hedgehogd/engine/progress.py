@@ -40,4 +40,4 @@ class Progress:
             return True
         if self.reached is None:
             return self.after_us >= known.received_us
-        return self.reached >= known.sequence - (not known.has_left)
+        return self.reached >= known.before

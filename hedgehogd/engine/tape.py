@@ -57,6 +57,11 @@ class Known(NamedTuple):
     received_us: int
     has_left: bool = False
 
+    @property
+    def before(self) -> int:
+        """The sequence behind which nothing is missing: all that follows on it is on the tape."""
+        return self.sequence - (not self.has_left)
+
 
 class Tape:
     """Recent messages, bounded in the memory that they take.

@@ -288,6 +288,10 @@ RESUME_LOOK_S = 0.1
 RESUME_ASK_S = 5.0
 # They are busy then themselves: what they remember is a page or two, and somebody waits for it.
 RESUME_FETCH_S = 5.0
+# For so many streams they are asked at a time; more would only make them all too slow.
+RESUMES_ASKING_MAX = 4
+# What nobody had is not asked for again within this time.
+RESUME_NOWHERE_S = 10.0
 # What is taken from one of them for one stream, at most.
 RESUME_FETCH_MESSAGES_MAX = 50_000
 # How long is waited for another instance to write what is missing: a hung one is killed by

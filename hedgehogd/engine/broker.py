@@ -153,6 +153,7 @@ class Broker:
     async def _tell(self, notices: Sequence[TopicNotice]) -> None:
         for notice in notices:
             self._pipe.standing.note(notice)
+            self._pipe.tape.note(notice)
             audience = notice.audience
             if audience is None:
                 tell = [session.notify for session in self._sessions]

@@ -12,7 +12,6 @@ ahead of this instance's feed; it is waited for.
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Protocol
 
 import structlog
 import trio
@@ -20,57 +19,23 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import FULL, MATCHES, Topic
 from hedgehogd.domain.message import Message
-from hedgehogd.domain.position import Start, to_text
-from hedgehogd.engine.member import Chunk
-from hedgehogd.engine.pages import Page, Part, cut, in_band, with_gaps
+from hedgehogd.domain.position import Start
+from hedgehogd.engine.giving import Giving, Returning
+from hedgehogd.engine.in_band import InBand, in_band
+from hedgehogd.engine.pages import Page, with_gaps, with_holes
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.engine.progress import Progress
 from hedgehogd.engine.resume import Resumes
-from hedgehogd.engine.tape import Known, positions
+from hedgehogd.engine.tape import Known
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.wire import WireForm
 
 log = structlog.get_logger("resume")
 
 _US = 1_000_000
 
 
-class Returning(Protocol):
-    """Someone who comes back: a session.
-
-    Attributes:
-        form: how messages look on its stream.
-        is_closed: it is gone.
-    """
-
-    form: WireForm
-    is_closed: bool
-
-    def resumes(self, topic: Topic, catch_up: "CatchUp") -> bool:
-        """Say whether it waits for ``catch_up`` to bring ``topic``."""
-
-    def take_past(self, chunk: Chunk) -> None:
-        """Take what is not live."""
-
-    def stand_in(self, catch_up: "CatchUp", owed: list[tuple[int, Message]], end: Message) -> None:
-        """Be live from now on, behind what is ``owed``, by offset; then comes ``end``."""
-
-    def expire(self) -> None:
-        """End: what it asked for is gone, and it wants all or nothing."""
-
-    def fail(self) -> None:
-        """End: a bug of ours was met."""
-
-    async def wait_written(self) -> None:
-        """Return when nothing waits to be written to it, or it is gone."""
-
-
-class CatchUp:
-    """One stream's way from where it was to the present.
-
-    Attributes:
-        messages: how many it has been given.
-    """
+class CatchUp(Giving):
+    """One stream's way from where it was to the present."""
 
     def __init__(
         self,
@@ -81,37 +46,23 @@ class CatchUp:
         is_strict: bool = False,
         is_alone: bool = False,
     ) -> None:
-        self.messages = 0
-        self._resumes = resumes
+        super().__init__(resumes, who, starts, is_strict=is_strict)
         self._tape = resumes.tape
-        self._who = who
-        self._is_strict = is_strict
-        self._others = None if is_alone else resumes.others
+        self._is_alone = is_alone
         self._asked: set[Topic] = set()  # of which others have been asked, once
         self._began_us = resumes.wall_us()
         self._resumed = frozenset(starts)
-        self._progress = {topic: Progress(start) for topic, start in starts.items()}
         self._cursor = 0  # the place in the past up to which all has been given
+        self._told_us = 0  # the same, up to which nobody has what is missing
         self._kept: set[Topic] = set()  # topics to be read from the past
         self._is_located = False
         self._offset = 0  # the same on the tape
-        self._written = self._given()  # the position before what is being written
-        self._writing: list[Message] = []
+        self._past_tape_at: float | None = None  # since when more is given than has come here
 
     def join(self, topics: Iterable[Topic]) -> None:
         """``topics`` are new, and become live together with those that are resumed."""
         start = Start(after_us=self._resumes.wall_us(), is_new=True)
         self._progress.update((topic, Progress(start)) for topic in topics)
-
-    def position(self, waiting: Iterable[Message]) -> dict[Topic, int]:
-        """Return the position of who still has to be sent ``waiting``."""
-        still = {id(message) for message in waiting}
-        position = dict(self._written)
-        for message in self._writing:
-            if id(message) in still:
-                break
-            self._move(position, message)
-        return position
 
     async def run(self) -> None:
         """Catch up; a bug while doing so ends this stream alone."""
@@ -131,27 +82,19 @@ class CatchUp:
                 self._resumes.resumed += 1
                 return
 
-    def _topics(self) -> frozenset[Topic]:
-        """Return the topics that are still wanted; none when the stream is gone."""
-        who = self._who
-        if who.is_closed:
-            return frozenset()
-        return frozenset(topic for topic in self._progress if who.resumes(topic, self))
-
     def _behind(self) -> list[Topic]:
         """Return the topics of which something is missing on the tape."""
         return [
             topic
             for topic in sorted(self._topics())
-            if not self._progress[topic].is_covered(self._tape.known_from(topic))
+            if not self._progress[topic].is_covered(self._record_of(topic))
         ]
 
-    def _given(self) -> dict[Topic, int]:
-        return {
-            topic: progress.given
-            for topic, progress in self._progress.items()
-            if progress.given is not None
-        }
+    def _record_of(self, topic: Topic) -> Known | None:
+        """Return where what is to be taken from the tape begins."""
+        if self._progress[topic].is_given_up:
+            return self._tape.held_from(topic)
+        return self._tape.known_from(topic)
 
     async def _wait_for_the_feed(self) -> None:
         """Wait while a position is ahead of what has come; this instance is a little late."""
@@ -203,9 +146,14 @@ class CatchUp:
         if page is None or lost:
             await self._ask_others(lost or behind)
             return
-        if page.shared is None:
-            page.shared = Page(with_gaps(page))
-        await self._give(page.shared)
+        shared = _shared(page)
+        if self._is_cut(shared) and await self._fill(behind):
+            return
+        for hole in shared.holes:
+            if hole.received_us > self._told_us and self._lacks(hole):
+                await self._meet(hole, shared)
+                return
+        await self._give(shared)
         self._cursor = page.end
         if not page.is_last:
             return
@@ -218,9 +166,29 @@ class CatchUp:
         if waited_s > limits.RESUME_PATIENCE_S:
             await self._ask_others(behind)
         elif waited_s > limits.RESUME_ASK_S and not self._asked.issuperset(behind):
-            await self._ask_others(behind, is_last=False)
+            await self._fill(behind)
         else:
             await trio.sleep(limits.RESUME_LOOK_S)  # what is missing is about to be written
+
+    def _is_cut(self, page: Page) -> bool:
+        """Say whether what precedes the first of a topic in ``page`` was removed, or never kept."""
+        return any(
+            self._progress[topic].is_cut_before(first)
+            for topic, first in page.first.items()
+            if topic in self._progress
+        )
+
+    async def _meet(self, hole: InBand, page: Page) -> None:
+        """Something that is wanted was never stored: the tape may have it, or others.
+
+        Else it is told when the rest of the page is given.
+        """
+        before = next(n for n, message in enumerate(page.messages) if message is hole)
+        await self._give(Page(page.messages[:before]))
+        self._cursor = hole.received_us - 1
+        behind = self._behind()
+        if behind and not await self._fill(behind, hole):
+            self._told_us = hole.received_us
 
     def _join_tape(self, topic: Topic, written_to: int) -> None:
         """All that is stored has been given: see whether the tape goes on from there."""
@@ -248,6 +216,8 @@ class CatchUp:
                 continue
             if progress.reached is not None:
                 found = await self._find(topic, progress.reached)
+                if found is None and topic.channel == MATCHES.topic_channel:
+                    found = await self._find(FULL.topic(topic.product_id), progress.reached)
                 if found is not None:
                     places.append(found[0])
                     continue
@@ -269,35 +239,56 @@ class CatchUp:
             topic.channel == MATCHES.topic_channel and full in self._kept
         )
 
-    async def _ask_others(self, topics: list[Topic], *, is_last: bool = True) -> None:
-        """Take from other instances what nobody here has; if they lack it too, give it up.
+    async def _ask_others(self, topics: list[Topic]) -> None:
+        """Take from other instances what nobody here has; if they lack it too, give it up."""
+        self._asked.clear()  # those who lacked it may have been starting
+        records = self._records(topics)
+        await self._fill(topics)
+        behind, now = self._behind(), self._records(topics)
+        # Of what began, or broke off, meanwhile nobody was asked.
+        await self._give_up([t for t in topics if t in behind and records[t] == now[t]])
 
-        Not before ``is_last``: it may yet be written.
-        """
-        found = await self._fetch(topics, again=is_last)
-        missing = [t for t in topics if found is None or self._tape.known_from(t) is None]
-        await self._give(Page(found or []))
-        for topic in topics:
-            known = self._tape.known_from(topic)
-            if topic not in missing and known is not None:
+    async def _fill(self, topics: list[Topic], hole: InBand | None = None) -> bool:
+        """Take from other instances what they have of ``topics``; say whether that was all."""
+        records = self._records(topics)
+        found = await self._fetch(topics, hole)
+        if found is None:
+            return False
+        await self._give(Page(found))
+        for topic, known in self._records(topics).items():
+            if known is not None and known == records[topic]:
                 self._reach(self._progress[topic], known)
-        if missing and is_last:
-            await self._give_up(missing)
+        return not self._behind()
 
-    async def _fetch(self, topics: list[Topic], *, again: bool = False) -> list[Message] | None:
+    def _records(self, topics: Iterable[Topic]) -> dict[Topic, Known | None]:
+        return {topic: self._tape.known_from(topic) for topic in topics}
+
+    async def _wait_for_others(self, records: Iterable[Known | None]) -> None:
+        """Wait until others have all that came before our records, although they are later."""
+        newest_us = max((known.received_us for known in records if known is not None), default=0)
+        passed_s = (self._resumes.wall_us() - newest_us) / _US
+        rest_s = limits.RESUME_MARGIN_S - passed_s
+        await trio.sleep(max(0.0, min(rest_s, limits.RESUME_MARGIN_S)))  # clocks may step back
+
+    async def _fetch(self, topics: list[Topic], hole: InBand | None = None) -> list[Message] | None:
         """Return what others have of ``topics`` and is not on the tape; None when they lack some.
 
-        Of each topic they are asked once, and ``again`` before it is given up: those who lacked
-        it may have been starting.
+        Of each topic, and of each ``hole`` in what is stored, they are asked once.
         """
-        were_asked = not again and self._asked.intersection(topics)
+        were_asked = hole is None and self._asked.intersection(topics)
         self._asked.update(topics)
         after = {topic: self._progress[topic].reached for topic in topics}
         known = {topic: number for topic, number in after.items() if number is not None}
-        if self._others is None or were_asked or len(known) < len(topics):
+        others = None if self._is_alone else self._resumes.others
+        if others is None or were_asked or len(known) < len(topics):
             return None
-        found = await self._others.fetch(known)
-        return None if found is None else [each for each in found if not self._is_on_tape(each)]
+        await self._wait_for_others(self._records(topics).values())
+        found = await self._resumes.ask(others, known, hole)
+        if found is None:
+            return None
+        for topic in topics:
+            self._progress[topic].is_cut = False
+        return [each for each in found if not self._is_on_tape(each)]
 
     def _is_on_tape(self, message: Message) -> bool:
         known = self._tape.known_from(message.topic)
@@ -341,8 +332,11 @@ class CatchUp:
     async def _give_up(self, topics: list[Topic]) -> None:
         """Nobody has what is between these positions and the tape: say so, and go on there."""
         for topic in topics:
-            progress, known = self._progress[topic], self._tape.known_from(topic)
+            progress, known = self._progress[topic], self._tape.held_from(topic)
             first = None if progress.reached is None else progress.reached + 1
+            progress.is_given_up = True
+            if progress.is_covered(known):
+                continue  # what is missing lies between what is here, and is told in its place
             if known is None:
                 await self._tell_gap(topic, first, None)
                 self._progress[topic] = Progress(Start(after_us=self._began_us, is_new=True))
@@ -355,14 +349,6 @@ class CatchUp:
         reached = progress.reached
         progress.reached = known.before if reached is None else max(reached, known.before)
         progress.is_cut = False
-
-    async def _tell_gap(self, topic: Topic, first: int | None, last: int | None) -> None:
-        """Say that a topic lacks something here; or end, for who wants all or nothing."""
-        self._resumes.expired += 1
-        if self._is_strict or not self._who.form.has_notices:
-            self._who.expire()
-            return
-        await self._give(Page([in_band(topic, notices.lost(topic, first, last))]))
 
     async def _read_tape(self) -> bool:
         """Give the next window of the tape, or all that is left; say whether that was all."""
@@ -377,91 +363,54 @@ class CatchUp:
             await self._give(page)
             self._offset = end
             return False
-        owed = [
-            (offset, message)
-            for offset, message in self._tape.read(self._offset, topics)
-            if self._is_wanted(message)
-        ]
-        self._count(len(owed))
+        if self._is_past_tape(topics):
+            await self._follow_past()
+            return False
+        placed = with_holes(
+            self._tape.read(self._offset, topics), self._tape.holes(self._offset, topics)
+        )
+        holes = [each for _, each in placed if isinstance(each, InBand) and self._lacks(each)]
+        if holes and self._is_strict:
+            await self._give(Page([message for _, message in placed]))
+            return False
+        self._note_lacking(hole.topic for hole in holes)
+        owed = [(offset, message) for offset, message in placed if self._is_wanted(message)]
+        self._count(len(owed) - len(holes))
         for topic, given in self._given().items():
             self._tape.precede(topic, given)
         notice = in_band(Topic("", ""), notices.resumed(self._resumed, self.messages))
         self._who.stand_in(self, owed, notice)
         return True
 
-    async def _give(self, page: Page) -> None:
-        """Write a page to the stream, as far as it is wanted, in parts that it keeps up with."""
-        for topic, first in page.first.items():
-            progress = self._progress.get(topic)
-            if progress is not None and progress.is_cut:
-                progress.is_cut = False
-                reached = progress.reached
-                if reached is None or first > reached + 1:
-                    await self._tell_gap(topic, None if reached is None else reached + 1, first - 1)
-        form = self._who.form
-        is_whole = not form.states_position and all(
-            self._progress[topic].wants(first, 0) and self._progress[topic].reached is not None
-            for topic, first in page.first.items()
-            if topic in self._progress
-        )
-        if is_whole and form.has_notices:
-            for part, chunk in page.parts(form):
-                await self._write(part, chunk)
-            return
-        await self._give_wanted(page)
+    def _is_past_tape(self, topics: Iterable[Topic]) -> bool:
+        """Say whether more was given than has come here, and may still come."""
+        for topic in topics:
+            reached, last = self._progress[topic].reached, self._tape.last_sequence(topic)
+            if reached is not None and last is not None and last < reached:
+                break
+        else:
+            self._past_tape_at = None
+            return False
+        now = trio.current_time()
+        if self._past_tape_at is None:
+            self._past_tape_at = now
+        return now < self._past_tape_at + limits.RESUME_PATIENCE_S
 
-    async def _give_wanted(self, page: Page) -> None:
-        wanted = [message for message in page.messages if self._is_wanted(message)]
-        for part in cut(wanted):
-            await self._write(Part(part), None)
+    async def _follow_past(self) -> None:
+        """Our feed is late, or stopped: go on with what others write until it is there."""
+        if not self._is_located:
+            await self._locate()
+        page = await self._read()
+        if page is not None:
+            await self._give(_shared(page))
+            self._cursor = page.end
+        if page is None or page.is_last:
+            await trio.sleep(limits.RESUME_LOOK_S)
 
-    async def _write(self, part: Part, chunk: Chunk | None) -> None:
-        """Give a part when it is our turn: a thousand at once take several turns of the loop."""
-        async with self._resumes.turns:
-            if not self._topics():
-                return
-            self._written, self._writing = self._given(), part.messages
-            self._count(part.count)
-            self._advance(part.last)
-            self._who.take_past(self._chunk_of(part.messages) if chunk is None else chunk)
-            await trio.lowlevel.checkpoint()  # the next ones come in the next turn
-        await self._who.wait_written()
-        self._written, self._writing = self._given(), []
 
-    def _chunk_of(self, messages: list[Message]) -> Chunk:
-        """Return ``messages`` in the stream's form, with positions where it states them."""
-        form = self._who.form
-        if not form.states_position:
-            return Chunk([form.data(message, "") for message in messages], messages, [])
-        position, pieces = dict(self._written), []
-        every = len(self._progress) <= limits.SSE_ID_TOPICS_MAX
-        for index, message in enumerate(messages, 1):
-            self._move(position, message)
-            states = every or index == len(messages)
-            pieces.append(form.data(message, to_text(position) if states else ""))
-        return Chunk(pieces, messages, [])
-
-    def _is_wanted(self, message: Message) -> bool:
-        if message.type == "notice":
-            return self._who.form.has_notices
-        is_own = message.topic in self._progress
-        progress = self._progress[message.topic if is_own else message.also or message.topic]
-        number = message.sequence
-        return number is None or progress.wants(number, message.received_us)
-
-    def _advance(self, last: Mapping[Topic, int]) -> None:
-        """All up to these sequences has been given."""
-        for topic, sequence in last.items():
-            progress = self._progress.get(topic)
-            if progress is not None:
-                progress.reached = max(progress.reached or 0, sequence)
-                progress.given = max(progress.given or 0, sequence)
-
-    def _move(self, position: dict[Topic, int], message: Message) -> None:
-        for topic in positions(message):
-            if topic in self._progress:
-                position[topic] = message.sequence or 0
-
-    def _count(self, count: int) -> None:
-        self.messages += count
-        self._resumes.replayed += count
+def _shared(page: PastPage) -> Page:
+    """Return what all get who are given ``page``."""
+    shared: Page | None = page.shared
+    if shared is None:
+        shared = page.shared = Page(with_gaps(page))
+    return shared

@@ -1,15 +1,16 @@
 """Pages: messages that are not live, on their way to who comes back; their bytes are shared."""
 
 from collections.abc import Iterable
+from operator import itemgetter
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.in_band import InBand, in_band
 from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.past import PastGap, PastPage
 from hedgehogd.engine.tape import positions
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.wire import WireForm
 
@@ -19,14 +20,16 @@ class Part:
 
     Attributes:
         messages: data and, in their places, notices about what is missing.
-        count: how many of them are data.
+        holes: these notices.
+        count: how many of the messages are data.
         first: the oldest sequence of each topic among them.
         last: the newest one.
     """
 
     def __init__(self, messages: list[Message]) -> None:
         self.messages = messages
-        self.count = sum(message.type != "notice" for message in messages)
+        self.holes = [message for message in messages if isinstance(message, InBand)]
+        self.count = len(messages) - len(self.holes)
         self.first: dict[Topic, int] = {}
         self.last: dict[Topic, int] = {}
         for message in messages:
@@ -67,11 +70,13 @@ def cut(messages: list[Message]) -> Iterable[list[Message]]:
         yield part
 
 
-def in_band(topic: Topic, payload: bytes) -> Message:
-    """Return a notice that keeps its place among the data."""
-    message = Message(topic, "notice", encode_text(payload), payload)
-    message.event = b"event: hedgehogd\ndata: " + payload + b"\n"
-    return message
+def with_holes(
+    placed: list[tuple[int, Message]], holes: Iterable[tuple[int, InBand]]
+) -> list[tuple[int, Message]]:
+    """Return messages, and before those that follow on them the ``holes``, by their places."""
+    both = [*holes, *placed]
+    both.sort(key=itemgetter(0))  # the order of those that stand at one place is kept
+    return both
 
 
 def with_gaps(page: PastPage) -> list[Message]:
@@ -79,10 +84,23 @@ def with_gaps(page: PastPage) -> list[Message]:
     if not page.gaps:
         return page.messages
     placed = [(message.received_us, message) for message in page.messages]
-    placed += [(gap.place, _gap_notice(gap)) for gap in page.gaps if gap.first is not None]
-    placed.sort(key=lambda each: each[0])
-    return [message for _, message in placed]
+    holes = [
+        (gap.place, in_band(gap.topic, _told(gap), _up_to(gap, page.messages), gap.place))
+        for gap in page.gaps
+        if gap.first is not None
+    ]
+    return [message for _, message in with_holes(placed, holes)]
 
 
-def _gap_notice(gap: PastGap) -> Message:
-    return in_band(gap.topic, notices.gap(gap.topic, Gap(gap.first or 0, gap.last or 0)))
+def _told(gap: PastGap) -> bytes:
+    return notices.gap(gap.topic, Gap(gap.first or 0, gap.last or 0))
+
+
+def _up_to(gap: PastGap, messages: Iterable[Message]) -> int | None:
+    """Return the last sequence of what is missing."""
+    if gap.topic.channel != MATCHES.topic_channel:
+        return gap.last
+    for message in messages:  # what is missing has trade ids alone; what follows has both
+        if message.topic == gap.topic and message.received_us >= gap.place:
+            return (message.sequence or 0) - 1
+    return None

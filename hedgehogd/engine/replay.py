@@ -16,8 +16,9 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
-from hedgehogd.engine.catch_up import CatchUp, Returning
-from hedgehogd.engine.pages import Page, with_gaps
+from hedgehogd.engine.catch_up import CatchUp
+from hedgehogd.engine.giving import Returning
+from hedgehogd.engine.pages import with_gaps
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.engine.resume import Resumes
 from hedgehogd.protocol.commands import Pace
@@ -119,7 +120,7 @@ class Replay(CatchUp):
 
     async def _give_all(self, messages: list[Message]) -> None:
         if messages:
-            await self._give_wanted(Page(messages))
+            await self._give_wanted(messages)
 
     def _of_known_books(self, messages: list[Message]) -> list[Message]:
         """Return ``messages`` without changes to books that are not known yet."""

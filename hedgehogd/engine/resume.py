@@ -4,15 +4,18 @@ A topic that is resumed stands aside until its subscriber has caught up (``catch
 are shared: who comes back to the same topics gets the same bytes, wherever it began.
 """
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.engine.pages import Page
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.in_band import InBand
+from hedgehogd.engine.pages import Page, with_holes
 from hedgehogd.engine.past import Others, Past
 from hedgehogd.engine.tape import Tape
 
@@ -33,7 +36,7 @@ class Resumes:
         others: other instances of the machine; None where there are none.
         resumed: how many have caught up since start.
         replayed: messages given to them.
-        expired: topics of which part was gone.
+        expired: how often they were told, or ended, because something was gone.
     """
 
     def __init__(self, tape: Tape, wall_us: Callable[[], int]) -> None:
@@ -42,6 +45,8 @@ class Resumes:
         self.resumed = 0
         self.replayed = 0
         self.expired = 0
+        self._asking = trio.CapacityLimiter(limits.RESUMES_ASKING_MAX)
+        self._nowhere: dict[tuple[Topic, int], float] = {}  # holes, and when nobody had them
         self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
         self.tape = tape
         self.wall_us = wall_us
@@ -64,12 +69,35 @@ class Resumes:
                 for catch_up in begun:
                     nursery.start_soon(catch_up.run)
 
+    async def ask(
+        self, others: Others, after: Mapping[Topic, int], hole: InBand | None
+    ) -> list[Message] | None:
+        """Return what ``others`` have behind these positions; None when nobody has all of it.
+
+        A few are asked for at a time. That nobody has what is missing in a ``hole`` is
+        remembered for a while: those who come back together meet the same.
+        """
+        key = None if hole is None else (hole.topic, hole.received_us)
+        async with self._asking:
+            since = -math.inf if key is None else self._nowhere.get(key, -math.inf)
+            if trio.current_time() < since + limits.RESUME_NOWHERE_S:
+                return None
+            found = await others.fetch(after)
+        if found is None and key is not None:
+            if len(self._nowhere) >= limits.RESUME_PAGES_MAX:
+                self._nowhere.clear()
+            self._nowhere[key] = trio.current_time()
+        return found
+
     def tape_page(self, topics: frozenset[Topic], window: int) -> Page:
         """Return what stands on the tape in one window of it, which is full."""
         page = self._pages.get((topics, window))
         if page is None:
             width = limits.RESUME_WINDOW_MESSAGES_MAX
-            page = Page(self.tape.part(window * width, width, topics))
+            after = window * width
+            holes = self.tape.holes(after, topics, after + width)
+            placed = with_holes(self.tape.part(after, width, topics), holes)
+            page = Page([message for _, message in placed])
             self._pages[topics, window] = page
             if len(self._pages) > limits.RESUME_PAGES_MAX:
                 self._pages.popitem(last=False)

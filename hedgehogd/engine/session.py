@@ -24,6 +24,7 @@ from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.books import Books
 from hedgehogd.engine.catch_up import CatchUp
 from hedgehogd.engine.demand import Demand
+from hedgehogd.engine.giving import Giving
 from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
@@ -110,6 +111,7 @@ class Session:
 
     __slots__ = (
         "_awaiting",
+        "_came_with",
         "_catching_up",
         "_member",
         "_pipe",
@@ -142,6 +144,7 @@ class Session:
         self._topics: frozenset[Topic] = frozenset()
         self._awaiting: frozenset[Topic] = frozenset()
         self._catching_up: dict[Topic, CatchUp] = {}
+        self._came_with: dict[Topic, int] = {}  # the position of who had caught up
 
     def apply(self, command: Command) -> list[str]:
         """Carry out ``command``; the subscriber gets new topics from this moment on.
@@ -182,7 +185,7 @@ class Session:
         """The subscriber can take more: wait for fresh snapshots."""
         self._pipe.snapshots.wait(self, self._awaiting)
 
-    def resumes(self, topic: Topic, catch_up: CatchUp) -> bool:
+    def resumes(self, topic: Topic, catch_up: Giving) -> bool:
         """Say whether this session waits for ``catch_up`` to bring ``topic``."""
         return self._catching_up.get(topic) is catch_up
 
@@ -194,14 +197,23 @@ class Session:
         """Return when nothing waits to be sent, or never will be."""
         await self._member.wait_written()
 
-    def stand_in(self, catch_up: CatchUp, owed: list[tuple[int, Message]], end: Message) -> None:
+    def stand_in(self, catch_up: Giving, owed: list[tuple[int, Message]], end: Message) -> None:
         """Be live again, behind what is ``owed``, by offset; then tell the ``end`` of it."""
+        topics = [topic for topic, each in self._catching_up.items() if each is catch_up]
+        self._came_with |= catch_up.position(())
         self._catching_up = {t: c for t, c in self._catching_up.items() if c is not catch_up}
         self._stand()
         if owed and not self.is_closed:
             offsets, messages = zip(*owed, strict=True)
             self._pipe.hub.give(self._member, list(messages), list(offsets))
-        if self.form.has_notices and not self.is_closed:
+        if not self.form.has_notices:
+            return
+        for notice in (*self._pipe.standing.of(topics), *self._pipe.tape.doubts(topics)):
+            self.notify(notice)
+        self._tell_backfilled(
+            t.product_id for t in catch_up.lacking if t.channel == MATCHES.topic_channel
+        )
+        if not self.is_closed:
             self._pipe.hub.give(self._member, [end], [self._pipe.tape.end + 1])
 
     def go_live(self, replay: CatchUp, starts: Mapping[Topic, Start]) -> None:
@@ -262,7 +274,13 @@ class Session:
 
     def position(self, at: int) -> dict[Topic, int]:
         """Return the resume position of a subscriber served up to tape offset ``at``."""
-        position = self._pipe.tape.position(self._topics - self._catching_up.keys(), at)
+        live, tape = self._topics - self._catching_up.keys(), self._pipe.tape
+        position = tape.position(live, at)
+        for topic in live & self._came_with.keys():
+            known = tape.held_from(topic)
+            # It may have nothing yet, or less; but what has left it may be more.
+            if topic in position or known is None or not known.has_left:
+                position[topic] = max(self._came_with[topic], position.get(topic, 0))
         for catch_up in set(self._catching_up.values()):
             position |= catch_up.position(self._member.waiting())
         return position
@@ -286,6 +304,7 @@ class Session:
         self._pipe.demand.release(gone, self._pipe.now())
         for topic in gone:
             self._catching_up.pop(topic, None)
+            self._came_with.pop(topic, None)
         self._awaiting &= topics
         if command.pace is not None and added:
             starts = {topic: command.since.get(topic, Start(is_new=True)) for topic in added}
@@ -346,17 +365,16 @@ class Session:
         if self.form.has_notices:
             for notice in self._pipe.standing.of(c.topic(product) for c, product in asked):
                 self._member.tell(notice)
-            self._tell_backfilled(asked)
+            self._tell_backfilled(product for c, product in asked if c is MATCHES)
 
-    def _tell_backfilled(self, asked: set[tuple[Channel, str]]) -> None:
+    def _tell_backfilled(self, product_ids: Iterable[str]) -> None:
         """Who comes back to ``matches`` may have missed trades that were fetched meanwhile."""
-        for channel, product_id in sorted(asked):
-            if channel is MATCHES:
-                trades = self._pipe.backfilled.since(product_id, self._pipe.now())
-                trades = trades[-BACKFILL_RETOLD_TRADES_MAX:]
-                for at in range(0, len(trades), BACKFILL_CHUNK_TRADES_MAX):
-                    part = trades[at : at + BACKFILL_CHUNK_TRADES_MAX]
-                    self._member.tell(notices.backfilled(product_id, part))
+        for product_id in sorted(product_ids):
+            trades = self._pipe.backfilled.since(product_id, self._pipe.now())
+            trades = trades[-BACKFILL_RETOLD_TRADES_MAX:]
+            for at in range(0, len(trades), BACKFILL_CHUNK_TRADES_MAX):
+                part = trades[at : at + BACKFILL_CHUNK_TRADES_MAX]
+                self.notify(notices.backfilled(product_id, part))
 
 
 def _twin(topic: Topic) -> Topic | None:

@@ -6,6 +6,8 @@ the newest message, 0 before the first.
 
 The tape also knows each topic's last sequence at any offset still on it, so nobody has to
 keep a position per subscriber: it is looked up on the rare day when it is needed.
+
+Behind what the feed did not give us (``holes``) a topic's record begins anew.
 """
 
 from collections import deque
@@ -16,7 +18,10 @@ from typing import NamedTuple
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, Topic
 from hedgehogd.domain.limits import TAPE_BYTES_MAX, TOPICS_MAX
 from hedgehogd.domain.message import Message
-from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
+from hedgehogd.engine.holes import Holes
+from hedgehogd.engine.in_band import InBand
+from hedgehogd.engine.weight import weight
+from hedgehogd.protocol.received import TopicNotice
 
 _RESUMING = frozenset(name for name, channel in BY_TOPIC_CHANNEL.items() if channel.resumes)
 
@@ -28,20 +33,7 @@ def positions(message: Message) -> tuple[Topic, ...]:
     return (message.topic,) if message.also is None else (message.topic, message.also)
 
 
-_FORMS = 4  # the payload is held again in its frame, its line and its event
 _KEEPING_FACTOR = 4  # times the memory allowed, for what is young
-_OBJECTS_BYTES = 330  # what Python wraps around them
-
-
-def weight(message: Message) -> int:
-    """Return how many bytes of memory ``message`` takes at most.
-
-    Measured on the shared recording's l2updates, 120 bytes of payload each: 476 bytes while
-    only WebSocket subscribers want them, 807 once all forms have been made.
-    """
-    size = len(message.payload)
-    forms = _FORMS + (size >= DEFLATE_BYTES_MIN)  # large ones are held compressed too
-    return forms * size + _OBJECTS_BYTES
 
 
 class Known(NamedTuple):
@@ -87,6 +79,9 @@ class Tape:
         self._began: dict[Topic, tuple[int, Known]] = {}
         # offset and sequence of each topic's last message that has left the tape
         self._left: dict[Topic, tuple[int, Known]] = {}
+        # offset and sequence of the first message behind each topic's newest hole
+        self._broken: dict[Topic, tuple[int, Known]] = {}
+        self._holes = Holes()
 
     @property
     def begin(self) -> int:
@@ -95,7 +90,7 @@ class Tape:
 
     def append(self, messages: Sequence[Message]) -> None:
         """Put a batch on the tape; the oldest messages leave when it is full."""
-        kept = self._messages
+        kept, holes = self._messages, self._holes
         for message in messages:
             kept.append(message)
             self.bytes += weight(message)
@@ -104,6 +99,10 @@ class Tape:
             if product_id not in self._flows and len(self._flows) < TOPICS_MAX:
                 self._flows[product_id] = message.received_us
             for topic in positions(message):
+                is_behind = topic in holes.open
+                if is_behind and holes.end(topic, message, self.end, self._last.get(topic)):
+                    known = Known(message.sequence or 0, message.received_us)
+                    self._broken[topic] = (self.end, known)
                 if topic in self._last:
                     self._last[topic] = message.sequence or 0
                 elif len(self._last) < TOPICS_MAX:
@@ -119,12 +118,37 @@ class Tape:
                 if topic in self._last and offset >= self._began[topic][0]:
                     known = Known(oldest.sequence or 0, oldest.received_us, has_left=True)
                     self._left[topic] = (offset, known)
+        holes.leave(self.begin)
+
+    def note(self, notice: TopicNotice) -> None:
+        """``notice`` is told between what is on the tape and what comes next."""
+        self._holes.note(notice, self._last)
+
+    def holes(
+        self, after: int, topics: frozenset[Topic], until: int | None = None
+    ) -> list[tuple[int, InBand]]:
+        """Return what is missing of ``topics`` before messages behind offset ``after``.
+
+        Each with the offset of the message that follows, up to ``until`` or the end.
+        """
+        return self._holes.among(after, self.end if until is None else until, topics)
+
+    def doubts(self, topics: Iterable[Topic]) -> list[bytes]:
+        """Return what is to be told of ``topics`` that may lack something behind their last."""
+        return self._holes.doubts(topics, self._last)
 
     def known_from(self, topic: Topic) -> Known | None:
-        """Return from where on all of ``topic`` that came is known here; None before the first.
+        """Return from where on nothing of ``topic`` is missing here; None before its first.
 
         That message itself may have left the tape; all after it are there.
         """
+        broken, left = self._broken.get(topic), self._left.get(topic)
+        if broken is None or (left is not None and left[0] >= broken[0]):
+            return self.held_from(topic)
+        return broken[1]
+
+    def held_from(self, topic: Topic) -> Known | None:
+        """Return the same where holes do not count: all that came after it is there."""
         found = self._left.get(topic) or self._began.get(topic)
         return None if found is None else found[1]
 
@@ -163,16 +187,16 @@ class Tape:
             if message.topic in topics or message.also in topics
         ]
 
-    def part(self, after: int, count: int, topics: frozenset[Topic]) -> list[Message]:
-        """Return the messages of ``topics`` among the ``count`` that follow on ``after``.
+    def part(self, after: int, count: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
+        """Return ``(offset, message)`` of ``topics`` among the ``count`` that follow on ``after``.
 
         What has left the tape cannot be returned.
         """
         first = max(0, after + 1 - self.begin)
         end = max(0, after + count + 1 - self.begin)
         return [
-            message
-            for message in islice(self._messages, first, end)
+            (offset, message)
+            for offset, message in enumerate(islice(self._messages, first, end), self.begin + first)
             if message.topic in topics or message.also in topics
         ]
 
@@ -218,9 +242,11 @@ class Tape:
         self._before.pop(topic, None)
         self._began.pop(topic, None)
         self._left.pop(topic, None)
+        self._broken.pop(topic, None)
+        self._holes.forget(topic)
 
     def _is_full(self) -> bool:
-        if self.bytes <= self._bytes_max:
+        if self.bytes + self._holes.bytes <= self._bytes_max:
             return False
         age_us = max(0, self._messages[-1].received_us - self._messages[0].received_us)
         return age_us >= self._keep_us or self.bytes > _KEEPING_FACTOR * self._bytes_max

@@ -124,7 +124,10 @@ class Recorder:
             self._find_cuts()
             for book in self._books.values():
                 book.begin_anew()
+        holes = {(at, hole.topic) for at, hole in tape.holes(self._offset, self._recorded)}
         for offset, message in tape.read(self._offset, self._recorded):
+            if (offset, message.topic) in holes and message.topic in self._tickers:
+                self._cut.setdefault(message.topic, self._tickers[message.topic])
             if len(self._taken) >= messages_max:
                 self._whole_us = message.received_us - 1
                 break

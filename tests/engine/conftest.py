@@ -10,6 +10,7 @@ from hedgehogd.engine.session import Pipe, Session, Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import WEBSOCKET
+from tests.engine.returning import Memory, Returner
 from tests.fakes import FakeMember
 
 
@@ -60,3 +61,17 @@ def plumbing():
 def command_fixture():
     """Make a command: ``command("ticker", pairs=["BTC-USD"], policy=None, subscribes=True)``."""
     return command
+
+
+@pytest.fixture
+async def back(nursery):
+    returner = Returner()
+    nursery.start_soon(returner.pipe.resumes.run)
+    return returner
+
+
+@pytest.fixture
+async def stored(back):
+    """The same with a store."""
+    back.past = back.pipe.resumes.past = Memory()
+    return back

@@ -101,9 +101,11 @@ class Returner:
         messages = [make_message(channel, BTC, sequence) for sequence in sequences]
         await self.broker.publish([Delivery(messages)])
 
-    def come(self, starts, form=WEBSOCKET, *, is_strict=False, channels=None, pace=None):
+    def come(
+        self, starts, form=WEBSOCKET, *, is_strict=False, channels=None, pace=None, member=None
+    ):
         """Return the member and the session of somebody who comes back."""
-        member = FakeMember(form)
+        member = member or FakeMember(form)
         session = Session(f"1.{len(self.sessions)}", member, form, self.pipe, 100)
         member.session = session
         self.sessions.add(session)
@@ -119,3 +121,39 @@ def data(member):
 
 def told(member):
     return [json.loads(m.payload) for m in member.messages if m.type == "notice"]
+
+
+def gap(first, last, channel="matches"):
+    return {
+        "type": "gap",
+        "channel": channel,
+        "product_id": BTC,
+        "first_sequence": first,
+        "last_sequence": last,
+    }
+
+
+def resumed(messages, *topics):
+    topics = [str(topic) for topic in topics or (MATCH,)]
+    return {"type": "resumed", "topics": topics, "messages": messages}
+
+
+async def keep(back, *sequences, channel="matches"):
+    for sequence in sequences:
+        back.past.keep(make_message(channel, BTC, sequence))
+        await trio.sleep(0.001)
+
+
+class Remembering:
+    """Another instance, which has the numbers that it is given."""
+
+    def __init__(self, *sequences, channel="matches"):
+        self.sequences, self.channel = sequences, channel
+        self.asked = []
+
+    async def fetch(self, after):
+        await trio.lowlevel.checkpoint()
+        self.asked.append(after)
+        if any(topic.channel != self.channel for topic in after):
+            return None
+        return [make_message(*t, n) for n in self.sequences for t in after if after[t] < n]

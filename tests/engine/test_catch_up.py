@@ -5,269 +5,59 @@ tape is short, a store that lags behind, subscribers that read slowly and leave 
 each has sent to it is compared with what the market said.
 """
 
-import json
 import os
 from random import Random
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_ALIAS, MATCHES, TICKER
+from hedgehogd.domain.channel import MATCHES, TICKER
+from hedgehogd.domain.errors import CLOSE_EXPIRED
 from hedgehogd.domain.position import Start, from_text
-from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
-from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.member import Member
+from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.past import PastGap
-from hedgehogd.engine.session import Pipe, Session, Sessions
-from hedgehogd.engine.tape import Tape, positions
+from hedgehogd.engine.session import Session
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
-from hedgehogd.streaming.backlog import Backlog
 from tests.engine.returning import (
     ALL,
     BTC,
     EPOCH_US,
     MATCH,
     TICK,
-    Memory,
-    Returner,
+    Remembering,
     data,
+    gap,
+    keep,
+    resumed,
     told,
     wall_us,
 )
+from tests.engine.schedules import Holed, Schedule, run_schedules
 from tests.fakes import FakeMember, make_message
 
-ETH = "ETH-USD"
-FORMS = (WEBSOCKET, SSE[True], NDJSON[True])
 SEEDS = int(os.environ.get("HEDGEHOGD_RESUME_SEEDS", "6"))
 
 
-class Laggard(Member):
-    """A subscriber whose socket takes some bytes now and then, and then no more."""
-
-    def __init__(self, form, random):
-        super().__init__()
-        self.form, self.random = form, random
-        self.session = None
-        self.backlog = Backlog()
-        self.sent = []  # messages of which something has left
-        self.bytes = bytearray()
-        self.told, self.ends = [], []
-        self._empty = trio.Event()
-
-    def write(self, chunk):
-        if not self.ends:
-            self.backlog.put(chunk, 0, 0.0)
-            self.sent += chunk.messages
-
-    def tell(self, payload):
-        self.told.append(json.loads(payload))
-
-    def end(self, code, reason, detail=""):
-        self.ends.append((code, reason))
-        self.session.close()
-
-    async def wait_written(self):
-        while self.backlog and not self.session.is_closed:
-            self._empty = trio.Event()
-            with trio.move_on_after(1):
-                await self._empty.wait()
-        await trio.lowlevel.checkpoint()
-
-    def waiting(self):
-        return self.backlog.waiting()
-
-    def position(self):
-        to = self.backlog.delivered_to()
-        return self.session.position(self.served_to if to is None else to)
-
-    def begun(self):
-        """Return what has left, the piece in flight included."""
-        waits = {id(message) for message in self.backlog.waiting()}
-        return [message for message in self.sent if id(message) not in waits]
-
-    async def run(self):
-        while not self.session.is_closed:
-            data = self.backlog.next()
-            if data:
-                count = min(len(data), self.random.choice((50, 1000, 100_000)))
-                self.bytes += data[:count]
-                self.backlog.sent(count)
-            else:
-                self._empty.set()
-            await trio.sleep(self.random.choice((0, 0.001, 0.05)))
-
-
-class Schedule:
-    """One random schedule."""
-
-    def __init__(self, seed):
-        self.random = random = Random(seed)
-        self.form = random.choice(FORMS)
-        self.has_full = random.random() < 0.4
-        self.past = Memory(random.choice((0.0, 0.3, 1.0)), random.choice((3, 10, 200)))
-        self.said = []  # every message of the market
-        self.instance_at = random.choice((0.0, 0.0, random.uniform(1, 8)))
-        limits.RESUME_CHUNK_BYTES = random.choice((200, 2000, 64 * 1024))
-        limits.RESUME_WINDOW_MESSAGES_MAX = random.choice((2, 8, 64))
-        tape = Tape(random.choice((3_000, 20_000, 10**7)))
-        self.pipe = Pipe.build(tape, Demand(linger_s=0), Catalogue(), lambda: 0.0, wall_us)
-        self.pipe.resumes.past = self.past
-        self.sessions = Sessions()
-        self.broker = Broker(self.pipe, self.sessions)
-        self.sequences = {BTC: 100, ETH: 7000}
-        channels = random.sample(("ticker", "matches"), random.choice((1, 2)))
-        if self.has_full:
-            channels.append("full")
-        pairs = random.sample((BTC, ETH), random.choice((1, 2)))
-        self.topics = {BY_ALIAS[c].topic(p) for c in channels for p in pairs}
-        self.command = [ChannelRequest(BY_ALIAS[c], tuple(pairs)) for c in channels]
-
-    def next_batch(self):
-        batch = []
-        for _ in range(self.random.choice((1, 1, 3, 20))):
-            product = self.random.choice((BTC, BTC, ETH))
-            self.sequences[product] += self.random.choice((1, 1, 1, 5)) if not self.has_full else 1
-            sequence = self.sequences[product]
-            if self.has_full:
-                is_trade = self.random.random() < 0.3
-                also = MATCHES.topic(product) if is_trade else None
-                kind = "match" if is_trade else "open"
-                batch.append(make_message("full", product, sequence, kind, also))
-                if is_trade:
-                    batch.append(make_message("ticker", product, sequence))
-            else:
-                batch.append(make_message("matches", product, sequence))
-                batch.append(make_message("ticker", product, sequence))
-        return batch
-
-    async def market(self):
-        while trio.current_time() < 20:
-            batch = self.next_batch()
-            self.said += batch
-            for message in batch:
-                self.past.keep(message)
-            if trio.current_time() >= self.instance_at:
-                await self.broker.publish([Delivery(batch)])
-            await trio.sleep(self.random.choice((0, 0.01, 0.05, 0.4)))
-
-    def wants(self, message):
-        return message.topic in self.topics or message.also in self.topics
-
-    def somewhere(self):
-        """Return a position at which every topic has had something, and where that is."""
-        for _ in range(10):
-            at = self.random.randint(0, len(self.said))
-            position = {}
-            for message in self.said[:at]:
-                for topic in positions(message):
-                    if topic in self.topics:
-                        position[topic] = message.sequence
-            if position.keys() == self.topics:
-                return position, at
-        return None, 0
-
-    async def subscriber(self):
-        """Come, leave anywhere, come back with what is known; in the end all is there, once."""
-        random = self.random
-        await trio.sleep(self.instance_at + random.uniform(0.5, 3))
-        position, at = self.somewhere()
-        while position is None:
-            await trio.sleep(1)
-            position, at = self.somewhere()
-        got = []
-        while True:
-            member = Laggard(self.form, random)
-            session = Session(f"1.{len(got)}", member, self.form, self.pipe, 100)
-            member.session = session
-            self.sessions.add(session)
-            starts = {topic: Start(number) for topic, number in position.items()}
-            session.apply(Command(True, tuple(self.command), since=starts))
-            is_last = trio.current_time() > 14
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(member.run)
-                await trio.sleep(random.choice((0, 0.1, 1, 4)))
-                if is_last:
-                    await trio.sleep_until(21)
-                    while session._catching_up or member.backlog:
-                        await trio.sleep(0.1)
-                begun = member.begun()
-                stated = member.position()
-                self.sessions.discard(session)
-                nursery.cancel_scope.cancel()
-            data = [message for message in begun if message.type != "notice"]
-            notices = [json.loads(m.payload) for m in begun if m.type == "notice"] + member.told
-            gaps = [notice for notice in notices if notice["type"] == "gap"]
-            assert not gaps, gaps
-            assert not member.ends
-            got += data
-            for message in data:
-                for topic in positions(message):
-                    if topic in self.topics:
-                        position[topic] = max(position.get(topic, 0), message.sequence)
-            left = self.pipe.tape._left  # what has left the tape is not claimed to be known
-            known = {t: n for t, n in position.items() if t in stated or t not in left}
-            missing = {t: n for t, n in known.items() if stated.get(t) != n}
-            assert not missing, f"the stream states {stated}, what was sent reaches {position}"
-            if is_last:
-                break
-        expected = [message for message in self.said[at:] if self.wants(message)]
-        got_payloads = [(m.payload, m.sequence) for m in got]
-        assert got_payloads == [(m.payload, m.sequence) for m in expected]
-
-    async def run(self):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.pipe.resumes.run)
-            async with trio.open_nursery() as schedule:
-                schedule.start_soon(self.market)
-                for _ in range(3):
-                    schedule.start_soon(self.subscriber)
-            nursery.cancel_scope.cancel()
-
-
-def first_of(error):
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def test_past_tape_and_live_are_what_was_published_once_and_in_order(monkeypatch):
-    """Whatever is where, however slow the reader is, and wherever it leaves."""
-    for name in ("RESUME_CHUNK_BYTES", "RESUME_WINDOW_MESSAGES_MAX"):
-        monkeypatch.setattr(limits, name, getattr(limits, name))  # put back at the end
-    first = int(os.environ.get("HEDGEHOGD_RESUME_SEED", Random().getrandbits(31)))
-    monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
-    for seed in range(first, first + SEEDS):
-        trio._core._run._r.seed(seed)
-        try:
-            trio.run(Schedule(seed).run, clock=MockClock(autojump_threshold=0))
-        except BaseException as error:  # noqa: BLE001  # whatever it is, its seed is named
-            raise AssertionError(f"seed {seed}: {first_of(error)!r}"[:3000]) from first_of(error)
-
-
 @pytest.fixture
-async def back(nursery):
-    returner = Returner()
-    nursery.start_soon(returner.pipe.resumes.run)
-    return returner
+def schedules(monkeypatch):
+    """Run schedules from the seed that is set, or from any; what they change is put back."""
+    for name in ("RESUME_CHUNK_BYTES", "RESUME_WINDOW_MESSAGES_MAX"):
+        monkeypatch.setattr(limits, name, getattr(limits, name))
+    monkeypatch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    first = int(os.environ.get("HEDGEHOGD_RESUME_SEED", Random().getrandbits(31)))
+    return lambda make: run_schedules(make, first, SEEDS)
 
 
-def gap(first, last, channel="matches"):
-    return {
-        "type": "gap",
-        "channel": channel,
-        "product_id": BTC,
-        "first_sequence": first,
-        "last_sequence": last,
-    }
+def test_past_tape_and_live_are_what_was_published_once_and_in_order(schedules):
+    """Whatever is where, however slow the reader is, and wherever it leaves."""
+    schedules(Schedule)
 
 
-def resumed(messages, *topics):
-    topics = [str(topic) for topic in topics or (MATCH,)]
-    return {"type": "resumed", "topics": topics, "messages": messages}
+def test_what_the_feed_did_not_give_us_comes_from_elsewhere_or_is_told(schedules):
+    """From the store, from other instances; and if nobody has it there is a notice of it."""
+    schedules(Holed)
 
 
 async def test_who_comes_back_is_told_how_much_was_replayed(back, autojump_clock):
@@ -311,6 +101,20 @@ async def test_a_position_that_stays_ahead_is_answered_as_expired(back, autojump
     await back.publish("matches", 2)
 
     assert (data(member), told(member)) == ([2], [gap(10, None), resumed(0)])
+
+
+async def test_a_stretch_of_the_tape_without_its_topics_is_passed(
+    back, monkeypatch, autojump_clock
+):
+    """There may be thousands of them."""
+    monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", 2)
+    await back.publish("matches", 1)
+    await back.publish("ticker", *range(1, 10))
+    await back.publish("matches", 2)
+    member, _ = back.come({MATCH: Start(1)})
+    await trio.sleep(1)
+
+    assert (data(member), told(member)) == ([2], [resumed(1)])
 
 
 async def test_what_is_nowhere_is_told_in_its_place(back, autojump_clock):
@@ -372,19 +176,6 @@ async def test_by_time_a_topic_that_never_spoke_is_empty(back, autojump_clock):
     await trio.sleep(1)
 
     assert told(member) == [gap(None, None), resumed(0)]
-
-
-@pytest.fixture
-async def stored(back):
-    """The same with a store."""
-    back.past = back.pipe.resumes.past = Memory()
-    return back
-
-
-async def keep(back, *sequences, channel="matches"):
-    for sequence in sequences:
-        back.past.keep(make_message(channel, BTC, sequence))
-        await trio.sleep(0.001)
 
 
 async def test_older_than_all_that_is_kept(stored, autojump_clock):
@@ -697,16 +488,20 @@ async def test_an_event_stream_waits_for_all_it_asks_for_at_once(stored, autojum
     assert (data(member), told(member)) == ([3, 4, 5], [resumed(2)])
 
 
-async def test_lines_tell_no_recorded_gaps(stored, autojump_clock):
-    """As live: NDJSON is the exchange's messages and nothing else."""
-    await keep(stored, 3)
+@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
+async def test_who_wants_all_or_cannot_be_told_is_ended_at_a_recorded_gap(
+    stored, form, is_strict, autojump_clock
+):
+    """It gets what there is before it."""
+    await keep(stored, 3, 4)
     stored.past.gaps.append(PastGap(MATCH, stored.past.kept[-1][0] + 1, "missing", 91, 92))
     await keep(stored, 8)
     await stored.publish("matches", 8)
-    member, _ = stored.come({MATCH: Start(3)}, NDJSON[True])
+    member, _ = stored.come({MATCH: Start(3)}, form, is_strict=is_strict)
     await trio.sleep(5)
 
-    assert (data(member), told(member), member.ends) == ([8], [], [])
+    assert (data(member), told(member)) == ([4], [])
+    assert member.ends == [(CLOSE_EXPIRED, "position_expired")]
 
 
 async def test_who_leaves_within_a_page_gets_no_more_of_it(back, autojump_clock, monkeypatch):
@@ -721,27 +516,14 @@ async def test_who_leaves_within_a_page_gets_no_more_of_it(back, autojump_clock,
     assert data(member) == [2]
 
 
-class Remembering:
-    """Another instance, which has the numbers that it is given."""
-
-    def __init__(self, *sequences, channel="matches"):
-        self.sequences, self.channel = sequences, channel
-        self.asked = []
-
-    async def fetch(self, after):
-        await trio.lowlevel.checkpoint()
-        self.asked.append(after)
-        if any(topic.channel != self.channel for topic in after):
-            return None
-        return [make_message(*t, n) for n in self.sequences for t in after if after[t] < n]
-
-
 async def test_what_nobody_here_has_another_instance_may(back, autojump_clock):
     """This one began at 5; the subscriber has 2."""
     back.pipe.resumes.others = others = Remembering(1, 2, 3, 4, 5)
     await back.publish("matches", 5, 6)
     member, _ = back.come({MATCH: Start(2)})
     await trio.sleep(1)
+    assert not others.asked  # they may be late
+    await trio.sleep(2)
 
     assert others.asked == [{MATCH: 2}]
     assert (data(member), told(member)) == ([3, 4, 5, 6], [resumed(4)])
@@ -753,7 +535,7 @@ async def test_what_others_lack_too_is_told(back, autojump_clock):
     await back.publish("matches", 5)
     await back.publish("ticker", 5)
     member, _ = back.come({MATCH: Start(2), TICK: Start(2)})
-    await trio.sleep(1)
+    await trio.sleep(3)
 
     assert data(member) == [5, 5]
     assert told(member) == [gap(3, 4), gap(3, 4, "ticker"), resumed(2, MATCH, TICK)]
@@ -789,7 +571,7 @@ async def test_others_are_asked_before_a_store_that_is_not_written_is_given_up(
 ):
     """The disk is full: what is missing there is on their tapes."""
     stored.pipe.resumes.others = Remembering(4, 5)
-    await keep(stored, 3)
+    await keep(stored, 2, 3)
     stored.past.stopped_us = wall_us()
     await trio.sleep(5)
     await stored.publish("matches", 6)
@@ -826,7 +608,7 @@ async def test_trades_that_come_with_full_are_taken_once(back, autojump_clock):
     trade = make_message("full", BTC, 5, "match", MATCH)
     await back.broker.publish([Delivery([trade])])
     member, _ = back.come({MATCH: Start(2), ALL: Start(2)})
-    await trio.sleep(1)
+    await trio.sleep(3)
 
     assert (data(member), told(member)) == ([3, 4, 5], [resumed(3, ALL, MATCH)])
 

@@ -47,3 +47,12 @@ def test_gaps_stand_where_they_are_and_seams_are_not_told():
     assert [m.type for m in with_gaps(page)] == ["match", "notice", "match"]
     page.gaps = []
     assert with_gaps(page) is page.messages
+
+
+def test_what_is_missing_ends_before_the_next_of_its_topic():
+    """Trade ids are no positions: the next trade has both."""
+    gaps = [PastGap(MATCH, place, "missing", 8, 9) for place in (15, 25)]
+    page = PastPage([trade(1, 10), trade(7, 20)], gaps, 30, is_last=True, is_sealed=True)
+
+    holes = [message for message in with_gaps(page) if message.type == "notice"]
+    assert [hole.up_to for hole in holes] == [6, None]

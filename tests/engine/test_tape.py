@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import tape as tape_module
-from hedgehogd.engine.tape import Known, Tape, positions, weight
+from hedgehogd.engine.tape import Known, Tape, positions
+from hedgehogd.engine.weight import weight
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
 from tests.fakes import make_message
 

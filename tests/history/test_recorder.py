@@ -23,12 +23,14 @@ from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import HistoryHealth, HistoryState
 from hedgehogd.engine.session import Pipe, Sessions
-from hedgehogd.engine.tape import Tape, weight
+from hedgehogd.engine.tape import Tape
+from hedgehogd.engine.weight import weight
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.recorder import Recorder, Retention
 from hedgehogd.history.schema import StoreError
 from hedgehogd.history.writer import Hole, Writer
+from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from tests.fakes import FakeMember, make_message
 from tests.history.conftest import (
     FULL,
@@ -245,6 +247,27 @@ async def test_tickers_that_nobody_has_are_missing(tmp_path, autojump_clock, nur
 
     assert [m.sequence for m in messages] == [10, 50, 60, 80]
     assert [(g.kind, g.first, g.last) for g in gaps] == [("missing", 11, 49)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+async def test_tickers_said_while_the_feed_was_down_are_missing(
+    tmp_path, autojump_clock, nursery, monkeypatch, batch
+):
+    """Wherever it is in what is taken at once."""
+    monkeypatch.setattr(limits, "HISTORY_BATCH_MAX", batch)
+    here = Instance(tmp_path, [TICKER, MATCHES])
+    stale = TopicNotice(None, b"stale", NoticeKind.STALE)
+    await here.broker.publish([Delivery([ticker(1)], [stale], [1])])
+    await here.publish(trade(4), ticker(4))  # before it is written for the first time
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.broker.publish([Delivery([ticker(5)], [stale], [1])])
+    await here.publish(trade(8), ticker(8), ticker(9))
+    await trio.sleep(1)
+    messages, gaps = what_is_kept(tmp_path, TICKER)
+
+    assert [m.sequence for m in messages] == [10, 40, 50, 80, 90]
+    assert [(g.first, g.last) for g in gaps] == [(11, 39), (51, 79)]
 
 
 async def test_tickers_next_to_one_another_leave_no_gap(tmp_path, autojump_clock, nursery):

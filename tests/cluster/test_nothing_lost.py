@@ -25,6 +25,7 @@ from tests.cluster.returning import (
     Witness,
     settle,
 )
+from tests.disks import SmallDisk, small_disk
 from tests.e2e.harness import PATIENCE_S
 
 pytestmark = pytest.mark.cluster
@@ -43,6 +44,8 @@ GOES_ON_S = 3.0  # how long the market goes on at the end
 class KeepingMachine(Machine):
     """Instances that keep history together, and an exchange of a rate that all can carry."""
 
+    full: SmallDisk | None = None  # where the last instance keeps a history of its own
+
     @property
     def exchange_port(self) -> int:
         """Where the exchange is."""
@@ -54,6 +57,18 @@ class KeepingMachine(Machine):
         self._run("exchange", "simulate", *where, "--rate", str(RATE))
         wait_until(lambda: get(self._exchange_port, "/products"), "the exchange answers")
 
+    def start(self, number: int) -> None:
+        """Start an instance."""
+        shared, disk = self._flags, self.full
+        if disk is not None and number == self.numbers[-1]:
+            self._flags = (*shared, "--history", str(disk.path))  # the last one counts
+        super().start(number)
+        self._flags = shared
+
+    def says_of_itself(self, number: int) -> bytes:
+        """Return what an instance says of how it is."""
+        return get(8000 + number, "/readyz")
+
 
 @pytest.fixture
 def seed():
@@ -62,13 +77,22 @@ def seed():
 
 
 @pytest.fixture
-def keeping(tmp_path, seed):
-    """A cluster of its own."""
+def disk(tmp_path):
+    """A disk for one of them: room for some minutes of the market."""
+    with small_disk(tmp_path / "disk", size_kib=16 * 1024) as disk:
+        yield disk
+
+
+@pytest.fixture
+def keeping(tmp_path, seed, request):
+    """A cluster of its own; one of it on the ``disk``, where a test has one."""
     flags = ("--pairs", ",".join(PAIRS), "--channels", ",".join((*CHANNELS, "heartbeat")))
     flags += ("--history", str(tmp_path / "history"))
     flags += ("--drain-notice-s", "1.6", "--drain-spread-s", "0.5")
     cluster = KeepingMachine(tmp_path, INSTANCES, *flags)
     cluster.seed = seed
+    if "disk" in request.fixturenames:
+        cluster.full = request.getfixturevalue("disk")
     try:
         cluster.run()
         yield cluster
@@ -200,3 +224,22 @@ async def test_nothing_is_lost_by_a_rolling_restart(keeping, seed):
             keeping.signal(number, signal.SIGTERM)
             assert await keeping.end_of(number) == 0
             await comes_back(keeping, number)
+
+
+async def test_nothing_is_lost_where_the_disk_is_full(disk, keeping, seed):
+    """One keeps a history of its own, on a disk that is full: who lands there lacks nothing."""
+    last, full = keeping.numbers[-1], b"history is not kept: database or disk is full"
+
+    def is_full() -> bool:
+        return full in keeping.says_of_itself(last)
+
+    async with market(keeping, seed):
+        disk.fill()
+        await trio.to_thread.run_sync(wait_until, is_full, "its disk is full")
+        for number in keeping.numbers * ROUNDS:
+            keeping.signal(number, signal.SIGKILL)
+            await keeping.end_of(number)
+            await comes_back(keeping, number)
+            await trio.to_thread.run_sync(wait_until, is_full, "its disk is still full")
+        disk.clear()
+        await trio.to_thread.run_sync(wait_until, lambda: not is_full(), "it keeps history again")

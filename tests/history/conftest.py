@@ -1,8 +1,6 @@
 """A store in a directory of the test's own, and what is written to it."""
 
-import os
 import sqlite3
-import subprocess
 from contextlib import closing
 
 import pytest
@@ -11,6 +9,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import FILE_NAME
 from hedgehogd.history.writer import Entry, Writer
+from tests.disks import small_disk
 
 NOW = 1_700_000_000_000_000
 """When tests begin, µs since the epoch."""
@@ -128,24 +127,5 @@ def store(tmp_path):
 @pytest.fixture
 def full_disk(tmp_path):
     """A store on a disk of 256 KiB, and what fills and clears it."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True, capture_output=True
-    )
-    ballast = disk / "ballast"
-
-    def fill(but=0):
-        with ballast.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                file.truncate(max(0, file.tell() - but))
-
-    try:
-        yield disk, fill, lambda: ballast.unlink(missing_ok=True)
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk.path, disk.fill, disk.clear

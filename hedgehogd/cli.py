@@ -11,7 +11,6 @@ from typing import NoReturn
 import structlog
 import trio
 
-from hedgehogd import history_commands
 from hedgehogd.config import Configuration, load, nearest, shown
 from hedgehogd.credentials import read_credentials
 from hedgehogd.daemon import serve
@@ -26,6 +25,7 @@ from hedgehogd.domain.errors import (
 )
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.example_file import example_file
+from hedgehogd.export_command import run_export
 from hedgehogd.feeds.dial import parse_url
 from hedgehogd.feeds.recording import find_recording
 from hedgehogd.flags import (
@@ -205,7 +205,7 @@ _RUN: dict[str, Callable[[Sequence[str]], int]] = {
     "status": run_status,
     "replay": run_replay,
     "haproxy-config": run_haproxy_config,
-    **history_commands.RUN,
+    "export": run_export,
 }
 
 

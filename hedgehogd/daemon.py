@@ -35,7 +35,8 @@ from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.session import Pipe, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.entrances import Entrances, entrances
 from hedgehogd.intake import Intake

@@ -13,7 +13,7 @@ import trio
 
 from hedgehogd.config import Settings
 from hedgehogd.domain.channel import BY_ALIAS, Topic
-from hedgehogd.engine.session import Pipe
+from hedgehogd.engine.pipe import Pipe
 from hedgehogd.keys import KEYS
 from hedgehogd.logs import set_level
 from hedgehogd.streaming.plane import StreamingPlane

@@ -1,28 +1,20 @@
 """The command ``hedgehogd replay``: what it takes, and what is made of that."""
 
-import argparse
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import trio
 
-from hedgehogd.config import load
-from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
-from hedgehogd.domain.position import BadPosition, read_start
+from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.flags import Parser, checked, new_parser
-from hedgehogd.history_commands import joined
-from hedgehogd.keeping import history_directory
 from hedgehogd.keys import BY_NAME, PORT_MAX, number, whole_number
 from hedgehogd.logs import configure_logs
 from hedgehogd.replaying import Replay, replay
+from hedgehogd.stretch_flags import add_stretch, directory_of, joined
 
 _EPILOG = """\
-WHEN is a time like 2026-01-31T12:00:00Z or an age like -5m (ms, s, m, h, d).
-
 examples:
   hedgehogd replay --since -1h --speed 10 --port 9000
   hedgehogd --feed ws://127.0.0.1:9000/ws-feed --pairs BTC-USD --port 8001
@@ -41,11 +33,7 @@ def replay_parser(now_us: int) -> Parser:
     def add(flag: str, read: Callable[[Any], Any], metavar: str, says: str, **more: Any) -> None:
         parser.add_argument(flag, type=checked(read), metavar=metavar, help=says, **more)
 
-    def moment(text: str) -> int:
-        return _read_moment(text, now_us)
-
-    add("--since", moment, "WHEN", "from when on, included", required=True)
-    add("--until", moment, "WHEN", "up to when, not included; default now", default=now_us)
+    add_stretch(parser, now_us, required=True)
     add("--speed", number(0, math.inf), "X",
         "1 is the pace it had, the default; 0 is as fast as clients read", default=1.0)  # fmt: skip
     add("--port", whole_number(0, PORT_MAX), "PORT", "TCP port", required=True)
@@ -66,7 +54,7 @@ def run_replay(argv: Sequence[str]) -> int:
         expected = "0 (as fast as clients read) or a factor above it"
         raise OperatorError(f"speed inf: expected {expected}", EXIT_USAGE)
     wish = Replay(
-        directory=_directory(arguments),
+        directory=directory_of(arguments.history, None),
         since_us=arguments.since,
         until_us=arguments.until,
         pairs=arguments.pairs,
@@ -78,30 +66,3 @@ def run_replay(argv: Sequence[str]) -> int:
     configure_logs("info", "auto")
     trio.run(replay, wish)
     return 0
-
-
-def _read_moment(text: str, now_us: int) -> int:
-    try:
-        start = read_start(text, now_us)
-    except BadPosition:
-        start = None
-    if start is None or start.sequence is not None:
-        raise ValueError("a time like 2026-01-31T12:00:00Z, or an age like -5m")
-    return start.after_us
-
-
-def _directory(arguments: argparse.Namespace) -> Path:
-    """Return where the history is: the flag's word first, then as ``serve`` finds it.
-
-    Raises:
-        OperatorError: nowhere.
-    """
-    flags = {} if arguments.history is None else {"history.where": arguments.history}
-    directory = history_directory(load(flags, os.environ, None).settings, os.environ)
-    if directory is None:
-        raise OperatorError(
-            "no history is kept here\n  Expected --history DIR, the directory that --history of"
-            " a hedgehogd named.",
-            EXIT_USAGE if flags else EXIT_CONFIG,
-        )
-    return directory

@@ -1,4 +1,4 @@
-"""The words of ``replay``: times, ages, defaults, and where history is looked for."""
+"""The words of ``replay`` and their defaults; ``test_stretch_flags`` has those it shares."""
 
 import time
 
@@ -6,7 +6,6 @@ import pytest
 import trio
 
 from hedgehogd import replay_command
-from hedgehogd.replay_command import replay_parser
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -34,22 +33,6 @@ def asked(said, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "us"),
-    [
-        ("2026-01-31T11:00:00Z", NOW - 3_600_000_000),
-        ("2026-01-31T13:00:00.5+01:00", NOW + 500_000),
-        ("-5m", NOW - 300_000_000),
-        ("-20ms", NOW - 20_000),
-    ],
-)
-def test_a_moment_is_a_time_or_an_age(text, us):
-    """Ages count back from the start of the command."""
-    arguments = replay_parser(NOW).parse_args([f"--since={text}", f"--until={text}", "--port", "1"])
-
-    assert (arguments.since, arguments.until) == (us, us)
-
-
-@pytest.mark.parametrize(
     "argv", [["--since", "-2d", "--until", "-1d"], ["--until=-1d", "--since=-2d"]]
 )
 def test_an_age_needs_no_equals_sign(asked, tmp_path, argv):
@@ -71,30 +54,6 @@ def test_all_else_has_a_default(asked, tmp_path):
     assert wish.until_us - wish.since_us == 3_600_000_000
     assert (wish.pairs, wish.channels, wish.speed) == ((), (), 1.0)
     assert (wish.host, wish.port, wish.directory) == ("127.0.0.1", 0, tmp_path)
-
-
-def test_history_is_looked_for_where_serve_keeps_it(asked, monkeypatch, tmp_path):
-    """The flag, then what is set, then what systemd says."""
-    monkeypatch.setenv("STATE_DIRECTORY", "/state")
-    assert str(asked("--since", "-1h")[2].directory) == "/state"
-    monkeypatch.setenv("HEDGEHOGD_HISTORY_WHERE", "/set")
-    assert str(asked("--since", "-1h")[2].directory) == "/set"
-    assert asked("--since", "-1h", "--history", str(tmp_path))[2].directory == tmp_path
-
-
-@pytest.mark.parametrize(("setting", "flag", "expected"), [
-    (None, [], 78), ("none", [], 78), (None, ["--history", "none"], 64),
-])  # fmt: skip
-def test_no_history_is_an_error_that_says_what_is_expected(
-    asked, monkeypatch, setting, flag, expected
-):
-    """Whose fault it is follows from where that was said."""
-    if setting is not None:
-        monkeypatch.setenv("HEDGEHOGD_HISTORY_WHERE", setting)
-    status, err, wish = asked("--since", "-1h", *flag)
-
-    assert (status, wish) == (expected, None)
-    assert err.startswith("hedgehogd: no history is kept here\n  Expected --history DIR, ")
 
 
 def test_a_directory_without_a_history_is_78(said, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, LEVEL2, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.orders import FetchedOrders
-from hedgehogd.engine.session import Pipe, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN, deflated
 from hedgehogd.protocol.received import Refusal, TopicNotice, cut
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.health import FeedHealth, HistoryHealth
-from hedgehogd.engine.session import Pipe, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command
 
 

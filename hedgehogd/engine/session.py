@@ -10,91 +10,25 @@ one made from our book (``snapshots``), and who comes back with a position until
 given what is behind it (``catch_up``). What it sees is whole.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
-from hedgehogd.domain.backfilled import Backfilled
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, FULL, MATCHES, Channel, Topic
 from hedgehogd.domain.errors import CLOSE_BUG, CLOSE_EXPIRED, CLOSE_NORMAL, CLOSE_POLICY
 from hedgehogd.domain.limits import BACKFILL_CHUNK_TRADES_MAX, BACKFILL_RETOLD_TRADES_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
-from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.books import Books
 from hedgehogd.engine.catch_up import CatchUp
-from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.giving import Giving
-from hedgehogd.engine.hub import Hub
-from hedgehogd.engine.latest import Latest
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
-from hedgehogd.engine.orders import OrderBooks
+from hedgehogd.engine.pipe import Pipe
 from hedgehogd.engine.replay import Replay
-from hedgehogd.engine.resume import Resumes
-from hedgehogd.engine.snapshots import Snapshots
-from hedgehogd.engine.standing import Standing
 from hedgehogd.engine.subscription import Subscription
-from hedgehogd.engine.tape import Tape
 from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.commands import SUBSCRIBE_FAILED, Command
 from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import WireForm
 
 _NOTHING = Command(False, ())
-_NUMBER_DIGITS_MAX = 5  # an instance's number is below its port
-
-
-class Pipe(NamedTuple):
-    """The parts of one instance that sessions are plugged into."""
-
-    tape: Tape
-    hub: Hub
-    latest: Latest
-    standing: Standing
-    demand: Demand
-    catalogue: Catalogue
-    books: Books
-    orders: OrderBooks
-    snapshots: Snapshots
-    resumes: Resumes
-    backfilled: Backfilled
-    now: Callable[[], float]
-    wall_us: Callable[[], int]
-
-    @classmethod
-    def build(
-        cls,
-        tape: Tape,
-        demand: Demand,
-        catalogue: Catalogue,
-        now: Callable[[], float],
-        wall_us: Callable[[], int] = lambda: 0,
-    ) -> "Pipe":
-        """Plug the parts of one instance together."""
-        books = Books(demand)
-        return cls(
-            tape=tape,
-            hub=Hub(tape),
-            latest=Latest(),
-            standing=Standing(),
-            demand=demand,
-            catalogue=catalogue,
-            books=books,
-            orders=OrderBooks(),
-            snapshots=Snapshots(books, tape),
-            resumes=Resumes(tape, wall_us),
-            backfilled=Backfilled(),
-            now=now,
-            wall_us=wall_us,
-        )
-
-    def deflates(self, message: Message) -> bool:
-        """Say whether somebody gets ``message`` who negotiated compression."""
-        return any(
-            self.hub.deflates(topic) or self.snapshots.deflates(topic)
-            for topic in (message.topic, message.also)
-            if topic is not None
-        )
 
 
 class Session:
@@ -384,13 +318,6 @@ def _twin(topic: Topic) -> Topic | None:
     return None if twin is None else twin.topic(topic.product_id)
 
 
-def owner_of(session_id: str) -> int | None:
-    """Return the number of the instance whose stream ``session_id`` names; None for no id."""
-    number, dot, _ = session_id.partition(".")
-    is_number = number.isascii() and number.isdecimal() and len(number) <= _NUMBER_DIGITS_MAX
-    return int(number) if dot and is_number else None
-
-
 def _pairs(subscription: Subscription) -> set[tuple[Channel, str]]:
     """Return each channel that is subscribed to with each of its products."""
     return {
@@ -398,34 +325,3 @@ def _pairs(subscription: Subscription) -> set[tuple[Channel, str]]:
         for channel, product_ids in subscription.state.items()
         for product_id in product_ids or ("",)
     }
-
-
-class Sessions:
-    """All sessions of one instance, by id."""
-
-    def __init__(self) -> None:
-        self.opened: Counter[str] = Counter()
-        self._by_id: dict[str, Session] = {}
-
-    def __len__(self) -> int:
-        """Return how many sessions are open."""
-        return len(self._by_id)
-
-    def __iter__(self) -> Iterator[Session]:
-        """Iterate over a copy: sessions may come and go meanwhile."""
-        return iter(list(self._by_id.values()))
-
-    def add(self, session: Session) -> None:
-        """Register ``session`` under its id."""
-        self._by_id[session.id] = session
-        self.opened[session.form.kind] += 1
-
-    def discard(self, session: Session) -> None:
-        """Close ``session`` and forget it."""
-        self._by_id.pop(session.id, None)
-        session.close()
-
-    def get(self, session_id: str) -> Session | None:
-        """Return the open session with this id, or None when nobody here has it."""
-        session = self._by_id.get(session_id)
-        return None if session is None or session.is_closed else session

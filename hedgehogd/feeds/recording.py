@@ -19,7 +19,7 @@ from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import FeedHealth, FeedState
-from hedgehogd.engine.session import Pipe
+from hedgehogd.engine.pipe import Pipe
 from hedgehogd.feeds.accounting import account
 from hedgehogd.feeds.catalogue import read_products
 from hedgehogd.protocol.frames import encode_text

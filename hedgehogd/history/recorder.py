@@ -21,7 +21,7 @@ from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, TICKER, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.health import HistoryHealth, HistoryState
 from hedgehogd.engine.member import Chunk
-from hedgehogd.engine.session import Pipe
+from hedgehogd.engine.pipe import Pipe
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import CorruptStore, StoreError

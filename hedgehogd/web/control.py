@@ -15,7 +15,8 @@ from hedgehogd.domain.channel import TICKER
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.session import Session, owner_of
+from hedgehogd.engine.session import Session
+from hedgehogd.engine.sessions import owner_of
 from hedgehogd.protocol.coinbase import subscription_rows
 from hedgehogd.protocol.commands import (
     DEFAULT_CHANNELS,

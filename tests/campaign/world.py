@@ -19,7 +19,9 @@ from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.engine.level2_batch import Level2Batch
-from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.session import Session
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.engine.ticker_batch import TickerBatch
 from hedgehogd.feeds.backfill import Backfill

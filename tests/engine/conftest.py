@@ -6,7 +6,9 @@ from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.session import Session
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import WEBSOCKET

@@ -9,9 +9,14 @@ from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.past import PastPage, PastUnavailable
-from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.session import Session
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
+from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command
+from hedgehogd.protocol.gaps import Gap
+from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.wire import WEBSOCKET
 from tests.fakes import FakeMember, make_message
 
@@ -157,3 +162,40 @@ class Remembering:
         if any(topic.channel != self.channel for topic in after):
             return None
         return [make_message(*t, n) for n in self.sequences for t in after if after[t] < n]
+
+
+STALE = TopicNotice(
+    frozenset({BTC}),
+    notices.stale(is_stale=True, reason="closed", product_ids=[BTC]),
+    NoticeKind.STALE,
+)
+BACK = TopicNotice(
+    frozenset({BTC}),
+    notices.stale(is_stale=False, reason="back", product_ids=[BTC]),
+    NoticeKind.BACK,
+)
+
+
+async def publish(back, topic, *sequences, lacks=None):
+    """Publish what came, and before it what is told to be missing."""
+    messages = [make_message(*topic, number) for number in sequences]
+    missing = [] if lacks is None else [TopicNotice(topic, told_of(topic, *lacks), NoticeKind.GAP)]
+    await back.broker.publish([Delivery(messages, missing, [0] * len(missing))])
+
+
+def told_of(topic, first, last):
+    return notices.gap(topic, Gap(first, last))
+
+
+async def holed(back):
+    """1 to 3 came, 4 and 5 did not, 6 and 7 did."""
+    await publish(back, ALL, 1, 2, 3)
+    await publish(back, ALL, 6, 7, lacks=(4, 5))
+
+
+def texts(member):
+    """Return what was written, in order: numbers, and types of notices."""
+    return [m.sequence or json.loads(m.payload)["type"] for m in member.messages]
+
+
+LOST = gap(4, 5, "full")

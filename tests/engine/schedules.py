@@ -14,7 +14,9 @@ from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.member import Member
 from hedgehogd.engine.past import PastGap
-from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.session import Session
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command

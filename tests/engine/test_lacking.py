@@ -2,117 +2,29 @@
 
 import json
 
-import pytest
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.errors import CLOSE_EXPIRED
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.past import PastGap
-from hedgehogd.protocol import notices
-from hedgehogd.protocol.gaps import Gap
-from hedgehogd.protocol.received import NoticeKind, TopicNotice
-from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
 from tests.engine.returning import (
     ALL,
-    BTC,
-    MATCH,
+    BACK,
+    LOST,
+    STALE,
     TICK,
     Remembering,
     Returner,
     data,
     gap,
+    holed,
     keep,
+    publish,
     resumed,
+    texts,
     told,
-    wall_us,
 )
-from tests.fakes import FakeMember, make_message
-
-STALE = TopicNotice(
-    frozenset({BTC}),
-    notices.stale(is_stale=True, reason="closed", product_ids=[BTC]),
-    NoticeKind.STALE,
-)
-BACK = TopicNotice(
-    frozenset({BTC}),
-    notices.stale(is_stale=False, reason="back", product_ids=[BTC]),
-    NoticeKind.BACK,
-)
-
-
-async def publish(back, topic, *sequences, lacks=None):
-    """Publish what came, and before it what is told to be missing."""
-    messages = [make_message(*topic, number) for number in sequences]
-    missing = [] if lacks is None else [TopicNotice(topic, told_of(topic, *lacks), NoticeKind.GAP)]
-    await back.broker.publish([Delivery(messages, missing, [0] * len(missing))])
-
-
-def told_of(topic, first, last):
-    return notices.gap(topic, Gap(first, last))
-
-
-async def holed(back):
-    """1 to 3 came, 4 and 5 did not, 6 and 7 did."""
-    await publish(back, ALL, 1, 2, 3)
-    await publish(back, ALL, 6, 7, lacks=(4, 5))
-
-
-def texts(member):
-    """Return what was written, in order: numbers, and types of notices."""
-    return [m.sequence or json.loads(m.payload)["type"] for m in member.messages]
-
-
-LOST = gap(4, 5, "full")
-
-
-@pytest.mark.parametrize("width", [1, 2, 3, 64])
-async def test_what_nobody_has_is_told_in_its_place(back, width, monkeypatch, autojump_clock):
-    """Whether it stands in what is read first or in what is read last."""
-    monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", width)
-    await holed(back)
-    member, _ = back.come({ALL: Start(2)})
-    await trio.sleep(1)
-
-    assert texts(member) == [3, "gap", 6, 7, "resumed"]
-    assert told(member) == [LOST, resumed(3, ALL)]
-
-
-@pytest.mark.parametrize("position", [5, 6])
-async def test_who_is_behind_it_lacks_nothing(back, position, autojump_clock):
-    """Somebody else gave it that."""
-    await holed(back)
-    member, _ = back.come({ALL: Start(position)})
-    await trio.sleep(1)
-
-    assert (data(member), told(member)) == ([6, 7][position - 5 :], [resumed(7 - position, ALL)])
-
-
-async def test_by_time_it_is_told_to_who_was_not_there(back, autojump_clock):
-    """Who begins behind it is not."""
-    await publish(back, ALL, 1, 2, 3)
-    before_us = wall_us()
-    await trio.sleep(1)
-    await publish(back, ALL, 6, 7, lacks=(4, 5))
-    members = [back.come({ALL: Start(after_us=at)})[0] for at in (before_us, wall_us())]
-    await trio.sleep(1)
-
-    assert [texts(member) for member in members] == [["gap", 6, 7, "resumed"], ["resumed"]]
-
-
-@pytest.mark.parametrize("width", [2, 64])
-@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
-async def test_who_wants_all_or_cannot_be_told_is_ended_there(
-    back, form, is_strict, width, monkeypatch, autojump_clock
-):
-    """With what there was before it."""
-    monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", width)
-    await holed(back)
-    member, _ = back.come({ALL: Start(2)}, form, is_strict=is_strict)
-    await trio.sleep(1)
-
-    assert (texts(member), member.ends) == ([3], [(CLOSE_EXPIRED, "position_expired")])
 
 
 async def test_others_may_have_it(back, autojump_clock):
@@ -260,47 +172,6 @@ async def test_a_ticker_that_has_not_spoken_since_may_lack_something(back, autoj
     await trio.sleep(1)
 
     assert [json.loads(payload) for payload in member.told] == [gap(11, None, "ticker")]
-
-
-async def test_who_has_caught_up_is_told_what_holds_still(back, autojump_clock):
-    """The feed is down; and a trade is missing that a heartbeat has named."""
-    await publish(back, MATCH, 3)
-    missing = told_of(MATCH, 91, 92)
-    await back.broker.publish([Delivery([], [STALE, TopicNotice(MATCH, missing, NoticeKind.GAP)])])
-    member, _ = back.come({MATCH: Start(3)})
-    await trio.sleep(1)
-
-    assert member.told == [STALE.payload, missing]
-
-
-async def test_who_lacks_trades_is_told_what_was_backfilled(back, autojump_clock):
-    """Who lacks none is not."""
-    await publish(back, MATCH, 3)
-    await publish(back, MATCH, 6, lacks=(91, 92))
-    back.pipe.backfilled.add(BTC, [{"trade_id": 91}], 0.0)
-    members = [back.come({MATCH: Start(number)})[0] for number in (3, 6)]
-    await trio.sleep(1)
-
-    assert [texts(member) for member in members] == [["gap", 6, "resumed"], ["resumed"]]
-    assert [[json.loads(x)["type"] for x in member.told] for member in members] == [
-        ["backfilled"],
-        [],
-    ]
-
-
-async def test_who_is_ended_by_what_it_is_told_gets_no_more(back, autojump_clock):
-    """Each notice may be one too many."""
-
-    class Full(FakeMember):
-        def tell(self, payload):
-            self.end(1000, "slow")
-
-    await publish(back, MATCH, 3)
-    await back.broker.publish([Delivery([], [STALE])])
-    member, session = back.come({MATCH: Start(3)}, member=Full())
-    await trio.sleep(1)
-
-    assert (session.is_closed, told(member)) == (True, [])
 
 
 async def test_while_our_feed_is_down_what_others_write_is_followed(stored, autojump_clock):

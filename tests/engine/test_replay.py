@@ -12,7 +12,7 @@ from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.past import PastGap
-from hedgehogd.engine.session import Sessions
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command, Pace
 from hedgehogd.protocol.wire import SSE
 from tests.engine.returning import BTC, EPOCH_US, MATCH, TICK, Memory, Returner, data, told

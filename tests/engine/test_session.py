@@ -13,7 +13,6 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import hub as hub_module
 from hedgehogd.engine.member import Chunk
-from hedgehogd.engine.session import owner_of
 from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT
 from tests.engine.conftest import Plumbing, command
@@ -359,22 +358,6 @@ async def test_statistics_are_the_member_s(plumbing):
     assert session.statistics() == (1, 0, 0, 0.0)
 
 
-async def test_sessions_are_found_by_id_while_they_are_open(plumbing):
-    """REST says 404 for a stream that is over, although its peer still reads the farewell."""
-    sessions = plumbing.sessions
-    (one, _), (two, _) = plumbing.open(), plumbing.open(NDJSON[True])
-    assert (sessions.get(one.id), sessions.get("1.other")) == (one, None)
-    assert (list(sessions), len(sessions)) == ([one, two], 2)
-    assert sessions.opened == {"websocket": 1, "ndjson": 1}
-
-    one.close()
-    assert (sessions.get(one.id), len(sessions)) == (None, 2)
-    for session in sessions:
-        sessions.discard(session)
-    sessions.discard(two)
-    assert (two.is_closed, len(sessions)) == (True, 0)
-
-
 PRODUCTS = ["BTC-USD", "ETH-USD"]
 CHANNELS = [
     "ticker", "ticker_batch", "matches", "full", "level2", "level2_batch", "heartbeat", "status",
@@ -541,24 +524,3 @@ async def test_a_session_gets_the_state_and_then_everything(seed):
             assert greetings == witness.greetings
             wanted |= set(map(str, witness.since))
     assert schedule.plumbing.wanted == sorted(t for t in wanted if not t.startswith("heartbeat"))
-
-
-@pytest.mark.parametrize(
-    ("session_id", "number"),
-    [
-        ("3.q3Zk", 3),
-        ("0.q", 0),
-        ("57535.", 57535),
-        ("3", None),
-        ("", None),
-        (".q", None),
-        ("-3.q", None),
-        ("3 .q", None),
-        ("123456.q", None),
-        ("٣.q", None),
-        ("x.q", None),
-    ],
-)
-def test_an_id_says_whose_it_is(session_id, number):
-    """Any instance can tell where a command belongs, without asking."""
-    assert owner_of(session_id) == number

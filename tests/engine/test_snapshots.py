@@ -26,7 +26,9 @@ from hedgehogd.engine import snapshots as snapshots_module
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.level2_batch import Level2Batch
-from hedgehogd.engine.session import Pipe, Session, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.session import Session
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.protocol.wire import (
     NDJSON,

@@ -8,7 +8,6 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import tape as tape_module
 from hedgehogd.engine.tape import Known, Tape, positions
 from hedgehogd.engine.weight import weight
-from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
 from tests.fakes import make_message
 
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -74,14 +73,6 @@ def test_a_trade_of_full_moves_the_position_of_matches_too():
         {FULL: 8, MATCHES: 8},
     ]
     assert [offset for offset, _ in tape.read(0, frozenset({MATCHES}))] == [2, 4]
-
-
-def test_what_is_held_compressed_weighs_more():
-    """Large messages have one form more."""
-    small, large = (make_message("level2", filling="x" * n) for n in (1, DEFLATE_BYTES_MIN))
-
-    assert weight(small) < 5 * len(small.payload) + 330
-    assert weight(large) == 5 * len(large.payload) + 330
 
 
 @given(BATCHES)

@@ -22,7 +22,8 @@ from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import HistoryHealth, HistoryState
-from hedgehogd.engine.session import Pipe, Sessions
+from hedgehogd.engine.pipe import Pipe
+from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.engine.weight import weight
 from hedgehogd.history.lock import WriterLock

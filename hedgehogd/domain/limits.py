@@ -290,6 +290,8 @@ RESUME_ASK_S = 5.0
 RESUME_FETCH_S = 5.0
 # For so many streams they are asked at a time; more would only make them all too slow.
 RESUMES_ASKING_MAX = 4
+# How often one stream has them asked for the same when our own record begins anew meanwhile.
+RESUME_ASKS_MAX = 3
 # What nobody had is not asked for again within this time.
 RESUME_NOWHERE_S = 10.0
 # What is taken from one of them for one stream, at most.

@@ -18,10 +18,10 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import FULL, MATCHES, Topic
-from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.giving import Giving, Returning
 from hedgehogd.engine.in_band import InBand, in_band
+from hedgehogd.engine.neighbours import Found, Neighbours
 from hedgehogd.engine.pages import Page, with_gaps, with_holes
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.engine.progress import Progress
@@ -48,8 +48,7 @@ class CatchUp(Giving):
     ) -> None:
         super().__init__(resumes, who, starts, is_strict=is_strict)
         self._tape = resumes.tape
-        self._is_alone = is_alone
-        self._asked: set[Topic] = set()  # of which others have been asked, once
+        self._neighbours = Neighbours(resumes, is_alone=is_alone)
         self._began_us = resumes.wall_us()
         self._resumed = frozenset(starts)
         self._cursor = 0  # the place in the past up to which all has been given
@@ -165,7 +164,7 @@ class CatchUp(Giving):
         waited_s = (self._resumes.wall_us() - self._began_us) / _US
         if waited_s > limits.RESUME_PATIENCE_S:
             await self._ask_others(behind)
-        elif waited_s > limits.RESUME_ASK_S and not self._asked.issuperset(behind):
+        elif waited_s > limits.RESUME_ASK_S and not self._neighbours.were_asked(behind):
             await self._fill(behind)
         else:
             await trio.sleep(limits.RESUME_LOOK_S)  # what is missing is about to be written
@@ -187,7 +186,8 @@ class CatchUp(Giving):
         await self._give(Page(page.messages[:before]))
         self._cursor = hole.received_us - 1
         behind = self._behind()
-        if behind and not await self._fill(behind, hole):
+        if behind:
+            await self._fill(behind, hole)
             self._told_us = hole.received_us
 
     def _join_tape(self, topic: Topic, written_to: int) -> None:
@@ -241,60 +241,33 @@ class CatchUp(Giving):
 
     async def _ask_others(self, topics: list[Topic]) -> None:
         """Take from other instances what nobody here has; if they lack it too, give it up."""
-        self._asked.clear()  # those who lacked it may have been starting
-        records = self._records(topics)
-        await self._fill(topics)
-        behind, now = self._behind(), self._records(topics)
-        # Of what began, or broke off, meanwhile nobody was asked.
-        await self._give_up([t for t in topics if t in behind and records[t] == now[t]])
+        for _ in range(limits.RESUME_ASKS_MAX):
+            self._neighbours.ask_again()
+            if not await self._fill(topics):
+                break
+            topics = [topic for topic in topics if topic in self._behind()]
+            if not topics:
+                return
+            # A record has begun, or broken off, meanwhile; nobody was asked about that.
+        await self._give_up([topic for topic in topics if topic in self._behind()])
 
     async def _fill(self, topics: list[Topic], hole: InBand | None = None) -> bool:
-        """Take from other instances what they have of ``topics``; say whether that was all."""
-        records = self._records(topics)
-        found = await self._fetch(topics, hole)
-        if found is None:
-            return False
-        await self._give(Page(found))
-        for topic, known in self._records(topics).items():
-            if known is not None and known == records[topic]:
-                self._reach(self._progress[topic], known)
-        return not self._behind()
-
-    def _records(self, topics: Iterable[Topic]) -> dict[Topic, Known | None]:
-        return {topic: self._tape.known_from(topic) for topic in topics}
-
-    async def _wait_for_others(self, records: Iterable[Known | None]) -> None:
-        """Wait until others have all that came before our records, although they are later."""
-        newest_us = max((known.received_us for known in records if known is not None), default=0)
-        passed_s = (self._resumes.wall_us() - newest_us) / _US
-        rest_s = limits.RESUME_MARGIN_S - passed_s
-        await trio.sleep(max(0.0, min(rest_s, limits.RESUME_MARGIN_S)))  # clocks may step back
-
-    async def _fetch(self, topics: list[Topic], hole: InBand | None = None) -> list[Message] | None:
-        """Return what others have of ``topics`` and is not on the tape; None when they lack some.
-
-        Of each topic, and of each ``hole`` in what is stored, they are asked once.
-        """
-        were_asked = hole is None and self._asked.intersection(topics)
-        self._asked.update(topics)
+        """Take from other instances what they have of ``topics``; say whether they had it."""
         after = {topic: self._progress[topic].reached for topic in topics}
-        known = {topic: number for topic, number in after.items() if number is not None}
-        others = None if self._is_alone else self._resumes.others
-        if others is None or were_asked or len(known) < len(topics):
-            return None
-        await self._wait_for_others(self._records(topics).values())
-        found = await self._resumes.ask(others, known, hole)
+        found = await self._neighbours.fetch(after, hole)
         if found is None:
-            return None
-        for topic in topics:
-            self._progress[topic].is_cut = False
-        return [each for each in found if not self._is_on_tape(each)]
-
-    def _is_on_tape(self, message: Message) -> bool:
-        known = self._tape.known_from(message.topic)
-        if known is None:
             return False
-        return (message.sequence or 0) > known.before
+        await self._give_found(topics, found)
+        return True
+
+    async def _give_found(self, topics: Iterable[Topic], found: Found) -> None:
+        for topic in topics:
+            self._progress[topic].is_cut = False  # what they had follows on what was reached
+        await self._give(Page(found.messages))
+        for topic in topics:
+            known = self._tape.known_from(topic)
+            if known is not None and found.reaches(known):
+                self._reach(self._progress[topic], known)
 
     async def _fetch_quiet(self, topics: list[Topic]) -> bool:
         """Take what others have of topics that have not spoken here; say whether that is all.
@@ -305,7 +278,8 @@ class CatchUp(Giving):
         quiet = []
         for topic in topics:
             flows_us = self._tape.flows_since(topic.product_id)
-            is_silent = self._tape.known_from(topic) is None and topic not in self._asked
+            is_silent = self._tape.known_from(topic) is None
+            is_silent = is_silent and not self._neighbours.were_asked([topic])
             if is_silent and flows_us is not None and flows_us < since_us:
                 quiet.append(topic)
         # A trade that is behind both of its positions has its place among the events of full.
@@ -316,17 +290,13 @@ class CatchUp(Giving):
             and (full := FULL.topic(topic.product_id)) in self._progress
             and full not in quiet
         ]
-        found = await self._fetch([*quiet, *twins]) if quiet else None
-        if found is None:
+        both = [*quiet, *twins]
+        if not quiet or not await self._fill(both):
             return False
-        await self._give(Page(found))
-        for topic in (*quiet, *twins):
-            known = self._tape.known_from(topic)
-            if known is None:
+        for topic in both:
+            if self._tape.known_from(topic) is None:
                 flows_us = self._tape.flows_since(topic.product_id) or 0
                 self._progress[topic].quiet_us = flows_us - 1
-            else:
-                self._reach(self._progress[topic], known)
         return True
 
     async def _give_up(self, topics: list[Topic]) -> None:

@@ -78,16 +78,18 @@ class Resumes:
         remembered for a while: those who come back together meet the same.
         """
         key = None if hole is None else (hole.topic, hole.received_us)
-        async with self._asking:
-            since = -math.inf if key is None else self._nowhere.get(key, -math.inf)
-            if trio.current_time() < since + limits.RESUME_NOWHERE_S:
-                return None
-            found = await others.fetch(after)
-        if found is None and key is not None:
-            if len(self._nowhere) >= limits.RESUME_PAGES_MAX:
-                self._nowhere.clear()
-            self._nowhere[key] = trio.current_time()
-        return found
+        with trio.move_on_after(limits.RESUME_PATIENCE_S):
+            async with self._asking:
+                since = -math.inf if key is None else self._nowhere.get(key, -math.inf)
+                if trio.current_time() < since + limits.RESUME_NOWHERE_S:
+                    return None
+                found = await others.fetch(after)
+            if found is None and key is not None:
+                if len(self._nowhere) >= limits.RESUME_PAGES_MAX:
+                    self._nowhere.clear()
+                self._nowhere[key] = trio.current_time()
+            return found
+        return None  # too many come back at once
 
     def tape_page(self, topics: frozenset[Topic], window: int) -> Page:
         """Return what stands on the tape in one window of it, which is full."""

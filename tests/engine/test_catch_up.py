@@ -103,6 +103,16 @@ async def test_a_position_that_stays_ahead_is_answered_as_expired(back, autojump
     assert (data(member), told(member)) == ([2], [gap(10, None), resumed(0)])
 
 
+async def test_who_comes_back_on_lines_gets_what_it_missed_and_no_word_of_it(back, autojump_clock):
+    """NDJSON is the exchange's messages and nothing else."""
+    await back.publish("matches", 1, 2)
+    member, _ = back.come({MATCH: Start(1)}, NDJSON[True])
+    await trio.sleep(1)
+    await back.publish("matches", 3)
+
+    assert (data(member), told(member), member.told) == ([2, 3], [], [])
+
+
 async def test_a_stretch_of_the_tape_without_its_topics_is_passed(
     back, monkeypatch, autojump_clock
 ):

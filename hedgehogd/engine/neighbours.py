@@ -1,0 +1,86 @@
+"""Other instances, as one stream that comes back has them asked."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.in_band import InBand
+from hedgehogd.engine.resume import Resumes
+from hedgehogd.engine.tape import Known
+
+_US = 1_000_000
+
+
+class Found(NamedTuple):
+    """What others had.
+
+    Attributes:
+        messages: all that came behind the positions, but what is on our tape.
+        until_us: what came here up to then they had too, µs since the epoch.
+    """
+
+    messages: list[Message]
+    until_us: int
+
+    def reaches(self, known: Known) -> bool:
+        """Say whether they had all that came before our record, which begins at ``known``."""
+        return known.received_us <= self.until_us
+
+
+class Neighbours:
+    """Those who may have what nobody here has.
+
+    Args:
+        resumes: who knows them.
+        is_alone: nobody is asked: it is another instance that asks.
+    """
+
+    def __init__(self, resumes: Resumes, *, is_alone: bool) -> None:
+        self._resumes = resumes
+        self._tape = resumes.tape
+        self._is_alone = is_alone
+        self._asked: set[Topic] = set()
+
+    def were_asked(self, topics: Iterable[Topic]) -> bool:
+        """Say whether they were asked for all of ``topics`` already."""
+        return self._asked.issuperset(topics)
+
+    def ask_again(self) -> None:
+        """Those who lacked something may have been starting."""
+        self._asked.clear()
+
+    async def fetch(
+        self, after: Mapping[Topic, int | None], hole: InBand | None = None
+    ) -> Found | None:
+        """Return what they have behind ``after``; None when they lack some of it.
+
+        Of each topic, and of each ``hole`` in what is stored, they are asked once; and not
+        before they have all that came before our records, although they may be a little late.
+        """
+        were_asked = hole is None and self._asked.intersection(after)
+        self._asked.update(after)
+        known = {topic: number for topic, number in after.items() if number is not None}
+        others = None if self._is_alone else self._resumes.others
+        if others is None or were_asked or len(known) < len(after):
+            return None
+        await self._wait(after)
+        until_us = self._resumes.wall_us() - int(limits.RESUME_MARGIN_S * _US)
+        found = await self._resumes.ask(others, known, hole)
+        if found is None:
+            return None
+        return Found([each for each in found if not self._is_on_tape(each)], until_us)
+
+    async def _wait(self, topics: Iterable[Topic]) -> None:
+        records = [self._tape.known_from(topic) for topic in topics]
+        newest_us = max((known.received_us for known in records if known is not None), default=0)
+        passed_s = (self._resumes.wall_us() - newest_us) / _US
+        rest_s = limits.RESUME_MARGIN_S - passed_s
+        await trio.sleep(max(0.0, min(rest_s, limits.RESUME_MARGIN_S)))  # clocks may step back
+
+    def _is_on_tape(self, message: Message) -> bool:
+        known = self._tape.known_from(message.topic)
+        return known is not None and (message.sequence or 0) > known.before

@@ -237,6 +237,8 @@ BLOCK_AGE_S = 10.0
 BLOCK_INFLATED_BYTES_MAX = 1024 * 1024 * 1024
 # How often what came is written to the store; at most a second may be unflushed.
 HISTORY_FLUSH_S = 0.25
+# A product that was not heard for so long holds up nobody who asks up to when all is stored.
+HISTORY_HEARD_S = 3600.0
 # How often an instance that does not write looks whether nobody does: takeover within 1 s.
 HISTORY_LOOK_S = 0.25
 # Pause before a store that failed is tried again.

@@ -10,6 +10,7 @@ What is not to be had any more is told in its place among the data. A position m
 ahead of this instance's feed; it is waited for.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -56,7 +57,8 @@ class CatchUp(Giving):
         self._kept: set[Topic] = set()  # topics to be read from the past
         self._is_located = False
         self._offset = 0  # the same on the tape
-        self._past_tape_at: float | None = None  # since when more is given than has come here
+        self._last: dict[Topic, int | None] = {}  # what has come here of what is past the tape
+        self._flows_at = math.inf  # since when some of that comes
 
     def join(self, topics: Iterable[Topic]) -> None:
         """``topics`` are new, and become live together with those that are resumed."""
@@ -77,17 +79,19 @@ class CatchUp(Giving):
             behind = self._behind()
             if behind:
                 await self._read_past(behind)
+            elif ahead := self._past_tape():
+                await self._follow(ahead)
             elif await self._read_tape():
                 self._resumes.resumed += 1
                 return
 
     def _behind(self) -> list[Topic]:
         """Return the topics of which something is missing on the tape."""
-        return [
-            topic
-            for topic in sorted(self._topics())
-            if not self._progress[topic].is_covered(self._record_of(topic))
-        ]
+        return [topic for topic in sorted(self._topics()) if not self._is_covered(topic)]
+
+    def _is_covered(self, topic: Topic) -> bool:
+        topic = self._carrier(topic)
+        return self._progress[topic].is_covered(self._record_of(topic))
 
     def _record_of(self, topic: Topic) -> Known | None:
         """Return where what is to be taken from the tape begins."""
@@ -107,9 +111,12 @@ class CatchUp(Giving):
             if trio.current_time() >= until:
                 break
             await trio.sleep(limits.RESUME_LOOK_S)
-        for topic in ahead:  # its numbers are not of this market, or nobody has them any more
-            progress = self._progress[topic]
-            await self._tell_gap(topic, (progress.reached or 0) + 1, None)
+        await self._lose(ahead)
+
+    async def _lose(self, ahead: Iterable[Topic]) -> None:
+        """These positions are not of this market, or nobody has what follows on them any more."""
+        for topic in ahead:
+            await self._tell_gap(topic, (self._progress[topic].reached or 0) + 1, None)
             self._progress[topic] = Progress(Start(after_us=self._began_us, is_new=True))
 
     async def _is_ahead(self, topic: Topic) -> bool:
@@ -138,26 +145,15 @@ class CatchUp(Giving):
 
     async def _read_past(self, behind: list[Topic]) -> None:
         """Give the next page of what is stored; give up what is not there."""
-        if not self._is_located:
-            await self._locate()
+        page = await self._read_more()
         lost = [topic for topic in behind if not self._is_kept(topic)]
-        page = await self._read()
         if page is None or lost:
             await self._ask_others(lost or behind)
             return
-        shared = _shared(page)
-        if self._is_cut(shared) and await self._fill(behind):
-            return
-        for hole in shared.holes:
-            if hole.received_us > self._told_us and self._lacks(hole):
-                await self._meet(hole, shared)
-                return
-        await self._give(shared)
-        self._cursor = page.end
-        if not page.is_last:
+        if not await self._give_page(page, behind) or not page.is_last:
             return
         for topic in behind:
-            self._join_tape(topic, page.written_to)
+            self._find_quiet(topic, page.written_to)
         behind = self._behind()
         if not behind:
             return
@@ -168,6 +164,23 @@ class CatchUp(Giving):
             await self._fill(behind)
         else:
             await trio.sleep(limits.RESUME_LOOK_S)  # what is missing is about to be written
+
+    async def _give_page(self, page: PastPage, needs: list[Topic]) -> bool:
+        """Give what is stored to who ``needs`` it; False when some is sought elsewhere first."""
+        for topic, progress in self._progress.items():
+            progress.is_cut = progress.is_cut and topic in needs
+        if page.shared is None:
+            page.shared = Page(with_gaps(page))
+        shared: Page = page.shared
+        if self._is_cut(shared) and await self._fill(needs):
+            return False
+        for hole in shared.holes:
+            if hole.received_us > self._told_us and self._lacks(hole):
+                await self._meet(hole, shared)
+                return False
+        await self._give(shared)
+        self._cursor = page.end
+        return True
 
     def _is_cut(self, page: Page) -> bool:
         """Say whether what precedes the first of a topic in ``page`` was removed, or never kept."""
@@ -185,23 +198,25 @@ class CatchUp(Giving):
         before = next(n for n, message in enumerate(page.messages) if message is hole)
         await self._give(Page(page.messages[:before]))
         self._cursor = hole.received_us - 1
-        behind = self._behind()
-        if behind:
-            await self._fill(behind, hole)
-            self._told_us = hole.received_us
+        needs = {*self._behind(), *self._past_tape()}
+        if hole.topic not in needs:
+            self._kept.discard(hole.topic)  # the tape has it, and more
+            return
+        product_id = hole.topic.product_id
+        await self._fill(sorted(t for t in needs if t.product_id == product_id), hole)
+        self._told_us = hole.received_us
 
-    def _join_tape(self, topic: Topic, written_to: int) -> None:
-        """All that is stored has been given: see whether the tape goes on from there."""
-        progress, known = self._progress[topic], self._tape.known_from(topic)
-        margin_us = int(limits.RESUME_MARGIN_S * _US)
-        if known is None:
+    def _find_quiet(self, topic: Topic, written_to: int) -> None:
+        """All that is stored has been given: a topic that has not spoken here may be whole.
+
+        Of one that has, what it said first will be stored, if the rest is whole.
+        """
+        if self._tape.known_from(topic) is None:
             flows_us = self._tape.flows_since(topic.product_id)
+            margin_us = int(limits.RESUME_MARGIN_S * _US)
             if flows_us is not None and written_to > flows_us + margin_us:
                 # All up to there was stored and given, and what came later would be here.
-                progress.quiet_us = flows_us - 1
-        elif written_to > known.received_us + margin_us and not progress.is_cut:
-            # All up to there was stored, so nothing lies between it and the tape.
-            self._reach(progress, known)
+                self._progress[topic].quiet_us = flows_us - 1
 
     async def _locate(self) -> None:
         """Find where in the past the earliest of the positions is, and what is kept at all."""
@@ -241,15 +256,16 @@ class CatchUp(Giving):
 
     async def _ask_others(self, topics: list[Topic]) -> None:
         """Take from other instances what nobody here has; if they lack it too, give it up."""
-        for _ in range(limits.RESUME_ASKS_MAX):
-            self._neighbours.ask_again()
-            if not await self._fill(topics):
-                break
-            topics = [topic for topic in topics if topic in self._behind()]
-            if not topics:
-                return
-            # A record has begun, or broken off, meanwhile; nobody was asked about that.
-        await self._give_up([topic for topic in topics if topic in self._behind()])
+        for product_id in sorted({topic.product_id for topic in topics}):
+            lacking = [topic for topic in topics if topic.product_id == product_id]
+            for _ in range(limits.RESUME_ASKS_MAX):
+                self._neighbours.ask_again()
+                has_found = await self._fill(lacking)
+                lacking = [topic for topic in lacking if topic in self._behind()]
+                if not lacking or not has_found:
+                    break
+                # A record has begun, or broken off, meanwhile; nobody was asked about that.
+            await self._give_up(lacking)
 
     async def _fill(self, topics: list[Topic], hole: InBand | None = None) -> bool:
         """Take from other instances what they have of ``topics``; say whether they had it."""
@@ -265,9 +281,8 @@ class CatchUp(Giving):
             self._progress[topic].is_cut = False  # what they had follows on what was reached
         await self._give(Page(found.messages))
         for topic in topics:
-            known = self._tape.known_from(topic)
-            if known is not None and found.reaches(known):
-                self._reach(self._progress[topic], known)
+            if topic in found.records:
+                self._reach(self._progress[topic], found.records[topic])
 
     async def _fetch_quiet(self, topics: list[Topic]) -> bool:
         """Take what others have of topics that have not spoken here; say whether that is all.
@@ -323,18 +338,14 @@ class CatchUp(Giving):
     async def _read_tape(self) -> bool:
         """Give the next window of the tape, or all that is left; say whether that was all."""
         topics, width = self._topics(), limits.RESUME_WINDOW_MESSAGES_MAX
+        self._last, self._flows_at = {}, math.inf
         self._offset = max(self._offset, self._tape.begin - 1)
         window = self._offset // width
         end = (window + 1) * width
         if end <= self._tape.end:
-            page = self._resumes.tape_page(topics, window)
-            if not page.messages:
-                await trio.lowlevel.checkpoint()  # there may be thousands of these
-            await self._give(page)
+            await self._give(self._resumes.tape_page(topics, window))
+            await trio.lowlevel.checkpoint()  # there may be thousands of these, of little use
             self._offset = end
-            return False
-        if self._is_past_tape(topics):
-            await self._follow_past()
             return False
         placed = with_holes(
             self._tape.read(self._offset, topics), self._tape.holes(self._offset, topics)
@@ -342,6 +353,9 @@ class CatchUp(Giving):
         holes = [each for _, each in placed if isinstance(each, InBand) and self._lacks(each)]
         if holes and self._is_strict:
             await self._give(Page([message for _, message in placed]))
+            return False
+        if self._is_strict and self._tape.is_open(self._resumed & topics):
+            self._expire()
             return False
         self._note_lacking(hole.topic for hole in holes)
         owed = [(offset, message) for offset, message in placed if self._is_wanted(message)]
@@ -352,35 +366,34 @@ class CatchUp(Giving):
         self._who.stand_in(self, owed, notice)
         return True
 
-    def _is_past_tape(self, topics: Iterable[Topic]) -> bool:
-        """Say whether more was given than has come here, and may still come."""
-        for topic in topics:
-            reached, last = self._progress[topic].reached, self._tape.last_sequence(topic)
-            if reached is not None and last is not None and last < reached:
-                break
-        else:
-            self._past_tape_at = None
-            return False
-        now = trio.current_time()
-        if self._past_tape_at is None:
-            self._past_tape_at = now
-        return now < self._past_tape_at + limits.RESUME_PATIENCE_S
+    def _past_tape(self) -> list[Topic]:
+        """Return the topics of which more was given than has come here; it may come yet."""
+        now, ahead = trio.current_time(), []
+        for topic in sorted(self._topics()):
+            progress, last = self._progress[topic], self._tape.last_sequence(topic)
+            if progress.reached is None:
+                continue
+            if last is None:
+                is_past = now < progress.given_at + limits.RESUME_MARGIN_S
+            else:
+                is_past = last < progress.reached
+            if is_past:
+                ahead.append(topic)
+        return ahead
 
-    async def _follow_past(self) -> None:
-        """Our feed is late, or stopped: go on with what others write until it is there."""
+    async def _follow(self, ahead: list[Topic]) -> None:
+        """Our feed is late: wait for it. It has stopped: go on with what others write."""
+        now = trio.current_time()
+        before, self._last = self._last, {t: self._tape.last_sequence(t) for t in ahead}
+        if any(before.get(topic, last) != last for topic, last in self._last.items()):
+            self._flows_at = min(self._flows_at, now)
+        elif page := await self._read_more():
+            await self._give_page(page, ahead)
+        if now > self._flows_at + limits.RESUME_PATIENCE_S:  # its numbers have begun anew
+            await self._lose(ahead)
+        await trio.sleep(limits.RESUME_LOOK_S)
+
+    async def _read_more(self) -> PastPage | None:
         if not self._is_located:
             await self._locate()
-        page = await self._read()
-        if page is not None:
-            await self._give(_shared(page))
-            self._cursor = page.end
-        if page is None or page.is_last:
-            await trio.sleep(limits.RESUME_LOOK_S)
-
-
-def _shared(page: PastPage) -> Page:
-    """Return what all get who are given ``page``."""
-    shared: Page | None = page.shared
-    if shared is None:
-        shared = page.shared = Page(with_gaps(page))
-    return shared
+        return await self._read()

@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.channel import FULL, MATCHES, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start, to_text
 from hedgehogd.engine.in_band import InBand, in_band
@@ -186,7 +186,21 @@ class Giving:
     def _lacks(self, hole: InBand) -> bool:
         """Say whether what is missing there is wanted."""
         progress = self._progress.get(hole.topic)
-        return progress is not None and progress.lacks(hole)
+        if progress is None or self._carrier(hole.topic) != hole.topic:
+            return False  # a trade that is missing is missing in full as well
+        return progress.lacks(hole)
+
+    def _carrier(self, topic: Topic) -> Topic:
+        """Return the topic whose messages bring those of ``topic``: full brings trades too.
+
+        So who has been given full up to somewhere has all trades up to there.
+        """
+        if topic.channel == MATCHES.topic_channel:
+            full = FULL.topic(topic.product_id)
+            progress = self._progress.get(full)
+            if progress is not None and not progress.is_new:
+                return full
+        return topic
 
     def _advance(self, last: Mapping[Topic, int]) -> None:
         """All up to these sequences has been given."""
@@ -195,6 +209,7 @@ class Giving:
             if progress is not None:
                 progress.reached = max(progress.reached or 0, sequence)
                 progress.given = max(progress.given or 0, sequence)
+                progress.given_at = trio.current_time()
 
     def _move(self, position: dict[Topic, int], message: Message) -> None:
         for topic in positions(message):

@@ -37,11 +37,15 @@ class Holes:
                 told = self.open.setdefault(audience, [])
                 told.append(notice.payload)
                 del told[:-STANDING_GAPS_MAX]
+            self._doubt(frozenset({audience.product_id}), last)  # it may be lost with the rest
         elif notice.kind is NoticeKind.STALE and not isinstance(audience, Topic):
-            for topic in last:
-                is_of_it = audience is None or topic.product_id in audience
-                if is_of_it and topic.channel == TICKER.topic_channel:
-                    self.open.setdefault(topic, [])
+            self._doubt(audience, last)
+
+    def _doubt(self, product_ids: frozenset[str] | None, last: Iterable[Topic]) -> None:
+        for topic in last:
+            is_of_it = product_ids is None or topic.product_id in product_ids
+            if is_of_it and topic.channel == TICKER.topic_channel:
+                self.open.setdefault(topic, [])
 
     def end(self, topic: Topic, message: Message, offset: int, last: int | None) -> bool:
         """``message`` at ``offset`` follows on ``last``; say whether an open hole was one."""

@@ -10,7 +10,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.in_band import InBand
 from hedgehogd.engine.resume import Resumes
-from hedgehogd.engine.tape import Known
+from hedgehogd.engine.tape import Known, positions
 
 _US = 1_000_000
 
@@ -20,15 +20,11 @@ class Found(NamedTuple):
 
     Attributes:
         messages: all that came behind the positions, but what is on our tape.
-        until_us: what came here up to then they had too, µs since the epoch.
+        records: where our record of each topic began then, of those they had all before.
     """
 
     messages: list[Message]
-    until_us: int
-
-    def reaches(self, known: Known) -> bool:
-        """Say whether they had all that came before our record, which begins at ``known``."""
-        return known.received_us <= self.until_us
+    records: Mapping[Topic, Known]
 
 
 class Neighbours:
@@ -68,11 +64,15 @@ class Neighbours:
         if others is None or were_asked or len(known) < len(after):
             return None
         await self._wait(after)
-        until_us = self._resumes.wall_us() - int(limits.RESUME_MARGIN_S * _US)
         found = await self._resumes.ask(others, known, hole)
         if found is None:
             return None
-        return Found([each for each in found if not self._is_on_tape(each)], until_us)
+        last = {t: each.sequence or 0 for each in found for t in positions(each)}
+        records = {topic: self._tape.known_from(topic) for topic in (*after, *last)}
+        rest = [each for each in found if not _is_in(records.get(each.topic), each)]
+        # Everybody is given what our record begins with: who has it has all before it.
+        whole = {t: r for t, r in records.items() if r is not None and r.sequence <= last.get(t, 0)}
+        return Found(rest, whole)
 
     async def _wait(self, topics: Iterable[Topic]) -> None:
         records = [self._tape.known_from(topic) for topic in topics]
@@ -81,6 +81,7 @@ class Neighbours:
         rest_s = limits.RESUME_MARGIN_S - passed_s
         await trio.sleep(max(0.0, min(rest_s, limits.RESUME_MARGIN_S)))  # clocks may step back
 
-    def _is_on_tape(self, message: Message) -> bool:
-        known = self._tape.known_from(message.topic)
-        return known is not None and (message.sequence or 0) > known.before
+
+def _is_in(record: Known | None, message: Message) -> bool:
+    """Say whether our tape has it."""
+    return record is not None and (message.sequence or 0) > record.before

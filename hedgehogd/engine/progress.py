@@ -1,5 +1,7 @@
 """How far one topic has come back, and what of it the tape covers."""
 
+import math
+
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.in_band import InBand
 from hedgehogd.engine.tape import Known
@@ -12,6 +14,7 @@ class Progress:
         reached: all up to this sequence has been given, or is told to be missing; None
             when it is known by time alone.
         given: the last sequence that the subscriber has: its position.
+        given_at: when it was given something last, on trio's clock; -inf before.
         after_us: nothing received up to then is wanted.
         quiet_us: nothing had come of it by then, here or elsewhere; None when that is not so.
         is_new: it is not resumed, it only waits with the others.
@@ -19,10 +22,20 @@ class Progress:
         is_given_up: nobody has what is missing on the tape; it is told in its places.
     """
 
-    __slots__ = ("after_us", "given", "is_cut", "is_given_up", "is_new", "quiet_us", "reached")
+    __slots__ = (
+        "after_us",
+        "given",
+        "given_at",
+        "is_cut",
+        "is_given_up",
+        "is_new",
+        "quiet_us",
+        "reached",
+    )
 
     def __init__(self, start: Start) -> None:
         self.reached = self.given = start.sequence
+        self.given_at = -math.inf
         self.after_us = start.after_us
         self.is_new = start.is_new
         self.quiet_us: int | None = None

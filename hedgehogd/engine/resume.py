@@ -46,7 +46,9 @@ class Resumes:
         self.replayed = 0
         self.expired = 0
         self._asking = trio.CapacityLimiter(limits.RESUMES_ASKING_MAX)
-        self._nowhere: dict[tuple[Topic, int], float] = {}  # holes, and when nobody had them
+        self._nowhere: dict[
+            tuple[frozenset[Topic], int], float
+        ] = {}  # holes, and when nobody had them
         self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
         self.tape = tape
         self.wall_us = wall_us
@@ -77,7 +79,7 @@ class Resumes:
         A few are asked for at a time. That nobody has what is missing in a ``hole`` is
         remembered for a while: those who come back together meet the same.
         """
-        key = None if hole is None else (hole.topic, hole.received_us)
+        key = None if hole is None else (frozenset(after), hole.received_us)
         with trio.move_on_after(limits.RESUME_PATIENCE_S):
             async with self._asking:
                 since = -math.inf if key is None else self._nowhere.get(key, -math.inf)

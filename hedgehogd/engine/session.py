@@ -28,6 +28,7 @@ from hedgehogd.protocol.commands import SUBSCRIBE_FAILED, Command
 from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import WireForm
 
+_OF_TRADES = {MATCHES.topic_channel, FULL.topic_channel}
 _NOTHING = Command(False, ())
 
 
@@ -134,7 +135,8 @@ class Session:
     def stand_in(self, catch_up: Giving, owed: list[tuple[int, Message]], end: Message) -> None:
         """Be live again, behind what is ``owed``, by offset; then tell the ``end`` of it."""
         topics = [topic for topic, each in self._catching_up.items() if each is catch_up]
-        self._came_with |= catch_up.position(())
+        position = catch_up.position(())
+        self._came_with |= {topic: position[topic] for topic in topics if topic in position}
         self._catching_up = {t: c for t, c in self._catching_up.items() if c is not catch_up}
         self._stand()
         if owed and not self.is_closed:
@@ -144,9 +146,9 @@ class Session:
             return
         for notice in (*self._pipe.standing.of(topics), *self._pipe.tape.doubts(topics)):
             self.notify(notice)
-        self._tell_backfilled(
-            t.product_id for t in catch_up.lacking if t.channel == MATCHES.topic_channel
-        )
+        lacking = {t.product_id for t in catch_up.lacking if t.channel in _OF_TRADES}
+        asked = {t.product_id for t in topics if t.channel == MATCHES.topic_channel}
+        self._tell_backfilled(lacking & asked)
         if not self.is_closed:
             self._pipe.hub.give(self._member, [end], [self._pipe.tape.end + 1])
 

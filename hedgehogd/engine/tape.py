@@ -112,13 +112,13 @@ class Tape:
         while self._is_full() and len(kept) > len(messages):
             oldest = kept.popleft()
             self.bytes -= weight(oldest)
+            holes.leave(self.begin)
             offset = self.end - len(kept)
             for topic in positions(oldest):
                 # Not one from before the topic was forgotten: what came meanwhile is nowhere.
                 if topic in self._last and offset >= self._began[topic][0]:
                     known = Known(oldest.sequence or 0, oldest.received_us, has_left=True)
                     self._left[topic] = (offset, known)
-        holes.leave(self.begin)
 
     def note(self, notice: TopicNotice) -> None:
         """``notice`` is told between what is on the tape and what comes next."""
@@ -137,10 +137,15 @@ class Tape:
         """Return what is to be told of ``topics`` that may lack something behind their last."""
         return self._holes.doubts(topics, self._last)
 
+    def is_open(self, topics: Iterable[Topic]) -> bool:
+        """Say whether one of ``topics`` lacks something, or may, behind what came last."""
+        return not self._holes.open.keys().isdisjoint(topics)
+
     def known_from(self, topic: Topic) -> Known | None:
         """Return from where on nothing of ``topic`` is missing here; None before its first.
 
-        That message itself may have left the tape; all after it are there.
+        That message itself may have left the tape; all after it are there, but for what
+        ``is_open``.
         """
         broken, left = self._broken.get(topic), self._left.get(topic)
         if broken is None or (left is not None and left[0] >= broken[0]):

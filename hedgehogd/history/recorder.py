@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, TICKER, Topic
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, TICKER, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.health import HistoryHealth, HistoryState
 from hedgehogd.engine.member import Chunk
@@ -80,6 +80,9 @@ class Recorder:
             for t in sorted(self._recorded)
             if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot
         }
+        self._heartbeats = frozenset(
+            HEARTBEAT.topic(topic.product_id) for topic in self._recorded if topic.product_id
+        )
         self._names = names
         self._lock = lock
         self._health = health
@@ -90,6 +93,8 @@ class Recorder:
         self._offset = 0  # up to which the tape has been taken
         self._taken: list[Entry | Hole] = []
         self._whole_us = 0  # up to when all that came has been taken
+        self._heard: dict[str, int] = {}  # when each product was heard last, µs
+        self._begun_us = 0  # when writing began; what came before may be kept already
         self._tickers: dict[Topic, int] = {}  # each one's newest number, kept or taken
         self._cut: dict[Topic, int] = {}  # the same, where what followed on it is lost
         self._trades: list[tuple[str, Sequence[Mapping[str, Any]]]] = []
@@ -125,17 +130,27 @@ class Recorder:
             for book in self._books.values():
                 book.begin_anew()
         holes = {(at, hole.topic) for at, hole in tape.holes(self._offset, self._recorded)}
-        for offset, message in tape.read(self._offset, self._recorded):
-            if (offset, message.topic) in holes and message.topic in self._tickers:
-                self._cut.setdefault(message.topic, self._tickers[message.topic])
+        for offset, message in tape.read(self._offset, self._recorded | self._heartbeats):
             if len(self._taken) >= messages_max:
                 self._whole_us = message.received_us - 1
                 break
             self._offset = offset
-            self._take(offset, message)
+            self._heard[message.topic.product_id] = message.received_us
+            self._take(offset, message, follows_hole=(offset, message.topic) in holes)
         else:
             self._offset = tape.end
-            self._whole_us = self._wall_us()
+            self._whole_us = self._heard_until()
+
+    def _heard_until(self) -> int:
+        """Return up to when all that came has been taken: of who is heard last of all products.
+
+        When a feed stops, its time does not go on. One that has been silent for long is no
+        longer waited for: the exchange may have taken it from its list.
+        """
+        now_us = self._wall_us()
+        heard = [at for product_id, at in self._heard.items() if product_id]
+        late_us = now_us - int(limits.HISTORY_HEARD_S * _US)
+        return min((at for at in heard if at > late_us), default=now_us)
 
     def take_book(self, topic: Topic, messages: Iterable[Message], *, is_seam: bool) -> None:
         """Take a snapshot and what follows on it; all that is on the tape has been taken."""
@@ -144,7 +159,7 @@ class Recorder:
             self._taken.append(Hole(topic, "seam", at_us=now))
         self._taken += [Entry(topic, now, message.payload) for message in messages]
 
-    def _take(self, offset: int, message: Message) -> None:
+    def _take(self, offset: int, message: Message, *, follows_hole: bool) -> None:
         for topic in (message.topic, message.also):
             if topic is None or topic not in self._recorded:
                 continue
@@ -152,10 +167,7 @@ class Recorder:
             if book is not None and not book.has_begun(offset):
                 continue
             if topic.channel == TICKER.topic_channel and message.sequence is not None:
-                last = self._cut.pop(topic, message.sequence)
-                if last < message.sequence - 1:
-                    self._taken.append(Hole(topic, "missing", last + 1, message.sequence - 1))
-                self._tickers[topic] = message.sequence
+                self._take_ticker(topic, message, message.sequence, follows_hole=follows_hole)
             self._taken.append(
                 Entry(
                     topic,
@@ -165,6 +177,21 @@ class Recorder:
                     message.trade_id,
                 )
             )
+
+    def _take_ticker(
+        self, topic: Topic, message: Message, sequence: int, *, follows_hole: bool
+    ) -> None:
+        """Take note of what is missing before it."""
+        kept = self._tickers.get(topic)
+        if kept is not None and sequence <= kept and message.received_us <= self._begun_us:
+            return  # the writer before us has it
+        if follows_hole and kept is not None:
+            self._cut.setdefault(topic, kept)
+        last = self._cut.pop(topic, sequence)
+        if last < sequence - 1:
+            hole = Hole(topic, "missing", last + 1, sequence - 1, message.received_us)
+            self._taken.append(hole)
+        self._tickers[topic] = sequence
 
     async def _round(self) -> float:
         """Be the writer if nobody else is, and write what has come; return how long to rest."""
@@ -201,6 +228,7 @@ class Recorder:
             for topic, last in newest.items()
             if topic.channel == TICKER.topic_channel and last is not None
         }
+        self._begun_us = self._wall_us()
         self._find_cuts()
         for book in self._books.values():
             book.begin_anew()
@@ -223,7 +251,7 @@ class Recorder:
             return True
         finally:
             reader.close()
-        known = [self._pipe.tape.known_from(topic) for topic in self._recorded]
+        known = [self._pipe.tape.held_from(topic) for topic in self._recorded]
         now_us = self._wall_us()
         since_us = min((each.received_us for each in known if each), default=now_us)
         return since_us <= written_us or written_us < now_us - int(limits.TAPE_KEEP_S * _US)
@@ -239,7 +267,7 @@ class Recorder:
         """See which tickers may be missing; of denser channels their numbers tell."""
         self._cut.clear()
         for topic, last in self._tickers.items():
-            known = self._pipe.tape.known_from(topic)
+            known = self._pipe.tape.held_from(topic)
             if known is None or last < known.sequence:
                 self._cut[topic] = last
 

@@ -44,7 +44,8 @@ def _take_stale(source: Source, value: dict[str, Any], payload: bytes, received:
     product_ids = value.get("product_ids")
     if isinstance(product_ids, list):
         products = frozenset(each for each in product_ids if isinstance(each, str))
-        received.tell(TopicNotice(products, payload))
+        kind = NoticeKind.STALE if value.get("stale") is True else NoticeKind.BACK
+        received.tell(TopicNotice(products, payload, kind))
         return
     source.told_stale = value.get("stale") is True  # the feed tells it, once for all lines
 

@@ -25,6 +25,7 @@ _DATA, _OURS = b"data: ", b"event: hedgehogd"
 
 class _Notice(msgspec.Struct):
     type: str
+    stale: bool = False
 
 
 class Tapes:
@@ -68,8 +69,11 @@ class Tapes:
                     data = b"\n".join(x.removeprefix(_DATA) for x in event if x.startswith(_DATA))
                     is_ours = _OURS in event
                     event.clear()
-                    if is_ours and _is_resumed(data):
+                    notice = _read(data) if is_ours else _Notice("")
+                    if notice.type == "resumed":
                         return messages
+                    if notice.type == "gap" or notice.stale:
+                        return None  # it does not know whether that is all
                     if data and not is_ours:
                         route = source.route(read_head(data))
                         if route is not None and route.topic in after:
@@ -81,8 +85,8 @@ class Tapes:
         return None
 
 
-def _is_resumed(notice: bytes) -> bool:
+def _read(notice: bytes) -> _Notice:
     try:
-        return msgspec.json.decode(notice, type=_Notice).type == "resumed"
+        return msgspec.json.decode(notice, type=_Notice)
     except msgspec.DecodeError:
-        return False
+        return _Notice("")

@@ -99,7 +99,9 @@ class Schedule:
         self.instance_at = random.choice((0.0, 0.0, random.uniform(1, 8)))
         limits.RESUME_CHUNK_BYTES = random.choice((200, 2000, 64 * 1024))
         limits.RESUME_WINDOW_MESSAGES_MAX = random.choice((2, 8, 64))
-        tape = Tape(random.choice((3_000, 20_000, 10**7)))
+        bytes_max = random.choice((3_000, 20_000, 10**7))
+        self.is_long = bytes_max == 10**7
+        tape = Tape(bytes_max)
         self.pipe = Pipe.build(tape, Demand(linger_s=0), Catalogue(), lambda: 0.0, wall_us)
         self.pipe.resumes.past = self.past
         self.sessions = Sessions()
@@ -245,12 +247,23 @@ class Others:
     async def fetch(self, after):
         await trio.sleep(self.schedule.random.choice((0, 0.02, 0.5)))
         until = trio.current_time() - self.schedule.random.choice((0, 0.1, 1))
-        return [
-            message
-            for message, at in zip(self.schedule.said, self.schedule.said_at, strict=True)
-            if at <= until
-            and any(message.sequence > after.get(t, 2**62) for t in positions(message))
-        ]
+        found = []
+        for message, at in zip(self.schedule.said, self.schedule.said_at, strict=True):
+            if at <= until:
+                for topic in positions(message):
+                    if message.sequence > after.get(topic, 2**62):
+                        found.append(as_one_of(topic, message))
+                        break
+        return found
+
+
+def as_one_of(topic, message):
+    """Return a message as who wants ``topic`` is sent it."""
+    if message.topic == topic:
+        return message
+    alike = make_message(*topic, message.sequence, trade_id=message.trade_id)
+    alike.payload, alike.frame = message.payload, message.frame
+    return alike
 
 
 class Holed(Schedule):
@@ -262,7 +275,8 @@ class Holed(Schedule):
         self.form = random.choice(FORMS[:2])  # lines can be told nothing
         self.store = random.choice(("whole", "holed", "none"))
         has_others = random.random() < 0.5
-        self.is_somewhere = has_others or self.store == "whole"
+        # A tape shorter than others may be late is gone before they have answered.
+        self.is_somewhere = (has_others and self.is_long) or self.store == "whole"
         self.pipe.resumes.past = None if self.store == "none" else self.past
         self.pipe.resumes.others = Others(self) if has_others else None
         self.outages = []

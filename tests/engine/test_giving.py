@@ -26,7 +26,7 @@ from tests.engine.returning import (
     told_of,
     wall_us,
 )
-from tests.fakes import FakeMember
+from tests.fakes import FakeMember, make_message
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 64])
@@ -116,3 +116,17 @@ async def test_who_is_ended_by_what_it_is_told_gets_no_more(back, autojump_clock
     await trio.sleep(1)
 
     assert (session.is_closed, told(member)) == (True, [])
+
+
+async def test_who_has_full_is_told_of_it_alone(back, autojump_clock):
+    """A trade that is missing is an event that is missing."""
+    trades = [make_message(*ALL, n, "match", MATCH, trade_id=n) for n in range(10)]
+    await back.broker.publish([Delivery(trades[1:4])])
+    missing = [TopicNotice(topic, told_of(topic, 4, 5), NoticeKind.GAP) for topic in (ALL, MATCH)]
+    await back.broker.publish([Delivery(trades[6:8], missing, [0, 0])])
+    both, one = {ALL: Start(2), MATCH: Start(2)}, {MATCH: Start(2)}
+    members = [back.come(starts)[0] for starts in (both, one)]
+    await trio.sleep(1)
+
+    assert [texts(member) for member in members] == [[3, "gap", 6, 7, "resumed"]] * 2
+    assert [told(member)[0]["channel"] for member in members] == ["full", "matches"]

@@ -2,16 +2,24 @@
 
 import json
 
+import pytest
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import FULL
+from hedgehogd.domain.errors import CLOSE_EXPIRED
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.past import PastGap
+from hedgehogd.engine.session import Session
+from hedgehogd.protocol.commands import ChannelRequest, Command
+from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
 from tests.engine.returning import (
     ALL,
     BACK,
+    BTC,
     LOST,
+    MATCH,
     STALE,
     TICK,
     Remembering,
@@ -25,6 +33,7 @@ from tests.engine.returning import (
     texts,
     told,
 )
+from tests.fakes import FakeMember, make_message
 
 
 async def test_others_may_have_it(back, autojump_clock):
@@ -212,15 +221,72 @@ async def test_while_our_feed_is_down_what_others_write_is_followed(stored, auto
     assert (data(member), told(member)) == ([*range(8, 17)], [resumed(8, ALL)])
 
 
-async def test_a_position_is_what_was_given_although_our_feed_has_less(stored, autojump_clock):
-    """It did not come back in time; what comes late is not given again."""
+async def test_who_has_more_than_has_come_here_is_not_given_it_again(stored, autojump_clock):
+    """However long our feed was down: it begins where it had stopped, or later."""
     await keep(stored, 1, 2, 3, channel="full")
     await publish(stored, ALL, 1, 2)
     member, session = stored.come({ALL: Start(3)})
     await trio.sleep(limits.RESUME_PATIENCE_S * 2)
-
-    assert told(member) == [resumed(0, ALL)]
     assert session.position(stored.pipe.tape.end) == {ALL: 3}
+    await publish(stored, ALL, 3, 4)
+    await trio.sleep(1)
+
+    assert (data(member), told(member)) == ([4], [resumed(1, ALL)])
+
+
+async def test_a_feed_that_is_late_all_the_time_is_waited_for(stored, autojump_clock):
+    """What is written meanwhile is not read: it would be ahead for ever."""
+
+    async def say():
+        for number in range(4, 1000):
+            await keep(stored, number, channel="full")
+            await trio.sleep(0.05)
+
+    async def hear():
+        await trio.sleep(1)
+        for number in range(4, 1000):
+            await publish(stored, ALL, number)
+            await trio.sleep(0.051)
+
+    await keep(stored, 1, 2, 3, channel="full")
+    await publish(stored, ALL, 1, 2, 3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say)
+        nursery.start_soon(hear)
+        await trio.sleep(5)
+        member, _ = stored.come({ALL: Start(2)})
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+
+    assert data(member) == [*range(3, data(member)[-1] + 1)]
+    assert [notice["type"] for notice in told(member)] == ["resumed"]
+
+
+async def test_numbers_that_begin_anew_are_told_and_followed(stored, autojump_clock):
+    """Nobody waits for ever for what will not come."""
+    await keep(stored, 1001, 1002, channel="full")
+    await publish(stored, ALL, 1)
+    member, _ = stored.come({ALL: Start(1001)})
+    for number in range(2, 80):
+        await trio.sleep(0.5)
+        await publish(stored, ALL, number)
+
+    assert told(member)[0] == gap(1003, None, "full")
+    assert data(member) == [1002, *range(2, 80)]
+
+
+async def test_what_a_topic_says_first_is_not_given_twice(stored, autojump_clock):
+    """It was stored before it came here."""
+    await keep(stored, 3, 4, 5, channel="full")
+    await publish(stored, TICK, 1)
+    await stored.publish("heartbeat", 1)
+    await trio.sleep(3)
+    member, _ = stored.come({ALL: Start(3)})
+    await trio.sleep(0.05)
+    await publish(stored, ALL, 5, 6)
+    await trio.sleep(3)
+
+    assert (data(member), told(member)) == ([4, 5, 6], [resumed(3, ALL)])
 
 
 async def test_a_store_that_fails_while_it_is_followed_is_waited_for(stored, autojump_clock):
@@ -252,3 +318,147 @@ async def test_a_position_that_has_left_the_tape_is_not_claimed(nursery, autojum
     await publish(back, ALL, 3)
 
     assert [session.position(at) for at in (0, 3)] == [{}, {ALL: 3}]
+
+
+@pytest.mark.parametrize(
+    ("is_strict", "form"), [(False, WEBSOCKET), (True, WEBSOCKET), (False, NDJSON[True])]
+)
+async def test_what_the_writer_did_not_hear_either_is_not_taken_for_whole(
+    stored, is_strict, form, autojump_clock
+):
+    """It goes on saying that all is written: of what has come to it."""
+    await keep(stored, 1, 2, 3, channel="full")
+    await holed(stored)
+    member, _ = stored.come({ALL: Start(2)}, form, is_strict=is_strict)
+    await trio.sleep(limits.RESUME_PATIENCE_S * 2)
+
+    if is_strict or not form.has_notices:
+        assert (texts(member), [code for code, _ in member.ends]) == ([3], [CLOSE_EXPIRED])
+    else:
+        assert texts(member) == [3, "gap", 6, 7, "resumed"]
+
+
+async def test_others_whose_feed_is_down_do_not_have_all(back, autojump_clock):
+    """They have what came before, and say no more than that."""
+    back.pipe.resumes.others = Remembering(1, 2, 3, channel="full")
+    await holed(back)
+    member, _ = back.come({ALL: Start(2)})
+    await trio.sleep(20)
+
+    assert texts(member) == [3, "gap", 6, 7, "resumed"]
+
+
+ETH_ALL = FULL.topic("ETH-USD")
+
+
+def store(stored, *messages):
+    for message in messages:
+        stored.past.keep(message)
+
+
+def come_to_both(stored, starts):
+    member = FakeMember(WEBSOCKET)
+    session = Session("1.both", member, WEBSOCKET, stored.pipe, 100)
+    member.session = session
+    stored.sessions.add(session)
+    request = ChannelRequest(FULL, (BTC, "ETH-USD"))
+    session.apply(Command(True, (request,), since=starts))
+    return member
+
+
+def got(member, product_id):
+    return [m.sequence or m.type for m in member.messages if m.topic.product_id == product_id]
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+async def test_a_hole_in_the_store_is_none_where_the_tape_has_it(stored, is_behind, autojump_clock):
+    """Whether another topic is needed from the store, or our feed is behind of one."""
+    store(stored, make_message(*ALL, 1), make_message(*ALL, 2), make_message(*ETH_ALL, 50))
+    await trio.sleep(0.01)
+    await publish(stored, ALL, 2, 3)
+    if not is_behind:
+        await publish(stored, ETH_ALL, 50)
+    store(stored, make_message(*ALL, 3))
+    await trio.sleep(0.01)
+    await publish(stored, ALL, 4, 5, 6)
+    stored.past.gaps.append(PastGap(ALL, stored.past.kept[-1][0] + 1, "missing", 4, 5))
+    await trio.sleep(0.01)
+    store(stored, make_message(*ALL, 6), make_message(*ETH_ALL, 51))
+    member = come_to_both(stored, {ALL: Start(1), ETH_ALL: Start(50 if is_behind else 51)})
+    await trio.sleep(2)
+    await publish(stored, ETH_ALL, 51, 52)
+    await trio.sleep(40)
+
+    assert got(member, BTC) == [2, 3, 4, 5, 6]
+    assert got(member, "ETH-USD") == ([51, 52] if is_behind else [52])
+
+
+async def test_trades_come_from_the_store_where_full_is_left_to_the_tape(stored, autojump_clock):
+    """They were to come with it."""
+    events = [make_message(*ALL, n, "open") for n in range(7)]
+    for number in (1, 4, 5, 6):
+        events[number] = make_message(*ALL, number, "match", MATCH, trade_id=number)
+    store(stored, *events[1:4])
+    await stored.broker.publish([Delivery(events[2:])])
+    stored.past.gaps.append(PastGap(ALL, stored.past.kept[-1][0] + 1, "missing", 4, 5))
+    await trio.sleep(0.01)
+    store(stored, events[6])
+    member, _ = stored.come({ALL: Start(1), MATCH: Start(1)})
+    await trio.sleep(40)
+
+    assert data(member) == [2, 3, 4, 5, 6]
+
+
+async def test_what_others_lack_of_one_product_takes_no_other_with_it(stored, autojump_clock):
+    """Nor is it remembered of who asks for less."""
+
+    class Peer(Remembering):
+        async def fetch(self, after):
+            self.asked.append(after)
+            return None if TICK in after else await super().fetch(after)
+
+    stored.pipe.resumes.others = Peer(*range(1, 8), channel="full")
+    await keep(stored, 3, channel="ticker")
+    await hole_in_the_store(stored)
+    await keep(stored, 7, channel="ticker")
+    await publish(stored, TICK, 7)
+    stored.come({ALL: Start(2), TICK: Start(3)})
+    await trio.sleep(5)
+    member, _ = stored.come({ALL: Start(2)})
+    await trio.sleep(5)
+
+    assert texts(member) == [3, 4, 5, 6, 7, "resumed"]
+
+
+@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
+async def test_who_wants_all_or_cannot_be_told_is_ended_while_it_is_not_known(
+    back, form, is_strict, autojump_clock
+):
+    """The ticker may have said something while the feed was down."""
+    await publish(back, TICK, 10)
+    await back.broker.publish([Delivery([], [STALE]), Delivery([], [BACK])])
+    member, _ = back.come({TICK: Start(9)}, form, is_strict=is_strict)
+    await trio.sleep(1)
+
+    assert (data(member), member.ends) == ([], [(CLOSE_EXPIRED, "position_expired")])
+
+
+async def test_what_others_had_first_is_not_given_twice(back, nursery, autojump_clock):
+    """A topic that had never spoken here does so just now."""
+
+    class Soon(Remembering):
+        async def fetch(self, after):
+            nursery.start_soon(self.here)
+            return await super().fetch(after)
+
+        async def here(self):
+            await trio.sleep(0.05)
+            await publish(back, ALL, 5)
+
+    back.pipe.resumes.others = Soon(4, 5, channel="full")
+    await publish(back, TICK, 1)
+    await trio.sleep(5)
+    member, _ = back.come({ALL: Start(3)})
+    await trio.sleep(10)
+
+    assert texts(member) == [4, 5, "resumed"]

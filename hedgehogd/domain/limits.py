@@ -286,7 +286,7 @@ RESUMES_PER_TURN_MAX = 16
 RESUME_AHEAD_MAX_S = 5.0
 # How often is looked again for what is about to come or to be written.
 RESUME_LOOK_S = 0.1
-# When what is missing is not written by then, other instances are asked for it.
+# When what is missing is not written by then, or nothing was for so long, others are asked.
 RESUME_ASK_S = 5.0
 # They are busy then themselves: what they remember is a page or two, and somebody waits for it.
 RESUME_FETCH_S = 5.0

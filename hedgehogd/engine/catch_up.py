@@ -157,10 +157,12 @@ class CatchUp(Giving):
         behind = self._behind()
         if not behind:
             return
-        waited_s = (self._resumes.wall_us() - self._began_us) / _US
+        now_us = self._resumes.wall_us()
+        waited_s, idle_s = ((now_us - at) / _US for at in (self._began_us, page.written_to))
+        were_asked = self._neighbours.were_asked(behind)
         if waited_s > limits.RESUME_PATIENCE_S:
             await self._ask_others(behind)
-        elif waited_s > limits.RESUME_ASK_S and not self._neighbours.were_asked(behind):
+        elif max(waited_s, idle_s) > limits.RESUME_ASK_S and not were_asked:
             await self._fill(behind)
         else:
             await trio.sleep(limits.RESUME_LOOK_S)  # what is missing is about to be written

@@ -584,10 +584,10 @@ async def test_others_are_asked_before_a_store_that_is_not_written_is_given_up(
     stored.pipe.resumes.others = Remembering(4, 5)
     await keep(stored, 2, 3)
     stored.past.stopped_us = wall_us()
-    await trio.sleep(5)
+    await trio.sleep(limits.RESUME_ASK_S + 1)
     await stored.publish("matches", 6)
     member, _ = stored.come({MATCH: Start(2)})
-    await trio.sleep(limits.RESUME_ASK_S + 1)
+    await trio.sleep(limits.RESUME_MARGIN_S + 1)  # not longer: it is not about to be written
 
     assert (data(member), told(member)) == ([3, 4, 5, 6], [resumed(4)])
 

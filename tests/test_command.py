@@ -150,7 +150,7 @@ def test_version_names_the_commit(run):
         (["--config", "/nonexistent.toml"], 78, "/nonexistent.toml: No such file or directory"),
         (["--credentials", "/nonexistent", "--check"], 78, "/nonexistent/coinbase-key"),
         (["simulate", "--fault", "rest"], 64, "Did you mean 'reset'?"),
-        (["replay", "--since", "-1h", "--port", "0"], 78, "Expected --history DIR"),
+        (["replay", "--since=-1h", "--port=0", "--history=none"], 64, "Expected --history DIR"),
         (["tail", "btc"], 64, "neither a URL nor a pair"),
     ],
 )

@@ -12,7 +12,6 @@ ahead of this instance's feed; it is waited for.
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 
 import structlog
 import trio
@@ -24,8 +23,9 @@ from hedgehogd.engine.giving import Giving, Returning
 from hedgehogd.engine.in_band import InBand, in_band
 from hedgehogd.engine.neighbours import Found, Neighbours
 from hedgehogd.engine.pages import Page, with_gaps, with_holes
-from hedgehogd.engine.past import PastPage, PastUnavailable
+from hedgehogd.engine.past import PastPage
 from hedgehogd.engine.progress import Progress
+from hedgehogd.engine.reading import Reading
 from hedgehogd.engine.resume import Resumes
 from hedgehogd.engine.tape import Known
 from hedgehogd.protocol import notices
@@ -52,11 +52,9 @@ class CatchUp(Giving):
         self._neighbours = Neighbours(resumes, is_alone=is_alone)
         self._began_us = resumes.wall_us()
         self._resumed = frozenset(starts)
-        self._cursor = 0  # the place in the past up to which all has been given
-        self._told_us = 0  # the same, up to which nobody has what is missing
-        self._kept: set[Topic] = set()  # topics to be read from the past
-        self._is_located = False
-        self._offset = 0  # the same on the tape
+        self._reading = Reading(resumes)
+        self._told_us = 0  # the place in the past up to which nobody has what is missing
+        self._offset = 0  # up to which all on the tape has been given
         self._last: dict[Topic, int | None] = {}  # what has come here of what is past the tape
         self._flows_at = math.inf  # since when some of that comes
 
@@ -126,27 +124,13 @@ class CatchUp(Giving):
         last = self._tape.last_sequence(topic)
         if last is not None and last >= reached:
             return False
-        found = await self._find(topic, reached)
+        found = await self._reading.find(topic, reached)
         return found is None or found[1] < reached
-
-    async def _find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
-        past = self._resumes.past
-        if past is not None:
-            with suppress(PastUnavailable):
-                return await past.find(topic, sequence)
-        return None
-
-    async def _read(self) -> PastPage | None:
-        past, topics = self._resumes.past, self._kept & self._topics()
-        if past is not None and topics:
-            with suppress(PastUnavailable):
-                return await past.page(topics, self._cursor)
-        return None
 
     async def _read_past(self, behind: list[Topic]) -> None:
         """Give the next page of what is stored; give up what is not there."""
         page = await self._read_more()
-        lost = [topic for topic in behind if not self._is_kept(topic)]
+        lost = [topic for topic in behind if not self._reading.has(topic)]
         if page is None or lost:
             await self._ask_others(lost or behind)
             return
@@ -181,7 +165,7 @@ class CatchUp(Giving):
                 await self._meet(hole, shared)
                 return False
         await self._give(shared)
-        self._cursor = page.end
+        self._reading.cursor = page.end
         return True
 
     def _is_cut(self, page: Page) -> bool:
@@ -199,10 +183,10 @@ class CatchUp(Giving):
         """
         before = next(n for n, message in enumerate(page.messages) if message is hole)
         await self._give(Page(page.messages[:before]))
-        self._cursor = hole.received_us - 1
+        self._reading.cursor = hole.received_us - 1
         needs = {*self._behind(), *self._past_tape()}
         if hole.topic not in needs:
-            self._kept.discard(hole.topic)  # the tape has it, and more
+            self._reading.kept.discard(hole.topic)  # the tape has it, and more
             return
         product_id = hole.topic.product_id
         await self._fill(sorted(t for t in needs if t.product_id == product_id), hole)
@@ -219,42 +203,6 @@ class CatchUp(Giving):
             if flows_us is not None and written_to > flows_us + margin_us:
                 # All up to there was stored and given, and what came later would be here.
                 self._progress[topic].quiet_us = flows_us - 1
-
-    async def _locate(self) -> None:
-        """Find where in the past the earliest of the positions is, and what is kept at all."""
-        self._is_located = True
-        past = self._resumes.past
-        places: list[int] = []
-        for topic, progress in self._progress.items():
-            if past is None or not past.keeps(topic):
-                continue
-            self._kept.add(topic)
-            if progress.is_new:
-                continue
-            if progress.reached is not None:
-                found = await self._find(topic, progress.reached)
-                if found is None and topic.channel == MATCHES.topic_channel:
-                    found = await self._find(FULL.topic(topic.product_id), progress.reached)
-                if found is not None:
-                    places.append(found[0])
-                    continue
-            first = None
-            with suppress(PastUnavailable):
-                first = await past.first_place(topic)
-            progress.is_cut = first is None or progress.after_us < first
-            places.append(progress.after_us if first is None else max(first - 1, progress.after_us))
-        # A trade that came on full is there twice, and is given once, for both.
-        full = {t.product_id for t in self._kept if t.channel == FULL.topic_channel}
-        self._kept -= {
-            t for t in self._kept if t == MATCHES.topic(t.product_id) and t.product_id in full
-        }
-        self._cursor = min(places, default=self._began_us)
-
-    def _is_kept(self, topic: Topic) -> bool:
-        full = FULL.topic(topic.product_id)
-        return topic in self._kept or (
-            topic.channel == MATCHES.topic_channel and full in self._kept
-        )
 
     async def _ask_others(self, topics: list[Topic]) -> None:
         """Take from other instances what nobody here has; if they lack it too, give it up."""
@@ -396,6 +344,6 @@ class CatchUp(Giving):
         await trio.sleep(limits.RESUME_LOOK_S)
 
     async def _read_more(self) -> PastPage | None:
-        if not self._is_located:
-            await self._locate()
-        return await self._read()
+        if not self._reading.is_located:
+            await self._reading.locate(self._progress, self._began_us)
+        return await self._reading.page(self._topics())

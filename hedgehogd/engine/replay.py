@@ -50,20 +50,20 @@ class Replay(CatchUp):
         self._known: set[Topic] = set()  # books whose snapshot has been given
 
     async def _run(self) -> None:
-        await self._locate()
-        self._begin_us, self._began_at = self._cursor, trio.current_time()
+        await self._reading.locate(self._progress, self._began_us)
+        self._begin_us, self._began_at = self._reading.cursor, trio.current_time()
         for topic, progress in self._progress.items():
             if progress.reached is None:
-                progress.after_us = max(progress.after_us, self._cursor)
+                progress.after_us = max(progress.after_us, self._reading.cursor)
             if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
                 await self._begin_book(topic)
-        while topics := self._kept & self._topics():
-            page = await self._next(frozenset(topics), self._cursor)
+        while topics := self._reading.kept & self._topics():
+            page = await self._next(frozenset(topics), self._reading.cursor)
             if page is None:
                 self._who.expire()
                 return
             await self._play(with_gaps(page))
-            self._cursor = page.end
+            self._reading.cursor = page.end
             if self._is_over(page):
                 self._watching.finish()
                 return
@@ -85,17 +85,19 @@ class Replay(CatchUp):
         """Give the book as it was at the beginning of the stretch, if that is known."""
         past = self._resumes.past
         try:
-            place = None if past is None else await past.snapshot_before(topic, self._cursor)
+            place = (
+                None if past is None else await past.snapshot_before(topic, self._reading.cursor)
+            )
         except PastUnavailable:
             place = None
         if place is None:
             return
         after = place - 1
-        while after < self._cursor:
+        while after < self._reading.cursor:
             page = await self._next(frozenset({topic}), after)
             if page is None or page.end == after:
                 break
-            messages = [m for m in page.messages if m.received_us <= self._cursor]
+            messages = [m for m in page.messages if m.received_us <= self._reading.cursor]
             await self._give_all(self._of_known_books(messages))
             after = page.end
 
@@ -162,7 +164,7 @@ class Replay(CatchUp):
 
     def _go_live(self) -> None:
         starts = {
-            topic: Start(progress.reached, self._cursor)
+            topic: Start(progress.reached, self._reading.cursor)
             for topic, progress in self._progress.items()
             if BY_TOPIC_CHANNEL[topic.channel].resumes
         }

@@ -16,7 +16,7 @@ from hedgehogd.engine.orders import FetchedOrders
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.engine.sessions import Sessions
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN, deflated
-from hedgehogd.protocol.received import Refusal, TopicNotice, cut
+from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice, cut
 
 
 class Delivery(NamedTuple):
@@ -155,6 +155,8 @@ class Broker:
         for notice in notices:
             self._pipe.standing.note(notice)
             self._pipe.tape.note(notice)
+            if notice.kind is NoticeKind.WHOLE:
+                continue
             audience = notice.audience
             if audience is None:
                 tell = [session.notify for session in self._sessions]

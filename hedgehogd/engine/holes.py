@@ -38,6 +38,9 @@ class Holes:
                 told.append(notice.payload)
                 del told[:-STANDING_GAPS_MAX]
             self._doubt(frozenset({audience.product_id}), last)  # it may be lost with the rest
+        elif notice.kind is NoticeKind.WHOLE and isinstance(audience, Topic):
+            if not self.open.get(audience):
+                self.open.pop(audience, None)
         elif notice.kind is NoticeKind.STALE and not isinstance(audience, Topic):
             self._doubt(audience, last)
 

@@ -129,13 +129,16 @@ class Arbiter:
         elif (number := _number_of(arrival)) is not None:
             self._judge_number(state, arrival, number, now, received)
         elif channel == _TICKER and head.sequence is not None:
-            line = arrival.source.line
-            verdict = state.numbers_of(_TICKER).observe(head.sequence, now, line)
+            numbers = state.numbers_of(_TICKER)
+            verdict = numbers.observe(head.sequence, now, arrival.source.line)
             self._note(topic, verdict.oddity, received)
             if verdict.deliver:
                 received.messages.append(arrival.message)
-            else:
-                self.dropped["repeat"] += 1
+                return
+            self.dropped["repeat"] += 1
+            if head.sequence == numbers.highest and not self._is_racing:
+                # What a new connection is greeted with: there was no other meanwhile.
+                received.tell(TopicNotice(topic, b"", NoticeKind.WHOLE))
         else:
             self._follow(state, arrival, now, received)
 

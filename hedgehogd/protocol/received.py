@@ -15,13 +15,15 @@ class NoticeKind(Enum):
     """What a notice means for those who come later.
 
     A gap stands until the next message of its topic, staleness until it is over (``BACK``);
-    ``PASSING`` is for those who are there.
+    ``PASSING`` is for those who are there. ``WHOLE`` is told to nobody: of its topic nothing
+    is missing although the feed was down.
     """
 
     GAP = auto()
     STALE = auto()
     BACK = auto()
     PASSING = auto()
+    WHOLE = auto()
 
 
 class TopicNotice(NamedTuple):

@@ -9,7 +9,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.protocol.commands import drop_pair
-from hedgehogd.protocol.received import Refusal, TopicNotice
+from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice
 from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_DEFLATE, WEBSOCKET_STRICT
 from tests.fakes import FakeMember, make_message
 
@@ -67,6 +67,19 @@ async def test_news_for_everybody_reaches_who_waits_and_who_has_nothing_yet(plum
     await plumbing.publish(notices=[TopicNotice(None, b"{}")])
 
     assert [m.told for m in (waiting, idle[1], strict, gone[1])] == [[b"{}"], [b"{}"], [], []]
+
+
+async def test_that_nothing_is_missing_is_told_to_nobody(plumbing):
+    """It is for who comes back: the tape takes note of it."""
+    _, member = plumbing.join("ticker", form=WEBSOCKET)
+    ticker = make_message("ticker", sequence=7)
+    await plumbing.publish(ticker)
+    await plumbing.publish(notices=[TopicNotice(None, b"{}", NoticeKind.STALE)])
+    assert plumbing.pipe.tape.is_open([ticker.topic])
+    await plumbing.publish(notices=[TopicNotice(ticker.topic, b"", NoticeKind.WHOLE)])
+
+    assert not plumbing.pipe.tape.is_open([ticker.topic])
+    assert member.told == [b"{}"]
 
 
 async def test_what_flows_no_longer_is_forgotten_in_its_turn(plumbing):

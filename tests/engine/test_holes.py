@@ -117,3 +117,16 @@ def test_of_a_forgotten_topic_nothing_is_to_come():
     tape.append(full(5))
 
     assert (told(tape), tape.known_from(ALL)) == ([], Known(5, 0))
+
+
+def test_a_ticker_that_is_whole_is_not_doubted():
+    """What was told to be missing stays so."""
+    tape = Tape()
+    tape.append([make_message("ticker", BTC, 3), *full(3)])
+    stop(tape)
+    lack(tape)
+    for topic in (TICKS[0], ALL, TICKS[1]):
+        tape.note(TopicNotice(topic, b"", NoticeKind.WHOLE))
+    tape.append([make_message("ticker", BTC, 9), *full(9)])
+
+    assert told(tape, topics=[*TICKS, ALL]) == [(4, b"gap", 8)]

@@ -288,7 +288,7 @@ class Running:
             except (trio.WouldBlock, trio.EndOfChannel):
                 return payloads, told
             payloads += [message.payload for message in delivery.messages]
-            told += [json.loads(notice.payload) for notice in delivery.notices]
+            told += [json.loads(each.payload) for each in delivery.notices if each.payload]
 
     def notices(self):
         """Return the notices among what waits in the inbox."""

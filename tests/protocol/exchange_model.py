@@ -6,6 +6,7 @@ from itertools import count, pairwise
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.received import NoticeKind
 from hedgehogd.protocol.source import Source
 from hedgehogd.protocol.upstream import UpstreamSession
 
@@ -143,6 +144,8 @@ class Run:
     def _note(self, when, received):
         for messages, told in received.parts():
             for notice in told:
+                if notice.kind is NoticeKind.WHOLE:
+                    continue  # it is told to nobody
                 self.out.append((when, {notice.audience}, json.loads(notice.payload)))
             for message in messages:
                 fields = json.loads(message.payload)

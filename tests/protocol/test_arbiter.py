@@ -339,6 +339,17 @@ def test_what_has_no_number_follows_the_leader(key):
     assert {"spare": 2} == two.arbiter.dropped
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, [b""]), (2, [])])
+def test_a_ticker_that_greets_again_says_that_nothing_is_missing(count, told):
+    """Of two lines each says the same all the time."""
+    two = Two(*lines(*[WITH_FULL] * count))
+    old, new = (message("ticker", sequence=number) for number in (4, 5))
+
+    assert two.hear(0, 0, old, new) == [old, new]
+    assert two.hear(count - 1, 1, new) == told
+    assert two.hear(count - 1, 1, old) == []
+
+
 def test_odd_numbers_are_named_and_delivered():
     """On every channel that has numbers."""
     two = Two(*lines(WITH_FULL))

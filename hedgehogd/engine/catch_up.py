@@ -56,7 +56,8 @@ class CatchUp(Giving):
         self._told_us = 0  # the place in the past up to which nobody has what is missing
         self._offset = 0  # up to which all on the tape has been given
         self._last: dict[Topic, int | None] = {}  # what has come here of what is past the tape
-        self._flows_at = math.inf  # since when some of that comes
+        self._moved_at = -math.inf  # when some of that came last
+        self._flows_at = math.inf  # since when it comes, or nothing does
 
     def join(self, topics: Iterable[Topic]) -> None:
         """``topics`` are new, and become live together with those that are resumed."""
@@ -321,7 +322,7 @@ class CatchUp(Giving):
         now, ahead = trio.current_time(), []
         for topic in sorted(self._topics()):
             progress, last = self._progress[topic], self._tape.last_sequence(topic)
-            if progress.reached is None:
+            if progress.reached is None or self._carrier(topic) != topic:
                 continue
             if last is None:
                 is_past = now < progress.given_at + limits.RESUME_MARGIN_S
@@ -336,10 +337,14 @@ class CatchUp(Giving):
         now = trio.current_time()
         before, self._last = self._last, {t: self._tape.last_sequence(t) for t in ahead}
         if any(before.get(topic, last) != last for topic, last in self._last.items()):
-            self._flows_at = min(self._flows_at, now)
-        elif page := await self._read_more():
-            await self._give_page(page, ahead)
-        if now > self._flows_at + limits.RESUME_PATIENCE_S:  # its numbers have begun anew
+            self._moved_at, self._flows_at = now, min(self._flows_at, now)
+        elif now >= self._moved_at + limits.RESUME_MARGIN_S:
+            page = await self._read_more()
+            if page is None:  # nobody writes
+                self._flows_at = min(self._flows_at, now)
+            else:
+                await self._give_page(page, ahead)
+        if now > self._flows_at + limits.RESUME_PATIENCE_S:  # or its numbers have begun anew
             await self._lose(ahead)
         await trio.sleep(limits.RESUME_LOOK_S)
 

@@ -147,10 +147,9 @@ class Recorder:
         When a feed stops, its time does not go on. One that has been silent for long is no
         longer waited for: the exchange may have taken it from its list.
         """
-        now_us = self._wall_us()
         heard = [at for product_id, at in self._heard.items() if product_id]
-        late_us = now_us - int(limits.HISTORY_HEARD_S * _US)
-        return min((at for at in heard if at > late_us), default=now_us)
+        late_us = self._wall_us() - int(limits.HISTORY_HEARD_S * _US)
+        return min((at for at in heard if at > late_us), default=self._whole_us)
 
     def take_book(self, topic: Topic, messages: Iterable[Message], *, is_seam: bool) -> None:
         """Take a snapshot and what follows on it; all that is on the tape has been taken."""

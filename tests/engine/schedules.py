@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_ALIAS, MATCHES, Topic
+from hedgehogd.domain.channel import BY_ALIAS, FULL, MATCHES, Topic
 from hedgehogd.domain.position import Start
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Broker, Delivery
@@ -238,22 +238,31 @@ class Schedule:
             nursery.cancel_scope.cancel()
 
 
-class Others:
-    """Other instances: they have all there was, a little later."""
+def is_in(at, outages):
+    """Say whether a feed is down at a time."""
+    return any(begin <= at < end for begin, end in outages)
 
-    def __init__(self, schedule):
-        self.schedule = schedule
+
+class Others:
+    """Another instance: it has all there was, but for outages of its own, a little later."""
+
+    def __init__(self, schedule, outages):
+        self.schedule, self.outages = schedule, outages
 
     async def fetch(self, after):
+        """Answer as ``Tapes`` would: all, or nothing."""
         await trio.sleep(self.schedule.random.choice((0, 0.02, 0.5)))
+        if is_in(trio.current_time(), self.outages):
+            return None
         until = trio.current_time() - self.schedule.random.choice((0, 0.1, 1))
         found = []
         for message, at in zip(self.schedule.said, self.schedule.said_at, strict=True):
-            if at <= until:
-                for topic in positions(message):
-                    if message.sequence > after.get(topic, 2**62):
-                        found.append(as_one_of(topic, message))
-                        break
+            for topic in positions(message):
+                if at <= until and message.sequence > after.get(topic, 2**62):
+                    if is_in(at, self.outages):
+                        return None
+                    found.append(as_one_of(topic, message))
+                    break
         return found
 
 
@@ -273,16 +282,16 @@ class Holed(Schedule):
         super().__init__(seed)
         random = self.random
         self.form = random.choice(FORMS[:2])  # lines can be told nothing
-        self.store = random.choice(("whole", "holed", "none"))
-        has_others = random.random() < 0.5
+        self.outages = self.some_outages()
+        self.store = random.choice(("whole", "holed", "other", "none"))
+        others = random.choice(("whole", "other", "none"))
+        outages = {"whole": [], "holed": self.outages, "other": self.some_outages()}
+        self.writer_outages = outages.get(self.store, [])
         # A tape shorter than others may be late is gone before they have answered.
-        self.is_somewhere = (has_others and self.is_long) or self.store == "whole"
+        self.is_somewhere = (others == "whole" and self.is_long) or self.store == "whole"
         self.pipe.resumes.past = None if self.store == "none" else self.past
-        self.pipe.resumes.others = Others(self) if has_others else None
-        self.outages = []
-        for _ in range(random.choice((1, 2, 4))):
-            begin = self.instance_at + random.uniform(0.5, 10)
-            self.outages.append((begin, min(19, begin + random.choice((0.05, 0.5, 3)))))
+        if others != "none":
+            self.pipe.resumes.others = Others(self, outages[others])
         self.said_at = []
         self.is_down = False
         self.count = 0  # of outages, so far
@@ -292,12 +301,23 @@ class Holed(Schedule):
         self.told = [[], [], []]  # gaps, by subscriber
         self.stale = [set(), set(), set()]  # outages
 
+    def some_outages(self):
+        outages = []
+        for _ in range(self.random.choice((1, 2, 4))):
+            begin = self.instance_at + self.random.uniform(0.5, 10)
+            outages.append((begin, min(19, begin + self.random.choice((0.05, 0.5, 3)))))
+        return outages
+
     async def bring(self, batch):
         now = trio.current_time()
         self.said_at += [now] * len(batch)
-        is_down = any(begin <= now < end for begin, end in self.outages)
-        if self.store == "whole" or not is_down:
+        is_down = is_in(now, self.outages)
+        if not is_in(now, self.writer_outages):
+            self.past.stopped_us = None
             self.keep(batch)
+        else:  # what it says to have written is what it has heard
+            self.past.stopped_us = self.past.stopped_us or wall_us()
+            self.broken = {topic for topic in self.kept if topic.channel == "ticker"}
         if now < self.instance_at:
             return
         if is_down != self.is_down:
@@ -307,8 +327,6 @@ class Holed(Schedule):
             payload = notices.stale(is_stale=is_down, reason=str(self.count))
             await self.broker.publish([Delivery([], [TopicNotice(None, payload, kind)])])
         if is_down:
-            if self.store == "holed":
-                self.broken = {topic for topic in self.kept if topic.channel == "ticker"}
             self.lost |= {message.payload: self.count for message in batch}
             return
         told, told_at = [], []
@@ -348,8 +366,9 @@ class Holed(Schedule):
 
     def is_at(self, who, topic, number, stated):
         """What was told to be missing is behind it as well."""
-        told = {each.get("last_sequence") for each in self.told[who] if named(each) == topic}
-        return stated == number or stated in told
+        about = {topic, FULL.topic(topic.product_id)} & self.topics  # full brings trades
+        told = [each.get("last_sequence") for each in self.told[who] if named(each) in about]
+        return stated == number or any(last and number < stated <= last for last in told)
 
     def judge(self, who, got, expected):
         """What is not there was told; what is there came once and in its topic's order.

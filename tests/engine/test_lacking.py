@@ -320,6 +320,33 @@ async def test_a_position_that_has_left_the_tape_is_not_claimed(nursery, autojum
     assert [session.position(at) for at in (0, 3)] == [{}, {ALL: 3}]
 
 
+async def test_a_store_that_fails_for_good_while_it_is_followed_is_not_waited_for(
+    stored, autojump_clock
+):
+    """Nothing comes, from anywhere."""
+    await keep(stored, 1, 2, 3, channel="full")
+    await publish(stored, ALL, 1, 2)
+    member, _ = stored.come({ALL: Start(3)})
+    await trio.sleep(1)
+    stored.past.is_down = True
+    await trio.sleep(limits.RESUME_PATIENCE_S + 1)
+
+    assert told(member) == [gap(4, None, "full"), resumed(0, ALL)]
+
+
+async def test_of_who_has_full_no_trade_is_waited_for(stored, autojump_clock):
+    """The last one was not said here; it is behind the position of full."""
+    trade = make_message(*ALL, 3, "match", MATCH, trade_id=3)
+    for message in (make_message(*ALL, 1, "match", MATCH, trade_id=1), trade):
+        stored.past.keep(message)
+    await stored.broker.publish([Delivery([make_message(*ALL, 1, "match", MATCH, trade_id=1)])])
+    await publish(stored, ALL, 4, lacks=(2, 3))
+    member, _ = stored.come({ALL: Start(4), MATCH: Start(3)})
+    await trio.sleep(1)
+
+    assert told(member) == [resumed(0, ALL, MATCH)]
+
+
 @pytest.mark.parametrize(
     ("is_strict", "form"), [(False, WEBSOCKET), (True, WEBSOCKET), (False, NDJSON[True])]
 )

@@ -318,7 +318,7 @@ async def test_while_nothing_is_heard_nothing_is_said_to_be_written(
     tmp_path, autojump_clock, nursery
 ):
     """Heartbeats are heard although they are not kept; who is silent for long is not waited for."""
-    here = Instance(tmp_path, [TICKER])
+    here = Instance(tmp_path, [TICKER, Topic("ticker", "ETH-USD")])
     await nursery.start(here.run)
     await here.publish(ticker(1))
     heard_us = here.wall_us()
@@ -329,6 +329,9 @@ async def test_while_nothing_is_heard_nothing_is_said_to_be_written(
     await trio.sleep(1)
     assert store.reader.written_to() == heard_us + 60_000_000
     await trio.sleep(limits.HISTORY_HEARD_S + 1)
+    assert store.reader.written_to() == heard_us + 60_000_000
+    await here.publish(make_message("heartbeat", "ETH-USD"))
+    await trio.sleep(1)
     assert store.reader.written_to() > heard_us + 3_600_000_000
     store.close()
 

@@ -190,8 +190,9 @@ class CatchUp(Giving):
             self._reading.kept.discard(hole.topic)  # the tape has it, and more
             return
         product_id = hole.topic.product_id
-        await self._fill(sorted(t for t in needs if t.product_id == product_id), hole)
-        self._told_us = hole.received_us
+        has_found = await self._fill(sorted(t for t in needs if t.product_id == product_id), hole)
+        if not has_found or hole.topic in self._behind():
+            self._told_us = hole.received_us
 
     def _find_quiet(self, topic: Topic, written_to: int) -> None:
         """All that is stored has been given: a topic that has not spoken here may be whole.

@@ -63,7 +63,7 @@ class Neighbours:
         others = None if self._is_alone else self._resumes.others
         if others is None or were_asked or len(known) < len(after):
             return None
-        await self._wait(after)
+        await self._wait(after, hole)
         found = await self._resumes.ask(others, known, hole)
         if found is None:
             return None
@@ -74,9 +74,11 @@ class Neighbours:
         whole = {t: r for t, r in records.items() if r is not None and r.sequence <= last.get(t, 0)}
         return Found(rest, whole)
 
-    async def _wait(self, topics: Iterable[Topic]) -> None:
+    async def _wait(self, topics: Iterable[Topic], hole: InBand | None) -> None:
+        """Wait until they have what our records begin with, and what follows on the hole."""
         records = [self._tape.known_from(topic) for topic in topics]
-        newest_us = max((known.received_us for known in records if known is not None), default=0)
+        begun = [known.received_us for known in records if known is not None]
+        newest_us = max([*begun, 0 if hole is None else hole.received_us], default=0)
         passed_s = (self._resumes.wall_us() - newest_us) / _US
         rest_s = limits.RESUME_MARGIN_S - passed_s
         await trio.sleep(max(0.0, min(rest_s, limits.RESUME_MARGIN_S)))  # clocks may step back

@@ -34,6 +34,16 @@ async def test_they_are_asked_once_they_have_what_came_before_our_record(
     assert (others.asked, neighbours.were_asked([ALL])) == ([{ALL: 2}], True)
 
 
+async def test_they_are_asked_once_they_have_what_follows_on_a_hole(
+    others, neighbours, autojump_clock
+):
+    """The writer may have been quicker than they are."""
+    begin = trio.current_time()
+    await neighbours.fetch({ALL: 2}, in_band(ALL, b"{}", 3, wall_us()))
+
+    assert trio.current_time() == pytest.approx(begin + limits.RESUME_MARGIN_S)
+
+
 async def test_a_clock_that_steps_back_delays_nobody_for_long(
     back, others, neighbours, autojump_clock
 ):

@@ -83,21 +83,19 @@ class Replay(CatchUp):
 
     async def _begin_book(self, topic: Topic) -> None:
         """Give the book as it was at the beginning of the stretch, if that is known."""
-        past = self._resumes.past
+        past, begin = self._resumes.past, self._reading.cursor
         try:
-            place = (
-                None if past is None else await past.snapshot_before(topic, self._reading.cursor)
-            )
+            place = None if past is None else await past.snapshot_before(topic, begin)
         except PastUnavailable:
             place = None
         if place is None:
             return
         after = place - 1
-        while after < self._reading.cursor:
+        while after < begin:
             page = await self._next(frozenset({topic}), after)
             if page is None or page.end == after:
                 break
-            messages = [m for m in page.messages if m.received_us <= self._reading.cursor]
+            messages = [m for m in page.messages if m.received_us <= begin]
             await self._give_all(self._of_known_books(messages))
             after = page.end
 

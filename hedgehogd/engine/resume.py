@@ -46,9 +46,8 @@ class Resumes:
         self.replayed = 0
         self.expired = 0
         self._asking = trio.CapacityLimiter(limits.RESUMES_ASKING_MAX)
-        self._nowhere: dict[
-            tuple[frozenset[Topic], int], float
-        ] = {}  # holes, and when nobody had them
+        # when nobody had what is missing of some topics in a hole, by its place
+        self._nowhere: dict[tuple[frozenset[Topic], int], float] = {}
         self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
         self.tape = tape
         self.wall_us = wall_us

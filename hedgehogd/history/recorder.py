@@ -80,7 +80,8 @@ class Recorder:
             for t in sorted(self._recorded)
             if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot
         }
-        self._heartbeats = frozenset(
+        # What is looked at: heartbeats say that a product is heard, kept or not.
+        self._looked_at = self._recorded.union(
             HEARTBEAT.topic(topic.product_id) for topic in self._recorded if topic.product_id
         )
         self._names = names
@@ -130,7 +131,7 @@ class Recorder:
             for book in self._books.values():
                 book.begin_anew()
         holes = {(at, hole.topic) for at, hole in tape.holes(self._offset, self._recorded)}
-        for offset, message in tape.read(self._offset, self._recorded | self._heartbeats):
+        for offset, message in tape.read(self._offset, self._looked_at):
             if len(self._taken) >= messages_max:
                 self._whole_us = message.received_us - 1
                 break

@@ -46,8 +46,10 @@ class CatchUp(Giving):
         *,
         is_strict: bool = False,
         is_alone: bool = False,
+        sent: int = 0,
     ) -> None:
         super().__init__(resumes, who, starts, is_strict=is_strict)
+        self.messages = sent
         self._tape = resumes.tape
         self._neighbours = Neighbours(resumes, is_alone=is_alone)
         self._began_us = resumes.wall_us()

@@ -157,7 +157,7 @@ class Session:
         topics = frozenset(t for t, each in self._catching_up.items() if each is replay)
         self._catching_up = {t: c for t, c in self._catching_up.items() if t not in topics}
         self._await_books(topics)
-        self._come_back(topics, starts, _NOTHING)
+        self._come_back(topics, starts, _NOTHING, sent=replay.messages)
         self._pipe.snapshots.wait(self, self._awaiting)
         self._stand()
 
@@ -259,9 +259,12 @@ class Session:
         self._awaiting |= {t for t in topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
 
     def _come_back(
-        self, added: frozenset[Topic], since: Mapping[Topic, Start], how: Command
+        self, added: frozenset[Topic], since: Mapping[Topic, Start], how: Command, *, sent: int = 0
     ) -> None:
-        """Begin to catch up with what of ``added`` has a position."""
+        """Begin to catch up with what of ``added`` has a position.
+
+        ``sent`` messages were sent by the replay that the catch-up follows.
+        """
         added = frozenset(t for t in added if BY_TOPIC_CHANNEL[t.channel].resumes)
         starts = {topic: since[topic] for topic in added & since.keys()}
         if starts:
@@ -271,6 +274,7 @@ class Session:
                 starts,
                 is_strict=how.is_strict,
                 is_alone=how.is_alone,
+                sent=sent,
             )
             self._pipe.resumes.start(catch_up)
             self._catching_up |= dict.fromkeys(starts, catch_up)

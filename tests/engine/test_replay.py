@@ -14,7 +14,7 @@ from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.past import PastGap
 from hedgehogd.engine.sessions import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command, Pace
-from hedgehogd.protocol.wire import SSE
+from hedgehogd.protocol.wire import SSE, WEBSOCKET
 from tests.engine.returning import BTC, EPOCH_US, MATCH, TICK, Memory, Returner, data, told
 from tests.fakes import make_message
 
@@ -100,6 +100,32 @@ async def test_without_an_end_it_becomes_live(stage, autojump_clock):
 
     assert data(member) == [5, 6, 7, 8, 9, 10, 11]
     assert [notice["type"] for notice in told(member)] == ["resumed"]
+
+
+@pytest.mark.parametrize("speed", [0, 2, 1000])
+@pytest.mark.parametrize("on_tape", [0, 1, 3])
+@pytest.mark.parametrize("topics", [(MATCH,), (MATCH, TICK), (MATCH, BEAT, BOOK)])
+@pytest.mark.parametrize("form", [WEBSOCKET, SSE[True]])
+async def test_resumed_counts_the_messages_of_the_replay(
+    stage, autojump_clock, speed, on_tape, topics, form
+):
+    """The notice states how many messages the session sent before it, also those of the replay."""
+    keep(stage, "ticker", 9, 9)
+    keep(stage, "heartbeat", 9, 9)
+    keep(stage, "level2", None, 8, "snapshot")
+    stage.past.gaps.append(PastGap(MATCH, EPOCH_US + 5 * S + 1, "missing", 55, 56))
+    await trio.sleep(20)
+    for number in range(10, 10 + on_tape):
+        await stage.publish("matches", number)
+        keep(stage, "matches", number, number + 10)
+    member, _, _ = watch(stage, 4.5, *topics, form=form, speed=speed)
+    await trio.sleep(60)
+
+    kinds = [m.type for m in member.messages]
+    notices = [json.loads(m.payload) for m in member.messages if m.type == "notice"]
+    resumed = [notice for notice in notices if notice["type"] == "resumed"]
+    assert [notice["messages"] for notice in resumed] == [len(kinds) - kinds.count("notice")]
+    assert len(kinds) > 5
 
 
 async def test_faster_than_life_it_catches_up_with_it(stage, autojump_clock):

@@ -202,7 +202,8 @@ KEYS = (
     ),
     Key(
         "serve.trusted_proxies", "--trusted-proxies", "A,B", _SERVE,
-        "addresses or networks whose X-Forwarded-For says where a subscriber is", _networks,
+        "addresses or networks whose X-Forwarded-For or Forwarded names the subscriber's address",
+        _networks,
     ),
     Key(
         "serve.runtime_dir", "--runtime-dir", "DIR", _SERVE,

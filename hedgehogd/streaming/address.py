@@ -1,16 +1,37 @@
-"""Where a subscriber is, behind proxies or not. Pure.
+"""The address of a subscriber, with or without proxies in between. Pure.
 
-A proxy appends the address of whoever connected to it to ``X-Forwarded-For``; what stands
-further left is only what that one said of itself. So the list is read from its right end,
-as far as those who wrote it are trusted.
+A proxy appends the address of its peer to ``X-Forwarded-For``, or an element with this address
+to ``Forwarded`` (RFC 7239); everything further left is the claim of that peer. So both lists
+are read from their right end, as far as the proxies that wrote them are trusted.
 """
 
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 Network = IPv4Network | IPv6Network
 
 _TEXT_MAX = 45  # an IPv6 address with an IPv4 one in it is the longest
+# Proxies in a row. More than three are rare, and each costs some µs.
+_HOPS_MAX = 16
+# An element of Forwarded: for, by, host and proto, with room.
+_ELEMENT_CHARS_MAX = 512
+
+_PORT = r"(?::(?:\d{1,5}|_[\w.-]+))?"  # RFC 7239 §6: a number, or obfuscated
+_NODE = re.compile(rf"\[([^\]]*)\]{_PORT}|([^:]*){_PORT}|(.*)", re.ASCII)
+_CHARS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_NODE_CHARS = r"[!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]+"  # many proxies leave out the quotes
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PAIR = rf"{_CHARS}=(?:{_NODE_CHARS}|{_QUOTED})"
+_ELEMENT = re.compile(rf"[ \t]*{_PAIR}(?:[ \t]*;[ \t]*{_PAIR})*[ \t]*")
+_ANY_PAIR = re.compile(rf"({_CHARS})=({_NODE_CHARS}|{_QUOTED})")
 
 
 def read_networks(texts: Sequence[str]) -> tuple[Network, ...]:
@@ -22,34 +43,114 @@ def read_networks(texts: Sequence[str]) -> tuple[Network, ...]:
     return tuple(ip_network(text, strict=False) for text in texts)
 
 
-def client_address(peer: str, forwarded_for: bytes, trusted: Sequence[Network]) -> str:
-    """Return the nearest address that is none of a trusted proxy.
+def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: Sequence[Network]) -> str:
+    """Return the nearest address that does not belong to a trusted proxy.
 
     Args:
-        peer: whoever is connected to us; empty for a unix socket, which only our own may open.
-        forwarded_for: ``X-Forwarded-For``, several joined by commas; empty for none.
-        trusted: proxies whose word is taken.
+        peer: the address of the connection; empty for a unix socket, which only our own user
+            may open.
+        headers: of the request, by lower-case name, repeated ones joined by commas.
+            ``x-forwarded-for`` is read; without it, ``forwarded``.
+        trusted: proxies whose headers are believed.
     """
     address = peer
-    entries = forwarded_for.decode("latin-1").split(",") if forwarded_for else []
-    while entries and (not address or _is_one_of(address, trusted)):
-        entry = entries.pop().strip()
-        if not _is_address(entry):
+    if not is_trusted(address, trusted):
+        return address
+    for node in _nodes(headers):
+        found = _address_of(node)
+        if not found:
             break
-        address = entry
+        address = found
+        if not is_trusted(address, trusted):
+            break
     return address
 
 
-def _is_address(text: str) -> bool:
+def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    """Report whether ``address`` is a unix socket's or belongs to a trusted proxy."""
+    if not address:
+        return True
+    found = _read(address)
+    return any(found in network for network in trusted)
+
+
+def share_of(address: str) -> str:
+    """Return what counts as one address for limits: an IPv4 address, or the /64 of an IPv6 one.
+
+    A household or a rented machine has a whole /64 and may take each connection from another
+    address of it.
+    """
+    if ":" not in address:
+        return address
+    found = _read(address)
+    if isinstance(found, IPv4Address):
+        return str(found)
+    return str(IPv6Network((int(found) >> 64 << 64, 64)))
+
+
+def _read(text: str) -> IPv4Address | IPv6Address:
+    """Return an address; IPv4 peers on a socket for both families have their IPv4 address.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = ip_address(text)
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+
+
+def _nodes(headers: Mapping[bytes, bytes]) -> Iterator[str]:
+    """Yield the addresses that proxies wrote, the nearest first, in whatever form."""
+    if listed := headers.get(b"x-forwarded-for", b"").decode("latin-1"):
+        for entry in reversed(listed.rsplit(",", _HOPS_MAX)[-_HOPS_MAX:]):
+            yield entry.strip()
+        return
+    rest = headers.get(b"forwarded", b"").decode("latin-1")
+    for _ in range(_HOPS_MAX):
+        if not rest:
+            return
+        rest, element = _last_element(rest)
+        yield _for_of(element)
+
+
+def _last_element(text: str) -> tuple[str, str]:
+    """Return what precedes the last element of ``Forwarded``, and this element; empty for none.
+
+    The shortest tail after a comma that is an element: a quote which the client opened and did
+    not close cannot swallow the element that a proxy appended, and a comma inside of quotes
+    leaves half a quoted string, which is no element.
+    """
+    comma = len(text)
+    while comma >= 0:
+        comma = text.rfind(",", 0, comma)
+        tail = text[comma + 1 :]
+        if len(tail) > _ELEMENT_CHARS_MAX:
+            break
+        if _ELEMENT.fullmatch(tail):
+            return text[: max(comma, 0)], tail
+    return "", ""
+
+
+def _for_of(element: str) -> str:
+    """Return the node that an element of ``Forwarded`` names; empty for none."""
+    for name, value in _ANY_PAIR.findall(element):
+        if name.lower() == "for":
+            return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
+    return ""
+
+
+def _address_of(node: str) -> str:
+    """Return the address in ``node``, which may have a port; empty for none.
+
+    Forms: ``203.0.113.9``, ``203.0.113.9:443``, ``2001:db8::7``, ``[2001:db8::7]`` and
+    ``[2001:db8::7]:443``. ``unknown`` and obfuscated names such as ``_hidden`` are none.
+    """
+    if len(node) > _TEXT_MAX + len("[]:65535"):
+        return ""
+    match = _NODE.fullmatch(node)
+    text = next((part for part in match.groups() if part is not None), "") if match else ""
+    if len(text) > _TEXT_MAX or "%" in text:  # a zone has a meaning on its own machine only
+        return ""
     try:
-        ip_address(text)
+        return str(_read(text))
     except ValueError:
-        return False
-    return len(text) <= _TEXT_MAX
-
-
-def _is_one_of(address: str, networks: Sequence[Network]) -> bool:
-    found = ip_address(address)
-    if isinstance(found, IPv6Address):
-        found = found.ipv4_mapped or found  # how IPv4 peers look on a socket for both
-    return any(found in network for network in networks)
+        return ""

@@ -175,8 +175,7 @@ class Door:
         except (BadHead, SubscriberError) as error:
             await self._refuse(sock, origin, error.status, error.code, str(error))
             return None
-        forwarded_for = headers.get(b"x-forwarded-for", b"")
-        return stream, data[head_end:], client_address(peer, forwarded_for, self._trusted)
+        return stream, data[head_end:], client_address(peer, headers, self._trusted)
 
     async def _receive_head(
         self, sock: trio.socket.SocketType, reading: trio.CancelScope

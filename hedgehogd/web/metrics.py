@@ -62,6 +62,8 @@ class InstanceCollector(Collector):
         info = GaugeMetricFamily("hedgehogd_info", "Version", labels=("version", "instance"))
         info.add_metric((__version__, str(self._instance.number)), 1)
         yield info
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        yield _gauge("tasks", "Tasks of the event loop; rises and falls with streams", tasks)
 
     def _feed(self) -> Iterator[Metric]:
         instance, health = self._instance, self._instance.health

@@ -58,6 +58,7 @@ NAMES = {
     "hedgehogd_stream_ends",
     "hedgehogd_subscribers",
     "hedgehogd_tape_bytes",
+    "hedgehogd_tasks",
     "hedgehogd_visitors",
 }
 
@@ -94,6 +95,15 @@ async def test_the_names_are_those_that_dashboards_know(autojump_clock, instance
 
     assert families.keys() == NAMES
     assert all(family.documentation for family in families.values())
+
+
+async def test_tasks_are_those_of_the_loop(autojump_clock, instance, nursery):
+    """A stream that leaves a task open shows as a rise of this figure."""
+    _, before = scrape(instance)
+    nursery.start_soon(trio.sleep_forever)
+    _, after = scrape(instance)
+
+    assert after["tasks",] == before["tasks",] + 1
 
 
 async def test_what_alarms_watch_is_there_before_it_happens(autojump_clock, instance):

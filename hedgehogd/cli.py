@@ -37,7 +37,7 @@ from hedgehogd.flags import (
     tail_parser,
 )
 from hedgehogd.haproxy import Cluster, clash_of, haproxy_config
-from hedgehogd.keys import BY_NAME, FIRST_PORT, KEYS, Key
+from hedgehogd.keys import BY_NAME, FIRST_OPERATOR_PORT, FIRST_PORT, KEYS, Key
 from hedgehogd.logs import configure_logs
 from hedgehogd.replay_command import run_replay
 from hedgehogd.simulator import Simulation, serve_exchange
@@ -99,8 +99,9 @@ def _check_feed(where: str) -> None:
 def run_status(argv: Sequence[str]) -> int:
     """Show how the instances are."""
     arguments = status_parser().parse_args(argv)
-    by_number = arguments.instance is not None
-    return status(FIRST_PORT + arguments.instance if by_number else arguments.port, sys.stdout)
+    number = arguments.instance
+    by_number = (FIRST_OPERATOR_PORT + number, FIRST_PORT + number)
+    return status((arguments.port,) if arguments.port else by_number, sys.stdout)
 
 
 def run_config(argv: Sequence[str]) -> int:

@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
-from hedgehogd.keys import BY_NAME, BY_VARIABLE, ENVIRONMENT_PREFIX, FIRST_PORT, KEYS, Key
+from hedgehogd.keys import (
+    AUTO,
+    BY_NAME,
+    BY_VARIABLE,
+    ENVIRONMENT_PREFIX,
+    FIRST_OPERATOR_PORT,
+    FIRST_PORT,
+    KEYS,
+    NONE,
+    Key,
+    read_address,
+)
 
 DEFAULT_FILE = Path("/etc/hedgehogd/hedgehogd.toml")
 
@@ -36,6 +47,7 @@ class Settings:
     serve_port: int = 0
     instance: int = 1
     serve_bind: str = "127.0.0.1"
+    serve_operator_bind: str = AUTO
     serve_cors_origins: tuple[str, ...] = ()
     serve_trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     serve_runtime_dir: str = ""
@@ -59,6 +71,14 @@ class Settings:
     def port(self) -> int:
         """The port to listen on: the one that was set, else 8000 + the instance's number."""
         return self.serve_port or FIRST_PORT + self.instance
+
+    @property
+    def operator_address(self) -> tuple[str, int] | None:
+        """Address and port of the operator listener; None for no such listener."""
+        if self.serve_operator_bind == AUTO:
+            is_numbered = not self.serve_port
+            return ("127.0.0.1", FIRST_OPERATOR_PORT + self.instance) if is_numbered else None
+        return None if self.serve_operator_bind == NONE else read_address(self.serve_operator_bind)
 
 
 class Configuration(NamedTuple):

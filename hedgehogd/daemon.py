@@ -180,8 +180,8 @@ class Daemon:
         instance, settings = self.instance, self._settings
         async with trio.open_nursery() as connections:
             plane = self._plane = make_plane(instance, settings, connections)
-            accepting = await ways_in.open(plane, companion, connections)
-            services.start_soon(watch_lag)
+            await ways_in.open(plane, companion, connections)
+            services.start_soon(watch_lag, instance)
             services.start_soon(keep_alive, plane)
             services.start_soon(keep_notifying, instance)
             notify("READY=1")
@@ -191,11 +191,11 @@ class Daemon:
             if (too_early := self._too_early) is not None:
                 self.try_reload(lambda: too_early)
             await self.stop.wait()
-            await self._drain(plane, accepting, connections)
+            await self._drain(plane, ways_in, connections)
             connections.cancel_scope.cancel()
 
     async def _drain(
-        self, plane: StreamingPlane, accepting: trio.CancelScope, connections: trio.Nursery
+        self, plane: StreamingPlane, ways_in: Entrances, connections: trio.Nursery
     ) -> None:
         """Leave orderly: be noticed, accept no more, say farewell, wait for all to leave.
 
@@ -209,12 +209,12 @@ class Daemon:
         with trio.move_on_after(settings.drain_timeout_s) as in_time:
             if plane.outlets or counts.visitors:
                 await trio.sleep(settings.drain_notice_s)
-            accepting.cancel()
+            ways_in.close_ports()
             await say_farewell(plane, settings.drain_spread_s, self._random)
             while plane.outlets or counts.visitors:
                 await trio.sleep(_LEAVING_POLL_S)
                 await say_farewell(plane, 0, self._random)  # who was at the door meanwhile
-        accepting.cancel()
+        ways_in.close_ports()
         if in_time.cancelled_caught:
             tasks = Counter(task.name for task in connections.child_tasks)
             log.warning("drain took too long", streams=len(plane.outlets), tasks=dict(tasks))

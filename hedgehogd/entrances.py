@@ -1,7 +1,8 @@
-"""Where an instance is entered: its port, and the unix socket by which others ask it.
+"""Where an instance is entered: its ports, and the unix socket by which others ask it.
 
-Both lead to the same plane. What comes by the unix socket is answered for this instance
-alone, so that nothing is passed on twice.
+All lead to the same plane. The stream port is the public one; metrics, lines and instances are
+served on the operator listener and on the unix socket alone. What comes by the unix socket is
+answered for this instance alone, so that nothing is passed on twice.
 """
 
 import socket
@@ -28,42 +29,57 @@ class Entrances:
     """The listeners of one instance, of which nobody is answered before ``open``.
 
     Attributes:
-        port: the port that is listened on.
+        port: the stream port.
     """
 
     def __init__(
         self,
         settings: Settings,
         listener: socket.socket,
+        operator_listener: socket.socket | None,
         own: tuple[socket.socket, Peers] | None,
     ) -> None:
         """``own`` are the unix socket and the other instances, where there is a place for them."""
         self.port: int = listener.getsockname()[1]
         self._settings = settings
         self._listener = listener
+        self._operator_listener = operator_listener
         self._own = own
+        self._accepting: list[trio.CancelScope] = []
 
     async def open(
         self, plane: StreamingPlane, companion: Companion, connections: trio.Nursery
-    ) -> trio.CancelScope:
+    ) -> None:
         """Let people in; connections live in ``connections``.
 
-        Returns:
-            The scope whose end closes the port. The unix socket stays open as long as
-            ``connections``: while streams are left, others may have something to say to them.
+        The unix socket stays open as long as ``connections``: while streams are left, others may
+        have something to say to them.
         """
         instance, settings = plane.instance, self._settings
         peers = None
         if self._own is not None:
             own_listener, peers = self._own
             instance.pipe.resumes.others = Tapes(peers)
-            alone = Door(plane, control_handler(make_app(instance, companion=companion)))
-            await connections.start(alone.run, own_listener, connections)
-        app = make_app(instance, settings.serve_cors_origins, companion, peers)
+            app = make_app(instance, companion=companion, serves_operators=True)
+            await connections.start(
+                Door(plane, control_handler(app)).run, own_listener, connections
+            )
         trusted = read_networks(settings.serve_trusted_proxies)
-        door = Door(plane, control_handler(app), trusted)
-        accepting: trio.CancelScope = await connections.start(door.run, self._listener, connections)
-        return accepting
+        for listener in filter(None, (self._listener, self._operator_listener)):
+            app = make_app(
+                instance,
+                settings.serve_cors_origins,
+                companion,
+                peers,
+                serves_operators=listener is self._operator_listener,
+            )
+            door = Door(plane, control_handler(app), trusted)
+            self._accepting.append(await connections.start(door.run, listener, connections))
+
+    def close_ports(self) -> None:
+        """Accept no more connections on the stream port and the operator listener."""
+        for accepting in self._accepting:
+            accepting.cancel()
 
 
 @asynccontextmanager
@@ -71,16 +87,21 @@ async def entrances(settings: Settings) -> AsyncIterator[Entrances]:
     """Listen; at the end close what was opened, and remove the unix socket's file.
 
     Raises:
-        OperatorError: the port or the number is taken, or the machine does not allow it.
+        OperatorError: a port or the number is taken, or the machine does not allow it.
     """
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings.serve_bind, settings.port))
+        operator_listener = None
+        if settings.operator_address is not None:
+            operator_listener = stack.enter_context(
+                _listen_for_operators(settings.operator_address)
+            )
         own = None
         if settings.serve_runtime_dir:
             directory, number = Path(settings.serve_runtime_dir), settings.instance
             own_listener = stack.enter_context(own_socket(directory, number))
             own = (own_listener, await stack.enter_async_context(Peers(directory, number)))
-        yield Entrances(settings, listener, own)
+        yield Entrances(settings, listener, operator_listener, own)
 
 
 def _listen(bind: str, port: int) -> socket.socket:
@@ -89,3 +110,13 @@ def _listen(bind: str, port: int) -> socket.socket:
     except OSError as error:
         where = f"{bind} port {port}"
         raise OperatorError(f"cannot listen on {where}: {error.strerror or error}") from None
+
+
+def _listen_for_operators(address: tuple[str, int]) -> socket.socket:
+    try:
+        return _listen(*address)
+    except OperatorError as error:
+        raise OperatorError(
+            f"{error} (the operator listener)\n"
+            "  Expected --operator-bind with an address and a port that are free, or none."
+        ) from None

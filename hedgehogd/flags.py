@@ -13,7 +13,7 @@ from hedgehogd import __version__
 from hedgehogd.config import default_of, nearest
 from hedgehogd.domain.errors import EXIT_USAGE
 from hedgehogd.haproxy import Cluster, addresses, instance_numbers, word
-from hedgehogd.keys import FIRST_PORT, KEYS, PORT_MAX, number, whole_number
+from hedgehogd.keys import INSTANCE_MAX, KEYS, PORT_MAX, number, whole_number
 
 COMMANDS = (
     "serve", "simulate", "tail", "config", "status", "replay", "export", "haproxy-config",
@@ -212,21 +212,22 @@ def status_parser() -> Parser:
     parser = new_parser(
         "status",
         "Show how the instances of this machine are. Exits with 0 when the one that was asked\n"
-        "takes new subscribers, with 1 when it does not.",
+        "takes new subscribers, with 1 when it does not. The operator listener is asked; a\n"
+        "stream port shows its own instance alone.",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--port",
         type=checked(whole_number(1, PORT_MAX)),
-        default=FIRST_PORT + 1,
         metavar="PORT",
-        help="whom to ask; default 8001",
+        help="the port to ask; default is that of instance 1",
     )
     which.add_argument(
         "--instance",
-        type=checked(whole_number(0, PORT_MAX - FIRST_PORT)),
+        type=checked(whole_number(0, INSTANCE_MAX)),
+        default=1,
         metavar="N",
-        help="the same, by number: port 8000+N",
+        help="the same, by number: port 9000+N, or 8000+N if nothing answers there",
     )
     return parser
 

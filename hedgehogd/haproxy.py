@@ -21,7 +21,7 @@ from hedgehogd.haproxy_text import (
     TLS,
     UNPRIVILEGED,
 )
-from hedgehogd.keys import FIRST_PORT, PORT_MAX
+from hedgehogd.keys import FIRST_OPERATOR_PORT, FIRST_PORT, INSTANCE_MAX
 
 STATISTICS_CONNECTIONS_MAX = 100
 _SPARE_FILES = 200  # listeners, checks, logs
@@ -90,7 +90,7 @@ def instance_numbers(text: str) -> tuple[int, ...]:
     for item in text.split(","):
         match = _ITEM.fullmatch(item.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= PORT_MAX - FIRST_PORT or last - first >= limits.INSTANCES_MAX:
+        if not first <= last <= INSTANCE_MAX or last - first >= limits.INSTANCES_MAX:
             raise ValueError("numbers of instances such as 1-4 or 1,3,5-7")
         found += range(first, last + 1)
     if len(found) > limits.INSTANCES_MAX:
@@ -135,6 +135,10 @@ def _is_ip_address(text: str) -> bool:
 def ports_of(cluster: Cluster) -> list[tuple[str, int]]:
     """Return every port in use on this machine, each with who has it."""
     found = [(f"instance {number}", FIRST_PORT + number) for number in cluster.instances]
+    found += [
+        (f"the operator listener of instance {number}", FIRST_OPERATOR_PORT + number)
+        for number in cluster.instances
+    ]
     found += [("--port", cluster.port), ("--statistics-port", cluster.statistics_port)]
     return [*found, ("--https-port", cluster.https_port)] if cluster.certificate else found
 

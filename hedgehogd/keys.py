@@ -14,7 +14,10 @@ from hedgehogd.streaming.address import read_networks
 
 ENVIRONMENT_PREFIX = "HEDGEHOGD_"
 FIRST_PORT = 8000
+FIRST_OPERATOR_PORT = 9000
 PORT_MAX = 65535
+INSTANCE_MAX = PORT_MAX - FIRST_OPERATOR_PORT
+AUTO, NONE = "auto", "none"
 
 
 class Key(NamedTuple):
@@ -81,6 +84,30 @@ def _networks(value: Any) -> tuple[str, ...]:
     except ValueError as error:
         raise ValueError(f"addresses and networks such as 10.0.0.0/8; {error}") from None
     return texts
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """Read ``ADDRESS:PORT``; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        is_sound = ":" in host
+    else:
+        is_sound = not set(host) & set(":[]")
+    if not (host and colon and is_sound and port.isascii() and port.isdecimal()):
+        raise ValueError("ADDRESS:PORT such as 127.0.0.1:9001 or [::1]:9001, or none")
+    return host, whole_number(1, PORT_MAX)(port)
+
+
+def _operator_bind(value: Any) -> str:
+    text = _text(value)
+    if text not in {AUTO, NONE}:
+        read_address(text)
+    return text
 
 
 def _text(value: Any) -> str:
@@ -193,9 +220,15 @@ KEYS = (
     Key(
         "instance", "--instance", "N", _SERVE,
         "this daemon's number; without --port it means port 8000+N",
-        whole_number(0, PORT_MAX - FIRST_PORT),
+        whole_number(0, INSTANCE_MAX),
     ),
     Key("serve.bind", "--bind", "ADDRESS", _SERVE, "address to listen on", _text),
+    Key(
+        "serve.operator_bind", "--operator-bind", "ADDRESS:PORT", _SERVE,
+        "where operators are served: /metrics, lines and instances beside all that --port serves;"
+        " none for the runtime socket alone; auto for 127.0.0.1:9000+N, and for none with --port",
+        _operator_bind,
+    ),
     Key(
         "serve.cors_origins", "--cors-origins", "A,B", _SERVE,
         "web origins whose pages may read us, or *", _texts,

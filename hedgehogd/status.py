@@ -1,36 +1,70 @@
 """``hedgehogd status``: how the instances of this machine are, for people and health checks."""
 
+from collections.abc import Sequence
 from typing import TextIO
 
 import httpx
 import msgspec
 
-from hedgehogd.web.instances import PATH, Row, Rows
+from hedgehogd.web import health, instances
+from hedgehogd.web.instances import Row
 
 EXIT_NOT_READY = 1
 _ANSWER_S = 5.0
 _TITLES = ("instance", "state", "subscribers", "feed heard", "version", "")
 
 
-def status(port: int, out: TextIO) -> int:
-    """Print a line for each instance that the one at ``port`` knows; itself decides the status.
+def status(ports: Sequence[int], out: TextIO) -> int:
+    """Print a line for each instance that the asked instance knows.
+
+    Args:
+        ports: of one instance, the operator listener's first; the first that answers counts. A
+            stream port tells about its own instance alone.
+        out: where the lines are printed.
 
     Returns:
-        0 when the instance at ``port`` takes new subscribers, ``EXIT_NOT_READY`` otherwise.
+        0 when the asked instance takes new subscribers, ``EXIT_NOT_READY`` otherwise.
     """
-    where = f"http://127.0.0.1:{port}"
-    try:
-        with httpx.Client(base_url=where, timeout=_ANSWER_S, trust_env=False) as client:
-            is_ready = client.get("/readyz").status_code == httpx.codes.OK
-            rows = msgspec.json.decode(client.get(PATH).content, type=Rows).instances
-    except (httpx.TransportError, msgspec.DecodeError) as error:
-        out.write(f"no hedgehogd answers at {where}: {error}\n")
+    failures = []
+    for port in ports:
+        where = f"http://127.0.0.1:{port}"
+        try:
+            is_ready, rows = _ask(where)
+        except (httpx.TransportError, msgspec.DecodeError) as error:
+            failures.append(f"no hedgehogd answers at {where}: {error}")
+        else:
+            break
+    else:
+        out.write("\n".join(failures) + "\n")
         return EXIT_NOT_READY
     for cells in (_TITLES, *map(_cells, rows)):
         widths = (8, 8, 11, 11, 8, 0)
         row = "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
         out.write(row.rstrip() + "\n")
     return 0 if is_ready else EXIT_NOT_READY
+
+
+def _ask(where: str) -> tuple[bool, list[Row]]:
+    """Return whether the instance at ``where`` is ready, and a row for each that it knows.
+
+    Raises:
+        httpx.TransportError: no answer.
+        msgspec.DecodeError: another program answers.
+    """
+    with httpx.Client(base_url=where, timeout=_ANSWER_S, trust_env=False) as client:
+        ready = client.get("/readyz")
+        answer = client.get(instances.PATH)
+        if answer.status_code != httpx.codes.NOT_FOUND:
+            rows = msgspec.json.decode(answer.content, type=instances.Rows).instances
+            return ready.is_success, rows
+        own = msgspec.json.decode(client.get(health.PATH).content, type=health.Health)
+    reason = msgspec.json.decode(ready.content, type=_Ready).reason
+    row = Row(own.instance, own.state, own.ready, reason, feed_age_s=own.feed_age_s)
+    return ready.is_success, [row]
+
+
+class _Ready(msgspec.Struct):
+    reason: str
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -218,10 +218,13 @@ def test_it_answers_soon_after_its_start(start):
 
 def test_all_of_the_control_plane_was_packed(start):
     """Its data and the modules that are imported late are what a build forgets."""
-    port = free_port()
-    with start("--feed", "demo", port=port):
-        for path in ("/", "/metrics", "/readyz", "/api/v1/openapi.json", "/products/BTC-USD/book"):
-            assert get(port, path)[0] == 200, path
+    port, operator_port = free_port(), free_port()
+    public = ("/", "/readyz", "/api/v1/health", "/api/v1/openapi.json", "/products/BTC-USD/book")
+    private = ("/metrics", "/api/v1/lines", "/api/v1/instances")
+    with start("--feed", "demo", "--operator-bind", f"127.0.0.1:{operator_port}", port=port):
+        for path in public + private:
+            assert get(operator_port, path)[0] == 200, path
+            assert get(port, path)[0] == (404 if path in private else 200), path
         assert get(port, "/api/v1/subscribe/NO-SUCH")[0] == 404
 
 

@@ -24,6 +24,7 @@ RIGHT = {
     "serve.port": [("1", 1), ("65535", 65535)],
     "instance": [("0", 0), ("7", 7)],
     "serve.bind": [("0.0.0.0", "0.0.0.0"), ("::1", "::1")],
+    "serve.operator_bind": [("none", "none"), ("[::1]:9001", "[::1]:9001")],
     "serve.trusted_proxies": [
         ("10.0.0.1", ("10.0.0.1",)),
         ("::1,10.0.0.0/8", ("::1", "10.0.0.0/8")),
@@ -55,6 +56,7 @@ WRONG = {
     "feed.gap_patience_s": ["-0.1", "5.1", "nan", ""],
     "feed.credentials": [""],
     "serve.bind": [""],
+    "serve.operator_bind": ["", "9001", "127.0.0.1", "::1:9001", "[127.0.0.1]:9001", "h:0", "off"],
     "serve.trusted_proxies": ["proxy.example", "10.0.0.0/33", "127.0.0.1;::1"],
     "serve.runtime_dir": [""],
     "history.where": [""],
@@ -63,7 +65,7 @@ WRONG = {
     "log.level": ["verbose", ""],
     "log.format": ["xml", ""],
     "serve.port": ["0", "65536", "http", "", "80.5"],
-    "instance": ["-1", "57536", "one"],
+    "instance": ["-1", "56536", "one"],
     "feed.linger_s": ["-1", "nan", "inf", "soon", ""],
     "feed.stale_after_s": ["0", "3601", "nan"],
     "limits.backlog_age_max_s": ["11", "0"],
@@ -308,3 +310,22 @@ def test_defaults_are_shown_in_the_same_words():
 def test_nothing_alike_gets_no_hint():
     """A wrong hint is worse than none."""
     assert nearest("xyzzy", BY_NAME) == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "address"),
+    [
+        ({}, ("127.0.0.1", 9001)),
+        ({"instance": "56535"}, ("127.0.0.1", 65535)),
+        ({"instance": "3", "serve.bind": "0.0.0.0"}, ("127.0.0.1", 9003)),
+        ({"serve.port": "8001"}, None),
+        ({"serve.port": "8001", "serve.operator_bind": "auto"}, None),
+        ({"serve.operator_bind": "none"}, None),
+        ({"serve.port": "8001", "serve.operator_bind": "127.0.0.2:7"}, ("127.0.0.2", 7)),
+        ({"serve.operator_bind": "[::1]:9001"}, ("::1", 9001)),
+        ({"serve.operator_bind": "localhost:9001"}, ("localhost", 9001)),
+    ],
+)
+def test_the_operator_listener_follows_the_number_or_is_named(flags, address):
+    """A port that an operator chose says nothing about a second port that is free."""
+    assert load(flags, {}, None).settings.operator_address == address

@@ -8,9 +8,19 @@ import pytest
 import trio
 
 from hedgehogd.daemon import Daemon
-from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.relay.sockets import socket_path
-from tests.e2e.harness import HttpStream, next_line, quick, rest, running
+from tests.e2e.harness import (
+    HttpStream,
+    free_port,
+    next_line,
+    next_of,
+    quick,
+    rest,
+    running,
+    subscribe,
+    websocket,
+)
 
 pytestmark = pytest.mark.e2e  # a real daemon each
 
@@ -25,6 +35,70 @@ async def test_a_port_in_use_is_the_operators_error() -> None:
     assert f"cannot listen on 127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}" == str(
         caught.value
     )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_an_operator_port_in_use_is_named_with_its_flag(host: str) -> None:
+    """The stream port is released again."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as taken:
+        port = taken.getsockname()[1]
+        bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        settings = quick(serve_operator_bind=bind)
+        with pytest.raises(OperatorError) as caught:
+            await Daemon(settings).run()
+
+    assert str(caught.value).startswith(f"cannot listen on {host} port {port}: ")
+    assert "--operator-bind" in str(caught.value)
+    assert caught.value.exit_status == EXIT_CONFIG
+    with socket.create_server(("127.0.0.1", settings.port)):
+        pass
+
+
+async def _status_of(path: str, host: str, port: int) -> bytes:
+    async with await trio.open_tcp_stream(host, port) as stream:
+        return await _ask(path, stream)
+
+
+async def _ask(path: str, stream: trio.abc.Stream) -> bytes:
+    await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    answer = b""
+    while data := await stream.receive_some():
+        answer += data
+    return answer.split(b" ")[1]
+
+
+async def test_operators_are_served_on_their_listener_and_on_the_socket_alone(tmp_path) -> None:
+    """A proxy in front of the stream port passes on whatever the stream port has."""
+    port = free_port()
+    settings = quick(
+        feed_where="demo",
+        instance=2,
+        serve_runtime_dir=str(tmp_path),
+        serve_operator_bind=f"[::1]:{port}",
+    )
+    private = ["/metrics", "/api/v1/lines", "/api/v1/instances"]
+    odd = ["//metrics", "/./metrics", "/%6detrics", "http://localhost/metrics", "/debug"]
+    async with running(settings) as daemon:
+        for path in [*private, *odd]:
+            assert await _status_of(path, "127.0.0.1", daemon.port) == b"404", path
+        for path in [*private, "/", "/readyz", "/api/v1/health"]:
+            assert await _status_of(path, "::1", port) == b"200", path
+            async with await trio.open_unix_socket(str(socket_path(tmp_path, 2))) as stream:
+                assert await _ask(path, stream) == b"200", path
+
+
+async def test_the_operator_listener_serves_streams_and_closes_in_a_drain() -> None:
+    """A page of the operators needs both planes on one port."""
+    port = free_port()
+    settings = quick(feed_where="demo", serve_operator_bind=f"127.0.0.1:{port}")
+    async with running(settings) as daemon, websocket(port, "/ws") as client:
+        await client.send_message(subscribe(["BTC-USD"], ["ticker"]))
+        await next_of(client, "ticker")
+        daemon.stop.set()
+        await next_of(client, "closing")
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream("127.0.0.1", port)
 
 
 async def test_a_number_in_use_is_the_operators_error_and_frees_the_port(tmp_path) -> None:
@@ -43,10 +117,16 @@ async def test_streams_are_controlled_from_any_instance_until_they_end(tmp_path)
 
     def one(number: int):
         return quick(
-            feed_where="demo", instance=number, serve_runtime_dir=str(tmp_path), drain_notice_s=0.3
+            feed_where="demo",
+            instance=number,
+            serve_runtime_dir=str(tmp_path),
+            serve_operator_bind=f"127.0.0.1:{free_port()}",
+            drain_notice_s=0.3,
         )
 
-    async with running(one(3)) as other:
+    three = one(3)
+    operator_port = three.operator_address[1]
+    async with running(three) as other:
         async with running(one(2)) as owner:
             stream = await HttpStream.open(owner.port, "/api/v1/stream", Accept="*/*")
             session = stream.headers["hedgehog-session"]
@@ -55,7 +135,7 @@ async def test_streams_are_controlled_from_any_instance_until_they_end(tmp_path)
             assert (await rest(owner.port, "GET", f"/api/v1/sessions/{session}"))[0] == 200
             assert started[1]["channels"][0]["product_ids"] == ["BTC-USD"]
             assert b'"type":"ticker"' in await next_line(stream)
-            instances = (await rest(other.port, "GET", "/api/v1/instances"))[1]["instances"]
+            instances = (await rest(operator_port, "GET", "/api/v1/instances"))[1]["instances"]
             assert [(row["instance"], row["subscribers"]) for row in instances] == [(2, 1), (3, 0)]
 
             owner.stop.set()

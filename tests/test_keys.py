@@ -45,6 +45,28 @@ def test_a_default_written_out_is_the_default(key) -> None:
         (BY_NAME["feed.credentials"].read, ["keys"], ["", 1, None]),
         (BY_NAME["log.level"].read, ["info"], ["INFO", "", 1, None]),
         (BY_NAME["serve.bind"].read, ["::1"], ["", 1, None]),
+        (
+            BY_NAME["serve.operator_bind"].read,
+            ["auto", "none", "127.0.0.1:1", "[::1]:65535", "localhost:9001"],
+            [
+                "",
+                9001,
+                None,
+                "h",
+                "h:",
+                ":1",
+                "h:x",
+                "h:65536",
+                "h:-1",
+                "::1",
+                "::1:1",
+                "[::1]",
+                "[h]:1",
+                "[]:1",
+                "]:1",
+                "h:\u0661",
+            ],
+        ),
     ],
 )
 def test_what_is_a_value_and_what_is_not(read, right, wrong) -> None:

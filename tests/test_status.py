@@ -14,21 +14,27 @@ from tests.e2e.harness import free_port, quick, running
 pytestmark = pytest.mark.e2e
 
 
-async def _status(port: int) -> tuple[int, list[list[str]]]:
+async def _status(*ports: int) -> tuple[int, list[list[str]]]:
     out = io.StringIO()
-    code = await trio.to_thread.run_sync(partial(status, port, out))
+    code = await trio.to_thread.run_sync(partial(status, ports, out))
     return code, [line.split() for line in out.getvalue().splitlines()]
 
 
 async def test_every_instance_has_a_line(tmp_path) -> None:
     """The exit status is that of the one that was asked."""
     settings = [
-        quick(feed_where="demo", instance=number, serve_runtime_dir=str(tmp_path))
+        quick(
+            feed_where="demo",
+            instance=number,
+            serve_runtime_dir=str(tmp_path),
+            serve_operator_bind=f"127.0.0.1:{free_port()}",
+        )
         for number in (1, 2)
     ]
     (tmp_path / "3.sock").write_text("")
+    operator_port = settings[0].operator_address[1]
     async with running(settings[0]) as first, running(settings[1]):
-        code, rows = await _status(first.port)
+        code, rows = await _status(operator_port, first.port)
         assert code == 0
         assert rows[0][:3] == ["instance", "state", "subscribers"]
         assert [row[:3] for row in rows[1:]] == [
@@ -37,7 +43,7 @@ async def test_every_instance_has_a_line(tmp_path) -> None:
         assert rows[1][3:] == ["never", __version__]
         assert "is gone" in " ".join(rows[3])
         first.instance.is_draining = True
-        code, rows = await _status(first.port)
+        code, rows = await _status(operator_port)
 
     assert (code, rows[1][1]) == (EXIT_NOT_READY, "draining")
 
@@ -54,5 +60,20 @@ def test_nobody_there_is_not_ready(capsys) -> None:
 
 def test_an_instance_may_be_named_by_its_number(capsys) -> None:
     """Operators know numbers, not ports."""
-    assert run(["status", "--instance", "57535"]) == EXIT_NOT_READY
-    assert "http://127.0.0.1:65535:" in capsys.readouterr().out
+    assert run(["status", "--instance", "56535"]) == EXIT_NOT_READY
+    out = capsys.readouterr().out
+    assert [line.split(": ")[0].rpartition(" ")[2] for line in out.splitlines()] == [
+        "http://127.0.0.1:65535", "http://127.0.0.1:64535"
+    ]  # fmt: skip
+
+
+async def test_a_stream_port_tells_about_its_own_instance() -> None:
+    """An instance that was started with --port has no operator listener."""
+    async with running(quick(feed_where="demo", instance=4)) as daemon:
+        code, rows = await _status(free_port(), daemon.port)
+        assert (code, rows[1:]) == (0, [["4", "idle", "-", "-", "-"]])
+        daemon.instance.is_draining = True
+        code, rows = await _status(daemon.port)
+
+    assert (code, rows[1][:2]) == (EXIT_NOT_READY, ["4", "draining"])
+    assert " ".join(rows[1]).endswith("not ready: draining")

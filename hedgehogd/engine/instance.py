@@ -46,6 +46,7 @@ class Instance:
         counts: what happened to streams.
         history: how the keeping of history is.
         is_draining: going down: not ready, takes no new streams.
+        loop_lag_s: how late the event loop woke a sleeping task when it was last measured.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Instance:
     counts: StreamCounts = field(default_factory=StreamCounts)
     history: HistoryHealth = field(default_factory=HistoryHealth)
     is_draining: bool = False
+    loop_lag_s: float = 0.0
 
     def check(self, requests: Iterable[ChannelRequest]) -> None:
         """Refuse what can be known at once not to be had.

@@ -1,6 +1,7 @@
 """The unix sockets by which instances find each other: ``DIR/N.sock`` is instance N's.
 
-Only the user that runs the instances may connect (mode 0600). A socket whose instance was
+Only the user and the group that run the instances may connect (mode 0660); there is no other
+credential, and operators are served there too. A socket whose instance was
 killed stays behind; nobody listens on it, and the instance's next start replaces it.
 """
 
@@ -14,7 +15,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.errors import OperatorError
 
 _SUFFIX = ".sock"
-_ONLY_US = 0o177
+_USER_AND_GROUP = 0o117
 _DIAL_S = 1.0
 
 
@@ -44,7 +45,7 @@ def own_socket(directory: Path, number: int) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
             _make_way(path, number)
-            before = os.umask(_ONLY_US)
+            before = os.umask(_USER_AND_GROUP)
             try:
                 listener.bind(str(path))
             finally:

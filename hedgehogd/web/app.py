@@ -15,6 +15,7 @@ from hedgehogd.engine.instance import Instance
 from hedgehogd.relay.peers import Peers
 from hedgehogd.web.control import SESSION_HEADER, add_control
 from hedgehogd.web.exchange import COINBASE_PREFIXES, EXPOSED_HEADERS, Companion, add_exchange
+from hedgehogd.web.health import add_health
 from hedgehogd.web.history import add_history
 from hedgehogd.web.instances import add_instances
 from hedgehogd.web.lines import add_lines
@@ -29,22 +30,29 @@ def make_app(
     cors_origins: tuple[str, ...] = (),
     companion: Companion = Companion(),  # noqa: B008  # frozen
     peers: Peers | None = None,
+    *,
+    serves_operators: bool = False,
 ) -> QuartTrio:
     """Return the app that serves ``instance``'s control plane, and its REST companion.
 
     Without ``peers`` it answers for this instance alone: so is the app that other instances
-    ask, and nothing is passed on twice.
+    ask, and nothing is passed on twice. Only an app that ``serves_operators`` has metrics, lines
+    and instances: behind a proxy every request comes from this machine, so an address proves
+    nothing, and the listener decides.
     """
     app = QuartTrio("hedgehogd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2  # Hypercorn's end comes unexplained
     _add_errors(app, instance)
     _add_cors(app, frozenset(cors_origins))
-    _add_health(app, instance, RestCollector(companion.rest, companion.backfill))
+    add_health(app, instance)
+    _add_page(app, instance, serves_operators=serves_operators)
     add_control(app, instance, peers)
-    add_instances(app, instance, peers)
     _add_description(app)
-    add_lines(app, instance)
+    if serves_operators:
+        _add_metrics(app, instance, RestCollector(companion.rest, companion.backfill))
+        add_instances(app, instance, peers)
+        add_lines(app, instance)
     add_history(app, instance)
     add_exchange(app, instance, companion)
     return app
@@ -87,27 +95,18 @@ def _add_cors(app: QuartTrio, origins: frozenset[str]) -> None:
         return response
 
 
-def _add_health(app: QuartTrio, instance: Instance, rest_metrics: Collector) -> None:
-    @app.get("/healthz")
-    async def healthz() -> Response:
-        alive = not instance.is_draining
-        return json_response({"status": "alive" if alive else "draining"}, 200 if alive else 503)
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        ready, reason = instance.readiness()
-        return json_response({"ready": ready, "reason": reason}, 200 if ready else 503)
-
+def _add_metrics(app: QuartTrio, instance: Instance, rest_metrics: Collector) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         body, content_type = exposition(instance, rest_metrics)
         return Response(body, 200, content_type=content_type)
 
+
+def _add_page(app: QuartTrio, instance: Instance, *, serves_operators: bool) -> None:
     @app.get("/")
     async def page() -> Response:
-        return Response(
-            status_page(instance, request.host), 200, content_type="text/html; charset=utf-8"
-        )
+        text = status_page(instance, request.host, serves_operators=serves_operators)
+        return Response(text, 200, content_type="text/html; charset=utf-8")
 
 
 def _add_description(app: QuartTrio) -> None:

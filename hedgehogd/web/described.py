@@ -26,6 +26,8 @@ TAGS = {
     'REST service, asked once for all. Errors are `{"message":…}`.',
     "history": "What was, as far as it is kept (`--history`).",
     "health": "For balancers, monitoring and people.",
+    "operator": "For operators: on the operator listener (`--operator-bind`) and the runtime "
+    "socket alone, 404 on the stream port.",
 }
 
 _PAIR = parameter(
@@ -142,9 +144,9 @@ def _read(summary: str, schema: Described, *parameters: Described, **headers: st
     return operation("exchange", summary, answers, *parameters)
 
 
-def _plain(summary: str, media: str) -> Described:
+def _plain(summary: str, media: str, tag: str = "health") -> Described:
     answers = {"200": {"description": "as it is now", "content": {media: {"schema": TEXT}}}}
-    return operation("health", summary, answers)
+    return operation(tag, summary, answers)
 
 
 _ALIVE = object_of(("status",), status={"type": "string", "enum": ["alive", "draining"]})
@@ -180,9 +182,16 @@ PATHS: dict[str, dict[str, Described]] = {
             parameter("path", "session_id", "the key to the stream", TEXT, required=True),
         )
     },
-    "/api/v1/instances": {
+    "/api/v1/health": {
         "get": operation(
             "health",
+            "How this instance is; no addresses",
+            {"200": json_answer("now", ref("Health"))},
+        )
+    },
+    "/api/v1/instances": {
+        "get": operation(
+            "operator",
             "How each instance of this machine is",
             {"200": json_answer("now, or half a second ago", ref("Instances"))},
         )
@@ -227,7 +236,7 @@ PATHS: dict[str, dict[str, Described]] = {
     },
     "/api/v1/lines": {
         "get": operation(
-            "health",
+            "operator",
             "How each upstream line is, and what having two has saved",
             {"200": json_answer("now", ref("Lines"))},
         )
@@ -251,7 +260,7 @@ PATHS: dict[str, dict[str, Described]] = {
             {"200": json_answer("yes", _READY), "503": json_answer("no, and why", _READY)},
         )
     },
-    "/metrics": {"get": _plain("Prometheus metrics", "text/plain")},
+    "/metrics": {"get": _plain("Prometheus metrics", "text/plain", "operator")},
     "/products": {"get": _read("All products that are served", list_of(ref("Product")))},
     "/products/{pair}": {"get": _read("One product", ref("Product"), _PAIR)},
     "/products/{pair}/book": {

@@ -29,12 +29,13 @@ _lag = Histogram(
 )
 
 
-async def watch_lag() -> None:
-    """Measure how late the event loop is, for ever."""
+async def watch_lag(instance: Instance) -> None:
+    """Measure how late the event loop is, for ever; the newest lag is the instance's."""
     while True:
         due = trio.current_time() + _LAG_STEP_S
         await trio.sleep_until(due)
-        _lag.observe(trio.current_time() - due)
+        instance.loop_lag_s = trio.current_time() - due
+        _lag.observe(instance.loop_lag_s)
 
 
 def exposition(instance: Instance, *others: Collector) -> tuple[bytes, str]:

@@ -7,6 +7,9 @@ import trio
 from hedgehogd import __version__
 from hedgehogd.engine.instance import Instance
 
+_OPERATOR_LINKS = """ ·
+<a href="/metrics">metrics</a> · <a href="/api/v1/lines">lines</a> ·
+<a href="/api/v1/instances">instances</a>"""
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -28,12 +31,14 @@ code {{ background: #f3f3f3; padding: .1rem .3rem }}
 <p><code>curl -N http://{host}/api/v1/subscribe/BTC-USD</code></p>
 <p><code>wscat -c ws://{host}/ws</code></p>
 <p><a href="/readyz">readyz</a> · <a href="/healthz">healthz</a> ·
-<a href="/metrics">metrics</a></p>
+<a href="/api/v1/health">health</a>{links}</p>
 </html>
 """
 
 
-def status_page(instance: Instance, host: str = "127.0.0.1:8001") -> str:
+def status_page(
+    instance: Instance, host: str = "127.0.0.1:8001", *, serves_operators: bool = False
+) -> str:
     """Return the page that describes ``instance`` now; ``host`` is what the reader typed."""
     ready, reason = instance.readiness()
     health = instance.health
@@ -49,5 +54,9 @@ def status_page(instance: Instance, host: str = "127.0.0.1:8001") -> str:
     }
     cells = "".join(f"<tr><td>{escape(k)}<td>{escape(v)}" for k, v in rows.items())
     return _PAGE.format(
-        number=instance.number, version=escape(__version__), rows=cells, host=escape(host)
+        number=instance.number,
+        version=escape(__version__),
+        rows=cells,
+        host=escape(host),
+        links=_OPERATOR_LINKS if serves_operators else "",
     )

@@ -138,6 +138,24 @@ SCHEMAS: dict[str, Described] = {
         size=DECIMAL,
         time=TIME,
     ),
+    "Health": object_of(
+        ("instance", "state", "ready", "role", "feed_age_s", "loop_lag_s", "history_age_s"),
+        instance=NUMBER,
+        state=TEXT | {"examples": ["live", "draining"]},
+        ready=BOOLEAN | {"description": "new streams may be sent to this instance"},
+        role={
+            "type": "string",
+            "enum": ["writer", "reader", "none"],
+            "description": "whether this instance writes history, reads it, or has none",
+        },
+        feed_age_s=_SECONDS,
+        loop_lag_s={"type": "number", "description": "of the event loop, in seconds"},
+        history_age_s={
+            "type": ["number", "null"],
+            "description": "since the moment up to which history is written; null for instances "
+            "that do not write",
+        },
+    ),
     "Instances": object_of(
         ("instances",),
         instances=list_of(

@@ -43,6 +43,7 @@ class Running:
         player: the process that plays the workload when told "go"; often the server itself.
         subscribe: what a subscriber must say to get the workload; "" for nothing.
         state_messages: how many messages of initial state each subscriber gets at least.
+        operator_port: where hedgehogd's operator listener is; 0 for other servers.
     """
 
     server: Child
@@ -50,10 +51,11 @@ class Running:
     player: Child
     subscribe: str = ""
     state_messages: int = 0
+    operator_port: int = 0
 
     def metrics(self) -> dict[str, float]:
         """Return hedgehogd's metrics, summed over their labels."""
-        url = f"http://127.0.0.1:{self.port}/metrics"
+        url = f"http://127.0.0.1:{self.operator_port}/metrics"
         found: dict[str, float] = {}
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
@@ -160,13 +162,14 @@ def hedgehogd(
     flags: tuple[str, ...] = (),
 ) -> Iterator[Running]:
     """Run hedgehogd on a feeder that plays its upstream; ready when every topic is held."""
-    feed_port, port = free_port(), free_port()
+    feed_port, port, operator_port = free_port(), free_port(), free_port()
+    flags += ("--operator-bind", f"127.0.0.1:{operator_port}")
     options = ["--stamp"] * stamp + ["--saturate"] * saturate
     with contextlib.ExitStack() as stack:
         player = stack.enter_context(feeder("upstream", feed_port, workload, *options))
         player.expect("ready")
         server = stack.enter_context(instance(player, feed_port, port, workload, *flags))
-        yield Running(server, port, player, workload.subscribe, state_of(workload))
+        yield Running(server, port, player, workload.subscribe, state_of(workload), operator_port)
 
 
 @contextmanager

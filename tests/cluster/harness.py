@@ -47,7 +47,8 @@ def free_numbers(count: int) -> tuple[int, ...]:
         numbers = tuple(range(first, first + count))
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             for number in numbers:
-                stack.enter_context(socket.create_server(("127.0.0.1", 8000 + number)))
+                for base in (8000, 9000):
+                    stack.enter_context(socket.create_server(("127.0.0.1", base + number)))
             return numbers
     raise AssertionError("no free ports")
 

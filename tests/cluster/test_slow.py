@@ -23,7 +23,7 @@ def slow_consumers(cluster) -> float:
     """Return how many subscribers were closed for being slow."""
     found = 0.0
     for number in cluster.numbers:
-        for row in get(8000 + number, "/metrics").decode().splitlines():
+        for row in get(9000 + number, "/metrics").decode().splitlines():
             if row.startswith("hedgehogd_stream_ends_total") and "slow_consumer" in row:
                 found += float(row.rpartition(" ")[2])
     return found

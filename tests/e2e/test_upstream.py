@@ -25,7 +25,16 @@ from hedgehogd.simulator.keys import (
     TEST_PASSPHRASE,
     TEST_SECRET,
 )
-from tests.e2e.harness import PATIENCE_S, next_of, quick, rest, running, subscribe, websocket
+from tests.e2e.harness import (
+    PATIENCE_S,
+    free_port,
+    next_of,
+    quick,
+    rest,
+    running,
+    subscribe,
+    websocket,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -154,8 +163,12 @@ async def _read(client: WebSocketConnection, told: list[dict]) -> None:
 @pytest.mark.parametrize("fault", ["reset", "eof"])
 async def test_the_loss_of_one_of_two_lines_costs_its_subscribers_nothing(fault: str) -> None:
     """It is what the second line is for."""
+    operator_port = free_port()
     async with (
-        relayed(rate=5.0, feed_lines=2) as (daemon, address),
+        relayed(rate=5.0, feed_lines=2, serve_operator_bind=f"127.0.0.1:{operator_port}") as (
+            daemon,
+            address,
+        ),
         websocket(daemon.port, "/ws") as client,
         trio.open_nursery() as nursery,
     ):
@@ -170,7 +183,7 @@ async def test_the_loss_of_one_of_two_lines_costs_its_subscribers_nothing(fault:
         struck = len(told)
         await until(lambda: sum(m["type"] == "match" for m in told[struck:]) > 60)
         await until(lambda: sum(line.losses for line in daemon.instance.health.read_lines()) > 0)
-        status, state = await rest(daemon.port, "GET", "/api/v1/lines")
+        status, state = await rest(operator_port, "GET", "/api/v1/lines")
         nursery.cancel_scope.cancel()
 
     trades = sorted({m["trade_id"] for m in told if m["type"] == "match"})

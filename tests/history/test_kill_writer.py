@@ -79,7 +79,7 @@ class Instances(Machine):
             while True:
                 for number in list(self._processes.keys() - {"exchange"}):
                     with suppress(OSError):
-                        said = await trio.to_thread.run_sync(get, 8000 + number, "/metrics")
+                        said = await trio.to_thread.run_sync(get, 9000 + number, "/metrics")
                         if _STATE.search(said)[1] == b"writing":
                             return number
                 await trio.sleep(0.02)

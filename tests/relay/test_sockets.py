@@ -27,13 +27,13 @@ def refused(directory, number=1):
     return str(caught.value)
 
 
-def test_a_socket_is_there_as_long_as_its_instance_and_for_its_user_alone(tmp_path):
+def test_a_socket_is_there_as_long_as_its_instance_and_for_its_user_and_group_alone(tmp_path):
     """Whoever may connect may control every stream whose id it knows."""
     mask = os.umask(0o022)
     os.umask(mask)
     with own_socket(tmp_path, 7) as listener:
         path = socket_path(tmp_path, 7)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert connects(path)
         assert not listener.getblocking()
     assert not path.exists()

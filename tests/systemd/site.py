@@ -15,6 +15,7 @@ from tests.systemd.subscriber import Refused, request
 INSTANCES = (1, 2, 3, 4)
 PAIRS = ("BTC-USD", "ETH-USD")
 FIRST_PORT = 8000
+FIRST_OPERATOR_PORT = 9000
 STATISTICS_PORT = 8404
 TOML = "/etc/hedgehogd/hedgehogd.toml"
 POLL_S = 0.1

@@ -12,7 +12,7 @@ SUBSCRIBE = "/api/v1/subscribe/"
 
 @pytest.fixture
 def client(instance):
-    return make_app(instance).test_client()
+    return make_app(instance, serves_operators=True).test_client()
 
 
 # Health
@@ -73,6 +73,21 @@ async def test_metrics_and_page_are_what_their_modules_make(client, instance):
     assert b"hedgehogd_feed_state" in await (await client.get("/metrics")).get_data()
     page = await (await client.get("/", headers={"Host": "relay:8001"})).get_data()
     assert b"http://relay:8001/api/v1/subscribe/BTC-USD" in page
+
+
+async def test_operator_paths_are_served_to_operators_alone(instance):
+    """Behind a proxy every request comes from this machine, so the app decides by its listener."""
+    public, private = make_app(instance), make_app(instance, serves_operators=True)
+    ours = {rule.rule for rule in private.url_map.iter_rules()}
+    theirs = {rule.rule for rule in public.url_map.iter_rules()}
+
+    assert ours - theirs == {"/metrics", "/api/v1/lines", "/api/v1/instances"}
+    assert theirs < ours
+    for path in (*(ours - theirs), "/debug", "/debug/tasks"):
+        assert await refused(await public.test_client().get(path)) == (404, "not_found")
+    page = await (await public.test_client().get("/")).get_data()
+    assert b"metrics" not in page
+    assert b'href="/metrics"' in await (await private.test_client().get("/")).get_data()
 
 
 # Errors

@@ -43,7 +43,7 @@ async def test_an_instance_speaks_for_itself(autojump_clock, instance, open_sess
     open_session("1.a")
     instance.health.become(FeedState.STALE, 0.0, "closed: 1006")
     instance.health.heard_at = trio.current_time() - 3.0
-    client = make_app(instance).test_client()
+    client = make_app(instance, serves_operators=True).test_client()
     row = {
         "instance": 1, "state": "stale", "ready": False, "reason": "stale: closed: 1006",
         "version": __version__, "subscribers": 1, "feed_age_s": 3.0,
@@ -66,7 +66,7 @@ async def test_all_are_asked_at_once_and_each_has_a_row(autojump_clock, instance
             6: b'{"instances":[]}',
         }
     )
-    client = make_app(instance, peers=others).test_client()
+    client = make_app(instance, peers=others, serves_operators=True).test_client()
     begin = trio.current_time()
     rows = (await body(await client.get(PATH)))["instances"]
 
@@ -84,7 +84,7 @@ async def test_all_are_asked_at_once_and_each_has_a_row(autojump_clock, instance
 async def test_many_askers_cause_one_question(autojump_clock, instance):
     """A page that everybody has open must not make the instances busy with each other."""
     others = Others({2: msgspec.json.encode(Rows([LIVE]))})
-    client = make_app(instance, peers=others).test_client()
+    client = make_app(instance, peers=others, serves_operators=True).test_client()
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(client.get, PATH)

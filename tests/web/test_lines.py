@@ -10,7 +10,7 @@ async def test_it_says_how_each_line_is_and_when_each_product_was_heard(instance
     lines = [LineHealth(0, 1, 1, 2, 1, 0, "", 0.5, 12, 0.004, 1)]
     instance.health.read_lines = lambda: lines
     instance.health.read_products = lambda: {"BTC-USD": (0.25, None)}
-    answer = await make_app(instance).test_client().get("/api/v1/lines")
+    answer = await make_app(instance, serves_operators=True).test_client().get("/api/v1/lines")
 
     assert 200 == answer.status_code
     assert await answer.get_json() == {
@@ -37,6 +37,6 @@ async def test_it_says_how_each_line_is_and_when_each_product_was_heard(instance
 
 async def test_without_a_feed_there_are_no_lines(instance):
     """A recording has none."""
-    answer = await make_app(instance).test_client().get("/api/v1/lines")
+    answer = await make_app(instance, serves_operators=True).test_client().get("/api/v1/lines")
 
     assert (await answer.get_json())["lines"] == []

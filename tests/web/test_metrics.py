@@ -217,7 +217,7 @@ async def test_one_state_of_the_feed_is_true(autojump_clock, instance):
 async def test_the_loops_lag_is_measured(autojump_clock, nursery, instance):
     """A turn that takes long delays every subscriber, and nothing else shows it."""
     _, before = scrape(instance)
-    nursery.start_soon(watch_lag)
+    nursery.start_soon(watch_lag, instance)
     await trio.sleep(1.1)
     _, after = scrape(instance)
 

@@ -27,7 +27,22 @@ def test_every_route_is_described_and_nothing_else(instance):
     """A description that is not checked is wrong within a month."""
     described = {path: set(methods) for path, methods in description()["paths"].items()}
 
-    assert described == routes(make_app(instance))
+    assert described == routes(make_app(instance, serves_operators=True))
+
+
+def test_operator_paths_are_marked(instance):
+    """A client that is generated for the stream port must not offer them."""
+    marked = {
+        path
+        for path, methods in description()["paths"].items()
+        if any(operation["tags"] == ["operator"] for operation in methods.values())
+    }
+
+    assert (
+        marked
+        == routes(make_app(instance, serves_operators=True)).keys()
+        - routes(make_app(instance)).keys()
+    )
 
 
 def test_the_description_is_sound():
@@ -66,9 +81,9 @@ async def test_it_is_served(instance):
 
 
 @pytest.mark.parametrize(
-    "path", ["/healthz", "/readyz", "/time", "/products", "/products/BTC-USD", "/products/NO-USD",
-             "/products/BTC-USD/book?level=7", "/currencies", "/ws", "/api/v1/stream",
-             "/api/v1/sessions/1.key", "/api/v1/sessions/none"],
+    "path", ["/healthz", "/readyz", "/api/v1/health", "/time", "/products", "/products/BTC-USD",
+             "/products/NO-USD", "/products/BTC-USD/book?level=7", "/currencies", "/ws",
+             "/api/v1/stream", "/api/v1/sessions/1.key", "/api/v1/sessions/none"],
 )  # fmt: skip
 async def test_what_is_answered_is_described(instance, session, path):
     """Status and body; 421 is only seen by those who come past the door."""

@@ -6,7 +6,14 @@ import trio
 
 from tests.systemd.crowd import Crowd
 from tests.systemd.reference import CHANNELS
-from tests.systemd.site import FIRST_PORT, INSTANCES, PAIRS, Site, expect
+from tests.systemd.site import (
+    FIRST_OPERATOR_PORT,
+    FIRST_PORT,
+    INSTANCES,
+    PAIRS,
+    Site,
+    expect,
+)
 from tests.systemd.subscriber import KINDS, Subscriber, request
 
 SUBSCRIBERS = 400
@@ -111,10 +118,24 @@ async def _ask_everything(session: str, port: int) -> int:
         ("DELETE", f"/api/v1/subscribe/SOL-USD?session={session}", 200),
         ("POST", "/api/v1/subscribe/SOL-USD?session=9.nobody", 404),
     ]
-    paths = ["/", "/healthz", "/readyz", "/metrics", "/products", "/products/BTC-USD/book", "/time"]
-    paths += ["/api/v1/openapi.json", "/api/v1/lines", "/api/v1/instances"]
+    paths = [
+        "/",
+        "/healthz",
+        "/readyz",
+        "/api/v1/health",
+        "/products",
+        "/products/BTC-USD/book",
+        "/time",
+    ]
+    paths += ["/api/v1/openapi.json"]
+    operator_paths = ["/metrics", "/api/v1/lines", "/api/v1/instances"]
     commands += [("GET", path, 200) for path in paths]
+    commands += [("GET", path, 404) for path in operator_paths]
     for method, path, due in commands:
         status, body = await request(method, path, port=port)
         expect(status == due, f"{method} {path}: {status} {body[:200]!r}")
-    return len(commands)
+    operator_port = port - FIRST_PORT + FIRST_OPERATOR_PORT
+    for path in paths + operator_paths:
+        status, body = await request("GET", path, port=operator_port)
+        expect(status == 200, f"GET {path} on the operator listener: {status} {body[:200]!r}")
+    return len(commands) + len(paths + operator_paths)

@@ -9,7 +9,7 @@ import trio
 from tests.systemd.crowd import Crowd
 from tests.systemd.reference import CHANNELS
 from tests.systemd.site import (
-    FIRST_PORT,
+    FIRST_OPERATOR_PORT,
     INSTANCES,
     PAIRS,
     TOML,
@@ -79,7 +79,7 @@ async def reload(site: Site) -> str:
 
 
 async def _holds(number: int, pair: str) -> bool:
-    _, body = await request("GET", "/api/v1/lines", port=FIRST_PORT + number)
+    _, body = await request("GET", "/api/v1/lines", port=FIRST_OPERATOR_PORT + number)
     return pair in msgspec.json.decode(body)["products"]
 
 

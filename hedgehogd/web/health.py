@@ -1,0 +1,74 @@
+"""How this instance is, for anyone: ``/healthz``, ``/readyz`` and ``GET /api/v1/health``.
+
+These are public. They name no address and no other instance; metrics, lines and instances are the
+operators'.
+"""
+
+import msgspec
+import trio
+from quart import Response
+from quart_trio import QuartTrio
+
+from hedgehogd.engine.health import HistoryState
+from hedgehogd.engine.instance import Instance
+from hedgehogd.web.responses import json_response
+
+PATH = "/api/v1/health"
+
+_ROLES = {HistoryState.WRITING: "writer", HistoryState.READING: "reader"}
+
+
+class Health(msgspec.Struct):
+    """What ``GET /api/v1/health`` answers.
+
+    Attributes:
+        instance: the instance's number.
+        state: of its feed, or ``draining``.
+        ready: new streams may be sent to it.
+        role: ``writer`` writes history, ``reader`` reads what another instance writes, ``none``
+            has no history.
+        feed_age_s: since the feed last received bytes, in seconds; None before the first.
+        loop_lag_s: how late the event loop was when it was last measured, in seconds.
+        history_age_s: since the moment up to which a writer has written, in seconds; None for
+            instances that do not write.
+    """
+
+    instance: int
+    state: str
+    ready: bool
+    role: str
+    feed_age_s: float | None
+    loop_lag_s: float
+    history_age_s: float | None
+
+
+def add_health(app: QuartTrio, instance: Instance) -> None:
+    """Add the routes to ``app``."""
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        alive = not instance.is_draining
+        return json_response({"status": "alive" if alive else "draining"}, 200 if alive else 503)
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        ready, reason = instance.readiness()
+        return json_response({"ready": ready, "reason": reason}, 200 if ready else 503)
+
+    @app.get(PATH)
+    async def health() -> Response:
+        return json_response(_health_of(instance))
+
+
+def _health_of(instance: Instance) -> Health:
+    feed, history = instance.health, instance.history
+    is_writing = history.state is HistoryState.WRITING and history.written_us > 0
+    return Health(
+        instance.number,
+        "draining" if instance.is_draining else str(feed.state),
+        instance.readiness()[0],
+        _ROLES.get(history.state, "none"),
+        None if feed.heard_at is None else trio.current_time() - feed.heard_at,
+        instance.loop_lag_s,
+        (instance.pipe.wall_us() - history.written_us) / 1e6 if is_writing else None,
+    )

@@ -1,0 +1,62 @@
+"""``GET /api/v1/health``: what anyone may know about an instance."""
+
+import pytest
+import trio
+
+from hedgehogd.engine.health import FeedState, HistoryState
+from hedgehogd.web.app import make_app
+from hedgehogd.web.health import PATH
+from tests.web.answers import body
+
+
+async def test_it_tells_state_role_and_ages_and_no_address(autojump_clock, instance):
+    """The reason of a lost feed may name a host: it stays with ``/readyz``."""
+    client = make_app(instance).test_client()
+    assert await body(await client.get(PATH)) == {
+        "instance": 1,
+        "state": "idle",
+        "ready": True,
+        "role": "none",
+        "feed_age_s": None,
+        "loop_lag_s": 0.0,
+        "history_age_s": None,
+    }
+    instance.health.become(FeedState.STALE, 0.0, "10.0.0.7 refused")
+    instance.health.heard_at = trio.current_time()
+    instance.loop_lag_s = 0.25
+    await trio.sleep(2)
+    found = await body(await client.get(PATH))
+
+    assert (found["state"], found["ready"], found["loop_lag_s"]) == ("stale", False, 0.25)
+    assert found["feed_age_s"] == pytest.approx(2)
+    assert "10.0.0.7" not in str(found)
+
+
+async def test_a_draining_instance_says_so(instance):
+    """Its feed may be well all the same."""
+    instance.is_draining = True
+    found = await body(await make_app(instance).test_client().get(PATH))
+
+    assert (found["state"], found["ready"]) == ("draining", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "role"),
+    [
+        (HistoryState.OFF, "none"),
+        (HistoryState.FAILED, "none"),
+        (HistoryState.READING, "reader"),
+        (HistoryState.WRITING, "writer"),
+    ],
+)
+async def test_the_role_is_what_the_instance_does_for_history(instance, state, role):
+    """Only a writer knows up to when history is written, and only after its first write."""
+    client = make_app(instance).test_client()
+    instance.history.become(state)
+    assert (await body(await client.get(PATH)))["history_age_s"] is None
+    instance.history.written_us = instance.pipe.wall_us() - 5_000_000
+    found = await body(await client.get(PATH))
+
+    assert found["role"] == role
+    expected = pytest.approx(5, abs=2) if role == "writer" else None
+    assert found["history_age_s"] == expected

@@ -76,9 +76,10 @@ SEQUENCE_STEP_MAX = 200_000_000
 # Numbers that cannot be true, in a row that rises by one: so many are no mistake, the
 # exchange counts anew. Each of them below the newest is taken for a repeat until then.
 ODD_NUMBERS_MAX = 10
-# Numbers a little below the mark are a server that lags; when they are all that comes for
-# this long, they were set back.
-SET_BACK_AFTER_S = 30.0
+# Numbers a little below the mark are a server that lags; when no others arrive for this long
+# and they are no older than the mark, the exchange set them back. Half of STALE_AFTER_S: a
+# market whose numbers were set back flows again before it would be reported as stale.
+SET_BACK_AFTER_S = 5.0
 # How long the messages behind a hole wait for the other line to fill it (DESIGN §5).
 GAP_PATIENCE_S = 0.05
 # Messages of one product that may wait behind a hole: a second of the busiest full feed.

@@ -32,7 +32,7 @@ from hedgehogd.domain.limits import (
 from hedgehogd.domain.message import intern_topic
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.claims import Claims
-from hedgehogd.protocol.gaps import Gap
+from hedgehogd.protocol.gaps import Gap, Verdict
 from hedgehogd.protocol.leading import Leading
 from hedgehogd.protocol.product_state import Arrival, ProductState
 from hedgehogd.protocol.race import Race
@@ -65,7 +65,7 @@ class Arbiter:
         self.missing: Counter[str] = Counter()
         self.race = Race()
         self._leading = Leading(self.dropped)
-        self._claims = Claims(self._tell_gap, gap_patience_s)
+        self._claims = Claims(self._tell_gap, self._report, gap_patience_s)
         self._patience_s = gap_patience_s
         self._sources: dict[Source, None] = {}
         self._waiting: dict[str, ProductState] = {}
@@ -130,8 +130,10 @@ class Arbiter:
             self._judge_number(state, arrival, number, now, received)
         elif channel == _TICKER and head.sequence is not None:
             numbers = state.numbers_of(_TICKER)
-            verdict = numbers.observe(head.sequence, now, arrival.source.line)
-            self._note(topic, verdict.oddity, received)
+            verdict = numbers.observe(
+                head.sequence, now, arrival.source.line, arrival.message.payload
+            )
+            self._report(state, _TICKER, verdict, received)
             if verdict.deliver:
                 received.messages.append(arrival.message)
                 return
@@ -173,10 +175,10 @@ class Arbiter:
                     state.product_id, channel, number, arrival.source.line, arrival.at
                 )
         is_newest = arrival.head.type == "last_match"
-        verdict = numbers.observe(number, now, arrival.source.line, is_newest=is_newest)
-        self._note(arrival.message.topic, verdict.oddity, received)
-        if verdict.gap is not None:
-            self._tell_gap(state, channel, verdict.gap, received)
+        verdict = numbers.observe(
+            number, now, arrival.source.line, arrival.message.payload, is_newest=is_newest
+        )
+        self._report(state, channel, verdict, received)
         if not verdict.deliver:
             self.dropped["repeat"] += 1
             return
@@ -195,10 +197,10 @@ class Arbiter:
         topic, trade_id = intern_topic(_MATCHES, state.product_id), arrival.head.trade_id
         if trade_id is None:
             return None
-        verdict = state.numbers_of(_MATCHES).observe(trade_id, now, arrival.source.line)
-        self._note(topic, verdict.oddity, received)
-        if verdict.gap is not None:
-            self._tell_gap(state, _MATCHES, verdict.gap, received)
+        verdict = state.numbers_of(_MATCHES).observe(
+            trade_id, now, arrival.source.line, arrival.message.payload
+        )
+        self._report(state, _MATCHES, verdict, received)
         return topic if verdict.deliver else None
 
     def _hole(self, state: ProductState, arrival: Arrival) -> tuple[str, Gap] | None:
@@ -342,9 +344,20 @@ class Arbiter:
         if topic.channel == _MATCHES:
             received.missing_trades.append((topic.product_id, gap))
 
-    def _note(self, topic: Topic, oddity: str, received: Received) -> None:
-        if oddity:
-            received.oddities.append(f"{topic} {oddity}")
+    def _report(
+        self, state: ProductState, channel: str, verdict: Verdict, received: Received
+    ) -> None:
+        """Report what is odd about a number: a gap before it, or that the exchange restarted."""
+        if verdict.oddity:
+            topic = intern_topic(channel, state.product_id)
+            received.oddities.append(f"{topic} {verdict.oddity}")
+        if verdict.gap is not None:
+            self._tell_gap(state, channel, verdict.gap, received)
+        elif verdict.restart is not None:
+            self.gaps += 1
+            topic = intern_topic(channel, state.product_id)
+            notice = notices.restarted(topic, verdict.restart)
+            received.tell(TopicNotice(topic, notice, NoticeKind.GAP))
 
 
 def _number_of(arrival: Arrival) -> int | None:

@@ -6,16 +6,20 @@ has come that would reveal it.
 
 A heartbeat that names an event of ``full`` that has not come yet waits for it: clients take
 one that runs ahead of the data for a loss and load their book again (FEED §6.1, §15).
+
+A heartbeat that names a number below the mark confirms that the exchange set the numbers back,
+when a message has such a number too (``gaps``).
 """
 
 from collections.abc import Callable
 
 from hedgehogd.domain.channel import FULL, MATCHES
-from hedgehogd.protocol.gaps import Gap
+from hedgehogd.protocol.gaps import Gap, Verdict
 from hedgehogd.protocol.product_state import Arrival, ProductState
 from hedgehogd.protocol.received import Received
 
 TellGap = Callable[[ProductState, str, Gap, Received], None]
+Report = Callable[[ProductState, str, Verdict, Received], None]
 
 
 class Claims:
@@ -23,11 +27,13 @@ class Claims:
 
     Args:
         tell_gap: tells a gap, and counts it.
+        report: reports a verdict about the numbers of one channel.
         patience_s: heartbeats closer to each other than this say nothing about each other.
     """
 
-    def __init__(self, tell_gap: TellGap, patience_s: float) -> None:
+    def __init__(self, tell_gap: TellGap, report: Report, patience_s: float) -> None:
         self._tell_gap = tell_gap
+        self._report = report
         self._patience_s = patience_s
 
     def heartbeat(
@@ -35,6 +41,11 @@ class Claims:
     ) -> None:
         """Deliver the heartbeat of a product's leader, or keep it until its event has come."""
         head = arrival.head
+        for channel, numbers in state.numbers.items():
+            newest = head.last_trade_id if channel == MATCHES.topic_channel else head.sequence
+            if newest is not None:
+                verdict = numbers.confirm(newest, now, arrival.source.line)
+                self._report(state, channel, verdict, received)
         is_next = now >= state.claimed_at + self._patience_s
         if is_next:
             # A claim that the next heartbeat takes back was not true.

@@ -5,6 +5,7 @@
 
 from typing import NamedTuple
 
+from hedgehogd.domain.instant import time_of
 from hedgehogd.domain.limits import ODD_NUMBERS_MAX, SET_BACK_AFTER_S
 
 
@@ -60,11 +61,13 @@ class Verdict(NamedTuple):
         deliver: False for a repeat or a straggler.
         gap: the hole just before it, or None.
         oddity: what deserves a line in the log, or an empty text.
+        restart: the number from which the exchange counts again, or None.
     """
 
     deliver: bool
     gap: Gap | None = None
     oddity: str = ""
+    restart: int | None = None
 
 
 _DELIVER = Verdict(True)
@@ -72,14 +75,19 @@ _REPEAT = Verdict(False)
 
 
 class _Run:
-    """Numbers of one line that do not fit and rise: the first, the last, how many, since when."""
+    """Numbers of one line that do not fit and rise: the first, the last, how many, since when.
 
-    __slots__ = ("count", "first", "last", "since")
+    ``begun`` is the message that arrived at ``since``, ``payload`` the one that has the last
+    number.
+    """
 
-    def __init__(self, first: int, now: float) -> None:
+    __slots__ = ("begun", "count", "first", "last", "payload", "since")
+
+    def __init__(self, first: int, payload: bytes, now: float) -> None:
         self.first = self.last = first
         self.count = 1
         self.since = now
+        self.begun = self.payload = payload
 
 
 class Numbers:
@@ -92,16 +100,19 @@ class Numbers:
     repeats are told as a gap.
 
     A little below the mark a rising run is usual, because a server, or the other of two
-    lines, may be behind. It means a set-back only when it has lasted for
-    ``SET_BACK_AFTER_S`` and nothing new has come meanwhile.
+    lines, may lag. The exchange's own times tell a lagging server from a set-back: a lagging
+    server sends messages that are older than the message at the mark. A run that is not older
+    is a set-back when it has lasted for ``SET_BACK_AFTER_S`` and no new number has arrived
+    meanwhile. On a small market one number is a run when the heartbeats confirm it.
 
-    A ``last_match`` far below the mark says so at once: it is the newest trade there is.
+    A ``last_match`` is the newest trade there is: one that is far below the mark, or younger
+    than the message at the mark, is a set-back at once.
 
     Attributes:
         highest: the mark: the highest number believed; None before the first.
     """
 
-    __slots__ = ("_far", "_is_dense", "_runs", "_step_max", "highest")
+    __slots__ = ("_far", "_is_dense", "_mark", "_runs", "_step_max", "highest")
 
     def __init__(self, step_max: int, *, is_dense: bool = True) -> None:
         """Watch numbers in which a step of more than ``step_max`` cannot be true.
@@ -111,6 +122,7 @@ class Numbers:
             is_dense: whether a number that is left out is missing; a ticker leaves out many.
         """
         self.highest: int | None = None
+        self._mark = b""  # the message that has the highest number
         self._step_max = step_max
         self._is_dense = is_dense
         self._runs: dict[int, _Run] = {}  # by line
@@ -124,7 +136,13 @@ class Numbers:
         return Gap(highest + 1, number - 1)
 
     def observe(
-        self, number: int, now: float, line: int = 0, *, is_newest: bool = False
+        self,
+        number: int,
+        now: float,
+        line: int = 0,
+        payload: bytes = b"",
+        *,
+        is_newest: bool = False,
     ) -> Verdict:
         """Account for one number.
 
@@ -132,15 +150,16 @@ class Numbers:
             number: what came.
             now: any clock that rises steadily, in seconds.
             line: of which line; each rises on its own.
+            payload: the message that has the number.
             is_newest: True when the exchange says that nothing newer exists.
         """
         highest = self.highest
         if highest is None:
-            self.highest = number
+            self.highest, self._mark = number, payload
             return _DELIVER
         if number <= highest or number > highest + self._step_max:
-            return self._doubt(number, highest, now, line, is_newest=is_newest)
-        self.highest = number
+            return self._doubt(number, highest, now, line, payload, is_newest=is_newest)
+        self.highest, self._mark = number, payload
         if self._runs:
             self._runs.clear()
         if number == highest + 1 or not self._is_dense:
@@ -150,30 +169,77 @@ class Numbers:
     def skip_to(self, number: int) -> None:
         """What is missing up to ``number`` has been told."""
         if self.highest is None or number > self.highest:
-            self.highest = number
+            self.highest, self._mark = number, b""
+
+    def confirm(self, number: int, now: float, line: int = 0) -> Verdict:
+        """Account for a heartbeat that names ``number`` as the newest; it delivers nothing.
+
+        A heartbeat alone proves no set-back: one of a lagging server names old numbers too.
+        """
+        run, highest = self._runs.get(line), self.highest
+        if run is None or highest is None or not run.last <= number < highest:
+            return _REPEAT
+        if not self._has_lasted(run, now):
+            return _REPEAT
+        self.highest, self._mark = run.last, run.payload
+        self._runs.clear()
+        self._far.clear()
+        dropped = Gap(run.first, run.last) if self._is_dense else None
+        return Verdict(False, dropped, f"counts anew, from {run.last + 1}", run.last + 1)
+
+    def _has_lasted(self, run: _Run, now: float) -> bool:
+        """Say whether a run below the mark has lasted, without a message older than the mark's."""
+        if now - run.since < SET_BACK_AFTER_S:
+            return False
+        if self._ages(run.begun) >= 0:
+            return True
+        run.since, run.begun = now, run.payload
+        return False
+
+    def _ages(self, payload: bytes) -> int:
+        """Return 1 when a message is younger than the mark's, -1 when older, 0 for no answer."""
+        time, mark = time_of(payload), time_of(self._mark)
+        return 0 if time is None or mark is None else (time > mark) - (time < mark)
 
     def _doubt(
-        self, number: int, highest: int, now: float, line: int, *, is_newest: bool
+        self,
+        number: int,
+        highest: int,
+        now: float,
+        line: int,
+        payload: bytes,
+        *,
+        is_newest: bool,
     ) -> Verdict:
         """Judge a number that does not come next."""
+        if number == highest and payload and payload == self._mark:
+            self._runs.pop(line, None)  # a lagging server has reached the mark
+            return _REPEAT
         run = self._runs.get(line)
         if run is not None and number == run.last:
             return _REPEAT
         if run is None or not run.last < number <= (run.last + 1 if self._is_dense else number):
-            run = self._runs[line] = _Run(number, now)
+            run = self._runs[line] = _Run(number, payload, now)
         else:
-            run.last = number
+            run.last, run.payload = number, payload
             run.count += 1
         is_far = not highest - self._step_max <= number <= highest
-        is_run = run.count >= ODD_NUMBERS_MAX and (is_far or now - run.since >= SET_BACK_AFTER_S)
-        if is_run or (is_newest and number < highest - self._step_max):
-            self.highest = number
+        if is_far:
+            is_set_back = run.count >= ODD_NUMBERS_MAX or (is_newest and number < highest)
+        elif is_newest and number < highest:
+            is_set_back = self._ages(payload) > 0
+        else:
+            is_set_back = self._has_lasted(run, now)
+        if is_set_back:
+            self.highest, self._mark = number, payload
             self._runs.clear()
             is_told = number in self._far
             self._far.clear()
             dropped = Gap(run.first, number - 1)
             is_gap = self._is_dense and number <= highest and run.first < number
-            return Verdict(not is_told, dropped if is_gap else None, f"counts anew, from {number}")
+            return Verdict(
+                not is_told, dropped if is_gap else None, f"counts anew, from {number}", number
+            )
         if number <= highest or number in self._far:
             return _REPEAT
         self._far = [*self._far[1 - ODD_NUMBERS_MAX :], number]

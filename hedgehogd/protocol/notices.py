@@ -29,6 +29,12 @@ def gap(topic: Topic, missing: Gap) -> bytes:
     return _gap(topic, kind, missing.first, missing.last)
 
 
+def restarted(topic: Topic, first: int) -> bytes:
+    """The exchange counts again, from ``first``: which numbers are missing before it is unknown."""
+    kind = "trade_id" if topic.channel == MATCHES.topic_channel else "sequence"
+    return _gap(topic, kind, None, first - 1 if first else None)
+
+
 def lost(topic: Topic, first: int | None, last: int | None) -> bytes:
     """Sequences that were to be had once and are nowhere any more, both ends included.
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.limits import HANDOVER_S, WAITING_MESSAGES_MAX
+from hedgehogd.domain.limits import HANDOVER_S, SET_BACK_AFTER_S, WAITING_MESSAGES_MAX
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.source import Source
 from hedgehogd.protocol.upstream import UpstreamSession
@@ -450,3 +450,63 @@ def test_level3_is_watched_by_its_sequences():
     rows = [b'["noop","BTC-USD","%d"]' % n for n in (5, 6, 6, 8)]
 
     assert [rows[0], rows[1], gap(7, 7, "level3"), rows[3]] == two.hear(0, 0, *rows)
+
+
+def timed(kind, second, **numbers):
+    minute, second = divmod(round(second, 3), 60)
+    fields = {"product_id": "BTC-USD", "time": f"2026-11-29T12:{minute:02.0f}:{second:09.6f}Z"}
+    return json.dumps({"type": kind, **fields, **numbers}, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    ("channel", "kind", "key"),
+    [
+        ("matches", "match", "trade_id"),
+        ("ticker", "ticker", "sequence"),
+        ("full", "open", "sequence"),
+        ("full", "match", "trade_id"),
+    ],
+)
+@pytest.mark.parametrize("is_small", [False, True])
+def test_numbers_that_restart_flow_again_and_are_reported_on_every_topic(
+    channel, kind, key, is_small
+):
+    """On a small market the heartbeats confirm what one message shows."""
+    held = {Topic(channel, "BTC-USD"), HEARTBEAT}
+    two = Two(*lines(held))
+    extra = {"sequence": 4_000_000} if key == "trade_id" else {}
+    two.hear(0, 0, timed(kind, 0, **{key: 400_000}, **extra))
+    reset_at, out = 10, []
+    for step in range(int(SET_BACK_AFTER_S) + 2):
+        extra = {"sequence": step + 1} if key == "trade_id" else {}
+        if step in {0, SET_BACK_AFTER_S + 1} or not is_small:
+            payload = timed(kind, reset_at + step, **{key: step + 1}, **extra)
+            out += two.hear(0, reset_at + step, payload)
+        beat = timed("heartbeat", reset_at + step, sequence=step + 1, last_trade_id=step + 1)
+        out += two.hear(0, reset_at + step + 0.5, beat)
+    told = {(n["channel"]) for n in map(json.loads, out) if n["type"] == "gap"}
+    flows = [n for n in map(json.loads, out) if n["type"] == kind]
+
+    assert channel in told
+    assert {"matches"} >= told - {channel}
+    assert int(SET_BACK_AFTER_S) + 2 == flows[-1][key]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 40), st.floats(0.2, 12), st.integers(2, 40), st.integers(1, 4), st.booleans())
+def test_a_lagging_server_after_a_reconnect_repeats_nothing(lag_s, every_s, count, at_once, is_seq):
+    """However long it lags, its messages are no younger than the last one delivered."""
+    kind, key = ("ticker", "sequence") if is_seq else ("match", "trade_id")
+    made = [(n, n // at_once * every_s) for n in range(1, count + 1)]
+    payloads = [timed(kind, second, **{key: number}) for number, second in made]
+    half = max(1, count // 2)
+    two = Two(*lines(WITH_MATCHES))
+    out = []
+    for payload, (_, second) in zip(payloads[:half], made, strict=False):
+        out += two.hear(0, second, payload)
+    for payload, (_, second) in zip(payloads, made, strict=True):
+        if second + lag_s >= made[half - 1][1]:
+            out += two.hear(0, second + lag_s, payload)
+
+    assert payloads == [each for each in out if each]
+    assert 0 == two.arbiter.gaps

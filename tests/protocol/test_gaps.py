@@ -57,7 +57,7 @@ def watched(*numbers, newest=(), every_s=0.0, is_dense=True):
     watch = Numbers(TRADE_ID_STEP_MAX, is_dense=is_dense)
     delivered, gaps, odd = [], [], 0
     for at, number in enumerate(numbers):
-        deliver, gap, oddity = watch.observe(number, at * every_s, is_newest=number in newest)
+        deliver, gap, oddity, _ = watch.observe(number, at * every_s, is_newest=number in newest)
         delivered += [number] * deliver
         gaps += [gap] * (gap is not None)
         odd += bool(oddity)
@@ -132,7 +132,7 @@ def test_plausible_numbers_are_watched_as_by_the_detector(numbers):
     """Doubt must not cost the promise: delivered once, or reported missing."""
     watch, told = Numbers(TRADE_ID_STEP_MAX), observe(numbers)
 
-    assert [(*each, "") for each in told] == [watch.observe(number, 0) for number in numbers]
+    assert [(*each, "", None) for each in told] == [watch.observe(number, 0) for number in numbers]
 
 
 @settings(deadline=None)
@@ -202,4 +202,78 @@ def test_what_has_been_told_is_skipped_and_never_taken_back():
     watch.skip_to(3)
 
     assert 5 == watch.highest
-    assert watch.observe(6, 0) == (True, None, "")
+    assert watch.observe(6, 0) == (True, None, "", None)
+
+
+def made_at(second):
+    """Return a message that the exchange made at ``second``; None for one without a time."""
+    return b"{}" if second is None else b'{"time":"2026-11-29T12:00:%02dZ"}' % second
+
+
+def marked(number, second):
+    """Return numbers with the mark at ``number``, of a message made at ``second``."""
+    watch = Numbers(TRADE_ID_STEP_MAX)
+    watch.observe(number, 0, 0, made_at(second))
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("mark_s", "run_s", "is_set_back"),
+    [(30, 29, False), (30, 30, True), (30, 31, True), (None, 30, True), (30, None, True)],
+)
+@pytest.mark.parametrize("way", ["message", "heartbeat"])
+def test_a_lagging_server_is_told_from_a_set_back_by_the_times(mark_s, run_s, is_set_back, way):
+    """A lagging server sends what is older than the mark, however long it lags."""
+    watch = marked(900, mark_s)
+    first = watch.observe(500, 1, 0, made_at(run_s))
+    if way == "message":
+        last = watch.observe(501, 1 + SET_BACK_AFTER_S, 0, made_at(run_s))
+    else:
+        last = watch.confirm(500, 1 + SET_BACK_AFTER_S)
+
+    assert (False, None, "", None) == first
+    assert is_set_back == (last.restart == 501)
+    assert (Gap(500, 500) if is_set_back else None) == last.gap
+    assert (is_set_back and way == "message") == last.deliver
+    assert (501 if is_set_back and way == "message" else 500 if is_set_back else 900) == (
+        watch.highest
+    )
+
+
+@pytest.mark.parametrize(("back_s", "restart"), [(29, None), (30, None), (31, 500)])
+def test_a_newest_trade_below_the_mark_is_a_set_back_when_it_is_younger(back_s, restart):
+    """The newest trade of a lagging server is older than the mark."""
+    verdict = marked(900, 30).observe(500, 1, 0, made_at(back_s), is_newest=True)
+
+    assert restart == verdict.restart
+
+
+def test_a_number_reported_missing_has_no_time_to_compare_with():
+    """A late trade is younger than the last one delivered, and no set-back."""
+    watch = marked(900, 30)
+    watch.skip_to(902)
+
+    assert watch.observe(901, 1, 0, made_at(31), is_newest=True).restart is None
+
+
+@pytest.mark.parametrize(
+    ("claimed", "at"), [(499, 9), (900, 9), (901, 9), (500, 1 + SET_BACK_AFTER_S - 0.1)]
+)
+def test_a_heartbeat_confirms_only_a_run_that_it_follows_and_that_lasted(claimed, at):
+    """One that names the mark or less than the run proves nothing."""
+    watch = marked(900, 30)
+    assert watch.confirm(500, 0).restart is None
+    watch.observe(500, 1, 0, made_at(31))
+
+    assert watch.confirm(claimed, at).restart is None
+    assert 900 == watch.highest
+
+
+def test_numbers_that_leave_some_out_are_confirmed_without_a_gap():
+    """Which sequences were tickers is unknown."""
+    watch = Numbers(TRADE_ID_STEP_MAX, is_dense=False)
+    assert watch.confirm(5, 0).restart is None
+    watch.observe(900, 0)
+    watch.observe(500, 1)
+
+    assert (False, None, "counts anew, from 501", 501) == watch.confirm(600, 9)

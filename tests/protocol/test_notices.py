@@ -108,3 +108,19 @@ def test_a_notice_is_one_line_and_no_message_of_coinbase(notice, _):
     assert b"\n" not in notice
     assert b"\r" not in notice
     assert json.loads(notice)["type"] not in DATA_TYPES
+
+
+@pytest.mark.parametrize(
+    ("channel", "first", "expected"),
+    [
+        ("matches", 9, {"first_trade_id": None, "last_trade_id": 8}),
+        ("ticker", 9, {"first_sequence": None, "last_sequence": 8}),
+        ("matches", 0, {"first_trade_id": None, "last_trade_id": None}),
+    ],
+)
+def test_a_restart_of_the_numbers_is_a_gap_that_begins_nowhere(channel, first, expected):
+    """No client can compute the first missing number, and no number is below 0."""
+    notice = json.loads(notices.restarted(Topic(channel, "BTC-USD"), first))
+
+    assert expected.items() <= notice.items()
+    assert "gap" == notice["type"]

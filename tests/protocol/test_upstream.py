@@ -201,7 +201,8 @@ def test_trade_ids_that_are_set_back_are_counted_anew():
     received = feed.receive(match(9, "last_match"), match(10), match(12))
 
     assert [9, 10, 12] == [message.trade_id for message in received.messages]
-    assert [gap(11, 11)] == received.notices
+    restart = TopicNotice(MATCHES, notices.restarted(MATCHES, 9), NoticeKind.GAP)
+    assert [restart, gap(11, 11)] == received.notices
     assert ["matches:BTC-USD counts anew, from 9"] == received.oddities
     assert 0 == feed.session.dropped["repeat"]
 

@@ -5,7 +5,6 @@ unknown ``HEDGEHOGD_*`` variable or a bad value is an error that names the key, 
 found, what was expected and the nearest right name.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
+from hedgehogd.domain.nearest import nearest as nearest_name
 from hedgehogd.keys import (
     AUTO,
     BY_NAME,
@@ -155,8 +155,8 @@ def _flag_word(key: Key) -> str:
 
 def _hint(name: str, meant: Mapping[str, str]) -> str:
     """Offer what the nearest of the names stands for, or nothing."""
-    alike = difflib.get_close_matches(name, list(meant), 1, 0.6)
-    return f"\n  Did you mean {meant[alike[0]]!r}?" if alike else ""
+    alike = nearest_name(name, meant)
+    return "" if alike is None else f"\n  Did you mean {meant[alike]!r}?"
 
 
 def _default_file() -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hedgehogd.config import load
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
-from hedgehogd.domain.position import BadPosition, read_start
+from hedgehogd.domain.position import BadPosition, read_moment
 from hedgehogd.flags import checked
 from hedgehogd.keeping import NOWHERE, history_directory
 
@@ -38,12 +38,11 @@ def add_stretch(parser: argparse.ArgumentParser, now_us: int, **since: Any) -> N
 def _moment(now_us: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         try:
-            start = read_start(text, now_us)
+            return read_moment(text, now_us)
         except BadPosition:
-            start = None
-        if start is None or start.sequence is not None:
-            raise ValueError("a time like 2026-01-31T12:00:00Z, or an age like -5m")
-        return start.after_us
+            raise ValueError(
+                "a time like 2026-01-31T12:00:00Z, or an age like -5m, not before 1970"
+            ) from None
 
     return read
 

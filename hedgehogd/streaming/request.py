@@ -2,7 +2,7 @@
 
 Streams live on five paths: ``/`` and ``/ws-feed`` (Coinbase's protocol, strictly), ``/ws``
 (the same with notices), ``/api/v1/subscribe/<pair>`` and ``/api/v1/stream``. A WebSocket
-upgrade on any of them is a stream, and so is a GET on the last two. All else is the
+upgrade on any of them is a stream, and so is a GET or HEAD on the last two. All else is the
 control plane's.
 """
 
@@ -10,14 +10,14 @@ import binascii
 import re
 from enum import Enum, auto
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import h11
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.domain.position import BadPosition, Start, from_text, read_start
+from hedgehogd.domain.position import BadPosition, Start, from_text, read_moment, read_start
 from hedgehogd.protocol.commands import (
     DEFAULT_CHANNELS,
     ChannelRequest,
@@ -26,6 +26,13 @@ from hedgehogd.protocol.commands import (
     channel_requests,
 )
 from hedgehogd.protocol.deflate import answer_offers
+from hedgehogd.protocol.negotiation import choose_form
+from hedgehogd.protocol.query import (
+    PEER_PARAMETERS,
+    STREAM_PARAMETERS,
+    read_query,
+    split_list,
+)
 from hedgehogd.protocol.wire import (
     NDJSON,
     SSE,
@@ -42,8 +49,10 @@ STRICT_PATHS = frozenset({"/", "/ws-feed"})
 EXTENDED_PATH = "/ws"
 _KEY_BYTES = 16
 _AUTHORITY = re.compile(r"(?i)https?://[^/?]*")
-_NDJSON_RANGES = frozenset({b"application/x-ndjson", b"application/*", b"*/*"})
-_Q_ZERO = re.compile(rb"q=0(?:\.0*)?")
+FORMS = {"ndjson": "application/x-ndjson", "sse": "text/event-stream"}
+"""What ``format`` may be, and what ``Accept`` may name."""
+_FLAGS = {"true": True, "1": True, "": False, "false": False, "0": False}
+_PARAMETERS = STREAM_PARAMETERS | PEER_PARAMETERS
 
 
 class Plane(Enum):
@@ -104,7 +113,8 @@ def plane_of(request: h11.Request) -> Plane:
     if asks_for_websocket(headers_of(request)):
         return Plane.STREAMING
     is_stream_path = path == STREAM_PATH or path.startswith(SUBSCRIBE_PREFIX)
-    return Plane.STREAMING if is_stream_path and request.method == b"GET" else Plane.CONTROL
+    is_read = request.method in {b"GET", b"HEAD"}
+    return Plane.STREAMING if is_stream_path and is_read else Plane.CONTROL
 
 
 def read_stream_request(request: h11.Request, now_us: int = 0) -> StreamRequest:
@@ -126,12 +136,16 @@ def read_stream_request(request: h11.Request, now_us: int = 0) -> StreamRequest:
         extensions = answer_offers(headers.get(b"sec-websocket-extensions", b""))
         is_strict = path in STRICT_PATHS
         form = _websocket_form(is_strict=is_strict, deflates=bool(extensions))
+        values = read_query(query, parameters_of(path) - {"format"})
         waits = is_strict or path == EXTENDED_PATH
-        command = None if waits else _command(path, query, b"", now_us)
+        command = None if waits else _command(path, values, b"", now_us)
         return StreamRequest(form, command, key, is_strict, origin, extensions)
-    form = _form(headers.get(b"accept", b""), chunked=request.http_version == b"1.1")
+    values = read_query(query, parameters_of(path))
+    accept = headers.get(b"accept", b"").decode("latin-1")
+    is_sse = choose_form(accept, values.get("format"), FORMS) == FORMS["sse"]
+    form = (SSE if is_sse else NDJSON)[request.http_version == b"1.1"]
     event_id = headers.get(b"last-event-id", b"") if form.states_position else b""
-    command = _command(path, query, event_id, now_us)
+    command = _command(path, values, event_id, now_us)
     return StreamRequest(form, command, b"", is_strict=False, origin=origin)
 
 
@@ -161,52 +175,54 @@ def _websocket_form(*, is_strict: bool, deflates: bool) -> WireForm:
     return WEBSOCKET_DEFLATE if deflates else WEBSOCKET
 
 
-def _form(accept: bytes, *, chunked: bool) -> WireForm:
-    """Choose SSE or NDJSON; a plain ``curl`` (``*/*``) gets NDJSON. Of weights only 0 counts."""
-    wanted: set[bytes] = set()
-    unwanted: set[bytes] = set()
-    for item in filter(None, (item.strip().lower() for item in accept.split(b","))):
-        media, *parameters = (part.strip() for part in item.split(b";"))
-        is_refused = any(_Q_ZERO.fullmatch(parameter) for parameter in parameters)
-        (unwanted if is_refused else wanted).add(media)
-    if b"text/event-stream" in wanted:
-        return SSE[chunked]
-    takes_ndjson = wanted & _NDJSON_RANGES or not (wanted or unwanted)
-    if takes_ndjson and b"application/x-ndjson" not in unwanted:
-        return NDJSON[chunked]
-    raise SubscriberError(
-        "not_acceptable", "streams are text/event-stream or application/x-ndjson", 406
-    )
+def parameters_of(path: str) -> frozenset[str]:
+    """Return the query parameters of the stream at ``path``.
 
-
-def _command(path: str, query: str, event_id: bytes, now_us: int) -> Command | None:
-    """Return the subscribe that a path and its query stand for; None for no pairs yet."""
-    values = parse_qs(query, keep_blank_values=True)
+    Raises:
+        SubscriberError: there is no stream (404).
+    """
+    if path in STRICT_PATHS or path == EXTENDED_PATH:
+        return frozenset()
     if path == STREAM_PATH:
-        pairs = [pair.upper() for pair in _list(values, "pairs")]
-    elif path.startswith(SUBSCRIBE_PREFIX):
-        pairs = [path.removeprefix(SUBSCRIBE_PREFIX).upper()]
-    else:
-        raise SubscriberError("no_such_stream", f"there is no stream at {path}", 404)
-    names = _list(values, "channels") or DEFAULT_CHANNELS
-    policy = values["policy"][-1] if "policy" in values else None
-    requests = channel_requests(names, tuple(pairs), policy)
+        return _PARAMETERS | {"pairs"}
+    if path.startswith(SUBSCRIBE_PREFIX):
+        return _PARAMETERS
+    raise SubscriberError("no_such_stream", f"there is no stream at {path}", 404)
+
+
+def _command(path: str, values: dict[str, str], event_id: bytes, now_us: int) -> Command | None:
+    """Return the subscribe that a path and its query stand for; None for no pairs yet."""
+    is_one = path.startswith(SUBSCRIBE_PREFIX)
+    pairs = [path.removeprefix(SUBSCRIBE_PREFIX)] if is_one else split_list(values.get("pairs", ""))
+    names = split_list(values.get("channels", "")) or DEFAULT_CHANNELS
+    pairs = [pair.upper() for pair in pairs]
+    requests = channel_requests(names, tuple(pairs), values.get("policy"))
     if not pairs and not _needs_no_pairs(requests):
         return None
     try:
         since = _since(values, event_id, requests, now_us)
     except BadPosition as error:
         raise SubscriberError("bad_position", str(error)) from None
-    is_strict, is_alone = (
-        values.get(name, [""])[-1] in {"true", "1"} for name in ("strict", "alone")
-    )
+    is_strict, is_alone = (_flag(values, name) for name in ("strict", "alone"))
     pace = _pace(values, now_us)
     if pace is not None and not since:
         raise SubscriberError("bad_request", "a replay begins somewhere: since is missing")
     return Command(True, requests, since=since, is_strict=is_strict, is_alone=is_alone, pace=pace)
 
 
-def _pace(values: dict[str, list[str]], now_us: int) -> Pace | None:
+def _flag(values: dict[str, str], name: str) -> bool:
+    """Return a value that is true or false.
+
+    Raises:
+        SubscriberError: it is neither.
+    """
+    text = values.get(name, "false")
+    if text not in _FLAGS:
+        raise SubscriberError("bad_request", f"{name} is true or false, not {text[:40]!r}")
+    return _FLAGS[text]
+
+
+def _pace(values: dict[str, str], now_us: int) -> Pace | None:
     """Return how the past is to be replayed; None when it is not.
 
     Raises:
@@ -214,26 +230,23 @@ def _pace(values: dict[str, list[str]], now_us: int) -> Pace | None:
     """
     if not values.keys() & {"speed", "until"}:
         return None
-    text, until = values.get("speed", ["0"])[-1], values.get("until", [""])[-1]
     try:
-        speed = float(text)
+        speed = float(values.get("speed", "0"))
     except ValueError:
         speed = -1.0
     if not 0 <= speed <= limits.REPLAY_SPEED_MAX:
         raise SubscriberError(
             "bad_request", f"speed is a number from 0 to {limits.REPLAY_SPEED_MAX}"
         )
+    until = values.get("until")
     try:
-        end = read_start(until, now_us) if until else None
+        return Pace(speed, read_moment(until, now_us) if until else None)
     except BadPosition as error:
         raise SubscriberError("bad_request", f"until: {error}") from None
-    if end is not None and end.sequence is not None:
-        raise SubscriberError("bad_request", "until is a time or an age, not a sequence")
-    return Pace(speed, None if end is None else end.after_us)
 
 
 def _since(
-    values: dict[str, list[str]],
+    values: dict[str, str],
     event_id: bytes,
     requests: tuple[ChannelRequest, ...],
     now_us: int,
@@ -245,10 +258,10 @@ def _since(
     Raises:
         BadPosition: what is given is no position, or a number where several pairs count.
     """
-    text = event_id.decode("latin-1") or values.get("last_event_id", [""])[-1]
+    text = event_id.decode("latin-1") or values.get("last_event_id", "")
     if text:
         return {topic: Start(number) for topic, number in from_text(text).items()}
-    text = values.get("since", [""])[-1]
+    text = values.get("since", "")
     if not text:
         return {}
     start = read_start(text, now_us)
@@ -260,9 +273,3 @@ def _since(
 
 def _needs_no_pairs(requests: tuple[ChannelRequest, ...]) -> bool:
     return all(not request.channel.takes_products for request in requests)
-
-
-def _list(values: dict[str, list[str]], name: str) -> list[str]:
-    """Return the items of a comma-separated query value."""
-    text = ",".join(values.get(name, []))
-    return [item.strip() for item in text.split(",") if item.strip()]

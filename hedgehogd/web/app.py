@@ -7,14 +7,15 @@ request of a browser or proxy meets the door again and a stream can never land h
 from prometheus_client.registry import Collector
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
+from hedgehogd.protocol.refusal import is_coinbase_path
 from hedgehogd.relay.peers import Peers
 from hedgehogd.web.control import SESSION_HEADER, add_control
-from hedgehogd.web.exchange import COINBASE_PREFIXES, EXPOSED_HEADERS, Companion, add_exchange
+from hedgehogd.web.exchange import EXPOSED_HEADERS, Companion, add_exchange
 from hedgehogd.web.health import add_health
 from hedgehogd.web.history import add_history
 from hedgehogd.web.instances import add_instances
@@ -22,6 +23,7 @@ from hedgehogd.web.lines import add_lines
 from hedgehogd.web.metrics import RestCollector, exposition
 from hedgehogd.web.openapi import OPENAPI_PATH, description
 from hedgehogd.web.page import status_page
+from hedgehogd.web.parameters import add_parameters
 from hedgehogd.web.responses import error_response, json_response
 
 
@@ -44,6 +46,7 @@ def make_app(
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2  # Hypercorn's end comes unexplained
     _add_errors(app, instance)
+    add_parameters(app)
     _add_cors(app, frozenset(cors_origins))
     add_health(app, instance)
     _add_page(app, instance, serves_operators=serves_operators)
@@ -69,10 +72,15 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
         status = error.code or 500
         code = error.name.lower().replace(" ", "_")
         instance.counts.refusals[code] += 1
-        if status == 404 and request.path.startswith(COINBASE_PREFIXES):
-            return json_response({"message": "NotFound"}, status)
-        said = f"{request.method} {request.path} is not served here" if status == 404 else ""
-        return error_response(code, said or error.description or error.name, status)
+        message = error.description or error.name
+        if status == 404:
+            is_coinbases = is_coinbase_path(request.path)
+            ours = f"{request.method} {request.path} is not served here"
+            message = "NotFound" if is_coinbases else ours
+        response = error_response(code, message, status)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:

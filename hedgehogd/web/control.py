@@ -25,7 +25,9 @@ from hedgehogd.protocol.commands import (
     channel_requests,
     drop_pair,
 )
+from hedgehogd.protocol.query import split_list
 from hedgehogd.relay.peers import PeerGone, Peers, PeerSilent
+from hedgehogd.web.parameters import query
 from hedgehogd.web.responses import error_response, json_response
 
 SESSION_HEADER = "Hedgehog-Session"
@@ -94,7 +96,7 @@ def _product_id(pair: str) -> str:
 
 def _session_id() -> str:
     """Return the session id that a command names; empty for none."""
-    return request.headers.get(SESSION_HEADER) or request.args.get("session", "")
+    return request.headers.get(SESSION_HEADER) or query().get("session", "")
 
 
 def _elsewhere(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None:
@@ -167,11 +169,11 @@ async def _wishes() -> tuple[list[str], str | None]:
                 "bad_request", f"the body has channels and policy, not {', '.join(unknown)}"
             )
     names = body.get("channels", [])
-    if "channels" in request.args:
-        names = [name.strip() for name in request.args["channels"].split(",") if name.strip()]
+    if "channels" in query():
+        names = split_list(query()["channels"])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SubscriberError("bad_request", "channels is a list of names")
-    policy = request.args.get("policy", body.get("policy"))
+    policy = query().get("policy", body.get("policy"))
     if policy is not None and not isinstance(policy, str):
         raise SubscriberError("bad_request", "policy is close or conflate")
     return names, policy

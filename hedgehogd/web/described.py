@@ -84,11 +84,14 @@ def _stream(summary: str, *parameters: Described) -> Described:
         *parameters,
         _CHANNELS,
         _POLICY,
-        in_query("since", "resume behind a sequence, a time, or an age such as `-5m`", TEXT),
+        in_query(
+            "since", "resume after a sequence, or from a time or an age such as `-5m` on", TEXT
+        ),
         in_query("last_event_id", "resume behind the id of an event", TEXT),
         in_query("speed", "replay so many times as fast as it was; 0: as fast as you read", NUMBER),
         in_query("until", "end the replay before a time or an age; without it, be live then", TEXT),
         in_query("strict", "all that follows, or the stream ends", BOOLEAN),
+        in_query("format", "instead of `Accept`", {"type": "string", "enum": ["ndjson", "sse"]}),
     )
 
 
@@ -230,7 +233,12 @@ PATHS: dict[str, dict[str, Described]] = {
             in_query("channel", "default `matches`", TEXT),
             in_query("start", "a time or an age such as `-5m`; default the oldest", TEXT),
             in_query("end", "the same, not included; default now", TEXT),
-            in_query("limit", "messages; default 1000, at most 100000", NUMBER),
+            in_query("limit", "messages; default 1000, at most 100000", NUMBER | {"minimum": 1}),
+            in_query(
+                "format",
+                "instead of `Accept`",
+                {"type": "string", "enum": ["ndjson", "json", "csv"]},
+            ),
             in_query("after", "the `Hedgehog-After` of the answer before", NUMBER),
         )
     },

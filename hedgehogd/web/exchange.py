@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 import trio
-from quart import Response, request
+from quart import Response
 from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
@@ -24,11 +24,10 @@ from hedgehogd.feeds.answers import Answer, failure
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.catalogue import PRODUCTS_PATH
 from hedgehogd.feeds.rest import RestClient
+from hedgehogd.web.parameters import query
 from hedgehogd.web.reads import LISTS_KEEP_S, BadRead, Read, currency_read, keep_for, product_read
 from hedgehogd.web.trades import kept_trades
 
-COINBASE_PREFIXES = ("/products", "/currencies", "/time")
-"""Below these everything has Coinbase's shapes, errors included."""
 EXPOSED_HEADERS = ("CB-BEFORE", "CB-AFTER", "Retry-After")
 
 _NOT_FOUND = failure(404, "NotFound")
@@ -102,7 +101,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
         if not catalogue.accepts(product_id):
             return await said(_NOT_FOUND)
         try:
-            read = product_read(product_id, subject, request.args)
+            read = product_read(product_id, subject, query())
         except BadRead as error:
             return await said(failure(400, str(error)))
         if rest is None and not subject:

@@ -16,15 +16,18 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_ALIAS, Topic
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.message import Message
-from hedgehogd.domain.position import BadPosition, read_start
+from hedgehogd.domain.position import BadPosition, read_moment, read_number
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.past import Past, PastGap, PastUnavailable
+from hedgehogd.protocol.negotiation import choose_form
 from hedgehogd.protocol.table import header, rows
 from hedgehogd.protocol.wire import one_line
+from hedgehogd.web.parameters import query
 
 AFTER_HEADER = "Hedgehog-After"
 GAPS_HEADER = "Hedgehog-Gaps"
-_FORMS = ("application/x-ndjson", "application/json", "text/csv")
+FORMS = {"ndjson": "application/x-ndjson", "json": "application/json", "csv": "text/csv"}
+"""What ``format`` may be, and what ``Accept`` may name."""
 
 
 class Stretch(NamedTuple):
@@ -51,12 +54,10 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
         past = instance.pipe.resumes.past
         if past is None:
             raise SubscriberError("no_history", "nothing is kept here (--history)", 404)
-        asked = _read(pair.upper(), request.args, instance.pipe.wall_us())
+        asked = _read(pair.upper(), query(), instance.pipe.wall_us())
         if not past.keeps(asked.topic):
             raise SubscriberError("not_kept", f"{asked.topic} is not kept here", 404)
-        form = request.accept_mimetypes.best_match(_FORMS)
-        if form is None:
-            raise SubscriberError("not_acceptable", f"histories are {', '.join(_FORMS)}", 406)
+        form = choose_form(request.headers.get("Accept"), query().get("format"), FORMS)
         try:
             end, gaps, has_more = await _measure(past, asked)
         except PastUnavailable as error:
@@ -81,27 +82,33 @@ def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
     channel = BY_ALIAS.get(args.get("channel", "matches"))
     if channel is None:
         raise SubscriberError("unknown_channel", f"{args['channel']!r} is not a channel")
-    places = []
-    for name, default in (("start", 0), ("end", now_us)):
-        text = args.get(name, "")
-        try:
-            start = read_start(text, now_us) if text else None
-        except BadPosition as error:
-            raise SubscriberError("bad_request", f"{name}: {error}") from None
-        if start is not None and start.sequence is not None:
-            raise SubscriberError("bad_request", f"{name} is a time or an age, not a sequence")
-        places.append((default if start is None else start.after_us) - 1)
-    after, until = places
+    start, end = (_moment(args, name, now_us) for name in ("start", "end"))
+    if start is not None and end is not None and start > end:
+        raise SubscriberError("bad_request", "start is after end")
+    after = (start or 0) - 1
+    until = (now_us if end is None else end) - 1
     if text := args.get("after", ""):
-        after = max(after, _number("after", text))
-    limit = _number("limit", args.get("limit", str(limits.HISTORY_QUERY_MESSAGES_DEFAULT_MAX)))
+        after = max(after, _number("after", text, 0))
+    limit = _number("limit", args.get("limit", str(limits.HISTORY_QUERY_MESSAGES_DEFAULT_MAX)), 1)
     return Stretch(channel.topic(pair), after, until, min(limit, limits.HISTORY_QUERY_MESSAGES_MAX))
 
 
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(limits.SEQUENCE_MAX))):
-        raise SubscriberError("bad_request", f"{name} is a whole number")
-    return int(text)
+def _moment(args: Mapping[str, str], name: str, now_us: int) -> int | None:
+    """Return a time or an age of the query as µs since the epoch; None when it is absent."""
+    text = args.get(name, "")
+    try:
+        return read_moment(text, now_us) if text else None
+    except BadPosition as error:
+        raise SubscriberError("bad_request", f"{name}: {error}") from None
+
+
+def _number(name: str, text: str, minimum: int) -> int:
+    number = read_number(text)
+    if number is None or number < minimum:
+        raise SubscriberError(
+            "bad_request", f"{name} is a whole number from {minimum} to {limits.SEQUENCE_MAX}"
+        )
+    return number
 
 
 async def _measure(past: Past, asked: Stretch) -> tuple[int, list[PastGap], bool]:
@@ -171,5 +178,5 @@ async def _object(
 
 
 _BODIES: dict[str, Callable[[Past, Stretch, str, list[PastGap]], AsyncIterator[bytes]]] = dict(
-    zip(_FORMS, (_lines, _object, _table), strict=True)
+    zip(FORMS.values(), (_lines, _object, _table), strict=True)
 )

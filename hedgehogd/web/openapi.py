@@ -15,7 +15,8 @@ OPENAPI_PATH = "/api/v1/openapi.json"
 _INTRODUCTION = """\
 A relay of the Coinbase Exchange's market data. Streams carry the exchange's own messages,
 byte for byte; `docs/PROTOCOL.md` is the reference for what is said on them. Pairs may be
-written small. Every route that answers GET answers HEAD."""
+written small. Every route that answers GET answers HEAD. A query parameter that a route does
+not have is a 400 that names the nearest right one."""
 
 
 def description() -> dict[str, Any]:

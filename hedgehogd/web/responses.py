@@ -3,7 +3,9 @@
 from typing import Any
 
 import msgspec
-from quart import Response
+from quart import Response, request
+
+from hedgehogd.protocol.refusal import error_object
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -15,5 +17,5 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(code: str, message: str, status: int) -> Response:
-    """Return an error in the form of DESIGN §3."""
-    return json_response({"error": {"code": code, "message": message}}, status)
+    """Return an error in the form of the path that is being answered."""
+    return json_response(error_object(request.path, code, message), status)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.limits import SEQUENCE_MAX
-from hedgehogd.domain.position import BadPosition, Start, from_text, read_start, to_object, to_text
+from hedgehogd.domain.position import (
+    BadPosition,
+    Start,
+    from_text,
+    read_moment,
+    read_number,
+    read_start,
+    to_object,
+    to_text,
+)
 
 topics = st.builds(
     Topic,
@@ -114,13 +124,15 @@ NOW_US = 1_790_000_000_000_000
     [
         ("0", Start(0)),
         ("135437581854", Start(135437581854)),
-        ("-5m", Start(after_us=NOW_US - 300_000_000)),
-        ("-250ms", Start(after_us=NOW_US - 250_000)),
-        ("-1s", Start(after_us=NOW_US - 1_000_000)),
-        ("-2h", Start(after_us=NOW_US - 7_200_000_000)),
-        ("-1d", Start(after_us=NOW_US - 86_400_000_000)),
-        ("2026-01-31T12:00:00Z", Start(after_us=1_769_860_800_000_000)),
-        ("2026-01-31T13:00:00.5+01:00", Start(after_us=1_769_860_800_500_000)),
+        ("-5m", Start(after_us=NOW_US - 300_000_001)),
+        ("-250ms", Start(after_us=NOW_US - 250_001)),
+        ("-1s", Start(after_us=NOW_US - 1_000_001)),
+        ("-2h", Start(after_us=NOW_US - 7_200_000_001)),
+        ("-1d", Start(after_us=NOW_US - 86_400_000_001)),
+        ("2026-01-31T12:00:00Z", Start(after_us=1_769_860_799_999_999)),
+        ("2026-01-31T13:00:00.5+01:00", Start(after_us=1_769_860_800_499_999)),
+        ("1970-01-01T00:00:00Z", Start(after_us=-1)),
+        (str(SEQUENCE_MAX), Start(SEQUENCE_MAX)),
     ],
 )
 def test_a_stream_begins_at_a_number_a_time_or_an_age(text, expected):
@@ -131,12 +143,45 @@ def test_a_stream_begins_at_a_number_a_time_or_an_age(text, expected):
 @pytest.mark.parametrize(
     "text",
     ["", " ", "now", "5m", "-5", "-5w", "-m", "- 5m", "-5.5m", "1e9", "-1", "9" * 17, "٣", "-٣m",
-        "2026-01-31T12:00:00", "2026-13-01T00:00:00Z", "-9999999999d"],
+        "2026-01-31T12:00:00", "2026-13-01T00:00:00Z", "-9999999999d", str(SEQUENCE_MAX + 1),
+        "2026-01-31 12:00", "9" * 5000],
 )  # fmt: skip
 def test_what_is_neither_is_refused(text):
     """A guess would begin anywhere."""
-    with pytest.raises(BadPosition, match="is neither a sequence, nor a time like"):
+    with pytest.raises(
+        BadPosition, match=r"is neither a time like .* nor an age like -5m, nor a sequence up to"
+    ):
         read_start(text, NOW_US)
+
+
+@pytest.mark.parametrize(
+    "text", ["-999999999d", "-20d", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z"]
+)
+def test_a_moment_before_1970_is_refused(text):
+    """No message is older, and no store holds such a place."""
+    for read in (read_moment, read_start):
+        with pytest.raises(BadPosition, match="is before 1970"):
+            read(text, 10 * 86_400_000_000)
+
+
+@settings(deadline=None)
+@given(st.datetimes(min_value=datetime(1970, 1, 3), max_value=datetime(9999, 12, 30)), st.data())
+def test_the_plus_of_an_offset_may_arrive_as_a_blank(moment, data):
+    """A query that was not quoted has a blank in its place."""
+    zone = timezone(timedelta(minutes=data.draw(st.integers(min_value=0, max_value=1439))))
+    text = moment.replace(tzinfo=zone).isoformat()
+
+    assert read_moment(text.replace("+", " "), NOW_US) == read_moment(text, NOW_US)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", 0), ("7", 7), ("8", None), ("10", None), ("", None), ("-1", None), ("٣", None),
+        ("9" * 5000, None)],
+)  # fmt: skip
+def test_a_number_is_read_up_to_its_maximum(text, expected):
+    """A larger one would be too large somewhere else."""
+    assert read_number(text, 7) == expected
 
 
 @settings(deadline=None)

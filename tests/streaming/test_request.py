@@ -142,7 +142,10 @@ def test_only_a_websocket_is_compressed() -> None:
         ("*/*", "1.0", NDJSON[False]),
         ("application/x-ndjson", "1.1", NDJSON[True]),
         ("text/event-stream", "1.1", SSE[True]),
-        ("TEXT/Event-Stream;q=0.9, */*", "1.1", SSE[True]),
+        ("TEXT/Event-Stream, */*", "1.1", SSE[True]),
+        ("text/event-stream;q=0.9, */*", "1.1", NDJSON[True]),
+        ("text/event-stream; charset=utf-8", "1.1", SSE[True]),
+        ("application/x-ndjson;q=0, */*", "1.1", SSE[True]),
         ("text/event-stream", "1.0", SSE[False]),
         ("text/html,application/xhtml+xml,*/*;q=0.8", "1.1", NDJSON[True]),
         ("text/event-stream;q=0, */*", "1.1", NDJSON[True]),
@@ -161,7 +164,7 @@ def test_the_form_is_chosen_by_accept(accept: str | None, version: str, form: Wi
 
 @pytest.mark.parametrize(
     "accept",
-    ["text/csv", "text/event-stream;q=0", "application/x-ndjson;q=0, */*", "*/*;q=0.0"],
+    ["text/csv", "text/event-stream;q=0", "application/json", "*/*;q=0.0"],
 )
 def test_a_form_that_was_ruled_out_is_not_sent(accept: str) -> None:
     """A weight of 0 means never (RFC 9110 §12.4.2)."""
@@ -246,8 +249,9 @@ def since(target: str, *headers: tuple[str, str]) -> dict[Topic, Start]:
     ("text", "start"),
     [
         ("135437581854", Start(135437581854)),
-        ("-5m", Start(after_us=NOW_US - 300_000_000)),
-        ("2026-01-31T12:00:00Z", Start(after_us=1_769_860_800_000_000)),
+        ("-5m", Start(after_us=NOW_US - 300_000_001)),
+        ("2026-01-31T12:00:00Z", Start(after_us=1_769_860_799_999_999)),
+        ("2026-01-31T13:00:00+01:00", Start(after_us=1_769_860_799_999_999)),
     ],
 )
 @pytest.mark.parametrize("headers", [(), (EVENTS,), UPGRADE])
@@ -278,11 +282,53 @@ def test_a_url_may_want_all_or_nothing(strict: str) -> None:
     """A recorder that cannot have it all wants to know, and ask somebody else."""
     target = "/api/v1/subscribe/BTC-USD?since=7&strict="
     asked = read_stream_request(request(target + strict)).command
-    other = read_stream_request(request(target + "no")).command
+    other = read_stream_request(request(target + "false")).command
 
     assert asked is not None
     assert other is not None
     assert (asked.is_strict, other.is_strict) == (True, False)
+    with pytest.raises(SubscriberError, match="strict is true or false, not 'no'"):
+        read_stream_request(request(target + "no"))
+
+
+@pytest.mark.parametrize("target", ["/api/v1/subscribe/BTC-USD", "/api/v1/stream?pairs=A-B"])
+def test_a_url_may_name_its_form(target: str) -> None:
+    """A link and a browser's address bar cannot set ``Accept``."""
+    mark = "&" if "?" in target else "?"
+    for name, form in (("sse", SSE[True]), ("ndjson", NDJSON[True])):
+        asked = request(f"{target}{mark}format={name}", ("Accept", "text/html"))
+        assert read_stream_request(asked).form is form
+    with pytest.raises(SubscriberError, match="format is ndjson or sse, not 'csv'"):
+        read_stream_request(request(f"{target}{mark}format=csv"))
+    with pytest.raises(SubscriberError, match="'format' is not a parameter"):
+        read_stream_request(request(f"{target}{mark}format=sse", *UPGRADE))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("/api/v1/stream?pair=BTC-USD", "'pair' is not a parameter .* did you mean pairs?"),
+        ("/api/v1/stream?channel=ticker", "'channel' is .* did you mean channels?"),
+        ("/api/v1/subscribe/BTC-USD?pairs=ETH-USD", "'pairs' is not a parameter"),
+        ("/api/v1/subscribe/BTC-USD?order=asc", "'order' is not a parameter"),
+        ("/api/v1/subscribe/BTC-USD?since=1&since=2", "since appears more than once"),
+    ],
+)
+@pytest.mark.parametrize("headers", [(), UPGRADE])
+def test_an_unknown_or_repeated_parameter_is_refused(
+    target: str, said: str, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """A stream of the wrong thing would be silent for ever."""
+    with pytest.raises(SubscriberError, match=said) as caught:
+        read_stream_request(request(target, *headers))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("path", ["/", "/ws-feed", "/ws"])
+def test_websockets_that_wait_for_commands_have_no_parameters(path: str) -> None:
+    """``/ws?channels=ticker`` would wait for ever."""
+    with pytest.raises(SubscriberError, match="there are none here"):
+        read_stream_request(request(f"{path}?channels=ticker", *UPGRADE))
 
 
 @pytest.mark.parametrize(

@@ -58,14 +58,13 @@ async def said(answer, status=200):
     ("path", "asked"),
     [
         ("/products", "/products"),
-        ("/products?type=x", "/products"),
         ("/products/BTC-USD", "/products/BTC-USD"),
-        ("/products/btc-usd/ticker?x=1", "/products/BTC-USD/ticker"),
+        ("/products/btc-usd/ticker", "/products/BTC-USD/ticker"),
         ("/products/BTC-USD/stats", "/products/BTC-USD/stats"),
         ("/products/BTC-USD/book", "/products/BTC-USD/book?level=1"),
-        ("/products/BTC-USD/book?x=&level=2", "/products/BTC-USD/book?level=2"),
+        ("/products/BTC-USD/book?level=2", "/products/BTC-USD/book?level=2"),
         (
-            "/products/BTC-USD/trades?limit=2000&after=9&_=1",
+            "/products/BTC-USD/trades?limit=2000&after=9",
             "/products/BTC-USD/trades?after=9&limit=1000",
         ),
         (

@@ -2,6 +2,8 @@
 
 import json
 
+from quart_trio import QuartTrio
+
 from hedgehogd.web.responses import error_response, json_response
 
 
@@ -16,9 +18,18 @@ async def test_an_answer_is_json_that_nobody_may_keep():
 
 async def test_an_error_has_a_code_for_machines_and_a_text_for_people():
     """The form of every error but those of the exchange's own routes."""
-    answer = error_response("unknown_pair", "XXX is not listed", 404)
+    async with QuartTrio("test").test_request_context("/api/v1/subscribe/XXX"):
+        answer = error_response("unknown_pair", "XXX is not listed", 404)
 
     assert 404 == answer.status_code
     assert json.loads(await answer.get_data()) == {
         "error": {"code": "unknown_pair", "message": "XXX is not listed"}
     }
+
+
+async def test_an_error_of_a_coinbase_path_has_coinbases_form():
+    """Clients of the exchange read ``message``."""
+    async with QuartTrio("test").test_request_context("/products/XXX/book"):
+        answer = error_response("bug", "something is wrong", 500)
+
+    assert json.loads(await answer.get_data()) == {"message": "something is wrong"}

@@ -1,0 +1,41 @@
+"""The query parameters of the control plane's routes.
+
+The description of the API is their table: a route takes the parameters that it describes,
+and a query with another one is refused before the route runs.
+"""
+
+import re
+
+from quart import g, request
+from quart_trio import QuartTrio
+
+from hedgehogd.protocol.query import read_query
+from hedgehogd.web.described import PATHS
+
+_NAME_IN_RULE = re.compile(r"<([^>]+)>")
+
+
+def described_parameters(path: str, method: str) -> frozenset[str]:
+    """Return the query parameters that the description of a route has."""
+    described = PATHS[path][method.lower()].get("parameters", ())
+    return frozenset(each["name"] for each in described if each["in"] == "query")
+
+
+def add_parameters(app: QuartTrio) -> None:
+    """Read the query of each request to ``app`` before its route runs."""
+
+    @app.before_request
+    async def read() -> None:
+        """Raise ``SubscriberError`` for a parameter that the route does not have."""
+        method = "GET" if request.method == "HEAD" else request.method
+        if request.url_rule is None or method == "OPTIONS":
+            return
+        path = _NAME_IN_RULE.sub(r"{\1}", request.url_rule.rule)
+        text = request.query_string.decode("latin-1")
+        g.query = read_query(text, described_parameters(path, method))
+
+
+def query() -> dict[str, str]:
+    """Return the values of the request's query, by name; each name was described."""
+    values: dict[str, str] = g.query
+    return values

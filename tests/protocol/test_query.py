@@ -1,0 +1,86 @@
+"""The query of a URL: every parameter is known and unambiguous, or the query is refused."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.protocol.query import (
+    PEER_PARAMETERS,
+    STREAM_PARAMETERS,
+    read_query,
+    split_list,
+)
+
+KNOWN = STREAM_PARAMETERS | PEER_PARAMETERS | {"pairs"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("since=", {"since": ""}),
+        ("since", {"since": ""}),
+        ("pairs=A-B&channels=ticker", {"pairs": "A-B", "channels": "ticker"}),
+        ("pairs=A-B&pairs=C-D,E-F", {"pairs": "A-B,C-D,E-F"}),
+        ("since=2026-01-31T12%3A00%3A00%2B01%3A00", {"since": "2026-01-31T12:00:00+01:00"}),
+        ("since=a+b", {"since": "a b"}),
+        ("since=%ff", {"since": "\ufffd"}),
+    ],
+)
+def test_known_parameters_are_read(text, expected):
+    """Lists may be repeated, and are joined."""
+    assert read_query(text, KNOWN) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("pair", "; did you mean pairs?"),
+        ("channel", "; did you mean channels?"),
+        ("symbol", ""),
+        ("Since", "; did you mean since?"),
+        ("alon", ""),
+        ("", ""),
+        ("x" * 100, ""),
+    ],
+)
+def test_an_unknown_parameter_is_refused_with_the_nearest_name(name, hint):
+    """An ignored parameter is a stream of the wrong thing, and nobody notices."""
+    with pytest.raises(SubscriberError) as caught:
+        read_query(f"{name}=BTC-USD&pairs=A-B", KNOWN)
+
+    assert (caught.value.code, caught.value.status) == ("unknown_parameter", 400)
+    assert str(caught.value) == (
+        f"{name[:40]!r} is not a parameter of this path, there are channels, format,"
+        f" last_event_id, pairs, policy, since, speed, strict, until{hint}"
+    )
+
+
+def test_a_path_without_parameters_says_so():
+    """There is no nearest name."""
+    with pytest.raises(SubscriberError, match=r"there are none here$"):
+        read_query("verbose=1", ())
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN - {"pairs", "channels"}))
+def test_a_single_value_may_appear_once(name):
+    """Which of two values counts would be a guess."""
+    with pytest.raises(SubscriberError, match=f"{name} appears more than once") as caught:
+        read_query(f"{name}=1&{name}=1", KNOWN)
+
+    assert (caught.value.code, caught.value.status) == ("bad_request", 400)
+
+
+@given(st.text(alphabet="pairsx=&;%+0A\x00ÿ#?"))
+def test_every_query_is_read_or_refused(text):
+    """A query from a stranger never fails in another way."""
+    with contextlib.suppress(SubscriberError):
+        assert read_query(text, KNOWN).keys() <= KNOWN
+
+
+def test_items_of_a_list_are_trimmed():
+    """Empty items mean nothing."""
+    assert split_list(" a, ,b,") == ["a", "b"]

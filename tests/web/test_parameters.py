@@ -1,0 +1,75 @@
+"""Every route of both planes takes the query parameters that the description has, and no others."""
+
+import pytest
+
+from hedgehogd.protocol.query import PEER_PARAMETERS
+from hedgehogd.streaming.request import parameters_of
+from hedgehogd.web.app import make_app
+from hedgehogd.web.described import PATHS
+from hedgehogd.web.parameters import described_parameters
+
+STREAMS = ["/", "/ws-feed", "/ws", "/api/v1/stream", "/api/v1/subscribe/{pair}"]
+ROUTES = [(path, method) for path, methods in PATHS.items() for method in methods]
+
+
+def spelled(path):
+    """Return ``path`` with a value for each of its names."""
+    return path.format(pair="BTC-USD", session_id="1.x", currency="BTC")
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_streams_take_what_the_description_has(path):
+    """The description is made for the control plane; the streaming plane has a table."""
+    assert parameters_of(spelled(path)) - PEER_PARAMETERS == described_parameters(path, "get")
+
+
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+async def test_an_unknown_parameter_is_refused_everywhere(instance, path, method):
+    """An answer to another question would look right."""
+    client = make_app(instance, serves_operators=True).test_client()
+    answer = await client.open(f"{spelled(path)}?verbose=1", method=method.upper())
+    error = await answer.get_json()
+    message = error["message"] if "message" in error else error["error"]["message"]
+
+    assert answer.status_code == 400
+    assert message.startswith("'verbose' is not a parameter of this path, there are ")
+    if "error" in error:
+        assert error["error"]["code"] == "unknown_parameter"
+    assert ("message" in error) == path.startswith(("/products", "/currencies", "/time"))
+    if method == "get":
+        assert (await client.head(f"{spelled(path)}?verbose=1")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "name"),
+    [(*route, name) for route in ROUTES for name in sorted(described_parameters(*route))],
+)
+async def test_a_described_parameter_is_known(instance, path, method, name):
+    """Its value may be refused, but never its name."""
+    client = make_app(instance, serves_operators=True).test_client()
+    answer = await client.open(f"{spelled(path)}?{name}=x", method=method.upper())
+
+    assert b"is not a parameter of this path" not in await answer.get_data()
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("/products/BTC-USD/trades?limits=1", "limit"),
+        ("/products/BTC-USD/candles?granulariy=60", "granularity"),
+        ("/api/v1/history/BTC-USD?channels=ticker", "channel"),
+        ("/api/v1/stream?pair=BTC-USD", "pairs"),
+    ],
+)
+async def test_the_nearest_right_name_is_offered(instance, path, nearest):
+    """Most wrong names are typing errors."""
+    answer = await make_app(instance).test_client().get(path)
+
+    assert f"did you mean {nearest}?" in (await answer.get_data()).decode()
+
+
+async def test_a_preflight_is_not_read(instance):
+    """A browser sends the query of the request that it asks for."""
+    answer = await make_app(instance).test_client().options("/products/BTC-USD/book?level=2&x=1")
+
+    assert answer.status_code == 200

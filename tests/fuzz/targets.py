@@ -1,0 +1,31 @@
+"""The fuzzers by name, and how many inputs of each the suite feeds."""
+
+from typing import NamedTuple
+
+from tests.fuzz.client import fuzz_client
+from tests.fuzz.fuzzing import Target
+from tests.fuzz.heads import fuzz_heads
+from tests.fuzz.queries import fuzz_queries
+from tests.fuzz.stores import fuzz_stores
+from tests.fuzz.upstream import fuzz_upstream
+
+
+class Fuzzer(NamedTuple):
+    """One fuzzer.
+
+    Attributes:
+        target: what it feeds.
+        suite_inputs: inputs in a run of the test suite: about two seconds.
+    """
+
+    target: Target
+    suite_inputs: int
+
+
+FUZZERS = {
+    "upstream": Fuzzer(fuzz_upstream, 10_000),
+    "client": Fuzzer(fuzz_client, 6_000),
+    "heads": Fuzzer(fuzz_heads, 2_000),
+    "queries": Fuzzer(fuzz_queries, 4_000),
+    "stores": Fuzzer(fuzz_stores, 60),
+}

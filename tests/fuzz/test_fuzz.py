@@ -1,0 +1,106 @@
+"""A part of each fuzzer's run, with a printed seed; and a planted bug that each one finds.
+
+``python -m tests.fuzz NAME --inputs N`` runs them for longer.
+"""
+
+import secrets
+import sys
+
+import pytest
+
+from hedgehogd.history import blocks
+from hedgehogd.protocol import upstream
+from hedgehogd.streaming import connection, door, request
+from tests.fuzz import fuzzing
+from tests.fuzz.__main__ import main
+from tests.fuzz.targets import FUZZERS
+
+pytestmark = pytest.mark.e2e  # sockets, files and a few seconds
+
+
+@pytest.mark.parametrize("name", FUZZERS)
+def test_no_input_of_a_peer_is_a_fault_of_ours(name, capsys):
+    """Every input is read, or refused as the peer's mistake."""
+    seed = secrets.randbits(32)
+    with capsys.disabled():
+        sys.stdout.write(f"\npython -m tests.fuzz {name} --seed {seed}\n")
+    fuzzer = FUZZERS[name]
+    report = fuzzing.run(name, fuzzer.target, seed, fuzzer.suite_inputs)
+
+    assert report.inputs >= fuzzer.suite_inputs
+
+
+def _plant(monkeypatch, module, name, is_bad, error):
+    """Let ``module.name`` raise ``error`` where ``is_bad`` of its arguments or its result."""
+    right = getattr(module, name)
+
+    def wrong(*arguments):
+        result = right(*arguments)
+        if is_bad(result, *arguments):
+            raise error
+        return result
+
+    monkeypatch.setattr(module, name, wrong)
+
+
+PLANTED = {
+    # A head with a trade id, whose sequence is not there.
+    "upstream": (
+        upstream, "read_head", lambda head, _: head.trade_id and head.sequence is None,
+        TypeError("'<' not supported between NoneType and int"),
+    ),
+    # An unsubscribe that states a position.
+    "client": (
+        connection, "parse", lambda command, _: command.since and not command.subscribes,
+        KeyError("since"),
+    ),
+    # Two headers of a name that is read as one.
+    "heads": (
+        door, "read_head", lambda head, _: sum(n == b"upgrade" for n, _ in head.headers) > 1,
+        IndexError("list index out of range"),
+    ),
+    # A start and an end that are one moment.
+    "queries": (
+        request, "read_start", lambda start, text, _: start.after_us == 0,
+        OverflowError("date value out of range"),
+    ),
+    # A block that was unpacked, with a message that has no head.
+    "stores": (
+        blocks, "message_of", lambda result, *_: result.sequence is None, ValueError("no head"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUZZERS)
+def test_a_planted_bug_is_found(name, monkeypatch):
+    """A fuzzer that finds nothing has to be able to find something."""
+    _plant(monkeypatch, *PLANTED[name])
+
+    with pytest.raises(fuzzing.Finding, match=rf"{name} --seed 5 --round \d+"):
+        fuzzing.run(name, FUZZERS[name].target, 5, 40 * FUZZERS[name].suite_inputs)
+
+
+def test_a_round_that_does_not_end_is_found(monkeypatch):
+    """A hang is a fault as much as a crash."""
+    monkeypatch.setattr(fuzzing, "ROUND_S_MAX", 0.05)
+
+    def hang(random, inputs):
+        while True:
+            pass
+
+    with pytest.raises(fuzzing.Finding, match="Hang: no end within"):
+        fuzzing.run("hang", hang, 1, 1)
+
+
+def test_the_command_repeats_a_round(monkeypatch, capsys):
+    """The words of a finding are the arguments that repeat it."""
+    _plant(monkeypatch, *PLANTED["client"])
+    client = FUZZERS["client"]
+    with pytest.raises(fuzzing.Finding) as found:
+        fuzzing.run("client", client.target, 5, 40 * client.suite_inputs)
+    name, *arguments = str(found.value).split(":")[0].split()
+
+    assert main([name, *arguments]) == 1
+    assert "KeyError: 'since'" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([name, *arguments]) == 0

@@ -11,8 +11,7 @@ from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.message import Message
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import StoreError
-from hedgehogd.protocol.table import header, rows
-from hedgehogd.protocol.wire import one_line
+from hedgehogd.protocol.table import header, lines, rows
 
 FORMATS = ("ndjson", "csv")
 
@@ -111,6 +110,4 @@ def _write(
 
 
 def _bytes(messages: list[Message], form: str) -> bytes:
-    if form == "csv":
-        return rows(messages)
-    return b"".join([one_line(message.payload) + b"\n" for message in messages])
+    return rows(messages) if form == "csv" else lines(messages)

@@ -13,6 +13,8 @@ from hedgehogd.export import FORMATS, Export, export
 from hedgehogd.flags import Parser, new_parser
 from hedgehogd.stretch_flags import add_stretch, directory_of, joined
 
+_SUFFIXES = {"": "ndjson", ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+
 
 def export_parser(now_us: int) -> Parser:
     """Return the parser of ``export``; ages are counted back from ``now_us``."""
@@ -27,10 +29,27 @@ def export_parser(now_us: int) -> Parser:
     add("--pair", required=True, metavar="PAIR", help="for example BTC-USD")
     add("--channel", default="matches", metavar="NAME", help="default matches")
     add_stretch(parser, now_us, default=0)
-    add("--format", choices=FORMATS, help="default csv for FILE.csv, ndjson otherwise")
+    add("--format", choices=FORMATS, help="default by the suffix of FILE; ndjson without one")
     add("--history", metavar="DIR", help="where it is kept; default as configured")
     add("--config", type=Path, metavar="FILE", help="configuration that says where")
     return parser
+
+
+def _format_of(file: str) -> str:
+    """Return the format that the suffix of a file stands for.
+
+    Raises:
+        OperatorError: a suffix of another format; its programs could not read the file.
+    """
+    suffix = Path(file).suffix.lower()
+    form = _SUFFIXES.get(suffix)
+    if form is None:
+        raise OperatorError(
+            f"{file}: the suffix {suffix} is not known{nearest(suffix, _SUFFIXES)}\n"
+            f"  Expected {', '.join(filter(None, _SUFFIXES))}, or --format.",
+            EXIT_USAGE,
+        )
+    return form
 
 
 def run_export(argv: Sequence[str]) -> int:
@@ -43,7 +62,7 @@ def run_export(argv: Sequence[str]) -> int:
         raise OperatorError(f"there is no channel {arguments.channel!r}{hint}", EXIT_USAGE)
     if not is_product_id(pair):
         raise OperatorError(f"{pair!r} is no pair like BTC-USD", EXIT_USAGE)
-    form = arguments.format or ("csv" if arguments.file.endswith(".csv") else "ndjson")
+    form = arguments.format or _format_of(arguments.file)
     directory = directory_of(arguments.history, arguments.config)
     since, until = arguments.since, arguments.until
     what = Export(directory, channel.topic(pair), since, until, form, arguments.file)

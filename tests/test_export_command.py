@@ -41,6 +41,38 @@ def test_ages_and_times_say_which_stretch(kept, options, expected, capsys):
     assert file.read_text().startswith("received,")
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "begins"),
+    [
+        ("out.csv", [], "received,"),
+        ("OUT.CSV", [], "received,"),
+        ("out.ndjson", [], '{"type'),
+        ("out.jsonl", [], '{"type'),
+        ("out", [], '{"type'),
+        ("out.txt", ["--format", "csv"], "received,"),
+    ],
+)
+def test_the_suffix_of_a_file_chooses_its_format(kept, name, options, begins):
+    """A file without a suffix, and standard output, have one message a line."""
+    file = kept / name
+    run(["export", "--history", str(kept), "--pair", "BTC-USD", *options, str(file)])
+
+    assert file.read_text().startswith(begins)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv.gz", "x.json", "x.txt", "x.cvs"])
+def test_a_file_of_another_suffix_is_not_written(kept, name, said):
+    """Its programs could not read it."""
+    file = kept / name
+    found, _, err = said("export", "--history", str(kept), "--pair", "BTC-USD", str(file))
+
+    assert found == 64
+    assert f"{file}: the suffix {file.suffix} is not known" in err
+    assert ("Did you mean '.csv'?" in err) == (name == "x.cvs")
+    assert "Expected .csv, .ndjson, .jsonl, or --format." in err
+    assert not file.exists()
+
+
 def test_standard_output_has_the_messages_and_nothing_else(kept, capfd):
     """Whatever is said to a person goes elsewhere, and here nothing is."""
     assert run(["export", "--history", str(kept), "--pair", "BTC-USD", "-"]) == 0

@@ -18,6 +18,7 @@ _REFUSED_PRODUCT = re.compile(r"(\S+) is (?:not a valid product|delisted)")
 _REFUSED_CHANNEL = re.compile(r"(\S+) is not a valid channel")
 _OUR_KEY = ("authentication failed", "could not be authenticated")
 _MATCH = re.compile(rb'"type"\s*:\s*"match"')
+_LAST_MATCH = re.compile(rb'"type"\s*:\s*"last_match"')
 
 
 def error(message: str, reason: str = "") -> bytes:
@@ -104,6 +105,11 @@ def last_match(payload: bytes) -> bytes:
     Only the type changes; a payload that is a ``last_match`` already is returned as it is.
     """
     return _MATCH.sub(b'"type":"last_match"', payload, count=1)
+
+
+def match_of(payload: bytes) -> bytes:
+    """Turn a ``last_match`` into the ``match`` that it was; only the type changes."""
+    return _LAST_MATCH.sub(b'"type":"match"', payload, count=1)
 
 
 def requests(

@@ -1,20 +1,31 @@
-"""Tables: messages as rows of CSV (RFC 4180), for spreadsheets and databases.
+"""What history and export write: messages as lines, or as rows of CSV (RFC 4180).
 
-A channel whose messages all look the same has a column for each of their keys; what they say
-beyond that stands as JSON in ``more``, so nothing is lost. Of other channels the whole message
-is one cell. The first column is when a message was received.
+A channel whose messages all look the same has a column for each of their keys; further keys are
+JSON in ``more``, so no value is dropped. A book has a row for each price level. Of other
+channels the whole message is one cell. The first column is when a message was received; no two
+messages of a topic have the same value there.
+
+A text is its cell, ``null`` and an absent key are an empty cell, and any other value is the
+JSON that the exchange wrote. No cell is longer than ``CSV_CELL_CHARACTERS_MAX``: the last cell
+of a longer message continues in further rows, which repeat the cells before it.
+
+A trade that the exchange sent as ``last_match`` after a reconnection is a ``match`` here.
 """
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from hedgehogd.domain.channel import HEARTBEAT, MATCHES, TICKER
+from hedgehogd.domain.channel import HEARTBEAT, LEVEL2, LEVEL2_BATCH, MATCHES, TICKER
 from hedgehogd.domain.instant import to_text
+from hedgehogd.domain.limits import CSV_CELL_CHARACTERS_MAX
 from hedgehogd.domain.message import Message
+from hedgehogd.protocol.coinbase import match_of
+from hedgehogd.protocol.wire import one_line
 
+_BOOK_COLUMNS = ("type", "product_id", "time", "side", "price", "size")
 _COLUMNS = {
     MATCHES.topic_channel: (
         "type", "product_id", "trade_id", "sequence", "time", "side", "price", "size",
@@ -26,43 +37,107 @@ _COLUMNS = {
         "volume_24h", "volume_30d",
     ),
     HEARTBEAT.topic_channel: ("type", "product_id", "sequence", "last_trade_id", "time"),
+    LEVEL2.topic_channel: _BOOK_COLUMNS,
+    LEVEL2_BATCH.topic_channel: _BOOK_COLUMNS,
 }  # fmt: skip
 _WHOLE = ("type", "product_id", "sequence", "trade_id", "message")
+_SIDES = {"bids": b'"buy"', "asks": b'"sell"'}
+
+_Fields = dict[str, msgspec.Raw]
+_Levels = list[list[msgspec.Raw]]
+
+
+def payload_of(message: Message) -> bytes:
+    """Return the payload of a recorded message."""
+    return match_of(message.payload) if message.type == "last_match" else message.payload
+
+
+def lines(messages: Iterable[Message]) -> bytes:
+    """Return a line for each of ``messages``."""
+    return b"".join([one_line(payload_of(message)) + b"\n" for message in messages])
 
 
 def header(channel: str) -> bytes:
     """Return the first row: the names of the columns of a topic channel."""
     names = _COLUMNS.get(channel)
-    return _rows([("received", *((*names, "more") if names else _WHOLE))])
+    return _written([("received", *((*names, "more") if names else _WHOLE))])
 
 
 def rows(messages: Iterable[Message]) -> bytes:
-    """Return a row for each of ``messages``."""
-    return _rows(_row(message) for message in messages)
+    """Return the rows of ``messages``, in their order."""
+    return _written(row for message in messages for row in _rows_of(message))
 
 
-def _row(message: Message) -> tuple[object, ...]:
-    received = to_text(message.received_us)
+def _rows_of(message: Message) -> Iterator[tuple[object, ...]]:
+    received, payload = to_text(message.received_us), payload_of(message)
     names = _COLUMNS.get(message.topic.channel)
-    if names is not None:
-        try:
-            fields = msgspec.json.decode(message.payload, type=dict[str, object])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            fields = {"type": message.payload.decode("utf-8", "replace")}
-        cells = [fields.pop(name, "") for name in names]
-        more = msgspec.json.encode(fields).decode() if fields else ""
-        return (received, *cells, more)
-    return (
-        received,
-        message.type,
-        message.topic.product_id,
-        message.sequence,
-        message.trade_id,
-        message.payload.decode("utf-8", "replace"),
-    )
+    text = payload.decode("utf-8", "replace")
+    if names is None:
+        numbers = message.sequence, message.trade_id
+        yield from _continued((received, message.type, message.topic.product_id, *numbers), text)
+        return
+    try:
+        found = [(received, *_row(fields, names)) for fields in _per_row(payload)]
+        is_long = any(len(str(cell)) > CSV_CELL_CHARACTERS_MAX for row in found for cell in row)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        is_long = True
+    if is_long:  # the whole message is in its last cell
+        blanks = [""] * (len(names) - 2)
+        about = message.type.removeprefix("last_"), message.topic.product_id
+        yield from _continued((received, *about, *blanks), text)
+    else:
+        yield from found
 
 
-def _rows(rows: Iterable[tuple[object, ...]]) -> bytes:
+def _per_row(payload: bytes) -> list[_Fields]:
+    """Return the fields of each row of an object: one, or one for each level of a book.
+
+    Raises:
+        msgspec.DecodeError: it is not an object.
+    """
+    fields = msgspec.json.decode(payload, type=_Fields)
+    if not (fields.keys() & {*_SIDES, "changes"}):
+        return [fields]
+    levels = [
+        (msgspec.Raw(side), *level)
+        for key, side in _SIDES.items()
+        for level in msgspec.json.decode(fields.pop(key, b"[]"), type=_Levels)
+    ]
+    changes = msgspec.json.decode(fields.pop("changes", b"[]"), type=_Levels)
+    levels += [tuple(change) for change in changes]
+    names = ("side", "price", "size")
+    if not levels or any(len(level) != len(names) for level in levels):
+        return [msgspec.json.decode(payload, type=_Fields)]  # nothing but the whole has its data
+    common = {key: fields[key] for key in ("type", "product_id", "time") if key in fields}
+    found = [common | dict(zip(names, level, strict=True)) for level in levels]
+    found[0] = fields | found[0]
+    return found
+
+
+def _row(fields: _Fields, names: Iterable[str]) -> tuple[str, ...]:
+    fields = dict(fields)
+    cells = [_cell(fields.pop(name, None)) for name in names]
+    more = msgspec.json.format(msgspec.json.encode(fields), indent=-1).decode() if fields else ""
+    return (*cells, more)
+
+
+def _cell(value: msgspec.Raw | None) -> str:
+    """Return a value as a cell."""
+    raw = b"null" if value is None else bytes(value)
+    if raw == b"null":
+        return ""
+    if raw.startswith(b'"'):
+        return msgspec.json.decode(raw, type=str)
+    return msgspec.json.format(raw, indent=-1).decode()
+
+
+def _continued(cells: tuple[object, ...], text: str) -> Iterator[tuple[object, ...]]:
+    """Yield a row of ``cells`` and ``text``, and more of them where the text is long."""
+    for start in range(0, max(1, len(text)), CSV_CELL_CHARACTERS_MAX):
+        yield (*cells, text[start : start + CSV_CELL_CHARACTERS_MAX])
+
+
+def _written(rows: Iterable[tuple[object, ...]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()

@@ -20,8 +20,7 @@ from hedgehogd.domain.position import BadPosition, read_moment, read_number
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.past import Past, PastGap, PastUnavailable
 from hedgehogd.protocol.negotiation import choose_form
-from hedgehogd.protocol.table import header, rows
-from hedgehogd.protocol.wire import one_line
+from hedgehogd.protocol.table import header, lines, payload_of, rows
 from hedgehogd.web.parameters import query
 
 AFTER_HEADER = "Hedgehog-After"
@@ -147,7 +146,7 @@ async def _lines(
     gaps: list[PastGap],  # noqa: ARG001
 ) -> AsyncIterator[bytes]:
     async for messages, _ in _pages(past, stretch):
-        yield b"".join([one_line(message.payload) + b"\n" for message in messages])
+        yield lines(messages)
 
 
 async def _table(
@@ -168,7 +167,7 @@ async def _object(
     separator = b""
     async for messages, _ in _pages(past, stretch):
         if messages:
-            yield separator + b",".join([message.payload for message in messages])
+            yield separator + b",".join([payload_of(message) for message in messages])
             separator = b","
     told = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in gaps]
     yield b'],"gaps":%b,"after":%b}\n' % (

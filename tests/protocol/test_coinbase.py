@@ -146,6 +146,19 @@ def test_a_last_match_stays_and_spaces_do_not_matter(payload, expected):
     assert expected == coinbase.last_match(payload)
 
 
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'{"type":"last_match","trade_id":1}', b'{"type":"match","trade_id":1}'),
+        (b'{"a":1, "type" : "last_match"}', b'{"a":1, "type":"match"}'),
+        (b'{"type":"match"}', b'{"type":"match"}'),
+    ],
+)
+def test_a_last_match_becomes_the_match_that_it_was(payload, expected):
+    """The two differ in their type alone."""
+    assert expected == coinbase.match_of(payload)
+
+
 def products(count):
     return [f"P{number:05}-USD" for number in range(count)]
 

@@ -66,6 +66,10 @@ class CorruptStore(StoreError):
     """The file is not what we wrote: it has to be looked at by people, and is never repaired."""
 
 
+class BadQuery(StoreError):
+    """A query has a number that no store can hold; the store itself is well."""
+
+
 def opened(error: sqlite3.Error) -> StoreError:
     """Return what an error of SQLite means for us."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # Python's own errors have none
@@ -80,7 +84,9 @@ def store_errors() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise opened(error) from None
-    except (TypeError, ValueError, OverflowError) as error:  # of a value that we did not write
+    except OverflowError as error:  # SQLite's integers have 64 bits
+        raise BadQuery(f"a number is out of range: {error}") from None
+    except (TypeError, ValueError) as error:  # of a value that we did not write
         raise CorruptStore(f"a value is spoiled: {error}") from error
 
 

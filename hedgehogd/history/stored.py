@@ -16,7 +16,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.history.reader import Reader
-from hedgehogd.history.schema import StoreError
+from hedgehogd.history.schema import BadQuery, StoreError
 
 Result = TypeVar("Result")
 
@@ -108,6 +108,8 @@ class StoredPast:
             self._reader = Reader(self._directory)
         try:
             return ask(self._reader)
+        except BadQuery:
+            raise  # the reader serves other subscribers, and is as good as before
         except StoreError:
             self._reader.close()
             self._reader = None

@@ -137,3 +137,22 @@ async def test_closing_is_no_end(past, store):
     await past.close()
     await past.close()
     assert past._reader is None
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**40])
+async def test_a_value_that_no_store_holds_ends_its_query_alone(past, store, value):
+    """The reader is shared: the next query finds it open, and its unpacked blocks with it."""
+    store.writer.write([match(1)], NOW + 9)
+    await past.page([MATCHES], -1)
+    reader = past._reader
+    for query in (
+        past.page([MATCHES], value),
+        past.find(MATCHES, value),
+        past.snapshot_before(MATCHES, value),
+        past.trades("BTC-USD", value, value),
+    ):
+        with pytest.raises(PastUnavailable, match="out of range"):
+            await query
+
+    assert past._reader is reader
+    assert [m.trade_id for m in (await past.page([MATCHES], -1)).messages] == [1]

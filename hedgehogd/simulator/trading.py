@@ -234,13 +234,22 @@ class Trading:
                 self.engine.move(order, tick)
 
     def _place_or_cancel(self) -> None:
-        """Place where orders are few, cancel where they are many: the book stays as deep."""
+        """Place where orders are few, cancel where they are many: the book stays as deep.
+
+        A side with its fewest levels loses an order of its fullest level, so that it keeps
+        both its levels and its number of orders.
+        """
         side, ladder = self._side()
         placing = 0.5 + (self._orders - ladder.orders) / self._orders
-        if self._random.random() < placing or len(ladder) <= LEVELS_MIN:
-            self.engine.rest(side, self._price(side), self._size())
-        else:
-            self.engine.cancel(self._choose(ladder))
+        if self._random.random() >= placing:
+            if len(ladder) > LEVELS_MIN:
+                self.engine.cancel(self._choose(ladder))
+                return
+            fullest = max(map(ladder.tick, range(len(ladder))), key=ladder.crowd)
+            if ladder.crowd(fullest) > 1:
+                self.engine.cancel(next(ladder.queue(fullest)))
+                return
+        self.engine.rest(side, self._price(side), self._size())
 
     def _price(self, side: Side) -> int:
         """Draw a price below the best ask or above the best bid: it never trades at once."""

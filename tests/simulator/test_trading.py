@@ -195,3 +195,13 @@ def test_a_long_run_keeps_its_price_and_its_depth():
         book = market.trading(product.id).engine.book
         assert abs(book.best_bid - product.price_ticks) < product.price_ticks // 5
         assert all(20 <= len(ladder) < 1000 for ladder in (book.bids, book.asks))
+
+
+def test_a_side_of_few_levels_keeps_its_number_of_orders():
+    """Orders must not pile up on the last 20 levels, or the memory of a demo grows without end."""
+    market = Market(1, START_NS, LISTED[-1:], RATE_MAX)
+    for _ in market.advance(market.now_ns + 12 * S, ()):
+        pass
+    book = market.trading(LISTED[-1].id).engine.book
+    assert all(len(ladder) < 30 for ladder in (book.bids, book.asks))  # the case fired
+    assert all(400 < ladder.orders < 600 for ladder in (book.bids, book.asks))

@@ -11,7 +11,7 @@ impossible (crossed, or with an amount that is none) is asked for anew.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 import trio
@@ -69,16 +69,24 @@ class Books:
 
     def get(self, product_id: str) -> HeldBook | None:
         """Return the book of a product; None when it is not known completely."""
-        held = self._held.get(product_id)
-        return held if held is not None and held.book.is_ready else None
+        return self._held[product_id] if self.is_live(product_id) else None
 
-    def forget(self, topic: Topic) -> None:
-        """``topic`` flows no longer; with the last one of a book the book goes."""
-        if topic.channel in _CHANNELS:
-            other = Topic(_BATCH if topic.channel == _LEVEL2 else _LEVEL2, topic.product_id)
-            demand = self._demand
-            if not (demand.is_wanted(topic) or demand.is_wanted(other) or demand.lingers(other)):
-                self._held.pop(topic.product_id, None)
+    def is_live(self, product_id: str) -> bool:
+        """Say whether the product's book is known completely and follows what comes."""
+        held = self._held.get(product_id)
+        return held is not None and held.book.is_ready
+
+    def products(self) -> set[str]:
+        """Return the products that a book is held of, ready or not."""
+        return set(self._held)
+
+    def end(self, product_ids: Collection[str] | None) -> None:
+        """Drop the books of these products, of all for None: nothing updates them now.
+
+        The next snapshot begins each again; an update before that asks for one.
+        """
+        for product_id in list(self._held if product_ids is None else product_ids):
+            self._held.pop(product_id, None)
 
     def begin_both(self, snapshot: Message) -> None:
         """Make a snapshot of ``level2`` one of ``level2_batch`` too."""

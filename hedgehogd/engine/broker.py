@@ -4,13 +4,13 @@ The only task that publishes. It ends when the last producer has closed the inbo
 error in it ends the process, because a pipe that is broken inside must not look whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, LEVEL2, Topic
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, LEVEL2, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.orders import FetchedOrders
 from hedgehogd.engine.pipe import Pipe
@@ -27,7 +27,8 @@ class Delivery(NamedTuple):
         notices: what subscribers are told beside it.
         notices_at: for each notice, how many of ``messages`` come before it; empty for none.
         refusals: products that the exchange refused.
-        forgotten: topics that flow no longer; what is remembered of them would grow old.
+        flows: the topics that the feed holds from here on, if that has changed. All state of
+            other topics is forgotten, and their messages still in flight are dropped.
         allowed: topic channels that were refused and may be asked for again.
         ends_window: 50 ms are over: ``level2_batch`` gets what they came to.
         order_book: a level-3 book that was fetched.
@@ -37,7 +38,7 @@ class Delivery(NamedTuple):
     notices: Sequence[TopicNotice] = ()
     notices_at: Sequence[int] = ()
     refusals: Sequence[Refusal] = ()
-    forgotten: Sequence[Topic] = ()
+    flows: frozenset[Topic] | None = None
     allowed: Sequence[str] = ()
     ends_window: bool = False
     order_book: FetchedOrders | None = None
@@ -48,10 +49,12 @@ class Broker:
 
     Attributes:
         messages_in: messages put on the tape since start.
+        late: messages dropped because the feed no longer held their topics.
     """
 
     def __init__(self, pipe: Pipe, sessions: Sessions) -> None:
         self.messages_in = 0
+        self.late = 0
         self._pipe = pipe
         self._sessions = sessions
 
@@ -88,17 +91,17 @@ class Broker:
                 await self._refuse(refusal)
             for channel in delivery.allowed:
                 self._pipe.catalogue.allow_channel(channel)
-            if delivery.forgotten:
+            if delivery.flows is not None:
                 await self._write_out(messages)
                 messages = []
-                self._forget(delivery.forgotten)
+                self._forget(self._pipe.flows.follow(delivery.flows))
             notices_at = delivery.notices_at or (0,) * len(delivery.notices)
             for part, told in cut(delivery.messages, delivery.notices, notices_at):
                 if told:
                     await self._write_out(messages)
                     messages = []
                     await self._tell(told)
-                messages += part
+                messages += self._admitted(part)
             if delivery.ends_window or delivery.order_book:
                 await self._write_out(messages)
                 messages = []
@@ -153,8 +156,7 @@ class Broker:
 
     async def _tell(self, notices: Sequence[TopicNotice]) -> None:
         for notice in notices:
-            self._pipe.standing.note(notice)
-            self._pipe.tape.note(notice)
+            self._note(notice)
             if notice.kind is NoticeKind.WHOLE:
                 continue
             audience = notice.audience
@@ -170,14 +172,44 @@ class Broker:
                 if not count % limits.WRITES_PER_TURN_MAX:
                     await trio.lowlevel.checkpoint()
 
-    def _forget(self, topics: Sequence[Topic]) -> None:
+    def _note(self, notice: TopicNotice) -> None:
+        """Remember what ``notice`` reports of topics that flow, and end the books it concerns.
+
+        A book that may have missed a change is not served: the next message begins it again.
+        """
+        pipe, audience = self._pipe, notice.audience
+        if isinstance(audience, Topic):
+            if not pipe.flows.has(audience):
+                return
+            if notice.kind is NoticeKind.GAP:
+                pipe.orders.interrupt(audience)
+        elif audience is not None:
+            audience = frozenset(p for p in audience if pipe.flows.has(HEARTBEAT.topic(p)))
+            notice = notice._replace(audience=audience)
+        if notice.kind is NoticeKind.STALE and not isinstance(audience, Topic):
+            pipe.books.end(audience)
+            pipe.orders.end(audience)
+            pipe.snapshots.forget(audience)
+        pipe.standing.note(notice)
+        pipe.tape.note(notice)
+
+    def _admitted(self, messages: list[Message]) -> list[Message]:
+        """Return those of ``messages`` whose topics the feed still holds."""
+        admits = self._pipe.flows.admits
+        admitted = [message for message in messages if admits(message.topic)]
+        self.late += len(messages) - len(admitted)
+        return admitted
+
+    def _forget(self, topics: Iterable[Topic]) -> None:
+        pipe = self._pipe
         for topic in topics:
-            self._pipe.latest.forget(topic)
-            self._pipe.standing.forget(topic)
-            self._pipe.tape.forget(topic)
-            self._pipe.books.forget(topic)
-            self._pipe.orders.forget(topic)
-            self._pipe.snapshots.forget(topic)
+            pipe.latest.forget(topic)
+            pipe.standing.forget(topic)
+            pipe.tape.forget(topic)
+            pipe.orders.forget(topic)
+            if not pipe.flows.has_book(topic.product_id):
+                pipe.books.end({topic.product_id})
+                pipe.snapshots.forget({topic.product_id})
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Tell everybody who asked for it what the exchange does not give us."""

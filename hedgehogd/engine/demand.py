@@ -78,10 +78,6 @@ class Demand:
         """Say whether some subscriber wants ``topic``, or it is held always."""
         return topic in self._count or topic in self._held
 
-    def lingers(self, topic: Topic) -> bool:
-        """Say whether the last subscriber of ``topic`` has left lately, so that it flows still."""
-        return topic in self._until
-
     def ask_snapshot(self, topic: Topic) -> None:
         """``topic`` has to begin anew with a snapshot: its book is not known, or wrong."""
         if topic not in self._snapshots:

@@ -7,7 +7,7 @@ follows the tape, in the same turn. So an answer made from it fits what subscrib
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import trio
@@ -41,13 +41,18 @@ class FetchedOrders(NamedTuple):
 
 
 class _Held:
-    """One product's book, the channel that it follows, and whether events have joined it."""
+    """One product's book, the channel that it follows, and whether events have joined it.
 
-    __slots__ = ("book", "channel", "has_joined")
+    ``began_at`` is the sequence of the first event since the channel flows, None without one: a
+    book from before that may have been fetched before an interruption.
+    """
 
-    def __init__(self, channel: str) -> None:
+    __slots__ = ("began_at", "book", "channel", "has_joined")
+
+    def __init__(self, channel: str, began_at: int | None) -> None:
         self.book = OrderBook()
         self.channel = channel
+        self.began_at = began_at
         self.has_joined = False
 
 
@@ -73,11 +78,35 @@ class OrderBooks:
         """Return the products whose events flow and whose book is not known."""
         return [product_id for product_id, held in self._held.items() if not held.book.is_ready]
 
+    def is_live(self, product_id: str) -> bool:
+        """Say whether the product's book is known completely and follows what comes."""
+        held = self._held.get(product_id)
+        return held is not None and held.book.is_ready
+
+    def products(self) -> set[str]:
+        """Return the products that a book is held of, ready or not."""
+        return set(self._held)
+
     def forget(self, topic: Topic) -> None:
         """``topic`` flows no longer: neither does a book that followed it."""
         held = self._held.get(topic.product_id)
         if held is not None and held.channel == topic.channel:
             del self._held[topic.product_id]
+
+    def end(self, product_ids: Collection[str] | None) -> None:
+        """Drop the books of these products, of all for None: nothing updates them now.
+
+        The next event begins each again.
+        """
+        for product_id in list(self._held if product_ids is None else product_ids):
+            held = self._held.pop(product_id, None)
+            self.lost["stale"] += held is not None and held.book.is_ready
+
+    def interrupt(self, topic: Topic) -> None:
+        """Events of ``topic`` are missing: the book that follows it has to be fetched again."""
+        held = self._held.get(topic.product_id)
+        if held is not None and held.channel == topic.channel and held.book.is_ready:
+            self._lose(held, "gap")
 
     def follow(self, messages: Iterable[Message]) -> None:
         """Apply the events among ``messages``, which are the newest on the tape."""
@@ -87,7 +116,7 @@ class OrderBooks:
                 continue
             held = self._held.get(product_id)
             if held is None:
-                self._held[product_id] = _Held(channel)
+                self._held[product_id] = _Held(channel, message.sequence)
                 self.on_missing()
             elif held.channel == channel and held.book.is_ready:
                 self._apply(held, message)
@@ -101,6 +130,9 @@ class OrderBooks:
         if held is None:
             return
         held.has_joined = False
+        if held.began_at is not None and fetched.sequence < held.began_at - 1:
+            self._lose(held, "gap")
+            return
         for _ in held.book.load_parts(fetched.bids, fetched.asks, fetched.sequence):
             await trio.lowlevel.checkpoint()
         topic = intern_topic(held.channel, fetched.product_id)

@@ -1,9 +1,11 @@
 """The pipe: the parts of one instance that its sessions are plugged into."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
 from hedgehogd.domain.backfilled import Backfilled
+from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.books import Books
@@ -15,12 +17,14 @@ from hedgehogd.engine.resume import Resumes
 from hedgehogd.engine.snapshots import Snapshots
 from hedgehogd.engine.standing import Standing
 from hedgehogd.engine.tape import Tape
+from hedgehogd.protocol.flows import Flows
 
 
 class Pipe(NamedTuple):
     """The parts of one instance that sessions are plugged into."""
 
     tape: Tape
+    flows: Flows
     hub: Hub
     latest: Latest
     standing: Standing
@@ -47,6 +51,7 @@ class Pipe(NamedTuple):
         books = Books(demand)
         return cls(
             tape=tape,
+            flows=Flows(),
             hub=Hub(tape),
             latest=Latest(),
             standing=Standing(),
@@ -60,6 +65,25 @@ class Pipe(NamedTuple):
             now=now,
             wall_us=wall_us,
         )
+
+    def book_states(self) -> dict[int, Counter[str]]:
+        """Return how many books of level 2 and 3 are ``live``, ``loading`` and ``stale``.
+
+        A stale one is not in memory: nothing has updated it, so it has ended.
+        """
+        states: dict[int, Counter[str]] = {}
+        for level, books, channels in (
+            (2, self.books, (LEVEL2, LEVEL2_BATCH)),
+            (3, self.orders, (FULL, LEVEL3)),
+        ):
+            names = {channel.topic_channel for channel in channels}
+            flowing = {t.product_id for t in self.flows.topics or () if t.channel in names} - {""}
+            counts = states[level] = Counter(live=len(books), loading=0, stale=0)
+            for product_id in flowing | books.products():
+                if not books.is_live(product_id):
+                    is_stale = self.standing.is_stale(product_id)
+                    counts["stale" if is_stale else "loading"] += 1
+        return states
 
     def deflates(self, message: Message) -> bool:
         """Say whether somebody gets ``message`` who negotiated compression."""

@@ -11,13 +11,13 @@ A made snapshot serves for a second, so a thousand late joiners cost one or two.
 and those of the updates behind it, are made once for all of them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
 import trio
 
 from hedgehogd.domain.book import FrozenBook
-from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
+from hedgehogd.domain.channel import LEVEL2_BATCH, Topic
 from hedgehogd.domain.level2 import Gathering, snapshot_parts
 from hedgehogd.domain.limits import ADMISSIONS_PER_TURN_MAX, SNAPSHOT_AGE_MAX_S
 from hedgehogd.domain.message import Message
@@ -188,11 +188,11 @@ class Snapshots:
                 if shared is not None:
                     await self._let_in(topic, shared)
 
-    def forget(self, topic: Topic) -> None:
-        """``topic`` flows no longer: what was made of its book goes."""
-        for channel in (LEVEL2, LEVEL2_BATCH):
-            self._recent.pop(channel.topic(topic.product_id), None)
-            self._frozen.pop(channel.topic(topic.product_id), None)
+    def forget(self, product_ids: Collection[str] | None) -> None:
+        """The books of these products, of all for None, have ended: so do their snapshots."""
+        for kept in (self._recent, self._frozen):
+            for topic in [t for t in kept if product_ids is None or t.product_id in product_ids]:
+                del kept[topic]
 
     def _may_give(self, shared: SharedSnapshot) -> bool:
         """Say whether what follows on ``shared`` is whole, and it is young enough."""
@@ -243,6 +243,8 @@ class Snapshots:
         for part in snapshot_parts(topic.product_id, book, time=held.time or None):
             parts.append(part)
             await trio.lowlevel.checkpoint()
+        if self._books.get(topic.product_id) is not held:
+            return None  # the book has ended meanwhile
         payload = b"".join(parts)
         message = Message(topic, "snapshot", encode_text(payload), payload)
         shared = SharedSnapshot(topic, offset, trio.current_time(), message, gathering)

@@ -18,6 +18,11 @@ class Standing:
     def __init__(self) -> None:
         self._gaps: dict[Topic, list[bytes]] = {}
         self._stale: dict[str, bytes] = {}
+        self._is_all_stale = False
+
+    def is_stale(self, product_id: str) -> bool:
+        """Say whether the feed, or what it brings of a product, is stale now."""
+        return self._is_all_stale or product_id in self._stale
 
     def note(self, notice: TopicNotice) -> None:
         """``notice`` is being told."""
@@ -29,7 +34,9 @@ class Standing:
                 del gaps[:-STANDING_GAPS_MAX]
         elif notice.kind is NoticeKind.STALE:
             self._stale.update(dict.fromkeys(audience or (), payload))
+            self._is_all_stale |= audience is None
         elif notice.kind is NoticeKind.BACK:
+            self._is_all_stale &= audience is not None
             back = self._stale.keys() if audience is None else audience
             self._stale = {p: told for p, told in self._stale.items() if p not in back}
 

@@ -250,13 +250,13 @@ class CoinbaseFeed:
         Called before anything is asked for, so no answer comes too early. When they flow
         again nothing is compared with what came before.
         """
-        forgotten = self._remembered - topics
-        self._remembered = topics
-        for topic in forgotten:
+        if topics == self._remembered:
+            return
+        for topic in self._remembered - topics:
             self.session.forget(topic)
+        self._remembered = topics
         self.session.hold_only(topics)
-        if forgotten:
-            await self._put(Delivery([], forgotten=tuple(forgotten)))
+        await self._put(Delivery([], flows=topics))
 
     def _resync(self, topics: Iterable[Topic]) -> None:
         """Have ``topics`` begin anew, on the connection that they are followed on."""

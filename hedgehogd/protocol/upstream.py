@@ -17,15 +17,17 @@ from collections.abc import Iterable
 
 import msgspec
 
-from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, Topic
+from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, MATCHES, Topic
 from hedgehogd.domain.limits import GAP_PATIENCE_S, PRODUCT_SILENCE_S, TOPICS_MAX
-from hedgehogd.domain.message import BadMessage, Head, Message, read_head
+from hedgehogd.domain.message import BadMessage, Head, Message, intern_topic, read_head
 from hedgehogd.protocol import coinbase, relayed
 from hedgehogd.protocol.arbiter import Arbiter
+from hedgehogd.protocol.flows import Flows
 from hedgehogd.protocol.product_state import Arrival, ProductState
 from hedgehogd.protocol.received import Received, Refusal
 from hedgehogd.protocol.source import Source
 
+_MATCHES = MATCHES.topic_channel
 _ODDITY_CHARACTERS_MAX = 200
 _KNOWN_ODDITIES_MAX = 100
 _NEWS_KEPT_MAX = 50  # of up to 70 KB each
@@ -50,6 +52,7 @@ class UpstreamSession:
         self.refused: frozenset[str] = frozenset()
         self.key_failed: frozenset[str] = frozenset()
         self.products: dict[str, ProductState] = {}
+        self._flows = Flows()
         self._odd_types: set[str] = set()
         self._news: dict[bytes, None] = {}
 
@@ -75,7 +78,12 @@ class UpstreamSession:
         return received
 
     def hold_only(self, topics: Iterable[Topic]) -> None:
-        """Forget all else: what comes of it later is not compared with what came before."""
+        """Forget all else: what comes of it later is not compared with what came before.
+
+        What is still in flight of it is dropped, on whichever connection it comes.
+        """
+        topics = frozenset(topics)
+        self._flows.follow(topics)
         kept: dict[str, set[str]] = {}
         for topic in topics:
             kept.setdefault(topic.product_id, set()).add(topic.channel)
@@ -122,7 +130,7 @@ class UpstreamSession:
             now: any clock that rises steadily, in seconds.
         """
         received = Received()
-        take = self.arbiter.take
+        take, admits = self.arbiter.take, self._flows.admits
         for frame, payload in frames:
             try:
                 head = read_head(payload)
@@ -137,6 +145,10 @@ class UpstreamSession:
                 self._other(source, head, payload, received)
                 continue
             topic, also, is_held, owner = route
+            if is_held and not admits(topic):
+                # The last subscriber of full has left; a trade is one of matches all the same.
+                topic = intern_topic(_MATCHES, head.product_id)
+                is_held = head.type == "match" and admits(topic)
             if not is_held:
                 self.dropped["unwanted"] += 1
                 continue

@@ -84,7 +84,7 @@ class InstanceCollector(Collector):
             "messages_dropped",
             "Upstream messages dropped",
             "reason",
-            {"garbage": 0, **health.dropped},
+            {"garbage": 0, **health.dropped, "late": instance.broker.late},
         )
         yield _counter("feed_complaints", "Errors of the exchange", health.complaints)
         yield _counter("gaps", "Holes found in numbers", health.gaps)
@@ -134,8 +134,13 @@ class InstanceCollector(Collector):
 
     def _books(self) -> Iterator[Metric]:
         pipe = self._instance.pipe
-        yield _gauge("books", "Order books held", len(pipe.books))
-        yield _gauge("order_books", "Level-3 books held", len(pipe.orders))
+        books = GaugeMetricFamily(
+            "hedgehogd_books", "Order books by state", labels=("level", "state")
+        )
+        for level, states in pipe.book_states().items():
+            for name, count in states.items():
+                books.add_metric((str(level), name), count)
+        yield books
         resyncs = {"crossed": 0, **pipe.books.resyncs}
         yield _counters("book_resyncs", "Books begun anew", "reason", resyncs)
         lost = {"gap": 0, **pipe.orders.lost}

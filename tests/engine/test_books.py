@@ -166,21 +166,21 @@ async def test_updates_without_a_book_ask_for_one_once(books, demand):
     assert demand.take_snapshots() == {LEVEL2, BATCH}
 
 
-async def test_a_book_goes_with_the_last_of_its_topics(books, demand):
-    """Memory; and an old book given as a new one would be believed."""
+async def test_a_book_that_has_ended_begins_again_with_a_snapshot(books, demand):
+    """An old book given as a new one would be believed; an update alone asks for a snapshot."""
     await begin(books)
-    books.forget(Topic("ticker", BTC))
-    demand.want([LEVEL2])
-    books.forget(BATCH)
-    assert books.get(BTC) is not None
+    books.end({"ETH-USD"})
+    assert books.is_live(BTC)
+    books.end({BTC})
+    assert (books.get(BTC), books.products()) == (None, set())
 
-    demand.release([LEVEL2], 0.0)
-    books.forget(BATCH)  # level2 lingers
-    assert books.get(BTC) is not None
-
-    demand.wanted(9.0)
-    books.forget(LEVEL2)
-    assert (books.get(BTC), books._held) == (None, {})
+    books.follow([an_update(["buy", "55", "1"])])
+    assert (books.is_live(BTC), books.products()) == (False, {BTC})
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    await begin(books)
+    assert bids_of(books) == BIDS
+    books.end(None)
+    assert books.products() == set()
 
 
 async def test_a_book_is_not_ready_while_it_is_loaded(books, nursery):

@@ -14,6 +14,7 @@ from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_DEFLATE, WEBSOCKET
 from tests.fakes import FakeMember, make_message
 
 TICKER = Topic("ticker", "BTC-USD")
+NOTHING = frozenset()
 
 
 async def test_the_broker_publishes_until_the_last_producer_is_gone(plumbing, nursery):
@@ -86,7 +87,9 @@ async def test_what_flows_no_longer_is_forgotten_in_its_turn(plumbing):
     """What was on its way before is published still, and remembered by nobody afterwards."""
     _, member = plumbing.join("ticker")
     last = make_message("ticker", sequence=7)
-    await plumbing.broker.publish([Delivery([last]), Delivery([], forgotten=[TICKER])])
+    await plumbing.broker.publish(
+        [Delivery([], flows=frozenset({TICKER})), Delivery([last]), Delivery([], flows=NOTHING)]
+    )
 
     assert member.messages == [last]
     assert plumbing.pipe.latest.greeting(TICKER) is None
@@ -283,12 +286,12 @@ async def test_what_full_brought_of_matches_is_forgotten_with_matches(plumbing):
     """Its trades greeted; the feed says when nothing brings them any longer."""
     matches, full = Topic("matches", "BTC-USD"), Topic("full", "BTC-USD")
     trade = make_message("full", kind="match", sequence=7, also=matches)
-    await plumbing.publish(trade)
-    await plumbing.broker.publish([Delivery([], forgotten=[full])])
+    await plumbing.broker.publish([Delivery([trade], flows=frozenset({full, matches}))])
+    await plumbing.broker.publish([Delivery([], flows=frozenset({matches}))])
     assert plumbing.pipe.latest.greeting(matches).sequence == 7
     assert plumbing.pipe.tape.position([matches], 1) == {matches: 7}
 
-    await plumbing.broker.publish([Delivery([], forgotten=[full, matches])])
+    await plumbing.broker.publish([Delivery([], flows=NOTHING)])
     assert plumbing.pipe.latest.greeting(matches) is None
     assert plumbing.pipe.tape.position([matches], 1) == {}
 

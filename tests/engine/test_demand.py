@@ -77,12 +77,9 @@ def test_wanted_now_is_not_what_lingers():
     demand, _ = watched(MATCHES)
     demand.want([TICKER])
     assert [demand.is_wanted(topic) for topic in (TICKER, MATCHES, BOOK)] == [True, True, False]
-    assert not demand.lingers(TICKER)
 
     demand.release([TICKER], 0.0)
-    assert (demand.is_wanted(TICKER), demand.lingers(TICKER)) == (False, True)
-    demand.wanted(30.0)
-    assert not demand.lingers(TICKER)
+    assert not demand.is_wanted(TICKER)
 
 
 def test_what_is_held_always_changes_with_nobody():

@@ -229,6 +229,16 @@ async def test_who_waits_for_a_book_that_is_there_waits_for_nothing(followed):
         await followed.books.wait_ready(BTC)
 
 
+async def test_a_book_from_before_its_first_event_is_dropped(followed):
+    """It was fetched before an interruption, and that event has left the tape since."""
+    followed.books.follow([full("received", 15)])
+    await followed.load()
+
+    assert (followed.books.lost, followed.books.missing()) == ({"gap": 1}, [BTC])
+    await followed.load(FETCHED._replace(sequence=14))
+    assert followed.books.is_live(BTC)
+
+
 async def test_without_anybody_to_fetch_nothing_is_missed():
     """A recording has no REST."""
     books = OrderBooks()
@@ -239,14 +249,14 @@ async def test_without_anybody_to_fetch_nothing_is_missed():
 
 async def test_the_broker_joins_a_fetched_book_to_what_came_before_it(plumbing):
     """In the order of the inbox; what is forgotten is gone."""
-    await plumbing.publish(full("received", 10))
+    await plumbing.broker.publish([Delivery([full("received", 10)], flows=frozenset({FULL}))])
     await plumbing.broker.publish(
         [Delivery([opened(11, "e")]), Delivery([opened(12, "f")], order_book=FETCHED)]
     )
     answer = json.loads(await plumbing.pipe.orders.answer(BTC, 3, "now"))
     assert (answer["sequence"], answer["bids"][-1][2]) == (12, "f")
 
-    await plumbing.broker.publish([Delivery([], forgotten=[FULL])])
+    await plumbing.broker.publish([Delivery([], flows=frozenset())])
     assert await plumbing.pipe.orders.answer(BTC, 3, "now") is None
 
 

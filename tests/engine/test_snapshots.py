@@ -233,14 +233,15 @@ async def test_a_resync_while_one_is_made_lets_in_at_once(making, short_slices):
 async def test_without_a_book_joiners_wait_for_the_exchange(making, lost):
     """An old book given as a new one would be believed."""
     sessions = [making.join("level2")[0]]
-    await making.publish(a_snapshot())
+    await making.broker.publish([Delivery([a_snapshot()], flows=frozenset({LEVEL2}))])
     sessions.append(making.join("level2")[0])
     await wait_all_tasks_blocked()
     if lost == "forgotten":
         for session in sessions:
             session.close()
-        await making.broker.publish([Delivery([], forgotten=[LEVEL2])])
+        await making.broker.publish([Delivery([], flows=frozenset())])
         assert making.pipe.snapshots._recent == {}
+        await making.broker.publish([Delivery([], flows=frozenset({LEVEL2}))])
     else:
         await making.publish(make_message("level2", kind="snapshot", bids=5))
     _, late = making.join("level2")
@@ -526,7 +527,7 @@ class World:
         wanted = self.pipe.demand.wanted(trio.current_time())
         asked = upstream_topics(wanted, self.refused)
         books = {t for t in wanted | asked if t.channel in {"level2", "level2_batch"}}
-        forgotten, self.remembered = self.remembered - books, frozenset(books)
+        changed, self.remembered = self.remembered != books, frozenset(books)
         messages = []
         for product_id in PRODUCTS:
             of_it = [t for t in asked if t.product_id == product_id and t in books]
@@ -542,11 +543,11 @@ class World:
             for topic in sorted(self.pipe.demand.take_snapshots())
             if self.flowing.get(topic.product_id) == topic
         ]
-        return Delivery([], forgotten=tuple(sorted(forgotten))), messages
+        return self.remembered if changed else None, messages
 
     async def feed(self, inbox, rounds):
         for _ in range(rounds):
-            forgetting, messages = self.plan()
+            flows, messages = self.plan()
             for product_id in self.random.choices(PRODUCTS, k=self.random.randint(0, 4)):
                 topic = self.flowing.get(product_id)
                 if topic is None:
@@ -559,8 +560,8 @@ class World:
                     messages.append(
                         self.message(product_id, None, changes=changes, time=f"{time:020.6f}")
                     )
-            if forgetting.forgotten:
-                await inbox.send(forgetting)
+            if flows is not None:
+                await inbox.send(Delivery([], flows=flows))
             if messages:
                 await inbox.send(Delivery(messages))
             await self.pause()

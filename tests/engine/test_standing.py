@@ -153,6 +153,7 @@ async def test_what_is_over_is_told_to_nobody_who_comes_later(plumbing):
     await plumbing.publish(make_message("matches", sequence=9), notices=[back("BTC-USD")])
     assert plumbing.join("matches")[1].told == []
 
+    await plumbing.broker.publish([Delivery([], flows=frozenset({MATCHES, BEAT}))])
     await plumbing.publish(notices=[a_gap(), stale(b"stale", "BTC-USD")])
-    await plumbing.broker.publish([Delivery([], forgotten=[MATCHES, BEAT])])
+    await plumbing.broker.publish([Delivery([], flows=frozenset())])
     assert plumbing.join("matches")[1].told == []

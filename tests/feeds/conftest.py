@@ -23,7 +23,8 @@ def make_feed(exchange):
     def make(pairs=("BTC-USD",), channels=("ticker",), inbox=256, random=None, **options):
         settings = Settings(feed_pairs=tuple(pairs), feed_channels=tuple(channels))
         instance = make_instance(settings)
-        tx, rx = trio.open_memory_channel[Delivery](inbox)
+        # One more: the first delivery says which topics flow.
+        tx, rx = trio.open_memory_channel[Delivery](inbox + 1)
         feed = CoinbaseFeed(
             parse_url("ws://exchange.test/feed"),
             instance.pipe.demand,

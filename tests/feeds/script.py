@@ -246,6 +246,50 @@ class LongestPauses(Random):
         return b
 
 
+class Inbox:
+    """A feed's inbox; what the feed reports of its topics is kept apart, in ``flows``."""
+
+    def __init__(self, inbox):
+        self._inbox = inbox
+        self.flows = []
+
+    def __getattr__(self, name):
+        return getattr(self._inbox, name)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        self._inbox.close()
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    async def receive(self):
+        while True:
+            delivery = await self._inbox.receive()
+            if not self._is_report(delivery):
+                return delivery
+
+    def receive_nowait(self):
+        while True:
+            delivery = self._inbox.receive_nowait()
+            if not self._is_report(delivery):
+                return delivery
+
+    def _is_report(self, delivery):
+        if delivery.flows is None:
+            return False
+        self.flows.append(delivery.flows)
+        return True
+
+
 class Running:
     """A feed on its way, with everything around it."""
 
@@ -253,7 +297,7 @@ class Running:
         self.exchange = exchange
         self.instance = instance
         self.feed = feed
-        self.inbox = inbox
+        self.inbox = Inbox(inbox)
         self.ended_by = None
         self.read = []
         self.inbox_ended = False

@@ -425,6 +425,7 @@ def test_a_product_that_is_let_go_is_forgotten_by_every_connection():
 
     assert two.arbiter.next_expiry() is None
     assert ({}, {}) == (one.products, other.products)
+    two.session.hold_only(WITH_MATCHES)
     again = Source(1, WITH_MATCHES)
     two.session.lost(other, 1)
     two.session.connected(again)

@@ -19,7 +19,7 @@ from hedgehogd.protocol.source import DATA_TYPES, Source
 from hedgehogd.protocol.upstream import UpstreamSession
 from tests.recordings import FULL, PRO, recording
 
-MATCHES = Topic("matches", "BTC-USD")
+MATCHES, HEARTBEAT = Topic("matches", "BTC-USD"), Topic("heartbeat", "BTC-USD")
 TICKER, LEVEL2, BATCH = (Topic(c, "BTC-USD") for c in ("ticker", "level2", "level2_batch"))
 
 
@@ -191,6 +191,30 @@ def test_only_what_is_held_is_remembered(kept, notices):
     feed.session.hold_only(kept)
 
     assert notices == feed.receive(match(9)).notices
+
+
+def test_stragglers_of_a_topic_that_is_no_longer_held_leave_no_trace():
+    """The next subscriber of full would be notified of a gap that began with them."""
+    full = Topic("full", "BTC-USD")
+    feed = Feed({full, HEARTBEAT})
+
+    def order(sequence, kind="open", **more):
+        head = {"type": kind, "product_id": "BTC-USD", "sequence": sequence, **more}
+        return json.dumps(head).encode()
+
+    feed.session.hold_only({full, MATCHES, HEARTBEAT})
+    feed.receive(order(1), order(2, "match", trade_id=7))
+    feed.session.hold_only({MATCHES, HEARTBEAT})  # the unsubscribe is on its way
+    received = feed.receive(order(3), order(4, "match", trade_id=8))
+    assert [(m.topic, m.also, m.trade_id) for m in received.messages] == [(MATCHES, None, 8)]
+    assert feed.session.dropped["unwanted"] == 1
+
+    feed.session.hold_only({full, MATCHES, HEARTBEAT})
+    received = feed.receive(order(900))
+    assert ([m.topic for m in received.messages], received.notices) == ([full], [])
+    feed.session.hold_only(())
+    feed.receive(order(901))
+    assert feed.session.products == {}
 
 
 def test_trade_ids_that_are_set_back_are_counted_anew():

@@ -48,7 +48,6 @@ NAMES = {
     "hedgehogd_messages_in",
     "hedgehogd_missing",
     "hedgehogd_order_book_losses",
-    "hedgehogd_order_books",
     "hedgehogd_product_age_seconds",
     "hedgehogd_quiet_products",
     "hedgehogd_refusals",

@@ -3,6 +3,7 @@
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.protocol.frames import encode_text
+from hedgehogd.protocol.wire import notice_event
 
 
 class InBand(Message, gc=False):
@@ -19,6 +20,6 @@ class InBand(Message, gc=False):
 def in_band(topic: Topic, payload: bytes, up_to: int | None = None, received_us: int = 0) -> InBand:
     """Return a notice about ``topic``; ``received_us`` says where it stands."""
     notice = InBand(topic, "notice", encode_text(payload), payload)
-    notice.event = b"event: hedgehogd\ndata: " + payload + b"\n"
+    notice.event = notice_event(payload)
     notice.up_to, notice.received_us = up_to, received_us
     return notice

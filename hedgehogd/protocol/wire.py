@@ -138,7 +138,7 @@ class SseForm:
 
     def tell(self, payload: bytes) -> bytes:
         """Return an event named ``hedgehogd``; it has no id, so it moves no position."""
-        event = b"event: hedgehogd\ndata: " + payload + b"\n\n"
+        event = notice_event(payload) + b"\n"
         return chunk(event) if self._chunked else event
 
     def keep_alive(self) -> bytes:
@@ -171,10 +171,18 @@ def one_line(payload: bytes) -> bytes:
     return payload
 
 
+def notice_event(payload: bytes) -> bytes:
+    """Return the event of one of hedgehogd's own messages, without the line that ends it."""
+    return b"event: hedgehogd\ndata: " + _sse_lines(payload) + b"\n"
+
+
 def _sse_lines(payload: bytes) -> bytes:
-    """Return JSON text for a ``data:`` field: one line a field, which the client rejoins."""
+    """Return JSON text for a ``data:`` field: one line a field, which the client rejoins.
+
+    A carriage return ends a line too, and another relay may send one in a notice.
+    """
     if b"\n" in payload or b"\r" in payload:
-        return b"\ndata: ".join(payload.replace(b"\r", b" ").split(b"\n"))
+        return b"\ndata: ".join(payload.splitlines())
     return payload
 
 

@@ -16,3 +16,11 @@ def test_a_notice_looks_like_one_and_moves_no_position():
         assert line + b"\n" in event
     assert positions(notice) == ()
     assert (notice.up_to, notice.received_us, notice.sequence) == (7, 9, None)
+
+
+def test_a_notice_of_several_lines_is_one_event():
+    """Another relay's notice may be written over several lines."""
+    notice = in_band(MATCH, b'{"type":\r\n"gap",\r"x":1}')
+
+    event = b'event: hedgehogd\ndata: {"type":\ndata: "gap",\ndata: "x":1}\n\n'
+    assert SSE[False].data(notice, "") == event

@@ -121,6 +121,18 @@ def test_every_event_of_sse_is_one_message(chunked, sent):
 
 
 @settings(deadline=None, max_examples=50)
+@given(chunked=st.booleans(), sent=st.lists(payloads, max_size=5))
+def test_every_notice_of_sse_is_one_event(chunked, sent):
+    """Another relay's notice may have several lines; none of them may become a field."""
+    body, _ = read_body(b"".join(map(SSE[chunked].tell, sent)), chunked=chunked)
+    source = EventSource(body.decode())
+
+    assert ["hedgehogd"] * len(sent) == [name for name, _ in source.events]
+    assert [json.loads(p) for p in sent] == [json.loads(data) for _, data in source.events]
+    assert source.last_event_id == ""
+
+
+@settings(deadline=None, max_examples=50)
 @given(chunked=st.booleans(), payload=tame_payloads)
 def test_a_message_on_one_line_is_relayed_untouched(chunked, payload):
     """Raw is sacred (invariant 6), and the exchange sends one line."""

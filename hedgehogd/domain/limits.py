@@ -272,6 +272,8 @@ TAPE_KEEP_S = 25.0
 # Messages that one query of history gives: unless asked otherwise, and at most.
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
 HISTORY_QUERY_MESSAGES_MAX = 100_000
+# How long a browser may remember what a page of another origin may send: changes are rare.
+PREFLIGHT_KEEP_S = 3_600
 # A cell of CSV: a spreadsheet holds 32,767 characters, and Python's csv module 131,072.
 CSV_CELL_CHARACTERS_MAX = 32_000
 # A day in 86 seconds. What is faster is as fast as it is read: 0.

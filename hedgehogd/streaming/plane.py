@@ -96,5 +96,5 @@ class StreamingPlane:
         allowed = "*" if "*" in self._cors_origins else origin
         return (
             f"Access-Control-Allow-Origin: {allowed}\r\n"
-            "Access-Control-Expose-Headers: Hedgehog-Session\r\nVary: Origin\r\n"
+            "Access-Control-Expose-Headers: Hedgehog-Session, Retry-After\r\nVary: Origin\r\n"
         ).encode("latin-1")

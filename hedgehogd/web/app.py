@@ -17,7 +17,7 @@ from hedgehogd.relay.peers import Peers
 from hedgehogd.web.control import SESSION_HEADER, add_control
 from hedgehogd.web.exchange import EXPOSED_HEADERS, Companion, add_exchange
 from hedgehogd.web.health import add_health
-from hedgehogd.web.history import add_history
+from hedgehogd.web.history import AFTER_HEADER, GAPS_HEADER, add_history
 from hedgehogd.web.instances import add_instances
 from hedgehogd.web.lines import add_lines
 from hedgehogd.web.metrics import RestCollector, exposition
@@ -25,6 +25,10 @@ from hedgehogd.web.openapi import OPENAPI_PATH, description
 from hedgehogd.web.page import status_page
 from hedgehogd.web.parameters import add_parameters
 from hedgehogd.web.responses import error_response, json_response
+
+# Headers of requests that a page needs leave for; EventSource made of fetch sends the first two.
+_READ_HEADERS = ("Cache-Control", "Last-Event-ID", "Accept", "Content-Type", SESSION_HEADER)
+_SENT_HEADERS = (SESSION_HEADER, AFTER_HEADER, GAPS_HEADER, *EXPOSED_HEADERS)
 
 
 def make_app(
@@ -96,9 +100,10 @@ def _add_cors(app: QuartTrio, origins: frozenset[str]) -> None:
         if origins & {"*", origin}:
             headers = response.headers
             headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
-            headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
-            headers["Access-Control-Allow-Headers"] = f"Content-Type, {SESSION_HEADER}"
-            headers["Access-Control-Expose-Headers"] = ", ".join((SESSION_HEADER, *EXPOSED_HEADERS))
+            headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, DELETE, OPTIONS"
+            headers["Access-Control-Allow-Headers"] = ", ".join(_READ_HEADERS)
+            headers["Access-Control-Expose-Headers"] = ", ".join(_SENT_HEADERS)
+            headers["Access-Control-Max-Age"] = str(limits.PREFLIGHT_KEEP_S)
             headers["Vary"] = "Origin"
         return response
 

@@ -87,7 +87,8 @@ def _stream(summary: str, *parameters: Described) -> Described:
         in_query(
             "since", "resume after a sequence, or from a time or an age such as `-5m` on", TEXT
         ),
-        in_query("last_event_id", "resume behind the id of an event", TEXT),
+        parameter("header", "Last-Event-ID", "resume after the event of this id; SSE only", TEXT),
+        in_query("last_event_id", "the same, for clients that cannot set headers", TEXT),
         in_query("speed", "replay so many times as fast as it was; 0: as fast as you read", NUMBER),
         in_query("until", "end the replay before a time or an age; without it, be live then", TEXT),
         in_query("strict", "all that follows, or the stream ends", BOOLEAN),

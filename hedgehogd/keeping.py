@@ -19,7 +19,7 @@ from hedgehogd.engine.instance import Instance
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.recorder import CHANNELS, PAIRS, Recorder, Retention
-from hedgehogd.history.schema import StoreError
+from hedgehogd.history.schema import DIRECTORY_MODE, StoreError
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.reload import held_topics
 
@@ -99,7 +99,9 @@ class _Kept:
 
     def __enter__(self) -> str:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            if not self._directory.is_dir():
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._directory.chmod(DIRECTORY_MODE)  # whatever the umask is
         except OSError as error:  # the recorder meets it again, and says so as long as it lasts
             log.error("no directory for history", path=str(self._directory), reason=str(error))
         return str(self._directory)

@@ -1,5 +1,7 @@
 """Where history is kept, and that all who keep it there keep the same."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.health import HistoryState
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader
-from hedgehogd.history.schema import FILE_NAME
+from hedgehogd.history.schema import FILE_NAME, LOCK_NAME
 from hedgehogd.keeping import history, history_directory, names_of
 from tests.fakes import make_message
 
@@ -133,3 +135,46 @@ async def test_where_no_directory_can_be_made_the_instance_starts(tmp_path, capl
     assert is_ready
     assert "history is not kept" in why
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request):
+    """Set the process's umask; put it back at the end."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+async def test_the_stores_files_are_for_user_and_group_whatever_the_umask(tmp_path, umask):
+    """What somebody records is nobody else's business, and a backup of the group reads it."""
+    directory = tmp_path / "new" / "history"
+    settings = Settings(feed_pairs=BTC, history_where=str(directory))
+    async with history(make_instance(settings), settings, wall_us):
+        for name in ("", "-wal", "-shm"):
+            await wait_for_file(directory / f"{FILE_NAME}{name}")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o750
+    assert modes.keys() >= {FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME}
+    assert set(modes.values()) == {0o640}
+
+
+async def test_files_of_an_earlier_version_get_the_mode_too(tmp_path):
+    """They were readable for all; a directory that the operator made keeps its own mode."""
+    for name in (FILE_NAME, LOCK_NAME):
+        (tmp_path / name).touch(0o666)
+        (tmp_path / name).chmod(0o666)
+    tmp_path.chmod(0o755)
+    settings = Settings(feed_pairs=BTC, history_where=str(tmp_path))
+    async with history(make_instance(settings), settings, wall_us):
+        await wait_for_file(tmp_path / f"{FILE_NAME}-wal")
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o640}
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+async def wait_for_file(path):
+    with trio.fail_after(10):
+        while not path.exists():
+            await trio.sleep(0.01)

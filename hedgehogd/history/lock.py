@@ -7,9 +7,10 @@ descriptors that the process closes (POSIX advisory locks; sqlite.org "How To Co
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from hedgehogd.history.schema import LOCK_NAME, StoreError
+from hedgehogd.history.schema import FILE_MODE, LOCK_NAME, StoreError
 
 
 class WriterLock:
@@ -33,9 +34,11 @@ class WriterLock:
         if self._descriptor is not None:
             return True
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}") from None
+        with suppress(PermissionError):  # the file of another user
+            os.fchmod(descriptor, FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

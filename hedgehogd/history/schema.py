@@ -7,13 +7,17 @@ taken or time went back: no two have the same, and they rise in the order of the
 Source: sqlite.org, "Write-Ahead Logging" and "Database File Format" §1.3 (application id).
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FILE_NAME = "history.sqlite"
 LOCK_NAME = "history.lock"
+# Trades are public, but which pairs somebody keeps is not: the group may read, nobody else.
+FILE_MODE = 0o640
+DIRECTORY_MODE = 0o750
 
 APPLICATION_ID = 0x48454447  # "HEDG"
 VERSION = 1
@@ -96,6 +100,7 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
     Raises:
         StoreError: it cannot be opened, or is of another version.
     """
+    _keep_private(directory)
     with store_errors():
         connection = sqlite3.connect(
             directory / FILE_NAME, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
@@ -112,6 +117,20 @@ def connect_writer(directory: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _keep_private(directory: Path) -> None:
+    """Give the store's files ``FILE_MODE`` whatever the umask is; SQLite copies it to new ones.
+
+    An existing database is not opened for that: closing it would end the locks of the readers
+    in this process (sqlite.org "How To Corrupt" §2.2).
+    """
+    path = directory / FILE_NAME
+    with suppress(OSError):  # the connection reports what is wrong with it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):  # not there, or of another user
+            path.with_name(path.name + suffix).chmod(FILE_MODE)
 
 
 def connect_reader(directory: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import structlog
 import trio
 
-from hedgehogd.config import Configuration, load, nearest, shown
+from hedgehogd.config import Configuration, load, nearest, shown_value
 from hedgehogd.credentials import read_credentials
 from hedgehogd.daemon import serve
 from hedgehogd.domain.channel import BY_ALIAS
@@ -24,6 +24,7 @@ from hedgehogd.domain.errors import (
     OperatorError,
 )
 from hedgehogd.domain.product import is_product_id
+from hedgehogd.domain.secret import hide_in_url
 from hedgehogd.example_file import example_file
 from hedgehogd.export_command import run_export
 from hedgehogd.feeds.dial import parse_url
@@ -87,11 +88,13 @@ def _check_feed(where: str) -> None:
     if "://" in where:
         parse_url(where)
         return
+    path = Path(where)
     try:
-        find_recording(Path(where))
+        find_recording(path)
     except OperatorError as error:
+        why = str(error).replace(str(path), hide_in_url(where))
         raise OperatorError(
-            f"{error}\n  Other feeds are {', '.join(FEED_NAMES)} and ws:// or wss:// URLs."
+            f"{why}\n  Other feeds are {', '.join(FEED_NAMES)} and ws:// or wss:// URLs."
             f"{nearest(where, FEED_NAMES)}"
         ) from None
 
@@ -119,9 +122,7 @@ def run_config(argv: Sequence[str]) -> int:
 
 
 def _config_row(key: Key, configuration: Configuration) -> tuple[str, str, str]:
-    settings = configuration.settings
-    value = settings.port if key.name == "serve.port" else getattr(settings, key.field)
-    return key.name, shown(value), configuration.origins[key.name]
+    return key.name, shown_value(key, configuration.settings), configuration.origins[key.name]
 
 
 def run_simulate(argv: Sequence[str]) -> int:
@@ -167,7 +168,8 @@ def run_tail(argv: Sequence[str]) -> int:
     what, pairs = arguments.what, _names(arguments.pairs.upper())
     if "://" not in what:
         if not is_product_id(what.upper()):
-            raise OperatorError(f"{what!r} is neither a URL nor a pair like BTC-USD", EXIT_USAGE)
+            shown = hide_in_url(what)
+            raise OperatorError(f"{shown!r} is neither a URL nor a pair like BTC-USD", EXIT_USAGE)
         what, pairs = default_url(arguments.port), (what.upper(), *pairs)
     else:
         try:
@@ -224,7 +226,8 @@ def run(argv: Sequence[str]) -> int:
             command, rest = "serve", ["--help"]
         if command not in _RUN:
             hint = nearest(command, COMMANDS) or f"\n  Commands are {', '.join(COMMANDS)}."
-            print(f"hedgehogd: there is no command {command!r}{hint}", file=sys.stderr)
+            shown = hide_in_url(command)
+            print(f"hedgehogd: there is no command {shown!r}{hint}", file=sys.stderr)
             return EXIT_USAGE
     try:
         return _RUN[command](rest)

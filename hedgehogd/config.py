@@ -7,13 +7,14 @@ found, what was expected and the nearest right name.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
 from hedgehogd.domain.nearest import nearest as nearest_name
+from hedgehogd.domain.secret import hide_in_text, hide_in_url
 from hedgehogd.keys import (
     AUTO,
     BY_NAME,
@@ -27,6 +28,7 @@ from hedgehogd.keys import (
     read_address,
 )
 
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # it is not listened on
 DEFAULT_FILE = Path("/etc/hedgehogd/hedgehogd.toml")
 
 
@@ -37,7 +39,7 @@ class Settings:
     feed_pairs: tuple[str, ...] = ()
     feed_channels: tuple[str, ...] = ("ticker", "matches", "heartbeat")
     feed_only_pairs: bool = False
-    feed_where: str = "coinbase"
+    feed_where: str = field(default="coinbase", repr=False)  # a URL may hold secrets
     feed_linger_s: float = limits.LINGER_S
     feed_stale_after_s: float = limits.STALE_AFTER_S
     feed_lines: int = 1
@@ -80,6 +82,15 @@ class Settings:
             return ("127.0.0.1", FIRST_OPERATOR_PORT + self.instance) if is_numbered else None
         return None if self.serve_operator_bind == NONE else read_address(self.serve_operator_bind)
 
+    @property
+    def local_address(self) -> str:
+        """``HOST:PORT`` by which a program of this machine reaches the daemon.
+
+        A daemon that listens on every address is reached by the loopback one.
+        """
+        host = _LOOPBACK_OF.get(self.serve_bind, self.serve_bind)
+        return f"{in_url(host)}:{self.port}"
+
 
 class Configuration(NamedTuple):
     """Settings, and where each of them came from.
@@ -91,6 +102,11 @@ class Configuration(NamedTuple):
 
     settings: Settings
     origins: dict[str, str]
+
+
+def in_url(host: str) -> str:
+    """Return ``host`` as it is written in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -171,7 +187,8 @@ def _read(key: Key, value: Any, where: str, status: int) -> Any:
     try:
         return key.read(value)
     except ValueError as error:
-        raise OperatorError(f"{where}: found {value!r}\n  Expected {error}.", status) from None
+        found = hide_in_text(repr(value))
+        raise OperatorError(f"{where}: found {found}\n  Expected {error}.", status) from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -212,8 +229,14 @@ def _check(settings: Settings) -> None:
 
 def default_of(key: Key) -> str:
     """Return the default of ``key`` for people; empty for none."""
-    defaults = {field.name: field.default for field in fields(Settings)}
+    defaults = {each.name: each.default for each in fields(Settings)}
     return shown(defaults[key.field])
+
+
+def shown_value(key: Key, settings: Settings) -> str:
+    """Return what is in force for ``key``, for people and without secrets."""
+    value = settings.port if key.name == "serve.port" else getattr(settings, key.field)
+    return hide_in_url(shown(value)) if key.has_secrets else shown(value)
 
 
 def shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from hedgehogd import __version__
 from hedgehogd.config import default_of, nearest
 from hedgehogd.domain.errors import EXIT_USAGE
+from hedgehogd.domain.secret import hide_in_text
 from hedgehogd.haproxy import Cluster, addresses, instance_numbers, word
 from hedgehogd.keys import INSTANCE_MAX, KEYS, PORT_MAX, number, whole_number
 
@@ -59,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         hint = nearest(unknown, flags if unknown.startswith("-") else COMMANDS)
         hint = hint or f"\n  See `{self.prog} --help`."
-        self.exit(EXIT_USAGE, f"hedgehogd: {message}{hint}\n")
+        self.exit(EXIT_USAGE, f"hedgehogd: {hide_in_text(message)}{hint}\n")
 
 
 def version_text() -> str:

@@ -34,6 +34,7 @@ from hedgehogd.feeds.dial import (
 )
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from hedgehogd.feeds.rest import RestClient
+from hedgehogd.logs import hide_in_logs
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.received import TopicNotice
 from hedgehogd.relay.sockets import numbers_in
@@ -77,7 +78,13 @@ class Intake:
             recording = RecordingFeed(path, pipe, inbox.clone(), self._instance.health)
             await producers.start(recording.run)
             return Companion()
-        rest = RestClient(address.rest_url, self._random)
+        hide_in_logs(address.secrets)
+        rest = RestClient(
+            address.rest_url,
+            self._random,
+            authorization=address.authorization,
+            secrets=address.secrets,
+        )
         await producers.start(rest.run)
         backfill = Backfill(rest, self._deliver_to(inbox), self._random)
         producers.start_soon(backfill.run)
@@ -94,6 +101,7 @@ class Intake:
         credentials = read_credentials(settings.feed_credentials, os.environ)
         if credentials is not None:
             check_secrecy(address)
+            hide_in_logs(credentials.secrets)
         return CoinbaseFeed(
             address,
             self._instance.pipe.demand,

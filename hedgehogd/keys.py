@@ -32,6 +32,7 @@ class Key(NamedTuple):
         read: turns text or a TOML value into the value; raises ValueError saying what was
             expected.
         reloads: SIGHUP changes it without a restart.
+        has_secrets: the value may be a URL with a password or token; it is shown without.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Key(NamedTuple):
     help: str
     read: Callable[[Any], Any]
     reloads: bool = False
+    has_secrets: bool = False
 
     @property
     def field(self) -> str:
@@ -189,6 +191,7 @@ KEYS = (
     Key(
         "feed.where", "--feed", "WHERE", _READ,
         "coinbase, sandbox, demo, a ws:// or wss:// URL, or a recording's path", _text,
+        has_secrets=True,
     ),
     Key(
         "feed.linger_s", "--linger-s", "SECONDS", _READ,

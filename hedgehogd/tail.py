@@ -25,8 +25,10 @@ from trio_websocket import (
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_UNAVAILABLE
+from hedgehogd.domain.secret import hide_in_url
 from hedgehogd.feeds.dial import FeedAddress, dial, parse_url
 from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe
+from hedgehogd.log_bounds import printable
 
 _MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 _COUNTS_EVERY_S = 0.5
@@ -133,14 +135,16 @@ async def tail(what: Tail) -> int:
     """
     counts = Counts(sys.stderr)
     status = EXIT_UNAVAILABLE
+    address = parse_url(what.url)
     try:
-        async with _connected(parse_url(what.url)) as connection:
+        async with _connected(address) as connection:
             status = await _print_messages(connection, what, counts)
     except* BrokenPipeError:  # `| head` has seen enough
         _silence_stdout()
         status = 0
     except* (HandshakeError, *OUTSIDE_ERRORS) as group:
-        print(f"hedgehogd: {_why(cause_of(group), what.url)}", file=sys.stderr)
+        why = _why(cause_of(group), hide_in_url(what.url))
+        print(f"hedgehogd: {printable(address.secrets.hide(why))}", file=sys.stderr)
     finally:
         counts.clear()
         if sys.stderr.isatty():
@@ -164,6 +168,7 @@ async def _connected(address: FeedAddress) -> AsyncIterator[WebSocketConnection]
                     stream,  # type: ignore[arg-type]  # any stream will do
                     address.host_header,
                     address.resource,
+                    extra_headers=address.headers,
                     max_message_size=_MESSAGE_BYTES_MAX,
                 )
             yield connection

@@ -163,6 +163,48 @@ def test_config_shows_every_value_and_where_it_came_from(said, monkeypatch, tmp_
     assert rows["feed.only_pairs"] == ["true", "flag --only-pairs"]
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["config", "--feed", "wss://u:s3cret@a/ws?token=s3cret"],
+        ["config", "--feed", "user:s3cret@a/ws"],
+        ["--check", "--feed", "wss://u:s3/cret@a"],
+        ["--check", "--feed", "wss://u:s3#cret@a/"],
+        ["--check", "--feed", "http://u:s3cret@a/?token=s3cret"],
+        ["--check", "--feed", "wss:/u:s3cret@a"],
+        ["--check", "--feed", "a/ws?token=s3cret"],
+        ["--fed", "wss://u:s3cret@a"],
+        ["--fed=wss://a/?token=s3cret"],
+        ["--port", "wss://u:s3cret@a"],
+        ["wss://u:s3cret@a/?token=s3cret"],
+        ["u:s3cret@a"],
+        ["tail", "http://u:s3cret@a/?token=s3cret"],
+        ["tail", "u:s3cret@a/?token=s3cret"],
+        ["tail", "wss://u:s3cret@127.0.0.1:1/?token=s3cret"],
+        ["status", "--port", "wss://u:s3cret@a"],
+        ["simulate", "--port", "wss://u:s3cret@a"],
+    ],
+)
+def test_no_message_of_the_command_line_shows_a_secret(said, argv):
+    """A terminal is pasted into bug reports, and kept by CI."""
+    _, out, err = said(*argv)
+
+    assert out + err
+    assert "cret" not in out + err
+
+
+@pytest.mark.parametrize("value", ['["wss://u:s3cret@a"]', "{x = 'wss://u:s3cret@a/?t=s3cret'}"])
+def test_a_wrong_value_in_the_file_is_named_without_its_secrets(said, tmp_path, value):
+    """The key and what was expected are named all the same."""
+    file = tmp_path / "x.toml"
+    file.write_text(f"[feed]\nwhere = {value}\n")
+    status, _, err = said("--config", str(file), "--check")
+
+    assert status == 78
+    assert "feed.where" in err
+    assert "cret" not in err
+
+
 # simulate and tail
 
 

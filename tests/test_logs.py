@@ -8,7 +8,10 @@ import sys
 import pytest
 import structlog
 
-from hedgehogd.logs import configure_logs
+from hedgehogd import logs
+from hedgehogd.domain import limits
+from hedgehogd.domain.secret import NO_SECRETS, Secrets
+from hedgehogd.logs import configure_logs, hide_in_logs, report_left_out
 
 
 class Terminal(io.StringIO):
@@ -23,15 +26,16 @@ def written(monkeypatch):
     handlers, level = root.handlers[:], root.level
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
 
-    def configure(*arguments, out=None):
+    def configure(*arguments, out=None, **more):
         out = out or io.StringIO()
         monkeypatch.setattr(sys, "stderr", out)
-        configure_logs(*arguments)
+        configure_logs(*arguments, **more)
         return lambda: out.getvalue().splitlines()
 
     yield configure
     root.handlers[:] = handlers
     root.setLevel(level)
+    logs._lines.secrets = NO_SECRETS
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
@@ -147,3 +151,97 @@ def test_configuring_twice_writes_once(written):
     (line,) = map(json.loads, lines())
 
     assert "instance" not in line
+
+
+def write_own(number):
+    structlog.get_logger("feed").warning("upstream message is odd", what=str(number))
+
+
+def write_foreign(number):
+    logging.getLogger("hypercorn.error").warning("bad %s", number)
+
+
+def write_bug(number):
+    try:
+        raise ZeroDivisionError(number)
+    except ZeroDivisionError:
+        structlog.get_logger("door").exception("bug while serving one peer")
+
+
+@pytest.mark.parametrize("write", [write_own, write_foreign, write_bug])
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_a_flood_of_one_kind_is_bounded_and_counted(written, write, form):
+    """Own lines, a library's and bugs: the next line of the kind states the lines left out."""
+    now = [0.0]
+    lines = written("info", form, clock=lambda: now[0])
+    for number in range(2196):
+        write(number)
+    flood = len(lines())
+    structlog.get_logger("feed").warning("feed lost")
+    now[0] = limits.LOG_PERIOD_S
+    write(2196)
+
+    traceback_lines = 10 if form == "human" and write is write_bug else 0
+    assert limits.LOG_LINES_BURST <= flood <= limits.LOG_LINES_BURST + traceback_lines
+    assert "feed lost" in lines()[flood]
+    assert f"{2196 - limits.LOG_LINES_BURST}" in lines()[-1]
+    assert "left_out" in lines()[-1]
+    assert sum("Traceback" in line for line in lines()) == (write is write_bug)
+
+
+def test_a_bug_elsewhere_is_written_in_the_middle_of_a_flood(written):
+    """Its traceback is the one that explains the flood."""
+    lines = written("info", "json", clock=lambda: 0.0)
+    for number in range(100):
+        write_bug(number)
+    try:
+        raise ValueError("another")
+    except ValueError:
+        structlog.get_logger("door").exception("bug while serving one peer")
+
+    assert "ValueError: another" in json.loads(lines()[-1])["exception"]
+
+
+def test_the_count_of_a_flood_that_has_ended_is_reported(written):
+    """There is no next line of its kind; the daemon asks once a period and at its end."""
+    now = [0.0]
+    lines = written("info", "json", clock=lambda: now[0])
+    for number in range(limits.LOG_LINES_BURST + 3):
+        write_own(number)
+    report_left_out()
+    now[0] = limits.LOG_PERIOD_S
+    report_left_out()
+    report_left_out(at_least_s=0)
+
+    (line,) = map(json.loads, lines()[limits.LOG_LINES_BURST :])
+    assert (line["event"], line["left_out"]) == ("lines left out", 3)
+    assert line["kinds"] == {"feed: upstream message is odd": 3}
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_no_line_shows_a_secret(written, form):
+    """Values, keys, lists, a library's arguments, and the text of an exception."""
+    lines = written("info", form)
+    hide_in_logs(Secrets(["t0ken-s3cret"]))
+    log = structlog.get_logger("x")
+    log.info("connected", url="wss://u:passw0rd@a/?token=q", echo=["x t0ken-s3cret"])
+    log.info("t0ken-s3cret", **{"t0ken-s3cret": {"a": {"b": "t0ken-s3cret"}}})
+    logging.getLogger("httpx").warning("GET %s", "https://u:passw0rd@a/?key=t0ken-s3cret")
+    try:
+        raise ZeroDivisionError("t0ken-s3cret")
+    except ZeroDivisionError:
+        log.exception("bug", request={"x": "T0KEN-S3CRET"})
+    text = "\n".join(lines())
+
+    assert "s3cret" not in text.lower()
+    assert "passw0rd" not in text
+    assert text.count("***") >= 8
+
+
+def test_a_terminal_line_of_a_peer_is_one_line(written):
+    """What a peer sends must not look like a line of hedgehogd."""
+    lines = written("info", "human")
+    structlog.get_logger("x").info("dropped", what="evil\n2026 [info] drained\x1b[2J\u202e")
+
+    assert len(lines()) == 1
+    assert "\x1b[2J" not in lines()[0]

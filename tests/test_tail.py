@@ -191,6 +191,22 @@ async def test_a_refusal_is_said_in_the_servers_words(exchange, capsys):
     )
 
 
+async def test_a_password_and_a_token_are_sent_and_not_shown(exchange, capsys):
+    """Also when the server repeats them, with an escape sequence."""
+    heads = []
+
+    async def talk(request):
+        heads.append((request.path, dict(request.headers)[b"authorization"]))
+        await request.reject(403, body=b"p%2Fw-s3cret\x1b[2J t0ken-s3cret")
+
+    url = (await exchange(talk)).replace("ws://", "ws://reader:p%2Fw-s3cret@")
+    assert await tail(wish(f"{url}/x?token=t0ken-s3cret")) == 69
+    assert heads == [("/x?token=t0ken-s3cret", b"Basic cmVhZGVyOnAvdy1zM2NyZXQ=")]
+    err = capsys.readouterr().err
+    assert "HTTP 403 ***\\x1b[2J ***" in err
+    assert "s3cret" not in err
+
+
 async def test_nobody_there_is_said_in_words(capsys):
     """It once said "HandshakeError", the first thing a new user saw."""
     assert await tail(wish("ws://127.0.0.1:1/")) == 69

@@ -159,6 +159,22 @@ ORDER_BOOK_WAIT_S = 6.0
 # ticker_batch: at most one message per product in this time (FEED §5).
 TICKER_BATCH_S = 5.0
 
+# A secret shorter than this is not searched for in text: it would hide ordinary words.
+SECRET_CHARACTERS_MIN = 4
+
+# Log lines of one kind: so many at once, then one in a period, with a count of the lines left out.
+# A start with 40 products writes fewer; a peer that provokes a line per message fills no disk.
+LOG_LINES_BURST = 20
+LOG_PERIOD_S = 10.0
+# Kinds of log lines and places of tracebacks remembered; the code has about a hundred.
+LOG_KINDS_MAX = 1_000
+# One value in a log line, all values of a line, one traceback; the rest of a value is cut.
+LOG_VALUE_CHARACTERS_MAX = 1_000
+LOG_LINE_CHARACTERS_MAX = 8_000
+LOG_TRACEBACK_CHARACTERS_MAX = 32_000
+# Elements of one list in a log line.
+LOG_ITEMS_MAX = 50
+
 # Drain (DESIGN §6).
 DRAIN_NOTICE_S = 0.0
 DRAIN_SPREAD_S = 5.0

@@ -58,6 +58,9 @@ class CoinbaseFeed:
         on_missing_trades: told of each hole in trade ids, by product.
         open_stream: how to connect; tests pass their own.
         wall_s: the time that signatures state, seconds since the epoch.
+
+    Attributes:
+        secrets: those of the address and of the key; no text that is shown may contain them.
     """
 
     def __init__(
@@ -78,6 +81,9 @@ class CoinbaseFeed:
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.address = address
+        self.secrets = address.secrets
+        if credentials is not None:
+            self.secrets |= credentials.secrets
         self.demand = demand
         self.health = health
         self.random = random
@@ -153,6 +159,7 @@ class CoinbaseFeed:
         What has been decided has to arrive: the numbers are counted already. So the wait
         goes on when the connection is cancelled; it ends when the broker takes it or is gone.
         """
+        received.hide(self.secrets)
         account(received, self.session, self.health)
         self._resync(received.resyncs)
         if received.unacknowledged and connection is not None:

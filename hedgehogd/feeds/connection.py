@@ -112,8 +112,8 @@ class Connection:
             error = cause_of(group)
         if error is None:
             return
-        failure = describe(error)
         feed = self._feed
+        failure = feed.secrets.hide(describe(error))
         if not feed.health.connects and is_for_good(error):
             raise FeedError(f"{feed.address.url}: {failure}", for_good=True)
         lived_s = trio.current_time() - started_at
@@ -155,7 +155,7 @@ class Connection:
                         tap,  # type: ignore[arg-type]  # any stream will do
                         feed.address.host_header,
                         feed.address.resource,
-                        extra_headers=_HEADERS,
+                        extra_headers=[*_HEADERS, *feed.address.headers],
                     )
                 self.connects += 1
                 feed.health.connects += 1

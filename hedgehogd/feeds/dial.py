@@ -7,6 +7,13 @@ from urllib.parse import urlsplit
 import trio
 
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.domain.secret import (
+    NO_SECRETS,
+    Secrets,
+    basic_authorization,
+    hide_in_url,
+    secrets_of,
+)
 
 COINBASE_URL = "wss://ws-feed.exchange.coinbase.com"
 COINBASE_REST_URL = "https://api.exchange.coinbase.com"
@@ -15,7 +22,7 @@ SANDBOX_REST_URL = "https://api-public.sandbox.exchange.coinbase.com"
 
 
 class FeedAddress(NamedTuple):
-    """A WebSocket URL in parts, and the REST service beside it.
+    """A WebSocket URL in parts, and the REST service beside it. Printing it shows no secret.
 
     Attributes:
         host: name or address.
@@ -23,6 +30,8 @@ class FeedAddress(NamedTuple):
         resource: path and query, at least ``/``.
         is_tls: True for ``wss``.
         rest_url: ``https://host[:port]`` without a path.
+        authorization: the header for the URL's ``user:password@``; empty without one.
+        secrets: what no text that is shown may contain.
     """
 
     host: str
@@ -30,6 +39,17 @@ class FeedAddress(NamedTuple):
     resource: str
     is_tls: bool
     rest_url: str
+    authorization: str = ""
+    secrets: Secrets = NO_SECRETS
+
+    def __repr__(self) -> str:
+        """Return the URL that may be shown."""
+        return f"FeedAddress({self.url!r})"
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that the URL asks for, in the form of trio-websocket."""
+        return [(b"Authorization", self.authorization.encode())] if self.authorization else []
 
     @property
     def host_header(self) -> str:
@@ -39,8 +59,8 @@ class FeedAddress(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The URL again, for people."""
-        return f"{'wss' if self.is_tls else 'ws'}://{self.host_header}{self.resource}"
+        """The URL for people: without user, password and query."""
+        return hide_in_url(f"{'wss' if self.is_tls else 'ws'}://{self.host_header}{self.resource}")
 
 
 def parse_url(url: str, rest_url: str = "") -> FeedAddress:
@@ -56,11 +76,20 @@ def parse_url(url: str, rest_url: str = "") -> FeedAddress:
         port = 0
     if port == 0 or parts.scheme not in {"ws", "wss"} or not parts.hostname:
         raise OperatorError(
-            f"{url!r} is not a feed.\n  Expected ws://HOST[:PORT][/PATH] or wss://…", EXIT_CONFIG
+            f"{hide_in_url(url)!r} is not a feed.\n  Expected ws://HOST[:PORT][/PATH] or wss://…",
+            EXIT_CONFIG,
         )
     is_tls = parts.scheme == "wss"
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    address = FeedAddress(parts.hostname, port or (443 if is_tls else 80), resource, is_tls, "")
+    address = FeedAddress(
+        parts.hostname,
+        port or (443 if is_tls else 80),
+        resource,
+        is_tls,
+        "",
+        basic_authorization(parts),
+        secrets_of(parts),
+    )
     scheme = "https" if is_tls else "http"
     return address._replace(rest_url=rest_url or f"{scheme}://{address.host_header}")
 

@@ -21,6 +21,7 @@ import httpx
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.secret import NO_SECRETS, Secrets
 from hedgehogd.feeds.answers import Answer, Keeping, KeptAnswers, failure
 from hedgehogd.feeds.asking import HEADERS, Query, ask
 from hedgehogd.protocol.backoff import Backoff, TokenBucket
@@ -48,6 +49,8 @@ class RestClient:
     Args:
         url: ``https://host[:port]`` without a path.
         random: for the jitter of pauses.
+        authorization: the ``Authorization`` header; empty for none.
+        secrets: removed from the error messages of the service.
         transport: in place of the network, for tests.
 
     Attributes:
@@ -59,7 +62,13 @@ class RestClient:
     """
 
     def __init__(
-        self, url: str, random: Random, *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        random: Random,
+        *,
+        authorization: str = "",
+        secrets: Secrets = NO_SECRETS,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url
         self.requests = 0
@@ -67,6 +76,8 @@ class RestClient:
         self.cache_hits = 0
         self.coalesced = 0
         self.refused = 0
+        self._headers = HEADERS | ({"Authorization": authorization} if authorization else {})
+        self._secrets = secrets
         self._transport = transport
         self._kept = KeptAnswers()
         self._fetches: dict[Hashable, _Fetch] = {}
@@ -114,7 +125,7 @@ class RestClient:
         """Make the requests until cancelled; who still waits then is refused."""
         async with httpx.AsyncClient(
             base_url=self.url,
-            headers=HEADERS,
+            headers=self._headers,
             timeout=limits.REST_TIMEOUT_S,
             limits=httpx.Limits(max_connections=limits.REST_IN_FLIGHT_MAX),
             transport=self._transport,
@@ -205,6 +216,9 @@ class RestClient:
         try:
             self.requests += 1
             answer, error = await ask(client, fetch.path, fetch.query)
+            if answer.status != 200:
+                message = self._secrets.hide(answer.message)
+                answer = failure(answer.status, message, answer.retry_after_s)
         finally:
             self._slots.release()
         if error:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
 from hedgehogd.domain.message import Message, intern_topic
+from hedgehogd.domain.secret import Secrets
 from hedgehogd.protocol.gaps import Gap
 
 _BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # one of them flows
@@ -99,6 +100,18 @@ class Received:
         """Add ``notice``, to be told between the messages so far and those to come."""
         self.notices.append(notice)
         self.notices_at.append(len(self.messages))
+
+    def hide(self, secrets: Secrets) -> None:
+        """Remove ``secrets`` from the exchange's own words: they reach logs and subscribers."""
+        if not (self.refusals or self.complaints or self.oddities):
+            return
+        hide = secrets.hide
+        self.complaints = [hide(complaint) for complaint in self.complaints]
+        self.oddities = [hide(oddity) for oddity in self.oddities]
+        self.refusals = [
+            refusal._replace(message=hide(refusal.message), reason=hide(refusal.reason))
+            for refusal in self.refusals
+        ]
 
     def resync_books(self, product_id: str) -> None:
         """The product's book may have missed something: it has to begin anew."""

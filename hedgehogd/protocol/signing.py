@@ -12,6 +12,8 @@ import binascii
 import hashlib
 import hmac
 
+from hedgehogd.domain.secret import Secrets
+
 _WHAT_IS_SIGNED = "GET/users/self/verify"
 
 
@@ -22,11 +24,14 @@ class BadSecret(ValueError):
 class Credentials:
     """An API key with its secret and passphrase; prints nothing of them.
 
+    Attributes:
+        secrets: all three, to be hidden in text that a peer wrote.
+
     Raises:
         BadSecret: ``secret`` is not base64, or empty.
     """
 
-    __slots__ = ("_key", "_passphrase", "_secret")
+    __slots__ = ("_key", "_passphrase", "_secret", "secrets")
 
     def __init__(self, key: str, secret: str, passphrase: str) -> None:
         try:
@@ -37,6 +42,7 @@ class Credentials:
             raise BadSecret("the API secret is empty")
         self._key = key
         self._passphrase = passphrase
+        self.secrets = Secrets((key, secret, passphrase))
 
     def __repr__(self) -> str:
         """Return a text without any of them."""

@@ -49,10 +49,34 @@ def test_a_url_is_read_into_parts(url, expected):
     assert parse_url(url) == expected
 
 
-@pytest.mark.parametrize("url", ["ws://a", "wss://a:8443/ws", "ws://[::1]:9/x?y=1"])
+@pytest.mark.parametrize("url", ["ws://a", "wss://a:8443/ws", "ws://[::1]:9/x"])
 def test_an_address_names_its_url_again(url):
     """The log says where we are connected, in the operator's own words."""
     assert parse_url(url + ("/" if url.count("/") == 2 else "")).url.rstrip("/") == url
+
+
+def test_an_address_sends_its_secrets_and_shows_none():
+    """The URL's password is a header of the handshake; printing the address is harmless."""
+    address = parse_url("wss://reader:p%2Fw-s3cret@a/ws?token=t0ken-s3cret")
+
+    assert address.host_header == "a"
+    assert address.resource == "/ws?token=t0ken-s3cret"
+    assert address.headers == [(b"Authorization", b"Basic cmVhZGVyOnAvdy1zM2NyZXQ=")]
+    assert address.rest_url == "https://a"
+    assert address.url == "wss://a/ws?***"
+    assert "s3cret" not in repr(address)
+    assert address.secrets.hide("p%2fw-s3cret p/w-s3cret t0ken-s3cret") == "*** *** ***"
+    assert parse_url("ws://a").headers == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://u:s3cret@a/?t=s3cret", "ws://u:s3/cret@a", "ws://u:s3cret@"]
+)
+def test_a_url_that_is_refused_is_named_without_its_secrets(url):
+    """The message reaches a terminal, and from there a bug report."""
+    with pytest.raises(OperatorError) as caught:
+        parse_url(url)
+    assert "cret" not in str(caught.value)
 
 
 def test_rest_may_be_elsewhere():

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
-from hedgehogd.protocol.received import NoticeKind, Received, TopicNotice, cut
+from hedgehogd.domain.secret import NO_SECRETS, Secrets
+from hedgehogd.protocol.received import NoticeKind, Received, Refusal, TopicNotice, cut
 
 ONE, TWO = TopicNotice(None, b"1"), TopicNotice(frozenset({"BTC-USD"}), b"2")
 
@@ -58,3 +59,28 @@ def test_a_book_is_asked_for_under_both_its_names():
 def test_a_notice_is_for_those_who_are_there_unless_said_otherwise():
     """What holds longer has to be ended by somebody."""
     assert NoticeKind.PASSING is ONE.kind
+
+
+@pytest.mark.parametrize("kind", ["refusals", "complaints", "oddities"])
+def test_the_exchanges_words_pass_on_no_secret(kind):
+    """An exchange may repeat the token that it refuses; subscribers and logs read its words."""
+    received = Received()
+    words = "t0ken-s3cret is not known"
+    received.refusals.append(Refusal("BTC-USD", words, words) if kind == "refusals" else None)
+    received.refusals = [refusal for refusal in received.refusals if refusal]
+    received.complaints += [words] if kind == "complaints" else []
+    received.oddities += [words] if kind == "oddities" else []
+    received.hide(Secrets(["t0ken-s3cret"]))
+
+    shown = "*** is not known"
+    expected = Refusal("BTC-USD", shown, shown) if kind == "refusals" else shown
+    assert getattr(received, kind) == [expected]
+
+
+def test_nothing_is_searched_in_a_read_without_words():
+    """Almost every read has none."""
+    received = Received()
+    before = received.complaints
+    received.hide(NO_SECRETS)
+
+    assert received.complaints is before

@@ -102,3 +102,10 @@ def test_a_bad_secret_is_not_repeated(secret):
     assert "binascii" not in text
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert pickle.dumps(shown)
+
+
+def test_all_three_are_hidden_in_what_a_peer_wrote():
+    """The exchange may repeat a subscribe message that it refuses."""
+    said = f"the-key {SECRET} the-passphrase"
+
+    assert CREDENTIALS.secrets.hide(said) == "*** *** ***"

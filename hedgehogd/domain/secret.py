@@ -1,0 +1,135 @@
+"""Secrets in URLs and credentials: found once, hidden in every text that is shown.
+
+Two functions hide by form, and a ``Secrets`` hides by value:
+
+* ``hide_in_url`` removes user, password, query and fragment of one URL, sound or not.
+* ``hide_in_text`` does so for each URL in a sentence.
+* ``Secrets.hide`` removes known values from text that a peer wrote: a server may repeat them
+  in an error message, a redirect or a close reason.
+
+A path is not secret, and is shown.
+"""
+
+import base64
+import re
+from collections.abc import Iterable
+from urllib.parse import SplitResult, quote, unquote
+
+from hedgehogd.domain.limits import SECRET_CHARACTERS_MIN
+
+HIDDEN = "***"
+
+_WORD_WITH_URL = re.compile(r"\S*://\S*")  # a password may contain quotes and brackets
+_LIKE_USERINFO_OR_QUERY = re.compile(r"[^/\s]+:[^@]*@|[^?]*\?[^=]+=")
+# Parameters of hedgehogd's own streams: their values are words that log lines need.
+_PUBLIC_PARAMETERS = frozenset({"pairs", "channels", "format", "notices", "since"})
+
+
+class Secrets:
+    """Values that must not be shown.
+
+    Args:
+        values: the secrets as they are; the forms in which a peer may repeat them are added.
+            Values shorter than ``SECRET_CHARACTERS_MIN`` are not searched for.
+    """
+
+    __slots__ = ("_forms", "_pattern", "_values")
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values = frozenset(value for value in values if len(value) >= SECRET_CHARACTERS_MIN)
+        forms = {form for value in self._values for form in _forms(value)}
+        self._forms = sorted(forms, key=lambda form: (-len(form), form))
+        pattern = "|".join(map(re.escape, self._forms))
+        self._pattern = re.compile(pattern, re.IGNORECASE) if pattern else None
+
+    def __or__(self, other: "Secrets") -> "Secrets":
+        """Return the secrets of both."""
+        return Secrets(self._values | other._values)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare values."""
+        return isinstance(other, Secrets) and self._values == other._values
+
+    def __hash__(self) -> int:
+        """Hash values."""
+        return hash(self._values)
+
+    def __repr__(self) -> str:
+        """Return a text without any of them."""
+        return f"Secrets({len(self._values)})"
+
+    def hide(self, text: str) -> str:
+        """Return ``text`` with each secret replaced, in upper or lower case.
+
+        Text from a peer may have been shortened before: the first half or more of a secret at
+        the end of ``text`` is replaced too.
+        """
+        if self._pattern is None:
+            return text
+        text = self._pattern.sub(HIDDEN, text)
+        for form in self._forms:
+            for length in range(len(form) - 1, _half(form) - 1, -1):
+                if text[-length:].lower() == form[:length].lower():
+                    return text[:-length] + HIDDEN
+        return text
+
+
+def _half(form: str) -> int:
+    return max(SECRET_CHARACTERS_MIN, len(form) // 2)
+
+
+NO_SECRETS = Secrets()
+
+
+def _forms(value: str) -> Iterable[str]:
+    """Return a secret as it is, percent-encoded, and as Python prints it inside quotes."""
+    return value, quote(value, safe=""), repr(value)[1:-1], ascii(value)[1:-1]
+
+
+def basic_authorization(parts: SplitResult) -> str:
+    """Return the ``Authorization`` header for the userinfo of a URL; empty without userinfo.
+
+    Source: RFC 7617; user and password are percent-decoded (RFC 3986 §3.2.1).
+    """
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if not user and not password:
+        return ""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+
+
+def secrets_of(parts: SplitResult) -> Secrets:
+    """Return user, password and query values of a URL, as written and decoded."""
+    written = [parts.username or "", parts.password or "", parts.fragment]
+    for parameter in parts.query.split("&"):
+        name, equals, value = parameter.partition("=")
+        if name not in _PUBLIC_PARAMETERS:
+            written.append(value if equals else name)
+    token = basic_authorization(parts).removeprefix("Basic ")
+    decoded = [unquote(value.replace("+", " ")) for value in written]
+    return Secrets((*written, *decoded, *map(unquote, written), token))
+
+
+def hide_in_url(url: str) -> str:
+    """Return ``url`` without user, password, query values and fragment.
+
+    A password with an unquoted ``/``, ``?``, ``#`` or ``@`` makes another URL than its author
+    meant, so everything up to the last ``@`` is hidden. Text without ``://`` is returned as it
+    is unless it looks like userinfo or a query: it may be a path.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        if not _LIKE_USERINFO_OR_QUERY.match(url):
+            return url
+        scheme, rest = "", url
+    public = re.split(r"[?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(public) :]:
+        return f"{scheme}{separator}{HIDDEN}"
+    _, at, place = public.rpartition("@")
+    shown = f"{HIDDEN}@{place}" if at else place
+    query = f"{rest[len(public)]}{HIDDEN}" if len(rest) > len(public) + 1 else ""
+    return f"{scheme}{separator}{shown}{query}"
+
+
+def hide_in_text(text: str) -> str:
+    """Return ``text`` with each word that contains a URL as ``hide_in_url`` shows it."""
+    return _WORD_WITH_URL.sub(lambda found: hide_in_url(found[0]), text) if "://" in text else text

@@ -27,7 +27,7 @@ import structlog
 import trio
 
 from hedgehogd import __version__
-from hedgehogd.config import Settings
+from hedgehogd.config import Settings, in_url
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.product import Catalogue
@@ -41,6 +41,7 @@ from hedgehogd.engine.tape import Tape
 from hedgehogd.entrances import Entrances, entrances
 from hedgehogd.intake import Intake
 from hedgehogd.keeping import history
+from hedgehogd.logs import report_left_out
 from hedgehogd.notify import keep_notifying, notify
 from hedgehogd.reload import apply, held_topics, only_products
 from hedgehogd.streaming.keeper import keep_alive, say_farewell
@@ -182,10 +183,11 @@ class Daemon:
             plane = self._plane = make_plane(instance, settings, connections)
             await ways_in.open(plane, companion, connections)
             services.start_soon(watch_lag, instance)
+            services.start_soon(_report_left_out)
             services.start_soon(keep_alive, plane)
             services.start_soon(keep_notifying, instance)
             notify("READY=1")
-            where = f"http://{settings.serve_bind}:{self.port}"
+            where = f"http://{in_url(settings.serve_bind)}:{self.port}"
             log.info("serving", url=where, version=__version__)
             task_status.started()
             if (too_early := self._too_early) is not None:
@@ -193,6 +195,20 @@ class Daemon:
             await self.stop.wait()
             await self._drain(plane, ways_in, connections)
             connections.cancel_scope.cancel()
+
+    def _report_drain(self) -> None:
+        """Log what the drain waits for; an operator at a terminal learns how to cut it short."""
+        subscribers, visitors = len(self.instance.sessions), self.instance.counts.visitors
+        if not subscribers and not visitors:
+            log.info("draining", subscribers=0)
+            return
+        log.info(
+            "draining",
+            subscribers=subscribers,
+            waits_for=f"{subscribers} subscribers and {visitors} other connections to leave",
+            at_most_s=self._settings.drain_timeout_s,
+            hint=f"a second Ctrl-C or SIGTERM, {limits.SECOND_SIGNAL_S:g} s later, exits at once",
+        )
 
     async def _drain(
         self, plane: StreamingPlane, ways_in: Entrances, connections: trio.Nursery
@@ -205,7 +221,7 @@ class Daemon:
         settings, instance, counts = self._settings, self.instance, plane.counts
         instance.is_draining = True
         notify("STOPPING=1", "STATUS=draining")
-        log.info("draining", subscribers=len(instance.sessions))
+        self._report_drain()
         with trio.move_on_after(settings.drain_timeout_s) as in_time:
             if plane.outlets or counts.visitors:
                 await trio.sleep(settings.drain_notice_s)
@@ -219,6 +235,13 @@ class Daemon:
             tasks = Counter(task.name for task in connections.child_tasks)
             log.warning("drain took too long", streams=len(plane.outlets), tasks=dict(tasks))
         log.info("drained")
+
+
+async def _report_left_out() -> None:
+    """Log once a period how many lines were left out, until cancelled."""
+    while True:
+        await trio.sleep(limits.LOG_PERIOD_S)
+        report_left_out()
 
 
 async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -> None:
@@ -272,4 +295,5 @@ async def serve(settings: Settings, read_settings: Callable[[], Settings]) -> No
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch_signals, daemon, read_settings)
         await daemon.run()
+        report_left_out(at_least_s=0)
         nursery.cancel_scope.cancel()

@@ -4,10 +4,13 @@ import gc
 import os
 import resource
 import signal
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
+import structlog
 import trio
+from trio_websocket import ConnectionClosed
 
 from hedgehogd import daemon as daemon_module
 from hedgehogd.config import Settings
@@ -46,6 +49,42 @@ def test_the_soft_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch)
     raise_file_limit(10_000)
 
     assert asked == [(resource.RLIMIT_NOFILE, (20_000, 20_000))]
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")]
+)
+async def test_the_url_in_the_log_can_be_opened(bind: str, host: str) -> None:
+    """An IPv6 address needs its brackets: `http://::1:8001` is no URL."""
+    with structlog.testing.capture_logs() as lines:
+        async with running(quick(feed_where="demo", serve_bind=bind)) as daemon:
+            port = daemon.port
+
+    assert [line["url"] for line in lines if line["event"] == "serving"] == [
+        f"http://{host}:{port}"
+    ]
+
+
+@pytest.mark.parametrize("streams", [0, 2])
+async def test_a_drain_says_what_it_waits_for(streams: int) -> None:
+    """At a terminal Ctrl-C otherwise looks like a hang, and a second one like a risk."""
+    with structlog.testing.capture_logs() as lines:
+        async with running(quick(feed_where="demo")) as daemon, AsyncExitStack() as stack:
+            opened = [websocket(daemon.port, "/ws") for _ in range(streams)]
+            clients = [await stack.enter_async_context(each) for each in opened]
+            daemon.stop.set()
+            for client in clients:
+                with pytest.raises(ConnectionClosed):
+                    while True:
+                        await client.get_message()
+
+    (line,) = [line for line in lines if line["event"] == "draining"]
+    assert line["subscribers"] == streams
+    assert ("hint" in line) is (streams > 0)
+    if streams:
+        assert line["waits_for"].startswith("2 subscribers and ")
+        assert line["at_most_s"] == 5.0
+        assert "second Ctrl-C" in line["hint"]
 
 
 async def test_a_lost_feed_makes_the_instance_not_ready_until_it_is_back() -> None:

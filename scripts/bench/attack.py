@@ -1,0 +1,183 @@
+"""What honest clients notice of one address that takes all the places it can get.
+
+For each attack of ``attacks.ATTACKS`` and each way in, in one round: honest clients alone, then
+the same beside 1,500 sockets of the attack. Attackers come from 127.0.0.2, honest clients from
+127.0.0.3, 30 a second: a quarter each reads a ticker, reads history, sends a command with a body,
+and opens a WebSocket. The ways in: ``direct``; ``no limits``, which is direct without limits per
+address, so that only the rooms of the door protect; and ``HAProxy``, with 1,500 connections
+in all, as many as the attack has.
+
+Success is the share of honest clients that were served within 5 s; times are from connecting to
+the end. The bar: all are served, and p99 is at most twice what it is without the attack.
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import servers
+from attacks import ATTACKS
+from report import median, ratio, table, verdict, write
+from rig import (
+    BENCH,
+    BUILD,
+    LOAD_CORE,
+    PROJECT_PYTHON,
+    ROOT,
+    SERVER_CORE,
+    BenchError,
+    Child,
+    cpu_s,
+    free_port,
+    needs,
+)
+
+SOCKETS = 1500
+PER_S = 30.0
+WARM_UP_S = 8.0  # for some history to read slowly
+RATIO_MAX = 2.0
+FIRST_PORT = 8000  # an instance's number is its port less this
+NO_LIMITS = ("--address-connections-max", "1000000", "--address-connections-per-s", "1000000")
+WAYS_IN = ("direct", "no limits", "HAProxy")
+
+
+@contextmanager
+def daemon(*flags: str) -> Iterator[tuple[Child, int]]:
+    """Run hedgehogd on its demo market, with some history; yield it and its port."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="hedgehogd-attack-") as folder:
+        command = [*servers.daemon_command, "--feed", "demo", "--demo-seed", "7"]
+        command += ["--demo-rate", "10", "--pairs", "BTC-USD", "--history", folder]
+        command += ["--port", str(port), *flags]
+        with Child(f"hedgehogd-{port}", command, core=SERVER_CORE, silent=True) as server:
+            servers.wait_listening(server, port)
+            time.sleep(WARM_UP_S)
+            yield server, port
+
+
+@contextmanager
+def way_in(name: str) -> Iterator[tuple[list[Child], int]]:
+    """Run what is attacked; yield its processes and the port."""
+    with contextlib.ExitStack() as stack:
+        flags = NO_LIMITS if name == "no limits" else ()
+        if flags and not knows(NO_LIMITS[0]):
+            flags = ()
+        server, port = stack.enter_context(daemon(*flags))
+        if name != "HAProxy":
+            yield [server], port
+            return
+        needs("haproxy")
+        public = free_port()
+        command = [*servers.daemon_command, "haproxy-config", "--instances", str(port - FIRST_PORT)]
+        command += ["--bind", "127.0.0.1", "--port", str(public), "--unprivileged"]
+        command += ["--statistics-port", str(free_port()), "--connections-max", str(SOCKETS)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"haproxy-config: {done.stderr.strip()}")
+        path: Path = BUILD / "haproxy-attack.cfg"
+        path.write_text(done.stdout)
+        haproxy = stack.enter_context(
+            Child("haproxy", ["haproxy", "-db", "-f", path], core=SERVER_CORE, silent=True)
+        )
+        servers.wait_listening(haproxy, public)
+        time.sleep(1.5)  # until its checks have found the instance
+        yield [server, haproxy], public
+
+
+def knows(flag: str) -> bool:
+    """Report whether the daemon that is measured has ``flag``; older ones have no limits."""
+    command = [*servers.daemon_command, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return flag in done.stdout
+
+
+def process(what: str, port: int, *arguments: object) -> Child:
+    """Start the crowd or the honest clients, which go before it on the core that both have."""
+    command = [PROJECT_PYTHON, BENCH / "attack_process.py", what, str(port), "1"]
+    child = Child(f"attack-{what}", [*command, *map(str, arguments)], core=LOAD_CORE)
+    if what == "crowd":
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{child.pid}/autogroup").write_text("10")
+    return child
+
+
+def served(port: int, count: int) -> dict[str, Any]:
+    """Let honest clients come; return how they were served."""
+    with process("honest", port, count, PER_S) as honest:
+        honest.expect("ready")
+        honest.tell("go")
+        line = honest.expect("served", count / PER_S + 20)
+    figures: dict[str, Any] = json.loads(line.partition(" ")[2])
+    return figures
+
+
+def measure(way: str, attack: str, count: int, sockets: int) -> dict[str, Any]:
+    """Measure one attack by one way in; return the raw figures."""
+    with way_in(way) as (children, port):
+        calm = served(port, count)
+        with process("crowd", port, attack, sockets) as crowd:
+            crowd.expect("ready")
+            before = sum(cpu_s(child.pid) for child in children)
+            began = time.monotonic()
+            attacked = served(port, count)
+            took_s = time.monotonic() - began
+            used_s = sum(cpu_s(child.pid) for child in children) - before
+            crowd.tell("stop")
+            toll = json.loads(crowd.expect("toll").partition(" ")[2])
+    return {
+        "way": way,
+        "attack": attack,
+        "calm": calm,
+        "attacked": attacked,
+        "toll": toll,
+        "core": used_s / took_s,
+    }
+
+
+def run(*, quick: bool, only: list[str] | None = None, ways: tuple[str, ...] = WAYS_IN) -> None:
+    """Measure all attacks by all ways in, print the table, write the JSON."""
+    count, rounds = (240, 1) if quick else (600, 3)
+    names = [name for name in ATTACKS if not only or any(part in name for part in only)]
+    if "HAProxy" in ways and not shutil.which("haproxy"):
+        ways = tuple(way for way in ways if way != "HAProxy")
+    raw: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for _ in range(rounds):
+        for name in names:
+            for way in ways:
+                raw.setdefault((name, way), []).append(measure(way, name, count, SOCKETS))
+    rows, worst, failed = [], 0.0, 0.0
+    for (name, way), runs in raw.items():
+        success = min(each["attacked"]["success"] for each in runs)
+        ratios = [ratio(each["attacked"]["p99_ms"], each["calm"]["p99_ms"]) for each in runs]
+        worst, failed = max(worst, median(ratios) or 0.0), max(failed, 1 - success)
+        failures = {k: v for each in runs for k, v in each["attacked"]["failures"].items()}
+        rows.append(
+            [
+                name,
+                way,
+                success * 100,
+                median([each["calm"]["p99_ms"] for each in runs]),
+                median([each["attacked"]["p99_ms"] for each in runs]),
+                median(ratios),
+                median([each["toll"]["held_most"] for each in runs]),
+                median([each["core"] for each in runs]),
+                ", ".join(f"{what} × {count}" for what, count in failures.items()),
+            ]
+        )
+    table(
+        f"attack: {SOCKETS} sockets of one address, {PER_S:g} honest clients a second; "
+        f"median of {rounds}",
+        ["attack", "way in", "served %", "calm p99 ms", "p99 ms", "ratio", "held", "core", ""],
+        rows,
+    )
+    print(f"  served: {verdict(100 * failed, 0.0, unit=' % were not')}")
+    print(f"  p99 ÷ calm p99, the worst: {verdict(worst, RATIO_MAX)}")
+    write("attack", quick=quick, result={"rounds": rounds, "raw": [*chain(*raw.values())]})

@@ -1,0 +1,54 @@
+"""A process of the ``attack`` benchmark: a crowd of attackers, or the honest clients.
+
+    attack_process.py crowd PORT SEED ATTACK SOCKETS
+    attack_process.py honest PORT SEED COUNT PER_S
+
+The crowd says "ready" once its sockets have been opened, goes on until a line of standard input,
+and prints its toll as JSON. The honest clients say "ready", begin on a line, and print how they
+were served.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from random import Random
+
+import trio
+from attacks import ATTACKS, Service, Toll, crowd, serve_honest
+
+ALL_OPENED_S = 3.0
+
+
+async def attack(port: int, random: Random, name: str, sockets: int) -> None:
+    """Attack until a line comes."""
+    toll = Toll()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crowd, ATTACKS[name], port, sockets, toll, random)
+        await trio.sleep(ALL_OPENED_S)
+        print("ready", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        nursery.cancel_scope.cancel()
+    print("toll", json.dumps(asdict(toll)), flush=True)
+
+
+async def come(port: int, random: Random, count: int, per_s: float) -> None:
+    """Be served."""
+    service = Service()
+    print("ready", flush=True)
+    await trio.to_thread.run_sync(sys.stdin.readline)
+    await serve_honest(port, count, per_s, service, random)
+    figures = {
+        "success": service.success,
+        "p50_ms": service.quantile_ms(0.5),
+        "p99_ms": service.quantile_ms(0.99),
+        "failures": dict(service.failures),
+    }
+    print("served", json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    what, port, seed, *rest = sys.argv[1:]
+    if what == "crowd":
+        trio.run(attack, int(port), Random(int(seed)), rest[0], int(rest[1]))
+    else:
+        trio.run(come, int(port), Random(int(seed)), int(rest[0]), float(rest[1]))

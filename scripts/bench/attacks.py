@@ -1,0 +1,284 @@
+"""Attacks on a server's places, and the honest clients beside them; trio alone, no peers.
+
+An attack is a small class: ``name``, ``says`` and ``hold``, which harms the server by one
+connection for as long as the server lets it. ``ATTACKS`` is the table of all. A crowd holds a
+number of such connections from one address, and opens another for each that ended. Honest
+clients come from another address at a steady rate, whether earlier ones were served or not.
+"""
+
+import base64
+import json
+import math
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+import trio
+
+ATTACKER = "127.0.0.2"
+HONEST = "127.0.0.3"
+RECEIVE_BYTES = 4096  # the smallest buffer: what a slow reader does not read waits at the server
+AGAIN_S = 1.0  # before a connection that ended is replaced, on average
+CONNECT_S = 5.0
+HONEST_S = 5.0  # an honest client that is not served by then has failed
+DRIP_S = 1.0
+
+
+class Attack(Protocol):
+    """One way to harm a server by one connection."""
+
+    name: str
+    says: str
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:
+        """Harm until the server ends the connection, or the caller does."""
+        ...
+
+
+class Silent:
+    """Connect and send nothing."""
+
+    name = "silent"
+    says = "connections that send nothing"
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:  # noqa: ARG002
+        """Wait for the end."""
+        while await stream.receive_some(1024):
+            pass
+
+
+class SlowHeads:
+    """Send a header line a second, and never the last."""
+
+    name = "slow heads"
+    says = "request heads of one line a second"
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:
+        """Drip lines."""
+        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: bench\r\n")
+        while True:
+            await trio.sleep(DRIP_S * (0.5 + random.random()))
+            await stream.send_all(b"A: b\r\n")
+
+
+class SlowBodies:
+    """Send the body of a command byte by byte."""
+
+    name = "slow bodies"
+    says = "POST bodies of one byte a second"
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:
+        """Drip bytes."""
+        await stream.send_all(
+            b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: bench\r\n"
+            b"Content-Length: 60000\r\n\r\n{"
+        )
+        async with trio.open_nursery() as nursery:
+
+            async def until_answered() -> None:
+                while await stream.receive_some(1024):
+                    pass
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_answered)
+            while True:
+                await trio.sleep(DRIP_S * (0.5 + random.random()))
+                await stream.send_all(b" ")
+
+
+class SlowReaders:
+    """Ask for a long answer and read a few bytes of it a second."""
+
+    name = "slow readers"
+    says = "answers of history, read by 64 bytes a second"
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:
+        """Sip."""
+        await stream.send_all(
+            b"GET /api/v1/history/BTC-USD?limit=100000 HTTP/1.1\r\nHost: bench\r\n"
+            b"Accept: */*\r\n\r\n"
+        )
+        while await stream.receive_some(64):  # noqa: ASYNC110  # a slow reader, no poll
+            await trio.sleep(DRIP_S * (0.5 + random.random()))
+
+
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack for attack in (SlowBodies(), SlowReaders(), Silent(), SlowHeads())
+}
+
+
+@dataclass
+class Toll:
+    """How a crowd fared: connections opened, held at most, and ended by the server."""
+
+    opened: int = 0
+    held: int = 0
+    held_most: int = 0
+    ended: int = 0
+    refused: int = 0
+
+
+async def _connect(host: str, port: int, source: str, receive_bytes: int = 0) -> trio.SocketStream:
+    sock = trio.socket.socket()
+    try:
+        if receive_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        # The kernel chooses the port at connect: thousands in TIME_WAIT do no harm.
+        sock.setsockopt(socket.SOL_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        await sock.bind((source, 0))
+        await sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)
+
+
+async def crowd(
+    attack: Attack,
+    port: int,
+    sockets: int,
+    toll: Toll,
+    random: Random,
+    *,
+    host: str = "127.0.0.1",
+    source: str = ATTACKER,
+) -> None:
+    """Attack by ``sockets`` connections until cancelled."""
+
+    async def one() -> None:
+        await trio.sleep(random.random())
+        while True:
+            try:
+                with trio.fail_after(CONNECT_S):
+                    stream = await _connect(host, port, source, RECEIVE_BYTES)
+            except (OSError, trio.TooSlowError):
+                toll.refused += 1
+            else:
+                toll.opened += 1
+                toll.held += 1
+                toll.held_most = max(toll.held_most, toll.held)
+                try:
+                    async with stream:
+                        await attack.hold(stream, random)
+                except* (OSError, trio.BrokenResourceError):
+                    pass
+                finally:
+                    toll.held -= 1
+                toll.ended += 1
+            await trio.sleep(AGAIN_S * 2 * random.random())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(sockets):
+            nursery.start_soon(one)
+
+
+@dataclass
+class Service:
+    """How honest clients were served.
+
+    Attributes:
+        took_s: of each that was served, from connecting to the end of what it wanted.
+        failures: of the others, by what they wanted and what became of it.
+    """
+
+    took_s: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def success(self) -> float:
+        """The share that was served."""
+        return len(self.took_s) / max(len(self.took_s) + self.failures.total(), 1)
+
+    def quantile_ms(self, share: float) -> float:
+        """Return the time within which ``share`` of those that were served were."""
+        ranked = sorted(self.took_s)
+        return ranked[max(math.ceil(share * len(ranked)) - 1, 0)] * 1000 if ranked else math.inf
+
+
+async def _rest(stream: trio.SocketStream, path: str) -> str:
+    """GET ``path``; return what is wrong with the answer, or nothing."""
+    head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    await stream.send_all(head.encode())
+    answer = bytearray()
+    while data := await stream.receive_some(65536):
+        answer += data
+    status = bytes(answer[9:12]).decode() or "cut"
+    return "" if status == "200" else status
+
+
+async def _book(stream: trio.SocketStream, random: Random) -> str:  # noqa: ARG001
+    return await _rest(stream, "/products/BTC-USD/ticker")
+
+
+async def _history(stream: trio.SocketStream, random: Random) -> str:  # noqa: ARG001
+    return await _rest(stream, "/api/v1/history/BTC-USD?limit=10")
+
+
+async def _command(stream: trio.SocketStream, random: Random) -> str:
+    """Send a command with a body; there is no such stream, which only the app can know."""
+    body = json.dumps({"channels": ["ticker"]}).encode()
+    key = f"{random.getrandbits(64):x}"
+    head = (
+        f"POST /api/v1/subscribe/BTC-USD?session={key} HTTP/1.1\r\nHost: bench\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    await stream.send_all(head.encode() + body)
+    answer = bytearray()
+    while data := await stream.receive_some(65536):
+        answer += data
+    return "" if b"unknown_session" in answer else bytes(answer[9:12]).decode() or "cut"
+
+
+async def _stream(stream: trio.SocketStream, random: Random) -> str:
+    """Open a WebSocket and wait for its first frame."""
+    key = base64.b64encode(random.randbytes(16)).decode()
+    head = (
+        "GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    )
+    await stream.send_all(head.encode())
+    answer = bytearray()
+    while data := await stream.receive_some(65536):
+        answer += data
+        if b'"session"' in answer:
+            return "" if answer.startswith(b"HTTP/1.1 101 ") else bytes(answer[9:12]).decode()
+    return bytes(answer[9:12]).decode() or "cut"
+
+
+HONEST_VISITS = {"rest": _book, "history": _history, "command": _command, "stream": _stream}
+
+
+async def serve_honest(
+    port: int,
+    count: int,
+    per_s: float,
+    service: Service,
+    random: Random,
+    *,
+    host: str = "127.0.0.1",
+    source: str = HONEST,
+    visits: tuple[str, ...] = tuple(HONEST_VISITS),
+) -> None:
+    """Let ``count`` honest clients come, ``per_s`` a second, and note how each was served."""
+
+    async def one(what: str) -> None:
+        begin = trio.current_time()
+        fault = "silent"
+        with trio.move_on_after(HONEST_S):
+            try:
+                async with await _connect(host, port, source) as stream:
+                    fault = await HONEST_VISITS[what](stream, random)
+            except (OSError, trio.BrokenResourceError) as error:
+                fault = type(error.__cause__ or error).__name__
+        if fault:
+            service.failures[f"{what}: {fault}"] += 1
+        else:
+            service.took_s.append(trio.current_time() - begin)
+
+    begin = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for number in range(count):
+            await trio.sleep_until(begin + number / per_s)
+            nursery.start_soon(one, visits[number % len(visits)])

@@ -3,9 +3,14 @@
 Floor 2: shared by the feed, the simulator and the door, which do not know each other.
 """
 
+from collections.abc import Callable
+
 import trio
 
 from hedgehogd.domain import limits
+
+# Half of what the kernel reports as room at once (SEND_BUFFER_BYTES, doubled; a third of it).
+_PART_BYTES = 16 * 1024
 
 
 class PassingStream(trio.abc.Stream):
@@ -34,18 +39,25 @@ class PassingStream(trio.abc.Stream):
 class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
     """A connection whose first read returns what was read from it already.
 
-    Made for Hypercorn, which writes inside a shielded scope: nobody above could time a
-    peer out that does not read, so this stream does.
+    Made for Hypercorn, which writes inside a shielded scope and so cannot time out a peer that
+    does not read: this stream does.
 
     Attributes:
         socket: the socket below, whose addresses Hypercorn asks for.
     """
 
-    def __init__(self, inner: trio.SocketStream, head: bytes) -> None:
+    def __init__(
+        self,
+        inner: trio.SocketStream,
+        head: bytes,
+        on_progress: Callable[[float], None] = lambda _now: None,
+    ) -> None:
+        """``on_progress`` is called with the time whenever bytes were received or sent."""
         super().__init__(inner)
         self.socket = inner.socket
         self._end_writing = inner.send_eof
         self._head = head
+        self._on_progress = on_progress
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Return the replayed bytes first, then what the peer sends."""
@@ -53,19 +65,24 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
             head, self._head = self._head, b""
             await trio.lowlevel.checkpoint()
             return head
-        return await super().receive_some(max_bytes)
+        data = await super().receive_some(max_bytes)
+        self._on_progress(trio.current_time())
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send, or give the peer up.
+        """Send part after part: a slow reader gets all of it, a reader that stalls is given up.
 
         Raises:
-            trio.BrokenResourceError: it took nothing more for ``HEAD_TIMEOUT_S``.
+            trio.BrokenResourceError: it took no part of ``_PART_BYTES`` in ``ANSWER_STALL_S``.
         """
-        try:
-            with trio.fail_after(limits.HEAD_TIMEOUT_S):
-                await super().send_all(data)
-        except trio.TooSlowError:
-            raise trio.BrokenResourceError("the peer does not read") from None
+        with memoryview(data) as whole:
+            for begin in range(0, len(whole), _PART_BYTES):
+                try:
+                    with trio.fail_after(limits.ANSWER_STALL_S):
+                        await super().send_all(whole[begin : begin + _PART_BYTES])
+                except trio.TooSlowError:
+                    raise trio.BrokenResourceError("the peer does not read") from None
+                self._on_progress(trio.current_time())
 
     async def send_eof(self) -> None:
         """End writing."""

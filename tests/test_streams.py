@@ -52,6 +52,47 @@ async def test_a_peer_that_does_not_read_is_given_up(
         while True:
             await stream.send_all(b"x" * 1_000_000)
 
-    assert limits.HEAD_TIMEOUT_S == pytest.approx(trio.current_time() - begin)
+    assert limits.ANSWER_STALL_S == pytest.approx(trio.current_time() - begin)
+    await stream.aclose()
+    await far.aclose()
+
+
+async def test_a_slow_reader_gets_all_of_a_long_answer(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that takes a little again and again is slow and not gone."""
+    near, far = await _pair()
+    sent: list[int] = []
+    progress: list[float] = []
+
+    async def send_slowly(data: memoryview) -> None:
+        await trio.sleep(limits.ANSWER_STALL_S * 0.9)
+        sent.append(len(data))
+
+    monkeypatch.setattr(near, "send_all", send_slowly)
+    stream = ReplayStream(near, b"", progress.append)
+    begin = trio.current_time()
+    await stream.send_all(b"x" * 1_000_000)
+
+    assert sum(sent) == 1_000_000
+    assert trio.current_time() - begin > 50 * limits.ANSWER_STALL_S
+    assert progress == pytest.approx(
+        [begin + (part + 1) * limits.ANSWER_STALL_S * 0.9 for part in range(len(sent))]
+    )
+    await stream.aclose()
+    await far.aclose()
+
+
+async def test_bytes_that_are_received_are_progress() -> None:
+    """A door ends those without any first; the head that it read itself is none."""
+    near, far = await _pair()
+    progress: list[float] = []
+    stream = ReplayStream(near, b"GET / ", progress.append)
+    await stream.receive_some()
+    assert progress == []
+    await far.send_all(b"HTTP/1.1")
+    await stream.receive_some()
+
+    assert len(progress) == 1
     await stream.aclose()
     await far.aclose()

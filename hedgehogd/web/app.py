@@ -48,7 +48,7 @@ def make_app(
     """
     app = QuartTrio("hedgehogd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
-    app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2  # Hypercorn's end comes unexplained
+    app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2
     _add_errors(app, instance)
     add_parameters(app)
     _add_cors(app, frozenset(cors_origins))

@@ -25,7 +25,9 @@ def hypercorn_config() -> Config:
     config = Config()
     config.keep_alive_max_requests = 1
     config.h11_max_incomplete_size = limits.HEAD_BYTES_MAX
-    config.read_timeout = int(limits.HEAD_TIMEOUT_S)
+    # The head is complete, the app times bodies out (BODY_TIMEOUT), the stream readers that stall.
+    # Hypercorn's own limit cut answers that took longer: their clients have nothing more to send.
+    config.read_timeout = None
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = None

@@ -5,6 +5,8 @@ from functools import partial
 
 import pytest
 import trio
+from quart import Response
+from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
 from hedgehogd.web.app import make_app
@@ -37,7 +39,7 @@ def test_hypercorn_behaves_as_the_door_needs():
 
     assert config.keep_alive_max_requests == 1
     assert config.h11_max_incomplete_size == 16 * 1024
-    assert config.read_timeout == 10
+    assert config.read_timeout is None  # it would cut an answer that takes longer
     assert config.include_server_header is False
     assert config.accesslog is None
 
@@ -53,6 +55,33 @@ async def test_an_answer_ends_its_connection(connect, requests):
     assert b"connection: close" in answer.lower()
     assert b"server:" not in answer.lower()
     assert answer.endswith(b'{"status":"alive"}\n')
+
+
+async def test_an_answer_may_take_longer_than_a_head(nursery, autojump_clock):
+    """Hypercorn once cut it: a client that waits for its answer sends nothing meanwhile."""
+    autojump_clock.autojump_threshold = 0.005  # the sockets are real
+    app, parts = QuartTrio("slow"), 4
+
+    @app.get("/")
+    async def slow():
+        async def body():
+            for part in range(parts):
+                await trio.sleep(limits.HEAD_TIMEOUT_S / 2)
+                yield str(part).encode()
+
+        response = Response(body())
+        response.timeout = None
+        return response
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, control_handler(app), [listener])
+    async with await trio.open_tcp_stream(*listener.socket.getsockname()) as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while data := await stream.receive_some():
+            answer += data
+
+    assert answer.endswith(b"\r\n1\r\n3\r\n0\r\n\r\n")
 
 
 async def test_a_request_in_pieces_is_one_request(connect, nursery):

@@ -57,6 +57,8 @@ class Settings:
     history_age_max_s: float = limits.HISTORY_AGE_MAX_S
     history_bytes_max: int = limits.HISTORY_BYTES_MAX
     limits_subscribers_max: int = limits.SUBSCRIBERS_MAX
+    limits_address_connections_max: int = limits.ADDRESS_CONNECTIONS_MAX
+    limits_address_connections_per_s: float = limits.ADDRESS_CONNECTIONS_PER_S
     limits_topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX
     limits_backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX
     limits_backlog_age_max_s: float = limits.BACKLOG_AGE_MAX_S

@@ -44,6 +44,7 @@ from hedgehogd.keeping import history
 from hedgehogd.logs import report_left_out
 from hedgehogd.notify import keep_notifying, notify
 from hedgehogd.reload import apply, held_topics, only_products
+from hedgehogd.streaming.admission import Addresses
 from hedgehogd.streaming.keeper import keep_alive, say_farewell
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane
@@ -87,6 +88,9 @@ def make_plane(instance: Instance, settings: Settings, connections: trio.Nursery
         subscribers_max=settings.limits_subscribers_max,
         topics_max=settings.limits_topics_max,
         cors_origins=settings.serve_cors_origins,
+        addresses=Addresses(
+            settings.limits_address_connections_max, settings.limits_address_connections_per_s
+        ),
     )
 
 

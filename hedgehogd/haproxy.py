@@ -156,7 +156,8 @@ def clash_of(cluster: Cluster) -> str:
 def haproxy_config(cluster: Cluster) -> str:
     """Return the whole configuration file."""
     count = len(cluster.instances)
-    connections = cluster.connections_max or count * (limits.SUBSCRIBERS_MAX + limits.VISITORS_MAX)
+    visitors = limits.VISITORS_MAX + limits.CONTROL_REQUESTS_MAX
+    connections = cluster.connections_max or count * (limits.SUBSCRIBERS_MAX + visitors)
     values: dict[str, object] = {
         "address_connections_max": cluster.address_connections_max,
         "address_requests_max": cluster.address_requests_max,
@@ -182,7 +183,7 @@ def haproxy_config(cluster: Cluster) -> str:
         "tls": TLS if cluster.certificate else "",
         "too_many": _json_answer("too_many_requests", _TOO_MANY, 10),
         "tunnel_quiet_max_s": TUNNEL_QUIET_MAX_S,
-        "visitors_max": limits.VISITORS_MAX,
+        "visitors_max": visitors,
     }
     text = HEAD + GLOBAL + DEFAULTS + PUBLIC + BACKENDS + STATISTICS
     return Template(text).substitute(values)

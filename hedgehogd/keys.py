@@ -264,6 +264,16 @@ KEYS = (
         "refuse more than N subscribers", whole_number(1, 1_000_000), reloads=True,
     ),
     Key(
+        "limits.address_connections_max", "--address-connections-max", "N", _LIMITS,
+        "connections of one address (IPv6: one /64); trusted proxies are not limited",
+        whole_number(1, 1_000_000), reloads=True,
+    ),
+    Key(
+        "limits.address_connections_per_s", "--address-connections-per-s", "N", _LIMITS,
+        "new connections of one address a second, and at once those of ten seconds",
+        number(0.1, 1_000_000), reloads=True,
+    ),
+    Key(
         "limits.topics_max", "--topics-max", "N", _LIMITS,
         "channels times products that one subscriber may have", whole_number(1, 1_000_000),
         reloads=True,

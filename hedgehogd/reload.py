@@ -47,6 +47,9 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     pipe.demand.hold(held_topics(settings), trio.current_time())
     plane.subscribers_max = settings.limits_subscribers_max
     plane.topics_max = settings.limits_topics_max
+    plane.addresses.change(
+        settings.limits_address_connections_max, settings.limits_address_connections_per_s
+    )
     plane.settings.backlog_bytes_max = settings.limits_backlog_bytes_max
     plane.settings.backlog_age_max_s = settings.limits_backlog_age_max_s
     set_level(settings.log_level)

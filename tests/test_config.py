@@ -35,6 +35,8 @@ RIGHT = {
     "history.bytes_max": [("2000000", 2_000_000), ("1048576", 1_048_576)],
     "serve.cors_origins": [("*", ("*",)), ("https://a,https://b", ("https://a", "https://b"))],
     "limits.subscribers_max": [("1", 1), ("500", 500)],
+    "limits.address_connections_max": [("1", 1), ("500", 500)],
+    "limits.address_connections_per_s": [("0.1", 0.1), ("500", 500.0)],
     "limits.topics_max": [("1", 1), ("500", 500)],
     "limits.backlog_bytes_max": [("1024", 1024), ("5000", 5000)],
     "limits.backlog_age_max_s": [("0.1", 0.1), ("5", 5.0)],
@@ -70,6 +72,8 @@ WRONG = {
     "feed.stale_after_s": ["0", "3601", "nan"],
     "limits.backlog_age_max_s": ["11", "0"],
     "limits.subscribers_max": ["0", "1e3"],
+    "limits.address_connections_max": ["0", "-1"],
+    "limits.address_connections_per_s": ["0", "nan"],
     "demo.rate": ["0", "101"],
 }
 

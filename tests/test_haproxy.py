@@ -137,7 +137,7 @@ def test_no_timer_of_the_proxy_is_shorter_than_the_daemons_own():
 
 def test_connections_are_what_the_instances_can_hold_or_what_was_said(said):
     """More would be refused by the instances, less is a waste."""
-    each = limits.SUBSCRIBERS_MAX + limits.VISITORS_MAX
+    each = limits.SUBSCRIBERS_MAX + limits.VISITORS_MAX + limits.CONTROL_REQUESTS_MAX
     _, text, _ = said("haproxy-config", "--instances", "1-3")
     _, fewer, _ = said("haproxy-config", "--connections-max", "77")
 

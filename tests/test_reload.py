@@ -42,6 +42,8 @@ CHANGED = {
     "feed.pairs": ("C-D",),
     "feed.channels": ("matches",),
     "limits.subscribers_max": 7,
+    "limits.address_connections_max": 9,
+    "limits.address_connections_per_s": 2.5,
     "limits.topics_max": 8,
     "limits.backlog_bytes_max": 9000,
     "limits.backlog_age_max_s": 1.5,
@@ -83,6 +85,7 @@ async def test_what_reloads_is_in_force_at_once(nursery, told) -> None:
     assert instance.pipe.demand.wanted(far) == {Topic("matches", "C-D"), Topic("heartbeat", "C-D")}
     assert instance.pipe.catalogue.only == {"C-D"}
     assert (plane.subscribers_max, plane.topics_max) == (7, 8)
+    assert (plane.addresses.connections_max, plane.addresses.connections_per_s) == (9, 2.5)
     assert (plane.settings.backlog_bytes_max, plane.settings.backlog_age_max_s) == (9000, 1.5)
     assert logging.getLogger().level == logging.WARNING
     assert told == {"reloaded": {"changed": sorted(CHANGED)}}

@@ -9,8 +9,28 @@ name; these are their defaults.
 HEAD_BYTES_MAX = 16 * 1024
 # A head that takes longer than this is an attack or a dead link.
 HEAD_TIMEOUT_S = 10.0
-# Connections that have not shown what they want yet, or want the control plane.
+# Connections whose request head is not complete, or whose refusal is being sent. A newcomer to
+# a full room gets the place of one that waits (streaming/admission.py).
 VISITORS_MAX = 1024
+# Control requests being answered, ten times what quick clients have open at 1,000 a second.
+# Apart from VISITORS_MAX, so that they never take the room of heads.
+CONTROL_REQUESTS_MAX = 256
+# A control request that made no progress for this long gives up its place in a full room, also
+# when its address holds no more than others: ordinary ones are answered in a few ms.
+CONTROL_GRACE_S = 0.1
+# A reader of a control answer that takes nothing for this long is gone. The kernel reports room
+# in steps of 48 KiB (measured), so a reader of 10 KiB/s is served to its end.
+ANSWER_STALL_S = 5.0
+# Connections of one address (IPv6: of one /64), streams included: a tenth of an instance. An
+# office of bots has some hundreds.
+ADDRESS_CONNECTIONS_MAX = 1_000
+# New connections of it a second, and at once those of this many seconds: all that it may hold
+# may come again after a restart.
+ADDRESS_CONNECTIONS_PER_S = 100.0
+ADDRESS_BURST_S = 10.0
+# Addresses without a connection whose rate is remembered: 5 MB. Each has a full burst after
+# ADDRESS_BURST_S anyway.
+ADDRESSES_REMEMBERED_MAX = 16_384
 # A body for REST control is a list of channels; Quart refuses more with 413.
 BODY_BYTES_MAX = 64 * 1024
 
@@ -27,8 +47,10 @@ COMMANDS_PER_TURN_MAX = 32
 TOPICS_PER_SUBSCRIBER_MAX = 10_000
 # Subscribers of one instance. 10,000 use half of the usual limit of open files.
 SUBSCRIBERS_MAX = 10_000
-# Open files beside the subscribers': listener, feed, log, control connections.
-SPARE_FILES_MIN = 100
+# Open files beside those of subscribers and visitors: listeners, feeds, history, other instances.
+OTHER_FILES_MAX = 220
+# Open files beside the subscribers': a crowd of visitors must not exhaust them.
+SPARE_FILES_MIN = VISITORS_MAX + CONTROL_REQUESTS_MAX + OTHER_FILES_MAX
 
 # What may wait for one slow subscriber: bytes (a level2 snapshot and a busy minute) ...
 BACKLOG_BYTES_MAX = 4 * 1024 * 1024
@@ -200,8 +222,7 @@ REST_IN_FLIGHT_MAX = 8
 REST_WAITING_MAX = 40
 # Requests of askers in a row while a backfill waits: it gets at least every fifth.
 REST_ASKERS_IN_A_ROW_MAX = 4
-# How long one who asks us waits for an answer of the exchange, the queue included. Below
-# HEAD_TIMEOUT_S: after that, Hypercorn cuts a connection that it has read nothing from.
+# How long one who asks us waits for an answer of the exchange, the queue included.
 REST_ASKER_S = 8.0
 # One answer: a level 3 book is the largest, several MB; an error's body is a line.
 REST_ANSWER_BYTES_MAX = 16 * 1024 * 1024

@@ -10,7 +10,7 @@ Bad heads get a short, clear answer and are counted; nobody gets a traceback.
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -19,7 +19,8 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.streaming.address import Network, client_address
+from hedgehogd.streaming.address import Network, client_address, is_trusted, share_of
+from hedgehogd.streaming.admission import ADDRESS_RETRY_S, Room, RoomFull, Visit
 from hedgehogd.streaming.connection import serve_stream
 from hedgehogd.streaming.head import HEAD_END, BadHead, is_not_http, read_head, without_upgrade
 from hedgehogd.streaming.plane import StreamingPlane
@@ -43,24 +44,43 @@ _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 ControlHandler = Callable[[ReplayStream], Awaitable[None]]
 
 
+class _Guest:
+    """One connection, until it is closed.
+
+    Attributes:
+        address: the peer's; empty for a unix socket.
+        share: what the connection is counted by among ``Addresses``; empty while it is not.
+        visit: its place in one of the rooms.
+    """
+
+    __slots__ = ("address", "share", "visit")
+
+    def __init__(self, address: str, share: str, visit: Visit) -> None:
+        self.address = address
+        self.share = share
+        self.visit = visit
+
+
 class Door:
-    """Accepts connections and decides who serves them."""
+    """Accepts connections and decides which plane serves them.
+
+    Until it is a stream a connection has a place in one of two rooms: in ``_heads`` while its
+    head is incomplete or its refusal is being sent, in ``_controls`` while the control plane
+    serves it. Neither room takes the other's places.
+    """
 
     def __init__(
         self, plane: StreamingPlane, control: ControlHandler, trusted: Sequence[Network] = ()
     ) -> None:
-        """``trusted`` are the proxies that are believed who a subscriber is."""
+        """``trusted`` are the proxies whose headers name a subscriber's address."""
         self._plane = plane
         self._counts = plane.counts
         self._control = control
         self._trusted = trusted
-        # Who has not shown a whole head yet, in the order in which they came.
-        self._headless: dict[trio.CancelScope, None] = {}
-        self._visitors = 0  # this door's; who besieges one must not close the other
-
-    def _count_visitor(self, change: int) -> None:
-        self._visitors += change
-        self._counts.visitors += change
+        self._reading: dict[trio.CancelScope, None] = {}  # one for each incomplete head
+        # This door's own: a crowd at one door must not close another.
+        self._heads = Room()
+        self._controls = Room(limits.CONTROL_GRACE_S)
 
     async def run(
         self,
@@ -85,7 +105,7 @@ class Door:
                     await trio.lowlevel.checkpoint()
             self._accept_some(listener, streams, count_max=limits.VISITORS_MAX)
         last_moment = trio.current_time() + limits.FAREWELL_S / 4
-        for reading in self._headless:
+        for reading in self._reading:
             reading.deadline = min(reading.deadline, last_moment)
 
     def _accept_some(
@@ -105,48 +125,74 @@ class Door:
                     return False
                 continue  # that peer is gone already
             raw.setblocking(False)
-            if self._visitors >= limits.VISITORS_MAX:
-                self._counts.refusals["too_many_visitors"] += 1
-                if not self._headless:
-                    raw.close()
-                    continue
-                oldest = next(iter(self._headless))
-                del self._headless[oldest]
-                oldest.cancel()
-            self._count_visitor(1)
-            reading = trio.CancelScope(deadline=trio.current_time() + limits.HEAD_TIMEOUT_S)
-            self._headless[reading] = None
-            where = peer[0] if isinstance(peer, tuple) else ""  # nameless on a unix socket
-            streams.start_soon(self._serve, raw, where, reading)
+            address = peer[0] if isinstance(peer, tuple) else ""  # nameless on a unix socket
+            self._admit(raw, address, streams)
         return True
 
-    async def _serve(self, raw: socket.socket, peer: str, reading: trio.CancelScope) -> None:
+    def _admit(self, raw: socket.socket, address: str, streams: trio.Nursery) -> None:
+        """Serve a connection, unless its address has enough of them.
+
+        The peer of a trusted proxy's connection is not known before its head.
+        """
+        now = trio.current_time()
+        share = "" if is_trusted(address, self._trusted) else share_of(address)
+        if share and (reason := self._plane.addresses.enter(share, now)):
+            self._counts.refusals[reason] += 1
+            raw.close()
+            return
+        sock = trio.socket.from_stdlib_socket(raw)
+        guest = _Guest(address, share, Visit(share_of(address), sock.close, now))
+        self._receive(guest.visit)
+        reading = trio.CancelScope(deadline=now + limits.HEAD_TIMEOUT_S)
+        self._reading[reading] = None
+        self._counts.visitors += 1
+        streams.start_soon(self._serve, raw, sock, guest, reading)
+
+    def _receive(self, visit: Visit) -> None:
+        """Give ``visit`` a place among the heads, where there is one for every newcomer."""
+        evicted = self._heads.enter(visit, limits.VISITORS_MAX, trio.current_time())
+        if evicted is not None:
+            self._counts.refusals["too_many_visitors"] += 1
+            evicted.end()
+
+    async def _serve(
+        self,
+        raw: socket.socket,
+        sock: trio.socket.SocketType,
+        guest: _Guest,
+        reading: trio.CancelScope,
+    ) -> None:
         """Serve one connection; a bug while doing so ends that connection alone.
 
         A stream lives for weeks and so does this frame: heads are left in ``_welcome``'s.
         """
-        sock = trio.socket.from_stdlib_socket(raw)
         is_visitor = True
         try:
-            stream = await self._welcome(sock, peer, reading)
+            stream = await self._welcome(sock, guest, reading)
             del reading
             if stream is not None:
                 is_visitor = False
-                self._count_visitor(-1)
+                self._counts.visitors -= 1
+                self._heads.leave(guest.visit)
                 try:
                     await serve_stream(self._plane, raw, sock, *stream)
                 except SubscriberError as error:
+                    self._receive(guest.visit)
                     await self._refuse(sock, stream[0].origin, error.status, error.code, str(error))
         except Exception:
             self._counts.refusals["bug"] += 1
             log.exception("bug while serving one peer")
         finally:
             if is_visitor:
-                self._count_visitor(-1)
+                self._counts.visitors -= 1
+            self._heads.leave(guest.visit)
+            self._controls.leave(guest.visit)
+            if guest.share:
+                self._plane.addresses.leave(guest.share)
             sock.close()
 
     async def _welcome(
-        self, sock: trio.socket.SocketType, peer: str, reading: trio.CancelScope
+        self, sock: trio.socket.SocketType, guest: _Guest, reading: trio.CancelScope
     ) -> tuple[StreamRequest, bytes, str] | None:
         """Read a connection's first head and answer it, unless it asks for a stream.
 
@@ -163,9 +209,13 @@ class Door:
             request = read_head(data)
             headers = headers_of(request)
             origin = headers.get(b"origin", b"").decode("latin-1")
+            address = self._locate(guest, headers)
             if plane_of(request) is Plane.CONTROL:
+                self._enter_control(sock, guest, share_of(address))
                 replay = without_upgrade(data, head_end)
-                await self._control(ReplayStream(trio.SocketStream(sock), replay))
+                await self._control(
+                    ReplayStream(trio.SocketStream(sock), replay, guest.visit.progress)
+                )
                 return None
             stream = read_stream_request(request, self._plane.instance.pipe.wall_us())
             if stream.command is not None:
@@ -175,7 +225,45 @@ class Door:
         except (BadHead, SubscriberError) as error:
             await self._refuse(sock, origin, error.status, error.code, str(error))
             return None
-        return stream, data[head_end:], client_address(peer, headers, self._trusted)
+        return stream, data[head_end:], address
+
+    def _locate(self, guest: _Guest, headers: Mapping[bytes, bytes]) -> str:
+        """Return the subscriber's address, and count the connection by it if it is not yet.
+
+        A trusted proxy that names no address is not limited: it is the operator's own.
+
+        Raises:
+            SubscriberError: 429; the address has enough connections.
+        """
+        address = client_address(guest.address, headers, self._trusted)
+        if not guest.share and not is_trusted(address, self._trusted):
+            share, addresses = share_of(address), self._plane.addresses
+            if reason := addresses.enter(share, trio.current_time()):
+                raise SubscriberError(reason, addresses.explain(reason), 429)
+            guest.share = share
+        return address
+
+    def _enter_control(self, sock: trio.socket.SocketType, guest: _Guest, share: str) -> None:
+        """Move a connection from the heads to the control requests.
+
+        Raises:
+            SubscriberError: 503; every place is taken and none may be given up.
+        """
+        now = trio.current_time()
+        visit = Visit(share, sock.close, now)
+        try:
+            evicted = self._controls.enter(visit, limits.CONTROL_REQUESTS_MAX, now)
+        except RoomFull:
+            raise SubscriberError(
+                "too_many_requests",
+                f"{limits.CONTROL_REQUESTS_MAX} requests are being answered; ask again",
+                503,
+            ) from None
+        self._heads.leave(guest.visit)
+        guest.visit = visit
+        if evicted is not None:
+            self._counts.refusals["control_evicted"] += 1
+            evicted.end()
 
     async def _receive_head(
         self, sock: trio.socket.SocketType, reading: trio.CancelScope
@@ -191,8 +279,8 @@ class Door:
                 while True:
                     try:
                         more = await sock.recv(_READ_BYTES)
-                    except OSError:
-                        return None
+                    except (OSError, trio.ClosedResourceError):
+                        return None  # gone, or its place went to another
                     if not more:
                         return None
                     data = data + more if data else more.lstrip(b"\r\n")
@@ -207,10 +295,8 @@ class Door:
                         )
                     if is_not_http(data):
                         return data, len(data)
-            if reading not in self._headless:  # it made room for another, and was counted
-                return None
         finally:
-            self._headless.pop(reading, None)
+            del self._reading[reading]
         if not data:
             self._counts.refusals["said_nothing"] += 1
             return None
@@ -223,7 +309,8 @@ class Door:
         self._counts.refusals[code] += 1
         body = msgspec.json.encode({"error": {"code": code, "message": message}}) + b"\n"
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
-        extra += "Retry-After: 1\r\n" if status == 503 else ""
+        retry_s = 1 if status == 503 else ADDRESS_RETRY_S.get(code, 0)
+        extra += f"Retry-After: {retry_s}\r\n" if retry_s else ""
         cors = self._plane.cors_headers(origin)
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
@@ -235,7 +322,7 @@ class Door:
                 sock.shutdown(socket.SHUT_WR)
                 while await sock.recv(_READ_BYTES):
                     pass
-            except (OSError, trio.BrokenResourceError):
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
 
 

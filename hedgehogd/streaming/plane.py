@@ -11,6 +11,7 @@ from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.commands import Command
 from hedgehogd.protocol.wire import WireForm
+from hedgehogd.streaming.admission import Addresses
 from hedgehogd.streaming.outlet import Outlet, OutletSettings
 
 _SESSION_ID_BYTES = 16  # 128 bits: the id is the key to the stream
@@ -27,6 +28,7 @@ class StreamingPlane:
         commands: who carries out commands in this turn of the loop.
         subscribers_max: streams that may be open at once; may be changed at any time.
         topics_max: topics that a new stream may hold; may be changed at any time.
+        addresses: what each address holds of the connections of all doors.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class StreamingPlane:
         subscribers_max: int = limits.SUBSCRIBERS_MAX,
         topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX,
         cors_origins: tuple[str, ...] = (),
+        addresses: Addresses | None = None,
     ) -> None:
         self.instance = instance
         self.counts = instance.counts
@@ -44,6 +47,7 @@ class StreamingPlane:
         self.settings = settings
         self.subscribers_max = subscribers_max
         self.topics_max = topics_max
+        self.addresses = Addresses() if addresses is None else addresses
         self._cors_origins = frozenset(cors_origins)
         self._slots = itertools.count()
         self.commands = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)

@@ -39,7 +39,9 @@ class Served:
 
     def __init__(self, instance: Instance, plane: StreamingPlane, port: int) -> None:
         self.instance = instance
+        self.waits_for_bodies = False
         self.accepting = trio.CancelScope()
+        self.door: Door | None = None
         self.plane = plane
         self.port = port
         self.control_saw = b""
@@ -58,8 +60,18 @@ class Served:
 
     async def control(self, stream: ReplayStream) -> None:
         """Stand in for Hypercorn: answer and hang up."""
-        self.control_saw += await stream.receive_some()
-        await stream.send_all(CONTROL_ANSWER)
+        saw = await stream.receive_some()
+        self.control_saw += saw
+        try:
+            if self.waits_for_bodies and saw.startswith(b"POST"):
+                body = b""
+                while len(body) < 9:
+                    if not (more := await stream.receive_some()):
+                        return
+                    body += more
+            await stream.send_all(CONTROL_ANSWER)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # as Hypercorn takes it
         await stream.aclose()
 
     async def all_gone(self) -> None:
@@ -68,9 +80,11 @@ class Served:
             while self.instance.counts.visitors or self.plane.outlets:
                 await trio.sleep(0.001)
 
-    async def connect(self, **options: int) -> trio.SocketStream:
+    async def connect(self, source: str = "", **options: int) -> trio.SocketStream:
         """Return a connection to the door; ``options`` are set on its socket before."""
         raw = socket.socket()
+        if source:
+            raw.bind((source, 0))
         for name, value in options.items():
             raw.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
         sock = trio.socket.from_stdlib_socket(raw)
@@ -78,14 +92,14 @@ class Served:
         self.opened.append(trio.SocketStream(sock))
         return self.opened[-1]
 
-    async def ask(self, request: str, **options: int) -> trio.SocketStream:
+    async def ask(self, request: str, **options: int | str) -> trio.SocketStream:
         """Send a request whose lines are given, and return the connection."""
         stream = await self.connect(**options)
         lines = [line.strip() for line in request.strip().splitlines()]
         await stream.send_all(("\r\n".join(lines) + "\r\n\r\n").encode())
         return stream
 
-    async def upgrade(self, path: str, **options: int) -> trio.SocketStream:
+    async def upgrade(self, path: str, **options: int | str) -> trio.SocketStream:
         """Open a WebSocket and return the connection behind the answer's head."""
         stream = await self.ask(
             f"""GET {path} HTTP/1.1
@@ -137,7 +151,9 @@ async def served(nursery: trio.Nursery) -> Served:
 
 
 async def serve(nursery: trio.Nursery, **changes: object) -> Served:
-    """Serve; ``changes`` go to the plane or to what outlets share."""
+    """Serve; ``changes`` go to the plane, to what outlets share, or to the stand-in of the app."""
+    waits_for_bodies = changes.pop("waits_for_bodies", False)
+    trusted = changes.pop("trusted", ())
     instance = make_instance(Settings())
     outlet_names = {"backlog_bytes_max", "backlog_age_max_s"}
     outlet_changes = {name: changes.pop(name) for name in outlet_names & changes.keys()}
@@ -145,6 +161,7 @@ async def serve(nursery: trio.Nursery, **changes: object) -> Served:
     plane = StreamingPlane(instance, settings, **changes)
     listener = open_listener("127.0.0.1", 0)
     served = Served(instance, plane, listener.getsockname()[1])
-    door = Door(plane, served.control)
+    served.waits_for_bodies = waits_for_bodies
+    door = served.door = Door(plane, served.control, trusted)
     served.accepting = await nursery.start(door.run, listener, nursery)
     return served

@@ -8,6 +8,8 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.streaming.address import read_networks
+from hedgehogd.streaming.admission import Addresses
 from tests.streaming.conftest import CONTROL_ANSWER, Served, read_all, read_to, serve
 
 
@@ -168,10 +170,10 @@ async def _visitors(served: Served, count: int) -> None:
             await trio.sleep(0.001)
 
 
-async def test_who_said_nothing_for_longest_makes_room(
+async def test_the_oldest_silent_connection_makes_room(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections that never say what they want must not lock out those who do."""
+    """Connections that send no head must not lock out clients that do."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 2)
     idle = [await served.connect()]
     await _visitors(served, 1)
@@ -205,19 +207,189 @@ async def test_a_crowd_that_comes_at_once_is_bounded_too(
     await served.all_gone()
 
 
-async def test_too_many_visitors_are_turned_away(
+async def test_an_address_with_many_silent_connections_pays_for_newcomers(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is being answered is not ended for a newcomer."""
+    """The oldest connection of all is an honest one, and keeps its place."""
+    monkeypatch.setattr(limits, "VISITORS_MAX", 4)
+    honest = await served.connect(source="127.0.0.3")
+    await _visitors(served, 1)
+    crowd = [await served.connect(source="127.0.0.2") for _ in range(30)]
+    with trio.fail_after(5):
+        while served.instance.counts.refusals["too_many_visitors"] != 27:
+            await trio.sleep(0.001)
+    await honest.send_all(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert await read_all(honest) == CONTROL_ANSWER
+    for stream in crowd:
+        await stream.aclose()
+    await served.all_gone()
+
+
+async def test_a_refusal_that_is_being_sent_makes_room(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that keeps its refused connection open holds a place for 2 s otherwise."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 1)
     first = await served.ask("HELLO")
     answer = await read_to(first, b"\r\n")
-    second = await served.connect()
+    second = await served.ask("GET /x HTTP/1.1\nHost: x")
 
-    assert await _ended(second)
+    assert await read_all(second) == CONTROL_ANSWER
     assert answer == b"HTTP/1.1 400 Bad Request\r\n"
     assert served.instance.counts.refusals == {"bad_request": 1, "too_many_visitors": 1}
     await first.aclose()
+    await served.all_gone()
+
+
+POST = "POST /x HTTP/1.1\nHost: x\nContent-Length: 9"
+
+
+async def _answering(served: Served, count: int) -> None:
+    """Wait until the control plane has so many requests."""
+    with trio.fail_after(5):
+        while len(served.door._controls) != count:
+            await trio.sleep(0.001)
+
+
+async def test_a_control_request_that_waits_makes_room_for_another(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The one without progress for the longest is closed, and the newcomer is served."""
+    monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 2)
+    served = await serve(nursery, waits_for_bodies=True)
+    slow = []
+    for count in (1, 2):
+        slow.append(await served.ask(POST))
+        await _answering(served, count)
+        await trio.sleep(limits.CONTROL_GRACE_S)
+    await slow[0].send_all(b"x")
+    await trio.sleep(limits.CONTROL_GRACE_S / 2)
+    quick = await served.ask("GET /x HTTP/1.1\nHost: x")
+
+    assert await read_all(quick) == CONTROL_ANSWER
+    assert await _ended(slow[1])
+    await slow[0].send_all(b"12345678")
+    assert await read_all(slow[0]) == CONTROL_ANSWER
+    assert served.instance.counts.refusals == {"control_evicted": 1}
+    await served.all_gone()
+
+
+async def test_a_full_control_plane_answers_503_and_still_takes_streams(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that have just come are not ended for another of the same address."""
+    monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 2)
+    monkeypatch.setattr(limits, "VISITORS_MAX", 1)
+    monkeypatch.setattr(limits, "CONTROL_GRACE_S", 60.0)
+    served = await serve(nursery, waits_for_bodies=True)
+    slow = []
+    for count in (1, 2):
+        slow.append(await served.ask(POST))
+        await _answering(served, count)
+
+    assert await _refused(await served.ask(POST)) == (503, "too_many_requests")
+    stream = await served.upgrade("/ws")
+    assert served.instance.counts.refusals == {"too_many_requests": 1}
+    for each in (*slow, stream):
+        await each.aclose()
+    await served.all_gone()
+
+
+async def test_an_address_with_many_control_requests_pays_for_newcomers(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within the grace: its share is the largest."""
+    monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 3)
+    monkeypatch.setattr(limits, "CONTROL_GRACE_S", 60.0)
+    served = await serve(nursery, waits_for_bodies=True)
+    honest = await served.ask(POST, source="127.0.0.3")
+    await _answering(served, 1)
+    crowd = []
+    for count in (2, 3):
+        crowd.append(await served.ask(POST, source="127.0.0.2"))
+        await _answering(served, count)
+    other = await served.ask("GET /x HTTP/1.1\nHost: x", source="127.0.0.4")
+
+    assert await read_all(other) == CONTROL_ANSWER
+    assert await _ended(crowd[0])
+    await honest.send_all(b"123456789")
+    assert await read_all(honest) == CONTROL_ANSWER
+    await crowd[1].aclose()
+    await served.all_gone()
+
+
+async def test_an_address_has_a_limit_of_connections_and_other_addresses_do_not_notice(
+    nursery: trio.Nursery,
+) -> None:
+    """Counted at accept: connections that send nothing count too. Streams are among them."""
+    served = await serve(nursery, addresses=Addresses(connections_max=2))
+    stream = await served.upgrade("/ws", source="127.0.0.2")
+    silent = await served.connect(source="127.0.0.2")
+    third = await served.connect(source="127.0.0.2")
+
+    assert await _ended(third)
+    other = await served.ask("GET /x HTTP/1.1\nHost: x", source="127.0.0.3")
+    assert await read_all(other) == CONTROL_ANSWER
+    await silent.aclose()
+    await _visitors(served, 0)
+    fourth = await served.ask("GET /x HTTP/1.1\nHost: x", source="127.0.0.2")
+    assert await read_all(fourth) == CONTROL_ANSWER
+    assert served.instance.counts.refusals == {"address_connections": 1}
+    await stream.aclose()
+    await served.all_gone()
+    assert len(served.plane.addresses) == 0
+
+
+FROM = "GET /x HTTP/1.1\nHost: x\nX-Forwarded-For: "
+
+
+async def test_behind_a_trusted_proxy_each_forwarded_address_has_its_own_limits(
+    nursery: trio.Nursery,
+) -> None:
+    """A proxy on this machine must not exempt the world, and has no limit itself."""
+    addresses = Addresses(connections_max=1, connections_per_s=0.1)  # one in ten seconds
+    served = await serve(nursery, addresses=addresses, trusted=read_networks(["127.0.0.1"]))
+
+    assert await read_all(await served.ask(FROM + "203.0.113.9")) == CONTROL_ANSWER
+    refused = await served.ask(FROM + "203.0.113.9")
+    assert b"\r\nRetry-After: 10\r\n" in await read_to(refused, b"\r\n\r\n")
+    assert b'"address_rate"' in await read_all(refused)
+    for forwarded in ("203.0.113.10", "2001:db8::1", "2001:db8:0:1::1"):
+        assert await read_all(await served.ask(FROM + forwarded)) == CONTROL_ANSWER
+    assert await _refused(await served.ask(FROM + "2001:db8::2")) == (429, "address_rate")
+    for _ in range(5):  # a local tool
+        assert await read_all(await served.ask("GET /x HTTP/1.1\nHost: x")) == CONTROL_ANSWER
+    assert served.instance.counts.refusals == {"address_rate": 2}
+    await served.all_gone()
+
+
+async def test_a_stream_behind_a_proxy_counts_until_it_ends(nursery: trio.Nursery) -> None:
+    """The connection is the proxy's, the place among the limits is the subscriber's."""
+    addresses = Addresses(connections_max=1)
+    served = await serve(nursery, addresses=addresses, trusted=read_networks(["127.0.0.1"]))
+    first = await served.ask(FROM.replace("/x", "/api/v1/stream") + "203.0.113.9")
+    await read_to(first, b"\r\n\r\n")
+
+    assert await _refused(await served.ask(FROM + "203.0.113.9")) == (429, "address_connections")
+    await first.aclose()
+    await served.all_gone()
+    assert await read_all(await served.ask(FROM + "203.0.113.9")) == CONTROL_ANSWER
+    await served.all_gone()
+
+
+async def test_a_loopback_address_that_is_no_trusted_proxy_is_an_address_like_others(
+    nursery: trio.Nursery,
+) -> None:
+    """Its header is not believed, and it has limits."""
+    served = await serve(nursery, addresses=Addresses(connections_max=1))
+    held = await served.connect()
+    await _visitors(served, 1)
+
+    assert await _ended(await served.ask(FROM + "203.0.113.9"))
+    assert served.instance.counts.refusals == {"address_connections": 1}
+    await held.aclose()
+    await served.all_gone()
 
 
 async def test_a_door_that_closes_waits_a_moment_for_heads_and_no_longer(

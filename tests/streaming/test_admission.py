@@ -1,0 +1,151 @@
+"""Fair shares of scarce places, by address."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgehogd.domain import limits
+from hedgehogd.streaming.admission import Addresses, Room, RoomFull, Visit
+
+
+def _visit(address: str, now: float = 0.0) -> Visit:
+    return Visit(address, lambda: None, now)
+
+
+def test_a_room_with_a_free_place_evicts_nobody():
+    """Also after a visit has left, and left again."""
+    room = Room()
+    visits = [_visit("a", now) for now in range(3)]
+    assert [room.enter(visit, 3, 3) for visit in visits] == [None] * 3
+    room.leave(visits[0])
+    room.leave(visits[0])
+
+    assert room.enter(_visit("b", 3), 3, 3) is None
+    assert len(room) == 3
+
+
+def test_the_address_with_the_most_visits_gives_up_the_one_without_progress_for_longest():
+    """Whatever is older elsewhere keeps its place."""
+    room = Room(grace_s=60)
+    honest = _visit("honest", 0)
+    crowd = [_visit("crowd", now) for now in (1, 2, 3)]
+    for visit in (honest, *crowd):
+        room.enter(visit, 4, 3)
+    crowd[0].progress(4)
+
+    assert room.enter(_visit("other", 4), 4, 4) is crowd[1]
+
+
+def test_an_address_with_as_many_as_any_pays_for_its_own_newcomers():
+    """Two crowds of one size do not take places from each other."""
+    room = Room()
+    a = [_visit("a", now) for now in (0, 2)]
+    b = [_visit("b", now) for now in (1, 3)]
+    for visit in (*a, *b):
+        room.enter(visit, 4, 3)
+
+    assert room.enter(_visit("b", 4), 4, 4) is b[0]
+    assert room.enter(_visit("a", 4), 4, 4) is a[0]
+
+
+@pytest.mark.parametrize(("now", "is_full"), [(1.9, True), (2.0, False)])
+def test_a_visit_with_recent_progress_stays_when_shares_would_be_no_fairer(now, is_full):
+    """Ending one request for another of an address with as many serves nobody."""
+    room = Room(grace_s=1.0)
+    first, second = _visit("a", 0), _visit("b", 0.5)
+    for visit in (first, second):
+        room.enter(visit, 2, 0.5)
+    first.progress(1.0)
+    second.progress(1.0)
+    newcomer = _visit("c", now)
+    if is_full:
+        with pytest.raises(RoomFull):
+            room.enter(newcomer, 2, now)
+    else:
+        assert room.enter(newcomer, 2, now) is first
+    assert len(room) == 2
+
+
+def test_a_room_without_places_is_full():
+    """The limit may have been set so."""
+    with pytest.raises(RoomFull):
+        Room().enter(_visit("a"), 0, 0)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_a_crowd_never_takes_the_place_of_an_address_with_one_visit(seed, places):
+    """For any order of comings and goings: who holds one keeps it while others hold three."""
+    random, room, now = Random(seed), Room(), 0.0
+    held: dict[Visit, None] = {}
+    for _ in range(200):
+        now += 1
+        address = random.choice(["crowd", "crowd", "crowd", "x", "y"])
+        visit = _visit(address, now)
+        counts = {name: sum(each.address == name for each in held) for name in ["crowd", "x", "y"]}
+        evicted = room.enter(visit, places, now)
+        held[visit] = None
+        if evicted is not None:
+            del held[evicted]
+            assert counts[evicted.address] == max(counts.values())
+            assert evicted.address == address or counts[evicted.address] > counts[address]
+        if held and random.random() < 0.1:
+            gone = random.choice(list(held))
+            del held[gone]
+            room.leave(gone)
+        assert len(room) == len(held) <= places
+
+
+def test_an_address_holds_no_more_than_its_limit():
+    """A connection that ended makes room for another."""
+    addresses = Addresses(connections_max=2)
+    assert [addresses.enter("a", 0) for _ in range(3)] == ["", "", "address_connections"]
+    assert addresses.enter("b", 0) == ""
+    addresses.leave("a")
+
+    assert addresses.enter("a", 0) == ""
+    assert "2 connections" in addresses.explain("address_connections")
+
+
+def test_an_address_opens_no_more_than_its_rate():
+    """The rate is remembered when the last connection has ended."""
+    addresses = Addresses(connections_per_s=0.2)
+    for now, reason in ((0, ""), (0, ""), (0, "address_rate"), (5, ""), (5, "address_rate")):
+        assert addresses.enter("a", now) == reason
+        if not reason:
+            addresses.leave("a")
+
+    assert len(addresses) == 0
+    assert "0.2 connections a second" in addresses.explain("address_rate")
+
+
+def test_only_so_many_addresses_are_remembered(monkeypatch):
+    """An attacker with many addresses must not fill the memory; open connections stay counted."""
+    monkeypatch.setattr(limits, "ADDRESSES_REMEMBERED_MAX", 10)
+    addresses = Addresses(connections_max=1, connections_per_s=0.1)
+    addresses.enter("held", 0)
+    for number in range(100):
+        address = str(number)
+        assert addresses.enter(address, 0) == ""
+        assert addresses.enter(address, 0) == "address_connections"
+        addresses.leave(address)
+        assert addresses.enter(address, 0) == "address_rate"
+
+    assert len(addresses._past) == 10
+    assert addresses.enter("99", 0) == "address_rate"
+    assert addresses.enter("0", 0) == ""  # forgotten
+    assert addresses.enter("held", 0) == "address_connections"
+
+
+def test_new_limits_are_in_force_at_once():
+    """For addresses that are known too."""
+    addresses = Addresses(connections_max=1, connections_per_s=0.1)
+    assert [addresses.enter(name, 0) for name in ("a", "b")] == ["", ""]
+    addresses.leave("b")
+    addresses.change(3, 0.2)
+
+    assert [addresses.enter("a", 0) for _ in range(3)] == ["", "", "address_connections"]
+    assert [addresses.enter("b", 0) for _ in range(3)] == ["", "", "address_rate"]
+    addresses.change(9, 0.2)
+    assert addresses.enter("a", 0) == "address_rate"

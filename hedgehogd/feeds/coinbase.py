@@ -199,11 +199,13 @@ class CoinbaseFeed:
         quiet = frozenset(self.session.quiet_products(source, now, self.stale_after_s)) | {
             t.product_id
             for t in unheard
-            if t.channel == HEARTBEAT.topic_channel and not self._is_heard(t.product_id, now)
+            if t.channel == HEARTBEAT.topic_channel
+            and source.heard_heartbeat
+            and not self._is_heard(t.product_id, now)
         }
         silent = [t for t in source.held or () if t.product_id in quiet or t in unheard]
         if silent:
-            connection.ask_anew(silent)
+            connection.ask_anew(silent, quiet)
         heard = frozenset(
             product_id
             for product_id, state in source.products.items()

@@ -6,12 +6,15 @@ is compared with the plan and the difference is sent, in as few messages as the 
 limits ask for.
 
 A connection is dead when no byte has come for ``stale_after_s`` although we pinged, or when
-it has carried heartbeats and then no data for as long: sockets that stay open and say
-nothing are the most common complaint about this exchange (PAIN §1). A product whose
-heartbeats alone have stopped is asked for anew, and nothing else is.
+it holds heartbeats and no data of a product has arrived for as long, whatever pings say:
+sockets that stay open and silent are the most common complaint about this exchange (PAIN
+§1). Products that were moved to a connection because they are silent do not count. A product
+whose heartbeats alone have stopped is asked for anew, and nothing else is. An exchange that
+sends data and no heartbeat at all has no heartbeats: their absence proves nothing there.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import structlog
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("feed")
 
-_ALWAYS_COMES = frozenset(c.topic_channel for c in (HEARTBEAT, LEVEL2, LEVEL2_BATCH))
+_BOOKS = frozenset(channel.topic_channel for channel in (LEVEL2, LEVEL2_BATCH))
 _HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
 
 
@@ -48,7 +51,8 @@ class Connection:
         loss: why the last one ended; empty when none has, or a new one is live.
         connects: connections opened since start.
         renewals: what is to be subscribed to once more; call ``wake`` after asking.
-        heard_at: when data came last, or it was opened, on ``trio.current_time``'s clock.
+        heard_at: when data came last, or it was opened, on ``trio.current_time``'s clock. While
+            heartbeats are due, data of products counts alone.
     """
 
     def __init__(self, line: "Line", slot: int) -> None:
@@ -69,11 +73,11 @@ class Connection:
         """The plan, or what has to begin anew, may have changed."""
         self._changed.set()
 
-    def ask_anew(self, silent: Sequence[Topic]) -> None:
+    def ask_anew(self, silent: Sequence[Topic], quiet: AbstractSet[str]) -> None:
         """Subscribe to ``silent`` topics anew; move a product for which that does not help.
 
-        A ticker or match may not come because nothing was traded; a heartbeat or a book
-        always does.
+        A ticker or match may not come because nothing was traded. A book always comes, and so
+        does a heartbeat of a product that is ``quiet``.
         """
         new = [str(topic) for topic in silent if topic not in self._known_silent]
         self._known_silent.update(silent)
@@ -82,7 +86,8 @@ class Connection:
         self.renewals.ask_anew(silent)
         self.wake()
         for topic in silent:
-            is_proof = topic.channel in _ALWAYS_COMES
+            is_beat = topic.channel == HEARTBEAT.topic_channel
+            is_proof = topic.channel in _BOOKS or (is_beat and topic.product_id in quiet)
             if is_proof and self.renewals.tries(topic) >= limits.RENEWALS_BEFORE_MOVE_MAX:
                 self._line.plan.avoid(self.slot, topic.product_id)
                 self._feed.wake()
@@ -199,11 +204,14 @@ class Connection:
             now = trio.current_time()
             wanted = plan.topics(self.slot)
             held = source.held or frozenset()
+            was_watched = self._is_watched(source)
             due = self.renewals.take(held & wanted, now)
             source.drop((held - wanted) | due.anew)
             await self._send(connection, source, "unsubscribe", (held - wanted) | due.anew)
             added = (wanted - held) | due.anew | due.again
             source.ask(added, trio.current_time())
+            if not was_watched:  # patience with its products begins now
+                self.heard_at = trio.current_time()
             feed.session.let_go(source)
             await self._send(connection, source, "subscribe", added)
             if not source.held and not wanted:
@@ -236,7 +244,8 @@ class Connection:
             if not source.told_stale:  # it is back: its products have their time to speak
                 for state in source.products.values():
                     state.heard_at = now
-        if source.heard_at == now:
+        has_data = source.heard_at == now or not self._is_watched(source)
+        if has_data:
             self.heard_at = now
         if len(source.products) != known:
             self._line.heard(self.slot, source, now)
@@ -244,21 +253,30 @@ class Connection:
             self.is_live, self.loss = True, ""
             await feed.deliver(received, self)
             await feed.tell_state()
-            return
-        await feed.deliver(received, self)
+        else:
+            await feed.deliver(received, self)
+        if has_data:  # while a full inbox waited, no data was read
+            self.heard_at = trio.current_time()
+
+    def _is_watched(self, source: Source) -> bool:
+        """Say whether silence means that the connection is dead; a relay says why it is silent."""
+        return not source.told_stale and source.expects_data(self._line.plan.silent)
 
     async def _watch_line(self, tap: FrameTap, source: Source) -> None:
         """Raise as soon as the connection is dead; ask anew for products that fell silent."""
         feed, patience_s = self._feed, self._feed.stale_after_s
         while True:
             now = trio.current_time()
+            if tap.is_delivering:  # the inbox is full; what has arrived is not read yet
+                await trio.sleep(patience_s / 4)
+                continue
             byte_by = tap.heard_at + patience_s
-            beats = source.heard_heartbeat and not source.told_stale  # a relay says why not
-            beat_by = self.heard_at + patience_s if beats else byte_by
+            beat_by = self.heard_at + patience_s if self._is_watched(source) else byte_by
             if now >= byte_by:
                 raise FeedError(f"silent: no byte for {now - tap.heard_at:.1f} s")
             if now >= beat_by:
-                raise FeedError(f"silent: no heartbeat for {now - self.heard_at:.1f} s")
+                what = "heartbeat" if source.heard_heartbeat else "data"
+                raise FeedError(f"silent: no {what} for {now - self.heard_at:.1f} s")
             if not source.told_stale:
                 await feed.watch_products(self, source, now)
             await trio.sleep_until(min(byte_by, beat_by, now + patience_s / 4))

@@ -48,6 +48,7 @@ class FrameTap(PassingStream):
 
     Attributes:
         heard_at: when the last byte came, on the clock of ``trio.current_time``, seconds.
+        is_delivering: frames are being delivered; the peer may have sent more meanwhile.
         failure: what ``receive_some`` raised; the library may lose it when it ends.
 
     ``receive_some`` raises ``FrameError`` when the peer breaks RFC 6455 or the limit,
@@ -63,6 +64,7 @@ class FrameTap(PassingStream):
     ) -> None:
         super().__init__(inner)
         self.heard_at = trio.current_time()
+        self.is_delivering = False
         self.failure: Exception | None = None
         self._on_frames = on_frames
         self._scanner = FrameScanner(message_bytes_max)
@@ -95,7 +97,10 @@ class FrameTap(PassingStream):
                 self.heard_at = trio.current_time()
             frames, rest = self._scanner.receive(data)
             if frames:
+                self.is_delivering = True
                 await self._on_frames(frames)
+                self.is_delivering = False
+                self.heard_at = trio.current_time()  # while a full inbox waited, no byte was read
             if rest:
                 return rest
 

@@ -44,9 +44,14 @@ class _Holding:
 
 
 class Plan:
-    """The connections of one line, by slot: a small number, 0 for the light channels."""
+    """The connections of one line, by slot: a small number, 0 for the light channels.
+
+    Attributes:
+        silent: products that were moved because they did not flow, and do not flow yet.
+    """
 
     def __init__(self) -> None:
+        self.silent: set[str] = set()
         self._holdings: dict[str, list[_Holding]] = {}  # the newest last
         # What each live connection has carried of a product: for each kind its variant.
         self._variants: dict[tuple[int, str], dict[int, str]] = {}
@@ -60,6 +65,7 @@ class Plan:
             by_product.setdefault(topic.product_id, set()).add(topic)
         for product_id in self._holdings.keys() - by_product.keys():
             del self._holdings[product_id], self._moves[product_id]
+            self.silent.discard(product_id)
         for product_id, topics in by_product.items():
             self._place(product_id, frozenset(topics))
             holdings = self._holdings[product_id]
@@ -95,6 +101,7 @@ class Plan:
         holdings = self._holdings.get(product_id, [])
         if holdings and holdings[-1].slot == slot and holdings[-1].arrived_at is None:
             holdings[-1].arrived_at = now
+            self.silent.discard(product_id)
 
     def ended(self, slot: int) -> None:
         """The connection at ``slot`` has ended: its next one may carry any variant."""
@@ -118,6 +125,7 @@ class Plan:
         if (slot, product_id) not in self._avoided and self._moves[product_id] < MOVES_MAX:
             self._avoided.add((slot, product_id))
             self._moves[product_id] += 1
+            self.silent.add(product_id)
 
     def refused(self, channels: Iterable[str]) -> None:
         """The exchange does not give us ``channels``: none of their messages ever came."""

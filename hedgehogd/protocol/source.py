@@ -1,6 +1,6 @@
 """One upstream connection, as those see it who read what it brings."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from hedgehogd.domain.channel import (
@@ -80,7 +80,8 @@ class Source:
         line: the number of the line that it is part of.
         products: the products heard on it.
         heard_heartbeat: True when it has carried a heartbeat.
-        heard_at: when data that was asked for came last, delivered or not; None before.
+        heard_at: when data of a product that was asked for arrived last, delivered or not;
+            None before.
         told_stale: another hedgehogd at its other end says that its own feed is stale.
         heard: the topics that messages have come of since they were asked for.
         asked_at: when each topic that is held was asked for last, on the caller's clock, seconds.
@@ -170,6 +171,13 @@ class Source:
         """Say whether one of ``channels`` was asked for ``product_id``."""
         held = self._held
         return held is None or any(Topic(channel, product_id) in held for channel in channels)
+
+    def expects_data(self, silent: Container[str]) -> bool:
+        """Say whether something must arrive: heartbeats of a product that is not ``silent``."""
+        return any(
+            topic.channel == HEARTBEAT.topic_channel and topic.product_id not in silent
+            for topic in self._held or ()
+        )
 
     def _topic_of(self, kind: str, product_id: str) -> Topic | None:
         either = _EITHER_BY_TYPE.get(kind)

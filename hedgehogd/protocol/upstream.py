@@ -161,7 +161,9 @@ class UpstreamSession:
             is_led = state.leader is source and source.held is not None  # with its heartbeat
             if is_led and now - state.heard_at > PRODUCT_SILENCE_S:
                 received.resync_books(state.product_id)  # it was interrupted
-            source.heard_at = state.heard_at = now
+            state.heard_at = now
+            if owner:
+                source.heard_at = now
             if head.type == "heartbeat":
                 source.heard_heartbeat = state.has_heartbeat = True
             else:

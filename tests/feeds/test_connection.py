@@ -13,7 +13,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.health import FeedState
 from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
-from tests.feeds.script import CLOSE, PING, heartbeat, level2, match, ticker
+from tests.feeds.script import CLOSE, PING, ack, error, heartbeat, level2, match, ticker
 
 TICKER = Topic("ticker", "BTC-USD")
 MATCHES = Topic("matches", "BTC-USD")
@@ -75,25 +75,146 @@ async def test_a_slow_handshake_is_no_silence(autojump_clock, exchange, start_fe
     await line.shake_hands()
     await line.hear()
     nursery.start_soon(line.answer_pings)
-    await trio.sleep(30)
-
+    await trio.sleep(4.9)
     assert running.health.losses == {}
+    await trio.sleep(0.2)
+
+    assert running.health.losses == {"silent": 1}
 
 
-async def test_a_line_that_answers_pings_and_never_beat_is_no_loss(autojump_clock, exchange, serve):
-    """A replayed recording may have no heartbeats; a pong proves that the peer lives.
-
-    Its product is asked for anew, moved a few times, and then let be; that is told once.
-    """
+async def test_a_silent_feed_is_dialled_again_although_it_answers_pings(
+    autojump_clock, exchange, serve
+):
+    """An acknowledgement and pongs bring no data: the second dial must not wait for more."""
     running = await serve(stale_after_s=10)
-    await exchange.lines_with("ticker")
-    await trio.sleep(300)
-    dials = len(exchange.dialled_at)
-    await trio.sleep(600)
+    (line,) = await exchange.lines_with("ticker")
+    await line.say(ack(ticker=["BTC-USD"], heartbeat=["BTC-USD"]))
+    await trio.sleep(10.1)
+    ready, reason = running.instance.readiness()
+    assert (ready, reason) == (False, "stale: silent: no data for 10.0 s")
+    await trio.sleep(0.5)
+    assert len(exchange.dialled_at) == 2
 
-    assert dials == len(exchange.dialled_at) <= 1 + limits.MOVES_MAX
+    await exchange.served[-1].say(heartbeat())
+    await wait_all_tasks_blocked()
+    assert running.instance.readiness() == (True, "live")
+    assert [n["stale"] for n in running.notices()] == [True, False]
+
+
+async def test_data_of_no_product_does_not_hide_that_all_products_are_silent(
+    autojump_clock, exchange, serve
+):
+    """The status of the exchange comes each second, whatever happens to the markets."""
+    running = await serve(channels=("ticker", "status"), stale_after_s=10)
+    (line,) = await exchange.lines_with("ticker")
+    await line.say(heartbeat())
+    for _ in range(9):
+        await trio.sleep(1)
+        await line.say(b'{"type":"status","products":[]}')
+    assert not line.is_over
+    await trio.sleep(1.1)
+    assert running.health.losses == {"silent": 1}
+
+
+async def test_a_full_inbox_is_no_silence(autojump_clock, exchange, start_feed, nursery):
+    """What has arrived and was not read yet is data: we were late, not the exchange."""
+    running = await start_feed(inbox=1)
+    line, _ = await exchange.subscribed()
+    nursery.start_soon(line.answer_pings)
+    for number in range(30):
+        await line.say(ticker(sequence=number))
+        await trio.sleep(1)
+    got = []
+    while len(got) < 30:
+        messages, notices = running.taken()
+        got += messages
+        assert notices == []
+        await wait_all_tasks_blocked()
+
+    assert got == [ticker(sequence=number) for number in range(30)]
     assert running.health.losses == {}
-    assert [(n["stale"], n["product_ids"]) for n in running.notices()] == [(True, ["BTC-USD"])]
+    for _ in range(10):
+        running.taken()
+        await trio.sleep(0.99)
+    assert running.health.losses == {}
+    await trio.sleep(0.2)
+    assert running.health.losses == {"silent": 1}
+
+
+@pytest.mark.parametrize("channel", ["status", "rfq_matches"])
+async def test_a_feed_without_products_is_not_stale(autojump_clock, exchange, serve, channel):
+    """Nothing need arrive; a pong proves that the peer lives."""
+    running = await serve(pairs=(), channels=(channel,), stale_after_s=10)
+    running.demand.want([Topic(channel, "")])
+    await trio.sleep(100)
+
+    assert len(exchange.dialled_at) == 1
+    assert running.health.losses == {}
+
+
+async def test_a_product_that_joins_a_connection_without_products_has_its_time(
+    autojump_clock, exchange, serve
+):
+    """Patience with a product begins when it was asked for, not when the connection opened."""
+    running = await serve(pairs=(), channels=("status",), stale_after_s=10)
+    running.demand.want([Topic("status", "")])
+    await trio.sleep(100)
+    running.demand.want([TICKER])
+    (line,) = await exchange.lines_with("ticker")
+    for _ in range(3):
+        await trio.sleep(9)
+        assert not line.is_over
+        await line.say(heartbeat())
+
+    assert running.health.losses == {}
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("pairs", [("BTC-USD",), ("BTC-USD", "ETH-USD")])
+async def test_an_exchange_without_heartbeats_is_not_dialled_again_while_data_flows(
+    autojump_clock, exchange, serve, is_refused, pairs
+):
+    """The absence of heartbeats proves nothing where no product has them."""
+    running = await serve(pairs=pairs, stale_after_s=10)
+    (line,) = await exchange.lines_with("ticker")
+    if is_refused:
+        await line.say(error("heartbeat is not a valid channel"))
+    for number in range(120):
+        await line.say(ticker(sequence=number))
+        await trio.sleep(1)
+
+    assert len(exchange.dialled_at) == 1
+    assert running.notices() == []
+    assert running.instance.readiness()[0]
+
+
+async def test_one_product_without_heartbeats_does_not_move_while_its_data_flows(
+    autojump_clock, exchange, serve
+):
+    """The product is there: another connection could bring no more of it."""
+    running = await serve(pairs=("BTC-USD", "ETH-USD"), stale_after_s=10)
+    (line,) = await exchange.lines_with("ticker")
+    for number in range(120):
+        await line.say(heartbeat(sequence=number), ticker("ETH-USD", number))
+        await trio.sleep(1)
+
+    assert len(exchange.dialled_at) == 1
+    assert running.notices() == []
+
+
+async def test_a_silent_product_is_moved_a_few_times_and_then_let_be(
+    autojump_clock, exchange, serve
+):
+    """Its own connection is not dialled again for its silence; the silence is reported once."""
+    running = await serve(pairs=("BTC-USD", "ETH-USD"), stale_after_s=10)
+    (line,) = await exchange.lines_with("ticker")
+    for number in range(900):
+        await line.say(heartbeat(sequence=number))
+        await trio.sleep(1)
+
+    assert 1 < len(exchange.dialled_at) <= 1 + limits.MOVES_MAX
+    assert running.health.losses == {}
+    assert [(n["stale"], n["product_ids"]) for n in running.notices()] == [(True, ["ETH-USD"])]
     assert running.health.quiet_products == 1
 
 

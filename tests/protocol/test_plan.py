@@ -275,3 +275,19 @@ def test_nothing_asked_is_nothing_held():
     plan.follow(frozenset(), 1)
 
     assert ([], frozenset()) == (plan.slots(), plan.topics(1))
+
+
+def test_a_product_that_was_moved_is_silent_until_it_flows_or_is_dropped():
+    """The silence of such a product says nothing about its connection."""
+    plan, asked = Plan(), topics("A-USD", "ticker") | topics("B-USD", "ticker")
+    plan.follow(asked, 0)
+    plan.avoid(0, "A-USD")
+    plan.avoid(0, "B-USD")
+    assert {"A-USD", "B-USD"} == plan.silent
+
+    plan.follow(asked, 1)
+    (slot,) = plan.slots()[-1:]
+    plan.arrived(slot, "A-USD", 2)
+    assert {"B-USD"} == plan.silent
+    plan.follow(topics("A-USD", "ticker"), 3)
+    assert set() == plan.silent

@@ -136,3 +136,14 @@ def test_routes_are_not_remembered_without_end(monkeypatch):
         source.route(Head("ticker", f"P{number}"))
 
     assert len(source._routes) <= 5
+
+
+def test_data_is_expected_while_a_heartbeat_of_a_product_that_flows_is_held():
+    """Only heartbeats come from a quiet market."""
+    source = Source(0, topics("ticker:BTC-USD"))
+    assert not source.expects_data(())
+    source.ask(topics("heartbeat:BTC-USD"), 0)
+
+    assert source.expects_data(())
+    assert not source.expects_data({BTC})
+    assert not Source(0, None).expects_data(())

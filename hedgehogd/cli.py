@@ -11,6 +11,7 @@ from typing import NoReturn
 import structlog
 import trio
 
+from hedgehogd.clock import AwakeClock
 from hedgehogd.config import Configuration, load, nearest, shown_value
 from hedgehogd.credentials import read_credentials
 from hedgehogd.daemon import serve
@@ -77,7 +78,7 @@ def run_serve(argv: Sequence[str]) -> int:
         return 0
     configure_logs(settings.log_level, settings.log_format, settings.instance)
     faulthandler.enable(_STDERR)  # the watchdog's SIGABRT then says where the loop hung
-    trio.run(serve, settings, lambda: _configuration(arguments).settings)
+    trio.run(serve, settings, lambda: _configuration(arguments).settings, clock=AwakeClock())
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from hedgehogd.clock import AwakeClock
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.flags import Parser, checked, new_parser
 from hedgehogd.keys import BY_NAME, PORT_MAX, number, whole_number
@@ -64,5 +65,5 @@ def run_replay(argv: Sequence[str]) -> int:
         port=arguments.port,
     )
     configure_logs("info", "auto")
-    trio.run(replay, wish)
+    trio.run(replay, wish, clock=AwakeClock())
     return 0

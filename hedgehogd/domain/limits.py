@@ -72,6 +72,10 @@ KEEP_ALIVE_S = 15.0
 # A WebSocket peer that says nothing at all, pongs included, for this long is gone.
 PEER_SILENCE_MAX_S = 60.0
 
+# Time between two readings of the loop's clock, beyond an announced sleep, that still counts as
+# time in which the process ran. The rest of a longer pause (SIGSTOP) ends no peer's patience.
+PAUSE_MIN_S = 1.0
+
 # Batches between feed and broker; about 1 s of the busiest second recorded (632 messages).
 INBOX_BATCHES_MAX = 256
 # Messages gathered for one write: deliveries that came meanwhile are taken together up to

@@ -4,18 +4,23 @@ Nothing is counted twice: the hot path counts in plain attributes, and a scrape 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter
 
+import structlog
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hedgehogd import __version__
+from hedgehogd.domain.limits import PAUSE_MIN_S
 from hedgehogd.engine.health import FeedState, HistoryState
 from hedgehogd.engine.instance import Instance
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.rest import RestClient
+
+log = structlog.get_logger("daemon")
 
 LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _LAG_STEP_S = 0.25
@@ -29,13 +34,20 @@ _lag = Histogram(
 )
 
 
-async def watch_lag(instance: Instance) -> None:
-    """Measure how late the event loop is, for ever; the newest lag is the instance's."""
+async def watch_lag(instance: Instance, read: Callable[[], float] = perf_counter) -> None:
+    """Measure how late the event loop is, for ever; the newest lag is the instance's.
+
+    Args:
+        instance: where the newest lag is kept.
+        read: a steady clock in seconds; the loop's own clock skips pauses of the process.
+    """
     while True:
-        due = trio.current_time() + _LAG_STEP_S
-        await trio.sleep_until(due)
-        instance.loop_lag_s = trio.current_time() - due
+        due = read() + _LAG_STEP_S
+        await trio.sleep(_LAG_STEP_S)
+        instance.loop_lag_s = max(0.0, read() - due)
         _lag.observe(instance.loop_lag_s)
+        if instance.loop_lag_s >= PAUSE_MIN_S:
+            log.warning("the process did not run", seconds=round(instance.loop_lag_s, 1))
 
 
 def exposition(instance: Instance, *others: Collector) -> tuple[bytes, str]:

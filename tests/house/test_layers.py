@@ -18,6 +18,7 @@ FLOORS = {
     "auth": 3,
     "streaming": 4,
     "web": 4,
+    "clock": 5,
     "config": 5,
     "credentials": 5,
     "example_file": 5,

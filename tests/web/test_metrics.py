@@ -1,6 +1,7 @@
 """Metrics: their names are public, their values are what the parts counted."""
 
 import pytest
+import structlog
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -222,6 +223,17 @@ async def test_the_loops_lag_is_measured(autojump_clock, nursery, instance):
 
     count = ("loop_lag_seconds_count",)
     assert after[count] - before[count] == pytest.approx(4)
+
+
+async def test_a_pause_of_the_process_is_measured_and_logged(autojump_clock, nursery, instance):
+    """The loop's own clock skips it, so nothing else would show why messages came late."""
+    steady = iter([0.0, 0.3, 1.0, 31.25])
+    with structlog.testing.capture_logs() as logs:
+        nursery.start_soon(watch_lag, instance, lambda: next(steady, 31.25))
+        await trio.sleep(0.6)
+
+    assert instance.loop_lag_s == 30
+    assert [(each["event"], each["seconds"]) for each in logs] == [("the process did not run", 30)]
 
 
 async def test_each_line_has_its_own_figures(autojump_clock, instance):

@@ -6,6 +6,7 @@ each has sent to it is compared with what the market said.
 """
 
 import os
+import re
 from random import Random
 
 import pytest
@@ -691,3 +692,24 @@ async def test_a_quiet_topic_is_asked_for_together_with_its_twin(back, autojump_
     assert data(member) == [3, 4, 5, 6, 7]
     assert others.asked == [{MATCH: 1, ALL: 2}]
     assert session.position(back.pipe.tape.end) == {MATCH: 4, ALL: 7}
+
+
+@pytest.mark.xfail(strict=True, reason="One writer")
+async def test_a_stream_cut_within_a_catch_up_resumes_there(back, autojump_clock):
+    """Each event states a position, so a second resume repeats nothing wherever the cut is."""
+    await back.publish("matches", *range(1, 13))
+    whole, _ = back.come({MATCH: Start(2)}, SSE[True])
+    await trio.sleep(1)
+    events = bytes(whole.heard).split(b"data: {")
+    repeated = {}
+    for count in range(2, len(events)):  # the first one has nothing to resume from
+        cut = b"data: {".join(events[:count])
+        received = re.findall(rb'"type": "match".*"sequence": (\d+)', cut)
+        ids = re.findall(rb"^id: (.*)$", cut, re.MULTILINE)
+        position = from_text(ids[-1].decode()) if ids else {MATCH: 2}
+        again, _ = back.come({topic: Start(n) for topic, n in position.items()}, SSE[True])
+        await trio.sleep(1)
+        repeated[count] = sorted(set(data(again)) & set(map(int, received)))
+
+    assert data(whole) == [*range(3, 13)]
+    assert not any(repeated.values()), repeated

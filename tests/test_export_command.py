@@ -103,3 +103,18 @@ def test_what_is_wrong_is_said(options, status, says, said):
 
     assert (found, out) == (status, "")
     assert says in err
+
+
+@pytest.mark.xfail(strict=True, reason="The log")
+def test_without_times_a_file_has_what_a_clock_that_was_ahead_dated(tmp_path, capsys):
+    """An export ends at the newest message, not at the wall clock: a clock may be behind."""
+    writer = Writer(tmp_path, {})
+    year_2100_us = 4_102_444_800_000_000
+    for n in range(3):
+        payload = make_message("matches", sequence=n, trade_id=n).payload
+        writer.write([Entry(TOPIC, year_2100_us + n, payload, n, n)], year_2100_us + n)
+    writer.close()
+    file = tmp_path / "out.csv"
+    status = run(["export", "--history", str(tmp_path), "--pair", "BTC-USD", str(file)])
+
+    assert (status, capsys.readouterr().err) == (0, f"3 messages in {file}\n")

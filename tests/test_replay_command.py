@@ -6,6 +6,10 @@ import pytest
 import trio
 
 from hedgehogd import replay_command
+from hedgehogd.domain.channel import Topic
+from hedgehogd.history.writer import Entry, Writer
+from hedgehogd.replaying import Stretch
+from tests.fakes import make_message
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -65,3 +69,22 @@ def test_a_directory_without_a_history_is_78(said, tmp_path, monkeypatch):
     assert (status, out) == (78, "")
     assert f"the history in {tmp_path} cannot be read: " in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.xfail(strict=True, reason="The log")
+def test_without_until_a_replay_has_what_a_clock_that_was_ahead_dated(asked, tmp_path):
+    """A replay ends at the newest message, not at the wall clock: a clock may be behind."""
+    writer = Writer(tmp_path, {})
+    year_2100_us = 4_102_444_800_000_000
+    for n in range(3):
+        payload = make_message("matches", sequence=n, trade_id=n).payload
+        entry = Entry(Topic("matches", "BTC-USD"), year_2100_us + n, payload, n, n)
+        writer.write([entry], entry.received_us)
+    writer.close()
+    _, _, wish = asked("--since", "2026-01-31T12:00:00Z", "--history", str(tmp_path))
+    stretch = Stretch(wish)
+    with stretch.opened() as timeline:
+        found = [due.message.trade_id for due in timeline]
+    stretch.close()
+
+    assert found == [0, 1, 2]

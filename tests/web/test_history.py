@@ -233,3 +233,30 @@ async def test_trades_that_are_not_kept_or_not_readable_are_the_exchanges(client
 
     past.trades = broken
     assert (await trades(client, "?after=5&limit=2"))[0] == 503
+
+
+@pytest.fixture
+async def stepped(instance, tmp_path):
+    """A client of an instance that kept 1 to 3 years ahead, and 4 and 5 with a right clock."""
+    writer = Writer(tmp_path, {})
+    years_us = 3 * 365 * 86_400 * S
+    for number in range(1, 6):
+        at_us = NOW + number * S + (years_us if number < 4 else 0)
+        writer.write([Entry(TOPIC, at_us, trade(number), 10 * number, number)], at_us)
+    writer.close()
+    past = instance.pipe.resumes.past = StoredPast(tmp_path, frozenset({TOPIC}))
+    pipe = instance.pipe._replace(wall_us=lambda: NOW + 10 * S)
+    instance.pipe = pipe
+    yield make_app(instance).test_client()
+    await past.close()
+
+
+@pytest.mark.xfail(strict=True, reason="The log")
+@pytest.mark.parametrize(("query", "expected"), [("", [1, 2, 3, 4, 5]), ("?start=-2m", [4, 5])])
+async def test_after_a_clock_that_was_ahead_both_eras_are_found(stepped, query, expected):
+    """A query ends at the newest message, not at the wall clock; times are those of their era."""
+    answer, body = await ask(stepped, query)
+
+    assert answer.status_code == 200
+    # Those of the era ahead are no older than two minutes either, by the clock of their time.
+    assert [n for n in numbers(body) if n in expected] == expected

@@ -62,6 +62,7 @@ class Settings:
     limits_topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX
     limits_backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX
     limits_backlog_age_max_s: float = limits.BACKLOG_AGE_MAX_S
+    limits_waiting_bytes_max: int = limits.WAITING_BYTES_MAX
     limits_tape_bytes_max: int = limits.TAPE_BYTES_MAX
     drain_notice_s: float = limits.DRAIN_NOTICE_S
     drain_spread_s: float = limits.DRAIN_SPREAD_S

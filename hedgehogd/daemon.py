@@ -42,6 +42,7 @@ from hedgehogd.entrances import Entrances, entrances
 from hedgehogd.intake import Intake
 from hedgehogd.keeping import history
 from hedgehogd.logs import report_left_out
+from hedgehogd.memory import return_memory
 from hedgehogd.notify import keep_notifying, notify
 from hedgehogd.reload import apply, held_topics, only_products
 from hedgehogd.streaming.admission import Addresses
@@ -69,6 +70,7 @@ def make_instance(settings: Settings) -> Instance:
         Catalogue(only_products(settings)),
         trio.current_time,
         wall_us,
+        settings.limits_waiting_bytes_max,
     )
     sessions = Sessions()
     return Instance(settings.instance, pipe, sessions, Broker(pipe, sessions), FeedHealth())
@@ -81,6 +83,7 @@ def make_plane(instance: Instance, settings: Settings, connections: trio.Nursery
         instance.counts,
         settings.limits_backlog_bytes_max,
         settings.limits_backlog_age_max_s,
+        instance.pipe.budget,
     )
     return StreamingPlane(
         instance,
@@ -189,6 +192,7 @@ class Daemon:
             services.start_soon(watch_lag, instance)
             services.start_soon(_report_left_out)
             services.start_soon(keep_alive, plane)
+            services.start_soon(return_memory, instance.pipe.budget)
             services.start_soon(keep_notifying, instance)
             notify("READY=1")
             where = f"http://{in_url(settings.serve_bind)}:{self.port}"

@@ -288,6 +288,12 @@ KEYS = (
         "seconds it may fall behind", number(0.1, limits.BACKLOG_AGE_MAX_S), reloads=True,
     ),
     Key(
+        "limits.waiting_bytes_max", "--waiting-bytes-max", "BYTES", _LIMITS,
+        "memory for all that waits for subscribers, all of them together; beyond it the largest"
+        " backlogs are closed first",
+        whole_number(_MIB, 1024 * 1024 * _MIB), reloads=True,
+    ),
+    Key(
         "limits.tape_bytes_max", "--tape-bytes-max", "BYTES", _LIMITS,
         "memory for recent messages", whole_number(_MIB, 1024 * 1024 * _MIB),
     ),

@@ -52,6 +52,8 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     )
     plane.settings.backlog_bytes_max = settings.limits_backlog_bytes_max
     plane.settings.backlog_age_max_s = settings.limits_backlog_age_max_s
+    pipe.budget.bytes_max = settings.limits_waiting_bytes_max
+    pipe.budget.relieve()
     set_level(settings.log_level)
     log.info("reloaded", changed=sorted(names[field] for field in changed & reloaded))
     if changed & {"feed_pairs", "feed_channels"} and pipe.resumes.past is not None:

@@ -84,6 +84,9 @@ class FakeMember(Member):
             if self.session is not None:
                 self.session.close()
 
+    def shed(self):
+        self.end(CLOSE_SLOW_CONSUMER, "waiting_bytes_max")
+
     async def wait_written(self):
         await trio.lowlevel.checkpoint()
 

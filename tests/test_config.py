@@ -40,6 +40,7 @@ RIGHT = {
     "limits.topics_max": [("1", 1), ("500", 500)],
     "limits.backlog_bytes_max": [("1024", 1024), ("5000", 5000)],
     "limits.backlog_age_max_s": [("0.1", 0.1), ("5", 5.0)],
+    "limits.waiting_bytes_max": [("1048576", 1048576), ("9999999", 9999999)],
     "limits.tape_bytes_max": [("1048576", 1048576), ("9999999", 9999999)],
     "drain.notice_s": [("0", 0.0), ("3", 3.0)],
     "drain.spread_s": [("0", 0.0), ("3", 3.0)],

@@ -47,6 +47,7 @@ CHANGED = {
     "limits.topics_max": 8,
     "limits.backlog_bytes_max": 9000,
     "limits.backlog_age_max_s": 1.5,
+    "limits.waiting_bytes_max": 2**20,
     "drain.notice_s": 1.0,
     "drain.spread_s": 2.0,
     "drain.timeout_s": 30.0,
@@ -87,6 +88,7 @@ async def test_what_reloads_is_in_force_at_once(nursery, told) -> None:
     assert (plane.subscribers_max, plane.topics_max) == (7, 8)
     assert (plane.addresses.connections_max, plane.addresses.connections_per_s) == (9, 2.5)
     assert (plane.settings.backlog_bytes_max, plane.settings.backlog_age_max_s) == (9000, 1.5)
+    assert (instance.pipe.budget.bytes_max, plane.settings.budget) == (2**20, instance.pipe.budget)
     assert logging.getLogger().level == logging.WARNING
     assert told == {"reloaded": {"changed": sorted(CHANGED)}}
 

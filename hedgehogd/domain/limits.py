@@ -56,6 +56,11 @@ SPARE_FILES_MIN = VISITORS_MAX + CONTROL_REQUESTS_MAX + OTHER_FILES_MAX
 BACKLOG_BYTES_MAX = 4 * 1024 * 1024
 # ... and age: a price of ten seconds ago is worth nothing.
 BACKLOG_AGE_MAX_S = 10.0
+# ... and all subscribers of an instance together: what waits for them, as much memory as it takes.
+# 32 subscribers at their own bound; a stall of a whole network fits, since cohorts share bytes.
+WAITING_BYTES_MAX = 128 * 1024 * 1024
+# Memory that was freed before the allocator is asked to return it to the system: a few ms each.
+TRIM_BYTES_MIN = 16 * 1024 * 1024
 # How long a subscriber that has been told goodbye may take to hang up.
 FAREWELL_S = 2.0
 # How long its goodbye may wait behind what the kernel holds already: a reader of 13 KB/s

@@ -3,7 +3,8 @@
 What is given moves its position only once it is written: a farewell may come in between.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import trio
@@ -14,7 +15,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start, to_text
 from hedgehogd.engine.in_band import InBand, in_band
 from hedgehogd.engine.member import Chunk
-from hedgehogd.engine.pages import Page, Part, cut
+from hedgehogd.engine.pages import Page, Part, cut, past_chunk
 from hedgehogd.engine.progress import Progress
 from hedgehogd.engine.resume import Resumes
 from hedgehogd.engine.tape import positions
@@ -48,6 +49,9 @@ class Returning(Protocol):
     def fail(self) -> None:
         """End: a bug of ours was met."""
 
+    def shed(self) -> None:
+        """End: all subscribers together hold too much memory, and it the most."""
+
     async def wait_written(self) -> None:
         """Return when nothing waits to be written to it, or it is gone."""
 
@@ -76,6 +80,8 @@ class Giving:
         self._progress = {topic: Progress(start) for topic, start in starts.items()}
         self._written = self._given()  # the position before what is being written
         self._writing: list[Message] = []
+        self._account = resumes.budget.account(self._shed)
+        self._held: tuple[Page, int] | None = None  # the page in use, and the charge for it
 
     def position(self, waiting: Iterable[Message]) -> dict[Topic, int]:
         """Return the position of who still has to be sent ``waiting``."""
@@ -101,8 +107,31 @@ class Giving:
             if progress.given is not None
         }
 
+    @contextmanager
+    def _holding(self, page: Page) -> Iterator[None]:
+        """Count ``page`` among what waits for subscribers while it is being given."""
+        self._held = page, self._account.share(page, page.weight)
+        self._account.relieve()
+        try:
+            yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self._account.release(*held)
+
+    def _shed(self) -> None:
+        self._let_go()  # the task that gives it returns in its next turn
+        self._who.shed()
+
     async def _give(self, page: Page) -> None:
         """Write a page to the stream, as far as it is wanted, in parts that it keeps up with."""
+        with self._holding(page):
+            await self._give_held(page)
+
+    async def _give_held(self, page: Page) -> None:
         for topic, first in page.first.items():
             progress = self._progress.get(topic)
             if progress is not None and progress.is_cut:
@@ -166,14 +195,14 @@ class Giving:
         """Return ``messages`` in the stream's form, with positions where it states them."""
         form = self._who.form
         if not form.states_position:
-            return Chunk([form.data(message, "") for message in messages], messages, [])
+            return past_chunk([form.data(message, "") for message in messages], messages)
         position, pieces = dict(self._written), []
         every = len(self._progress) <= limits.SSE_ID_TOPICS_MAX
         for index, message in enumerate(messages, 1):
             self._move(position, message)
             states = every or index == len(messages)
             pieces.append(form.data(message, to_text(position) if states else ""))
-        return Chunk(pieces, messages, [])
+        return past_chunk(pieces, messages)
 
     def _is_wanted(self, message: Message) -> bool:
         if isinstance(message, InBand):

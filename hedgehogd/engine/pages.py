@@ -1,6 +1,6 @@
 """Pages: messages that are not live, on their way to who comes back; their bytes are shared."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 from hedgehogd.domain import limits
@@ -10,6 +10,7 @@ from hedgehogd.engine.in_band import InBand, in_band
 from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.past import PastGap, PastPage
 from hedgehogd.engine.tape import positions
+from hedgehogd.engine.weight import weight
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.wire import WireForm
@@ -39,10 +40,15 @@ class Part:
 
 
 class Page(Part):
-    """What is read at once, and its bytes, made once for all who get it whole."""
+    """What is read at once, and its bytes, made once for all who get it whole.
+
+    Attributes:
+        weight: how many bytes of memory it takes at most.
+    """
 
     def __init__(self, messages: list[Message]) -> None:
         super().__init__(messages)
+        self.weight = sum(map(weight, messages))
         self._parts: dict[WireForm, list[tuple[Part, Chunk]]] = {}
 
     def parts(self, form: WireForm) -> list[tuple[Part, Chunk]]:
@@ -50,10 +56,15 @@ class Page(Part):
         parts = self._parts.get(form)
         if parts is None:
             parts = self._parts[form] = [
-                (Part(part), Chunk([form.data(message, "") for message in part], part, []))
+                (Part(part), past_chunk([form.data(message, "") for message in part], part))
                 for part in cut(self.messages)
             ]
         return parts
+
+
+def past_chunk(pieces: Sequence[bytes], messages: list[Message]) -> Chunk:
+    """Return a chunk of messages that are not live: while it waits, it alone keeps them."""
+    return Chunk(pieces, messages, [], sum(map(weight, messages)))
 
 
 def cut(messages: list[Message]) -> Iterable[list[Message]]:

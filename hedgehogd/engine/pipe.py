@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 from hedgehogd.domain.backfilled import Backfilled
 from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3
+from hedgehogd.domain.limits import WAITING_BYTES_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.books import Books
+from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
@@ -35,6 +37,7 @@ class Pipe(NamedTuple):
     snapshots: Snapshots
     resumes: Resumes
     backfilled: Backfilled
+    budget: Budget
     now: Callable[[], float]
     wall_us: Callable[[], int]
 
@@ -46,9 +49,11 @@ class Pipe(NamedTuple):
         catalogue: Catalogue,
         now: Callable[[], float],
         wall_us: Callable[[], int] = lambda: 0,
+        waiting_bytes_max: int = WAITING_BYTES_MAX,
     ) -> "Pipe":
         """Plug the parts of one instance together."""
         books = Books(demand)
+        budget = Budget(waiting_bytes_max)
         return cls(
             tape=tape,
             flows=Flows(),
@@ -59,9 +64,10 @@ class Pipe(NamedTuple):
             catalogue=catalogue,
             books=books,
             orders=OrderBooks(),
-            snapshots=Snapshots(books, tape),
-            resumes=Resumes(tape, wall_us),
+            snapshots=Snapshots(books, tape, budget),
+            resumes=Resumes(tape, wall_us, budget),
             backfilled=Backfilled(),
+            budget=budget,
             now=now,
             wall_us=wall_us,
         )

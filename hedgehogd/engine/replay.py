@@ -18,7 +18,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.catch_up import CatchUp
 from hedgehogd.engine.giving import Returning
-from hedgehogd.engine.pages import with_gaps
+from hedgehogd.engine.pages import Page, with_gaps
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.engine.resume import Resumes
 from hedgehogd.protocol.commands import Pace
@@ -62,7 +62,10 @@ class Replay(CatchUp):
             if page is None:
                 self._who.expire()
                 return
-            await self._play(with_gaps(page))
+            if page.shared is None:
+                page.shared = Page(with_gaps(page))
+            with self._holding(page.shared):
+                await self._play(page.shared.messages)
             self._reading.cursor = page.end
             if self._is_over(page):
                 self._watching.finish()

@@ -14,6 +14,7 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.in_band import InBand
 from hedgehogd.engine.pages import Page, with_holes
 from hedgehogd.engine.past import Others, Past
@@ -33,13 +34,14 @@ class Resumes:
     Attributes:
         past: what is no longer on the tape; None where nothing is kept.
         turns: who gives something now; as many as fit into one turn of the loop.
+        budget: what waits for all subscribers; pages in use are part of it.
         others: other instances of the machine; None where there are none.
         resumed: how many have caught up since start.
         replayed: messages given to them.
         expired: how often they were told, or ended, because something was gone.
     """
 
-    def __init__(self, tape: Tape, wall_us: Callable[[], int]) -> None:
+    def __init__(self, tape: Tape, wall_us: Callable[[], int], budget: Budget) -> None:
         self.past: Past | None = None
         self.others: Others | None = None
         self.resumed = 0
@@ -49,6 +51,9 @@ class Resumes:
         # when nobody had what is missing of some topics in a hole, by its place
         self._nowhere: dict[tuple[frozenset[Topic], int], float] = {}
         self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
+        self.budget = budget
+        self._account = budget.account(self._forget_pages)
+        self._charges: dict[tuple[frozenset[Topic], int], int] = {}
         self.tape = tape
         self.wall_us = wall_us
         self._begun: list[Catching] = []
@@ -102,6 +107,15 @@ class Resumes:
             placed = with_holes(self.tape.part(after, width, topics), holes)
             page = Page([message for _, message in placed])
             self._pages[topics, window] = page
+            self._charges[topics, window] = self._account.share(page, page.weight)
             if len(self._pages) > limits.RESUME_PAGES_MAX:
-                self._pages.popitem(last=False)
+                self._forget_page(next(iter(self._pages)))
+            self._account.relieve()
         return page
+
+    def _forget_page(self, key: tuple[frozenset[Topic], int]) -> None:
+        self._account.release(self._pages.pop(key), self._charges.pop(key))
+
+    def _forget_pages(self) -> None:
+        for key in list(self._pages):
+            self._forget_page(key)

@@ -173,6 +173,10 @@ class Session:
         """End: a bug of ours was met while it caught up."""
         self._member.end(CLOSE_BUG, "bug", "internal error")
 
+    def shed(self) -> None:
+        """End: all subscribers together hold too much memory, and this one the most."""
+        self._member.shed()
+
     def refuse(self, refusal: Refusal) -> None:
         """The exchange does not give us something: drop it, and tell the subscriber if it asked.
 

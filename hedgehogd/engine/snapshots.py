@@ -11,6 +11,7 @@ A made snapshot serves for a second, so a thousand late joiners cost one or two.
 and those of the updates behind it, are made once for all of them.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
@@ -22,8 +23,10 @@ from hedgehogd.domain.level2 import Gathering, snapshot_parts
 from hedgehogd.domain.limits import ADMISSIONS_PER_TURN_MAX, SNAPSHOT_AGE_MAX_S
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.books import Books
+from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.tape import Tape
+from hedgehogd.engine.weight import weight
 from hedgehogd.protocol.deflate import deflate_frame
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.wire import WireForm
@@ -48,22 +51,24 @@ class SharedSnapshot:
     Attributes:
         topic: of which book.
         offset: the place: all up to it is in the snapshot, nothing after it.
-        made_at: when it was ready, on the clock of ``trio.current_time``, seconds.
+        too_old_at: until then it may be given, on the clock of ``trio.current_time``, seconds.
         gathering: what gathers the messages that follow it; None when they are the exchange's.
+        held_bytes: the memory that is on the budget for it.
     """
 
     def __init__(
         self,
         topic: Topic,
         offset: int,
-        made_at: float,
+        too_old_at: float,
         message: Message,
         gathering: Gathering | None = None,
     ) -> None:
         self.topic = topic
         self.offset = offset
-        self.made_at = made_at
+        self.too_old_at = too_old_at
         self.gathering = gathering
+        self.held_bytes = 0
         self._message = message
         self._snapshots: dict[WireForm, bytes] = {}
         self._updates: list[Message] = []
@@ -85,7 +90,8 @@ class SharedSnapshot:
         data = self._snapshots.get(form)
         if data is None:
             data = self._snapshots[form] = form.data(self._message, "")
-        snapshot = Chunk([data], [self._message], [tape.end + 1])
+        # Every slow joiner keeps the message with its bytes, when this object has gone.
+        snapshot = Chunk([data], [self._message], [tape.end + 1], weight(self._message))
         if tape.end > self._updates_end:
             found = tape.read(self._updates_end, frozenset({self.topic}))
             self._updates += [message for _, message in found]
@@ -100,9 +106,14 @@ class SharedSnapshot:
             updates = self._chunks[form] = Chunk(pieces, self._updates.copy(), places)
         return [snapshot, updates]
 
+    def weight(self) -> int:
+        """Return how many bytes of memory it takes, in all forms made so far."""
+        made = sum(map(len, self._snapshots.values()))
+        return weight(self._message) + made + sum(c.weight() for c in self._chunks.values())
+
     def is_good(self, tape: Tape, now: float) -> bool:
         """Say whether it may still be given: young enough, and all after it is on the tape."""
-        return now - self.made_at <= SNAPSHOT_AGE_MAX_S and tape.begin <= self._updates_end + 1
+        return now < self.too_old_at and tape.begin <= self._updates_end + 1
 
 
 class Snapshots:
@@ -113,9 +124,10 @@ class Snapshots:
         shared: joiners let in by them.
     """
 
-    def __init__(self, books: Books, tape: Tape) -> None:
+    def __init__(self, books: Books, tape: Tape, budget: Budget) -> None:
         self.made = 0
         self.shared = 0
+        self._account = budget.account(self._forget_recent)
         self._books = books
         self._tape = tape
         self._waiting: dict[Topic, dict[Waiting, None]] = {}
@@ -154,7 +166,7 @@ class Snapshots:
         """The next message on the tape is ``snapshot``: let in who waits for it."""
         for topic in (snapshot.topic, snapshot.also):
             if topic is not None:
-                self._recent.pop(topic, None)
+                self._drop_recent(topic)
                 for who in self._waiting.pop(topic, {}):
                     who.admit(topic)
 
@@ -179,7 +191,12 @@ class Snapshots:
     async def run(self) -> None:
         """Make snapshots for those who wait, for ever."""
         while True:
-            await self._asked.wait()
+            oldest = next(iter(self._recent.values()), None)
+            with trio.move_on_at(math.inf if oldest is None else oldest.too_old_at) as in_time:
+                await self._asked.wait()
+            if in_time.cancelled_caught:
+                self._drop_old()
+                continue
             self._asked = trio.Event()
             for topic in list(self._waiting):
                 if topic not in self._waiting:
@@ -190,9 +207,10 @@ class Snapshots:
 
     def forget(self, product_ids: Collection[str] | None) -> None:
         """The books of these products, of all for None, have ended: so do their snapshots."""
-        for kept in (self._recent, self._frozen):
-            for topic in [t for t in kept if product_ids is None or t.product_id in product_ids]:
-                del kept[topic]
+        for topic in {*self._recent, *self._frozen}:
+            if product_ids is None or topic.product_id in product_ids:
+                self._drop_recent(topic)
+                self._frozen.pop(topic, None)
 
     def _may_give(self, shared: SharedSnapshot) -> bool:
         """Say whether what follows on ``shared`` is whole, and it is young enough."""
@@ -220,6 +238,7 @@ class Snapshots:
                 del self._waiting[topic]
             self.shared += 1
             who.admit(topic, shared.chunks(self._tape, who.form))
+            self._weigh(shared)
             if not count % ADMISSIONS_PER_TURN_MAX:
                 await trio.lowlevel.checkpoint()
 
@@ -247,7 +266,32 @@ class Snapshots:
             return None  # the book has ended meanwhile
         payload = b"".join(parts)
         message = Message(topic, "snapshot", encode_text(payload), payload)
-        shared = SharedSnapshot(topic, offset, trio.current_time(), message, gathering)
+        too_old_at = trio.current_time() + SNAPSHOT_AGE_MAX_S
+        shared = SharedSnapshot(topic, offset, too_old_at, message, gathering)
         self.made += 1
+        self._drop_recent(topic)
         self._recent[topic] = shared
+        self._weigh(shared)
         return shared
+
+    def _weigh(self, shared: SharedSnapshot) -> None:
+        """Put on our account what ``shared`` holds, while it is kept for the next joiners."""
+        if self._recent.get(shared.topic) is shared:
+            change, shared.held_bytes = shared.weight() - shared.held_bytes, shared.weight()
+            self._account.take(change)
+            self._account.relieve()
+
+    def _drop_recent(self, topic: Topic) -> None:
+        shared = self._recent.pop(topic, None)
+        if shared is not None:
+            self._account.take(-shared.held_bytes)
+
+    def _drop_old(self) -> None:
+        """Drop the snapshots that are too old to be given: the next joiner needs a new one."""
+        now = trio.current_time()
+        for topic in [t for t, shared in self._recent.items() if shared.too_old_at <= now]:
+            self._drop_recent(topic)
+
+    def _forget_recent(self) -> None:
+        for topic in list(self._recent):
+            self._drop_recent(topic)

@@ -6,29 +6,33 @@ Sans-I/O; the outlet owns the socket and the clock. Three rules:
 * What is not data (pongs, answers, notices) goes ahead of waiting data, between pieces.
 * Waiting bytes are shared between all members of a cohort: a waiting message costs a
   reference, not a copy.
+
+All that is held here is on the subscriber's account of the instance's budget, from the moment
+it is put here until its last byte is sent or dropped.
 """
 
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from itertools import accumulate
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.budget import HOLD_BYTES, Account
 from hedgehogd.engine.member import Chunk
 
 
 class _Waiting:
     """A chunk of which the bytes before ``start`` have been sent."""
 
-    __slots__ = ("chunk", "ends", "since", "start")
+    __slots__ = ("charge", "chunk", "ends", "since", "start")
 
     def __init__(self, chunk: Chunk, start: int, since: float) -> None:
         self.chunk = chunk
         self.start = start
         self.since = since
-        self.ends = list(accumulate(map(len, chunk.pieces)))
+        self.ends = chunk.ends
+        self.charge = 0
 
     def whole(self, at: int) -> int:
         """Return how many pieces end at or before byte ``at``."""
@@ -42,9 +46,8 @@ class _Waiting:
 
     def largest(self) -> int:
         """Return the size of the largest piece that has not been sent, or of its rest."""
-        first = self.whole(self.start)
-        rest = self.ends[first] - self.start
-        return max(rest, max(map(len, self.chunk.pieces[first + 1 :]), default=0))
+        ends = self.ends[self.whole(self.start) :]
+        return max(end - begin for begin, end in zip((self.start, *ends), ends, strict=False))
 
 
 class Backlog:
@@ -55,11 +58,23 @@ class Backlog:
         control_bytes: what is not data and waits.
     """
 
-    __slots__ = ("_begun", "_control", "_data", "bytes", "control_bytes")
+    __slots__ = (
+        "_account",
+        "_begun",
+        "_begun_held",
+        "_control",
+        "_control_held",
+        "_data",
+        "bytes",
+        "control_bytes",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account) -> None:
         self.bytes = 0
         self.control_bytes = 0
+        self._account = account
+        self._begun_held = 0  # memory of what _begun is a part of
+        self._control_held = 0  # memory of _control
         self._begun: memoryview = memoryview(b"")  # the rest of something not in _data
         self._control: deque[bytes] = deque()
         self._data: deque[_Waiting] = deque()
@@ -77,6 +92,7 @@ class Backlog:
             How many messages were completed by them.
         """
         waiting = _Waiting(chunk, sent, now)
+        self._hold(waiting)
         self._data.append(waiting)
         self.bytes += chunk.size - sent
         return waiting.whole(sent)
@@ -85,8 +101,11 @@ class Backlog:
         """Keep something that is not data; ``sent`` > 0 only when nothing else waits."""
         self.control_bytes += len(data) - sent
         if sent:
-            self._begun = memoryview(data)[sent:]
+            self._begin(data, sent)
         else:
+            held = len(data) + HOLD_BYTES
+            self._account.take(held)
+            self._control_held += held
             self._control.append(data)
 
     def next(self) -> memoryview:
@@ -99,9 +118,11 @@ class Backlog:
             if begun_end > head.start:
                 return memoryview(head.chunk.data)[head.start : begun_end]
         if self._control:
-            self._begun = memoryview(b"".join(self._control))
+            together = b"".join(self._control)
             self._control.clear()
-            return self._begun
+            self._account.take(-self._control_held)
+            self._control_held = 0
+            return self._begin(together, 0)
         if head is not None:
             return memoryview(head.chunk.data)[head.start :]
         return self._begun
@@ -115,13 +136,16 @@ class Backlog:
         if self._begun:
             self._begun = self._begun[count:]
             self.control_bytes -= count
+            if not self._begun:
+                self._account.take(-self._begun_held)
+                self._begun_held = 0
             return 0
         head = self._data[0]
         before = head.whole(head.start)
         head.start += count
         self.bytes -= count
         if head.start == head.chunk.size:
-            self._data.popleft()
+            self._release(self._data.popleft())
         return head.whole(head.start) - before
 
     def largest(self) -> int:
@@ -156,13 +180,24 @@ class Backlog:
             head = self._data[0]
             end = head.begun_end()
             if end > head.start:  # implies that nothing else is in flight
-                self._begun = memoryview(head.chunk.data)[head.start : end]
+                # A copy: the chunk may be a hundred times as large, and is to be freed.
+                self._begin(head.chunk.data[head.start : end], 0)
                 self.control_bytes += end - head.start
                 dropped = -1
         dropped += sum(w.chunk.count - w.whole(w.start) for w in self._data)
+        for waiting in self._data:
+            self._release(waiting)
         self._data.clear()
         self.bytes = 0
         return dropped
+
+    def clear(self) -> None:
+        """Forget all that waits, also what is in flight: nothing more can be sent."""
+        self.drop()
+        self._account.take(-self._begun_held - self._control_held)
+        self._begun_held = self._control_held = self.control_bytes = 0
+        self._begun = memoryview(b"")
+        self._control.clear()
 
     def conflate(self, topics: AbstractSet[Topic], books: AbstractSet[Topic]) -> Counter[Topic]:
         """Drop what newer things replace; the piece in flight is not touched.
@@ -181,11 +216,28 @@ class Backlog:
             indices = _kept_indices(waiting, topics | books, seen, skipped)
             if len(indices) == waiting.chunk.count - waiting.whole(waiting.start):
                 kept.appendleft(waiting)
-            elif indices:
-                kept.appendleft(_subset(waiting, indices))
+            else:
+                self._release(waiting)
+                if indices:
+                    kept.appendleft(_subset(waiting, indices))
+                    self._hold(kept[0])
         self._data = kept
         self.bytes = sum(waiting.chunk.size - waiting.start for waiting in kept)
         return skipped
+
+    def _hold(self, waiting: _Waiting) -> None:
+        chunk = waiting.chunk
+        waiting.charge = self._account.share(chunk.data, chunk.weight())
+
+    def _release(self, waiting: _Waiting) -> None:
+        self._account.release(waiting.chunk.data, waiting.charge)
+
+    def _begin(self, data: bytes, sent: int) -> memoryview:
+        """Finish ``data``, of which ``sent`` bytes have been sent, before anything else."""
+        self._begun_held = len(data) + HOLD_BYTES
+        self._account.take(self._begun_held)
+        self._begun = memoryview(data)[sent:]
+        return self._begun
 
 
 def _kept_indices(
@@ -220,9 +272,11 @@ def _subset(waiting: _Waiting, indices: list[int]) -> _Waiting:
     first = waiting.whole(waiting.start)
     begin = waiting.ends[first - 1] if first else 0
     start = waiting.start - begin if indices[0] == first else 0
+    begins = (0, *waiting.ends)
     part = Chunk(
-        [chunk.pieces[i] for i in indices],
+        [chunk.data[begins[i] : begins[i + 1]] for i in indices],
         [chunk.messages[i] for i in indices],
         [chunk.offsets[i] for i in indices],
+        chunk.kept_bytes,
     )
     return _Waiting(part, start, waiting.since)

@@ -47,3 +47,11 @@ def excess(waiting_bytes: int, oldest_s: float, bytes_max: int, age_max_s: float
         f"{waiting_bytes} bytes were waiting for you, the oldest {oldest_s:.1f} s old; "
         f"{bytes_max} bytes and {age_max_s:g} s are the most allowed."
     )
+
+
+def excess_of_all(waiting_bytes: int, bytes_max: int) -> str:
+    """Return the text for a slow consumer that was ended because all together had too much."""
+    return (
+        f"{waiting_bytes} bytes were waiting for you; {bytes_max} bytes of memory are the most "
+        "allowed for all subscribers together, and the largest backlogs are closed first."
+    )

@@ -4,7 +4,8 @@ The hub hands bytes in; the socket takes them at once or they wait here. Promise
 
 * ``write`` never waits. The feed must not notice how fast a subscriber reads.
 * The backlog is bounded twice, in bytes and in age: one level2 snapshot weighs as
-  much as a thousand tickers, and a minute-old price is worth nothing.
+  much as a thousand tickers, and a minute-old price is worth nothing. A third bound is
+  that of all subscribers together (``engine.budget``).
 * A frame once begun is finished before anything else is sent on the socket.
 * A position we state covers exactly the messages whose bytes precede it.
 
@@ -20,7 +21,7 @@ Floor 4: imports engine ports and trio. Not safe to share between threads.
 import contextlib
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -29,17 +30,19 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.instance import StreamCounts
 from hedgehogd.engine.member import Chunk, Member, MemberStatistics
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.wire import WireForm
 from hedgehogd.streaming.backlog import Backlog
-from hedgehogd.streaming.farewell import excess, goodbye
+from hedgehogd.streaming.farewell import excess, excess_of_all, goodbye
 
 log = structlog.get_logger("outlet")
 
 _BOOKS = frozenset(name for name, c in BY_TOPIC_CHANNEL.items() if c.begins_with_snapshot)
+_SHED = "waiting_bytes_max"
 _SILENT_ROUNDS_MAX = int(limits.PEER_SILENCE_MAX_S / limits.KEEP_ALIVE_S)
 
 
@@ -52,12 +55,14 @@ class OutletSettings:
         counts: what happened to streams.
         backlog_bytes_max: data that may wait for one subscriber, in bytes.
         backlog_age_max_s: how old waiting data may grow, in seconds.
+        budget: what waits for all subscribers of the instance.
     """
 
     nursery: trio.Nursery
     counts: StreamCounts
     backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX
     backlog_age_max_s: float = limits.BACKLOG_AGE_MAX_S
+    budget: Budget = field(default_factory=Budget)
 
 
 class Outlet(Member):
@@ -150,7 +155,6 @@ class Outlet(Member):
         """Send something that is not data, ahead of data that waits."""
         if not data:
             return
-        backlog = self._backlog
         sent = 0
         if not self._flushing:
             try:
@@ -162,12 +166,12 @@ class Outlet(Member):
                 return
             if sent == len(data):
                 return
-        if backlog is None:
-            backlog = self._backlog = Backlog()
+        backlog = self._own_backlog()
         backlog.put_control(data, sent)
         self._start_flushing()  # first: from here on nothing goes past the backlog
         if backlog.control_bytes > limits.CONTROL_BYTES_MAX and not self.is_ending:
             self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
+        self._settings.budget.relieve()
 
     def tell(self, payload: bytes) -> None:
         """Say something that is not data, in the stream's own form."""
@@ -218,9 +222,18 @@ class Outlet(Member):
         """Return the messages of which nothing has been sent yet, oldest first."""
         return self._backlog.waiting() if self._backlog else ()
 
+    def shed(self) -> None:
+        """Free what waits: all subscribers together have too much, and this one the most."""
+        if self.is_ending:
+            self.close()  # its farewell is too much as well
+        else:
+            self.end(CLOSE_SLOW_CONSUMER, _SHED, "slow_consumer")
+
     def close(self) -> None:
         """Nothing is sent any more."""
-        self._backlog = None
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            backlog.clear()
         if self.said_all is not None:
             self.said_all.set()
 
@@ -237,15 +250,19 @@ class Outlet(Member):
                 settings.counts.drops[reason] += dropped
         self.reading.cancel()
         self.control(goodbye)
+        settings.budget.relieve()  # what is in flight was copied out of bytes that are shared
         if not self._flushing:
             self._shut_writing()
 
     def _goodbye(self, code: int, reason: str, detail: str) -> bytes:
         """Return the last bytes; must be asked for before what waits is dropped."""
         settings, oldest_s = self._settings, self.oldest_s(trio.current_time())
-        why_slow = excess(
-            self.waiting_bytes, oldest_s, settings.backlog_bytes_max, settings.backlog_age_max_s
-        )
+        if reason == _SHED:
+            why_slow = excess_of_all(self.waiting_bytes, settings.budget.bytes_max)
+        else:
+            why_slow = excess(
+                self.waiting_bytes, oldest_s, settings.backlog_bytes_max, settings.backlog_age_max_s
+            )
         position = self._position() if self._form.has_notices else {}
         return goodbye(self._form, code, reason, detail, position, why_slow)
 
@@ -259,12 +276,16 @@ class Outlet(Member):
     def _keep(self, chunk: Chunk, sent: int) -> None:
         if self.is_ending:
             return
-        if self._backlog is None:
-            self._backlog = Backlog()
-        self.delivered += self._backlog.put(chunk, sent, trio.current_time())
+        self.delivered += self._own_backlog().put(chunk, sent, trio.current_time())
         self._start_flushing()  # first: from here on nothing goes past the backlog
         if self._is_over():
             self._over_the_limit()
+        self._settings.budget.relieve()
+
+    def _own_backlog(self) -> Backlog:
+        if self._backlog is None:
+            self._backlog = Backlog(self._settings.budget.account(self.shed))
+        return self._backlog
 
     def _is_over(self) -> bool:
         """Say whether too much waits. One message alone never does: a snapshot may be larger."""

@@ -200,6 +200,10 @@ class InstanceCollector(Collector):
         )
         yield _counter("bytes_out", "Bytes handed to subscribers", hub.bytes_out)
         yield _gauge("backlog_bytes", "Data waiting for slow subscribers", waiting_bytes)
+        budget = instance.pipe.budget
+        yield _gauge("waiting_bytes", "Memory of all that waits for subscribers", budget.bytes)
+        yield _gauge("waiting_bytes_max", "The most that it may take", budget.bytes_max)
+        yield _counter("waiting_relieved", "Holders of it ended to keep it", budget.relieved)
         yield _gauge("backlog_oldest_seconds", "Age of the oldest of it", oldest_s)
         yield _gauge("backlog_subscribers", "Subscribers that data waits for", slow)
         drops = {"slow_consumer": 0, **counts.drops}

@@ -11,6 +11,7 @@ from hedgehogd.domain.channel import BY_ALIAS, FULL, MATCHES, Topic
 from hedgehogd.domain.position import Start
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.member import Member
 from hedgehogd.engine.past import PastGap
@@ -38,7 +39,7 @@ class Laggard(Member):
         super().__init__()
         self.form, self.random = form, random
         self.session = None
-        self.backlog = Backlog()
+        self.backlog = Backlog(Budget().account(lambda: None))
         self.sent = []  # messages of which something has left
         self.bytes = bytearray()
         self.told, self.ends = [], []

@@ -6,9 +6,10 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.errors import CLOSE_EXPIRED
+from hedgehogd.domain.errors import CLOSE_EXPIRED, CLOSE_SLOW_CONSUMER
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.broker import Delivery
+from hedgehogd.protocol.commands import Pace
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
 from tests.engine.returning import (
@@ -17,6 +18,8 @@ from tests.engine.returning import (
     LOST,
     MATCH,
     STALE,
+    Memory,
+    Returner,
     data,
     holed,
     publish,
@@ -130,3 +133,50 @@ async def test_who_has_full_is_told_of_it_alone(back, autojump_clock):
 
     assert [texts(member) for member in members] == [[3, "gap", 6, 7, "resumed"]] * 2
     assert [told(member)[0]["channel"] for member in members] == ["full", "matches"]
+
+
+class Stuck(FakeMember):
+    """A subscriber whose socket takes nothing: what it is given stays written to it."""
+
+    async def wait_written(self):
+        while not self.ends:
+            await trio.sleep(0.1)
+
+
+async def test_a_page_is_counted_while_it_is_given_once_for_all(back, monkeypatch, autojump_clock):
+    """Five hundred that resume a busy minute hold its pages together."""
+    monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", 64)
+    await publish(back, MATCH, *range(1, 100))
+    budget = back.pipe.budget
+    held = []
+    for _ in range(3):
+        back.come({MATCH: Start(0)}, member=Stuck())
+        await trio.sleep(1)
+        held.append(budget.bytes)
+
+    assert held == [held[0] + n * (held[1] - held[0]) for n in range(3)]
+    assert held[1] - held[0] < 10_000 < held[0]
+
+
+@pytest.mark.parametrize("speed", [None, 0.001])
+async def test_a_stream_that_holds_the_largest_page_is_ended(speed, nursery, autojump_clock):
+    """A slow reader of history holds more than its backlog: the page that it is given."""
+    back = Returner(Memory())
+    back.past.page_max = 64
+    nursery.start_soon(back.pipe.resumes.run)
+    for sequence in range(1, 100):
+        back.past.keep(make_message("matches", BTC, sequence))
+        await trio.sleep(0.001)
+    pace = None if speed is None else Pace(speed)
+    member, _ = back.come({MATCH: Start(after_us=1)}, member=Stuck(), pace=pace)
+    await trio.sleep(1)
+    budget = back.pipe.budget
+    held = budget.bytes
+    budget.bytes_max = held - 1
+    budget.relieve()
+
+    assert held > 10_000
+    assert budget.bytes == 0
+    assert member.ends == [(CLOSE_SLOW_CONSUMER, "waiting_bytes_max")]
+    await trio.sleep(1)
+    assert (budget.bytes, budget.accounts) == (0, {})

@@ -90,6 +90,19 @@ async def test_a_member_with_too_much_to_write_ends_in_the_middle_of_a_write(pee
     assert member.statistics(0.0).waiting_bytes == 0
 
 
+async def test_a_member_that_sheds_ends_and_holds_nothing(peers):
+    """All subscribers together hold too much; shedding again frees the farewell too."""
+    member, _ = peers
+    for sequence in range(2):
+        member.write(make_chunk(sequence, size=400))
+    member.shed()
+    member.shed()
+
+    assert member.session.is_closed
+    assert list(member.waiting()) == []
+    assert member.statistics(0.0).waiting_bytes == 0
+
+
 def test_a_chunk_joins_its_pieces_once():
     """A cohort of a thousand shares one chunk; a single piece is not even copied."""
     pieces = [b"one", b"three"]
@@ -109,6 +122,7 @@ async def test_a_member_is_a_port():
         lambda: member.write(make_chunk(1)),
         lambda: member.tell(b"{}"),
         lambda: member.end(1012, "drain"),
+        member.shed,
         lambda: member.statistics(0.0),
         member.waiting,
     ]
@@ -129,3 +143,25 @@ def test_the_same_bytes_stand_elsewhere_on_the_tape():
     assert placed.data is chunk.data
     assert (placed.offsets, chunk.offsets) == ([9, 9], [1, 2])
     assert (placed.messages, placed.count) == (chunk.messages, 2)
+
+
+def test_the_bytes_of_pieces_are_dropped_when_a_chunk_has_to_wait():
+    """A placed copy, made before or after, has the same ends."""
+    chunk = make_chunk(1, 2)
+    before, size = chunk.placed(9), len(chunk.pieces[0])
+    ends = chunk.ends
+    after = chunk.placed(9)
+
+    assert list(ends) == [size, chunk.size]
+    assert after.ends is ends
+    assert list(before.ends) == [size, chunk.size]
+    assert chunk.pieces == ()
+
+
+def test_a_chunk_weighs_its_bytes_and_what_it_alone_keeps():
+    """Small messages cost more than their bytes."""
+    live, past = make_chunk(1, 2), make_chunk(1, 2)
+    past.kept_bytes = 5000
+
+    assert live.size < live.weight() < live.size + 1000
+    assert past.placed(9).weight() == live.weight() + 5000

@@ -3,6 +3,7 @@
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.resume import Resumes
 from hedgehogd.engine.tape import Tape
 from tests.engine.returning import MATCH, TICK, wall_us
@@ -15,7 +16,7 @@ def test_a_page_of_the_tape_is_read_once_and_not_kept_for_ever(monkeypatch):
     monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", 2)
     tape = Tape()
     tape.append([make_message("matches", sequence=n) for n in range(1, 9)])
-    resumes, topics = Resumes(tape, lambda: 0), frozenset({MATCH})
+    resumes, topics = Resumes(tape, lambda: 0, Budget()), frozenset({MATCH})
     pages = [resumes.tape_page(topics, window) for window in range(4)]
 
     assert [[m.sequence for m in page.messages] for page in pages] == [
@@ -39,7 +40,7 @@ async def test_whoever_begins_is_brought_back_while_others_are(nursery, autojump
             await trio.sleep(10)
             self.is_over = True
 
-    resumes = Resumes(Tape(), wall_us)
+    resumes = Resumes(Tape(), wall_us, Budget())
     nursery.start_soon(resumes.run)
     slow = [Slow(), Slow(), Slow()]
     for each in slow:
@@ -48,3 +49,23 @@ async def test_whoever_begins_is_brought_back_while_others_are(nursery, autojump
     await trio.sleep(9.5)
 
     assert [each.is_over for each in slow] == [True, True, True]
+
+
+def test_kept_pages_are_counted_and_make_room_when_the_budget_is_full(monkeypatch):
+    """They serve the next ones that resume; a subscriber's bytes are worth more."""
+    monkeypatch.setattr(limits, "RESUME_PAGES_MAX", 2)
+    monkeypatch.setattr(limits, "RESUME_WINDOW_MESSAGES_MAX", 2)
+    tape, budget = Tape(), Budget()
+    tape.append([make_message("matches", sequence=n) for n in range(1, 9)])
+    resumes, topics = Resumes(tape, lambda: 0, budget), frozenset({MATCH})
+    held = []
+    for window in range(4):
+        resumes.tape_page(topics, window)
+        held.append(budget.bytes)
+    assert held[0] > 2 * len(b'{"type":"match"}')
+    assert held[1:] == [2 * held[0]] * 3
+    budget.bytes_max = 1
+    budget.relieve()
+
+    assert (budget.bytes, budget.shared) == (0, {})
+    assert resumes.tape_page(topics, 3).count == 2

@@ -650,3 +650,55 @@ def test_every_subscriber_s_book_is_the_true_one(seed):
         world = World(seed)
         trio.run(world.run, clock=MockClock(autojump_threshold=0))
     world.check()
+
+
+async def test_a_made_snapshot_is_held_for_the_next_joiner_and_no_longer(making, autojump_clock):
+    """It is counted while it is held, in all forms; a second later nobody may have it."""
+    making.join("level2")
+    await making.publish(a_snapshot(levels=300))
+    budget, held = making.pipe.budget, []
+    for form in (WEBSOCKET, SSE[True], NDJSON[True]):
+        making.join("level2", form=form)
+        await wait_all_tasks_blocked()
+        held.append(budget.bytes)
+    await making.publish(a_change(101, 2))
+    making.join("level2")
+    await wait_all_tasks_blocked()
+    held.append(budget.bytes)
+    await trio.sleep(limits.SNAPSHOT_AGE_MAX_S + 0.01)
+
+    assert sorted(held) == held
+    assert 0 < held[0] < held[1] < held[2] < held[3]
+    assert (making.pipe.snapshots.made, budget.bytes) == (1, 0)
+
+
+async def test_held_snapshots_make_room_when_the_budget_is_full(making):
+    """They serve late joiners only; the next one needs another snapshot then."""
+    making.join("level2")
+    await making.publish(a_snapshot(levels=300))
+    making.join("level2")
+    await wait_all_tasks_blocked()
+    budget = making.pipe.budget
+    budget.bytes_max = budget.bytes - 1
+    budget.relieve()
+    assert budget.bytes == 0
+    _, late = making.join("level2")
+    await wait_all_tasks_blocked()
+
+    assert [m.type for m in late.messages] == ["snapshot"]
+    assert (making.pipe.snapshots.made, budget.bytes) == (2, 0)
+
+
+async def test_the_snapshot_of_another_product_is_held_until_it_is_too_old_itself(
+    making, autojump_clock
+):
+    """Each has its own second."""
+    for product_id in PRODUCTS:
+        making.join("level2", pairs=(product_id,))
+        await making.publish(a_snapshot(product_id=product_id))
+        making.join("level2", pairs=(product_id,))
+        await trio.sleep(0.3)
+    held = making.pipe.budget.bytes
+    await trio.sleep(0.6)
+
+    assert 0 < making.pipe.budget.bytes < held

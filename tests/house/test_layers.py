@@ -24,6 +24,7 @@ FLOORS = {
     "example_file": 5,
     "keys": 5,
     "logs": 5,
+    "memory": 5,
     "log_bounds": 5,
     "daemon": 6,
     "entrances": 6,

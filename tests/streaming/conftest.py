@@ -157,7 +157,9 @@ async def serve(nursery: trio.Nursery, **changes: object) -> Served:
     instance = make_instance(Settings())
     outlet_names = {"backlog_bytes_max", "backlog_age_max_s"}
     outlet_changes = {name: changes.pop(name) for name in outlet_names & changes.keys()}
-    settings = OutletSettings(nursery, instance.counts, **outlet_changes)
+    budget = instance.pipe.budget
+    budget.bytes_max = changes.pop("waiting_bytes_max", budget.bytes_max)
+    settings = OutletSettings(nursery, instance.counts, budget=budget, **outlet_changes)
     plane = StreamingPlane(instance, settings, **changes)
     listener = open_listener("127.0.0.1", 0)
     served = Served(instance, plane, listener.getsockname()[1])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
+from hedgehogd.engine.budget import HOLD_BYTES, Budget
 from hedgehogd.engine.member import Chunk
 from hedgehogd.streaming.backlog import Backlog
 from tests.fakes import make_message
@@ -31,7 +32,7 @@ def make_chunk(*pieces, topics=(), first_offset=1):
 
 def backlog_of(*chunks, sent=0):
     """Return a backlog to which ``chunks`` came, one a second, the first one begun."""
-    backlog = Backlog()
+    backlog = Backlog(Budget().account(lambda: None))
     for second, chunk in enumerate(chunks):
         backlog.put(chunk, 0 if second else sent, float(second))
     return backlog
@@ -49,7 +50,7 @@ def drain(backlog):
 
 def test_an_empty_backlog_has_nothing_to_send():
     """The flushing task ends then."""
-    backlog = Backlog()
+    backlog = Backlog(Budget().account(lambda: None))
 
     assert not backlog
     assert backlog.next() == b""
@@ -88,7 +89,7 @@ def test_control_goes_ahead_of_waiting_data_but_never_inside_a_piece():
 
 def test_control_begun_on_the_socket_is_finished_first():
     """The socket took half of an answer; then data came."""
-    backlog = Backlog()
+    backlog = Backlog(Budget().account(lambda: None))
     backlog.put_control(b"ANSWER ", 3)
     assert backlog.control_bytes == 4
     backlog.put(make_chunk(b"one "), 0, 0.0)
@@ -102,7 +103,7 @@ def test_control_begun_on_the_socket_is_finished_first():
 
 def test_messages_count_as_delivered_when_they_are_whole():
     """What the peer may not have whole was not delivered."""
-    backlog = Backlog()
+    backlog = Backlog(Budget().account(lambda: None))
 
     assert backlog.put(make_chunk(b"one", b"two", b"three"), 7, 0.0) == 2
     assert [backlog.sent(count) for count in (3, 1)] == [0, 1]
@@ -234,7 +235,7 @@ class Model:
     """A backlog beside its plainest description: a piece in flight and two lines of pieces."""
 
     def __init__(self):
-        self.backlog = Backlog()
+        self.backlog = Backlog(Budget().account(lambda: None))
         self.begun = None  # the piece in flight ...
         self.rest = b""  # ... and what is left of it
         self.is_orphan = False  # it is what was left of data that was dropped
@@ -403,3 +404,125 @@ def test_a_conflated_topic_ends_at_its_newest_and_no_other_is_touched(
             assert left[-1] == numbers[-1]
             assert topic in topics or left == numbers
         assert skipped[topic] == len(numbers) - len(left)
+
+
+def held(backlogs):
+    """Return the memory that ``backlogs`` hold together, from what can be reached in them."""
+    total, shared = 0, {}
+    for backlog in backlogs:
+        for waiting in backlog._data:
+            shared[id(waiting.chunk.data)] = waiting.chunk.weight()
+            total += HOLD_BYTES
+        total += sum(len(data) + HOLD_BYTES for data in backlog._control)
+        if backlog._begun:
+            total += len(backlog._begun.obj) + HOLD_BYTES
+    return total + sum(shared.values())
+
+
+class Peers:
+    """Slow subscribers under one budget; each drops all it has when it is the largest."""
+
+    def __init__(self, count, bytes_max):
+        self.budget = Budget(bytes_max)
+        self.backlogs = []
+        for _ in range(count):
+            self.backlogs.append(Backlog(self.budget.account(self.end(len(self.backlogs)))))
+
+    def end(self, number):
+        """Return what frees a backlog: first with a farewell, as an outlet does."""
+        has_ended = False
+
+        def free():
+            nonlocal has_ended
+            backlog = self.backlogs[number]
+            if has_ended:
+                backlog.clear()
+                return
+            has_ended = True
+            backlog.drop()
+            backlog.put_control(b"farewell")
+
+        return free
+
+    def put(self, numbers, specs, sent):
+        chunk = make_chunk(*(b"%d" % n * size for n, size in specs), topics=[TICKER] * len(specs))
+        for number in numbers:
+            backlog = self.backlogs[number % len(self.backlogs)]
+            backlog.put(chunk, 0 if backlog else int(sent * (chunk.size - 1)), 0.0)
+            assert self.budget.bytes <= self.budget.bytes_max + chunk.weight() + HOLD_BYTES
+            self.budget.relieve()
+
+    def put_control(self, number, size, sent):
+        backlog = self.backlogs[number % len(self.backlogs)]
+        backlog.put_control(b"c" * size, 0 if backlog else int(sent * (size - 1)))
+        self.budget.relieve()
+
+    def send(self, number, share):
+        backlog = self.backlogs[number % len(self.backlogs)]
+        if offered := backlog.next():
+            backlog.sent(int(share * len(offered)))
+
+    def conflate(self, number):
+        self.backlogs[number % len(self.backlogs)].conflate({TICKER}, set())
+        self.relieve()
+
+    def drop(self, number):
+        self.backlogs[number % len(self.backlogs)].drop()
+        self.relieve()
+
+    def relieve(self):
+        """Keep the bound after something was copied out of what others share: one message."""
+        assert self.budget.bytes <= self.budget.bytes_max + 3 * 900 + 1000
+        self.budget.relieve()
+
+    def clear(self, number):
+        self.backlogs[number % len(self.backlogs)].clear()
+
+
+NUMBERS = st.integers(0, 3)
+PEER_STEPS = st.one_of(
+    st.tuples(
+        st.just("put"),
+        st.lists(NUMBERS, min_size=1, max_size=4, unique=True),
+        st.lists(st.tuples(st.integers(0, 9), st.integers(1, 900)), min_size=1, max_size=3),
+        SHARES,
+    ),
+    st.tuples(st.just("put_control"), NUMBERS, st.integers(1, 900), SHARES),
+    st.tuples(st.just("send"), NUMBERS, SHARES),
+    st.tuples(st.just("conflate"), NUMBERS),
+    st.tuples(st.just("drop"), NUMBERS),
+    st.tuples(st.just("clear"), NUMBERS),
+)
+
+
+@given(st.lists(PEER_STEPS, min_size=3, max_size=40), st.sampled_from([4000, 10_000, 10**6]))
+def test_the_budget_is_what_all_backlogs_hold_and_keeps_its_bound(steps, bytes_max):
+    """Whatever is written, sent, conflated and closed, in whatever order."""
+    peers = Peers(4, bytes_max)
+    for name, *arguments in steps:
+        getattr(peers, name)(*arguments)
+        assert peers.budget.bytes == held(peers.backlogs)
+        assert peers.budget.bytes <= bytes_max
+        for account, backlog in zip(
+            (b._account for b in peers.backlogs), peers.backlogs, strict=True
+        ):
+            assert (account in peers.budget.accounts) == bool(backlog)
+    for backlog in peers.backlogs:
+        backlog.clear()
+    assert (peers.budget.bytes, peers.budget.shared, peers.budget.accounts) == (0, {}, {})
+
+
+def test_a_waiting_chunk_has_its_bytes_once():
+    """The pieces of an SSE cohort are copies; kept, they would double what a slow reader costs."""
+    chunk = make_chunk(b"one", b"two")
+    backlog_of(chunk)
+
+    assert (chunk.data, list(chunk.ends), chunk.pieces) == (b"onetwo", [3, 6], ())
+
+
+def test_dropping_frees_a_chunk_whose_piece_is_in_flight():
+    """The rest of one piece must not keep a megabyte that follows it."""
+    backlog = backlog_of(make_chunk(b"one ", b"x" * 1000), sent=1)
+    backlog.drop()
+
+    assert bytes(backlog.next().obj) == b"ne "

@@ -6,7 +6,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.frames import encode_close, encode_text
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
-from hedgehogd.streaming.farewell import excess, goodbye
+from hedgehogd.streaming.farewell import excess, excess_of_all, goodbye
 
 POSITION = {Topic("matches", "BTC-USD"): 7}
 CLOSING = notices.closing("restart", POSITION, 1.0)
@@ -40,3 +40,10 @@ def test_a_slow_consumer_is_told_the_figures() -> None:
         "9 bytes were waiting for you, the oldest 3.2 s old; 8 bytes and 10 s are the most allowed."
         == excess(9, 3.21, 8, 10.0)
     )
+
+
+def test_a_subscriber_ended_for_all_reads_whose_bound_it_was() -> None:
+    """Its own backlog was within its own bound."""
+    text = excess_of_all(9, 8000)
+
+    assert text.startswith("9 bytes were waiting for you; 8000 bytes of memory are the most")

@@ -469,8 +469,9 @@ async def test_nothing_is_said_inside_a_frame_that_has_begun(nursery: trio.Nurse
     outlet._send_waiting()
 
     assert outlet.is_ending
-    assert chunk.pieces[0] == sock.taken[: len(chunk.pieces[0])]
-    assert b'"slow_consumer"' in sock.taken[len(chunk.pieces[0]) :]
+    first = chunk.ends[0]
+    assert chunk.data[:first] == sock.taken[:first]
+    assert b'"slow_consumer"' in sock.taken[first:]
     outlet.close()
 
 
@@ -544,3 +545,69 @@ async def test_what_comes_behind_a_snapshot_that_is_nearly_sent_is_bounded_as_ev
 
     assert outlet.is_ending
     outlet.close()
+
+
+async def test_the_largest_backlog_is_closed_when_all_together_are_too_much(
+    nursery: trio.Nursery,
+) -> None:
+    """Each is within its own bound; the one that is hardly slow stays and misses nothing."""
+    served = await serve(nursery, waiting_bytes_max=20 * PAD)
+    large, large_outlet = await _slow(served, "/ws")
+    other = SUBSCRIBE.replace("BTC-USD", "ETH-USD")
+    small, small_outlet = await _slow(served, "/ws", other)
+    number = await _fill(served, large_outlet)
+    first = 1
+    while not small_outlet.waiting_bytes:
+        await served.publish(ticker(first, "ETH-USD", pad=PAD))
+        first += 1
+    while not large_outlet.is_ending:
+        await served.publish(ticker(number, pad=PAD))
+        number += 1
+    got = []
+    while len(got) < first - 1:
+        body = await small.next_json()
+        got += [body["sequence"]] * (body["type"] == "ticker")
+    counts, budget = served.instance.counts, served.instance.pipe.budget
+
+    assert got == list(range(1, first))
+    assert counts.ends == {"waiting_bytes_max": 1}
+    assert budget.bytes <= budget.bytes_max
+    bodies = []
+    while (body := await large.next_json())["type"] != "error":
+        bodies.append(body)
+    assert (body["code"], body["name"]) == (4001, "slow_consumer")
+    assert "all subscribers together" in body["message"]
+    assert body["position"] == {"ticker": {"BTC-USD": bodies[-1]["sequence"]}}
+    closed = await large.next()
+    assert (closed.code, closed.reason) == (4001, "slow_consumer")
+    await small.stream.aclose()
+    await large.stream.aclose()
+    await served.all_gone()
+    assert (budget.bytes, budget.accounts) == (0, {})
+
+
+async def test_two_hundred_slow_readers_of_different_topics_keep_the_bound(
+    nursery: trio.Nursery,
+) -> None:
+    """Cohorts of one share no bytes; pongs and answers count too, and farewells."""
+    served = await serve(nursery, waiting_bytes_max=1_000_000)
+    random = Random(15)
+    streams = []
+    for number in range(200):
+        pairs = ",".join(["BTC-USD", *(f"A{n}-USD" for n in range(10) if number >> n & 1)])
+        path = f"/api/v1/stream?pairs={pairs}&channels=ticker"
+        request = f"GET {path} HTTP/1.1\nHost: test\nAccept: text/event-stream"
+        streams.append(await served.ask(request, **SMALL_WINDOW))
+    while len(served.plane.outlets) < 200:
+        await trio.sleep(0.001)
+    budget, sequence, highest = served.instance.pipe.budget, 0, 0
+    while not served.instance.counts.ends["waiting_bytes_max"]:
+        sequence += 1
+        await served.publish(ticker(sequence, pad=random.choice([100, 5000, 60_000])))
+        highest = max(highest, budget.bytes)
+
+    assert 900_000 < highest <= 1_000_000
+    for stream in streams:
+        await stream.aclose()
+    await served.all_gone()
+    assert (budget.bytes, budget.accounts, budget.shared) == (0, {}, {})

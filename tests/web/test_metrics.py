@@ -60,6 +60,9 @@ NAMES = {
     "hedgehogd_tape_bytes",
     "hedgehogd_tasks",
     "hedgehogd_visitors",
+    "hedgehogd_waiting_bytes",
+    "hedgehogd_waiting_bytes_max",
+    "hedgehogd_waiting_relieved",
 }
 
 
@@ -141,6 +144,8 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
     instance.broker.messages_in = 13
     instance.pipe.hub.deliveries["sse"] = 14
     instance.pipe.hub.bytes_out = 15
+    budget = instance.pipe.budget
+    budget.bytes, budget.bytes_max, budget.relieved = 16, 17, 18
     open_session("1.a", "sse", waiting_bytes=100, oldest_s=1.0)
     open_session("1.b", "sse", waiting_bytes=200, oldest_s=2.5)
     open_session("1.c", "websocket")
@@ -170,6 +175,9 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
         ("subscribers", "ndjson"): 0,
         ("sessions_total", "sse"): 2,
         ("backlog_bytes",): 300,
+        ("waiting_bytes",): 16,
+        ("waiting_bytes_max",): 17,
+        ("waiting_relieved_total",): 18,
         ("backlog_oldest_seconds",): 2.5,
         ("backlog_subscribers",): 2,
     }

@@ -1,0 +1,40 @@
+"""Returning memory to the system after subscribers have been slow.
+
+The C library keeps what is freed between blocks that are in use, and the tape, which always
+grows, puts such blocks everywhere: after a burst of slow subscribers the process would keep
+the memory of the burst for ever. ``malloc_trim`` returns the free pages inside the heap too.
+"""
+
+import ctypes
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.engine.budget import Budget
+
+log = structlog.get_logger("memory")
+
+_LOOK_S = 5.0
+
+
+def _find_trim() -> Callable[[int], int] | None:
+    """Return the C library's ``malloc_trim``; None where there is none, as on musl."""
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim
+
+
+async def return_memory(
+    budget: Budget,
+    trim: Callable[[int], int] | None = _find_trim(),  # noqa: B008  # looked up once
+) -> None:
+    """Trim the heap when much of ``budget`` has been freed, for ever."""
+    highest = 0
+    while True:
+        highest = max(highest, budget.bytes)
+        if trim is not None and highest - budget.bytes >= limits.TRIM_BYTES_MIN:
+            trim(0)
+            log.debug("returned memory", freed=highest - budget.bytes)
+            highest = budget.bytes
+        await trio.sleep(_LOOK_S)

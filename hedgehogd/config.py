@@ -51,6 +51,7 @@ class Settings:
     serve_bind: str = "127.0.0.1"
     serve_operator_bind: str = AUTO
     serve_cors_origins: tuple[str, ...] = ()
+    serve_hosts: tuple[str, ...] = ()
     serve_trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     serve_runtime_dir: str = ""
     history_where: str = "auto"

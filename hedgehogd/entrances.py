@@ -6,14 +6,16 @@ answered for this instance alone, so that nothing is passed on twice.
 """
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import trio
 
 from hedgehogd.config import Settings
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.protocol.access import ANY, Access
 from hedgehogd.relay.peers import Peers
 from hedgehogd.relay.sockets import own_socket
 from hedgehogd.relay.tapes import Tapes
@@ -66,14 +68,17 @@ class Entrances:
             )
         trusted = read_networks(settings.serve_trusted_proxies)
         for listener in filter(None, (self._listener, self._operator_listener)):
+            serves_operators = listener is self._operator_listener
             app = make_app(
                 instance,
                 settings.serve_cors_origins,
                 companion,
                 peers,
-                serves_operators=listener is self._operator_listener,
+                serves_operators=serves_operators,
             )
-            door = Door(plane, control_handler(app), trusted)
+            hosts = _hosts(settings, listener, serves_operators=serves_operators)
+            access = Access(plane.cross_origins, hosts)
+            door = Door(plane, control_handler(app), trusted, access)
             self._accepting.append(await connections.start(door.run, listener, connections))
 
     def close_ports(self) -> None:
@@ -120,3 +125,17 @@ def _listen_for_operators(address: tuple[str, int]) -> socket.socket:
             f"{error} (the operator listener)\n"
             "  Expected --operator-bind with an address and a port that are free, or none."
         ) from None
+
+
+def _hosts(
+    settings: Settings, listener: socket.socket, *, serves_operators: bool
+) -> Collection[str] | None:
+    """Return the names that ``listener`` serves beside loopback ones; None: every name.
+
+    The stream port may be published by a proxy, under whatever name; then ``*`` costs nothing,
+    because a page that points its own name to the proxy is served too. No proxy is in front of
+    the operator listener, so there only names that are listed one by one count.
+    """
+    if not ip_address(listener.getsockname()[0]).is_loopback:
+        return None
+    return set(settings.serve_hosts) - ({ANY} if serves_operators else set())

@@ -146,7 +146,7 @@ backend streams
 _CHECKED_BY = """\
     balance leastconn
     option httpchk
-    http-check send meth GET uri ROUTE ver HTTP/1.1 hdr Host hedgehogd
+    http-check send meth GET uri ROUTE ver HTTP/1.1 hdr Host localhost
     http-check expect status 200
     timeout check 1s
     default-server check inter 500ms fall 2 rise 2

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.product import is_product_id
+from hedgehogd.domain.secret import hide_in_url
+from hedgehogd.protocol.access import ANY, read_authority, read_origin
 from hedgehogd.streaming.address import read_networks
 
 ENVIRONMENT_PREFIX = "HEDGEHOGD_"
@@ -110,6 +112,27 @@ def _operator_bind(value: Any) -> str:
     if text not in {AUTO, NONE}:
         read_address(text)
     return text
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    hosts = []
+    for text in _texts(value):
+        is_bare = text.count(":") > 1 and not text.startswith("[")  # an IPv6 address
+        named = read_authority(f"[{text}]" if is_bare else text)
+        if text != ANY and (named is None or named.port is not None):
+            raise ValueError(f"names or addresses without a port, or *; {text!r} is none")
+        hosts.append(ANY if named is None else named.host)
+    return tuple(hosts)
+
+
+def _origins(value: Any) -> tuple[str, ...]:
+    texts = _texts(value)
+    for text in texts:
+        if text != ANY and read_origin(text) is None:
+            raise ValueError(
+                f"origins such as https://app.example, or *; {hide_in_url(text)!r} is none"
+            )
+    return texts
 
 
 def _text(value: Any) -> str:
@@ -234,7 +257,12 @@ KEYS = (
     ),
     Key(
         "serve.cors_origins", "--cors-origins", "A,B", _SERVE,
-        "web origins whose pages may read us, or *", _texts,
+        "origins of web pages on other hosts that may read this relay, or *", _origins,
+    ),
+    Key(
+        "serve.hosts", "--hosts", "A,B", _SERVE,
+        "names beside localhost that a loopback --bind is asked by, as behind a proxy; * for any,"
+        " but on the operator listener", _hosts,
     ),
     Key(
         "serve.trusted_proxies", "--trusted-proxies", "A,B", _SERVE,

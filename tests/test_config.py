@@ -24,6 +24,7 @@ RIGHT = {
     "serve.port": [("1", 1), ("65535", 65535)],
     "instance": [("0", 0), ("7", 7)],
     "serve.bind": [("0.0.0.0", "0.0.0.0"), ("::1", "::1")],
+    "serve.hosts": [("*", ("*",)), ("Relay.example.,::1", ("relay.example", "::1"))],
     "serve.operator_bind": [("none", "none"), ("[::1]:9001", "[::1]:9001")],
     "serve.trusted_proxies": [
         ("10.0.0.1", ("10.0.0.1",)),
@@ -59,6 +60,8 @@ WRONG = {
     "feed.gap_patience_s": ["-0.1", "5.1", "nan", ""],
     "feed.credentials": [""],
     "serve.bind": [""],
+    "serve.hosts": ["a:80", "http://a", "a b", "user@a", "[::1]:80"],
+    "serve.cors_origins": ["a.example", "https://a/", "null", "https://a:b", "https://*"],
     "serve.operator_bind": ["", "9001", "127.0.0.1", "::1:9001", "[127.0.0.1]:9001", "h:0", "off"],
     "serve.trusted_proxies": ["proxy.example", "10.0.0.0/33", "127.0.0.1;::1"],
     "serve.runtime_dir": [""],

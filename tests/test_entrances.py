@@ -88,6 +88,57 @@ async def test_operators_are_served_on_their_listener_and_on_the_socket_alone(tm
                 assert await _ask(path, stream) == b"200", path
 
 
+async def _host_status(host: str, port: int) -> int:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return int((await stream.receive_some()).split()[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "streams", "operators"),
+    [
+        ({}, 421, 421),
+        ({"serve_bind": "localhost"}, 421, 421),
+        ({"serve_hosts": ("relay.example",)}, 200, 200),
+        ({"serve_hosts": ("*",)}, 200, 421),
+        ({"serve_bind": "0.0.0.0"}, 200, 421),
+    ],
+)
+async def test_loopback_listeners_serve_the_names_that_they_know(
+    changes: dict, streams: int, operators: int
+) -> None:
+    """``*`` is for a proxy, which publishes the stream port by any name, and nothing else."""
+    port = free_port()
+    settings = quick(feed_where="demo", serve_operator_bind=f"127.0.0.1:{port}", **changes)
+    async with running(settings) as daemon:
+        for host in ("localhost:1", "127.0.0.1", "[::1]:9"):
+            assert await _host_status(host, daemon.port) == 200
+            assert await _host_status(host, port) == 200
+        assert await _host_status("Relay.Example:8443", daemon.port) == streams
+        assert await _host_status("relay.example", port) == operators
+
+
+async def test_foreign_pages_are_refused_on_every_listener() -> None:
+    """Also a page of the stream port is foreign to the operator listener."""
+    port = free_port()
+    allowed = "https://app.example"
+    settings = quick(
+        feed_where="demo", serve_operator_bind=f"127.0.0.1:{port}", serve_cors_origins=(allowed,)
+    )
+    async with running(settings) as daemon:
+        for there, other in ((daemon.port, port), (port, daemon.port)):
+            own = f"localhost:{there}"
+            for origin, due in (
+                (f"http://{own}", 200),
+                (allowed, 200),
+                ("http://evil.example", 403),
+                (f"http://localhost:{other}", 403),
+                ("null", 403),
+            ):
+                head = f"localhost:{there}\r\nOrigin: {origin}"
+                assert await _host_status(head, there) == due, origin
+
+
 async def test_the_operator_listener_serves_streams_and_closes_in_a_drain() -> None:
     """A page of the operators needs both planes on one port."""
     port = free_port()

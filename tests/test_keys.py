@@ -45,6 +45,8 @@ def test_a_default_written_out_is_the_default(key) -> None:
         (BY_NAME["feed.credentials"].read, ["keys"], ["", 1, None]),
         (BY_NAME["log.level"].read, ["info"], ["INFO", "", 1, None]),
         (BY_NAME["serve.bind"].read, ["::1"], ["", 1, None]),
+        (BY_NAME["serve.hosts"].read, ["", "*", "a,b", ["[::1]", "::1"]], ["a:1", "é", [1], 7]),
+        (BY_NAME["serve.cors_origins"].read, ["", "*", ["https://a"]], ["a", "https://a/b", 7]),
         (
             BY_NAME["serve.operator_bind"].read,
             ["auto", "none", "127.0.0.1:1", "[::1]:65535", "localhost:9001"],

@@ -13,12 +13,15 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
+import h11
 import msgspec
 import structlog
 import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.protocol.access import Access
+from hedgehogd.protocol.refusal import error_object
 from hedgehogd.streaming.address import Network, client_address, is_trusted, share_of
 from hedgehogd.streaming.admission import ADDRESS_RETRY_S, Room, RoomFull, Visit
 from hedgehogd.streaming.connection import serve_stream
@@ -27,9 +30,11 @@ from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.streaming.request import (
     Plane,
     StreamRequest,
+    authority_of,
     headers_of,
     plane_of,
     read_stream_request,
+    split_target,
 )
 from hedgehogd.streams import ReplayStream
 
@@ -70,13 +75,22 @@ class Door:
     """
 
     def __init__(
-        self, plane: StreamingPlane, control: ControlHandler, trusted: Sequence[Network] = ()
+        self,
+        plane: StreamingPlane,
+        control: ControlHandler,
+        trusted: Sequence[Network] = (),
+        access: Access | None = None,
     ) -> None:
-        """``trusted`` are the proxies whose headers name a subscriber's address."""
+        """``trusted`` are the proxies whose headers name a subscriber's address.
+
+        ``access`` decides which names and which web pages are served, on both planes; without
+        it every name is.
+        """
         self._plane = plane
         self._counts = plane.counts
         self._control = control
         self._trusted = trusted
+        self._access = access or Access(plane.cross_origins)
         self._reading: dict[trio.CancelScope, None] = {}  # one for each incomplete head
         # This door's own: a crowd at one door must not close another.
         self._heads = Room()
@@ -200,7 +214,7 @@ class Door:
             The stream that was asked for, which may be had, the bytes that came behind the
             head, and where the subscriber is; None when everything has been said.
         """
-        origin = ""
+        path = origin = ""
         try:
             opened = await self._receive_head(sock, reading)
             if opened is None:
@@ -208,8 +222,10 @@ class Door:
             data, head_end = opened
             request = read_head(data)
             headers = headers_of(request)
+            path, _ = split_target(request)
             origin = headers.get(b"origin", b"").decode("latin-1")
             address = self._locate(guest, headers)
+            self._check_access(request, headers)
             if plane_of(request) is Plane.CONTROL:
                 self._enter_control(sock, guest, share_of(address))
                 replay = without_upgrade(data, head_end)
@@ -223,7 +239,7 @@ class Door:
                 self._plane.instance.check_replay(stream.command)
             self._plane.check_room()
         except (BadHead, SubscriberError) as error:
-            await self._refuse(sock, origin, error.status, error.code, str(error))
+            await self._refuse(sock, origin, error.status, error.code, str(error), path)
             return None
         return stream, data[head_end:], address
 
@@ -265,6 +281,23 @@ class Door:
             self._counts.refusals["control_evicted"] += 1
             evicted.end()
 
+    def _check_access(self, request: h11.Request, headers: dict[bytes, bytes]) -> None:
+        """Refuse names and web pages that are not served; the log has the first of each.
+
+        Raises:
+            SubscriberError: 421 or 403.
+        """
+        origin = headers.get(b"origin")
+        try:
+            self._access.check(
+                authority_of(request, headers),
+                None if origin is None else origin.decode("latin-1"),
+            )
+        except SubscriberError as error:
+            if not self._counts.refusals[error.code]:
+                log.warning("request refused; later ones are only counted", reason=str(error))
+            raise
+
     async def _receive_head(
         self, sock: trio.socket.SocketType, reading: trio.CancelScope
     ) -> tuple[bytes, int] | None:
@@ -303,11 +336,17 @@ class Door:
         raise BadHead(408, "head_too_slow", "the request head did not come in time")
 
     async def _refuse(
-        self, sock: trio.socket.SocketType, origin: str, status: int, code: str, message: str
+        self,
+        sock: trio.socket.SocketType,
+        origin: str,
+        status: int,
+        code: str,
+        message: str,
+        path: str = "",
     ) -> None:
         """Answer with an error and hang up."""
         self._counts.refusals[code] += 1
-        body = msgspec.json.encode({"error": {"code": code, "message": message}}) + b"\n"
+        body = msgspec.json.encode(error_object(path, code, message)) + b"\n"
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
         retry_s = 1 if status == 503 else ADDRESS_RETRY_S.get(code, 0)
         extra += f"Retry-After: {retry_s}\r\n" if retry_s else ""

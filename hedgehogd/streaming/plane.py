@@ -9,6 +9,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session
+from hedgehogd.protocol.access import CrossOrigins
 from hedgehogd.protocol.commands import Command
 from hedgehogd.protocol.wire import WireForm
 from hedgehogd.streaming.admission import Addresses
@@ -29,6 +30,7 @@ class StreamingPlane:
         subscribers_max: streams that may be open at once; may be changed at any time.
         topics_max: topics that a new stream may hold; may be changed at any time.
         addresses: what each address holds of the connections of all doors.
+        cross_origins: whose pages may read it from other hosts.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class StreamingPlane:
         self.subscribers_max = subscribers_max
         self.topics_max = topics_max
         self.addresses = Addresses() if addresses is None else addresses
-        self._cors_origins = frozenset(cors_origins)
+        self.cross_origins = CrossOrigins(cors_origins)
         self._slots = itertools.count()
         self.commands = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)
 
@@ -95,9 +97,9 @@ class StreamingPlane:
 
     def cors_headers(self, origin: str) -> bytes:
         """Return the header lines that let a page of ``origin`` read us, if it may."""
-        if not self._cors_origins & {"*", origin}:
+        allowed = self.cross_origins.answer(origin)
+        if not allowed:
             return b""
-        allowed = "*" if "*" in self._cors_origins else origin
         return (
             f"Access-Control-Allow-Origin: {allowed}\r\n"
             "Access-Control-Expose-Headers: Hedgehog-Session, Retry-After\r\nVary: Origin\r\n"

@@ -90,6 +90,18 @@ def headers_of(request: h11.Request) -> dict[bytes, bytes]:
     return found
 
 
+def authority_of(request: h11.Request, headers: dict[bytes, bytes]) -> str | None:
+    """Return host and port that a request names; None for none, which HTTP/1.0 allows.
+
+    Those of an absolute URL count, whatever ``Host`` says (RFC 9112 §3.2.2).
+    """
+    absolute = _AUTHORITY.match(request.target.decode("latin-1"))
+    if absolute is not None:
+        return absolute[0].partition("://")[2]
+    host = headers.get(b"host")
+    return None if host is None else host.decode("latin-1")
+
+
 def split_target(request: h11.Request) -> tuple[str, str]:
     """Return path and query, the path decoded; an absolute URL is as good (RFC 9112 §3.2.2)."""
     target = request.target.decode("latin-1")

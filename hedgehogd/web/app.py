@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
+from hedgehogd.protocol.access import CrossOrigins
 from hedgehogd.protocol.refusal import is_coinbase_path
 from hedgehogd.relay.peers import Peers
 from hedgehogd.web.control import SESSION_HEADER, add_control
@@ -51,7 +52,7 @@ def make_app(
     app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2
     _add_errors(app, instance)
     add_parameters(app)
-    _add_cors(app, frozenset(cors_origins))
+    _add_cors(app, CrossOrigins(cors_origins))
     add_health(app, instance)
     _add_page(app, instance, serves_operators=serves_operators)
     add_control(app, instance, peers)
@@ -93,13 +94,13 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
         return error_response("bug", "something is wrong here; it has been logged", 500)
 
 
-def _add_cors(app: QuartTrio, origins: frozenset[str]) -> None:
+def _add_cors(app: QuartTrio, origins: CrossOrigins) -> None:
     @app.after_request
     async def cors(response: Response) -> Response:
-        origin = request.headers.get("Origin", "")
-        if origins & {"*", origin}:
+        allowed = origins.answer(request.headers.get("Origin", ""))
+        if allowed:
             headers = response.headers
-            headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+            headers["Access-Control-Allow-Origin"] = allowed
             headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, DELETE, OPTIONS"
             headers["Access-Control-Allow-Headers"] = ", ".join(_READ_HEADERS)
             headers["Access-Control-Expose-Headers"] = ", ".join(_SENT_HEADERS)

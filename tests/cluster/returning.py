@@ -114,7 +114,7 @@ class Subscriber:
         position = self.position()
         async with await trio.open_tcp_stream("127.0.0.1", self._port) as stream:
             target, *headers = self._request(position)
-            rows = "".join(f"{row}\r\n" for row in ("Host: test", *headers))
+            rows = "".join(f"{row}\r\n" for row in ("Host: localhost", *headers))
             await stream.send_all(f"GET {target} HTTP/1.1\r\n{rows}\r\n".encode())
             self._stream, self._buffer = stream, bytearray()
             while (end := self._buffer.find(b"\r\n\r\n")) < 0:

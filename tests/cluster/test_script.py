@@ -117,11 +117,39 @@ async def streams_of_all(script: Script) -> list[HttpStream]:
     return streams
 
 
+async def status_of_host(port: int, host: str) -> int:
+    """Ask for the health of an instance by the name ``host``; return the status."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return int((await stream.receive_some()).split()[1])
+
+
+async def test_a_public_address_is_asked_by_any_name(folder):
+    """Whoever publishes a cluster has a name for it; the page under this name is its own."""
+    async with cluster(folder, "--bind", "0.0.0.0") as script:
+        await eventually_ready(script)
+        for host, status in (
+            ("relay.example", 200),
+            ("relay.example\r\nOrigin: https://relay.example", 200),
+            ("relay.example\r\nOrigin: https://evil.example", 403),
+        ):
+            assert await status_of_host(script.port, host) == status
+        assert await status_of_host(9000 + script.numbers[0], "relay.example") == 421
+
+
+async def eventually_ready(script: Script) -> None:
+    """Wait until HAProxy serves."""
+    with trio.fail_after(PATIENCE_S):
+        while await status_of_host(script.port, "localhost") != 200:
+            await trio.sleep(0.05)
+
+
 async def test_one_command_is_a_cluster_of_one_market_and_ctrl_c_ends_it_in_order(folder):
     """Every subscriber gets its farewell, which needs HAProxy to be the last."""
     async with cluster(folder) as script:
         streams = await streams_of_all(script)
         lines = [await next_line(stream) for stream in streams]
+        assert await status_of_host(script.port, "relay.example") == 421  # a browser's rebinding
         async with websocket(script.port, "/ws") as client:
             await client.send_message(subscribe(["BTC-USD"], ["ticker"]))
             await next_of(client, "ticker")

@@ -35,7 +35,7 @@ async def not_reading(port: int) -> trio.SocketStream:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     await sock.connect(("127.0.0.1", port))
     stream = trio.SocketStream(sock)
-    rows = "\r\n".join(("GET /ws HTTP/1.1", "Host: test", *WEBSOCKET_HEADERS))
+    rows = "\r\n".join(("GET /ws HTTP/1.1", "Host: localhost", *WEBSOCKET_HEADERS))
     await stream.send_all(f"{rows}\r\n\r\n".encode())
     while b"\r\n\r\n" not in await stream.receive_some():
         pass

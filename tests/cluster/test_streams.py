@@ -78,7 +78,7 @@ async def test_a_kept_alive_connection_reaches_the_streaming_plane(cluster):
     stream = await trio.open_tcp_stream("127.0.0.1", cluster.port)
 
     async def ask(path):
-        head = h11.Request(method="GET", target=path, headers=[("Host", "test")])
+        head = h11.Request(method="GET", target=path, headers=[("Host", "localhost")])
         await stream.send_all(http.send(head) + http.send(h11.EndOfMessage()))
         body = b""
         while True:

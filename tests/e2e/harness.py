@@ -62,7 +62,7 @@ async def websocket(port: int, path: str) -> AsyncIterator[WebSocketConnection]:
     """
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     async with stream, trio.open_nursery() as nursery:
-        yield await wrap_client_stream(nursery, stream, "test", path, max_message_size=1 << 24)
+        yield await wrap_client_stream(nursery, stream, "localhost", path, max_message_size=1 << 24)
         nursery.cancel_scope.cancel()
 
 
@@ -97,7 +97,7 @@ class HttpStream:
     async def open(cls, port: int, path: str, **headers: str) -> "HttpStream":
         """Send the request and read the answer's head."""
         self = cls(await trio.open_tcp_stream("127.0.0.1", port))
-        rows = [("Host", "test"), *((k.replace("_", "-"), v) for k, v in headers.items())]
+        rows = [("Host", "localhost"), *((k.replace("_", "-"), v) for k, v in headers.items())]
         request = h11.Request(method="GET", target=path, headers=rows)
         await self._stream.send_all(self._http.send(request) + self._http.send(h11.EndOfMessage()))
         head = await self._next()
@@ -161,7 +161,7 @@ async def rest(port: int, method: str, path: str, body: bytes = b"", **headers: 
     """Make one request; return status and decoded JSON."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     http = h11.Connection(h11.CLIENT)
-    rows = [("Host", "test"), ("Content-Length", str(len(body)))]
+    rows = [("Host", "localhost"), ("Content-Length", str(len(body)))]
     rows += [(name.replace("_", "-"), value) for name, value in headers.items()]
     data = http.send(h11.Request(method=method, target=path, headers=rows))
     data += http.send(h11.Data(data=body)) if body else b""
@@ -193,7 +193,7 @@ class RawStream:
         """Send a GET and skip the answer's head."""
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         rows = "".join(f"{row}\r\n" for row in headers)
-        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: test\r\n{rows}\r\n".encode())
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{rows}\r\n".encode())
         head = b""
         with trio.fail_after(PATIENCE_S):
             while b"\r\n\r\n" not in head:

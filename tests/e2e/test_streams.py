@@ -168,8 +168,8 @@ async def test_a_stream_behind_a_control_answer_on_one_connection_is_still_a_str
     async with running(quick(feed_where="demo")) as daemon:
         stream = await trio.open_tcp_stream("127.0.0.1", daemon.port)
         both = (
-            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-            b"GET /api/v1/stream HTTP/1.1\r\nHost: x\r\n\r\n"
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
         )
         await stream.send_all(both)
         answer = b""

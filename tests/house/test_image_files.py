@@ -81,6 +81,7 @@ def test_haproxy_knows_just_these_instances(settings, proxy_text):
         number: number for number in INSTANCES
     }
     assert {given.serve_bind for given in settings.values()} == {"127.0.0.1"}
+    assert {given.serve_hosts for given in settings.values()} == {("*",)}
 
 
 def test_haproxy_listens_where_it_is_published_and_where_its_health_is_asked(services, proxy_text):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hedgehogd.config import Settings
+from hedgehogd.config import Settings, load
 from hedgehogd.credentials import NAMES
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_BUG, EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_USAGE
@@ -42,6 +42,14 @@ def test_a_drain_ends_before_systemd_loses_patience(unit):
     assert settings.drain_notice_s + settings.drain_spread_s < settings.drain_timeout_s
     # After the time is up, a connection may still take its farewell's time.
     assert settings.drain_timeout_s + limits.FAREWELL_S < float(unit["TimeoutStopSec"][0])
+
+
+def test_the_names_that_haproxy_passes_on_are_served(unit):
+    """An instance listens on 127.0.0.1 and would refuse every name but localhost."""
+    variables = dict(each.split("=", 1) for each in unit["Environment"])
+
+    assert load({}, variables, None).settings.serve_hosts == ("*",)
+    assert Settings().serve_hosts == ()
 
 
 def test_only_an_operators_mistakes_are_not_tried_again(unit):

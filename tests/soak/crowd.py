@@ -39,12 +39,12 @@ _HEAD_S = 20.0
 _SLOW_S_MAX = 20.0
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: what the kernel does for a killed process
 _BAD_HEADS = (
-    b"GET / HTTP/1.1\r\nHost: a\r\n",  # never ends
-    b"BREW /pot HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\n",  # never ends
+    b"BREW /pot HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
-    b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{",
+    b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
 )
 
 

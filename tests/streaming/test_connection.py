@@ -396,13 +396,13 @@ async def test_pages_of_allowed_origins_may_read_streams(nursery: trio.Nursery) 
     """And no others; by default none."""
     served = await serve(nursery, cors_origins=("https://a.example",))
     answers = {}
-    for origin in ("https://a.example", "https://b.example"):
+    for origin in ("https://a.example", "http://x"):
         stream = await served.ask(f"GET /api/v1/stream HTTP/1.1\nHost: x\nOrigin: {origin}")
-        answers[origin[8]] = (await read_to(stream, b"\r\n\r\n")).decode()
+        answers[origin[-1]] = (await read_to(stream, b"\r\n\r\n")).decode()
         await stream.aclose()
 
-    assert "Access-Control-Allow-Origin: https://a.example\r\n" in answers["a"]
-    assert "Access-Control" not in answers["b"]
+    assert "Access-Control-Allow-Origin: https://a.example\r\n" in answers["e"]
+    assert "Access-Control" not in answers["x"]
 
 
 async def test_a_stream_may_begin_without_pairs(served: Served) -> None:

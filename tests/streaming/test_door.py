@@ -6,8 +6,10 @@ import socket
 import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from hedgehogd.domain import limits
+from hedgehogd.protocol.access import Access, CrossOrigins
 from hedgehogd.streaming.address import read_networks
 from hedgehogd.streaming.admission import Addresses
 from tests.streaming.conftest import CONTROL_ANSWER, Served, read_all, read_to, serve
@@ -414,7 +416,7 @@ async def test_a_door_that_closes_waits_a_moment_for_heads_and_no_longer(
 async def test_a_page_may_read_why_it_was_refused(nursery: trio.Nursery) -> None:
     """Without the header a browser hides even the status."""
     served = await serve(nursery, cors_origins=("https://a.example",))
-    for origin, expected in (("https://a.example", True), ("https://b.example", False)):
+    for origin, expected in (("https://a.example", True), ("http://x", False)):
         request = f"GET /api/v1/subscribe/nonsense HTTP/1.1\nHost: x\nOrigin: {origin}"
         head, _, body = (await read_all(await served.ask(request))).partition(b"\r\n\r\n")
 
@@ -499,3 +501,137 @@ async def test_a_stream_of_what_nobody_may_have_here_is_forbidden(
     assert await _refused(stream) == (403, code)
     assert served.instance.counts.refusals == {code: 1}
     await served.all_gone()
+
+
+UPGRADE = (
+    "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
+ASKING = {
+    "websocket": f"GET /ws HTTP/1.1\n{UPGRADE}",
+    "strict websocket": f"GET / HTTP/1.1\n{UPGRADE}",
+    "websocket by url": f"GET /api/v1/stream?pairs=BTC-USD HTTP/1.1\n{UPGRADE}",
+    "sse": "GET /api/v1/stream HTTP/1.1\nAccept: text/event-stream",
+    "ndjson": "GET /api/v1/stream HTTP/1.1",
+    "page": "GET / HTTP/1.1",
+    "rest": "GET /api/v1/health HTTP/1.1",
+    "command": "POST /api/v1/subscribe/BTC-USD HTTP/1.1\nContent-Length: 0",
+    "preflight": (
+        "OPTIONS /api/v1/subscribe/BTC-USD HTTP/1.1\nAccess-Control-Request-Method: POST\n"
+        "Access-Control-Request-Headers: hedgehog-session"
+    ),
+    "coinbase": "GET /products/BTC-USD/book HTTP/1.1",
+    "absolute": "GET http://localhost:8001/readyz HTTP/1.1",
+}
+# Host, Origin (several, or None for none), and the status of the refusal; 0 for none.
+HOSTS_AND_ORIGINS = [
+    ("localhost:8001", (), 0),
+    ("localhost:8001", ("http://localhost:8001",), 0),
+    ("LOCALHOST.:8001", ("http://localhost:8001",), 0),
+    ("localhost:8001", ("https://app.example",), 0),
+    ("relay.example", ("https://relay.example",), 0),
+    ("localhost:8001", ("http://evil.example",), 403),
+    ("localhost:8001", ("http://localhost:8002",), 403),
+    ("localhost:8001", ("null",), 403),
+    ("localhost:8001", ("",), 403),
+    ("localhost:8001", ("http://evil@localhost:8001",), 403),
+    ("localhost:8001", ("http://localhost:8001", "http://evil.example"), 403),
+    ("evil.example:8001", ("http://evil.example:8001",), 421),
+    ("evil.example:8001", (), 421),
+    ("", (), 421),
+    ("user@localhost:8001", (), 421),
+]
+
+
+@pytest.mark.parametrize("asking", ASKING)
+async def test_every_request_is_checked_at_the_door(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, asking: str
+) -> None:
+    """Both planes and all forms; a check in each would be missing in the next one."""
+    served = await serve(nursery, cors_origins=("https://app.example",))
+    access = Access(CrossOrigins(("https://app.example",)), ("relay.example",))
+    monkeypatch.setattr(served.door, "_access", access)
+    for host, origins, status in HOSTS_AND_ORIGINS:
+        if asking == "absolute" and host != "localhost:8001":
+            continue  # the next test
+        rows = "\n".join((f"Host: {host}", *(f"Origin: {origin}" for origin in origins)))
+        served.control_saw = b""
+        stream = await served.ask(f"{ASKING[asking]}\n{rows}")
+        head = await read_to(stream, b"\r\n\r\n")
+        found = int(head.split()[1])
+        what = f"{asking} {host} {origins}: {found}"
+        if not status:
+            assert found in {101, 200}, what
+            await stream.aclose()
+            continue
+        body = msgspec.json.decode(await read_all(stream))
+        assert found == status, what
+        assert b"Access-Control" not in head, what
+        assert served.control_saw == b"", what
+        if asking == "coinbase":
+            assert body.keys() == {"message"}
+        else:
+            assert body["error"]["code"] == {403: "bad_origin", 421: "bad_host"}[status], what
+    await served.all_gone()
+    assert served.instance.counts.refusals.keys() <= {"bad_origin", "bad_host"}
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "origin", "status"),
+    [
+        ("http://localhost:8001/x", "evil.example", None, 200),
+        ("http://localhost:8001/x", "evil.example", "http://localhost:8001", 200),
+        ("http://localhost:8001/x", "evil.example", "http://evil.example", 403),
+        ("http://evil.example/x", "localhost:8001", None, 421),
+        ("http://evil.example/x", "localhost:8001", "http://localhost:8001", 421),
+        ("HTTPS://evil.example?x", "localhost:8001", None, 421),
+        ("http://localhost@evil.example/x", "localhost", None, 421),
+        ("http://evil@localhost/x", "localhost", None, 421),
+        ("http:///x", "localhost", None, 421),
+        ("//evil.example/x", "localhost", None, 200),
+        ("/http://evil.example/x", "localhost", None, 200),
+    ],
+)
+async def test_an_absolute_target_counts_instead_of_host(
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    host: str,
+    origin: str | None,
+    status: int,
+) -> None:
+    """A server must ignore ``Host`` then (RFC 9112 §3.2.2), and so must its check."""
+    served = await serve(nursery)
+    monkeypatch.setattr(served.door, "_access", Access(CrossOrigins(), ()))
+    rows = f"Host: {host}" + (f"\nOrigin: {origin}" if origin else "")
+    answer = await read_all(await served.ask(f"GET {target} HTTP/1.1\n{rows}"))
+
+    assert int(answer.split()[1]) == status
+
+
+async def test_two_hosts_are_no_request_and_none_is_allowed_by_http_1_0(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No browser sends either."""
+    served = await serve(nursery)
+    monkeypatch.setattr(served.door, "_access", Access(CrossOrigins(), ()))
+    two = await served.ask("GET /x HTTP/1.1\nHost: localhost\nHost: evil.example")
+    assert await _refused(two) == (400, "bad_request")
+    assert await read_all(await served.ask("GET /x HTTP/1.0")) == CONTROL_ANSWER
+
+
+async def test_the_first_refusal_of_each_kind_is_logged(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator whose proxy is refused has to find out why; a flood must not fill the disk."""
+    served = await serve(nursery)
+    monkeypatch.setattr(served.door, "_access", Access(CrossOrigins(), ()))
+    with capture_logs() as logs:
+        for rows in ("Host: a", "Host: b", "Host: localhost\nOrigin: null"):
+            for _ in range(2):
+                await read_all(await served.ask(f"GET /x HTTP/1.1\n{rows}"))
+
+    assert [entry["log_level"] for entry in logs] == ["warning"] * 2
+    assert "--hosts" in logs[0]["reason"]
+    assert "--cors-origins" in logs[1]["reason"]
+    assert served.instance.counts.refusals == {"bad_host": 4, "bad_origin": 2}

@@ -1,0 +1,162 @@
+"""Which names and which web pages a listener serves: ``Host`` and ``Origin`` of a request. Pure.
+
+A browser lets any page open a WebSocket to any address, and states the page in ``Origin``. So a
+page is served if it comes from the very host and port that the request names, or if the operator
+admits its origin. A page can also be served under a name of its own that it then points to
+127.0.0.1 (DNS rebinding); its ``Origin`` and ``Host`` agree. So a listener on a loopback address
+serves loopback names alone, and those that the operator lists.
+"""
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
+
+from hedgehogd.domain.errors import SubscriberError
+
+ANY = "*"
+
+_PORT_MAX = 65535
+_SHOWN_CHARS_MAX = 100  # of a header, in a refusal and in the log
+_AUTHORITY = re.compile(
+    r"(?:\[([0-9a-f:.]{2,45})\]|([0-9a-z_-][0-9a-z._-]*))(?::(\d{0,5}))?", re.ASCII
+)
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]+)", re.ASCII)
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+class Authority(NamedTuple):
+    """Host and port, as ``Host`` has them.
+
+    Attributes:
+        host: in small letters, without a trailing dot; an IPv6 address without brackets.
+        port: None where none is written.
+    """
+
+    host: str
+    port: int | None
+
+    @property
+    def is_loopback(self) -> bool:
+        """True for ``localhost`` and for loopback addresses, which no DNS answer can redirect."""
+        if self.host == "localhost":
+            return True
+        try:
+            address = ip_address(self.host)
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            return address.ipv4_mapped.is_loopback
+        return address.is_loopback
+
+
+class Origin(NamedTuple):
+    """Where a page comes from: the value of ``Origin``, other than ``null``.
+
+    Attributes:
+        scheme: in small letters.
+        host: as in ``Authority``.
+        port: the scheme's default where none is written; None for a scheme without a default.
+    """
+
+    scheme: str
+    host: str
+    port: int | None
+
+    def is_of(self, authority: Authority) -> bool:
+        """Say whether the page comes from ``authority``, by whatever scheme.
+
+        A proxy that ends TLS leaves no scheme, so a missing port is either default.
+        """
+        if self.host != authority.host or self.port is None:
+            return False
+        if authority.port is None:
+            return self.port in _DEFAULT_PORTS.values()
+        return self.port == authority.port
+
+
+def read_authority(text: str) -> Authority | None:
+    """Read ``HOST[:PORT]``; None for everything else, names with user information among it."""
+    match = _AUTHORITY.fullmatch(text.lower())
+    if match is None:
+        return None
+    bracketed, host, digits = match.groups()
+    port = int(digits) if digits else None
+    if port is not None and port > _PORT_MAX:
+        return None
+    if bracketed is None:
+        return Authority(host.removesuffix("."), port)
+    try:
+        return Authority(str(IPv6Address(bracketed)), port)
+    except ValueError:
+        return None
+
+
+def read_origin(text: str) -> Origin | None:
+    """Read ``SCHEME://HOST[:PORT]``; None for ``null``, paths, user information and lists."""
+    match = _ORIGIN.fullmatch(text.lower())
+    authority = read_authority(match[2]) if match else None
+    if match is None or authority is None:
+        return None
+    port = _DEFAULT_PORTS.get(match[1]) if authority.port is None else authority.port
+    return Origin(match[1], authority.host, port)
+
+
+class CrossOrigins:
+    """The origins whose pages may read a relay of another host."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """``texts`` are origins, or ``*`` for any."""
+        listed = frozenset(texts)
+        self._admits_any = ANY in listed
+        self._admitted = {read_origin(text) for text in listed} - {None}
+
+    def answer(self, origin: str) -> str:
+        """Return ``Access-Control-Allow-Origin`` for a page; empty for a page not admitted."""
+        if self._admits_any:
+            return ANY
+        return origin if read_origin(origin) in self._admitted else ""
+
+
+class Access:
+    """What one listener serves."""
+
+    def __init__(self, cross_origins: CrossOrigins, hosts: Iterable[str] | None = None) -> None:
+        """``hosts`` are the names served beside loopback ones, ``*`` for any; None: no check."""
+        self._cross_origins = cross_origins
+        self._hosts = None if hosts is None else frozenset(hosts)
+
+    def check(self, authority: str | None, origin: str | None) -> None:
+        """Refuse a request that must not be served.
+
+        Args:
+            authority: the host and port that the request names; None for a request of HTTP/1.0
+                that names none, which no browser sends.
+            origin: the ``Origin`` header; None for a request without one.
+
+        Raises:
+            SubscriberError: 421 for a name that is not served, 403 for a foreign page.
+        """
+        named = None if authority is None else read_authority(authority)
+        if authority is not None and not self._serves(named):
+            raise SubscriberError(
+                "bad_host",
+                f"{authority[:_SHOWN_CHARS_MAX]!r} is not served at this address; "
+                "an operator can allow a name by serve.hosts (--hosts)",
+                421,
+            )
+        if origin is None or self._cross_origins.answer(origin):
+            return
+        page = read_origin(origin)
+        if page is None or named is None or not page.is_of(named):
+            raise SubscriberError(
+                "bad_origin",
+                f"pages of {origin[:_SHOWN_CHARS_MAX]!r} are not served here; "
+                "an operator can allow an origin by serve.cors_origins (--cors-origins)",
+                403,
+            )
+
+    def _serves(self, named: Authority | None) -> bool:
+        if self._hosts is None or ANY in self._hosts:
+            return True
+        return named is not None and (named.is_loopback or named.host in self._hosts)

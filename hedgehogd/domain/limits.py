@@ -132,6 +132,9 @@ RENEWALS_BEFORE_MOVE_MAX = 2
 # A key that the exchange did not believe is tried again after this long: its clock or ours may
 # have been wrong, or it was in trouble.
 KEY_AGAIN_S = 60.0
+# A channel that the exchange refused is asked for again after this long: refusals are lifted.
+# Each try may cost a dial, and those who ask meanwhile are refused at once.
+REFUSED_AGAIN_S = 600.0
 # Dials a second and at once, below what the exchange allows (8 and 20, FEED §10).
 DIALS_PER_S = 4.0
 DIALS_BURST = 8

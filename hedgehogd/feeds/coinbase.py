@@ -21,7 +21,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import FULL, HEARTBEAT, LEVEL2, MATCHES, Topic, upstream_topics
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.health import FeedHealth, LineHealth
+from hedgehogd.engine.health import FeedHealth, FeedState, LineHealth
 from hedgehogd.feeds.accounting import account
 from hedgehogd.feeds.connection import Connection
 from hedgehogd.feeds.dial import FeedAddress, dial
@@ -104,7 +104,8 @@ class CoinbaseFeed:
         self._remembered: frozenset[Topic] = frozenset()
         self._refused: frozenset[str] = frozenset()
         self._staleness = Staleness(self.session, health)
-        self._key_again_at: float | None = None  # when a key that failed is tried again
+        self._again_at: dict[str, float] = {}  # when a refused channel is asked for again
+        self._complained_at = 0.0
         self._relay_is_stale = False  # another hedgehogd feeds us, and its own feed is stale
         health.dropped = self.session.dropped
         health.read_lines = self._line_health
@@ -171,6 +172,8 @@ class CoinbaseFeed:
             self.wake()
         if self.session.arbiter.next_expiry() is not None:
             self._hole.set()
+        if self.health.alarms:
+            self._end_alarms(received)
         self._raise_alarm(received)
         if received.messages or received.notices or received.refusals:
             await self._put(
@@ -212,6 +215,7 @@ class CoinbaseFeed:
             if state.leader is source and now - state.heard_at < self.stale_after_s
         )
         told = self._staleness.of_products(quiet, heard | quiet)
+        self._end_complaint(now)
         if told:
             await self._put(Delivery([], told))
 
@@ -224,12 +228,7 @@ class CoinbaseFeed:
         """Bring plans, connections and memory in line with what is wanted."""
         now = trio.current_time()
         wanted = self.demand.wanted(now)
-        if self.session.key_failed and self._key_again_at is None:
-            self._key_again_at = now + limits.KEY_AGAIN_S
-        if self._key_again_at is not None and now >= self._key_again_at:
-            self._key_again_at = None
-            allowed = tuple(self.session.try_key_again())
-            await self._put(Delivery([], allowed=allowed))
+        await self._try_refused_again(now)
         if self.session.refused != self._refused:
             self._refused = self.session.refused
             for line in self._lines:
@@ -248,9 +247,27 @@ class CoinbaseFeed:
         self._resync(self.demand.take_snapshots())
         await self.tell_state()
 
+    async def _try_refused_again(self, now: float) -> None:
+        """Have channels asked for again whose refusal may have been lifted.
+
+        Not ``level2`` for want of a key: ``level2_batch`` stands in for it.
+        """
+        session = self.session
+        for channel in session.refused - self._again_at.keys():
+            if channel in session.key_failed:
+                self._again_at[channel] = now + limits.KEY_AGAIN_S
+            elif channel != LEVEL2.topic_channel:
+                self._again_at[channel] = now + limits.REFUSED_AGAIN_S
+        due = frozenset(channel for channel, at in self._again_at.items() if at <= now)
+        if due:
+            for channel in due:
+                del self._again_at[channel]
+            session.try_again(due)
+            await self._put(Delivery([], allowed=tuple(sorted(due))))
+
     def _next_change_at(self) -> float | None:
         times = [line.plan.next_change_at() for line in self._lines]
-        times += (self.demand.next_change_at(), self._key_again_at)
+        times += (self.demand.next_change_at(), *self._again_at.values())
         return min((at for at in times if at is not None), default=None)
 
     async def _remember_only(self, topics: frozenset[Topic]) -> None:
@@ -308,6 +325,27 @@ class CoinbaseFeed:
                 self.health.alarms[about] = f"{refusal.message}: {refusal.reason}"
         if received.complaints:
             self.health.alarms["", ""] = received.complaints[-1]
+            self._complained_at = trio.current_time()
+
+    def _end_alarms(self, received: Received) -> None:
+        """What was refused has arrived: the refusal was lifted."""
+        for message in received.messages:
+            self.health.alarms.pop((message.topic.product_id, ""), None)
+            self.health.alarms.pop(("", message.topic.channel), None)
+
+    def _end_complaint(self, now: float) -> None:
+        """End the alarm of a complaint when all that is held has flowed since, for long enough."""
+        if ("", "") in self.health.alarms and now - self._complained_at >= self.stale_after_s:
+            connections = [c for line in self._lines for c in line.connections.values()]
+            sources = [c.source for c in connections if c.source is not None]
+            if (
+                self.health.state is FeedState.LIVE
+                and not self.health.reason
+                and not self.health.quiet_products
+                and not self.session.key_failed
+                and all(source.flows(now) for source in sources)
+            ):
+                del self.health.alarms["", ""]
 
     def _line_health(self) -> list[LineHealth]:
         now = trio.current_time()

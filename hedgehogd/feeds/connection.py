@@ -192,8 +192,6 @@ class Connection:
         self.source = source
         self._known_silent.clear()
         self.renewals = Renewals()
-        if not self._feed.session.refused:  # what is refused is not asked for again
-            self._feed.health.alarms.clear()  # what else is still wrong will be said again
         self._feed.session.connected(source)
 
     async def _keep_subscribed(self, connection: WebSocketConnection, source: Source) -> None:

@@ -49,6 +49,8 @@ DATA_TYPES = frozenset(_CHANNEL_BY_TYPE) | frozenset(_EITHER_BY_TYPE)
 _AT_ONCE = frozenset(
     channel.topic_channel for channel in (HEARTBEAT, STATUS, TICKER, MATCHES, LEVEL2, LEVEL2_BATCH)
 )
+# What comes also from a market without trades.
+_ALWAYS_COMES = frozenset(c.topic_channel for c in (HEARTBEAT, LEVEL2, LEVEL2_BATCH))
 _ALL_RFQ = RFQ_MATCHES.topic("")
 
 
@@ -86,6 +88,7 @@ class Source:
         heard: the topics that messages have come of since they were asked for.
         asked_at: when each topic that is held was asked for last, on the caller's clock, seconds.
         acks_due: requests sent that have not been acknowledged.
+        unacknowledged: topics that the newest acknowledgement of all requests left out.
         is_lost: it has ended.
     """
 
@@ -102,6 +105,7 @@ class Source:
         "line",
         "products",
         "told_stale",
+        "unacknowledged",
     )
 
     def __init__(self, line: int = 0, held: Iterable[Topic] | None = ()) -> None:
@@ -113,6 +117,7 @@ class Source:
         self.heard: set[Topic] = set()
         self.asked_at: dict[Topic, float] = {}
         self.acks_due = 0
+        self.unacknowledged: frozenset[Topic] = frozenset()
         self.is_lost = False
         self._held = None if held is None else frozenset(held)
         self._full: set[str] = set()  # products seen on full, when nobody says what was asked
@@ -178,6 +183,14 @@ class Source:
             topic.channel == HEARTBEAT.topic_channel and topic.product_id not in silent
             for topic in self._held or ()
         )
+
+    def flows(self, now: float) -> bool:
+        """Say whether all requests are acknowledged and all heartbeats and books have arrived."""
+        missing = {topic.channel for topic in self.unheard(now, 0)}
+        if not self.heard_heartbeat:  # it has none
+            missing.discard(HEARTBEAT.topic_channel)
+        is_acknowledged = self.unacknowledged.isdisjoint(self._held or ())
+        return is_acknowledged and missing.isdisjoint(_ALWAYS_COMES)
 
     def _topic_of(self, kind: str, product_id: str) -> Topic | None:
         either = _EITHER_BY_TYPE.get(kind)

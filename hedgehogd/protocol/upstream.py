@@ -103,11 +103,10 @@ class UpstreamSession:
             self._news.pop(next(iter(self._news)))
         return True
 
-    def try_key_again(self) -> frozenset[str]:
-        """Ask again for what was refused because of our key; return those channels."""
-        channels, self.key_failed = self.key_failed, frozenset()
+    def try_again(self, channels: frozenset[str]) -> None:
+        """The refused ``channels`` may be asked for again."""
+        self.key_failed -= channels
         self.refused -= channels
-        return channels
 
     def let_go(self, source: Source) -> None:
         """``source.held`` has changed: products of which it holds nothing begin anew there."""
@@ -213,7 +212,8 @@ class UpstreamSession:
             acknowledged = coinbase.acknowledged(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        missing = sorted(source.held - acknowledged)
+        source.unacknowledged = source.held - acknowledged
+        missing = sorted(source.unacknowledged)
         if missing:
             received.unacknowledged += missing
             names = ", ".join(map(str, missing[:10]))
@@ -233,7 +233,8 @@ class UpstreamSession:
             channels = frozenset(topic.channel for topic in source.held) & _NEEDS_KEY
         if coinbase.is_about_our_key(head):  # the only answer; others also get their ack
             source.acks_due = max(0, source.acks_due - 1)
-        if not channels or coinbase.is_about_our_key(head):
+        is_known = coinbase.is_about_keys(head) and not self.refused.isdisjoint(_NEEDS_KEY)
+        if not (channels or is_known) or coinbase.is_about_our_key(head):
             received.complaints.append(f"{head.message}: {head.reason}"[:_ODDITY_CHARACTERS_MAX])
         for channel in sorted(channels - self.refused):
             received.refusals.append(Refusal("", head.message, head.reason, channel))

@@ -1,6 +1,7 @@
 """The feed against an exchange that keeps to the script, however awkward the script is."""
 
 import base64
+import contextlib
 import json
 
 import pytest
@@ -497,6 +498,102 @@ async def test_an_alarm_ends_when_its_reason_is_no_longer_held(autojump_clock, e
     assert list(before) == [("", "full"), ("", "")]
     assert list(running.health.alarms) == [("", "")]
     assert running.health.alarm == "Failed to subscribe: slow down"
+
+
+@pytest.mark.parametrize("reconnects", [False, True])
+@pytest.mark.parametrize("channel", ["ticker", "level2"])
+async def test_a_complaint_ends_when_all_has_flowed_since(
+    autojump_clock, exchange, serve, channel, reconnects
+):
+    """A passing error must not leave the alarm on for ever, nor the next connection end it."""
+    running = await serve(channels=(channel,), stale_after_s=10)
+    (line,) = await exchange.lines_with(channel)
+    if channel == "level2":  # without a key: level2_batch serves it
+        await line.say(error(NEEDS_KEY), error(NEEDS_KEY))
+        (line,) = await exchange.lines_with("level2_batch")
+        await line.say(level2("snapshot"))
+    await line.say(error("please try again later", "Internal error"))
+    await wait_all_tasks_blocked()
+    complaint = "Internal error: please try again later"
+    assert running.health.alarm == complaint
+    if reconnects:
+        await line.stream.send_eof()
+        await trio.sleep(1)
+        assert running.health.alarm == complaint
+        (line,) = await exchange.lines_with("level2_batch" if channel == "level2" else channel)
+        if channel == "level2":
+            await line.say(level2("snapshot"))
+    for second in range(15):
+        await line.say(heartbeat(sequence=second))
+        if second < 8:
+            assert running.health.alarm == complaint
+        await trio.sleep(1)
+
+    assert running.health.alarm == ""
+    assert running.health.complaints == 1
+
+
+async def test_a_complaint_stays_while_a_product_is_silent(autojump_clock, exchange, serve):
+    """It may be the reason."""
+    running = await serve(pairs=("BTC-USD", "ETH-USD"), stale_after_s=10)
+    (line,) = await exchange.lines_with("ticker")
+    await line.say(error("something else"), heartbeat("ETH-USD"))
+    for second in range(60):
+        await line.say(heartbeat(sequence=second))
+        await trio.sleep(1)
+
+    assert running.health.alarm == "Failed to subscribe: something else"
+
+
+@pytest.mark.parametrize(
+    ("channel", "data"),
+    [
+        ("full", b'{"type":"received","product_id":"BTC-USD","sequence":5}'),
+        ("level3", b'["open","BTC-USD","5","o","1","1","2026-11-29T12:00:00Z"]'),
+    ],
+)
+async def test_a_refusal_of_a_channel_that_was_lifted_ends_with_its_alarm(
+    autojump_clock, exchange, serve, channel, data
+):
+    """Asked for again now and then; its data ends the alarm, and subscribers may have it."""
+
+    def asking():
+        """Return the lines that asked for the channel, one for each time."""
+        requests = [(x, kind, names) for x in exchange.served for kind, names in x.requests]
+        return [x for x, kind, names in requests if kind == "subscribe" and channel in names]
+
+    running = await serve(channels=("ticker", channel))
+    (line,) = await exchange.lines_with(channel)
+    await line.say(error(f"{channel} is not a valid channel"), ticker())
+    await trio.sleep(limits.REFUSED_AGAIN_S - 1)
+    assert len(asking()) == 1
+    await trio.sleep(2)
+    assert len(asking()) == 2
+    allowed = []
+    with contextlib.suppress(trio.WouldBlock):
+        while True:
+            allowed += running.inbox.receive_nowait().allowed
+    assert allowed == [channel]
+    assert running.health.alarm == f"Failed to subscribe: {channel} is not a valid channel"
+    await asking()[-1].say(data)
+    await wait_all_tasks_blocked()
+
+    assert running.health.alarm == ""
+
+
+async def test_a_refusal_of_a_product_that_was_lifted_ends_with_its_alarm(
+    autojump_clock, exchange, serve
+):
+    """Its data disproves it."""
+    running = await serve(pairs=("BTC-USD", "ETH-USD"))
+    (line,) = await exchange.lines_with("ticker")
+    await line.say(error("ETH-USD is delisted"), heartbeat())
+    await wait_all_tasks_blocked()
+    assert running.health.alarm == "Failed to subscribe: ETH-USD is delisted"
+    await line.say(ticker("ETH-USD"))
+    await wait_all_tasks_blocked()
+
+    assert running.health.alarm == ""
 
 
 async def test_open_channels_are_asked_for_in_messages_of_their_own(

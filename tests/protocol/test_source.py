@@ -147,3 +147,28 @@ def test_data_is_expected_while_a_heartbeat_of_a_product_that_flows_is_held():
     assert source.expects_data(())
     assert not source.expects_data({BTC})
     assert not Source(0, None).expects_data(())
+
+
+@pytest.mark.parametrize(
+    ("heard", "unacknowledged", "expected"),
+    [
+        ([], [], False),
+        (["heartbeat"], [], False),
+        (["heartbeat", "snapshot"], [], True),
+        (["snapshot"], [], True),
+        (["heartbeat", "snapshot"], ["ticker:BTC-USD"], False),
+        (["heartbeat", "snapshot"], ["full:BTC-USD"], True),
+    ],
+)
+def test_all_flows_when_what_comes_from_a_quiet_market_too_has_arrived(
+    heard, unacknowledged, expected
+):
+    """A ticker may not arrive; an exchange without heartbeats sends none; a gone topic is gone."""
+    source = Source(0)
+    source.ask(topics("heartbeat:BTC-USD", "level2:BTC-USD", "ticker:BTC-USD"), 0)
+    source.unacknowledged = topics(*unacknowledged)
+    for kind in heard:
+        source.route(Head(kind, BTC))
+    source.heard_heartbeat = "heartbeat" in heard
+
+    assert expected == source.flows(1)

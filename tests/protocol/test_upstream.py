@@ -662,7 +662,23 @@ def test_a_key_that_failed_is_tried_again_and_a_missing_one_is_not():
     }
     session.receive(source, [(b"", json.dumps(wanted).encode())], 0.0)
 
-    assert {"level2", "full"} == session.refused
-    assert {"level2"} == session.try_key_again()
-    assert {"full"} == session.refused
-    assert frozenset() == session.try_key_again()
+    assert ({"level2", "full"}, {"level2"}) == (session.refused, session.key_failed)
+    session.try_again(frozenset({"level2"}))
+    assert ({"full"}, set()) == (session.refused, session.key_failed)
+
+
+def test_a_second_error_about_a_key_that_is_known_to_be_missing_is_no_complaint():
+    """A subscribe that was on its way already gets the same answer."""
+    source = Source(held=[Topic("level2", "BTC-USD")])
+    session = UpstreamSession()
+    session.connected(source)
+    error = {
+        "type": "error",
+        "message": "Failed",
+        "reason": "level2 channels require authentication",
+    }
+    frame = [(b"", json.dumps(error).encode())]
+    first, second = session.receive(source, frame, 0.0), session.receive(source, frame, 0.1)
+
+    assert ["level2"] == [refusal.channel for refusal in first.refusals]
+    assert ([], []) == (second.refusals, second.complaints)

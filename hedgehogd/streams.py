@@ -44,6 +44,7 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
 
     Attributes:
         socket: the socket below, whose addresses Hypercorn asks for.
+        head: what was read before, and is read first.
     """
 
     def __init__(
@@ -56,15 +57,16 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
         super().__init__(inner)
         self.socket = inner.socket
         self._end_writing = inner.send_eof
-        self._head = head
+        self.head = head
+        self._is_replayed = False
         self._on_progress = on_progress
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Return the replayed bytes first, then what the peer sends."""
-        if self._head:
-            head, self._head = self._head, b""
+        if self.head and not self._is_replayed:
+            self._is_replayed = True
             await trio.lowlevel.checkpoint()
-            return head
+            return self.head
         data = await super().receive_some(max_bytes)
         self._on_progress(trio.current_time())
         return data

@@ -74,6 +74,9 @@ CONTROL_BYTES_MAX = 256 * 1024
 
 # Signs of life on quiet streams: below the shortest common proxy timeout (30 s).
 KEEP_ALIVE_S = 15.0
+# Pauses after which a subscriber that has ended its own side is sent something, to learn
+# whether it still reads: the round trips of a machine, a continent and a bad line.
+HALF_CLOSED_PROBES_S = (0.3, 1.0, 3.0)
 # A WebSocket peer that says nothing at all, pongs included, for this long is gone.
 PEER_SILENCE_MAX_S = 60.0
 

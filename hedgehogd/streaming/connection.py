@@ -34,8 +34,11 @@ _COMMANDS_ALLOWED = (
 
 
 def answer_head(request: StreamRequest, session_id: str, cors: bytes) -> bytes:
-    """Return the answer's head: 101 for a WebSocket, 200 for SSE and NDJSON."""
-    name = f"Hedgehog-Session: {session_id}\r\n".encode()
+    """Return the answer's head: 101 for a WebSocket, 200 for SSE and NDJSON.
+
+    ``session_id`` is empty where no stream follows: the method was HEAD.
+    """
+    name = f"Hedgehog-Session: {session_id}\r\n".encode() if session_id else b""
     if request.websocket_key:
         extensions = b""
         if request.extensions:
@@ -92,7 +95,7 @@ async def serve_stream(
             if reader is not None:
                 await reader.run(sock, early)
             else:
-                await _until_gone(sock)
+                await _until_unreachable(outlet, sock)
             outlet.lose("peer_gone")
         await _part(outlet, sock)
     finally:
@@ -116,13 +119,29 @@ async def _part(outlet: Outlet, sock: trio.socket.SocketType) -> None:
         await _until_gone(sock)
 
 
-async def _until_gone(sock: trio.socket.SocketType) -> None:
-    """Read and forget until the peer has hung up."""
+async def _until_gone(sock: trio.socket.SocketType) -> bool:
+    """Read and forget until the peer sends no more; return False when its connection broke."""
     try:
         while await sock.recv(_READ_BYTES):
             pass
     except OSError:
-        pass  # hung up, the other way
+        return False
+    return True
+
+
+async def _until_unreachable(outlet: Outlet, sock: trio.socket.SocketType) -> None:
+    """Read and forget until an SSE or NDJSON subscriber cannot be written to any more.
+
+    A subscriber may end its own side after its request, and still reads. One that has closed
+    both sides looks the same until its machine answers what we send: so something is sent at
+    once, and again when the answer must have arrived. Afterwards data and the keep-alive show it.
+    """
+    if not await _until_gone(sock):
+        return
+    for pause_s in limits.HALF_CLOSED_PROBES_S:
+        outlet.keep_alive()
+        await trio.sleep(pause_s)
+    await trio.sleep_forever()  # the outlet ends this scope with the stream
 
 
 class Reader:

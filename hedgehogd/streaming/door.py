@@ -21,10 +21,10 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.protocol.access import Access
-from hedgehogd.protocol.refusal import error_object
+from hedgehogd.protocol.refusal import asked_path, error_object, wants_no_body
 from hedgehogd.streaming.address import Network, client_address, is_trusted, share_of
 from hedgehogd.streaming.admission import ADDRESS_RETRY_S, Room, RoomFull, Visit
-from hedgehogd.streaming.connection import serve_stream
+from hedgehogd.streaming.connection import answer_head, serve_stream
 from hedgehogd.streaming.head import HEAD_END, BadHead, is_not_http, read_head, without_upgrade
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.streaming.request import (
@@ -34,7 +34,6 @@ from hedgehogd.streaming.request import (
     headers_of,
     plane_of,
     read_stream_request,
-    split_target,
 )
 from hedgehogd.streams import ReplayStream
 
@@ -214,7 +213,7 @@ class Door:
             The stream that was asked for, which may be had, the bytes that came behind the
             head, and where the subscriber is; None when everything has been said.
         """
-        path = origin = ""
+        data, origin = b"", ""
         try:
             opened = await self._receive_head(sock, reading)
             if opened is None:
@@ -222,7 +221,6 @@ class Door:
             data, head_end = opened
             request = read_head(data)
             headers = headers_of(request)
-            path, _ = split_target(request)
             origin = headers.get(b"origin", b"").decode("latin-1")
             address = self._locate(guest, headers)
             self._check_access(request, headers)
@@ -238,8 +236,15 @@ class Door:
                 self._plane.instance.check(stream.command.requests)
                 self._plane.instance.check_replay(stream.command)
             self._plane.check_room()
-        except (BadHead, SubscriberError) as error:
-            await self._refuse(sock, origin, error.status, error.code, str(error), path)
+            if request.method == b"HEAD":
+                await _say(sock, answer_head(stream, "", self._plane.cors_headers(origin)))
+                return None
+        except BadHead as error:
+            head = data or error.received
+            await self._refuse(sock, origin, error.status, error.code, str(error), head)
+            return None
+        except SubscriberError as error:
+            await self._refuse(sock, origin, error.status, error.code, str(error), data)
             return None
         return stream, data[head_end:], address
 
@@ -325,6 +330,7 @@ class Door:
                             431,
                             "head_too_large",
                             f"a request head is at most {limits.HEAD_BYTES_MAX} bytes",
+                            data,
                         )
                     if is_not_http(data):
                         return data, len(data)
@@ -333,7 +339,7 @@ class Door:
         if not data:
             self._counts.refusals["said_nothing"] += 1
             return None
-        raise BadHead(408, "head_too_slow", "the request head did not come in time")
+        raise BadHead(408, "head_too_slow", "the request head did not come in time", data)
 
     async def _refuse(
         self,
@@ -342,11 +348,11 @@ class Door:
         status: int,
         code: str,
         message: str,
-        path: str = "",
+        asked: bytes = b"",
     ) -> None:
-        """Answer with an error and hang up."""
+        """Answer the request whose head is, or begins with, ``asked`` with an error; hang up."""
         self._counts.refusals[code] += 1
-        body = msgspec.json.encode(error_object(path, code, message)) + b"\n"
+        body = msgspec.json.encode(error_object(asked_path(asked), code, message)) + b"\n"
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
         retry_s = 1 if status == 503 else ADDRESS_RETRY_S.get(code, 0)
         extra += f"Retry-After: {retry_s}\r\n" if retry_s else ""
@@ -355,14 +361,21 @@ class Door:
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n{extra}"
         )
-        with trio.move_on_after(limits.FAREWELL_S):
-            try:
-                await trio.SocketStream(sock).send_all(head.encode() + cors + b"\r\n" + body)
-                sock.shutdown(socket.SHUT_WR)
-                while await sock.recv(_READ_BYTES):
-                    pass
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        if wants_no_body(asked):
+            body = b""
+        await _say(sock, head.encode() + cors + b"\r\n" + body)
+
+
+async def _say(sock: trio.socket.SocketType, answer: bytes) -> None:
+    """Send a whole answer and hang up."""
+    with trio.move_on_after(limits.FAREWELL_S):
+        try:
+            await trio.SocketStream(sock).send_all(answer)
+            sock.shutdown(socket.SHUT_WR)
+            while await sock.recv(_READ_BYTES):
                 pass
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
 
 
 def open_listener(bind: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ import h11
 from hedgehogd.domain import limits
 
 HEAD_END = re.compile(rb"\n\r?\n")  # h11 takes bare line feeds too
+_VERSIONS = frozenset({b"1.0", b"1.1"})
 _HTTP2_PREFACE = b"PRI * HTTP/2.0"
 _UPGRADE_LINES = re.compile(
     rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*"
@@ -18,19 +19,21 @@ class BadHead(Exception):
 
     Attributes:
         status: the HTTP status that says so.
+        received: what was received of it.
     """
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, received: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.received = received
 
 
 def read_head(data: bytes) -> h11.Request:
     """Parse the head that ``data`` begins with.
 
     Raises:
-        BadHead: it is not HTTP/1.x.
+        BadHead: it is not HTTP/1.0 or HTTP/1.1, or its method is not in capital letters.
     """
     if data.startswith(_HTTP2_PREFACE):
         raise BadHead(505, "http_version", "HTTP/1.1 is spoken here, not HTTP/2")
@@ -42,6 +45,11 @@ def read_head(data: bytes) -> h11.Request:
         raise BadHead(error.error_status_hint, "bad_request", str(error)) from None
     if not isinstance(event, h11.Request):
         raise BadHead(400, "bad_request", "that was not a request")
+    if event.http_version not in _VERSIONS:
+        version = event.http_version.decode("ascii")
+        raise BadHead(505, "http_version", f"HTTP/1.1 is spoken here, not HTTP/{version}")
+    if event.method != event.method.upper():  # case matters, and Hypercorn would guess
+        raise BadHead(400, "bad_request", "a method is written in capital letters")
     return event
 
 

@@ -51,6 +51,7 @@ def make_app(
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = limits.HEAD_TIMEOUT_S / 2
     _add_errors(app, instance)
+    _add_bodies(app)
     add_parameters(app)
     _add_cors(app, CrossOrigins(cors_origins))
     add_health(app, instance)
@@ -80,7 +81,7 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
         message = error.description or error.name
         if status == 404:
             is_coinbases = is_coinbase_path(request.path)
-            ours = f"{request.method} {request.path} is not served here"
+            ours = f"{request.path} is not served here"
             message = "NotFound" if is_coinbases else ours
         response = error_response(code, message, status)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
@@ -92,6 +93,13 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
         instance.counts.refusals["bug"] += 1
         app.logger.error("bug while answering a request", exc_info=error)
         return error_response("bug", "something is wrong here; it has been logged", 500)
+
+
+def _add_bodies(app: QuartTrio) -> None:
+    @app.before_request
+    async def read_body() -> None:
+        """Read the body first: Hypercorn refuses a broken one, and would cut a begun answer."""
+        await request.get_data(cache=True, as_text=False, parse_form_data=False)
 
 
 def _add_cors(app: QuartTrio, origins: CrossOrigins) -> None:

@@ -9,14 +9,16 @@ import msgspec
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
+from hedgehogd.protocol.refusal import asked_path, error_object, wants_no_body
 
+_READ_BYTES = 64 * 1024
 _EMPTY_REFUSAL = re.compile(rb"HTTP/1\.1 ([45]\d\d) [^\n]*\r\ncontent-length: 0\r\n")
 
 
@@ -35,21 +37,42 @@ def hypercorn_config() -> Config:
 
 
 class _Server(TCPServer):
-    """Hypercorn's, whose own refusals (of a body that is not HTTP) look like all the others."""
+    """Hypercorn's, with two differences.
+
+    Its own refusals (of a body that is not HTTP) look like all the others. And a peer that has
+    ended its own side after its request is answered: Hypercorn would cancel the request.
+
+    Attributes:
+        asked: the head of the request.
+    """
+
+    asked = b""
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData) and (refusal := _EMPTY_REFUSAL.match(event.data)):
-            event = RawData(_explained(event.data, refusal))
+            event = RawData(_explained(event.data, refusal, self.asked))
         await super().protocol_send(event)
 
+    async def _read_data(self) -> None:
+        data: bytes | bytearray = b" "
+        while data:
+            try:
+                data = await self.stream.receive_some(_READ_BYTES)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                await self.protocol.handle(Closed())
+                return
+            await self.protocol.handle(RawData(bytes(data)))  # of no bytes: the body is over
+        # A peer that is gone is noticed when the answer is sent.
 
-def _explained(head: bytes, refusal: re.Match[bytes]) -> bytes:
+
+def _explained(answer: bytes, refusal: re.Match[bytes], asked: bytes) -> bytes:
     status = HTTPStatus(int(refusal[1]))
     code = status.phrase.lower().replace(" ", "_")
-    error = {"code": code, "message": "the request is not sound HTTP"}
-    body = msgspec.json.encode({"error": error}) + b"\n"
+    error = error_object(asked_path(asked), code, "the request is not sound HTTP")
+    body = msgspec.json.encode(error) + b"\n"
     fields = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-    return head.replace(b"content-length: 0\r\n", fields, 1) + body
+    answer = answer.replace(b"content-length: 0\r\n", fields, 1)
+    return answer if wants_no_body(asked) else answer + body
 
 
 def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
@@ -68,6 +91,8 @@ def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
     config, context = hypercorn_config(), WorkerContext(None)
 
     async def handle(stream: Any) -> None:
-        await _Server(wrapped, config, context, ConnectionState({}), stream)
+        server = _Server(wrapped, config, context, ConnectionState({}), stream)
+        server.asked = getattr(stream, "head", b"")
+        await server
 
     return handle

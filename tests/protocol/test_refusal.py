@@ -2,7 +2,7 @@
 
 import pytest
 
-from hedgehogd.protocol.refusal import error_object
+from hedgehogd.protocol.refusal import asked_path, error_object, wants_no_body
 
 OURS = {"error": {"code": "not_found", "message": "no"}}
 COINBASES = {"message": "no"}
@@ -27,3 +27,33 @@ COINBASES = {"message": "no"}
 def test_the_path_decides_the_form_of_an_error(path, expected):
     """Coinbase's clients read ``message`` and nothing else."""
     assert error_object(path, "not_found", "no") == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "path"),
+    [
+        (b"GET /products HTTP/1.1\r\nHost: x", "/products"),
+        (b"GET /products?a=/b HTTP/1.1\r\n", "/products"),
+        (b"GET http://x/products/A?b HTTP/1.1\r\n", "/products/A"),
+        (b"GET HTTPS://x:1/time HTTP/1.1\r\n", "/time"),
+        (b"GET http://x HTTP/1.1\r\n", ""),
+        (b"GET /%70roducts HTTP/1.1\r\n", "/products"),
+        (b"get /time HTTP/2.0\r\n", "/time"),
+        (b"GET /products", "/products"),
+        (b"GET /a\xff\r\n", "/a\xff"),
+        (b"GET", ""),
+        (b"", ""),
+        (b"\x16\x03\x01 /products", "/products"),
+        (b"\r\nGET /products", ""),
+    ],
+)
+def test_the_path_is_read_of_any_head(head, path):
+    """A head that is too large, too slow or broken is refused in the form of its path."""
+    assert asked_path(head) == path
+
+
+def test_only_head_wants_no_body():
+    """A body would be taken for the next answer."""
+    assert [wants_no_body(each) for each in (b"HEAD / ", b"GET / ", b"HEADS / ")] == [
+        True, False, False,
+    ]  # fmt: skip

@@ -714,3 +714,43 @@ async def test_a_subscribe_that_waits_for_its_turn_was_said_in_time(
     for each in (client, mute):
         await each.stream.aclose()
     await served.all_gone()
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_subscriber_that_ends_its_own_side_still_gets_the_stream(
+    served: Served, autojump_clock: trio.testing.MockClock, accept: str, version: str
+) -> None:
+    """``nc -N`` and some proxies end their side after the request: nothing more is to be sent."""
+    stream = await served.ask(
+        f"GET /api/v1/subscribe/BTC-USD HTTP/{version}\nHost: x\nAccept: {accept}"
+    )
+    await stream.send_eof()
+    await read_to(stream, b"\r\n\r\n")
+    for number in (1, 2, 3):
+        await trio.sleep(60)
+        await served.publish(ticker(number))
+        assert ticker(number) in await read_to(stream, ticker(number))
+    (outlet,) = served.plane.outlets
+    outlet.end(1012, "restart")
+
+    assert (await read_all(stream)).endswith(b"0\r\n\r\n") == (version == "1.1")
+    assert served.instance.counts.ends == {"restart": 1}
+    await served.all_gone()
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+async def test_a_subscriber_that_has_left_is_noticed_on_a_quiet_stream(
+    served: Served, autojump_clock: trio.testing.MockClock, accept: str
+) -> None:
+    """What we send it is answered by a reset; no data has to come for that."""
+    stream = await served.ask(f"GET /api/v1/stream HTTP/1.1\nHost: x\nAccept: {accept}")
+    await read_to(stream, b"\r\n\r\n")
+    if accept == "text/event-stream":
+        await read_to(stream, b"\n\n\r\n")
+    began = trio.current_time()
+    await stream.aclose()
+    await served.all_gone()
+
+    assert trio.current_time() - began < sum(limits.HALF_CLOSED_PROBES_S)
+    assert served.instance.counts.ends == {"peer_gone": 1}

@@ -1,6 +1,7 @@
 """The door: who goes where, and what those get who do not know how to knock."""
 
 import errno
+import json
 import socket
 
 import msgspec
@@ -635,3 +636,80 @@ async def test_the_first_refusal_of_each_kind_is_logged(
     assert "--hosts" in logs[0]["reason"]
     assert "--cors-origins" in logs[1]["reason"]
     assert served.instance.counts.refusals == {"bad_host": 4, "bad_origin": 2}
+
+
+HUGE = "X: " + "x" * limits.HEAD_BYTES_MAX
+HANDSHAKE = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 12"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_coinbases"),
+    [("/products/BTC-USD/book", True), ("/time", True), ("/api/v1/history/BTC-USD", False)],
+)
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        ("GET {path} HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400, "bad_request"),
+        ("GET {path} HTTP/1.1\r\n\r\n", 400, "bad_request"),
+        ("get {path} HTTP/1.1\r\nHost: x\r\n\r\n", 400, "bad_request"),
+        ("GET {path}\r\n\r\n", 400, "bad_request"),
+        ("GET {path} HTTP/2.0\r\nHost: x\r\n\r\n", 505, "http_version"),
+        ("GET {path} HTTP/1.1\r\n" + HUGE, 431, "head_too_large"),
+        ("GET {path} HTTP/1.1\r\nHost: x\r\n", 408, "head_too_slow"),
+        ("GET {path} HTTP/1.1\r\n" + HANDSHAKE + "\r\n\r\n", 426, "bad_handshake"),
+        (
+            "GET {path} HTTP/1.1\r\n" + HANDSHAKE.replace("12", "13") + "\r\n\r\n",
+            400,
+            "bad_handshake",
+        ),
+    ],
+)
+async def test_an_error_of_the_door_has_the_form_of_its_path(
+    served: Served,
+    autojump_clock: trio.testing.MockClock,
+    head: str,
+    status: int,
+    code: str,
+    path: str,
+    is_coinbases: bool,
+) -> None:
+    """Coinbase's clients read ``message``, whichever part of the daemon answers them."""
+    stream = await served.connect()
+    await stream.send_all(head.format(path=path).encode())
+    answer, _, body = (await read_all(stream)).partition(b"\r\n\r\n")
+    error = json.loads(body)
+
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert (list(error) == ["message"]) == is_coinbases
+    assert is_coinbases or error["error"]["code"] == code
+    assert served.instance.counts.refusals == {code: 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        ("/api/v1/stream", "", 200),
+        ("/api/v1/stream?format=sse", "", 200),
+        ("/api/v1/stream?pairs=A-B&since=7", "Accept: text/event-stream", 200),
+        ("/api/v1/subscribe/nonsense", "", 404),
+        ("/api/v1/stream?pair=A-B", "", 400),
+        ("/api/v1/stream", "Accept: image/png", 406),
+        ("/api/v1/stream?pairs=A-B&speed=1&since=7", "", 404),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_head_of_a_stream_is_its_head_without_a_stream(
+    served: Served, target: str, headers: str, status: int, version: str
+) -> None:
+    """A monitor that asks for the head must not be held as a subscriber."""
+    lines = f"{target} HTTP/{version}\nHost: x\n{headers}".strip()
+    asked = await read_all(await served.ask(f"HEAD {lines}"))
+    stream = await served.ask(f"GET {lines}")
+    got = await read_to(stream, b"\r\n\r\n")
+    await stream.aclose()
+    of_stream = [line for line in got.splitlines() if not line.startswith(b"Hedgehog-Session")]
+
+    assert asked.startswith(f"HTTP/1.1 {status} ".encode())
+    assert asked.endswith(b"\r\n\r\n")
+    assert asked.splitlines() == of_stream
+    await served.all_gone()

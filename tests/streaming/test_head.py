@@ -43,3 +43,29 @@ def test_a_head_ends_at_an_empty_line_of_either_kind(end: bytes) -> None:
 
     assert found is not None
     assert b"rest" == found.string[found.end() :]
+
+
+@pytest.mark.parametrize("version", ["0.9", "1.2", "2.0", "3.0"])
+def test_another_version_is_refused(version: str) -> None:
+    """An answer of HTTP/1.1 to HTTP/2.0 would be a lie."""
+    with pytest.raises(BadHead, match=f"not HTTP/{version}$") as caught:
+        read_head(f"GET / HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+
+    assert (caught.value.status, caught.value.code) == (505, "http_version")
+
+
+@pytest.mark.parametrize("method", ["get", "Get", "GEt", "delete", "x"])
+def test_a_method_in_small_letters_is_refused(method: str) -> None:
+    """Case matters (RFC 9110 §9.1): Hypercorn read ``get`` as GET, and the door did not."""
+    with pytest.raises(BadHead, match="capital letters") as caught:
+        read_head(f"{method} / HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+    assert (caught.value.status, caught.value.code) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("method", ["GET", "M-SEARCH", "PROPFIND"])
+def test_a_method_in_capital_letters_is_read(method: str) -> None:
+    """Whether a route has it is not decided here."""
+    head = read_head(f"{method} / HTTP/1.0\r\n\r\n".encode())
+
+    assert head.method == method.encode()

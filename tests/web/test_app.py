@@ -69,6 +69,68 @@ async def test_pages_can_be_asked_for_and_about(client, path, content_type):
     assert asked.content_type == got.content_type
 
 
+READS = sorted(path for path, methods in PATHS.items() if "get" in methods)
+
+
+def spelled(path):
+    return path.format(pair="BTC-USD", session_id="1.key", currency="BTC")
+
+
+@pytest.mark.parametrize("path", READS)
+async def test_every_get_route_answers_head_with_the_same_head(client, session, path):
+    """The description promises it; a door of its own answers for streams."""
+    got, asked = await client.get(spelled(path)), await client.head(spelled(path))
+    changing = {"date"} | ({"content-length"} if path in {"/metrics", "/time"} else set())
+    heads = [
+        {(name, value) for name, value in each.headers if name.lower() not in changing}
+        for each in (got, asked)
+    ]
+
+    assert (asked.status_code, heads[1]) == (got.status_code, heads[0])
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+async def test_a_method_that_a_route_does_not_have_is_refused_with_those_it_has(client, path):
+    """``Allow`` is required (RFC 9110 §15.5.6)."""
+    answer = await client.patch(spelled(path))
+    has = {method.upper() for method in PATHS[path]} | {"OPTIONS"}
+
+    assert answer.status_code == 405
+    assert set(answer.headers["Allow"].split(", ")) == has | ({"HEAD"} if "GET" in has else set())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "is_coinbases"),
+    [("/products", True), ("/currencies", True), ("/time", True), ("/api/v1", False)],
+)
+async def test_every_error_has_the_form_of_its_path(
+    client, instance, monkeypatch, prefix, is_coinbases
+):
+    """Whether the route, the framework or a bug answers."""
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    route = {"/products": "/products", "/currencies": "/currencies", "/time": "/time"}.get(
+        prefix, "/api/v1/openapi.json"
+    )
+    answers = {
+        404: await client.get(f"{prefix}/no/such/path"),
+        405: await client.patch(route),
+        400: await client.get(f"{route}?verbose=1"),
+        413: await client.post(route, data=b"x" * 100_000),
+    }
+    monkeypatch.setattr("hedgehogd.web.parameters.read_query", broken)
+    answers[500] = await client.get(route)
+
+    for status, answer in answers.items():
+        error = await answer.get_json()
+        assert answer.status_code == status
+        assert list(error) == (["message"] if is_coinbases else ["error"])
+        text = error["message"] if is_coinbases else error["error"]["message"]
+        assert isinstance(text, str)
+
+
 async def test_metrics_and_page_are_what_their_modules_make(client, instance):
     """The routes add nothing."""
     assert b"hedgehogd_feed_state" in await (await client.get("/metrics")).get_data()

@@ -9,6 +9,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
+from hedgehogd.streams import ReplayStream
 from hedgehogd.web.app import make_app
 from hedgehogd.web.server import control_handler, hypercorn_config
 
@@ -144,3 +145,68 @@ async def test_a_peer_that_leaves_is_no_error(connect):
     async with await connect() as stream:
         await stream.send_all(REQUEST)
         assert b"200" in await read_all(stream)
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/metrics", "/api/v1/openapi.json", "/products", "/nowhere"]
+)
+async def test_a_peer_that_ends_its_own_side_is_answered(connect, path):
+    """``nc -N`` ends its side after the request, and still reads."""
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    answers = []
+    for ends in (False, True):
+        async with await connect() as stream:
+            await stream.send_all(request)
+            if ends:
+                await stream.send_eof()
+            answers.append((await read_all(stream)).partition(b"\r\n")[0])
+
+    assert answers[0] == answers[1]
+    assert answers[0].startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_coinbases"), [("/products/BTC-USD", True), ("/api/v1/subscribe/BTC-USD", False)]
+)
+@pytest.mark.parametrize("end", [b"xyz\r\n", b"5\r\nab"])
+async def test_a_broken_body_is_refused_in_the_form_of_its_path(
+    instance, nursery, path, is_coinbases, end
+):
+    """Hypercorn refuses it without a body of its own."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    ).encode()
+    handler = control_handler(make_app(instance))
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def handle(stream):
+        await handler(ReplayStream(stream, head))
+
+    nursery.start_soon(trio.serve_listeners, handle, [listener])
+    async with await trio.open_tcp_stream(*listener.socket.getsockname()) as stream:
+        await stream.send_all(end)
+        await stream.send_eof()
+        answer = await read_all(stream)
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert (list(error) == ["message"]) == is_coinbases
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/nowhere", "/products", "/api/v1/openapi.json", "/?x=1"]
+)
+async def test_an_answer_to_head_has_no_body(connect, path):
+    """The next bytes would be taken for another answer."""
+    answers = []
+    for method in ("GET", "HEAD"):
+        async with await connect() as stream:
+            await stream.send_all(f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answers.append((await read_all(stream)).partition(b"\r\n\r\n"))
+
+    (got, _, body), (asked, _, nothing) = answers
+    lines = [[x for x in each.splitlines() if not x.startswith(b"date:")] for each in (got, asked)]
+    assert lines[0] == lines[1]
+    assert body
+    assert nothing == b""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hedgehogd.domain.amount import total
+from hedgehogd.domain.amount import Number, total
 from hedgehogd.domain.book import LEVELS_PER_SLICE
 
 Row = tuple[str, str, str]
@@ -29,8 +29,8 @@ class FrozenOrders(NamedTuple):
         sequence: of the last event in it.
     """
 
-    keys: dict[str, list[int]]
-    queues: dict[int, Queue]
+    keys: dict[str, list[Number]]
+    queues: dict[Number, Queue]
     sequence: int
 
     def rows(self, side: str) -> Iterator[Row]:

@@ -5,16 +5,15 @@ from such messages alone, is ours; and a removal in them always names a level th
 whatever happened within the window (FEED §6.6: clients crash on others).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from hedgehogd.domain.amount import scaled
+from hedgehogd.domain.amount import BadAmount, Number, scaled, text_of
 from hedgehogd.domain.book import LEVELS_PER_SLICE, Book, Change, FrozenBook, Level
 from hedgehogd.domain.message import BadMessage
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from hedgehogd.domain.rows import UNREADABLE, read_rows
 
 
 class _Update(msgspec.Struct, gc=False):
@@ -27,9 +26,14 @@ class _Snapshot(msgspec.Struct, gc=False):
     asks: list[Level]
 
 
+class _OddUpdate(msgspec.Struct, gc=False):
+    changes: msgspec.Raw = msgspec.Raw(b"0")  # immutable
+    time: msgspec.Raw = msgspec.Raw(b'""')
+
+
 class _OddSnapshot(msgspec.Struct, gc=False):
-    bids: list[Any]
-    asks: list[Any]
+    bids: msgspec.Raw = msgspec.Raw(b"")
+    asks: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Rows(NamedTuple):
@@ -41,45 +45,92 @@ class Rows(NamedTuple):
 
 _decode_update = msgspec.json.Decoder(_Update).decode
 _decode_snapshot = msgspec.json.Decoder(_Snapshot).decode
+_decode_odd_update = msgspec.json.Decoder(_OddUpdate).decode
 _decode_odd_snapshot = msgspec.json.Decoder(_OddSnapshot).decode
 _encode = msgspec.json.encode
 
 
-def read_update(payload: bytes) -> tuple[list[Change], str]:
+def read_update(payload: bytes) -> tuple[Sequence[Change | None], str]:
     """Return the changes of an ``l2update``, their amounts unread, and its ``time``.
 
-    The time is RFC 3339; empty when there is none.
+    Each change is in its place: one that has no side, price and size is None, and so is
+    anything that stands in place of the list. Further elements of a change are ignored. The
+    time is RFC 3339; empty when there is none.
 
     Raises:
-        BadMessage: no list of ``[side, price, size]``, all of them texts.
+        BadMessage: it is no JSON object.
 
-    Cost: 0.6 µs for one change.
+    Cost: 0.6 µs for one change of three texts.
     """
     try:
         update = _decode_update(payload)
-    except _UNREADABLE as error:
+    except msgspec.ValidationError:
+        return _read_odd_update(payload)
+    except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     return update.changes, update.time
 
 
+def _read_odd_update(payload: bytes) -> tuple[Sequence[Change | None], str]:
+    try:
+        update = _decode_odd_update(payload)
+    except UNREADABLE as error:
+        raise BadMessage(str(error)) from None
+    time = read_rows(b"[" + bytes(update.time) + b"]")[0]
+    changes = [_change(row) for row in read_rows(bytes(update.changes))]
+    return changes, time if isinstance(time, str) else ""
+
+
+def _change(row: Any) -> Change | None:
+    try:
+        side, price, size = row[:3]
+        return text_of(side), text_of(price), text_of(size)
+    except (BadAmount, TypeError, ValueError, LookupError):
+        return None
+
+
+def without_changes(payload: bytes, places: Collection[int]) -> bytes | None:
+    """Return an ``l2update`` without the changes at ``places``; None when none is left.
+
+    All else stays as it was sent: further fields, further elements, spellings of numbers.
+    """
+    fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+    rows = msgspec.json.decode(fields["changes"], type=list[msgspec.Raw])
+    kept = [bytes(row) for at, row in enumerate(rows) if at not in places]
+    if not kept:
+        return None
+    fields["changes"] = msgspec.Raw(b"[" + b",".join(kept) + b"]")
+    return _encode(fields)
+
+
 def read_snapshot(payload: bytes) -> Rows:
-    """Return the rows of a ``snapshot``, their amounts unread, malformed ones among them.
+    """Return the rows of a ``snapshot``, their amounts unread, unreadable ones among them.
+
+    A side that is null is empty; one that is no list is one unreadable row.
 
     Raises:
-        BadMessage: no two lists ``bids`` and ``asks``.
+        BadMessage: it is no JSON object, or has no side at all.
 
     Cost: 9 ms for 46,000 levels, in one turn: JSON cannot be read in slices.
     """
     try:
-        read: _Snapshot | _OddSnapshot = _decode_snapshot(payload)
+        read = _decode_snapshot(payload)
     except msgspec.ValidationError:
-        try:
-            read = _decode_odd_snapshot(payload)
-        except _UNREADABLE as error:
-            raise BadMessage(str(error)) from None
-    except _UNREADABLE as error:
+        return _read_odd_snapshot(payload)
+    except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     return Rows(read.bids, read.asks)
+
+
+def _read_odd_snapshot(payload: bytes) -> Rows:
+    try:
+        read = _decode_odd_snapshot(payload)
+    except UNREADABLE as error:
+        raise BadMessage(str(error)) from None
+    bids, asks = bytes(read.bids), bytes(read.asks)
+    if not (bids or asks):
+        raise BadMessage("a snapshot without bids and asks")
+    return Rows(read_rows(bids or b"null"), read_rows(asks or b"null"))
 
 
 def snapshot_parts(
@@ -126,23 +177,23 @@ class Gathering:
     __slots__ = ("_before",)
 
     def __init__(self) -> None:
-        self._before: dict[tuple[str, int], Level | None] = {}
+        self._before: dict[tuple[str, Number], Level | None] = {}
 
     def begin(self) -> None:
         """Forget what was noted: a window begins."""
         self._before.clear()
 
-    def note(self, book: Book, changes: Sequence[Change]) -> None:
-        """Remember what ``changes`` are about to touch in ``book``.
-
-        Raises:
-            BadAmount: as ``Book.apply`` will; nothing needs to be taken back.
-
-        Cost: 0.2 µs a change.
-        """
+    def note(self, book: Book, changes: Sequence[Change | None]) -> None:
+        """Remember what ``changes`` are about to touch in ``book``; 0.2 µs a change."""
         before = self._before
-        for side, price, _ in changes:
-            key = book.key_of(side, price)
+        for change in changes:
+            if change is None:
+                continue
+            side, price, _ = change
+            try:
+                key = book.key_of(side, price)
+            except BadAmount:
+                continue  # it changes nothing
             if (side, key) not in before:
                 before[side, key] = book.level_at(side, key)
 

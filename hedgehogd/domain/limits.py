@@ -148,6 +148,13 @@ RATE_LIMITED_PAUSE_S = 10.0
 # longest without another they begin anew.
 RENEW_FIRST_S = 5.0
 RENEW_MAX_S = 60.0
+# A new snapshot that did not help is asked for again, for the same reason, after this long: what
+# cannot be read today is a new format, and each snapshot goes to every subscriber of the book.
+RESYNC_AGAIN_S = 3600.0
+# Log lines about such books; the counters go on.
+RESYNCS_LOGGED_MAX = 50
+# An auction reports itself once a second (FEED §6.14); without a report it is over by then.
+AUCTION_SILENCE_S = 60.0
 # Upstream lines: each is a whole feed of its own.
 LINES_MAX = 2
 

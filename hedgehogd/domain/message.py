@@ -104,9 +104,11 @@ def _read_row(payload: bytes) -> Head:
         row = _decode_row(payload)
     except _UNREADABLE as error:
         raise BadMessage(str(error)) from None
-    if len(row) < _ROW_FIELDS_MIN or not all(isinstance(field, str) for field in row):
+    if len(row) < _ROW_FIELDS_MIN or not all(isinstance(field, str) for field in row[:2]):
         raise BadMessage("an array that is not of level3")
     digits = row[2]
+    if not isinstance(digits, str):
+        return Head("level3", row[1], _number(digits))
     is_number = digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX
     return Head("level3", row[1], _number(int(digits)) if is_number else None)
 

@@ -6,12 +6,14 @@ Both channels carry the same events of the same counter; here they become the sa
 Source: FEED §6.7–§6.13.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from hedgehogd.domain.amount import BadAmount, text_of
 from hedgehogd.domain.limits import SEQUENCE_MAX
 from hedgehogd.domain.message import BadMessage
+from hedgehogd.domain.rows import UNREADABLE, decode_exactly
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
 
@@ -21,7 +23,8 @@ class OrderEvent(NamedTuple):
 
     Attributes:
         kind: ``open``, ``match``, ``change``, ``done``; ``noop`` for all that does not touch
-            the book but has a number in the row.
+            the book but has a number in the row; ``unreadable`` for an event with a number
+            and a field that cannot be read: it costs its own order, not the book.
         sequence: the product's counter, rising by exactly one.
         order_id: whom it is about; of a match the maker.
         side: of an open, ``"buy"`` or ``"sell"``.
@@ -50,9 +53,10 @@ class _Full(msgspec.Struct, gc=False):
     new_price: str | None = None
 
 
+_EVENTS = frozenset({"open", "match", "change", "done", "received"})
+_TEXTS = tuple(name for name in _Full.__struct_fields__ if name not in {"type", "sequence"})
 _decode_full = msgspec.json.Decoder(_Full).decode
 _decode_row = msgspec.json.Decoder(tuple[str, ...]).decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ROW_LENGTHS = {"open": 8, "match": 8, "change": 7, "done": 5, "noop": 4}
 _DIGITS_MAX = len(str(SEQUENCE_MAX))
 
@@ -64,16 +68,48 @@ def from_full(payload: bytes) -> OrderEvent | None:
     ``activate``, ``heartbeat``, ``last_match`` and what else may come between are None.
 
     Raises:
-        BadMessage: not JSON, a field that is no text, or an event without a sequence.
+        BadMessage: not JSON, or an event without a sequence.
 
     Cost: 1 µs.
     """
     try:
         told = _decode_full(payload)
-    except _UNREADABLE as error:
+    except msgspec.ValidationError:
+        return _from_odd_full(payload)
+    except UNREADABLE as error:
         raise BadMessage(str(error)) from None
+    return _event(told)
+
+
+def _from_odd_full(payload: bytes) -> OrderEvent | None:
+    """Read a message with fields of other types: numbers of any form, or unreadable ones."""
+    fields = _fields(payload)
+    kind, sequence = fields.get("type"), fields.get("sequence")
+    if kind not in _EVENTS:
+        return None
+    if type(sequence) is not int or not 0 <= sequence <= SEQUENCE_MAX:
+        raise BadMessage(f"{kind} without a sequence")
+    texts: dict[str, str] = {}
+    try:
+        for name in _TEXTS:
+            if fields.get(name) is not None:
+                texts[name] = text_of(fields[name])
+    except BadAmount:
+        return OrderEvent("unreadable", sequence)
+    return _event(_Full(kind, sequence, **texts))
+
+
+def _fields(payload: bytes) -> dict[str, Any]:
+    try:
+        fields = decode_exactly(payload)
+    except UNREADABLE as error:
+        raise BadMessage(str(error)) from None
+    return fields if isinstance(fields, dict) else {}
+
+
+def _event(told: _Full) -> OrderEvent | None:
     kind, sequence = told.type, told.sequence
-    if kind not in {"open", "match", "change", "done", "received"}:
+    if kind not in _EVENTS:
         return None
     if sequence is None:
         raise BadMessage(f"{kind} without a sequence")
@@ -94,8 +130,7 @@ def from_level3(payload: bytes) -> OrderEvent | None:
     """Read one message of ``level3``; None for an object, such as the schema it begins with.
 
     Raises:
-        BadMessage: not JSON, an array of another kind or length than the schema's, or one
-            with a sequence that is none.
+        BadMessage: not JSON, or an array without a sequence.
 
     Cost: 1 µs.
     """
@@ -103,15 +138,16 @@ def from_level3(payload: bytes) -> OrderEvent | None:
         return None
     try:
         row = _decode_row(payload)
-    except _UNREADABLE as error:
+    except msgspec.ValidationError:
+        row = _odd_row(payload)
+    except UNREADABLE as error:
         raise BadMessage(str(error)) from None
-    kind = row[0] if row else ""
-    if len(row) < _ROW_LENGTHS.get(kind, len(row) + 1):
-        raise BadMessage(f"{kind[:40]!r} with {len(row)} fields is not of level3")
-    digits = row[2]
+    digits = row[2] if len(row) > 2 else ""
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX):
         raise BadMessage(f"{digits[:40]!r} is no sequence")
-    sequence = int(digits)
+    kind, sequence = row[0], int(digits)
+    if len(row) < _ROW_LENGTHS.get(kind, len(row) + 1):
+        return OrderEvent("unreadable", sequence)
     if kind == "open":
         return OrderEvent(kind, sequence, row[3], row[4], row[5], row[6])
     if kind == "match":
@@ -119,3 +155,18 @@ def from_level3(payload: bytes) -> OrderEvent | None:
     if kind == "change":
         return OrderEvent(kind, sequence, row[3], price=row[4], size=row[5])
     return OrderEvent(kind, sequence, row[3] if kind == "done" else "")
+
+
+def _odd_row(payload: bytes) -> tuple[str, ...]:
+    """Read an array whose numbers may be JSON numbers, up to what cannot be read."""
+    try:
+        row = decode_exactly(payload)
+    except UNREADABLE as error:
+        raise BadMessage(str(error)) from None
+    texts: list[str] = []
+    for field in row if isinstance(row, list) else ():
+        try:
+            texts.append(text_of(field))
+        except BadAmount:
+            break
+    return tuple(texts)

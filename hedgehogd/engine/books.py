@@ -6,25 +6,39 @@ late joiners (``snapshots``) and, where the exchange gives us ``level2``, the me
 ``level2_batch``: what 50 ms of changes came to.
 
 What the exchange sends is passed on as it is, with one exception: a removal of a level that
-does not exist is cut out, because clients crash on it (FEED §6.6). A book that has become
-impossible (crossed, or with an amount that is none) is asked for anew.
+does not exist is cut out, because clients crash on it (FEED §6.6).
+
+A row that cannot be read costs that row: all others are the book, for early and late joiners.
+A book that looks damaged (crossed outside of an auction, rows that cannot be read) is asked for
+once more. When the new snapshot shows the same, the exchange means it: that is reported once,
+and no further snapshot is sent to every subscriber for it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 
-import msgspec
+import structlog
 import trio
 
-from hedgehogd.domain.amount import BadAmount
 from hedgehogd.domain.book import Book, Change
-from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
-from hedgehogd.domain.level2 import Gathering, l2update, read_snapshot, read_update
+from hedgehogd.domain.channel import AUCTION, LEVEL2, LEVEL2_BATCH, Topic
+from hedgehogd.domain.level2 import (
+    Gathering,
+    l2update,
+    read_snapshot,
+    read_update,
+    without_changes,
+)
+from hedgehogd.domain.limits import AUCTION_SILENCE_S, RESYNC_AGAIN_S, RESYNCS_LOGGED_MAX
 from hedgehogd.domain.message import BadMessage, Message, intern_topic
 from hedgehogd.engine.demand import Demand
 from hedgehogd.protocol.frames import encode_text
 
+log = structlog.get_logger("books")
+
 _LEVEL2, _BATCH = LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel
+_AUCTION = AUCTION.topic_channel
 _CHANNELS = frozenset({_LEVEL2, _BATCH})
 _YEAR_ONE = "0001"  # seen on real updates (FEED §6.6)
 
@@ -37,9 +51,23 @@ class HeldBook:
         time: the ``time`` of the last update; empty before the first that has one.
         is_fine: True when single changes flow, from which ``level2_batch`` is made.
         gathering: what the running 50 ms have touched; None while nobody wants it.
+        was_crossed: the book was crossed by an earlier update, or by its snapshot.
+        auction_until: messages about an auction have come; it is over by then, seconds on the
+            clock of ``trio.current_time``.
+        tried: when a new snapshot was asked for, by reason, as long as the reason holds.
+        reported: reasons for which a new snapshot did not help, each logged once.
     """
 
-    __slots__ = ("book", "gathering", "is_fine", "time", "was_crossed")
+    __slots__ = (
+        "auction_until",
+        "book",
+        "gathering",
+        "is_fine",
+        "reported",
+        "time",
+        "tried",
+        "was_crossed",
+    )
 
     def __init__(self) -> None:
         self.book = Book()
@@ -47,6 +75,9 @@ class HeldBook:
         self.is_fine = False
         self.gathering: Gathering | None = None
         self.was_crossed = False
+        self.auction_until = 0.0
+        self.tried: dict[str, float] = {}
+        self.reported: set[str] = set()
 
 
 class Books:
@@ -54,12 +85,19 @@ class Books:
 
     Attributes:
         resyncs: books asked for anew, by reason.
+        withheld: books not asked for once more, because that has not helped before, by reason.
+        unreadable: rows of books that could not be read.
         bare_removals: removals of levels that do not exist, cut out.
+        is_in_auction: says of a product whether the exchange's list has it in an auction.
     """
 
     def __init__(self, demand: Demand) -> None:
         self.resyncs: Counter[str] = Counter()
+        self.withheld: Counter[str] = Counter()
+        self.unreadable = 0
         self.bare_removals = 0
+        self.is_in_auction: Callable[[str], bool] = lambda _: False
+        self._logged = 0
         self._demand = demand
         self._held: dict[str, HeldBook] = {}
 
@@ -97,17 +135,23 @@ class Books:
         """Take a snapshot, in slices: others run meanwhile, and find the book not ready."""
         held = self._held.setdefault(message.topic.product_id, HeldBook())
         held.book.clear()
-        held.was_crossed = False
         held.is_fine = message.topic.channel == _LEVEL2
         try:
             rows = read_snapshot(message.payload)
         except BadMessage:
             self._resync(message.topic.product_id, "bad_snapshot")
             return
+        held.tried.pop("bad_snapshot", None)
         for _ in held.book.load_parts(rows.bids, rows.asks):
             await trio.lowlevel.checkpoint()
+        held.was_crossed = held.book.is_crossed
+        if not held.was_crossed:
+            held.tried.pop("crossed", None)
+        self.unreadable += held.book.skipped
         if held.book.skipped:
             self._resync(message.topic.product_id, "bad_rows")
+        else:
+            held.tried.pop("bad_rows", None)
 
     def follow(self, messages: Sequence[Message]) -> list[Message]:
         """Apply the updates among ``messages``; return what is to be passed on.
@@ -118,6 +162,8 @@ class Books:
         for message in messages:
             if message.topic.channel not in _CHANNELS:
                 passed.append(message)
+                if message.topic.channel == _AUCTION:
+                    self._note_auction(message.topic.product_id)
             elif message.type == "snapshot":
                 # Anew, and in the turn in which who waits is let in: windows must miss nothing.
                 held = self._held[message.topic.product_id]
@@ -163,36 +209,63 @@ class Books:
             self._resync(message.topic.product_id, "no_book")
         if not held.book.is_ready:
             return [message]
-        try:
+        changes: Sequence[Change | None] = (None,)  # what cannot be read at all is one such row
+        time = ""
+        with suppress(BadMessage):
             changes, time = read_update(message.payload)
-            if held.gathering is not None:
-                held.gathering.note(held.book, changes)
-            bare = held.book.apply(changes)
-        except (BadMessage, BadAmount):
-            held.book.clear()  # what it would have changed is not known
+        if held.gathering is not None:
+            held.gathering.note(held.book, changes)
+        skipped = held.book.skipped
+        bare = held.book.apply(changes)
+        if held.book.skipped != skipped:
+            self.unreadable += held.book.skipped - skipped
             self._resync(message.topic.product_id, "bad_update")
-            return [message]
         if time and not time.startswith(_YEAR_ONE):
             held.time = time
-        if held.book.is_crossed and not held.was_crossed:  # real ones never are (FEED §6.6)
-            self._resync(message.topic.product_id, "crossed")
-        held.was_crossed = held.book.is_crossed
-        return self._without(message, changes, bare) if bare else [message]
+        self._watch_crossing(message.topic.product_id, held)
+        return self._without(message, bare) if bare else [message]
 
-    def _without(
-        self, message: Message, changes: Sequence[Change], bare: Sequence[int]
-    ) -> list[Message]:
+    def _watch_crossing(self, product_id: str, held: HeldBook) -> None:
+        """Ask for a new snapshot when an update has crossed the book outside of an auction.
+
+        Books of continuous trading never are crossed (FEED §6.6); orders of an auction cross
+        until it ends. A snapshot that is crossed itself says that the exchange means it.
+        """
+        is_crossed = held.book.is_crossed
+        if is_crossed and not held.was_crossed:
+            is_auction = trio.current_time() < held.auction_until or self.is_in_auction(product_id)
+            if not is_auction:
+                self._resync(product_id, "crossed")
+        elif not is_crossed:
+            held.tried.pop("crossed", None)
+        held.was_crossed = is_crossed
+
+    def _note_auction(self, product_id: str) -> None:
+        held = self._held.get(product_id)
+        if held is not None:
+            held.auction_until = trio.current_time() + AUCTION_SILENCE_S
+
+    def _without(self, message: Message, bare: Sequence[int]) -> list[Message]:
         """Return ``message`` without some of its changes; nothing when none is left."""
         self.bare_removals += len(bare)
-        kept = [change for at, change in enumerate(changes) if at not in bare]
-        if not kept:
+        payload = without_changes(message.payload, bare)
+        if payload is None:
             return []
-        fields = msgspec.json.decode(message.payload)
-        payload = msgspec.json.encode({**fields, "changes": kept})
         return [Message(message.topic, message.type, encode_text(payload), payload, None, None,
                         message.also)]  # fmt: skip
 
     def _resync(self, product_id: str, reason: str) -> None:
+        """Ask for a new snapshot, unless one that was asked for on this evidence did not help."""
+        now, held = trio.current_time(), self._held[product_id]
+        tried_at = held.tried.get(reason)
+        if tried_at is not None and now - tried_at < RESYNC_AGAIN_S:
+            if reason not in held.reported and self._logged < RESYNCS_LOGGED_MAX:
+                held.reported.add(reason)
+                self._logged += 1
+                log.warning("a new snapshot did not help", product_id=product_id, reason=reason)
+            self.withheld[reason] += 1
+            return
+        held.tried[reason] = now
         self.resyncs[reason] += 1
         for channel in (_LEVEL2, _BATCH):  # one of them flows
             self._demand.ask_snapshot(intern_topic(channel, product_id))

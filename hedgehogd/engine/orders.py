@@ -61,11 +61,13 @@ class OrderBooks:
 
     Attributes:
         lost: books given up, by reason.
+        unreadable: rows and events that could not be read; each costs its own order.
         on_missing: called when a product's book is missing; somebody has to fetch one.
     """
 
     def __init__(self) -> None:
         self.lost: Counter[str] = Counter()
+        self.unreadable = 0
         self.on_missing: Callable[[], None] = lambda: None
         self._held: dict[str, _Held] = {}
         self._loaded = trio.Event()
@@ -135,6 +137,7 @@ class OrderBooks:
             return
         for _ in held.book.load_parts(fetched.bids, fetched.asks, fetched.sequence):
             await trio.lowlevel.checkpoint()
+        self.unreadable += held.book.skipped
         topic = intern_topic(held.channel, fetched.product_id)
         for _, message in tape.read(tape.begin - 1, frozenset({topic})):
             if held.book.is_ready:
@@ -175,6 +178,7 @@ class OrderBooks:
             event = _READ[held.channel](message.payload)
             if event is None:
                 return
+            self.unreadable += event.kind == "unreadable"
             if held.book.apply(event):
                 held.has_joined = True
             elif held.has_joined:  # the exchange counts anew
@@ -182,7 +186,8 @@ class OrderBooks:
         except SequenceGap:
             self._lose(held, "gap")
         except (BadMessage, BadAmount):
-            self._lose(held, "bad_event")
+            held.has_joined = True
+            self.unreadable += 1
 
     def _lose(self, held: _Held, reason: str) -> None:
         self.lost[reason] += 1

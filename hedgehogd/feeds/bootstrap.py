@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.rows import read_rows
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.orders import FetchedOrders, OrderBooks
 from hedgehogd.feeds.rest import RestClient
@@ -19,17 +20,14 @@ log = structlog.get_logger("rest")
 _QUERY = (("level", "3"),)
 
 
-_Rows = list[tuple[str, str, str]]
-
-
 class _Book(msgspec.Struct):
     sequence: int
-    bids: _Rows
-    asks: _Rows
+    bids: msgspec.Raw
+    asks: msgspec.Raw
 
 
 def read_book(product_id: str, body: bytes) -> FetchedOrders:
-    """Read REST's answer to ``/products/<id>/book?level=3``.
+    """Read REST's answer to ``/products/<id>/book?level=3``; unreadable rows are among it.
 
     Raises:
         msgspec.DecodeError: it is none.
@@ -38,7 +36,8 @@ def read_book(product_id: str, body: bytes) -> FetchedOrders:
         book = msgspec.json.decode(body, type=_Book)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from None
-    return FetchedOrders(product_id, book.bids, book.asks, book.sequence)
+    bids, asks = (read_rows(bytes(side)) for side in (book.bids, book.asks))
+    return FetchedOrders(product_id, bids, asks, book.sequence)
 
 
 class Bootstrap:

@@ -1,5 +1,6 @@
 """One upstream connection, as those see it who read what it brings."""
 
+import math
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,6 +91,7 @@ class Source:
         acks_due: requests sent that have not been acknowledged.
         unacknowledged: topics that the newest acknowledgement of all requests left out.
         is_lost: it has ended.
+        garbled_at: when its books had to begin again last, for an update that cannot be read.
     """
 
     __slots__ = (
@@ -98,6 +100,7 @@ class Source:
         "_routes",
         "acks_due",
         "asked_at",
+        "garbled_at",
         "heard",
         "heard_at",
         "heard_heartbeat",
@@ -119,6 +122,7 @@ class Source:
         self.acks_due = 0
         self.unacknowledged: frozenset[Topic] = frozenset()
         self.is_lost = False
+        self.garbled_at = -math.inf
         self._held = None if held is None else frozenset(held)
         self._full: set[str] = set()  # products seen on full, when nobody says what was asked
         self._routes: dict[tuple[str, str], Route] = {}

@@ -18,7 +18,12 @@ from collections.abc import Iterable
 import msgspec
 
 from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, MATCHES, Topic
-from hedgehogd.domain.limits import GAP_PATIENCE_S, PRODUCT_SILENCE_S, TOPICS_MAX
+from hedgehogd.domain.limits import (
+    GAP_PATIENCE_S,
+    PRODUCT_SILENCE_S,
+    RESYNC_AGAIN_S,
+    TOPICS_MAX,
+)
 from hedgehogd.domain.message import BadMessage, Head, Message, intern_topic, read_head
 from hedgehogd.protocol import coinbase, relayed
 from hedgehogd.protocol.arbiter import Arbiter
@@ -136,8 +141,7 @@ class UpstreamSession:
             except BadMessage as error:
                 self.dropped["garbage"] += 1
                 received.oddities.append(f"garbage: {error}"[:_ODDITY_CHARACTERS_MAX])
-                # It may have been an update to any book; nothing else would ever show it.
-                received.resyncs += [t for t in source.held or () if t.channel in _BOOKS]
+                self._resync_garbled(source, payload, now, received)
                 continue
             route = source.route(head)
             if route is None:
@@ -170,6 +174,19 @@ class UpstreamSession:
             message = Message(topic, head.type, frame, payload, head.sequence, head.trade_id, also)
             take(state, Arrival(source, head, message, now), now, received)
         return received
+
+    def _resync_garbled(
+        self, source: Source, payload: bytes, now: float, received: Received
+    ) -> None:
+        """What cannot be read and names itself an update may have changed any book.
+
+        All books of the connection begin again then, but not for each such message: when it
+        did not help, the exchange means it.
+        """
+        is_update = any(kind in payload for kind in (b"l2update", b"snapshot"))
+        if is_update and now - source.garbled_at >= RESYNC_AGAIN_S:
+            source.garbled_at = now
+            received.resyncs += [t for t in source.held or () if t.channel in _BOOKS]
 
     def quiet_products(self, source: Source, now: float, patience_s: float) -> list[str]:
         """Return products of ``source`` whose heartbeats have stopped for ``patience_s``."""

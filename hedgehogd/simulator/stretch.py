@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import trio
 
-from hedgehogd.domain.amount import BadAmount
 from hedgehogd.domain.book import Book
 from hedgehogd.domain.channel import (
     BY_TOPIC_CHANNEL,
@@ -230,7 +229,7 @@ class _HeldBook:
         return self._book.is_ready
 
     def follow(self, message: Message) -> None:
-        """Take a snapshot or an update; one that cannot be read ends the book till the next."""
+        """Apply a snapshot or an update, but for rows that cannot be read."""
         try:
             if message.type == "snapshot":
                 self._book.load(*read_snapshot(message.payload))
@@ -238,7 +237,7 @@ class _HeldBook:
                 changes, time = read_update(message.payload)
                 self._book.apply(changes)
                 self._time = time or self._time
-        except (BadMessage, BadAmount):
+        except BadMessage:
             self._book.clear()
 
     def snapshot(self, product_id: str) -> bytes:

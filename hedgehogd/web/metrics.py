@@ -155,6 +155,12 @@ class InstanceCollector(Collector):
         yield books
         resyncs = {"crossed": 0, **pipe.books.resyncs}
         yield _counters("book_resyncs", "Books begun anew", "reason", resyncs)
+        yield _counters(
+            "book_resyncs_withheld", "Books not begun again", "reason",
+            {"crossed": 0, **pipe.books.withheld},
+        )  # fmt: skip
+        unreadable = {"level2": pipe.books.unreadable, "level3": pipe.orders.unreadable}
+        yield _counters("unreadable_rows", "Rows skipped", "where", unreadable)
         lost = {"gap": 0, **pipe.orders.lost}
         yield _counters("order_book_losses", "Level-3 books begun anew", "reason", lost)
         yield _counter("bare_removals", "Removals of no level, cut out", pipe.books.bare_removals)

@@ -1,19 +1,29 @@
 """Amounts: exact as decimals, and nothing is taken for one that is none."""
 
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hedgehogd.domain.amount import BadAmount, decimals, is_zero, minus, plain, scaled, total
+from hedgehogd.domain.amount import (
+    BadAmount,
+    decimals,
+    is_zero,
+    minus,
+    plain,
+    scaled,
+    text_of,
+    total,
+)
 
 amounts = st.from_regex(r"[0-9]{1,20}(\.[0-9]{1,18})?", fullmatch=True).filter(str.isascii)
 
 MALFORMED = [
-    "", ".", "0.-10000", "NaN", "Infinity", "-1", "+1", "1e3", "1E-8", "1_000", "1.", ".5",
-    "1.2.3", " 1", "1 ", "1\n", "1,5", "٣", "²", "1.²", "0x10", "1" * 21, "1." + "1" * 19,
-    "9" * 10_000, "null",
+    "", ".", "0.-10000", "NaN", "Infinity", "-1", "+1", "1e", "e5", "1e5.0", "1_000", "1.", ".5",
+    "1.2.3", " 1", "1 ", "1\n", "1,5", "٣", "²", "1.²", "0x10", "1" * 21, "1." + "1" * 61,
+    "9" * 10_000, "null", "1e20", "1e999", "1E-61", "1e-9999", "0" * 101,
 ]  # fmt: skip
 
 
@@ -47,7 +57,41 @@ def test_any_text_is_an_amount_or_refused(text):
             is_zero(text)
         return
     assert is_zero(text) == (number == 0)
-    assert Decimal(text) * 10**18 == number or len(text) > 28
+    assert Fraction(text) * 10**18 == number
+
+
+odd_amounts = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,30})?([eE][+-]?[0-9])?", fullmatch=True)
+
+
+@given(odd_amounts.filter(str.isascii), odd_amounts.filter(str.isascii))
+@example("6.44E-6", "0.00000644")
+@example("1e0", "1.0000000000000000000000000")
+@example("0E-8", "0")
+def test_amounts_with_exponents_and_many_decimals_are_exact(text, other):
+    """JSON writes numbers so; each is found again in any spelling, and sorted among others."""
+    one, two = scaled(text), scaled(other)
+    assert (one < two, one == two) == (
+        Fraction(text) < Fraction(other),
+        Fraction(text) == Fraction(other),
+    )
+    assert one != two or hash(one) == hash(two)
+    assert is_zero(text) == (Fraction(text) == 0)
+    assert Fraction(plain(one, decimals(text))) == Fraction(text)
+    assert Fraction(total([text, other])) == Fraction(text) + Fraction(other)
+    assert Fraction(minus(text, other)) == max(Fraction(text) - Fraction(other), 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("1.50", "1.50"), (7, "7"), (True, None), (None, None), (1.5, None), (["1"], None)],
+)
+def test_json_numbers_become_texts(value, text):
+    """No float is made of an amount; a boolean is no number."""
+    if text is not None:
+        assert text_of(value) == text
+        return
+    with pytest.raises(BadAmount):
+        text_of(value)
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "000", "0.00000000", "0." + "0" * 18, "0" * 20])

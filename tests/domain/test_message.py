@@ -120,8 +120,8 @@ def test_an_error_text_that_is_none_counts_as_absent(value):
         # arrays that are not of level3 (FEED §6.13)
         b"[]",
         b'["open","BTC-USD"]',
-        b'["open","BTC-USD",57560479456]',
-        b'["open","BTC-USD","57560479456",["12aca6e0"]]',
+        b'["open",7,"57560479456"]',
+        b'[null,"BTC-USD","57560479456"]',
         b'["open","BTC-USD","5"',
         b'["open","\xff","5"]',
         DEEP,
@@ -198,3 +198,14 @@ def test_topics_are_made_once_until_the_table_is_full(monkeypatch):
     assert intern_topic(*kept) is intern_topic(*kept)
     assert intern_topic(*other) == intern_topic(*other)
     assert intern_topic(*other) is not intern_topic(*other)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "number"),
+    [("57560479456", 57560479456), ("-1", None), ("1.5", None), ("[]", None)],
+)
+def test_an_array_of_level3_is_routed_whatever_its_further_elements_are(sequence, number):
+    """A field that cannot be read costs its event, not the message."""
+    head = read_head(f'["open","BTC-USD",{sequence},null,["x"],5]'.encode())
+
+    assert (head.type, head.product_id, head.sequence) == ("level3", "BTC-USD", number)

@@ -27,6 +27,9 @@ DONE = OrderEvent("done", 80, "a")
 NOOP = OrderEvent("noop", 80)
 MATCH_FIELDS = {"maker_order_id": "a", "taker_order_id": "b", "side": "buy", "price": "9"}
 
+CHANGED = OrderEvent("change", 80, "a", "", "8", "2.50")
+UNREADABLE = OrderEvent("unreadable", 80)
+
 
 @pytest.mark.parametrize(
     ("payload", "event"),
@@ -82,8 +85,8 @@ def test_the_recorded_messages_are_events():
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"[]", b"\xff", b"{}", b"[" * 100_000, full("open"), full("done", sequence=-1),
-     full("open", sequence=1, price=5), full("done", sequence="80")],
+    [b"", b"\xff", b"[" * 100_000, full("open"), full("done", sequence=-1),
+     full("open", sequence=1.5), full("done", sequence="80")],
     ids=lambda payload: payload[:30],
 )  # fmt: skip
 def test_what_is_no_message_of_full(payload):
@@ -95,12 +98,33 @@ def test_what_is_no_message_of_full(payload):
 @pytest.mark.parametrize(
     "payload",
     [b"", b"[]", b"7", b"\xff", b"[" * 100_000, b'["noop","A-B","x","t"]',
-     b'["noop","A-B","-1","t"]', '["noop","A-B","²","t"]'.encode(), b'["noop","A-B",1,"t"]',
-     b'["noop","A-B","' + b"1" * 5000 + b'","t"]', b'["noop","A-B","1"]',
-     b'["received","A-B","1","a","t"]', level3("open", "a"), level3("match", "a")],
+     b'["noop","A-B","-1","t"]', '["noop","A-B","²","t"]'.encode(), b'["noop",null,"1","t"]',
+     b'["noop","A-B","' + b"1" * 5000 + b'","t"]', b'["noop","A-B",' + b"[" * 100_000],
     ids=lambda payload: payload[:30],
 )  # fmt: skip
 def test_what_is_no_message_of_level3(payload):
     """One kind of error, whatever is wrong."""
     with pytest.raises(BadMessage):
         from_level3(payload)
+
+
+@pytest.mark.parametrize(
+    ("payload", "event"),
+    [
+        (full("open", sequence=80, order_id="a", side="sell", price=1.5, remaining_size=7),
+         OrderEvent("open", 80, "a", "sell", "1.5", "7")),
+        (full("open", sequence=80, order_id="a", side=None, price="1"),
+         OrderEvent("open", 80, "a", "", "1")),
+        (full("match", sequence=80, maker_order_id=["a"], size="1"), UNREADABLE),
+        (full("received", sequence=80, price=True), UNREADABLE),
+        (b'{"type":"heartbeat","price":5}', None),
+        (b"[]", None),
+        (b'["change","A-B",80,"a",8,2.50,"t",null]', CHANGED),
+        (b'["noop","A-B","80"]', UNREADABLE),
+        (b'["received","A-B","80","a","t"]', UNREADABLE),
+        (b'["open","A-B","80","a","buy",null,"1","t"]', UNREADABLE),
+    ],
+)  # fmt: skip
+def test_numbers_of_any_form_are_read_and_what_is_unreadable_has_its_number(payload, event):
+    """The event costs its own order; the next one follows it without a gap."""
+    assert event == (from_level3 if payload[:2] == b'["' else from_full)(payload)

@@ -6,6 +6,8 @@ import pytest
 import trio
 
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.limits import AUCTION_SILENCE_S, RESYNC_AGAIN_S
+from hedgehogd.engine import books as books_module
 from hedgehogd.engine.books import Books
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.demand import Demand
@@ -87,59 +89,116 @@ async def test_a_removal_of_a_level_that_does_not_exist_is_cut_out(books):
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        ({"changes": [["buy", "1e5", "1"]]}, "bad_update"),
-        ({"changes": [["buy", "100", "9"], ["but", "99", "1"]]}, "bad_update"),
-        ({"changes": 7}, "bad_update"),
-    ],
+    "rows",
+    [[["buy", "1e99", "1"]], [["buy", "100", "9"], ["but", "99", "1"]], 7, [None], [["buy", "1"]]],
 )
 @pytest.mark.parametrize("gathers", [False, True])
-async def test_a_bad_update_is_passed_on_and_ends_the_book(books, demand, bad, reason, gathers):
-    """What it was about nobody knows, so nobody is given a snapshot of what is left."""
+async def test_an_unreadable_change_is_passed_on_and_costs_itself(books, demand, rows, gathers):
+    """The book goes on with all others; one new snapshot is asked for, and no second one."""
     if gathers:
         demand.want([BATCH])
-    message, bare = make_message("level2", **bad), an_update(["buy", "55", "0"])
-    passed = await begin(books, message, message, bare)
+    message, good = make_message("level2", changes=rows), an_update(["buy", "98", "1"])
+    passed = await begin(books, message, good, message)
 
-    assert passed[1:] == [message, message, bare]
-    assert (books.get(BTC), list(books.gathered())) == (None, [])
-    assert books.resyncs == {reason: 1}
+    assert passed[1:] == [message, good, message]
+    assert bids_of(books)[-1] == ["98", "1"]
+    assert (books.resyncs, books.unreadable) == ({"bad_update": 1}, 2)
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    await begin(books, message)
+    assert demand.take_snapshots() == frozenset()
+    assert books.withheld == {"bad_update": 2}
+
+
+async def test_after_an_hour_an_unreadable_change_asks_again(books, demand, autojump_clock):
+    """The exchange may have been mended meanwhile, and broken again."""
+    bad = make_message("level2", changes=[None])
+    await begin(books, bad, bad)
+    await trio.sleep(RESYNC_AGAIN_S)
+    books.follow([bad])
+
+    assert (books.resyncs, books.withheld) == ({"bad_update": 2}, {"bad_update": 1})
+
+
+async def test_a_snapshot_without_sides_is_passed_on_and_asked_for_once_more(books, demand):
+    """Until one comes there is no book, and updates are passed on as they are."""
+    bad, update = a_snapshot(bids=None, asks=None), an_update(["buy", "55", "0"])
+    for _ in range(2):
+        await books.load(bad)
+        assert books.follow([bad, update]) == [bad, update]
+        assert (books.get(BTC), len(books)) == (None, 0)
+
+    assert (books.resyncs, books.withheld) == ({"bad_snapshot": 1}, {"bad_snapshot": 1})
     assert demand.take_snapshots() == {LEVEL2, BATCH}
     await begin(books)
-    assert bids_of(books) == BIDS
-
-
-@pytest.mark.parametrize("bids", [7, None])
-async def test_a_bad_snapshot_is_passed_on_and_asked_for_anew(books, demand, bids):
-    """Until then there is no book, and updates are passed on as they are."""
-    bad, update = a_snapshot(bids=bids), an_update(["buy", "55", "0"])
     await books.load(bad)
+    assert books.resyncs == {"bad_snapshot": 2}
 
-    assert books.follow([bad, update]) == [bad, update]
-    assert books.get(BTC) is None
-    assert len(books) == 0
-    assert books.resyncs == {"bad_snapshot": 1}
+
+async def test_a_snapshot_with_an_odd_row_is_a_book_without_it(books, demand, capsys):
+    """One more is asked for; when it has such a row too, that is reported once."""
+    odd = [["0.-10000", "1"], *BIDS]
+    for _ in range(3):
+        await books.load(a_snapshot(bids=odd))
+        assert bids_of(books) == BIDS
+    assert (books.resyncs, books.withheld) == ({"bad_rows": 1}, {"bad_rows": 2})
     assert demand.take_snapshots() == {LEVEL2, BATCH}
+    assert capsys.readouterr().out.count("did not help") == 1
+
+    await begin(books)  # it helped: the next odd row is new evidence
+    await books.load(a_snapshot(bids=odd))
+    assert books.resyncs == {"bad_rows": 2}
 
 
-async def test_a_snapshot_with_an_odd_row_is_a_book_without_it(books, demand):
-    """The exchange has sent "0.-10000" once; it is counted, and another snapshot asked for."""
-    await books.load(a_snapshot(bids=[["0.-10000", "1"], *BIDS]))
+async def test_the_log_of_unreadable_books_is_bounded(books, monkeypatch, capsys):
+    """A new format makes all products unreadable at once."""
+    monkeypatch.setattr(books_module, "RESYNCS_LOGGED_MAX", 2)
+    for number in range(5):
+        for _ in range(2):
+            await books.load(make_message("level2", f"A{number}-B", kind="snapshot", bids=[None]))
 
-    assert bids_of(books) == BIDS
-    assert books.resyncs == {"bad_rows": 1}
-    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    assert capsys.readouterr().out.count("did not help") == 2
+    assert books.withheld == {"bad_rows": 5}
 
 
 async def test_a_crossed_book_is_asked_for_anew_once(books, demand):
-    """Real ones are never crossed, so the first such update says that something was lost."""
+    """Books of continuous trading never are, so the first such update shows a loss."""
     crossing = [an_update(["buy", "150", str(n + 1)]) for n in range(3)]
     passed = await begin(books, *crossing)
     assert passed[1:] == crossing
     assert demand.take_snapshots() == {LEVEL2, BATCH}
     books.follow(crossing)
     assert demand.take_snapshots() == frozenset()
+    assert books.resyncs == {"crossed": 1}
+
+
+async def test_a_snapshot_that_is_crossed_is_meant_so(books, demand):
+    """While a product is in auction its book may be crossed for minutes."""
+    await begin(books, an_update(["buy", "150", "1"]))
+    for _ in range(2):
+        snapshot = a_snapshot(bids=[["150", "1"]])
+        await books.load(snapshot)
+        books.follow([snapshot, an_update(["buy", "149", "1"]), an_update(["sell", "100", "1"])])
+
+    assert books.resyncs == {"crossed": 1}
+
+
+@pytest.mark.parametrize("known_by", ["the auction's messages", "the list of products"])
+async def test_a_book_may_be_crossed_in_an_auction(books, demand, autojump_clock, known_by):
+    """Its orders are collected and none is matched; after it, crossed means damaged."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    auction = make_message("auctionfeed", kind="auction")
+    assert books.follow([auction]) == [auction]  # its book is not held
+    await begin(books)
+    if known_by == "the list of products":
+        books.is_in_auction = {BTC}.__contains__
+    else:
+        books.follow([auction])
+    books.follow([crossing, uncrossing, crossing, uncrossing])
+    assert books.resyncs == {}
+
+    books.is_in_auction = lambda _: False
+    await trio.sleep(AUCTION_SILENCE_S)
+    books.follow([crossing])
     assert books.resyncs == {"crossed": 1}
 
 
@@ -243,7 +302,7 @@ async def test_a_window_ends_with_the_book(books, demand):
     """A resync begins anew; what is not ready has nothing to say."""
     demand.want([BATCH])
     await begin(books, an_update(["buy", "100", "7"]))
-    bad = a_snapshot(bids=7)
+    bad = a_snapshot(bids=None, asks=None)
     await books.load(bad)
     books.follow([bad])
     assert list(books.gathered()) == []

@@ -142,19 +142,31 @@ async def test_a_book_that_is_ahead_of_the_feed_waits_for_it(followed):
 @pytest.mark.parametrize(
     "bad",
     [
-        opened(11, "e", size="1e3"),
-        full("open", 11, order_id=7),
-        make_message("full", kind="open"),
+        opened(11, "e", size="1e99"),
+        full("open", 11, order_id=["e"]),
+        full("match", 11, maker_order_id="a", size=None, price=True),
     ],
 )
-async def test_a_bad_event_ends_the_book(followed, bad):
-    """What it did is not known."""
+async def test_an_unreadable_event_costs_its_own_order(followed, bad):
+    """The book is not fetched again, which would be so for each such event."""
     followed.put(full("received", 10))
     await followed.load()
-    followed.put(bad)
+    followed.put(bad, opened(12, "f"))
 
-    assert followed.books.lost == {"bad_event": 1}
-    assert followed.books.missing() == [BTC]
+    assert (followed.books.lost, followed.books.missing()) == ({}, [])
+    assert followed.books.unreadable == 1
+    answer = await followed.rows()
+    assert (answer["sequence"], [row[2] for row in answer["bids"]]) == (12, ["a", "b", "c", "f"])
+
+
+async def test_an_event_without_a_number_is_passed_over(followed):
+    """It has no place; if it had one, the next event shows the gap."""
+    followed.put(full("received", 10))
+    await followed.load(FETCHED._replace(bids=[None, *BIDS]))
+    followed.put(make_message("full", kind="open"), opened(11, "e"))
+
+    assert (followed.books.lost, followed.books.unreadable) == ({}, 2)
+    assert (await followed.rows())["sequence"] == 11
 
 
 async def test_level3_makes_the_same_book(followed):

@@ -243,7 +243,7 @@ async def test_without_a_book_joiners_wait_for_the_exchange(making, lost):
         assert making.pipe.snapshots._recent == {}
         await making.broker.publish([Delivery([], flows=frozenset({LEVEL2}))])
     else:
-        await making.publish(make_message("level2", kind="snapshot", bids=5))
+        await making.publish(make_message("level2", kind="snapshot"))
     _, late = making.join("level2")
     await wait_all_tasks_blocked()
     assert late.chunks == []

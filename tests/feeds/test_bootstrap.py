@@ -63,7 +63,7 @@ async def test_a_book_is_fetched_a_moment_after_its_events_flow(autojump_clock, 
 
     at = 5 + limits.ORDER_BOOK_SETTLE_S
     assert booting.rest.asked == [(at, "/products/BTC-USD/book", (("level", "3"),))]
-    assert delivery.order_book == ("BTC-USD", [("1.0", "2", "id-1")], [], 7)
+    assert delivery.order_book == ("BTC-USD", [["1.0", "2", "id-1"]], [], 7)
     assert delivery.messages == []
 
 
@@ -90,6 +90,15 @@ async def test_an_answer_that_is_no_book_is_a_failure(autojump_clock, booting, b
     assert booting.bootstrap.failures == 1
     with pytest.raises(msgspec.DecodeError):
         read_book("BTC-USD", body)
+
+
+def test_one_odd_row_does_not_cost_the_book():
+    """It would be fetched again every ten seconds, for ever."""
+    body = b'{"sequence":7,"bids":[["1",2.50,"a","more"],null,[7]],"asks":null}'
+
+    assert read_book("BTC-USD", body) == (
+        "BTC-USD", [["1", "2.50", "a", "more"], None, [7]], [], 7
+    )  # fmt: skip
 
 
 async def test_one_products_pause_does_not_keep_another_waiting(autojump_clock, booting):

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.limits import ODD_NUMBERS_MAX, PRODUCT_SILENCE_S, TRADE_ID_STEP_MAX
+from hedgehogd.domain.limits import (
+    ODD_NUMBERS_MAX,
+    PRODUCT_SILENCE_S,
+    RESYNC_AGAIN_S,
+    TRADE_ID_STEP_MAX,
+)
 from hedgehogd.protocol import notices, upstream
 from hedgehogd.protocol.frames import FrameScanner, encode_text
 from hedgehogd.protocol.gaps import Gap
@@ -338,7 +343,7 @@ DROPPED = [
     (b"", "garbage", "garbage: "),
     (b"hello", "garbage", "garbage: JSON is malformed"),
     (b"[]", "garbage", "garbage: an array that is not of level3"),
-    (b'["open","BTC-USD",57560479456]', "garbage", "garbage: an array that is not of level3"),
+    (b'["open",7,"57560479456"]', "garbage", "garbage: an array that is not of level3"),
     (b"[" * 100_000, "garbage", "garbage: "),
     (b'{"type":"x","sequence":' + b"[" * 100_000, "garbage", "garbage: "),
     (b'{"type":7}', "garbage", "garbage: Expected `str`, got `int`"),
@@ -367,11 +372,24 @@ def test_what_cannot_be_routed_is_dropped_counted_and_named(payload, reason, tex
 @pytest.mark.parametrize(
     ("held", "resyncs"), [({TICKER, LEVEL2, MATCHES}, [LEVEL2]), ({TICKER}, []), (None, [])]
 )
-def test_garbage_has_the_books_of_its_connection_begin_anew(held, resyncs):
-    """It may have been an update to any of them."""
-    _, [received] = hear([b"garbage"], held)
-
+def test_an_unreadable_update_has_the_books_of_its_connection_begin_again_once(held, resyncs):
+    """It may have been an update to any of them; when that did not help, the exchange means it."""
+    feed, [received] = hear([b'{"type":"l2update","changes":[["bu'], held)
     assert resyncs == received.resyncs
+    assert feed.receive(b'{"type":"snapshot","product_id":7}').resyncs == []
+
+    feed.now += RESYNC_AGAIN_S
+    assert resyncs == feed.receive(b'{"type":"snapshot","product_id":7}').resyncs
+
+
+@pytest.mark.parametrize(
+    "payload", [b"garbage", b"{}", b'{"type":null,"changes":[]}', b"[]", b"7", b"null", b"<html>"]
+)
+def test_a_message_without_a_type_cannot_be_an_update(payload):
+    """It is counted, and no book begins again for it."""
+    feed, [received] = hear([payload], {TICKER, LEVEL2})
+
+    assert (received.resyncs, feed.session.dropped) == ([], {"garbage": 1})
 
 
 @pytest.mark.parametrize(

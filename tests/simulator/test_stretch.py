@@ -206,13 +206,26 @@ async def test_who_comes_late_to_a_book_gets_a_snapshot_of_it_first(autojump_clo
 
 
 @pytest.mark.parametrize(
+    "odd",
+    [update("x", "1", 1), Due(1, make_message("level2", BTC, changes="none"), (LEVEL2,))],
+    ids=["amount", "update"],
+)
+async def test_an_unreadable_change_costs_itself(autojump_clock, nursery, odd):
+    """The book goes on with all others."""
+    world = World(nursery, [snapshot("1", 0), odd, update("5", "5", 2)])
+    await world.client("level2")
+    await trio.sleep(5)
+    late = await world.client("level2")
+
+    assert ["5", "5"] in json.loads(late.taken()[0])["bids"]
+
+
+@pytest.mark.parametrize(
     "spoilt",
     [
-        update("x", "1", 1),
-        Due(1, make_message("level2", BTC, changes="none"), (LEVEL2,)),
         Due(1, make_message("level2", BTC, kind="snapshot"), (LEVEL2,)),
     ],
-    ids=["amount", "update", "snapshot"],
+    ids=["snapshot"],
 )
 async def test_a_book_that_cannot_be_followed_greets_nobody(autojump_clock, nursery, spoilt):
     """Until its next snapshot; what was kept is given as it is."""

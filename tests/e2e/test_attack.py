@@ -1,0 +1,63 @@
+"""One address takes all the places it can get: every honest client is served all the same.
+
+The attacks and the honest clients are the benchmark's (``scripts/bench/run attack``), which
+also measures times; here a small seeded crowd of each is counted.
+"""
+
+import importlib
+from random import Random
+
+import pytest
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.simulator import Simulation
+from tests.e2e.harness import exchange, quick, running
+
+pytestmark = pytest.mark.e2e
+SOCKETS = 40
+HONEST = ("rest", "history", "command", "stream") * 2  # one after the other
+NAMES = ("slow bodies", "slow readers", "silent", "slow heads")
+
+
+@pytest.fixture
+def attacks(monkeypatch):
+    """The benchmark's module."""
+    monkeypatch.syspath_prepend("scripts/bench")
+    return importlib.import_module("attacks")
+
+
+def test_every_attack_of_the_benchmark_is_tried_here(attacks):
+    """A new one gets its name in NAMES."""
+    assert set(NAMES) <= attacks.ATTACKS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "limited"), [*((name, False) for name in NAMES), ("silent", True)]
+)
+async def test_honest_clients_are_served_while_one_address_attacks(
+    attacks, monkeypatch, tmp_path, name, limited
+):
+    """By the rooms of the door alone, and by the limits of an address."""
+    monkeypatch.setattr(limits, "VISITORS_MAX", 20)
+    monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 10)
+    toll, service = attacks.Toll(), attacks.Service()
+    changes = {"limits_address_connections_max": 15 if limited else SOCKETS * 2}
+    async with exchange(Simulation(seed=3, rate=20.0)) as url:
+        settings = quick(
+            feed_where=url, feed_pairs=("BTC-USD",), history_where=str(tmp_path), **changes
+        )
+        async with running(settings) as daemon, trio.open_nursery() as nursery:
+            crowd = (attacks.ATTACKS[name], daemon.port, SOCKETS, toll, Random(1))
+            nursery.start_soon(attacks.crowd, *crowd)
+            while toll.opened < SOCKETS:
+                await trio.sleep(0.01)
+            for visit in HONEST:
+                await attacks.serve_honest(daemon.port, 1, 1.0, service, Random(2), visits=(visit,))
+            refusals = daemon.instance.counts.refusals
+            nursery.cancel_scope.cancel()
+
+    assert service.failures == {}
+    assert len(service.took_s) == len(HONEST)
+    fired = {"address_connections"} if limited else {"too_many_visitors", "control_evicted"}
+    assert fired & refusals.keys(), refusals

@@ -13,7 +13,7 @@ from hedgehogd import __version__
 from hedgehogd.config import default_of, nearest
 from hedgehogd.domain.errors import EXIT_USAGE
 from hedgehogd.domain.secret import hide_in_text
-from hedgehogd.haproxy import Cluster, addresses, instance_numbers, word
+from hedgehogd.haproxy import Cluster, addresses, instance_numbers, networks, word
 from hedgehogd.keys import INSTANCE_MAX, KEYS, PORT_MAX, number, whole_number
 
 COMMANDS = (
@@ -291,6 +291,9 @@ def haproxy_parser() -> Parser:
         f"{default.address_connections_max}")  # fmt: skip
     add("--address-requests-max", count, "N",
         f"of one address in 10 s; default {default.address_requests_max}")  # fmt: skip
+    add("--trusted-proxies", checked(networks), "A,B",
+        "addresses or networks of proxies in front, whose X-Forwarded-For names the client; "
+        f"default {','.join(default.trusted_proxies)}")  # fmt: skip
     parser.add_argument("--unprivileged", action="store_true",
         help="for HAProxy run by an ordinary user or in a container: it keeps its user "
         "and logs to standard output")  # fmt: skip

@@ -5,7 +5,7 @@ are the figures, and what follows from the daemon's own limits. No I/O.
 """
 
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from string import Template
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ _SPARE_FILES = 200  # listeners, checks, logs
 # office of them behind one address stays below this, and so does its return after a restart.
 ADDRESS_CONNECTIONS_MAX = 1000
 ADDRESS_REQUESTS_MAX = 2000
+# Whose X-Forwarded-For is believed: what the instances' own default is.
+TRUSTED_PROXIES = ("127.0.0.1", "::1")
 
 # Above our pings and comments (KEEP_ALIVE_S), so that a quiet stream is never cut ...
 QUIET_MAX_S = round(4 * limits.KEEP_ALIVE_S)
@@ -65,6 +67,7 @@ class Cluster(NamedTuple):
         connections_max: open public connections at once; 0 is what the instances can hold.
         address_connections_max: of one address at once, and anew in 10 s.
         address_requests_max: of one address in 10 s.
+        trusted_proxies: addresses or networks of proxies before HAProxy, which name their clients.
         unprivileged: it runs as whoever starts it and logs to standard output.
     """
 
@@ -77,6 +80,7 @@ class Cluster(NamedTuple):
     connections_max: int = 0
     address_connections_max: int = ADDRESS_CONNECTIONS_MAX
     address_requests_max: int = ADDRESS_REQUESTS_MAX
+    trusted_proxies: tuple[str, ...] = TRUSTED_PROXIES
     unprivileged: bool = False
 
 
@@ -121,6 +125,27 @@ def addresses(text: str) -> tuple[str, ...]:
     for item in found:
         if item != "*" and not _NAME.fullmatch(item) and not _is_ip_address(item):
             raise ValueError(f"addresses without a port, and {item!r} is none")
+    return found
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """Read addresses and networks, with commas between.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    found = tuple(item.strip() for item in text.split(",") if item.strip())
+    for item in found:
+        try:
+            ip_network(item, strict=False)
+        except ValueError:
+            raise ValueError(
+                f"addresses or networks such as 10.0.0.0/8; {item!r} is none"
+            ) from None
+        if "%" in item:
+            raise ValueError("addresses without a zone")
+    if not found:
+        raise ValueError("an address or a network")
     return found
 
 
@@ -182,6 +207,7 @@ def haproxy_config(cluster: Cluster) -> str:
         "subscribers_max": limits.SUBSCRIBERS_MAX,
         "tls": TLS if cluster.certificate else "",
         "too_many": _json_answer("too_many_requests", _TOO_MANY, 10),
+        "trusted_proxies": " ".join(cluster.trusted_proxies),
         "tunnel_quiet_max_s": TUNNEL_QUIET_MAX_S,
         "visitors_max": visitors,
     }

@@ -56,6 +56,10 @@ defaults
     # On a reload, idle connections of clients end with an answer, not under a request.
     option idle-close-on-response
 
+    # A request is passed on with its body, or the first 16 KiB of it, so that bodies which do not
+    # come end here, by timeout http-request, and take no place of an instance.
+    option http-buffer-request
+
     # A request that an instance did not take, or dropped unanswered because it died, goes to
     # another. All of them may be repeated: POST and DELETE say what shall be, not what to do.
     retries 3
@@ -91,21 +95,25 @@ frontend public
 $binds
     maxconn $connections_max
 
-    # Each address is watched, except this machine's own.
-    acl from_here src 127.0.0.0/8 ::1
-    tcp-request connection track-sc0 src table addresses unless from_here
+    # What one address may have is counted at accept, so that connections which send nothing count
+    # too; IPv6 by /64. More are closed without an answer. Proxies of the operator's own have no
+    # limit: for them, the address counts that they name in X-Forwarded-For.
+    acl from_proxy src $trusted_proxies
+    tcp-request connection track-sc0 src,ipmask(32,64) table addresses unless from_proxy
+    tcp-request connection reject if { sc_conn_cur(0) gt $address_connections_max }
+    tcp-request connection reject if { sc_conn_rate(0) gt $address_connections_max }
 
     # One line for each answer or stream, at its end. No query and no session's id: ids are keys.
     http-request set-var(txn.path) path,regsub(/sessions/.*,/sessions/-)
     log-format "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %tsc %ac/%fc/%bc/%sc/%rc \
 %HM %[var(txn.path)] %HV"
 
-    # What one address may do. A stream is one request, however long it lasts.
-    # By HTTP/2 one connection has many: so what is open is counted as well.
-    http-request track-sc1 src table streams unless from_here
+    # A stream is one request, however long it lasts. By HTTP/2, or from a proxy, one connection
+    # has many: so open requests are counted as well.
+    http-request set-src req.hdr_ip(x-forwarded-for,-1) if from_proxy
+    http-request track-sc0 src,ipmask(32,64) table addresses unless from_proxy
+    http-request track-sc1 src,ipmask(32,64) table streams unless from_proxy
     acl too_many sc_http_req_rate(0) gt $address_requests_max
-    acl too_many sc_conn_rate(0) gt $address_connections_max
-    acl too_many sc_conn_cur(0) gt $address_connections_max
     acl too_many sc_conn_cur(1) gt $address_connections_max
     http-request deny deny_status 429 $too_many if too_many
 

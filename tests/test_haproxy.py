@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hedgehogd.config import Settings
 from hedgehogd.domain import limits
 from hedgehogd.haproxy import Cluster, addresses, clash_of, haproxy_config, instance_numbers, word
 
@@ -74,6 +75,26 @@ def test_addresses_are_taken_as_they_are():
     """Both families, names, and all of them."""
     listed = ("*", "::", "10.0.0.1", "edge-1.example.org", "localhost", "2001:db8::1")
     assert addresses(", ".join(listed)) == listed
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "proxy", "10.0.0.0/33", "fe80::1%eth0", "10.0.0.1:80", "*"]
+)
+def test_trusted_proxies_that_are_no_networks_are_refused(said, text):
+    """HAProxy would look a name up once, at its start."""
+    status, out, err = said("haproxy-config", f"--trusted-proxies={text}")
+
+    assert (status, out) == (64, "")
+    assert "--trusted-proxies" in err
+
+
+def test_only_trusted_proxies_have_no_limit(said):
+    """By default those whose headers the instances believe too."""
+    _, text, _ = said("haproxy-config")
+    _, other, _ = said("haproxy-config", "--trusted-proxies", "10.0.0.0/8, 2001:db8::/32")
+
+    assert f"acl from_proxy src {' '.join(Settings().serve_trusted_proxies)}" in directives(text)
+    assert "acl from_proxy src 10.0.0.0/8 2001:db8::/32" in directives(other)
 
 
 def test_a_word_is_taken_as_it_is():

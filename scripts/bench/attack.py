@@ -105,7 +105,7 @@ def process(what: str, port: int, *arguments: object) -> Child:
     child = Child(f"attack-{what}", [*command, *map(str, arguments)], core=LOAD_CORE)
     if what == "crowd":
         with contextlib.suppress(OSError):
-            Path(f"/proc/{child.pid}/autogroup").write_text("10")
+            Path(f"/proc/{child.pid}/autogroup").write_text("0")
     return child
 
 

@@ -18,6 +18,9 @@ from hedgehogd.simulator.messages import volume
 from hedgehogd.simulator.products import Product, currencies, rest_object
 
 _PAGE_TRADES_MAX = 1000
+_NO_RFQ_VOLUME = "0.000000"
+_HOUR = "3600"
+_SPARK_LINE_HOURS = 24
 
 
 def catalogue_app(products: Sequence[Mapping[str, object]], now_ns: Callable[[], int]) -> QuartTrio:
@@ -64,6 +67,7 @@ def market_app(market: Market, faults: Faults | None = None) -> QuartTrio:
     _add_faults(app, faults)
     _add_currencies(app, market)
     _add_trades(app, market, faults)
+    _add_overviews(app, market)
 
     @app.get("/products/<product_id>/book")
     async def book(product_id: str) -> Response:
@@ -145,6 +149,54 @@ def _add_trades(app: QuartTrio, market: Market, faults: Faults) -> None:
             answer.headers["cb-before"] = str(page[0].trade_id)
             answer.headers["cb-after"] = str(page[-1].trade_id)
         return answer
+
+
+def _add_overviews(app: QuartTrio, market: Market) -> None:
+    """Add the answers that have all products in one."""
+
+    @app.get("/products/stats")
+    async def all_stats() -> Response:
+        return _json({each: _both_stats(market, each) for each in market.products})
+
+    @app.get("/products/volume-summary")
+    async def volume_summary() -> Response:
+        return _json([_volume_object(market, product_id) for product_id in market.products])
+
+    @app.get("/products/spark-lines")
+    async def spark_lines() -> Response:
+        return _json({each: _spark_line(market, each) for each in market.products})
+
+
+def _both_stats(market: Market, product_id: str) -> dict[str, object]:
+    stats = _stats_object(market, product_id)
+    of_day = {name: stats[name] for name in ("open", "high", "low", "last", "volume")}
+    return {
+        "stats_30day": {"volume": stats["volume_30day"], "rfq_volume": _NO_RFQ_VOLUME},
+        "stats_24hour": {**of_day, "rfq_volume": _NO_RFQ_VOLUME},
+    }
+
+
+def _volume_object(market: Market, product_id: str) -> dict[str, object]:
+    product, stats = market.products[product_id], _stats_object(market, product_id)
+    return {
+        "id": product_id,
+        "base_currency": product.base,
+        "quote_currency": product.quote,
+        "display_name": product_id,
+        "market_types": ["spot"],
+        "spot_volume_24hour": stats["volume"],
+        "spot_volume_30day": stats["volume_30day"],
+        "rfq_volume_24hour": _NO_RFQ_VOLUME,
+        "rfq_volume_30day": _NO_RFQ_VOLUME,
+        "conversion_volume_24hour": "0",
+        "conversion_volume_30day": "0",
+    }
+
+
+def _spark_line(market: Market, product_id: str) -> list[list[object]]:
+    """Return the last price of each hour, ``[time, price]``, newest first."""
+    rows = candles(market.trading(product_id), _HOUR, None, None)[:_SPARK_LINE_HOURS]
+    return [[time, close] for time, _, _, _, close, _ in rows]
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -230,7 +282,7 @@ def _ticker_object(market: Market, product_id: str) -> dict[str, object]:
         "price": trimmed(trade.tick, product.price_decimals),
         "size": trimmed(trade.units, product.size_decimals),
         "time": time_text(trade.time_ns),
-        "rfq_volume": "0.000000",
+        "rfq_volume": _NO_RFQ_VOLUME,
     }
 
 

@@ -271,6 +271,13 @@ PATHS: dict[str, dict[str, Described]] = {
     },
     "/metrics": {"get": _plain("Prometheus metrics", "text/plain", "operator")},
     "/products": {"get": _read("All products that are served", list_of(ref("Product")))},
+    "/products/stats": {
+        "get": _read("24 hours and 30 days of all products, by product", object_of())
+    },
+    "/products/volume-summary": {"get": _read("Volumes of all products", list_of(object_of()))},
+    "/products/spark-lines": {
+        "get": _read("Prices of the last day, `[time, price]` rows by product", object_of())
+    },
     "/products/{pair}": {"get": _read("One product", ref("Product"), _PAIR)},
     "/products/{pair}/book": {
         "get": _read(

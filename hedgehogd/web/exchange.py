@@ -22,10 +22,18 @@ from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.instance import Instance
 from hedgehogd.feeds.answers import Answer, failure
 from hedgehogd.feeds.backfill import Backfill
-from hedgehogd.feeds.catalogue import PRODUCTS_PATH
 from hedgehogd.feeds.rest import RestClient
 from hedgehogd.web.parameters import query
-from hedgehogd.web.reads import LISTS_KEEP_S, BadRead, Read, currency_read, keep_for, product_read
+from hedgehogd.web.reads import (
+    BY_PRODUCT,
+    LISTS_KEEP_S,
+    BadRead,
+    Read,
+    currency_read,
+    keep_for,
+    overview_read,
+    product_read,
+)
 from hedgehogd.web.trades import kept_trades
 
 EXPOSED_HEADERS = ("CB-BEFORE", "CB-AFTER", "Retry-After")
@@ -33,7 +41,6 @@ EXPOSED_HEADERS = ("CB-BEFORE", "CB-AFTER", "Retry-After")
 _NOT_FOUND = failure(404, "NotFound")
 _NO_REST = failure(503, "this feed is a recording: the exchange's REST service is not there to ask")
 _TOO_LATE = failure(504, "the exchange did not answer in time")
-_ALL_PRODUCTS = Read(PRODUCTS_PATH, (), keep_for(LISTS_KEEP_S))
 _ALL_CURRENCIES = Read("/currencies", (), keep_for(LISTS_KEEP_S))
 
 
@@ -82,13 +89,15 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
         _count(instance, answer.status)
         return _response(answer)
 
-    @app.get("/products")
-    async def all_products() -> Response:
-        if rest is None:
+    @app.get("/products", defaults={"name": ""})
+    @app.get("/products/stats", defaults={"name": "stats"})
+    @app.get("/products/volume-summary", defaults={"name": "volume-summary"})
+    @app.get("/products/spark-lines", defaults={"name": "spark-lines"})
+    async def all_products(name: str) -> Response:
+        if rest is None and not name:
             return await said(_known_products(catalogue))
-        answer = await fetched(_ALL_PRODUCTS)
-        only = catalogue.only
-        return await said(answer if only is None else _restricted(answer, only))
+        answer = await fetched(overview_read(name))
+        return await said(_restricted(answer, catalogue.only, is_by_id=name in BY_PRODUCT))
 
     @app.get("/products/<pair>")
     @app.get("/products/<pair>/book", defaults={"subject": "book"})
@@ -163,14 +172,19 @@ def _time(now_ns: int) -> Answer:
     return Answer(200, msgspec.json.encode({"iso": iso, "epoch": now_ms / 1000}))
 
 
-def _restricted(answer: Answer, only: frozenset[str]) -> Answer:
-    """Return a list of products without those that are not served here."""
-    if answer.status != 200:
+def _restricted(answer: Answer, only: frozenset[str] | None, *, is_by_id: bool) -> Answer:
+    """Return a list or an object of products without those that are not served here."""
+    if answer.status != 200 or only is None:
         return answer
+    kept: object
     try:
         answer.body.decode()  # what is skipped below may be bad text
-        products = msgspec.json.decode(answer.body, type=list[msgspec.Raw])
-        kept = [raw for raw in products if msgspec.json.decode(raw, type=_Listed).id in only]
+        if is_by_id:
+            products = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
+            kept = {product_id: raw for product_id, raw in products.items() if product_id in only}
+        else:
+            rows = msgspec.json.decode(answer.body, type=list[msgspec.Raw])
+            kept = [raw for raw in rows if msgspec.json.decode(raw, type=_Listed).id in only]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return failure(502, "the exchange's answer is no list of products")
     return answer._replace(body=msgspec.json.encode(kept))

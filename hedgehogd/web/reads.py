@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from hedgehogd.domain.position import read_number
 from hedgehogd.feeds.answers import Answer, Keeping
+from hedgehogd.feeds.catalogue import PRODUCTS_PATH
 
 BOOK_KEEP_S = TICKER_KEEP_S = TRADES_KEEP_S = 1.0
 OLD_TRADES_KEEP_S = 10.0
@@ -17,11 +19,13 @@ CANDLES_KEEP_S = STATS_KEEP_S = 5.0
 LISTS_KEEP_S = 60.0
 
 GRANULARITIES = (60, 300, 900, 3600, 21600, 86400)
+BY_PRODUCT = frozenset({"stats", "spark-lines"})
+"""What has all products in one answer, an object by their ids; the others are lists."""
 _CANDLES_MAX = 300
 _PAGE_TRADES_MAX = 1000
 _BOOK_LEVELS = {"1", "2", "3"}
-_DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
-_EPOCH_DIGITS_MAX = 10
+_NUMBER_MAX = 2**63 - 1  # the exchange's cursors have 64 bits
+_EPOCH_MAX_S = 9_999_999_999  # more digits would be a date of ISO 8601, or milliseconds
 _CURRENCY_ID = re.compile(r"[A-Z0-9]{1,16}")
 
 
@@ -53,6 +57,13 @@ def currency_read(currency_id: str) -> Read | None:
     if not _CURRENCY_ID.fullmatch(currency_id):
         return None
     return Read(f"/currencies/{currency_id}", (), keep_for(LISTS_KEEP_S))
+
+
+def overview_read(name: str) -> Read:
+    """Return the question for all products: the list of them, or ``name`` of all at once."""
+    if not name:
+        return Read(PRODUCTS_PATH, (), keep_for(LISTS_KEEP_S))
+    return Read(f"{PRODUCTS_PATH}/{name}", (), keep_for(STATS_KEEP_S))
 
 
 def product_read(product_id: str, subject: str, args: Mapping[str, str]) -> Read:
@@ -141,9 +152,11 @@ def _number(args: Mapping[str, str], key: str) -> int | None:
     text = args.get(key)
     if text is None:
         return None
-    if not _DIGITS.fullmatch(text):
-        raise BadRead(f"{key} has to be a whole number")
-    return int(text)
+    number = read_number(text, _NUMBER_MAX)
+    if number is None:
+        at_most = f", at most {_NUMBER_MAX}" if text.isascii() and text.isdigit() else ""
+        raise BadRead(f"{key} has to be a whole number{at_most}")
+    return number
 
 
 def _time(args: Mapping[str, str], key: str) -> datetime | None:
@@ -152,8 +165,9 @@ def _time(args: Mapping[str, str], key: str) -> datetime | None:
     if text is None:
         return None
     try:
-        if _DIGITS.fullmatch(text) and len(text) <= _EPOCH_DIGITS_MAX:
-            return datetime.fromtimestamp(int(text), UTC)
+        seconds = read_number(text, _EPOCH_MAX_S)
+        if seconds is not None:
+            return datetime.fromtimestamp(seconds, UTC)
         if "T" in text:
             text = text.replace(" ", "+")  # the sign of an offset that was not quoted
         time = datetime.fromisoformat(text)

@@ -6,8 +6,10 @@ from itertools import groupby
 
 import pytest
 
+from hedgehogd.simulator.market import Market
 from hedgehogd.simulator.rest import market_app
 from tests.simulator.peers import (
+    LISTED,
     get,
     market,
 )
@@ -104,3 +106,28 @@ async def test_candles_and_currencies_are_served():
     assert all(isinstance(number, int | float) for row in candles for number in row)
     assert one in all_currencies
     assert one["id"] == "BTC"
+
+
+async def test_all_products_are_in_one_answer():
+    """The exchange's own web page reads these; each has the numbers of the products' own routes."""
+    stage = Market(1, 1_790_000_000_000_000_000, LISTED[:3], 1.0)
+    client = market_app(stage).test_client()
+    stats, volumes, lines = [
+        await (await client.get(f"/products/{name}")).get_json()
+        for name in ("stats", "volume-summary", "spark-lines")
+    ]
+
+    assert list(stats) == list(lines) == [row["id"] for row in volumes] == list(stage.products)
+    for row in volumes:
+        path = f"/products/{row['id']}"
+        own = await (await client.get(f"{path}/stats")).get_json()
+        of_day, of_month = stats[row["id"]]["stats_24hour"], stats[row["id"]]["stats_30day"]
+        assert of_day.pop("rfq_volume") == of_month["rfq_volume"] == row["rfq_volume_24hour"]
+        assert own == {**of_day, "volume_30day": of_month["volume"]}
+        assert (row["spot_volume_24hour"], row["spot_volume_30day"]) == (
+            own["volume"],
+            own["volume_30day"],
+        )
+        assert f"{row['base_currency']}-{row['quote_currency']}" == row["id"]
+        candles = await (await client.get(f"{path}/candles?granularity=3600")).get_json()
+        assert lines[row["id"]] == [[candle[0], candle[4]] for candle in candles[:24]]

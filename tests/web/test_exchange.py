@@ -61,6 +61,13 @@ async def said(answer, status=200):
         ("/products/BTC-USD", "/products/BTC-USD"),
         ("/products/btc-usd/ticker", "/products/BTC-USD/ticker"),
         ("/products/BTC-USD/stats", "/products/BTC-USD/stats"),
+        ("/products/stats", "/products/stats"),
+        ("/products/volume-summary", "/products/volume-summary"),
+        ("/products/spark-lines", "/products/spark-lines"),
+        (
+            "/products/BTC-USD/trades?before=1000000000000000000",
+            "/products/BTC-USD/trades?before=1000000000000000000",
+        ),
         ("/products/BTC-USD/book", "/products/BTC-USD/book?level=1"),
         ("/products/BTC-USD/book?level=2", "/products/BTC-USD/book?level=2"),
         (
@@ -220,6 +227,37 @@ async def test_only_pairs_restrict_the_list(instance, rest, upstream):
 
 
 @pytest.mark.parametrize(
+    ("name", "raw", "expected"),
+    [
+        ("stats", b'{"BTC-USD":{"x":1.10},"ADA-USD":{}}', b'{"BTC-USD":{"x":1.10}}'),
+        ("spark-lines", b'{"ADA-USD":[],"BTC-USD":[[1,2.0]]}', b'{"BTC-USD":[[1,2.0]]}'),
+        ("volume-summary", b'[{"id":"ADA-USD"},{"id":"BTC-USD"}]', b'[{"id":"BTC-USD"}]'),
+    ],
+)
+async def test_only_pairs_restrict_what_has_all_products(
+    instance, rest, upstream, name, raw, expected
+):
+    """These are no products, though two of their names look like one."""
+    upstream.answer = lambda _: reply(raw=raw)
+    restricted = make_app(instance, (), Companion(rest)).test_client()
+    answer = await restricted.get(f"/products/{name}")
+
+    assert (answer.status_code, await answer.get_data()) == (200, expected)
+    assert upstream.asked == [f"/products/{name}"]
+    alone = make_app(instance, (), Companion(None)).test_client()
+    await said(await alone.get(f"/products/{name}"), 503)
+
+
+@pytest.mark.parametrize("name", ["stats", "spark-lines", "volume-summary"])
+async def test_an_answer_of_another_form_is_not_restricted(instance, rest, upstream, name):
+    """It would be passed on with pairs that are not served here."""
+    upstream.answer = lambda _: reply(raw=b"7")
+    client = make_app(instance, (), Companion(rest)).test_client()
+
+    await said(await client.get(f"/products/{name}"), 502)
+
+
+@pytest.mark.parametrize(
     ("body", "status"),
     [
         (b"{}", 502),
@@ -322,6 +360,9 @@ async def test_the_simulated_exchange_shines_through(open_instance, nursery):
         "/products/BTC-USD/book?level=2",
         "/products/BTC-USD/trades?limit=3",
         "/products/BTC-USD/ticker",
+        "/products/stats",
+        "/products/volume-summary",
+        "/products/spark-lines",
         "/currencies",
     ):
         got, expected = await ours.get(path), await theirs.get(path)

@@ -57,7 +57,7 @@ class SlowHeads:
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
         """Drip lines."""
-        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: bench\r\n")
+        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
         while True:
             await trio.sleep(DRIP_S * (0.5 + random.random()))
             await stream.send_all(b"A: b\r\n")
@@ -72,7 +72,7 @@ class SlowBodies:
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
         """Drip bytes."""
         await stream.send_all(
-            b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: bench\r\n"
+            b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Length: 60000\r\n\r\n{"
         )
         async with trio.open_nursery() as nursery:
@@ -97,7 +97,7 @@ class SlowReaders:
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
         """Sip."""
         await stream.send_all(
-            b"GET /api/v1/history/BTC-USD?limit=100000 HTTP/1.1\r\nHost: bench\r\n"
+            b"GET /api/v1/history/BTC-USD?limit=100000 HTTP/1.1\r\nHost: localhost\r\n"
             b"Accept: */*\r\n\r\n"
         )
         while await stream.receive_some(64):  # noqa: ASYNC110  # a slow reader, no poll
@@ -199,7 +199,7 @@ class Service:
 
 async def _rest(stream: trio.SocketStream, path: str) -> str:
     """GET ``path``; return what is wrong with the answer, or nothing."""
-    head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     await stream.send_all(head.encode())
     answer = bytearray()
     while data := await stream.receive_some(65536):
@@ -221,7 +221,7 @@ async def _command(stream: trio.SocketStream, random: Random) -> str:
     body = json.dumps({"channels": ["ticker"]}).encode()
     key = f"{random.getrandbits(64):x}"
     head = (
-        f"POST /api/v1/subscribe/BTC-USD?session={key} HTTP/1.1\r\nHost: bench\r\n"
+        f"POST /api/v1/subscribe/BTC-USD?session={key} HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     await stream.send_all(head.encode() + body)
@@ -235,7 +235,7 @@ async def _stream(stream: trio.SocketStream, random: Random) -> str:
     """Open a WebSocket and wait for its first frame."""
     key = base64.b64encode(random.randbytes(16)).decode()
     head = (
-        "GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
     )
     await stream.send_all(head.encode())

@@ -98,8 +98,24 @@ def test_a_workflow_may_do_no_more_than_it_has_to(name):
     assert writing == (
         {"images": ["packages"], "release": ["contents"]} if name == "release.yml" else {}
     )
-    for step in steps(name):
-        assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/checkout@v4"))
+
+
+def test_actions_are_named_by_commit_with_their_version_beside():
+    """A tag can be moved to other code; a commit cannot. One action has one commit everywhere."""
+    found = [
+        line.split("uses:", 1)[1].strip()
+        for path in WORKFLOWS.values()
+        for line in path.read_text().splitlines()
+        if re.search(r"^\s*(- )?uses: (?!\./)", line)
+    ]
+    commits = {}
+    for use in found:
+        action = re.fullmatch(r"(actions/[\w-]+)@([0-9a-f]{40}) # v\d+\.\d+\.\d+", use)
+        assert action, use
+        commits.setdefault(action[1], set()).add(use)
+
+    assert len(found) == sum("uses" in step for name in WORKFLOWS for step in steps(name))
+    assert all(len(uses) == 1 for uses in commits.values())
 
 
 def test_each_python_that_is_promised_is_tested():

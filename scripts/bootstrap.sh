@@ -4,8 +4,10 @@
 #
 # .venv/.installed is written last, so a .venv without it is unfinished and is made anew. Its three lines:
 #   the checkout and the Python it was made for: a .venv holds absolute paths, so a moved checkout needs a new one;
-#   the hash of pyproject.toml: when that changes, pip runs again;
+#   the hash of pyproject.toml and the locks: when that changes, pip runs again;
 #   what was installed: "run", or the dependency group of pyproject.toml that came with it; "dev" serves "run" too.
+#
+# pip installs what scripts/locks name, each file by its hash, and nothing else; scripts/lock writes the locks.
 #
 # Only hedgehogd and pytest speak on stdout; what is said here goes to stderr.
 
@@ -64,12 +66,33 @@ venv_fits() {
   done
 }
 
+# What an environment depends on, as one hash.
+project_hash() { cat "$root/pyproject.toml" "$root"/scripts/locks/*.txt | sha256sum; }
+
+# pip_install PYTHON ARGUMENT...: quiet, and never asks.
+pip_install() {
+  local python=$1
+  shift
+  quietly "pip could not install what is locked" \
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
+}
+
+# locked_venv PLACE LOCK: an environment of a tool, made anew whenever its lock has changed.
+locked_venv() {
+  local place=$1 lock=$root/scripts/locks/$2.txt stamp
+  stamp="$(identity "${PYTHON:-python3}") $(sha256sum <"$lock")"
+  [[ ! -f $place/.locked || $(<"$place/.locked") != "$stamp" ]] || return 0
+  quietly "no environment for $2" "${PYTHON:-python3}" -m venv --clear "$place"
+  pip_install "$place/bin/python" --require-hashes --no-deps -r "$lock"
+  printf '%s\n' "$stamp" >"$place/.locked"
+}
+
 # installed LEVEL: True when nothing is left to do. Every start pays for this: keep it to milliseconds.
 installed() {
   local stamp
   venv_fits || return
   mapfile -t stamp <"$venv/.installed"
-  [[ ${stamp[1]-} == "$(sha256sum <"$root/pyproject.toml")" && ${stamp[2]-} =~ ^($1|dev)$ ]]
+  [[ ${stamp[1]-} == "$(project_hash)" && ${stamp[2]-} =~ ^($1|dev)$ ]]
 }
 
 make_venv() {
@@ -89,23 +112,19 @@ make_venv() {
 }
 
 install_project() {
-  local level=$1 hash group=() listed
-  hash=$(sha256sum <"$root/pyproject.toml") # before pip: an edit made meanwhile is for the next run
+  local level=$1 hash locks=()
+  hash=$(project_hash) # before pip: an edit made meanwhile is for the next run
   if venv_fits; then
-    say "updating ${venv#"$root/"}: pyproject.toml has changed or the development tools are wanted too"
+    say "updating ${venv#"$root/"}: the dependencies have changed or the development tools are wanted too"
   else
     make_venv
   fi
-  if [[ $level != run ]]; then
-    # Debian 12's pip does not know --group.
-    listed=$("$venv/bin/python" -c 'if True:
-      import sys, tomllib
-      print(*tomllib.load(open(sys.argv[1], "rb"))["dependency-groups"][sys.argv[2]], sep="\n")' "$root/pyproject.toml" "$level")
-    mapfile -t group <<<"$listed"
-  fi
+  locks=(-r "$root/scripts/locks/$level.txt")
+  [[ $level != run ]] || locks+=(-r "$root/scripts/locks/backend.txt")
   rm -f "$venv/.installed" # an interrupted pip leaves half a package that the next pip takes for a whole one
-  quietly "pip could not install hedgehogd" \
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -e "$root" "${group[@]}"
+  pip_install "$venv/bin/python" --require-hashes --no-deps "${locks[@]}"
+  # The backend is installed: nothing is asked of a registry, and nothing without a hash is run.
+  pip_install "$venv/bin/python" --no-index --no-deps --no-build-isolation -e "$root"
   printf '%s\n' "$root $(identity "$venv/bin/python")" "$hash" "$level" >"$venv/.installed"
   trap - EXIT
 }

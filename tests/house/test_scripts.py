@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ["bash", "dirname", "flock", "readlink", "rm", "sha256sum"]  # so: no apt-get, no python3
+PROGRAMS = [
+    "bash",
+    "cat",
+    "dirname",
+    "flock",
+    "readlink",
+    "rm",
+    "sha256sum",
+]  # so: no apt-get, no python3
 NO_ENSUREPIP = 'case "$2" in *ensurepip*) exit 1; esac'
 TOO_OLD = 'case "$*" in -V) echo Python 3.9.2;; *version_info*) exit 1; esac'
 
@@ -52,7 +60,9 @@ def test_only_a_finished_venv_of_this_checkout_starts_at_once(machine, moved):
     """A moved .venv would quietly run the code of the old place."""
     add_program(machine / ".venv/bin/python", '[ "$1" = -c ] && echo /usr 3.11')
     add_program(machine / ".venv/bin/hedgehogd", 'echo started "$@"')
-    project_hash = sha256((machine / "pyproject.toml").read_bytes()).hexdigest()
+    locks = sorted((machine / "scripts/locks").glob("*.txt"))
+    texts = [path.read_bytes() for path in (machine / "pyproject.toml", *locks)]
+    project_hash = sha256(b"".join(texts)).hexdigest()
     place = f"{machine}{'/elsewhere' if moved else ''}"
     (machine / ".venv/.installed").write_text(f"{place} /usr 3.11\n{project_hash}  -\nrun\n")
     assert run(machine).stdout == ("" if moved else "started --version\n")

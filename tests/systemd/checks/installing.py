@@ -3,6 +3,7 @@
 import resource
 from pathlib import Path
 
+import msgspec
 import trio
 
 from tests.systemd.crowd import Crowd
@@ -12,6 +13,7 @@ BALANCED_STREAMS = 400
 FEWEST, MOST = 60, 140
 FILES_OF_HAPROXY = 100_000  # two a connection
 PACKAGE_INSIDE = "/root/hedgehogd.deb"
+RUN_LOCK = Path(__file__).parents[3] / "scripts/locks/run.txt"
 SIMULATOR_UNIT = Path(__file__).parents[1] / "simulator.service"
 
 
@@ -19,6 +21,7 @@ async def bare_install(site: Site) -> str:
     """The package alone must do: `dpkg -i` and `systemctl start hedgehogd@1`."""
     site.machine.path(PACKAGE_INSIDE).write_bytes(site.package.read_bytes())
     await site.run("dpkg", "-i", PACKAGE_INSIDE)
+    _everything_is_listed(site)
     began = trio.current_time()
     await site.run("systemctl", "start", "hedgehogd@1")
     took = trio.current_time() - began
@@ -29,6 +32,22 @@ async def bare_install(site: Site) -> str:
     told = await site.property_of("hedgehogd@1", "StatusText")
     await site.run("systemctl", "stop", "hedgehogd@1")
     return f"ready {took:.1f} s after the start; Status: {told}"
+
+
+def _everything_is_listed(site: Site) -> None:
+    """The package holds its bill of materials and a licence text of each part in it."""
+    documents = site.machine.path("/usr/share/doc/hedgehogd")
+    bill = msgspec.json.decode((documents / "hedgehogd.cdx.json").read_bytes())
+    texts = (documents / "THIRD-PARTY-LICENSES").read_text()
+    listed = {
+        part["purl"].split("@")[0].removeprefix("pkg:pypi/"): part for part in bill["components"]
+    }
+    pins = [row for row in RUN_LOCK.read_text().splitlines() if "==" in row and "win32" not in row]
+    for pin in pins:
+        expect(pin.split("==")[0] in listed, f"the bill of materials lacks {pin}")
+    for part in listed.values():
+        named = f"\n{part['name']} {part['version']}: "
+        expect(named in texts, f"THIRD-PARTY-LICENSES lacks {part['name']}")
 
 
 async def _tells_status(site: Site) -> bool:

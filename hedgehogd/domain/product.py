@@ -24,11 +24,16 @@ class Catalogue:
 
     Until the exchange's list is known every well-formed id may exist; then the feed's own
     refusals are remembered here, so that the next one who asks is told at once.
+
+    Attributes:
+        unreadable: entries of the exchange's newest list that could not be read.
     """
 
     def __init__(self, only: frozenset[str] | None = None) -> None:
+        self.unreadable = 0
         self._only = only
         self._listed: frozenset[str] | None = None
+        self._in_auction: frozenset[str] = frozenset()
         self._refused: set[str] = set()
         self._refused_channels: dict[str, tuple[str, str]] = {}
 
@@ -52,9 +57,20 @@ class Catalogue:
             return self._listed if self._only is None else self._only
         return self._listed & self._only
 
-    def replace(self, product_ids: frozenset[str]) -> None:
+    def is_in_auction(self, product_id: str) -> bool:
+        """Say whether the exchange's newest list has a product in an auction."""
+        return product_id in self._in_auction
+
+    def replace(
+        self,
+        product_ids: frozenset[str],
+        in_auction: frozenset[str] = frozenset(),
+        unreadable: int = 0,
+    ) -> None:
         """Take the exchange's list of products; from now on it alone decides."""
         self._listed = product_ids
+        self._in_auction = in_auction
+        self.unreadable = unreadable
         self._refused.clear()
 
     def refuse(self, product_id: str) -> None:

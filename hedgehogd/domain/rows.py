@@ -30,7 +30,7 @@ class Read(NamedTuple, Generic[T]):
     unreadable: int
 
 
-def read_list(body: bytes, decode: Callable[[msgspec.Raw], T]) -> Read[T]:
+def read_list(body: bytes | msgspec.Raw, decode: Callable[[msgspec.Raw], T]) -> Read[T]:
     """Read a JSON list, each element by ``decode``; None in place of none counts as unreadable.
 
     Raises:

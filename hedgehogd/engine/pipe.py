@@ -53,6 +53,7 @@ class Pipe(NamedTuple):
     ) -> "Pipe":
         """Plug the parts of one instance together."""
         books = Books(demand)
+        books.is_in_auction = catalogue.is_in_auction
         budget = Budget(waiting_bytes_max)
         return cls(
             tape=tape,

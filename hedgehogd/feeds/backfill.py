@@ -17,7 +17,9 @@ import structlog
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.amount import BadAmount, text_of
 from hedgehogd.domain.product import is_product_id
+from hedgehogd.domain.rows import decode_exactly, read_list
 from hedgehogd.feeds.answers import Answer
 from hedgehogd.feeds.rest import RestClient
 from hedgehogd.protocol.backoff import Backoff
@@ -44,6 +46,9 @@ class _Trade(msgspec.Struct, gc=False):
     size: str
     price: str
     time: str
+
+
+_decode_trade = msgspec.json.Decoder(_Trade).decode
 
 
 class _BadPage(Exception):
@@ -206,7 +211,26 @@ def _read_page(answer: Answer) -> dict[int, _Trade]:
     if answer.status != 200:
         raise _BadPage(answer.message)
     try:
-        trades = msgspec.json.decode(answer.body, type=list[_Trade])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        trades, unreadable = read_list(answer.body, _read_trade)
+    except msgspec.DecodeError as error:
         raise _BadPage(f"it is no page of trades: {error}") from None
+    if unreadable and not trades:
+        raise _BadPage("no trade on the page can be read")
     return {trade.trade_id: trade for trade in trades}
+
+
+def _read_trade(raw: msgspec.Raw) -> _Trade:
+    """Read one trade; its numbers may be JSON numbers, which stay the texts that they were.
+
+    Raises:
+        msgspec.DecodeError: a field cannot be read.
+    """
+    try:
+        return _decode_trade(raw)
+    except msgspec.ValidationError as error:
+        fields = decode_exactly(raw)
+        try:
+            fields = {**fields, "size": text_of(fields["size"]), "price": text_of(fields["price"])}
+        except (BadAmount, TypeError, LookupError):
+            raise error from None
+        return msgspec.convert(fields, _Trade)

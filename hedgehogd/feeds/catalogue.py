@@ -1,11 +1,14 @@
 """Which products there are, read from the exchange's REST service now and then."""
 
+from typing import Any, NamedTuple
+
 import msgspec
 import structlog
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.product import Catalogue
+from hedgehogd.domain.product import Catalogue, is_product_id
+from hedgehogd.domain.rows import read_list
 from hedgehogd.feeds.answers import Answer
 from hedgehogd.feeds.rest import RestClient
 
@@ -19,20 +22,41 @@ _RETRY_S = 15.0
 
 class _Product(msgspec.Struct):
     id: str
-    status: str = "online"
+    status: Any = "online"
+    auction_mode: Any = False
 
 
-def read_products(body: bytes) -> frozenset[str]:
-    """Return the ids of the products that are not delisted, from ``GET /products``.
+_decode_product = msgspec.json.Decoder(_Product).decode
+
+
+class Products(NamedTuple):
+    """What a list of products says.
+
+    Attributes:
+        ids: the products that are not delisted.
+        in_auction: those of them that are in an auction.
+        unreadable: entries that could not be read; each costs itself.
+    """
+
+    ids: frozenset[str]
+    in_auction: frozenset[str]
+    unreadable: int
+
+
+def read_products(body: bytes) -> Products:
+    """Read the answer of ``GET /products``.
 
     Raises:
-        msgspec.DecodeError: the body is not such a list.
+        msgspec.DecodeError: the body is no list.
     """
-    try:
-        products = msgspec.json.decode(body, type=list[_Product])
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise msgspec.DecodeError(str(error)) from None
-    return frozenset(product.id for product in products if product.status != "delisted")
+    products, unreadable = read_list(body, _decode_product)
+    listed = [product for product in products if is_product_id(product.id)]
+    offered = [product for product in listed if product.status != "delisted"]
+    return Products(
+        frozenset(product.id for product in offered),
+        frozenset(product.id for product in offered if product.auction_mode is True),
+        unreadable + len(products) - len(listed),
+    )
 
 
 async def keep_catalogue(
@@ -67,8 +91,15 @@ async def _refresh(rest: RestClient, catalogue: Catalogue) -> bool:
     if not reason:
         try:
             products = read_products(answer.body)
-            if products:
-                catalogue.replace(products)
+            if products.ids:
+                if products.unreadable != catalogue.unreadable:
+                    log.warning(
+                        "entries of the list of products cannot be read",
+                        url=rest.url,
+                        entries=products.unreadable,
+                        of=products.unreadable + len(products.ids),
+                    )
+                catalogue.replace(products.ids, products.in_auction, products.unreadable)
                 return True
             reason = "the list is empty"  # an exchange in trouble, not one without a market
         except msgspec.DecodeError as error:

@@ -105,7 +105,8 @@ class RecordingFeed:
         path = self._messages.with_name(PRODUCTS_FILE)
         if path.is_file():
             try:
-                catalogue.replace(read_products(await trio.to_thread.run_sync(path.read_bytes)))
+                products = read_products(await trio.to_thread.run_sync(path.read_bytes))
+                catalogue.replace(*products)
             except (msgspec.DecodeError, OSError) as error:
                 raise OperatorError(f"{path}: {error}") from None
 

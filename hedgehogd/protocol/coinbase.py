@@ -6,12 +6,14 @@ upstream, what we ask of it. Key order follows the wire (FEED §4, §6).
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
 from hedgehogd.domain.channel import BY_ALIAS, BY_TOPIC_CHANNEL, Channel, Topic
 from hedgehogd.domain.limits import PRODUCTS_PER_REQUEST_MAX
 from hedgehogd.domain.message import Head
+from hedgehogd.domain.rows import read_list
 
 _encode = msgspec.json.encode
 _REFUSED_PRODUCT = re.compile(r"(\S+) is (?:not a valid product|delisted)")
@@ -63,24 +65,30 @@ def is_about_our_key(head: Head) -> bool:
 
 class _Row(msgspec.Struct):
     name: str = ""
-    product_ids: list[str] | None = None
+    product_ids: list[Any] | None = None
 
 
 class _Acknowledgement(msgspec.Struct):
-    channels: list[_Row] = []
+    channels: msgspec.Raw = msgspec.Raw(b"[]")  # immutable
+
+
+_decode_row = msgspec.json.Decoder(_Row).decode
 
 
 def acknowledged(payload: bytes) -> frozenset[Topic]:
     """Return the topics that a ``subscriptions`` message lists (FEED §4).
 
+    A channel that cannot be read is passed over.
+
     Raises:
         msgspec.DecodeError: it has another form.
     """
     found: set[Topic] = set()
-    for row in msgspec.json.decode(payload, type=_Acknowledgement).channels:
+    channels = msgspec.json.decode(payload, type=_Acknowledgement).channels
+    for row in read_list(channels, _decode_row).items:
         channel = BY_ALIAS.get(row.name)
         if channel is not None:
-            found.update(map(channel.topic, row.product_ids or ()))
+            found.update(channel.topic(p) for p in row.product_ids or () if isinstance(p, str))
             if not channel.needs_products:  # all of them may be listed, or written as one word
                 found.add(channel.topic(""))
     return frozenset(found)

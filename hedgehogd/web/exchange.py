@@ -19,6 +19,7 @@ from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.product import Catalogue
+from hedgehogd.domain.rows import read_list
 from hedgehogd.engine.instance import Instance
 from hedgehogd.feeds.answers import Answer, failure
 from hedgehogd.feeds.backfill import Backfill
@@ -71,6 +72,9 @@ class Companion:
 
 class _Listed(msgspec.Struct):
     id: str = ""
+
+
+_decode_listed = msgspec.json.Decoder(_Listed).decode
 
 
 def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> None:
@@ -178,16 +182,23 @@ def _restricted(answer: Answer, only: frozenset[str] | None, *, is_by_id: bool) 
         return answer
     kept: object
     try:
-        answer.body.decode()  # what is skipped below may be bad text
         if is_by_id:
-            products = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
-            kept = {product_id: raw for product_id, raw in products.items() if product_id in only}
+            answer.body.decode()  # what is skipped below may be bad text
+            by_id = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
+            kept = {product_id: raw for product_id, raw in by_id.items() if product_id in only}
         else:
-            rows = msgspec.json.decode(answer.body, type=list[msgspec.Raw])
-            kept = [raw for raw in rows if msgspec.json.decode(raw, type=_Listed).id in only]
+            products, unreadable = read_list(answer.body, _with_id)
+            if unreadable and not products:
+                raise msgspec.DecodeError("no entry can be read")
+            kept = [raw for product_id, raw in products if product_id in only]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return failure(502, "the exchange's answer is no list of products")
     return answer._replace(body=msgspec.json.encode(kept))
+
+
+def _with_id(raw: msgspec.Raw) -> tuple[str, msgspec.Raw]:
+    bytes(raw).decode()  # what is skipped in it may be bad text
+    return _decode_listed(raw).id, raw
 
 
 def _known_products(catalogue: Catalogue) -> Answer:

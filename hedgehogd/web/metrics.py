@@ -159,6 +159,8 @@ class InstanceCollector(Collector):
             "book_resyncs_withheld", "Books not begun again", "reason",
             {"crossed": 0, **pipe.books.withheld},
         )  # fmt: skip
+        listed = pipe.catalogue.unreadable
+        yield _gauge("products_unreadable", "Entries of the product list not read", listed)
         unreadable = {"level2": pipe.books.unreadable, "level3": pipe.orders.unreadable}
         yield _counters("unreadable_rows", "Rows skipped", "where", unreadable)
         lost = {"gap": 0, **pipe.orders.lost}

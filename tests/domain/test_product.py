@@ -211,3 +211,13 @@ def test_what_alone_is_served_may_change():
     catalogue.restrict(None)
 
     assert [catalogue.accepts(each) for each in ("A-B", "C-D", "E-F")] == [True, True, False]
+
+
+def test_auctions_are_those_of_the_newest_list():
+    """One ends without a word."""
+    catalogue = Catalogue()
+    catalogue.replace(frozenset({"A-B", "C-D"}), frozenset({"A-B"}))
+    assert [catalogue.is_in_auction(each) for each in ("A-B", "C-D")] == [True, False]
+
+    catalogue.replace(frozenset({"A-B", "C-D"}))
+    assert not catalogue.is_in_auction("A-B")

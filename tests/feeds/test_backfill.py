@@ -172,7 +172,6 @@ async def test_a_refusal_is_for_good(autojump_clock, status):
         json.dumps([trade(3)]).encode().replace(b"buy", b"\xff"),
         json.dumps([trade(3)]).encode().replace(b"buy", rb"\ud800"),
         b'[{"trade_id":3}]',
-        json.dumps([trade(3, price=3.5)]).encode(),
         b'[{"trade_id":3,"x":' + b"[" * 5000,
         b"{}",
         b"[1]",
@@ -189,6 +188,19 @@ async def test_what_is_no_page_of_trades_is_an_error(autojump_clock, body):
     taker, _ = await filled(upstream, (3, 3))
 
     assert taker.ids == [3]
+
+
+@pytest.mark.parametrize(
+    "odd", ["null", "7", "{}", '{"trade_id":2}', '{"trade_id":2,"price":true,"size":"1"}', '"x"']
+)
+async def test_an_odd_trade_costs_itself(autojump_clock, odd):
+    """The rest of its page is delivered, its numbers as they were written."""
+    texts = [json.dumps(trade(3, price="?")).replace('"?"', "3.50"), odd, json.dumps(trade(1))]
+    body = f"[{','.join(texts)}]".encode()
+    upstream = Trades(faults=[lambda: reply(raw=body)] * 99)
+    taker, backfill = await filled(upstream, (1, 3))
+
+    assert (taker.ids, backfill.given_up) == ([1, 3], {"not_listed": 1})
 
 
 async def test_what_a_trade_has_beside_is_not_passed_on(autojump_clock):

@@ -6,6 +6,8 @@ import httpx
 import msgspec
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from hedgehogd.domain import limits
@@ -24,11 +26,11 @@ LISTED = {"BTC-USD", "ETH-USD", "NEW-USD"}
 
 def test_delisted_products_are_not_listed():
     """They stay in Coinbase's list for years, and subscribing to them fails."""
-    assert read_products(json.dumps(PRODUCTS).encode()) == LISTED
+    assert read_products(json.dumps(PRODUCTS).encode()) == (LISTED, frozenset(), 0)
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"null", b"[1]", b'[{"id":7}]', b'[{"status":"online"}]', b"<html>"]
+    "body", [b"", b"{}", b"null", b'["a"', b"<html>", b'[{"id":"a","x":' + b"[" * 5000]
 )
 def test_what_is_no_list_is_refused(body):
     """A proxy's login page is not a market without products."""
@@ -36,11 +38,47 @@ def test_what_is_no_list_is_refused(body):
         read_products(body)
 
 
-@pytest.mark.parametrize("body", [b'[{"id":"\xff"}]', b'[{"id":"a","x":' + b"[" * 5000])
-def test_bad_text_and_endless_nesting_are_no_list_either(body):
-    """Both once got past the handler and ended the daemon."""
-    with pytest.raises(msgspec.DecodeError):
-        read_products(body)
+ODD_ENTRIES = [
+    "null", "7", "[]", "{}", '"BTC-USD"', '{"id":7}', '{"id":null}', '{"status":"online"}',
+    '{"id":"no such shape"}', '{"id":""}', '{"id":"A-B","id":5}',
+]  # fmt: skip
+
+
+@given(st.lists(st.one_of(st.sampled_from(ODD_ENTRIES), st.sampled_from(PRODUCTS))))
+def test_an_odd_entry_costs_itself(entries):
+    """Without the rest of the list, unknown pairs would open streams."""
+    good = [entry for entry in entries if isinstance(entry, dict)]
+    texts = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
+    products = read_products(f"[{','.join(texts)}]".encode())
+
+    assert products.ids == {e["id"] for e in good if e.get("status") != "delisted"}
+    assert products.unreadable == len(entries) - len(good)
+
+
+def test_bad_text_costs_its_entry():
+    """It once got past the handler and ended the daemon."""
+    assert read_products(b'[{"id":"\xff"},{"id":"A-B"}]') == ({"A-B"}, frozenset(), 1)
+
+
+def test_odd_fields_do_not_cost_the_product():
+    """Only the id says which product it is; auctions are those that are said to be one."""
+    products = [
+        {"id": "A-B", "status": None, "auction_mode": True},
+        {"id": "C-D", "status": 7, "auction_mode": "true"},
+    ]
+    assert read_products(json.dumps(products).encode()) == ({"A-B", "C-D"}, {"A-B"}, 0)
+
+
+async def test_odd_entries_are_reported_once(autojump_clock, nursery, queue, rest, capsys):
+    """Every five minutes the same line would say nothing new."""
+    queue.append(listing([*PRODUCTS, None, {"id": 7}]))
+    catalogue = Catalogue()
+    await nursery.start(keep_catalogue, catalogue, rest)
+    await trio.sleep(3 * limits.CATALOGUE_REFRESH_S)
+
+    assert catalogue.unreadable == 2
+    assert not catalogue.accepts("NO-SUCH")
+    assert capsys.readouterr().out.count("cannot be read") == 1
 
 
 @pytest.fixture

@@ -299,6 +299,7 @@ def test_complaints_about_keys_are_understood(message, reason, is_about_keys, is
          [("rfq_matches", ""), ("rfq_matches", "A")]),
         ('[{"name":"ticker","product_ids":[]}]', []),
         ('[{"name":"user","product_ids":["A"]},{"product_ids":["A"]}]', []),
+        ('[7,{"name":7},"ticker",{"name":"ticker","product_ids":[7,"A"]}]', [("ticker", "A")]),
     ],
 )  # fmt: skip
 def test_an_acknowledgement_is_read_by_every_name(channels, expected):
@@ -308,8 +309,7 @@ def test_an_acknowledgement_is_read_by_every_name(channels, expected):
     assert {Topic(*topic) for topic in expected} == coinbase.acknowledged(payload)
 
 
-@pytest.mark.parametrize("channels", [b"7", b'"x"', b"[7]", b'[{"name":7}]', b'["ticker"]',
-                                      b'[{"name":"ticker","product_ids":[7]}]'])  # fmt: skip
+@pytest.mark.parametrize("channels", [b"7", b'"x"', b"{}", b"null"])
 def test_another_acknowledgement_is_one_kind_of_error(channels):
     """The caller has one thing to catch."""
     with pytest.raises(msgspec.DecodeError):

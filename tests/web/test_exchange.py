@@ -273,6 +273,14 @@ async def test_a_list_that_is_none_is_not_passed_on(instance, rest, upstream, bo
     await said(await client.get("/products"), status)
 
 
+async def test_an_odd_entry_does_not_cost_the_restricted_list(instance, rest, upstream):
+    raw = b'[{"id":7},null,{"id":"BTC-USD"},{"id":"BTC-USD","x":"\xff"},"x"]'
+    upstream.answer = lambda _: reply(raw=raw)
+    client = make_app(instance, (), Companion(rest)).test_client()
+
+    assert await said(await client.get("/products")) == [{"id": "BTC-USD"}]
+
+
 async def test_an_error_is_not_restricted(instance, rest, upstream):
     upstream.answer = lambda _: reply({}, 404)
     client = make_app(instance, (), Companion(rest)).test_client()

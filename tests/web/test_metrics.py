@@ -51,6 +51,7 @@ NAMES = {
     "hedgehogd_missing",
     "hedgehogd_order_book_losses",
     "hedgehogd_product_age_seconds",
+    "hedgehogd_products_unreadable",
     "hedgehogd_quiet_products",
     "hedgehogd_refusals",
     "hedgehogd_sessions",

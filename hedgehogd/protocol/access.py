@@ -9,7 +9,7 @@ serves loopback names alone, and those that the operator lists.
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from hedgehogd.domain.errors import SubscriberError
@@ -21,6 +21,7 @@ _SHOWN_CHARS_MAX = 100  # of a header, in a refusal and in the log
 _AUTHORITY = re.compile(
     r"(?:\[([0-9a-f:.]{2,45})\]|([0-9a-z_-][0-9a-z._-]*))(?::(\d{0,5}))?", re.ASCII
 )
+_LOOPBACK = re.compile(r"127(?:\.\d{1,3}){3}", re.ASCII)  # a name never ends in a number
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]+)", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
@@ -39,15 +40,10 @@ class Authority(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """True for ``localhost`` and for loopback addresses, which no DNS answer can redirect."""
-        if self.host == "localhost":
-            return True
-        try:
-            address = ip_address(self.host)
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            return address.ipv4_mapped.is_loopback
-        return address.is_loopback
+        if ":" not in self.host:
+            return self.host == "localhost" or _LOOPBACK.fullmatch(self.host) is not None
+        address = IPv6Address(self.host)
+        return (address.ipv4_mapped or address).is_loopback
 
 
 class Origin(NamedTuple):
@@ -115,7 +111,7 @@ class CrossOrigins:
         """Return ``Access-Control-Allow-Origin`` for a page; empty for a page not admitted."""
         if self._admits_any:
             return ANY
-        return origin if read_origin(origin) in self._admitted else ""
+        return origin if self._admitted and read_origin(origin) in self._admitted else ""
 
 
 class Access:

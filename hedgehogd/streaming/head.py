@@ -8,6 +8,7 @@ from hedgehogd.domain import limits
 
 HEAD_END = re.compile(rb"\n\r?\n")  # h11 takes bare line feeds too
 _VERSIONS = frozenset({b"1.0", b"1.1"})
+_TARGET = re.compile(rb"/|(?i:https?)://")  # RFC 9112 §3.2; nothing is a proxy here
 _HTTP2_PREFACE = b"PRI * HTTP/2.0"
 _UPGRADE_LINES = re.compile(
     rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*"
@@ -33,7 +34,8 @@ def read_head(data: bytes) -> h11.Request:
     """Parse the head that ``data`` begins with.
 
     Raises:
-        BadHead: it is not HTTP/1.0 or HTTP/1.1, or its method is not in capital letters.
+        BadHead: it is not HTTP/1.0 or HTTP/1.1, its method is not in capital letters, or its
+            target is not one of a server's.
     """
     if data.startswith(_HTTP2_PREFACE):
         raise BadHead(505, "http_version", "HTTP/1.1 is spoken here, not HTTP/2")
@@ -50,6 +52,8 @@ def read_head(data: bytes) -> h11.Request:
         raise BadHead(505, "http_version", f"HTTP/1.1 is spoken here, not HTTP/{version}")
     if event.method != event.method.upper():  # case matters, and Hypercorn would guess
         raise BadHead(400, "bad_request", "a method is written in capital letters")
+    if not _TARGET.match(event.target) and (event.method, event.target) != (b"OPTIONS", b"*"):
+        raise BadHead(400, "bad_request", "a target begins with / or is an absolute URL")
     return event
 
 

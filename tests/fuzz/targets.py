@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from tests.fuzz.answers import fuzz_answers
 from tests.fuzz.client import fuzz_client
 from tests.fuzz.fuzzing import Target
 from tests.fuzz.heads import fuzz_heads
@@ -27,5 +28,6 @@ FUZZERS = {
     "client": Fuzzer(fuzz_client, 6_000),
     "heads": Fuzzer(fuzz_heads, 2_000),
     "queries": Fuzzer(fuzz_queries, 4_000),
+    "answers": Fuzzer(fuzz_answers, 400),
     "stores": Fuzzer(fuzz_stores, 60),
 }

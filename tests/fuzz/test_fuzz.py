@@ -11,6 +11,7 @@ import pytest
 from hedgehogd.history import blocks
 from hedgehogd.protocol import upstream
 from hedgehogd.streaming import connection, door, request
+from hedgehogd.web import parameters
 from tests.fuzz import fuzzing
 from tests.fuzz.__main__ import main
 from tests.fuzz.targets import FUZZERS
@@ -63,6 +64,11 @@ PLANTED = {
     "queries": (
         request, "read_start", lambda start, text, _: start.after_us == 0,
         OverflowError("date value out of range"),
+    ),
+    # A request of the control plane that names a pair and a channel.
+    "answers": (
+        parameters, "read_query", lambda values, *_: {"channels", "policy"} <= values.keys(),
+        KeyError("channels"),
     ),
     # A block that was unpacked, with a message that has no head.
     "stores": (

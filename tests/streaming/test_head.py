@@ -69,3 +69,31 @@ def test_a_method_in_capital_letters_is_read(method: str) -> None:
     head = read_head(f"{method} / HTTP/1.0\r\n\r\n".encode())
 
     assert head.method == method.encode()
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "is_read"),
+    [
+        ("GET", "/", True),
+        ("GET", "//x", True),
+        ("GET", "http://h", True),
+        ("GET", "HTTPS://h:1?x", True),
+        ("OPTIONS", "*", True),
+        ("GET", "*", False),
+        ("GET", "?format=csv", False),
+        ("GET", "products", False),
+        ("GET", "http:///x", True),
+        ("GET", "ftp://h/", False),
+        ("CONNECT", "h:80", False),
+    ],
+)
+def test_a_target_is_a_path_or_an_absolute_url(method: str, target: str, is_read: bool) -> None:
+    """Hypercorn failed at a query without a path, with a 500."""
+    data = f"{method} {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+    if is_read:
+        assert read_head(data).target == target.encode()
+        return
+    with pytest.raises(BadHead, match="begins with /") as caught:
+        read_head(data)
+
+    assert (caught.value.status, caught.value.code) == (400, "bad_request")

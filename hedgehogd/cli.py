@@ -39,14 +39,14 @@ from hedgehogd.flags import (
     tail_parser,
 )
 from hedgehogd.haproxy import Cluster, clash_of, haproxy_config
-from hedgehogd.keys import BY_NAME, FIRST_OPERATOR_PORT, FIRST_PORT, KEYS, Key
+from hedgehogd.keys import BY_NAME, KEYS, Key
 from hedgehogd.logs import configure_logs
 from hedgehogd.replay_command import run_replay
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.simulator.faults import fault_list
 from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET
 from hedgehogd.status import status
-from hedgehogd.tail import Tail, default_url, tail
+from hedgehogd.tail import Tail, tail
 
 log = structlog.get_logger("cli")
 
@@ -57,7 +57,9 @@ FEED_NAMES = ("coinbase", "sandbox", "demo")
 
 def _configuration(arguments: argparse.Namespace) -> Configuration:
     flags = {
-        key.name: value for key in KEYS if (value := getattr(arguments, key.field)) is not None
+        key.name: value
+        for key in KEYS
+        if (value := getattr(arguments, key.field, None)) is not None
     }
     return load(flags, os.environ, arguments.config)
 
@@ -103,9 +105,10 @@ def _check_feed(where: str) -> None:
 def run_status(argv: Sequence[str]) -> int:
     """Show how the instances are."""
     arguments = status_parser().parse_args(argv)
-    number = arguments.instance
-    by_number = (FIRST_OPERATOR_PORT + number, FIRST_PORT + number)
-    return status((arguments.port,) if arguments.port else by_number, sys.stdout)
+    settings = _configuration(arguments).settings
+    operator = None if arguments.serve_port else settings.operator_place
+    places = (operator, settings.stream_place) if operator else (settings.stream_place,)
+    return status(places, sys.stdout)
 
 
 def run_config(argv: Sequence[str]) -> int:
@@ -171,7 +174,8 @@ def run_tail(argv: Sequence[str]) -> int:
         if not is_product_id(what.upper()):
             shown = hide_in_url(what)
             raise OperatorError(f"{shown!r} is neither a URL nor a pair like BTC-USD", EXIT_USAGE)
-        what, pairs = default_url(arguments.port), (what.upper(), *pairs)
+        place = _configuration(arguments).settings.stream_place
+        what, pairs = f"ws://{place}/ws-feed", (what.upper(), *pairs)
     else:
         try:
             parse_url(what)

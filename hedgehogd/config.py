@@ -70,6 +70,7 @@ class Settings:
     drain_timeout_s: float = limits.DRAIN_TIMEOUT_S
     demo_seed: int = 0
     demo_rate: float = 1.0
+    demo_modify_orders: bool = True
     log_level: str = "info"
     log_format: str = "auto"
 
@@ -87,13 +88,15 @@ class Settings:
         return None if self.serve_operator_bind == NONE else read_address(self.serve_operator_bind)
 
     @property
-    def local_address(self) -> str:
-        """``HOST:PORT`` by which a program of this machine reaches the daemon.
+    def stream_place(self) -> str:
+        """``HOST:PORT`` by which a program of this machine reaches the stream port."""
+        return _local_place(self.serve_bind, self.port)
 
-        A daemon that listens on every address is reached by the loopback one.
-        """
-        host = _LOOPBACK_OF.get(self.serve_bind, self.serve_bind)
-        return f"{in_url(host)}:{self.port}"
+    @property
+    def operator_place(self) -> str | None:
+        """The same for the operator listener; None for no such listener."""
+        address = self.operator_address
+        return None if address is None else _local_place(*address)
 
 
 class Configuration(NamedTuple):
@@ -106,6 +109,11 @@ class Configuration(NamedTuple):
 
     settings: Settings
     origins: dict[str, str]
+
+
+def _local_place(host: str, port: int) -> str:
+    """Return ``HOST:PORT``; what listens on every address is reached by the loopback one."""
+    return f"{in_url(_LOOPBACK_OF.get(host, host))}:{port}"
 
 
 def in_url(host: str) -> str:

@@ -14,7 +14,7 @@ from hedgehogd.config import default_of, nearest
 from hedgehogd.domain.errors import EXIT_USAGE
 from hedgehogd.domain.secret import hide_in_text
 from hedgehogd.haproxy import Cluster, addresses, instance_numbers, networks, word
-from hedgehogd.keys import INSTANCE_MAX, KEYS, PORT_MAX, number, whole_number
+from hedgehogd.keys import BY_NAME, KEYS, PORT_MAX, number, whole_number
 
 COMMANDS = (
     "serve", "simulate", "tail", "config", "status", "replay", "export", "haproxy-config",
@@ -109,7 +109,8 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
         if group is None:
             group = groups[key.group] = parser.add_argument_group(key.group)
         default = default_of(key)
-        default = "" if default in {"", "0", "false"} else f"; default {default}"
+        has_default = default not in {"", "0", "false"} and key.metavar
+        default = f"; default {default}" if has_default else ""
         help_text = f"{key.help}{default} [{key.name}]".replace("%", "%%")
         if key.metavar:
             group.add_argument(
@@ -117,8 +118,8 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
             )
         else:
             group.add_argument(
-                key.flag, dest=key.field, action="store_const", const=True, default=None,
-                help=help_text,
+                key.flag, dest=key.field, action="store_const", default=None, help=help_text,
+                const=not key.flag.startswith("--no-"),
             )  # fmt: skip
     group = groups["other"]
     group.add_argument(
@@ -208,6 +209,24 @@ def simulate_parser() -> Parser:
     return parser
 
 
+def _add_where(parser: argparse.ArgumentParser, port_says: str) -> None:
+    """Add what decides where the local daemon is: its configuration, and the keys in it."""
+    says = {
+        "serve.port": port_says,
+        "instance": "of this number",
+        "serve.bind": "at this address",
+    }
+    group = parser.add_argument_group(
+        "which local hedgehogd; without these flags as `hedgehogd serve` is configured here"
+    )
+    for name, text in says.items():
+        key = BY_NAME[name]
+        group.add_argument(
+            key.flag, dest=key.field, type=checked(key.read), metavar=key.metavar, help=text
+        )
+    group.add_argument("--config", type=Path, metavar="FILE", help="its configuration file")
+
+
 def status_parser() -> Parser:
     """Return the parser of ``status``."""
     parser = new_parser(
@@ -216,20 +235,7 @@ def status_parser() -> Parser:
         "takes new subscribers, with 1 when it does not. The operator listener is asked; a\n"
         "stream port shows its own instance alone.",
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--port",
-        type=checked(whole_number(1, PORT_MAX)),
-        metavar="PORT",
-        help="the port to ask; default is that of instance 1",
-    )
-    which.add_argument(
-        "--instance",
-        type=checked(whole_number(0, INSTANCE_MAX)),
-        default=1,
-        metavar="N",
-        help="the same, by number: port 9000+N, or 8000+N if nothing answers there",
-    )
+    _add_where(parser, "the port to ask, and no other")
     return parser
 
 
@@ -241,13 +247,7 @@ def tail_parser() -> Parser:
     add("what", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local hedgehogd")
     add("--pairs", default="", metavar="A,B", help="products to subscribe to at URL")
     add("--channels", default="ticker,matches", metavar="a,b", help="default ticker,matches")
-    add(
-        "--port",
-        type=checked(whole_number(1, PORT_MAX)),
-        default=8001,
-        metavar="PORT",
-        help="of the local one; default 8001",
-    )
+    _add_where(parser, "of the local one")
     add("--format", choices=("human", "raw"), default=None,
         help="default human on a terminal, raw otherwise")  # fmt: skip
     add(

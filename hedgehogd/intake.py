@@ -148,6 +148,7 @@ class Intake:
                 seed=self._settings.demo_seed or None,
                 pairs=self._settings.feed_pairs,
                 rate=self._settings.demo_rate,
+                modifies=self._settings.demo_modify_orders,
             )
             exchange = await producers.start(serve_exchange, simulation)
             log.info("demo market", seed=exchange.seed, url=exchange.url)

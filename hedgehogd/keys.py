@@ -27,7 +27,7 @@ class Key(NamedTuple):
 
     Attributes:
         name: in the file, ``section.key``.
-        flag: on the command line.
+        flag: on the command line; a switch that begins with ``--no-`` sets False.
         metavar: what stands for the value in ``--help``; empty for a switch.
         group: the heading in ``--help``.
         help: what it means, without its default.
@@ -342,6 +342,11 @@ KEYS = (
         "seed of --feed demo; 0 draws one and logs it", whole_number(0, 2**31 - 1),
     ),
     Key("demo.rate", "--demo-rate", "X", _DEMO, "how busy it is; 1 is real", number(0.01, 100)),
+    Key(
+        "demo.modify_orders", "--no-modify-orders", "", _DEMO,
+        "never send `modify_order`, for clients of 2018: OrderbookSync and cbpro.OrderBook do not"
+        " know it; false in the file and the environment", _switch,
+    ),
     Key(
         "log.level", "--log-level", "LEVEL", _OTHER,
         "debug, info, warning or error", _one_of("debug", "info", "warning", "error"), reloads=True,

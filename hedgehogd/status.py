@@ -14,20 +14,20 @@ _ANSWER_S = 5.0
 _TITLES = ("instance", "state", "subscribers", "feed heard", "version", "")
 
 
-def status(ports: Sequence[int], out: TextIO) -> int:
+def status(places: Sequence[str], out: TextIO) -> int:
     """Print a line for each instance that the asked instance knows.
 
     Args:
-        ports: of one instance, the operator listener's first; the first that answers counts. A
-            stream port tells about its own instance alone.
+        places: ``HOST:PORT`` of one instance, the operator listener's first; the first that
+            answers counts. A stream port tells about its own instance alone.
         out: where the lines are printed.
 
     Returns:
         0 when the asked instance takes new subscribers, ``EXIT_NOT_READY`` otherwise.
     """
     failures = []
-    for port in ports:
-        where = f"http://127.0.0.1:{port}"
+    for place in places:
+        where = f"http://{place}"
         try:
             is_ready, rows = _ask(where)
         except (httpx.TransportError, msgspec.DecodeError) as error:

@@ -213,8 +213,3 @@ def _silence_stdout() -> None:
     """Let Python's last flush of a broken stdout go nowhere instead of complaining."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def default_url(port: int) -> str:
-    """Return the URL of the hedgehogd on this machine that listens on ``port``."""
-    return f"ws://127.0.0.1:{port}/ws-feed"

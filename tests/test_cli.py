@@ -7,12 +7,14 @@ import sys
 import pytest
 import trio
 
-from hedgehogd import cli, replay_command
+from hedgehogd import cli, intake, replay_command
 from hedgehogd.cli import main
+from hedgehogd.config import load
 from hedgehogd.domain.errors import FeedError, OperatorError
+from hedgehogd.flags import serve_parser
 from hedgehogd.keys import KEYS
 from hedgehogd.replaying import Replay
-from hedgehogd.simulator import Simulation
+from hedgehogd.simulator import Address, Simulation
 from hedgehogd.simulator.faults import KINDS
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -274,6 +276,89 @@ def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pair
     (what,) = seen
     assert (what.url, what.pairs, what.form) == (url, pairs, form)
     assert what.channels == ("ticker", "matches")
+
+
+@pytest.mark.parametrize(
+    ("file", "variables", "argv", "stream", "operator"),
+    [
+        ("", {}, "", "127.0.0.1:8001", "127.0.0.1:9001"),
+        ("", {}, "--instance 3", "127.0.0.1:8003", "127.0.0.1:9003"),
+        ("instance = 4", {}, "", "127.0.0.1:8004", "127.0.0.1:9004"),
+        ("", {"INSTANCE": "5"}, "", "127.0.0.1:8005", "127.0.0.1:9005"),
+        ("instance = 4", {"INSTANCE": "5"}, "--instance 6", "127.0.0.1:8006", "127.0.0.1:9006"),
+        ("[serve]\nport = 7000", {}, "", "127.0.0.1:7000", None),
+        ("[serve]\nport = 7000", {}, "--port 7001", "127.0.0.1:7001", None),
+        ("[serve]\nbind = '0.0.0.0'", {}, "", "127.0.0.1:8001", "127.0.0.1:9001"),
+        ("[serve]\nbind = '::1'", {}, "", "[::1]:8001", "127.0.0.1:9001"),
+        ("", {"SERVE_BIND": "::"}, "", "[::1]:8001", "127.0.0.1:9001"),
+        ("", {}, "--bind 127.0.0.9", "127.0.0.9:8001", "127.0.0.1:9001"),
+        ("[serve]\noperator_bind = '0.0.0.0:77'", {}, "", "127.0.0.1:8001", "127.0.0.1:77"),
+        ("[serve]\noperator_bind = 'none'", {}, "", "127.0.0.1:8001", None),
+    ],
+)
+def test_status_and_tail_find_the_daemon_that_serve_would_be(
+    said, serve, monkeypatch, tmp_path, file, variables, argv, stream, operator
+):
+    """The same file, variables and flags name the same place, whichever command reads them."""
+    path = tmp_path / "x.toml"
+    path.write_text(file)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"HEDGEHOGD_{name}", value)
+    asked, read = [], []
+
+    async def tail(what):
+        await trio.lowlevel.checkpoint()
+        read.append(what.url)
+        return 0
+
+    monkeypatch.setattr(cli, "status", lambda places, out: asked.append(tuple(places)) or 0)
+    monkeypatch.setattr(cli, "tail", tail)
+    served, arguments = serve(), (*argv.split(), "--config", str(path))
+    assert [said(*words)[0] for words in (arguments, ("status", *arguments))] == [0, 0]
+    assert said("tail", "BTC-USD", *arguments)[0] == 0
+
+    assert read == [f"ws://{stream}/ws-feed"]
+    assert asked == [(operator, stream) if operator else (stream,)]
+    assert (served[0].stream_place, served[0].operator_place) == (stream, operator)
+
+
+@pytest.mark.parametrize("command", [["status"], ["tail", "BTC-USD"]])
+def test_a_configuration_that_is_wrong_is_so_for_every_command(said, tmp_path, command):
+    """Asking at the default port instead would tell about another daemon."""
+    path = tmp_path / "x.toml"
+    path.write_text("[serve]\nprot = 7000")
+
+    status, _, err = said(*command, "--config", str(path))
+    assert (status, "serve.port" in err) == (78, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "variables", "modifies"),
+    [
+        ([], {}, True),
+        (["--no-modify-orders"], {}, False),
+        ([], {"HEDGEHOGD_DEMO_MODIFY_ORDERS": "false"}, False),
+    ],
+)
+async def test_the_demo_may_do_without_modify_order(monkeypatch, argv, variables, modifies):
+    """Clients of 2018 lose their order book at the first one."""
+    simulations = []
+
+    async def serve_exchange(simulation, *, task_status):
+        simulations.append(simulation)
+        task_status.started(Address("ws://a", "http://a", 1, None))
+
+    monkeypatch.setattr(intake, "serve_exchange", serve_exchange)
+    flags = {
+        key.name: value
+        for key in KEYS
+        if (value := getattr(serve_parser().parse_args(argv), key.field)) is not None
+    }
+    settings = load({**flags, "feed.where": "demo"}, variables, None).settings
+    async with trio.open_nursery() as nursery:
+        await intake.Intake(None, settings, None)._address(nursery)
+
+    assert [simulation.modifies for simulation in simulations] == [modifies]
 
 
 def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):

@@ -48,6 +48,7 @@ RIGHT = {
     "drain.timeout_s": [("6", 6.0), ("30.5", 30.5)],
     "demo.seed": [("0", 0), ("42", 42)],
     "demo.rate": [("0.01", 0.01), ("10", 10.0)],
+    "demo.modify_orders": [("false", False), ("yes", True)],
     "log.level": [("debug", "debug"), ("error", "error")],
     "log.format": [("json", "json"), ("human", "human")],
 }
@@ -55,6 +56,7 @@ WRONG = {
     "feed.pairs": ["BTC/USD", "BTC", "btc usd"],
     "feed.channels": ["tickers", "ticker;matches"],
     "feed.only_pairs": ["maybe", ""],
+    "demo.modify_orders": ["sometimes", ""],
     "feed.where": [""],
     "feed.lines": ["0", "3", "two", "1.5", ""],
     "feed.gap_patience_s": ["-0.1", "5.1", "nan", ""],

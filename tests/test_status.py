@@ -14,9 +14,10 @@ from tests.e2e.harness import free_port, quick, running
 pytestmark = pytest.mark.e2e
 
 
-async def _status(*ports: int) -> tuple[int, list[list[str]]]:
+async def _status(*ports: int | str) -> tuple[int, list[list[str]]]:
     out = io.StringIO()
-    code = await trio.to_thread.run_sync(partial(status, ports, out))
+    places = [port if isinstance(port, str) else f"127.0.0.1:{port}" for port in ports]
+    code = await trio.to_thread.run_sync(partial(status, places, out))
     return code, [line.split() for line in out.getvalue().splitlines()]
 
 
@@ -77,3 +78,17 @@ async def test_a_stream_port_tells_about_its_own_instance() -> None:
 
     assert (code, rows[1][:2]) == (EXIT_NOT_READY, ["4", "draining"])
     assert " ".join(rows[1]).endswith("not ready: draining")
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::", "localhost"])
+async def test_a_daemon_is_found_at_whatever_address_it_listens(bind: str) -> None:
+    """A wildcard address cannot be connected to everywhere, and IPv6 needs brackets."""
+    operators = f"[{bind}]" if ":" in bind else bind
+    settings = quick(
+        feed_where="demo", serve_bind=bind, serve_operator_bind=f"{operators}:{free_port()}"
+    )
+    async with running(settings):
+        assert settings.operator_place is not None
+        for place in (settings.stream_place, settings.operator_place):
+            code, _ = await _status(place)
+            assert code == 0

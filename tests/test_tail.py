@@ -14,7 +14,7 @@ from trio_websocket import ConnectionClosed, serve_websocket
 
 from hedgehogd import tail as module
 from hedgehogd.domain import limits
-from hedgehogd.tail import Counts, Tail, default_url, human, tail
+from hedgehogd.tail import Counts, Tail, human, tail
 
 # trio-websocket does not close the socket of a connection that its peer has closed first.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -86,11 +86,6 @@ def test_without_a_terminal_there_are_no_counts():
     counts.clear()
 
     assert out.getvalue() == ""
-
-
-def test_ours_is_the_strict_endpoint():
-    """What every Coinbase client sees."""
-    assert default_url(8003) == "ws://127.0.0.1:8003/ws-feed"
 
 
 @pytest.fixture

@@ -15,9 +15,14 @@ VISITORS_MAX = 1024
 # Control requests being answered, ten times what quick clients have open at 1,000 a second.
 # Apart from VISITORS_MAX, so that they never take the room of heads.
 CONTROL_REQUESTS_MAX = 256
+# Those of one address that is limited: more than a page with all its charts asks for at once.
+CONTROL_REQUESTS_PER_ADDRESS_MAX = 32
 # A control request that made no progress for this long gives up its place in a full room, also
 # when its address holds no more than others: ordinary ones are answered in a few ms.
 CONTROL_GRACE_S = 0.1
+# How often a second a request gives up its place although the shares get no fairer: a flood that
+# replaced its own requests at 1,000 a second took the whole core, at 2 to 15 ms each.
+CONTROL_EXCHANGES_PER_S = 20.0
 # A reader of a control answer that takes nothing for this long is gone. The kernel reports room
 # in steps of 48 KiB (measured), so a reader of 10 KiB/s is served to its end.
 ANSWER_STALL_S = 5.0

@@ -45,29 +45,47 @@ class Visit:
 class Room:
     """Places for connections that shall be short."""
 
-    def __init__(self, grace_s: float = 0.0) -> None:
-        """``grace_s`` is the time without progress that a visit of no crowded address has."""
+    def __init__(self, grace_s: float = 0.0, exchanges_per_s: float | None = None) -> None:
+        """A room.
+
+        Args:
+            grace_s: time without progress that a visit has before an address which holds no
+                fewer may have its place.
+            exchanges_per_s: how often a second such a place changes hands, because a flood of
+                newcomers that all end each other would cost more than refusals; None for any.
+        """
         self._grace_s = grace_s
+        self._exchanges = None if exchanges_per_s is None else _bucket(exchanges_per_s, 1.0)
         self._count = 0
         self._visits: dict[str, dict[Visit, None]] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    def enter(self, visit: Visit, places_max: int, now: float) -> Visit | None:
+    def enter(
+        self, visit: Visit, places_max: int, now: float, share_max: int | None = None
+    ) -> Visit | None:
         """Give ``visit`` a place.
+
+        Args:
+            visit: the newcomer.
+            places_max: places of the room.
+            now: the time.
+            share_max: places that its address may hold; None for all.
 
         Returns:
             The visit whose place it was: the caller ends it. None when there was a free one.
 
         Raises:
-            RoomFull: every place is taken and none may be given up.
+            RoomFull: every place that it may have is taken and none may be given up.
         """
         evicted = None
-        if self._count >= places_max:
-            evicted = self._dispensable(visit.address, now)
-            if evicted is None:
-                raise RoomFull
+        own = self._visits.get(visit.address, {})
+        if share_max is not None and len(own) >= share_max:
+            evicted = self._idlest([own], now)
+        elif self._count >= places_max:
+            evicted = self._dispensable(own, now)
+        if evicted is not None:
             self.leave(evicted)
         self._visits.setdefault(visit.address, {})[visit] = None
         self._count += 1
@@ -83,32 +101,42 @@ class Room:
         if not held:
             del self._visits[visit.address]
 
-    def _dispensable(self, newcomer: str, now: float) -> Visit | None:
-        """Return the visit that gives up its place to an address; None for none.
+    def _dispensable(self, own: dict[Visit, None], now: float) -> Visit:
+        """Return the visit that gives up its place to the address which holds ``own``.
 
         An address that holds two more than the newcomer's gives up one in any case. Otherwise
-        the exchange makes the shares no fairer, and only a visit gives up its place that made no
-        progress within ``grace_s``; the newcomer's own address comes first if it holds the most.
+        the exchange makes the shares no fairer; the newcomer's own address comes first if it
+        holds the most.
         """
         most = max(map(len, self._visits.values()), default=0)
-        own = self._visits.get(newcomer, {})
         if len(own) == most:
-            crowd = [own]
-        else:
-            crowd = [held for held in self._visits.values() if len(held) == most]
-        idlest = min(
-            (visit for held in crowd for visit in held),
-            key=lambda visit: visit.active_at,
-            default=None,
-        )
+            return self._idlest([own], now)
+        crowd = [held for held in self._visits.values() if len(held) == most]
+        return self._idlest(crowd, now, is_fairer=most >= len(own) + 2)
+
+    def _idlest(
+        self, crowd: list[dict[Visit, None]], now: float, *, is_fairer: bool = False
+    ) -> Visit:
+        """Return the visit without progress for the longest, if it may be ended.
+
+        Raises:
+            RoomFull: it made progress within the grace, or too many were ended already.
+        """
+        visits = (visit for held in crowd for visit in held)
+        idlest = min(visits, key=lambda visit: visit.active_at, default=None)
         if idlest is None:
-            return None
-        is_fairer = most >= len(own) + 2
-        return idlest if is_fairer or now - idlest.active_at >= self._grace_s else None
+            raise RoomFull
+        if is_fairer:
+            return idlest
+        if now - idlest.active_at < self._grace_s:
+            raise RoomFull
+        if self._exchanges is not None and not self._exchanges.try_take(now):
+            raise RoomFull
+        return idlest
 
 
 class RoomFull(Exception):
-    """Every place of a room is taken, and none may be given up."""
+    """Every place that a visit may have is taken, and none may be given up."""
 
 
 class _Holder:
@@ -152,7 +180,7 @@ class Addresses:
         if connections_per_s != self.connections_per_s:
             self._past.clear()
             for holder in self._present.values():
-                holder.bucket = _bucket(connections_per_s)
+                holder.bucket = _bucket(connections_per_s, limits.ADDRESS_BURST_S)
         self.connections_max = connections_max
         self.connections_per_s = connections_per_s
 
@@ -164,7 +192,7 @@ class Addresses:
         """
         holder = self._present.get(address) or self._past.pop(address, None)
         if holder is None:
-            holder = _Holder(_bucket(self.connections_per_s))
+            holder = _Holder(_bucket(self.connections_per_s, limits.ADDRESS_BURST_S))
         if holder.open >= self.connections_max:
             return "address_connections"
         if not holder.bucket.try_take(now):
@@ -194,5 +222,5 @@ class Addresses:
             del self._past[next(iter(self._past))]
 
 
-def _bucket(per_s: float) -> TokenBucket:
-    return TokenBucket(per_s, max(1, round(per_s * limits.ADDRESS_BURST_S)))
+def _bucket(per_s: float, burst_s: float) -> TokenBucket:
+    return TokenBucket(per_s, max(1, round(per_s * burst_s)))

@@ -93,7 +93,7 @@ class Door:
         self._reading: dict[trio.CancelScope, None] = {}  # one for each incomplete head
         # This door's own: a crowd at one door must not close another.
         self._heads = Room()
-        self._controls = Room(limits.CONTROL_GRACE_S)
+        self._controls = Room(limits.CONTROL_GRACE_S, limits.CONTROL_EXCHANGES_PER_S)
 
     async def run(
         self,
@@ -272,12 +272,13 @@ class Door:
         """
         now = trio.current_time()
         visit = Visit(share, sock.close, now)
+        share_max = limits.CONTROL_REQUESTS_PER_ADDRESS_MAX if guest.share else None
         try:
-            evicted = self._controls.enter(visit, limits.CONTROL_REQUESTS_MAX, now)
+            evicted = self._controls.enter(visit, limits.CONTROL_REQUESTS_MAX, now, share_max)
         except RoomFull:
             raise SubscriberError(
                 "too_many_requests",
-                f"{limits.CONTROL_REQUESTS_MAX} requests are being answered; ask again",
+                "too many requests, of your address or of all, are being answered; ask again",
                 503,
             ) from None
         self._heads.leave(guest.visit)

@@ -68,6 +68,37 @@ def test_a_visit_with_recent_progress_stays_when_shares_would_be_no_fairer(now, 
     assert len(room) == 2
 
 
+def test_an_address_pays_itself_for_newcomers_beyond_its_share():
+    """Although the room has free places."""
+    room = Room(grace_s=1.0)
+    own = [_visit("a", now) for now in (0, 1)]
+    for visit in own:
+        room.enter(visit, 9, 1, share_max=2)
+    with pytest.raises(RoomFull):
+        room.enter(_visit("a", 0.5), 9, 0.5, share_max=2)
+
+    assert room.enter(_visit("a", 1.5), 9, 1.5, share_max=2) is own[0]
+    assert room.enter(_visit("b", 1.5), 9, 1.5, share_max=2) is None
+
+
+def test_a_flood_that_ends_its_own_visits_is_slowed_and_other_addresses_are_not():
+    """Each exchange costs more than a refusal."""
+    room = Room(exchanges_per_s=2.0)
+    for _ in range(9):
+        room.enter(_visit("flood"), 9, 0)
+    outcomes = []
+    for _ in range(4):
+        try:
+            outcomes.append(room.enter(_visit("flood"), 9, 0) is not None)
+        except RoomFull:
+            outcomes.append(False)
+    others = [room.enter(_visit(name), 9, 0) for name in "xyz"]
+
+    assert outcomes == [True, True, False, False]
+    assert all(others)
+    assert room.enter(_visit("flood", 0.5), 9, 0.5, share_max=1) is not None
+
+
 def test_a_room_without_places_is_full():
     """The limit may have been set so."""
     with pytest.raises(RoomFull):

@@ -24,7 +24,8 @@ LEVELS_PER_SLICE = 1_000
 """Levels loaded or written in one turn: about 1 ms of loading, 0.1 ms of writing."""
 
 KNOWN_PRICES_MAX = 10_000
-"""Price texts of a side whose numbers are remembered; far more than come and go in a minute."""
+"""Price texts of a side whose numbers are remembered while their levels exist; also the limit
+for a feed that spells one price in many ways."""
 
 LEVELS_PER_SIDE_MAX = 1_000_000
 """Forty times the largest side seen; a feed that names more prices fills memory, no book."""
@@ -42,7 +43,8 @@ class BookNotReady(Exception):
 class _Ladder:
     """One side: ``keys`` ascending, best last; ``levels`` by key.
 
-    ``known`` is a cache, of the numbers of price texts that changes have named.
+    ``known`` is a cache, of the numbers of price texts that changes have named; a removal
+    takes its text out, so that the cache does not outgrow the levels.
     """
 
     __slots__ = ("keys", "known", "levels", "sign")
@@ -220,7 +222,9 @@ class Book:
                 if key not in levels:
                     insort(ladder.keys, key)
                 levels[key] = (price, size)
-            elif levels.pop(key, None) is None:
+                continue
+            ladder.known.pop(price, None)  # no more texts are kept than there are levels
+            if levels.pop(key, None) is None:
                 bare.append(at)
             else:
                 del ladder.keys[bisect_left(ladder.keys, key)]

@@ -154,6 +154,16 @@ def test_a_price_in_another_spelling_is_the_same_level():
     assert book.best_bid is None
 
 
+def test_no_more_prices_are_remembered_than_there_are_levels():
+    """A market that wanders names ever new prices; a book of 400 products must not keep them."""
+    book = ready()
+    for tick in range(1, 1_000):
+        book.apply([("buy", f"{tick}.00", "1"), ("buy", f"{tick}.50", "0")])
+        book.apply([("buy", f"{tick - 10}.00", "0")] if tick > 10 else [])
+
+    assert len(rows(book)[0]) == len(book._sides["buy"].known) == 10
+
+
 def test_remembered_prices_are_bounded():
     """A hostile feed has endless spellings and prices (DESIGN, invariant 4)."""
     book = ready()

@@ -13,6 +13,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import FULL, MATCHES, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start, to_text
+from hedgehogd.engine.budget import Account
 from hedgehogd.engine.in_band import InBand, in_band
 from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.pages import Page, Part, cut, past_chunk
@@ -80,8 +81,9 @@ class Giving:
         self._progress = {topic: Progress(start) for topic, start in starts.items()}
         self._written = self._given()  # the position before what is being written
         self._writing: list[Message] = []
-        self._account = resumes.budget.account(self._shed)
-        self._held: tuple[Page, int] | None = None  # the page in use, and the charge for it
+        # The page in use and the charge for it. The account, which refers to this object, is as
+        # short-lived: a stream that has ended is freed at once, without the cycle collector.
+        self._held: tuple[Account, Page, int] | None = None
 
     def position(self, waiting: Iterable[Message]) -> dict[Topic, int]:
         """Return the position of who still has to be sent ``waiting``."""
@@ -110,8 +112,9 @@ class Giving:
     @contextmanager
     def _holding(self, page: Page) -> Iterator[None]:
         """Count ``page`` among what waits for subscribers while it is being given."""
-        self._held = page, self._account.share(page, page.weight)
-        self._account.relieve()
+        account = self._resumes.budget.account(self._shed)
+        self._held = account, page, account.share(page, page.weight)
+        account.relieve()
         try:
             yield
         finally:
@@ -120,7 +123,8 @@ class Giving:
     def _let_go(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            self._account.release(*held)
+            account, page, charge = held
+            account.release(page, charge)
 
     def _shed(self) -> None:
         self._let_go()  # the task that gives it returns in its next turn

@@ -5,7 +5,7 @@ are shared: who comes back to the same topics gets the same bytes, wherever it b
 """
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -56,7 +56,7 @@ class Resumes:
         self._charges: dict[tuple[frozenset[Topic], int], int] = {}
         self.tape = tape
         self.wall_us = wall_us
-        self._begun: list[Catching] = []
+        self._begun = deque[Catching]()
         self._asked = trio.Event()
         self._pages: OrderedDict[tuple[frozenset[Topic], int], Page] = OrderedDict()
 
@@ -71,9 +71,8 @@ class Resumes:
             while True:
                 await self._asked.wait()
                 self._asked = trio.Event()
-                begun, self._begun = self._begun, []
-                for catch_up in begun:
-                    nursery.start_soon(catch_up.run)
+                while self._begun:  # no local name, which would keep the last ones alive
+                    nursery.start_soon(self._begun.popleft().run)
 
     async def ask(
         self, others: Others, after: Mapping[Topic, int], hole: InBand | None

@@ -92,8 +92,10 @@ class StreamingPlane:
         """The stream is over, its socket about to be closed."""
         self.outlets.pop(outlet, None)
         outlet.close()
-        if outlet.session is not None:
-            self.instance.sessions.discard(outlet.session)
+        # The two refer to each other: this frees them now, not when the collector looks.
+        session, outlet.session = outlet.session, None
+        if session is not None:
+            self.instance.sessions.discard(session)
 
     def cors_headers(self, origin: str) -> bytes:
         """Return the header lines that let a page of ``origin`` read us, if it may."""

@@ -17,10 +17,11 @@ _SETTLE_S = 3.0
 _JUDGED_MINUTES_MIN = 10
 _PRINT_EVERY = 10
 _DESCRIPTION = f"""\
-Runs hedgehogd on a demo market without history, under {SIZE} subscribers of all kinds
-(WebSocket, SSE, NDJSON; slow ones; both policies) that come, resume, send commands,
-die and are replaced, beside REST requests and requests that are wrong.
-Once or twice a minute the churn pauses, and resident memory, open files and tasks are sampled.
+Runs hedgehogd without history on a simulated exchange of its own (`simulate`), under
+{SIZE} subscribers of all kinds (WebSocket, SSE, NDJSON; slow ones; both policies) that
+connect, resume, send commands, die and are replaced, beside right and wrong requests.
+Once or twice a minute the churn pauses, and resident memory, open files and tasks are
+sampled.
 
 Prints how much each rises in an hour after the warm-up (the median of the slopes
 between all pairs of samples) beside its bar: 1 MiB of memory, 1 file, 1 task.
@@ -45,7 +46,9 @@ def _arguments() -> argparse.Namespace:
         "--warm-up-minutes", type=float, default=10, help="not judged at first; default 10"
     )
     parser.add_argument("--seed", type=int, default=1, help="of market and churn; default 1")
-    parser.add_argument("--rate", type=float, default=20, help="of the demo market; default 20")
+    parser.add_argument(
+        "--rate", type=float, default=20, help="of the simulated market; default 20"
+    )
     parser.add_argument(
         "--acts-per-s", type=float, default=5, help="changes and requests a second; default 5"
     )

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import trio
@@ -22,7 +23,10 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class SoakedDaemon:
-    """A hedgehogd on a demo market, without history.
+    """A hedgehogd without history, and the simulated exchange that feeds it.
+
+    The exchange is a process of its own: what a market remembers of its trades is no memory of
+    the relay.
 
     Attributes:
         port: where it serves.
@@ -32,30 +36,18 @@ class SoakedDaemon:
         self.port = free_port()
         self._log = folder / "daemon.log"
         self._socket = folder / "1.sock"
-        program = (
-            [sys.executable, "-m", "tests.soak.planted"]
-            if plants_leak
-            else [sys.executable, "-m", "hedgehogd"]
-        )
+        exchange_port = free_port()
+        market = (("--port", exchange_port), ("--seed", seed), ("--rate", rate))
         options = (
-            ("--feed", "demo"), ("--demo-rate", str(rate)), ("--demo-seed", str(seed)),
+            ("--feed", f"ws://127.0.0.1:{exchange_port}"),
             ("--pairs", "BTC-USD,ETH-USD"), ("--channels", "ticker,matches,level2"),
-            ("--history", "none"), ("--port", str(self.port)), ("--instance", "1"),
-            ("--runtime-dir", str(folder)), ("--log-format", "json"),
-            ("--tape-bytes-max", str(_TAPE_BYTES_MAX)),
-            ("--backlog-bytes-max", str(_BACKLOG_BYTES_MAX)),
+            ("--history", "none"), ("--port", self.port), ("--instance", 1),
+            ("--runtime-dir", folder), ("--log-format", "json"),
+            ("--tape-bytes-max", _TAPE_BYTES_MAX), ("--backlog-bytes-max", _BACKLOG_BYTES_MAX),
         )  # fmt: skip
-        # One arena, and pages given back early: what is left of malloc's own is below 0.1 MiB an
-        # hour, so that a rise is the daemon's.
-        quiet_malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [*program, *(word for option in options for word in option)],
-                cwd=ROOT,
-                env={**os.environ, **quiet_malloc},
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
+        module = "tests.soak.planted" if plants_leak else "hedgehogd"
+        self._exchange = _start(folder / "exchange.log", "hedgehogd", "simulate", *_words(market))
+        self._process = _start(self._log, module, *_words(options))
 
     @property
     def is_running(self) -> bool:
@@ -77,7 +69,7 @@ class SoakedDaemon:
             trio.TooSlowError: it has none in time.
         """
         with trio.fail_after(_START_S):
-            while b'"ready":true' not in await self._get("/readyz"):
+            while b'"reason":"live"' not in await self._get("/readyz"):
                 await trio.sleep(0.2)
 
     async def sample(self, at_s: float) -> Sample:
@@ -100,13 +92,16 @@ class SoakedDaemon:
         )
 
     def stop(self) -> int:
-        """End it; return its exit status."""
+        """End it and its exchange; return its exit status."""
         self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+        finally:
+            self._exchange.kill()
+            self._exchange.wait()
 
     async def _get(self, path: str) -> bytes:
         """Return the answer to a GET on the runtime socket; nothing while there is none."""
@@ -124,6 +119,24 @@ class SoakedDaemon:
                 while data := await stream.receive_some():
                     answer += data
         return answer
+
+
+def _words(options: Iterable[tuple[str, object]]) -> Iterator[str]:
+    return (str(word) for option in options for word in option)
+
+
+def _start(log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    # One arena, and pages returned early, so that malloc's own rise is small beside the bar.
+    quiet_malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    with log.open("w") as file:
+        return subprocess.Popen(
+            # The kernel ends it when this process dies, however that dies.
+            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **quiet_malloc},
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+        )
 
 
 def source_address(number: int) -> tuple[str, int]:

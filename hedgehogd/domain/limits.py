@@ -171,6 +171,8 @@ UPSTREAM_READ_BYTES = 64 * 1024
 STALE_AFTER_S = 10.0
 # From the name look-up to the end of the WebSocket handshake.
 DIAL_TIMEOUT_S = 15.0
+# A dial that fails as the one before is logged at most this often: an outage is one fault.
+DIAL_LOGGED_S = 300.0
 # Pauses between dials: first and longest, before jitter.
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0

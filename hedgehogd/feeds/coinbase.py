@@ -106,6 +106,7 @@ class CoinbaseFeed:
         self._staleness = Staleness(self.session, health)
         self._again_at: dict[str, float] = {}  # when a refused channel is asked for again
         self._complained_at = 0.0
+        self._logged_failure, self._logged_at = "", 0.0
         self._relay_is_stale = False  # another hedgehogd feeds us, and its own feed is stale
         health.dropped = self.session.dropped
         health.read_lines = self._line_health
@@ -147,6 +148,19 @@ class CoinbaseFeed:
             await trio.sleep(self._dials.take(trio.current_time()))
             if self.not_before <= trio.current_time():  # nobody was refused meanwhile
                 return
+
+    def is_news(self, failure: str) -> bool:
+        """Say whether a failed dial deserves a log line: for a new reason, or after a while."""
+        now = trio.current_time()
+        is_known = failure == self._logged_failure
+        if is_known and now < self._logged_at + limits.DIAL_LOGGED_S:
+            return False
+        self._logged_failure, self._logged_at = failure, now
+        return True
+
+    def forget_failure(self) -> None:
+        """A dial succeeded: the next failure is another fault."""
+        self._logged_failure = ""
 
     @property
     def sign(self) -> Callable[[], Mapping[str, str]] | None:

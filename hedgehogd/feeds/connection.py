@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("feed")
 
+_REMEDY = "it is dialled again; check network, DNS and proxy, or try --feed demo"
 _BOOKS = frozenset(channel.topic_channel for channel in (LEVEL2, LEVEL2_BATCH))
 _HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
 
@@ -109,7 +110,7 @@ class Connection:
     async def _one_connection(self) -> None:
         """Dial, hold the connection until it ends, and pause when it ended badly."""
         await self._feed.wait_for_a_dial()
-        started_at = trio.current_time()
+        started_at, connects = trio.current_time(), self.connects
         error: Exception | None = None
         try:
             await self._connect_and_hold()
@@ -122,6 +123,7 @@ class Connection:
         if not feed.health.connects and is_for_good(error):
             raise FeedError(f"{feed.address.url}: {failure}", for_good=True)
         lived_s = trio.current_time() - started_at
+        opened = self.connects > connects
         if lived_s >= limits.BACKOFF_RESET_S:
             self._backoff.reset()
         pause_s = self._backoff.next_s()
@@ -130,14 +132,20 @@ class Connection:
             feed.not_before = max(feed.not_before, trio.current_time() + pause_s)
         feed.health.losses[failure.split(":")[0]] += 1
         self._line.losses += 1
-        log.warning(
-            "feed lost",
-            reason=failure,
-            line=self._line.number,
-            connection=self.slot,
-            lived_s=round(lived_s, 1),
-            pause_s=round(pause_s, 2),
-        )
+        about = {"line": self._line.number, "connection": self.slot, "pause_s": round(pause_s, 2)}
+        if opened:
+            feed.forget_failure()
+            log.warning("feed lost", reason=failure, lived_s=round(lived_s, 1), **about)
+        elif feed.is_news(failure):
+            log.warning(
+                "the feed cannot be reached",
+                host=feed.address.host,
+                reason=failure,
+                remedy=_REMEDY,
+                **about,
+            )
+        else:
+            log.debug("the feed cannot be reached", reason=failure, **about)
         self.loss = failure
         await feed.tell_state()
         await trio.sleep(pause_s)

@@ -81,9 +81,16 @@ def describe(error: Exception) -> str:
     if isinstance(error, FeedError):
         return str(error) if ": " in str(error) else f"ended: {error}"
     if isinstance(error, OSError):
-        return f"network: {error}"
+        return f"network: {_reasons(error)}"
     detail = str(error) or str(error.__cause__ or "")  # trio keeps TLS's reason in the cause
     return f"broken: {detail}" if detail else "broken"
+
+
+def _reasons(error: OSError) -> str:
+    """Return why a host cannot be reached; trio names each address's reason in the cause."""
+    if not isinstance(error.__cause__, BaseExceptionGroup):
+        return str(error)
+    return f"{error}: " + "; ".join(dict.fromkeys(map(str, error.__cause__.exceptions)))
 
 
 def _refusal_of(error: h11.ProtocolError) -> BaseException:

@@ -613,3 +613,31 @@ async def test_pongs_we_did_not_ask_for_are_harmless(autojump_clock, exchange, s
     await line.stream.send_all(encode_pong(b"?") + encode_text(ticker()))
 
     assert await running.messages() == [ticker()]
+
+
+async def test_a_feed_that_cannot_be_reached_is_one_line_in_the_log(
+    autojump_clock, exchange, serve
+):
+    """The host, the cause and what to do; then silence until something changes."""
+    refused, unknown = OSError(111, "Connection refused"), OSError(-2, "Name not known")
+    exchange.failures = [refused] * 5 + [unknown] * 3
+    with structlog.testing.capture_logs() as logs:
+        running = await serve()
+        await exchange.lines_with("ticker")
+        assert running.health.losses == {"network": 8}
+        exchange.failures = [unknown] * 40
+        await exchange.served[-1].stream.send_eof()
+        await trio.sleep(limits.DIAL_LOGGED_S * 1.5)
+    lines = [each for each in logs if each["log_level"] != "debug"]
+    told = [(each["event"], each.get("reason", "")) for each in lines]
+
+    assert told == [
+        ("the feed cannot be reached", f"network: {refused}"),
+        ("the feed cannot be reached", f"network: {unknown}"),
+        ("feed connected", ""),
+        ("feed lost", "closed: 1006"),
+        ("the feed cannot be reached", f"network: {unknown}"),
+        ("the feed cannot be reached", f"network: {unknown}"),
+    ]
+    assert lines[0]["host"] == "exchange.test"
+    assert "--feed demo" in lines[0]["remedy"]

@@ -27,9 +27,19 @@ def handshake_failure():
     return error
 
 
+def unreachable():
+    error = OSError("all attempts to connect to a.test:443 failed")
+    error.__cause__ = ExceptionGroup("", [OSError(111, "refused"), OSError(111, "refused")])
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (
+            unreachable(),
+            "network: all attempts to connect to a.test:443 failed: [Errno 111] refused",
+        ),
         (ConnectionClosed(CloseReason(4001, "slow")), "closed: 4001 slow"),
         (ConnectionClosed(CloseReason(1006, None)), "closed: 1006"),
         (ConnectionClosed(None), "closed"),

@@ -11,6 +11,7 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, LEVEL2, Topic
+from hedgehogd.domain.errors import CLOSE_EXPIRED
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.orders import FetchedOrders
 from hedgehogd.engine.pipe import Pipe
@@ -164,6 +165,9 @@ class Broker:
                 tell = [session.notify for session in self._sessions]
             elif isinstance(audience, Topic):
                 tell = [member.tell for member in self._pipe.hub.listeners(audience)]
+                if notice.kind is NoticeKind.GAP:
+                    for member in self._pipe.hub.ended_by_gaps(audience):
+                        member.end(CLOSE_EXPIRED, "gap", "messages are missing")
             else:
                 topics = frozenset(Topic(c, p) for c in BY_TOPIC_CHANNEL for p in audience)
                 tell = [each.notify for each in self._sessions if each.has_any(topics)]

@@ -167,6 +167,15 @@ class Hub:
             for member in cohort.members
         ]
 
+    def ended_by_gaps(self, topic: Topic) -> list[Member]:
+        """Return the members that have ``topic`` and whose streams a gap of it ends."""
+        return [
+            member
+            for cohort in self._by_topic.get(topic, ())
+            if cohort.form.ends_at_gaps
+            for member in cohort.members
+        ]
+
     def wants(self, topic: Topic) -> bool:
         """Say whether some member has ``topic``."""
         return topic in self._by_topic

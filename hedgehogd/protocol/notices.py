@@ -1,7 +1,7 @@
-"""hedgehogd's own messages: what ``/ws`` and SSE subscribers are told beside the data.
+"""hedgehogd's own messages: what ``/ws``, SSE and NDJSON subscribers receive beside the data.
 
-Strict endpoints and NDJSON never see them. Every notice is a JSON object with a ``type``
-that Coinbase does not use; docs/PROTOCOL.md is their reference.
+Strict endpoints never see them, nor does NDJSON with ``notices=none``. Every notice is a JSON
+object with a ``type`` that Coinbase does not use; docs/PROTOCOL.md is their reference.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -14,7 +14,17 @@ from hedgehogd.domain.nearest import nearest
 LISTS = frozenset({"pairs", "channels"})
 """Parameters whose values are lists separated by commas; repeated ones are joined."""
 STREAM_PARAMETERS = frozenset(
-    {"channels", "policy", "format", "since", "last_event_id", "speed", "until", "strict"}
+    {
+        "channels",
+        "policy",
+        "format",
+        "notices",
+        "since",
+        "last_event_id",
+        "speed",
+        "until",
+        "strict",
+    }
 )
 """What a URL of a stream may have, beside ``pairs`` where its path names none."""
 PEER_PARAMETERS = frozenset({"alone"})

@@ -29,6 +29,7 @@ class WireForm(Protocol):
         states_position: True when events carry a resume position.
         can_tell: True when something that is not data can be said at all.
         has_notices: True when hedgehogd's own messages may be sent.
+        ends_at_gaps: True when a gap ends the stream, because it cannot be reported on it.
         deflates: True when a message's compressed frame, if it has one, is sent instead.
     """
 
@@ -36,6 +37,7 @@ class WireForm(Protocol):
     states_position: bool
     can_tell: bool
     has_notices: bool
+    ends_at_gaps: bool
     deflates: bool
 
     def data(self, message: Message, position: str) -> bytes:
@@ -60,6 +62,7 @@ class WebSocketForm:
     kind = "websocket"
     states_position = False
     can_tell = True
+    ends_at_gaps = False
 
     def __init__(self, *, has_notices: bool, deflates: bool = False) -> None:
         self.has_notices = has_notices
@@ -85,16 +88,19 @@ class WebSocketForm:
 
 
 class NdjsonForm:
-    """One message a line; a blank line keeps the stream alive."""
+    """One message or notice a line; a blank line keeps the stream alive.
+
+    Without notices every line is the exchange's, and a gap ends the stream.
+    """
 
     kind = "ndjson"
     states_position = False
-    can_tell = False
-    has_notices = False
     deflates = False
 
-    def __init__(self, *, chunked: bool) -> None:
+    def __init__(self, *, chunked: bool, has_notices: bool = True) -> None:
         self._chunked = chunked
+        self.can_tell = self.has_notices = has_notices
+        self.ends_at_gaps = not has_notices
 
     def data(self, message: Message, position: str) -> bytes:  # noqa: ARG002
         """Return the payload and a line feed."""
@@ -103,9 +109,12 @@ class NdjsonForm:
             line = message.line = one_line(message.payload) + b"\n"
         return chunk(line) if self._chunked else line
 
-    def tell(self, payload: bytes) -> bytes:  # noqa: ARG002
-        """Return nothing: every line of this form is the exchange's."""
-        return b""
+    def tell(self, payload: bytes) -> bytes:
+        """Return ``payload`` as a line; nothing when the subscriber wants no notices."""
+        if not self.has_notices:
+            return b""
+        line = one_line(payload) + b"\n"
+        return chunk(line) if self._chunked else line
 
     def keep_alive(self) -> bytes:
         """Return a blank line."""
@@ -123,6 +132,7 @@ class SseForm:
     states_position = True
     can_tell = True
     has_notices = True
+    ends_at_gaps = False
     deflates = False
 
     def __init__(self, *, chunked: bool) -> None:
@@ -190,5 +200,6 @@ WEBSOCKET_STRICT = WebSocketForm(has_notices=False)
 WEBSOCKET = WebSocketForm(has_notices=True)
 WEBSOCKET_STRICT_DEFLATE = WebSocketForm(has_notices=False, deflates=True)
 WEBSOCKET_DEFLATE = WebSocketForm(has_notices=True, deflates=True)
-NDJSON = {True: NdjsonForm(chunked=True), False: NdjsonForm(chunked=False)}
+NDJSON = {chunked: NdjsonForm(chunked=chunked) for chunked in (True, False)}
+NDJSON_BARE = {chunked: NdjsonForm(chunked=chunked, has_notices=False) for chunked in NDJSON}
 SSE = {True: SseForm(chunked=True), False: SseForm(chunked=False)}

@@ -88,7 +88,9 @@ async def serve_stream(
     plane.enter(outlet, session)
     try:
         if request.form.has_notices:
-            _introduce(plane, outlet, session.id)
+            if request.form.kind != "ndjson":  # its head says so; lines are for what happens
+                outlet.tell(notices.session(session.id, plane.instance.number))
+            _introduce(plane, outlet)
         if request.command is not None:
             session.apply(request.command)
         with outlet.reading:
@@ -102,9 +104,8 @@ async def serve_stream(
         plane.leave(outlet)
 
 
-def _introduce(plane: StreamingPlane, outlet: Outlet, session_id: str) -> None:
-    """Tell a new subscriber who it is, and how the feed is if it is not well."""
-    outlet.tell(notices.session(session_id, plane.instance.number))
+def _introduce(plane: StreamingPlane, outlet: Outlet) -> None:
+    """Send a new subscriber a notice when the feed is stale."""
     health = plane.instance.health
     if health.state is FeedState.STALE:
         outlet.tell(notices.stale(is_stale=True, reason=health.reason))

@@ -35,6 +35,7 @@ from hedgehogd.protocol.query import (
 )
 from hedgehogd.protocol.wire import (
     NDJSON,
+    NDJSON_BARE,
     SSE,
     WEBSOCKET,
     WEBSOCKET_DEFLATE,
@@ -53,6 +54,8 @@ FORMS = {"ndjson": "application/x-ndjson", "sse": "text/event-stream"}
 """What ``format`` may be, and what ``Accept`` may name."""
 _FLAGS = {"true": True, "1": True, "": False, "false": False, "0": False}
 _PARAMETERS = STREAM_PARAMETERS | PEER_PARAMETERS
+
+_BARE = "notices may be none, on NDJSON streams alone; without it they are sent"
 
 
 class Plane(Enum):
@@ -148,17 +151,32 @@ def read_stream_request(request: h11.Request, now_us: int = 0) -> StreamRequest:
         extensions = answer_offers(headers.get(b"sec-websocket-extensions", b""))
         is_strict = path in STRICT_PATHS
         form = _websocket_form(is_strict=is_strict, deflates=bool(extensions))
-        values = read_query(query, parameters_of(path) - {"format"})
+        values = read_query(query, parameters_of(path) - {"format", "notices"})
         waits = is_strict or path == EXTENDED_PATH
         command = None if waits else _command(path, values, b"", now_us)
         return StreamRequest(form, command, key, is_strict, origin, extensions)
     values = read_query(query, parameters_of(path))
     accept = headers.get(b"accept", b"").decode("latin-1")
     is_sse = choose_form(accept, values.get("format"), FORMS) == FORMS["sse"]
-    form = (SSE if is_sse else NDJSON)[request.http_version == b"1.1"]
+    is_bare = _wants_no_notices(values)
+    if is_bare and is_sse:
+        raise SubscriberError("bad_request", _BARE)
+    form = (SSE if is_sse else NDJSON_BARE if is_bare else NDJSON)[request.http_version == b"1.1"]
     event_id = headers.get(b"last-event-id", b"") if form.states_position else b""
     command = _command(path, values, event_id, now_us)
     return StreamRequest(form, command, b"", is_strict=False, origin=origin)
+
+
+def _wants_no_notices(values: dict[str, str]) -> bool:
+    """Say whether a stream shall carry the exchange's messages alone.
+
+    Raises:
+        SubscriberError: ``notices`` has another value than ``none``.
+    """
+    value = values.get("notices")
+    if value not in {None, "none"}:
+        raise SubscriberError("bad_request", _BARE)
+    return value is not None
 
 
 def _check_handshake(request: h11.Request, headers: dict[bytes, bytes]) -> bytes:

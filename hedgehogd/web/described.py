@@ -61,7 +61,7 @@ def _errors(**texts: str) -> Described:
 
 def _stream(summary: str, *parameters: Described) -> Described:
     data = {
-        "application/x-ndjson": {"schema": TEXT | {"description": "one message a line"}},
+        "application/x-ndjson": {"schema": TEXT | {"description": "one message or notice a line"}},
         "text/event-stream": {"schema": TEXT | {"description": "one message an event"}},
     }
     return operation(
@@ -93,6 +93,11 @@ def _stream(summary: str, *parameters: Described) -> Described:
         in_query("until", "end the replay before a time or an age; without it, be live then", TEXT),
         in_query("strict", "all that follows, or the stream ends", BOOLEAN),
         in_query("format", "instead of `Accept`", {"type": "string", "enum": ["ndjson", "sse"]}),
+        in_query(
+            "notices",
+            "NDJSON: the exchange's messages alone; a gap ends the stream",
+            {"type": "string", "enum": ["none"]},
+        ),
     )
 
 

@@ -341,14 +341,14 @@ class SseSubscriber(_HttpSubscriber):
 
 
 class NdjsonSubscriber(_HttpSubscriber):
-    """Lines; it may have one topic only, since a number is of one."""
+    """Lines without notices; it may have one topic only, since a number is of one."""
 
     form = "ndjson"
     separator = b"\n"
 
     def _request(self, position: dict[Topic, int]) -> Iterator[str]:
         since = "".join(f"&since={number}" for number in position.values())
-        yield self._target() + since
+        yield self._target() + since + "&notices=none"
         yield "Accept: application/x-ndjson"
 
     def _payload_of(self, part: bytes) -> Iterator[bytes]:

@@ -137,7 +137,7 @@ class HttpStream:
 
 
 async def next_line(stream: HttpStream) -> bytes:
-    """Return the next NDJSON message, past blank lines."""
+    """Return the next NDJSON line, past blank lines."""
     while not (line := await stream.read_until(b"\n")):
         assert line is not None, "the stream has ended"
     return line

@@ -51,6 +51,7 @@ async def _by_http(
     port: int, products: list[str], expected: list[bytes], ready: trio.Event, accept: str
 ) -> list[bytes]:
     path = f"/api/v1/stream?pairs={','.join(products)}&channels={','.join(CHANNELS)}"
+    path += "&notices=none" * (accept != "text/event-stream")
     stream = await RawStream.open(port, path, f"Accept: {accept}")
     ready.set()
     await stream.read_to(expected[-1])

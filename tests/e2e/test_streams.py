@@ -11,6 +11,7 @@ from hedgehogd import intake as intake_module
 from tests.e2e.harness import (
     PATIENCE_S,
     HttpStream,
+    free_port,
     next_event,
     next_line,
     next_of,
@@ -193,3 +194,24 @@ async def test_level2_begins_with_a_snapshot_also_for_late_joiners() -> None:
                 second = await next_of(client, "snapshot", "l2update")
 
                 assert [first["type"], second["type"]] == ["snapshot", "l2update"]
+
+
+@pytest.mark.parametrize("form", ["websocket", SSE, NDJSON])
+async def test_every_form_receives_that_the_feed_is_stale(form: str) -> None:
+    """Without a network at start, silence would look like a quiet market."""
+    async with running(quick(feed_where=f"ws://127.0.0.1:{free_port()}")) as daemon:
+        with trio.fail_after(PATIENCE_S):
+            if form == "websocket":
+                async with websocket(daemon.port, "/api/v1/subscribe/BTC-USD") as connection:
+                    notice = await next_of(connection, "stale")
+            else:
+                path = "/api/v1/subscribe/BTC-USD"
+                stream = await HttpStream.open(daemon.port, path, Accept=form)
+                line = await next_line(stream) if form == NDJSON else b""
+                while form == SSE and b"stale" not in line:
+                    line = (await next_event(stream))["data"].encode()
+                notice = msgspec.json.decode(line)
+                await stream.aclose()
+
+    assert (notice["type"], notice["stale"]) == ("stale", True)  # the session is in the head
+    assert "Connection refused" in notice["reason"]

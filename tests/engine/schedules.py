@@ -23,13 +23,13 @@ from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
+from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
 from hedgehogd.streaming.backlog import Backlog
 from tests.engine.returning import BTC, Memory, wall_us
 from tests.fakes import make_message
 
 ETH = "ETH-USD"
-FORMS = (WEBSOCKET, SSE[True], NDJSON[True])
+FORMS = (WEBSOCKET, SSE[True], NDJSON_BARE[True])
 
 
 class Laggard(Member):

@@ -10,10 +10,18 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.broker import Broker, Delivery
 from hedgehogd.protocol.commands import drop_pair
 from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice
-from hedgehogd.protocol.wire import SSE, WEBSOCKET, WEBSOCKET_DEFLATE, WEBSOCKET_STRICT
+from hedgehogd.protocol.wire import (
+    NDJSON,
+    NDJSON_BARE,
+    SSE,
+    WEBSOCKET,
+    WEBSOCKET_DEFLATE,
+    WEBSOCKET_STRICT,
+)
 from tests.fakes import FakeMember, make_message
 
 TICKER = Topic("ticker", "BTC-USD")
+MATCHES = Topic("matches", "BTC-USD")
 NOTHING = frozenset()
 
 
@@ -359,3 +367,20 @@ async def test_a_window_ends_in_its_turn(plumbing):
     )
 
     assert [json.loads(m.payload)["changes"] for m in member.messages[1:]] == [[["buy", "1", "1"]]]
+
+
+@pytest.mark.parametrize("kind", list(NoticeKind))
+async def test_a_gap_ends_a_stream_of_bare_lines_and_no_other(plumbing, kind):
+    """It has no notices, and a missing message may not go unnoticed."""
+    _, bare = plumbing.join("matches", form=NDJSON_BARE[True])
+    _, other_topic = plumbing.join("ticker", form=NDJSON_BARE[True])
+    _, lines = plumbing.join("matches", form=NDJSON[True])
+    _, strict = plumbing.join("matches", form=WEBSOCKET_STRICT)
+    await plumbing.publish(
+        make_message("matches", sequence=1), notices=[TopicNotice(MATCHES, b"{}", kind)]
+    )
+
+    assert bare.ends == ([(4002, "gap")] if kind is NoticeKind.GAP else [])
+    assert [each.ends for each in (other_topic, lines, strict)] == [[], [], []]
+    assert lines.told == ([] if kind is NoticeKind.WHOLE else [b"{}"])
+    assert bare.told == strict.told == []

@@ -20,7 +20,7 @@ from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.past import PastGap
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.commands import ChannelRequest, Command
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
+from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
 from tests.engine.returning import (
     ALL,
     BTC,
@@ -107,7 +107,7 @@ async def test_a_position_that_stays_ahead_is_answered_as_expired(back, autojump
 async def test_who_comes_back_on_lines_gets_what_it_missed_and_no_word_of_it(back, autojump_clock):
     """NDJSON is the exchange's messages and nothing else."""
     await back.publish("matches", 1, 2)
-    member, _ = back.come({MATCH: Start(1)}, NDJSON[True])
+    member, _ = back.come({MATCH: Start(1)}, NDJSON_BARE[True])
     await trio.sleep(1)
     await back.publish("matches", 3)
 
@@ -147,7 +147,7 @@ async def test_a_position_right_before_the_first_message_misses_nothing(back, au
     assert (data(member), told(member)) == ([5, 6], [resumed(2)])
 
 
-@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
+@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON_BARE[True], False)])
 async def test_who_wants_all_or_cannot_be_told_is_ended(back, form, is_strict, autojump_clock):
     """NDJSON has no notices; the end is the only word it knows."""
     await back.publish("matches", 5, 6)
@@ -500,7 +500,7 @@ async def test_an_event_stream_waits_for_all_it_asks_for_at_once(stored, autojum
     assert (data(member), told(member)) == ([3, 4, 5], [resumed(2)])
 
 
-@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
+@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON_BARE[True], False)])
 async def test_who_wants_all_or_cannot_be_told_is_ended_at_a_recorded_gap(
     stored, form, is_strict, autojump_clock
 ):

@@ -11,7 +11,7 @@ from hedgehogd.domain.position import Start
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.protocol.commands import Pace
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
-from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
+from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET
 from tests.engine.returning import (
     ALL,
     BTC,
@@ -67,7 +67,7 @@ async def test_by_time_it_is_told_to_who_was_not_there(back, autojump_clock):
 
 
 @pytest.mark.parametrize("width", [2, 64])
-@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
+@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON_BARE[True], False)])
 async def test_who_wants_all_or_cannot_be_told_is_ended_there(
     back, form, is_strict, width, monkeypatch, autojump_clock
 ):

@@ -17,7 +17,14 @@ from hedgehogd.engine import hub as hub_module
 from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.tape import Tape, positions
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_DEFLATE, WEBSOCKET_STRICT
+from hedgehogd.protocol.wire import (
+    NDJSON,
+    NDJSON_BARE,
+    SSE,
+    WEBSOCKET,
+    WEBSOCKET_DEFLATE,
+    WEBSOCKET_STRICT,
+)
 from tests.fakes import FakeMember, make_message
 
 PRODUCTS = ["ADA-USD", "BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD"]
@@ -134,14 +141,17 @@ async def test_what_is_handed_out_is_counted(market):
 
 
 async def test_notices_are_for_those_who_have_the_topic_and_can_read_them(market):
-    """Coinbase's own clients and NDJSON readers would choke on one."""
+    """Coinbase's own clients would choke on one; a reader of bare lines is ended instead."""
     both, sse = market.place(TICKER, MATCHES), market.place(MATCHES, form=SSE[True])
+    lines = market.place(MATCHES, form=NDJSON[True])
     market.place(TICKER)
-    for form in (WEBSOCKET_STRICT, NDJSON[True]):
-        market.place(MATCHES, form=form)
+    market.place(MATCHES, form=WEBSOCKET_STRICT)
+    bare = market.place(MATCHES, form=NDJSON_BARE[True])
+    market.place(TICKER, form=NDJSON_BARE[True])
 
-    assert market.hub.listeners(MATCHES) == [both, sse]
-    assert market.hub.listeners(HEARTBEAT) == []
+    assert market.hub.listeners(MATCHES) == [both, sse, lines]
+    assert market.hub.ended_by_gaps(MATCHES) == [bare]
+    assert market.hub.listeners(HEARTBEAT) == market.hub.ended_by_gaps(HEARTBEAT) == []
 
 
 async def test_a_trade_of_full_reaches_members_of_either_topic_once(market):

@@ -13,7 +13,7 @@ from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.past import PastGap
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.commands import ChannelRequest, Command
-from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
+from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET
 from tests.engine.returning import (
     ALL,
     BACK,
@@ -348,7 +348,7 @@ async def test_of_who_has_full_no_trade_is_waited_for(stored, autojump_clock):
 
 
 @pytest.mark.parametrize(
-    ("is_strict", "form"), [(False, WEBSOCKET), (True, WEBSOCKET), (False, NDJSON[True])]
+    ("is_strict", "form"), [(False, WEBSOCKET), (True, WEBSOCKET), (False, NDJSON_BARE[True])]
 )
 async def test_what_the_writer_did_not_hear_either_is_not_taken_for_whole(
     stored, is_strict, form, autojump_clock
@@ -457,7 +457,7 @@ async def test_what_others_lack_of_one_product_takes_no_other_with_it(stored, au
     assert texts(member) == [3, 4, 5, 6, 7, "resumed"]
 
 
-@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON[True], False)])
+@pytest.mark.parametrize(("form", "is_strict"), [(WEBSOCKET, True), (NDJSON_BARE[True], False)])
 async def test_who_wants_all_or_cannot_be_told_is_ended_while_it_is_not_known(
     back, form, is_strict, autojump_clock
 ):

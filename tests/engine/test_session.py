@@ -14,7 +14,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import hub as hub_module
 from hedgehogd.engine.member import Chunk
 from hedgehogd.protocol.received import Refusal
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT
+from hedgehogd.protocol.wire import NDJSON, NDJSON_BARE, SSE, WEBSOCKET, WEBSOCKET_STRICT
 from tests.engine.conftest import Plumbing, command
 from tests.fakes import make_message, make_row
 
@@ -95,7 +95,7 @@ async def test_the_answer_is_errors_and_then_the_whole_state(plumbing):
 
 
 @pytest.mark.parametrize(
-    ("form", "expected"), [(WEBSOCKET, {TICKER}), (SSE[True], {TICKER}), (NDJSON[True], set())]
+    ("form", "expected"), [(WEBSOCKET, {TICKER}), (SSE[True], {TICKER}), (NDJSON_BARE[True], set())]
 )
 async def test_conflation_needs_a_form_that_can_tell_of_it(plumbing, form, expected):
     """Messages that vanish without a word are loss."""
@@ -187,7 +187,7 @@ async def test_a_refusal_without_words_gets_ours(plumbing):
 
 async def test_a_stream_that_can_be_told_nothing_ends_with_the_refusal(plumbing):
     """An NDJSON reader would wait for a product that will never come."""
-    session, member = plumbing.join("ticker", form=NDJSON[True])
+    session, member = plumbing.join("ticker", form=NDJSON_BARE[True])
     session.refuse(Refusal("BTC-USD", "", "BTC-USD is delisted"))
 
     assert member.ends == [(1008, "refused_product")]

@@ -8,7 +8,7 @@ from hedgehogd.engine import standing as module
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.standing import Standing
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
-from hedgehogd.protocol.wire import NDJSON, WEBSOCKET_STRICT
+from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET_STRICT
 from tests.engine.conftest import command
 from tests.fakes import make_message
 
@@ -137,7 +137,7 @@ async def test_who_subscribes_is_told_behind_the_greeting_what_still_holds(plumb
     await plumbing.publish(notices=[a_gap(b"{}"), stale(b"[]", "ETH-USD")])
     session, member = plumbing.join("matches")
     strict, lines = (
-        plumbing.join("matches", form=form)[1] for form in (WEBSOCKET_STRICT, NDJSON[True])
+        plumbing.join("matches", form=form)[1] for form in (WEBSOCKET_STRICT, NDJSON_BARE[True])
     )
 
     assert member.told == [b"{}"]

@@ -55,7 +55,7 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name(name, hint):
     assert (caught.value.code, caught.value.status) == ("unknown_parameter", 400)
     assert str(caught.value) == (
         f"{name[:40]!r} is not a parameter of this path, there are channels, format,"
-        f" last_event_id, pairs, policy, since, speed, strict, until{hint}"
+        f" last_event_id, notices, pairs, policy, since, speed, strict, until{hint}"
     )
 
 

@@ -13,6 +13,7 @@ from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.wire import (
     LAST_CHUNK,
     NDJSON,
+    NDJSON_BARE,
     SSE,
     WEBSOCKET,
     WEBSOCKET_DEFLATE,
@@ -174,8 +175,10 @@ def test_a_deflated_frame_is_for_those_who_asked():
         (WEBSOCKET, "websocket", False, True, True, False),
         (WEBSOCKET_STRICT_DEFLATE, "websocket", False, True, False, True),
         (WEBSOCKET_DEFLATE, "websocket", False, True, True, True),
-        (NDJSON[True], "ndjson", False, False, False, False),
-        (NDJSON[False], "ndjson", False, False, False, False),
+        (NDJSON[True], "ndjson", False, True, True, False),
+        (NDJSON[False], "ndjson", False, True, True, False),
+        (NDJSON_BARE[True], "ndjson", False, False, False, False),
+        (NDJSON_BARE[False], "ndjson", False, False, False, False),
         (SSE[True], "sse", True, True, True, False),
         (SSE[False], "sse", True, True, True, False),
     ],
@@ -183,7 +186,7 @@ def test_a_deflated_frame_is_for_those_who_asked():
 def test_each_form_says_what_it_can_carry(
     form, kind, states_position, can_tell, has_notices, deflates
 ):
-    """Strict endpoints and NDJSON never see a message of ours (DESIGN §3)."""
+    """Strict endpoints and bare lines never see a message of ours (DESIGN §4)."""
     expected = (kind, states_position, can_tell, has_notices, deflates)
 
     assert expected == (
@@ -193,6 +196,7 @@ def test_each_form_says_what_it_can_carry(
         form.has_notices,
         form.deflates,
     )
+    assert form.ends_at_gaps == (not can_tell)
 
 
 NOTICE = b'{"type":"stale"}'
@@ -208,7 +212,9 @@ NOTICE = b'{"type":"stale"}'
         (WEBSOCKET.end(), b""),
         (NDJSON[False].data(message_of(b"{}"), POSITION), b"{}\n"),
         (NDJSON[True].data(message_of(b"{}"), POSITION), b"3\r\n{}\n\r\n"),
-        (NDJSON[True].tell(NOTICE), b""),
+        (NDJSON[True].tell(NOTICE), b"11\r\n" + NOTICE + b"\n\r\n"),
+        (NDJSON[False].tell(b"{\n}"), b"{ }\n"),
+        (NDJSON_BARE[True].tell(NOTICE), b""),
         (NDJSON[False].keep_alive(), b"\n"),
         (NDJSON[True].keep_alive(), b"1\r\n\n\r\n"),
         (NDJSON[False].end(), b""),

@@ -382,7 +382,7 @@ async def test_words_behind_the_handshake_in_one_segment_are_heard(served: Serve
 
 async def test_an_http_1_0_stream_ends_with_its_connection(served: Served) -> None:
     """There are no chunks on 1.0."""
-    stream = await served.ask("GET /api/v1/subscribe/BTC-USD HTTP/1.0")
+    stream = await served.ask("GET /api/v1/subscribe/BTC-USD?notices=none HTTP/1.0")
     head = await read_to(stream, b"\r\n\r\n")
     await trio.testing.wait_all_tasks_blocked()
     await served.publish(ticker(1))
@@ -420,7 +420,7 @@ async def test_a_stream_may_begin_without_pairs(served: Served) -> None:
 
 async def test_a_stream_of_status_needs_no_pair(served: Served) -> None:
     """The one channel that is about no product."""
-    stream = await served.ask("GET /api/v1/stream?channels=status HTTP/1.1\nHost: x")
+    stream = await served.ask("GET /api/v1/stream?channels=status&notices=none HTTP/1.1\nHost: x")
     await read_to(stream, b"\r\n\r\n")
     await trio.testing.wait_all_tasks_blocked()
     await served.publish(b'{"type":"status","products":[]}')

@@ -5,7 +5,7 @@ import pytest
 from hedgehogd.domain.channel import Topic
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.frames import encode_close, encode_text
-from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
+from hedgehogd.protocol.wire import NDJSON, NDJSON_BARE, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
 from hedgehogd.streaming.farewell import excess, excess_of_all, goodbye
 
 POSITION = {Topic("matches", "BTC-USD"): 7}
@@ -24,9 +24,12 @@ RETRY = b"retry: 1000\n\n"
         (WEBSOCKET_STRICT, 4001, encode_close(4001, "why")),
         (SSE[False], 1012, SSE[False].tell(CLOSING) + RETRY),
         (SSE[False], 4001, SSE[False].tell(SLOW) + RETRY),
-        (NDJSON[True], 1012, b"0\r\n\r\n"),
-        (NDJSON[True], 4001, b""),  # a cut must look like one
-        (NDJSON[False], 1012, b""),
+        (NDJSON[True], 1012, NDJSON[True].tell(CLOSING) + b"0\r\n\r\n"),
+        (NDJSON[True], 4001, NDJSON[True].tell(SLOW)),  # no last chunk: it was not planned
+        (NDJSON[False], 1012, CLOSING + b"\n"),
+        (NDJSON_BARE[True], 1012, b"0\r\n\r\n"),
+        (NDJSON_BARE[True], 4001, b""),  # a cut must look like one
+        (NDJSON_BARE[False], 1012, b""),
     ],
 )
 def test_each_form_says_what_it_can(form: WireForm, code: int, last: bytes) -> None:

@@ -19,7 +19,9 @@ async def test_quiet_streams_are_kept_alive(
     forms = {"text/event-stream": b":\n\n", "application/x-ndjson": b"\n"}
     streams = []
     for accept in forms:
-        stream = await served.ask(f"GET /api/v1/stream HTTP/1.1\nHost: x\nAccept: {accept}")
+        query = "" if "event" in accept else "?notices=none"
+        head = f"GET /api/v1/stream{query} HTTP/1.1\nHost: x\nAccept: {accept}"
+        stream = await served.ask(head)
         await read_to(stream, b"\r\n\r\n")
         streams.append(stream)
     await read_to(streams[0], b"\n\n\r\n")  # the session event
@@ -60,7 +62,7 @@ async def test_farewells_are_spread_over_time(
     """Ten thousand clients that reconnect in one instant are a storm."""
     streams = []
     for _ in range(10):
-        stream = await served.ask("GET /api/v1/stream HTTP/1.1\nHost: x")
+        stream = await served.ask("GET /api/v1/stream?notices=none HTTP/1.1\nHost: x")
         await read_to(stream, b"\r\n\r\n")
         streams.append(stream)
     ended_at: list[float] = []
@@ -81,7 +83,7 @@ async def test_farewells_are_spread_over_time(
 
 async def test_a_slow_stream_gets_no_keep_alive_on_top(served: Served) -> None:
     """Whoever has data waiting is not quiet."""
-    stream = await served.ask("GET /api/v1/stream HTTP/1.1\nHost: x")
+    stream = await served.ask("GET /api/v1/stream?notices=none HTTP/1.1\nHost: x")
     await read_to(stream, b"\r\n\r\n")
     outlet = next(iter(served.plane.outlets))
     outlet._flushing = True

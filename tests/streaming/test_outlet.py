@@ -14,7 +14,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.engine.instance import StreamCounts
 from hedgehogd.engine.member import Chunk
 from hedgehogd.protocol.frames import encode_text
-from hedgehogd.protocol.wire import WEBSOCKET
+from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
 from hedgehogd.streaming.outlet import Outlet, OutletSettings
 from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
 from tests.streaming.test_connection import SUBSCRIBE, Client
@@ -363,7 +363,7 @@ async def test_sse_is_told_of_its_slowness_and_ndjson_is_cut(nursery: trio.Nurse
 
 
 async def test_a_stream_that_ends_in_a_drain_says_where_to_resume(served: Served) -> None:
-    """/ws gets a notice and 1012, SSE an event and its last chunk, NDJSON its last chunk."""
+    """/ws gets a notice and 1012, SSE an event, NDJSON a line, both with their last chunk."""
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
     await client.say(SUBSCRIBE)
@@ -391,7 +391,8 @@ async def test_a_stream_that_ends_in_a_drain_says_where_to_resume(served: Served
     assert b"event: hedgehogd\ndata: " + msgspec.json.encode(closing) in sse
     assert b"retry: 1000\n\n" in sse
     assert sse.endswith(b"0\r\n\r\n")
-    assert ndjson.endswith(match(8, 1) + b"\n\r\n0\r\n\r\n")
+    last = NDJSON[True].tell(msgspec.json.encode(closing)) + b"0\r\n\r\n"
+    assert ndjson.endswith(match(8, 1) + b"\n\r\n" + last)
     await client.stream.aclose()
 
 

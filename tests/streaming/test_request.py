@@ -9,6 +9,7 @@ from hedgehogd.domain.position import Start
 from hedgehogd.protocol.commands import Pace
 from hedgehogd.protocol.wire import (
     NDJSON,
+    NDJSON_BARE,
     SSE,
     WEBSOCKET,
     WEBSOCKET_DEFLATE,
@@ -289,6 +290,19 @@ def test_a_url_may_want_all_or_nothing(strict: str) -> None:
     assert (asked.is_strict, other.is_strict) == (True, False)
     with pytest.raises(SubscriberError, match="strict is true or false, not 'no'"):
         read_stream_request(request(target + "no"))
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_lines_carry_notices_unless_the_url_opts_out(version: str) -> None:
+    """``notices`` has one value, and one form that it applies to."""
+    target, chunked = "/api/v1/subscribe/BTC-USD?notices=", version == "1.1"
+    bare = read_stream_request(request(target + "none", version=version))
+    assert bare.form is NDJSON_BARE[chunked]
+    for value, headers in (("no", ()), ("", ()), ("none", [("Accept", "text/event-stream")])):
+        with pytest.raises(SubscriberError, match="notices may be none, on NDJSON streams alone"):
+            read_stream_request(request(target + value, *headers))
+    with pytest.raises(SubscriberError, match="'notices' is not a parameter"):
+        read_stream_request(request(target + "none", *UPGRADE))
 
 
 @pytest.mark.parametrize("target", ["/api/v1/subscribe/BTC-USD", "/api/v1/stream?pairs=A-B"])

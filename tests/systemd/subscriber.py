@@ -88,6 +88,7 @@ class Subscriber:
         rows: tuple[str, ...] = _UPGRADE
         if kind in _ACCEPT:
             target = f"/api/v1/stream?pairs={','.join(pairs)}&channels={','.join(channels)}"
+            target += "&notices=none" * (kind == "ndjson")
             rows = (f"Accept: {_ACCEPT[kind]}",)
         stream, status, headers, rest = await _ask(port, "GET", target, rows)
         if status != (200 if kind in _ACCEPT else 101):

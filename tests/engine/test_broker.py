@@ -384,3 +384,28 @@ async def test_a_gap_ends_a_stream_of_bare_lines_and_no_other(plumbing, kind):
     assert [each.ends for each in (other_topic, lines, strict)] == [[], [], []]
     assert lines.told == ([] if kind is NoticeKind.WHOLE else [b"{}"])
     assert bare.told == strict.told == []
+
+
+@pytest.mark.parametrize("step_s", [-86_400, -1, 0, 86_400])
+async def test_a_step_of_the_wall_clock_loses_and_repeats_nothing_live(plumbing, step_s):
+    """Unnumbered messages have no order but that of their arrival."""
+    now_us = 1_700_000_000_000_000
+    plumbing.pipe = plumbing.pipe._replace(wall_us=lambda: now_us)
+    plumbing.broker = Broker(plumbing.pipe, plumbing.sessions)
+    kinds = ("rfq_matches", "auctionfeed", "status", "heartbeat", "ticker", "matches")
+    members = [
+        plumbing.join(kind, form=form)[1] for kind in kinds for form in (WEBSOCKET, SSE[True])
+    ]
+    sent = []
+    for number in range(1, 7):
+        now_us += 1_000_000 + (step_s * 1_000_000 if number == 4 else 0)
+        batch = [
+            make_message(kind, "" if kind == "status" else "BTC-USD", sequence=number)
+            for kind in kinds
+        ]
+        sent.append(batch)
+        await plumbing.publish(*batch)
+
+    for place, member in enumerate(members):
+        assert member.messages == [batch[place // 2] for batch in sent]
+    assert plumbing.pipe.tape.end == 6 * len(kinds)

@@ -48,6 +48,19 @@ CLIENT_COMMANDS_PER_S = 10.0
 FIRST_SUBSCRIBE_S = 5.0
 # Subscribers whose commands are carried out in one turn of the loop: 50 µs each.
 COMMANDS_PER_TURN_MAX = 32
+# Topics that an address may change at once, by one command or several: more than every public
+# channel of 838 products (TOPICS_PER_SUBSCRIBER_MAX); then a rate. Forty addresses at this rate
+# are as much as all large commands together get.
+COMMAND_TOPICS_BURST = 10_000
+ADDRESS_TOPICS_PER_S = 250.0
+# Topics a second that all large commands together change: a tenth of the loop's time.
+COMMAND_TOPICS_PER_S = 10_000.0
+# A command of so few topics is small: it takes half a millisecond at most.
+COMMAND_TOPICS_SMALL_MAX = 100
+# Addresses whose allowance is remembered; one that is forgotten has all of it again.
+ALLOWANCES_MAX = 10_000
+# Queries of history of one address that wait for their turn, each with a page in memory.
+HISTORY_WAITING_MAX = 16
 # Topics one subscriber may hold: every public channel of 838 products, with room.
 TOPICS_PER_SUBSCRIBER_MAX = 10_000
 # Subscribers of one instance. 10,000 use half of the usual limit of open files.

@@ -9,6 +9,7 @@ from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.health import FeedHealth, HistoryHealth
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.engine.sessions import Sessions
+from hedgehogd.engine.turns import Readings, Turns
 from hedgehogd.protocol.commands import ChannelRequest, Command
 
 
@@ -45,6 +46,8 @@ class Instance:
         health: how the feed is.
         counts: what happened to streams.
         history: how the keeping of history is.
+        turns: whose command is carried out next.
+        readings: whose page of history is read next.
         is_draining: going down: not ready, takes no new streams.
         loop_lag_s: how late the event loop woke a sleeping task when it was last measured.
     """
@@ -56,6 +59,8 @@ class Instance:
     health: FeedHealth
     counts: StreamCounts = field(default_factory=StreamCounts)
     history: HistoryHealth = field(default_factory=HistoryHealth)
+    turns: Turns = field(default_factory=Turns)
+    readings: Readings = field(default_factory=Readings)
     is_draining: bool = False
     loop_lag_s: float = 0.0
 

@@ -39,6 +39,7 @@ class Session:
         id: ``instance.random``; whoever knows it may control the stream.
         form: how messages look on it.
         address: where the subscriber is, for people; empty when that is not known.
+        share: what its work is counted by: its address or network, else its own id.
         subscription: what it subscribes to.
         has_subscribed: it has subscribed to something at some time.
         is_closed: it takes no more commands and gets no more data.
@@ -56,6 +57,7 @@ class Session:
         "has_subscribed",
         "id",
         "is_closed",
+        "share",
         "subscription",
     )
 
@@ -67,10 +69,12 @@ class Session:
         pipe: Pipe,
         topics_max: int,
         address: str = "",
+        share: str = "",
     ) -> None:
         self.id = session_id
         self.form = form
         self.address = address
+        self.share = share or session_id
         self.subscription = Subscription(topics_max)
         self.has_subscribed = False
         self.is_closed = False
@@ -95,6 +99,10 @@ class Session:
         self._follow(self.subscription.topics(), asked, command)
         self.has_subscribed |= bool(self.subscription.state)
         return errors
+
+    def weight(self, command: Command) -> int:
+        """Return how many topics it takes to carry out ``command``: named or held."""
+        return max(command.weight, self.subscription.count)
 
     def answer(self, command: Command) -> list[bytes]:
         """Carry out ``command``; return Coinbase's answer: errors, then the whole state."""
@@ -298,7 +306,7 @@ class Session:
     def _greet(self, asked: set[tuple[Channel, str]]) -> None:
         """Write the state of what was asked for: last ticker, last match, status, schema."""
         greetings: dict[bytes, Message] = {}
-        for channel, product_id in sorted(asked):
+        for channel, product_id in sorted(asked, key=_name_of):
             greeting = self._pipe.latest.greeting(channel.topic(product_id))
             if greeting is not None:
                 greetings[greeting.payload] = greeting
@@ -313,7 +321,7 @@ class Session:
 
     def _tell_backfilled(self, product_ids: Iterable[str]) -> None:
         """Who comes back to ``matches`` may have missed trades that were fetched meanwhile."""
-        for product_id in sorted(product_ids):
+        for product_id in sorted(product_ids) if len(self._pipe.backfilled) else ():
             trades = self._pipe.backfilled.since(product_id, self._pipe.now())
             trades = trades[-BACKFILL_RETOLD_TRADES_MAX:]
             for at in range(0, len(trades), BACKFILL_CHUNK_TRADES_MAX):
@@ -326,6 +334,11 @@ def _twin(topic: Topic) -> Topic | None:
     twins = {MATCHES.topic_channel: FULL, FULL.topic_channel: MATCHES}
     twin = twins.get(topic.channel)
     return None if twin is None else twin.topic(topic.product_id)
+
+
+def _name_of(pair: tuple[Channel, str]) -> tuple[str, str]:
+    """Return what pairs are sorted by; to compare whole channels takes many times as long."""
+    return pair[0].name, pair[1]
 
 
 def _pairs(subscription: Subscription) -> set[tuple[Channel, str]]:

@@ -57,7 +57,7 @@ class Standing:
     def of(self, topics: Iterable[Topic]) -> list[bytes]:
         """Return the notices that a new subscriber of ``topics`` has to be told, each once."""
         told: dict[bytes, None] = {}
-        for topic in sorted(topics):
+        for topic in sorted(topics) if self._stale or self._gaps else ():
             if topic.product_id in self._stale:
                 told[self._stale[topic.product_id]] = None
             told.update(dict.fromkeys(self._gaps.get(topic, ())))

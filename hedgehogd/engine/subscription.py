@@ -33,6 +33,11 @@ class Subscription:
         """The whole state: each channel with its products, in the order they were asked for."""
         return self._channels
 
+    @property
+    def count(self) -> int:
+        """How many topics it has."""
+        return self._count
+
     def topics(self) -> frozenset[Topic]:
         """Return the topics that serve the whole state."""
         return frozenset(
@@ -170,7 +175,8 @@ class Subscription:
             del self._channels[channel]
 
     def _forget_conflation(self, channel: Channel, product_ids: Iterable[str]) -> None:
-        self.conflated.difference_update(map(channel.topic, product_ids))
+        if self.conflated:
+            self.conflated.difference_update(map(channel.topic, product_ids))
 
 
 def _is_about_all(request: ChannelRequest) -> bool:

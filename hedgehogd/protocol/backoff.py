@@ -45,25 +45,26 @@ class TokenBucket:
         self._per_s, self._burst = per_s / among, max(1.0, burst / among)
         self._tokens = min(self._tokens, self._burst)
 
-    def take(self, now: float) -> float:
-        """Take one token, in debt if need be.
+    def take(self, now: float, count: float = 1.0) -> float:
+        """Take ``count`` tokens, in debt if need be.
 
         Args:
             now: any clock that rises steadily, in seconds.
+            count: how many.
 
         Returns:
             How long the caller has to wait before acting, in seconds; 0 for at once.
         """
         self._fill(now)
-        self._tokens -= 1.0
+        self._tokens -= count
         return max(0.0, -self._tokens / self._per_s)
 
-    def try_take(self, now: float) -> bool:
-        """Take one token if there is one; say whether there was."""
+    def try_take(self, now: float, count: float = 1.0) -> bool:
+        """Take ``count`` tokens if there are as many; say whether there were."""
         self._fill(now)
-        if self._tokens < 1.0:
+        if self._tokens < count:
             return False
-        self._tokens -= 1.0
+        self._tokens -= count
         return True
 
     def _fill(self, now: float) -> None:

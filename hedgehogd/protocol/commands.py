@@ -91,6 +91,11 @@ class Command(NamedTuple):
     pace: Pace | None = None
 
     @property
+    def weight(self) -> int:
+        """How many topics it names, existing or not."""
+        return sum(max(1, len(request.product_ids)) for request in self.requests)
+
+    @property
     def failure(self) -> str:
         """The ``message`` of an error that answers this command."""
         return SUBSCRIBE_FAILED if self.subscribes else UNSUBSCRIBE_FAILED

@@ -6,6 +6,7 @@ stream, then read on until the peer has hung up or ``FAREWELL_S`` is over, then 
 """
 
 import socket
+from collections import deque
 
 import trio
 from wsproto.extensions import Extension
@@ -15,9 +16,10 @@ from wsproto.utilities import generate_accept_token
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import CLOSE_POLICY, CLOSE_TOO_BIG, CLOSE_UNSUPPORTED
 from hedgehogd.engine.health import FeedState
+from hedgehogd.engine.session import Session
 from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.backoff import TokenBucket
-from hedgehogd.protocol.commands import CommandError, parse
+from hedgehogd.protocol.commands import Command, CommandError, parse
 from hedgehogd.protocol.deflate import Inflater
 from hedgehogd.protocol.frames import encode_close, encode_pong
 from hedgehogd.protocol.wire import WireForm
@@ -83,6 +85,9 @@ async def serve_stream(
     session = plane.new_session(outlet, request.form, address)
     if request.command is not None:
         plane.check_room_for(session, request.command)
+        async with plane.instance.turns.turn(session.share, session.weight(request.command)):
+            pass  # a URL may name as many topics as a command
+        plane.check_room()
     outlet.control(answer_head(request, session.id, plane.cors_headers(request.origin)))
     reader = Reader(plane, outlet, request) if request.websocket_key else None
     plane.enter(outlet, session)
@@ -172,7 +177,7 @@ class Reader:
             extensions.append(Inflater(limits.CLIENT_MESSAGE_BYTES_MAX))
         self._frames = FrameProtocol(client=False, extensions=extensions)
         self._text: list[str] = []
-        self._commands: list[str] = []
+        self._commands: deque[Command | bytes] = deque()
         self._size = 0
         self._bucket: TokenBucket | None = None
 
@@ -208,15 +213,23 @@ class Reader:
             pass  # hung up, the other way
 
     async def _carry_out(self) -> None:
-        """Carry out what was said, when it is our turn: a thousand at once take several turns."""
-        if not self._commands:
-            return
-        async with self._plane.commands:
-            commands, self._commands = self._commands, []
-            for text in commands:
-                if not self._outlet.is_ending:
-                    self._on_command(text)
-            await trio.lowlevel.checkpoint()  # the next ones come in the next turn
+        """Carry out the commands, each in its turn; the peer's further bytes wait meanwhile."""
+        outlet, session = self._outlet, self._outlet.session
+        while self._commands and session is not None and not outlet.is_ending:
+            count, weight = self._next_commands(session)
+            async with self._plane.instance.turns.turn(session.share, weight):
+                for _ in range(count):  # not before: the wait for a turn may be cancelled
+                    self._answer(session, self._commands.popleft())
+
+    def _next_commands(self, session: Session) -> tuple[int, int]:
+        """Return how many commands are carried out in one turn, and their weight."""
+        count = weight = 0
+        for command in self._commands:
+            more = session.weight(command) if isinstance(command, Command) else 0
+            if count and weight + more > limits.COMMAND_TOPICS_SMALL_MAX:
+                break
+            count, weight = count + 1, weight + more
+        return count, weight
 
     def _hear(self, data: bytes) -> None:
         outlet = self._outlet
@@ -256,27 +269,32 @@ class Reader:
             self._text.append(part)
         if is_last:
             text, self._text, self._size = "".join(self._text), [], 0
-            self._commands.append(text)
+            self._commands.append(self._read_command(text))
 
-    def _on_command(self, text: str) -> None:
-        outlet, session, refusals = self._outlet, self._outlet.session, self._plane.counts.refusals
-        if session is None:
-            return
+    def _read_command(self, text: str) -> Command | bytes:
+        """Return the command, or the error that answers it in its turn."""
+        refusals = self._plane.counts.refusals
         if self._bucket is None:
             self._bucket = TokenBucket(limits.CLIENT_COMMANDS_PER_S, limits.CLIENT_COMMANDS_BURST)
         if not self._bucket.try_take(trio.current_time()):
             refusals["too_many_commands"] += 1
-            outlet.tell(coinbase.error("Too many messages", _COMMANDS_ALLOWED))
-            return
+            return coinbase.error("Too many messages", _COMMANDS_ALLOWED)
         try:
             command = parse(text)
         except CommandError as error:
             refusals["bad_command"] += 1
-            outlet.tell(coinbase.error(error.message, error.reason))
-            return
+            return coinbase.error(error.message, error.reason)
         if self._is_strict:  # Coinbase knows no positions
             command = command._replace(since={})
+        return command
+
+    def _answer(self, session: Session, command: Command | bytes) -> None:
+        if self._outlet.is_ending:
+            return
+        if isinstance(command, bytes):
+            self._outlet.tell(command)
+            return
         answers = session.answer(command)
-        refusals["refused"] += len(answers) - 1
+        self._plane.counts.refusals["refused"] += len(answers) - 1
         for answer in answers:
-            outlet.tell(answer)
+            self._outlet.tell(answer)

@@ -20,6 +20,7 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.engine.turns import CALLER
 from hedgehogd.protocol.access import Access
 from hedgehogd.protocol.refusal import asked_path, error_object, wants_no_body
 from hedgehogd.streaming.address import Network, client_address, is_trusted, share_of
@@ -226,6 +227,7 @@ class Door:
             self._check_access(request, headers)
             if plane_of(request) is Plane.CONTROL:
                 self._enter_control(sock, guest, share_of(address))
+                CALLER.set(share_of(address))
                 replay = without_upgrade(data, head_end)
                 await self._control(
                     ReplayStream(trio.SocketStream(sock), replay, guest.visit.progress)

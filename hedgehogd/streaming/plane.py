@@ -3,8 +3,6 @@
 import itertools
 import secrets
 
-import trio
-
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
@@ -12,6 +10,7 @@ from hedgehogd.engine.session import Session
 from hedgehogd.protocol.access import CrossOrigins
 from hedgehogd.protocol.commands import Command
 from hedgehogd.protocol.wire import WireForm
+from hedgehogd.streaming.address import share_of
 from hedgehogd.streaming.admission import Addresses
 from hedgehogd.streaming.outlet import Outlet, OutletSettings
 
@@ -26,7 +25,6 @@ class StreamingPlane:
         counts: what happened to streams.
         outlets: every open stream, in the order in which they came.
         settings: what outlets share.
-        commands: who carries out commands in this turn of the loop.
         subscribers_max: streams that may be open at once; may be changed at any time.
         topics_max: topics that a new stream may hold; may be changed at any time.
         addresses: what each address holds of the connections of all doors.
@@ -52,7 +50,6 @@ class StreamingPlane:
         self.addresses = Addresses() if addresses is None else addresses
         self.cross_origins = CrossOrigins(cors_origins)
         self._slots = itertools.count()
-        self.commands = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)
 
     def check_room(self) -> None:
         """Refuse a new stream when there is no room for it.
@@ -68,7 +65,10 @@ class StreamingPlane:
     def new_session(self, outlet: Outlet, form: WireForm, address: str = "") -> Session:
         """Return a session for ``outlet``, whose peer is at ``address``; not registered yet."""
         session_id = f"{self.instance.number}.{secrets.token_urlsafe(_SESSION_ID_BYTES)}"
-        return Session(session_id, outlet, form, self.instance.pipe, self.topics_max, address)
+        share = share_of(address)
+        return Session(
+            session_id, outlet, form, self.instance.pipe, self.topics_max, address, share
+        )
 
     def check_room_for(self, session: Session, command: Command) -> None:
         """Refuse a stream that asks for more topics than one may have.

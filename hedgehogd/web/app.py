@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.turns import TOO_MANY_QUERIES
 from hedgehogd.protocol.access import CrossOrigins
 from hedgehogd.protocol.refusal import is_coinbase_path
 from hedgehogd.relay.peers import Peers
@@ -71,7 +72,10 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
     @app.errorhandler(SubscriberError)
     async def refused(error: SubscriberError) -> Response:
         instance.counts.refusals[error.code] += 1
-        return error_response(error.code, str(error), error.status)
+        response = error_response(error.code, str(error), error.status)
+        if error.code == TOO_MANY_QUERIES:
+            response.headers["Retry-After"] = "1"
+        return response
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:

@@ -44,7 +44,8 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
         names, policy = await _wishes()
         requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
         instance.check(requests)
-        return _carry_out(_session(instance, _session_id()), Command(True, requests))
+        session = _session(instance, _session_id())
+        return await _carry_out(instance, session, Command(True, requests))
 
     @app.delete("/api/v1/subscribe/<pair>")
     async def stop(pair: str) -> Response:
@@ -57,7 +58,8 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
         if all(pair not in held for held in session.subscription.state.values()):
             # What is held may be stopped, listed or not.
             instance.check((ChannelRequest(TICKER, (pair,)),))
-        return _carry_out(session, Command(False, requests) if names else drop_pair(pair))
+        command = Command(False, requests) if names else drop_pair(pair)
+        return await _carry_out(instance, session, command)
 
     @app.get("/api/v1/sessions/<session_id>")
     async def show(session_id: str) -> Response:
@@ -146,10 +148,14 @@ def _session(instance: Instance, session_id: str) -> Session:
         )
     session = instance.sessions.get(session_id)
     if session is None:
-        raise SubscriberError(
-            "unknown_session", "no open stream has this session id; it may have ended", 404
-        )
+        raise _unknown_session()
     return session
+
+
+def _unknown_session() -> SubscriberError:
+    return SubscriberError(
+        "unknown_session", "no open stream has this session id; it may have ended", 404
+    )
 
 
 async def _wishes() -> tuple[list[str], str | None]:
@@ -179,14 +185,19 @@ async def _wishes() -> tuple[list[str], str | None]:
     return names, policy
 
 
-def _carry_out(session: Session, command: Command) -> Response:
+async def _carry_out(instance: Instance, session: Session, command: Command) -> Response:
     """Carry out all of ``command`` or, when there is no room for all of it, nothing."""
-    if not session.subscription.room_for(command):
-        raise SubscriberError(
-            "too_many_subscriptions", "the stream has no room for that; nothing has changed", 429
-        )
-    session.apply(command)
-    return json_response(_state(session))
+    async with instance.turns.turn(session.share, session.weight(command)):
+        if session.is_closed:
+            raise _unknown_session()
+        if not session.subscription.room_for(command):
+            raise SubscriberError(
+                "too_many_subscriptions",
+                "the stream has no room for that; nothing has changed",
+                429,
+            )
+        session.apply(command)
+        return json_response(_state(session))
 
 
 def _state(session: Session) -> dict[str, object]:

@@ -4,7 +4,7 @@ Two passes: the first finds where the answer ends, so that the cursor can stand 
 the second sends page after page and holds no more than one.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import BadPosition, read_moment, read_number
 from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.past import Past, PastGap, PastUnavailable
+from hedgehogd.engine.past import Past, PastGap, PastPage, PastUnavailable
+from hedgehogd.engine.turns import CALLER, Readings
 from hedgehogd.protocol.negotiation import choose_form
 from hedgehogd.protocol.table import header, lines, payload_of, rows
 from hedgehogd.web.parameters import query
@@ -57,19 +58,35 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
         if not past.keeps(asked.topic):
             raise SubscriberError("not_kept", f"{asked.topic} is not kept here", 404)
         form = choose_form(request.headers.get("Accept"), query().get("format"), FORMS)
+        instance.readings.check(CALLER.get())
+        pages = _InTurn(past, instance.readings, CALLER.get())
         try:
-            end, gaps, has_more = await _measure(past, asked)
+            end, gaps, has_more = await _measure(pages, asked)
         except PastUnavailable as error:
             raise SubscriberError("history_unavailable", str(error), 503) from None
         stretch = asked._replace(until=end)
         after = str(end) if has_more else ""
-        response = Response(_BODIES[form](past, stretch, after, gaps), content_type=form)
+        response = Response(_BODIES[form](pages, stretch, after, gaps), content_type=form)
         response.timeout = None  # as long as the client takes
         response.headers["Cache-Control"] = "no-store"
         response.headers[GAPS_HEADER] = str(len(gaps))
         if after:
             response.headers[AFTER_HEADER] = after
         return response
+
+
+class _InTurn:
+    """The past, of which each address reads one page at a time."""
+
+    def __init__(self, past: Past, readings: Readings, share: str) -> None:
+        self._past = past
+        self._readings = readings
+        self._share = share
+
+    async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
+        """See ``engine.past.Past``."""
+        async with self._readings.turn(self._share):
+            return await self._past.page(topics, after)
 
 
 def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
@@ -110,7 +127,7 @@ def _number(name: str, text: str, minimum: int) -> int:
     return number
 
 
-async def _measure(past: Past, asked: Stretch) -> tuple[int, list[PastGap], bool]:
+async def _measure(past: _InTurn, asked: Stretch) -> tuple[int, list[PastGap], bool]:
     """Return the place of the last message of the answer, its gaps, and whether more follow."""
     count, end, gaps = 0, asked.after, list[PastGap]()
     async with aclosing(_pages(past, asked)) as pages:
@@ -126,7 +143,7 @@ async def _measure(past: Past, asked: Stretch) -> tuple[int, list[PastGap], bool
 
 
 async def _pages(
-    past: Past, stretch: Stretch
+    past: _InTurn, stretch: Stretch
 ) -> AsyncGenerator[tuple[list[Message], list[PastGap]]]:
     """Yield the messages of a stretch, and its gaps, page by page."""
     cursor = stretch.after
@@ -140,7 +157,7 @@ async def _pages(
 
 
 async def _lines(
-    past: Past,
+    past: _InTurn,
     stretch: Stretch,
     after: str,  # noqa: ARG001
     gaps: list[PastGap],  # noqa: ARG001
@@ -150,7 +167,7 @@ async def _lines(
 
 
 async def _table(
-    past: Past,
+    past: _InTurn,
     stretch: Stretch,
     after: str,  # noqa: ARG001
     gaps: list[PastGap],  # noqa: ARG001
@@ -161,7 +178,7 @@ async def _table(
 
 
 async def _object(
-    past: Past, stretch: Stretch, after: str, gaps: list[PastGap]
+    past: _InTurn, stretch: Stretch, after: str, gaps: list[PastGap]
 ) -> AsyncIterator[bytes]:
     yield b'{"messages":['
     separator = b""
@@ -176,6 +193,6 @@ async def _object(
     )
 
 
-_BODIES: dict[str, Callable[[Past, Stretch, str, list[PastGap]], AsyncIterator[bytes]]] = dict(
+_BODIES: dict[str, Callable[[_InTurn, Stretch, str, list[PastGap]], AsyncIterator[bytes]]] = dict(
     zip(FORMS.values(), (_lines, _object, _table), strict=True)
 )

@@ -217,6 +217,8 @@ class InstanceCollector(Collector):
         drops = {"slow_consumer": 0, **counts.drops}
         yield _counters("drops", "Messages a subscriber did not get", "reason", drops)
         yield _counters("stream_ends", "Streams ended", "reason", counts.ends)
+        delayed = instance.turns.delayed
+        yield _counter("commands_delayed", "Commands beyond their address' allowance", delayed)
         refusals = {"bug": 0, **counts.refusals}
         yield _counters("refusals", "Requests, frames, commands refused", "reason", refusals)
         forwards = {"answered": 0, **counts.forwards}

@@ -1,11 +1,12 @@
 """What honest clients notice of one address that takes all the places it can get.
 
 For each attack of ``attacks.ATTACKS`` and each way in, in one round: honest clients alone, then
-the same beside 1,500 sockets of the attack. Attackers come from 127.0.0.2, honest clients from
-127.0.0.3, 30 a second: a quarter each reads a ticker, reads history, sends a command with a body,
-and opens a WebSocket. The ways in: ``direct``; ``no limits``, which is direct without limits per
-address, so that only the rooms of the door protect; and ``HAProxy``, with 1,500 connections
-in all, as many as the attack has.
+the same beside 1,500 sockets of the attack, fewer where each does more. Attackers come from
+127.0.0.2, honest clients from 127.0.0.3, 30 a second: a quarter each reads a ticker, reads
+history, sends a command with a body, and opens a WebSocket. The ways in: ``direct``; ``no
+limits``, which is direct without limits per address, so that only the rooms of the door protect;
+and ``HAProxy``, with 1,500 connections in all, as many as the attack has. The daemon's memory is
+shown before the attack, at its highest, and 12 s after it.
 
 Success is the share of honest clients that were served within 5 s; times are from connecting to
 the end. The bar: all are served, and p99 is at most twice what it is without the attack.
@@ -39,9 +40,12 @@ from rig import (
     free_port,
     needs,
 )
+from stalled import Watch
 
 SOCKETS = 1500
 PER_S = 30.0
+MB = ("MB before", "highest", "after")
+AFTER_S = 12.0  # backlogs live for 10 s; then the freed memory goes back
 WARM_UP_S = 8.0  # for some history to read slowly
 RATIO_MAX = 2.0
 FIRST_PORT = 8000  # an instance's number is its port less this
@@ -123,17 +127,24 @@ def measure(way: str, attack: str, count: int, sockets: int) -> dict[str, Any]:
     """Measure one attack by one way in; return the raw figures."""
     with way_in(way) as (children, port):
         calm = served(port, count)
+        watch = Watch(children[0].pid)
+        watch.start()
         with process("crowd", port, attack, sockets) as crowd:
-            crowd.expect("ready")
+            crowd.expect("ready", 60)
             before = sum(cpu_s(child.pid) for child in children)
             began = time.monotonic()
             attacked = served(port, count)
             took_s = time.monotonic() - began
             used_s = sum(cpu_s(child.pid) for child in children) - before
+            rss = [watch.samples[0], max(watch.samples)]
             crowd.tell("stop")
             toll = json.loads(crowd.expect("toll").partition(" ")[2])
+        time.sleep(AFTER_S)
+        watch.ended.set()
+        watch.join()
     return {
         "way": way,
+        "rss": [*rss, watch.samples[-1]],
         "attack": attack,
         "calm": calm,
         "attacked": attacked,
@@ -152,7 +163,8 @@ def run(*, quick: bool, only: list[str] | None = None, ways: tuple[str, ...] = W
     for _ in range(rounds):
         for name in names:
             for way in ways:
-                raw.setdefault((name, way), []).append(measure(way, name, count, SOCKETS))
+                sockets = getattr(ATTACKS[name], "sockets", SOCKETS)
+                raw.setdefault((name, way), []).append(measure(way, name, count, sockets))
     rows, worst, failed = [], 0.0, 0.0
     for (name, way), runs in raw.items():
         success = min(each["attacked"]["success"] for each in runs)
@@ -169,13 +181,14 @@ def run(*, quick: bool, only: list[str] | None = None, ways: tuple[str, ...] = W
                 median(ratios),
                 median([each["toll"]["held_most"] for each in runs]),
                 median([each["core"] for each in runs]),
+                *((median([each["rss"][n] for each in runs]) or 0.0) / 2**20 for n in range(3)),
                 ", ".join(f"{what} × {count}" for what, count in failures.items()),
             ]
         )
     table(
-        f"attack: {SOCKETS} sockets of one address, {PER_S:g} honest clients a second; "
+        f"attack: up to {SOCKETS} sockets of one address, {PER_S:g} honest clients a second; "
         f"median of {rounds}",
-        ["attack", "way in", "served %", "calm p99 ms", "p99 ms", "ratio", "held", "core", ""],
+        ["attack", "way in", "served %", "calm p99 ms", "p99 ms", "ratio", "held", "core", *MB, ""],
         rows,
     )
     print(f"  served: {verdict(100 * failed, 0.0, unit=' % were not')}")

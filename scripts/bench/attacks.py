@@ -24,6 +24,9 @@ AGAIN_S = 1.0  # before a connection that ended is replaced, on average
 CONNECT_S = 5.0
 HONEST_S = 5.0  # an honest client that is not served by then has failed
 DRIP_S = 1.0
+STUCK_S = 3600.0
+PAIRS = ("BTC-USD", "ETH-USD", "SOL-USD")
+CHANNELS = ("full", "ticker", "matches", "level2", "heartbeat", "level3")
 
 
 class Attack(Protocol):
@@ -104,8 +107,98 @@ class SlowReaders:
             await trio.sleep(DRIP_S * (0.5 + random.random()))
 
 
+class StuckStreams:
+    """Open an event stream of topics that no other connection has, and read nothing."""
+
+    name = "stuck streams"
+    says = "event streams of different topics that are not read"
+    sockets = 250
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:
+        """Wait without reading: what the kernel does not take waits at the server."""
+        pairs = [PAIRS[0], *(pair for pair in PAIRS[1:] if random.random() < 0.5)]
+        channels = ["full", *(name for name in CHANNELS[1:] if random.random() < 0.5)]
+        path = f"/api/v1/stream?pairs={','.join(pairs)}&channels={','.join(channels)}"
+        head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n"
+        await stream.send_all(head.encode())
+        await trio.sleep(STUCK_S)
+
+
+class HeavyCommands:
+    """Subscribe and unsubscribe 838 products of six channels ten times a second."""
+
+    name = "heavy commands"
+    says = "commands of 5,028 topics, ten a second on each connection"
+    sockets = 4
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:
+        """Send without waiting for answers, and read them."""
+        key = base64.b64encode(random.randbytes(16)).decode()
+        head = (
+            "GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        )
+        await stream.send_all(head.encode())
+        frames = [_frame(_heavy(kind)) for kind in ("subscribe", "unsubscribe")]
+        async with trio.open_nursery() as nursery:
+
+            async def until_ended() -> None:
+                while await stream.receive_some(65536):
+                    pass
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_ended)
+            while True:
+                for frame in frames:
+                    await stream.send_all(frame)
+                    await trio.sleep(0.1)
+
+
+class ManyHeavyCommands(HeavyCommands):
+    """The same from forty connections."""
+
+    name = "many heavy commands"
+    sockets = 40
+
+
+class LongQueries:
+    """Ask for all of history again and again, and read it as fast as it comes."""
+
+    name = "long queries"
+    says = "queries for 100,000 messages of history, one after the other"
+    sockets = 40
+
+    async def hold(self, stream: trio.SocketStream, random: Random) -> None:  # noqa: ARG002
+        """Read one answer."""
+        await stream.send_all(
+            b"GET /api/v1/history/BTC-USD?limit=100000&format=csv HTTP/1.1\r\nHost: bench\r\n\r\n"
+        )
+        while await stream.receive_some(65536):
+            pass
+
+
+def _heavy(kind: str) -> bytes:
+    products = [*PAIRS, *(f"A{number}-USD" for number in range(838 - len(PAIRS)))]
+    return json.dumps({"type": kind, "product_ids": products, "channels": CHANNELS}).encode()
+
+
+def _frame(payload: bytes) -> bytes:
+    """Return a client's text frame, masked with zeros, of 126 to 65,535 bytes."""
+    return b"\x81\xfe" + len(payload).to_bytes(2, "big") + bytes(4) + payload
+
+
 ATTACKS: dict[str, Attack] = {
-    attack.name: attack for attack in (SlowBodies(), SlowReaders(), Silent(), SlowHeads())
+    attack.name: attack
+    for attack in (
+        SlowBodies(),
+        SlowReaders(),
+        Silent(),
+        SlowHeads(),
+        StuckStreams(),
+        HeavyCommands(),
+        ManyHeavyCommands(),
+        LongQueries(),
+    )
 }
 
 

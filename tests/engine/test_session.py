@@ -524,3 +524,15 @@ async def test_a_session_gets_the_state_and_then_everything(seed):
             assert greetings == witness.greetings
             wanted |= set(map(str, witness.since))
     assert schedule.plumbing.wanted == sorted(t for t in wanted if not t.startswith("heartbeat"))
+
+
+def test_a_command_weighs_what_it_names_or_what_the_session_holds(plumbing):
+    """To leave one of a thousand topics costs as much as to join them: the answer states all."""
+    session, _ = plumbing.open()
+    big = command("ticker", "matches", pairs=("A-B", "C-D", "E-F"))
+    small = command("ticker", pairs=("A-B",), subscribes=False)
+
+    assert (session.weight(big), session.weight(small)) == (6, 1)
+    session.apply(big)
+    assert session.weight(small) == 6
+    assert session.share == session.id

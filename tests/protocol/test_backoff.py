@@ -129,3 +129,12 @@ def test_a_share_is_never_nothing():
 
     assert bucket.take(0.0) == 0.0
     assert bucket.take(0.0) == pytest.approx(16.0)
+
+
+def test_several_tokens_are_taken_together_or_not_at_all():
+    """A command of a thousand topics costs a thousand times one of one topic."""
+    bucket = TokenBucket(per_s=1.0, burst=10)
+
+    assert [bucket.try_take(0.0, 6.0), bucket.try_take(0.0, 6.0)] == [True, False]
+    assert bucket.try_take(2.0, 6.0)
+    assert bucket.take(2.0, 5.0) == 5.0

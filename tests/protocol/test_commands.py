@@ -421,3 +421,11 @@ def test_dropping_a_pair_drops_it_from_every_channel_that_is_about_pairs():
     assert not command.subscribes
     assert {"status"} == {c.name for c in CHANNELS} - {r.channel.name for r in command.requests}
     assert {("BTC-USD",)} == {request.product_ids for request in command.requests}
+
+
+def test_the_weight_of_a_command_is_how_many_topics_it_names():
+    """A channel without products is one."""
+    text = '{"type":"subscribe","product_ids":["A-B","C-D"],"channels":["ticker","full","status"]}'
+
+    assert parse(text).weight == 6
+    assert parse('{"type":"subscribe","channels":["status"]}').weight == 1

@@ -1,6 +1,7 @@
 """One stream: what clients say, well and badly, and how a stream ends."""
 
 import zlib
+from typing import Any
 
 import msgspec
 import pytest
@@ -125,9 +126,10 @@ async def test_pings_are_answered_however_many_come(served: Served) -> None:
 
 
 async def test_commands_too_many_are_refused_and_pings_are_answered_all_the_same(
-    served: Served,
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One client gives up when a pong takes a second (FEED §15.3); shouting is its own fault."""
+    monkeypatch.setattr(limits, "CLIENT_COMMANDS_PER_S", 0.001)  # none is won back meanwhile
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
     for _ in range(limits.CLIENT_COMMANDS_BURST + 20):
@@ -599,13 +601,13 @@ def _watch_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             if turns[-1]:
                 turns.append(0)
 
-    original = Reader._on_command
+    original = Reader._answer
 
-    def on_command(self: Reader, text: str) -> None:
+    def answer(self: Reader, *arguments: Any) -> None:
         turns[-1] += 1
-        original(self, text)
+        original(self, *arguments)
 
-    monkeypatch.setattr(Reader, "_on_command", on_command)
+    monkeypatch.setattr(Reader, "_answer", answer)
     trio.lowlevel.add_instrument(Turns())
     return turns
 
@@ -631,8 +633,8 @@ async def test_many_that_subscribe_at_once_are_served_in_turns(
 async def _occupy(served: Served) -> object:
     """Let nobody carry out a command; return who is to be released."""
     holder = object()
-    served.plane.commands.total_tokens = 1
-    await served.plane.commands.acquire_on_behalf_of(holder)
+    served.instance.turns.small.total_tokens = 1
+    await served.instance.turns.small.acquire_on_behalf_of(holder)
     return holder
 
 
@@ -648,14 +650,14 @@ async def test_pongs_do_not_wait_for_a_turn(served: Served) -> None:
     assert [b"before", b"behind it, in one packet"] == [
         bytes((await client.next()).payload) for _ in range(2)
     ]
-    served.plane.commands.release_on_behalf_of(holder)
+    served.instance.turns.small.release_on_behalf_of(holder)
     assert "subscriptions" == (await client.next_json())["type"]
     await client.stream.aclose()
 
 
 async def _wait_for_waiting(served: Served, count: int) -> None:
     with trio.fail_after(5):
-        while served.plane.commands.statistics().tasks_waiting != count:
+        while served.instance.turns.small.statistics().tasks_waiting != count:
             await trio.sleep(0.001)
 
 
@@ -667,12 +669,12 @@ async def test_who_leaves_while_it_waits_for_its_turn_does_no_harm(served: Serve
         await client.say(SUBSCRIBE)
         await _wait_for_waiting(served, number)
     await leaving.stream.aclose()
-    served.plane.commands.release_on_behalf_of(holder)
+    served.instance.turns.small.release_on_behalf_of(holder)
 
     assert "subscriptions" == (await staying.next_json())["type"]
     await staying.stream.aclose()
     await served.all_gone()
-    assert 0 == served.plane.commands.borrowed_tokens
+    assert 0 == served.instance.turns.small.borrowed_tokens
     assert frozenset() == served.instance.pipe.demand.wanted(trio.current_time() + 3600)
 
 
@@ -687,8 +689,8 @@ async def test_a_stream_that_is_ended_while_it_waits_is_not_subscribed(served: S
 
     assert "closing" == (await client.next_json())["type"]
     assert 1012 == await client.closed()
-    assert 0 == served.plane.commands.statistics().tasks_waiting
-    served.plane.commands.release_on_behalf_of(holder)
+    assert 0 == served.instance.turns.small.statistics().tasks_waiting
+    served.instance.turns.small.release_on_behalf_of(holder)
     await client.stream.aclose()
     await served.all_gone()
 
@@ -703,7 +705,7 @@ async def test_a_subscribe_that_waits_for_its_turn_was_said_in_time(
     await trio.sleep(limits.FIRST_SUBSCRIBE_S + 1)
     assert 1008 == await mute.closed()
     await client.say(SUBSCRIBE)
-    served.plane.commands.release_on_behalf_of(holder)
+    served.instance.turns.small.release_on_behalf_of(holder)
 
     for _ in range(2):
         assert ["ticker", "matches"] == [
@@ -754,3 +756,78 @@ async def test_a_subscriber_that_has_left_is_noticed_on_a_quiet_stream(
 
     assert trio.current_time() - began < sum(limits.HALF_CLOSED_PROBES_S)
     assert served.instance.counts.ends == {"peer_gone": 1}
+
+
+# Weight
+
+ALL_PAIRS = tuple(f"A{number}-USD" for number in range(838))
+HEAVY = ["ticker", "matches", "level2", "heartbeat", "auctionfeed", "full"]
+
+
+def _heavy(kind: str) -> str:
+    body = {"type": kind, "product_ids": ALL_PAIRS, "channels": HEAVY}
+    return msgspec.json.encode(body).decode()
+
+
+async def test_heavy_commands_are_delayed_and_light_ones_are_not(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Four clients that change 5,028 topics ten times a second; all get every answer."""
+    heavy = [Client(await served.upgrade("/ws-feed")) for _ in range(4)]
+    begin = trio.current_time()
+
+    async def storm(client: Client) -> None:
+        for number in range(4):
+            await client.say(_heavy("unsubscribe" if number % 2 else "subscribe"))
+            assert (await client.next_json())["type"] == "subscriptions"
+
+    async with trio.open_nursery() as storms:
+        for client in heavy:
+            storms.start_soon(storm, client)
+        await trio.sleep(1)
+        light = Client(await served.upgrade("/ws-feed"))
+        before = trio.current_time()
+        await light.say(SUBSCRIBE)
+        await light.next_json()
+        assert trio.current_time() - before < 0.1
+        assert served.instance.turns.delayed > 0
+    took_s = trio.current_time() - begin
+    weight = 16 * len(ALL_PAIRS) * len(HEAVY)
+
+    assert took_s >= (weight - limits.COMMAND_TOPICS_BURST) / limits.COMMAND_TOPICS_PER_S - 1
+    for client in (light, *heavy):
+        await client.stream.aclose()
+
+
+async def test_a_url_with_many_topics_waits_for_its_turn_too(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Otherwise each new connection would be a heavy command that costs nothing."""
+    pairs = ",".join(ALL_PAIRS[:500])
+    path = f"/api/v1/stream?pairs={pairs}&channels=ticker,matches,heartbeat,auctionfeed,full"
+    begin = trio.current_time()
+    streams = []
+    for _ in range(8):
+        stream = await served.ask(f"GET {path} HTTP/1.1\nHost: test")
+        await read_to(stream, b"\r\n\r\n")
+        streams.append(stream)
+    took_s = trio.current_time() - begin
+
+    assert took_s >= (8 * 2500 - limits.COMMAND_TOPICS_BURST) / limits.COMMAND_TOPICS_PER_S - 0.3
+    assert served.instance.turns.delayed == 4
+    for stream in streams:
+        await stream.aclose()
+
+
+async def test_commands_that_wait_are_carried_out_in_their_order(
+    served: Served, autojump_clock: trio.testing.MockClock
+) -> None:
+    """With the errors of those between them that mean nothing."""
+    client = Client(await served.upgrade("/ws-feed"))
+    texts = [_heavy("subscribe"), "{}", _heavy("unsubscribe"), "[", _heavy("subscribe")]
+    for text in texts:
+        await client.say(text)
+    types = [(await client.next_json())["type"] for _ in texts]
+
+    assert types == ["subscriptions", "error", "subscriptions", "error", "subscriptions"]
+    await client.stream.aclose()

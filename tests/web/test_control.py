@@ -1,7 +1,9 @@
 """REST control: every way to start and stop a pair, and to be refused, here and elsewhere."""
 
 import pytest
+import trio
 
+from hedgehogd.domain import limits
 from hedgehogd.relay.peers import Answer, PeerGone, PeerSilent
 from hedgehogd.web.app import make_app
 from tests.web.answers import body, channels, refused
@@ -327,3 +329,37 @@ async def test_alone_one_passes_nothing_on(client):
     answer = await client.get("/api/v1/sessions/2.key")
 
     assert await refused(answer) == (404, "unknown_session")
+
+
+async def test_a_command_that_is_beyond_its_allowance_waits(client, instance, session, monkeypatch):
+    """REST control and the stream itself share one allowance; the answer is late, not an error."""
+    monkeypatch.setattr(limits, "ADDRESS_TOPICS_PER_S", 0.001)  # none is won back meanwhile
+    async with instance.turns.turn(session.share, limits.COMMAND_TOPICS_BURST):
+        pass
+    answer = await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)
+
+    assert (answer.status_code, instance.turns.delayed) == (200, 1)
+
+
+async def test_a_stream_that_ends_while_its_command_waits_is_unknown(
+    client, instance, session, nursery
+):
+    """The command must not subscribe a session that nobody closes again."""
+    answers = []
+
+    async def post():
+        answers.append(await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED))
+
+    small = instance.turns.small
+    small.total_tokens = 1
+    holder = object()
+    await small.acquire_on_behalf_of(holder)
+    nursery.start_soon(post)
+    while not small.statistics().tasks_waiting:
+        await trio.sleep(0.001)
+    session.close()
+    small.release_on_behalf_of(holder)
+    while not answers:
+        await trio.sleep(0.001)
+
+    assert await refused(answers[0]) == (404, "unknown_session")

@@ -11,6 +11,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.instant import to_text
 from hedgehogd.engine.past import PastUnavailable
+from hedgehogd.engine.turns import CALLER
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
 from hedgehogd.web.app import make_app
@@ -260,3 +261,23 @@ async def test_after_a_clock_that_was_ahead_both_eras_are_found(stepped, query, 
     assert answer.status_code == 200
     # Those of the era ahead are no older than two minutes either, by the clock of their time.
     assert [n for n in numbers(body) if n in expected] == expected
+
+
+async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refused(
+    client, instance, monkeypatch
+):
+    """Another address is answered meanwhile; the refusal says when to come back."""
+    monkeypatch.setattr(limits, "HISTORY_WAITING_MAX", 1)
+    CALLER.set("192.0.2.1")
+    async with instance.readings.turn("192.0.2.1"):
+        answer, _ = await ask(client)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+        assert instance.counts.refusals == {"too_many_queries": 1}
+        CALLER.set("192.0.2.2")
+        answer, _ = await ask(client, "?limit=3")
+        assert answer.status_code == 200
+    CALLER.set("192.0.2.1")
+    answer, _ = await ask(client)
+
+    assert answer.status_code == 200
+    assert instance.readings.waiting("192.0.2.1") == 0

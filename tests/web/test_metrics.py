@@ -21,6 +21,7 @@ NAMES = {
     "hedgehogd_book_resyncs_withheld",
     "hedgehogd_books",
     "hedgehogd_bytes_out",
+    "hedgehogd_commands_delayed",
     "hedgehogd_deliveries",
     "hedgehogd_drops",
     "hedgehogd_feed_alarm",
@@ -147,6 +148,7 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
     instance.broker.messages_in = 13
     instance.pipe.hub.deliveries["sse"] = 14
     instance.pipe.hub.bytes_out = 15
+    instance.turns.delayed = 19
     budget = instance.pipe.budget
     budget.bytes, budget.bytes_max, budget.relieved = 16, 17, 18
     open_session("1.a", "sse", waiting_bytes=100, oldest_s=1.0)
@@ -169,6 +171,7 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
         ("stream_ends_total", "slow_consumer"): 9,
         ("drops_total", "conflated"): 10,
         ("visitors",): 11,
+        ("commands_delayed_total",): 19,
         ("accept_pauses_total",): 12,
         ("messages_in_total",): 13,
         ("deliveries_total", "sse"): 14,

@@ -1,0 +1,121 @@
+"""Whose work is done next: commands by their weight, reads of history by address.
+
+A command costs by the topics that it names or that its session holds, whichever is more: the
+answer states the whole, and the session moves to another cohort. Small commands are carried
+out in the order of arrival, some in each turn of the loop. Large ones are carried out one a
+turn, and all of them together at a pace that leaves the loop to the feed. An address has an
+allowance that the largest lawful first subscribe fits into; beyond it the address queues with
+the other ones beyond theirs, and only one of these competes with those that are within it.
+
+A session hands in its next command after the last one was carried out, so each queue is a
+round of sessions. Nothing is refused here: the subscriber's bytes are not read meanwhile.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.protocol.backoff import TokenBucket
+
+TOO_MANY_QUERIES = "too_many_queries"
+
+
+class Turns:
+    """Shares the loop among those that send commands.
+
+    Attributes:
+        small: the commands of this turn of the loop.
+        delayed: commands that had to wait because their address had used up its allowance.
+    """
+
+    def __init__(self) -> None:
+        self.delayed = 0
+        self.small = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)
+        self._large = trio.Lock()
+        self._beyond = trio.Lock()
+        self._all = TokenBucket(limits.COMMAND_TOPICS_PER_S, limits.COMMAND_TOPICS_BURST)
+        self._allowances: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    @asynccontextmanager
+    async def turn(self, share: str, weight: int) -> AsyncIterator[None]:
+        """Wait until work of ``weight`` topics may be done for the address ``share``.
+
+        The work itself must not wait; the next turn begins after a checkpoint.
+        """
+        is_within = self._allowance(share).try_take(trio.current_time(), weight)
+        if not is_within:
+            self.delayed += 1
+            async with self._beyond:
+                await self._large_turn(weight)
+        elif weight > limits.COMMAND_TOPICS_SMALL_MAX:
+            await self._large_turn(weight)
+        async with self.small:
+            yield
+            await trio.lowlevel.checkpoint()
+
+    async def _large_turn(self, weight: int) -> None:
+        """Wait until all large commands together are within their pace, one a turn."""
+        async with self._large:
+            await trio.sleep(self._all.take(trio.current_time(), weight))
+
+    def _allowance(self, share: str) -> TokenBucket:
+        bucket = self._allowances.get(share)
+        if bucket is None:
+            bucket = TokenBucket(limits.ADDRESS_TOPICS_PER_S, limits.COMMAND_TOPICS_BURST)
+            self._allowances[share] = bucket
+            if len(self._allowances) > limits.ALLOWANCES_MAX:
+                self._allowances.popitem(last=False)
+        else:
+            self._allowances.move_to_end(share)
+        return bucket
+
+
+CALLER: ContextVar[str] = ContextVar("caller", default="")
+"""What the request that this task answers is counted by: the caller's address or network."""
+
+
+class Readings:
+    """Shares the reader of history among addresses: one page at a time for each of them.
+
+    A hundred queries of one address wait for each other, and not another address for them.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, tuple[trio.Lock, int]] = {}
+
+    def waiting(self, share: str) -> int:
+        """Return how many reads of ``share`` wait or are running."""
+        return self._queues[share][1] if share in self._queues else 0
+
+    def check(self, share: str) -> None:
+        """Refuse another query of an address that has many waiting.
+
+        Raises:
+            SubscriberError: 429; come back later.
+        """
+        if self.waiting(share) >= limits.HISTORY_WAITING_MAX:
+            raise SubscriberError(
+                TOO_MANY_QUERIES,
+                f"{limits.HISTORY_WAITING_MAX} queries of your address wait for their turn",
+                429,
+            )
+
+    @asynccontextmanager
+    async def turn(self, share: str) -> AsyncIterator[None]:
+        """Wait for the turn of ``share``; inside, one page is read."""
+        lock, count = self._queues.get(share, (trio.Lock(), 0))
+        self._queues[share] = lock, count + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, count = self._queues[share]
+            if count > 1:
+                self._queues[share] = lock, count - 1
+            else:
+                del self._queues[share]

@@ -1,8 +1,8 @@
 """Environments of their own for the clients that are not ours, made on first use.
 
-A client's pins name every package of its environment with its version. The environment is
-kept outside the checkout, under the hash of its pins and of what runs it, so that all
-checkouts share it and a changed pin makes a new one. ``.made`` is written last: an
+A client's pins name every package of its environment with its version and its hashes. The
+environment is kept outside the checkout, under the hash of its pins and of what runs it, so
+that all checkouts share it and a changed pin makes a new one. ``.made`` is written last: an
 environment without it is unfinished, and is made anew. Whoever makes one holds a lock.
 
 ``python -m tests.clients.environments`` makes them all, and says where they are.
@@ -124,22 +124,29 @@ def _make_venv(folder: Path, pins: Path) -> None:
     cbpro asks for versions of 2017 that no present Python can build.
     """
     _run(folder, sys.executable, "-m", "venv", str(folder))
-    quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-deps")
-    _run(folder, str(folder / "bin/python"), "-m", "pip", "install", *quiet, "-r", str(pins))
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
+    only = ("--no-deps", "--only-binary", ":all:", "--require-hashes")  # nothing is built
+    pip = (str(folder / "bin/python"), "-m", "pip", "install")
+    _run(folder, *pip, *quiet, *only, "-r", str(pins))
 
 
 def _venv_python(folder: Path) -> list[str]:
     return [str(folder / "bin/python"), "-I"]
 
 
+def _node_lock() -> Path:
+    return HERE / "pins/coinbase-pro-lock.json"
+
+
 def _node_identity() -> str:
-    return "node"  # nothing is compiled, so that any version runs it
+    # Nothing is compiled, so that any version runs it.
+    return f"node {hashlib.sha256(_node_lock().read_bytes()).hexdigest()}"
 
 
 def _make_node_folder(folder: Path, pins: Path) -> None:
     shutil.copy(pins, folder / "package.json")
-    quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
-    _run(folder, "npm", "install", *quiet)
+    shutil.copy(_node_lock(), folder / "package-lock.json")  # with the hash of each package
+    _run(folder, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 
 
 def _node(folder: Path) -> list[str]:

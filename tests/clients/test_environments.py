@@ -1,5 +1,6 @@
 """The making of environments: whole or not at all, once, and with a reason when not."""
 
+import json
 import re
 import threading
 
@@ -91,7 +92,19 @@ def test_pins_are_exact_and_name_no_place(environment):
     text = environment.pins.read_text()
     assert "://" not in text
     if environment.pins.suffix == ".txt":
-        assert [] == [line for line in text.splitlines() if not re.fullmatch(r"\S+==\S+", line)]
+        row = r"\S+==\S+(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+        assert re.sub(row, "", text) == ""
     else:
         versions = re.findall(r'": "([^"]*)"', text)
         assert [] == [one for one in versions if not re.fullmatch(r"\d+\.\d+\.\d+", one)]
+
+
+def test_each_package_of_node_has_its_hash():
+    """npm compares it with what it fetched, from wherever the machine fetches."""
+    text = environments._node_lock().read_text()
+    packages = json.loads(text)["packages"]
+    packages.pop("")
+
+    assert len(packages) > 50
+    assert all(each["integrity"].startswith("sha512-") for each in packages.values())
+    assert "://" not in text

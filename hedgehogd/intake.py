@@ -77,7 +77,7 @@ class Intake:
             path = Path(self._settings.feed_where)
             recording = RecordingFeed(path, pipe, inbox.clone(), self._instance.health)
             await producers.start(recording.run)
-            return Companion()
+            return Companion(books=OwnBooks(pipe, can_fetch=False))
         hide_in_logs(address.secrets)
         rest = RestClient(
             address.rest_url,

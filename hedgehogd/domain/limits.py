@@ -173,6 +173,8 @@ RESYNC_AGAIN_S = 3600.0
 RESYNCS_LOGGED_MAX = 50
 # An auction reports itself once a second (FEED §6.14); without a report it is over by then.
 AUCTION_SILENCE_S = 60.0
+# Messages of the tape that an answer about recent trades looks through: 2 ms in one turn.
+MEMORY_SCAN_MESSAGES_MAX = 20_000
 # Upstream lines: each is a whole feed of its own.
 LINES_MAX = 2
 

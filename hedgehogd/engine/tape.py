@@ -192,6 +192,15 @@ class Tape:
             if message.topic in topics or message.also in topics
         ]
 
+    def products(self) -> list[str]:
+        """Return the products that are heard."""
+        return list(self._flows)
+
+    def newest(self, topic: Topic, messages_max: int) -> list[Message]:
+        """Return the messages of ``topic`` among the newest ``messages_max``, newest first."""
+        newest_first = islice(reversed(self._messages), messages_max)
+        return [each for each in newest_first if topic in (each.topic, each.also)]
+
     def part(self, after: int, count: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
         """Return ``(offset, message)`` of ``topics`` among the ``count`` that follow on ``after``.
 

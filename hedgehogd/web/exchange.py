@@ -7,6 +7,7 @@ exchange, asked once for all who want to know. Errors have the exchange's form,
 """
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
@@ -18,12 +19,13 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.product import Catalogue
 from hedgehogd.domain.rows import read_list
 from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.pipe import Pipe
 from hedgehogd.feeds.answers import Answer, failure
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.rest import RestClient
+from hedgehogd.web.memory import heard_products, remembered
 from hedgehogd.web.parameters import query
 from hedgehogd.web.reads import (
     BY_PRODUCT,
@@ -40,7 +42,9 @@ from hedgehogd.web.trades import kept_trades
 EXPOSED_HEADERS = ("CB-BEFORE", "CB-AFTER", "Retry-After")
 
 _NOT_FOUND = failure(404, "NotFound")
-_NO_REST = failure(503, "this feed is a recording: the exchange's REST service is not there to ask")
+_NO_REST = failure(
+    503, "this feed is a recording without REST, and what it brings now does not say this"
+)
 _TOO_LATE = failure(504, "the exchange did not answer in time")
 _ALL_CURRENCIES = Read("/currencies", (), keep_for(LISTS_KEEP_S))
 
@@ -98,9 +102,9 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
     @app.get("/products/volume-summary", defaults={"name": "volume-summary"})
     @app.get("/products/spark-lines", defaults={"name": "spark-lines"})
     async def all_products(name: str) -> Response:
-        if rest is None and not name:
-            return await said(_known_products(catalogue))
         answer = await fetched(overview_read(name))
+        if not name and _is_away(answer):
+            answer = _known_products(instance.pipe, answer)
         return await said(_restricted(answer, catalogue.only, is_by_id=name in BY_PRODUCT))
 
     @app.get("/products/<pair>")
@@ -120,7 +124,10 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
         if rest is None and not subject:
             return await said(_known_product(product_id))
         answer = await _own(instance, companion.books, product_id, subject, read)
-        return await said(answer or await fetched(read))
+        answer = answer or await fetched(read)
+        if _is_away(answer):
+            answer = remembered(instance.pipe, product_id, subject, dict(read.query)) or answer
+        return await said(answer)
 
     @app.get("/currencies")
     async def all_currencies() -> Response:
@@ -201,10 +208,25 @@ def _with_id(raw: msgspec.Raw) -> tuple[str, msgspec.Raw]:
     return _decode_listed(raw).id, raw
 
 
-def _known_products(catalogue: Catalogue) -> Answer:
-    known = catalogue.known()
+def _is_away(answer: Answer) -> bool:
+    """Say whether the exchange's REST service has no answer: not there, or not such a service."""
+    return answer.status == 404 or answer.status >= 500
+
+
+def _known_products(pipe: Pipe, answer: Answer) -> Answer:
+    """Return the products that are known or heard, where the exchange never listed its own.
+
+    ``answer`` is the exchange's, and the right one if it has listed them before.
+    """
+    known: Collection[str] | None = pipe.catalogue.known()
     if known is None:
+        known = heard_products(pipe)
+    elif answer is not _NO_REST:
+        return answer
+    if not known and answer is _NO_REST:
         return failure(503, "which products this feed has is not known")
+    if not known:
+        return answer
     return Answer(200, msgspec.json.encode([_minimal(each) for each in sorted(known)]))
 
 

@@ -326,3 +326,17 @@ def test_a_product_flows_since_it_was_heard_first():
     tape.forget(Topic("heartbeat", "BTC-USD"))
 
     assert tape.flows_since("BTC-USD") is None
+
+
+def test_the_newest_messages_of_a_topic_are_found_from_the_end():
+    """As far back as is asked for; by the second topic too."""
+    tape, matches = Tape(), Topic("matches", "BTC-USD")
+    trades = [make_message("matches", sequence=1), make_message("full", sequence=2, also=matches)]
+    tape.append([trades[0], make_message("ticker"), trades[1], make_message("ticker", "ETH-USD")])
+
+    assert [tape.newest(matches, count) for count in (9, 2, 1)] == [
+        trades[::-1],
+        trades[1:],
+        [],
+    ]
+    assert tape.products() == ["BTC-USD", "ETH-USD"]

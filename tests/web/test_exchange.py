@@ -7,16 +7,19 @@ import time
 import httpx
 import pytest
 import trio
+import trio.lowlevel
 
 from hedgehogd.config import Settings
 from hedgehogd.daemon import make_instance
 from hedgehogd.domain import limits
+from hedgehogd.engine.broker import Delivery
 from hedgehogd.feeds.answers import failure
 from hedgehogd.simulator.market import Market
 from hedgehogd.simulator.products import products_for
 from hedgehogd.simulator.rest import market_app
 from hedgehogd.web.app import make_app
 from hedgehogd.web.exchange import Companion
+from tests.fakes import make_message
 from tests.feeds.upstream import Upstream, reply, rest_client
 
 LISTED = frozenset({"BTC-USD", "ETH-USD", "ADA-USD"})
@@ -330,6 +333,52 @@ async def test_what_a_recording_cannot_say_is_explained(open_instance, path):
 
     answer = await said(await client.get(path), 503)
     assert answer["message"].startswith("this feed is a recording")
+
+
+@pytest.mark.parametrize("status", [404, 502, 503])
+async def test_a_feed_without_rest_is_answered_from_memory(rest, upstream, status):
+    """A ws:// URL may have no REST service, or another one that has no such path."""
+    upstream.answer = lambda _: reply({"message": "no"}, status)
+    instance = make_instance(Settings())
+    client = make_app(instance, (), Companion(rest)).test_client()
+    paths = ("/products/BTC-USD/ticker", "/products/BTC-USD/stats", "/products")
+    for path in paths:
+        assert (await client.get(path)).status_code in {404, 502}
+    await fill(instance)
+
+    ticker, stats, products = [await said(await client.get(path)) for path in paths]
+    assert (ticker["price"], stats["open"]) == ("10", "9")
+    assert [product["id"] for product in products] == ["BTC-USD"]
+    assert (await client.get("/products/ETH-USD/ticker")).status_code in {404, 502}
+
+
+async def test_an_answer_of_the_exchange_counts_more_than_memory(open_instance, rest, upstream):
+    """Its ticker is newer, or it has the right to refuse."""
+    await fill(open_instance)
+    client = make_app(open_instance, (), Companion(rest)).test_client()
+    assert (await said(await client.get("/products/BTC-USD/ticker")))["asked"]
+
+    upstream.answer = lambda _: reply({"message": "no"}, 400)
+    assert await said(await client.get("/products/BTC-USD/stats"), 400) == {"message": "no"}
+
+
+async def test_a_recording_without_a_list_lists_what_it_brings():
+    """Nothing else is known; a product that is not heard is not invented."""
+    instance = make_instance(Settings())
+    await fill(instance)
+    client = make_app(instance).test_client()
+
+    assert [p["id"] for p in await said(await client.get("/products"))] == ["BTC-USD"]
+
+
+async def fill(instance):
+    """Have the feed bring a ticker of BTC-USD."""
+    ticker = make_message(
+        "ticker", sequence=7, price="10", open_24h="9", high_24h="11", low_24h="8",
+        volume_24h="5", volume_30d="50", best_bid="9.9", best_ask="10.1", last_size="1",
+        time="t", trade_id=3,
+    )  # fmt: skip
+    await instance.broker.publish([Delivery([ticker])])
 
 
 async def test_a_recording_lists_what_it_knows(open_instance):

@@ -149,7 +149,8 @@ class Source:
                 self._routes.clear()
             owner = "" if self._is_of_all(topic) else topic.product_id
             route = self._routes[key] = Route(topic, _also(topic), self._holds(topic), owner)
-            if head.type != "l2update":  # a book is heard with its snapshot
+            # A book is heard with its snapshot; of what was not asked for nothing is remembered.
+            if head.type != "l2update" and topic in self.asked_at:
                 self.heard.add(topic)
         return route
 
@@ -167,6 +168,7 @@ class Source:
             self.held = self._held - dropped
         for topic in dropped:
             self.asked_at.pop(topic, None)
+            self.heard.discard(topic)
 
     def unheard(self, now: float, patience_s: float) -> list[Topic]:
         """Return topics asked for ``patience_s`` ago that should have said something at once."""
@@ -203,6 +205,8 @@ class Source:
             if channel is None:
                 return None
             if self._held is None and channel == FULL.topic_channel:
+                if len(self._full) >= TOPICS_MAX:
+                    self._full.clear()
                 self._full.add(product_id)
                 self._routes.pop(("match", product_id), None)
             return intern_topic(channel, product_id)

@@ -138,6 +138,30 @@ def test_routes_are_not_remembered_without_end(monkeypatch):
     assert len(source._routes) <= 5
 
 
+@pytest.mark.parametrize("held", [(), None], ids=["nothing asked for", "everything held"])
+def test_products_that_nobody_asked_for_are_not_remembered_without_end(held, monkeypatch):
+    """An exchange that names ever new products must not fill memory (DESIGN, invariant 4)."""
+    monkeypatch.setattr(module, "TOPICS_MAX", 4)
+    source = Source(0, held)
+    for number in range(100):
+        for kind in ("received", "match", "ticker", "snapshot"):
+            source.route(Head(kind, f"N{number}-USD"))
+
+    assert len(source.heard) == 0
+    assert len(source._full) <= 4
+
+
+def test_a_topic_that_was_dropped_is_heard_no_longer():
+    """Asked for again, it has to send something again."""
+    source = Source()
+    source.ask(topics("ticker:BTC-USD"), 0.0)
+    source.route(Head("ticker", BTC))
+    assert source.heard == topics("ticker:BTC-USD")
+    source.drop(topics("ticker:BTC-USD"))
+
+    assert source.heard == frozenset()
+
+
 def test_data_is_expected_while_a_heartbeat_of_a_product_that_flows_is_held():
     """Only heartbeats come from a quiet market."""
     source = Source(0, topics("ticker:BTC-USD"))

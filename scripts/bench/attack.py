@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import servers
-from attacks import ATTACKS
+from attacks import ATTACKS, CHANNELS, PAIRS
 from report import median, ratio, table, verdict, write
 from rig import (
     BENCH,
@@ -54,12 +54,19 @@ WAYS_IN = ("direct", "no limits", "HAProxy")
 
 
 @contextmanager
-def daemon(*flags: str) -> Iterator[tuple[Child, int]]:
-    """Run hedgehogd on its demo market, with some history; yield it and its port."""
+def daemon(*flags: str, holds_all: bool = False) -> Iterator[tuple[Child, int]]:
+    """Run hedgehogd on its demo market, with some history; yield it and its port.
+
+    With ``holds_all`` it holds all that the attack asks for from the start: the demo market runs
+    in the same process, and its work for what is held must not be counted for the attack's.
+    """
+    held = ["--demo-rate", "10", "--pairs", "BTC-USD"]
+    if holds_all:
+        held = ["--demo-rate", "1", "--pairs", ",".join(PAIRS), "--channels", ",".join(CHANNELS)]
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="hedgehogd-attack-") as folder:
         command = [*servers.daemon_command, "--feed", "demo", "--demo-seed", "7"]
-        command += ["--demo-rate", "10", "--pairs", "BTC-USD", "--history", folder]
+        command += [*held, "--history", folder]
         command += ["--port", str(port), *flags]
         with Child(f"hedgehogd-{port}", command, core=SERVER_CORE, silent=True) as server:
             servers.wait_listening(server, port)
@@ -68,13 +75,13 @@ def daemon(*flags: str) -> Iterator[tuple[Child, int]]:
 
 
 @contextmanager
-def way_in(name: str) -> Iterator[tuple[list[Child], int]]:
+def way_in(name: str, *, holds_all: bool = False) -> Iterator[tuple[list[Child], int]]:
     """Run what is attacked; yield its processes and the port."""
     with contextlib.ExitStack() as stack:
         flags = NO_LIMITS if name == "no limits" else ()
         if flags and not knows(NO_LIMITS[0]):
             flags = ()
-        server, port = stack.enter_context(daemon(*flags))
+        server, port = stack.enter_context(daemon(*flags, holds_all=holds_all))
         if name != "HAProxy":
             yield [server], port
             return
@@ -125,7 +132,8 @@ def served(port: int, count: int) -> dict[str, Any]:
 
 def measure(way: str, attack: str, count: int, sockets: int) -> dict[str, Any]:
     """Measure one attack by one way in; return the raw figures."""
-    with way_in(way) as (children, port):
+    holds_all = getattr(ATTACKS[attack], "subscribes", False)
+    with way_in(way, holds_all=holds_all) as (children, port):
         calm = served(port, count)
         watch = Watch(children[0].pid)
         watch.start()

@@ -113,13 +113,14 @@ class StuckStreams:
     name = "stuck streams"
     says = "event streams of different topics that are not read"
     sockets = 250
+    subscribes = True
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
         """Wait without reading: what the kernel does not take waits at the server."""
         pairs = [PAIRS[0], *(pair for pair in PAIRS[1:] if random.random() < 0.5)]
         channels = ["full", *(name for name in CHANNELS[1:] if random.random() < 0.5)]
         path = f"/api/v1/stream?pairs={','.join(pairs)}&channels={','.join(channels)}"
-        head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n"
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
         await stream.send_all(head.encode())
         await trio.sleep(STUCK_S)
 
@@ -130,12 +131,13 @@ class HeavyCommands:
     name = "heavy commands"
     says = "commands of 5,028 topics, ten a second on each connection"
     sockets = 4
+    subscribes = True
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
         """Send without waiting for answers, and read them."""
         key = base64.b64encode(random.randbytes(16)).decode()
         head = (
-            "GET /ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
         )
         await stream.send_all(head.encode())
@@ -171,7 +173,8 @@ class LongQueries:
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:  # noqa: ARG002
         """Read one answer."""
         await stream.send_all(
-            b"GET /api/v1/history/BTC-USD?limit=100000&format=csv HTTP/1.1\r\nHost: bench\r\n\r\n"
+            b"GET /api/v1/history/BTC-USD?limit=100000&format=csv HTTP/1.1\r\n"
+            b"Host: localhost\r\n\r\n"
         )
         while await stream.receive_some(65536):
             pass

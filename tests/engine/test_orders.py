@@ -251,6 +251,32 @@ async def test_a_book_from_before_its_first_event_is_dropped(followed):
     assert followed.books.is_live(BTC)
 
 
+async def test_a_book_that_has_ended_begins_again_with_the_next_event(followed):
+    """Nothing has updated it meanwhile; one that was not ready is not counted."""
+    followed.put(full("received", 10))
+    followed.books.end({"ETH-USD"})
+    followed.books.end(None)
+    assert (followed.books.products(), followed.books.lost["stale"]) == (set(), 0)
+
+    followed.put(full("received", 11))
+    await followed.load(FETCHED._replace(sequence=11))
+    followed.books.end({BTC})
+    assert (followed.books.products(), followed.books.lost["stale"]) == (set(), 1)
+
+
+async def test_a_gap_in_the_channel_that_a_book_follows_ends_it(followed):
+    """No event may follow to show it."""
+    followed.books.interrupt(FULL)
+    followed.put(full("received", 10))
+    followed.books.interrupt(FULL)  # not ready: nothing to lose
+    await followed.load()
+    followed.books.interrupt(LEVEL3)
+    assert followed.books.is_live(BTC)
+    followed.books.interrupt(FULL)
+
+    assert (followed.books.is_live(BTC), followed.books.lost["gap"]) == (False, 1)
+
+
 async def test_without_anybody_to_fetch_nothing_is_missed():
     """A recording has no REST."""
     books = OrderBooks()

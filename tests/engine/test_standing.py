@@ -157,3 +157,15 @@ async def test_what_is_over_is_told_to_nobody_who_comes_later(plumbing):
     await plumbing.publish(notices=[a_gap(), stale(b"stale", "BTC-USD")])
     await plumbing.broker.publish([Delivery([], flows=frozenset())])
     assert plumbing.join("matches")[1].told == []
+
+
+def test_a_product_is_stale_until_it_or_the_feed_is_back(standing):
+    """Its state in memory is not served meanwhile."""
+    standing.note(stale(b"stale", "BTC-USD"))
+    assert [standing.is_stale(each) for each in ("BTC-USD", "ETH-USD")] == [True, False]
+    standing.note(TopicNotice(None, b"stale", NoticeKind.STALE))
+    standing.note(back("BTC-USD"))
+    assert standing.is_stale("BTC-USD")
+
+    standing.note(TopicNotice(None, b"back", NoticeKind.BACK))
+    assert not standing.is_stale("BTC-USD")

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from itertools import islice
 
 import trio
 
@@ -23,6 +24,7 @@ from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.protocol.backoff import TokenBucket
 
 TOO_MANY_QUERIES = "too_many_queries"
+_FORGOTTEN_AT_ONCE = 4  # for each command, so that no command pays for thousands
 
 
 class Turns:
@@ -47,7 +49,9 @@ class Turns:
 
         The work itself must not wait; the next turn begins after a checkpoint.
         """
-        is_within = self._allowance(share).try_take(trio.current_time(), weight)
+        now = trio.current_time()
+        self._forget(now)
+        is_within = self._allowance(share).try_take(now, weight)
         if not is_within:
             self.delayed += 1
             async with self._beyond:
@@ -62,6 +66,13 @@ class Turns:
         """Wait until all large commands together are within their pace, one a turn."""
         async with self._large:
             await trio.sleep(self._all.take(trio.current_time(), weight))
+
+    def _forget(self, now: float) -> None:
+        """Forget a few addresses whose allowance is whole again, as that of a new one."""
+        for share, bucket in list(islice(self._allowances.items(), _FORGOTTEN_AT_ONCE)):
+            if not bucket.is_full(now):
+                return  # those that follow were used later
+            del self._allowances[share]
 
     def _allowance(self, share: str) -> TokenBucket:
         bucket = self._allowances.get(share)

@@ -67,6 +67,11 @@ class TokenBucket:
         self._tokens -= count
         return True
 
+    def is_full(self, now: float) -> bool:
+        """Say whether at ``now`` it allows as much as a new bucket."""
+        self._fill(now)
+        return self._tokens >= self._burst
+
     def _fill(self, now: float) -> None:
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)

@@ -13,12 +13,16 @@ Two mechanisms, for two kinds of scarcity:
 """
 
 from collections.abc import Callable
+from itertools import islice
 
 from hedgehogd.domain import limits
 from hedgehogd.protocol.backoff import TokenBucket
 
 # Seconds after which an address that was refused may come again, by the reason's code.
 ADDRESS_RETRY_S = {"address_connections": 10, "address_rate": round(limits.ADDRESS_BURST_S)}
+
+
+_FORGOTTEN_AT_ONCE = 4  # for each address that enters, so that no entrance pays for thousands
 
 
 class Visit:
@@ -153,7 +157,8 @@ class Addresses:
     """How many connections each address holds, and how often it opens them.
 
     Addresses with open connections are as many as there are connections. Of those without,
-    the ``ADDRESSES_REMEMBERED_MAX`` that left last are remembered.
+    the ``ADDRESSES_REMEMBERED_MAX`` that left last are remembered, until their rate is that of
+    a new address.
 
     Attributes:
         connections_max: connections that one address may hold at once.
@@ -190,6 +195,7 @@ class Addresses:
         Returns:
             Empty, or the reason why it may have no more: then it was not counted.
         """
+        self._forget(now)
         holder = self._present.get(address) or self._past.pop(address, None)
         if holder is None:
             holder = _Holder(_bucket(self.connections_per_s, limits.ADDRESS_BURST_S))
@@ -215,6 +221,13 @@ class Addresses:
         holder.open -= 1
         if not holder.open:
             self._remember(address, self._present.pop(address))
+
+    def _forget(self, now: float) -> None:
+        """Forget a few addresses without a connection that may open as much as a new one."""
+        for address, holder in list(islice(self._past.items(), _FORGOTTEN_AT_ONCE)):
+            if not holder.bucket.is_full(now):
+                return  # those that follow left later
+            del self._past[address]
 
     def _remember(self, address: str, holder: _Holder) -> None:
         self._past[address] = holder

@@ -107,6 +107,20 @@ async def test_allowances_of_no_more_addresses_than_allowed_are_remembered(
     assert turns.delayed == 1
 
 
+async def test_an_allowance_is_remembered_until_it_is_whole(autojump_clock):
+    """A day of subscribers, each from an address of its own, must not take memory."""
+    turns, times = Turns(), []
+    await _send(turns, "heavy", ALL, times)
+    for number in range(100):
+        await _send(turns, str(number), 250, times)
+        await trio.sleep(2)
+        assert ("heavy" in turns._allowances) == (trio.current_time() < times[0] + 42)
+    assert len(turns._allowances) <= 3
+    await _send(turns, "heavy", ALL, times)
+
+    assert turns.delayed == 0
+
+
 async def test_a_cancelled_wait_leaves_the_turn_to_the_next(nursery, autojump_clock):
     """A strict client has five seconds to subscribe; its wait is cut and taken up again."""
     turns, times = Turns(), []

@@ -138,3 +138,12 @@ def test_several_tokens_are_taken_together_or_not_at_all():
     assert [bucket.try_take(0.0, 6.0), bucket.try_take(0.0, 6.0)] == [True, False]
     assert bucket.try_take(2.0, 6.0)
     assert bucket.take(2.0, 5.0) == 5.0
+
+
+def test_a_bucket_is_full_when_it_allows_as_much_as_a_new_one():
+    """Then nothing is lost when it is forgotten."""
+    bucket = TokenBucket(per_s=2.0, burst=4)
+    assert bucket.is_full(0.0)
+    bucket.take(0.0, 6.0)
+
+    assert [bucket.is_full(at) for at in (0.0, 2.9, 3.0)] == [False, False, True]

@@ -180,3 +180,20 @@ def test_new_limits_are_in_force_at_once():
     assert [addresses.enter("b", 0) for _ in range(3)] == ["", "", "address_rate"]
     addresses.change(9, 0.2)
     assert addresses.enter("a", 0) == "address_rate"
+
+
+def test_an_address_is_remembered_until_its_rate_is_that_of_a_new_one():
+    """A day of visitors, each from an address of its own, must not take memory."""
+    addresses = Addresses(connections_per_s=1.0)
+    for second in range(1_000):
+        assert addresses.enter(str(second), second) == ""
+        addresses.leave(str(second))
+        assert len(addresses._past) <= 2
+    burst = [addresses.enter("busy", 1_000) for _ in range(11)]
+    for _ in range(10):
+        addresses.leave("busy")
+    again = [addresses.enter("new", 1_005), addresses.enter("busy", 1_005)]
+
+    assert burst == [""] * 10 + ["address_rate"]
+    assert again == ["", ""]
+    assert [addresses.enter("busy", 1_005) for _ in range(5)] == [""] * 4 + ["address_rate"]

@@ -20,6 +20,15 @@ CONTROL_REQUESTS_PER_ADDRESS_MAX = 32
 # A control request that made no progress for this long gives up its place in a full room, also
 # when its address holds no more than others: ordinary ones are answered in a few ms.
 CONTROL_GRACE_S = 0.1
+# Control requests that an address with limits starts at once: a browser opens six connections.
+CONTROL_STARTS_BURST = 8
+# ... and a second after that, as many as it may open connections. One start takes 2 ms of the loop,
+# so that the 32 places of an attacker, which become free together, are not filled in one turn.
+# Each CONTROL_STARTS_BURST places that the address holds make a start cost one more: 20 a second
+# with all places held, because requests that stay wait for their peer and are no quick client's.
+CONTROL_STARTS_PER_S = 100.0
+# How long a control request of such an address waits for its start; a longer queue is a 503.
+CONTROL_WAIT_MAX_S = 5.0
 # How often a second a request gives up its place although the shares get no fairer: a flood that
 # replaced its own requests at 1,000 a second took the whole core, at 2 to 15 ms each.
 CONTROL_EXCHANGES_PER_S = 20.0

@@ -6,8 +6,8 @@ Two mechanisms, for two kinds of scarcity:
   requests. A newcomer to a full room gets the place of another connection: one of the address
   that holds the most, and of these the one without progress for the longest. So an address
   that fills the room pays for newcomers itself.
-* ``Addresses``: how many connections an address may hold and open, streams included. A stream
-  never gives up its place to a newcomer.
+* ``Addresses``: how many connections an address may hold and open, streams included, and how
+  fast its control requests are started. A stream never gives up its place to a newcomer.
 
 "Address" is what ``streaming.address.share_of`` returns; empty for a unix socket.
 """
@@ -65,6 +65,10 @@ class Room:
 
     def __len__(self) -> int:
         return self._count
+
+    def held(self, address: str) -> int:
+        """Return how many places ``address`` holds."""
+        return len(self._visits.get(address, ()))
 
     def enter(
         self, visit: Visit, places_max: int, now: float, share_max: int | None = None
@@ -146,11 +150,12 @@ class RoomFull(Exception):
 class _Holder:
     """What one address holds and may open."""
 
-    __slots__ = ("bucket", "open")
+    __slots__ = ("bucket", "open", "starts")
 
     def __init__(self, bucket: TokenBucket) -> None:
         self.bucket = bucket
         self.open = 0
+        self.starts: TokenBucket | None = None  # from its first control request on
 
 
 class Addresses:
@@ -209,6 +214,27 @@ class Addresses:
         self._present[address] = holder
         return ""
 
+    def start(self, address: str, now: float, held: int = 0) -> float:
+        """Give a control request of ``address``, which has a connection open, its turn.
+
+        Args:
+            address: what the request is counted by.
+            now: the time.
+            held: control requests of the address that are being answered.
+
+        Returns:
+            The seconds that the request has to wait before it starts; 0 for at once.
+
+        Raises:
+            RoomFull: the request would wait for longer than ``CONTROL_WAIT_MAX_S``.
+        """
+        holder = self._present[address]
+        if holder.starts is None:
+            holder.starts = TokenBucket(limits.CONTROL_STARTS_PER_S, limits.CONTROL_STARTS_BURST)
+        if holder.starts.take(now, 0) >= limits.CONTROL_WAIT_MAX_S:
+            raise RoomFull
+        return holder.starts.take(now, 1 + held // limits.CONTROL_STARTS_BURST)
+
     def explain(self, reason: str) -> str:
         """Return a sentence about a reason that ``enter`` returned."""
         if reason == "address_rate":
@@ -230,6 +256,7 @@ class Addresses:
             del self._past[address]
 
     def _remember(self, address: str, holder: _Holder) -> None:
+        holder.starts = None  # the address has no request left that could wait
         self._past[address] = holder
         if len(self._past) > limits.ADDRESSES_REMEMBERED_MAX:
             del self._past[next(iter(self._past))]

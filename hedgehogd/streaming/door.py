@@ -226,7 +226,8 @@ class Door:
             address = self._locate(guest, headers)
             self._check_access(request, headers)
             if plane_of(request) is Plane.CONTROL:
-                self._enter_control(sock, guest, share_of(address))
+                if not await self._enter_control(sock, guest, share_of(address)):
+                    return None
                 CALLER.set(share_of(address))
                 replay = without_upgrade(data, head_end)
                 await self._control(
@@ -266,16 +267,28 @@ class Door:
             guest.share = share
         return address
 
-    def _enter_control(self, sock: trio.socket.SocketType, guest: _Guest, share: str) -> None:
-        """Move a connection from the heads to the control requests.
+    async def _enter_control(self, sock: trio.socket.SocketType, guest: _Guest, share: str) -> bool:
+        """Move a connection from the heads to the control requests, in its address's turn.
+
+        The connection keeps its place among the heads until then.
+
+        Returns:
+            False when that place went to another connection meanwhile.
 
         Raises:
-            SubscriberError: 503; every place is taken and none may be given up.
+            SubscriberError: 503; every place is taken and none may be given up, or too many
+                requests of the address wait.
         """
         now = trio.current_time()
-        visit = Visit(share, sock.close, now)
         share_max = limits.CONTROL_REQUESTS_PER_ADDRESS_MAX if guest.share else None
         try:
+            if guest.share:
+                held = self._controls.held(share)
+                wait_s = self._plane.addresses.start(guest.share, now, held)
+                if wait_s and not await _keeps_place(guest.visit, wait_s):
+                    return False
+                now = trio.current_time()
+            visit = Visit(share, sock.close, now)
             evicted = self._controls.enter(visit, limits.CONTROL_REQUESTS_MAX, now, share_max)
         except RoomFull:
             raise SubscriberError(
@@ -288,6 +301,7 @@ class Door:
         if evicted is not None:
             self._counts.refusals["control_evicted"] += 1
             evicted.end()
+        return True
 
     def _check_access(self, request: h11.Request, headers: dict[bytes, bytes]) -> None:
         """Refuse names and web pages that are not served; the log has the first of each.
@@ -367,6 +381,16 @@ class Door:
         if wants_no_body(asked):
             body = b""
         await _say(sock, head.encode() + cors + b"\r\n" + body)
+
+
+async def _keeps_place(visit: Visit, wait_s: float) -> bool:
+    """Wait; return False as soon as the place of ``visit`` has gone to another connection."""
+    close, evicted = visit.end, trio.Event()
+    visit.end = evicted.set
+    with trio.move_on_after(wait_s):
+        await evicted.wait()
+    visit.end = close
+    return not evicted.is_set()
 
 
 async def _say(sock: trio.socket.SocketType, answer: bytes) -> None:

@@ -197,3 +197,44 @@ def test_an_address_is_remembered_until_its_rate_is_that_of_a_new_one():
     assert burst == [""] * 10 + ["address_rate"]
     assert again == ["", ""]
     assert [addresses.enter("busy", 1_005) for _ in range(5)] == [""] * 4 + ["address_rate"]
+
+
+def test_an_address_starts_a_burst_of_control_requests_and_more_at_a_pace(monkeypatch):
+    """The requests of another address start at once; a queue that is too long refuses."""
+    monkeypatch.setattr(limits, "CONTROL_STARTS_BURST", 2)
+    monkeypatch.setattr(limits, "CONTROL_STARTS_PER_S", 4.0)
+    monkeypatch.setattr(limits, "CONTROL_WAIT_MAX_S", 0.5)
+    addresses = Addresses()
+    for address in ("a", "b"):
+        addresses.enter(address, 0.0)
+
+    assert [addresses.start("a", 0.0) for _ in range(4)] == [0.0, 0.0, 0.25, 0.5]
+    with pytest.raises(RoomFull):
+        addresses.start("a", 0.0)
+    assert addresses.start("b", 0.0) == 0.0
+    assert addresses.start("a", 0.25) == 0.5
+    assert addresses.start("a", 10.0) == 0.0
+
+
+def test_an_address_that_left_starts_a_whole_burst_of_control_requests(monkeypatch):
+    """A client that asks one request after the other never waits."""
+    monkeypatch.setattr(limits, "CONTROL_STARTS_BURST", 1)
+    addresses = Addresses()
+    for _ in range(3):
+        addresses.enter("a", 0.0)
+        assert addresses.start("a", 0.0) == 0.0
+        addresses.leave("a")
+
+
+def test_the_more_places_an_address_holds_the_slower_its_control_requests_start(monkeypatch):
+    """Its share of places that are held by slow peers is filled again at a fifth of the pace."""
+    monkeypatch.setattr(limits, "CONTROL_STARTS_BURST", 8)
+    monkeypatch.setattr(limits, "CONTROL_STARTS_PER_S", 100.0)
+    room, addresses = Room(), Addresses()
+    addresses.enter("a", 0.0)
+    assert room.held("a") == 0
+    for _ in range(32):
+        room.enter(_visit("a"), 32, 0.0)
+
+    waits = [addresses.start("a", 0.0, room.held("a")) for _ in range(4)]
+    assert waits == [0.0, 0.02, 0.07, 0.12]

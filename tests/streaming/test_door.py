@@ -322,6 +322,80 @@ async def test_an_address_with_many_control_requests_pays_for_newcomers(
     await served.all_gone()
 
 
+def _pace(monkeypatch: pytest.MonkeyPatch, per_s: float, wait_max_s: float) -> None:
+    monkeypatch.setattr(limits, "CONTROL_STARTS_BURST", 1)
+    monkeypatch.setattr(limits, "CONTROL_STARTS_PER_S", per_s)
+    monkeypatch.setattr(limits, "CONTROL_WAIT_MAX_S", wait_max_s)
+
+
+async def _all_heads_read(served: Served, count: int) -> None:
+    """Wait until the door has ``count`` connections, each with a complete head."""
+    await _visitors(served, count)
+    with trio.fail_after(5):
+        while served.door._reading:
+            await trio.sleep(0.001)
+
+
+async def test_control_requests_of_one_address_are_delayed_and_not_those_of_another(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that would wait for too long is answered 503."""
+    _pace(monkeypatch, per_s=0.001, wait_max_s=500.0)
+    served = await serve(nursery, waits_for_bodies=True)
+    crowd = []
+    for count in (1, 2):
+        crowd.append(await served.ask(POST, source="127.0.0.2"))
+        await _all_heads_read(served, count)
+    other = await served.ask("GET /x HTTP/1.1\nHost: x", source="127.0.0.3")
+
+    assert await read_all(other) == CONTROL_ANSWER
+    assert len(served.door._controls) == 1
+    assert served.instance.counts.refusals == {}
+    refused = await served.ask(POST, source="127.0.0.2")
+    assert await _refused(refused) == (503, "too_many_requests")
+    for stream in crowd:
+        await stream.aclose()
+
+
+async def test_delayed_control_requests_are_all_answered(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They start one after the other, at the pace of an address."""
+    _pace(monkeypatch, per_s=10.0, wait_max_s=5.0)
+    served = await serve(nursery)
+    begin = trio.current_time()
+    crowd = [await served.ask("GET /x HTTP/1.1\nHost: x", source="127.0.0.2") for _ in range(5)]
+
+    assert [await read_all(stream) for stream in crowd] == [CONTROL_ANSWER] * 5
+    assert trio.current_time() >= begin + 0.4
+    assert served.instance.counts.refusals == {}
+    await served.all_gone()
+
+
+async def test_a_delayed_control_request_whose_place_went_to_another_is_not_started(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is closed at once, not when its turn would have come."""
+    _pace(monkeypatch, per_s=0.001, wait_max_s=500.0)
+    monkeypatch.setattr(limits, "VISITORS_MAX", 1)
+    served = await serve(nursery, waits_for_bodies=True)
+    first = await served.ask(POST, source="127.0.0.2")
+    await _answering(served, 1)
+    second = await served.ask("GET /second HTTP/1.1\nHost: x", source="127.0.0.2")
+    await _all_heads_read(served, 2)
+    third = await served.connect(source="127.0.0.3")
+    with trio.fail_after(5):
+        while not served.instance.counts.refusals["too_many_visitors"]:
+            await trio.sleep(0.001)
+    await first.send_all(b"123456789")
+
+    assert await read_all(first) == CONTROL_ANSWER
+    assert await _ended(second)
+    await third.aclose()
+    await served.all_gone()
+    assert b"/second" not in served.control_saw
+
+
 async def test_an_address_has_a_limit_of_connections_and_other_addresses_do_not_notice(
     nursery: trio.Nursery,
 ) -> None:

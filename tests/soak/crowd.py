@@ -233,7 +233,7 @@ class Crowd:
             "/", "/healthz", "/readyz", "/products", "/time", f"/nowhere/{number}",
             f"/products/{pair}", f"/products/{pair}/ticker", f"/products/{pair}/stats",
             f"/products/{pair}/book?level={self._random.choice((1, 2, 3))}",
-            f"/products/{pair}/trades?limit=10&before={number}", f"/currencies/N{number}",
+            f"/products/{pair}/trades?limit=10&before={number % 40}", f"/currencies/N{number}",
             f"/products/{pair}/candles?granularity=60", f"/api/v1/sessions/1.{number}",
             f"/api/v1/history/{pair}?channel=matches", f"/api/v1/subscribe/{pair}?format={number}",
         ))  # fmt: skip

@@ -74,10 +74,9 @@ HISTORY_WAITING_MAX = 16
 TOPICS_PER_SUBSCRIBER_MAX = 10_000
 # Subscribers of one instance. 10,000 use half of the usual limit of open files.
 SUBSCRIBERS_MAX = 10_000
-# Open files beside those of subscribers and visitors: listeners, feeds, history, other instances.
-OTHER_FILES_MAX = 220
-# Open files beside the subscribers': a crowd of visitors must not exhaust them.
-SPARE_FILES_MIN = VISITORS_MAX + CONTROL_REQUESTS_MAX + OTHER_FILES_MAX
+# Open files beside the subscribers': a crowd of visitors must not exhaust them, and 220 are for
+# listeners, feeds, history and other instances.
+SPARE_FILES_MIN = VISITORS_MAX + CONTROL_REQUESTS_MAX + 220
 
 # What may wait for one slow subscriber: bytes (a level2 snapshot and a busy minute) ...
 BACKLOG_BYTES_MAX = 4 * 1024 * 1024
@@ -363,7 +362,7 @@ TAPE_KEEP_S = 25.0
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
 HISTORY_QUERY_MESSAGES_MAX = 100_000
 # How long a browser may remember what a page of another origin may send: changes are rare.
-PREFLIGHT_KEEP_S = 3_600
+PREFLIGHT_KEEP_S = 3_600.0
 # A cell of CSV: a spreadsheet holds 32,767 characters, and Python's csv module 131,072.
 CSV_CELL_CHARACTERS_MAX = 32_000
 # A day in 86 seconds. What is faster is as fast as it is read: 0.

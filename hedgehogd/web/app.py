@@ -116,7 +116,7 @@ def _add_cors(app: QuartTrio, origins: CrossOrigins) -> None:
             headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, DELETE, OPTIONS"
             headers["Access-Control-Allow-Headers"] = ", ".join(_READ_HEADERS)
             headers["Access-Control-Expose-Headers"] = ", ".join(_SENT_HEADERS)
-            headers["Access-Control-Max-Age"] = str(limits.PREFLIGHT_KEEP_S)
+            headers["Access-Control-Max-Age"] = f"{limits.PREFLIGHT_KEEP_S:.0f}"
             headers["Vary"] = "Origin"
         return response
 

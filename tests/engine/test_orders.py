@@ -110,6 +110,15 @@ async def test_a_gap_ends_the_book_and_has_it_fetched_anew(followed):
     assert (await followed.rows())["sequence"] == 13
 
 
+async def test_a_gap_on_the_tape_ends_a_book_while_it_is_loaded(followed):
+    """The events after the gap do not begin a book of their own."""
+    followed.put(full("received", 10), full("received", 12), full("received", 13))
+    await followed.load()
+
+    assert followed.books.lost == {"gap": 1}
+    assert followed.books.missing() == [BTC]
+
+
 async def test_a_book_older_than_the_tape_is_of_no_use(followed):
     """Between the two something is missing."""
     followed.put(full("received", 15), full("received", 16))

@@ -65,6 +65,27 @@ async def test_as_fast_as_it_is_read_to_the_end_of_the_stretch(stage, autojump_c
     assert session.is_closed
 
 
+async def test_replays_of_one_page_share_its_bytes(stage, autojump_clock):
+    """A store returns the page that it read for the subscriber before."""
+    await trio.sleep(20)
+    read, pages = stage.past.page, {}
+
+    async def page(topics, after):
+        key = (frozenset(topics), after)
+        if key not in pages:
+            pages[key] = await read(topics, after)
+        return pages[key]
+
+    stage.past.page = page
+    members = []
+    for _ in range(2):
+        members.append(watch(stage, 3.5, until_us=EPOCH_US + 7 * S)[0])
+        await trio.sleep(1)
+
+    assert [data(member) for member in members] == [[4, 5, 6], [4, 5, 6]]
+    assert pages
+
+
 @pytest.mark.parametrize(("speed", "between"), [(1.0, 1.0), (10.0, 0.1), (0.5, 2.0)])
 async def test_each_message_comes_when_it_is_due(stage, autojump_clock, speed, between):
     """A trader wants to see yesterday as it was, or in a tenth of the time."""

@@ -689,6 +689,18 @@ async def test_held_snapshots_make_room_when_the_budget_is_full(making):
     assert (making.pipe.snapshots.made, budget.bytes) == (2, 0)
 
 
+async def test_a_snapshot_that_the_budget_cannot_hold_still_serves_its_joiners(making):
+    """It is dropped while it is delivered, and is not counted afterwards."""
+    making.join("level2")
+    await making.publish(a_snapshot(levels=300))
+    making.pipe.budget.bytes_max = 1
+    joiners = [making.join("level2")[1] for _ in range(3)]
+    await wait_all_tasks_blocked()
+
+    assert [[m.type for m in each.messages] for each in joiners] == [["snapshot"]] * 3
+    assert making.pipe.budget.bytes == 0
+
+
 async def test_the_snapshot_of_another_product_is_held_until_it_is_too_old_itself(
     making, autojump_clock
 ):

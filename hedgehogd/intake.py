@@ -84,6 +84,7 @@ class Intake:
             self._random,
             authorization=address.authorization,
             secrets=address.secrets,
+            exists=self._settings.feed_where in _NAMED_FEEDS,
         )
         await producers.start(rest.run)
         backfill = Backfill(rest, self._deliver_to(inbox), self._random)

@@ -52,8 +52,10 @@ class RestClient:
         authorization: the ``Authorization`` header; empty for none.
         secrets: removed from the error messages of the service.
         transport: in place of the network, for tests.
+        exists: True when the service is known to exist, whatever it answers now.
 
     Attributes:
+        exists: True once the service has answered, or from the start where it is known to exist.
         requests: requests made since start.
         errors: those that brought no answer of the exchange, by reason.
         cache_hits: askers answered by what was kept.
@@ -69,8 +71,10 @@ class RestClient:
         authorization: str = "",
         secrets: Secrets = NO_SECRETS,
         transport: httpx.AsyncBaseTransport | None = None,
+        exists: bool = False,
     ) -> None:
         self.url = url
+        self.exists = exists
         self.requests = 0
         self.errors: Counter[str] = Counter()
         self.cache_hits = 0
@@ -232,6 +236,7 @@ class RestClient:
                 self._wake.set()
                 return
         elif answer.status < 500:
+            self.exists = self.exists or answer.status == 200
             self._pauses.reset()
         if fetch.keeping is not None:
             keep_s = fetch.keeping(answer) if answer.status == 200 else _FAILURE_KEEP_S

@@ -103,7 +103,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
     @app.get("/products/spark-lines", defaults={"name": "spark-lines"})
     async def all_products(name: str) -> Response:
         answer = await fetched(overview_read(name))
-        if not name and _is_away(answer):
+        if not name and _has_no_service(rest, answer):
             answer = _known_products(instance.pipe, answer)
         return await said(_restricted(answer, catalogue.only, is_by_id=name in BY_PRODUCT))
 
@@ -125,7 +125,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
             return await said(_known_product(product_id))
         answer = await _own(instance, companion.books, product_id, subject, read)
         answer = answer or await fetched(read)
-        if _is_away(answer):
+        if _has_no_service(rest, answer):
             answer = remembered(instance.pipe, product_id, subject, dict(read.query)) or answer
         return await said(answer)
 
@@ -208,9 +208,15 @@ def _with_id(raw: msgspec.Raw) -> tuple[str, msgspec.Raw]:
     return _decode_listed(raw).id, raw
 
 
-def _is_away(answer: Answer) -> bool:
-    """Say whether the exchange's REST service has no answer: not there, or not such a service."""
-    return answer.status == 404 or answer.status >= 500
+def _has_no_service(rest: RestClient | None, answer: Answer) -> bool:
+    """Say whether ``answer`` is that of a feed without a REST service.
+
+    A service that has answered before is in trouble: then its error is the answer, because memory
+    knows some products and some trades of those that the service would list.
+    """
+    if rest is None:
+        return True
+    return not rest.exists and answer.status in {404, 502}
 
 
 def _known_products(pipe: Pipe, answer: Answer) -> Answer:

@@ -164,6 +164,8 @@ async def test_a_wait_is_told_in_whole_seconds(open_instance):
     """``Retry-After`` knows no others; a fifth of a second early would be too early."""
 
     class Busy:
+        exists = True
+
         async def get(self, path, query, *, keeping):
             return failure(503, "later", 1.2)
 
@@ -193,6 +195,8 @@ async def test_nobody_waits_for_ever(autojump_clock, client, upstream):
 
 async def test_a_slow_exchange_is_not_waited_for(autojump_clock, open_instance):
     class Hanging:
+        exists = True
+
         async def get(self, path, query, *, keeping):
             await trio.sleep_forever()
 
@@ -350,6 +354,18 @@ async def test_a_feed_without_rest_is_answered_from_memory(rest, upstream, statu
     assert (ticker["price"], stats["open"]) == ("10", "9")
     assert [product["id"] for product in products] == ["BTC-USD"]
     assert (await client.get("/products/ETH-USD/ticker")).status_code in {404, 502}
+
+
+async def test_a_service_in_trouble_is_not_replaced_by_memory(rest, upstream):
+    """A client that loads its list of products would take three of eight hundred."""
+    instance = make_instance(Settings())
+    await fill(instance)
+    client = make_app(instance, (), Companion(rest)).test_client()
+    await said(await client.get("/currencies"))  # an answer: the service exists
+    upstream.answer = lambda _: reply({"message": "no"}, 503)
+
+    for path in ("/products", "/products/BTC-USD/ticker", "/products/BTC-USD/book"):
+        assert (await client.get(path)).status_code == 502
 
 
 async def test_an_answer_of_the_exchange_counts_more_than_memory(open_instance, rest, upstream):

@@ -19,7 +19,7 @@ from hedgehogd.domain.limits import SECRET_CHARACTERS_MIN
 
 HIDDEN = "***"
 
-_WORD_WITH_URL = re.compile(r"\S*://\S*")  # a password may contain quotes and brackets
+_WORD = re.compile(r"\S+")  # a password may contain quotes and brackets
 _LIKE_USERINFO_OR_QUERY = re.compile(r"[^/\s]+:[^@]*@|[^?]*\?[^=]+=")
 # Parameters of hedgehogd's own streams: their values are words that log lines need.
 _PUBLIC_PARAMETERS = frozenset({"pairs", "channels", "format", "notices", "since"})
@@ -132,4 +132,8 @@ def hide_in_url(url: str) -> str:
 
 def hide_in_text(text: str) -> str:
     """Return ``text`` with each word that contains a URL as ``hide_in_url`` shows it."""
-    return _WORD_WITH_URL.sub(lambda found: hide_in_url(found[0]), text) if "://" in text else text
+    return _WORD.sub(_hide_in_word, text) if "://" in text else text
+
+
+def _hide_in_word(found: re.Match[str]) -> str:
+    return hide_in_url(found[0]) if "://" in found[0] else found[0]

@@ -1,7 +1,7 @@
 """How this instance is, for anyone: ``/healthz``, ``/readyz`` and ``GET /api/v1/health``.
 
-These are public. They name no address and no other instance; metrics, lines and instances are the
-operators'.
+These are public. ``GET /api/v1/health`` names no address and no other instance, ``/readyz`` gives
+its reason as it is. Metrics, lines and instances are the operators'.
 """
 
 import msgspec

@@ -44,7 +44,8 @@ class _Held:
     """One product's book, the channel that it follows, and whether events have joined it.
 
     ``began_at`` is the sequence of the first event since the channel flows, None without one: a
-    book from before that may have been fetched before an interruption.
+    book from before that may have been fetched before an interruption. When the exchange sets its
+    sequences back, the lowest sequence since then takes its place.
     """
 
     __slots__ = ("began_at", "book", "channel", "has_joined")
@@ -54,6 +55,11 @@ class _Held:
         self.channel = channel
         self.began_at = began_at
         self.has_joined = False
+
+    def set_back(self, sequence: int | None) -> None:
+        """Lower ``began_at`` to ``sequence``: later REST books count from there."""
+        if self.began_at is not None and sequence is not None and sequence < self.began_at:
+            self.began_at = sequence
 
 
 class OrderBooks:
@@ -120,8 +126,10 @@ class OrderBooks:
             if held is None:
                 self._held[product_id] = _Held(channel, message.sequence)
                 self.on_missing()
-            elif held.channel == channel and held.book.is_ready:
-                self._apply(held, message)
+            elif held.channel == channel:
+                held.set_back(message.sequence)
+                if held.book.is_ready:
+                    self._apply(held, message)
 
     async def load(self, fetched: FetchedOrders, tape: Tape) -> None:
         """Begin a book, in slices, and join it to the events on the tape.

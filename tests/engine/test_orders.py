@@ -138,6 +138,26 @@ async def test_sequences_that_are_set_back_end_the_book(followed):
     assert followed.books.missing() == [BTC]
 
 
+@pytest.mark.parametrize("is_ready", [True, False])
+async def test_a_book_fetched_after_sequences_were_set_back_becomes_live(followed, is_ready):
+    """Its sequence is below the first event of the old sequences, once they left the tape."""
+    followed.tape = Tape(bytes_max=1)  # it keeps the newest batch alone
+    followed.put(full("received", 10), full("received", 11))
+    if is_ready:
+        await followed.load()
+        followed.put(full("received", 12))
+    followed.put(full("activate", None))
+    followed.put(opened(5, "e"))
+    followed.put(opened(6, "f"))
+    assert not followed.books.is_live(BTC)
+
+    await followed.load(FETCHED._replace(sequence=3))
+    assert (followed.books.is_live(BTC), followed.books.lost["gap"]) == (False, 1)
+    await followed.load(FETCHED._replace(sequence=5))
+    followed.put(opened(7, "g"))
+    assert (await followed.rows())["sequence"] == 7
+
+
 async def test_a_book_that_is_ahead_of_the_feed_waits_for_it(followed):
     """REST may be a moment ahead of what has come: those events are in the book already."""
     followed.put(full("received", 5))

@@ -18,6 +18,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.catch_up import CatchUp
 from hedgehogd.engine.giving import Returning
+from hedgehogd.engine.in_band import InBand
 from hedgehogd.engine.pages import Page, with_gaps
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.engine.resume import Resumes
@@ -65,7 +66,9 @@ class Replay(CatchUp):
             if page.shared is None:
                 page.shared = Page(with_gaps(page))
             with self._holding(page.shared):
-                await self._play(page.shared.messages)
+                has_expired = await self._play(page.shared.messages)
+            if has_expired:
+                return
             self._reading.cursor = page.end
             if self._is_over(page):
                 self._watching.finish()
@@ -102,8 +105,12 @@ class Replay(CatchUp):
             await self._give_all(self._of_known_books(messages))
             after = page.end
 
-    async def _play(self, messages: list[Message]) -> None:
-        """Give each message when it is due; what is due together is given together."""
+    async def _play(self, messages: list[Message]) -> bool:
+        """Give each message when it is due; what is due together is given together.
+
+        Returns:
+            Whether the stream has expired: it has no notices, and its topics have a gap here.
+        """
         messages = self._of_known_books(messages)
         due: list[Message] = []
         for message in messages:
@@ -117,9 +124,14 @@ class Replay(CatchUp):
                 due = []
                 await trio.sleep_until(at)
                 if not self._topics():
-                    return
+                    return False
+            if self._is_strict and isinstance(message, InBand) and self._lacks(message):
+                await self._give_all(due)
+                self._expire()
+                return True
             due.append(message)
         await self._give_all(due)
+        return False
 
     async def _give_all(self, messages: list[Message]) -> None:
         if messages:

@@ -14,7 +14,7 @@ from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.past import PastGap
 from hedgehogd.engine.sessions import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command, Pace
-from hedgehogd.protocol.wire import SSE, WEBSOCKET
+from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
 from tests.engine.returning import BTC, EPOCH_US, MATCH, TICK, Memory, Returner, data, told
 from tests.fakes import make_message
 
@@ -228,14 +228,26 @@ async def test_what_has_no_position_goes_on_live(stage, autojump_clock):
     assert session._awaiting == {BOOK}
 
 
-async def test_recorded_gaps_are_told_in_their_place(stage, autojump_clock):
-    """Who was there heard of them too."""
+@pytest.mark.parametrize("speed", [0, 10])
+@pytest.mark.parametrize(
+    ("form", "expected", "end"),
+    [
+        (WEBSOCKET, [5, "told", 6, 7], (1000, "replay_ended")),
+        (NDJSON_BARE[True], [5], (4002, "position_expired")),
+    ],
+)
+async def test_recorded_gaps_are_told_in_their_place(
+    stage, autojump_clock, form, expected, end, speed
+):
+    """Who was there heard of them too; a stream without notices ends at the gap."""
+    stage.past.gaps.append(PastGap(TICK, EPOCH_US + 4 * S + 2, "missing", 55, 56))
     stage.past.gaps.append(PastGap(MATCH, EPOCH_US + 5 * S + 1, "missing", 55, 56))
     await trio.sleep(20)
-    member, _, _ = watch(stage, 4, until_us=EPOCH_US + 8 * S)
+    member, session, _ = watch(stage, 4, form=form, until_us=EPOCH_US + 8 * S, speed=speed)
     await trio.sleep(1)
 
-    assert [m.sequence or "told" for m in member.messages] == [5, "told", 6, 7]
+    assert [m.sequence or "told" for m in member.messages] == expected
+    assert (member.ends, session.is_closed) == ([end], True)
 
 
 async def test_an_event_stream_resumes_its_replay(stage, autojump_clock):

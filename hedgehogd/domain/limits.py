@@ -177,6 +177,10 @@ RENEW_MAX_S = 60.0
 # A new snapshot that did not help is asked for again, for the same reason, after this long: what
 # cannot be read today is a new format, and each snapshot goes to every subscriber of the book.
 RESYNC_AGAIN_S = 3600.0
+# A book that was readable and not crossed for so long after a snapshot was repaired by it: the next
+# fault is a new one and asks again. Twice RENEW_MAX_S: a snapshot that was asked for has arrived
+# within half of it. Of a book that crosses in turns, each subscriber gets at most one in this time.
+RESYNC_REPAIRED_S = 120.0
 # Log lines about such books; the counters go on.
 RESYNCS_LOGGED_MAX = 50
 # An auction reports itself once a second (FEED §6.14); without a report it is over by then.

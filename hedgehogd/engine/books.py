@@ -11,9 +11,11 @@ does not exist is cut out, because clients crash on it (FEED §6.6).
 A row that cannot be read costs that row: all others are the book, for early and late joiners.
 A book that looks damaged (crossed outside of an auction, rows that cannot be read) is asked for
 once more. When the new snapshot shows the same, the exchange means it: that is reported once,
-and no further snapshot is sent to every subscriber for it.
+and no further snapshot is sent to every subscriber for it. A book that was readable and not
+crossed for ``RESYNC_REPAIRED_S`` was repaired: its next fault asks for a snapshot again.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -30,7 +32,12 @@ from hedgehogd.domain.level2 import (
     read_update,
     without_changes,
 )
-from hedgehogd.domain.limits import AUCTION_SILENCE_S, RESYNC_AGAIN_S, RESYNCS_LOGGED_MAX
+from hedgehogd.domain.limits import (
+    AUCTION_SILENCE_S,
+    RESYNC_AGAIN_S,
+    RESYNC_REPAIRED_S,
+    RESYNCS_LOGGED_MAX,
+)
 from hedgehogd.domain.message import BadMessage, Message, intern_topic
 from hedgehogd.engine.demand import Demand
 from hedgehogd.protocol.frames import encode_text
@@ -54,8 +61,10 @@ class HeldBook:
         was_crossed: the book was crossed by an earlier update, or by its snapshot.
         auction_until: messages about an auction have come; it is over by then, seconds on the
             clock of ``trio.current_time``.
-        tried: when a new snapshot was asked for, by reason, as long as the reason holds.
-        reported: reasons for which a new snapshot did not help, each logged once.
+        sound_since: since when the book has no unreadable row and was not crossed by an update,
+            infinite from an unreadable row to the next snapshot; on the same clock.
+        tried: when a new snapshot was asked for, by reason.
+        reported: reasons that came again after a request for a snapshot, each logged once.
     """
 
     __slots__ = (
@@ -64,6 +73,7 @@ class HeldBook:
         "gathering",
         "is_fine",
         "reported",
+        "sound_since",
         "time",
         "tried",
         "was_crossed",
@@ -76,6 +86,7 @@ class HeldBook:
         self.gathering: Gathering | None = None
         self.was_crossed = False
         self.auction_until = 0.0
+        self.sound_since = math.inf
         self.tried: dict[str, float] = {}
         self.reported: set[str] = set()
 
@@ -135,6 +146,7 @@ class Books:
         """Take a snapshot, in slices: others run meanwhile, and find the book not ready."""
         held = self._held.setdefault(message.topic.product_id, HeldBook())
         held.book.clear()
+        held.sound_since = math.inf
         held.is_fine = message.topic.channel == _LEVEL2
         try:
             rows = read_snapshot(message.payload)
@@ -145,13 +157,12 @@ class Books:
         for _ in held.book.load_parts(rows.bids, rows.asks):
             await trio.lowlevel.checkpoint()
         held.was_crossed = held.book.is_crossed
-        if not held.was_crossed:
-            held.tried.pop("crossed", None)
         self.unreadable += held.book.skipped
         if held.book.skipped:
             self._resync(message.topic.product_id, "bad_rows")
         else:
             held.tried.pop("bad_rows", None)
+            held.sound_since = trio.current_time()
 
     def follow(self, messages: Sequence[Message]) -> list[Message]:
         """Apply the updates among ``messages``; return what is to be passed on.
@@ -220,6 +231,7 @@ class Books:
         if held.book.skipped != skipped:
             self.unreadable += held.book.skipped - skipped
             self._resync(message.topic.product_id, "bad_update")
+            held.sound_since = math.inf
         if time and not time.startswith(_YEAR_ONE):
             held.time = time
         self._watch_crossing(message.topic.product_id, held)
@@ -236,8 +248,8 @@ class Books:
             is_auction = trio.current_time() < held.auction_until or self.is_in_auction(product_id)
             if not is_auction:
                 self._resync(product_id, "crossed")
-        elif not is_crossed:
-            held.tried.pop("crossed", None)
+        elif held.was_crossed and not is_crossed:
+            held.sound_since = max(held.sound_since, trio.current_time())
         held.was_crossed = is_crossed
 
     def _note_auction(self, product_id: str) -> None:
@@ -255,14 +267,21 @@ class Books:
                         message.also)]  # fmt: skip
 
     def _resync(self, product_id: str, reason: str) -> None:
-        """Ask for a new snapshot, unless one that was asked for on this evidence did not help."""
+        """Ask for a new snapshot, unless one was asked for and the book has not been sound since.
+
+        A book that is crossed is not sound, whatever the reason is now.
+        """
         now, held = trio.current_time(), self._held[product_id]
         tried_at = held.tried.get(reason)
-        if tried_at is not None and now - tried_at < RESYNC_AGAIN_S:
+        is_repaired = not held.was_crossed and now - held.sound_since >= RESYNC_REPAIRED_S
+        if tried_at is not None and now - tried_at < RESYNC_AGAIN_S and not is_repaired:
             if reason not in held.reported and self._logged < RESYNCS_LOGGED_MAX:
                 held.reported.add(reason)
                 self._logged += 1
-                log.warning("a new snapshot did not help", product_id=product_id, reason=reason)
+                log.warning(
+                    "a book has the same fault again; no further snapshot is requested for it",
+                    product_id=product_id, reason=reason, again_after_s=RESYNC_AGAIN_S,
+                )  # fmt: skip
             self.withheld[reason] += 1
             return
         held.tried[reason] = now

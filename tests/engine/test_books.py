@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.limits import AUCTION_SILENCE_S, RESYNC_AGAIN_S
+from hedgehogd.domain.limits import AUCTION_SILENCE_S, RESYNC_AGAIN_S, RESYNC_REPAIRED_S
 from hedgehogd.engine import books as books_module
 from hedgehogd.engine.books import Books
 from hedgehogd.engine.broker import Delivery
@@ -142,7 +142,7 @@ async def test_a_snapshot_with_an_odd_row_is_a_book_without_it(books, demand, ca
         assert bids_of(books) == BIDS
     assert (books.resyncs, books.withheld) == ({"bad_rows": 1}, {"bad_rows": 2})
     assert demand.take_snapshots() == {LEVEL2, BATCH}
-    assert capsys.readouterr().out.count("did not help") == 1
+    assert capsys.readouterr().out.count("the same fault again") == 1
 
     await begin(books)  # it helped: the next odd row is new evidence
     await books.load(a_snapshot(bids=odd))
@@ -156,7 +156,7 @@ async def test_the_log_of_unreadable_books_is_bounded(books, monkeypatch, capsys
         for _ in range(2):
             await books.load(make_message("level2", f"A{number}-B", kind="snapshot", bids=[None]))
 
-    assert capsys.readouterr().out.count("did not help") == 2
+    assert capsys.readouterr().out.count("the same fault again") == 2
     assert books.withheld == {"bad_rows": 5}
 
 
@@ -203,17 +203,79 @@ async def test_a_book_may_be_crossed_in_an_auction(books, demand, autojump_clock
 
 
 @pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
-async def test_a_book_that_crosses_a_second_time_is_asked_for_a_second_time(books, uncrosses_by):
-    """Something was lost again."""
+async def test_a_book_that_crosses_again_and_again_is_asked_for_once(
+    books, autojump_clock, uncrosses_by
+):
+    """Each snapshot goes to every subscriber; one within an hour shows that it does not help."""
     crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
     await begin(books, crossing)
-    if uncrosses_by == "an update":
-        books.follow([uncrossing])
-    else:
-        await begin(books)
-    books.follow([crossing])
+    for _ in range(20):
+        if uncrosses_by == "an update":
+            books.follow([uncrossing])
+        else:
+            await begin(books)
+        await trio.sleep(RESYNC_REPAIRED_S - 1)
+        books.follow([crossing])
+
+    assert (books.resyncs, books.withheld) == ({"crossed": 1}, {"crossed": 20})
+
+
+@pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
+async def test_a_book_that_crosses_after_it_was_repaired_is_asked_for_again(
+    books, autojump_clock, uncrosses_by
+):
+    """An update was missed a second time."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    await begin(books, crossing)
+    await begin(books, *[crossing, uncrossing] * (uncrosses_by == "an update"))
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.follow([an_update(["buy", "98", "1"]), crossing])
 
     assert books.resyncs == {"crossed": 2}
+
+
+@pytest.mark.parametrize("sound_s", [RESYNC_REPAIRED_S - 1, RESYNC_REPAIRED_S])
+async def test_an_unreadable_change_after_the_book_was_repaired_asks_again(
+    books, autojump_clock, sound_s
+):
+    """The snapshot has helped, so the change that is missed now is another one."""
+    bad, crossing = make_message("level2", changes=[None]), an_update(["buy", "150", "1"])
+    await begin(books, bad)
+    await begin(books)
+    await trio.sleep(sound_s)
+    books.follow([bad])
+    is_repaired = sound_s == RESYNC_REPAIRED_S
+    assert books.resyncs == {"bad_update": 1 + is_repaired}
+
+    # Without a snapshot the book misses a change, whatever time passes and whether it crosses.
+    books.follow([crossing, an_update(["buy", "150", "0"])])
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.follow([bad])
+    assert books.resyncs == {"bad_update": 1 + is_repaired, "crossed": 1}
+
+
+@pytest.mark.parametrize(("rows", "reason"), [([None], "bad_rows"), (None, "bad_snapshot")])
+async def test_unreadable_snapshots_ask_once_however_long_the_book_was_right(
+    books, autojump_clock, rows, reason
+):
+    """That it was right before them says nothing about them."""
+    await begin(books)
+    await trio.sleep(RESYNC_REPAIRED_S)
+    for _ in range(3):
+        await books.load(a_snapshot(bids=rows, asks=rows))
+
+    assert (books.resyncs, books.withheld) == ({reason: 1}, {reason: 2})
+
+
+async def test_a_crossed_book_is_not_repaired(books, autojump_clock):
+    """It crossed soon after its snapshot, and has not been right since."""
+    bad, crossing = make_message("level2", changes=[None]), an_update(["buy", "150", "1"])
+    await begin(books, bad, crossing)
+    await begin(books, crossing)
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.follow([bad])
+
+    assert books.resyncs == {"bad_update": 1, "crossed": 1}
 
 
 async def test_updates_without_a_book_ask_for_one_once(books, demand):

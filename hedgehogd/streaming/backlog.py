@@ -20,6 +20,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.budget import HOLD_BYTES, Account
 from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.weight import weight
 
 
 class _Waiting:
@@ -273,10 +274,11 @@ def _subset(waiting: _Waiting, indices: list[int]) -> _Waiting:
     begin = waiting.ends[first - 1] if first else 0
     start = waiting.start - begin if indices[0] == first else 0
     begins = (0, *waiting.ends)
+    messages = [chunk.messages[i] for i in indices]
     part = Chunk(
         [chunk.data[begins[i] : begins[i + 1]] for i in indices],
-        [chunk.messages[i] for i in indices],
+        messages,
         [chunk.offsets[i] for i in indices],
-        chunk.kept_bytes,
+        sum(map(weight, messages)) if chunk.kept_bytes else 0,
     )
     return _Waiting(part, start, waiting.since)

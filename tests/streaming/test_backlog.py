@@ -5,12 +5,14 @@ The model at the end is the heart of it; the tests before it name the facts one 
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.budget import HOLD_BYTES, Budget
 from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.weight import weight
 from hedgehogd.streaming.backlog import Backlog
 from tests.fakes import make_message
 
@@ -23,11 +25,15 @@ TICKER, OTHER, MATCHES, BOOK, BATCH = (
 )
 
 
-def make_chunk(*pieces, topics=(), first_offset=1):
-    """Return a chunk of ``pieces``, all of ticker:BTC-USD where ``topics`` names no other."""
+def make_chunk(*pieces, topics=(), first_offset=1, keeps=False):
+    """Return a chunk of ``pieces``, all of ticker:BTC-USD where ``topics`` names no other.
+
+    It ``keeps`` its messages when they are not live: the tape does not have them.
+    """
     topics = [*topics, *[TICKER] * (len(pieces) - len(topics))]
     messages = [make_message(*topic) for topic in topics]
-    return Chunk(list(pieces), messages, list(range(first_offset, first_offset + len(pieces))))
+    offsets = list(range(first_offset, first_offset + len(pieces)))
+    return Chunk(list(pieces), messages, offsets, keeps * sum(map(weight, messages)))
 
 
 def backlog_of(*chunks, sent=0):
@@ -406,12 +412,28 @@ def test_a_conflated_topic_ends_at_its_newest_and_no_other_is_touched(
         assert skipped[topic] == len(numbers) - len(left)
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_conflation_frees_the_memory_of_the_messages_that_it_drops(keeps):
+    """One message that is left of hundreds is charged alone, where the chunk keeps messages."""
+    budget = Budget()
+    backlog = Backlog(budget.account(lambda: None))
+    chunk = make_chunk(*[b"t%03d " % n for n in range(300)], keeps=keeps)
+    backlog.put(chunk, 0, 0.0)
+    backlog.conflate({TICKER}, set())
+
+    last = make_chunk(b"t299 ", keeps=keeps)
+    assert last.kept_bytes == keeps * weight(last.messages[0])
+    assert budget.bytes == last.weight() + HOLD_BYTES
+
+
 def held(backlogs):
     """Return the memory that ``backlogs`` hold together, from what can be reached in them."""
     total, shared = 0, {}
     for backlog in backlogs:
         for waiting in backlog._data:
-            shared[id(waiting.chunk.data)] = waiting.chunk.weight()
+            chunk = waiting.chunk
+            assert chunk.kept_bytes in (0, sum(map(weight, chunk.messages)))
+            shared[id(chunk.data)] = chunk.weight()
             total += HOLD_BYTES
         total += sum(len(data) + HOLD_BYTES for data in backlog._control)
         if backlog._begun:
@@ -444,8 +466,8 @@ class Peers:
 
         return free
 
-    def put(self, numbers, specs, sent):
-        chunk = make_chunk(*(b"%d" % n * size for n, size in specs), topics=[TICKER] * len(specs))
+    def put(self, numbers, specs, sent, keeps):
+        chunk = make_chunk(*(b"%d" % n * size for n, size in specs), keeps=keeps)
         for number in numbers:
             backlog = self.backlogs[number % len(self.backlogs)]
             backlog.put(chunk, 0 if backlog else int(sent * (chunk.size - 1)), 0.0)
@@ -484,8 +506,10 @@ PEER_STEPS = st.one_of(
     st.tuples(
         st.just("put"),
         st.lists(NUMBERS, min_size=1, max_size=4, unique=True),
-        st.lists(st.tuples(st.integers(0, 9), st.integers(1, 900)), min_size=1, max_size=3),
+        # From 2 bytes: Python has each bytes object of one byte once, so chunks would share it.
+        st.lists(st.tuples(st.integers(0, 9), st.integers(2, 900)), min_size=1, max_size=3),
         SHARES,
+        st.booleans(),
     ),
     st.tuples(st.just("put_control"), NUMBERS, st.integers(1, 900), SHARES),
     st.tuples(st.just("send"), NUMBERS, SHARES),

@@ -76,7 +76,8 @@ class Pipe(NamedTuple):
     def book_states(self) -> dict[int, Counter[str]]:
         """Return how many books of level 2 and 3 are ``live``, ``loading`` and ``stale``.
 
-        A stale one is not in memory: nothing has updated it, so it has ended.
+        A stale one is not in memory: nothing has updated it, so it has ended. A channel that the
+        exchange refused brings no book.
         """
         states: dict[int, Counter[str]] = {}
         for level, books, channels in (
@@ -84,6 +85,7 @@ class Pipe(NamedTuple):
             (3, self.orders, (FULL, LEVEL3)),
         ):
             names = {channel.topic_channel for channel in channels}
+            names = {name for name in names if self.catalogue.refusal_of(name) is None}
             flowing = {t.product_id for t in self.flows.topics or () if t.channel in names} - {""}
             counts = states[level] = Counter(live=len(books), loading=0, stale=0)
             for product_id in flowing | books.products():

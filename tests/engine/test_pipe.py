@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from hedgehogd.domain.channel import Topic, upstream_topics
 from hedgehogd.engine.broker import Delivery
 from hedgehogd.engine.orders import FetchedOrders
-from hedgehogd.protocol.received import NoticeKind, TopicNotice
+from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice
 from hedgehogd.protocol.wire import WEBSOCKET, WEBSOCKET_DEFLATE
 from tests.engine.conftest import Plumbing
 from tests.fakes import make_message, make_row
@@ -264,6 +264,22 @@ async def test_books_are_counted_by_state(plumbing):
     assert plumbing.pipe.orders.lost == {"stale": 1}
     await plumbing.publish(notices=[TopicNotice(None, b"{}", NoticeKind.STALE)])
     assert plumbing.pipe.book_states()[2] == {"live": 0, "loading": 0, "stale": 2}
+
+
+async def test_no_book_of_a_refused_channel_is_counted(plumbing):
+    """The feed holds the topics on, and asks for them again later; until then no book comes."""
+    topics = frozenset(Topic(channel, PRODUCTS[0]) for channel in ("level2", "full"))
+    await plumbing.broker.publish([Delivery([], flows=topics)])
+    found = []
+    for change in (
+        Delivery([], refusals=[Refusal("", "Failed to subscribe", "no key", "full")]),
+        Delivery([], allowed=["full"]),
+    ):
+        await plumbing.broker.publish([change])
+        states = plumbing.pipe.book_states()
+        found.append((states[2]["loading"], states[3]["loading"]))
+
+    assert found == [(1, 0), (1, 1)]
 
 
 async def test_a_gap_that_only_a_heartbeat_has_shown_ends_the_book(plumbing):

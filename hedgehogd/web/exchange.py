@@ -148,7 +148,8 @@ async def _own(
 ) -> Answer | None:
     """Answer from what is held or kept here; None when the exchange has to be asked."""
     if subject == "trades":
-        return await kept_trades(instance.pipe.resumes.past, product_id, read.query)
+        past = instance.pipe.resumes.past
+        return await kept_trades(past, instance.readings, product_id, read.query)
     if subject == "book" and books is not None:
         held = await books.rest_book(product_id, int(read.query[0][1]))
         return None if held is None else Answer(200, held)

@@ -6,6 +6,7 @@ import msgspec
 
 from hedgehogd.domain.channel import MATCHES
 from hedgehogd.engine.past import Past, PastUnavailable
+from hedgehogd.engine.turns import CALLER, Readings
 from hedgehogd.feeds.answers import Answer
 
 _PAGE_TRADES_MAX = 1000
@@ -20,12 +21,15 @@ class _Trade(msgspec.Struct):
 
 
 async def kept_trades(
-    past: Past | None, product_id: str, query: Sequence[tuple[str, str]]
+    past: Past | None, readings: Readings, product_id: str, query: Sequence[tuple[str, str]]
 ) -> Answer | None:
     """Answer a page below a cursor from what is kept; None when the exchange has to be asked.
 
     The newest page is the exchange's: what is kept is a little late. Trades that were fetched
     after a gap count as kept; a page with a hole is none.
+
+    Raises:
+        SubscriberError: 429; too many queries of the caller's address wait for the store.
     """
     asked = dict(query)
     if past is None or "after" not in asked or "before" in asked:
@@ -36,8 +40,10 @@ async def kept_trades(
     first = last - int(asked.get("limit", _PAGE_TRADES_MAX)) + 1
     if first < 1:
         return None
+    readings.check(CALLER.get())
     try:
-        found = await past.trades(product_id, first, last)
+        async with readings.turn(CALLER.get()):
+            found = await past.trades(product_id, first, last)
         if len(found) < last - first + 1:
             return None
         trades = [msgspec.json.decode(found[n], type=_Trade) for n in range(last, first - 1, -1)]

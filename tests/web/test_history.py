@@ -236,6 +236,30 @@ async def test_trades_that_are_not_kept_or_not_readable_are_the_exchanges(client
     assert (await trades(client, "?after=5&limit=2"))[0] == 503
 
 
+async def test_trades_of_one_address_wait_for_each_other_and_too_many_are_refused(
+    client, instance, monkeypatch
+):
+    """They are read from the store in the same turns as pages of history."""
+    monkeypatch.setattr(limits, "HISTORY_WAITING_MAX", 1)
+    inside = []
+    real = instance.pipe.resumes.past.trades
+
+    async def watched(*asked):
+        inside.append(instance.readings.waiting("192.0.2.2"))
+        return await real(*asked)
+
+    monkeypatch.setattr(instance.pipe.resumes.past, "trades", watched)
+    CALLER.set("192.0.2.1")
+    async with instance.readings.turn("192.0.2.1"):
+        status, body, headers = await trades(client, "?after=9&limit=4")
+        assert (status, list(body), headers["Retry-After"]) == (429, ["message"], "1")
+        CALLER.set("192.0.2.2")
+        assert (await trades(client, "?after=9&limit=4"))[0] == 200
+
+    assert inside == [1]
+    assert instance.readings.waiting("192.0.2.2") == 0
+
+
 @pytest.fixture
 async def stepped(instance, tmp_path):
     """A client of an instance that kept 1 to 3 years ahead, and 4 and 5 with a right clock."""

@@ -1,5 +1,6 @@
 """What is kept as trades of the exchange; ``test_history`` asks for them by HTTP."""
 
+from hedgehogd.engine.turns import Readings
 from hedgehogd.web.trades import kept_trades
 
 
@@ -15,9 +16,10 @@ class Nonsense:
 
 async def test_a_trade_that_cannot_be_read_is_not_served():
     """What was relayed once need not be a trade."""
-    assert await kept_trades(Nonsense(), "BTC-USD", [("limit", "2"), ("after", "9")]) is None
+    asked = [("limit", "2"), ("after", "9")]
+    assert await kept_trades(Nonsense(), Readings(), "BTC-USD", asked) is None
 
 
 async def test_without_a_past_there_is_nothing():
     """The exchange is asked as ever."""
-    assert await kept_trades(None, "BTC-USD", [("after", "9")]) is None
+    assert await kept_trades(None, Readings(), "BTC-USD", [("after", "9")]) is None

@@ -27,6 +27,32 @@ TOO_MANY_QUERIES = "too_many_queries"
 _FORGOTTEN_AT_ONCE = 4  # for each command, so that no command pays for thousands
 
 
+class _Queues:
+    """A queue for each address that waits: one of its members at a time has its turn."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, tuple[trio.Lock, int]] = {}
+
+    def waiting(self, share: str) -> int:
+        """Return how many of ``share`` wait or have their turn."""
+        return self._queues[share][1] if share in self._queues else 0
+
+    @asynccontextmanager
+    async def turn(self, share: str) -> AsyncIterator[None]:
+        """Wait for the turn of ``share``."""
+        lock, count = self._queues.get(share, (trio.Lock(), 0))
+        self._queues[share] = lock, count + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, count = self._queues[share]
+            if count > 1:
+                self._queues[share] = lock, count - 1
+            else:
+                del self._queues[share]
+
+
 class Turns:
     """Shares the loop among those that send commands.
 
@@ -40,6 +66,7 @@ class Turns:
         self.small = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)
         self._large = trio.Lock()
         self._beyond = trio.Lock()
+        self._beyond_by_share = _Queues()  # one command of each address waits for _beyond
         self._all = TokenBucket(limits.COMMAND_TOPICS_PER_S, limits.COMMAND_TOPICS_BURST)
         self._allowances: OrderedDict[str, TokenBucket] = OrderedDict()
 
@@ -47,14 +74,16 @@ class Turns:
     async def turn(self, share: str, weight: int) -> AsyncIterator[None]:
         """Wait until work of ``weight`` topics may be done for the address ``share``.
 
-        The work itself must not wait; the next turn begins after a checkpoint.
+        The work itself must not wait; the next turn begins after a checkpoint. A command that
+        names more topics than an address may change at once costs the whole allowance.
         """
+        weight = min(weight, limits.COMMAND_TOPICS_BURST)
         now = trio.current_time()
         self._forget(now)
         is_within = self._allowance(share).try_take(now, weight)
         if not is_within:
             self.delayed += 1
-            async with self._beyond:
+            async with self._beyond_by_share.turn(share), self._beyond:
                 await self._large_turn(weight)
         elif weight > limits.COMMAND_TOPICS_SMALL_MAX:
             await self._large_turn(weight)
@@ -65,7 +94,12 @@ class Turns:
     async def _large_turn(self, weight: int) -> None:
         """Wait until all large commands together are within their pace, one a turn."""
         async with self._large:
-            await trio.sleep(self._all.take(trio.current_time(), weight))
+            wait_s = self._all.take(trio.current_time(), weight)
+            try:
+                await trio.sleep(wait_s)
+            except trio.Cancelled:
+                self._all.give_back(weight)  # the command is not carried out
+                raise
 
     def _forget(self, now: float) -> None:
         """Forget a few addresses whose allowance is whole again, as that of a new one."""
@@ -90,18 +124,11 @@ CALLER: ContextVar[str] = ContextVar("caller", default="")
 """What the request that this task answers is counted by: the caller's address or network."""
 
 
-class Readings:
+class Readings(_Queues):
     """Shares the reader of history among addresses: one page at a time for each of them.
 
     A hundred queries of one address wait for each other, and not another address for them.
     """
-
-    def __init__(self) -> None:
-        self._queues: dict[str, tuple[trio.Lock, int]] = {}
-
-    def waiting(self, share: str) -> int:
-        """Return how many reads of ``share`` wait or are running."""
-        return self._queues[share][1] if share in self._queues else 0
 
     def check(self, share: str) -> None:
         """Refuse another query of an address that has many waiting.
@@ -115,18 +142,3 @@ class Readings:
                 f"{limits.HISTORY_WAITING_MAX} queries of your address wait for their turn",
                 429,
             )
-
-    @asynccontextmanager
-    async def turn(self, share: str) -> AsyncIterator[None]:
-        """Wait for the turn of ``share``; inside, one page is read."""
-        lock, count = self._queues.get(share, (trio.Lock(), 0))
-        self._queues[share] = lock, count + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, count = self._queues[share]
-            if count > 1:
-                self._queues[share] = lock, count - 1
-            else:
-                del self._queues[share]

@@ -59,6 +59,10 @@ class TokenBucket:
         self._tokens -= count
         return max(0.0, -self._tokens / self._per_s)
 
+    def give_back(self, count: float) -> None:
+        """Return ``count`` tokens that were taken for an action that is not done."""
+        self._tokens = min(self._burst, self._tokens + count)
+
     def try_take(self, now: float, count: float = 1.0) -> bool:
         """Take ``count`` tokens if there are as many; say whether there were."""
         self._fill(now)

@@ -136,6 +136,58 @@ async def test_a_cancelled_wait_leaves_the_turn_to_the_next(nursery, autojump_cl
     assert len(times) == 3
 
 
+async def test_a_cancelled_command_returns_its_part_of_the_pace(nursery, autojump_clock):
+    """A hundred commands that are cancelled during their wait delay no other address."""
+    turns, times = Turns(), []
+    await _send(turns, "many", ALL, times)
+    scopes = []
+
+    async def wait_in_vain():
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            await _send(turns, "many", ALL, times)
+
+    for _ in range(100):
+        nursery.start_soon(wait_in_vain)
+        await trio.testing.wait_all_tasks_blocked()
+    for scope in scopes:  # each of them is the first in the queue when it is cancelled
+        await trio.sleep(0.001)
+        scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    begin = trio.current_time()
+    await _send(turns, "one", 5000, times)
+
+    assert len(times) == 2
+    assert times[-1] - begin <= 5000 / limits.COMMAND_TOPICS_PER_S
+
+
+async def test_a_command_of_more_topics_than_the_burst_costs_the_whole_allowance(autojump_clock):
+    """It would never fit into the allowance, and so never be charged."""
+    turns, times, begin = Turns(), [], trio.current_time()
+    await _send(turns, "a", 12 * ALL, times)
+    assert (times, turns.delayed) == ([begin], 0)
+    await _send(turns, "a", 1, times)
+
+    assert turns.delayed == 1
+
+
+async def test_an_address_beyond_its_allowance_waits_for_one_command_of_another(
+    nursery, autojump_clock
+):
+    """A hundred commands of one address do not make another address wait for all of them."""
+    turns, times = Turns(), []
+    await _send(turns, "one", ALL, times)
+    for _ in range(100):
+        nursery.start_soon(_send, turns, "many", ALL, [])
+    await trio.sleep(10)
+    begin = trio.current_time()
+    await _send(turns, "one", ALL, times)
+    assert times[-1] - begin <= 3 * ALL / limits.COMMAND_TOPICS_PER_S
+    await trio.sleep(100)
+
+    assert turns._beyond_by_share.waiting("many") == 0
+
+
 async def test_an_address_reads_one_page_of_history_at_a_time(nursery, autojump_clock):
     """A hundred queries of one address do not make another address wait for them."""
     readings, reading, done = Readings(), set(), []

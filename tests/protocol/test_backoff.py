@@ -147,3 +147,14 @@ def test_a_bucket_is_full_when_it_allows_as_much_as_a_new_one():
     bucket.take(0.0, 6.0)
 
     assert [bucket.is_full(at) for at in (0.0, 2.9, 3.0)] == [False, False, True]
+
+
+def test_tokens_of_an_action_that_was_not_done_are_given_back():
+    """The bucket holds what it held before, and never more than its burst."""
+    bucket = TokenBucket(per_s=1.0, burst=10)
+    bucket.take(0.0, 15.0)
+    bucket.give_back(15.0)
+    assert bucket.try_take(0.0, 10.0)
+    bucket.give_back(99.0)
+
+    assert [bucket.try_take(0.0, 10.0), bucket.try_take(0.0)] == [True, False]

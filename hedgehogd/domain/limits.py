@@ -27,7 +27,8 @@ CONTROL_STARTS_BURST = 8
 # Each CONTROL_STARTS_BURST places that the address holds make a start cost one more: 20 a second
 # with all places held, because requests that stay wait for their peer and are no quick client's.
 CONTROL_STARTS_PER_S = 100.0
-# How long a control request of such an address waits for its start; a longer queue is a 503.
+# How long a control request of such an address waits for its start, and a new stream for the turn
+# of the topics that its URL names; a longer queue is a 503.
 CONTROL_WAIT_MAX_S = 5.0
 # How often a second a request gives up its place although the shares get no fairer: a flood that
 # replaced its own requests at 1,000 a second took the whole core, at 2 to 15 ms each.
@@ -100,6 +101,9 @@ CONTROL_BYTES_MAX = 256 * 1024
 
 # Signs of life on quiet streams: below the shortest common proxy timeout (30 s).
 KEEP_ALIVE_S = 15.0
+# How long a new stream whose client has ended its own side still waits for its turn: most such
+# clients have left, and those within their address's allowance have their turn at once.
+HALF_CLOSED_WAIT_S = 1.0
 # Pauses after which a subscriber that has ended its own side is sent something, to learn
 # whether it still reads: the round trips of a machine, a continent and a bad line.
 HALF_CLOSED_PROBES_S = (0.3, 1.0, 3.0)

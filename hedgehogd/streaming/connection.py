@@ -70,24 +70,16 @@ async def serve_stream(
 ) -> None:
     """Serve one stream until it is over. The caller closes the socket.
 
-    Raises:
-        SubscriberError: it asks for too much; nothing has been answered yet.
-
     Args:
         plane: where it belongs.
         raw: the non-blocking socket, for writing.
         sock: the same socket, for waiting and reading.
-        request: what the peer asked for; its products have been checked.
+        request: what the peer asked for; it has been checked, and its turn has come.
         early: bytes that came behind the request's head; they belong to the stream.
         address: where the peer is, for people.
     """
     outlet = Outlet(raw, request.form, plane.settings)
     session = plane.new_session(outlet, request.form, address)
-    if request.command is not None:
-        plane.check_room_for(session, request.command)
-        async with plane.instance.turns.turn(session.share, session.weight(request.command)):
-            pass  # a URL may name as many topics as a command
-        plane.check_room()
     outlet.control(answer_head(request, session.id, plane.cors_headers(request.origin)))
     reader = Reader(plane, outlet, request) if request.websocket_key else None
     plane.enter(outlet, session)

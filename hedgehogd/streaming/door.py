@@ -9,8 +9,10 @@ Bad heads get a short, clear answer and are counted; nobody gets a traceback.
 """
 
 import errno
+import itertools
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 
 import h11
@@ -70,8 +72,8 @@ class Door:
     """Accepts connections and decides which plane serves them.
 
     Until it is a stream a connection has a place in one of two rooms: in ``_heads`` while its
-    head is incomplete or its refusal is being sent, in ``_controls`` while the control plane
-    serves it. Neither room takes the other's places.
+    head is incomplete, it waits for its turn or its refusal is being sent, in ``_controls``
+    while the control plane serves it. Neither room takes the other's places.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Door:
         self._control = control
         self._trusted = trusted
         self._access = access or Access(plane.cross_origins)
-        self._reading: dict[trio.CancelScope, None] = {}  # one for each incomplete head
+        # One for each incomplete head, and for each stream that waits for its turn.
+        self._reading: dict[trio.CancelScope, None] = {}
+        self._unnamed = itertools.count()
         # This door's own: a crowd at one door must not close another.
         self._heads = Room()
         self._controls = Room(limits.CONTROL_GRACE_S, limits.CONTROL_EXCHANGES_PER_S)
@@ -188,11 +192,7 @@ class Door:
                 is_visitor = False
                 self._counts.visitors -= 1
                 self._heads.leave(guest.visit)
-                try:
-                    await serve_stream(self._plane, raw, sock, *stream)
-                except SubscriberError as error:
-                    self._receive(guest.visit)
-                    await self._refuse(sock, stream[0].origin, error.status, error.code, str(error))
+                await serve_stream(self._plane, raw, sock, *stream)
         except Exception:
             self._counts.refusals["bug"] += 1
             log.exception("bug while serving one peer")
@@ -238,10 +238,15 @@ class Door:
             if stream.command is not None:
                 self._plane.instance.check(stream.command.requests)
                 self._plane.instance.check_replay(stream.command)
+                self._plane.check_room_for(stream.command)
             self._plane.check_room()
             if request.method == b"HEAD":
                 await _say(sock, answer_head(stream, "", self._plane.cors_headers(origin)))
                 return None
+            if stream.command is not None:
+                if not await self._has_turn(sock, guest, share_of(address), stream.command.weight):
+                    return None
+                self._plane.check_room()
         except BadHead as error:
             head = data or error.received
             await self._refuse(sock, origin, error.status, error.code, str(error), head)
@@ -301,6 +306,47 @@ class Door:
         if evicted is not None:
             self._counts.refusals["control_evicted"] += 1
             evicted.end()
+        return True
+
+    async def _has_turn(
+        self, sock: trio.socket.SocketType, guest: _Guest, share: str, weight: int
+    ) -> bool:
+        """Wait for the turn of a stream's first topics: a URL may name as many as a command.
+
+        The connection keeps its place among the heads until then.
+
+        Returns:
+            False when that place went to another connection meanwhile.
+
+        Raises:
+            SubscriberError: 503; the turn did not come in time, or the peer ended its side of
+                the connection, which a peer that has left does too.
+        """
+        has_turn, evicted, visit = False, trio.Event(), guest.visit
+        deadline = trio.current_time() + limits.CONTROL_WAIT_MAX_S
+        share = share or f"connection {next(self._unnamed)}"
+        close, visit.end = visit.end, evicted.set
+        try:
+            async with trio.open_nursery() as waiting:
+                scope = waiting.cancel_scope
+                scope.deadline = deadline
+                self._reading[scope] = None
+                waiting.start_soon(_cancel_after, scope, evicted.wait)
+                waiting.start_soon(_cancel_after, scope, partial(_until_ended, sock))
+                async with self._plane.instance.turns.turn(share, weight):
+                    has_turn = True
+                scope.cancel()
+        finally:
+            del self._reading[scope]
+            visit.end = close
+        if evicted.is_set():
+            return False
+        if not has_turn:
+            raise SubscriberError(
+                "too_many_requests",
+                "your address has asked for more topics than can be served now; ask again",
+                503,
+            )
         return True
 
     def _check_access(self, request: h11.Request, headers: dict[bytes, bytes]) -> None:
@@ -381,6 +427,24 @@ class Door:
         if wants_no_body(asked):
             body = b""
         await _say(sock, head.encode() + cors + b"\r\n" + body)
+
+
+async def _cancel_after(scope: trio.CancelScope, wait: Callable[[], Awaitable[None]]) -> None:
+    await wait()
+    scope.cancel()
+
+
+async def _until_ended(sock: trio.socket.SocketType) -> None:
+    """Wait until the peer has left, or some time ago ended its side of the connection.
+
+    A peer that ended its side may still read. One that sent more bytes is not watched further.
+    """
+    try:
+        if await sock.recv(1, socket.MSG_PEEK):
+            await trio.sleep_forever()
+        await trio.sleep(limits.HALF_CLOSED_WAIT_S)
+    except OSError:
+        pass  # the connection broke
 
 
 async def _keeps_place(visit: Visit, wait_s: float) -> bool:

@@ -7,6 +7,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.session import Session
+from hedgehogd.engine.subscription import Subscription
 from hedgehogd.protocol.access import CrossOrigins
 from hedgehogd.protocol.commands import Command
 from hedgehogd.protocol.wire import WireForm
@@ -70,13 +71,13 @@ class StreamingPlane:
             session_id, outlet, form, self.instance.pipe, self.topics_max, address, share
         )
 
-    def check_room_for(self, session: Session, command: Command) -> None:
+    def check_room_for(self, command: Command) -> None:
         """Refuse a stream that asks for more topics than one may have.
 
         Raises:
             SubscriberError: 429.
         """
-        if not session.subscription.room_for(command):
+        if not Subscription(self.topics_max).room_for(command):
             raise SubscriberError(
                 "too_many_subscriptions", f"{self.topics_max} subscriptions are the most", 429
             )

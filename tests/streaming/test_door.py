@@ -396,6 +396,99 @@ async def test_a_delayed_control_request_whose_place_went_to_another_is_not_star
     assert b"/second" not in served.control_saw
 
 
+WISH = "GET /api/v1/stream?pairs=A-USD,B-USD&channels=ticker HTTP/1.1\nHost: x"
+
+
+async def _serve_with_a_crowd(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, wait_max_s: float = 500.0
+) -> tuple[Served, list[trio.SocketStream]]:
+    """Serve one stream, and let three more of its address wait for their turn."""
+    monkeypatch.setattr(limits, "COMMAND_TOPICS_BURST", 2)
+    monkeypatch.setattr(limits, "COMMAND_TOPICS_SMALL_MAX", 1)
+    monkeypatch.setattr(limits, "COMMAND_TOPICS_PER_S", 0.001)
+    monkeypatch.setattr(limits, "ADDRESS_TOPICS_PER_S", 0.001)
+    monkeypatch.setattr(limits, "CONTROL_WAIT_MAX_S", wait_max_s)
+    served = await serve(nursery)
+    crowd = []
+    for _ in range(4):
+        crowd.append(await served.ask(WISH, source="127.0.0.2"))
+        if len(crowd) == 1:
+            await read_to(crowd[0], b"\r\n\r\n")
+    with trio.fail_after(5):
+        while served.instance.turns.delayed != 3:
+            await trio.sleep(0.001)
+    return served, crowd
+
+
+async def test_streams_whose_clients_leave_while_they_wait_for_their_turn_leave_nothing(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count as visitors until then, and another address is served meanwhile."""
+    monkeypatch.setattr(limits, "HALF_CLOSED_WAIT_S", 0.01)
+    served, crowd = await _serve_with_a_crowd(nursery, monkeypatch)
+    assert (served.instance.counts.visitors, len(served.door._heads)) == (3, 3)
+    other = await served.ask(WISH.replace(",B-USD", ""), source="127.0.0.3")
+    assert (await read_to(other, b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    for stream in (*crowd, other):
+        await stream.aclose()
+    await served.all_gone()
+
+    assert (len(served.door._heads), len(served.plane.addresses)) == (0, 0)
+    assert served.instance.turns._beyond_by_share.waiting("127.0.0.2") == 0
+
+
+async def test_a_stream_whose_turn_does_not_come_in_time_is_refused(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client learns when to ask again; so does one that has ended its own side."""
+    served, crowd = await _serve_with_a_crowd(nursery, monkeypatch, wait_max_s=0.2)
+    for stream in crowd[1:]:
+        with trio.fail_after(3):
+            answer = await read_all(stream)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert b'"too_many_requests"' in answer
+    monkeypatch.setattr(limits, "CONTROL_WAIT_MAX_S", 500.0)
+    monkeypatch.setattr(limits, "HALF_CLOSED_WAIT_S", 0.01)
+    half = await served.ask(WISH, source="127.0.0.2")
+    await half.send_eof()
+    with trio.fail_after(3):
+        answer = await read_all(half)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    await crowd[0].aclose()
+    await served.all_gone()
+
+    assert served.instance.counts.refusals["too_many_requests"] == 4
+
+
+async def test_a_stream_that_waits_for_its_turn_gives_its_place_to_a_newcomer(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is closed at once; bytes that it sent meanwhile do not matter."""
+    served, crowd = await _serve_with_a_crowd(nursery, monkeypatch)
+    await crowd[1].send_all(b"more")
+    monkeypatch.setattr(limits, "VISITORS_MAX", 3)
+    third = await served.connect(source="127.0.0.3")
+
+    assert await _ended(crowd[1])
+    for stream in (*crowd, third):
+        await stream.aclose()
+    await served.all_gone()
+
+
+async def test_streams_that_wait_for_their_turn_are_refused_when_the_door_closes(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain does not wait for turns; the clients ask another instance."""
+    served, crowd = await _serve_with_a_crowd(nursery, monkeypatch)
+    served.accepting.cancel()
+
+    for stream in crowd[1:]:
+        assert await _refused(stream) == (503, "too_many_requests")
+    await crowd[0].aclose()
+    await served.all_gone()
+
+
 async def test_an_address_has_a_limit_of_connections_and_other_addresses_do_not_notice(
     nursery: trio.Nursery,
 ) -> None:

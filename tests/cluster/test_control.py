@@ -1,10 +1,12 @@
 """REST commands for streams anywhere in the cluster, sent to the one public address."""
 
 import json
+import re
 from collections import Counter
 from random import Random
 
 import pytest
+import trio
 
 from tests.cluster.harness import instance_of
 from tests.e2e.harness import HttpStream, next_line, rest
@@ -52,14 +54,20 @@ async def test_a_pair_started_by_rest_flows(cluster):
     assert line["product_id"] == "ETH-USD"
 
 
-async def test_an_instance_believes_the_proxy_and_nobody_before_it(cluster):
-    """Where a subscriber is, for limits and for people."""
-    stream = await HttpStream.open(cluster.port, STREAM, X_Forwarded_For="6.6.6.6")
-    key = stream.headers["hedgehog-session"]
-    _, state = await rest(cluster.port, "GET", f"/api/v1/sessions/{key}")
-    await stream.aclose()
+@pytest.mark.parametrize(
+    ("client", "address"), [("127.0.0.1", "6.6.6.6"), ("127.0.0.9", "127.0.0.9")]
+)
+async def test_a_client_s_address_is_stated_by_trusted_proxies_alone(cluster, client, address):
+    """For limits and for people; 127.0.0.1 is a proxy in front of HAProxy, by default."""
+    asked = f"GET {STREAM} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n"
+    stream = await trio.open_tcp_stream("127.0.0.1", cluster.port, local_address=client)
+    async with stream:
+        await stream.send_all(asked.encode())
+        head = await stream.receive_some()
+        key = re.search(rb"(?i)hedgehog-session: *(\S+)", head)[1].decode()
+        _, state = await rest(cluster.port, "GET", f"/api/v1/sessions/{key}")
 
-    assert state["address"] == "127.0.0.1"
+    assert state["address"] == address
 
 
 async def test_a_session_of_an_instance_that_does_not_exist_is_a_404(cluster):

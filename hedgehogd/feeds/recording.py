@@ -106,9 +106,11 @@ class RecordingFeed:
         if path.is_file():
             try:
                 products = read_products(await trio.to_thread.run_sync(path.read_bytes))
-                catalogue.replace(*products)
             except (msgspec.DecodeError, OSError) as error:
                 raise OperatorError(f"{path}: {error}") from None
+            if products.unreadable and not products.ids:
+                raise OperatorError(f"{path}: no product in it can be read")
+            catalogue.replace(*products)
 
     async def _play(self) -> None:
         begin = trio.current_time()

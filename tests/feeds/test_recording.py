@@ -262,6 +262,13 @@ async def test_a_broken_list_of_products_is_named(autojump_clock, record, produc
         await playing.feed.run()
 
 
+async def test_an_odd_product_beside_a_recording_costs_itself(autojump_clock, play, record):
+    """The list of a live exchange is read in the same way."""
+    playing = await play(record([ticker()], products=b'[{"id":7},{"id":"BTC-USD"}]'))
+
+    assert playing.instance.pipe.catalogue.known() == {"BTC-USD"}
+
+
 async def test_products_listed_beside_it_are_those_that_exist(autojump_clock, play, record):
     """Who asks for another one is told, as the exchange would have."""
     listed = [{"id": "BTC-USD", "status": "online"}, {"id": "OLD-USD", "status": "delisted"}]

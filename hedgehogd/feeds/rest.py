@@ -26,6 +26,7 @@ from hedgehogd.feeds.answers import Answer, Keeping, KeptAnswers, failure
 from hedgehogd.feeds.asking import HEADERS, Query, ask
 from hedgehogd.protocol.backoff import Backoff, TokenBucket
 
+_NO_ANSWER = frozenset({"unreachable", "timeout"})
 _FAILURE_KEEP_S = 1.0  # nobody makes us ask a service in trouble again and again
 
 
@@ -55,7 +56,8 @@ class RestClient:
         exists: True when the service is known to exist, whatever it answers now.
 
     Attributes:
-        exists: True once the service has answered, or from the start where it is known to exist.
+        exists: True once the service has answered anything but 404, in whatever trouble it is, or
+            from the start where it is known to exist.
         requests: requests made since start.
         errors: those that brought no answer of the exchange, by reason.
         cache_hits: askers answered by what was kept.
@@ -227,6 +229,8 @@ class RestClient:
             self._slots.release()
         if error:
             self.errors[error] += 1
+        if error not in _NO_ANSWER and answer.status != 404:
+            self.exists = True
         if answer.status == 429:
             fetch.tries += 1
             answer = self._pause(answer)
@@ -236,7 +240,6 @@ class RestClient:
                 self._wake.set()
                 return
         elif answer.status < 500:
-            self.exists = self.exists or answer.status == 200
             self._pauses.reset()
         if fetch.keeping is not None:
             keep_s = fetch.keeping(answer) if answer.status == 200 else _FAILURE_KEEP_S

@@ -339,10 +339,16 @@ async def test_what_a_recording_cannot_say_is_explained(open_instance, path):
     assert answer["message"].startswith("this feed is a recording")
 
 
-@pytest.mark.parametrize("status", [404, 502, 503])
-async def test_a_feed_without_rest_is_answered_from_memory(rest, upstream, status):
+@pytest.mark.parametrize("is_reachable", [True, False])
+async def test_a_feed_without_rest_is_answered_from_memory(rest, upstream, is_reachable):
     """A ws:// URL may have no REST service, or another one that has no such path."""
-    upstream.answer = lambda _: reply({"message": "no"}, status)
+
+    def answer(_):
+        if is_reachable:
+            return reply({"message": "no"}, 404)
+        raise httpx.ConnectError("refused")
+
+    upstream.answer = answer
     instance = make_instance(Settings())
     client = make_app(instance, (), Companion(rest)).test_client()
     paths = ("/products/BTC-USD/ticker", "/products/BTC-USD/stats", "/products")
@@ -356,13 +362,13 @@ async def test_a_feed_without_rest_is_answered_from_memory(rest, upstream, statu
     assert (await client.get("/products/ETH-USD/ticker")).status_code in {404, 502}
 
 
-async def test_a_service_in_trouble_is_not_replaced_by_memory(rest, upstream):
+@pytest.mark.parametrize("status", [403, 502, 503])
+async def test_a_service_in_trouble_is_not_replaced_by_memory(rest, upstream, status):
     """A client that loads its list of products would take three of eight hundred."""
     instance = make_instance(Settings())
     await fill(instance)
     client = make_app(instance, (), Companion(rest)).test_client()
-    await said(await client.get("/currencies"))  # an answer: the service exists
-    upstream.answer = lambda _: reply({"message": "no"}, 503)
+    upstream.answer = lambda _: reply({"message": "no"}, status)
 
     for path in ("/products", "/products/BTC-USD/ticker", "/products/BTC-USD/book"):
         assert (await client.get(path)).status_code == 502

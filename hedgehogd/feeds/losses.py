@@ -90,7 +90,8 @@ def _reasons(error: OSError) -> str:
     """Return why a host cannot be reached; trio names each address's reason in the cause."""
     if not isinstance(error.__cause__, BaseExceptionGroup):
         return str(error)
-    return f"{error}: " + "; ".join(dict.fromkeys(map(str, error.__cause__.exceptions)))
+    causes = {str(each).replace("Error connecting to ", "") for each in error.__cause__.exceptions}
+    return f"{error}: " + "; ".join(sorted(causes))  # tried in any order: one text for one failure
 
 
 def _refusal_of(error: h11.ProtocolError) -> BaseException:

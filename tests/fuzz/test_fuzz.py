@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hedgehogd.history import blocks
+from hedgehogd.history import schema
 from hedgehogd.protocol import upstream
 from hedgehogd.streaming import connection, door, request
 from hedgehogd.web import parameters
@@ -70,9 +70,10 @@ PLANTED = {
         parameters, "read_query", lambda values, *_: {"channels", "policy"} <= values.keys(),
         KeyError("channels"),
     ),
-    # A block that was unpacked, with a message that has no head.
+    # A database that SQLite calls malformed.
     "stores": (
-        blocks, "message_of", lambda result, *_: result.sequence is None, ValueError("no head"),
+        schema, "opened", lambda result, _: isinstance(result, schema.CorruptStore),
+        KeyError("sqlite_errorcode"),
     ),
 }  # fmt: skip
 

@@ -276,10 +276,12 @@ class Service:
 
     Attributes:
         took_s: of each that was served, from connecting to the end of what it wanted.
+        slowest_s: the longest of these, by what was wanted.
         failures: of the others, by what they wanted and what became of it.
     """
 
     took_s: list[float] = field(default_factory=list)
+    slowest_s: dict[str, float] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -371,7 +373,9 @@ async def serve_honest(
         if fault:
             service.failures[f"{what}: {fault}"] += 1
         else:
-            service.took_s.append(trio.current_time() - begin)
+            took_s = trio.current_time() - begin
+            service.took_s.append(took_s)
+            service.slowest_s[what] = max(took_s, service.slowest_s.get(what, 0.0))
 
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:

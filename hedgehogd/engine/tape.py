@@ -10,6 +10,7 @@ keep a position per subscriber: it is looked up on the rare day when it is neede
 Behind what the feed did not give us (``holes``) a topic's record begins anew.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -79,6 +80,7 @@ class Tape:
         self._began: dict[Topic, tuple[int, Known]] = {}
         # offset and sequence of each topic's last message that has left the tape
         self._left: dict[Topic, tuple[int, Known]] = {}
+        self._offsets: dict[Topic, deque[int]] = {}  # of each topic's messages on the tape
         # offset and sequence of the first message behind each topic's newest hole
         self._broken: dict[Topic, tuple[int, Known]] = {}
         self._holes = Holes()
@@ -103,12 +105,15 @@ class Tape:
                 if is_behind and holes.end(topic, message, self.end, self._last.get(topic)):
                     known = Known(message.sequence or 0, message.received_us)
                     self._broken[topic] = (self.end, known)
-                if topic in self._last:
+                offsets = self._offsets.get(topic)
+                if offsets is not None:
                     self._last[topic] = message.sequence or 0
+                    offsets.append(self.end)
                 elif len(self._last) < TOPICS_MAX:
                     self._last[topic] = message.sequence or 0
                     known = Known(message.sequence or 0, message.received_us)
                     self._began[topic] = (self.end, known)
+                    self._offsets[topic] = deque([self.end])
         while self._is_full() and len(kept) > len(messages):
             oldest = kept.popleft()
             self.bytes -= weight(oldest)
@@ -116,7 +121,9 @@ class Tape:
             offset = self.end - len(kept)
             for topic in positions(oldest):
                 # Not one from before the topic was forgotten: what came meanwhile is nowhere.
-                if topic in self._last and offset >= self._began[topic][0]:
+                offsets = self._offsets.get(topic)
+                if offsets and offsets[0] == offset:
+                    offsets.popleft()
                     known = Known(oldest.sequence or 0, oldest.received_us, has_left=True)
                     self._left[topic] = (offset, known)
 
@@ -219,33 +226,24 @@ class Tape:
 
         A topic that has had no numbered message by then is left out, and so is one whose
         sequence at ``at`` has left the tape and is not known any more: a position never
-        claims more than was delivered. Cost: nothing for ``at == end``, else the distance
-        back to where every topic is found; meant for farewells, not for every message.
+        claims more than was delivered. Cost: a search for each topic, whatever the distance.
         """
         topics = frozenset(topics)
         wanted = {topic for topic in topics if topic in self._last}
         position = self.preceding(topics) | {topic: self._last[topic] for topic in wanted}
         if at >= self.end:
             return position
-        moved: set[Topic] = set()
-        for offset, message in self._backwards(self.begin - 1):
-            if offset > at:
-                moved.update(wanted.intersection(positions(message)))
-            elif not moved:
-                break
-            else:
-                for topic in moved.intersection(positions(message)):
-                    position[topic] = message.sequence or 0
-                    moved.discard(topic)
         for topic in wanted:
+            offsets = self._offsets[topic]
             left_at, left = self._left.get(topic, (0, Known(0, 0)))
-            if topic in moved or left_at > at:
-                if 0 < left_at <= at:
-                    position[topic] = left.sequence
-                elif topic in self._before and at < self._began[topic][0]:
-                    position[topic] = self._before[topic]
-                else:
-                    del position[topic]
+            if earlier := bisect_right(offsets, at):
+                position[topic] = self._messages[offsets[earlier - 1] - self.begin].sequence or 0
+            elif 0 < left_at <= at:
+                position[topic] = left.sequence
+            elif topic in self._before and at < self._began[topic][0]:
+                position[topic] = self._before[topic]
+            else:
+                del position[topic]
         return position
 
     def forget(self, topic: Topic) -> None:
@@ -256,6 +254,7 @@ class Tape:
         self._before.pop(topic, None)
         self._began.pop(topic, None)
         self._left.pop(topic, None)
+        self._offsets.pop(topic, None)
         self._broken.pop(topic, None)
         self._holes.forget(topic)
 

@@ -4,7 +4,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
 
 _FORMS = 4  # the payload is held again in its frame, its line and its event
-_OBJECTS_BYTES = 330  # what Python wraps around them
+_OBJECTS_BYTES = 380  # what Python wraps around them, and their places in the index of the tape
 
 
 def weight(message: Message) -> int:

@@ -24,6 +24,7 @@ from hedgehogd.domain.errors import (
     FeedError,
     OperatorError,
 )
+from hedgehogd.domain.limits import THREAD_TURN_S
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.domain.secret import hide_in_url
 from hedgehogd.example_file import example_file
@@ -79,6 +80,7 @@ def run_serve(argv: Sequence[str]) -> int:
         print("the configuration is sound")
         return 0
     configure_logs(settings.log_level, settings.log_format, settings.instance)
+    sys.setswitchinterval(THREAD_TURN_S)
     faulthandler.enable(_STDERR)  # the watchdog's SIGABRT then says where the loop hung
     trio.run(serve, settings, lambda: _configuration(arguments).settings, clock=AwakeClock())
     return 0

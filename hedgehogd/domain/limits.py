@@ -121,8 +121,13 @@ INBOX_BATCHES_MAX = 256
 MESSAGES_PER_WRITE_MAX = 256
 # New objects between two looks of Python's cycle collector: what 300 connections make.
 GC_NEW_OBJECTS_MAX = 20_000
-# Writes in one turn of the loop before others get theirs: about 2 ms.
+# Writes in one turn of the loop before others get theirs: about 2 ms. A control request takes
+# some 40 turns, so a subscriber's request waits for as many of them.
 WRITES_PER_TURN_MAX = 256
+# Messages formed for cohorts in one turn: each costs as much as three writes.
+FORMED_PER_TURN_MAX = 85
+# How long a thread that reads or writes history runs before the loop's thread runs again.
+THREAD_TURN_S = 0.0005
 # The tape: recent messages in memory; two minutes of the busiest second recorded.
 TAPE_BYTES_MAX = 64 * 1024 * 1024
 # Topics remembered at once: interned, watched for gaps, with a position after their
@@ -369,6 +374,10 @@ TAPE_KEEP_S = 25.0
 # Messages that one query of history gives: unless asked otherwise, and at most.
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
 HISTORY_QUERY_MESSAGES_MAX = 100_000
+# How long a query of history writes rows or lines in one turn of the loop, and how many messages
+# between two looks at the clock: 0.2 ms of CSV.
+HISTORY_WRITING_TURN_S = 0.001
+HISTORY_WRITTEN_MESSAGES_MAX = 10
 # How long a browser may remember what a page of another origin may send: changes are rare.
 PREFLIGHT_KEEP_S = 3_600.0
 # A cell of CSV: a spreadsheet holds 32,767 characters, and Python's csv module 131,072.

@@ -9,7 +9,7 @@ On the wire of ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
@@ -89,9 +89,12 @@ def read_start(text: str, now_us: int) -> Start:
 
 def to_text(position: Mapping[Topic, int]) -> str:
     """Write ``position`` as text, topics in alphabetical order; empty for no topics."""
-    return ",".join(
-        f"{topic.channel}:{topic.product_id}@{n}" for topic, n in sorted(position.items())
-    )
+    return ",".join([f"{name}{position[topic]}" for name, topic in names_in_text(position)])
+
+
+def names_in_text(topics: Iterable[Topic]) -> list[tuple[str, Topic]]:
+    """Return what stands before the number of each of ``topics`` in a text, in its order."""
+    return [(f"{topic.channel}:{topic.product_id}@", topic) for topic in sorted(topics)]
 
 
 def from_text(text: str) -> dict[Topic, int]:

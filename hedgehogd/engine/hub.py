@@ -5,10 +5,11 @@ a batch are joined once per cohort, not once per member; with 500 subscribers of
 products a batch costs one join and 500 writes.
 
 Membership may change at any time, also while a batch is being written: the loop over
-thousands of members yields every ``WRITES_PER_TURN_MAX`` writes. Each member carries the
-tape offset it has been served to. A write is skipped for a member that is past the batch;
-who joins or moves in between gets the rest of the running batch from the tape, in the
-same turn, and is past it then. So nobody misses a message and nobody gets one twice.
+thousands of members yields after ``WRITES_PER_TURN_MAX`` writes, or fewer where more messages
+are formed for them (``FORMED_PER_TURN_MAX``). Each member carries the tape offset it has been
+served to. A write is skipped for a member that is past the batch; who joins or moves in
+between gets the rest of the running batch from the tape, in the same turn, and is past it
+then. So nobody misses a message and nobody gets one twice.
 
 Floor 2: imports trio for the checkpoint between turns, nothing else of it.
 """
@@ -18,9 +19,9 @@ from collections import Counter
 import trio
 
 from hedgehogd.domain.channel import LEVEL3, Topic
-from hedgehogd.domain.limits import SSE_ID_TOPICS_MAX, WRITES_PER_TURN_MAX
+from hedgehogd.domain.limits import FORMED_PER_TURN_MAX, SSE_ID_TOPICS_MAX, WRITES_PER_TURN_MAX
 from hedgehogd.domain.message import Message
-from hedgehogd.domain.position import to_text
+from hedgehogd.domain.position import names_in_text, to_text
 from hedgehogd.engine.member import Chunk, Member
 from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.protocol.wire import WireForm
@@ -37,7 +38,7 @@ def _reached_by(topics: frozenset[Topic]) -> frozenset[Topic]:
 class Cohort:
     """Members with the same topics and the same wire form."""
 
-    __slots__ = ("_position", "_turn", "form", "members", "offsets", "pending", "topics")
+    __slots__ = ("_names", "_position", "_turn", "form", "members", "offsets", "pending", "topics")
 
     def __init__(
         self, topics: frozenset[Topic], form: WireForm, position: dict[Topic, int]
@@ -48,6 +49,7 @@ class Cohort:
         self.pending: list[Message] = []
         self.offsets: list[int] = []
         self._position = position
+        self._names: list[tuple[str, Topic]] = []  # of what _position has, in the order of text
         self._turn = 0
 
     def take_pending(self) -> Chunk:
@@ -68,12 +70,19 @@ class Cohort:
                 if topic in self.topics:
                     self._position[topic] = message.sequence or 0
             states = every or index == last
-            pieces.append(form.data(message, to_text(self._position) if states else ""))
+            pieces.append(form.data(message, self._position_text() if states else ""))
         return Chunk(pieces, messages, offsets)
+
+    def _position_text(self) -> str:
+        """Return ``to_text`` of the position; sorting its topics each time would cost the most."""
+        position = self._position
+        if len(self._names) != len(position):
+            self._names = names_in_text(position)
+        return ",".join([f"{name}{position[topic]}" for name, topic in self._names])
 
     def precede(self, position: dict[Topic, int]) -> None:
         """Who joins knows where topics are that have not spoken here yet."""
-        self._position = position | self._position
+        self._position = position | self._position  # topics are added, none is taken away
 
     def in_turn(self) -> list[Member]:
         """Return the members, beginning one further each time: nobody is always last."""
@@ -215,6 +224,7 @@ class Hub:
             writes = 0
             for cohort in touched:
                 chunk = cohort.take_pending()
+                writes += chunk.count * WRITES_PER_TURN_MAX // FORMED_PER_TURN_MAX
                 served = 0
                 for member in cohort.in_turn():
                     if member.served_to >= end:

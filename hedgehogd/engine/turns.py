@@ -128,7 +128,14 @@ class Readings(_Queues):
     """Shares the reader of history among addresses: one page at a time for each of them.
 
     A hundred queries of one address wait for each other, and not another address for them.
+
+    Attributes:
+        writing: held by the query that writes a part of its answer in this turn of the loop.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing = trio.Lock()
 
     def check(self, share: str) -> None:
         """Refuse another query of an address that has many waiting.

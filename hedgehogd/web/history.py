@@ -4,11 +4,12 @@ Two passes: the first finds where the answer ends, so that the cursor can stand 
 the second sends page after page and holds no more than one.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
 import msgspec
+import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 
@@ -59,7 +60,7 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
             raise SubscriberError("not_kept", f"{asked.topic} is not kept here", 404)
         form = choose_form(request.headers.get("Accept"), query().get("format"), FORMS)
         instance.readings.check(CALLER.get())
-        pages = _InTurn(past, instance.readings, CALLER.get())
+        pages = InTurn(past, instance.readings, CALLER.get())
         try:
             end, gaps, has_more = await _measure(pages, asked)
         except PastUnavailable as error:
@@ -75,8 +76,8 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
         return response
 
 
-class _InTurn:
-    """The past, of which each address reads one page at a time."""
+class InTurn:
+    """The past, of which each address reads one page at a time and writes a part of one."""
 
     def __init__(self, past: Past, readings: Readings, share: str) -> None:
         self._past = past
@@ -87,6 +88,26 @@ class _InTurn:
         """See ``engine.past.Past``."""
         async with self._readings.turn(self._share):
             return await self._past.page(topics, after)
+
+    async def written(
+        self, messages: Sequence[Message], write: Callable[[Sequence[Message]], bytes]
+    ) -> list[bytes]:
+        """Return what ``write`` makes of ``messages``, some of them in each turn of the loop.
+
+        It pauses for as long as it has worked: all queries together take half of the loop.
+        """
+        parts: list[bytes] = []
+        done = 0
+        while done < len(messages):
+            async with self._readings.turn(self._share), self._readings.writing:
+                began = trio.current_time()
+                worked_s = 0.0
+                while done < len(messages) and worked_s < limits.HISTORY_WRITING_TURN_S:
+                    parts.append(write(messages[done : done + limits.HISTORY_WRITTEN_MESSAGES_MAX]))
+                    done += limits.HISTORY_WRITTEN_MESSAGES_MAX
+                    worked_s = trio.current_time() - began
+                await trio.sleep(worked_s)
+        return parts
 
 
 def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
@@ -127,7 +148,7 @@ def _number(name: str, text: str, minimum: int) -> int:
     return number
 
 
-async def _measure(past: _InTurn, asked: Stretch) -> tuple[int, list[PastGap], bool]:
+async def _measure(past: InTurn, asked: Stretch) -> tuple[int, list[PastGap], bool]:
     """Return the place of the last message of the answer, its gaps, and whether more follow."""
     count, end, gaps = 0, asked.after, list[PastGap]()
     async with aclosing(_pages(past, asked)) as pages:
@@ -143,7 +164,7 @@ async def _measure(past: _InTurn, asked: Stretch) -> tuple[int, list[PastGap], b
 
 
 async def _pages(
-    past: _InTurn, stretch: Stretch
+    past: InTurn, stretch: Stretch
 ) -> AsyncGenerator[tuple[list[Message], list[PastGap]]]:
     """Yield the messages of a stretch, and its gaps, page by page."""
     cursor = stretch.after
@@ -157,34 +178,34 @@ async def _pages(
 
 
 async def _lines(
-    past: _InTurn,
+    past: InTurn,
     stretch: Stretch,
     after: str,  # noqa: ARG001
     gaps: list[PastGap],  # noqa: ARG001
 ) -> AsyncIterator[bytes]:
     async for messages, _ in _pages(past, stretch):
-        yield lines(messages)
+        yield b"".join(await past.written(messages, lines))
 
 
 async def _table(
-    past: _InTurn,
+    past: InTurn,
     stretch: Stretch,
     after: str,  # noqa: ARG001
     gaps: list[PastGap],  # noqa: ARG001
 ) -> AsyncIterator[bytes]:
     yield header(stretch.topic.channel)
     async for messages, _ in _pages(past, stretch):
-        yield rows(messages)
+        yield b"".join(await past.written(messages, rows))
 
 
 async def _object(
-    past: _InTurn, stretch: Stretch, after: str, gaps: list[PastGap]
+    past: InTurn, stretch: Stretch, after: str, gaps: list[PastGap]
 ) -> AsyncIterator[bytes]:
     yield b'{"messages":['
     separator = b""
     async for messages, _ in _pages(past, stretch):
         if messages:
-            yield separator + b",".join([payload_of(message) for message in messages])
+            yield separator + b",".join(await past.written(messages, _elements))
             separator = b","
     told = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in gaps]
     yield b'],"gaps":%b,"after":%b}\n' % (
@@ -193,6 +214,10 @@ async def _object(
     )
 
 
-_BODIES: dict[str, Callable[[_InTurn, Stretch, str, list[PastGap]], AsyncIterator[bytes]]] = dict(
+def _elements(messages: Iterable[Message]) -> bytes:
+    return b",".join([payload_of(message) for message in messages])
+
+
+_BODIES: dict[str, Callable[[InTurn, Stretch, str, list[PastGap]], AsyncIterator[bytes]]] = dict(
     zip(FORMS.values(), (_lines, _object, _table), strict=True)
 )

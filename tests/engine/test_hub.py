@@ -112,8 +112,30 @@ async def test_nobody_is_always_last(market):
 async def test_a_long_batch_lets_others_run(market, monkeypatch, nursery):
     """Ten thousand writes in one turn would hold up pings, joins and the feed."""
     monkeypatch.setattr(hub_module, "WRITES_PER_TURN_MAX", 4)
-    turns = []
+    monkeypatch.setattr(hub_module, "FORMED_PER_TURN_MAX", 100)
     members = [market.place(TICKER) for _ in range(10)]
+
+    turns = await written_after_turns(market, members, nursery)
+
+    assert set(turns) <= {0, 4, 8, 10}
+    assert {4, 8} & set(turns)
+
+
+async def test_forming_for_many_cohorts_lets_others_run(market, monkeypatch, nursery):
+    """Subscribers of different topics share no bytes, which cost more than their writes."""
+    monkeypatch.setattr(hub_module, "WRITES_PER_TURN_MAX", 8)
+    monkeypatch.setattr(hub_module, "FORMED_PER_TURN_MAX", 2)
+    members = [market.place(TICKER, Topic("matches", f"A{n}-USD")) for n in range(10)]
+
+    turns = await written_after_turns(market, members, nursery)
+
+    assert set(turns) <= {0, 2, 4, 6, 8, 10}
+    assert {2, 4, 6, 8} & set(turns)
+
+
+async def written_after_turns(market, members, nursery):
+    """Publish a ticker; return how many members had it after each turn meanwhile."""
+    turns = []
 
     async def other():
         while True:
@@ -123,9 +145,7 @@ async def test_a_long_batch_lets_others_run(market, monkeypatch, nursery):
     nursery.start_soon(other)
     await market.publish(TICKER)
     nursery.cancel_scope.cancel()
-
-    assert set(turns) <= {0, 4, 8, 10}
-    assert {4, 8} & set(turns)
+    return turns
 
 
 async def test_what_is_handed_out_is_counted(market):

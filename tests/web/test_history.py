@@ -6,15 +6,17 @@ import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
+import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.instant import to_text
 from hedgehogd.engine.past import PastUnavailable
-from hedgehogd.engine.turns import CALLER
+from hedgehogd.engine.turns import CALLER, Readings
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
 from hedgehogd.web.app import make_app
+from hedgehogd.web.history import InTurn
 
 NOW = 1_790_000_000_000_000
 S = 1_000_000
@@ -285,6 +287,37 @@ async def test_after_a_clock_that_was_ahead_both_eras_are_found(stepped, query, 
     assert answer.status_code == 200
     # Those of the era ahead are no older than two minutes either, by the clock of their time.
     assert [n for n in numbers(body) if n in expected] == expected
+
+
+async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, nursery):
+    """A control request takes some forty turns of the loop, and waits for what each does."""
+    readings, turns = Readings(), []
+    began = trio.current_time()
+
+    def write(part):
+        autojump_clock.jump(limits.HISTORY_WRITING_TURN_S / 2)
+        return bytes(part)
+
+    async def query(share, results):
+        results[share] = await InTurn(None, readings, share).written(range(95), write)
+
+    async def other():
+        while True:
+            before = trio.current_time()
+            await trio.sleep(limits.HISTORY_WRITING_TURN_S / 10)
+            turns.append(trio.current_time() - before)
+
+    results = {}
+    async with trio.open_nursery() as queries:
+        nursery.start_soon(other)
+        for share in ("a", "b"):
+            queries.start_soon(query, share, results)
+
+    assert {b"".join(parts) for parts in results.values()} == {bytes(range(95))}
+    assert max(turns) <= 1.2 * limits.HISTORY_WRITING_TURN_S
+    calls = 2 * len(range(0, 95, limits.HISTORY_WRITTEN_MESSAGES_MAX))
+    worked_s = calls * limits.HISTORY_WRITING_TURN_S / 2
+    assert trio.current_time() - began == pytest.approx(2 * worked_s)
 
 
 async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refused(

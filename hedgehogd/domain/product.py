@@ -95,10 +95,8 @@ class Catalogue:
 
     def accepts(self, product_id: str) -> bool:
         """Say whether ``product_id`` may be subscribed to, as far as is known now."""
-        if not is_product_id(product_id):
-            return False
         if self._only is not None and product_id not in self._only:
             return False
-        if self._listed is not None:
-            return product_id in self._listed
-        return product_id not in self._refused
+        if self._listed is not None and product_id not in self._listed:
+            return False
+        return is_product_id(product_id) and product_id not in self._refused

@@ -288,5 +288,4 @@ class Reader:
             return
         answers = session.answer(command)
         self._plane.counts.refusals["refused"] += len(answers) - 1
-        for answer in answers:
-            self._outlet.tell(answer)
+        self._outlet.tell_all(answers)

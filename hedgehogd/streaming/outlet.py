@@ -175,8 +175,12 @@ class Outlet(Member):
 
     def tell(self, payload: bytes) -> None:
         """Say something that is not data, in the stream's own form."""
+        self.tell_all((payload,))
+
+    def tell_all(self, payloads: Iterable[bytes]) -> None:
+        """Say several things in one write: a command may have a thousand errors."""
         if not self.is_ending:
-            self.control(self._form.tell(payload))
+            self.control(b"".join(map(self._form.tell, payloads)))
 
     def keep_alive(self) -> None:
         """Send bytes that mean nothing, unless others wait already; give up the silent.

@@ -9,6 +9,8 @@ name; these are their defaults.
 HEAD_BYTES_MAX = 16 * 1024
 # A head that takes longer than this is an attack or a dead link.
 HEAD_TIMEOUT_S = 10.0
+# And up to this much longer, at random: a thousand that came at once are not ended in one turn.
+HEAD_TIMEOUT_SPREAD_S = 2.0
 # Connections whose request head is not complete, or whose refusal is being sent. A newcomer to
 # a full room gets the place of one that waits (streaming/admission.py).
 VISITORS_MAX = 1024

@@ -10,6 +10,7 @@ Bad heads get a short, clear answer and are counted; nobody gets a traceback.
 
 import errno
 import itertools
+import random
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -161,7 +162,8 @@ class Door:
         sock = trio.socket.from_stdlib_socket(raw)
         guest = _Guest(address, share, Visit(share_of(address), sock.close, now))
         self._receive(guest.visit)
-        reading = trio.CancelScope(deadline=now + limits.HEAD_TIMEOUT_S)
+        patience_s = limits.HEAD_TIMEOUT_S + limits.HEAD_TIMEOUT_SPREAD_S * random.random()
+        reading = trio.CancelScope(deadline=now + patience_s)
         self._reading[reading] = None
         self._counts.visitors += 1
         streams.start_soon(self._serve, raw, sock, guest, reading)

@@ -774,22 +774,26 @@ async def test_heavy_commands_are_delayed_and_light_ones_are_not(
 ) -> None:
     """Four clients that change 5,028 topics ten times a second; all get every answer."""
     heavy = [Client(await served.upgrade("/ws-feed")) for _ in range(4)]
-    begin = trio.current_time()
+    begin, answers = trio.current_time(), 0
 
     async def storm(client: Client) -> None:
+        nonlocal answers
         for number in range(4):
             await client.say(_heavy("unsubscribe" if number % 2 else "subscribe"))
             assert (await client.next_json())["type"] == "subscriptions"
+            answers += 1
 
     async with trio.open_nursery() as storms:
         for client in heavy:
             storms.start_soon(storm, client)
         await trio.sleep(1)
         light = Client(await served.upgrade("/ws-feed"))
-        before = trio.current_time()
+        before = answers
         await light.say(SUBSCRIBE)
         await light.next_json()
-        assert trio.current_time() - before < 0.1
+        # The clock may jump to the next heavy turn while the kernel still has the bytes.
+        assert answers - before <= 1
+        assert answers < 16
         assert served.instance.turns.delayed > 0
     took_s = trio.current_time() - begin
     weight = 16 * len(ALL_PAIRS) * len(HEAVY)

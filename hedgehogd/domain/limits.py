@@ -126,8 +126,9 @@ GC_NEW_OBJECTS_MAX = 20_000
 # Writes in one turn of the loop before others get theirs: about 2 ms. A control request takes
 # some 40 turns, so a subscriber's request waits for as many of them.
 WRITES_PER_TURN_MAX = 256
-# Messages formed for cohorts in one turn: each costs as much as three writes.
-FORMED_PER_TURN_MAX = 85
+# Messages formed for cohorts in one turn: with a resume position, and kept by a subscriber that
+# does not read, each costs as much as ten writes.
+FORMED_PER_TURN_MAX = 25
 # How long a thread that reads or writes history runs before the loop's thread runs again.
 THREAD_TURN_S = 0.0005
 # The tape: recent messages in memory; two minutes of the busiest second recorded.

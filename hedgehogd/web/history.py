@@ -85,9 +85,12 @@ class InTurn:
         self._share = share
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
-        """See ``engine.past.Past``."""
+        """See ``engine.past.Past``; the address pauses for as long as its page was read."""
         async with self._readings.turn(self._share):
-            return await self._past.page(topics, after)
+            began = trio.current_time()
+            page = await self._past.page(topics, after)
+            await trio.sleep(trio.current_time() - began)
+        return page
 
     async def written(
         self, messages: Sequence[Message], write: Callable[[Sequence[Message]], bytes]

@@ -31,7 +31,8 @@ from hedgehogd.config import Settings, in_url
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.engine.instance import Instance

@@ -16,7 +16,7 @@ from hedgehogd.config import Settings
 from hedgehogd.credentials import check_secrecy, read_credentials
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.instance import Instance
 from hedgehogd.engine.level2_batch import Level2Batch
 from hedgehogd.engine.ticker_batch import TickerBatch

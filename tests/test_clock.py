@@ -8,8 +8,8 @@ import trio
 from hedgehogd import cli, replay_command
 from hedgehogd.clock import AwakeClock
 from hedgehogd.domain.limits import BACKLOG_AGE_MAX_S, HEAD_TIMEOUT_S, PAUSE_MIN_S, STALE_AFTER_S
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.instance import StreamCounts
-from hedgehogd.engine.member import Chunk
 from hedgehogd.feeds.tap import FrameTap
 from hedgehogd.protocol.wire import WEBSOCKET
 from hedgehogd.streaming.outlet import Outlet, OutletSettings

@@ -11,7 +11,7 @@ from hedgehogd.config import Settings
 from hedgehogd.daemon import make_instance, wall_us
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import HistoryState
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader

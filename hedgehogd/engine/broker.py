@@ -5,7 +5,6 @@ error in it ends the process, because a pipe that is broken inside must not look
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import trio
 
@@ -13,36 +12,11 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, LEVEL2, Topic
 from hedgehogd.domain.errors import CLOSE_EXPIRED
 from hedgehogd.domain.message import Message
-from hedgehogd.engine.orders import FetchedOrders
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.engine.sessions import Sessions
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN, deflated
 from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice, cut
-
-
-class Delivery(NamedTuple):
-    """What a producer puts into the inbox: things that happened together, in order.
-
-    Attributes:
-        messages: data; may be empty.
-        notices: what subscribers are told beside it.
-        notices_at: for each notice, how many of ``messages`` come before it; empty for none.
-        refusals: products that the exchange refused.
-        flows: the topics that the feed holds from here on, if that has changed. All state of
-            other topics is forgotten, and their messages still in flight are dropped.
-        allowed: topic channels that were refused and may be asked for again.
-        ends_window: 50 ms are over: ``level2_batch`` gets what they came to.
-        order_book: a level-3 book that was fetched.
-    """
-
-    messages: list[Message]
-    notices: Sequence[TopicNotice] = ()
-    notices_at: Sequence[int] = ()
-    refusals: Sequence[Refusal] = ()
-    flows: frozenset[Topic] | None = None
-    allowed: Sequence[str] = ()
-    ends_window: bool = False
-    order_book: FetchedOrders | None = None
 
 
 class Broker:

@@ -14,8 +14,8 @@ from hedgehogd.domain.channel import FULL, MATCHES, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start, to_text
 from hedgehogd.engine.budget import Account
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.in_band import InBand, in_band
-from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.pages import Page, Part, cut, past_chunk
 from hedgehogd.engine.progress import Progress
 from hedgehogd.engine.resume import Resumes

@@ -22,7 +22,8 @@ from hedgehogd.domain.channel import LEVEL3, Topic
 from hedgehogd.domain.limits import FORMED_PER_TURN_MAX, SSE_ID_TOPICS_MAX, WRITES_PER_TURN_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import names_in_text, to_text
-from hedgehogd.engine.member import Chunk, Member
+from hedgehogd.engine.chunk import Chunk
+from hedgehogd.engine.member import Member
 from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.protocol.wire import WireForm
 

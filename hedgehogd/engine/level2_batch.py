@@ -9,7 +9,7 @@ import trio
 
 from hedgehogd.domain.limits import LEVEL2_BATCH_S
 from hedgehogd.engine.books import Books
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 
 
 class Level2Batch:

@@ -1,72 +1,13 @@
 """What the hub knows of a subscriber: something that can be written to, and how far it is."""
 
-from array import array
-from collections.abc import Iterable, Sequence
-from copy import copy
-from itertools import accumulate
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.chunk import Chunk
 
 if TYPE_CHECKING:
     from hedgehogd.engine.hub import Cohort
-
-
-_PIECE_BYTES = 56  # where a piece ends, its offset, its places in the lists
-_CHUNK_BYTES = 640  # the object, the headers of its bytes and lists, its entry in the budget
-
-
-class Chunk:
-    """Bytes for the members of one cohort, made once and shared by all of them.
-
-    Attributes:
-        data: the pieces, joined: what is written.
-        pieces: the wire form of each message; a frame, line or event is never cut apart
-            between two of them.
-        messages: the messages, one per piece.
-        offsets: the tape offset of each message.
-        kept_bytes: memory of the messages where this chunk keeps them, and not the tape.
-    """
-
-    __slots__ = ("_ends", "count", "data", "kept_bytes", "messages", "offsets", "pieces", "size")
-
-    def __init__(
-        self,
-        pieces: Sequence[bytes],
-        messages: list[Message],
-        offsets: list[int],
-        kept_bytes: int = 0,
-    ) -> None:
-        self.data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.pieces = pieces
-        self.messages = messages
-        self.offsets = offsets
-        self.size = len(self.data)
-        self.count = len(pieces)
-        self.kept_bytes = kept_bytes
-        self._ends: array[int] | None = None
-
-    @property
-    def ends(self) -> "array[int]":
-        """Where each piece ends in ``data``.
-
-        Asked for when the chunk has to wait. The pieces are dropped then: ``data`` has their
-        bytes, and while a subscriber is slow they would take the same memory again.
-        """
-        if self._ends is None:
-            self._ends = array("Q", accumulate(map(len, self.pieces)))
-            self.pieces = ()
-        return self._ends
-
-    def weight(self) -> int:
-        """Return how many bytes of memory it takes while it waits."""
-        return self.size + self.kept_bytes + self.count * _PIECE_BYTES + _CHUNK_BYTES
-
-    def placed(self, offset: int) -> "Chunk":
-        """Return the same bytes, all of them standing at ``offset`` on the tape."""
-        chunk = copy(self)
-        chunk.offsets = [offset] * self.count
-        return chunk
 
 
 class MemberStatistics(NamedTuple):

@@ -7,8 +7,7 @@ follows the tape, in the same turn. So an answer made from it fits what subscrib
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable
 
 import trio
 
@@ -18,26 +17,11 @@ from hedgehogd.domain.frozen_orders import FrozenOrders, book_parts
 from hedgehogd.domain.message import BadMessage, Message, intern_topic
 from hedgehogd.domain.order_event import OrderEvent, from_full, from_level3
 from hedgehogd.domain.orders import OrderBook, SequenceGap
+from hedgehogd.engine.delivery import FetchedOrders
 from hedgehogd.engine.tape import Tape
 
 _FULL, _LEVEL3 = FULL.topic_channel, LEVEL3.topic_channel
 _READ: dict[str, Callable[[bytes], OrderEvent | None]] = {_FULL: from_full, _LEVEL3: from_level3}
-
-
-class FetchedOrders(NamedTuple):
-    """A level-3 book from REST.
-
-    Attributes:
-        product_id: whose.
-        bids: rows ``[price, size, order_id]``, best first.
-        asks: the same.
-        sequence: of the last event in it.
-    """
-
-    product_id: str
-    bids: Sequence[Any]
-    asks: Sequence[Any]
-    sequence: int
 
 
 class _Held:

@@ -5,14 +5,14 @@ from operator import itemgetter
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.in_band import InBand, in_band
-from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.past import PastGap, PastPage
 from hedgehogd.engine.tape import positions
 from hedgehogd.engine.weight import weight
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.wire import WireForm
 
 

@@ -18,8 +18,9 @@ from hedgehogd.domain.limits import BACKFILL_CHUNK_TRADES_MAX, BACKFILL_RETOLD_T
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.catch_up import CatchUp
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.giving import Giving
-from hedgehogd.engine.member import Chunk, Member, MemberStatistics
+from hedgehogd.engine.member import Member, MemberStatistics
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.engine.replay import Replay
 from hedgehogd.engine.subscription import Subscription

@@ -24,7 +24,7 @@ from hedgehogd.domain.limits import ADMISSIONS_PER_TURN_MAX, SNAPSHOT_AGE_MAX_S
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.books import Books
 from hedgehogd.engine.budget import Budget
-from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.tape import Tape
 from hedgehogd.engine.weight import weight
 from hedgehogd.protocol.deflate import deflate_frame

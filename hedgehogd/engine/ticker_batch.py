@@ -10,7 +10,7 @@ import trio
 from hedgehogd.domain.channel import TICKER_BATCH, Topic
 from hedgehogd.domain.limits import TICKER_BATCH_S
 from hedgehogd.domain.message import Message
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.hub import Hub
 from hedgehogd.engine.latest import Latest
 

@@ -11,8 +11,8 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.rows import read_rows
-from hedgehogd.engine.broker import Delivery
-from hedgehogd.engine.orders import FetchedOrders, OrderBooks
+from hedgehogd.engine.delivery import Delivery, FetchedOrders
+from hedgehogd.engine.orders import OrderBooks
 from hedgehogd.feeds.rest import RestClient
 
 log = structlog.get_logger("rest")

@@ -19,7 +19,8 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import FULL, HEARTBEAT, LEVEL2, MATCHES, Topic, upstream_topics
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.domain.gap import Gap
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth, FeedState, LineHealth
 from hedgehogd.feeds.accounting import account
@@ -28,7 +29,6 @@ from hedgehogd.feeds.dial import FeedAddress, dial
 from hedgehogd.feeds.line import Line
 from hedgehogd.feeds.staleness import Staleness
 from hedgehogd.protocol.backoff import TokenBucket
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.received import Received
 from hedgehogd.protocol.signing import Credentials
 from hedgehogd.protocol.source import Source

@@ -17,7 +17,7 @@ import trio
 
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.feeds.accounting import account

@@ -19,8 +19,8 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, TICKER, Topic
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.health import HistoryHealth, HistoryState
-from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader

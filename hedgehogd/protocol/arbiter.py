@@ -25,6 +25,7 @@ from hedgehogd.domain.channel import (
     TICKER,
     Topic,
 )
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.limits import (
     GAP_PATIENCE_S,
     WAITING_MESSAGES_MAX,
@@ -32,7 +33,7 @@ from hedgehogd.domain.limits import (
 from hedgehogd.domain.message import intern_topic
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.claims import Claims
-from hedgehogd.protocol.gaps import Gap, Verdict
+from hedgehogd.protocol.gaps import Verdict
 from hedgehogd.protocol.leading import Leading
 from hedgehogd.protocol.product_state import Arrival, ProductState
 from hedgehogd.protocol.race import Race

@@ -14,7 +14,8 @@ when a message has such a number too (``gaps``).
 from collections.abc import Callable
 
 from hedgehogd.domain.channel import FULL, MATCHES
-from hedgehogd.protocol.gaps import Gap, Verdict
+from hedgehogd.domain.gap import Gap
+from hedgehogd.protocol.gaps import Verdict
 from hedgehogd.protocol.product_state import Arrival, ProductState
 from hedgehogd.protocol.received import Received
 

@@ -5,15 +5,9 @@
 
 from typing import NamedTuple
 
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.instant import time_of
 from hedgehogd.domain.limits import ODD_NUMBERS_MAX, SET_BACK_AFTER_S
-
-
-class Gap(NamedTuple):
-    """Numbers known to be missing, both ends included."""
-
-    first: int
-    last: int
 
 
 class GapDetector:

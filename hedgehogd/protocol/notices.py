@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.position import to_object
-from hedgehogd.protocol.gaps import Gap
 
 _encode = msgspec.json.encode
 

@@ -6,9 +6,10 @@ from collections import deque
 import msgspec
 
 from hedgehogd.domain.channel import MATCHES, TICKER
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.limits import SEQUENCE_STEP_MAX, TRADE_ID_STEP_MAX
 from hedgehogd.domain.message import Head, Message
-from hedgehogd.protocol.gaps import Gap, Numbers
+from hedgehogd.protocol.gaps import Numbers
 from hedgehogd.protocol.source import Source
 
 

@@ -5,9 +5,9 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.secret import Secrets
-from hedgehogd.protocol.gaps import Gap
 
 _BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # one of them flows
 

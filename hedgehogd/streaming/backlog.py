@@ -19,7 +19,7 @@ from collections.abc import Set as AbstractSet
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.budget import HOLD_BYTES, Account
-from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.weight import weight
 
 

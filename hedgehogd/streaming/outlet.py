@@ -31,8 +31,9 @@ from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.budget import Budget
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.instance import StreamCounts
-from hedgehogd.engine.member import Chunk, Member, MemberStatistics
+from hedgehogd.engine.member import Member, MemberStatistics
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.wire import WireForm

@@ -15,7 +15,8 @@ import trio
 from hedgehogd.domain.channel import MATCHES
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.engine.level2_batch import Level2Batch

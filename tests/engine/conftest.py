@@ -4,7 +4,8 @@ import pytest
 
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.engine.session import Session

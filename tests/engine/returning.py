@@ -5,8 +5,10 @@ import json
 import trio
 
 from hedgehogd.domain.channel import BY_ALIAS, FULL, MATCHES, TICKER
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.engine.pipe import Pipe
@@ -15,7 +17,6 @@ from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.wire import WEBSOCKET
 from tests.fakes import FakeMember, make_message

@@ -8,10 +8,12 @@ from trio.testing import MockClock
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_ALIAS, FULL, MATCHES, Topic
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.position import Start
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.budget import Budget
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.member import Member
 from hedgehogd.engine.past import PastGap
@@ -21,7 +23,6 @@ from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
 from hedgehogd.streaming.backlog import Backlog

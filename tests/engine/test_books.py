@@ -9,7 +9,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import AUCTION_SILENCE_S, RESYNC_AGAIN_S, RESYNC_REPAIRED_S
 from hedgehogd.engine import books as books_module
 from hedgehogd.engine.books import Books
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.protocol.wire import WEBSOCKET_DEFLATE
 from tests.fakes import make_message

@@ -7,7 +7,8 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.protocol.commands import drop_pair
 from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice
 from hedgehogd.protocol.wire import (

@@ -16,7 +16,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, TICKER
 from hedgehogd.domain.errors import CLOSE_EXPIRED
 from hedgehogd.domain.position import Start, from_text
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.past import PastGap
 from hedgehogd.engine.session import Session
 from hedgehogd.protocol.commands import ChannelRequest, Command

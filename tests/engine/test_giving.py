@@ -8,7 +8,7 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import CLOSE_EXPIRED, CLOSE_SLOW_CONSUMER
 from hedgehogd.domain.position import Start
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.protocol.commands import Pace
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET

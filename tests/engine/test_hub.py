@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.position import from_text
 from hedgehogd.engine import hub as hub_module
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.hub import Hub
-from hedgehogd.engine.member import Chunk
 from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.protocol.wire import (
     NDJSON,

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from hedgehogd.domain.limits import LEVEL2_BATCH_S
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.level2_batch import Level2Batch
 from tests.fakes import make_message
 

@@ -1,4 +1,4 @@
-"""Chunks, and the port that the writing end of a subscriber has to fill.
+"""The port that the writing end of a subscriber has to fill.
 
 The suite of the port runs on the real adapter, over a socket pair, and on the fake.
 """
@@ -10,18 +10,11 @@ import pytest
 import trio
 
 from hedgehogd.engine.instance import StreamCounts
-from hedgehogd.engine.member import Chunk, Member
+from hedgehogd.engine.member import Member
 from hedgehogd.engine.session import Session
-from hedgehogd.protocol.wire import SSE
 from hedgehogd.streaming.outlet import Outlet, OutletSettings
-from tests.fakes import FakeMember, make_message
-
-FORM = SSE[False]
-
-
-def make_chunk(*sequences, size=1):
-    messages = [make_message("matches", sequence=n, filling="x" * size) for n in sequences]
-    return Chunk([FORM.data(message, "") for message in messages], messages, list(sequences))
+from tests.engine.test_chunk import FORM, make_chunk
+from tests.fakes import FakeMember
 
 
 @pytest.fixture(params=["fake", "outlet"])
@@ -103,18 +96,6 @@ async def test_a_member_that_sheds_ends_and_holds_nothing(peers):
     assert member.statistics(0.0).waiting_bytes == 0
 
 
-def test_a_chunk_joins_its_pieces_once():
-    """A cohort of a thousand shares one chunk; a single piece is not even copied."""
-    pieces = [b"one", b"three"]
-    messages = [make_message("ticker"), make_message("heartbeat")]
-    many = Chunk(pieces, messages, [7, 8])
-    one = Chunk(pieces[:1], messages[:1], [7])
-
-    assert (many.data, many.size, many.count) == (b"onethree", 8, 2)
-    assert (many.pieces, many.messages, many.offsets) == (pieces, messages, [7, 8])
-    assert one.data is pieces[0]
-
-
 async def test_a_member_is_a_port():
     """What an adapter forgets to fill says so at once."""
     member = Member()
@@ -133,35 +114,3 @@ async def test_a_member_is_a_port():
             call()
     with pytest.raises(NotImplementedError):
         await member.wait_written()
-
-
-def test_the_same_bytes_stand_elsewhere_on_the_tape():
-    """Who comes back shares bytes with others, not the place where it stands."""
-    chunk = make_chunk(1, 2)
-    placed = chunk.placed(9)
-
-    assert placed.data is chunk.data
-    assert (placed.offsets, chunk.offsets) == ([9, 9], [1, 2])
-    assert (placed.messages, placed.count) == (chunk.messages, 2)
-
-
-def test_the_bytes_of_pieces_are_dropped_when_a_chunk_has_to_wait():
-    """A placed copy, made before or after, has the same ends."""
-    chunk = make_chunk(1, 2)
-    before, size = chunk.placed(9), len(chunk.pieces[0])
-    ends = chunk.ends
-    after = chunk.placed(9)
-
-    assert list(ends) == [size, chunk.size]
-    assert after.ends is ends
-    assert list(before.ends) == [size, chunk.size]
-    assert chunk.pieces == ()
-
-
-def test_a_chunk_weighs_its_bytes_and_what_it_alone_keeps():
-    """Small messages cost more than their bytes."""
-    live, past = make_chunk(1, 2), make_chunk(1, 2)
-    past.kept_bytes = 5000
-
-    assert live.size < live.weight() < live.size + 1000
-    assert past.placed(9).weight() == live.weight() + 5000

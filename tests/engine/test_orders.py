@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.order_event import OrderEvent
-from hedgehogd.engine.broker import Delivery
-from hedgehogd.engine.orders import FetchedOrders, OrderBooks
+from hedgehogd.engine.delivery import Delivery, FetchedOrders
+from hedgehogd.engine.orders import OrderBooks
 from hedgehogd.engine.tape import Tape
 from tests.domain.plain_orders import Reference
 from tests.fakes import make_message, make_row

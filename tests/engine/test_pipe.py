@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from hedgehogd.domain.channel import Topic, upstream_topics
-from hedgehogd.engine.broker import Delivery
-from hedgehogd.engine.orders import FetchedOrders
+from hedgehogd.engine.delivery import Delivery, FetchedOrders
 from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice
 from hedgehogd.protocol.wire import WEBSOCKET, WEBSOCKET_DEFLATE
 from tests.engine.conftest import Plumbing

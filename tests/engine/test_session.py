@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import hub as hub_module
-from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.protocol.received import Refusal
 from hedgehogd.protocol.wire import NDJSON, NDJSON_BARE, SSE, WEBSOCKET, WEBSOCKET_STRICT
 from tests.engine.conftest import Plumbing, command

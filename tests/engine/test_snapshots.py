@@ -23,7 +23,8 @@ from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine import broker as broker_module
 from hedgehogd.engine import hub as hub_module
 from hedgehogd.engine import snapshots as snapshots_module
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.level2_batch import Level2Batch
 from hedgehogd.engine.pipe import Pipe

@@ -5,7 +5,7 @@ import pytest
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import STANDING_GAPS_MAX
 from hedgehogd.engine import standing as module
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.standing import Standing
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET_STRICT

@@ -5,7 +5,7 @@ import trio
 
 from hedgehogd.config import Settings
 from hedgehogd.daemon import make_instance
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dial import parse_url
 from tests.feeds.script import Exchange, LongestPauses, Running

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.orders import OrderBooks
 from hedgehogd.feeds.answers import Answer
 from hedgehogd.feeds.bootstrap import Bootstrap, read_book

@@ -12,7 +12,7 @@ from hedgehogd.config import Settings
 from hedgehogd.daemon import make_instance
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedState
 from hedgehogd.engine.session import Session
 from hedgehogd.feeds.recording import RecordingFeed, find_recording

@@ -14,9 +14,11 @@ from trio.testing import MockClock
 from hedgehogd.domain.channel import CHANNELS
 from hedgehogd.domain.errors import CLOSE_POLICY, CLOSE_UNSUPPORTED
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.chunk import Chunk
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.member import Chunk, Member, MemberStatistics
+from hedgehogd.engine.member import Member, MemberStatistics
 from hedgehogd.engine.pipe import Pipe
 from hedgehogd.engine.session import Session
 from hedgehogd.engine.sessions import Sessions

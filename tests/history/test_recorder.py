@@ -19,7 +19,8 @@ from trio.testing import MockClock
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker, Delivery
+from hedgehogd.engine.broker import Broker
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import HistoryHealth, HistoryState
 from hedgehogd.engine.pipe import Pipe

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.limits import ODD_NUMBERS_MAX, SET_BACK_AFTER_S, TRADE_ID_STEP_MAX
-from hedgehogd.protocol.gaps import Gap, GapDetector, Numbers
+from hedgehogd.protocol.gaps import GapDetector, Numbers
 
 arrivals = st.lists(st.integers(min_value=0, max_value=60), min_size=1, max_size=80)
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.gap import Gap
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.source import DATA_TYPES
 
 BTC, ETH = Topic("matches", "BTC-USD"), Topic("ticker", "ETH-USD")

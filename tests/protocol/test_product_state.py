@@ -2,8 +2,8 @@
 
 import pytest
 
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.limits import SEQUENCE_STEP_MAX, TRADE_ID_STEP_MAX
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.product_state import ProductState
 
 

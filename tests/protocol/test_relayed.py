@@ -5,9 +5,9 @@ import json
 import pytest
 
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.limits import SEQUENCE_MAX
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.protocol.relayed import TYPES
 from tests.protocol.test_upstream import MATCHES, Feed, match

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.limits import (
     ODD_NUMBERS_MAX,
     PRODUCT_SILENCE_S,
@@ -18,7 +19,6 @@ from hedgehogd.domain.limits import (
 )
 from hedgehogd.protocol import notices, upstream
 from hedgehogd.protocol.frames import FrameScanner, encode_text
-from hedgehogd.protocol.gaps import Gap
 from hedgehogd.protocol.received import NoticeKind, Refusal, TopicNotice
 from hedgehogd.protocol.source import DATA_TYPES, Source
 from hedgehogd.protocol.upstream import UpstreamSession

@@ -7,7 +7,7 @@ import trio
 
 from hedgehogd.config import Settings
 from hedgehogd.daemon import make_instance
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.instance import Instance
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.source import Source

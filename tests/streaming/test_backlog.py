@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.budget import HOLD_BYTES, Budget
-from hedgehogd.engine.member import Chunk
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.weight import weight
 from hedgehogd.streaming.backlog import Backlog
 from tests.fakes import make_message

@@ -12,7 +12,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.extensions import Extension, PerMessageDeflate
 
 from hedgehogd.domain import limits
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedState
 from hedgehogd.protocol.commands import Command, channel_requests
 from hedgehogd.protocol.deflate import deflated

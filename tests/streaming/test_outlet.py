@@ -11,8 +11,8 @@ from wsproto.events import Ping, Pong
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
+from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.instance import StreamCounts
-from hedgehogd.engine.member import Chunk
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
 from hedgehogd.streaming.outlet import Outlet, OutletSettings

@@ -12,7 +12,7 @@ import trio.lowlevel
 from hedgehogd.config import Settings
 from hedgehogd.daemon import make_instance
 from hedgehogd.domain import limits
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.feeds.answers import failure
 from hedgehogd.simulator.market import Market
 from hedgehogd.simulator.products import products_for

@@ -7,7 +7,7 @@ import pytest
 from hedgehogd.config import Settings
 from hedgehogd.daemon import make_instance
 from hedgehogd.domain.channel import Topic
-from hedgehogd.engine.broker import Delivery
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from hedgehogd.web.memory import heard_products, remembered
 from tests.fakes import make_message

@@ -5,7 +5,7 @@ import json
 import trio
 
 from hedgehogd.domain.limits import ORDER_BOOK_WAIT_S
-from hedgehogd.engine.orders import FetchedOrders
+from hedgehogd.engine.delivery import FetchedOrders
 from hedgehogd.web.own_books import OwnBooks
 from tests.fakes import make_message
 

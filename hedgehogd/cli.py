@@ -11,10 +11,21 @@ from typing import NoReturn
 import structlog
 import trio
 
-from hedgehogd.clock import AwakeClock
-from hedgehogd.config import Configuration, load, nearest, shown_value
-from hedgehogd.credentials import read_credentials
-from hedgehogd.daemon import serve
+from hedgehogd.app.clock import AwakeClock
+from hedgehogd.app.daemon import serve
+from hedgehogd.commands.arguments import (
+    COMMANDS,
+    haproxy_parser,
+    serve_parser,
+    simulate_parser,
+    status_parser,
+    tail_parser,
+)
+from hedgehogd.commands.export import run_export
+from hedgehogd.commands.haproxy import Cluster, clash_of, haproxy_config
+from hedgehogd.commands.replay import run_replay
+from hedgehogd.commands.status import status
+from hedgehogd.commands.tail import Tail, tail
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import (
     EXIT_BUG,
@@ -27,27 +38,16 @@ from hedgehogd.domain.errors import (
 from hedgehogd.domain.limits import THREAD_TURN_S
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.domain.secret import hide_in_url
-from hedgehogd.example_file import example_file
-from hedgehogd.export_command import run_export
 from hedgehogd.feeds.dial import parse_url
 from hedgehogd.feeds.recording import find_recording
-from hedgehogd.flags import (
-    COMMANDS,
-    haproxy_parser,
-    serve_parser,
-    simulate_parser,
-    status_parser,
-    tail_parser,
-)
-from hedgehogd.haproxy import Cluster, clash_of, haproxy_config
-from hedgehogd.keys import BY_NAME, KEYS, Key
-from hedgehogd.logs import configure_logs
-from hedgehogd.replay_command import run_replay
+from hedgehogd.logs.setup import configure_logs
+from hedgehogd.settings.credentials import read_credentials
+from hedgehogd.settings.example import example_file
+from hedgehogd.settings.keys import BY_NAME, KEYS, Key
+from hedgehogd.settings.load import Configuration, load, nearest, shown_value
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.simulator.faults import fault_list
 from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET
-from hedgehogd.status import status
-from hedgehogd.tail import Tail, tail
 
 log = structlog.get_logger("cli")
 

@@ -8,8 +8,9 @@ import sys
 import hypothesis
 import pytest
 
-from hedgehogd import cli, config
+from hedgehogd import cli
 from hedgehogd.cli import run
+from hedgehogd.settings import load as config
 
 # No timed asserts: how long an example takes says more about the machine than about us.
 hypothesis.settings.register_profile(

@@ -1,6 +1,6 @@
 """Verified fakes: each passes the suite of its port, which also runs on the real adapter.
 
-``FakeMember`` is verified by ``tests/engine/test_member.py``.
+``FakeMember`` is verified by ``tests/fanout/test_member.py``.
 """
 
 import json
@@ -10,7 +10,7 @@ import trio
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
 from hedgehogd.domain.message import Message
-from hedgehogd.engine.member import Member, MemberStatistics
+from hedgehogd.fanout.member import Member, MemberStatistics
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.wire import WEBSOCKET
 

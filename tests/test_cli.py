@@ -7,13 +7,15 @@ import sys
 import pytest
 import trio
 
-from hedgehogd import cli, intake, replay_command
+from hedgehogd import cli
+from hedgehogd.app import upstream as intake
+from hedgehogd.app.replay_server import Replay
 from hedgehogd.cli import main
-from hedgehogd.config import load
+from hedgehogd.commands import replay as replay_command
+from hedgehogd.commands.arguments import serve_parser
 from hedgehogd.domain.errors import FeedError, OperatorError
-from hedgehogd.flags import serve_parser
-from hedgehogd.keys import KEYS
-from hedgehogd.replaying import Replay
+from hedgehogd.settings.keys import KEYS
+from hedgehogd.settings.load import load
 from hedgehogd.simulator import Address, Simulation
 from hedgehogd.simulator.faults import KINDS
 

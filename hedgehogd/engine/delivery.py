@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from hedgehogd.arbitration.batch import Refusal, TopicNotice
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
-from hedgehogd.protocol.received import Refusal, TopicNotice
 
 
 class FetchedOrders(NamedTuple):

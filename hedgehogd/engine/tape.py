@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from hedgehogd.arbitration.batch import TopicNotice
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, Topic
 from hedgehogd.domain.limits import TAPE_BYTES_MAX, TOPICS_MAX
 from hedgehogd.domain.message import Message
-from hedgehogd.engine.holes import Holes
-from hedgehogd.engine.in_band import InBand
-from hedgehogd.engine.weight import weight
-from hedgehogd.protocol.received import TopicNotice
+from hedgehogd.engine.gap_index import Holes
+from hedgehogd.engine.gap_marker import InBand
+from hedgehogd.engine.memory import weight
 
 _RESUMING = frozenset(name for name, channel in BY_TOPIC_CHANNEL.items() if channel.resumes)
 

@@ -2,10 +2,10 @@
 
 import structlog
 
+from hedgehogd.arbitration.batch import Received
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.domain.channel import LEVEL2
 from hedgehogd.engine.health import FeedHealth
-from hedgehogd.protocol.received import Received
-from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
 

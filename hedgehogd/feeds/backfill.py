@@ -20,8 +20,8 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.amount import BadAmount, text_of
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.domain.rows import decode_exactly, read_list
-from hedgehogd.feeds.answers import Answer
-from hedgehogd.feeds.rest import RestClient
+from hedgehogd.feeds.rest_cache import Answer
+from hedgehogd.feeds.rest_client import RestClient
 from hedgehogd.protocol.backoff import Backoff
 
 log = structlog.get_logger("backfill")

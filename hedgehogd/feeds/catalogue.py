@@ -9,8 +9,8 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.product import Catalogue, is_product_id
 from hedgehogd.domain.rows import read_list
-from hedgehogd.feeds.answers import Answer
-from hedgehogd.feeds.rest import RestClient
+from hedgehogd.feeds.rest_cache import Answer
+from hedgehogd.feeds.rest_client import RestClient
 
 log = structlog.get_logger("rest")
 

@@ -17,6 +17,9 @@ from random import Random
 import structlog
 import trio
 
+from hedgehogd.arbitration.batch import Received
+from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import FULL, HEARTBEAT, LEVEL2, MATCHES, Topic, upstream_topics
 from hedgehogd.domain.gap import Gap
@@ -29,10 +32,7 @@ from hedgehogd.feeds.dial import FeedAddress, dial
 from hedgehogd.feeds.line import Line
 from hedgehogd.feeds.staleness import Staleness
 from hedgehogd.protocol.backoff import TokenBucket
-from hedgehogd.protocol.received import Received
 from hedgehogd.protocol.signing import Credentials
-from hedgehogd.protocol.source import Source
-from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
 

@@ -22,15 +22,21 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from hedgehogd import __version__
+from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.resubscribe import Renewals
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import HEARTBEAT, LEVEL2, LEVEL2_BATCH, Topic
 from hedgehogd.domain.errors import FeedError
-from hedgehogd.feeds.losses import OUTSIDE_ERRORS, cause_of, describe, is_for_good, is_rate_limit
+from hedgehogd.feeds.disconnects import (
+    OUTSIDE_ERRORS,
+    cause_of,
+    describe,
+    is_for_good,
+    is_rate_limit,
+)
 from hedgehogd.feeds.tap import Frames, FrameTap
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.backoff import Backoff
-from hedgehogd.protocol.renewals import Renewals
-from hedgehogd.protocol.source import Source
 
 if TYPE_CHECKING:
     from hedgehogd.feeds.line import Line

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.line_statistics import Race
+from hedgehogd.arbitration.placement import Plan
 from hedgehogd.engine.health import LineHealth
 from hedgehogd.feeds.connection import Connection
-from hedgehogd.protocol.plan import Plan
-from hedgehogd.protocol.race import Race
-from hedgehogd.protocol.source import Source
 
 if TYPE_CHECKING:
     from hedgehogd.feeds.coinbase import CoinbaseFeed

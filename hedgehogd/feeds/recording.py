@@ -15,11 +15,13 @@ import msgspec
 import structlog
 import trio
 
+from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedHealth, FeedState
-from hedgehogd.engine.pipe import Pipe
+from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.feeds.accounting import account
 from hedgehogd.feeds.catalogue import read_products
 from hedgehogd.protocol.frames import encode_text
@@ -31,8 +33,6 @@ from hedgehogd.protocol.recording import (
     RecordingError,
     read_recording,
 )
-from hedgehogd.protocol.source import Source
-from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
 

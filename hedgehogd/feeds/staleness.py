@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import structlog
 
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.feeds.line import Line
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.received import NoticeKind, TopicNotice
-from hedgehogd.protocol.upstream import UpstreamSession
 
 log = structlog.get_logger("feed")
 

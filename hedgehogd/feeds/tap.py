@@ -13,8 +13,8 @@ import trio
 
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.limits import HEAD_BYTES_MAX, UPSTREAM_READ_BYTES
+from hedgehogd.engine.streams import PassingStream
 from hedgehogd.protocol.frames import FrameError, FrameScanner
-from hedgehogd.streams import PassingStream
 
 Frames = list[tuple[bytes, bytes]]
 

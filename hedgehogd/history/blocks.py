@@ -6,9 +6,9 @@ from collections import OrderedDict
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
-from hedgehogd.engine.past import message_of
+from hedgehogd.history.block_codec import BadBlock, unpack
 from hedgehogd.history.schema import CorruptStore
-from hedgehogd.protocol.block import BadBlock, unpack
+from hedgehogd.recovery.history_port import message_of
 
 
 class Blocks:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.message import Message
-from hedgehogd.engine.past import PastGap, PastPage, message_of
 from hedgehogd.history.blocks import Blocks
 from hedgehogd.history.schema import connect_reader, store_errors
 from hedgehogd.history.writer import WRITTEN_TO
+from hedgehogd.recovery.history_port import PastGap, PastPage, message_of
 
 _place_of = attrgetter("received_us")
 

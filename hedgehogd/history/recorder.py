@@ -21,7 +21,7 @@ from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, TICKER, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.health import HistoryHealth, HistoryState
-from hedgehogd.engine.pipe import Pipe
+from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import CorruptStore, StoreError

@@ -1,4 +1,4 @@
-"""The past that is in a store: the adapter of ``engine.past`` to ``reader``.
+"""The past that is in a store: the adapter of ``recovery.history_port`` to ``reader``.
 
 One thread reads. A page that ends with blocks never changes, so it is kept for the next
 reader: a thousand who come back at once read it once.
@@ -14,9 +14,9 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.engine.past import PastPage, PastUnavailable
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import BadQuery, StoreError
+from hedgehogd.recovery.history_port import PastPage, PastUnavailable
 
 Result = TypeVar("Result")
 
@@ -39,11 +39,11 @@ class StoredPast:
         self._pages: OrderedDict[tuple[frozenset[Topic], int], PastPage] = OrderedDict()
 
     def keeps(self, topic: Topic) -> bool:
-        """See ``engine.past.Past``."""
+        """See ``recovery.history_port.Past``."""
         return topic in self._recorded
 
     async def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
-        """See ``engine.past.Past``."""
+        """See ``recovery.history_port.Past``."""
         key = (topic, sequence)
         found = self._found.get(key)
         if found is None:
@@ -58,19 +58,19 @@ class StoredPast:
         return found
 
     async def first_place(self, topic: Topic) -> int | None:
-        """See ``engine.past.Past``."""
+        """See ``recovery.history_port.Past``."""
         return await self.read(lambda reader: reader.first_place(topic))
 
     async def snapshot_before(self, topic: Topic, place: int) -> int | None:
-        """See ``engine.past.Past``."""
+        """See ``recovery.history_port.Past``."""
         return await self.read(lambda reader: reader.snapshot_before(topic, place))
 
     async def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
-        """See ``engine.past.Past``."""
+        """See ``recovery.history_port.Past``."""
         return await self.read(lambda reader: reader.trades(product_id, first, last))
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
-        """See ``engine.past.Past``."""
+        """See ``recovery.history_port.Past``."""
         key = (frozenset(topics), after)
         page = self._pages.get(key)
         if page is None:

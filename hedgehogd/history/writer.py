@@ -15,8 +15,8 @@ import msgspec
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, FULL, LEVEL3, MATCHES, TICKER, Topic
 from hedgehogd.domain.instant import time_of
+from hedgehogd.history.block_codec import Kept, pack
 from hedgehogd.history.schema import connect_writer, store_errors
-from hedgehogd.protocol.block import Kept, pack
 
 _BY_SEQUENCE = frozenset({FULL.topic_channel, LEVEL3.topic_channel})
 _NUMBERED = _BY_SEQUENCE | {MATCHES.topic_channel, TICKER.topic_channel}

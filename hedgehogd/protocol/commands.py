@@ -1,7 +1,7 @@
 """What a subscriber may say: Coinbase's subscribe and unsubscribe, and their meaning.
 
 ``parse`` reads one client message into a ``Command``; what the command does to a set of
-subscriptions is ``engine.subscription``'s knowledge. The simulator's exchange reads its
+subscriptions is ``fanout.subscription``'s knowledge. The simulator's exchange reads its
 clients with the same function, so that both ends agree on one grammar.
 
 Rules (FEED §3.1): channels are strings or objects; the products of a channel are those

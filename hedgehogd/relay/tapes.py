@@ -12,12 +12,12 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
+from hedgehogd.arbitration.connection_state import Source
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.message import BadMessage, Message, read_head
 from hedgehogd.domain.position import to_text
-from hedgehogd.engine.past import message_of
-from hedgehogd.protocol.source import Source
+from hedgehogd.recovery.history_port import message_of
 from hedgehogd.relay.peers import PeerGone, Peers
 
 _DATA, _OURS = b"data: ", b"event: hedgehogd"
@@ -35,7 +35,7 @@ class Tapes:
         self._peers = peers
 
     async def fetch(self, after: Mapping[Topic, int]) -> list[Message] | None:
-        """See ``engine.past.Others``."""
+        """See ``recovery.history_port.Others``."""
         with trio.move_on_after(limits.RESUME_FETCH_S):
             for number in self._peers.numbers():
                 found = None

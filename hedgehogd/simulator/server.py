@@ -33,9 +33,9 @@ from hedgehogd.domain.limits import (
     HEAD_TIMEOUT_S,
     UPSTREAM_MESSAGE_BYTES_MAX,
 )
+from hedgehogd.engine.streams import ReplayStream
 from hedgehogd.simulator.client import Client
 from hedgehogd.simulator.faults import Faults
-from hedgehogd.streams import ReplayStream
 
 _HEAD_END = b"\r\n\r\n"
 

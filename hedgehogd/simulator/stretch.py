@@ -31,7 +31,7 @@ from hedgehogd.domain.level2 import read_snapshot, read_update, snapshot_parts
 from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.message import BadMessage, Message
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.subscription import Subscription
+from hedgehogd.fanout.subscription import Subscription
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.commands import (
     SUBSCRIBE_FAILED,

@@ -20,7 +20,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.budget import HOLD_BYTES, Account
 from hedgehogd.engine.chunk import Chunk
-from hedgehogd.engine.weight import weight
+from hedgehogd.engine.memory import weight
 
 
 class _Waiting:

@@ -16,7 +16,7 @@ from wsproto.utilities import generate_accept_token
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import CLOSE_POLICY, CLOSE_TOO_BIG, CLOSE_UNSUPPORTED
 from hedgehogd.engine.health import FeedState
-from hedgehogd.engine.session import Session
+from hedgehogd.fanout.session import Session
 from hedgehogd.protocol import coinbase, notices
 from hedgehogd.protocol.backoff import TokenBucket
 from hedgehogd.protocol.commands import Command, CommandError, parse

@@ -23,7 +23,8 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.engine.turns import CALLER
+from hedgehogd.engine.streams import ReplayStream
+from hedgehogd.fanout.turns import CALLER
 from hedgehogd.protocol.access import Access
 from hedgehogd.protocol.refusal import asked_path, error_object, wants_no_body
 from hedgehogd.streaming.address import Network, client_address, is_trusted, share_of
@@ -39,7 +40,6 @@ from hedgehogd.streaming.request import (
     plane_of,
     read_stream_request,
 )
-from hedgehogd.streams import ReplayStream
 
 log = structlog.get_logger("door")
 

@@ -32,9 +32,9 @@ from hedgehogd.domain.errors import CLOSE_SLOW_CONSUMER
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.chunk import Chunk
-from hedgehogd.engine.instance import StreamCounts
-from hedgehogd.engine.member import Member, MemberStatistics
-from hedgehogd.engine.session import Session
+from hedgehogd.fanout.instance import StreamCounts
+from hedgehogd.fanout.member import Member, MemberStatistics
+from hedgehogd.fanout.session import Session
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.wire import WireForm
 from hedgehogd.streaming.backlog import Backlog

@@ -5,9 +5,9 @@ import secrets
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.session import Session
-from hedgehogd.engine.subscription import Subscription
+from hedgehogd.fanout.instance import Instance
+from hedgehogd.fanout.session import Session
+from hedgehogd.fanout.subscription import Subscription
 from hedgehogd.protocol.access import CrossOrigins
 from hedgehogd.protocol.commands import Command
 from hedgehogd.protocol.wire import WireForm

@@ -11,8 +11,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.turns import TOO_MANY_QUERIES
+from hedgehogd.fanout.instance import Instance
+from hedgehogd.fanout.turns import TOO_MANY_QUERIES
 from hedgehogd.protocol.access import CrossOrigins
 from hedgehogd.protocol.refusal import is_coinbase_path
 from hedgehogd.relay.peers import Peers

@@ -14,9 +14,9 @@ from quart_trio import QuartTrio
 from hedgehogd.domain.channel import TICKER
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.product import is_product_id
-from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.session import Session
-from hedgehogd.engine.sessions import owner_of
+from hedgehogd.fanout.instance import Instance
+from hedgehogd.fanout.session import Session
+from hedgehogd.fanout.sessions import owner_of
 from hedgehogd.protocol.coinbase import subscription_rows
 from hedgehogd.protocol.commands import (
     DEFAULT_CHANNELS,

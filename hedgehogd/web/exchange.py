@@ -20,11 +20,11 @@ from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.rows import read_list
-from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.pipe import Pipe
-from hedgehogd.feeds.answers import Answer, failure
+from hedgehogd.fanout.instance import Instance
+from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.feeds.backfill import Backfill
-from hedgehogd.feeds.rest import RestClient
+from hedgehogd.feeds.rest_cache import Answer, failure
+from hedgehogd.feeds.rest_client import RestClient
 from hedgehogd.web.memory import heard_products, remembered
 from hedgehogd.web.parameters import query
 from hedgehogd.web.reads import (

@@ -10,7 +10,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from hedgehogd.engine.health import HistoryState
-from hedgehogd.engine.instance import Instance
+from hedgehogd.fanout.instance import Instance
 from hedgehogd.web.responses import json_response
 
 PATH = "/api/v1/health"

@@ -18,11 +18,11 @@ from hedgehogd.domain.channel import BY_ALIAS, Topic
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import BadPosition, read_moment, read_number
-from hedgehogd.engine.instance import Instance
-from hedgehogd.engine.past import Past, PastGap, PastPage, PastUnavailable
-from hedgehogd.engine.turns import CALLER, Readings
+from hedgehogd.fanout.instance import Instance
+from hedgehogd.fanout.turns import CALLER, Readings
+from hedgehogd.protocol.csv import header, lines, payload_of, rows
 from hedgehogd.protocol.negotiation import choose_form
-from hedgehogd.protocol.table import header, lines, payload_of, rows
+from hedgehogd.recovery.history_port import Past, PastGap, PastPage, PastUnavailable
 from hedgehogd.web.parameters import query
 
 AFTER_HEADER = "Hedgehog-After"
@@ -85,7 +85,7 @@ class InTurn:
         self._share = share
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
-        """See ``engine.past.Past``; the address pauses for as long as its page was read."""
+        """See ``recovery.history_port.Past``; then pause for as long as the page was read."""
         async with self._readings.turn(self._share):
             began = trio.current_time()
             page = await self._past.page(topics, after)

@@ -7,7 +7,7 @@ from quart_trio import QuartTrio
 
 from hedgehogd import __version__
 from hedgehogd.domain import limits
-from hedgehogd.engine.instance import Instance
+from hedgehogd.fanout.instance import Instance
 from hedgehogd.relay.peers import PeerGone, Peers, PeerSilent
 from hedgehogd.web.responses import json_response
 

@@ -13,8 +13,8 @@ from hedgehogd.domain.channel import MATCHES, TICKER, Channel
 from hedgehogd.domain.limits import MEMORY_SCAN_MESSAGES_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.rows import UNREADABLE
-from hedgehogd.engine.pipe import Pipe
-from hedgehogd.feeds.answers import Answer
+from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.feeds.rest_cache import Answer
 
 _TICKER = {
     "ask": "best_ask", "bid": "best_bid", "volume": "volume_24h", "trade_id": "trade_id",

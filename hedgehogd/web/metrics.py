@@ -16,9 +16,9 @@ from prometheus_client.registry import Collector
 from hedgehogd import __version__
 from hedgehogd.domain.limits import PAUSE_MIN_S
 from hedgehogd.engine.health import FeedState, HistoryState
-from hedgehogd.engine.instance import Instance
+from hedgehogd.fanout.instance import Instance
 from hedgehogd.feeds.backfill import Backfill
-from hedgehogd.feeds.rest import RestClient
+from hedgehogd.feeds.rest_client import RestClient
 
 log = structlog.get_logger("daemon")
 

@@ -6,7 +6,7 @@ import trio
 
 from hedgehogd.domain.channel import FULL, LEVEL3
 from hedgehogd.domain.limits import ORDER_BOOK_WAIT_S
-from hedgehogd.engine.pipe import Pipe
+from hedgehogd.fanout.pipe import Pipe
 
 
 class OwnBooks:

@@ -5,7 +5,7 @@ from html import escape
 import trio
 
 from hedgehogd import __version__
-from hedgehogd.engine.instance import Instance
+from hedgehogd.fanout.instance import Instance
 
 _OPERATOR_LINKS = """ ·
 <a href="/metrics">metrics</a> · <a href="/api/v1/lines">lines</a> ·

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from hedgehogd.domain.position import read_number
-from hedgehogd.feeds.answers import Answer, Keeping
 from hedgehogd.feeds.catalogue import PRODUCTS_PATH
+from hedgehogd.feeds.rest_cache import Answer, Keeping
 
 BOOK_KEEP_S = TICKER_KEEP_S = TRADES_KEEP_S = 1.0
 OLD_TRADES_KEEP_S = 10.0

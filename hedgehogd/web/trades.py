@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from hedgehogd.domain.channel import MATCHES
-from hedgehogd.engine.past import Past, PastUnavailable
-from hedgehogd.engine.turns import CALLER, Readings
-from hedgehogd.feeds.answers import Answer
+from hedgehogd.fanout.turns import CALLER, Readings
+from hedgehogd.feeds.rest_cache import Answer
+from hedgehogd.recovery.history_port import Past, PastUnavailable
 
 _PAGE_TRADES_MAX = 1000
 

@@ -27,11 +27,11 @@ import msgspec
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import LEVEL2, MATCHES, TICKER, Topic
-from hedgehogd.engine.past import message_of
+from hedgehogd.history.block_codec import Kept, pack, unpack
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import FILE_NAME
 from hedgehogd.history.writer import Entry, Writer
-from hedgehogd.protocol.block import Kept, pack, unpack
+from hedgehogd.recovery.history_port import message_of
 
 CHANNELS = {
     "ticker": TICKER,

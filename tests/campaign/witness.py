@@ -1,6 +1,6 @@
 """A subscriber that writes down all it is given, in order."""
 
-from hedgehogd.engine.member import Member, MemberStatistics
+from hedgehogd.fanout.member import Member, MemberStatistics
 from hedgehogd.protocol.wire import WEBSOCKET
 
 

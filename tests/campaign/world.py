@@ -12,26 +12,26 @@ from random import Random
 import httpx
 import trio
 
+from hedgehogd.arbitration.batch import TopicNotice
+from hedgehogd.books.level2_batch import Level2Batch
 from hedgehogd.domain.channel import MATCHES
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth
-from hedgehogd.engine.level2_batch import Level2Batch
-from hedgehogd.engine.pipe import Pipe
-from hedgehogd.engine.session import Session
-from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
-from hedgehogd.engine.ticker_batch import TickerBatch
+from hedgehogd.fanout.broker import Broker
+from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.fanout.session import Session
+from hedgehogd.fanout.sessions import Sessions
+from hedgehogd.fanout.ticker_batch import TickerBatch
 from hedgehogd.feeds.backfill import Backfill
-from hedgehogd.feeds.bootstrap import Bootstrap
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dial import parse_url
-from hedgehogd.feeds.rest import RestClient
+from hedgehogd.feeds.order_book_bootstrap import Bootstrap
+from hedgehogd.feeds.rest_client import RestClient
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.received import TopicNotice
 from hedgehogd.protocol.signing import Credentials
 from hedgehogd.protocol.wire import WEBSOCKET
 from hedgehogd.simulator.exchange import MarketExchange

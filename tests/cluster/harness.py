@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from hedgehogd.haproxy import Cluster, haproxy_config
+from hedgehogd.commands.haproxy import Cluster, haproxy_config
 from tests.e2e.harness import PATIENCE_S, HttpStream, free_port
 
 HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy"

@@ -14,8 +14,8 @@ import msgspec
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import Daemon
+from hedgehogd.app.daemon import Daemon
+from hedgehogd.settings.load import Settings
 from hedgehogd.simulator import Simulation, serve_exchange
 
 PATIENCE_S = 20

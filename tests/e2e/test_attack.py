@@ -22,7 +22,7 @@ NAMES = ("slow bodies", "slow readers", "silent", "slow heads")
 ELSEWHERE = {
     "stuck streams": ("tests/streaming/test_outlet.py", "test_two_hundred_slow_readers_"),
     "heavy commands": ("tests/streaming/test_connection.py", "test_heavy_commands_are_delayed_"),
-    "many heavy commands": ("tests/engine/test_turns.py", "light_session_does_not_wait"),
+    "many heavy commands": ("tests/fanout/test_turns.py", "light_session_does_not_wait"),
     "long queries": ("tests/web/test_history.py", "too_many_queries"),
 }
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from hedgehogd.daemon import Daemon
+from hedgehogd.app.daemon import Daemon
 from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
     PATIENCE_S,

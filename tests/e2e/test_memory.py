@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from hedgehogd.engine.session import Session
-from hedgehogd.engine.sessions import Sessions
+from hedgehogd.fanout.session import Session
+from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.streaming.outlet import Outlet
 from tests.e2e.harness import (
     PATIENCE_S,

@@ -20,13 +20,13 @@ import pytest
 import structlog
 import trio
 
-from hedgehogd import logs
 from hedgehogd.cli import _status_of, run_config
-from hedgehogd.config import Settings
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.secret import NO_SECRETS
-from hedgehogd.logs import configure_logs
+from hedgehogd.logs import setup as logs
+from hedgehogd.logs.setup import configure_logs
 from hedgehogd.protocol.frames import encode_close, encode_text
+from hedgehogd.settings.load import Settings
 from tests.e2e.harness import PATIENCE_S, HttpStream, free_port, quick, running
 
 pytestmark = pytest.mark.e2e

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from hedgehogd import intake as intake_module
+from hedgehogd.app import upstream as intake_module
 from tests.e2e.harness import (
     PATIENCE_S,
     HttpStream,

@@ -15,8 +15,8 @@ import pytest
 import trio
 from trio_websocket import WebSocketConnection
 
-from hedgehogd.credentials import NAMES
-from hedgehogd.daemon import Daemon
+from hedgehogd.app.daemon import Daemon
+from hedgehogd.settings.credentials import NAMES
 from hedgehogd.simulator import Address, Simulation, serve_exchange
 from hedgehogd.simulator.exchange import MarketExchange
 from hedgehogd.simulator.keys import (

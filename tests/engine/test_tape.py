@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import tape as tape_module
+from hedgehogd.engine.memory import weight
 from hedgehogd.engine.tape import Known, Tape, positions
-from hedgehogd.engine.weight import weight
 from tests.fakes import make_message
 
 PRODUCTS = ["BTC-USD", "ETH-USD"]

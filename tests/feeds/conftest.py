@@ -3,11 +3,11 @@
 import pytest
 import trio
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dial import parse_url
+from hedgehogd.settings.load import Settings
 from tests.feeds.script import Exchange, LongestPauses, Running
 
 

@@ -9,7 +9,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from hedgehogd.domain.errors import FeedError
-from hedgehogd.feeds.losses import cause_of
+from hedgehogd.feeds.disconnects import cause_of
 from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
 
 _ACCEPT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

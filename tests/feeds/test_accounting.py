@@ -2,10 +2,10 @@
 
 import structlog
 
+from hedgehogd.arbitration.batch import Received, Refusal
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.engine.health import FeedHealth
 from hedgehogd.feeds.accounting import account
-from hedgehogd.protocol.received import Received, Refusal
-from hedgehogd.protocol.upstream import UpstreamSession
 
 
 async def test_a_read_full_of_oddities_is_counted_whole_and_logged_in_three_lines(autojump_clock):

@@ -12,8 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.health import FeedState
-from hedgehogd.engine.member import Member
-from hedgehogd.engine.session import Session
+from hedgehogd.fanout.member import Member
+from hedgehogd.fanout.session import Session
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import parse
 from hedgehogd.protocol.frames import encode_close, encode_ping, encode_text

@@ -8,16 +8,16 @@ import structlog
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedState
-from hedgehogd.engine.session import Session
+from hedgehogd.fanout.session import Session
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from hedgehogd.protocol.commands import parse
 from hedgehogd.protocol.wire import WEBSOCKET
+from hedgehogd.settings.load import Settings
 from tests.fakes import FakeMember
 from tests.feeds.script import full, match, ticker
 from tests.recordings import FULL, PRO, recording

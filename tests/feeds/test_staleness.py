@@ -6,10 +6,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from hedgehogd.arbitration.batch import NoticeKind
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import LINGER_S
 from hedgehogd.engine.health import FeedState
-from hedgehogd.protocol.received import NoticeKind
 from tests.feeds.script import ack, heartbeat, match, ticker
 
 FULL_ETH = Topic("full", "ETH-USD")

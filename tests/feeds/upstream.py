@@ -7,7 +7,7 @@ from random import Random
 import httpx
 import trio
 
-from hedgehogd.feeds.rest import RestClient
+from hedgehogd.feeds.rest_client import RestClient
 
 
 def reply(value=None, status=200, *, raw=None, packed=False, **headers):

@@ -13,8 +13,7 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
 from hedgehogd.domain.channel import CHANNELS, PRIVATE_CHANNELS
 from hedgehogd.protocol.frames import FrameScanner
 from hedgehogd.protocol.wire import (
@@ -23,6 +22,7 @@ from hedgehogd.protocol.wire import (
     WEBSOCKET_STRICT,
     WEBSOCKET_STRICT_DEFLATE,
 )
+from hedgehogd.settings.load import Settings
 from hedgehogd.streaming.connection import Reader
 from hedgehogd.streaming.outlet import Outlet, OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane

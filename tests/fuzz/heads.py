@@ -12,12 +12,12 @@ from random import Random
 
 import trio
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
+from hedgehogd.engine.streams import ReplayStream
+from hedgehogd.settings.load import Settings
 from hedgehogd.streaming.door import Door
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane
-from hedgehogd.streams import ReplayStream
 from tests.fuzz.mutate import damaged, pieces
 from tests.fuzz.queries import stream_query
 

@@ -11,12 +11,12 @@ from random import Random
 
 import trio
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
 from hedgehogd.domain.channel import CHANNELS, MATCHES
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
+from hedgehogd.settings.load import Settings
 from hedgehogd.streaming.head import BadHead, read_head
 from hedgehogd.streaming.request import read_stream_request
 from hedgehogd.web.app import make_app

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from hedgehogd.arbitration import session as upstream
 from hedgehogd.history import schema
-from hedgehogd.protocol import upstream
 from hedgehogd.streaming import connection, door, request
 from hedgehogd.web import parameters
 from tests.fuzz import fuzzing

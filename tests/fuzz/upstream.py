@@ -11,23 +11,23 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
+from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.domain.channel import CHANNELS
 from hedgehogd.domain.errors import CLOSE_POLICY, CLOSE_UNSUPPORTED
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.member import Member, MemberStatistics
-from hedgehogd.engine.pipe import Pipe
-from hedgehogd.engine.session import Session
-from hedgehogd.engine.sessions import Sessions
 from hedgehogd.engine.tape import Tape
-from hedgehogd.feeds.bootstrap import read_book
+from hedgehogd.fanout.broker import Broker
+from hedgehogd.fanout.member import Member, MemberStatistics
+from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.fanout.session import Session
+from hedgehogd.fanout.sessions import Sessions
+from hedgehogd.feeds.order_book_bootstrap import read_book
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.frames import FrameError, FrameScanner, encode_text
-from hedgehogd.protocol.source import Source
-from hedgehogd.protocol.upstream import UpstreamSession
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
 from tests.fuzz.mutate import changed, damaged, pieces, text_of
 

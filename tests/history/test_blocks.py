@@ -4,8 +4,8 @@ import sqlite3
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES
+from hedgehogd.history.block_codec import Kept, pack
 from hedgehogd.history.blocks import Blocks
-from hedgehogd.protocol.block import Kept, pack
 
 TOPIC = MATCHES.topic("BTC-USD")
 

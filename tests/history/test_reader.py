@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.engine.past import PastPage
 from hedgehogd.history.reader import Extent, Reader
 from hedgehogd.history.schema import CorruptStore, StoreError
 from hedgehogd.history.writer import Entry, Hole
+from hedgehogd.recovery.history_port import PastPage
 from tests.history.conftest import (
     BTC,
     FULL,

@@ -16,23 +16,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.product import Catalogue
-from hedgehogd.engine.broker import Broker
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import HistoryHealth, HistoryState
-from hedgehogd.engine.pipe import Pipe
-from hedgehogd.engine.sessions import Sessions
+from hedgehogd.engine.memory import weight
 from hedgehogd.engine.tape import Tape
-from hedgehogd.engine.weight import weight
+from hedgehogd.fanout.broker import Broker
+from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.recorder import Recorder, Retention
 from hedgehogd.history.schema import StoreError
 from hedgehogd.history.writer import Hole, Writer
-from hedgehogd.protocol.received import NoticeKind, TopicNotice
 from tests.fakes import FakeMember, make_message
 from tests.history.conftest import (
     FULL,

@@ -4,10 +4,10 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.engine.past import PastUnavailable
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import FILE_NAME
 from hedgehogd.history.stored import StoredPast
+from hedgehogd.recovery.history_port import PastUnavailable
 from tests.history.conftest import MATCHES, NOW, TICKER, match
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hedgehogd.config import load
+from hedgehogd.commands.arguments import haproxy_parser, simulate_parser, status_parser
+from hedgehogd.commands.haproxy import Cluster, haproxy_config
 from hedgehogd.domain import limits
-from hedgehogd.flags import haproxy_parser, simulate_parser, status_parser
-from hedgehogd.haproxy import Cluster, haproxy_config
-from hedgehogd.keys import FIRST_PORT, KEYS
+from hedgehogd.settings.keys import FIRST_PORT, KEYS
+from hedgehogd.settings.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTANCES = {1: "hedgehogd-1", 2: "hedgehogd-2", 3: "hedgehogd-3"}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hedgehogd.config import Settings, load
-from hedgehogd.credentials import NAMES
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_BUG, EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_USAGE
+from hedgehogd.settings.credentials import NAMES
+from hedgehogd.settings.load import Settings, load
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd/hedgehogd@.service"

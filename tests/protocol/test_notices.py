@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from hedgehogd.arbitration.connection_state import DATA_TYPES
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.gap import Gap
 from hedgehogd.protocol import notices
-from hedgehogd.protocol.source import DATA_TYPES
 
 BTC, ETH = Topic("matches", "BTC-USD"), Topic("ticker", "ETH-USD")
 

@@ -5,17 +5,17 @@ import socket
 import pytest
 import trio
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
+from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.engine.delivery import Delivery
-from hedgehogd.engine.instance import Instance
+from hedgehogd.engine.streams import ReplayStream
+from hedgehogd.fanout.instance import Instance
 from hedgehogd.protocol.frames import encode_text
-from hedgehogd.protocol.source import Source
-from hedgehogd.protocol.upstream import UpstreamSession
+from hedgehogd.settings.load import Settings
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane
-from hedgehogd.streams import ReplayStream
 
 CONTROL_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\ncontrol"
 

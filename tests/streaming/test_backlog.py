@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.budget import HOLD_BYTES, Budget
 from hedgehogd.engine.chunk import Chunk
-from hedgehogd.engine.weight import weight
+from hedgehogd.engine.memory import weight
 from hedgehogd.streaming.backlog import Backlog
 from tests.fakes import make_message
 

@@ -11,14 +11,14 @@ from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.extensions import Extension, PerMessageDeflate
 
+from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.domain import limits
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedState
 from hedgehogd.protocol.commands import Command, channel_requests
 from hedgehogd.protocol.deflate import deflated
 from hedgehogd.protocol.frames import encode_text
-from hedgehogd.protocol.source import Source
-from hedgehogd.protocol.upstream import UpstreamSession
 from hedgehogd.streaming.connection import Reader
 from tests.streaming.conftest import Served, match, read_all, read_to, serve, ticker
 

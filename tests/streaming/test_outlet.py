@@ -12,7 +12,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.chunk import Chunk
-from hedgehogd.engine.instance import StreamCounts
+from hedgehogd.fanout.instance import StreamCounts
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.wire import NDJSON, WEBSOCKET
 from hedgehogd.streaming.outlet import Outlet, OutletSettings

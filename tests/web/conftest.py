@@ -2,11 +2,11 @@
 
 import pytest
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
-from hedgehogd.engine.member import Member, MemberStatistics
-from hedgehogd.engine.session import Session
+from hedgehogd.app.daemon import make_instance
+from hedgehogd.fanout.member import Member, MemberStatistics
+from hedgehogd.fanout.session import Session
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
+from hedgehogd.settings.load import Settings
 
 
 class Standing(Member):

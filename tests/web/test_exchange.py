@@ -9,11 +9,11 @@ import pytest
 import trio
 import trio.lowlevel
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
 from hedgehogd.domain import limits
 from hedgehogd.engine.delivery import Delivery
-from hedgehogd.feeds.answers import failure
+from hedgehogd.feeds.rest_cache import failure
+from hedgehogd.settings.load import Settings
 from hedgehogd.simulator.market import Market
 from hedgehogd.simulator.products import products_for
 from hedgehogd.simulator.rest import market_app

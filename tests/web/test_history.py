@@ -11,10 +11,10 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.instant import to_text
-from hedgehogd.engine.past import PastUnavailable
-from hedgehogd.engine.turns import CALLER, Readings
+from hedgehogd.fanout.turns import CALLER, Readings
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
+from hedgehogd.recovery.history_port import PastUnavailable
 from hedgehogd.web.app import make_app
 from hedgehogd.web.history import InTurn
 

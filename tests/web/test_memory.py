@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from hedgehogd.config import Settings
-from hedgehogd.daemon import make_instance
+from hedgehogd.app.daemon import make_instance
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.delivery import Delivery
-from hedgehogd.protocol.received import NoticeKind, TopicNotice
+from hedgehogd.settings.load import Settings
 from hedgehogd.web.memory import heard_products, remembered
 from tests.fakes import make_message
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgehogd.feeds.answers import Answer
+from hedgehogd.feeds.rest_cache import Answer
 from hedgehogd.web.reads import BadRead, currency_read, product_read
 
 ANY = Answer(200, b"[]")

@@ -9,7 +9,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from hedgehogd.domain import limits
-from hedgehogd.streams import ReplayStream
+from hedgehogd.engine.streams import ReplayStream
 from hedgehogd.web.app import make_app
 from hedgehogd.web.server import control_handler, hypercorn_config
 

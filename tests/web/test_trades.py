@@ -1,6 +1,6 @@
 """What is kept as trades of the exchange; ``test_history`` asks for them by HTTP."""
 
-from hedgehogd.engine.turns import Readings
+from hedgehogd.fanout.turns import Readings
 from hedgehogd.web.trades import kept_trades
 
 

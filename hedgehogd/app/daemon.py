@@ -1,0 +1,308 @@
+"""The daemon: the only place that knows everyone. The nursery tree and the drain.
+
+Consumers start before producers and producers stop before consumers::
+
+    root ── signals, lag, keepalives, notifications
+      ├── history           writes what is on the tape     (ends last, with what is left)
+      ├── broker            ends when the last producer has closed the inbox
+      ├── control           Hypercorn's connections       (cancelled after the streams)
+      ├── streams           one task per subscriber        (ended by their farewells)
+      ├── door              accepts                        (closed first in a drain)
+      └── feed, ticker_batch, catalogue, resumes           (cancelled after the farewells)
+
+A bug while serving one peer ends that peer. A bug in feed, broker, hub or tape ends the
+process: there is no supervisor inside, systemd restarts us.
+"""
+
+import gc
+import resource
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+import structlog
+import trio
+
+from hedgehogd import __version__
+from hedgehogd.app.history import history
+from hedgehogd.app.listeners import Entrances, entrances
+from hedgehogd.app.memory import return_memory
+from hedgehogd.app.reload import apply, held_topics, only_products
+from hedgehogd.app.systemd import keep_notifying, notify
+from hedgehogd.app.upstream import Intake
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.delivery import Delivery
+from hedgehogd.engine.demand import Demand
+from hedgehogd.engine.health import FeedHealth
+from hedgehogd.engine.tape import Tape
+from hedgehogd.fanout.broker import Broker
+from hedgehogd.fanout.instance import Instance
+from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.fanout.sessions import Sessions
+from hedgehogd.logs.setup import report_left_out
+from hedgehogd.settings.load import Settings, in_url
+from hedgehogd.streaming.admission import Addresses
+from hedgehogd.streaming.keeper import keep_alive, say_farewell
+from hedgehogd.streaming.outlet import OutletSettings
+from hedgehogd.streaming.plane import StreamingPlane
+from hedgehogd.web.exchange import Companion
+from hedgehogd.web.metrics import watch_lag
+
+log = structlog.get_logger("daemon")
+
+_LEAVING_POLL_S = 0.05
+
+
+def wall_us() -> int:
+    """Return the time of day, µs since the epoch."""
+    return time.time_ns() // 1000
+
+
+def make_instance(settings: Settings) -> Instance:
+    """Return the parts of one instance, plugged together, nothing running yet."""
+    pipe = Pipe.build(
+        Tape(settings.limits_tape_bytes_max, int(limits.TAPE_KEEP_S * 1_000_000)),
+        Demand(held_topics(settings), settings.feed_linger_s),
+        Catalogue(only_products(settings)),
+        trio.current_time,
+        wall_us,
+        settings.limits_waiting_bytes_max,
+    )
+    sessions = Sessions()
+    return Instance(settings.instance, pipe, sessions, Broker(pipe, sessions), FeedHealth())
+
+
+def make_plane(instance: Instance, settings: Settings, connections: trio.Nursery) -> StreamingPlane:
+    """Return the plane whose outlets flush in ``connections``."""
+    outlets = OutletSettings(
+        connections,
+        instance.counts,
+        settings.limits_backlog_bytes_max,
+        settings.limits_backlog_age_max_s,
+        instance.pipe.budget,
+    )
+    return StreamingPlane(
+        instance,
+        outlets,
+        subscribers_max=settings.limits_subscribers_max,
+        topics_max=settings.limits_topics_max,
+        cors_origins=settings.serve_cors_origins,
+        addresses=Addresses(
+            settings.limits_address_connections_max, settings.limits_address_connections_per_s
+        ),
+    )
+
+
+def raise_file_limit(subscribers_max: int) -> None:
+    """Raise the soft limit of open files to the hard one.
+
+    Raises:
+        OperatorError: the hard limit is too low for ``subscribers_max``.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = subscribers_max + limits.SPARE_FILES_MIN
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise OperatorError(
+            f"{hard} open files are allowed, {needed} are needed for {subscribers_max} subscribers."
+            "\n  Raise the limit (ulimit -Hn, LimitNOFILE=) or lower --subscribers-max.",
+            EXIT_CONFIG,
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Daemon:
+    """One running instance; the binary and the end-to-end tests start the same one.
+
+    Attributes:
+        instance: its parts.
+        port: the port it listens on, once ``run`` has started.
+        stop: set it to drain.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.instance = make_instance(settings)
+        self.port = 0
+        self.stop = trio.Event()
+        self._settings = settings
+        self._random = Random(secrets.randbits(64))
+        self._plane: StreamingPlane | None = None
+        self._too_early: Settings | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until ``stop`` is set and the drain is over.
+
+        Started means: everything that can fail at start has not, and the port is open.
+
+        Raises:
+            OperatorError: the machine or the settings do not allow what was asked for.
+            FeedError: the exchange refused us for good.
+        """
+        raise_file_limit(self._settings.limits_subscribers_max)
+        async with entrances(self._settings) as ways_in:
+            self.port = ways_in.port
+            inbox_tx, inbox_rx = trio.open_memory_channel[Delivery](limits.INBOX_BATCHES_MAX)
+            async with (
+                history(self.instance, self._settings, wall_us),
+                trio.open_nursery() as consumers,
+            ):
+                await consumers.start(self.instance.broker.run, inbox_rx)
+                async with trio.open_nursery() as producers, inbox_tx:
+                    intake = Intake(self.instance, self._settings, self._random)
+                    companion = await intake.start(producers, inbox_tx)
+                    async with trio.open_nursery() as services:
+                        await self._serve(services, ways_in, companion, task_status)
+                        services.cancel_scope.cancel()
+                    producers.cancel_scope.cancel()
+
+    def reload(self, settings: Settings) -> None:
+        """Put into force what may change while streams are open; say what may not.
+
+        Raises:
+            OperatorError: the machine does not allow it; nothing has changed.
+        """
+        if self._plane is None:
+            self._too_early = settings  # it starts with others; these as soon as it serves
+            return
+        raise_file_limit(settings.limits_subscribers_max)
+        self._settings = apply(self._settings, settings, self.instance.pipe, self._plane)
+
+    def try_reload(self, read_settings: Callable[[], Settings]) -> None:
+        """Reload; what is wrong is logged and changes nothing."""
+        try:
+            self.reload(read_settings())
+        except OperatorError as error:
+            log.error("not reloaded", reason=str(error))
+
+    async def _serve(
+        self,
+        services: trio.Nursery,
+        ways_in: Entrances,
+        companion: Companion,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Open the doors, wait for ``stop``, and drain."""
+        instance, settings = self.instance, self._settings
+        async with trio.open_nursery() as connections:
+            plane = self._plane = make_plane(instance, settings, connections)
+            await ways_in.open(plane, companion, connections)
+            services.start_soon(watch_lag, instance)
+            services.start_soon(_report_left_out)
+            services.start_soon(keep_alive, plane)
+            services.start_soon(return_memory, instance.pipe.budget)
+            services.start_soon(keep_notifying, instance)
+            notify("READY=1")
+            where = f"http://{in_url(settings.serve_bind)}:{self.port}"
+            log.info("serving", url=where, version=__version__)
+            task_status.started()
+            if (too_early := self._too_early) is not None:
+                self.try_reload(lambda: too_early)
+            await self.stop.wait()
+            await self._drain(plane, ways_in, connections)
+            connections.cancel_scope.cancel()
+
+    def _report_drain(self) -> None:
+        """Log what the drain waits for; an operator at a terminal learns how to cut it short."""
+        subscribers, visitors = len(self.instance.sessions), self.instance.counts.visitors
+        if not subscribers and not visitors:
+            log.info("draining", subscribers=0)
+            return
+        log.info(
+            "draining",
+            subscribers=subscribers,
+            waits_for=f"{subscribers} subscribers and {visitors} other connections to leave",
+            at_most_s=self._settings.drain_timeout_s,
+            hint=f"a second Ctrl-C or SIGTERM, {limits.SECOND_SIGNAL_S:g} s later, exits at once",
+        )
+
+    async def _drain(
+        self, plane: StreamingPlane, ways_in: Entrances, connections: trio.Nursery
+    ) -> None:
+        """Leave orderly: be noticed, accept no more, say farewell, wait for all to leave.
+
+        Streams are still taken while a balancer has not noticed yet: a refusal then would
+        be an error that somebody sees.
+        """
+        settings, instance, counts = self._settings, self.instance, plane.counts
+        instance.is_draining = True
+        notify("STOPPING=1", "STATUS=draining")
+        self._report_drain()
+        with trio.move_on_after(settings.drain_timeout_s) as in_time:
+            if plane.outlets or counts.visitors:
+                await trio.sleep(settings.drain_notice_s)
+            ways_in.close_ports()
+            await say_farewell(plane, settings.drain_spread_s, self._random)
+            while plane.outlets or counts.visitors:
+                await trio.sleep(_LEAVING_POLL_S)
+                await say_farewell(plane, 0, self._random)  # who was at the door meanwhile
+        ways_in.close_ports()
+        if in_time.cancelled_caught:
+            tasks = Counter(task.name for task in connections.child_tasks)
+            log.warning("drain took too long", streams=len(plane.outlets), tasks=dict(tasks))
+        log.info("drained")
+
+
+async def _report_left_out() -> None:
+    """Log once a period how many lines were left out, until cancelled."""
+    while True:
+        await trio.sleep(limits.LOG_PERIOD_S)
+        report_left_out()
+
+
+async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -> None:
+    """Drain on SIGTERM and SIGINT, exit at once on a second one, reload on SIGHUP; for ever.
+
+    A second signal within ``SECOND_SIGNAL_S`` is the same Ctrl-C arriving twice (from a
+    terminal it reaches a launcher and us).
+
+    Raises:
+        KeyboardInterrupt: the second signal came.
+    """
+    first_at: float | None = None
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                daemon.try_reload(read_settings)
+            elif first_at is None:
+                first_at = trio.current_time()
+                daemon.stop.set()
+            elif trio.current_time() - first_at > limits.SECOND_SIGNAL_S:
+                raise KeyboardInterrupt
+
+
+def calm_garbage_collector() -> None:
+    """Let the cycle collector run rarely.
+
+    What the pipe makes for a message is freed by counting references; cycles come from
+    connections alone. With Python's default of a look after 700 new objects, and a full one
+    over the objects of thousands of subscribers now and then, the collector took a tenth of
+    the fan-out's time and its pauses were the longest of all.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 20, 100)
+
+
+async def serve(settings: Settings, read_settings: Callable[[], Settings]) -> None:
+    """Run a daemon under signals until it has drained.
+
+    Args:
+        settings: what to begin with.
+        read_settings: reads the configuration again, for SIGHUP.
+
+    Raises:
+        OperatorError: it cannot start as asked.
+        FeedError: the exchange refused us for good.
+        KeyboardInterrupt: a second signal cut the drain short.
+    """
+    calm_garbage_collector()
+    daemon = Daemon(settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_signals, daemon, read_settings)
+        await daemon.run()
+        report_left_out(at_least_s=0)
+        nursery.cancel_scope.cancel()

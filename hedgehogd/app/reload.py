@@ -1,0 +1,63 @@
+"""SIGHUP: what may change while the daemon runs, and how it does.
+
+The configuration is read again from the same flags, environment and file. Products held,
+limits, the drain's times and the log level change at once, for streams that are open too (but
+``limits.topics_max`` for new ones only); everything else says that it needs a restart. A
+configuration that is wrong changes nothing.
+"""
+
+from dataclasses import fields, replace
+
+import structlog
+import trio
+
+from hedgehogd.domain.channel import BY_ALIAS, Topic
+from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.logs.setup import set_level
+from hedgehogd.settings.keys import KEYS
+from hedgehogd.settings.load import Settings
+from hedgehogd.streaming.plane import StreamingPlane
+
+log = structlog.get_logger("reload")
+
+
+def held_topics(settings: Settings) -> list[Topic]:
+    """Return what is held upstream always: each channel of ``--channels`` for each pair."""
+    if not settings.feed_pairs:
+        return []
+    return [
+        channel.topic(pair)
+        for channel in (BY_ALIAS[name] for name in settings.feed_channels)
+        for pair in (settings.feed_pairs if channel.takes_products else ("",))
+    ]
+
+
+def only_products(settings: Settings) -> frozenset[str] | None:
+    """Return the products that alone are served; None for all that the exchange lists."""
+    return frozenset(settings.feed_pairs) if settings.feed_only_pairs else None
+
+
+def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Settings:
+    """Put into force what may change; return the settings that are in force now."""
+    names = {key.field: key.name for key in KEYS}
+    changed = {f.name for f in fields(Settings) if getattr(old, f.name) != getattr(new, f.name)}
+    reloaded = {key.field for key in KEYS if key.reloads}
+    settings = replace(old, **{field: getattr(new, field) for field in changed & reloaded})
+    pipe.catalogue.restrict(only_products(settings))
+    pipe.demand.hold(held_topics(settings), trio.current_time())
+    plane.subscribers_max = settings.limits_subscribers_max
+    plane.topics_max = settings.limits_topics_max
+    plane.addresses.change(
+        settings.limits_address_connections_max, settings.limits_address_connections_per_s
+    )
+    plane.settings.backlog_bytes_max = settings.limits_backlog_bytes_max
+    plane.settings.backlog_age_max_s = settings.limits_backlog_age_max_s
+    pipe.budget.bytes_max = settings.limits_waiting_bytes_max
+    pipe.budget.relieve()
+    set_level(settings.log_level)
+    log.info("reloaded", changed=sorted(names[field] for field in changed & reloaded))
+    if changed & {"feed_pairs", "feed_channels"} and pipe.resumes.past is not None:
+        log.warning("history goes on with the pairs and channels that it had until a restart")
+    if changed - reloaded:
+        log.warning("needs a restart", keys=sorted(names[field] for field in changed - reloaded))
+    return settings

@@ -1,0 +1,273 @@
+"""Replaying: a stretch of history, served on a port as an exchange serves its feed.
+
+A book begins with the newest snapshot before the stretch, and what followed on it. The store
+is read page by page, in threads, as the messages are needed; it may be written meanwhile.
+Gaps are told in the log, and that history may have been removed before it was replayed.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import trio
+
+from hedgehogd.domain.channel import BY_ALIAS, BY_TOPIC_CHANNEL, FULL, RFQ_MATCHES, Topic
+from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
+from hedgehogd.domain.instant import to_text
+from hedgehogd.domain.message import Message
+from hedgehogd.history.reader import Reader
+from hedgehogd.history.schema import StoreError
+from hedgehogd.recovery.history_port import PastPage
+from hedgehogd.simulator import Address, address_of
+from hedgehogd.simulator.replay import product_object
+from hedgehogd.simulator.rest import catalogue_app
+from hedgehogd.simulator.server import Server, listen
+from hedgehogd.simulator.stretch import Due, StretchExchange, sources
+
+log = structlog.get_logger("replay")
+
+_US = 1_000_000
+_TOPICS_TOLD_MAX = 10
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What to replay, and where.
+
+    Attributes:
+        directory: of the store.
+        since_us: from when on, µs since the epoch, included.
+        until_us: up to when, not included.
+        pairs: these products alone; none for all that are kept.
+        channels: these channels alone, by any of their names; none for all.
+        speed: how much faster than it was; 0 is as fast as clients read.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+    """
+
+    directory: Path
+    since_us: int
+    until_us: int
+    pairs: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    speed: float = 1.0
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+async def replay(
+    wish: Replay, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve a stretch of history until cancelled; started with its address once it listens.
+
+    Raises:
+        OperatorError: there is no history, or none of what is wished for; or it cannot be
+            read any more.
+    """
+    stretch = await trio.to_thread.run_sync(Stretch, wish)
+    try:
+        exchange = StretchExchange(stretch.opened, stretch.offered, wish.speed)
+        products = sorted({topic.product_id for topic in stretch.offered if topic.product_id})
+        app = catalogue_app([product_object(name) for name in products], time.time_ns)
+        listeners = await listen(wish.host, wish.port)
+        address = address_of(wish.host, listeners)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_end, exchange, stretch)
+            log.info(
+                "replaying", url=address.url, rest=address.rest_url,
+                since=to_text(wish.since_us), until=to_text(wish.until_us), speed=wish.speed,
+                products=products, channels=sorted({topic.channel for topic in stretch.offered}),
+            )  # fmt: skip
+            task_status.started(address)
+            await Server(exchange, app).run(listeners)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(stretch.close)
+
+
+async def _tell_end(exchange: StretchExchange, stretch: "Stretch") -> None:
+    await exchange.ended.wait()
+    log.info("the replay has ended", messages=stretch.messages, gaps=stretch.gaps.total())
+
+
+class Stretch:
+    """A stretch of what is kept, to be played once.
+
+    Attributes:
+        offered: what of it can be subscribed to.
+        messages: how many were read of it so far, without what books begin with.
+        gaps: what was not kept of it, as far as it was read, by kind: numbers that are
+            ``missing``, books that begin anew behind a ``seam``.
+    """
+
+    def __init__(self, wish: Replay) -> None:
+        """Find it. Not for the loop, as all the rest: it waits for the disk.
+
+        Raises:
+            OperatorError: there is no history, or none of what is wished for.
+        """
+        self.messages = 0
+        self.gaps: Counter[str] = Counter()
+        self._wish = wish
+        self._is_overtaken = False
+        with self._readable():
+            self._reader = Reader(wish.directory)
+        try:
+            with self._readable():
+                self._extents = self._reader.extents()
+                self._topics = self._choose()
+                self._begin_us = self._first_place()
+        except BaseException:
+            self._reader.close()
+            raise
+        self.offered = frozenset(each for topics in self._topics.values() for each in topics)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._reader.close()
+
+    @contextmanager
+    def opened(self) -> Iterator[Iterator[Due]]:
+        """Give the messages in the order of the feed, with the times they are due.
+
+        What books begin with comes first, at times below 0. Reading on raises OperatorError
+        when the store cannot be read.
+        """
+        yield self._timeline()
+
+    def _timeline(self) -> Iterator[Due]:
+        with self._readable():
+            for topic in self._topics:
+                yield from self._beginning(topic)
+            for page in self._pages(self._topics, self._wish.since_us, self._wish.until_us):
+                self._account(page)
+                for message in page.messages:
+                    if topics := self._receiving(message):
+                        self.messages += 1
+                        yield self._due(message, topics)
+                self._watch_removal(page.end)
+
+    def _beginning(self, topic: Topic) -> Iterator[Due]:
+        """Give what a book is at the beginning: a snapshot, and what followed on it."""
+        if not BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
+            return
+        since_us = self._wish.since_us
+        place = self._reader.snapshot_before(topic, since_us - 1)
+        if place is None:
+            return
+        for page in self._pages([topic], place, since_us):
+            for message in page.messages:
+                yield self._due(message, self._topics[topic])
+
+    def _pages(self, topics: Collection[Topic], first_us: int, end_us: int) -> Iterator[PastPage]:
+        """Read page after page; the last one is cut where the stretch ends."""
+        after = first_us - 1
+        while after < end_us - 1:
+            page = self._reader.page(topics, after)
+            after = page.end
+            if page.end >= end_us:
+                page.messages = [m for m in page.messages if m.received_us < end_us]
+                page.gaps = [gap for gap in page.gaps if gap.place < end_us]
+            yield page
+            if page.is_last:
+                break
+
+    def _due(self, message: Message, topics: tuple[Topic, ...]) -> Due:
+        return Due((message.received_us - self._begin_us) / _US, message, topics)
+
+    def _receiving(self, message: Message) -> tuple[Topic, ...]:
+        """Return what ``message`` is given to the subscribers of: of ``full``, trades alone."""
+        topics = self._topics[message.topic]
+        if message.topic.channel == FULL.topic_channel and message.also is None:
+            return tuple(topic for topic in topics if topic.channel == FULL.topic_channel)
+        return topics
+
+    def _account(self, page: PastPage) -> None:
+        """Tell what was not kept."""
+        # What stands before the first message of all is no gap: a record begins there.
+        gaps = [gap for gap in page.gaps if gap.place > self._extents[gap.topic].first_place]
+        if gaps:
+            kinds = Counter(gap.kind for gap in gaps)
+            self.gaps += kinds
+            topics = sorted({str(gap.topic) for gap in gaps})[:_TOPICS_TOLD_MAX]
+            log.warning("gaps in history", count=len(gaps), kinds=dict(kinds), topics=topics)
+
+    def _watch_removal(self, after: int) -> None:
+        """Tell, once, that the store's retention has come up with us: what is next may be gone."""
+        for topic in () if self._is_overtaken else self._topics:
+            first = self._reader.first_place(topic)
+            if first is None or first > max(self._extents[topic].first_place, after + 1):
+                self._is_overtaken = True
+                log.warning("history is removed faster than replayed", since=to_text(after))
+                break
+
+    def _choose(self) -> dict[Topic, tuple[Topic, ...]]:
+        """Return what is read, and which topics each is served as.
+
+        Raises:
+            OperatorError: nothing is kept of a pair or a channel that was named.
+        """
+        wish = self._wish
+        kept = {
+            topic
+            for topic, extent in self._extents.items()
+            if extent.first_place < wish.until_us and extent.last_place >= wish.since_us
+        }
+        channels = {BY_ALIAS[name].topic_channel: name for name in wish.channels}
+        found = {
+            topic: source
+            for topic, source in sources(kept).items()
+            if topic.channel in (channels or BY_TOPIC_CHANNEL)
+            and (not topic.product_id or topic.product_id in (wish.pairs or (topic.product_id,)))
+        }
+        for pair in wish.pairs:
+            if not any(topic.product_id == pair for topic in found):
+                raise self._nothing(f" of {pair}")
+        for channel, name in channels.items():
+            if not any(topic.channel == channel for topic in found):
+                raise self._nothing(f" of {name}")
+        of_all = tuple(topic for topic, source in found.items() if source is None)
+        chosen: dict[Topic, tuple[Topic, ...]] = {}
+        for topic, source in found.items():
+            if source is not None:
+                also = of_all if source.channel == RFQ_MATCHES.topic_channel else ()
+                chosen[source] = (*chosen.get(source, also), topic)
+        return chosen
+
+    def _first_place(self) -> int:
+        """Return where the first message stands.
+
+        Raises:
+            OperatorError: there is none.
+        """
+        for page in self._pages(self._topics, self._wish.since_us, self._wish.until_us):
+            for message in page.messages:
+                if self._receiving(message):
+                    return message.received_us
+        raise self._nothing()
+
+    def _nothing(self, of: str = "") -> OperatorError:
+        """Return the error that says what is kept instead."""
+        since, until = to_text(self._wish.since_us), to_text(self._wish.until_us)
+        rows = [
+            f"\n  {topic} from {to_text(extent.first_place)} to {to_text(extent.last_place)}"
+            for topic, extent in sorted(self._extents.items())
+        ]
+        more = len(rows) - _TOPICS_TOLD_MAX
+        told = "".join(rows[:_TOPICS_TOLD_MAX]) + (f"\n  and {more} more" if more > 0 else "")
+        kept = f"\n  Kept are{told}" if rows else "\n  The history is empty."
+        return OperatorError(f"nothing is kept{of} from {since} to {until}{kept}", EXIT_USAGE)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as error:
+            raise OperatorError(
+                f"the history in {self._wish.directory} cannot be read: {error}"
+                "\n  Expected the directory that --history of a hedgehogd named."
+            ) from None

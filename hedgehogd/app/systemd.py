@@ -1,0 +1,56 @@
+"""systemd's notification protocol: READY, STATUS, STOPPING and the watchdog.
+
+A datagram to the socket that ``NOTIFY_SOCKET`` names. Without one (no systemd) nothing
+happens. Source: sd_notify(3).
+"""
+
+import os
+import socket
+
+import structlog
+import trio
+
+from hedgehogd.fanout.instance import Instance
+
+log = structlog.get_logger("notify")
+
+
+def notify(*lines: str) -> None:
+    """Tell systemd ``lines``, for example ``READY=1``; failures are logged, never raised."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # the abstract namespace
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto("\n".join(map(_one_line, lines)).encode(), address)
+    except OSError as error:
+        log.warning("systemd does not listen", reason=str(error))
+
+
+def _one_line(text: str) -> str:
+    """What others wrote (a close reason) must not become a line of its own."""
+    return " ".join(text.splitlines())
+
+
+def watchdog_interval_s() -> float | None:
+    """Return how often systemd wants to hear from us, in seconds; None when it does not.
+
+    Half of what it waits for, as sd_watchdog_enabled(3) advises.
+    """
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not usec.isdigit() or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 2_000_000
+
+
+async def keep_notifying(instance: Instance) -> None:
+    """Tell systemd that the loop turns, and in one line how things are, until cancelled."""
+    interval_s = watchdog_interval_s()
+    while True:
+        _, reason = instance.readiness()
+        status = f"STATUS={reason}; {len(instance.sessions)} subscribers"
+        notify(*(("WATCHDOG=1", status) if interval_s else (status,)))
+        await trio.sleep(min(interval_s or 10.0, 10.0))

@@ -1,0 +1,160 @@
+"""What flows into an instance: the feed, the channels made from it, and what is read by REST.
+
+All of it are producers of the inbox; they are started last and stopped first.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+import trio
+
+from hedgehogd.arbitration.batch import TopicNotice
+from hedgehogd.books.level2_batch import Level2Batch
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import MATCHES
+from hedgehogd.engine.delivery import Delivery
+from hedgehogd.fanout.instance import Instance
+from hedgehogd.fanout.ticker_batch import TickerBatch
+from hedgehogd.feeds.backfill import Backfill, Deliver
+from hedgehogd.feeds.catalogue import keep_catalogue
+from hedgehogd.feeds.coinbase import CoinbaseFeed
+from hedgehogd.feeds.dial import (
+    COINBASE_REST_URL,
+    COINBASE_URL,
+    SANDBOX_REST_URL,
+    SANDBOX_URL,
+    FeedAddress,
+    parse_url,
+)
+from hedgehogd.feeds.order_book_bootstrap import Bootstrap
+from hedgehogd.feeds.recording import RecordingFeed, find_recording
+from hedgehogd.feeds.rest_client import RestClient
+from hedgehogd.logs.setup import hide_in_logs
+from hedgehogd.protocol import notices
+from hedgehogd.relay.sockets import numbers_in
+from hedgehogd.settings.credentials import check_secrecy, read_credentials
+from hedgehogd.settings.load import Settings
+from hedgehogd.simulator import Simulation, serve_exchange
+from hedgehogd.web.exchange import Companion
+from hedgehogd.web.own_books import OwnBooks
+
+log = structlog.get_logger("intake")
+
+_NAMED_FEEDS = {
+    "coinbase": (COINBASE_URL, COINBASE_REST_URL),
+    "sandbox": (SANDBOX_URL, SANDBOX_REST_URL),
+}
+
+Inbox = trio.MemorySendChannel[Delivery]
+
+
+class Intake:
+    """Starts what puts deliveries into an instance's inbox, and what knows the products."""
+
+    def __init__(self, instance: Instance, settings: Settings, random: Random) -> None:
+        self._instance = instance
+        self._settings = settings
+        self._random = random
+
+    async def start(self, producers: trio.Nursery, inbox: Inbox) -> Companion:
+        """Start everything in ``producers``; return what the REST companion reads from.
+
+        Raises:
+            OperatorError: the feed or the credentials cannot be what was asked for.
+            FeedError: the exchange refused us for good.
+        """
+        pipe = self._instance.pipe
+        producers.start_soon(TickerBatch(pipe.hub, pipe.latest).run, inbox.clone())
+        producers.start_soon(Level2Batch(pipe.books).run, inbox.clone())
+        producers.start_soon(pipe.snapshots.run)
+        producers.start_soon(pipe.resumes.run)
+        address = await self._address(producers)
+        if address is None:
+            path = Path(self._settings.feed_where)
+            recording = RecordingFeed(path, pipe, inbox.clone(), self._instance.health)
+            await producers.start(recording.run)
+            return Companion(books=OwnBooks(pipe, can_fetch=False))
+        hide_in_logs(address.secrets)
+        rest = RestClient(
+            address.rest_url,
+            self._random,
+            authorization=address.authorization,
+            secrets=address.secrets,
+            exists=self._settings.feed_where in _NAMED_FEEDS,
+        )
+        await producers.start(rest.run)
+        backfill = Backfill(rest, self._deliver_to(inbox), self._random)
+        producers.start_soon(backfill.run)
+        producers.start_soon(Bootstrap(pipe.orders, rest).run, inbox.clone())
+        feed = self._feed(address, inbox, backfill)
+        await producers.start(keep_catalogue, pipe.catalogue, rest)
+        await producers.start(feed.run)
+        if self._settings.serve_runtime_dir:
+            producers.start_soon(self._share, rest, feed)
+        return Companion(rest, OwnBooks(pipe), backfill)
+
+    def _feed(self, address: FeedAddress, inbox: Inbox, backfill: Backfill) -> CoinbaseFeed:
+        settings = self._settings
+        credentials = read_credentials(settings.feed_credentials, os.environ)
+        if credentials is not None:
+            check_secrecy(address)
+            hide_in_logs(credentials.secrets)
+        return CoinbaseFeed(
+            address,
+            self._instance.pipe.demand,
+            inbox.clone(),
+            self._instance.health,
+            random=self._random,
+            lines=settings.feed_lines,
+            credentials=credentials,
+            stale_after_s=settings.feed_stale_after_s,
+            gap_patience_s=settings.feed_gap_patience_s,
+            message_bytes_max=settings.feed_message_bytes_max,
+            on_missing_trades=lambda product_id, gap: backfill.ask(product_id, *gap),
+        )
+
+    async def _share(self, rest: RestClient, feed: CoinbaseFeed) -> None:
+        """The exchange counts by address, and so all instances of a machine as one; for ever."""
+        directory = Path(self._settings.serve_runtime_dir)
+        while True:
+            with suppress(OSError):  # out of files: as many as before
+                among = max(1, len(numbers_in(directory)))
+                rest.share(among)
+                feed.share(among)
+            await trio.sleep(limits.INSTANCES_LOOK_S)
+
+    def _deliver_to(self, inbox: Inbox) -> Deliver:
+        """Return what tells subscribers of backfilled trades, and keeps them for a while."""
+        backfilled = self._instance.pipe.backfilled
+
+        async def deliver(product_id: str, trades: list[dict[str, Any]]) -> None:
+            backfilled.add(product_id, trades, trio.current_time())
+            notice = TopicNotice(MATCHES.topic(product_id), notices.backfilled(product_id, trades))
+            await inbox.send(Delivery([], [notice]))
+            await trio.sleep(limits.BACKFILL_CHUNK_PAUSE_S)
+
+        return deliver
+
+    async def _address(self, producers: trio.Nursery) -> FeedAddress | None:
+        """Return where the feed is; None when it is a recording. Starts the demo exchange."""
+        where = self._settings.feed_where
+        if where in _NAMED_FEEDS:
+            return parse_url(*_NAMED_FEEDS[where])
+        if where == "demo":
+            simulation = Simulation(
+                seed=self._settings.demo_seed or None,
+                pairs=self._settings.feed_pairs,
+                rate=self._settings.demo_rate,
+                modifies=self._settings.demo_modify_orders,
+            )
+            exchange = await producers.start(serve_exchange, simulation)
+            log.info("demo market", seed=exchange.seed, url=exchange.url)
+            return parse_url(exchange.url, exchange.rest_url)
+        if "://" in where:
+            return parse_url(where)
+        find_recording(Path(where))
+        return None

@@ -1,0 +1,1 @@
+"""Which connection's message is delivered: sequences, gaps, lines, placement."""

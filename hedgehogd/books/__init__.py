@@ -1,0 +1,1 @@
+"""Order books of the exchange, kept for subscribers that join late."""

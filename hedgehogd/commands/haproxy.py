@@ -1,0 +1,236 @@
+"""The HAProxy configuration for the instances of one machine.
+
+An operator reads the result, so most reasons stand in its comments (``haproxy_text``); here
+are the figures, and what follows from the daemon's own limits. No I/O.
+"""
+
+import re
+from ipaddress import ip_address, ip_network
+from string import Template
+from typing import NamedTuple
+
+from hedgehogd.commands.haproxy_text import (
+    BACKENDS,
+    DEBIAN,
+    DEFAULTS,
+    GLOBAL,
+    HEAD,
+    PUBLIC,
+    STATISTICS,
+    TLS,
+    UNPRIVILEGED,
+)
+from hedgehogd.domain import limits
+from hedgehogd.settings.keys import FIRST_OPERATOR_PORT, FIRST_PORT, INSTANCE_MAX
+
+STATISTICS_CONNECTIONS_MAX = 100
+_SPARE_FILES = 200  # listeners, checks, logs
+# What one address may do. A bot holds some tens of streams and asks a few times a second; an
+# office of them behind one address stays below this, and so does its return after a restart.
+ADDRESS_CONNECTIONS_MAX = 1000
+ADDRESS_REQUESTS_MAX = 2000
+# Whose X-Forwarded-For is believed: what the instances' own default is.
+TRUSTED_PROXIES = ("127.0.0.1", "::1")
+
+# Above our pings and comments (KEEP_ALIVE_S), so that a quiet stream is never cut ...
+QUIET_MAX_S = round(4 * limits.KEEP_ALIVE_S)
+# ... and above the silence after which the daemon itself gives up a WebSocket.
+TUNNEL_QUIET_MAX_S = round(limits.PEER_SILENCE_MAX_S + 2 * limits.KEEP_ALIVE_S)
+# A goodbye may wait that long behind what stands in the buffers already.
+HALF_CLOSED_MAX_S = round(limits.GOODBYE_WRITTEN_S + limits.FAREWELL_S + 3)
+
+# What HAProxy answers itself: status, code, message, seconds after which to come again. Requests
+# that are no HTTP (400, 408) get a page of its own, whatever is set.
+_OWN_ANSWERS = (
+    (500, "internal_server_error", "something is wrong in the load balancer", 0),
+    (502, "bad_gateway", "the instance broke off before it answered; try again", 0),
+    (503, "service_unavailable", "no instance can be reached; try again in a moment", 1),
+    (504, "gateway_timeout", "the instance did not answer in time; try again", 0),
+)
+_TOO_MANY = "too many requests or connections from your address; wait ten seconds"
+
+_ITEM = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+")
+_WORD = re.compile(r"[A-Za-z0-9*:._%/@+-]+")  # nothing that HAProxy would read as more than a word
+
+
+class Cluster(NamedTuple):
+    """What is in front of and behind HAProxy.
+
+    Attributes:
+        instances: the daemons' numbers; number N listens on 127.0.0.1, port 8000+N.
+        bind: public addresses; ``*`` is every IPv4 address, ``::`` every IPv6 one.
+        port: public port for HTTP.
+        https_port: public port for HTTPS, where there is a certificate.
+        certificate: PEM file of certificate, chain and key; empty for no HTTPS.
+        statistics_port: port on 127.0.0.1 for the statistics page and Prometheus.
+        connections_max: open public connections at once; 0 is what the instances can hold.
+        address_connections_max: of one address at once, and anew in 10 s.
+        address_requests_max: of one address in 10 s.
+        trusted_proxies: addresses or networks of proxies before HAProxy, which name their clients.
+        unprivileged: it runs as whoever starts it and logs to standard output.
+    """
+
+    instances: tuple[int, ...] = (1, 2, 3, 4)
+    bind: tuple[str, ...] = ("*",)
+    port: int = 80
+    https_port: int = 443
+    certificate: str = ""
+    statistics_port: int = 8404
+    connections_max: int = 0
+    address_connections_max: int = ADDRESS_CONNECTIONS_MAX
+    address_requests_max: int = ADDRESS_REQUESTS_MAX
+    trusted_proxies: tuple[str, ...] = TRUSTED_PROXIES
+    unprivileged: bool = False
+
+
+def instance_numbers(text: str) -> tuple[int, ...]:
+    """Read a set of instances such as ``1-4`` or ``1,3,5-7``.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    found: list[int] = []
+    for item in text.split(","):
+        match = _ITEM.fullmatch(item.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= INSTANCE_MAX or last - first >= limits.INSTANCES_MAX:
+            raise ValueError("numbers of instances such as 1-4 or 1,3,5-7")
+        found += range(first, last + 1)
+    if len(found) > limits.INSTANCES_MAX:
+        raise ValueError(f"at most {limits.INSTANCES_MAX} instances")
+    if len(found) > len(set(found)):
+        raise ValueError("each instance once")
+    return tuple(found)
+
+
+def word(text: str) -> str:
+    """Read an address or a path, which HAProxy has to take as one word.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    if not _WORD.fullmatch(text):
+        raise ValueError("letters, digits and *:._%/@+- only")
+    return text
+
+
+def addresses(text: str) -> tuple[str, ...]:
+    """Read addresses to listen on, with commas between: ``*``, names, IPv4 and IPv6.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    found = tuple(word(item.strip()) for item in text.split(","))
+    for item in found:
+        if item != "*" and not _NAME.fullmatch(item) and not _is_ip_address(item):
+            raise ValueError(f"addresses without a port, and {item!r} is none")
+    return found
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """Read addresses and networks, with commas between.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    found = tuple(item.strip() for item in text.split(",") if item.strip())
+    for item in found:
+        try:
+            ip_network(item, strict=False)
+        except ValueError:
+            raise ValueError(
+                f"addresses or networks such as 10.0.0.0/8; {item!r} is none"
+            ) from None
+        if "%" in item:
+            raise ValueError("addresses without a zone")
+    if not found:
+        raise ValueError("an address or a network")
+    return found
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text  # HAProxy knows no zones
+
+
+def ports_of(cluster: Cluster) -> list[tuple[str, int]]:
+    """Return every port in use on this machine, each with who has it."""
+    found = [(f"instance {number}", FIRST_PORT + number) for number in cluster.instances]
+    found += [
+        (f"the operator listener of instance {number}", FIRST_OPERATOR_PORT + number)
+        for number in cluster.instances
+    ]
+    found += [("--port", cluster.port), ("--statistics-port", cluster.statistics_port)]
+    return [*found, ("--https-port", cluster.https_port)] if cluster.certificate else found
+
+
+def clash_of(cluster: Cluster) -> str:
+    """Say which two want the same port; empty when all is well."""
+    taken: dict[int, str] = {}
+    for name, port in ports_of(cluster):
+        if port in taken:
+            return f"{taken[port]} and {name} have the same port, {port}"
+        taken[port] = name
+    return ""
+
+
+def haproxy_config(cluster: Cluster) -> str:
+    """Return the whole configuration file."""
+    count = len(cluster.instances)
+    visitors = limits.VISITORS_MAX + limits.CONTROL_REQUESTS_MAX
+    connections = cluster.connections_max or count * (limits.SUBSCRIBERS_MAX + visitors)
+    values: dict[str, object] = {
+        "address_connections_max": cluster.address_connections_max,
+        "address_requests_max": cluster.address_requests_max,
+        "binds": "\n".join(_bind_lines(cluster)),
+        "buffer_bytes": limits.SEND_BUFFER_BYTES,
+        "connections_max": connections,
+        "errors": "\n".join(
+            f"    http-error status {status} {_json_answer(code, message, retry_after_s)}"
+            for status, code, message, retry_after_s in _OWN_ANSWERS
+        ),
+        "files_max": 2 * (connections + STATISTICS_CONNECTIONS_MAX) + _SPARE_FILES,
+        "half_closed_max_s": HALF_CLOSED_MAX_S,
+        "head_timeout_s": round(limits.HEAD_TIMEOUT_S),
+        "keep_alive_s": round(limits.KEEP_ALIVE_S),
+        "process": (UNPRIVILEGED if cluster.unprivileged else DEBIAN).strip("\n"),
+        "quiet_max_s": QUIET_MAX_S,
+        "servers": "\n".join(
+            f"    server {number} 127.0.0.1:{FIRST_PORT + number}" for number in cluster.instances
+        ),
+        "statistics_connections_max": STATISTICS_CONNECTIONS_MAX,
+        "statistics_port": cluster.statistics_port,
+        "subscribers_max": limits.SUBSCRIBERS_MAX,
+        "tls": TLS if cluster.certificate else "",
+        "too_many": _json_answer("too_many_requests", _TOO_MANY, 10),
+        "trusted_proxies": " ".join(cluster.trusted_proxies),
+        "tunnel_quiet_max_s": TUNNEL_QUIET_MAX_S,
+        "visitors_max": visitors,
+    }
+    text = HEAD + GLOBAL + DEFAULTS + PUBLIC + BACKENDS + STATISTICS
+    return Template(text).substitute(values)
+
+
+def _json_answer(code: str, message: str, retry_after_s: int) -> str:
+    """Return an answer in the form of the daemon's errors, as HAProxy's directives take it."""
+    body = f'{{"error":{{"code":"{code}","message":"{message}"}}}}'
+    retry = f" hdr Retry-After {retry_after_s}" if retry_after_s else ""
+    return f"content-type application/json string '{body}'{retry}"
+
+
+def _bind_lines(cluster: Cluster) -> list[str]:
+    """Return the ``bind`` lines of the public side."""
+    options = f"tcp-ut {limits.UNACKED_MAX_S:g}s"
+    secure = f"{options} ssl crt {cluster.certificate} alpn h2,http/1.1"
+    lines = [f"    bind {_address(host, cluster.port)} {options}" for host in cluster.bind]
+    if cluster.certificate:
+        lines += [f"    bind {_address(h, cluster.https_port)} {secure}" for h in cluster.bind]
+    return lines
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port} v6only" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,69 @@
+"""The command ``hedgehogd replay``: what it takes, and what is made of that."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from hedgehogd.app.clock import AwakeClock
+from hedgehogd.app.replay_server import Replay, replay
+from hedgehogd.commands.arguments import Parser, checked, new_parser
+from hedgehogd.commands.time_range import add_stretch, directory_of, joined
+from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
+from hedgehogd.logs.setup import configure_logs
+from hedgehogd.settings.keys import BY_NAME, PORT_MAX, number, whole_number
+
+_EPILOG = """\
+examples:
+  hedgehogd replay --since -1h --speed 10 --port 9000
+  hedgehogd --feed ws://127.0.0.1:9000/ws-feed --pairs BTC-USD --port 8001
+"""
+
+
+def replay_parser(now_us: int) -> Parser:
+    """Return the parser of ``replay``; ages are counted back from ``now_us``."""
+    parser = new_parser(
+        "replay",
+        "Serve a stretch of history as an exchange that speaks Coinbase's protocol, each\n"
+        "message byte for byte. It begins when the first client has subscribed.",
+        _EPILOG,
+    )
+
+    def add(flag: str, read: Callable[[Any], Any], metavar: str, says: str, **more: Any) -> None:
+        parser.add_argument(flag, type=checked(read), metavar=metavar, help=says, **more)
+
+    add_stretch(parser, now_us, required=True)
+    add("--speed", number(0, math.inf), "X",
+        "1 is the pace it had, the default; 0 is as fast as clients read", default=1.0)  # fmt: skip
+    add("--port", whole_number(0, PORT_MAX), "PORT", "TCP port", required=True)
+    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
+    add("--history", BY_NAME["history.where"].read, "DIR",
+        "where it is kept; default as `hedgehogd config` says: history.where")  # fmt: skip
+    add("--pairs", BY_NAME["feed.pairs"].read, "A,B", "these alone; default all", default=())
+    add("--channels", BY_NAME["feed.channels"].read, "a,b", "these alone; default all", default=())
+    return parser
+
+
+def run_replay(argv: Sequence[str]) -> int:
+    """Serve a stretch of history until a signal."""
+    arguments = replay_parser(time.time_ns() // 1000).parse_args(joined(argv))
+    if arguments.since >= arguments.until:
+        raise OperatorError("--since is not before --until", EXIT_USAGE)
+    if arguments.speed == math.inf:
+        expected = "0 (as fast as clients read) or a factor above it"
+        raise OperatorError(f"speed inf: expected {expected}", EXIT_USAGE)
+    wish = Replay(
+        directory=directory_of(arguments.history, None),
+        since_us=arguments.since,
+        until_us=arguments.until,
+        pairs=arguments.pairs,
+        channels=arguments.channels,
+        speed=arguments.speed,
+        host=arguments.bind,
+        port=arguments.port,
+    )
+    configure_logs("info", "auto")
+    trio.run(replay, wish, clock=AwakeClock())
+    return 0

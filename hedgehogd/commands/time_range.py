@@ -1,0 +1,75 @@
+"""The flags that name a stretch of history: from when, up to when, and where it is kept."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hedgehogd.app.history import NOWHERE, history_directory
+from hedgehogd.commands.arguments import checked
+from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
+from hedgehogd.domain.position import BadPosition, read_moment
+from hedgehogd.settings.load import load
+
+STATE_DIRECTORY = Path("/var/lib/hedgehogd")
+"""What hedgehogd@.service keeps it in; whoever reads it by hand is not run by systemd."""
+
+
+def add_stretch(parser: argparse.ArgumentParser, now_us: int, **since: Any) -> None:
+    """Add ``--since`` and ``--until``, in µs since the epoch; ages count back from ``now_us``.
+
+    Args:
+        parser: to which.
+        now_us: µs since the epoch.
+        since: whether ``--since`` is ``required``, or what is its ``default``.
+    """
+    default = "" if since.get("required") else "; default the oldest"
+    parser.add_argument(
+        "--since", type=checked(_moment(now_us)), metavar="WHEN", **since,
+        help=f"from when on, included: a time (2026-01-31T12:00:00Z) or an age (-5m, -2h){default}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--until", type=checked(_moment(now_us)), metavar="WHEN", default=now_us,
+        help="up to when, not included; default now",
+    )  # fmt: skip
+
+
+def _moment(now_us: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            return read_moment(text, now_us)
+        except BadPosition:
+            raise ValueError(
+                "a time like 2026-01-31T12:00:00Z, or an age like -5m, not before 1970"
+            ) from None
+
+    return read
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with ages joined to their flags: ``-5m`` looks like a flag itself."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] in {"--since", "--until"} and argument[:1] == "-":
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def directory_of(flag: str | None, file: Path | None) -> Path:
+    """Return where history is kept: as the flag says, or as a daemon here would find it.
+
+    Raises:
+        OperatorError: the configuration is wrong, or says that none is kept.
+    """
+    flags = {} if flag is None else {"history.where": flag}
+    settings = load(flags, os.environ, file).settings
+    if settings.history_where == NOWHERE:
+        raise OperatorError(
+            "no history is kept here\n  Expected --history DIR, the directory that --history of"
+            " a hedgehogd named.",
+            EXIT_USAGE if flags else EXIT_CONFIG,
+        )
+    return history_directory(settings, os.environ) or STATE_DIRECTORY

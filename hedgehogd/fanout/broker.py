@@ -1,0 +1,204 @@
+"""The broker: from the inbox to the tape and the hub, one batch after the other.
+
+The only task that publishes. It ends when the last producer has closed the inbox; an
+error in it ends the process, because a pipe that is broken inside must not look whole.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from hedgehogd.arbitration.batch import NoticeKind, Refusal, TopicNotice, cut
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, LEVEL2, Topic
+from hedgehogd.domain.errors import CLOSE_EXPIRED
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.delivery import Delivery
+from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.fanout.sessions import Sessions
+from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN, deflated
+
+
+class Broker:
+    """Publish what arrives.
+
+    Attributes:
+        messages_in: messages put on the tape since start.
+        late: messages dropped because the feed no longer held their topics.
+    """
+
+    def __init__(self, pipe: Pipe, sessions: Sessions) -> None:
+        self.messages_in = 0
+        self.late = 0
+        self._pipe = pipe
+        self._sessions = sessions
+
+    async def run(
+        self,
+        inbox: trio.MemoryReceiveChannel[Delivery],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Publish deliveries until the last producer closes the inbox.
+
+        What has come while the last one was written out is taken together: one write per
+        member instead of one for each. So a busy instance batches by itself, and a quiet
+        one delays nothing.
+        """
+        task_status.started()
+        async with inbox:
+            async for first in inbox:
+                deliveries = [first]
+                count = len(first.messages)
+                try:
+                    while count < limits.MESSAGES_PER_WRITE_MAX:
+                        deliveries.append(inbox.receive_nowait())
+                        count += len(deliveries[-1].messages)
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    pass
+                await self.publish(deliveries)
+
+    async def publish(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell, keep and write out what came. May yield, waits for no subscriber."""
+        messages: list[Message] = []
+        for delivery in deliveries:
+            for refusal in delivery.refusals:
+                await self._refuse(refusal)
+            for channel in delivery.allowed:
+                self._pipe.catalogue.allow_channel(channel)
+            if delivery.flows is not None:
+                await self._write_out(messages)
+                messages = []
+                self._forget(self._pipe.flows.follow(delivery.flows))
+            notices_at = delivery.notices_at or (0,) * len(delivery.notices)
+            for part, told in cut(delivery.messages, delivery.notices, notices_at):
+                if told:
+                    await self._write_out(messages)
+                    messages = []
+                    await self._tell(told)
+                messages += self._admitted(part)
+            if delivery.ends_window or delivery.order_book:
+                await self._write_out(messages)
+                messages = []
+                await self._end_window() if delivery.ends_window else None
+                if delivery.order_book:
+                    await self._pipe.orders.load(delivery.order_book, self._pipe.tape)
+        await self._write_out(messages)
+
+    async def _write_out(self, messages: list[Message]) -> None:
+        """Put ``messages`` on the tape and give them to all who want them."""
+        if not messages:
+            return
+        pipe = self._pipe
+        self.messages_in += len(messages)
+        for part in pipe.snapshots.parts(messages):
+            first = part[0]
+            if first.type == "snapshot":
+                pipe.books.begin_both(first)
+            await self._deflate(part)  # first: who waits needs no snapshot of ours meanwhile
+            if first.type == "snapshot":
+                await pipe.books.load(first)
+            # From here to the tape in one turn: a book that is ahead of it falsifies snapshots.
+            passed = pipe.books.follow(part)
+            if first.type == "snapshot":
+                pipe.snapshots.admit(first)
+                pipe.snapshots.book_is_ready()
+            await self._publish(passed)
+
+    async def _publish(self, messages: list[Message]) -> None:
+        """Keep ``messages`` and write them; books are what the tape says in the same turn."""
+        pipe = self._pipe
+        if messages:
+            now_us = pipe.wall_us()
+            for message in messages:
+                message.received_us = now_us
+            pipe.tape.append(messages)
+            pipe.latest.keep(messages)
+            pipe.standing.passed(messages)
+            pipe.orders.follow(messages)
+            await pipe.hub.publish(messages)
+
+    async def _deflate(self, messages: list[Message]) -> None:
+        """Compress the large ones, once, when somebody who wants them negotiated that."""
+        for message in messages:
+            if len(message.payload) >= DEFLATE_BYTES_MIN and self._pipe.deflates(message):
+                message.deflated = await trio.to_thread.run_sync(deflated, message)
+
+    async def _end_window(self) -> None:
+        """Publish what the running window of each ``level2_batch`` came to."""
+        await self._publish(list(self._pipe.books.gathered()))
+        self._pipe.snapshots.freeze_batches()
+
+    async def _tell(self, notices: Sequence[TopicNotice]) -> None:
+        for notice in notices:
+            self._note(notice)
+            if notice.kind is NoticeKind.WHOLE:
+                continue
+            audience = notice.audience
+            if audience is None:
+                tell = [session.notify for session in self._sessions]
+            elif isinstance(audience, Topic):
+                tell = [member.tell for member in self._pipe.hub.listeners(audience)]
+                if notice.kind is NoticeKind.GAP:
+                    for member in self._pipe.hub.ended_by_gaps(audience):
+                        member.end(CLOSE_EXPIRED, "gap", "messages are missing")
+            else:
+                topics = frozenset(Topic(c, p) for c in BY_TOPIC_CHANNEL for p in audience)
+                tell = [each.notify for each in self._sessions if each.has_any(topics)]
+            for count, each in enumerate(tell, 1):
+                each(notice.payload)
+                if not count % limits.WRITES_PER_TURN_MAX:
+                    await trio.lowlevel.checkpoint()
+
+    def _note(self, notice: TopicNotice) -> None:
+        """Remember what ``notice`` reports of topics that flow, and end the books it concerns.
+
+        A book that may have missed a change is not served: the next message begins it again.
+        """
+        pipe, audience = self._pipe, notice.audience
+        if isinstance(audience, Topic):
+            if not pipe.flows.has(audience):
+                return
+            if notice.kind is NoticeKind.GAP:
+                pipe.orders.interrupt(audience)
+        elif audience is not None:
+            audience = frozenset(p for p in audience if pipe.flows.has(HEARTBEAT.topic(p)))
+            notice = notice._replace(audience=audience)
+        if notice.kind is NoticeKind.STALE and not isinstance(audience, Topic):
+            pipe.books.end(audience)
+            pipe.orders.end(audience)
+            pipe.snapshots.forget(audience)
+        pipe.standing.note(notice)
+        pipe.tape.note(notice)
+
+    def _admitted(self, messages: list[Message]) -> list[Message]:
+        """Return those of ``messages`` whose topics the feed still holds."""
+        admits = self._pipe.flows.admits
+        admitted = [message for message in messages if admits(message.topic)]
+        self.late += len(messages) - len(admitted)
+        return admitted
+
+    def _forget(self, topics: Iterable[Topic]) -> None:
+        pipe = self._pipe
+        for topic in topics:
+            pipe.latest.forget(topic)
+            pipe.standing.forget(topic)
+            pipe.tape.forget(topic)
+            pipe.orders.forget(topic)
+            if not pipe.flows.has_book(topic.product_id):
+                pipe.books.end({topic.product_id})
+                pipe.snapshots.forget({topic.product_id})
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        """Tell everybody who asked for it what the exchange does not give us."""
+        if refusal.channel == LEVEL2.topic_channel:
+            return  # level2_batch serves it
+        if refusal.product_id:
+            self._pipe.catalogue.refuse(refusal.product_id)
+        else:
+            self._pipe.catalogue.refuse_channel(refusal.channel, refusal.message, refusal.reason)
+        for count, session in enumerate(self._sessions, 1):
+            session.refuse(refusal)
+            if not count % limits.WRITES_PER_TURN_MAX:
+                await trio.lowlevel.checkpoint()
+        self._pipe.demand.refuse(refusal.product_id, refusal.channel)

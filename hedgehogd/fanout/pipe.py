@@ -1,0 +1,103 @@
+"""The pipe: the parts of one instance that its sessions are plugged into."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hedgehogd.arbitration.flows import Flows
+from hedgehogd.books.level2_books import Books
+from hedgehogd.books.level3_books import OrderBooks
+from hedgehogd.books.snapshots import Snapshots
+from hedgehogd.domain.backfilled import Backfilled
+from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3
+from hedgehogd.domain.limits import WAITING_BYTES_MAX
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.product import Catalogue
+from hedgehogd.engine.budget import Budget
+from hedgehogd.engine.demand import Demand
+from hedgehogd.engine.tape import Tape
+from hedgehogd.fanout.active_notices import Standing
+from hedgehogd.fanout.hub import Hub
+from hedgehogd.fanout.last_values import Latest
+from hedgehogd.recovery.service import Resumes
+
+
+class Pipe(NamedTuple):
+    """The parts of one instance that sessions are plugged into."""
+
+    tape: Tape
+    flows: Flows
+    hub: Hub
+    latest: Latest
+    standing: Standing
+    demand: Demand
+    catalogue: Catalogue
+    books: Books
+    orders: OrderBooks
+    snapshots: Snapshots
+    resumes: Resumes
+    backfilled: Backfilled
+    budget: Budget
+    now: Callable[[], float]
+    wall_us: Callable[[], int]
+
+    @classmethod
+    def build(
+        cls,
+        tape: Tape,
+        demand: Demand,
+        catalogue: Catalogue,
+        now: Callable[[], float],
+        wall_us: Callable[[], int] = lambda: 0,
+        waiting_bytes_max: int = WAITING_BYTES_MAX,
+    ) -> "Pipe":
+        """Plug the parts of one instance together."""
+        books = Books(demand)
+        books.is_in_auction = catalogue.is_in_auction
+        budget = Budget(waiting_bytes_max)
+        return cls(
+            tape=tape,
+            flows=Flows(),
+            hub=Hub(tape),
+            latest=Latest(),
+            standing=Standing(),
+            demand=demand,
+            catalogue=catalogue,
+            books=books,
+            orders=OrderBooks(),
+            snapshots=Snapshots(books, tape, budget),
+            resumes=Resumes(tape, wall_us, budget),
+            backfilled=Backfilled(),
+            budget=budget,
+            now=now,
+            wall_us=wall_us,
+        )
+
+    def book_states(self) -> dict[int, Counter[str]]:
+        """Return how many books of level 2 and 3 are ``live``, ``loading`` and ``stale``.
+
+        A stale one is not in memory: nothing has updated it, so it has ended. A channel that the
+        exchange refused brings no book.
+        """
+        states: dict[int, Counter[str]] = {}
+        for level, books, channels in (
+            (2, self.books, (LEVEL2, LEVEL2_BATCH)),
+            (3, self.orders, (FULL, LEVEL3)),
+        ):
+            names = {channel.topic_channel for channel in channels}
+            names = {name for name in names if self.catalogue.refusal_of(name) is None}
+            flowing = {t.product_id for t in self.flows.topics or () if t.channel in names} - {""}
+            counts = states[level] = Counter(live=len(books), loading=0, stale=0)
+            for product_id in flowing | books.products():
+                if not books.is_live(product_id):
+                    is_stale = self.standing.is_stale(product_id)
+                    counts["stale" if is_stale else "loading"] += 1
+        return states
+
+    def deflates(self, message: Message) -> bool:
+        """Say whether somebody gets ``message`` who negotiated compression."""
+        return any(
+            self.hub.deflates(topic) or self.snapshots.deflates(topic)
+            for topic in (message.topic, message.also)
+            if topic is not None
+        )

@@ -1,0 +1,46 @@
+"""All sessions of one instance, and whose an id is."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from hedgehogd.fanout.session import Session
+
+_NUMBER_DIGITS_MAX = 5  # an instance's number is below its port
+
+
+def owner_of(session_id: str) -> int | None:
+    """Return the number of the instance whose stream ``session_id`` names; None for no id."""
+    number, dot, _ = session_id.partition(".")
+    is_number = number.isascii() and number.isdecimal() and len(number) <= _NUMBER_DIGITS_MAX
+    return int(number) if dot and is_number else None
+
+
+class Sessions:
+    """All sessions of one instance, by id."""
+
+    def __init__(self) -> None:
+        self.opened: Counter[str] = Counter()
+        self._by_id: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        """Return how many sessions are open."""
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Session]:
+        """Iterate over a copy: sessions may come and go meanwhile."""
+        return iter(list(self._by_id.values()))
+
+    def add(self, session: Session) -> None:
+        """Register ``session`` under its id."""
+        self._by_id[session.id] = session
+        self.opened[session.form.kind] += 1
+
+    def discard(self, session: Session) -> None:
+        """Close ``session`` and forget it."""
+        self._by_id.pop(session.id, None)
+        session.close()
+
+    def get(self, session_id: str) -> Session | None:
+        """Return the open session with this id, or None when nobody here has it."""
+        session = self._by_id.get(session_id)
+        return None if session is None or session.is_closed else session

@@ -1,0 +1,101 @@
+"""Level-3 books, fetched by REST for products whose ``full`` or ``level3`` flows.
+
+A moment is waited after the events have begun to flow, so that the book is not older than the
+first of them (FEED §9). Polling level-3 books is sanctioned (FEED §13), so each product's is
+asked for at most once in ``ORDER_BOOK_PAUSE_S``.
+"""
+
+import msgspec
+import structlog
+import trio
+
+from hedgehogd.books.level3_books import OrderBooks
+from hedgehogd.domain import limits
+from hedgehogd.domain.rows import read_rows
+from hedgehogd.engine.delivery import Delivery, FetchedOrders
+from hedgehogd.feeds.rest_client import RestClient
+
+log = structlog.get_logger("rest")
+
+_QUERY = (("level", "3"),)
+
+
+class _Book(msgspec.Struct):
+    sequence: int
+    bids: msgspec.Raw
+    asks: msgspec.Raw
+
+
+def read_book(product_id: str, body: bytes) -> FetchedOrders:
+    """Read REST's answer to ``/products/<id>/book?level=3``; unreadable rows are among it.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    try:
+        book = msgspec.json.decode(body, type=_Book)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+    bids, asks = (read_rows(bytes(side)) for side in (book.bids, book.asks))
+    return FetchedOrders(product_id, bids, asks, book.sequence)
+
+
+class Bootstrap:
+    """Fetches the level-3 books that are missing.
+
+    Args:
+        books: who misses them.
+        rest: who asks the exchange; it is running.
+
+    Attributes:
+        failures: books that could not be fetched.
+    """
+
+    def __init__(self, books: OrderBooks, rest: RestClient) -> None:
+        self.failures = 0
+        self._books = books
+        self._rest = rest
+        self._missing = trio.Event()
+        self._due: dict[str, float] = {}  # of those that miss theirs
+        self._not_before: dict[str, float] = {}  # of those asked for a moment ago
+        books.on_missing = lambda: self._missing.set()
+
+    async def run(self, inbox: trio.MemorySendChannel[Delivery]) -> None:
+        """Fetch what is missing, for ever."""
+        async with inbox:
+            while True:
+                missing = self._books.missing()
+                if not missing:
+                    self._due.clear()
+                    self._missing = trio.Event()
+                    await self._missing.wait()
+                    continue
+                now = trio.current_time()
+                settled_at = now + limits.ORDER_BOOK_SETTLE_S
+                self._not_before = {p: at for p, at in self._not_before.items() if at > now}
+                self._due = {
+                    p: self._due.get(p) or max(settled_at, self._not_before.get(p, settled_at))
+                    for p in missing
+                }
+                product_id = min(missing, key=self._due.__getitem__)
+                due = self._due[product_id]
+                if due > now:  # another one, that misses its book meanwhile, may be due sooner
+                    self._missing = trio.Event()
+                    with trio.move_on_at(due):
+                        await self._missing.wait()
+                    continue
+                await self._fetch(product_id, inbox)
+
+    async def _fetch(self, product_id: str, inbox: trio.MemorySendChannel[Delivery]) -> None:
+        del self._due[product_id]
+        self._not_before[product_id] = trio.current_time() + limits.ORDER_BOOK_PAUSE_S
+        answer = await self._rest.get_later(f"/products/{product_id}/book", _QUERY)
+        try:
+            if answer.status != 200:
+                raise msgspec.DecodeError(answer.message)
+            book = read_book(product_id, answer.body)
+        except msgspec.DecodeError as error:
+            self.failures += 1
+            log.warning("no level-3 book", product_id=product_id, reason=str(error))
+            return
+        await inbox.send(Delivery([], order_book=book))

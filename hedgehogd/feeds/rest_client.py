@@ -1,0 +1,259 @@
+"""The exchange's REST service, asked as seldom as possible and never too fast.
+
+Thousands may ask us; we ask the exchange at most ``REST_REQUESTS_PER_S`` a second, because
+it counts per address and shuts out who asks more. So:
+
+* The same question from many is asked once, and its answer is kept for a moment.
+* A request belongs to this client, not to who asked: one who leaves takes nothing from the
+  others. A request that nobody waits for any more is not made.
+* What cannot be asked soon is refused at once. Everything that waits is bounded.
+* ``429`` stops all requests for a while, longer each time.
+* Backfill asks by ``get_later``: askers go first, but not for ever.
+
+Nothing here raises for what the exchange does: every outcome is an ``Answer``.
+"""
+
+from collections import Counter, deque
+from collections.abc import Hashable
+from random import Random
+
+import httpx
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.secret import NO_SECRETS, Secrets
+from hedgehogd.feeds.rest_cache import Answer, Keeping, KeptAnswers, failure
+from hedgehogd.feeds.rest_request import HEADERS, Query, ask
+from hedgehogd.protocol.backoff import Backoff, TokenBucket
+
+_NO_ANSWER = frozenset({"unreachable", "timeout"})
+_FAILURE_KEEP_S = 1.0  # nobody makes us ask a service in trouble again and again
+
+
+class _Fetch:
+    """One request, from the first who asks to its answer."""
+
+    def __init__(self, key: Hashable, path: str, query: Query, keeping: Keeping | None) -> None:
+        self.key = key
+        self.path = path
+        self.query = query
+        self.keeping = keeping  # None: not kept, and of no hurry
+        self.askers = 0
+        self.tries = 0
+        self.done = trio.Event()
+        self.answer = failure(503, "this hedgehogd is going down")
+
+
+class RestClient:
+    """One instance's access to the exchange's REST service.
+
+    Args:
+        url: ``https://host[:port]`` without a path.
+        random: for the jitter of pauses.
+        authorization: the ``Authorization`` header; empty for none.
+        secrets: removed from the error messages of the service.
+        transport: in place of the network, for tests.
+        exists: True when the service is known to exist, whatever it answers now.
+
+    Attributes:
+        exists: True once the service has answered anything but 404, in whatever trouble it is, or
+            from the start where it is known to exist.
+        requests: requests made since start.
+        errors: those that brought no answer of the exchange, by reason.
+        cache_hits: askers answered by what was kept.
+        coalesced: askers who waited for a request that was under way already.
+        refused: askers refused because too many waited.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        random: Random,
+        *,
+        authorization: str = "",
+        secrets: Secrets = NO_SECRETS,
+        transport: httpx.AsyncBaseTransport | None = None,
+        exists: bool = False,
+    ) -> None:
+        self.url = url
+        self.exists = exists
+        self.requests = 0
+        self.errors: Counter[str] = Counter()
+        self.cache_hits = 0
+        self.coalesced = 0
+        self.refused = 0
+        self._headers = HEADERS | ({"Authorization": authorization} if authorization else {})
+        self._secrets = secrets
+        self._transport = transport
+        self._kept = KeptAnswers()
+        self._fetches: dict[Hashable, _Fetch] = {}
+        self._askers: deque[_Fetch] = deque()
+        self._later: deque[_Fetch] = deque()
+        self._askers_in_a_row = 0
+        self._wake = trio.Event()
+        self._slots = trio.Semaphore(limits.REST_IN_FLIGHT_MAX)
+        self._bucket = TokenBucket(limits.REST_REQUESTS_PER_S, limits.REST_REQUESTS_BURST)
+        self._pauses = Backoff(2 * limits.REST_PAUSE_MIN_S, limits.REST_PAUSE_MAX_S, random)
+        self._paused_until = 0.0
+        self._is_running = False
+
+    def share(self, among: int) -> None:
+        """``among`` clients of one address share what the exchange allows it."""
+        self._bucket.share(among)
+
+    async def get(self, path: str, query: Query = (), *, keeping: Keeping) -> Answer:
+        """Return the answer to a question, which others may ask as well; the caller limits time.
+
+        Args:
+            path: absolute, with nothing in it that needs quoting.
+            query: keys and values; their order makes no difference.
+            keeping: how long the answer may serve others.
+        """
+        query = tuple(sorted(query))
+        key = (path, query)
+        now = trio.current_time()
+        kept = self._kept.find(key, now)
+        if kept is not None:
+            self.cache_hits += 1
+            await trio.lowlevel.checkpoint()
+            return kept
+        fetch = self._fetches.get(key)
+        if fetch is not None:
+            self.coalesced += 1
+            return await self._wait(fetch)
+        return await self._enter(_Fetch(key, path, query, keeping), self._askers)
+
+    async def get_later(self, path: str, query: Query = ()) -> Answer:
+        """Return a new answer, not a kept one, when those who wait for theirs leave room."""
+        return await self._enter(_Fetch(object(), path, query, None), self._later)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Make the requests until cancelled; who still waits then is refused."""
+        async with httpx.AsyncClient(
+            base_url=self.url,
+            headers=self._headers,
+            timeout=limits.REST_TIMEOUT_S,
+            limits=httpx.Limits(max_connections=limits.REST_IN_FLIGHT_MAX),
+            transport=self._transport,
+            trust_env=True,
+        ) as client:
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._is_running = True
+                    task_status.started()
+                    await self._dispatch(client, nursery)
+            finally:
+                self._is_running = False
+                self._askers.clear()
+                self._later.clear()
+                for fetch in self._fetches.values():
+                    fetch.done.set()
+                self._fetches.clear()
+
+    async def _enter(self, fetch: _Fetch, queue: deque[_Fetch]) -> Answer:
+        """Put ``fetch`` into ``queue`` and wait for its answer, or refuse at once."""
+        refusal = self._refusal(queue)
+        if refusal is not None:
+            self.refused += 1
+            await trio.lowlevel.checkpoint()
+            return refusal
+        self._fetches[fetch.key] = fetch
+        queue.append(fetch)
+        self._wake.set()
+        return await self._wait(fetch)
+
+    def _refusal(self, queue: deque[_Fetch]) -> Answer | None:
+        if not self._is_running:
+            return failure(503, "the exchange cannot be asked now")
+        pause_s = self._paused_until - trio.current_time()
+        if pause_s > limits.REST_ASKER_S:
+            return failure(503, "the exchange limits our requests", pause_s)
+        if len(queue) >= limits.REST_WAITING_MAX:
+            wait_s = max(pause_s, 0.0) + len(queue) / limits.REST_REQUESTS_PER_S
+            return failure(503, "too many requests are waiting for the exchange", wait_s)
+        return None
+
+    async def _wait(self, fetch: _Fetch) -> Answer:
+        fetch.askers += 1
+        try:
+            await fetch.done.wait()
+        finally:
+            fetch.askers -= 1
+            if not fetch.askers:
+                self._abandon(fetch)
+        return fetch.answer
+
+    def _abandon(self, fetch: _Fetch) -> None:
+        """Take a request that nobody waits for out of its queue, if it has not been made."""
+        queue = self._later if fetch.keeping is None else self._askers
+        if fetch in queue:
+            queue.remove(fetch)
+            del self._fetches[fetch.key]
+
+    async def _dispatch(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+        """Start requests in their turn, for ever."""
+        while True:
+            while not self._askers and not self._later:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            await self._slots.acquire()
+            await trio.sleep(self._bucket.take(trio.current_time()))
+            while self._paused_until > trio.current_time():  # noqa: ASYNC110  # it moves
+                await trio.sleep_until(self._paused_until)
+            fetch = self._next()
+            if fetch is None:  # all who waited have left
+                self._slots.release()
+            else:
+                nursery.start_soon(self._make, client, fetch)
+
+    def _next(self) -> _Fetch | None:
+        if self._later and (
+            not self._askers or self._askers_in_a_row >= limits.REST_ASKERS_IN_A_ROW_MAX
+        ):
+            self._askers_in_a_row = 0
+            return self._later.popleft()
+        if self._askers:
+            self._askers_in_a_row = self._askers_in_a_row + 1 if self._later else 0
+            return self._askers.popleft()
+        return None
+
+    async def _make(self, client: httpx.AsyncClient, fetch: _Fetch) -> None:
+        """Make one request, and tell everybody who waits for it."""
+        try:
+            self.requests += 1
+            answer, error = await ask(client, fetch.path, fetch.query)
+            if answer.status != 200:
+                message = self._secrets.hide(answer.message)
+                answer = failure(answer.status, message, answer.retry_after_s)
+        finally:
+            self._slots.release()
+        if error:
+            self.errors[error] += 1
+        if error not in _NO_ANSWER and answer.status != 404:
+            self.exists = True
+        if answer.status == 429:
+            fetch.tries += 1
+            answer = self._pause(answer)
+            retriable = self._paused_until - trio.current_time() <= limits.REST_ASKER_S
+            if retriable and fetch.askers and fetch.tries < limits.REST_LIMITED_TRIES_MAX:
+                (self._later if fetch.keeping is None else self._askers).appendleft(fetch)
+                self._wake.set()
+                return
+        elif answer.status < 500:
+            self._pauses.reset()
+        if fetch.keeping is not None:
+            keep_s = fetch.keeping(answer) if answer.status == 200 else _FAILURE_KEEP_S
+            self._kept.keep(fetch.key, answer, trio.current_time() + keep_s)
+        del self._fetches[fetch.key]
+        fetch.answer = answer
+        fetch.done.set()
+
+    def _pause(self, limited: Answer) -> Answer:
+        """Ask nothing for a while, and return what to say to those who cannot wait."""
+        now = trio.current_time()
+        if now >= self._paused_until:  # further ones of the same moment are the same refusal
+            pause_s = max(self._pauses.next_s(), limited.retry_after_s)
+        else:
+            pause_s = limited.retry_after_s
+        self._paused_until = max(self._paused_until, now + pause_s)
+        return failure(503, "the exchange limits our requests", self._paused_until - now)

@@ -1,0 +1,1 @@
+"""Log lines: their form, and the bounds of their number and length."""

@@ -1,0 +1,1 @@
+"""Messages of the past for resuming subscribers: catch-up and replay."""

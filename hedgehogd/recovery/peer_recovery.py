@@ -1,0 +1,89 @@
+"""Other instances, as one stream that comes back has them asked."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.gap_marker import InBand
+from hedgehogd.engine.tape import Known, positions
+from hedgehogd.recovery.service import Resumes
+
+_US = 1_000_000
+
+
+class Found(NamedTuple):
+    """What others had.
+
+    Attributes:
+        messages: all that came behind the positions, but what is on our tape.
+        records: where our record of each topic began then, of those they had all before.
+    """
+
+    messages: list[Message]
+    records: Mapping[Topic, Known]
+
+
+class Neighbours:
+    """Those who may have what nobody here has.
+
+    Args:
+        resumes: who knows them.
+        is_alone: nobody is asked: it is another instance that asks.
+    """
+
+    def __init__(self, resumes: Resumes, *, is_alone: bool) -> None:
+        self._resumes = resumes
+        self._tape = resumes.tape
+        self._is_alone = is_alone
+        self._asked: set[Topic] = set()
+
+    def were_asked(self, topics: Iterable[Topic]) -> bool:
+        """Say whether they were asked for all of ``topics`` already."""
+        return self._asked.issuperset(topics)
+
+    def ask_again(self) -> None:
+        """Those who lacked something may have been starting."""
+        self._asked.clear()
+
+    async def fetch(
+        self, after: Mapping[Topic, int | None], hole: InBand | None = None
+    ) -> Found | None:
+        """Return what they have behind ``after``; None when they lack some of it.
+
+        Of each topic, and of each ``hole`` in what is stored, they are asked once; and not
+        before they have all that came before our records, although they may be a little late.
+        """
+        were_asked = hole is None and self._asked.intersection(after)
+        self._asked.update(after)
+        known = {topic: number for topic, number in after.items() if number is not None}
+        others = None if self._is_alone else self._resumes.others
+        if others is None or were_asked or len(known) < len(after):
+            return None
+        await self._wait(after, hole)
+        found = await self._resumes.ask(others, known, hole)
+        if found is None:
+            return None
+        last = {t: each.sequence or 0 for each in found for t in positions(each)}
+        records = {topic: self._tape.known_from(topic) for topic in (*after, *last)}
+        rest = [each for each in found if not _is_in(records.get(each.topic), each)]
+        # Everybody is given what our record begins with: who has it has all before it.
+        whole = {t: r for t, r in records.items() if r is not None and r.sequence <= last.get(t, 0)}
+        return Found(rest, whole)
+
+    async def _wait(self, topics: Iterable[Topic], hole: InBand | None) -> None:
+        """Wait until they have what our records begin with, and what follows on the hole."""
+        records = [self._tape.known_from(topic) for topic in topics]
+        begun = [known.received_us for known in records if known is not None]
+        newest_us = max([*begun, 0 if hole is None else hole.received_us], default=0)
+        passed_s = (self._resumes.wall_us() - newest_us) / _US
+        rest_s = limits.RESUME_MARGIN_S - passed_s
+        await trio.sleep(max(0.0, min(rest_s, limits.RESUME_MARGIN_S)))  # clocks may step back
+
+
+def _is_in(record: Known | None, message: Message) -> bool:
+    """Say whether our tape has it."""
+    return record is not None and (message.sequence or 0) > record.before

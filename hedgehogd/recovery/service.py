@@ -1,0 +1,120 @@
+"""Coming back: everybody who is catching up, and what they share.
+
+A topic that is resumed stands aside until its subscriber has caught up (``catch_up``). Pages
+are shared: who comes back to the same topics gets the same bytes, wherever it began.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.engine.budget import Budget
+from hedgehogd.engine.gap_marker import InBand
+from hedgehogd.engine.tape import Tape
+from hedgehogd.recovery.history_port import Others, Past
+from hedgehogd.recovery.pages import Page, with_holes
+
+
+class Catching(Protocol):
+    """Somebody's way from where it was to the present."""
+
+    async def run(self) -> None:
+        """Go it."""
+
+
+class Resumes:
+    """Everybody who is catching up.
+
+    Attributes:
+        past: what is no longer on the tape; None where nothing is kept.
+        turns: who gives something now; as many as fit into one turn of the loop.
+        budget: what waits for all subscribers; pages in use are part of it.
+        others: other instances of the machine; None where there are none.
+        resumed: how many have caught up since start.
+        replayed: messages given to them.
+        expired: how often they were told, or ended, because something was gone.
+    """
+
+    def __init__(self, tape: Tape, wall_us: Callable[[], int], budget: Budget) -> None:
+        self.past: Past | None = None
+        self.others: Others | None = None
+        self.resumed = 0
+        self.replayed = 0
+        self.expired = 0
+        self._asking = trio.CapacityLimiter(limits.RESUMES_ASKING_MAX)
+        # when nobody had what is missing of some topics in a hole, by its place
+        self._nowhere: dict[tuple[frozenset[Topic], int], float] = {}
+        self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
+        self.budget = budget
+        self._account = budget.account(self._forget_pages)
+        self._charges: dict[tuple[frozenset[Topic], int], int] = {}
+        self.tape = tape
+        self.wall_us = wall_us
+        self._begun = deque[Catching]()
+        self._asked = trio.Event()
+        self._pages: OrderedDict[tuple[frozenset[Topic], int], Page] = OrderedDict()
+
+    def start(self, catch_up: Catching) -> None:
+        """Bring whom ``catch_up`` is about to the present."""
+        self._begun.append(catch_up)
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Bring back whoever comes, for ever."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._asked.wait()
+                self._asked = trio.Event()
+                while self._begun:  # no local name, which would keep the last ones alive
+                    nursery.start_soon(self._begun.popleft().run)
+
+    async def ask(
+        self, others: Others, after: Mapping[Topic, int], hole: InBand | None
+    ) -> list[Message] | None:
+        """Return what ``others`` have behind these positions; None when nobody has all of it.
+
+        A few are asked for at a time. That nobody has what is missing in a ``hole`` is
+        remembered for a while: those who come back together meet the same.
+        """
+        key = None if hole is None else (frozenset(after), hole.received_us)
+        with trio.move_on_after(limits.RESUME_PATIENCE_S):
+            async with self._asking:
+                since = -math.inf if key is None else self._nowhere.get(key, -math.inf)
+                if trio.current_time() < since + limits.RESUME_NOWHERE_S:
+                    return None
+                found = await others.fetch(after)
+            if found is None and key is not None:
+                if len(self._nowhere) >= limits.RESUME_PAGES_MAX:
+                    self._nowhere.clear()
+                self._nowhere[key] = trio.current_time()
+            return found
+        return None  # too many come back at once
+
+    def tape_page(self, topics: frozenset[Topic], window: int) -> Page:
+        """Return what stands on the tape in one window of it, which is full."""
+        page = self._pages.get((topics, window))
+        if page is None:
+            width = limits.RESUME_WINDOW_MESSAGES_MAX
+            after = window * width
+            holes = self.tape.holes(after, topics, after + width)
+            placed = with_holes(self.tape.part(after, width, topics), holes)
+            page = Page([message for _, message in placed])
+            self._pages[topics, window] = page
+            self._charges[topics, window] = self._account.share(page, page.weight)
+            if len(self._pages) > limits.RESUME_PAGES_MAX:
+                self._forget_page(next(iter(self._pages)))
+            self._account.relieve()
+        return page
+
+    def _forget_page(self, key: tuple[frozenset[Topic], int]) -> None:
+        self._account.release(self._pages.pop(key), self._charges.pop(key))
+
+    def _forget_pages(self) -> None:
+        for key in list(self._pages):
+            self._forget_page(key)

@@ -1,0 +1,76 @@
+"""The configuration file as an example: every key with its meaning and its default.
+
+``hedgehogd config --example`` prints it, and the Debian package installs it. Values are
+commented out, so that the file sets nothing until somebody means it to; the defaults can then
+change in a later version for whoever has not decided otherwise.
+"""
+
+import json
+import textwrap
+from dataclasses import fields
+from itertools import groupby
+from typing import Any
+
+from hedgehogd.settings.keys import KEYS, Key
+from hedgehogd.settings.load import Settings
+
+_WIDTH = 100
+_HEAD = """\
+# The configuration of hedgehogd: every key with its default.
+#
+# All instances of a machine read this file. What only instance 3 shall have stands in
+# /etc/hedgehogd/3.env, as HEDGEHOGD_ + key in capitals, dots as underscores; such variables
+# win over this file, flags over both.
+#
+# `hedgehogd --check` judges the file, `hedgehogd config` shows what is in force.
+"""
+# What is true of a key only where systemd runs us.
+_NOTES = {
+    "drain.notice_s": "hedgehogd@.service sets HEDGEHOGD_DRAIN_NOTICE_S=3, which wins over this"
+    " file; to change it for all instances: systemctl edit hedgehogd@.service",
+    "drain.timeout_s": "keep it below TimeoutStopSec= of hedgehogd@.service, which is 30 s",
+}
+
+
+def example_file() -> str:
+    """Return the file; with every value's comment sign taken away it still says the defaults."""
+    defaults = {field.name: field.default for field in fields(Settings)}
+    parts = [_HEAD]
+    by_section = sorted(KEYS, key=lambda key: ("." in key.name, _section_rank(key)))
+    for section, keys in groupby(by_section, _section):
+        parts.append(f"[{section}]\n" if section else "")
+        parts.extend(_entry(key, defaults[key.field]) for key in keys)
+    return "\n".join(part for part in parts if part)
+
+
+def _section(key: Key) -> str:
+    return key.name.rpartition(".")[0]
+
+
+def _section_rank(key: Key) -> int:
+    """Sections stand in the order in which the table of keys first names them."""
+    return next(rank for rank, each in enumerate(KEYS) if _section(each) == _section(key))
+
+
+def _entry(key: Key, default: Any) -> str:
+    value, without = _value(key, default)
+    sentences = [key.help + without, *filter(None, [_NOTES.get(key.name)])]
+    text = "\n".join(line for each in sentences for line in textwrap.wrap(each, _WIDTH - 2))
+    return f"{textwrap.indent(text, '# ')}\n#{key.name.rpartition('.')[2]} = {value}\n"
+
+
+def _value(key: Key, default: Any) -> tuple[str, str]:
+    """Return the default in TOML, and what to say when it has none that a file could hold."""
+    try:
+        key.read(default)
+    except ValueError:
+        stand_in = Settings().port if key.name == "serve.port" else key.metavar
+        return _toml(stand_in), "; not set by default"
+    return _toml(default), ""
+
+
+def _toml(value: Any) -> str:
+    """Return ``value`` in TOML, which for what we have is the same as in JSON."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)

@@ -1,0 +1,260 @@
+"""Configuration: flags, environment, file and defaults fill the table of ``keys``.
+
+Flags win over environment, environment over file, file over defaults. An unknown key, an
+unknown ``HEDGEHOGD_*`` variable or a bad value is an error that names the key, what was
+found, what was expected and the nearest right name.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
+from hedgehogd.domain.nearest import nearest as nearest_name
+from hedgehogd.domain.secret import hide_in_text, hide_in_url
+from hedgehogd.settings.keys import (
+    AUTO,
+    BY_NAME,
+    BY_VARIABLE,
+    ENVIRONMENT_PREFIX,
+    FIRST_OPERATOR_PORT,
+    FIRST_PORT,
+    KEYS,
+    NONE,
+    Key,
+    read_address,
+)
+
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # it is not listened on
+DEFAULT_FILE = Path("/etc/hedgehogd/hedgehogd.toml")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set; ``keys.KEYS`` says what each one means."""
+
+    feed_pairs: tuple[str, ...] = ()
+    feed_channels: tuple[str, ...] = ("ticker", "matches", "heartbeat")
+    feed_only_pairs: bool = False
+    feed_where: str = field(default="coinbase", repr=False)  # a URL may hold secrets
+    feed_linger_s: float = limits.LINGER_S
+    feed_stale_after_s: float = limits.STALE_AFTER_S
+    feed_lines: int = 1
+    feed_gap_patience_s: float = limits.GAP_PATIENCE_S
+    feed_credentials: str = ""
+    feed_message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX
+    serve_port: int = 0
+    instance: int = 1
+    serve_bind: str = "127.0.0.1"
+    serve_operator_bind: str = AUTO
+    serve_cors_origins: tuple[str, ...] = ()
+    serve_hosts: tuple[str, ...] = ()
+    serve_trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    serve_runtime_dir: str = ""
+    history_where: str = "auto"
+    history_age_max_s: float = limits.HISTORY_AGE_MAX_S
+    history_bytes_max: int = limits.HISTORY_BYTES_MAX
+    limits_subscribers_max: int = limits.SUBSCRIBERS_MAX
+    limits_address_connections_max: int = limits.ADDRESS_CONNECTIONS_MAX
+    limits_address_connections_per_s: float = limits.ADDRESS_CONNECTIONS_PER_S
+    limits_topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX
+    limits_backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX
+    limits_backlog_age_max_s: float = limits.BACKLOG_AGE_MAX_S
+    limits_waiting_bytes_max: int = limits.WAITING_BYTES_MAX
+    limits_tape_bytes_max: int = limits.TAPE_BYTES_MAX
+    drain_notice_s: float = limits.DRAIN_NOTICE_S
+    drain_spread_s: float = limits.DRAIN_SPREAD_S
+    drain_timeout_s: float = limits.DRAIN_TIMEOUT_S
+    demo_seed: int = 0
+    demo_rate: float = 1.0
+    demo_modify_orders: bool = True
+    log_level: str = "info"
+    log_format: str = "auto"
+
+    @property
+    def port(self) -> int:
+        """The port to listen on: the one that was set, else 8000 + the instance's number."""
+        return self.serve_port or FIRST_PORT + self.instance
+
+    @property
+    def operator_address(self) -> tuple[str, int] | None:
+        """Address and port of the operator listener; None for no such listener."""
+        if self.serve_operator_bind == AUTO:
+            is_numbered = not self.serve_port
+            return ("127.0.0.1", FIRST_OPERATOR_PORT + self.instance) if is_numbered else None
+        return None if self.serve_operator_bind == NONE else read_address(self.serve_operator_bind)
+
+    @property
+    def stream_place(self) -> str:
+        """``HOST:PORT`` by which a program of this machine reaches the stream port."""
+        return _local_place(self.serve_bind, self.port)
+
+    @property
+    def operator_place(self) -> str | None:
+        """The same for the operator listener; None for no such listener."""
+        address = self.operator_address
+        return None if address is None else _local_place(*address)
+
+
+class Configuration(NamedTuple):
+    """Settings, and where each of them came from.
+
+    Attributes:
+        settings: what is in force.
+        origins: for each key's name, ``flag --x``, ``environment X``, ``file PATH`` or ``default``.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def _local_place(host: str, port: int) -> str:
+    """Return ``HOST:PORT``; what listens on every address is reached by the loopback one."""
+    return f"{in_url(_LOOPBACK_OF.get(host, host))}:{port}"
+
+
+def in_url(host: str) -> str:
+    """Return ``host`` as it is written in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a sentence that offers the nearest right name, or nothing."""
+    return _hint(name, {each: each for each in names})
+
+
+def load(
+    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
+) -> Configuration:
+    """Put the configuration together.
+
+    Args:
+        flags: values given on the command line, by key's name.
+        environment: the process's environment.
+        file: the file named by ``--config``; None for the default one, if it exists.
+
+    Raises:
+        OperatorError: a bad flag (exit 64), or anything else that is wrong (exit 78).
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(BY_NAME, "default")
+    path = file or _default_file()
+    if path is not None:
+        for name, value in _read_file(path).items():
+            values[name] = _read(BY_NAME[name], value, f"{path}: {name}", EXIT_CONFIG)
+            origins[name] = f"file {path}"
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        key = BY_VARIABLE.get(variable)
+        if key is None:
+            raise OperatorError(
+                f"there is no environment variable {variable}{_nearest_variable(variable)}"
+            )
+        values[key.name] = _read(key, text, f"environment variable {variable}", EXIT_CONFIG)
+        origins[key.name] = f"environment {variable}"
+    for name, value in flags.items():
+        key = BY_NAME[name]
+        values[name] = _read(key, value, key.flag, EXIT_USAGE)
+        origins[name] = f"flag {key.flag}"
+    settings = Settings(**{BY_NAME[name].field: value for name, value in values.items()})
+    _check(settings)
+    return Configuration(settings, origins)
+
+
+def _nearest_variable(variable: str) -> str:
+    """Compare what comes behind the prefix: the prefix alone makes all of them alike."""
+    by_flag = {_flag_word(key).upper(): key.variable for key in KEYS}
+    by_ending = {key.field.upper(): key.variable for key in KEYS}
+    return _hint(variable.removeprefix(ENVIRONMENT_PREFIX), by_flag | by_ending)
+
+
+def _nearest_key(name: str) -> str:
+    return _hint(name, {_flag_word(key): key.name for key in KEYS} | {n: n for n in BY_NAME})
+
+
+def _flag_word(key: Key) -> str:
+    """Return the flag as people who know it may write it elsewhere: ``port``."""
+    return key.flag.removeprefix("--").replace("-", "_")
+
+
+def _hint(name: str, meant: Mapping[str, str]) -> str:
+    """Offer what the nearest of the names stands for, or nothing."""
+    alike = nearest_name(name, meant)
+    return "" if alike is None else f"\n  Did you mean {meant[alike]!r}?"
+
+
+def _default_file() -> Path | None:
+    """Return the default file if it is there; one that may not be seen is there."""
+    try:
+        return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    except OSError:
+        return DEFAULT_FILE
+
+
+def _read(key: Key, value: Any, where: str, status: int) -> Any:
+    try:
+        return key.read(value)
+    except ValueError as error:
+        found = hide_in_text(repr(value))
+        raise OperatorError(f"{where}: found {found}\n  Expected {error}.", status) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Return the file's values by key's name."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OperatorError(f"{path}: {error.strerror}") from None
+    except RecursionError:
+        raise OperatorError(f"{path}: it is nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
+        raise OperatorError(f"{path}: {error}") from None
+    found: dict[str, Any] = {}
+    for section, value in tables.items():
+        rows = (
+            {f"{section}.{k}": v for k, v in value.items()}
+            if isinstance(value, dict)
+            else {section: value}
+        )
+        for name, item in rows.items():
+            if name not in BY_NAME:
+                raise OperatorError(f"{path}: there is no key {name!r}" + _nearest_key(name))
+            found[name] = item
+    return found
+
+
+def _check(settings: Settings) -> None:
+    """Check what no single value can show."""
+    if settings.feed_only_pairs and not settings.feed_pairs:
+        raise OperatorError("--only-pairs serves nothing without --pairs", EXIT_USAGE)
+    if settings.drain_notice_s + settings.drain_spread_s >= settings.drain_timeout_s:
+        raise OperatorError(
+            f"drain.notice_s ({settings.drain_notice_s:g}) and drain.spread_s"
+            f" ({settings.drain_spread_s:g}) take all of drain.timeout_s"
+            f" ({settings.drain_timeout_s:g}).\n  Expected time left to say goodbye in."
+        )
+
+
+def default_of(key: Key) -> str:
+    """Return the default of ``key`` for people; empty for none."""
+    defaults = {each.name: each.default for each in fields(Settings)}
+    return shown(defaults[key.field])
+
+
+def shown_value(key: Key, settings: Settings) -> str:
+    """Return what is in force for ``key``, for people and without secrets."""
+    value = settings.port if key.name == "serve.port" else getattr(settings, key.field)
+    return hide_in_url(shown(value)) if key.has_secrets else shown(value)
+
+
+def shown(value: Any) -> str:
+    """Return a value for people."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""Where history is kept, and that all who keep it there keep the same."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+
+from hedgehogd.app.daemon import make_instance, wall_us
+from hedgehogd.app.history import history, history_directory, names_of
+from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.engine.delivery import Delivery
+from hedgehogd.engine.health import HistoryState
+from hedgehogd.history.lock import WriterLock
+from hedgehogd.history.reader import Reader
+from hedgehogd.history.schema import FILE_NAME, LOCK_NAME
+from hedgehogd.settings.load import Settings
+from tests.fakes import make_message
+
+BTC = ("BTC-USD",)
+
+
+@pytest.mark.parametrize(
+    ("where", "state", "expected"),
+    [
+        ("none", "/var/lib/hedgehogd", None),
+        ("/mnt/h", "/var/lib/hedgehogd", Path("/mnt/h")),
+        ("auto", "/var/lib/hedgehogd", Path("/var/lib/hedgehogd")),
+        ("auto", "/var/lib/a:/var/lib/b", Path("/var/lib/a")),
+        ("auto", None, None),
+    ],
+)
+def test_what_was_set_wins_then_systemd_says_where(where, state, expected):
+    """Under systemd it is kept without being asked for; on a laptop only when asked for."""
+    environment = {} if state is None else {"STATE_DIRECTORY": state}
+
+    assert expected == history_directory(Settings(history_where=where), environment)
+
+
+async def kept(settings):
+    """Run an instance's history for a moment, with one trade on its tape."""
+    instance = make_instance(settings)
+    async with history(instance, settings, wall_us) as past:
+        if past is None:
+            return instance, None
+        trade = make_message("matches", sequence=7, trade_id=3)
+        await instance.broker.publish([Delivery([trade])])
+        with trio.fail_after(20):
+            while instance.history.state in {HistoryState.OFF, HistoryState.READING}:
+                await trio.sleep(0.01)
+    return instance, past
+
+
+async def test_what_came_is_written_at_the_latest_at_the_end(tmp_path):
+    """The last round of the recorder comes after the last message of the broker."""
+    settings = Settings(feed_pairs=BTC, history_where=str(tmp_path / "a" / "b"))
+    await kept(settings)
+
+    reader = Reader(tmp_path / "a" / "b")
+    assert [m.sequence for m in reader.page([MATCHES.topic("BTC-USD")], 0).messages] == [7]
+    assert reader.settings().items() >= names_of(settings).items()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(history_where="somewhere"), Settings(feed_pairs=BTC, history_where="none")],
+)
+async def test_without_pairs_or_a_place_nothing_is_kept(settings, tmp_path, monkeypatch):
+    """A store of nothing would only look as if something were kept."""
+    monkeypatch.chdir(tmp_path)
+
+    instance, past = await kept(settings)
+
+    assert past is None
+    assert instance.history.state is HistoryState.OFF
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_demo_keeps_a_temporary_one(tmp_path, monkeypatch):
+    """Whoever tries hedgehogd shall see resume work, and find nothing left behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+
+    instance, past = await kept(Settings(feed_pairs=BTC, feed_where="demo"))
+
+    assert past is not None
+    assert instance.history.kept == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_instance_that_would_keep_other_things_does_not_start(tmp_path):
+    """Taking over it would write what the others do not expect; it says who has what."""
+    ours = Settings(feed_pairs=BTC, history_where=str(tmp_path))
+    async with history(make_instance(ours), ours, wall_us):
+        with trio.fail_after(20):
+            while not (tmp_path / FILE_NAME).exists():
+                await trio.sleep(0.01)
+        others = Settings(feed_pairs=("ETH-USD",), history_where=str(tmp_path))
+        with pytest.raises(OperatorError) as caught:
+            async with history(make_instance(others), others, wall_us):
+                pytest.fail("it started")
+        assert caught.value.exit_status == EXIT_CONFIG
+        assert "BTC-USD" in str(caught.value)
+        assert "ETH-USD" in str(caught.value)
+        async with history(make_instance(ours), ours, wall_us) as past:
+            assert past.keeps(Topic("ticker", "BTC-USD"))
+
+
+async def test_a_writer_that_has_not_said_yet_what_it_keeps_is_waited_for(tmp_path, autojump_clock):
+    """The lock is taken before the file is made; whoever comes in between asks again."""
+    lock = WriterLock(tmp_path)
+    assert lock.try_take()
+    settings = Settings(feed_pairs=BTC, history_where=str(tmp_path))
+
+    async with history(make_instance(settings), settings, wall_us):
+        assert trio.current_time() >= 0.5
+
+    lock.release()
+
+
+async def test_where_no_directory_can_be_made_the_instance_starts(tmp_path, caplog):
+    """Streams matter more; readiness says what is wrong as long as it lasts."""
+    (tmp_path / "file").write_text("")
+    settings = Settings(feed_pairs=BTC, history_where=str(tmp_path / "file" / "h"))
+    instance = make_instance(settings)
+
+    async with history(instance, settings, wall_us):
+        with trio.fail_after(20):
+            while instance.history.state is not HistoryState.FAILED:
+                await trio.sleep(0.01)
+        is_ready, why = instance.readiness()
+
+    assert is_ready
+    assert "history is not kept" in why
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request):
+    """Set the process's umask; put it back at the end."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+async def test_the_stores_files_are_for_user_and_group_whatever_the_umask(tmp_path, umask):
+    """What somebody records is nobody else's business, and a backup of the group reads it."""
+    directory = tmp_path / "new" / "history"
+    settings = Settings(feed_pairs=BTC, history_where=str(directory))
+    async with history(make_instance(settings), settings, wall_us):
+        for name in ("", "-wal", "-shm"):
+            await wait_for_file(directory / f"{FILE_NAME}{name}")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o750
+    assert modes.keys() >= {FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME}
+    assert set(modes.values()) == {0o640}
+
+
+async def test_files_of_an_earlier_version_get_the_mode_too(tmp_path):
+    """They were readable for all; a directory that the operator made keeps its own mode."""
+    for name in (FILE_NAME, LOCK_NAME):
+        (tmp_path / name).touch(0o666)
+        (tmp_path / name).chmod(0o666)
+    tmp_path.chmod(0o755)
+    settings = Settings(feed_pairs=BTC, history_where=str(tmp_path))
+    async with history(make_instance(settings), settings, wall_us):
+        await wait_for_file(tmp_path / f"{FILE_NAME}-wal")
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {0o640}
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+async def wait_for_file(path):
+    with trio.fail_after(10):
+        while not path.exists():
+            await trio.sleep(0.01)

@@ -1,0 +1,40 @@
+"""Memory goes back to the system when a burst of slow subscribers is over."""
+
+import trio
+
+from hedgehogd.app.memory import return_memory
+from hedgehogd.domain.limits import TRIM_BYTES_MIN
+from hedgehogd.engine.budget import Budget
+
+
+async def test_the_heap_is_trimmed_once_after_much_was_freed(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Not while it waits, and not for what is small: each trim holds up the loop a little."""
+    budget, trims = Budget(), []
+    account = budget.account(lambda: None)
+    nursery.start_soon(return_memory, budget, trims.append)
+
+    account.take(TRIM_BYTES_MIN)
+    await trio.sleep(30)
+    account.take(1 - TRIM_BYTES_MIN)
+    await trio.sleep(30)
+    assert trims == []
+    account.take(-1)
+    await trio.sleep(30)
+    assert trims == [0]
+
+
+async def test_without_the_c_library_of_gnu_nothing_is_trimmed(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """musl has no such function."""
+    budget = Budget()
+    nursery.start_soon(return_memory, budget, None)
+    account = budget.account(lambda: None)
+    account.take(TRIM_BYTES_MIN)
+    await trio.sleep(30)
+    account.take(-TRIM_BYTES_MIN)
+    await trio.sleep(30)
+
+    assert budget.bytes == 0

@@ -1,0 +1,432 @@
+"""A stretch of history replayed: what was kept, byte for byte, in the order it came."""
+
+import json
+from collections import Counter
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio_websocket import wrap_client_stream
+
+from hedgehogd.app import replay_server as replaying
+from hedgehogd.app.replay_server import Replay, Stretch, replay
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.message import read_head
+from hedgehogd.history.writer import Entry, Hole, Writer
+from hedgehogd.simulator.inprocess import connect
+from hedgehogd.simulator.rest import catalogue_app
+from hedgehogd.simulator.server import Server
+from hedgehogd.simulator.stretch import StretchExchange
+from tests.e2e.harness import (
+    PATIENCE_S,
+    WEBSOCKET_HEADERS,
+    RawStream,
+    free_port,
+    quick,
+    rest,
+    running,
+    subscribe,
+    texts_of,
+    websocket,
+)
+from tests.e2e.test_process import process
+from tests.fakes import make_message
+from tests.recordings import PRO, recording
+
+US = 1_000_000
+NOW = 1_700_000_000 * US
+BTC, ETH = "BTC-USD", "ETH-USD"
+CHANNELS = ["matches", "ticker", "full", "level2"]
+SECONDS = 40
+NAMES = {"pairs": f"{BTC},{ETH}", "channels": ",".join(CHANNELS)}
+
+
+def entry(at_us, channel, product_id, number=None, kind=None, trade_id=None, **more):
+    if trade_id is not None:
+        more["trade_id"] = trade_id
+    payload = make_message(channel, product_id, number, kind, **more).payload
+    return Entry(Topic(channel, product_id), at_us, payload, number, trade_id)
+
+
+def market():
+    """Return 40 s of two products on four channels, about ten messages a second."""
+    found, done = [], Counter()
+    for tenth in range(SECONDS * 10):
+        at = NOW + tenth * US // 10
+        product_id = (BTC, ETH)[tenth % 2]
+        second, number = tenth // 10, tenth + 1
+        if tenth % 150 < 2:  # each product's book, every 15 s
+            more = {"bids": [[str(100 + second), "1"]], "asks": [["999", "1"]]}
+            found.append(entry(at, "level2", product_id, kind="snapshot", **more))
+        elif tenth % 10 < 4:
+            changes = [["buy", str(100 + tenth % 50), "2"]]
+            found.append(entry(at, "level2", product_id, changes=changes))
+        elif tenth % 10 < 6:
+            done[product_id] += 1
+            found.append(entry(at, "full", product_id, done[product_id], kind="done"))
+        elif tenth % 10 < 8:
+            found.append(entry(at, "matches", product_id, number, trade_id=1 + second))
+        else:
+            found.append(entry(at, "ticker", product_id, number))
+    return found
+
+
+def write(directory, entries):
+    """Keep ``entries`` as a writer does, a second of them at a time; it seals what is old."""
+    writer = Writer(directory, NAMES)
+    for begin in range(0, len(entries), 10):
+        some = entries[begin : begin + 10]
+        at_us = [each.received_us for each in some if isinstance(each, Entry)]
+        writer.write(some, max(at_us, default=NOW))
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return market()
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, kept):
+    """A store of ``kept``: sealed blocks, and open rows behind them."""
+    directory = tmp_path_factory.mktemp("history")
+    write(directory, kept)
+    return directory
+
+
+def wish(directory, since_s=0.0, until_s=100.0, **more):
+    return Replay(directory, NOW + int(since_s * US), NOW + int(until_s * US), **more)
+
+
+def played(stretch):
+    """Return all of a stretch, and close it."""
+    with stretch.opened() as timeline:
+        found = list(timeline)
+    stretch.close()
+    return found
+
+
+def payloads(entries):
+    return [each.payload for each in entries]
+
+
+# What is played
+
+
+def test_all_that_was_kept_is_played_in_its_order(directory, kept):
+    """Over all channels and products; times count from the first message."""
+    stretch = Stretch(wish(directory, since_s=-1000))
+    found = played(stretch)
+
+    assert [each.message.payload for each in found] == payloads(kept)
+    assert [each.due_s for each in found] == [(e.received_us - NOW) / US for e in kept]
+    assert (stretch.messages, stretch.gaps) == (len(kept), {})
+    assert {topic.channel for topic in stretch.offered} == {
+        *CHANNELS, "ticker_batch", "level2_batch",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("since_s", "until_s"), [(20.0, 30.0), (20.05, 39.85), (15.0, 15.1)])
+def test_a_stretch_ends_before_its_end_and_books_begin_before_its_beginning(
+    directory, kept, since_s, until_s
+):
+    """``since`` is included, ``until`` is not: one stretch takes up where another ends."""
+    found = played(Stretch(wish(directory, since_s, until_s)))
+    since, until = NOW + since_s * US, NOW + until_s * US
+    before = [each.message.payload for each in found if each.due_s < 0]
+    inside = [each for each in kept if since <= each.received_us < until]
+    expected = []
+    for product_id in (BTC, ETH):
+        book = [e for e in kept if e.topic == Topic("level2", product_id) and e.received_us < since]
+        last = max((i for i, e in enumerate(book) if b'"snapshot"' in e.payload), default=0)
+        expected += payloads(book[last:])
+
+    assert [each.message.payload for each in found if each.due_s >= 0] == payloads(inside)
+    assert found[len(before)].due_s == 0
+    assert sorted(before) == sorted(expected)
+
+
+def test_a_book_may_have_no_snapshot_before(tmp_path):
+    """Then it begins with what there is."""
+    entries = [entry(NOW + n * US, "level2", BTC, changes=[["buy", "1", "1"]]) for n in range(4)]
+    write(tmp_path, entries)
+
+    assert [each.due_s for each in played(Stretch(wish(tmp_path, 2)))] == [0, 1]
+
+
+def test_pages_are_read_when_they_are_needed(directory, kept, monkeypatch):
+    """A day of history is larger than memory."""
+    stretch = Stretch(wish(directory))
+    places, page = [], stretch._reader.page
+
+    def watched(topics, after):
+        places.append(after)
+        return page(topics, after)
+
+    monkeypatch.setattr(stretch._reader, "page", watched)
+    with stretch.opened() as timeline:
+        for each in timeline:
+            assert places[-1] < each.message.received_us
+            assert places[-1] >= each.message.received_us - 11 * US  # what a block may span
+    stretch.close()
+    assert len(places) > 10
+
+
+def test_pairs_and_channels_choose(directory, kept):
+    """By any of a channel's names; also what is served from another channel."""
+    found = played(Stretch(wish(directory, pairs=(ETH,), channels=("matches", "ticker_1000"))))
+
+    assert [each.message.payload for each in found] == payloads(
+        each for each in kept if each.topic in {Topic("matches", ETH), Topic("ticker", ETH)}
+    )
+    assert {each.topics for each in found} == {
+        (Topic("matches", ETH),), (Topic("ticker_batch", ETH),),
+    }  # fmt: skip
+
+
+def test_trades_are_served_from_full_where_that_alone_was_kept(tmp_path):
+    """Orders are not among them."""
+    entries = [
+        entry(NOW, "full", BTC, 1, kind="open"),
+        entry(NOW + US, "full", BTC, 2, kind="match", trade_id=1),
+        entry(NOW + 2 * US, "full", BTC, 3, kind="done"),
+        entry(NOW + 3 * US, "rfq_matches", BTC, kind="rfq_match"),
+    ]
+    write(tmp_path, entries)
+    found = played(Stretch(wish(tmp_path)))
+    full, matches = Topic("full", BTC), Topic("matches", BTC)
+    rfq = Topic("rfq_matches", BTC), Topic("rfq_matches", "")
+    trades = played(Stretch(wish(tmp_path, channels=("matches",))))
+
+    assert [set(each.topics) for each in found] == [{full}, {full, matches}, {full}, set(rfq)]
+    assert [(each.due_s, each.message.payload, each.topics) for each in trades] == [
+        (0, entries[1].payload, (matches,))
+    ]
+
+
+def test_gaps_are_counted_and_told(tmp_path):
+    """Nobody shall take a stretch for whole that is not."""
+    entries = [
+        entry(NOW, "matches", BTC, 10, trade_id=1),
+        entry(NOW + US, "matches", BTC, 20, trade_id=5),
+        Hole(Topic("level2", ETH), "seam", at_us=NOW + 2 * US),  # its record begins here
+        entry(NOW + 3 * US, "level2", ETH, kind="snapshot", bids=[], asks=[]),
+        entry(NOW + 4 * US, "level2", BTC, kind="snapshot", bids=[], asks=[]),
+        Hole(Topic("level2", BTC), "seam", at_us=NOW + 5 * US),
+        entry(NOW + 6 * US, "level2", BTC, kind="snapshot", bids=[], asks=[]),
+        entry(NOW + 9 * US, "matches", BTC, 60, trade_id=9),
+    ]
+    write(tmp_path, entries)
+    stretch = Stretch(wish(tmp_path, until_s=8))
+    with capture_logs() as logs:
+        played(stretch)
+
+    assert stretch.gaps == {"missing": 1, "seam": 1}
+    assert [(row["event"], row["count"]) for row in logs] == [("gaps in history", 2)]
+    assert logs[0]["topics"] == ["level2:BTC-USD", "matches:BTC-USD"]
+
+
+def test_retention_that_overtakes_the_replay_is_told(tmp_path, kept):
+    """What is removed before it is read is a hole that nothing else would show."""
+    write(tmp_path, kept)
+    stretch = Stretch(wish(tmp_path))
+    writer = Writer(tmp_path, NAMES)
+    with capture_logs() as logs, stretch.opened() as timeline:
+        next(timeline)
+        writer.retain(NOW + 25 * US, 2**60)
+        found = list(timeline)
+    writer.close()
+    stretch.close()
+
+    assert len(found) < len(kept) - 1
+    assert [row["event"] for row in logs] == ["history is removed faster than replayed"]
+
+
+# What cannot be played
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"since_s": 1000, "until_s": 2000}, "nothing is kept from 2023-11-14T22:30:00.000000Z to"),
+        ({"since_s": 0.01, "until_s": 0.02}, "nothing is kept from 2023-11-14T22:13:20.010000Z to"),
+        ({"pairs": (BTC, "LTC-USD")}, "nothing is kept of LTC-USD from"),
+        ({"channels": ("ticker", "heartbeat")}, "nothing is kept of heartbeat from"),
+    ],
+)
+async def test_a_stretch_of_nothing_says_what_is_kept(directory, more, says):
+    """Whoever mistook the day sees which there are."""
+    with pytest.raises(OperatorError) as raised:
+        await replay(wish(directory, **more))
+
+    text = str(raised.value)
+    assert text.startswith(says)
+    assert "\n  matches:BTC-USD from 2023-11-14T22:13:20.600000Z to 2023-11-14T22:13:5" in text
+    assert raised.value.exit_status == 64
+
+
+def test_what_is_kept_is_told_in_a_few_lines(tmp_path):
+    """An exchange has hundreds of products."""
+    write(tmp_path, [entry(NOW + n, "ticker", f"A{n}-USD", n) for n in range(12)])
+    with pytest.raises(OperatorError) as raised:
+        Stretch(wish(tmp_path, 1000, 2000))
+
+    assert str(raised.value).endswith("\n  and 2 more")
+    assert str(raised.value).count("\n") == 12
+
+
+def test_an_empty_history_says_so(tmp_path):
+    write(tmp_path, [])
+    Writer(tmp_path, NAMES).close()
+    with pytest.raises(OperatorError, match="The history is empty"):
+        Stretch(wish(tmp_path))
+
+
+@pytest.mark.parametrize("content", [None, b"no database, by far " * 1000])
+def test_a_directory_without_a_history_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "history.sqlite").write_bytes(content)
+    with pytest.raises(OperatorError, match=f"the history in {tmp_path} cannot be read: .*\n  Exp"):
+        Stretch(wish(tmp_path))
+
+
+def test_a_history_that_breaks_under_way_ends_the_replay(directory, monkeypatch):
+    """With the directory's name, not with a traceback."""
+    stretch = Stretch(wish(directory))
+    monkeypatch.setattr(
+        stretch._reader, "page", lambda *_: (_ for _ in ()).throw(replaying.StoreError("locked"))
+    )
+    with pytest.raises(OperatorError, match="cannot be read: locked"):
+        played(stretch)
+
+
+# Served
+
+
+@contextmanager
+def without_threads(monkeypatch):
+    """On a mock clock time would jump while a thread works."""
+
+    async def run_sync(call, *arguments, **_):
+        await trio.lowlevel.checkpoint()
+        return call(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", run_sync)
+        yield
+
+
+@pytest.mark.parametrize("speed", [0, 1])
+async def test_it_is_served_byte_for_byte_at_its_pace(
+    autojump_clock, nursery, monkeypatch, directory, kept, speed
+):
+    """At speed 0 all at once; at speed 1 each message exactly when it came."""
+    stretch = Stretch(wish(directory, since_s=10))
+    exchange = StretchExchange(stretch.opened, stretch.offered, speed)
+    server = Server(exchange, catalogue_app([], lambda: 0))
+    heard, times = [], []
+    with without_threads(monkeypatch):
+        nursery.start_soon(server.run)
+        client = await wrap_client_stream(nursery, connect(server, nursery), "x", "/ws-feed")
+        await client.send_message(subscribe([BTC, ETH], CHANNELS))
+        assert json.loads(await client.get_message())["type"] == "subscriptions"
+        last = payloads(kept)[-1]
+        while last not in heard[-1:]:
+            heard.append((await client.get_message()).encode())
+            times.append(trio.current_time())
+    inside = [each for each in kept if each.received_us >= NOW + 10 * US]
+    del heard[: -len(inside)], times[: -len(inside)]
+
+    assert heard == payloads(inside)
+    assert [at - times[0] for at in times] == pytest.approx(
+        [speed * (each.received_us - inside[0].received_us) / US for each in inside]
+    )
+    stretch.close()
+
+
+@pytest.mark.e2e
+async def test_a_server_listens_until_it_is_cancelled(nursery, directory):
+    """Whoever starts it learns where."""
+    async with trio.open_nursery() as inner:
+        address = await inner.start(replay, wish(directory, host="::1"))
+        inner.cancel_scope.cancel()
+
+    assert address.url.startswith("ws://[::1]:")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("speed", ["0", "100"])
+async def test_the_command_serves_any_client(directory, kept, speed):
+    """A process, a plain WebSocket, REST; and at the end a line in the log, and silence."""
+    port = free_port()
+    arguments = ("--history", str(directory), "--since", "2023-11-14T22:13:20Z", "--speed", speed)
+    async with process("replay", *arguments, "--port", str(port), ready='"replaying"') as (
+        _,
+        lines,
+    ):
+        status, products = await rest(port, "GET", "/products")
+        async with websocket(port, "/ws-feed") as client, websocket(port, "/") as other:
+            await client.send_message(subscribe([BTC, ETH], CHANNELS))
+            await other.send_message(subscribe([ETH, "NO-NO"], ["matches"]))
+            with trio.fail_after(PATIENCE_S):
+                got = [(await client.get_message()).encode() for _ in range(len(kept) + 1)]
+                error = json.loads(await other.get_message())
+                trades = [each for each in kept if each.topic == Topic("matches", ETH)]
+                await other.get_message()
+                heard = [(await other.get_message()).encode() for _ in trades]
+                while not any('"the replay has ended"' in line for line in lines):
+                    await trio.sleep(0.01)
+            await client.ping()
+    ended = [json.loads(line) for line in lines if "the replay has ended" in line]
+
+    assert (status, [product["id"] for product in products]) == (200, [BTC, ETH])
+    assert got[1:] == payloads(kept)
+    assert error["reason"] == "NO-NO is not a valid product"
+    assert heard == payloads(trades)
+    assert [(row["messages"], row["gaps"]) for row in ended] == [(len(kept), 0)]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A real recording as a history; return its directory and its messages."""
+    lines = recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
+    stamps = recording(f"{PRO}/feed.recv_ts.txt").read_text().split()
+    channels = {"snapshot": "level2", "l2update": "level2", "ticker": "ticker"}
+    entries = []
+    for line, stamp in zip(lines, stamps, strict=True):
+        head = read_head(line)
+        if head.type != "subscriptions":
+            topic = Topic(channels.get(head.type, "matches"), head.product_id)
+            at_us = int(float(stamp) * US)
+            entries.append(Entry(topic, at_us, line, head.sequence, head.trade_id))
+    directory = tmp_path_factory.mktemp("recorded")
+    write(directory, entries)
+    return directory, payloads(entries)
+
+
+@pytest.mark.e2e
+async def test_another_hedgehogd_can_be_run_on_yesterday(recorded):
+    """Its subscribers get what those of that day got: all of it, in order, byte for byte."""
+    directory, expected = recorded
+    products = sorted({msgspec.json.decode(line)["product_id"] for line in expected})
+    channels = ["level2", "ticker", "matches"]
+    there = free_port()
+    arguments = ("--history", str(directory), "--since", "2021-01-01T00:00:00Z", "--speed", "0")
+    async with running(quick(feed_where=f"ws://127.0.0.1:{there}/ws-feed")) as daemon:
+        stream = await RawStream.open(daemon.port, "/ws-feed", *WEBSOCKET_HEADERS)
+        await stream.send_text(subscribe(products, channels).ljust(126))
+        await stream.read_bytes(2)
+        wanted = len(products) * (len(channels) + 1)  # each product's heartbeat too
+        with trio.fail_after(PATIENCE_S):
+            while len(daemon.instance.pipe.demand.wanted(0)) < wanted:
+                await trio.sleep(0.01)
+        async with process("replay", *arguments, "--port", str(there), ready='"replaying"'):
+            await stream.read_to(expected[-1])
+        await stream.aclose()
+
+    got = [text for text in texts_of(stream.read) if b'"subscriptions"' not in text[:30]]
+    assert len(expected) == 9943
+    assert got == expected

@@ -1,0 +1,133 @@
+"""Notices of another hedgehogd that feeds us: what concerns subscribers passes down."""
+
+import json
+
+import pytest
+
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
+from hedgehogd.arbitration.relay_notices import TYPES
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.gap import Gap
+from hedgehogd.domain.limits import SEQUENCE_MAX
+from hedgehogd.protocol import notices
+from tests.arbitration.test_session import MATCHES, Feed, match
+
+
+def order(sequence):
+    return b'{"type":"open","product_id":"BTC-USD","sequence":%d}' % sequence
+
+
+@pytest.mark.parametrize(
+    ("before", "channel", "after"),
+    [(match(7), "matches", match(10)), (order(7), "full", order(10))],
+)
+def test_a_gap_that_it_tells_is_told_once(before, channel, after):
+    """It is found again by nobody below."""
+    feed, topic = Feed(), Topic(channel, "BTC-USD")
+    told = notices.gap(topic, Gap(8, 9))
+    received = feed.receive(before, told, after)
+
+    assert [TopicNotice(topic, told, NoticeKind.GAP)] == received.notices
+    assert [1] == received.notices_at
+    assert [before, after] == [message.payload for message in received.messages]
+    assert 1 == feed.session.arbiter.gaps
+
+
+def test_what_two_lines_tell_is_told_once():
+    """Both lead to the same relay, or to two that have lost the same."""
+    feed, late = Feed(), notices.backfilled("BTC-USD", [{"trade_id": 8}])
+    told = notices.gap(MATCHES, Gap(8, 9))
+    received = feed.receive(match(7), told, told, match(10), told, late, late)
+
+    assert [told, late] == [notice.payload for notice in received.notices]
+    assert {"matches": 2} == feed.session.arbiter.missing
+    assert 1 == feed.session.arbiter.gaps
+    far = notices.gap(MATCHES, Gap(8, SEQUENCE_MAX))  # more than can be believed
+    assert [far] == [notice.payload for notice in feed.receive(far, far).notices]
+
+
+def test_of_what_relays_tell_the_newest_are_remembered():
+    """A chain that tells for ever must not fill memory."""
+    feed = Feed()
+    for number in range(200):
+        feed.receive(notices.backfilled("BTC-USD", [{"trade_id": number}]))
+
+    assert not feed.session.is_news(notices.backfilled("BTC-USD", [{"trade_id": 199}]))
+    assert feed.session.is_news(notices.backfilled("BTC-USD", [{"trade_id": 0}]))
+
+
+@pytest.mark.parametrize("last", [None, "9", True, -1, 1.5, SEQUENCE_MAX + 1, SEQUENCE_MAX, 5, [9]])
+def test_a_gap_without_a_true_end_moves_no_mark(last):
+    """It is passed on, and our own watch goes on."""
+    feed = Feed()
+    odd = {"type": "gap", "channel": "matches", "product_id": "BTC-USD", "last_trade_id": last}
+    received = feed.receive(match(7), json.dumps(odd).encode(), match(9))
+
+    assert [MATCHES] * (1 + (last != 5)) == [notice.audience for notice in received.notices]
+    assert [("BTC-USD", Gap(8, 8))] == received.missing_trades
+
+
+@pytest.mark.parametrize(
+    ("payload", "audiences"),
+    [
+        (notices.gap(MATCHES, Gap(1, 2)), [MATCHES]),  # of a product not heard yet
+        (b'{"type":"gap","channel":"ticker","product_id":"BTC-USD"}', [("ticker", "BTC-USD")]),
+        (b'{"type":"gap","channel":"lottery","product_id":"BTC-USD"}', []),
+        (b'{"type":"gap","channel":7}', []),
+        (b'{"type":"gap"}', []),
+        (notices.backfilled("BTC-USD", [{"trade_id": 8}]), [MATCHES]),
+        (b'{"type":"backfilled"}', []),
+        (notices.stale(is_stale=True, reason="x"), []),  # the feed tells it, once for all lines
+        (notices.stale(is_stale=True, reason="x", product_ids=["B", "A"]), [{"A", "B"}]),
+        (b'{"type":"stale","stale":true,"product_ids":["A",7]}', [{"A"}]),
+        (notices.session("1.q3Zk", 1), []),
+        (notices.skipped({MATCHES: 3}), []),
+        (b'{"type":"resumed"}', []),
+        (b'{"type":"resumed","a":"\xff"}', []),
+    ],
+)
+def test_what_concerns_subscribers_is_told_to_them(payload, audiences):
+    """Greetings and losses of the connection between two relays concern nobody else."""
+    feed = Feed()
+    received = feed.receive(payload)
+
+    assert audiences == [notice.audience for notice in received.notices]
+    assert all(payload == notice.payload for notice in received.notices)
+    assert [] == received.oddities + received.messages
+    assert not feed.session.dropped
+
+
+def test_its_farewell_is_a_line_in_the_log():
+    """The connection will end, and be dialled again."""
+    received = Feed().receive(notices.closing("restart", {}, 1))
+
+    assert ["the relay that feeds us is closing"] == received.oddities
+
+
+@pytest.mark.parametrize(("stale", "expected"), [(True, True), (False, False), ("yes", False)])
+def test_its_stale_feed_is_ours_too(stale, expected):
+    """/readyz of the lower relay must not say that all is well."""
+    feed = Feed()
+    feed.receive(notices.stale(is_stale=True, reason="x"))
+    assert feed.session.told_stale
+    feed.receive(json.dumps({"type": "stale", "stale": stale}).encode())
+
+    assert expected == feed.source.told_stale
+
+
+def test_a_few_quiet_products_are_not_a_stale_feed():
+    """The others flow."""
+    feed = Feed()
+    feed.receive(notices.stale(is_stale=True, reason="x", product_ids=["BTC-USD"]))
+
+    assert not feed.source.told_stale
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES))
+@pytest.mark.parametrize(
+    "rest",
+    [b"", b',"a":' + b"[" * 500 + b"]" * 500, b',"a":"\\ud800"', b',"a":\xff', b',"a":1e999'],
+)
+def test_whatever_it_says_nothing_worse_comes_of_it(kind, rest):
+    """Crash never on what others send (invariant 5)."""
+    Feed().receive(b'{"type":"%b","product_id":"BTC-USD"%b}' % (kind.encode(), rest))

@@ -1,0 +1,397 @@
+"""Order books beside the tape: what is passed on, what is cut out, what is asked for anew."""
+
+import json
+
+import pytest
+import trio
+
+from hedgehogd.books import level2_books as books_module
+from hedgehogd.books.level2_books import Books
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.limits import AUCTION_SILENCE_S, RESYNC_AGAIN_S, RESYNC_REPAIRED_S
+from hedgehogd.engine.delivery import Delivery
+from hedgehogd.engine.demand import Demand
+from hedgehogd.protocol.wire import WEBSOCKET_DEFLATE
+from tests.fakes import make_message
+
+BTC = "BTC-USD"
+LEVEL2, BATCH = Topic("level2", BTC), Topic("level2_batch", BTC)
+BIDS, ASKS = [["100", "1"], ["99.50", "2"]], [["101", "3"]]
+
+
+def a_snapshot(channel="level2", bids=BIDS, asks=ASKS, **more):
+    return make_message(channel, kind="snapshot", bids=bids, asks=asks, **more)
+
+
+def an_update(*changes, channel="level2", **more):
+    return make_message(channel, changes=list(changes), **more)
+
+
+@pytest.fixture
+def demand():
+    return Demand(linger_s=1)
+
+
+@pytest.fixture
+def books(demand):
+    return Books(demand)
+
+
+async def begin(books, *more, channel="level2"):
+    """Load a snapshot and follow it and what comes behind it; return what is passed on."""
+    snapshot = a_snapshot(channel)
+    await books.load(snapshot)
+    return books.follow([snapshot, *more])
+
+
+def bids_of(books):
+    return [list(row) for row in books.get(BTC).book.top(9)[0]]
+
+
+async def test_what_the_exchange_sends_is_passed_on_as_it_is(books):
+    """Raw is sacred; and other channels are none of the books' business."""
+    update, ticker = an_update(["buy", "100", "7"]), make_message("ticker")
+    passed = await begin(books, update, ticker)
+
+    assert passed[1] is update
+    assert passed[2] is ticker
+    assert bids_of(books) == [["100", "7"], ["99.50", "2"]]
+    assert len(books) == 1
+
+
+@pytest.mark.parametrize(("channel", "also"), [("level2", "level2_batch"), ("level2_batch", None)])
+async def test_a_snapshot_of_level2_begins_level2_batch_too(books, channel, also):
+    """One message, once, for whoever waits for either."""
+    snapshot = a_snapshot(channel, also=None if also else LEVEL2)
+    books.begin_both(snapshot)
+
+    assert snapshot.also == (Topic(also, BTC) if also else LEVEL2)
+
+
+async def test_a_removal_of_a_level_that_does_not_exist_is_cut_out(books):
+    """Clients crash on it (FEED §6.6); the rest of its message stays, keys and all."""
+    bare = an_update(["buy", "55", "0.00"])
+    mixed = an_update(
+        ["buy", "55", "0"], ["buy", "100", "0"], ["sell", "103", "4"], ["buy", "100", "0"],
+        channel="level2_batch", also=LEVEL2, time="now",
+    )  # fmt: skip
+    passed = await begin(books, bare, mixed)
+
+    assert len(passed) == 2
+    cut = passed[1]
+    assert json.loads(cut.payload) == {
+        **json.loads(mixed.payload),
+        "changes": [["buy", "100", "0"], ["sell", "103", "4"]],
+    }
+    assert cut.frame.endswith(cut.payload)
+    assert (cut.topic, cut.type, cut.also) == (BATCH, "l2update", LEVEL2)
+    assert books.bare_removals == 3
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[["buy", "1e99", "1"]], [["buy", "100", "9"], ["but", "99", "1"]], 7, [None], [["buy", "1"]]],
+)
+@pytest.mark.parametrize("gathers", [False, True])
+async def test_an_unreadable_change_is_passed_on_and_costs_itself(books, demand, rows, gathers):
+    """The book goes on with all others; one new snapshot is asked for, and no second one."""
+    if gathers:
+        demand.want([BATCH])
+    message, good = make_message("level2", changes=rows), an_update(["buy", "98", "1"])
+    passed = await begin(books, message, good, message)
+
+    assert passed[1:] == [message, good, message]
+    assert bids_of(books)[-1] == ["98", "1"]
+    assert (books.resyncs, books.unreadable) == ({"bad_update": 1}, 2)
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    await begin(books, message)
+    assert demand.take_snapshots() == frozenset()
+    assert books.withheld == {"bad_update": 2}
+
+
+async def test_after_an_hour_an_unreadable_change_asks_again(books, demand, autojump_clock):
+    """The exchange may have been mended meanwhile, and broken again."""
+    bad = make_message("level2", changes=[None])
+    await begin(books, bad, bad)
+    await trio.sleep(RESYNC_AGAIN_S)
+    books.follow([bad])
+
+    assert (books.resyncs, books.withheld) == ({"bad_update": 2}, {"bad_update": 1})
+
+
+async def test_a_snapshot_without_sides_is_passed_on_and_asked_for_once_more(books, demand):
+    """Until one comes there is no book, and updates are passed on as they are."""
+    bad, update = a_snapshot(bids=None, asks=None), an_update(["buy", "55", "0"])
+    for _ in range(2):
+        await books.load(bad)
+        assert books.follow([bad, update]) == [bad, update]
+        assert (books.get(BTC), len(books)) == (None, 0)
+
+    assert (books.resyncs, books.withheld) == ({"bad_snapshot": 1}, {"bad_snapshot": 1})
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    await begin(books)
+    await books.load(bad)
+    assert books.resyncs == {"bad_snapshot": 2}
+
+
+async def test_a_snapshot_with_an_odd_row_is_a_book_without_it(books, demand, capsys):
+    """One more is asked for; when it has such a row too, that is reported once."""
+    odd = [["0.-10000", "1"], *BIDS]
+    for _ in range(3):
+        await books.load(a_snapshot(bids=odd))
+        assert bids_of(books) == BIDS
+    assert (books.resyncs, books.withheld) == ({"bad_rows": 1}, {"bad_rows": 2})
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    assert capsys.readouterr().out.count("the same fault again") == 1
+
+    await begin(books)  # it helped: the next odd row is new evidence
+    await books.load(a_snapshot(bids=odd))
+    assert books.resyncs == {"bad_rows": 2}
+
+
+async def test_the_log_of_unreadable_books_is_bounded(books, monkeypatch, capsys):
+    """A new format makes all products unreadable at once."""
+    monkeypatch.setattr(books_module, "RESYNCS_LOGGED_MAX", 2)
+    for number in range(5):
+        for _ in range(2):
+            await books.load(make_message("level2", f"A{number}-B", kind="snapshot", bids=[None]))
+
+    assert capsys.readouterr().out.count("the same fault again") == 2
+    assert books.withheld == {"bad_rows": 5}
+
+
+async def test_a_crossed_book_is_asked_for_anew_once(books, demand):
+    """Books of continuous trading never are, so the first such update shows a loss."""
+    crossing = [an_update(["buy", "150", str(n + 1)]) for n in range(3)]
+    passed = await begin(books, *crossing)
+    assert passed[1:] == crossing
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    books.follow(crossing)
+    assert demand.take_snapshots() == frozenset()
+    assert books.resyncs == {"crossed": 1}
+
+
+async def test_a_snapshot_that_is_crossed_is_meant_so(books, demand):
+    """While a product is in auction its book may be crossed for minutes."""
+    await begin(books, an_update(["buy", "150", "1"]))
+    for _ in range(2):
+        snapshot = a_snapshot(bids=[["150", "1"]])
+        await books.load(snapshot)
+        books.follow([snapshot, an_update(["buy", "149", "1"]), an_update(["sell", "100", "1"])])
+
+    assert books.resyncs == {"crossed": 1}
+
+
+@pytest.mark.parametrize("known_by", ["the auction's messages", "the list of products"])
+async def test_a_book_may_be_crossed_in_an_auction(books, demand, autojump_clock, known_by):
+    """Its orders are collected and none is matched; after it, crossed means damaged."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    auction = make_message("auctionfeed", kind="auction")
+    assert books.follow([auction]) == [auction]  # its book is not held
+    await begin(books)
+    if known_by == "the list of products":
+        books.is_in_auction = {BTC}.__contains__
+    else:
+        books.follow([auction])
+    books.follow([crossing, uncrossing, crossing, uncrossing])
+    assert books.resyncs == {}
+
+    books.is_in_auction = lambda _: False
+    await trio.sleep(AUCTION_SILENCE_S)
+    books.follow([crossing])
+    assert books.resyncs == {"crossed": 1}
+
+
+@pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
+async def test_a_book_that_crosses_again_and_again_is_asked_for_once(
+    books, autojump_clock, uncrosses_by
+):
+    """Each snapshot goes to every subscriber; one within an hour shows that it does not help."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    await begin(books, crossing)
+    for _ in range(20):
+        if uncrosses_by == "an update":
+            books.follow([uncrossing])
+        else:
+            await begin(books)
+        await trio.sleep(RESYNC_REPAIRED_S - 1)
+        books.follow([crossing])
+
+    assert (books.resyncs, books.withheld) == ({"crossed": 1}, {"crossed": 20})
+
+
+@pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
+async def test_a_book_that_crosses_after_it_was_repaired_is_asked_for_again(
+    books, autojump_clock, uncrosses_by
+):
+    """An update was missed a second time."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    await begin(books, crossing)
+    await begin(books, *[crossing, uncrossing] * (uncrosses_by == "an update"))
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.follow([an_update(["buy", "98", "1"]), crossing])
+
+    assert books.resyncs == {"crossed": 2}
+
+
+@pytest.mark.parametrize("sound_s", [RESYNC_REPAIRED_S - 1, RESYNC_REPAIRED_S])
+async def test_an_unreadable_change_after_the_book_was_repaired_asks_again(
+    books, autojump_clock, sound_s
+):
+    """The snapshot has helped, so the change that is missed now is another one."""
+    bad, crossing = make_message("level2", changes=[None]), an_update(["buy", "150", "1"])
+    await begin(books, bad)
+    await begin(books)
+    await trio.sleep(sound_s)
+    books.follow([bad])
+    is_repaired = sound_s == RESYNC_REPAIRED_S
+    assert books.resyncs == {"bad_update": 1 + is_repaired}
+
+    # Without a snapshot the book misses a change, whatever time passes and whether it crosses.
+    books.follow([crossing, an_update(["buy", "150", "0"])])
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.follow([bad])
+    assert books.resyncs == {"bad_update": 1 + is_repaired, "crossed": 1}
+
+
+@pytest.mark.parametrize(("rows", "reason"), [([None], "bad_rows"), (None, "bad_snapshot")])
+async def test_unreadable_snapshots_ask_once_however_long_the_book_was_right(
+    books, autojump_clock, rows, reason
+):
+    """That it was right before them says nothing about them."""
+    await begin(books)
+    await trio.sleep(RESYNC_REPAIRED_S)
+    for _ in range(3):
+        await books.load(a_snapshot(bids=rows, asks=rows))
+
+    assert (books.resyncs, books.withheld) == ({reason: 1}, {reason: 2})
+
+
+async def test_a_crossed_book_is_not_repaired(books, autojump_clock):
+    """It crossed soon after its snapshot, and has not been right since."""
+    bad, crossing = make_message("level2", changes=[None]), an_update(["buy", "150", "1"])
+    await begin(books, bad, crossing)
+    await begin(books, crossing)
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.follow([bad])
+
+    assert books.resyncs == {"bad_update": 1, "crossed": 1}
+
+
+async def test_updates_without_a_book_ask_for_one_once(books, demand):
+    """Who waits for it would wait for ever."""
+    update = an_update(["buy", "55", "0"])
+
+    assert books.follow([update, update]) == [update, update]
+    assert books.resyncs == {"no_book": 1}
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+
+
+async def test_a_book_that_has_ended_begins_again_with_a_snapshot(books, demand):
+    """An old book given as a new one would be believed; an update alone asks for a snapshot."""
+    await begin(books)
+    books.end({"ETH-USD"})
+    assert books.is_live(BTC)
+    books.end({BTC})
+    assert (books.get(BTC), books.products()) == (None, set())
+
+    books.follow([an_update(["buy", "55", "1"])])
+    assert (books.is_live(BTC), books.products()) == (False, {BTC})
+    assert demand.take_snapshots() == {LEVEL2, BATCH}
+    await begin(books)
+    assert bids_of(books) == BIDS
+    books.end(None)
+    assert books.products() == set()
+
+
+async def test_a_book_is_not_ready_while_it_is_loaded(books, nursery):
+    """46,000 levels are more than one turn of the loop should hold."""
+    snapshot = a_snapshot(bids=[[str(n), "1"] for n in range(1, 5000)], asks=[["9999", "1"]])
+    nursery.start_soon(books.load, snapshot)
+    turns = 0
+    while books.get(BTC) is None:
+        await trio.lowlevel.checkpoint()
+        turns += 1
+
+    assert turns >= 5
+
+
+async def test_windows_are_gathered_only_while_somebody_wants_them(books, demand):
+    """And only from single changes: where level2_batch itself flows it is passed on."""
+    await begin(books)
+    assert not books.watch_demand()
+    demand.want([BATCH])
+    assert books.watch_demand()
+    assert books.watch_demand()
+    await begin(books, channel="level2_batch")
+    assert books.get(BTC).gathering is None
+    assert not books.watch_demand()
+
+    demand.release([BATCH], 0.0)
+    await begin(books)
+    assert not books.watch_demand()
+    assert list(books.gathered()) == []
+
+
+async def test_a_window_comes_to_what_changed_in_it(books, demand):
+    """Its time is the newest one; a quiet window says nothing."""
+    demand.want([BATCH])
+    await begin(books, an_update(["buy", "100", "7"], time="t1"), an_update(["buy", "98", "1"]))
+    (message,) = books.gathered()
+
+    assert json.loads(message.payload) == {
+        "type": "l2update",
+        "product_id": BTC,
+        "changes": [["buy", "100", "7"], ["buy", "98", "1"]],
+        "time": "t1",
+    }
+    assert (message.topic, message.type) == (BATCH, "l2update")
+    assert message.frame.endswith(message.payload)
+    assert list(books.gathered()) == []
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00.000000Z", "", None])
+async def test_a_time_that_is_none_is_not_taken_over(books, demand, time):
+    """Seen on real updates; a message of ours would carry it on (FEED §6.6)."""
+    demand.want([BATCH])
+    good, odd = (an_update(["buy", str(98 - n), "1"], time=t) for n, t in enumerate(["t1", time]))
+    await begin(books, good, odd)
+
+    assert [json.loads(message.payload)["time"] for message in books.gathered()] == ["t1"]
+
+
+async def test_a_window_ends_with_the_book(books, demand):
+    """A resync begins anew; what is not ready has nothing to say."""
+    demand.want([BATCH])
+    await begin(books, an_update(["buy", "100", "7"]))
+    bad = a_snapshot(bids=None, asks=None)
+    await books.load(bad)
+    books.follow([bad])
+    assert list(books.gathered()) == []
+
+    await begin(books)
+    assert list(books.gathered()) == []
+
+
+async def test_who_joins_while_large_updates_are_compressed_gets_each_change_once(
+    plumbing, nursery, monkeypatch
+):
+    """The book must not be ahead of the tape while the broker waits for a thread."""
+    nursery.start_soon(plumbing.pipe.snapshots.run)
+    plumbing.join("level2", form=WEBSOCKET_DEFLATE)
+    await plumbing.publish(a_snapshot(asks=[[str(200 + n), "1"] for n in range(400)]))
+    late = []
+
+    async def slow(function, *arguments):
+        late.append(plumbing.join("level2")[1])
+        await trio.testing.wait_all_tasks_blocked()
+        return function(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    removals = [["sell", str(200 + n), "0"] for n in range(400)]
+    await plumbing.broker.publish([Delivery([an_update(*removals)])])
+    await trio.testing.wait_all_tasks_blocked()
+
+    snapshot, update = late[0].messages
+    assert len(json.loads(snapshot.payload)["asks"]) == 400
+    assert len(json.loads(update.payload)["changes"]) == 400

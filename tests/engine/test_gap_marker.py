@@ -1,0 +1,26 @@
+"""Notices among the data: they look like notices on every wire form that has any."""
+
+from hedgehogd.engine.gap_marker import in_band
+from hedgehogd.engine.tape import positions
+from hedgehogd.protocol.wire import SSE, WEBSOCKET
+from tests.recovery.returning import MATCH
+
+
+def test_a_notice_looks_like_one_and_moves_no_position():
+    """Whoever reads events listens to another kind of them."""
+    notice = in_band(MATCH, b'{"type":"gap"}', 7, 9)
+
+    assert WEBSOCKET.data(notice, "") == b'\x81\x0e{"type":"gap"}'
+    event = SSE[True].data(notice, "matches:BTC-USD@5")
+    for line in (b"id: matches:BTC-USD@5", b"event: hedgehogd", b'data: {"type":"gap"}'):
+        assert line + b"\n" in event
+    assert positions(notice) == ()
+    assert (notice.up_to, notice.received_us, notice.sequence) == (7, 9, None)
+
+
+def test_a_notice_of_several_lines_is_one_event():
+    """Another relay's notice may be written over several lines."""
+    notice = in_band(MATCH, b'{"type":\r\n"gap",\r"x":1}')
+
+    event = b'event: hedgehogd\ndata: {"type":\ndata: "gap",\ndata: "x":1}\n\n'
+    assert SSE[False].data(notice, "") == event

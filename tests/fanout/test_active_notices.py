@@ -1,0 +1,171 @@
+"""Standing notices: who comes later is told what still holds, and nothing that is over."""
+
+import pytest
+
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.limits import STANDING_GAPS_MAX
+from hedgehogd.engine.delivery import Delivery
+from hedgehogd.fanout import active_notices as module
+from hedgehogd.fanout.active_notices import Standing
+from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET_STRICT
+from tests.fakes import make_message
+from tests.fanout.conftest import command
+
+MATCHES, FULL, TICKER, BEAT = (
+    Topic(channel, "BTC-USD") for channel in ("matches", "full", "ticker", "heartbeat")
+)
+ETH = Topic("ticker", "ETH-USD")
+
+
+def a_gap(payload=b"gap", topic=MATCHES):
+    return TopicNotice(topic, payload, NoticeKind.GAP)
+
+
+def stale(payload, *product_ids):
+    return TopicNotice(frozenset(product_ids), payload, NoticeKind.STALE)
+
+
+def back(*product_ids):
+    return TopicNotice(frozenset(product_ids) or None, b"back", NoticeKind.BACK)
+
+
+@pytest.fixture
+def standing():
+    return Standing()
+
+
+@pytest.mark.parametrize(
+    ("message", "holds"),
+    [
+        (make_message("matches"), False),
+        (make_message("full", kind="match", also=MATCHES), False),
+        (make_message("full", kind="open"), True),
+        (make_message("matches", "ETH-USD"), True),
+    ],
+)
+def test_a_gap_stands_until_the_next_message_of_its_topic(standing, message, holds):
+    """Then it is between messages that a new subscriber is given neither of."""
+    standing.passed([message])
+    standing.note(a_gap())
+    assert standing.of([MATCHES]) == [b"gap"]
+    standing.passed([])
+    standing.passed([make_message("ticker"), message])
+
+    assert standing.of([MATCHES]) == [b"gap"] * holds
+    assert standing.of([FULL]) == []
+
+
+def test_the_newest_gaps_of_a_topic_stand_in_order(standing):
+    """A line that breaks and breaks again, in a market without trades (invariant 4)."""
+    payloads = [b"%d" % n for n in range(STANDING_GAPS_MAX + 5)]
+    for payload in payloads:
+        standing.note(a_gap(payload))
+
+    assert standing.of([MATCHES]) == payloads[5:]
+
+
+def test_topics_with_gaps_are_not_remembered_without_end(standing, monkeypatch):
+    """A feed that invents products must not fill the memory (invariant 4)."""
+    monkeypatch.setattr(module, "TOPICS_MAX", 2)
+    topics = [Topic("matches", f"P{n}-USD") for n in range(5)]
+    for topic in topics:
+        standing.note(a_gap(topic=topic))
+
+    assert [bool(standing.of([topic])) for topic in topics] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("notice", "left"),
+    [
+        (back("BTC-USD"), [b"two"]),
+        (back("ETH-USD", "XRP-USD"), [b"one"]),
+        (back(), []),
+        (back("XRP-USD"), [b"one", b"two"]),
+        (stale(b"three", "BTC-USD"), [b"three", b"two"]),
+    ],
+)
+def test_a_product_is_stale_until_it_is_back(standing, notice, left):
+    """Whoever joins a silent product would take its silence for a quiet market."""
+    standing.note(stale(b"one", "BTC-USD"))
+    standing.note(stale(b"two", "ETH-USD"))
+    standing.note(notice)
+
+    assert standing.of([TICKER, ETH]) == left
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        TopicNotice(MATCHES, b"x"),
+        TopicNotice(frozenset({"BTC-USD"}), b"x"),
+        TopicNotice(None, b"x"),
+        TopicNotice(None, b"x", NoticeKind.STALE),  # the whole feed: who joins is told of it apart
+    ],
+)
+def test_what_passes_does_not_stand(standing, notice):
+    """It was for those who were there."""
+    standing.note(notice)
+
+    assert standing.of([MATCHES]) == []
+
+
+def test_a_notice_about_several_topics_is_told_once(standing):
+    """And what is stale before what is missing."""
+    standing.note(a_gap())
+    standing.note(stale(b"stale", "BTC-USD", "ETH-USD"))
+
+    assert standing.of([MATCHES, TICKER, ETH]) == [b"stale", b"gap"]
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "left"),
+    [(MATCHES, [b"stale"]), (BEAT, [b"gap"]), (TICKER, [b"stale", b"gap"]), (ETH, None)],
+)
+def test_what_flows_no_longer_has_nothing_to_tell(standing, forgotten, left):
+    """When it flows again nothing is compared with what came before."""
+    standing.note(a_gap())
+    standing.note(stale(b"stale", "BTC-USD"))
+    standing.forget(forgotten)
+
+    assert standing.of([MATCHES]) == ([b"stale", b"gap"] if left is None else left)
+
+
+async def test_who_subscribes_is_told_behind_the_greeting_what_still_holds(plumbing):
+    """The last trade it is greeted with is not the last one there was."""
+    await plumbing.publish(make_message("matches", sequence=1))
+    await plumbing.publish(notices=[a_gap(b"{}"), stale(b"[]", "ETH-USD")])
+    session, member = plumbing.join("matches")
+    strict, lines = (
+        plumbing.join("matches", form=form)[1] for form in (WEBSOCKET_STRICT, NDJSON_BARE[True])
+    )
+
+    assert member.told == [b"{}"]
+    assert member.heard.find(b"last_match") < member.heard.find(b"{}")
+    assert strict.told + lines.told == []
+    session.apply(command("matches", "ticker", pairs=["BTC-USD", "ETH-USD"]))
+    assert member.told == [b"{}", b"[]"]
+
+
+async def test_what_is_over_is_told_to_nobody_who_comes_later(plumbing):
+    """By the next message, by the word that it is back, by its end."""
+    await plumbing.publish(notices=[a_gap(), stale(b"stale", "BTC-USD")])
+    await plumbing.publish(make_message("matches", sequence=9), notices=[back("BTC-USD")])
+    assert plumbing.join("matches")[1].told == []
+
+    await plumbing.broker.publish([Delivery([], flows=frozenset({MATCHES, BEAT}))])
+    await plumbing.publish(notices=[a_gap(), stale(b"stale", "BTC-USD")])
+    await plumbing.broker.publish([Delivery([], flows=frozenset())])
+    assert plumbing.join("matches")[1].told == []
+
+
+def test_a_product_is_stale_until_it_or_the_feed_is_back(standing):
+    """Its state in memory is not served meanwhile."""
+    standing.note(stale(b"stale", "BTC-USD"))
+    assert [standing.is_stale(each) for each in ("BTC-USD", "ETH-USD")] == [True, False]
+    standing.note(TopicNotice(None, b"stale", NoticeKind.STALE))
+    standing.note(back("BTC-USD"))
+    assert standing.is_stale("BTC-USD")
+
+    standing.note(TopicNotice(None, b"back", NoticeKind.BACK))
+    assert not standing.is_stale("BTC-USD")

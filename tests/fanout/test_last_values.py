@@ -1,0 +1,110 @@
+"""What late joiners are greeted with."""
+
+import json
+
+from hedgehogd.domain.channel import TICKER_BATCH, Topic
+from hedgehogd.fanout import last_values as latest_module
+from hedgehogd.fanout.last_values import Latest
+from tests.fakes import make_message, make_row
+
+MATCHES = Topic("matches", "BTC-USD")
+TICKER = Topic("ticker", "BTC-USD")
+
+
+def kept(*messages):
+    latest = Latest()
+    latest.keep(list(messages))
+    return latest
+
+
+def test_the_newest_of_each_state_is_kept_and_nothing_else():
+    """A joiner needs the state; a heartbeat or a change to a book is none."""
+    newest = make_message("ticker", sequence=2)
+    status = make_message("status", "")
+    latest = kept(make_message("ticker", sequence=1), newest, status, make_message("heartbeat"))
+    latest.keep([make_message("level2")])
+
+    assert newest is latest.greeting(TICKER)
+    assert newest is latest.ticker("BTC-USD")
+    assert status is latest.greeting(Topic("status", ""))
+    assert latest.greeting(Topic("heartbeat", "BTC-USD")) is None
+    assert latest.greeting(Topic("level2", "BTC-USD")) is None
+    assert latest.ticker("ETH-USD") is None
+
+
+def test_the_last_trade_greets_as_last_match_and_changes_nothing_else():
+    """Coinbase greets so; a client that books every match would book this one twice."""
+    match = make_message("matches", sequence=7, trade_id=3, price="6.10", side="match")
+    greeting = kept(match).greeting(MATCHES)
+
+    assert json.loads(match.payload) | {"type": "last_match"} == json.loads(greeting.payload)
+    assert greeting.frame.endswith(greeting.payload)
+    assert (
+        greeting.topic,
+        greeting.type,
+        greeting.sequence,
+        greeting.trade_id,
+    ) == (MATCHES, "last_match", 7, 3)
+    assert match.type == "match"
+
+
+def test_the_greeting_is_made_once_per_trade():
+    """A thousand late joiners cost one."""
+    latest = kept(make_message("matches", sequence=7))
+    first = latest.greeting(MATCHES)
+    assert first is latest.greeting(MATCHES)
+
+    latest.keep([make_message("matches", sequence=8)])
+    assert latest.greeting(MATCHES).sequence == 8
+
+
+def test_a_last_match_of_the_exchange_greets_as_it_came():
+    """Raw is sacred: there is nothing to change in it."""
+    last_match = make_message("matches", kind="last_match", sequence=7)
+
+    assert last_match is kept(last_match).greeting(MATCHES)
+
+
+def test_ticker_batch_is_greeted_with_the_ticker():
+    """Nothing upstream is called ticker_batch; it is the same message in another rhythm."""
+    ticker = make_message("ticker", sequence=2)
+
+    assert ticker is kept(ticker).greeting(TICKER_BATCH.topic("BTC-USD"))
+
+
+def test_a_trade_of_full_greets_who_comes_for_matches():
+    """Where full flows, matches are made of it."""
+    trade = make_message("full", kind="match", sequence=7, trade_id=3, also=MATCHES)
+    latest = kept(make_message("full", kind="open", sequence=6), trade)
+    greeting = latest.greeting(MATCHES)
+
+    assert (greeting.topic, greeting.type, greeting.sequence) == (MATCHES, "last_match", 7)
+    assert latest.greeting(Topic("full", "BTC-USD")) is None
+
+
+def test_level3_is_greeted_with_what_its_arrays_mean():
+    """The exchange says so once for each connection; a joiner of ours needs it too."""
+    schema = make_message("level3", "", schema={})
+    latest = kept(schema, make_row("done", "BTC-USD", 7, "a", "t"))
+
+    assert schema is latest.greeting(Topic("level3", "BTC-USD"))
+    assert schema is latest.greeting(Topic("level3", "ETH-USD"))
+
+
+def test_what_is_forgotten_greets_nobody():
+    """A price from before the pause in a topic's flow is worse than none."""
+    latest = kept(make_message("ticker", sequence=2))
+    latest.forget(TICKER)
+    latest.forget(MATCHES)
+
+    assert latest.greeting(TICKER) is None
+
+
+def test_no_more_topics_are_remembered_than_the_limit_says(monkeypatch):
+    """A recording may hold any number of products; what is known already stays fresh."""
+    monkeypatch.setattr(latest_module, "TOPICS_MAX", 1)
+    newest = make_message("ticker", sequence=2)
+    latest = kept(make_message("ticker", sequence=1), make_message("ticker", "X-Y"), newest)
+
+    assert newest is latest.greeting(TICKER)
+    assert latest.greeting(Topic("ticker", "X-Y")) is None

@@ -1,0 +1,228 @@
+"""Bounds of log lines: number per kind, length, content."""
+
+import json
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hedgehogd.domain import limits
+from hedgehogd.logs.bounds import LineBudget, Tidier, Tracebacks, printable, raised
+
+BURST, PERIOD_S = limits.LOG_LINES_BURST, limits.LOG_PERIOD_S
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 3 * PERIOD_S), st.sampled_from(["a", "b", "c"]), st.integers(1, 60))
+    )
+)
+def test_lines_are_bounded_per_kind_and_every_line_is_counted(floods):
+    """In any window a kind has its burst and one line a period; no line disappears uncounted."""
+    clock = Clock()
+    budget = LineBudget(clock)
+    written, asked, reported = {}, {}, {}
+    for pause_s, kind, lines in floods:
+        clock.now += pause_s
+        for _ in range(lines):
+            asked[kind] = asked.get(kind, 0) + 1
+            left_out = budget.admit((kind,))
+            if left_out is not None:
+                written.setdefault(kind, []).append(clock.now)
+                reported[kind] = reported.get(kind, 0) + left_out
+    for (kind,), count in budget.take_left_out(0).items():
+        reported[kind] = reported.get(kind, 0) + count
+
+    assert budget.take_left_out(0) == {}
+    for kind, times in written.items():
+        assert len(times) + reported.get(kind, 0) == asked[kind]
+        for first, begin in enumerate(times):
+            for last in range(first, len(times)):
+                allowed = BURST + (times[last] - begin) / PERIOD_S
+                assert last - first + 1 <= allowed + 1e-6
+
+
+def test_a_flood_gets_a_burst_then_one_line_a_period_with_its_count():
+    """2,196 lines in four seconds were a daemon's answer to one odd exchange."""
+    clock = Clock()
+    budget = LineBudget(clock)
+    admitted = []
+    for _ in range(2196):
+        admitted.append(budget.admit(("feed", "odd")))
+        clock.now += 4 / 2196
+    clock.now = PERIOD_S
+    admitted.append(budget.admit(("feed", "odd")))
+
+    assert [each for each in admitted if each is not None] == [0] * BURST + [2196 - BURST]
+
+
+def test_one_kind_does_not_silence_another():
+    """The line that explains a flood is of another kind."""
+    budget = LineBudget(Clock())
+    for _ in range(1000):
+        budget.admit(("feed", "odd"))
+
+    assert budget.admit(("feed", "lost")) == 0
+
+
+def test_a_clock_that_steps_back_admits_no_more():
+    """It is a monotonic one in the daemon; a test's may do worse."""
+    clock = Clock()
+    budget = LineBudget(clock)
+    for _ in range(BURST):
+        budget.admit(("a",))
+    clock.now = -1e9
+
+    assert budget.admit(("a",)) is None
+
+
+def test_a_count_is_reported_when_it_is_old_enough():
+    """A flood that has ended has no next line."""
+    clock = Clock()
+    budget = LineBudget(clock)
+    for _ in range(BURST + 7):
+        budget.admit(("a",))
+
+    assert budget.take_left_out(PERIOD_S) == {}
+    clock.now = PERIOD_S
+    assert budget.take_left_out(PERIOD_S) == {("a",): 7}
+
+
+def test_kinds_are_bounded_and_the_rest_share_one():
+    """A library may put a peer's words into the text of its lines."""
+    budget = LineBudget(Clock())
+    admitted = [budget.admit((str(number),)) for number in range(3 * limits.LOG_KINDS_MAX)]
+
+    written = sum(each is not None for each in admitted)
+    assert written == limits.LOG_KINDS_MAX + BURST
+    assert budget.take_left_out(0) == {("other kinds",): len(admitted) - written}
+
+
+def failing(text="why", depth=0):
+    if depth:
+        failing(text, depth - 1)
+    raise ZeroDivisionError(text)
+
+
+def caught(*arguments):
+    try:
+        failing(*arguments)
+    except ZeroDivisionError:
+        return sys.exc_info()
+
+
+def test_a_traceback_is_written_once_per_place():
+    """A bug that every message provokes fills the journal with one stack."""
+    tracebacks = Tracebacks()
+    lines = [tracebacks(None, "", {"event": "bug", "exc_info": caught(str(n))}) for n in range(3)]
+    elsewhere = tracebacks(None, "", {"event": "bug", "exc_info": ValueError("x")})
+
+    assert "ZeroDivisionError: 0" in lines[0]["exception"]
+    assert [set(line) for line in lines[1:]] == [{"event", "error", "place"}] * 2
+    assert lines[2]["error"] == "ZeroDivisionError: 2"
+    assert lines[2]["place"].startswith(f"ZeroDivisionError at {__file__}:")
+    assert elsewhere["exception"] == "ValueError: x"
+
+
+def test_the_place_of_a_group_is_that_of_its_first_leaf():
+    """Nurseries wrap what a task raised."""
+    _, error, _ = caught()
+    group = BaseExceptionGroup("tasks", [BaseExceptionGroup("more", [error])])
+
+    assert raised(group).place == raised(error).place
+    assert raised(group).whole is group
+    assert (raised(None), raised((None, None, None)), raised(False)) == (None, None, None)
+
+
+def test_places_are_bounded(monkeypatch):
+    """Code made at run time has places without end."""
+    monkeypatch.setattr(limits, "LOG_KINDS_MAX", 2)
+    tracebacks = Tracebacks()
+    kinds = [type(f"Error{number}", (Exception,), {}) for number in range(4)]
+    lines = [tracebacks(None, "", {"event": "bug", "exc_info": kind()}) for kind in kinds]
+
+    assert ["exception" in line for line in lines] == [True, True, False, False]
+
+
+class Unprintable:
+    def __str__(self):
+        raise RuntimeError
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner),
+)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.text(min_size=1).filter("exception".__ne__), values), st.booleans())
+def test_any_line_can_be_rendered_and_is_bounded(event, escapes):
+    """Values come from peers by way of exceptions and decoded JSON."""
+    line = Tidier(str, escapes=escapes)(None, "", dict(event))
+    text = json.dumps(line)
+
+    assert len(text) < 12 * (limits.LOG_LINE_CHARACTERS_MAX + 10_000)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 1_000_000,
+        b"x" * 1_000_000,
+        ["x" * 10_000] * 10_000,
+        {str(n): "y" * 100 for n in range(10_000)},
+        10**5000 if sys.version_info < (3, 11) else 2**5000,
+        [[[[["x" * 100_000]]]]],
+        {"x" * 100_000},
+        Unprintable(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_large_value_costs_itself_and_no_more(value):
+    """The line stays one that a person reads and a journal accepts."""
+    line = Tidier(str, escapes=True)(None, "", {"event": "odd", "what": value, "line": 0})
+
+    assert (line["event"], line["line"]) == ("odd", 0)
+    assert len(json.dumps(line)) < 2 * limits.LOG_LINE_CHARACTERS_MAX
+
+
+@given(st.text())
+def test_a_terminal_receives_no_control_character(text):
+    """An escape sequence rewrites what was printed before; a line break forges a line."""
+    line = Tidier(str, escapes=True)(None, "", {"event": text, "what": [text], text: text})
+    shown = "".join([line["event"], *line["what"], *line, printable(text)])
+
+    assert not [
+        c for c in shown if not c.isprintable() and c in "\n\r\t\b\x1b\x07\x9b\x7f\u202e\u2028"
+    ]
+
+
+def test_a_forged_line_in_a_traceback_is_indented():
+    """An exception repeats the peer's words; only hedgehogd begins a line in the first column."""
+    error = caught("evil\n2026-01-01 [info] drained\x1b[2J" + "x" * 200_000)
+    line = Tracebacks()(None, "", {"event": "bug", "exc_info": error})
+    text = Tidier(str, escapes=True)(None, "", line)["exception"]
+
+    assert all(row.startswith("  ") for row in text.split("\n"))
+    assert "\x1b" not in text
+    assert "Traceback" in text
+    assert len(text) < 2 * limits.LOG_TRACEBACK_CHARACTERS_MAX
+
+
+def test_secrets_are_hidden_before_anything_is_cut():
+    """Half of a secret at the edge of a bounded value is still half of a secret."""
+    secret = "s3cr" + "et" * 20
+    tidier = Tidier(lambda text: text.replace(secret, "***"), escapes=False)
+    line = tidier(None, "", {"event": "odd", "what": secret * 1000, secret: [{"x": secret}]})
+
+    assert "s3cr" not in json.dumps(line)

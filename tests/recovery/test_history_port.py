@@ -1,0 +1,15 @@
+"""The port to the past: what its adapters hand over."""
+
+from hedgehogd.domain.channel import FULL, MATCHES, Topic
+from hedgehogd.recovery.history_port import message_of
+
+
+def test_a_trade_of_full_is_among_matches_again() -> None:
+    """As when it came; whoever has both gets it once."""
+    payload = b'{"type":"match","product_id":"BTC-USD","trade_id":3,"sequence":7}'
+    full, matches = FULL.topic("BTC-USD"), MATCHES.topic("BTC-USD")
+
+    assert message_of(full, payload).also == matches
+    assert message_of(matches, payload, 5).also is None
+    assert message_of(matches, payload, 5).received_us == 5
+    assert message_of(Topic("full", "BTC-USD"), b"nonsense").type == ""

@@ -1,7 +1,7 @@
 """The table of keys: everything that can be set, its flag, its meaning and how it is read.
 
 One row here makes the flag, the line in ``--help``, the environment variable and the key in
-the file; only the default lives elsewhere, in ``config.Settings``.
+the file; only the default lives elsewhere, in ``load.Settings``.
 """
 
 from collections.abc import Callable

@@ -76,6 +76,7 @@ class Tape:
         self._last: dict[Topic, int] = {}  # each topic's last sequence
         self._flows: dict[str, int] = {}  # when each product was heard first, µs
         self._before: dict[Topic, int] = {}  # what is known to precede a topic's first message
+        self._forgotten: dict[Topic, int] = {}  # the end of the tape when a topic was forgotten
         # offset and sequence of each topic's first message
         self._began: dict[Topic, tuple[int, Known]] = {}
         # offset and sequence of each topic's last message that has left the tape
@@ -226,22 +227,29 @@ class Tape:
 
         A topic that has had no numbered message by then is left out, and so is one whose
         sequence at ``at`` has left the tape and is not known any more: a position never
-        claims more than was delivered. Cost: a search for each topic, whatever the distance.
+        claims more than was delivered. Cost: a search for each topic that has moved since.
         """
         topics = frozenset(topics)
         wanted = {topic for topic in topics if topic in self._last}
-        position = self.preceding(topics) | {topic: self._last[topic] for topic in wanted}
+        before = {
+            topic: sequence
+            for topic, sequence in self.preceding(topics).items()
+            if self._forgotten.get(topic, 0) <= at  # else it may be newer than what was delivered
+        }
+        position = before | {topic: self._last[topic] for topic in wanted}
         if at >= self.end:
             return position
         for topic in wanted:
             offsets = self._offsets[topic]
+            if offsets and offsets[-1] <= at:
+                continue
             left_at, left = self._left.get(topic, (0, Known(0, 0)))
             if earlier := bisect_right(offsets, at):
                 position[topic] = self._messages[offsets[earlier - 1] - self.begin].sequence or 0
             elif 0 < left_at <= at:
                 position[topic] = left.sequence
-            elif topic in self._before and at < self._began[topic][0]:
-                position[topic] = self._before[topic]
+            elif topic in before and at < self._began[topic][0]:
+                position[topic] = before[topic]
             else:
                 del position[topic]
         return position
@@ -250,7 +258,10 @@ class Tape:
         """Drop the sequences kept for ``topic``: it is no longer held."""
         if topic.channel == HEARTBEAT.topic_channel:
             self._flows.pop(topic.product_id, None)
-        self._last.pop(topic, None)
+        if self._last.pop(topic, None) is not None:
+            self._forgotten[topic] = self.end
+            if len(self._forgotten) > TOPICS_MAX:
+                del self._forgotten[next(iter(self._forgotten))]
         self._before.pop(topic, None)
         self._began.pop(topic, None)
         self._left.pop(topic, None)

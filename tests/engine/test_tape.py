@@ -190,6 +190,34 @@ def test_a_forgotten_topic_has_no_position_until_it_flows_again():
     assert {topic: 9} == tape.position([topic], tape.end)
 
 
+def test_a_position_from_before_a_topic_was_forgotten_claims_nothing():
+    """What precedes the topic's new beginning may be newer than what was delivered then."""
+    tape, topic = Tape(), Topic("ticker", "BTC-USD")
+    tape.append([make_message(*topic, 5)])
+    tape.forget(topic)
+    tape.append([make_message("heartbeat")])
+    tape.precede(topic, 9)
+    tape.append([make_message(*topic, 10)])
+
+    assert [tape.position([topic], at) for at in (0, 1, 2, 3)] == [
+        {},
+        {topic: 9},  # what held the topic when it was forgotten has left
+        {topic: 9},
+        {topic: 10},
+    ]
+
+
+def test_the_offsets_of_forgotten_topics_are_remembered_for_a_limited_number(monkeypatch):
+    """A hostile feed may invent products."""
+    monkeypatch.setattr(tape_module, "TOPICS_MAX", 2)
+    tape = Tape()
+    for topic in TOPICS[:5]:
+        tape.append([make_message(*topic, 5)])
+        tape.forget(topic)
+
+    assert len(tape._forgotten) == 2
+
+
 def test_what_leaves_the_tape_of_a_forgotten_topic_is_not_remembered():
     """Topics come and go for months; what is kept of each must not stay for ever."""
     tape, topic = Tape(bytes_max=0), Topic("ticker", "BTC-USD")

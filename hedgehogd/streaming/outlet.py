@@ -15,7 +15,7 @@ and message costs 37 (DESIGN §1). A task exists only while something waits.
 When a bound is reached the subscription's policy decides, and the subscriber is told
 (DESIGN, invariant 2).
 
-Floor 4: imports engine ports and trio. Not safe to share between threads.
+Not safe to share between threads.
 """
 
 import contextlib
@@ -44,6 +44,7 @@ log = structlog.get_logger("outlet")
 
 _BOOKS = frozenset(name for name, c in BY_TOPIC_CHANNEL.items() if c.begins_with_snapshot)
 _SHED = "waiting_bytes_max"
+_CONTROL_PART_BYTES = 32 * 1024  # of things said at once; a part of CONTROL_BYTES_MAX
 _SILENT_ROUNDS_MAX = int(limits.PEER_SILENCE_MAX_S / limits.KEEP_ALIVE_S)
 
 
@@ -179,9 +180,19 @@ class Outlet(Member):
         self.tell_all((payload,))
 
     def tell_all(self, payloads: Iterable[bytes]) -> None:
-        """Say several things in one write: a command may have a thousand errors."""
+        """Say several things in few writes: a command may have thousands of errors."""
+        part, size = [], 0
+        for payload in payloads:
+            part.append(self._form.tell(payload))
+            size += len(part[-1])
+            if size >= _CONTROL_PART_BYTES:
+                self._control_unless_ending(b"".join(part))
+                part, size = [], 0
+        self._control_unless_ending(b"".join(part))
+
+    def _control_unless_ending(self, data: bytes) -> None:
         if not self.is_ending:
-            self.control(b"".join(map(self._form.tell, payloads)))
+            self.control(data)
 
     def keep_alive(self) -> None:
         """Send bytes that mean nothing, unless others wait already; give up the silent.

@@ -340,6 +340,32 @@ async def test_a_peer_that_lets_its_pongs_pile_up_is_closed(
     await client.stream.aclose()
 
 
+async def test_thousands_of_errors_are_few_writes_and_bounded_like_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command has an error for each thing that it names; a peer may read none of them."""
+    client, outlet = await _slow(served, "/ws-feed")
+    sent: list[int] = []
+
+    def send(data: bytes) -> int:
+        sent.append(len(data))
+        return len(data)
+
+    monkeypatch.setattr(outlet, "_send", send)
+    outlet.tell_all([b"x" * 100] * 1000)
+    assert (sum(sent), len(sent)) == (102 * 1000, 4)
+
+    def refuse(data: bytes) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(outlet, "_send", refuse)
+    outlet.tell_all([b"x" * 1000] * 1000)
+    assert outlet.is_ending
+    assert outlet._backlog is not None
+    assert outlet._backlog.control_bytes < limits.CONTROL_BYTES_MAX + 40_000
+    await client.stream.aclose()
+
+
 async def test_sse_is_told_of_its_slowness_and_ndjson_is_cut(nursery: trio.Nursery) -> None:
     """SSE has notices and its last chunk; a cut NDJSON has neither, so it shows as a cut."""
     served = await serve(nursery, backlog_bytes_max=3 * PAD)

@@ -381,6 +381,10 @@ HISTORY_QUERY_MESSAGES_MAX = 100_000
 # between two looks at the clock: 0.2 ms of CSV.
 HISTORY_WRITING_TURN_S = 0.001
 HISTORY_WRITTEN_MESSAGES_MAX = 10
+# A message from this size on is written by a thread: 1 MB of a book as CSV takes half a second.
+HISTORY_LARGE_BYTES = 32 * 1024
+# A page that was read faster than this needs no pause; a shorter sleep takes a millisecond anyway.
+HISTORY_PAUSE_MIN_S = 0.002
 # How long a browser may remember what a page of another origin may send: changes are rare.
 PREFLIGHT_KEEP_S = 3_600.0
 # A cell of CSV: a spreadsheet holds 32,767 characters, and Python's csv module 131,072.

@@ -128,14 +128,18 @@ class Readings(_Queues):
     """Shares the reader of history among addresses: one page at a time for each of them.
 
     A hundred queries of one address wait for each other, and not another address for them.
-
-    Attributes:
-        writing: held by the query that writes a part of its answer in this turn of the loop.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.writing = trio.Lock()
+        self._writers = _Queues()
+        self._writing = trio.Lock()
+
+    @asynccontextmanager
+    async def writing_turn(self, share: str) -> AsyncIterator[None]:
+        """Wait until a query of ``share`` may write a part of its answer: one query at a time."""
+        async with self._writers.turn(share), self._writing:
+            yield
 
     def check(self, share: str) -> None:
         """Refuse another query of an address that has many waiting.

@@ -4,7 +4,15 @@ Two passes: the first finds where the answer ends, so that the cursor can stand 
 the second sends page after page and holds no more than one.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -85,11 +93,13 @@ class InTurn:
         self._share = share
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
-        """See ``recovery.history_port.Past``; then pause for as long as the page was read."""
+        """See ``recovery.history_port.Past``; after a long read the address pauses as long."""
         async with self._readings.turn(self._share):
             began = trio.current_time()
             page = await self._past.page(topics, after)
-            await trio.sleep(trio.current_time() - began)
+            took_s = trio.current_time() - began
+            if took_s >= limits.HISTORY_PAUSE_MIN_S:
+                await trio.sleep(took_s)
         return page
 
     async def written(
@@ -97,20 +107,40 @@ class InTurn:
     ) -> list[bytes]:
         """Return what ``write`` makes of ``messages``, some of them in each turn of the loop.
 
-        It pauses for as long as it has worked: all queries together take half of the loop.
+        It pauses for as long as it has worked: all queries together take half of the loop. A
+        large message, a snapshot of a book, is written by a thread.
         """
         parts: list[bytes] = []
-        done = 0
-        while done < len(messages):
-            async with self._readings.turn(self._share), self._readings.writing:
+        groups = _groups(messages)
+        while True:
+            async with self._readings.writing_turn(self._share):
                 began = trio.current_time()
                 worked_s = 0.0
-                while done < len(messages) and worked_s < limits.HISTORY_WRITING_TURN_S:
-                    parts.append(write(messages[done : done + limits.HISTORY_WRITTEN_MESSAGES_MAX]))
-                    done += limits.HISTORY_WRITTEN_MESSAGES_MAX
+                while worked_s < limits.HISTORY_WRITING_TURN_S:
+                    group = next(groups, None)
+                    if group is None:
+                        return parts
+                    if sum(len(each.payload) for each in group) < limits.HISTORY_LARGE_BYTES:
+                        parts.append(write(group))
+                    else:
+                        parts.append(await trio.to_thread.run_sync(write, group))
                     worked_s = trio.current_time() - began
                 await trio.sleep(worked_s)
-        return parts
+
+
+def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Yield ``messages`` in groups, a large one alone."""
+    first = 0
+    for index, message in enumerate(messages):
+        is_large = len(message.payload) >= limits.HISTORY_LARGE_BYTES
+        if first < index and (is_large or index - first >= limits.HISTORY_WRITTEN_MESSAGES_MAX):
+            yield messages[first:index]
+            first = index
+        if is_large:
+            yield messages[index : index + 1]
+            first = index + 1
+    if first < len(messages):
+        yield messages[first:]
 
 
 def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:

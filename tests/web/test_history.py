@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import threading
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -17,6 +18,7 @@ from hedgehogd.history.writer import Entry, Writer
 from hedgehogd.recovery.history_port import PastUnavailable
 from hedgehogd.web.app import make_app
 from hedgehogd.web.history import InTurn
+from tests.fakes import make_message
 
 NOW = 1_790_000_000_000_000
 S = 1_000_000
@@ -294,12 +296,14 @@ async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, n
     readings, turns = Readings(), []
     began = trio.current_time()
 
+    messages = [make_message("ticker", "BTC-USD", number) for number in range(95)]
+
     def write(part):
         autojump_clock.jump(limits.HISTORY_WRITING_TURN_S / 2)
-        return bytes(part)
+        return bytes(message.sequence for message in part)
 
     async def query(share, results):
-        results[share] = await InTurn(None, readings, share).written(range(95), write)
+        results[share] = await InTurn(None, readings, share).written(messages, write)
 
     async def other():
         while True:
@@ -318,6 +322,38 @@ async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, n
     calls = 2 * len(range(0, 95, limits.HISTORY_WRITTEN_MESSAGES_MAX))
     worked_s = calls * limits.HISTORY_WRITING_TURN_S / 2
     assert trio.current_time() - began == pytest.approx(2 * worked_s)
+
+
+async def test_a_large_message_is_written_by_a_thread_and_in_its_place():
+    """A snapshot of a book as CSV takes half a second, in which the loop serves others."""
+    small, large = make_message("ticker", "BTC-USD"), make_message("level2", filling="x" * 40_000)
+    loop, threads = threading.get_ident(), []
+
+    def write(part):
+        threads.append((len(part), threading.get_ident() == loop))
+        return b"".join(message.payload for message in part)
+
+    messages = [small, small, large, large, small]
+    parts = await InTurn(None, Readings(), "a").written(messages, write)
+
+    assert b"".join(parts) == b"".join(message.payload for message in messages)
+    assert threads == [(2, True), (1, False), (1, False), (1, True)]
+
+
+async def test_an_address_pauses_for_as_long_as_its_page_was_read(autojump_clock):
+    """The thread that reads competes with the loop; a fast page costs no pause."""
+
+    class Past:
+        async def page(self, topics, after):
+            await trio.sleep(after / 1000)
+
+    past, times = InTurn(Past(), Readings(), "a"), []
+    for read_ms in (30, 1):
+        began = trio.current_time()
+        await past.page((), read_ms)
+        times.append(trio.current_time() - began)
+
+    assert times == [pytest.approx(0.060), pytest.approx(0.001)]
 
 
 async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refused(

@@ -5,13 +5,13 @@ a batch are joined once per cohort, not once per member; with 500 subscribers of
 products a batch costs one join and 500 writes.
 
 Membership may change at any time, also while a batch is being written: the loop over
-thousands of members yields after ``WRITES_PER_TURN_MAX`` writes, or fewer where more messages
-are formed for them (``FORMED_PER_TURN_MAX``). Each member carries the tape offset it has been
-served to. A write is skipped for a member that is past the batch; who joins or moves in
-between gets the rest of the running batch from the tape, in the same turn, and is past it
-then. So nobody misses a message and nobody gets one twice.
+thousands of members yields after ``WRITES_PER_TURN_MAX`` writes, or fewer where messages are
+formed with a position for them (``FORMED_PER_TURN_MAX``). Each member carries the tape offset
+it has been served to. A write is skipped for a member that is past the batch; who joins or
+moves in between gets the rest of the running batch from the tape, in the same turn, and is
+past it then. So nobody misses a message and nobody gets one twice.
 
-Floor 2: imports trio for the checkpoint between turns, nothing else of it.
+It imports trio for the checkpoint between turns, nothing else of it.
 """
 
 from collections import Counter
@@ -224,8 +224,12 @@ class Hub:
         try:
             writes = 0
             for cohort in touched:
+                if not cohort.members:  # they moved or left while others were written
+                    cohort.pending, cohort.offsets = [], []
+                    continue
                 chunk = cohort.take_pending()
-                writes += chunk.count * WRITES_PER_TURN_MAX // FORMED_PER_TURN_MAX
+                if cohort.form.states_position:
+                    writes += chunk.count * WRITES_PER_TURN_MAX // FORMED_PER_TURN_MAX
                 served = 0
                 for member in cohort.in_turn():
                     if member.served_to >= end:

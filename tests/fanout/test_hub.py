@@ -125,12 +125,24 @@ async def test_forming_for_many_cohorts_lets_others_run(market, monkeypatch, nur
     """Subscribers of different topics share no bytes, which cost more than their writes."""
     monkeypatch.setattr(hub_module, "WRITES_PER_TURN_MAX", 8)
     monkeypatch.setattr(hub_module, "FORMED_PER_TURN_MAX", 2)
-    members = [market.place(TICKER, Topic("matches", f"A{n}-USD")) for n in range(10)]
+    topics = [Topic("matches", f"A{n}-USD") for n in range(10)]
+    members = [market.place(TICKER, topic, form=SSE[True]) for topic in topics]
 
     turns = await written_after_turns(market, members, nursery)
 
     assert set(turns) <= {0, 2, 4, 6, 8, 10}
     assert {2, 4, 6, 8} & set(turns)
+
+
+async def test_nothing_is_formed_for_a_cohort_that_was_left_meanwhile(market):
+    """Subscribers that move between topics while a batch is written leave such cohorts."""
+    stays, leaves = market.place(TICKER), market.place(TICKER, MATCHES)
+    cohort = leaves.cohort
+    stays.on_write = lambda chunk: market.hub.remove(leaves)
+    await market.publish(TICKER)
+
+    assert [len(member.chunks) for member in (stays, leaves)] == [1, 0]
+    assert cohort.pending == []
 
 
 async def written_after_turns(market, members, nursery):

@@ -1,6 +1,7 @@
 """The clock of the loop: a pause of the process is nobody's silence."""
 
 import socket
+import sys
 
 import pytest
 import trio
@@ -8,7 +9,13 @@ import trio
 from hedgehogd import cli
 from hedgehogd.app.clock import AwakeClock
 from hedgehogd.commands import replay as replay_command
-from hedgehogd.domain.limits import BACKLOG_AGE_MAX_S, HEAD_TIMEOUT_S, PAUSE_MIN_S, STALE_AFTER_S
+from hedgehogd.domain.limits import (
+    BACKLOG_AGE_MAX_S,
+    HEAD_TIMEOUT_S,
+    PAUSE_MIN_S,
+    STALE_AFTER_S,
+    THREAD_TURN_S,
+)
 from hedgehogd.engine.chunk import Chunk
 from hedgehogd.fanout.instance import StreamCounts
 from hedgehogd.feeds.tap import FrameTap
@@ -139,9 +146,11 @@ def test_a_pause_makes_no_subscriber_slow(steady, clock):
 )
 def test_the_daemon_and_a_replay_run_on_this_clock(monkeypatch, tmp_path, module, run, argv):
     """Trio's own clock counts pauses."""
-    clocks = []
+    clocks, turns = [], []
+    monkeypatch.setattr(sys, "setswitchinterval", turns.append)
     monkeypatch.setattr(module, "configure_logs", lambda *_: None)
     monkeypatch.setattr(module.trio, "run", lambda *_, clock: clocks.append(clock))
     run(argv or ["--history", str(tmp_path), "--since", "-5m", "--port", "1"])
 
     assert [AwakeClock] == [type(clock) for clock in clocks]
+    assert turns == ([THREAD_TURN_S] if module is cli else [])

@@ -3,6 +3,7 @@
 import errno
 import json
 import socket
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -108,6 +109,26 @@ async def test_a_head_that_is_too_large_is_refused(served: Served) -> None:
     await stream.send_all(b"GET / HTTP/1.1\r\nA: " + b"x" * limits.HEAD_BYTES_MAX)
 
     assert await _refused(stream) == (431, "head_too_large")
+
+
+async def test_heads_that_came_together_are_refused_one_after_the_other(
+    served: Served, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand refusals in one turn of the loop would delay all that is served."""
+    shares = [0.0, 0.25, 0.5, 1.0]
+    chance = SimpleNamespace(random=iter(shares).__next__)
+    monkeypatch.setattr("hedgehogd.streaming.door.random", chance)
+    begin, times = trio.current_time(), []
+    streams = [await served.connect() for _ in shares]
+    for stream in streams:
+        await stream.send_all(b"GET / HT")
+    for stream in streams:
+        assert await _refused(stream) == (408, "head_too_slow")
+        times.append(trio.current_time() - begin)
+
+    spread_s = limits.HEAD_TIMEOUT_SPREAD_S
+    expected = [limits.HEAD_TIMEOUT_S + share * spread_s for share in shares]
+    assert times == [pytest.approx(each, abs=0.2) for each in expected]
 
 
 async def test_a_head_that_is_too_slow_is_refused(

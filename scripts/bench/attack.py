@@ -183,7 +183,10 @@ def run(*, quick: bool, only: list[str] | None = None, ways: list[str] | None = 
         ratios = [ratio(each["attacked"]["p99_ms"], each["calm"]["p99_ms"]) for each in runs]
         worst, failed = max(worst, median(ratios) or 0.0), max(failed, 1 - success)
         failures = {k: v for each in runs for k, v in each["attacked"]["failures"].items()}
-        slowest = [max(each["attacked"]["slowest_ms"].items(), key=itemgetter(1)) for each in runs]
+        slowest = [
+            max(each["attacked"]["slowest_ms"].items(), key=itemgetter(1), default=("none", 0.0))
+            for each in runs
+        ]
         rows.append(
             [
                 name,

@@ -39,7 +39,11 @@ def script_calls(lines):
     for line in lines:
         call = CALL.fullmatch(line.strip())
         if call and SCRIPT.fullmatch(call[1]):
-            chosen = [word for word in shlex.split(call[2]) if word.startswith(("tests/", "--c"))]
+            chosen = [
+                word
+                for word in shlex.split(call[2])
+                if word.startswith(("tests/", "--c", "--ignore"))
+            ]
             calls.add(" ".join([call[1], *chosen]))
     return calls
 

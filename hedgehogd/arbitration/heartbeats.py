@@ -8,7 +8,7 @@ A heartbeat that names an event of ``full`` that has not come yet waits for it: 
 one that runs ahead of the data for a loss and load their book again (FEED §6.1, §15).
 
 A heartbeat that names a number below the mark confirms that the exchange set the numbers back,
-when a message has such a number too (``gaps``).
+when a message has such a number too (``sequences``).
 """
 
 from collections.abc import Callable

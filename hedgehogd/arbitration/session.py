@@ -118,7 +118,7 @@ class UpstreamSession:
         """``source.held`` has changed: products of which it holds nothing begin anew there."""
         held = {topic.product_id for topic in source.held or ()}
         for product_id in [p for p in source.products if p and p not in held]:
-            del source.products[product_id]  # who follows it moves by the rules of ``leading``
+            del source.products[product_id]  # who follows it moves by the rules of ``primary``
 
     def forget(self, topic: Topic) -> None:
         """``topic`` is no longer held: what comes later is not compared with what came before."""

@@ -1,1 +1,1 @@
-"""Floor 0: what exists. No I/O, no clock, no log, no network library."""
+"""What exists: no I/O, no clock, no log, no network library."""

@@ -1,1 +1,1 @@
-"""Floor 2: the pipe inside one process, from a batch of messages to one write per member."""
+"""What books, recovery and fan-out share: the tape, demand, health, the budget of backlogs."""

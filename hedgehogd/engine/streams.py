@@ -1,6 +1,6 @@
 """Byte streams that stand in front of others.
 
-Floor 2: shared by the feed, the simulator and the door, which do not know each other.
+The feed, the simulator and the door, which do not know each other, share it.
 """
 
 from collections.abc import Callable

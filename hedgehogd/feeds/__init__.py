@@ -1,1 +1,1 @@
-"""Floor 3: the upstream shell. Sockets, reconnection, recordings, REST."""
+"""The upstream shell: sockets, reconnection, recordings, REST."""

@@ -5,7 +5,7 @@ to flow comes from ``Demand``; each line's plan says which connection holds it, 
 ``Connection`` keeps itself alive, and one ``UpstreamSession`` decides between all of them
 what is delivered. Deliveries enter the inbox in the order of those decisions.
 
-Floor 3. Ends for its cancellation alone, or with ``FeedError.for_good`` when the exchange
+The feed ends for its cancellation alone, or with ``FeedError.for_good`` when the exchange
 refuses the very first connection.
 """
 

@@ -1,1 +1,1 @@
-"""Floor 1: how peers talk, sans-I/O. Bytes in, values out; time and chance are arguments."""
+"""How peers talk, without I/O: bytes in, values out; time and chance are arguments."""

@@ -61,7 +61,7 @@ class PastPage(msgspec.Struct):
         is_sealed: it will never be other than it is.
         written_to: up to when all that was received was kept as it was read, µs since the
             epoch; or 0.
-        shared: what ``resume`` makes of it for all who get it.
+        shared: what ``service`` makes of it for all who get it.
     """
 
     messages: list[Message]

@@ -5,5 +5,5 @@ command for another's stream is passed on to it and answered in its words, so an
 will do for any stream and a balancer needs no sticky sessions. What comes by such a socket is
 never passed on again.
 
-Floor 3: knows no route, no feed, no subscriber.
+It knows no route, no feed, no subscriber.
 """

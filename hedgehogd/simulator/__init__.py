@@ -7,7 +7,7 @@ simulation see the same numbered messages.
 ``serve_exchange`` listens on a port. Tests that must not wait for the real clock take
 ``market_server`` and let their clients in by ``inprocess.connect``.
 
-Floor 3: knows domain and protocol, and of the engine what a subscription is; no feed, no
+It knows domain and protocol, and of the engine what a subscription is; no feed, no
 relay. Only this module reads the wall clock: to say when the market begins, and for ``/time``
 of a recording.
 """

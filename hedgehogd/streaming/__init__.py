@@ -1,1 +1,1 @@
-"""Floor 4: the streaming plane. Long-lived streams, written to without waiting."""
+"""The streaming plane: long-lived streams, written to without waiting."""

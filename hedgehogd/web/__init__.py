@@ -1,1 +1,1 @@
-"""Floor 4: the control plane. REST, health, metrics and the status page, by Quart-trio."""
+"""The control plane: REST, health, metrics and the status page, by Quart-trio."""

@@ -1,4 +1,4 @@
-"""The words of ``replay`` and their defaults; ``test_stretch_flags`` has those it shares."""
+"""The words of ``replay`` and their defaults; ``test_time_range`` has those it shares."""
 
 import time
 

@@ -21,12 +21,12 @@ FLOORS = {
     "simulator": 8,
     "history": 8,
     "streaming": 9,
-    "web": 10,
-    "settings": 11,
-    "app": 12,
-    "commands": 13,
-    "cli": 14,
-    "__main__": 15,
+    "web": 9,
+    "settings": 10,
+    "app": 11,
+    "commands": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 FORBIDDEN_WITHOUT_IO = {"trio", "quart", "quart_trio", "hypercorn", "socket", "sqlite3", "time",
     "logging", "structlog", "asyncio", "httpx", "random"}  # fmt: skip

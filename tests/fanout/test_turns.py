@@ -232,3 +232,23 @@ async def test_an_address_with_many_waiting_queries_is_refused(nursery, autojump
     assert (refused.value.status, refused.value.code) == (429, "too_many_queries")
     await trio.sleep(limits.HISTORY_WAITING_MAX)
     readings.check("many")
+
+
+async def test_queries_of_all_addresses_write_one_after_the_other_each_in_turn(autojump_clock):
+    """An address with many queries gets as many turns as one with one, and waits for no reader."""
+    readings, order = Readings(), []
+
+    async def write(share):
+        for _ in range(3):
+            async with readings.writing_turn(share):
+                order.append(share)
+                await trio.sleep(1)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for share in ("a", "a", "a", "b"):
+            nursery.start_soon(write, share)
+
+    assert trio.current_time() - began == pytest.approx(12)
+    assert order[:6].count("b") == 3
+    assert readings.waiting("a") == 0

@@ -216,8 +216,9 @@ async def _lines(
     after: str,  # noqa: ARG001
     gaps: list[PastGap],  # noqa: ARG001
 ) -> AsyncIterator[bytes]:
-    async for messages, _ in _pages(past, stretch):
-        yield b"".join(await past.written(messages, lines))
+    async with aclosing(_pages(past, stretch)) as pages:
+        async for messages, _ in pages:
+            yield b"".join(await past.written(messages, lines))
 
 
 async def _table(
@@ -227,8 +228,9 @@ async def _table(
     gaps: list[PastGap],  # noqa: ARG001
 ) -> AsyncIterator[bytes]:
     yield header(stretch.topic.channel)
-    async for messages, _ in _pages(past, stretch):
-        yield b"".join(await past.written(messages, rows))
+    async with aclosing(_pages(past, stretch)) as pages:
+        async for messages, _ in pages:
+            yield b"".join(await past.written(messages, rows))
 
 
 async def _object(
@@ -236,10 +238,11 @@ async def _object(
 ) -> AsyncIterator[bytes]:
     yield b'{"messages":['
     separator = b""
-    async for messages, _ in _pages(past, stretch):
-        if messages:
-            yield separator + b",".join(await past.written(messages, _elements))
-            separator = b","
+    async with aclosing(_pages(past, stretch)) as pages:
+        async for messages, _ in pages:
+            if messages:
+                yield separator + b",".join(await past.written(messages, _elements))
+                separator = b","
     told = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in gaps]
     yield b'],"gaps":%b,"after":%b}\n' % (
         msgspec.json.encode(told),

@@ -104,7 +104,7 @@ VISITS = (websocket, strict, sse, resuming, ndjson, reads, control, wrong)
 
 
 def is_ours(value):
-    module = type(value).__module__
+    module = str(type(value).__module__)  # some libraries make it a descriptor
     return module.startswith("hedgehogd") and not module.startswith(OF_THE_MARKET)
 
 

@@ -181,7 +181,7 @@ async def test_the_loss_of_one_of_two_lines_costs_its_subscribers_nothing(fault:
         address.faults.fire(fault, 3, BTC)
         await until(lambda: address.faults.fired[fault] == 1)
         struck = len(told)
-        await until(lambda: sum(m["type"] == "match" for m in told[struck:]) > 60)
+        await until(lambda: sum(m["type"] == "match" for m in told[struck:]) > 15)
         await until(lambda: sum(line.losses for line in daemon.instance.health.read_lines()) > 0)
         status, state = await rest(operator_port, "GET", "/api/v1/lines")
         nursery.cancel_scope.cancel()

@@ -127,13 +127,14 @@ async def test_a_websocket_and_a_request_share_an_http2_connection(secure):
     async with http2(secure.cluster.https_port) as client:
         with trio.fail_after(PATIENCE_S):
             websocket = await client.ask(connect, ends=False)
-            text = subscribe(["BTC-USD"], ["ticker"])
-            await client.send(websocket, frames.send_data(text))
             request = await client.ask([(":method", "GET"), (":path", "/time"), *where], ends=True)
             while types != {"subscriptions", "ticker"} or not answer:
                 for event in await client.events():
                     if isinstance(event, h2.events.ResponseReceived):
                         status[event.stream_id] = dict(event.headers)[":status"]
+                        if event.stream_id == websocket:  # not before: RFC 8441 §5
+                            text = subscribe(["BTC-USD"], ["ticker"])
+                            await client.send(websocket, frames.send_data(text))
                     elif not isinstance(event, h2.events.DataReceived):
                         continue
                     elif event.stream_id == request:

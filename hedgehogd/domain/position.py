@@ -93,7 +93,7 @@ def to_text(position: Mapping[Topic, int]) -> str:
 
 
 def names_in_text(topics: Iterable[Topic]) -> list[tuple[str, Topic]]:
-    """Return what stands before the number of each of ``topics`` in a text, in its order."""
+    """Return the name of each of ``topics`` as a position's text has it, in the text's order."""
     return [(f"{topic.channel}:{topic.product_id}@", topic) for topic in sorted(topics)]
 
 

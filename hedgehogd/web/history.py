@@ -85,7 +85,7 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
 
 
 class InTurn:
-    """The past, of which each address reads one page at a time and writes a part of one."""
+    """The history port as one query uses it: each address reads and writes in its turn."""
 
     def __init__(self, past: Past, readings: Readings, share: str) -> None:
         self._past = past
@@ -107,8 +107,8 @@ class InTurn:
     ) -> list[bytes]:
         """Return what ``write`` makes of ``messages``, some of them in each turn of the loop.
 
-        It pauses for as long as it has worked: all queries together take half of the loop. A
-        large message, a snapshot of a book, is written by a thread.
+        The query pauses for as long as it has worked: all queries together take half of the
+        loop. A thread writes a large message, such as the snapshot of a book.
         """
         parts: list[bytes] = []
         groups = _groups(messages)

@@ -1,4 +1,4 @@
-"""Floors: an import may skip floors downward, never go up or sideways (DESIGN §4)."""
+"""Layers: an import goes down, over any number of layers, never up or sideways."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "hedgehogd"
-FLOORS = {
+LAYERS = {
     "__init__": -1,
     "domain": 0,
     "logs": 1,
@@ -36,7 +36,7 @@ BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     """Return the folder or module below the package that ``path`` belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -55,33 +55,33 @@ def imported_names(path: Path) -> list[str]:
 
 def breaches(path: Path) -> list[str]:
     """Return the imports of ``path`` that go up or sideways."""
-    room = room_of(path)
+    package = package_of(path)
     found = []
     for name in imported_names(path):
         parts = name.split(".")
         if parts[0] != "hedgehogd":
             continue
-        target = parts[1] if parts[1] in FLOORS else "__init__"
-        up = FLOORS[target] > FLOORS[room]
-        sideways = FLOORS[target] == FLOORS[room] and target != room
+        target = parts[1] if parts[1] in LAYERS else "__init__"
+        up = LAYERS[target] > LAYERS[package]
+        sideways = LAYERS[target] == LAYERS[package] and target != package
         if up or sideways:
-            found.append(f"{room} imports {name}")
+            found.append(f"{package} imports {name}")
     return found
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_down(path: Path) -> None:
-    """A lower floor that knows a higher one can no longer be read, tested or moved alone."""
-    assert room_of(path) in FLOORS, "a new room needs a floor"
+    """A lower layer that imports a higher one can no longer be read, tested or moved alone."""
+    assert package_of(path) in LAYERS, "a new package needs a layer"
     assert breaches(path) == []
 
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in MODULES if room_of(p) in {"domain", "protocol", "arbitration"}],
+    [p for p in MODULES if package_of(p) in {"domain", "protocol", "arbitration"}],
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
-def test_the_lowest_floors_know_no_io(path: Path) -> None:
+def test_the_lowest_layers_know_no_io(path: Path) -> None:
     """Sans-I/O means that time, chance and sockets are arguments."""
     roots = {name.split(".")[0] for name in imported_names(path)}
     allowed = {"random"} if path.name in RANDOM_IS_A_TYPE_IN else set()

@@ -9,7 +9,7 @@ On the wire of ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
@@ -89,12 +89,12 @@ def read_start(text: str, now_us: int) -> Start:
 
 def to_text(position: Mapping[Topic, int]) -> str:
     """Write ``position`` as text, topics in alphabetical order; empty for no topics."""
-    return ",".join([f"{name}{position[topic]}" for name, topic in names_in_text(position)])
+    return ",".join([part_of_text(topic, position[topic]) for topic in sorted(position)])
 
 
-def names_in_text(topics: Iterable[Topic]) -> list[tuple[str, Topic]]:
-    """Return the name of each of ``topics`` as a position's text has it, in the text's order."""
-    return [(f"{topic.channel}:{topic.product_id}@", topic) for topic in sorted(topics)]
+def part_of_text(topic: Topic, sequence: int) -> str:
+    """Return the part of a position's text that states ``sequence`` of ``topic``."""
+    return f"{topic.channel}:{topic.product_id}@{sequence}"
 
 
 def from_text(text: str) -> dict[Topic, int]:

@@ -21,7 +21,7 @@ import trio
 from hedgehogd.domain.channel import LEVEL3, Topic
 from hedgehogd.domain.limits import FORMED_PER_TURN_MAX, SSE_ID_TOPICS_MAX, WRITES_PER_TURN_MAX
 from hedgehogd.domain.message import Message
-from hedgehogd.domain.position import names_in_text, to_text
+from hedgehogd.domain.position import part_of_text, to_text
 from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.tape import Tape, positions
 from hedgehogd.fanout.member import Member
@@ -39,7 +39,7 @@ def _reached_by(topics: frozenset[Topic]) -> frozenset[Topic]:
 class Cohort:
     """Members with the same topics and the same wire form."""
 
-    __slots__ = ("_names", "_position", "_turn", "form", "members", "offsets", "pending", "topics")
+    __slots__ = ("_position", "_texts", "_turn", "form", "members", "offsets", "pending", "topics")
 
     def __init__(
         self, topics: frozenset[Topic], form: WireForm, position: dict[Topic, int]
@@ -50,7 +50,7 @@ class Cohort:
         self.pending: list[Message] = []
         self.offsets: list[int] = []
         self._position = position
-        self._names: list[tuple[str, Topic]] = []  # of what _position has, in the order of text
+        self._texts: dict[Topic, str] = {}  # of what _position has, in the order of its text
         self._turn = 0
 
     def take_pending(self) -> Chunk:
@@ -66,24 +66,36 @@ class Cohort:
         every = len(self.topics) <= SSE_ID_TOPICS_MAX
         last = len(messages) - 1
         pieces = []
+        moved: dict[Topic, int] = {}
         for index, message in enumerate(messages):
             for topic in positions(message):
                 if topic in self.topics:
-                    self._position[topic] = message.sequence or 0
-            states = every or index == last
-            pieces.append(form.data(message, self._position_text() if states else ""))
+                    moved[topic] = message.sequence or 0
+            if every or index == last:
+                pieces.append(form.data(message, self._move(moved)))
+                moved.clear()
+            else:
+                pieces.append(form.data(message, ""))
         return Chunk(pieces, messages, offsets)
 
-    def _position_text(self) -> str:
-        """Return ``to_text`` of the position; sorting its topics each time would cost the most."""
-        position = self._position
-        if len(self._names) != len(position):
-            self._names = names_in_text(position)
-        return ",".join([f"{name}{position[topic]}" for name, topic in self._names])
+    def _move(self, moved: dict[Topic, int]) -> str:
+        """Move the position of some topics and return ``to_text`` of the whole.
+
+        The parts of other topics are kept as text: writing them again would cost the most.
+        """
+        position, texts = self._position, self._texts
+        position.update(moved)
+        if len(texts) == len(position):
+            for topic, sequence in moved.items():
+                texts[topic] = part_of_text(topic, sequence)
+        else:
+            texts = {topic: part_of_text(topic, position[topic]) for topic in sorted(position)}
+            self._texts = texts
+        return ",".join(texts.values())
 
     def precede(self, position: dict[Topic, int]) -> None:
         """Who joins knows where topics are that have not spoken here yet."""
-        self._position = position | self._position  # topics are added, none is taken away
+        self._position = position | self._position  # topics are added, none is removed
 
     def in_turn(self) -> list[Member]:
         """Return the members, beginning one further each time: nobody is always last."""

@@ -1,423 +1,454 @@
-"""The limits of the house: a name with its unit, a value, and why it is that.
+"""The limits of the daemon: for each a name with its unit, a value and the reason for the figure.
 
-Invariant 4: what has no limit must not exist; a few that concern one module alone stand
-in that module. Those that an operator may want to change are configuration keys of the same
-name; these are their defaults.
+Every queue, buffer, wait and rate has a limit. A limit that concerns one module alone is in that
+module. A limit that an operator may want to change is a configuration key of the same name; the
+value here is its default.
 """
 
-# Request heads. 16 KiB is what h11, Node and Hypercorn allow.
+# Size of a request head, in bytes: h11, Node and Hypercorn allow 16 KiB too.
 HEAD_BYTES_MAX = 16 * 1024
-# A head that takes longer than this is an attack or a dead link.
+# Seconds until a request head must be complete: a slower one is an attack or a dead connection.
 HEAD_TIMEOUT_S = 10.0
-# And up to this much longer, at random: a thousand that came at once are not ended in one turn.
+# Random addition to HEAD_TIMEOUT_S, in seconds, so that a thousand connections that arrived
+# together do not all expire in one turn of the loop.
 HEAD_TIMEOUT_SPREAD_S = 2.0
-# Connections whose request head is not complete, or whose refusal is being sent. A newcomer to
-# a full room gets the place of one that waits (streaming/admission.py).
+# Connections with an incomplete request head or an unsent refusal. At the limit a new connection
+# replaces a waiting one (streaming/admission.py).
 VISITORS_MAX = 1024
-# Control requests being answered, ten times what quick clients have open at 1,000 a second.
-# Apart from VISITORS_MAX, so that they never take the room of heads.
+# Control requests in progress: ten times the number that quick clients have open at 1,000 requests
+# a second. Counted apart from VISITORS_MAX, so that they never use the places of request heads.
 CONTROL_REQUESTS_MAX = 256
-# Those of one address that is limited: more than a page with all its charts asks for at once.
+# Control requests in progress of one limited address: more than a page with all its charts sends
+# at once.
 CONTROL_REQUESTS_PER_ADDRESS_MAX = 32
-# A control request that made no progress for this long gives up its place in a full room, also
-# when its address holds no more than others: ordinary ones are answered in a few ms.
+# Seconds without progress after which a control request may be replaced when all places are in
+# use, even if its address holds no more places than other addresses: ordinary requests are
+# answered in a few ms.
 CONTROL_GRACE_S = 0.1
-# Control requests that an address with limits starts at once: a browser opens six connections.
+# Control requests that a limited address may start at once: a browser opens six connections.
 CONTROL_STARTS_BURST = 8
-# ... and a second after that, as many as it may open connections. One start takes 2 ms of the loop,
-# so that the 32 places of an attacker, which become free together, are not filled in one turn.
-# Each CONTROL_STARTS_BURST places that the address holds make a start cost one more: 20 a second
-# with all places held, because requests that stay wait for their peer and are no quick client's.
+# Control requests that it may start per second after that burst: equal to its rate of new
+# connections. One start takes 2 ms of the loop, so the 32 places of an attacker, which become free
+# together, must not be filled in one turn. For each CONTROL_STARTS_BURST places that the address
+# holds, a start costs one token more: 20 starts a second with all places held, because requests
+# that stay wait for their peer and do not come from a quick client.
 CONTROL_STARTS_PER_S = 100.0
-# How long a control request of such an address waits for its start, and a new stream for the turn
-# of the topics that its URL names; a longer queue is a 503.
+# Seconds that a control request of a limited address may wait for its start, and a new stream for
+# its turn to subscribe to the topics of its URL; a longer wait is answered with 503.
 CONTROL_WAIT_MAX_S = 5.0
-# How often a second a request gives up its place although the shares get no fairer: a flood that
-# replaced its own requests at 1,000 a second took the whole core, at 2 to 15 ms each.
+# Replacements per second of a control request by another one that leaves the distribution over
+# addresses no fairer: a flood that replaced its own requests at 1,000 a second used the whole core,
+# at 2 to 15 ms each.
 CONTROL_EXCHANGES_PER_S = 20.0
-# A reader of a control answer that takes nothing for this long is gone. The kernel reports room
-# in steps of 48 KiB (measured), so a reader of 10 KiB/s is served to its end.
+# Seconds in which the peer must accept the next part of a control answer, or its connection is
+# closed. The kernel reports free space in steps of 48 KiB (measured), so a reader of 10 KiB/s gets
+# the whole answer.
 ANSWER_STALL_S = 5.0
-# Connections of one address (IPv6: of one /64), streams included: a tenth of an instance. An
-# office of bots has some hundreds.
+# Connections of one address (IPv6: of one /64), streams included: a tenth of the subscribers of an
+# instance. An office with trading bots has some hundreds.
 ADDRESS_CONNECTIONS_MAX = 1_000
-# New connections of it a second, and at once those of this many seconds: all that it may hold
-# may come again after a restart.
+# New connections per second of one address, and the seconds of that rate that it may open at once:
+# all connections that an address may hold can reconnect together after a restart.
 ADDRESS_CONNECTIONS_PER_S = 100.0
 ADDRESS_BURST_S = 10.0
-# Addresses without a connection whose rate is remembered: 5 MB. Each has a full burst after
-# ADDRESS_BURST_S anyway.
+# Addresses that have no connection but a remembered rate: 5 MB. A forgotten address loses nothing,
+# because its full burst returns after ADDRESS_BURST_S anyway.
 ADDRESSES_REMEMBERED_MAX = 16_384
-# A body for REST control is a list of channels; Quart refuses more with 413.
+# Size of a REST control request's body, a list of channels, in bytes; Quart answers 413 to more.
 BODY_BYTES_MAX = 64 * 1024
 
-# What a client may say in one message: 838 products in one subscribe are 10 KB.
+# Size of one message from a client, in bytes: a subscribe to 838 products has 10 KB.
 CLIENT_MESSAGE_BYTES_MAX = 64 * 1024
-# Client commands answered per connection: burst, then a steady rate. Pings do not count.
+# Commands of one connection: a burst, then a steady rate per second. Pings do not count.
 CLIENT_COMMANDS_BURST = 100
 CLIENT_COMMANDS_PER_S = 10.0
-# Coinbase closes a connection that has not subscribed within this time (FEED §3.1).
+# Seconds until the first subscribe of a connection: Coinbase closes one without (COINBASE §3.1).
 FIRST_SUBSCRIBE_S = 5.0
-# Subscribers whose commands are carried out in one turn of the loop: 50 µs each.
+# Subscribers for which one turn of the loop executes a command: 50 µs each.
 COMMANDS_PER_TURN_MAX = 32
-# Topics that an address may change at once, by one command or several: more than every public
-# channel of 838 products (TOPICS_PER_SUBSCRIBER_MAX); then a rate. Forty addresses at this rate
-# are as much as all large commands together get.
+# Topics that one address may change at once, by one command or several: more than every public
+# channel of 838 products (TOPICS_PER_SUBSCRIBER_MAX). After that burst a rate per second: forty
+# addresses at this rate use as much as all large commands together may.
 COMMAND_TOPICS_BURST = 10_000
 ADDRESS_TOPICS_PER_S = 250.0
-# Topics a second that all large commands together change: a tenth of the loop's time.
+# Topics per second that all large commands together change: a tenth of the loop's time.
 COMMAND_TOPICS_PER_S = 10_000.0
-# A command of so few topics is small: it takes half a millisecond at most.
+# Topics up to which a command counts as small: it takes half a millisecond at most.
 COMMAND_TOPICS_SMALL_MAX = 100
-# Addresses whose allowance is remembered; one that is forgotten has all of it again.
+# Remembered allowances of topics, one per address; a forgotten address has its full burst again.
 ALLOWANCES_MAX = 10_000
-# Queries of history of one address that wait for their turn, each with a page in memory.
+# History queries of one address that wait for their turn, each with a page in memory.
 HISTORY_WAITING_MAX = 16
-# Topics one subscriber may hold: every public channel of 838 products, with room.
+# Topics of one subscriber: more than every public channel of 838 products.
 TOPICS_PER_SUBSCRIBER_MAX = 10_000
-# Subscribers of one instance. 10,000 use half of the usual limit of open files.
+# Subscribers of one instance: 10,000 use half of the usual limit of open files.
 SUBSCRIBERS_MAX = 10_000
-# Open files beside the subscribers': a crowd of visitors must not exhaust them, and 220 are for
-# listeners, feeds, history and other instances.
+# Open files reserved beside those of subscribers: all visitors and control requests, which must not
+# exhaust the files, and 220 for listeners, feeds, history and peer instances.
 SPARE_FILES_MIN = VISITORS_MAX + CONTROL_REQUESTS_MAX + 220
 
-# What may wait for one slow subscriber: bytes (a level2 snapshot and a busy minute) ...
+# Bytes in the backlog of one slow subscriber: a level2 snapshot and a busy minute.
 BACKLOG_BYTES_MAX = 4 * 1024 * 1024
-# ... and age: a price of ten seconds ago is worth nothing.
+# Age of the oldest message in a backlog, in seconds: a price that is ten seconds old is worthless.
 BACKLOG_AGE_MAX_S = 10.0
-# ... and all subscribers of an instance together: what waits for them, as much memory as it takes.
-# 32 subscribers at their own bound; a stall of a whole network fits, since cohorts share bytes.
+# Memory of all backlogs of an instance together, in bytes: 32 subscribers at BACKLOG_BYTES_MAX. A
+# stall of a whole network fits, because the members of a cohort share bytes.
 WAITING_BYTES_MAX = 128 * 1024 * 1024
-# Memory that was freed before the allocator is asked to return it to the system: a few ms each.
+# Freed bytes after which the allocator is asked to return memory to the system: a few ms each time.
 TRIM_BYTES_MIN = 16 * 1024 * 1024
-# How long a subscriber that has been told goodbye may take to hang up.
+# Seconds that a subscriber has to close its connection after it received its farewell.
 FAREWELL_S = 2.0
-# How long its goodbye may wait behind what the kernel holds already: a reader of 13 KB/s
-# gets to it in time, one that does not read at all is cut.
+# Seconds in which a farewell must be written after the bytes that the kernel already holds: a
+# reader of 13 KB/s gets it in time, the connection of one that does not read is closed.
 GOODBYE_WRITTEN_S = 10.0
-# The kernel's send buffer per subscriber (doubled by Linux): slowness must show early, and a
-# goodbye must not stand behind much; 1 MB/s over 100 ms still fits.
+# The kernel's send buffer of one subscriber, in bytes (Linux doubles it): small, so that a slow
+# reader shows early and a farewell has little to wait for; 1 MB/s over 100 ms still fits.
 SEND_BUFFER_BYTES = 64 * 1024
-# Acks, errors, pongs waiting for a subscriber that does not read.
+# Bytes of acknowledgements, errors and pongs that wait for a subscriber that does not read.
 CONTROL_BYTES_MAX = 256 * 1024
 
-# Signs of life on quiet streams: below the shortest common proxy timeout (30 s).
+# Seconds without a message after which a quiet stream gets a keep-alive: below the shortest common
+# proxy timeout (30 s).
 KEEP_ALIVE_S = 15.0
-# How long a new stream whose client has ended its own side still waits for its turn: most such
-# clients have left, and those within their address's allowance have their turn at once.
+# Seconds that a new stream still waits for its turn after its client shut down its sending side:
+# most such clients have left, and those within their address's allowance get their turn at once.
 HALF_CLOSED_WAIT_S = 1.0
-# Pauses after which a subscriber that has ended its own side is sent something, to learn
-# whether it still reads: the round trips of a machine, a continent and a bad line.
+# Pauses in seconds before each write that probes whether a subscriber still reads after it shut
+# down its sending side: round trips within a machine, across a continent and over a bad link.
 HALF_CLOSED_PROBES_S = (0.3, 1.0, 3.0)
-# A WebSocket peer that says nothing at all, pongs included, for this long is gone.
+# Seconds of silence, pongs included, after which a WebSocket peer counts as gone.
 PEER_SILENCE_MAX_S = 60.0
 
-# Time between two readings of the loop's clock, beyond an announced sleep, that still counts as
-# time in which the process ran. The rest of a longer pause (SIGSTOP) ends no peer's patience.
+# Seconds between two readings of the loop's clock, beyond an announced sleep, that still count as
+# running time. The rest of a longer pause (SIGSTOP) counts towards no timeout.
 PAUSE_MIN_S = 1.0
 
-# Batches between feed and broker; about 1 s of the busiest second recorded (632 messages).
+# Batches between feed and broker: about 1 s of the busiest second recorded (632 messages).
 INBOX_BATCHES_MAX = 256
-# Messages gathered for one write: deliveries that came meanwhile are taken together up to
-# here, 30 to 90 KB, far below what may wait for a subscriber.
+# Messages joined into one write: deliveries that arrive during a publish are joined up to this
+# count, 30 to 90 KB, far below BACKLOG_BYTES_MAX.
 MESSAGES_PER_WRITE_MAX = 256
-# New objects between two looks of Python's cycle collector: what 300 connections make.
+# New objects between two runs of Python's cycle collector: 300 connections create as many.
 GC_NEW_OBJECTS_MAX = 20_000
-# Writes in one turn of the loop before others get theirs: about 2 ms. A control request takes
-# some 40 turns, so a subscriber's request waits for as many of them.
+# Writes in one turn of the loop before other tasks run: about 2 ms. A control request takes some
+# 40 turns, so a subscriber's request waits for as many.
 WRITES_PER_TURN_MAX = 256
-# Messages formed for cohorts in one turn: with a resume position, and kept by a subscriber that
-# does not read, each costs as much as ten writes.
+# Messages encoded for cohorts in one turn: with a resume position, and stored in the backlog of a
+# subscriber that does not read, each costs as much as ten writes.
 FORMED_PER_TURN_MAX = 25
-# How long a thread that reads or writes history runs before the loop's thread runs again.
+# Seconds that a thread that reads or writes history runs before the loop's thread runs again.
 THREAD_TURN_S = 0.0005
-# The tape: recent messages in memory; two minutes of the busiest second recorded.
+# Bytes of the tape, the recent messages in memory: two minutes of the busiest second recorded.
 TAPE_BYTES_MAX = 64 * 1024 * 1024
-# Topics remembered at once: interned, watched for gaps, with a position after their
-# messages have left the tape. Every public channel of 838 products, four times over.
+# Topics remembered at once: interned, watched for gaps, with a position after their messages have
+# left the tape. Four times every public channel of 838 products.
 TOPICS_MAX = 20_000
-# A sequence or trade id: what every JSON reader holds exactly. Coinbase's are below it (FEED §6).
+# Largest sequence or trade id: the largest integer that every JSON reader represents exactly.
+# Coinbase's numbers are below it (COINBASE §6).
 SEQUENCE_MAX = 2**53 - 1
 
-# A step in a product's trade ids that can be true: BTC-USD trades up to half a million times
-# a day, so an outage of two days is told as a gap. What is further away is an id set back,
-# or a mistake.
+# Largest plausible step in a product's trade ids: BTC-USD has up to half a million trades a day, so
+# an outage of two days is reported as a gap. A larger step is a reset of the ids or an error.
 TRADE_ID_STEP_MAX = 1_000_000
-# The same for sequences: BTC-USD has up to 1,000 engine events a second (FEED §7).
+# Largest plausible step in sequences: two days of BTC-USD's up to 1,000 engine events a second
+# (COINBASE §7).
 SEQUENCE_STEP_MAX = 200_000_000
-# Numbers that cannot be true, in a row that rises by one: so many are no mistake, the
-# exchange counts anew. Each of them below the newest is taken for a repeat until then.
+# Implausible numbers in a row, each greater by one than the last, that count as a reset by the
+# exchange: so many are not an error. Until then each number below the newest counts as a repeat.
 ODD_NUMBERS_MAX = 10
-# Numbers a little below the mark are a server that lags; when no others arrive for this long
-# and they are no older than the mark, the exchange set them back. Half of STALE_AFTER_S: a
-# market whose numbers were set back flows again before it would be reported as stale.
+# Seconds after which numbers a little below the last one count as reset by the exchange: a server
+# that lags sends such numbers too, but not alone for so long, and its messages are older than the
+# last one. Half of STALE_AFTER_S: delivery of a market continues before it would be reported as
+# stale.
 SET_BACK_AFTER_S = 5.0
-# How long the messages behind a hole wait for the other line to fill it (DESIGN §5).
+# Seconds that messages after a gap wait for the other line to fill it: the most that a gap delays
+# a market (docs/decisions/0006-arbitration.md).
 GAP_PATIENCE_S = 0.05
-# Messages of one product that may wait behind a hole: a second of the busiest full feed.
+# Messages of one product queued after a gap: a second of the busiest full channel.
 WAITING_MESSAGES_MAX = 1_000
-# A line that leads a product and says nothing of it for this long, three heartbeats, while
-# the other line speaks, leads it no longer.
+# Seconds without a message of a product after which its primary connection is replaced, if the
+# other line still delivers the product: three heartbeats.
 LEADER_SILENCE_S = 3.5
-# A product that has heartbeats and then says nothing for this long was interrupted: what its
-# book has missed nobody knows.
+# Seconds of silence after which a product that has heartbeats counts as interrupted: three
+# heartbeats. Its book may have missed any number of updates.
 PRODUCT_SILENCE_S = 3.5
-# An old variant of a product is kept this long after the new one has begun to flow.
+# Seconds that a product's old subscription is kept after its new one delivers.
 HANDOVER_S = 1.0
-# Connections of one line that full and level3 are spread over; light channels have one.
+# Connections of one line that carry full and level3; all light channels share one connection.
 HEAVY_CONNECTIONS_MAX = 8
-# Moves of a product from a connection on which it does not flow to another.
+# Moves of a product from a connection on which it is silent to another one.
 MOVES_MAX = 3
-# More subscribes to a topic that do not help before its product is moved.
+# Unsuccessful repeated subscribes to a topic before its product is moved.
 RENEWALS_BEFORE_MOVE_MAX = 2
-# A key that the exchange did not believe is tried again after this long: its clock or ours may
-# have been wrong, or it was in trouble.
+# Seconds until a key that the exchange rejected is tried again: its clock or ours may have been
+# wrong, or it may have had an outage.
 KEY_AGAIN_S = 60.0
-# A channel that the exchange refused is asked for again after this long: refusals are lifted.
-# Each try may cost a dial, and those who ask meanwhile are refused at once.
+# Seconds until a channel that the exchange refused is requested again, because refusals are lifted.
+# Each try may cost a dial, and subscribers that request the channel meanwhile are refused at once.
 REFUSED_AGAIN_S = 600.0
-# Dials a second and at once, below what the exchange allows (8 and 20, FEED §10).
+# Dials per second, and dials at once: the exchange allows 8 a second, and 20 (COINBASE §10).
 DIALS_PER_S = 4.0
 DIALS_BURST = 8
-# The shortest pause after HTTP 429: eager clients have been locked out for minutes (PAIN §7).
+# Shortest pause after HTTP 429, in seconds: eager clients have been locked out for minutes
+# (COINBASE §16.7).
 RATE_LIMITED_PAUSE_S = 10.0
-# Pauses between two more subscribes to one topic, because its acknowledgement leaves it out,
-# its product has fallen silent, or its book is wrong: the first and the longest. After the
-# longest without another they begin anew.
+# First and longest pause in seconds between two repeated subscribes to one topic: because an
+# acknowledgement leaves it out, its product is silent, or its book is wrong. After the longest
+# pause without a further subscribe the next pause is the first again.
 RENEW_FIRST_S = 5.0
 RENEW_MAX_S = 60.0
-# A new snapshot that did not help is asked for again, for the same reason, after this long: what
-# cannot be read today is a new format, and each snapshot goes to every subscriber of the book.
+# Seconds until a new snapshot is requested again for a fault that the last one did not repair:
+# unreadable rows may be a new format, and each snapshot goes to every subscriber of the book.
 RESYNC_AGAIN_S = 3600.0
-# A book that was readable and not crossed for so long after a snapshot was repaired by it: the next
-# fault is a new one and asks again. Twice RENEW_MAX_S: a snapshot that was asked for has arrived
-# within half of it. Of a book that crosses in turns, each subscriber gets at most one in this time.
+# Seconds for which a book must be readable and not crossed after a snapshot to count as repaired:
+# its next fault is a new one and requests a snapshot again. Twice RENEW_MAX_S, because a requested
+# snapshot arrives within half of it. A subscriber of a book that is crossed now and then gets at
+# most one snapshot in this time.
 RESYNC_REPAIRED_S = 120.0
-# Log lines about such books; the counters go on.
+# Log lines about faults of books that a snapshot did not repair; the counters continue.
 RESYNCS_LOGGED_MAX = 50
-# An auction reports itself once a second (FEED §6.14); without a report it is over by then.
+# Seconds after which an auction without a report is over: one sends a report each second (COINBASE
+# §6.14).
 AUCTION_SILENCE_S = 60.0
-# Messages of the tape that an answer about recent trades looks through: 2 ms in one turn.
+# Messages of the tape that one answer about recent trades examines: 2 ms in one turn.
 MEMORY_SCAN_MESSAGES_MAX = 20_000
-# Upstream lines: each is a whole feed of its own.
+# Upstream lines: each is a whole feed with its own connections.
 LINES_MAX = 2
 
-# One upstream message; BTC-USD snapshots are 1 to 5 MB (FEED §2).
+# Size of one upstream message, in bytes: BTC-USD snapshots are 1 to 5 MB (COINBASE §2).
 UPSTREAM_MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-# One read from the upstream socket.
+# Size of one read from the upstream socket, in bytes.
 UPSTREAM_READ_BYTES = 64 * 1024
-# No byte for this long means the upstream line is dead, whatever TCP says.
+# Seconds without a byte after which an upstream connection is dead, even if TCP reports no error.
 STALE_AFTER_S = 10.0
-# From the name look-up to the end of the WebSocket handshake.
+# Seconds from the name look-up to the end of the WebSocket handshake.
 DIAL_TIMEOUT_S = 15.0
-# A dial that fails as the one before is logged at most this often: an outage is one fault.
+# Seconds until a dial that fails for the same reason as the last one is logged again: an outage is
+# one fault.
 DIAL_LOGGED_S = 300.0
-# Pauses between dials: first and longest, before jitter.
+# First and longest pause between dials, in seconds, before jitter.
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
-# A connection that lived this long was a good one: the next pause is the first again.
+# Seconds after which a connection counts as good: the pause after it is the first again.
 BACKOFF_RESET_S = 30.0
-# Upstream subscriptions outlive their last subscriber this long, for reconnecting clients.
+# Seconds that an upstream subscription is kept after its last subscriber has left, for clients that
+# reconnect.
 LINGER_S = 30.0
-# Demand is collected this long before it is sent: a thousand joiners, one message.
+# Seconds for which demand is collected before it is sent: a thousand joiners cause one message.
 SUBSCRIBE_COLLECT_S = 0.02
-# Products in one subscribe message; keeps a request near 5 KB (its maximum is not known).
+# Products in one subscribe message: it stays near 5 KB (the exchange's maximum is not known).
 PRODUCTS_PER_REQUEST_MAX = 400
-# Coinbase: client messages per second and burst, the stricter of its documents (FEED §10).
+# Messages per second and at once to the exchange: the stricter of its documents (COINBASE §10).
 UPSTREAM_REQUESTS_PER_S = 8.0
 UPSTREAM_REQUESTS_BURST = 50
-# How often the list of products is read, and how long one REST answer may take.
+# Seconds between two reads of the list of products, and seconds for one REST answer.
 CATALOGUE_REFRESH_S = 300.0
 REST_TIMEOUT_S = 10.0
 
-# A snapshot made from a book serves late joiners this long.
+# Seconds for which a snapshot made from a book serves late joiners.
 SNAPSHOT_AGE_MAX_S = 1.0
-# Late joiners given a snapshot in one turn of the loop. With 16 a thousand of them held the
-# others up for 90 ms (p99), with 4 for 30, and were served in a second all the same.
+# Late joiners that get a snapshot in one turn of the loop. With 16 a turn, a thousand joiners
+# delayed other subscribers by 90 ms (p99); with 4 by 30 ms, and all were still served in a second.
 ADMISSIONS_PER_TURN_MAX = 4
-# level2_batch made from level2: changes are gathered this long (FEED §5).
+# Seconds for which level2 changes are collected for one message of level2_batch (COINBASE §5).
 LEVEL2_BATCH_S = 0.05
 
-# A level-3 book is fetched this long after its events have begun to flow (FEED §9), and a
-# product's not more often than that: polling them is sanctioned (FEED §13).
+# Seconds between the first event of a level-3 book and its fetch by REST (COINBASE §9), and seconds
+# between two fetches of one product's book: the exchange penalises clients that poll it (COINBASE
+# §13).
 ORDER_BOOK_SETTLE_S = 2.0
 ORDER_BOOK_PAUSE_S = 10.0
-# Who asks for a book whose events have just begun to flow waits for it this long: one fetched
-# apart would not fit them (OrderbookSync and cbpro load theirs at once).
+# Seconds that a request for a level-3 book waits for the daemon's own book when the events of the
+# product have just begun: a book fetched separately would not fit those events (OrderbookSync and
+# cbpro load theirs at once).
 ORDER_BOOK_WAIT_S = 6.0
 
-# ticker_batch: at most one message per product in this time (FEED §5).
+# Seconds between two messages of one product on ticker_batch (COINBASE §5).
 TICKER_BATCH_S = 5.0
 
-# A secret shorter than this is not searched for in text: it would hide ordinary words.
+# Shortest secret that is searched for in text, in characters: a shorter one would hide ordinary
+# words.
 SECRET_CHARACTERS_MIN = 4
 
-# Log lines of one kind: so many at once, then one in a period, with a count of the lines left out.
-# A start with 40 products writes fewer; a peer that provokes a line per message fills no disk.
+# Log lines of one kind: a burst, then one in each period of seconds, with a count of the omitted
+# lines. A start with 40 products writes fewer; a peer that provokes a line per message cannot fill
+# a disk.
 LOG_LINES_BURST = 20
 LOG_PERIOD_S = 10.0
-# Kinds of log lines and places of tracebacks remembered; the code has about a hundred.
+# Kinds of log lines and code locations of tracebacks remembered; the code has about a hundred.
 LOG_KINDS_MAX = 1_000
-# One value in a log line, all values of a line, one traceback; the rest of a value is cut.
+# Characters of one value of a log line, of all its values, and of one traceback; a longer text is
+# truncated.
 LOG_VALUE_CHARACTERS_MAX = 1_000
 LOG_LINE_CHARACTERS_MAX = 8_000
 LOG_TRACEBACK_CHARACTERS_MAX = 32_000
 # Elements of one list in a log line.
 LOG_ITEMS_MAX = 50
 
-# Drain (DESIGN §6).
+# Drain, in seconds: from "not ready" to the closed listener, the spread of the farewells, and the
+# end of the whole drain, after which the remaining tasks are cancelled.
 DRAIN_NOTICE_S = 0.0
 DRAIN_SPREAD_S = 5.0
 DRAIN_TIMEOUT_S = 20.0
-# A second signal sooner than this after the first is the same Ctrl-C arriving twice.
+# Seconds within which a second signal counts as the same Ctrl-C, delivered twice.
 SECOND_SIGNAL_S = 1.0
 
-# SSE ids state every topic up to this many; above, only the last event of a batch does.
+# Topics up to which every SSE id states the whole position; with more, only the last id of a batch.
 SSE_ID_TOPICS_MAX = 8
 
-# Unacknowledged data this old ends the connection in the kernel: above the backlog's age
-# limit plus the farewell, so that our own, better explained end comes first.
+# Age of unacknowledged data, in seconds, at which the kernel ends a connection: above the backlog's
+# age limit plus the farewell, so that the daemon ends it first and reports the reason.
 UNACKED_MAX_S = BACKLOG_AGE_MAX_S + GOODBYE_WRITTEN_S + FAREWELL_S + 5.0
-# Connections the kernel completes for us while we are busy.
+# Connections that the kernel completes for a listener while the loop is busy.
 LISTEN_BACKLOG_MAX = 4096
 
-# The exchange's REST service: 10 requests a second and a burst of 15 per address (FEED §13),
-# with some left for the operator's own curl.
+# REST requests per second and at once: the exchange allows 10 and 15 per address (COINBASE §13);
+# the difference is for the operator's own curl.
 REST_REQUESTS_PER_S = 8.0
 REST_REQUESTS_BURST = 12
-# Requests in flight at once, and those waiting for their turn: 5 s of them.
+# REST requests in flight, and those that wait for their turn: 5 s at REST_REQUESTS_PER_S.
 REST_IN_FLIGHT_MAX = 8
 REST_WAITING_MAX = 40
-# Requests of askers in a row while a backfill waits: it gets at least every fifth.
+# Requests for callers in a row while a backfill waits: the backfill gets at least every fifth.
 REST_ASKERS_IN_A_ROW_MAX = 4
-# How long one who asks us waits for an answer of the exchange, the queue included.
+# Seconds that a caller waits for an answer of the exchange, its time in the queue included.
 REST_ASKER_S = 8.0
-# One answer: a level 3 book is the largest, several MB; an error's body is a line.
+# Bytes of one REST answer, and of an error's body: a level-3 book, the largest answer, has several
+# MB; an error is a line.
 REST_ANSWER_BYTES_MAX = 16 * 1024 * 1024
 REST_ERROR_BYTES_MAX = 4 * 1024
-# Answers kept for the next askers, least recently used out first.
+# REST answers cached for later callers, and their bytes; the least recently used are dropped first.
 REST_KEPT_ANSWERS_MAX = 512
 REST_KEPT_BYTES_MAX = 32 * 1024 * 1024
-# After a 429 nothing is asked for at least this long; each further one in a row doubles it,
-# up to the cap, before jitter. A longer Retry-After is believed up to its own cap.
+# Seconds without a request after a 429: at least the minimum; each further 429 in a row doubles it,
+# up to the maximum, before jitter. A longer Retry-After is obeyed up to a maximum of its own.
 REST_PAUSE_MIN_S = 1.0
 REST_PAUSE_MAX_S = 30.0
 REST_RETRY_AFTER_MAX_S = 300.0
-# Tries of a request that meets 429 each time.
+# Tries of one request that is answered with 429 each time.
 REST_LIMITED_TRIES_MAX = 3
 
-# Trades fetched for one gap: fifty pages, 10 s of REST; an outage of BTC-USD of two hours.
+# Trades fetched for one gap: fifty pages or 10 s of REST; an outage of BTC-USD of two hours.
 BACKFILL_TRADES_MAX = 50_000
-# Gaps waiting to be filled: what a reconnect finds for every product with trades.
+# Gaps that wait for a backfill: a reconnect finds one for every product with trades.
 BACKFILL_GAPS_MAX = 1_000
-# Trades handed on at once.
+# Backfilled trades delivered in one notice.
 BACKFILL_CHUNK_TRADES_MAX = 500
-# Pause between two chunks: notices go ahead of data and may not pile up before one who reads.
+# Seconds between two such notices: notices precede data and must not pile up for a subscriber that
+# reads.
 BACKFILL_CHUNK_PAUSE_S = 0.1
-# The newest trades among them are told again to whoever subscribes: a product's at most so
-# many, 140 KB, which fit into what may wait for a subscriber beside data.
+# Newest backfilled trades of one product that a new subscriber of its matches gets: 140 KB, which
+# fit into the backlog for control messages (CONTROL_BYTES_MAX).
 BACKFILL_RETOLD_TRADES_MAX = 1_000
-# Gaps of a topic told to who comes before its next message; the newest count.
+# Newest gap notices of one topic sent to a subscriber that joins before the topic's next message.
 STANDING_GAPS_MAX = 20
-# The newest trades may be missing from REST for some seconds (FEED §13).
+# Seconds for which a backfill waits for the newest trades: REST shows them some seconds late
+# (COINBASE §13).
 BACKFILL_PATIENCE_S = 15.0
-# Tries of a page in a row before the rest of its gap is given up.
+# Tries of one page in a row before the backfill of its gap ends unfinished.
 BACKFILL_TRIES_MAX = 6
-# Backfilled trades kept for those who resume: all products together, and how long.
+# Backfilled trades kept for resuming subscribers, all products together, and for how many seconds.
 BACKFILLED_TRADES_MAX = 100_000
 BACKFILLED_KEEP_S = 600.0
 
-# Instances of one machine; more than cores there are.
+# Instances of one machine: more than it has cores.
 INSTANCES_MAX = 100
-# How long another instance may take to answer: it answers in milliseconds, unless it is stuck.
+# Seconds for an answer of a peer instance: it answers in milliseconds unless it hangs.
 PEER_ANSWER_S = 2.0
-# How often an instance looks how many share the address that the exchange counts by.
+# Seconds between two counts of the instances that share the address by which the exchange limits.
 INSTANCES_LOOK_S = 5.0
-# What all instances said is told again this long.
+# Seconds for which the collected answers of all instances are served again.
 INSTANCES_KEEP_S = 0.5
 
-# A block of history is sealed when it holds so many bytes, or has been open so long.
+# Bytes, or seconds since its first message, after which a block of history is sealed.
 BLOCK_BYTES = 64 * 1024
 BLOCK_AGE_S = 10.0
-# One message alone may be larger than a block, as large as upstream's largest can be set.
+# Bytes of one unpacked block: one message may exceed BLOCK_BYTES, up to the largest upstream
+# message that can be configured.
 BLOCK_INFLATED_BYTES_MAX = 1024 * 1024 * 1024
-# How often what came is written to the store; at most a second may be unflushed.
+# Seconds between two writes of history to the store; at most a second may be unwritten.
 HISTORY_FLUSH_S = 0.25
-# A product that was not heard for so long holds up nobody who asks up to when all is stored.
+# Seconds of silence after which a product no longer delays the low watermark, the receive time up
+# to which every product is recorded.
 HISTORY_HEARD_S = 3600.0
-# How often an instance that does not write looks whether nobody does: takeover within 1 s.
+# Seconds between two checks of a non-writing instance for a missing writer: takeover within 1 s.
 HISTORY_LOOK_S = 0.25
-# Pause before a store that failed is tried again.
+# Seconds until a store that failed is tried again.
 HISTORY_AGAIN_S = 1.0
-# What one writer hands over to the next: receive times of instances differ, hung writers
-# are killed by the watchdog; numbers that begin anew take longer.
+# Seconds by which the recordings of two writers may overlap at a takeover: receive times of
+# instances differ, and the watchdog kills a hung writer. A reset of numbers takes longer.
 HISTORY_OVERLAP_S = 60.0
-# Messages written in one transaction; one takes 10 µs and others want to read.
+# Messages written in one transaction: each takes 10 µs, and readers wait meanwhile.
 HISTORY_BATCH_MAX = 20_000
-# How long history is kept, and how large it may be.
+# Seconds for which history is kept, and its size in bytes.
 HISTORY_AGE_MAX_S = 7 * 86_400.0
 HISTORY_BYTES_MAX = 10 * 1024 * 1024 * 1024
-# How often what is too old is removed; blocks and free pages of it at once.
+# Seconds between two removals of expired history, and the blocks and free pages removed at once.
 HISTORY_RETAIN_S = 60.0
 HISTORY_RETAIN_BLOCKS_MAX = 64
 HISTORY_VACUUM_PAGES_MAX = 2_000
-# Messages read of open blocks at once, and bytes of unpacked blocks held for the next reader.
+# Messages of open blocks in one page, and bytes of unpacked blocks cached for the next reader.
 HISTORY_PAGE_MESSAGES_MAX = 2_000
 HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
-# A book's record begins with a snapshot at least this often, for who reads it from the middle.
+# Seconds between two snapshots of a recorded book, so that a reader can start in the middle.
 HISTORY_SNAPSHOT_S = 600.0
-# Pages of the past that are kept for the next reader of the same topics.
+# Pages of recorded messages cached for the next reader of the same topics.
 HISTORY_PAGES_MAX = 64
-# Places of messages that are kept for the next who come back from there.
+# Places of messages cached for further subscribers that resume from the same message.
 HISTORY_PLACES_MAX = 1_000
 
-# The tape keeps what is younger for who takes over the writing of history: the watchdog kills
-# a hung writer after 10 s and 3 more for its last words, and 10 s are for what else may come.
+# Seconds for which the tape keeps messages for an instance that takes over as writer: the watchdog
+# kills a hung writer after 10 s and waits 3 more for its last output; 10 s are a margin.
 TAPE_KEEP_S = 25.0
-# Messages that one query of history gives: unless asked otherwise, and at most.
+# Messages that one history query returns: by default, and at most.
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
 HISTORY_QUERY_MESSAGES_MAX = 100_000
-# How long a query of history writes rows or lines in one turn of the loop, and how many messages
-# between two looks at the clock: 0.2 ms of CSV.
+# Seconds for which a history query encodes rows or lines in one turn of the loop, and messages
+# between two readings of the clock: 0.2 ms of CSV.
 HISTORY_WRITING_TURN_S = 0.001
 HISTORY_WRITTEN_MESSAGES_MAX = 10
-# A message from this size on is written by a thread: 1 MB of a book as CSV takes half a second.
+# Bytes from which a message is encoded in a thread: 1 MB of a book as CSV takes half a second.
 HISTORY_LARGE_BYTES = 32 * 1024
-# A page that was read faster than this needs no pause; a shorter sleep takes a millisecond anyway.
+# Shortest read of a page, in seconds, after which a history query pauses for as long as the read
+# took: a shorter sleep takes a millisecond anyway.
 HISTORY_PAUSE_MIN_S = 0.002
-# How long a browser may remember what a page of another origin may send: changes are rare.
+# Seconds for which a browser may cache the answer to a CORS preflight: changes are rare.
 PREFLIGHT_KEEP_S = 3_600.0
-# A cell of CSV: a spreadsheet holds 32,767 characters, and Python's csv module 131,072.
+# Characters of one CSV cell: a spreadsheet holds 32,767, Python's csv module 131,072.
 CSV_CELL_CHARACTERS_MAX = 32_000
-# A day in 86 seconds. What is faster is as fast as it is read: 0.
+# Fastest timed replay: a day in 86 seconds. Speed 0 replays as fast as messages are read.
 REPLAY_SPEED_MAX = 1_000
-# What is due within this time is replayed together.
+# Seconds within which messages that are due are replayed together.
 REPLAY_TICK_S = 0.01
-# What is given at once to who catches up: 64 KiB, the kernel's buffer of a subscriber.
+# Bytes delivered at once to a subscriber that catches up: the size of its kernel buffer.
 RESUME_CHUNK_BYTES = 64 * 1024
-# Messages of the tape that are looked through, and whose bytes are shared, together.
+# Messages of the tape in one page for resuming subscribers, and pages kept for them to share.
 RESUME_WINDOW_MESSAGES_MAX = 256
 RESUME_PAGES_MAX = 256
-# Subscribers that are given a part in one turn of the loop: half a millisecond altogether.
+# Resuming subscribers that get a page in one turn of the loop: half a millisecond altogether.
 RESUMES_PER_TURN_MAX = 16
-# How long a position may be ahead of this instance's feed (DESIGN §5).
+# Seconds for which a resume waits when its position is ahead of this instance's feed: the feeds of
+# instances lag by different amounts.
 RESUME_AHEAD_MAX_S = 5.0
-# How often is looked again for what is about to come or to be written.
+# Poll interval in seconds while waiting for the feed or the history writer.
 RESUME_LOOK_S = 0.1
-# When what is missing is not written by then, or nothing was for so long, others are asked.
+# Seconds of waiting for the store to contain the missing messages, or of a store without new ones,
+# after which peer instances are asked.
 RESUME_ASK_S = 5.0
-# They are busy then themselves: what they remember is a page or two, and somebody waits for it.
+# Seconds for the answers of all peers together: they are busy then themselves, they remember a page
+# or two, and a subscriber waits.
 RESUME_FETCH_S = 5.0
-# For so many streams they are asked at a time; more would only make them all too slow.
+# Streams for which peers are asked at a time: more would only slow all of them down.
 RESUMES_ASKING_MAX = 4
-# How often one stream has them asked for the same when our own record begins anew meanwhile.
+# Times that peers are asked for the same messages of one stream when our own record restarts
+# meanwhile.
 RESUME_ASKS_MAX = 3
-# What nobody had is not asked for again within this time.
+# Seconds until messages that no peer had are requested again.
 RESUME_NOWHERE_S = 10.0
-# What is taken from one of them for one stream, at most.
+# Messages fetched from one peer for one stream.
 RESUME_FETCH_MESSAGES_MAX = 50_000
-# How long is waited for another instance to write what is missing: a hung one is killed by
-# its watchdog and replaced within this time.
+# Seconds of waiting for another instance to record the missing messages: within them the watchdog
+# kills a hung writer and another one replaces it.
 RESUME_PATIENCE_S = 30.0
-# Instances receive the same message at most so far apart.
+# Largest difference in seconds between the receive times of one message at two instances.
 RESUME_MARGIN_S = 2.0

@@ -1,1 +1,1 @@
-"""What exists: no I/O, no clock, no log, no network library."""
+"""The market-data model; it uses no I/O, no clock, no log and no network library."""

@@ -1,8 +1,9 @@
-"""Prices and sizes: decimal texts, and the whole numbers that order and add them exactly.
+"""Prices and sizes: decimal texts, and exact whole numbers to compare and add them.
 
-Texts are what the exchange sent and what subscribers get; a number is made of one only to
-compare or to subtract. It is the amount times 10**18: exact, an int, never a float. An amount
-with more than 18 decimals is a fraction; fractions and ints compare and hash alike.
+The exchange sends an amount as text, and subscribers get the same text. A text is converted to
+a number only to compare, add or subtract. The number is the amount times 10**18: exact, an int,
+never a float. For an amount with more than 18 decimals it is a ``Fraction``; fractions and ints
+compare and hash alike.
 """
 
 import re
@@ -10,48 +11,49 @@ from fractions import Fraction
 from typing import Any
 
 DECIMALS_MAX = 18
-"""Digits after the point of usual amounts; the smallest increment has fewer (FEED §13)."""
-ODD_DECIMALS_MAX = 60
-"""Digits after the point of any amount; numbers of other exchanges have 30."""
-ODD_CHARACTERS_MAX = 100
-"""Length of an amount that is written in another way: with an exponent, or many decimals."""
+"""Decimals of an amount in the usual form: the exchange's smallest increment has fewer
+(COINBASE §13)."""
+GENERAL_DECIMALS_MAX = 60
+"""Decimals of an amount in the general form: numbers of other exchanges have 30."""
+GENERAL_CHARACTERS_MAX = 100
+"""Characters of an amount in the general form: with an exponent, or with many decimals."""
 WHOLE_DIGITS_MAX = 20
-"""Digits before the point; SHIB-like sizes have 13. What is longer is a mistake."""
+"""Digits before the point: sizes of products like SHIB have 13, a longer number is an error."""
 
 
 Number = int | Fraction
-"""An amount times 10**18; a fraction only if it has more decimals."""
+"""An amount times 10**18; a fraction only if the amount has more decimals."""
 
-_ODD = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?", re.ASCII)
+_GENERAL = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?", re.ASCII)
 
 
 class BadAmount(ValueError):
-    """A text that is no amount, or a row or side that cannot be part of a book."""
+    """An invalid amount, or a row or side that cannot be part of a book."""
 
 
 def text_of(value: Any) -> str:
-    """Return an amount as text: a text as it is, a whole JSON number in digits.
+    """Return an amount as text: a text unchanged, a JSON integer in digits.
 
     Raises:
-        BadAmount: it is neither.
+        BadAmount: ``value`` is neither.
     """
     if type(value) is str:
         return value
     if type(value) is int:
         return str(value)
-    raise BadAmount(f"{type(value).__name__} is no amount")
+    raise BadAmount(f"{type(value).__name__} is not an amount")
 
 
 def scaled(text: str) -> Number:
     """Return ``text`` times 10**18, exactly.
 
     Args:
-        text: digits, and a point and digits if wanted, ``"58695.04"``; perhaps with an
-            exponent, ``"6.44E-6"``, as JSON writes numbers.
+        text: digits, optionally a point and further digits, ``"58695.04"``, optionally an
+            exponent as in a JSON number, ``"6.44E-6"``.
 
     Raises:
-        BadAmount: anything else: a sign, ``"NaN"``, ``"0.-10000"``, ``".5"``, digits that are
-            not ASCII, more digits than the limits allow.
+        BadAmount: ``text`` has another form (a sign, ``"NaN"``, ``"0.-10000"``, ``".5"``, digits
+            that are not ASCII) or more digits than the limits allow.
 
     Cost: 0.4 µs; 2 µs with an exponent or more than ``DECIMALS_MAX`` decimals.
     """
@@ -65,17 +67,17 @@ def scaled(text: str) -> Number:
         and (fraction or not point)
     ):
         return int(digits)
-    return _scaled_odd(text)
+    return _scaled_general(text)
 
 
-def _scaled_odd(text: str) -> Number:
-    found = _ODD.fullmatch(text) if len(text) <= ODD_CHARACTERS_MAX else None
+def _scaled_general(text: str) -> Number:
+    found = _GENERAL.fullmatch(text) if len(text) <= GENERAL_CHARACTERS_MAX else None
     if found is None:
-        raise BadAmount(f"{text[:40]!r} is no amount")
+        raise BadAmount(f"{text[:40]!r} is not an amount")
     whole, fraction, exponent = found.group(1), found.group(2) or "", int(found.group(3) or 0)
     digits = (whole + fraction).lstrip("0")
     places = len(fraction) - exponent
-    if digits and (places > ODD_DECIMALS_MAX or len(digits) - places > WHOLE_DIGITS_MAX):
+    if digits and (places > GENERAL_DECIMALS_MAX or len(digits) - places > WHOLE_DIGITS_MAX):
         raise BadAmount(f"{text[:40]!r} has too many digits")
     if not digits:
         return 0
@@ -84,16 +86,16 @@ def _scaled_odd(text: str) -> Number:
 
 
 def is_zero(text: str) -> bool:
-    """Say whether an amount is zero, however spelled.
+    """Return True if an amount is zero in any spelling, such as ``"0.00"``.
 
     Raises:
-        BadAmount: it is none.
+        BadAmount: ``text`` is not an amount.
 
-    Cost: 0.2 µs for up to ``DECIMALS_MAX`` characters, half of what its number costs.
+    Cost: 0.2 µs for up to ``DECIMALS_MAX`` characters, half the cost of ``scaled``.
     """
     digits = text.replace(".", "", 1)
     if (
-        len(text) > DECIMALS_MAX  # then the digits on either side of the point are to be counted
+        len(text) > DECIMALS_MAX  # scaled() then checks the digits on each side of the point
         or not digits.isdigit()
         or not digits.isascii()
         or text[0] == "."
@@ -104,39 +106,39 @@ def is_zero(text: str) -> bool:
 
 
 def minus(text: str, other: str) -> str:
-    """Return ``text`` − ``other`` in plain digits; ``"0"`` when nothing is left.
+    """Return ``text`` − ``other`` without exponent; ``"0"`` if the difference is not positive.
 
-    The result has as many decimals as the longer of the two: ``"1.00"`` − ``"0.5"`` is
+    The result has as many decimals as the amount with more of them: ``"1.00"`` − ``"0.5"`` is
     ``"0.50"``.
 
     Raises:
-        BadAmount: one of them is none.
+        BadAmount: ``text`` or ``other`` is not an amount.
     """
     left = scaled(text) - scaled(other)
     return plain(left, max(decimals(text), decimals(other))) if left > 0 else "0"
 
 
 def total(texts: list[str]) -> str:
-    """Return the sum of amounts in plain digits, with as many decimals as the longest has.
+    """Return the sum of amounts without exponent, with the largest number of decimals in them.
 
     Raises:
-        BadAmount: one of them is none.
+        BadAmount: one of ``texts`` is not an amount.
     """
     return plain(sum(map(scaled, texts)), max(map(decimals, texts), default=0))
 
 
 def decimals(text: str) -> int:
-    """Return how many digits an amount has after the point when it is written plainly."""
+    """Return the number of decimals of an amount when it is written without an exponent."""
     fraction = text.partition(".")[2]
-    found = _ODD.fullmatch(text)
+    found = _GENERAL.fullmatch(text)
     if found is None or found.group(3) is None:
         return len(fraction)
     places = len(found.group(2) or "") - int(found.group(3))
-    return min(max(places, 0), ODD_DECIMALS_MAX)
+    return min(max(places, 0), GENERAL_DECIMALS_MAX)
 
 
 def plain(number: Number, places: int) -> str:
-    """Write a number times 10**18, not negative, with ``places`` digits after the point."""
+    """Format ``number``, an amount times 10**18 and not negative, with ``places`` decimals."""
     digits = str(int(number * 10**places // 10**DECIMALS_MAX))
     if not places:
         return digits

@@ -1,4 +1,4 @@
-"""Trades that REST brought after the feed had missed them, for those who resume soon."""
+"""Trades missed by the feed and fetched by REST, kept for subscribers that resume soon."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ class _Batch(NamedTuple):
 
 
 class Backfilled:
-    """Keeps backfilled trades for a while; the oldest go first when there are too many.
+    """Recently backfilled trades; at the limit the oldest batches are dropped first.
 
     Attributes:
-        on_add: told of each product's trades when they are added.
+        on_add: called with product id and trades of each batch when it is added.
 
     Args:
         trades_max: trades kept at most, all products together.
-        keep_s: how long they are kept, in seconds.
+        keep_s: seconds for which a trade is kept.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Backfilled:
         return self._count
 
     def add(self, product_id: str, trades: Sequence[Mapping[str, Any]], now: float) -> None:
-        """Keep ``trades``, which ascend by trade id; ``now`` rises steadily, in seconds."""
+        """Keep ``trades``, in ascending order of trade id; ``now`` is monotonic, in seconds."""
         self.on_add(product_id, trades)
         kept = trades[-self._trades_max :]
         if kept:
@@ -46,19 +46,22 @@ class Backfilled:
             self._batches.append(batch)
             self._by_product.setdefault(product_id, deque()).append(batch)
             self._count += len(kept)
-        self._forget(now)
+        self._expire(now)
 
     def since(self, product_id: str, now: float) -> list[Mapping[str, Any]]:
-        """Return what is kept of ``product_id``, each trade once, ascending by trade id."""
-        self._forget(now)
-        found: dict[int, Mapping[str, Any]] = {}
+        """Return the kept trades of ``product_id``, each once, in ascending order of trade id."""
+        self._expire(now)
+        by_id: dict[int, Mapping[str, Any]] = {}
         for batch in self._by_product.get(product_id, ()):
             for trade in batch.trades:
-                found[trade["trade_id"]] = trade
-        return [found[trade_id] for trade_id in sorted(found)]
+                by_id[trade["trade_id"]] = trade
+        return [by_id[trade_id] for trade_id in sorted(by_id)]
 
-    def _forget(self, now: float) -> None:
-        """Drop what is too old or too much; a product's batches are in the same order as all."""
+    def _expire(self, now: float) -> None:
+        """Drop expired batches, and the oldest beyond the limit.
+
+        Each product's batches are in the order of ``_batches``, so its oldest is the first too.
+        """
         batches = self._batches
         while batches and (
             batches[0].added_at <= now - self._keep_s or self._count > self._trades_max

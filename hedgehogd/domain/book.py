@@ -1,17 +1,19 @@
 """One product's aggregated order book, from ``snapshot`` and ``l2update`` messages.
 
-A side is a sorted list of whole numbers with the best level at its end, where nearly all
-changes happen and an insertion moves next to nothing; and a dictionary from those numbers
-to ``(price, size)``, the texts as they were received. Numbers of price texts are remembered:
-near the best the same prices come and go, and need not be read again.
+A side has two parts. A sorted list holds one whole number, the key, per level, with the best
+level at its end: nearly all changes happen there, so an insertion moves few elements. A
+dictionary maps each key to ``(price, size)``, the texts as received. The keys of price texts are
+cached: near the best level the same prices are removed and added repeatedly.
 
-Bids' numbers are the price times 10**18, asks' are the same below zero: so on both sides
-larger is better. The same price in another spelling is the same level, under its newest text.
+The key of a bid is its price times 10**18, the key of an ask is the negative of that, so on both
+sides a larger key is a better level. The same price in another spelling is the same level, with
+its newest text.
 
-Loading and reading it out can be cut into slices, between which a shell may let others run:
-46,000 levels are more than one turn of the loop should hold. The messages are in ``level2``.
+Loading and reading can be divided into slices, so that a caller can let other tasks run between
+them: 46,000 levels take longer than one turn of the loop should. ``level2`` reads and writes the
+messages.
 
-Source: FEED §6.6, §9.
+Source: docs/COINBASE.md §6.6, §9.
 """
 
 from bisect import bisect_left, insort
@@ -21,30 +23,35 @@ from typing import Any, NamedTuple
 from hedgehogd.domain.amount import BadAmount, Number, is_zero, scaled, text_of
 
 LEVELS_PER_SLICE = 1_000
-"""Levels loaded or written in one turn: about 1 ms of loading, 0.1 ms of writing."""
+"""Levels loaded or encoded in one turn: about 1 ms of loading, 0.1 ms of encoding."""
 
 KNOWN_PRICES_MAX = 10_000
-"""Price texts of a side whose numbers are remembered while their levels exist; also the limit
-for a feed that spells one price in many ways."""
+"""Price texts with a cached key, per side; it also limits a feed that spells one price in many
+ways."""
 
 LEVELS_PER_SIDE_MAX = 1_000_000
-"""Forty times the largest side seen; a feed that names more prices fills memory, no book."""
+"""Levels of one side: forty times the largest side seen. A feed that sends more prices attacks
+memory."""
 
 Level = tuple[str, str]
-"""``(price, size)``: quote currency per unit of base, and base currency; decimal texts."""
+"""``(price, size)`` as decimal texts: quote currency per unit of base, and base currency."""
 Change = tuple[str, str, str]
-"""``(side, price, size)``; side is ``"buy"`` or ``"sell"``, a size of zero removes the level."""
+"""``(side, price, size)``; the side is ``"buy"`` or ``"sell"``, size zero removes the level."""
 
 
 class BookNotReady(Exception):
-    """No snapshot has been loaded completely; changes alone cannot make a book."""
+    """The book has no complete snapshot, and updates alone cannot build one."""
 
 
 class _Ladder:
-    """One side: ``keys`` ascending, best last; ``levels`` by key.
+    """One side of a book.
 
-    ``known`` is a cache, of the numbers of price texts that changes have named; a removal
-    takes its text out, so that the cache does not outgrow the levels.
+    Attributes:
+        sign: 1 for bids, -1 for asks.
+        keys: in ascending order, best level last.
+        levels: by key.
+        known: cache of the keys of price texts in changes. The removal of a level removes its
+            text, so that the cache does not outgrow the levels.
     """
 
     __slots__ = ("keys", "known", "levels", "sign")
@@ -58,14 +65,14 @@ class _Ladder:
     def key_of(self, price: str) -> Number:
         key = scaled(price) * self.sign
         if len(self.levels) >= LEVELS_PER_SIDE_MAX:
-            raise BadAmount(f"{price!r} is one level too many")
+            raise BadAmount(f"{price!r} exceeds the limit of levels")
         if len(self.known) >= KNOWN_PRICES_MAX:
             self.known.clear()
         self.known[price] = key
         return key
 
     def add(self, rows: Sequence[Any]) -> int:
-        """Add a snapshot's rows, without keeping ``keys``; return how many were malformed."""
+        """Add a snapshot's rows to ``levels`` only; return the number of malformed rows."""
         levels, sign = self.levels, self.sign
         skipped = 0
         for row in rows:
@@ -81,32 +88,32 @@ class _Ladder:
         return skipped
 
     def sort(self) -> None:
-        """Make ``keys``; it costs one comparison a level if rows came best first, as usual."""
+        """Build ``keys``: one comparison per level if the rows were best first, as is usual."""
         self.keys = list(self.levels)
         self.keys.reverse()
         self.keys.sort()
 
 
 def _texts(row: Any) -> Level:
-    """Return price and size of a row whose numbers may be JSON numbers."""
+    """Return price and size of a row as texts; in the row they may be JSON numbers."""
     if type(row) is str:
-        raise BadAmount("a text is no row")
+        raise BadAmount("a row must not be a text")
     return text_of(row[0]), text_of(row[1])
 
 
 class FrozenBook(NamedTuple):
-    """A book as it was at one moment; later changes to the book do not show here.
+    """An immutable copy of a book at one moment.
 
     Attributes:
-        keys: by side, its levels' numbers, best last.
-        levels: by side, the levels by number.
+        keys: by side, the keys of its levels, best last.
+        levels: by side, its levels by key.
     """
 
     keys: dict[str, list[Number]]
     levels: dict[str, dict[Number, Level]]
 
     def depth(self, side: str) -> int:
-        """Return how many levels a side (``"buy"`` or ``"sell"``) has."""
+        """Return the number of levels of a side (``"buy"`` or ``"sell"``)."""
         return len(self.keys[side])
 
     def rows(self, side: str, first: int = 0, last: int | None = None) -> list[Level]:
@@ -115,7 +122,7 @@ class FrozenBook(NamedTuple):
         Args:
             side: ``"buy"`` or ``"sell"``.
             first: 0 or more; the best level is 0.
-            last: None for all that follow; may be beyond the end.
+            last: None for all further levels; may be beyond the end.
         """
         return _rows(self.keys[side], self.levels[side], first, last)
 
@@ -131,12 +138,12 @@ def _rows(
 
 
 class Book:
-    """One product's aggregated order book; texts of prices and sizes stay as received.
+    """One product's aggregated order book; prices and sizes keep the texts received.
 
     Attributes:
         is_ready: True once a snapshot is loaded completely, until the next load or clear.
         skipped: unreadable rows of the last snapshot, and unreadable changes since. Such a row
-            counts as a level that does not exist; such a change changes nothing.
+            adds no level; such a change has no effect.
     """
 
     __slots__ = ("_sides", "is_ready", "skipped")
@@ -145,30 +152,30 @@ class Book:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, for example because the feed is dialled again; ends a load."""
+        """Remove all levels, for example when the feed reconnects; a running load ends."""
         self._sides = {"buy": _Ladder(1), "sell": _Ladder(-1)}
         self.is_ready = False
         self.skipped = 0
 
     def load(self, bids: Sequence[Any], asks: Sequence[Any]) -> None:
-        """Replace everything by a snapshot in one turn: 1 µs a level."""
+        """Replace the book by a snapshot in one turn, at 1 µs per level."""
         for _ in self.load_parts(bids, asks):
             pass
 
     def load_parts(
         self, bids: Sequence[Any], asks: Sequence[Any], levels_per_slice: int = LEVELS_PER_SLICE
     ) -> Iterator[int]:
-        """Replace everything by a snapshot, in slices; yield how many rows have been read.
+        """Replace the book by a snapshot in slices; yield the number of rows read so far.
 
         Args:
-            bids: rows ``[price, size]``, best first or (one longer turn) in any order.
-                More columns are ignored; of rows of one price the last wins; a size of
-                zero is ignored; a malformed row is skipped and counted.
-            asks: the same.
+            bids: rows ``[price, size]``, best first, or in any order (sorting then takes one
+                longer turn). Further columns are ignored; the last of several rows of one price
+                wins; a size of zero is ignored; a malformed row is skipped and counted.
+            asks: likewise.
             levels_per_slice: rows read in one turn.
 
-        The book is ready when the iterator is exhausted, and not before: changes that come
-        meanwhile must wait. Another load or ``clear`` in between ends this one in silence.
+        The book is ready only when the iterator is exhausted; the caller keeps changes that
+        arrive before. Another load, or ``clear``, ends this load without an error.
         """
         self.clear()
         sides, read = self._sides, 0
@@ -184,21 +191,21 @@ class Book:
         self.is_ready = True
 
     def apply(self, changes: Sequence[Change | None]) -> list[int]:
-        """Apply one message's changes; skip and count those that cannot be read.
+        """Apply the changes of one message; skip and count unreadable changes.
 
-        Unreadable are None, a price, size or side that is none, and a new price that meets a
-        side of ``LEVELS_PER_SIDE_MAX``.
+        A change is unreadable if it is None, if its price, size or side is invalid, or if it
+        adds a level to a side that has ``LEVELS_PER_SIDE_MAX``.
 
         Returns:
-            The places in ``changes`` of bare removals, of levels that do not exist: clients
-            crash on those, so they must be cut out before the message is passed on. The
-            list is empty for (nearly) every message.
+            The indexes in ``changes`` of bare removals, which remove a level that does not
+            exist. Clients crash on them, so the caller must remove them from the message before
+            it is delivered. The list is empty for nearly every message.
 
         Raises:
-            BookNotReady: see there.
+            BookNotReady: no snapshot is loaded.
 
-        Cost: 0.6 µs for a level that exists, 0.8 µs for one that comes or goes near the best,
-        3 µs at the far end of 46,000; 1.2 µs in the mean of real updates.
+        Cost: 0.6 µs for an existing level, 0.8 µs for one that is added or removed near the
+        best, 3 µs at the far end of 46,000 levels; 1.2 µs on average for real updates.
         """
         if not self.is_ready:
             raise BookNotReady
@@ -223,7 +230,7 @@ class Book:
                     insort(ladder.keys, key)
                 levels[key] = (price, size)
                 continue
-            ladder.known.pop(price, None)  # no more texts are kept than there are levels
+            ladder.known.pop(price, None)  # bounds the cache by the number of levels
             if levels.pop(key, None) is None:
                 bare.append(at)
             else:
@@ -231,24 +238,24 @@ class Book:
         return bare
 
     def key_of(self, side: str, price: str) -> Number:
-        """Return the number of a price on a side, for ``level_at``, whether it exists or not.
+        """Return the key of a price on a side for ``level_at``; its level need not exist.
 
         Raises:
-            BadAmount: the side or the price is none.
+            BadAmount: the side or the price is invalid.
         """
         ladder = self._sides.get(side)
         if ladder is None:
-            raise BadAmount(f"{side[:40]!r} is no side")
+            raise BadAmount(f"{side[:40]!r} is not a side")
         key = ladder.known.get(price)
         return ladder.key_of(price) if key is None else key
 
     def level_at(self, side: str, key: Number) -> Level | None:
-        """Return the level of a number from ``key_of``, or None."""
+        """Return the level of a key from ``key_of``, or None."""
         return self._sides[side].levels.get(key)
 
     @property
     def is_crossed(self) -> bool:
-        """True when the best bid is not below the best ask: messages were lost."""
+        """True if the best bid is not below the best ask, because messages were lost."""
         bids, asks = self._sides["buy"].keys, self._sides["sell"].keys
         return bool(bids and asks) and bids[-1] >= -asks[-1]
 
@@ -270,7 +277,7 @@ class Book:
         """Return ``(bids, asks)``, at most ``depth`` levels each, best first.
 
         Raises:
-            BookNotReady: see there.
+            BookNotReady: no snapshot is loaded.
         """
         if not self.is_ready:
             raise BookNotReady
@@ -280,10 +287,10 @@ class Book:
         return bids, asks
 
     def freeze(self) -> FrozenBook:
-        """Return the book as it is now: 1 ms for 46,000 levels.
+        """Return a copy of the book as it is now: 1 ms for 46,000 levels.
 
         Raises:
-            BookNotReady: see there.
+            BookNotReady: no snapshot is loaded.
         """
         if not self.is_ready:
             raise BookNotReady

@@ -3,12 +3,12 @@
 A *channel* is Coinbase's word: ticker, matches, level2. A *topic* is one channel of one
 product, ``matches:BTC-USD``, and is the unit of subscription.
 
-Three pairs of channels cannot be told apart by their messages: ``ticker`` and
-``ticker_batch``, ``level2`` and ``level2_batch``, ``full`` and ``matches``. Of each pair only
-the richer wanted one flows from upstream for a product, and the poorer is made from it
+The messages of three pairs of channels cannot be distinguished: ``ticker`` and ``ticker_batch``,
+``level2`` and ``level2_batch``, ``full`` and ``matches``. So for each product the feed subscribes
+to one channel of a pair only, the richer one in demand, and derives the poorer one from it
 (``upstream_topics``).
 
-Source: FEED §4 and §5 (Coinbase Exchange WebSocket channels).
+Source: docs/COINBASE.md §4 and §5 (Coinbase Exchange WebSocket channels).
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class Topic(NamedTuple):
     product_id: str
 
     def __str__(self) -> str:
-        """Return ``channel:product``, as positions are written."""
+        """Return ``channel:product``, the form used in positions."""
         return f"{self.channel}:{self.product_id}"
 
 
@@ -36,16 +36,16 @@ class Channel(NamedTuple):
     """One of Coinbase's public channels.
 
     Attributes:
-        name: the canonical name, as acknowledgements state it (FEED §4).
-        aliases: every name it can be asked for by; the first is the one to ask upstream by.
+        name: the canonical name, as in acknowledgements (COINBASE §4).
+        aliases: all names that a subscribe may use; the feed uses the first one upstream.
         topic_channel: the channel part of the topic that serves it.
-        needs_products: False when it can be asked for without a product.
-        takes_products: False when it is not about products at all.
-        conflates: True when waiting messages may be replaced: by the newest one, or by a
-            fresh snapshot where it begins with one.
-        resumes: True when a position on it means something (DESIGN §5).
-        begins_with_snapshot: True when its messages are changes to a snapshot.
-        needs_key: True when the exchange gives it only to those who sign.
+        needs_products: False if a subscribe may omit the products.
+        takes_products: False if the channel is not about products.
+        conflates: True if waiting messages may be replaced by the newest message, or by a new
+            snapshot if the channel begins with one.
+        resumes: True if subscribers can resume it from a position.
+        begins_with_snapshot: True if its messages are changes to a snapshot.
+        needs_key: True if the exchange requires a signed subscribe.
     """
 
     name: str
@@ -90,7 +90,7 @@ CHANNELS = (
     RFQ_MATCHES, AUCTION,
 )  # fmt: skip
 PRIVATE_CHANNELS = frozenset({"user", "balance"})
-"""Channels about one account: never relayed, whoever's key is used upstream."""
+"""Channels about one account: never relayed, for any upstream key."""
 
 BY_ALIAS = {alias: channel for channel in CHANNELS for alias in channel.aliases}
 BY_TOPIC_CHANNEL = {channel.topic_channel: channel for channel in CHANNELS}
@@ -101,26 +101,26 @@ _RICHER = ((FULL, MATCHES), (LEVEL2, LEVEL2_BATCH))
 def upstream_topics(
     wanted: Iterable[Topic], refused: frozenset[str] = frozenset()
 ) -> frozenset[Topic]:
-    """Return the topics to ask upstream for, so that all of ``wanted`` can be served.
+    """Return the topics that the feed needs upstream to serve all of ``wanted``.
 
-    Per product the richer of two channels that share message types serves both.
+    For each product the richer of two channels that share message types serves both.
 
     Args:
-        wanted: what subscribers want.
-        refused: topic channels that the exchange does not give us. ``level2`` is then
-            served from ``level2_batch``; nothing stands in for ``full`` and ``level3``.
+        wanted: topics in demand.
+        refused: topic channels that the exchange refuses us. ``level2`` is then served from
+            ``level2_batch``; ``full`` and ``level3`` have no substitute.
     """
-    asked: set[Topic] = set()
+    needed: set[Topic] = set()
     for topic in wanted:
         channel, product_id = topic
         if channel == TICKER_BATCH.topic_channel:
-            asked.add(TICKER.topic(product_id))
+            needed.add(TICKER.topic(product_id))
         elif channel not in refused:
-            asked.add(topic)
+            needed.add(topic)
         elif channel == LEVEL2.topic_channel:
-            asked.add(LEVEL2_BATCH.topic(product_id))
+            needed.add(LEVEL2_BATCH.topic(product_id))
     for rich, poor in _RICHER:
-        asked -= {poor.topic(t.product_id) for t in asked if t.channel == rich.topic_channel}
-    if RFQ_MATCHES.topic("") in asked:
-        asked = {t for t in asked if t.channel != RFQ_MATCHES.topic_channel or not t.product_id}
-    return frozenset(asked)
+        needed -= {poor.topic(t.product_id) for t in needed if t.channel == rich.topic_channel}
+    if RFQ_MATCHES.topic("") in needed:
+        needed = {t for t in needed if t.channel != RFQ_MATCHES.topic_channel or not t.product_id}
+    return frozenset(needed)

@@ -1,9 +1,9 @@
-"""Errors, sorted by who must act (DESIGN §7).
+"""Errors, grouped by the party that must act.
 
 HedgehogError
-├── OperatorError     the person who started us: wrong flag, file or machine; exit 64 or 78
-├── FeedError         we dial again; ``for_good`` when the exchange has refused us: exit 69
-└── SubscriberError   one subscriber is told, nobody else notices
+├── OperatorError     the operator: wrong flag, file or machine; exit 64 or 78
+├── FeedError         the feed, which dials again; ``for_good`` if the exchange refused us: exit 69
+└── SubscriberError   one subscriber, the only one that receives the error
 """
 
 EXIT_USAGE = 64
@@ -13,11 +13,11 @@ EXIT_CONFIG = 78
 
 
 class HedgehogError(Exception):
-    """Root of all errors that hedgehogd raises on purpose."""
+    """Base class of all errors that hedgehogd raises itself."""
 
 
 class OperatorError(HedgehogError):
-    """What the operator asked for cannot be done.
+    """A request of the operator that cannot be carried out.
 
     Attributes:
         exit_status: the process's exit status, ``EXIT_USAGE`` or ``EXIT_CONFIG``.
@@ -29,10 +29,10 @@ class OperatorError(HedgehogError):
 
 
 class FeedError(HedgehogError):
-    """The upstream connection is of no more use.
+    """A failure of the upstream connection, which must be closed.
 
     Attributes:
-        for_good: dialling again would not help; the process ends with exit 69.
+        for_good: True if another dial cannot succeed; the process then exits with 69.
     """
 
     def __init__(self, message: str, *, for_good: bool = False) -> None:
@@ -41,11 +41,11 @@ class FeedError(HedgehogError):
 
 
 class SubscriberError(HedgehogError):
-    """One subscriber asked for what it cannot have.
+    """A request of one subscriber that is refused.
 
     Attributes:
-        code: a stable name for machines, for example ``unknown_pair``.
-        status: the HTTP status for it.
+        code: a stable name for programs, for example ``unknown_pair``.
+        status: the HTTP status of the answer.
     """
 
     def __init__(self, code: str, message: str, status: int = 400) -> None:
@@ -64,4 +64,4 @@ CLOSE_BUG = 1011
 CLOSE_RESTART = 1012
 CLOSE_SLOW_CONSUMER = 4001
 CLOSE_EXPIRED = 4002
-"""4000–4499: come back. 4500–4999: change something first (DESIGN §7)."""
+"""Codes 4000–4499: the subscriber may reconnect as it is. 4500–4999: it must change something."""

@@ -1,6 +1,6 @@
-"""A book of orders as it was at one moment, and the answers of REST that are made from it.
+"""An immutable copy of a level-3 book at one moment, and the REST answers made from it.
 
-Source: FEED §13.
+Source: docs/COINBASE.md §13.
 """
 
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from hedgehogd.domain.amount import Number, total
 from hedgehogd.domain.book import LEVELS_PER_SLICE
 
 Row = tuple[str, str, str]
-"""``(price, size, order_id)``, prices and sizes as decimal texts."""
+"""One order, ``(price, size, order_id)``; price and size are decimal texts."""
 Queue = dict[str, Row]
-"""One level: its orders by id, the oldest first."""
+"""One level: its orders by id, oldest first."""
 
 _encode = msgspec.json.encode
 
 
 class FrozenOrders(NamedTuple):
-    """A book of orders as it was at one moment.
+    """An immutable copy of a level-3 book at one moment.
 
     Attributes:
-        keys: by side (``"buy"``, ``"sell"``), its levels' numbers, best last.
-        queues: the levels of both sides by number; not to be changed.
-        sequence: of the last event in it.
+        keys: by side (``"buy"``, ``"sell"``), the keys of its levels, best last.
+        queues: the levels of both sides by key; read-only.
+        sequence: the sequence of the last event applied.
     """
 
     keys: dict[str, list[Number]]
@@ -41,8 +41,8 @@ class FrozenOrders(NamedTuple):
     def levels(self, side: str) -> Iterator[tuple[str, str, int]]:
         """Yield a side's levels ``(price, size, num_orders)``, best first.
 
-        The price is spelled as the level's oldest order spells it, the size has as many
-        decimals as the longest of the orders'.
+        The price has the spelling of the level's oldest order. The size has the largest number
+        of decimals among its orders.
         """
         for key in reversed(self.keys[side]):
             rows = list(self.queues[key].values())
@@ -57,14 +57,14 @@ def book_parts(
     time: str | None = None,
     rows_per_slice: int = LEVELS_PER_SLICE,
 ) -> Iterator[bytes]:
-    """Write REST's answer to ``/products/<id>/book?level=…`` in pieces, to be joined.
+    """Encode the answer to ``/products/<id>/book?level=…``; yield parts to be joined.
 
     Args:
-        book: what to write.
-        level: 3 for single orders, 2 for all levels with the number of their orders, 1 for
-            the best of them only.
-        time: RFC 3339; None to leave it out, as older answers do.
-        rows_per_slice: rows of a piece.
+        book: the book to encode.
+        level: 3 for single orders, 2 for all levels with their number of orders, 1 for the
+            best level of each side.
+        time: RFC 3339; None to omit it, as older answers do.
+        rows_per_slice: rows of one part.
     """
     yield b'{"bids":['
     yield from _side_parts(book, "buy", level, rows_per_slice)

@@ -1,6 +1,6 @@
-"""Instants: µs since the epoch, and how they are written (RFC 3339).
+"""Instants: µs since the epoch, and their text form (RFC 3339).
 
-Source: RFC 3339 §5.6. The exchange writes six digits of a second and ``Z`` (FEED §6).
+Source: RFC 3339 §5.6. The exchange writes six decimals of a second and ``Z`` (COINBASE §6).
 """
 
 from datetime import UTC, datetime, timedelta
@@ -12,14 +12,14 @@ _LENGTH_MAX = 40
 
 
 class BadInstant(ValueError):
-    """A text that is no instant; the message says what was expected."""
+    """A text that is not an instant; the error message states the expected form."""
 
 
 def to_us(text: str) -> int:
-    """Read an instant.
+    """Parse an instant; return µs since the epoch.
 
     Raises:
-        BadInstant: it is not of RFC 3339, or says no zone.
+        BadInstant: ``text`` does not follow RFC 3339, or has no time zone.
     """
     try:
         when = datetime.fromisoformat(text)
@@ -29,14 +29,14 @@ def to_us(text: str) -> int:
 
 
 def to_text(us: int) -> str:
-    """Write an instant as the exchange does, ``2026-01-31T12:00:00.000000Z``."""
+    """Format an instant as the exchange does, ``2026-01-31T12:00:00.000000Z``."""
     return f"{(_EPOCH + us * _US).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def time_of(payload: bytes) -> int | None:
-    """Return when the exchange made a message; None when that cannot be read of it.
+    """Return the exchange's time of a message in µs since the epoch; None if it is unreadable.
 
-    The last element of a ``level3`` array is its time, of an object its ``time``.
+    The time is the last element of a ``level3`` array, and the field ``time`` of an object.
     """
     if payload[:1] == b"[":
         end = payload.rfind(b'"')

@@ -1,8 +1,9 @@
-"""The messages of ``level2``: reading them for a book, and making them from one.
+"""The messages of ``level2``: parse them for a book, and encode them from a book.
 
-``level2_batch`` is made from level2 by a ``Gathering``. A subscriber's copy of the book, kept
-from such messages alone, is ours; and a removal in them always names a level that it has,
-whatever happened within the window (FEED §6.6: clients crash on others).
+A ``Gathering`` derives ``level2_batch`` from level2. A subscriber that applies these messages has
+the same book as the daemon. A removal in them always refers to a level of the subscriber's book,
+for any sequence of changes within the window, because clients crash on a removal of a level that
+does not exist (docs/COINBASE.md §6.6).
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -26,18 +27,18 @@ class _Snapshot(msgspec.Struct, gc=False):
     asks: list[Level]
 
 
-class _OddUpdate(msgspec.Struct, gc=False):
+class _LenientUpdate(msgspec.Struct, gc=False):
     changes: msgspec.Raw = msgspec.Raw(b"0")  # immutable
     time: msgspec.Raw = msgspec.Raw(b'""')
 
 
-class _OddSnapshot(msgspec.Struct, gc=False):
+class _LenientSnapshot(msgspec.Struct, gc=False):
     bids: msgspec.Raw = msgspec.Raw(b"")
     asks: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Rows(NamedTuple):
-    """A snapshot's rows for ``Book.load_parts``: ``[price, size]``, as they were sent."""
+    """A snapshot's rows for ``Book.load_parts``: ``[price, size]`` as received."""
 
     bids: Sequence[Any]
     asks: Sequence[Any]
@@ -45,35 +46,35 @@ class Rows(NamedTuple):
 
 _decode_update = msgspec.json.Decoder(_Update).decode
 _decode_snapshot = msgspec.json.Decoder(_Snapshot).decode
-_decode_odd_update = msgspec.json.Decoder(_OddUpdate).decode
-_decode_odd_snapshot = msgspec.json.Decoder(_OddSnapshot).decode
+_decode_lenient_update = msgspec.json.Decoder(_LenientUpdate).decode
+_decode_lenient_snapshot = msgspec.json.Decoder(_LenientSnapshot).decode
 _encode = msgspec.json.encode
 
 
 def read_update(payload: bytes) -> tuple[Sequence[Change | None], str]:
-    """Return the changes of an ``l2update``, their amounts unread, and its ``time``.
+    """Return the changes of an ``l2update``, with amounts not yet parsed, and its ``time``.
 
-    Each change is in its place: one that has no side, price and size is None, and so is
-    anything that stands in place of the list. Further elements of a change are ignored. The
-    time is RFC 3339; empty when there is none.
+    The changes keep their indexes: a change without side, price and size is None. If the
+    changes are not a list, the result is one None. Further elements of a change are ignored.
+    The time is RFC 3339; empty if it is missing.
 
     Raises:
-        BadMessage: it is no JSON object.
+        BadMessage: ``payload`` is not a JSON object.
 
     Cost: 0.6 µs for one change of three texts.
     """
     try:
         update = _decode_update(payload)
     except msgspec.ValidationError:
-        return _read_odd_update(payload)
+        return _read_lenient_update(payload)
     except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     return update.changes, update.time
 
 
-def _read_odd_update(payload: bytes) -> tuple[Sequence[Change | None], str]:
+def _read_lenient_update(payload: bytes) -> tuple[Sequence[Change | None], str]:
     try:
-        update = _decode_odd_update(payload)
+        update = _decode_lenient_update(payload)
     except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     time = read_rows(b"[" + bytes(update.time) + b"]")[0]
@@ -89,14 +90,14 @@ def _change(row: Any) -> Change | None:
         return None
 
 
-def without_changes(payload: bytes, places: Collection[int]) -> bytes | None:
-    """Return an ``l2update`` without the changes at ``places``; None when none is left.
+def without_changes(payload: bytes, indexes: Collection[int]) -> bytes | None:
+    """Return an ``l2update`` without the changes at ``indexes``; None if no change remains.
 
-    All else stays as it was sent: further fields, further elements, spellings of numbers.
+    All other bytes stay as received: further fields, further elements, spellings of numbers.
     """
     fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     rows = msgspec.json.decode(fields["changes"], type=list[msgspec.Raw])
-    kept = [bytes(row) for at, row in enumerate(rows) if at not in places]
+    kept = [bytes(row) for index, row in enumerate(rows) if index not in indexes]
     if not kept:
         return None
     fields["changes"] = msgspec.Raw(b"[" + b",".join(kept) + b"]")
@@ -104,27 +105,27 @@ def without_changes(payload: bytes, places: Collection[int]) -> bytes | None:
 
 
 def read_snapshot(payload: bytes) -> Rows:
-    """Return the rows of a ``snapshot``, their amounts unread, unreadable ones among them.
+    """Return the rows of a ``snapshot``, unreadable ones included, with amounts not yet parsed.
 
-    A side that is null is empty; one that is no list is one unreadable row.
+    A null side is empty; a side of another type than list is one unreadable row.
 
     Raises:
-        BadMessage: it is no JSON object, or has no side at all.
+        BadMessage: ``payload`` is not a JSON object, or has neither side.
 
-    Cost: 9 ms for 46,000 levels, in one turn: JSON cannot be read in slices.
+    Cost: 9 ms for 46,000 levels, in one turn: JSON cannot be decoded in slices.
     """
     try:
         read = _decode_snapshot(payload)
     except msgspec.ValidationError:
-        return _read_odd_snapshot(payload)
+        return _read_lenient_snapshot(payload)
     except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     return Rows(read.bids, read.asks)
 
 
-def _read_odd_snapshot(payload: bytes) -> Rows:
+def _read_lenient_snapshot(payload: bytes) -> Rows:
     try:
-        read = _decode_odd_snapshot(payload)
+        read = _decode_lenient_snapshot(payload)
     except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     bids, asks = bytes(read.bids), bytes(read.asks)
@@ -140,13 +141,15 @@ def snapshot_parts(
     time: str | None = None,
     levels_per_slice: int = LEVELS_PER_SLICE,
 ) -> Iterator[bytes]:
-    """Write a ``snapshot`` in pieces, which joined are the message's JSON text.
+    """Encode a ``snapshot``; yield parts that are the message's JSON text when joined.
+
+    The best levels are first, ``asks`` before ``bids``.
 
     Args:
         product_id: the market.
-        book: what to write; best levels first, ``asks`` before ``bids``.
-        time: RFC 3339; None for a snapshot without one, as the exchange's older ones.
-        levels_per_slice: levels of a piece; 4,000 take about 0.5 ms.
+        book: the book to encode.
+        time: RFC 3339; None to omit it, as in older snapshots of the exchange.
+        levels_per_slice: levels of one part; 4,000 take about 0.5 ms.
     """
     yield b'{"type":"snapshot","product_id":' + _encode(product_id) + b',"asks":['
     yield from _side_parts(book, "sell", levels_per_slice)
@@ -162,16 +165,16 @@ def _side_parts(book: FrozenBook, side: str, levels_per_slice: int) -> Iterator[
 
 
 def l2update(product_id: str, changes: Sequence[Change], time: str) -> bytes:
-    """Write an ``l2update``; ``time`` is RFC 3339, that of the latest change."""
+    """Encode an ``l2update``; ``time`` is the time of the latest change (RFC 3339)."""
     return _encode({"type": "l2update", "product_id": product_id, "changes": changes, "time": time})
 
 
 class Gathering:
-    """The levels touched in one window, and what they were when it began.
+    """The levels changed in one time window, each with its state at the start of the window.
 
-    ``note`` every message's changes before they are applied; ``changes`` at the window's end
-    says what they came to; ``begin`` the next window then, and after a new snapshot.
-    It grows by a level for each price touched: bounded by the messages of one window.
+    Call ``note`` for each message before its changes are applied, and ``changes`` at the end of
+    the window for the net changes. Call ``begin`` for the next window, and after a snapshot.
+    It stores one level per changed price, so the messages of one window bound it.
     """
 
     __slots__ = ("_before",)
@@ -180,11 +183,11 @@ class Gathering:
         self._before: dict[tuple[str, Number], Level | None] = {}
 
     def begin(self) -> None:
-        """Forget what was noted: a window begins."""
+        """Start a window: discard the noted levels."""
         self._before.clear()
 
     def note(self, book: Book, changes: Sequence[Change | None]) -> None:
-        """Remember what ``changes`` are about to touch in ``book``; 0.2 µs a change."""
+        """Store the levels of ``book`` that ``changes`` will change; 0.2 µs per change."""
         before = self._before
         for change in changes:
             if change is None:
@@ -193,15 +196,16 @@ class Gathering:
             try:
                 key = book.key_of(side, price)
             except BadAmount:
-                continue  # it changes nothing
+                continue  # an unreadable change has no effect
             if (side, key) not in before:
                 before[side, key] = book.level_at(side, key)
 
     def changes(self, book: Book) -> list[Change]:
-        """Return what the window came to, in the order in which levels were first touched.
+        """Return the net changes of the window, in the order of the first change of each level.
 
-        Nothing for a level that came and went, or whose size is as before, however spelled;
-        a removal (size ``"0"``) only of a level that was there when the window began.
+        A level that was added and removed again causes no change, nor does a level with an equal
+        size in another spelling. A removal (size ``"0"``) refers only to a level that existed
+        when the window began.
         """
         net: list[Change] = []
         for (side, key), before in self._before.items():

@@ -1,7 +1,7 @@
-"""One upstream message: its raw bytes, the few fields we read of it, when it came.
+"""One upstream message: its raw bytes, its head and its receive time.
 
-Raw is sacred (DESIGN, invariant 6): the frame that the exchange sent is the frame that
-subscribers get. Only the head is decoded, by one Struct, at 0.75 µs a message.
+Subscribers get the frame that the exchange sent, unchanged. Only the head is decoded, by one
+Struct, at 0.75 µs per message.
 """
 
 from typing import Annotated, Any
@@ -15,18 +15,18 @@ _Number = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
 
 
 class Head(msgspec.Struct, gc=False):
-    """The few fields we read of a message; absent ones are empty or None.
+    """The fields of a message that hedgehogd reads; an absent field is empty or None.
 
     Attributes:
         type: the kind of message, for example ``"ticker"``.
-        product_id: the market; empty when the message is about none.
+        product_id: the market; empty if the message is not about a product.
         sequence: the product's counter of engine events, or None. No unit.
         trade_id: the product's counter of trades, or None. No unit.
-        last_trade_id: a heartbeat's newest trade, or None. No unit.
-        message: an ``error``'s text.
-        reason: an ``error``'s reason.
+        last_trade_id: the id of the newest trade in a heartbeat, or None. No unit.
+        message: the text of an ``error``.
+        reason: the reason of an ``error``.
 
-    Source: FEED §6.
+    Source: docs/COINBASE.md §6.
     """
 
     type: str
@@ -38,7 +38,7 @@ class Head(msgspec.Struct, gc=False):
     reason: str = ""
 
 
-class _OddHead(msgspec.Struct, gc=False):
+class _LenientHead(msgspec.Struct, gc=False):
     type: str
     product_id: str = ""
     sequence: Any = None
@@ -49,12 +49,12 @@ class _OddHead(msgspec.Struct, gc=False):
 
 
 _decode_head = msgspec.json.Decoder(Head).decode
-_decode_odd_head = msgspec.json.Decoder(_OddHead).decode
+_decode_lenient_head = msgspec.json.Decoder(_LenientHead).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class BadMessage(Exception):
-    """An upstream message without a readable head; dropped and counted, never fatal."""
+    """An upstream message without a readable head; it is dropped and counted, never fatal."""
 
 
 _decode_row = msgspec.json.Decoder(list[Any]).decode
@@ -63,17 +63,17 @@ _DIGITS_MAX = len(str(SEQUENCE_MAX))
 
 
 def read_head(payload: bytes) -> Head:
-    """Decode the head of one message; of a ``level3`` array the first three elements.
+    """Decode the head of one message; for a ``level3`` array the first three elements.
 
-    The type of an array is ``"level3"``, whatever happened in it (FEED §6.13).
+    The type of an array is ``"level3"`` for every kind of event in it (COINBASE §6.13).
 
-    Wrong types in numbers and texts are tolerated (they count as absent), and so are
-    numbers below 0 or above ``SEQUENCE_MAX``: what others send never stops us. Without a
-    ``type`` there is nothing to route by.
+    A number or text of a wrong type counts as absent, and so does a number below 0 or above
+    ``SEQUENCE_MAX``: a peer's input never stops the daemon. ``type`` is required, because
+    messages are routed by it.
 
     Raises:
-        BadMessage: not JSON, neither object nor such an array, or no text for ``type`` or
-            ``product_id``.
+        BadMessage: ``payload`` is not JSON, is neither an object nor a ``level3`` array, or has
+            no text as ``type``, or another value than a text as ``product_id``.
     """
     if payload[:1] == b"[":
         return _read_row(payload)
@@ -84,28 +84,28 @@ def read_head(payload: bytes) -> Head:
     except _UNREADABLE as error:
         raise BadMessage(str(error)) from None
     try:
-        odd = _decode_odd_head(payload)
+        lenient = _decode_lenient_head(payload)
     except _UNREADABLE as error:
         raise BadMessage(str(error)) from None
     return Head(
-        odd.type,
-        odd.product_id,
-        _number(odd.sequence),
-        _number(odd.trade_id),
-        _number(odd.last_trade_id),
-        odd.message if isinstance(odd.message, str) else "",
-        odd.reason if isinstance(odd.reason, str) else "",
+        lenient.type,
+        lenient.product_id,
+        _number(lenient.sequence),
+        _number(lenient.trade_id),
+        _number(lenient.last_trade_id),
+        lenient.message if isinstance(lenient.message, str) else "",
+        lenient.reason if isinstance(lenient.reason, str) else "",
     )
 
 
 def _read_row(payload: bytes) -> Head:
-    """Decode a ``level3`` array: ``[type, product, sequence, …]``, all of them texts."""
+    """Decode a ``level3`` array: ``[type, product, sequence, …]``, all elements texts."""
     try:
         row = _decode_row(payload)
     except _UNREADABLE as error:
         raise BadMessage(str(error)) from None
     if len(row) < _ROW_FIELDS_MIN or not all(isinstance(field, str) for field in row[:2]):
-        raise BadMessage("an array that is not of level3")
+        raise BadMessage("an array that is not a level3 message")
     digits = row[2]
     if not isinstance(digits, str):
         return Head("level3", row[1], _number(digits))
@@ -118,23 +118,23 @@ def _number(value: Any) -> int | None:
 
 
 class Message(msgspec.Struct, gc=False):
-    """One message on its way from the feed to subscribers.
+    """One message on its path from the feed to subscribers.
 
     Attributes:
-        topic: what it belongs to.
-        type: its ``type``, for example ``"l2update"``; ``"level3"`` for all its arrays.
-        frame: the unmasked WebSocket text frame, header included: what WebSocket
-            subscribers get, byte for byte.
-        payload: the JSON text in it: what the exchange sent.
-        sequence: the product's engine counter, or None. No unit.
-        trade_id: the product's trade counter, or None. No unit.
-        also: a second topic that it belongs to, for example the ``matches`` of a match
-            that came on ``full``; or None.
-        line: its NDJSON wire form, once somebody wanted it.
-        event: the part of its SSE wire form that all cohorts share, once wanted.
-        deflated: its frame compressed, for those who negotiated that; made for large
-            messages only, before they are published.
-        received_us: when it was published, µs since the epoch; 0 before.
+        topic: the topic of the message.
+        type: its ``type``, for example ``"l2update"``; ``"level3"`` for every level3 array.
+        frame: the unmasked WebSocket text frame, header included; WebSocket subscribers get
+            these bytes.
+        payload: the JSON text in the frame, as the exchange sent it.
+        sequence: the product's counter of engine events, or None. No unit.
+        trade_id: the product's counter of trades, or None. No unit.
+        also: a second topic of the message, for example ``matches`` for a match received on
+            ``full``; or None.
+        line: its NDJSON wire form, once a cohort has needed it.
+        event: the part of its SSE wire form that all cohorts share, once a cohort has needed it.
+        deflated: its frame, compressed, for subscribers that negotiated compression; made
+            before publication, for large messages only.
+        received_us: publication time, µs since the epoch; 0 before publication.
     """
 
     topic: Topic
@@ -154,9 +154,9 @@ _topics: dict[tuple[str, str], Topic] = {}
 
 
 def intern_topic(channel: str, product_id: str) -> Topic:
-    """Return the one ``Topic`` of a channel and a product.
+    """Return the shared ``Topic`` object of a channel and a product.
 
-    The exchange has a few thousand of them and a message each microsecond. A hostile feed
+    The exchange has a few thousand topics and sends a message each microsecond. A hostile feed
     cannot grow the table beyond ``TOPICS_MAX``.
     """
     key = (channel, product_id)

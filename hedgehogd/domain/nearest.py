@@ -1,12 +1,12 @@
-"""The nearest right name, offered to a person who wrote a wrong one."""
+"""The valid name most similar to a misspelled one, for error messages."""
 
 import difflib
 from collections.abc import Iterable
 
-_SIMILARITY_MIN = 0.6  # difflib's own value: below it, the offered names are unrelated
+_SIMILARITY_MIN = 0.6  # difflib's default: below it, the suggested names are unrelated
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of ``names`` that is most like ``name``; None when no name is like it."""
+    """Return the element of ``names`` most similar to ``name``; None if none is similar."""
     alike = difflib.get_close_matches(name, list(names), 1, _SIMILARITY_MIN)
     return alike[0] if alike else None

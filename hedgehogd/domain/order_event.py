@@ -1,9 +1,9 @@
-"""What happens to single orders, as ``full`` and ``level3`` tell it.
+"""Events of single orders, parsed from ``full`` and ``level3`` messages.
 
-Both channels carry the same events of the same counter; here they become the same
+Both channels carry the same events with the same sequences. Both are converted to an
 ``OrderEvent``, which ``orders.OrderBook`` applies.
 
-Source: FEED §6.7–§6.13.
+Source: docs/COINBASE.md §6.7–§6.13.
 """
 
 from typing import Annotated, Any, NamedTuple
@@ -19,17 +19,17 @@ _Number = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
 
 
 class OrderEvent(NamedTuple):
-    """One event of a product's engine; texts are empty where they do not matter.
+    """One event of a product's matching engine; fields without a meaning for it are empty.
 
     Attributes:
-        kind: ``open``, ``match``, ``change``, ``done``; ``noop`` for all that does not touch
-            the book but has a number in the row; ``unreadable`` for an event with a number
-            and a field that cannot be read: it costs its own order, not the book.
-        sequence: the product's counter, rising by exactly one.
-        order_id: whom it is about; of a match the maker.
-        side: of an open, ``"buy"`` or ``"sell"``.
-        price: of an open; of a change the new price, or empty when that stays.
-        size: what an open adds, a match takes away, a change makes it; base currency.
+        kind: ``open``, ``match``, ``change`` or ``done``; ``noop`` for an event that has a
+            sequence but does not affect the book; ``unreadable`` for an event that has a
+            sequence and an unreadable field: only its own order is lost, not the book.
+        sequence: the product's counter; it rises by exactly one per event.
+        order_id: the order; for a match the maker's.
+        side: for an open, ``"buy"`` or ``"sell"``.
+        price: the price of an open, or the new price of a change; empty if it is unchanged.
+        size: the size added by an open, removed by a match or set by a change, in base currency.
     """
 
     kind: str
@@ -62,27 +62,27 @@ _DIGITS_MAX = len(str(SEQUENCE_MAX))
 
 
 def from_full(payload: bytes) -> OrderEvent | None:
-    """Read one message of ``full``; None for what is no event of the engine.
+    """Parse one message of ``full``; return None if it is not an event of the matching engine.
 
-    ``received`` is a ``noop``. A change of a market order, which has funds and no size, too.
-    ``activate``, ``heartbeat``, ``last_match`` and what else may come between are None.
+    ``received`` is a ``noop``, and so is the change of a market order, which has funds and no
+    size. ``activate``, ``heartbeat``, ``last_match`` and all other types are None.
 
     Raises:
-        BadMessage: not JSON, or an event without a sequence.
+        BadMessage: ``payload`` is not JSON, or an event without a sequence.
 
     Cost: 1 µs.
     """
     try:
-        told = _decode_full(payload)
+        fields = _decode_full(payload)
     except msgspec.ValidationError:
-        return _from_odd_full(payload)
+        return _from_lenient_full(payload)
     except UNREADABLE as error:
         raise BadMessage(str(error)) from None
-    return _event(told)
+    return _event(fields)
 
 
-def _from_odd_full(payload: bytes) -> OrderEvent | None:
-    """Read a message with fields of other types: numbers of any form, or unreadable ones."""
+def _from_lenient_full(payload: bytes) -> OrderEvent | None:
+    """Parse a message with fields of unexpected types: JSON numbers, or unreadable values."""
     fields = _fields(payload)
     kind, sequence = fields.get("type"), fields.get("sequence")
     if kind not in _EVENTS:
@@ -107,30 +107,30 @@ def _fields(payload: bytes) -> dict[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _event(told: _Full) -> OrderEvent | None:
-    kind, sequence = told.type, told.sequence
+def _event(fields: _Full) -> OrderEvent | None:
+    kind, sequence = fields.type, fields.sequence
     if kind not in _EVENTS:
         return None
     if sequence is None:
         raise BadMessage(f"{kind} without a sequence")
     if kind == "open":
-        size = told.remaining_size or ""
-        return OrderEvent(kind, sequence, told.order_id, told.side, told.price or "", size)
+        size = fields.remaining_size or ""
+        return OrderEvent(kind, sequence, fields.order_id, fields.side, fields.price or "", size)
     if kind == "done":
-        return OrderEvent(kind, sequence, told.order_id)
+        return OrderEvent(kind, sequence, fields.order_id)
     if kind == "match":
-        return OrderEvent(kind, sequence, told.maker_order_id, size=told.size or "")
-    if kind == "change" and told.new_size is not None:
-        price = told.new_price or ""
-        return OrderEvent(kind, sequence, told.order_id, price=price, size=told.new_size)
+        return OrderEvent(kind, sequence, fields.maker_order_id, size=fields.size or "")
+    if kind == "change" and fields.new_size is not None:
+        price = fields.new_price or ""
+        return OrderEvent(kind, sequence, fields.order_id, price=price, size=fields.new_size)
     return OrderEvent("noop", sequence)
 
 
 def from_level3(payload: bytes) -> OrderEvent | None:
-    """Read one message of ``level3``; None for an object, such as the schema it begins with.
+    """Parse one message of ``level3``; return None for an object, such as the initial schema.
 
     Raises:
-        BadMessage: not JSON, or an array without a sequence.
+        BadMessage: ``payload`` is not JSON, or an array without a sequence.
 
     Cost: 1 µs.
     """
@@ -139,12 +139,12 @@ def from_level3(payload: bytes) -> OrderEvent | None:
     try:
         row = _decode_row(payload)
     except msgspec.ValidationError:
-        row = _odd_row(payload)
+        row = _lenient_row(payload)
     except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     digits = row[2] if len(row) > 2 else ""
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX):
-        raise BadMessage(f"{digits[:40]!r} is no sequence")
+        raise BadMessage(f"{digits[:40]!r} is not a sequence")
     kind, sequence = row[0], int(digits)
     if len(row) < _ROW_LENGTHS.get(kind, len(row) + 1):
         return OrderEvent("unreadable", sequence)
@@ -157,8 +157,11 @@ def from_level3(payload: bytes) -> OrderEvent | None:
     return OrderEvent(kind, sequence, row[3] if kind == "done" else "")
 
 
-def _odd_row(payload: bytes) -> tuple[str, ...]:
-    """Read an array whose numbers may be JSON numbers, up to what cannot be read."""
+def _lenient_row(payload: bytes) -> tuple[str, ...]:
+    """Return an array's elements as texts, up to the first unreadable one.
+
+    Its numbers may be JSON numbers.
+    """
     try:
         row = decode_exactly(payload)
     except UNREADABLE as error:

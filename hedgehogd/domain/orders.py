@@ -1,14 +1,14 @@
-"""One product's book of single orders, from a REST level-3 book and ``full`` or ``level3``.
+"""One product's level-3 book, from a REST level-3 book and ``full`` or ``level3`` events.
 
 A level is a dictionary from order ids to rows ``(price, size, order_id)``. Dictionaries keep
-their order, and so it is the queue: a new order goes to the end, one that is reduced keeps
-its place. Levels are found by a whole number, as in ``book``; bids' are above zero and asks'
-below, so one number says the side too.
+insertion order, so a level is the queue of its orders: a new order is appended, a reduced order
+keeps its place. The key of a level is a whole number, as in ``book``: positive for bids, negative
+for asks, so that the key also determines the side.
 
-Freezing copies only the table of levels, not the levels: a level is copied when it is first
-touched afterwards.
+``freeze`` copies the table of levels only. A level is copied before its first change after that
+(copy on write).
 
-Source: FEED §6.7–§6.13, §9, §13.
+Source: docs/COINBASE.md §6.7–§6.13, §9, §13.
 """
 
 from bisect import bisect_left, insort
@@ -21,19 +21,20 @@ from hedgehogd.domain.frozen_orders import FrozenOrders, Queue, Row
 from hedgehogd.domain.order_event import OrderEvent
 
 ORDERS_MAX = 2_000_000
-"""Ten times what BTC-USD may hold; a feed that opens more fills memory, no book."""
+"""Orders of one book: ten times the largest expected book, BTC-USD. A feed that opens more attacks
+memory."""
 ORDER_ID_CHARACTERS_MAX = 100
-"""The exchange's are UUIDs of 36."""
+"""Characters of an order id: the exchange's ids are UUIDs of 36."""
 
 _SIGNS = {"buy": 1, "sell": -1}
 
 
 class SequenceGap(Exception):
-    """Events are missing before this one; it was not applied, and the book is of no use.
+    """Events are missing before this one; it was not applied, and the book is now invalid.
 
     Attributes:
-        expected: the sequence that should have come.
-        found: the one that came.
+        expected: the next sequence of the book.
+        found: the sequence of the event.
     """
 
     def __init__(self, expected: int, found: int) -> None:
@@ -46,7 +47,7 @@ def _key(side: str, price: str) -> Number:
     sign = _SIGNS.get(side)
     key = scaled(price)
     if sign is None or not key:
-        raise BadAmount(f"no order can be at {side[:40]!r} {price!r}")
+        raise BadAmount(f"{side[:40]!r} {price!r} is not a side and price of an order")
     return key * sign
 
 
@@ -55,28 +56,28 @@ class OrderBook:
 
     Attributes:
         is_ready: True once a REST book is loaded completely, until the next load or clear.
-        sequence: of the last event applied; 0 before the first load.
-        skipped: malformed rows of the last REST book; their orders do not exist for us.
+        sequence: the sequence of the last event applied; 0 before the first load.
+        skipped: malformed rows of the last REST book; their orders are not in the book.
     """
 
-    __slots__ = ("_keys", "_own", "_queues", "_where", "is_ready", "sequence", "skipped")
+    __slots__ = ("_keys", "_level_of", "_queues", "_unshared", "is_ready", "sequence", "skipped")
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything; ends a load."""
+        """Remove all orders; a running load ends."""
         self._keys: dict[str, list[Number]] = {"buy": [], "sell": []}
         self._queues: dict[Number, Queue] = {}
-        self._where: dict[str, Number] = {}
-        # Levels that no frozen book shares; None when there is no frozen book.
-        self._own: set[Number] | None = None
+        self._level_of: dict[str, Number] = {}
+        # Keys of levels not shared with a frozen book; None until the next freeze.
+        self._unshared: set[Number] | None = None
         self.is_ready = False
         self.sequence = 0
         self.skipped = 0
 
     def load(self, bids: Sequence[Any], asks: Sequence[Any], sequence: int) -> None:
-        """Replace everything by a REST level-3 book in one turn: 1 µs an order."""
+        """Replace the book by a REST level-3 book in one turn, at 1 µs per order."""
         for _ in self.load_parts(bids, asks, sequence):
             pass
 
@@ -87,18 +88,18 @@ class OrderBook:
         sequence: int,
         rows_per_slice: int = LEVELS_PER_SLICE,
     ) -> Iterator[int]:
-        """Replace everything by a REST level-3 book, in slices; yield how many rows were read.
+        """Replace the book by a REST level-3 book in slices; yield the number of rows read so far.
 
         Args:
             bids: rows ``[price, size, order_id]``, within a price oldest first. Further
                 elements are ignored. Malformed rows are skipped and counted, sizes of zero
-                ignored; of two rows of one order the last wins.
-            asks: the same.
-            sequence: the book's; later events follow it.
+                are ignored; the last of several rows of one order wins.
+            asks: likewise.
+            sequence: the sequence of the REST book; later events follow it.
             rows_per_slice: rows read in one turn.
 
-        The book is ready when the iterator is exhausted, and not before. Another load or
-        ``clear`` in between ends this one in silence.
+        The book is ready only when the iterator is exhausted. Another load, or ``clear``, ends
+        this load without an error.
         """
         self.clear()
         queues, read = self._queues, 0
@@ -124,13 +125,13 @@ class OrderBook:
                 or len(order_id) > ORDER_ID_CHARACTERS_MAX
                 or type(row) is str
             ):
-                raise BadAmount("no order id, or no row")
+                raise BadAmount("an invalid order id or row")
             price, size = text_of(row[0]), text_of(row[1])
             key = _key(side, price)
             if is_zero(size):
                 return
-            before = self._where.get(order_id)
-            self._where[order_id] = key
+            before = self._level_of.get(order_id)
+            self._level_of[order_id] = key
         except (BadAmount, TypeError, LookupError):
             self.skipped += 1
             return
@@ -143,20 +144,20 @@ class OrderBook:
     def apply(self, event: OrderEvent) -> bool:
         """Apply the next event of the product.
 
-        Events about orders that are not in the book are in order: a taker's, or one filled
-        at once. They count as applied.
+        An event may refer to an order that is not in the book, such as a taker's or one that was
+        filled at once. It counts as applied.
 
         Returns:
-            False for an event that the book has already: of its sequence or before.
+            False for an event up to the book's sequence, which the book already contains.
 
         Raises:
-            SequenceGap: events before this one are missing. Load the book again.
-            BookNotReady: nothing is loaded.
-            BadAmount: a price, size or side is none, an order's id too long, or it is one
-                order above ``ORDERS_MAX``. No order was changed; the sequence was, so the
-                next event follows.
+            SequenceGap: events before this one are missing; the book must be loaded again.
+            BookNotReady: no REST book is loaded.
+            BadAmount: a price, size or side is invalid, an order id is too long, or the order
+                exceeds ``ORDERS_MAX``. No order was changed, but the sequence was advanced, so
+                the next event can be applied.
 
-        Cost: 1 to 2 µs; the first change of a level after ``freeze`` copies it.
+        Cost: 1 to 2 µs; the first change of a level after ``freeze`` also copies it.
         """
         if not self.is_ready:
             raise BookNotReady
@@ -169,7 +170,7 @@ class OrderBook:
         if kind == "open":
             self._open(order_id, event.side, event.price, event.size)
         elif kind == "done":
-            key = self._where.get(order_id)
+            key = self._level_of.get(order_id)
             if key is not None:
                 self._remove(order_id, key)
         elif kind == "match":
@@ -180,17 +181,17 @@ class OrderBook:
 
     def _open(self, order_id: str, side: str, price: str, size: str) -> None:
         key = _key(side, price)
-        is_there = not is_zero(size)
-        before = self._where.get(order_id)
+        has_size = not is_zero(size)
+        before = self._level_of.get(order_id)
         if before is not None:
             self._remove(order_id, before)
-        elif len(self._where) >= ORDERS_MAX or len(order_id) > ORDER_ID_CHARACTERS_MAX:
-            raise BadAmount(f"no room for order {order_id[:40]!r}")
-        if is_there:
+        elif len(self._level_of) >= ORDERS_MAX or len(order_id) > ORDER_ID_CHARACTERS_MAX:
+            raise BadAmount(f"order {order_id[:40]!r} exceeds a limit of the book")
+        if has_size:
             self._add((price, size, order_id), key)
 
     def _match(self, order_id: str, size: str) -> None:
-        key = self._where.get(order_id)
+        key = self._level_of.get(order_id)
         if key is None:
             return
         price, before, _ = self._queues[key][order_id]
@@ -201,7 +202,7 @@ class OrderBook:
             self._queue(key)[order_id] = (price, left, order_id)
 
     def _change(self, order_id: str, price: str, size: str) -> None:
-        key = self._where.get(order_id)
+        key = self._level_of.get(order_id)
         if key is None:
             return
         is_gone = is_zero(size)
@@ -215,42 +216,42 @@ class OrderBook:
             self._add((price, size, order_id), new_key)
 
     def _queue(self, key: Number) -> Queue:
-        """Return a level to change: a copy of it if a frozen book has it too."""
-        own = self._own
-        if own is not None and key not in own:
-            own.add(key)
+        """Return a level to be changed, copied first if a frozen book shares it."""
+        unshared = self._unshared
+        if unshared is not None and key not in unshared:
+            unshared.add(key)
             self._queues[key] = self._queues[key].copy()
         return self._queues[key]
 
     def _add(self, row: Row, key: Number) -> None:
-        self._where[row[2]] = key
+        self._level_of[row[2]] = key
         if key in self._queues:
             self._queue(key)[row[2]] = row
             return
         self._queues[key] = {row[2]: row}
         insort(self._keys["buy" if key > 0 else "sell"], key)
-        if self._own is not None:
-            self._own.add(key)
+        if self._unshared is not None:
+            self._unshared.add(key)
 
     def _remove(self, order_id: str, key: Number) -> None:
-        del self._where[order_id]
+        del self._level_of[order_id]
         if len(self._queues[key]) > 1:
             del self._queue(key)[order_id]
             return
         del self._queues[key]
-        if self._own is not None:
-            self._own.discard(key)
+        if self._unshared is not None:
+            self._unshared.discard(key)
         keys = self._keys["buy" if key > 0 else "sell"]
         del keys[bisect_left(keys, key)]
 
     def freeze(self) -> FrozenOrders:
-        """Return the book as it is now: 1 ms for 46,000 levels, however many orders.
+        """Return a copy of the book as it is now: 1 ms for 46,000 levels of any size.
 
         Raises:
-            BookNotReady: nothing is loaded.
+            BookNotReady: no REST book is loaded.
         """
         if not self.is_ready:
             raise BookNotReady
-        self._own = set()
+        self._unshared = set()
         keys = {side: keys.copy() for side, keys in self._keys.items()}
         return FrozenOrders(keys, self._queues.copy(), self.sequence)

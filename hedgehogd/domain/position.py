@@ -1,10 +1,10 @@
-"""Positions: what a subscriber has been given, as a token it can come back with.
+"""Positions: the last message delivered to a subscriber, as a token for resuming.
 
-A position is per topic, ``channel → product → last sequence delivered``, because a
-product's channels share one counter (a ticker carries its match's number). It needs no
-server state and means the same on every instance (DESIGN §5).
+A position holds one sequence per topic, ``channel → product → last sequence delivered``, because
+the channels of a product share one counter (a ticker has the sequence of its match). It needs no
+server state and is valid on every instance (docs/decisions/0005-positions-per-topic.md).
 
-On the wire of ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
+On ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
 ``matches:BTC-USD@135437581854,ticker:BTC-USD@135437581854``.
 """
 
@@ -22,16 +22,16 @@ _UNITS_US = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "
 
 
 class BadPosition(ValueError):
-    """A text that is not a position; the message says where it stops being one."""
+    """A text that is not a position; the error message quotes the invalid part."""
 
 
 class Start(NamedTuple):
-    """Where a topic is taken up.
+    """The place from which a topic is delivered.
 
     Attributes:
-        sequence: behind the message of this number; None where time decides.
-        after_us: behind what was received up to then, µs since the epoch.
-        is_new: from now on; nothing that was before is missing.
+        sequence: deliver the messages after this sequence; None if ``after_us`` applies.
+        after_us: deliver the messages received after this time, µs since the epoch.
+        is_new: True for a topic that was not subscribed to before: it misses no older message.
     """
 
     sequence: int | None = None
@@ -40,23 +40,23 @@ class Start(NamedTuple):
 
 
 def read_number(text: str, maximum: int = SEQUENCE_MAX) -> int | None:
-    """Read a whole number from 0 to ``maximum``; None when ``text`` is not one."""
+    """Parse a whole number from 0 to ``maximum``; return None if ``text`` is not one."""
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(maximum))
     return int(text) if is_number and int(text) <= maximum else None
 
 
 def read_moment(text: str, now_us: int) -> int:
-    """Read a time (RFC 3339) or an age such as ``-5m``; return µs since the epoch.
+    """Parse a time (RFC 3339) or an age such as ``-5m``; return µs since the epoch.
 
-    A URL's query turns the plus of an offset into a blank, so a blank before an offset is
-    a plus.
+    The query of a URL decodes the plus of a zone offset to a space, so a space before an offset
+    is read as a plus.
 
     Raises:
-        BadPosition: it is neither, or it is before 1970.
+        BadPosition: ``text`` is neither, or a time before 1970.
     """
     age = _AGE.fullmatch(text)
     try:
-        us = to_us(_LOST_PLUS.sub("+", text)) if age is None else _back(now_us, age)
+        us = to_us(_LOST_PLUS.sub("+", text)) if age is None else _before(now_us, age)
     except BadInstant:
         raise BadPosition(
             f"{text!r} is neither a time like 2026-01-31T12:00:00Z, nor an age like -5m"
@@ -66,17 +66,17 @@ def read_moment(text: str, now_us: int) -> int:
     return us
 
 
-def _back(now_us: int, age: re.Match[str]) -> int:
+def _before(now_us: int, age: re.Match[str]) -> int:
     return now_us - int(age[1]) * _UNITS_US[age[2]]
 
 
 def read_start(text: str, now_us: int) -> Start:
-    """Read a sequence, a time (RFC 3339), or an age such as ``-5m``.
+    """Parse a sequence, a time (RFC 3339), or an age such as ``-5m``.
 
-    A message that was received at that time is included.
+    A message received exactly at that time is delivered too.
 
     Raises:
-        BadPosition: it is none of them.
+        BadPosition: ``text`` has none of these forms.
     """
     number = read_number(text)
     if number is not None:
@@ -88,7 +88,7 @@ def read_start(text: str, now_us: int) -> Start:
 
 
 def to_text(position: Mapping[Topic, int]) -> str:
-    """Write ``position`` as text, topics in alphabetical order; empty for no topics."""
+    """Format ``position`` as text, topics in alphabetical order; empty without topics."""
     return ",".join([part_of_text(topic, position[topic]) for topic in sorted(position)])
 
 
@@ -98,7 +98,7 @@ def part_of_text(topic: Topic, sequence: int) -> str:
 
 
 def from_text(text: str) -> dict[Topic, int]:
-    """Read what ``to_text`` wrote.
+    """Parse a text from ``to_text``.
 
     Raises:
         BadPosition: a part has another form, or an unknown channel.

@@ -1,4 +1,4 @@
-"""Products (markets such as ``BTC-USD``) and the catalogue of those that exist.
+"""Products (markets such as ``BTC-USD``) and the catalogue of the existing ones.
 
 The command line, REST paths and the configuration file say *pair*, because users do;
 code and wire say product.
@@ -12,21 +12,22 @@ _PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}(?:-[A-Z0-9]{1,16}){1,3}")
 
 
 def is_product_id(text: str) -> bool:
-    """Say whether ``text`` has the shape of a product id, for example ``BTC-USD``.
+    """Return True if ``text`` has the form of a product id, for example ``BTC-USD``.
 
-    Only the shape: whether the exchange lists it is the catalogue's knowledge.
+    Only the form is checked; the catalogue knows if the exchange lists the product.
     """
     return _PRODUCT_ID.fullmatch(text) is not None
 
 
 class Catalogue:
-    """Which products may be subscribed to.
+    """The products that subscribers may subscribe to.
 
-    Until the exchange's list is known every well-formed id may exist; then the feed's own
-    refusals are remembered here, so that the next one who asks is told at once.
+    Until the exchange's list is loaded, every well-formed id is accepted. During that time the
+    catalogue remembers the products that the exchange refused, so that the next subscribe to one
+    of them is refused at once.
 
     Attributes:
-        unreadable: entries of the exchange's newest list that could not be read.
+        unreadable: unreadable entries of the exchange's newest list.
     """
 
     def __init__(self, only: frozenset[str] | None = None) -> None:
@@ -39,26 +40,26 @@ class Catalogue:
 
     @property
     def is_known(self) -> bool:
-        """True once the exchange's list has been loaded, or a fixed list was configured."""
+        """True if the exchange's list is loaded or a fixed list is configured."""
         return self._only is not None or self._listed is not None
 
     @property
     def only(self) -> frozenset[str] | None:
-        """The fixed list that was configured; None when there is none."""
+        """The configured fixed list; None without one."""
         return self._only
 
     def restrict(self, only: frozenset[str] | None) -> None:
-        """Serve these products alone from now on; None for all that the exchange lists."""
+        """Accept only these products from now on; None for all products of the exchange."""
         self._only = only
 
     def known(self) -> frozenset[str] | None:
-        """Return the products that may be subscribed to; None when nobody can say."""
+        """Return the accepted products; None without a list."""
         if self._listed is None or self._only is None:
             return self._listed if self._only is None else self._only
         return self._listed & self._only
 
     def is_in_auction(self, product_id: str) -> bool:
-        """Say whether the exchange's newest list has a product in an auction."""
+        """Return True if the exchange's newest list marks a product as in an auction."""
         return product_id in self._in_auction
 
     def replace(
@@ -67,34 +68,35 @@ class Catalogue:
         in_auction: frozenset[str] = frozenset(),
         unreadable: int = 0,
     ) -> None:
-        """Take the exchange's list of products; from now on it alone decides."""
+        """Set the exchange's list of products, which replaces the remembered refusals."""
         self._listed = product_ids
         self._in_auction = in_auction
         self.unreadable = unreadable
         self._refused.clear()
 
     def refuse(self, product_id: str) -> None:
-        """Remember that the exchange does not know ``product_id``; at most ``TOPICS_MAX``."""
+        """Remember an id that the exchange does not know; at most ``TOPICS_MAX`` are kept."""
         if self._listed is None and len(self._refused) < TOPICS_MAX:
             self._refused.add(product_id)
 
     def refuse_channel(self, channel: str, message: str, reason: str) -> None:
-        """Remember in which words the exchange refused us a topic channel.
+        """Remember the exchange's refusal of a topic channel: its message and reason.
 
-        It refuses all who come later too, until ``allow_channel``: what it asks for is a key.
+        Later subscribers are refused with the same texts until ``allow_channel``, because the
+        exchange requires a key.
         """
         self._refused_channels[channel] = (message, reason)
 
     def allow_channel(self, channel: str) -> None:
-        """A topic channel may be asked for again."""
+        """Remove the refusal of a topic channel, so that it may be requested again."""
         self._refused_channels.pop(channel, None)
 
     def refusal_of(self, channel: str) -> tuple[str, str] | None:
-        """Return message and reason of a topic channel's refusal, or None."""
+        """Return the message and the reason of a topic channel's refusal, or None."""
         return self._refused_channels.get(channel)
 
     def accepts(self, product_id: str) -> bool:
-        """Say whether ``product_id`` may be subscribed to, as far as is known now."""
+        """Return True if ``product_id`` is accepted, by all lists loaded so far."""
         if self._only is not None and product_id not in self._only:
             return False
         if self._listed is not None and product_id not in self._listed:

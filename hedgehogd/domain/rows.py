@@ -1,6 +1,6 @@
-"""Lists from a peer, element by element: an element that cannot be read costs itself alone.
+"""Decode a peer's list element by element, so that an unreadable element loses only itself.
 
-One unreadable row must not cost the whole book, page or list (DESIGN, invariant 5).
+One unreadable row must not invalidate the whole book, page or list.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,19 @@ import msgspec
 T = TypeVar("T")
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for JSON text that is not what was expected."""
+"""Exceptions of msgspec for JSON text that is invalid or of an unexpected type."""
 
 _decode_each = msgspec.json.Decoder(list[msgspec.Raw]).decode
 decode_exactly = msgspec.json.Decoder(Any, float_hook=str).decode
-"""Decode any JSON value; numbers with a point or an exponent stay the texts that they were."""
+"""Decode any JSON value; a number with a point or an exponent becomes its text."""
 
 
 class Read(NamedTuple, Generic[T]):
-    """What was read of a list.
+    """The result of reading a list.
 
     Attributes:
-        items: the elements that could be read, in order.
-        unreadable: how many could not.
+        items: the readable elements, in order.
+        unreadable: the number of unreadable elements.
     """
 
     items: list[T]
@@ -31,10 +31,10 @@ class Read(NamedTuple, Generic[T]):
 
 
 def read_list(body: bytes | msgspec.Raw, decode: Callable[[msgspec.Raw], T]) -> Read[T]:
-    """Read a JSON list, each element by ``decode``; None in place of none counts as unreadable.
+    """Read a JSON list; skip and count each element that ``decode`` cannot read.
 
     Raises:
-        msgspec.DecodeError: it is no list.
+        msgspec.DecodeError: ``body`` is not a list.
     """
     try:
         raws = _decode_each(body)
@@ -52,8 +52,8 @@ def read_list(body: bytes | msgspec.Raw, decode: Callable[[msgspec.Raw], T]) -> 
 def read_rows(raw: bytes) -> list[Any]:
     """Read the rows of one side of a book, or the changes of an update.
 
-    An element that cannot be read is None in its place. ``null`` in place of the list is an
-    empty list; anything else that is no list is one unreadable row.
+    An unreadable element is None at its index. ``null`` is read as an empty list; any other
+    value that is not a list is read as one unreadable row.
     """
     try:
         rows = decode_exactly(raw)

@@ -1,11 +1,11 @@
-"""Secrets in URLs and credentials: found once, hidden in every text that is shown.
+"""Secrets in URLs and credentials, and their removal from every text that is shown.
 
-Two functions hide by form, and a ``Secrets`` hides by value:
+Two functions recognise a secret by its place in a URL, and ``Secrets`` by its value:
 
-* ``hide_in_url`` removes user, password, query and fragment of one URL, sound or not.
+* ``hide_in_url`` removes user, password, query and fragment of one URL, valid or not.
 * ``hide_in_text`` does so for each URL in a sentence.
-* ``Secrets.hide`` removes known values from text that a peer wrote: a server may repeat them
-  in an error message, a redirect or a close reason.
+* ``Secrets.hide`` removes known values from a text sent by a peer: a server may repeat them in
+  an error message, a redirect or a close reason.
 
 A path is not secret, and is shown.
 """
@@ -21,7 +21,7 @@ HIDDEN = "***"
 
 _WORD = re.compile(r"\S+")  # a password may contain quotes and brackets
 _LIKE_USERINFO_OR_QUERY = re.compile(r"[^/\s]+:[^@]*@|[^?]*\?[^=]+=")
-# Parameters of hedgehogd's own streams: their values are words that log lines need.
+# Parameters of hedgehogd's own streams: their values are not secret, and log lines need them.
 _PUBLIC_PARAMETERS = frozenset({"pairs", "channels", "format", "notices", "since"})
 
 
@@ -29,8 +29,8 @@ class Secrets:
     """Values that must not be shown.
 
     Args:
-        values: the secrets as they are; the forms in which a peer may repeat them are added.
-            Values shorter than ``SECRET_CHARACTERS_MIN`` are not searched for.
+        values: the secrets; the forms in which a peer may repeat them are derived. Values
+            shorter than ``SECRET_CHARACTERS_MIN`` are ignored.
     """
 
     __slots__ = ("_forms", "_pattern", "_values")
@@ -55,14 +55,14 @@ class Secrets:
         return hash(self._values)
 
     def __repr__(self) -> str:
-        """Return a text without any of them."""
+        """Return a text without the values."""
         return f"Secrets({len(self._values)})"
 
     def hide(self, text: str) -> str:
-        """Return ``text`` with each secret replaced, in upper or lower case.
+        """Return ``text`` with each secret replaced, in any letter case.
 
-        Text from a peer may have been shortened before: the first half or more of a secret at
-        the end of ``text`` is replaced too.
+        A peer's text may have been truncated: a prefix of at least half a secret at the end of
+        ``text`` is replaced too.
         """
         if self._pattern is None:
             return text
@@ -82,12 +82,12 @@ NO_SECRETS = Secrets()
 
 
 def _forms(value: str) -> Iterable[str]:
-    """Return a secret as it is, percent-encoded, and as Python prints it inside quotes."""
+    """Return a secret unchanged, percent-encoded, and as Python prints it inside quotes."""
     return value, quote(value, safe=""), repr(value)[1:-1], ascii(value)[1:-1]
 
 
 def basic_authorization(parts: SplitResult) -> str:
-    """Return the ``Authorization`` header for the userinfo of a URL; empty without userinfo.
+    """Return the ``Authorization`` value for the userinfo of a URL; empty without userinfo.
 
     Source: RFC 7617; user and password are percent-decoded (RFC 3986 §3.2.1).
     """
@@ -98,7 +98,7 @@ def basic_authorization(parts: SplitResult) -> str:
 
 
 def secrets_of(parts: SplitResult) -> Secrets:
-    """Return user, password and query values of a URL, as written and decoded."""
+    """Return user, password, query values and fragment of a URL, encoded and decoded."""
     written = [parts.username or "", parts.password or "", parts.fragment]
     for parameter in parts.query.split("&"):
         name, equals, value = parameter.partition("=")
@@ -112,9 +112,9 @@ def secrets_of(parts: SplitResult) -> Secrets:
 def hide_in_url(url: str) -> str:
     """Return ``url`` without user, password, query values and fragment.
 
-    A password with an unquoted ``/``, ``?``, ``#`` or ``@`` makes another URL than its author
-    meant, so everything up to the last ``@`` is hidden. Text without ``://`` is returned as it
-    is unless it looks like userinfo or a query: it may be a path.
+    An unquoted ``/``, ``?``, ``#`` or ``@`` in a password changes the structure of the URL, so
+    everything up to the last ``@`` is hidden. A text without ``://`` may be a path: it is
+    returned unchanged unless it looks like userinfo or a query.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -131,7 +131,7 @@ def hide_in_url(url: str) -> str:
 
 
 def hide_in_text(text: str) -> str:
-    """Return ``text`` with each word that contains a URL as ``hide_in_url`` shows it."""
+    """Return ``text`` with ``hide_in_url`` applied to each word that contains a URL."""
     return _WORD.sub(_hide_in_word, text) if "://" in text else text
 
 

@@ -343,8 +343,8 @@ def test_dirt_in_a_message_is_the_subscribers_business(payload):
 DROPPED = [
     (b"", "garbage", "garbage: "),
     (b"hello", "garbage", "garbage: JSON is malformed"),
-    (b"[]", "garbage", "garbage: an array that is not of level3"),
-    (b'["open",7,"57560479456"]', "garbage", "garbage: an array that is not of level3"),
+    (b"[]", "garbage", "garbage: an array that is not a level3 message"),
+    (b'["open",7,"57560479456"]', "garbage", "garbage: an array that is not a level3 message"),
     (b"[" * 100_000, "garbage", "garbage: "),
     (b'{"type":"x","sequence":' + b"[" * 100_000, "garbage", "garbage: "),
     (b'{"type":7}', "garbage", "garbage: Expected `str`, got `int`"),

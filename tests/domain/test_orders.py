@@ -240,7 +240,7 @@ def test_levels_not_shared_are_not_remembered_for_ever():
     for price in range(1, 100):
         apply(book, "open", "a", "buy", str(price), "1")
 
-    assert 1 == len(book._own)
+    assert 1 == len(book._unshared)
 
 
 def test_orders_are_bounded(monkeypatch):

@@ -1,1 +1,1 @@
-"""How peers talk, without I/O: bytes in, values out; time and chance are arguments."""
+"""Protocols of peers, without I/O: from bytes to values; time and randomness are arguments."""

@@ -1,10 +1,11 @@
-"""Which names and which web pages a listener serves: ``Host`` and ``Origin`` of a request. Pure.
+"""Access by host name and web page: checks of a request's ``Host`` and ``Origin``. Pure.
 
-A browser lets any page open a WebSocket to any address, and states the page in ``Origin``. So a
-page is served if it comes from the very host and port that the request names, or if the operator
-admits its origin. A page can also be served under a name of its own that it then points to
-127.0.0.1 (DNS rebinding); its ``Origin`` and ``Host`` agree. So a listener on a loopback address
-serves loopback names alone, and those that the operator lists.
+A browser lets any page open a WebSocket to any address, and sends the page's origin in
+``Origin``. So the listener serves a page only if its origin is the host and port that the request
+names, or if the operator admits the origin. An attacker can also serve a page under a name of
+its own and then resolve that name to 127.0.0.1 (DNS rebinding); ``Origin`` and ``Host`` then
+agree. So a listener on a loopback address serves only loopback names and the names that the
+operator lists.
 """
 
 import re
@@ -27,11 +28,11 @@ _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
 class Authority(NamedTuple):
-    """Host and port, as ``Host`` has them.
+    """Host and port of a ``Host`` header.
 
     Attributes:
-        host: in small letters, without a trailing dot; an IPv6 address without brackets.
-        port: None where none is written.
+        host: in lower case, without a trailing dot; an IPv6 address without brackets.
+        port: None if the header has no port.
     """
 
     host: str
@@ -39,7 +40,7 @@ class Authority(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """True for ``localhost`` and for loopback addresses, which no DNS answer can redirect."""
+        """True for ``localhost`` and loopback addresses, which no DNS answer can redirect."""
         if ":" not in self.host:
             return self.host == "localhost" or _LOOPBACK.fullmatch(self.host) is not None
         address = IPv6Address(self.host)
@@ -47,12 +48,12 @@ class Authority(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a page comes from: the value of ``Origin``, other than ``null``.
+    """The origin of a page: a value of ``Origin`` other than ``null``.
 
     Attributes:
-        scheme: in small letters.
+        scheme: in lower case.
         host: as in ``Authority``.
-        port: the scheme's default where none is written; None for a scheme without a default.
+        port: the scheme's default if the header has no port; None for a scheme without default.
     """
 
     scheme: str
@@ -60,9 +61,9 @@ class Origin(NamedTuple):
     port: int | None
 
     def is_of(self, authority: Authority) -> bool:
-        """Say whether the page comes from ``authority``, by whatever scheme.
+        """Return True if the page comes from ``authority``, with any scheme.
 
-        A proxy that ends TLS leaves no scheme, so a missing port is either default.
+        A proxy that terminates TLS removes the scheme, so a missing port matches both defaults.
         """
         if self.host != authority.host or self.port is None:
             return False
@@ -72,7 +73,7 @@ class Origin(NamedTuple):
 
 
 def read_authority(text: str) -> Authority | None:
-    """Read ``HOST[:PORT]``; None for everything else, names with user information among it."""
+    """Parse ``HOST[:PORT]``; return None for any other form, such as one with userinfo."""
     match = _AUTHORITY.fullmatch(text.lower())
     if match is None:
         return None
@@ -89,7 +90,7 @@ def read_authority(text: str) -> Authority | None:
 
 
 def read_origin(text: str) -> Origin | None:
-    """Read ``SCHEME://HOST[:PORT]``; None for ``null``, paths, user information and lists."""
+    """Parse ``SCHEME://HOST[:PORT]``; return None for ``null``, paths, userinfo and lists."""
     match = _ORIGIN.fullmatch(text.lower())
     authority = read_authority(match[2]) if match else None
     if match is None or authority is None:
@@ -99,7 +100,7 @@ def read_origin(text: str) -> Origin | None:
 
 
 class CrossOrigins:
-    """The origins whose pages may read a relay of another host."""
+    """The page origins that the operator admits to a listener of another origin (CORS)."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         """``texts`` are origins, or ``*`` for any."""
@@ -115,19 +116,19 @@ class CrossOrigins:
 
 
 class Access:
-    """What one listener serves."""
+    """The host names and page origins that one listener serves."""
 
     def __init__(self, cross_origins: CrossOrigins, hosts: Iterable[str] | None = None) -> None:
-        """``hosts`` are the names served beside loopback ones, ``*`` for any; None: no check."""
+        """``hosts`` are the names served besides loopback ones, ``*`` for any; None: no check."""
         self._cross_origins = cross_origins
         self._hosts = None if hosts is None else frozenset(hosts)
 
     def check(self, authority: str | None, origin: str | None) -> None:
-        """Refuse a request that must not be served.
+        """Raise an error for a request that must not be served.
 
         Args:
-            authority: the host and port that the request names; None for a request of HTTP/1.0
-                that names none, which no browser sends.
+            authority: the host and port that the request names; None for an HTTP/1.0 request
+                without them, which no browser sends.
             origin: the ``Origin`` header; None for a request without one.
 
         Raises:

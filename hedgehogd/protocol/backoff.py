@@ -1,16 +1,16 @@
-"""How long to wait before dialling again, and how often one may speak.
+"""Pauses before the next dial (``Backoff``), and a rate limit (``TokenBucket``).
 
-Both are sans-I/O: chance and time are arguments.
+Both are sans-I/O: randomness and time are arguments.
 """
 
 from random import Random
 
 
 class Backoff:
-    """Pauses that double up to a cap, each drawn from the upper half of its range.
+    """Pauses that double up to a maximum, each a random value in the upper half of its range.
 
-    Jitter keeps a fleet that lost its feed at one moment from dialling at one moment;
-    the lower half is left out so that a pause is never next to nothing (PAIN §7).
+    The randomness spreads the dials of instances that lost their feed at the same moment. The
+    lower half is excluded so that no pause is close to zero (COINBASE §16.7).
     """
 
     def __init__(self, first_s: float, max_s: float, random: Random) -> None:
@@ -26,7 +26,7 @@ class Backoff:
         return self._random.uniform(ceiling / 2, ceiling)
 
     def reset(self) -> None:
-        """Begin again with the first pause: a connection was good."""
+        """Restart with the first pause, after a good connection."""
         self._failures = 0
 
 
@@ -40,31 +40,31 @@ class TokenBucket:
         self._at: float | None = None
 
     def share(self, among: int) -> None:
-        """From now on ``among`` buckets together may do what this one was made for."""
+        """Reduce rate and burst to one of ``among`` equal shares of the original values."""
         per_s, burst = self._whole
         self._per_s, self._burst = per_s / among, max(1.0, burst / among)
         self._tokens = min(self._tokens, self._burst)
 
     def take(self, now: float, count: float = 1.0) -> float:
-        """Take ``count`` tokens, in debt if need be.
+        """Consume ``count`` tokens; the balance may become negative.
 
         Args:
-            now: any clock that rises steadily, in seconds.
-            count: how many.
+            now: the time of a monotonic clock, in seconds.
+            count: the number of tokens.
 
         Returns:
-            How long the caller has to wait before acting, in seconds; 0 for at once.
+            The seconds that the caller must wait before its action; 0 for none.
         """
         self._fill(now)
         self._tokens -= count
         return max(0.0, -self._tokens / self._per_s)
 
     def give_back(self, count: float) -> None:
-        """Return ``count`` tokens that were taken for an action that is not done."""
+        """Return ``count`` tokens that were consumed for an action that did not happen."""
         self._tokens = min(self._burst, self._tokens + count)
 
     def try_take(self, now: float, count: float = 1.0) -> bool:
-        """Take ``count`` tokens if there are as many; say whether there were."""
+        """Consume ``count`` tokens and return True, or return False if fewer are left."""
         self._fill(now)
         if self._tokens < count:
             return False
@@ -72,7 +72,7 @@ class TokenBucket:
         return True
 
     def is_full(self, now: float) -> bool:
-        """Say whether at ``now`` it allows as much as a new bucket."""
+        """Return True if at ``now`` all tokens of the burst are available."""
         self._fill(now)
         return self._tokens >= self._burst
 

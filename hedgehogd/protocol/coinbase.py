@@ -1,7 +1,7 @@
-"""Coinbase's dialect: the messages that are made rather than relayed.
+"""Coinbase's dialect: the messages that hedgehogd creates instead of relaying them.
 
-Downstream, what the exchange would answer (acknowledgements, errors, ``last_match``);
-upstream, what we ask of it. Key order follows the wire (FEED §4, §6).
+Downstream these are the exchange's answers (acknowledgements, errors, ``last_match``), upstream
+our requests. The order of keys is that of the exchange (docs/COINBASE.md §4, §6).
 """
 
 import re
@@ -24,7 +24,7 @@ _LAST_MATCH = re.compile(rb'"type"\s*:\s*"last_match"')
 
 
 def error(message: str, reason: str = "") -> bytes:
-    """Return an ``error`` message; without a ``reason`` the key is left out (FEED §6.16)."""
+    """Return an ``error`` message; an empty ``reason`` omits the key (COINBASE §6.16)."""
     body = {"type": "error", "message": message}
     if reason:
         body["reason"] = reason
@@ -37,29 +37,29 @@ def not_a_product(product_id: str) -> str:
 
 
 def no_products(channel: Channel) -> str:
-    """Return the reason of an error about a channel asked for without products."""
+    """Return the reason of an error about a channel requested without products."""
     return f"You need to specify at least one product ID for channel {channel.name}"
 
 
 def refused_product(head: Head) -> str | None:
-    """Return the product that an upstream ``error`` is about, or None when about none."""
+    """Return the product that an upstream ``error`` refuses, or None."""
     found = _REFUSED_PRODUCT.fullmatch(head.reason)
     return found.group(1) if found else None
 
 
 def refused_channel(head: Head) -> str | None:
-    """Return the name of the channel that an upstream ``error`` says it does not have."""
+    """Return the name of the channel that an upstream ``error`` refuses as unknown, or None."""
     found = _REFUSED_CHANNEL.fullmatch(head.reason)
     return found.group(1) if found else None
 
 
 def is_about_keys(head: Head) -> bool:
-    """Say whether an ``error`` refuses channels that need a key (FEED §5, §6.16)."""
+    """Return True if an ``error`` refuses channels that need a key (COINBASE §5, §6.16)."""
     return "require authentication" in head.reason or is_about_our_key(head)
 
 
 def is_about_our_key(head: Head) -> bool:
-    """Say whether an ``error`` says that our key, or our signature, is no good."""
+    """Return True if an ``error`` rejects our key or our signature."""
     return any(words in head.message.lower() for words in _OUR_KEY)
 
 
@@ -76,31 +76,31 @@ _decode_row = msgspec.json.Decoder(_Row).decode
 
 
 def acknowledged(payload: bytes) -> frozenset[Topic]:
-    """Return the topics that a ``subscriptions`` message lists (FEED §4).
+    """Return the topics that a ``subscriptions`` message lists (COINBASE §4).
 
-    A channel that cannot be read is passed over.
+    An unreadable channel is skipped.
 
     Raises:
-        msgspec.DecodeError: it has another form.
+        msgspec.DecodeError: ``payload`` has another form.
     """
-    found: set[Topic] = set()
+    topics: set[Topic] = set()
     channels = msgspec.json.decode(payload, type=_Acknowledgement).channels
     for row in read_list(channels, _decode_row).items:
         channel = BY_ALIAS.get(row.name)
         if channel is not None:
-            found.update(channel.topic(p) for p in row.product_ids or () if isinstance(p, str))
-            if not channel.needs_products:  # all of them may be listed, or written as one word
-                found.add(channel.topic(""))
-    return frozenset(found)
+            topics.update(channel.topic(p) for p in row.product_ids or () if isinstance(p, str))
+            if not channel.needs_products:  # the products may be listed or replaced by "ALL"
+                topics.add(channel.topic(""))
+    return frozenset(topics)
 
 
 def subscriptions(state: Mapping[Channel, Iterable[str]]) -> bytes:
-    """Return the acknowledgement: the connection's whole state, canonical names (FEED §4)."""
+    """Return the acknowledgement: all subscriptions, with canonical names (COINBASE §4)."""
     return _encode({"type": "subscriptions", "channels": subscription_rows(state)})
 
 
 def subscription_rows(state: Mapping[Channel, Iterable[str]]) -> list[dict[str, object]]:
-    """Return the ``channels`` of an acknowledgement, as plain values."""
+    """Return the ``channels`` of an acknowledgement as plain values."""
     return [
         {"name": channel.name, "product_ids": list(product_ids), "account_ids": None}
         for channel, product_ids in state.items()
@@ -108,46 +108,46 @@ def subscription_rows(state: Mapping[Channel, Iterable[str]]) -> list[dict[str, 
 
 
 def last_match(payload: bytes) -> bytes:
-    """Turn a ``match`` into the ``last_match`` that a new subscriber is greeted with.
+    """Return a ``match`` as the ``last_match`` that is sent first to a new subscriber.
 
-    Only the type changes; a payload that is a ``last_match`` already is returned as it is.
+    Only the type changes; a ``last_match`` is returned unchanged.
     """
     return _MATCH.sub(b'"type":"last_match"', payload, count=1)
 
 
 def match_of(payload: bytes) -> bytes:
-    """Turn a ``last_match`` into the ``match`` that it was; only the type changes."""
+    """Return a ``last_match`` as the original ``match``; only the type changes."""
     return _LAST_MATCH.sub(b'"type":"match"', payload, count=1)
 
 
 def requests(
     kind: str, topics: Iterable[Topic], sign: Callable[[], Mapping[str, str]] | None = None
 ) -> list[bytes]:
-    """Return the fewest messages that subscribe to, or unsubscribe from, ``topics``.
+    """Return the smallest number of messages that subscribe to ``topics`` or unsubscribe.
 
-    Channels that need a key go into messages of their own: a refusal of them, or of the key,
-    must not void the others (PAIN §8).
+    Channels that need a key are put into separate messages: if the exchange refuses them, or the
+    key, the subscriptions without a key must remain (COINBASE §16.8).
 
     Args:
         kind: ``"subscribe"`` or ``"unsubscribe"``.
-        topics: what to ask for; topics that are derived here must not be among them.
-        sign: returns the keys that sign a message; None when there are no credentials.
+        topics: the topics; none of them may be a topic that hedgehogd derives.
+        sign: returns the keys that sign a message; None without credentials.
 
     Returns:
         JSON texts with at most ``PRODUCTS_PER_REQUEST_MAX`` product ids each.
     """
-    asked = sorted(topics)
-    open_ones = [t for t in asked if not BY_TOPIC_CHANNEL[t.channel].needs_key]
-    with_key = [t for t in asked if BY_TOPIC_CHANNEL[t.channel].needs_key]
-    found = [_encode({"type": kind, "channels": channels}) for channels in _packets(open_ones)]
+    ordered = sorted(topics)
+    public = [t for t in ordered if not BY_TOPIC_CHANNEL[t.channel].needs_key]
+    with_key = [t for t in ordered if BY_TOPIC_CHANNEL[t.channel].needs_key]
+    texts = [_encode({"type": kind, "channels": channels}) for channels in _packets(public)]
     for channels in _packets(with_key):
         keys = sign() if sign else {}
-        found.append(_encode({"type": kind, "channels": channels, **keys}))
-    return found
+        texts.append(_encode({"type": kind, "channels": channels, **keys}))
+    return texts
 
 
 def _packets(topics: list[Topic]) -> Iterator[list[dict[str, object]]]:
-    """Yield the ``channels`` of each message; as few messages as the limit allows."""
+    """Yield the ``channels`` of each message, in as few messages as the limit allows."""
     channels: list[dict[str, object]] = []
     room = PRODUCTS_PER_REQUEST_MAX
     by_name: dict[str, list[str]] = {}

@@ -1,12 +1,12 @@
-"""What a subscriber may say: Coinbase's subscribe and unsubscribe, and their meaning.
+"""Commands of subscribers: Coinbase's subscribe and unsubscribe, and their meaning.
 
-``parse`` reads one client message into a ``Command``; what the command does to a set of
-subscriptions is ``fanout.subscription``'s knowledge. The simulator's exchange reads its
-clients with the same function, so that both ends agree on one grammar.
+``parse`` converts one client message to a ``Command``; ``fanout.subscription`` applies it to a
+set of subscriptions. The simulated exchange parses its clients' messages with the same function,
+so that both ends use one grammar.
 
-Rules (FEED §3.1): channels are strings or objects; the products of a channel are those
-at the root and its own together; extra keys, repeated ids and keys for signing, empty or
-not, are ignored.
+Rules (docs/COINBASE.md §3.1): a channel is a string or an object; its products are those of the
+root and its own together; extra keys, repeated ids and keys for signing, empty or not, are
+ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,18 @@ from hedgehogd.domain.position import Start
 SUBSCRIBE_FAILED = "Failed to subscribe"
 UNSUBSCRIBE_FAILED = "Failed to unsubscribe"
 NO_CHANNELS = "No channels provided"
-ALL_PRODUCTS = "ALL"  # as good as none, for rfq_matches (FEED §3.1)
+ALL_PRODUCTS = "ALL"  # equivalent to no list of products, for rfq_matches (COINBASE §3.1)
 POLICIES = ("close", "conflate")
 DEFAULT_CHANNELS = ("ticker", "matches")
-"""What a URL without channels asks for."""
+"""The channels of a URL that names none."""
 
 
 class CommandError(Exception):
-    """The whole message means nothing; answer ``message`` and ``reason`` and change nothing.
+    """A client message that is invalid as a whole; it is answered and changes nothing.
 
     Attributes:
-        message: what went wrong, in Coinbase's words where they are known (FEED §6.16).
-        reason: what was wrong about it; empty when ``message`` says all.
+        message: the ``message`` of the answer, in Coinbase's words if known (COINBASE §6.16).
+        reason: the ``reason`` of the answer; empty if ``message`` is sufficient.
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
@@ -47,9 +47,9 @@ class ChannelRequest(NamedTuple):
     """One channel of a command.
 
     Attributes:
-        channel: which one.
-        product_ids: root and own products together, as asked, each once.
-        policy: ``"close"``, ``"conflate"``, or None when nothing was asked for.
+        channel: the channel.
+        product_ids: the products of the root and of the channel, in order, each once.
+        policy: ``"close"``, ``"conflate"``, or None if the command names no policy.
     """
 
     channel: Channel
@@ -58,11 +58,11 @@ class ChannelRequest(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """How a stretch of the past is replayed.
+    """Speed and end of a replay of recorded messages.
 
     Attributes:
-        speed: how many times as fast as it was; 0 for as fast as it is read.
-        until_us: up to before then, µs since the epoch; None to become live.
+        speed: the factor to the original speed; 0 to send messages as fast as they are read.
+        until_us: end of the replay, exclusive, µs since the epoch; None to continue live.
     """
 
     speed: float = 0.0
@@ -74,12 +74,12 @@ class Command(NamedTuple):
 
     Attributes:
         subscribes: True for subscribe, False for unsubscribe.
-        requests: the channels that exist.
-        errors: a reason for each channel that does not.
-        since: where topics are to be resumed.
-        is_strict: all of what is resumed, or the stream ends.
-        is_alone: another instance asks; nobody else is asked on its behalf.
-        pace: the past is replayed from ``since`` on; None to be live, or resume.
+        requests: the channels of the command that exist.
+        errors: a reason for each channel that does not exist.
+        since: the start of each topic that is resumed.
+        is_strict: True to end the stream if a resumed message is missing.
+        is_alone: True if a peer instance sent the command: no further peer is asked for it.
+        pace: replay recorded messages from ``since`` on; None for a live or resumed stream.
     """
 
     subscribes: bool
@@ -92,7 +92,7 @@ class Command(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """How many topics it names, existing or not."""
+        """The number of topics that the command names, existing or not."""
         return sum(max(1, len(request.product_ids)) for request in self.requests)
 
     @property
@@ -102,11 +102,11 @@ class Command(NamedTuple):
 
 
 def parse(text: str | bytes) -> Command:
-    """Read one client message.
+    """Parse one client message.
 
     Raises:
-        CommandError: not a JSON object, another ``type``, no channels, or keys of the
-            wrong kind. The connection stays usable.
+        CommandError: ``text`` is not a JSON object, or has another ``type``, no channels, or
+            keys of a wrong type. The connection stays usable.
     """
     try:
         value = msgspec.json.decode(text)
@@ -145,7 +145,7 @@ def parse(text: str | bytes) -> Command:
 
 
 def unknown_channel(name: str) -> str:
-    """Return the reason of an error about a channel that is not to be had here."""
+    """Return the reason of an error about a channel that hedgehogd does not offer."""
     if name in PRIVATE_CHANNELS:
         return f"{name} is private to one account and is not relayed"
     return f"{name} is not a valid channel"
@@ -163,7 +163,7 @@ def _channel_item(item: Any, failure: str) -> tuple[str, tuple[str, ...], str | 
 
 
 def _since(channel: Channel, value: Any, failure: str) -> dict[Topic, Start]:
-    """Return where the products of a channel are to be resumed."""
+    """Return the start of each topic of a channel that the command resumes."""
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(
@@ -177,19 +177,21 @@ def _product_ids(value: Any, failure: str) -> tuple[str, ...]:
     if value is None or value in ("", ALL_PRODUCTS):
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise CommandError(failure, "product_ids is a list of texts")
+        raise CommandError(failure, "product_ids is a list of strings")
     return tuple(value)
 
 
 def channel_requests(
     names: Sequence[str], pairs: tuple[str, ...], policy: str | None = None
 ) -> tuple[ChannelRequest, ...]:
-    """Return what a URL asks for: each of ``names`` for all ``pairs``.
+    """Return the requests of a URL: each channel of ``names`` for all ``pairs``.
 
-    The policy goes to the channels that can be conflated; a URL cannot say which it means.
+    The policy applies to the channels that can be conflated, because a URL cannot assign it to
+    single channels.
 
     Raises:
-        SubscriberError: a name is not a channel's, or there is no such policy (400).
+        SubscriberError: a name is not a channel, or the policy is unknown (400); or a channel
+            is private to an account (403).
     """
     for name in names:
         if name in PRIVATE_CHANNELS:
@@ -197,7 +199,7 @@ def channel_requests(
         if name not in BY_ALIAS:
             known = ", ".join(sorted(BY_ALIAS))
             raise SubscriberError(
-                "unknown_channel", f"{name!r} is not a channel; there are {known}"
+                "unknown_channel", f"{name!r} is not a channel; the channels are {known}"
             )
     if policy is not None and policy not in POLICIES:
         raise SubscriberError("bad_request", f"policy {policy!r} is neither close nor conflate")
@@ -209,6 +211,6 @@ def channel_requests(
 
 
 def drop_pair(pair: str) -> Command:
-    """Return the command that stops every channel of one pair."""
+    """Return the command that unsubscribes from every channel of one pair."""
     about_pairs = [channel for channel in CHANNELS if channel.takes_products]
     return Command(False, tuple(ChannelRequest(channel, (pair,)) for channel in about_pairs))

@@ -1,15 +1,15 @@
-"""What history and export write: messages as lines, or as rows of CSV (RFC 4180).
+"""The output of history queries and exports: messages as lines, or as rows of CSV (RFC 4180).
 
-A channel whose messages all look the same has a column for each of their keys; further keys are
-JSON in ``more``, so no value is dropped. A book has a row for each price level. Of other
-channels the whole message is one cell. The first column is when a message was received; no two
-messages of a topic have the same value there.
+A channel with one form of message has a column for each key; further keys are JSON in the column
+``more``, so no value is lost. A book has a row for each price level. For any other channel one
+cell holds the whole message. The first column is the receive time of the message; it is unique
+within a topic.
 
-A text is its cell, ``null`` and an absent key are an empty cell, and any other value is the
-JSON that the exchange wrote. No cell is longer than ``CSV_CELL_CHARACTERS_MAX``: the last cell
-of a longer message continues in further rows, which repeat the cells before it.
+A text is written as it is, ``null`` and an absent key as an empty cell, and any other value as
+the JSON that the exchange sent. No cell is longer than ``CSV_CELL_CHARACTERS_MAX``: the last cell
+of a longer message continues in further rows, which repeat the other cells.
 
-A trade that the exchange sent as ``last_match`` after a reconnection is a ``match`` here.
+A trade that the exchange sent as ``last_match`` after a reconnect is written as a ``match``.
 """
 
 import csv
@@ -48,23 +48,23 @@ _Levels = list[list[msgspec.Raw]]
 
 
 def payload_of(message: Message) -> bytes:
-    """Return the payload of a recorded message."""
+    """Return the payload of a recorded message, of a ``last_match`` as a ``match``."""
     return match_of(message.payload) if message.type == "last_match" else message.payload
 
 
 def lines(messages: Iterable[Message]) -> bytes:
-    """Return a line for each of ``messages``."""
+    """Return ``messages`` as lines of JSON."""
     return b"".join([one_line(payload_of(message)) + b"\n" for message in messages])
 
 
 def header(channel: str) -> bytes:
-    """Return the first row: the names of the columns of a topic channel."""
+    """Return the header row: the column names of a topic channel."""
     names = _COLUMNS.get(channel)
     return _written([("received", *((*names, "more") if names else _WHOLE))])
 
 
 def rows(messages: Iterable[Message]) -> bytes:
-    """Return the rows of ``messages``, in their order."""
+    """Return ``messages`` as rows of CSV, in the same order."""
     return _written(row for message in messages for row in _rows_of(message))
 
 
@@ -77,8 +77,8 @@ def _rows_of(message: Message) -> Iterator[tuple[object, ...]]:
         yield from _continued((received, message.type, message.topic.product_id, *numbers), text)
         return
     try:
-        found = [(received, *_row(fields, names)) for fields in _per_row(payload)]
-        is_long = any(len(str(cell)) > CSV_CELL_CHARACTERS_MAX for row in found for cell in row)
+        table = [(received, *_row(fields, names)) for fields in _per_row(payload)]
+        is_long = any(len(str(cell)) > CSV_CELL_CHARACTERS_MAX for row in table for cell in row)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         is_long = True
     if is_long:  # the whole message is in its last cell
@@ -86,14 +86,14 @@ def _rows_of(message: Message) -> Iterator[tuple[object, ...]]:
         about = message.type.removeprefix("last_"), message.topic.product_id
         yield from _continued((received, *about, *blanks), text)
     else:
-        yield from found
+        yield from table
 
 
 def _per_row(payload: bytes) -> list[_Fields]:
-    """Return the fields of each row of an object: one, or one for each level of a book.
+    """Return the fields of each row of a message: one row, or one per level of a book.
 
     Raises:
-        msgspec.DecodeError: it is not an object.
+        msgspec.DecodeError: ``payload`` is not an object.
     """
     fields = msgspec.json.decode(payload, type=_Fields)
     if not (fields.keys() & {*_SIDES, "changes"}):
@@ -107,11 +107,11 @@ def _per_row(payload: bytes) -> list[_Fields]:
     levels += [tuple(change) for change in changes]
     names = ("side", "price", "size")
     if not levels or any(len(level) != len(names) for level in levels):
-        return [msgspec.json.decode(payload, type=_Fields)]  # nothing but the whole has its data
+        return [msgspec.json.decode(payload, type=_Fields)]  # no levels: one row holds all data
     common = {key: fields[key] for key in ("type", "product_id", "time") if key in fields}
-    found = [common | dict(zip(names, level, strict=True)) for level in levels]
-    found[0] = fields | found[0]
-    return found
+    by_row = [common | dict(zip(names, level, strict=True)) for level in levels]
+    by_row[0] = fields | by_row[0]
+    return by_row
 
 
 def _row(fields: _Fields, names: Iterable[str]) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def _row(fields: _Fields, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _cell(value: msgspec.Raw | None) -> str:
-    """Return a value as a cell."""
+    """Return a value as the text of a cell."""
     raw = b"null" if value is None else bytes(value)
     if raw == b"null":
         return ""
@@ -132,7 +132,7 @@ def _cell(value: msgspec.Raw | None) -> str:
 
 
 def _continued(cells: tuple[object, ...], text: str) -> Iterator[tuple[object, ...]]:
-    """Yield a row of ``cells`` and ``text``, and more of them where the text is long."""
+    """Yield a row of ``cells`` and ``text``, and further rows for the rest of a long text."""
     for start in range(0, max(1, len(text)), CSV_CELL_CHARACTERS_MAX):
         yield (*cells, text[start : start + CSV_CELL_CHARACTERS_MAX])
 

@@ -1,10 +1,10 @@
-"""permessage-deflate (RFC 7692): what is agreed, what large messages become, what clients say.
+"""permessage-deflate (RFC 7692): negotiate it, compress large messages, inflate client messages.
 
-Neither side keeps a window between messages. So a large message is compressed once and
-the same bytes go to every subscriber that asked, and no connection has a compressor of its
-own: an idle one costs what it costs without.
+Neither side keeps a window between messages (no context takeover). So each large message is
+compressed once, and every subscriber that negotiated compression gets the same bytes. No
+connection has a compressor, so an idle connection costs no more than one without compression.
 
-Small messages stay the shared frame that arrived. Alone, an l2update of 120 bytes keeps
+Small messages are sent as the shared frame that arrived. A single l2update of 120 bytes keeps
 95 % of its size, and compressing it takes longer than writing it to a socket.
 
 Measured on recorded level2 snapshots, zlib 1.2.13, 2-core VM, CPython 3.11:
@@ -13,8 +13,8 @@ Measured on recorded level2 snapshots, zlib 1.2.13, 2-core VM, CPython 3.11:
      5,382     0.35  0.03 ms    0.30  0.08 ms
     40,683     0.33  0.20 ms    0.27  1.01 ms
 
-Level 6 saves a sixth of what is left and takes five times as long; in the meantime
-everybody waits for the next message, also those who never asked for compression.
+Level 6 saves another sixth of the size and takes five times as long. During that time the next
+message is delayed for all subscribers, including those without compression.
 """
 
 import re
@@ -33,8 +33,8 @@ from wsproto.frame_protocol import (
 from hedgehogd.domain.message import Message
 from hedgehogd.protocol.frames import TEXT, encode_text
 
-# From here on compressing is worth it: 20 µs, once, make 4 KiB a third of that for everyone.
-# On the feed only snapshots and ``status`` are as large.
+# Messages from this size on are compressed: 4 KiB shrink to a third in 20 µs, once for all
+# subscribers. On the feed only snapshots and ``status`` are as large.
 DEFLATE_BYTES_MIN = 4096
 
 _NAME = b"permessage-deflate"
@@ -43,11 +43,11 @@ _BITS_STATED = b"; server_max_window_bits=15"
 _RSV1 = 0x40
 _LEVEL = 1
 _WINDOW_BITS = 15
-_RAW = -_WINDOW_BITS  # zlib's way to say: no header, no checksum
-_TAIL = b"\x00\x00\xff\xff"  # of every flush; not sent (RFC 7692 §7.2.1)
+_RAW = -_WINDOW_BITS  # zlib's notation for no header and no checksum
+_TAIL = b"\x00\x00\xff\xff"  # the end of every flush; not sent (RFC 7692 §7.2.1)
 
-# Quoted text may hold the separators. What is not closed is quoted to its end, so that
-# matching never goes back and a head full of quotes takes no longer than another.
+# Quoted text may contain the separators. An unclosed quote extends to the end of the text, so
+# that matching never backtracks and a head full of quotes takes no longer than any other.
 _QUOTED = rb'"(?:\\.|[^"\\])*"?'
 _OFFERS = re.compile(rb'(?s)(?:^|,)((?:%b|[^,"])*)' % _QUOTED)
 _PARAMETERS = re.compile(rb'(?s)(?:^|;)((?:%b|[^;"])*)' % _QUOTED)
@@ -59,35 +59,35 @@ _NO_VALUE = b""
 _ACCEPTABLE = {
     b"server_no_context_takeover": frozenset({_NO_VALUE}),
     b"client_no_context_takeover": frozenset({_NO_VALUE}),
-    # One compression serves all, so it cannot fit a smaller window than others take.
+    # All subscribers get the same compressed bytes, so no client can have a smaller window.
     b"server_max_window_bits": frozenset({b"15"}),
     b"client_max_window_bits": frozenset({_NO_VALUE, *(b"%d" % n for n in range(8, 16))}),
 }
 
 
 def answer_offers(offers: bytes) -> bytes:
-    """Answer ``Sec-WebSocket-Extensions``; what is no offer that we can keep is ignored.
+    """Answer ``Sec-WebSocket-Extensions``; an offer that we cannot accept is ignored.
 
     Args:
-        offers: the header's value; several headers joined by commas; empty for none.
+        offers: the header's value; several headers are joined by commas; empty without one.
 
     Returns:
-        The value of the answer's header, or nothing when messages stay as they are.
+        The value of the answer's header; empty if messages are not compressed.
     """
     for offer in _OFFERS.findall(offers):
         name, *parameters = map(_parameter, _PARAMETERS.findall(offer))
         if name != (_NAME, _NO_VALUE) or None in parameters:
             continue
-        asked = dict(filter(None, parameters))
-        is_unique = len(asked) == len(parameters)
-        if is_unique and all(asked[key] in _ACCEPTABLE.get(key, ()) for key in asked):
-            # Who states a window is told that it was heard (RFC 7692 §7.1.2.1).
-            return _ANSWER + _BITS_STATED if b"server_max_window_bits" in asked else _ANSWER
+        values = dict(filter(None, parameters))
+        is_unique = len(values) == len(parameters)
+        if is_unique and all(values[key] in _ACCEPTABLE.get(key, ()) for key in values):
+            # An offer of a window is confirmed in the answer (RFC 7692 §7.1.2.1).
+            return _ANSWER + _BITS_STATED if b"server_max_window_bits" in values else _ANSWER
     return b""
 
 
 def _parameter(text: bytes) -> tuple[bytes, bytes] | None:
-    """Return name and value of ``name``, ``name=value`` or ``name="value"``; None if it is none."""
+    """Parse ``name``, ``name=value`` or ``name="value"``; return name and value, or None."""
     found = _PARAMETER.fullmatch(text)
     if found is None:
         return None
@@ -98,8 +98,8 @@ def _parameter(text: bytes) -> tuple[bytes, bytes] | None:
 def deflate_frame(payload: bytes) -> bytes:
     """Return ``payload`` (UTF-8) as one unmasked, compressed text frame.
 
-    It holds no reference to messages before it. Takes 6 ms per MB, most of it without
-    the interpreter's lock.
+    The frame does not refer to earlier messages. Cost: 6 ms per MB, most of it without the
+    interpreter's lock.
     """
     compressor = zlib.compressobj(_LEVEL, wbits=_RAW)
     data = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -107,7 +107,7 @@ def deflate_frame(payload: bytes) -> bytes:
 
 
 def deflated(message: Message) -> bytes | None:
-    """Return what belongs into ``message.deflated``; None when its frame is as good."""
+    """Return the value for ``message.deflated``; None if compression does not save bytes."""
     if len(message.payload) < DEFLATE_BYTES_MIN:
         return None
     frame = deflate_frame(message.payload)
@@ -115,29 +115,30 @@ def deflated(message: Message) -> bytes | None:
 
 
 class Inflater(Extension):
-    """Inflate what one client says; wsproto's ``FrameProtocol`` calls it.
+    """Inflate the messages of one client; wsproto's ``FrameProtocol`` calls the methods.
 
-    wsproto's own ``PerMessageDeflate`` (1.3.2) takes the rest of a fragmented message for
-    plain text when a ping comes in between, and inflates without end: of one read of
-    4 KiB it makes 4 MB, three times over. This one stops behind ``message_bytes_max``.
+    wsproto's own ``PerMessageDeflate`` (1.3.2) has two faults. After a ping between the fragments
+    of a message it treats the rest of that message as uncompressed. It also inflates without a
+    limit: it turns one read of 4 KiB into 4 MB, with three copies. This class stops at
+    ``message_bytes_max``.
 
     Raises:
-        ParseFailed: the data is broken (1007) or becomes too much (1009).
+        ParseFailed: the data is invalid (1007) or inflates to too many bytes (1009).
     """
 
     def __init__(self, message_bytes_max: int) -> None:
         self._message_bytes_max = message_bytes_max
-        self._room = 0  # bytes that the message may still become
+        self._room = 0  # bytes that may still be added to the inflated message
         self._is_message_deflated = False
         self._is_frame_deflated = False
-        self._stream: zlib._Decompress | None = None  # made when the first byte needs it
+        self._stream: zlib._Decompress | None = None  # created for the first compressed byte
 
     def enabled(self) -> bool:
-        """Return True: it is made once the extension has been agreed on."""
+        """Return True: an object exists only after the extension was negotiated."""
         return True
 
     def offer(self) -> bool:
-        """Return False: a server offers nothing."""
+        """Return False: a server makes no offer."""
         return False
 
     def frame_inbound_header(
@@ -147,7 +148,7 @@ class Inflater(Extension):
         rsv: RsvBits,
         payload_length: int,  # noqa: ARG002
     ) -> RsvBits:
-        """Return which reserved bits this frame may have: RSV1, where a message begins."""
+        """Return the reserved bits that this frame may have: RSV1 on a message's first frame."""
         begins = opcode in {Opcode.TEXT, Opcode.BINARY}
         if begins:
             self._is_message_deflated = rsv.rsv1
@@ -160,7 +161,7 @@ class Inflater(Extension):
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002
         data: bytes,
     ) -> bytes:
-        """Return what ``data``, a part of a frame, stands for."""
+        """Return ``data``, a part of a frame, inflated if the frame is compressed."""
         return self._inflate(data) if self._is_frame_deflated else data
 
     def frame_inbound_complete(
@@ -168,7 +169,7 @@ class Inflater(Extension):
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002
         fin: bool,
     ) -> bytes | None:
-        """Return the end of a message; None when this frame is none."""
+        """Return the last inflated bytes of a message; None if it does not end with this frame."""
         if not fin or not self._is_frame_deflated:
             return None
         end = self._inflate(_TAIL)
@@ -192,5 +193,5 @@ class Inflater(Extension):
             parts.append(part)
             if not self._stream.eof:
                 return b"".join(parts)
-            # The client marked its last block; others may follow all the same (§7.2.1).
+            # The client marked a block as the last; further blocks may follow it (§7.2.1).
             data, self._stream = self._stream.unused_data, None

@@ -1,7 +1,7 @@
-"""Content negotiation: which form of an answer a client prefers (RFC 9110 §12.5.1). Pure.
+"""Content negotiation: the form of an answer that a client prefers (RFC 9110 §12.5.1). Pure.
 
-Werkzeug reads the header. Parameters of a media range, such as ``charset=utf-8``, are
-ignored: each form exists in one variant.
+Werkzeug parses the header. Parameters of a media range, such as ``charset=utf-8``, are ignored,
+because each form exists in one variant.
 """
 
 import re
@@ -19,12 +19,12 @@ def choose_form(accept: str | None, wanted: str | None, forms: Mapping[str, str]
     """Return the media type of the form that a client gets.
 
     Args:
-        accept: the header ``Accept``; None or empty when any form will do.
-        wanted: the query parameter ``format``, which decides alone; None when it is absent.
-        forms: names that ``format`` takes, and their media types; the first one is the default.
+        accept: the header ``Accept``; None or empty if the client accepts any form.
+        wanted: the query parameter ``format``, which overrides the header; None without one.
+        forms: the values of ``format`` and their media types; the first one is the default.
 
     Raises:
-        SubscriberError: there is no such format (400), or no form is acceptable (406).
+        SubscriberError: the format does not exist (400), or no form is acceptable (406).
     """
     if wanted is not None:
         if wanted not in forms:
@@ -35,15 +35,15 @@ def choose_form(accept: str | None, wanted: str | None, forms: Mapping[str, str]
     offered = list(forms.values())
     best = _best(accept, offered)
     if best is None:
-        raise SubscriberError("not_acceptable", f"the forms here are {', '.join(offered)}", 406)
+        raise SubscriberError("not_acceptable", f"the media types are {', '.join(offered)}", 406)
     return best
 
 
 def _best(accept: str | None, offered: Sequence[str]) -> str | None:
-    """Return the offered type of the highest weight; None when none is acceptable.
+    """Return the offered type of the highest weight; None if none is acceptable.
 
-    The most specific range that matches a type gives its weight. Of two types with one weight
-    the client prefers the one that it names, then we prefer the first one.
+    The weight of a type is that of the most specific range that matches it. Of types with equal
+    weights, a type that the header names is preferred, then the first one in ``offered``.
     """
     parsed = parse_accept_header(_JAVA_WEIGHT.sub(r"\g<1>0", accept or ""))
     ranges = MIMEAccept([(_media_range(text), weight) for text, weight in parsed])
@@ -55,6 +55,6 @@ def _best(accept: str | None, offered: Sequence[str]) -> str | None:
 
 
 def _media_range(text: str) -> str:
-    """Return a media range without its parameters; Java writes ``*`` for ``*/*``."""
+    """Return a media range without parameters; Java clients send ``*`` for ``*/*``."""
     media = text.partition(";")[0].strip()
     return "*/*" if media == "*" else media

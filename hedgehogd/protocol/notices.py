@@ -1,7 +1,8 @@
-"""hedgehogd's own messages: what ``/ws``, SSE and NDJSON subscribers receive beside the data.
+"""Notices: hedgehogd's own messages to ``/ws``, SSE and NDJSON subscribers.
 
-Strict endpoints never see them, nor does NDJSON with ``notices=none``. Every notice is a JSON
-object with a ``type`` that Coinbase does not use; docs/PROTOCOL.md is their reference.
+Subscribers of strict endpoints, and of NDJSON with ``notices=none``, never receive notices. Every
+notice is a JSON object with a ``type`` that Coinbase does not use; docs/PROTOCOL.md is their
+reference.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,50 +17,57 @@ _encode = msgspec.json.encode
 
 
 def session(session_id: str, instance: int) -> bytes:
-    """The first message of a stream: its id, the key for controlling it by REST."""
+    """Return the first message of a stream: the id by which REST controls it."""
     return _encode({"type": "session", "session": session_id, "instance": instance})
 
 
 def gap(topic: Topic, missing: Gap) -> bytes:
-    """Numbers that the feed did not give us, both ends included.
+    """Return the notice of a gap: the first and last number that the feed did not deliver.
 
-    They are trade ids on ``matches``, sequences on ``full`` and ``level3``.
+    The numbers are trade ids on ``matches``, sequences on ``full`` and ``level3``.
     """
     kind = "trade_id" if topic.channel == MATCHES.topic_channel else "sequence"
     return _gap(topic, kind, missing.first, missing.last)
 
 
 def restarted(topic: Topic, first: int) -> bytes:
-    """The exchange counts again, from ``first``: which numbers are missing before it is unknown."""
+    """Return the notice of a gap with an unknown beginning, before a reset of the numbers.
+
+    ``first`` is the first number after the reset by the exchange.
+    """
     kind = "trade_id" if topic.channel == MATCHES.topic_channel else "sequence"
     return _gap(topic, kind, None, first - 1 if first else None)
 
 
 def lost(topic: Topic, first: int | None, last: int | None) -> bytes:
-    """Sequences that were to be had once and are nowhere any more, both ends included.
+    """Return the notice of a gap that neither an instance nor a store can fill any more.
 
-    Which of them were messages of this channel nobody knows. ``first`` is None for who
-    asked by time; ``last`` is None when what comes next is not known yet.
+    The sequences from ``first`` to ``last`` (inclusive) may belong to other channels too.
+    ``first`` is None if the subscriber resumes from a time; ``last`` is None while the next
+    message is unknown.
     """
     return _gap(topic, "sequence", first, last)
 
 
 def resumed(topics: Iterable[Topic], messages: int) -> bytes:
-    """Everything after the positions has been sent; from here on the stream is live."""
+    """Return the notice that all messages after the positions were sent and the stream is live."""
     return _encode(
         {"type": "resumed", "topics": [str(t) for t in sorted(topics)], "messages": messages}
     )
 
 
 def backfilled(product_id: str, trades: Sequence[Mapping[str, object]]) -> bytes:
-    """Trades of a gap, fetched by REST; they have no sequence and stand outside the order."""
+    """Return the notice with trades of a gap, fetched by REST.
+
+    The trades have no sequence, and no place in the order of the stream.
+    """
     return _encode({"type": "backfilled", "product_id": product_id, "trades": trades})
 
 
 def stale(*, is_stale: bool, reason: str, product_ids: Iterable[str] | None = None) -> bytes:
-    """The feed is down (``"stale":true``) or up again (``"stale":false``).
+    """Return the notice that the feed is down (``"stale":true``) or up again (``"stale":false``).
 
-    With ``product_ids`` only these are concerned; without, all are.
+    It applies to ``product_ids`` only, or to all products if that is None.
     """
     notice: dict[str, object] = {"type": "stale", "stale": is_stale, "reason": reason}
     if product_ids is not None:
@@ -68,7 +76,7 @@ def stale(*, is_stale: bool, reason: str, product_ids: Iterable[str] | None = No
 
 
 def skipped(counts: Mapping[Topic, int]) -> bytes:
-    """Messages that conflation replaced by newer ones while they waited."""
+    """Return the notice with the number of messages per topic that conflation replaced."""
     return _encode(
         {
             "type": "skipped",
@@ -79,7 +87,7 @@ def skipped(counts: Mapping[Topic, int]) -> bytes:
 
 
 def closing(reason: str, position: Mapping[Topic, int], retry_after_s: float) -> bytes:
-    """The farewell of a planned end; ``position`` covers all that was sent before it."""
+    """Return the farewell of a planned end, with the position after all messages sent so far."""
     return _encode(
         {
             "type": "closing",
@@ -103,7 +111,7 @@ def _gap(topic: Topic, kind: str, first: int | None, last: int | None) -> bytes:
 
 
 def slow_consumer(code: int, message: str, position: Mapping[Topic, int]) -> bytes:
-    """Why a subscriber that fell behind is closed, and where it can resume."""
+    """Return the error for a slow subscriber before its stream is closed, with its position."""
     return _encode(
         {
             "type": "error",

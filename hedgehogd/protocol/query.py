@@ -1,8 +1,8 @@
-"""The query of a URL: one mechanism for the routes of both planes. Pure.
+"""The query of a URL, parsed in the same way for the routes of both planes. Pure.
 
-A parameter that a route does not have is an error that names the nearest right one, and a
-parameter with one value may appear once: an ignored ``?pair=`` would be answered with
-success, and with silence afterwards.
+An unknown parameter is an error that names the most similar valid one, and a parameter with a
+single value may appear once. If ``?pair=`` were ignored, the request would succeed and its
+stream would stay silent.
 """
 
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.nearest import nearest
 
 LISTS = frozenset({"pairs", "channels"})
-"""Parameters whose values are lists separated by commas; repeated ones are joined."""
+"""Parameters with a comma-separated list as value; repeated ones are joined."""
 STREAM_PARAMETERS = frozenset(
     {
         "channels",
@@ -26,22 +26,22 @@ STREAM_PARAMETERS = frozenset(
         "strict",
     }
 )
-"""What a URL of a stream may have, beside ``pairs`` where its path names none."""
+"""Parameters of a stream's URL, in addition to ``pairs`` if its path names no pair."""
 PEER_PARAMETERS = frozenset({"alone"})
-"""What another instance of the machine may add."""
+"""Parameters that only a peer instance of the machine adds."""
 
-_NAME_SHOWN_MAX = 40  # characters: an error repeats a part of a long name
+_NAME_SHOWN_MAX = 40  # characters of a name that an error quotes
 
 
 def read_query(text: str, known: Collection[str]) -> dict[str, str]:
-    """Return the values of a query by the names of their parameters, decoded.
+    """Return the decoded values of a query by parameter name.
 
     Args:
         text: the query, without its question mark.
-        known: the parameters that the route has.
+        known: the parameters of the route.
 
     Raises:
-        SubscriberError: a parameter that is not ``known``, or one that is repeated (400).
+        SubscriberError: a parameter is not ``known``, or is repeated (400).
     """
     values: dict[str, str] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
@@ -57,13 +57,13 @@ def read_query(text: str, known: Collection[str]) -> dict[str, str]:
 
 
 def split_list(text: str) -> list[str]:
-    """Return the items of a list separated by commas."""
+    """Return the items of a comma-separated list."""
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
     documented = sorted(set(known) - PEER_PARAMETERS)
-    there_are = f"there are {', '.join(documented)}" if documented else "there are none here"
+    which = f"which has {', '.join(documented)}" if documented else "which has no parameters"
     alike = nearest(name, documented)
     hint = "" if alike is None else f"; did you mean {alike}?"
-    return f"{name[:_NAME_SHOWN_MAX]!r} is not a parameter of this path, {there_are}{hint}"
+    return f"{name[:_NAME_SHOWN_MAX]!r} is not a parameter of this path, {which}{hint}"

@@ -1,13 +1,12 @@
-"""Recordings of a feed: one raw message a line, and when each is due again.
+"""Recordings of a feed: one raw message per line, and the replay time of each message.
 
-Sans-I/O: lines come in, messages with their times come out, one by one, so a recording
-may be larger than memory. Raw is sacred: only the line break is taken off.
+Sans-I/O: lines are converted to messages with times one by one, so a recording may be larger
+than memory. A message is replayed unchanged; only the line break is removed.
 
-When a message is due is said by its line of receive times, if there are any. If not, the
-messages' own ``time`` has to do, as far as it can be believed: a step back is no step, and
-a step of over ``_STEP_MAX_S``, either way, or a message without a time, counts as
-``_PACE_S``. So a ``last_match`` from yesterday does not stall the replay for a day, nor
-does a broken clock in the middle.
+The replay time comes from the file of receive times, if there is one. Otherwise it comes from
+the messages' own ``time``, as far as that is plausible: a step backwards counts as zero, and a
+step over ``_STEP_MAX_S`` in either direction, or a message without a time, counts as ``_PACE_S``.
+So neither a ``last_match`` from yesterday nor a wrong clock stalls the replay for a day.
 """
 
 import math
@@ -19,11 +18,11 @@ from typing import NamedTuple
 import msgspec
 
 MESSAGES_FILE = "feed.jsonl"
-"""What a recording's file of messages is called in its directory."""
+"""Name of the file of messages in the directory of a recording."""
 TIMES_SUFFIX = ".recv_ts.txt"
-"""Receive times stand beside ``feed.jsonl`` in ``feed.recv_ts.txt``, line by line."""
+"""Suffix of the file of receive times: ``feed.recv_ts.txt`` has one line per message."""
 PRODUCTS_FILE = "rest_products.json"
-"""The exchange's answer to ``GET /products``, in the same directory."""
+"""Name of the file with the exchange's answer to ``GET /products``, in the same directory."""
 
 _STEP_MAX_S = 10.0
 _PACE_S = 0.01
@@ -31,15 +30,15 @@ _FOUND_CHARACTERS_MAX = 60
 
 
 class RecordingError(Exception):
-    """A line that a recording cannot have; the text says which, what it is, what was expected."""
+    """An invalid line; the error message states its number, its content and the expected form."""
 
 
 class Recorded(NamedTuple):
     """One message of a recording.
 
     Attributes:
-        due_s: seconds after the recording's first message; never falls.
-        payload: what the exchange sent, byte for byte.
+        due_s: seconds after the recording's first message; never decreases.
+        payload: the bytes that the exchange sent.
     """
 
     due_s: float
@@ -59,13 +58,13 @@ def read_recording(
     """Iterate over the messages of a recording, in order.
 
     Args:
-        lines: a JSON object or array each (``feed.jsonl``); blank ones are skipped.
-        received: for each of ``lines`` when it was received, in seconds since any moment
-            (``feed.recv_ts.txt``); None when that was not recorded.
+        lines: one JSON object or array per line (``feed.jsonl``); blank lines are skipped.
+        received: the receive time of each of ``lines``, in seconds since any moment
+            (``feed.recv_ts.txt``); None if it was not recorded.
 
     Raises:
-        RecordingError: a line is not JSON, or has no receive time, or there are receive
-            times left over. Raised when that line is reached.
+        RecordingError: a line is not JSON or has no receive time, or a receive time has no
+            line. Raised at that line.
     """
     if received is None:
         yield from _read_by_own_times(lines)
@@ -106,7 +105,7 @@ def _read_by_own_times(lines: Iterable[bytes]) -> Iterator[Recorded]:
 
 
 def _own_time(number: int, payload: bytes) -> float | None:
-    """Return the message's own time, seconds since the epoch, or None when it has none.
+    """Return the message's own time in seconds since the epoch, or None without one.
 
     Raises:
         RecordingError: ``payload`` is neither a JSON object nor an array.

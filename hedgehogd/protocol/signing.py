@@ -1,10 +1,10 @@
-"""Signing a subscribe message, as the exchange asks of those who want its restricted channels.
+"""The signature of a subscribe message, which the exchange requires for restricted channels.
 
 ``signature = base64(HMAC-SHA256(base64decode(secret), timestamp + "GET" + "/users/self/verify"))``;
-the timestamp is seconds since the epoch, the same text in the message and under the
-signature.
+the timestamp is seconds since the epoch, with the same text in the message and in the signed
+text.
 
-Source: FEED §3.2 (Coinbase Exchange WebSocket authentication).
+Source: docs/COINBASE.md §3.2 (Coinbase Exchange WebSocket authentication).
 """
 
 import base64
@@ -14,18 +14,18 @@ import hmac
 
 from hedgehogd.domain.secret import Secrets
 
-_WHAT_IS_SIGNED = "GET/users/self/verify"
+_SIGNED_REQUEST = "GET/users/self/verify"
 
 
 class BadSecret(ValueError):
-    """The API secret is not base64; the text does not repeat it."""
+    """The API secret is not base64; the error message does not quote it."""
 
 
 class Credentials:
-    """An API key with its secret and passphrase; prints nothing of them.
+    """An API key with its secret and passphrase; its ``repr`` shows none of them.
 
     Attributes:
-        secrets: all three, to be hidden in text that a peer wrote.
+        secrets: all three values, to be hidden in texts from a peer.
 
     Raises:
         BadSecret: ``secret`` is not base64, or empty.
@@ -45,14 +45,14 @@ class Credentials:
         self.secrets = Secrets((key, secret, passphrase))
 
     def __repr__(self) -> str:
-        """Return a text without any of them."""
+        """Return a text without the values."""
         return "Credentials(…)"
 
     def sign(self, now_s: float) -> dict[str, str]:
-        """Return the four root keys that make a subscribe message an authenticated one.
+        """Return the four root keys that authenticate a subscribe message.
 
         Args:
-            now_s: seconds since the epoch; the exchange asks for one within 30 s of its own.
+            now_s: seconds since the epoch; the exchange accepts a difference of up to 30 s.
         """
         timestamp = f"{now_s:.3f}"
         return {
@@ -63,17 +63,17 @@ class Credentials:
         }
 
     def verifies(self, fields: dict[str, object]) -> bool:
-        """Say whether ``fields``, the root keys of a subscribe, were signed with these."""
+        """Return True if ``fields``, the root keys of a subscribe, have a valid signature."""
         if fields.get("key") != self._key or fields.get("passphrase") != self._passphrase:
             return False
-        timestamp, given = fields.get("timestamp"), fields.get("signature")
-        if not isinstance(timestamp, str | int | float) or not isinstance(given, str):
+        timestamp, received = fields.get("timestamp"), fields.get("signature")
+        if not isinstance(timestamp, str | int | float) or not isinstance(received, str):
             return False
         expected = signature(self._secret, str(timestamp))
-        return hmac.compare_digest(expected.encode(), given.encode())
+        return hmac.compare_digest(expected.encode(), received.encode())
 
 
 def signature(secret: bytes, timestamp: str) -> str:
-    """Return the signature for ``timestamp``; ``secret`` is decoded already."""
-    message = (timestamp + _WHAT_IS_SIGNED).encode()
+    """Return the signature for ``timestamp``; ``secret`` is already decoded."""
+    message = (timestamp + _SIGNED_REQUEST).encode()
     return base64.b64encode(hmac.digest(secret, message, hashlib.sha256)).decode()

@@ -1,13 +1,13 @@
-"""Wire forms: how a message looks on each kind of stream.
+"""Wire forms: the bytes of a message on each kind of stream.
 
-WebSocket subscribers get the upstream's own frame, or, where they asked for compression and
-the message is large, the one that ``deflate`` made of it. NDJSON subscribers get the payload as
-one line, SSE subscribers as one event with a resume position. On HTTP/1.1 each line or
-event travels as one chunk, so that an end we planned differs from a cut; on HTTP/1.0 the
-connection's end is the stream's.
+WebSocket subscribers get the frame that arrived from the exchange, or, for a large message after
+negotiated compression, the frame that ``deflate`` made of it. NDJSON subscribers get the payload
+as one line, SSE subscribers as one event with a resume position. On HTTP/1.1 each line or event
+is one chunk, so that a client can distinguish a planned end from a broken connection. On HTTP/1.0
+the end of the connection is the end of the stream.
 
-A message's line, and the part of its event that is the same for all, are made once, when
-the first cohort wants them.
+The line of a message, and the part of its event that all subscribers share, are made once, when
+the first cohort needs them.
 
 Sources: WHATWG HTML "Server-sent events"; RFC 9112 §7.1 (chunks); ndjson.org.
 """
@@ -22,15 +22,15 @@ SSE_RETRY_MS = 1000
 
 
 class WireForm(Protocol):
-    """How one kind of stream writes things.
+    """The encoding of one kind of stream.
 
     Attributes:
         kind: the label in metrics: ``websocket``, ``sse`` or ``ndjson``.
-        states_position: True when events carry a resume position.
-        can_tell: True when something that is not data can be said at all.
-        has_notices: True when hedgehogd's own messages may be sent.
-        ends_at_gaps: True when a gap ends the stream, because it cannot be reported on it.
-        deflates: True when a message's compressed frame, if it has one, is sent instead.
+        states_position: True if events carry a resume position.
+        can_tell: True if the stream can carry anything besides data, such as an error.
+        has_notices: True if notices may be sent.
+        ends_at_gaps: True if a gap ends the stream, because it cannot carry a gap notice.
+        deflates: True if the compressed frame of a message is sent when there is one.
     """
 
     kind: str
@@ -41,20 +41,20 @@ class WireForm(Protocol):
     deflates: bool
 
     def data(self, message: Message, position: str) -> bytes:
-        """Return the bytes of one message; ``position`` is empty when not to be stated."""
+        """Return the bytes of one message, with ``position`` unless it is empty."""
 
     def tell(self, payload: bytes) -> bytes:
-        """Return the bytes of something that is not data; empty where the form has none."""
+        """Return the bytes of a notice, an answer or an error; empty if the form has none."""
 
     def keep_alive(self) -> bytes:
-        """Return bytes that mean nothing but keep proxies from closing a quiet stream."""
+        """Return bytes without content that keep proxies from closing a quiet stream."""
 
     def end(self) -> bytes:
-        """Return the bytes of a planned end; empty where closing is the end."""
+        """Return the bytes of a planned end; empty if closing the connection is the end."""
 
 
 class WebSocketForm:
-    """Frames as the exchange sent them; what we say ourselves is never compressed.
+    """WebSocket frames as the exchange sent them; hedgehogd's own messages are never compressed.
 
     ``has_notices`` is False on the strict endpoints, ``/`` and ``/ws-feed``.
     """
@@ -69,7 +69,7 @@ class WebSocketForm:
         self.deflates = deflates
 
     def data(self, message: Message, position: str) -> bytes:  # noqa: ARG002
-        """Return the very frame that arrived, or what was made of it for those who inflate."""
+        """Return the frame that arrived, or its compressed form if that was negotiated."""
         if self.deflates and message.deflated is not None:
             return message.deflated
         return message.frame
@@ -79,18 +79,18 @@ class WebSocketForm:
         return encode_text(payload)
 
     def keep_alive(self) -> bytes:
-        """Return a ping; its pong also proves that the peer lives."""
+        """Return a ping; its pong also proves that the peer is alive."""
         return encode_ping()
 
     def end(self) -> bytes:
-        """Return nothing: a close frame, which states a code, is the end."""
+        """Return no bytes: the stream ends with a close frame, which carries a code."""
         return b""
 
 
 class NdjsonForm:
-    """One message or notice a line; a blank line keeps the stream alive.
+    """One message or notice per line; the keep-alive is a blank line.
 
-    Without notices every line is the exchange's, and a gap ends the stream.
+    Without notices every line is a message of the exchange, and a gap ends the stream.
     """
 
     kind = "ndjson"
@@ -110,7 +110,7 @@ class NdjsonForm:
         return chunk(line) if self._chunked else line
 
     def tell(self, payload: bytes) -> bytes:
-        """Return ``payload`` as a line; nothing when the subscriber wants no notices."""
+        """Return ``payload`` as a line; no bytes if the stream has no notices."""
         if not self.has_notices:
             return b""
         line = one_line(payload) + b"\n"
@@ -126,7 +126,7 @@ class NdjsonForm:
 
 
 class SseForm:
-    """One message an event; data without a name, ours named ``hedgehogd``."""
+    """One message per event; data events have no name, notices have the name ``hedgehogd``."""
 
     kind = "sse"
     states_position = True
@@ -139,7 +139,7 @@ class SseForm:
         self._chunked = chunked
 
     def data(self, message: Message, position: str) -> bytes:
-        """Return an event for ``onmessage``; with ``position`` as its id, if there is one."""
+        """Return an event for ``onmessage``, with ``position`` as its id unless it is empty."""
         event = message.event
         if event is None:
             event = message.event = b"data: " + _sse_lines(message.payload) + b"\n"
@@ -147,7 +147,7 @@ class SseForm:
         return chunk(event) if self._chunked else event
 
     def tell(self, payload: bytes) -> bytes:
-        """Return an event named ``hedgehogd``; it has no id, so it moves no position."""
+        """Return an event named ``hedgehogd``, without an id, so that it changes no position."""
         event = notice_event(payload) + b"\n"
         return chunk(event) if self._chunked else event
 
@@ -156,7 +156,7 @@ class SseForm:
         return chunk(b":\n\n") if self._chunked else b":\n\n"
 
     def retry(self, retry_ms: int) -> bytes:
-        """Return how long an EventSource shall wait before it connects again."""
+        """Return the field that sets the pause of an EventSource before it reconnects."""
         field = b"retry: %d\n\n" % retry_ms
         return chunk(field) if self._chunked else field
 
@@ -173,8 +173,8 @@ def chunk(data: bytes) -> bytes:
 def one_line(payload: bytes) -> bytes:
     """Return JSON text without line breaks.
 
-    Between JSON's tokens a line break is white space and inside its texts it cannot stand
-    (RFC 8259 §2, §7), so a blank in its place changes no meaning. The exchange sends none.
+    A line break between JSON tokens is white space, and JSON strings contain none (RFC 8259 §2,
+    §7), so a space in its place does not change the meaning. The exchange sends no line breaks.
     """
     if b"\n" in payload or b"\r" in payload:
         return payload.replace(b"\r", b" ").replace(b"\n", b" ")
@@ -182,12 +182,12 @@ def one_line(payload: bytes) -> bytes:
 
 
 def notice_event(payload: bytes) -> bytes:
-    """Return the event of one of hedgehogd's own messages, without the line that ends it."""
+    """Return the event of a notice, without the blank line that ends an event."""
     return b"event: hedgehogd\ndata: " + _sse_lines(payload) + b"\n"
 
 
 def _sse_lines(payload: bytes) -> bytes:
-    """Return JSON text for a ``data:`` field: one line a field, which the client rejoins.
+    """Return JSON text for ``data:`` fields: one field per line, which the client joins again.
 
     A carriage return ends a line too, and another relay may send one in a notice.
     """

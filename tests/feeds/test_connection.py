@@ -296,7 +296,7 @@ def close(code):
         (raw(b"\x81\x82\x00\x00\x00\x00{}"), "protocol: "),  # masked
         (raw(b"\x81\xfe\x00\x80\x00\x00\x00\x00" + b"x" * 128), "protocol: "),  # masked, longer
         (raw(b"\x81\x02\xff\xff"), "protocol: a text message is not UTF-8"),
-        (raw(b"\x80\x00"), "protocol: a continuation of nothing"),
+        (raw(b"\x80\x00"), "protocol: a continuation without a first frame"),
         (raw(b"\x81\x7e\x00\x01x"), "protocol: a frame's length is not in its shortest form"),
         (raw(b"\x81\x7f" + (1 << 40).to_bytes(8, "big")), "protocol: a frame of 1099511627776"),
         (raw(b"\x09\x00"), "protocol: a control frame begins with 0x09"),

@@ -189,7 +189,7 @@ NO_TYPE = ("Type has to be either subscribe or unsubscribe", "")
 NO_CHANNELS = ("Failed to subscribe", "No channels provided")
 BAD_CHANNELS = ("Failed to subscribe", "channels is a list of names or objects")
 BAD_CHANNEL = ("Failed to subscribe", "a channel is a name, or an object with a name")
-BAD_PRODUCTS = ("Failed to subscribe", "product_ids is a list of texts")
+BAD_PRODUCTS = ("Failed to subscribe", "product_ids is a list of strings")
 BAD_SINCE = ("Failed to subscribe", "since is an object of products and their last sequence")
 BAD_POLICY = ("Failed to subscribe", "policy is close or conflate")
 
@@ -383,7 +383,7 @@ def test_a_url_asks_for_each_channel_once(names, policy, expected):
             ["ticket"],
             None,
             "unknown_channel",
-            r"'ticket' is not a channel; there are auctionfeed, full, heartbeat, .*",
+            r"'ticket' is not a channel; the channels are auctionfeed, full, heartbeat, .*",
         ),
         (["ticker", ""], None, "unknown_channel", r"'' is not a channel; .*"),
         (["ticker"], "drop", "bad_request", r"policy 'drop' is neither close nor conflate"),

@@ -237,12 +237,17 @@ BROKEN = [
     ("opcode 11", frame(0xB, b"a"), 1002, "a control frame begins with 0x8b"),
     ("a ping in fragments", frame(PING, fin=False), 1002, "a control frame begins with 0x09"),
     ("a long ping", frame(PING, b"x" * 126), 1002, "a control frame of 126 bytes"),
-    ("a continuation of nothing", frame(CONTINUATION, b"a"), 1002, "a continuation of nothing"),
+    (
+        "a continuation of nothing",
+        frame(CONTINUATION, b"a"),
+        1002,
+        "a continuation without a first frame",
+    ),
     (
         "a continuation after a whole message",
         frame(BINARY, b"a", fin=False) + frame(CONTINUATION) + frame(CONTINUATION),
         1002,
-        "a continuation of nothing",
+        "a continuation without a first frame",
     ),
     (
         "text inside a fragmented message",

@@ -54,14 +54,14 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name(name, hint):
 
     assert (caught.value.code, caught.value.status) == ("unknown_parameter", 400)
     assert str(caught.value) == (
-        f"{name[:40]!r} is not a parameter of this path, there are channels, format,"
+        f"{name[:40]!r} is not a parameter of this path, which has channels, format,"
         f" last_event_id, notices, pairs, policy, since, speed, strict, until{hint}"
     )
 
 
 def test_a_path_without_parameters_says_so():
     """There is no nearest name."""
-    with pytest.raises(SubscriberError, match=r"there are none here$"):
+    with pytest.raises(SubscriberError, match=r"which has no parameters$"):
         read_query("verbose=1", ())
 
 

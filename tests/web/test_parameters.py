@@ -32,7 +32,7 @@ async def test_an_unknown_parameter_is_refused_everywhere(instance, path, method
     message = error["message"] if "message" in error else error["error"]["message"]
 
     assert answer.status_code == 400
-    assert message.startswith("'verbose' is not a parameter of this path, there are ")
+    assert message.startswith("'verbose' is not a parameter of this path, which has ")
     if "error" in error:
         assert error["error"]["code"] == "unknown_parameter"
     assert ("message" in error) == path.startswith(("/products", "/currencies", "/time"))

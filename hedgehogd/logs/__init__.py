@@ -1,1 +1,1 @@
-"""Log lines: their form, and the bounds of their number and length."""
+"""Log lines: their format, and the limits of their number and length."""

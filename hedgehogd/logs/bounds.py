@@ -1,8 +1,8 @@
-"""Bounds for log lines: how many of a kind, how long, and what a peer's text may do in them.
+"""Limits of log lines: number per kind, length, and the characters of a peer's text in them.
 
-Peers cause log lines: an exchange that sends rubbish, a client that provokes a bug. Their
-number is bounded per kind by ``LineBudget``, their length and content by ``Tidier``. Nothing
-is left out in silence: the next line of the kind states how many were left out.
+Peers cause log lines: an exchange sends garbage, a client triggers a bug. ``LineBudget`` limits
+the number of lines of each kind, ``Tidier`` their length and content. Omitted lines are counted:
+the next line of the same kind states their number.
 """
 
 import re
@@ -17,20 +17,20 @@ import structlog
 from hedgehogd.domain import limits
 
 Kind = tuple[str, ...]
-"""What lines of one kind have in common: logger, event or place in the code, place of an error."""
+"""The common part of lines of one kind: logger, event or code location, location of an error."""
 
 _OTHER_KINDS: Kind = ("other kinds",)
 _DEPTH_MAX = 3
-_ALWAYS_SHOWN = 100  # characters of each key and value: a large value hides no level, no time
+_ALWAYS_SHOWN = 100  # characters of each key and value, so that level and time always appear
 _Item = TypeVar("_Item")
 # Control characters, line separators, and marks that change the direction of text: a terminal
-# obeys them, and a line break forges a line.
+# obeys them, and with a line break a peer could forge a log line.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROLS_IN_TRACEBACK = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 
 
 class _Kind:
-    """One kind of line: what it may still write, and what it left out."""
+    """One kind of line: the lines that it may still write, and the number of omitted lines."""
 
     __slots__ = ("left_out", "left_out_since", "lines", "refilled_at")
 
@@ -42,10 +42,10 @@ class _Kind:
 
 
 class LineBudget:
-    """Admits a burst of lines of each kind, then one in a period.
+    """Limits each kind to a burst of lines, then to one line per period.
 
     Args:
-        clock: seconds; any origin.
+        clock: returns seconds, from any origin.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +53,7 @@ class LineBudget:
         self._kinds: dict[Kind, _Kind] = {}
 
     def admit(self, kind: Kind) -> int | None:
-        """Return how many lines of ``kind`` were left out before this one; None to leave it out.
+        """Return the number of lines of ``kind`` omitted before this one; None to omit it too.
 
         Kinds beyond ``LOG_KINDS_MAX`` share one budget.
         """
@@ -73,25 +73,25 @@ class LineBudget:
         return left_out
 
     def take_left_out(self, at_least_s: float) -> dict[Kind, int]:
-        """Return the counts older than ``at_least_s`` by kind; they count as reported."""
+        """Return and reset the counts of omitted lines that are older than ``at_least_s``."""
         now = self._clock()
-        found = {
+        counts = {
             kind: state.left_out
             for kind, state in self._kinds.items()
             if state.left_out and now - state.left_out_since >= at_least_s
         }
-        for kind in found:
+        for kind in counts:
             self._kinds[kind].left_out = 0
-        return found
+        return counts
 
 
 class Raised(NamedTuple):
-    """What an ``exc_info`` of a log line refers to.
+    """The exception that the ``exc_info`` of a log line refers to.
 
     Attributes:
-        error: the exception; the first leaf of a group.
-        whole: the exception with its group.
-        place: type, file and line of the innermost frame.
+        error: the exception, or the first leaf of an exception group.
+        whole: the exception, or the group that contains it.
+        place: type of the exception, file and line of its innermost frame.
     """
 
     error: BaseException
@@ -100,8 +100,8 @@ class Raised(NamedTuple):
 
 
 def raised(exc_info: Any) -> Raised | None:
-    """Return what ``exc_info`` (True, an exception, or ``sys.exc_info()``) refers to."""
-    # structlog has replaced True by the tuple where the line was written.
+    """Return the exception of ``exc_info`` (an exception or ``sys.exc_info()``), or None."""
+    # True was already replaced by sys.exc_info() where the line was written.
     whole = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     if not isinstance(whole, BaseException):
         return None
@@ -115,9 +115,9 @@ def raised(exc_info: Any) -> Raised | None:
 
 
 class Tracebacks:
-    """Structlog processor: writes the traceback of an exception once per place.
+    """Structlog processor: writes the traceback of an exception once per code location.
 
-    A further exception at the same place is one line: ``error`` and ``place``.
+    Further exceptions at the same location are one line each, with ``error`` and ``place``.
     """
 
     def __init__(self) -> None:
@@ -127,24 +127,24 @@ class Tracebacks:
         self, _logger: Any, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
         """Replace ``exc_info`` by text."""
-        found = raised(event.pop("exc_info", None))
-        if found is None:
+        exception = raised(event.pop("exc_info", None))
+        if exception is None:
             return event
-        if found.place not in self._places and len(self._places) < limits.LOG_KINDS_MAX:
-            self._places.add(found.place)
-            event["exception"] = "".join(traceback.format_exception(found.whole)).rstrip("\n")
+        if exception.place not in self._places and len(self._places) < limits.LOG_KINDS_MAX:
+            self._places.add(exception.place)
+            event["exception"] = "".join(traceback.format_exception(exception.whole)).rstrip("\n")
         else:
-            event["error"] = f"{type(found.error).__name__}: {found.error}"
-            event["place"] = found.place
+            event["error"] = f"{type(exception.error).__name__}: {exception.error}"
+            event["place"] = exception.place
         return event
 
 
 class Tidier:
-    """Structlog processor: hides secrets, bounds each value and the line, escapes controls.
+    """Structlog processor: hides secrets, truncates values and lines, escapes control characters.
 
     Args:
-        hide: removes secrets from text.
-        escapes: replace control characters; JSON does so by itself.
+        hide: removes secrets from a text.
+        escapes: True to escape control characters; False for JSON, which escapes them itself.
     """
 
     def __init__(self, hide: Callable[[str], str], *, escapes: bool) -> None:
@@ -154,7 +154,7 @@ class Tidier:
     def __call__(
         self, _logger: Any, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        """Return the line with every value bounded."""
+        """Return the line with every key and value truncated to its limit."""
         room = _Room(self._text, limits.LOG_LINE_CHARACTERS_MAX)
         trace = event.pop("exception", None)
         tidy: structlog.typing.EventDict = {
@@ -170,7 +170,7 @@ class Tidier:
         return _CONTROLS.sub(_escaped, text) if self._escapes else text
 
     def _traceback(self, text: str) -> str:
-        """Return the beginning and the end of a traceback; no line starts in the first column."""
+        """Return the beginning and the end of a traceback, indented unless the output is JSON."""
         half = limits.LOG_TRACEBACK_CHARACTERS_MAX // 2
         text = self._hide(text)
         if len(text) > 2 * half:
@@ -181,21 +181,21 @@ class Tidier:
 
 
 class _Room:
-    """What is left of one line's length."""
+    """The remaining characters of one line."""
 
     def __init__(self, tidy: Callable[[str], str], characters: int) -> None:
         self._tidy = tidy
         self._characters = characters
 
     def text(self, text: str, *, at_least: int = 0) -> str:
-        """Return ``text``, cut to what is left; ``at_least`` characters stay in any case."""
+        """Return ``text``, truncated to the remaining characters, but not below ``at_least``."""
         text = self._tidy(text)
         length = max(at_least, min(limits.LOG_VALUE_CHARACTERS_MAX, self._characters))
         self._characters -= min(len(text), length)
         return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
 
     def value(self, value: Any, depth: int = 0) -> Any:
-        """Return a value that JSON knows. What is in a container is left out without room."""
+        """Return ``value`` as a type of JSON; a container loses the items that exceed the line."""
         if value is None or isinstance(value, bool | float):
             return value
         if isinstance(value, int) and abs(value) < 1 << 64:
@@ -215,16 +215,16 @@ class _Room:
 
 
 def printable(text: str) -> str:
-    """Return a peer's text for a terminal: no control characters, bounded."""
+    """Return a peer's text for a terminal, truncated and with control characters escaped."""
     return _CONTROLS.sub(_escaped, text[: limits.LOG_VALUE_CHARACTERS_MAX])
 
 
 def _printed(value: Any) -> str:
     try:
         return str(value)
-    except Exception as error:  # noqa: BLE001  # a value that cannot be printed costs itself only
+    except Exception as error:  # noqa: BLE001  # an unprintable value must not lose the line
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()

@@ -1,10 +1,10 @@
-"""Logs: one line an event, JSON for machines, colours for people.
+"""Log setup: one line per event, JSON for programs, colours for people.
 
-Every line passes three steps, whichever module or library wrote it: ``LineBudget`` bounds the
-number of lines of one kind, ``Tracebacks`` writes a traceback once per place, and ``Tidier``
-hides secrets and bounds length and content.
+Every line of any module or library passes three steps: ``LineBudget`` limits the number of lines
+of one kind, ``Tracebacks`` writes a traceback once per code location, and ``Tidier`` hides
+secrets and limits length and content.
 
-Levels go before the line as ``<3>`` when systemd's journal reads us, so that
+If stderr goes to systemd's journal, each line begins with its level, such as ``<3>``, so that
 ``journalctl -p err`` works.
 """
 
@@ -27,18 +27,18 @@ _render_json = structlog.processors.JSONRenderer()
 
 
 def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
-    """Render as JSON, behind the level's number."""
+    """Render a line as JSON after the number of its level."""
     level = _SYSLOG_LEVELS.get(event["level"], _SYSLOG_LEVELS["info"])
     return f"<{level}>{_render_json(logger, method, event)!s}"
 
 
 def set_level(level: str) -> None:
-    """Log from ``level`` on."""
+    """Log lines of ``level`` and above."""
     logging.getLogger().setLevel(level.upper())
 
 
 class _Lines:
-    """What the lines of this process share: the budget, and the secrets not to be shown."""
+    """State shared by all log lines of the process: the line budget, and the secrets to hide."""
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.budget = LineBudget() if clock is None else LineBudget(clock)
@@ -48,11 +48,11 @@ class _Lines:
         return hide_in_text(self.secrets.hide(text))
 
     def own(self, _logger: Any, _method: str, event: structlog.typing.EventDict) -> Any:
-        """Structlog processor: leave out a line of hedgehogd's own beyond the budget."""
-        if event.get("exc_info") is True:  # the processors run where the line is written
+        """Structlog processor: drop a line of hedgehogd itself beyond the budget."""
+        if event.get("exc_info") is True:  # this runs in the except block that logs
             event["exc_info"] = sys.exc_info()
-        found = raised(event.get("exc_info"))
-        name, place = str(event.get("logger", "")), found.place if found else ""
+        exception = raised(event.get("exc_info"))
+        name, place = str(event.get("logger", "")), exception.place if exception else ""
         kind = (name, str(event.get("event")), place)
         left_out = self.budget.admit(kind)
         if left_out is None:
@@ -62,11 +62,11 @@ class _Lines:
         return event
 
     def foreign(self, record: logging.LogRecord) -> bool:
-        """Filter of the handler: leave out a library's line beyond the budget."""
-        if isinstance(record.msg, dict):  # hedgehogd's own: ``own`` has counted it
+        """Logging filter: drop a line of a library beyond the budget."""
+        if isinstance(record.msg, dict):  # a line of hedgehogd, already counted by ``own``
             return True
-        found = raised(record.exc_info)
-        place = found.place if found else ""
+        exception = raised(record.exc_info)
+        place = exception.place if exception else ""
         left_out = self.budget.admit((record.name, f"{record.pathname}:{record.lineno}", place))
         record.left_out = left_out
         return left_out is not None
@@ -76,18 +76,18 @@ _lines = _Lines()
 
 
 def hide_in_logs(secrets: Secrets) -> None:
-    """Never show ``secrets`` in a log line of this process, tracebacks included."""
+    """Hide ``secrets`` in all log lines of this process, tracebacks included."""
     _lines.secrets |= secrets
 
 
 def report_left_out(at_least_s: float = limits.LOG_PERIOD_S) -> None:
-    """Log how many lines were left out and not reported yet, in one line.
+    """Log the number of omitted lines that no line has reported yet, in one line.
 
-    A flood that has ended has no next line that would report it. The daemon calls this once a
-    period and, with ``at_least_s=0``, at its end.
+    After a flood there may be no next line of its kind to report them. The daemon calls this once
+    per period and, with ``at_least_s=0``, at its end.
     """
-    found = _lines.budget.take_left_out(at_least_s)
-    counts = {": ".join(word for word in kind if word): count for kind, count in found.items()}
+    by_kind = _lines.budget.take_left_out(at_least_s)
+    counts = {": ".join(word for word in kind if word): count for kind, count in by_kind.items()}
     if counts:
         total = sum(counts.values())
         structlog.get_logger("log").warning("lines left out", left_out=total, kinds=counts)
@@ -102,7 +102,7 @@ def _add_left_out(
 
 
 def _last_steps(*, human: bool) -> list[Any]:
-    """Return the processors that every line passes, whichever library wrote it."""
+    """Return the processors that the lines of all modules and libraries pass."""
     steps = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         Tracebacks(),
@@ -126,10 +126,10 @@ def configure_logs(
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         form: ``json``, ``human``, or ``auto``: human on a terminal, JSON otherwise.
-        instance: added to every line when given.
-        clock: for the number of lines in a period; a test passes its own.
+        instance: the instance number, added to every line unless None.
+        clock: the clock of the line budget; tests pass their own.
     """
-    global _lines  # one process, one log
+    global _lines  # one process has one log
     secrets, _lines = _lines.secrets, _Lines(clock)
     _lines.secrets = secrets
     human = form == "human" or (form == "auto" and sys.stderr.isatty())

@@ -1,4 +1,4 @@
-"""The book of orders in its plainest form, to compare with."""
+"""A simple level-3 book as a reference for tests."""
 
 from decimal import Decimal
 

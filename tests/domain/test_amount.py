@@ -1,4 +1,4 @@
-"""Amounts: exact as decimals, and nothing is taken for one that is none."""
+"""Amounts: numbers are exact, and a text that is not an amount is refused."""
 
 from decimal import Decimal
 from fractions import Fraction
@@ -30,8 +30,8 @@ MALFORMED = [
 @given(amounts)
 @example("0.00000000")
 @example("99999999999999999999.999999999999999999")
-def test_a_number_is_the_amount_exactly(text):
-    """One unit in the last place is another level of the book."""
+def test_a_scaled_number_equals_its_amount_exactly(text):
+    """A difference of one unit in the last decimal is another level of the book."""
     assert Decimal(text).scaleb(18).compare(scaled(text)) == 0 or (
         int(text.replace(".", "")) * 10 ** (18 - decimals(text)) == scaled(text)
     )
@@ -40,8 +40,8 @@ def test_a_number_is_the_amount_exactly(text):
 
 
 @pytest.mark.parametrize("text", MALFORMED)
-def test_what_is_no_amount_is_refused(text):
-    """One YFI-USD snapshot had "0.-10000"; int() and Decimal() would take others (FEED §6.6)."""
+def test_a_text_that_is_not_an_amount_is_refused(text):
+    """A YFI-USD snapshot had "0.-10000" (COINBASE §6.6); int() and Decimal() accept other forms."""
     for read in (scaled, is_zero):
         with pytest.raises(BadAmount):
             read(text)
@@ -49,7 +49,7 @@ def test_what_is_no_amount_is_refused(text):
 
 @given(st.text(alphabet="0123456789.-+eE_ ٣²", max_size=45))
 def test_any_text_is_an_amount_or_refused(text):
-    """Nothing that the exchange sends may raise another error."""
+    """No text from the exchange may raise another error."""
     try:
         number = scaled(text)
     except BadAmount:
@@ -60,15 +60,15 @@ def test_any_text_is_an_amount_or_refused(text):
     assert Fraction(text) * 10**18 == number
 
 
-odd_amounts = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,30})?([eE][+-]?[0-9])?", fullmatch=True)
+general_amounts = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,30})?([eE][+-]?[0-9])?", fullmatch=True)
 
 
-@given(odd_amounts.filter(str.isascii), odd_amounts.filter(str.isascii))
+@given(general_amounts.filter(str.isascii), general_amounts.filter(str.isascii))
 @example("6.44E-6", "0.00000644")
 @example("1e0", "1.0000000000000000000000000")
 @example("0E-8", "0")
 def test_amounts_with_exponents_and_many_decimals_are_exact(text, other):
-    """JSON writes numbers so; each is found again in any spelling, and sorted among others."""
+    """JSON numbers have these forms; equal amounts are equal in any spelling, and all sort."""
     one, two = scaled(text), scaled(other)
     assert (one < two, one == two) == (
         Fraction(text) < Fraction(other),
@@ -86,7 +86,7 @@ def test_amounts_with_exponents_and_many_decimals_are_exact(text, other):
     [("1.50", "1.50"), (7, "7"), (True, None), (None, None), (1.5, None), (["1"], None)],
 )
 def test_json_numbers_become_texts(value, text):
-    """No float is made of an amount; a boolean is no number."""
+    """An amount is never converted to a float, and a boolean is not a number."""
     if text is not None:
         assert text_of(value) == text
         return
@@ -96,7 +96,7 @@ def test_json_numbers_become_texts(value, text):
 
 @pytest.mark.parametrize("text", ["0", "0.0", "000", "0.00000000", "0." + "0" * 18, "0" * 20])
 def test_zero_is_zero_in_any_spelling(text):
-    """A removal taken for a size would leave a ghost level at the top of the book."""
+    """A removal read as a size would leave a level in the book that does not exist."""
     assert is_zero(text)
     assert not is_zero(text[:-1] + "1")
 
@@ -113,7 +113,7 @@ def test_zero_is_zero_in_any_spelling(text):
     ],
 )
 def test_a_difference_is_plain_and_exact(text, other, left):
-    """A maker's order is what its size and its matches leave, to the last digit."""
+    """The remaining size of a maker's order must be exact to the last decimal."""
     assert left == minus(text, other)
 
 
@@ -121,5 +121,5 @@ def test_a_difference_is_plain_and_exact(text, other, left):
     ("texts", "sum_"), [([], "0"), (["1", "0.50"], "1.50"), (["0.1"] * 3, "0.3"), (["7"], "7")]
 )
 def test_a_sum_is_plain_and_exact(texts, sum_):
-    """A level's size is the sum of its orders."""
+    """The size of a level is the sum of its orders."""
     assert sum_ == total(texts)

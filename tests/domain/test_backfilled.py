@@ -1,4 +1,4 @@
-"""Backfilled trades: kept for a while, each once, within a bound."""
+"""Backfilled trades: kept for a limited time and number, and returned once each."""
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,8 @@ def trades(*ids):
     return [{"trade_id": trade_id} for trade_id in ids]
 
 
-def test_what_was_added_is_there_once_in_order():
-    """Two gaps may overlap, and come in any order."""
+def test_added_trades_are_returned_once_and_in_order():
+    """Two gaps may overlap, and may be filled in any order."""
     kept = Backfilled()
     kept.add("BTC-USD", trades(7, 8, 9), 0)
     kept.add("ETH-USD", trades(1), 0)
@@ -25,8 +25,8 @@ def test_what_was_added_is_there_once_in_order():
 
 
 @pytest.mark.parametrize(("now", "expected"), [(9.9, [1, 2]), (10, [2]), (15, [])])
-def test_trades_are_kept_for_a_while(now, expected):
-    """Who resumes later asks REST."""
+def test_trades_expire(now, expected):
+    """A subscriber that resumes later can fetch the trades by REST."""
     kept = Backfilled(keep_s=10)
     kept.add("BTC-USD", trades(1), 0)
     kept.add("BTC-USD", trades(2), 5)
@@ -39,8 +39,8 @@ def test_trades_are_kept_for_a_while(now, expected):
     st.lists(st.tuples(st.sampled_from("AB"), st.integers(0, 7), st.integers(0, 3))),
     st.integers(1, 10),
 )
-def test_there_are_never_too_many(steps, trades_max):
-    """Invariant 4; the oldest go first, and the newest batch stays as far as it fits."""
+def test_the_number_of_trades_is_bounded(steps, trades_max):
+    """The oldest batches are dropped first; of the newest batch as much as fits is kept."""
     kept, now, last = Backfilled(trades_max, keep_s=5), 0, 0
     for product_id, count, pause in steps:
         now += pause

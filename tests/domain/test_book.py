@@ -1,4 +1,4 @@
-"""The aggregated book: after a snapshot and updates it is the book made from scratch."""
+"""The aggregated book: after a snapshot and updates it equals a book built from scratch."""
 
 from decimal import Decimal
 
@@ -22,7 +22,7 @@ snapshots = st.lists(st.tuples(prices, sizes), max_size=40)
 
 
 class Reference:
-    """The recipe of FEED §9 in its plainest form."""
+    """A direct implementation of the recipe of docs/COINBASE.md §9."""
 
     def __init__(self, bids=(), asks=()):
         self.sides = {"buy": {}, "sell": {}}
@@ -59,8 +59,8 @@ def rows(book):
 
 
 @given(snapshots, snapshots, st.lists(st.lists(changes, max_size=6), max_size=40))
-def test_snapshot_and_updates_are_the_book_from_scratch(bids, asks, messages):
-    """Texts as received, levels compared as decimals, removals only of levels that exist."""
+def test_snapshot_and_updates_equal_the_book_from_scratch(bids, asks, messages):
+    """Texts stay as received, levels compare as decimals, and bare removals are reported."""
     book, reference = ready(bids, asks), Reference(bids, asks)
     assert reference.rows() == rows(book)
     for message in messages:
@@ -76,8 +76,8 @@ def test_snapshot_and_updates_are_the_book_from_scratch(bids, asks, messages):
 
 
 @given(snapshots, snapshots, st.integers(1, 50))
-def test_a_book_loaded_in_slices_is_the_book_loaded_at_once(bids, asks, levels_per_slice):
-    """And before the last slice nobody can take half of it for the whole."""
+def test_a_book_loaded_in_slices_equals_the_book_loaded_at_once(bids, asks, levels_per_slice):
+    """The book is not ready before the last slice, so no caller reads an incomplete book."""
     book = Book()
     read = []
     for count in book.load_parts(bids, asks, levels_per_slice):
@@ -91,8 +91,8 @@ def test_a_book_loaded_in_slices_is_the_book_loaded_at_once(bids, asks, levels_p
 
 
 @given(st.lists(st.tuples(prices, st.just("1")), max_size=30), st.lists(changes, max_size=20))
-def test_a_frozen_book_stays_as_it_was(bids, later):
-    """A snapshot is written in slices while the book goes on."""
+def test_a_frozen_book_does_not_change(bids, later):
+    """A snapshot is encoded in slices while the book continues to change."""
     book = ready(bids)
     frozen, before = book.freeze(), rows(book)
     book.apply(later)
@@ -101,8 +101,8 @@ def test_a_frozen_book_stays_as_it_was(bids, later):
 
 
 @given(st.lists(st.tuples(prices, st.just("1")), max_size=30), st.integers(1, 9))
-def test_rows_in_slices_are_all_rows(asks, size):
-    """Best first, nothing twice, nothing left out, at either end of the side."""
+def test_all_slices_together_have_all_rows(asks, size):
+    """Rows are best first; no row is repeated or omitted at either end of the side."""
     frozen = ready((), asks).freeze()
     slices = [
         row
@@ -118,8 +118,8 @@ BAD_CHANGES = [("buy", bad, "1") for bad in MALFORMED] + [("buy", "1", bad) for 
 
 
 @pytest.mark.parametrize("bad", [*BAD_CHANGES, ("BUY", "1", "1"), ("", "1", "1"), None])
-def test_an_unreadable_change_costs_itself(bad):
-    """All other changes of its message are in force (DESIGN, invariant 5)."""
+def test_an_unreadable_change_does_not_affect_other_changes(bad):
+    """All other changes of the message are applied."""
     book, whole = ready([("1", "1")], [("2", "1")]), ready([("1", "1")], [("2", "1")])
     good = [("buy", "1.5", "3"), ("sell", "2", "0"), ("sell", "9", "0")]
 
@@ -134,7 +134,7 @@ BAD_ROWS += [[], ["1"], None, 7, "12", [True, "1"], ["1", 1.5], ["1", None], [["
 
 @pytest.mark.parametrize("bad", BAD_ROWS, ids=lambda row: repr(row)[:40])
 def test_a_malformed_row_of_a_snapshot_is_skipped_and_counted(bad):
-    """YFI-USD's one bad amount must not cost the other ten thousand levels."""
+    """One invalid amount of YFI-USD must not remove ten thousand other levels."""
     book = ready([["3", "1"], bad, ["2", "1"]], [["4", "1", 5]])
 
     assert [[("3", "1"), ("2", "1")], [("4", "1")]] == rows(book)
@@ -144,7 +144,7 @@ def test_a_malformed_row_of_a_snapshot_is_skipped_and_counted(bad):
 
 
 def test_a_price_in_another_spelling_is_the_same_level():
-    """Two levels of one price would make a client's best size wrong for ever."""
+    """With two levels of one price the best size of a client would stay wrong."""
     book = ready([("58695.04", "1"), ("58695.04000000", "2")])
     assert [("58695.04000000", "2")] == rows(book)[0]
 
@@ -154,8 +154,8 @@ def test_a_price_in_another_spelling_is_the_same_level():
     assert book.best_bid is None
 
 
-def test_no_more_prices_are_remembered_than_there_are_levels():
-    """A market that wanders names ever new prices; a book of 400 products must not keep them."""
+def test_the_price_cache_does_not_outgrow_the_levels():
+    """A moving market has ever new prices; the books of 400 products must not keep them."""
     book = ready()
     for tick in range(1, 1_000):
         book.apply([("buy", f"{tick}.00", "1"), ("buy", f"{tick}.50", "0")])
@@ -164,8 +164,8 @@ def test_no_more_prices_are_remembered_than_there_are_levels():
     assert len(rows(book)[0]) == len(book._sides["buy"].known) == 10
 
 
-def test_remembered_prices_are_bounded():
-    """A hostile feed has endless spellings and prices (DESIGN, invariant 4)."""
+def test_the_price_cache_is_bounded():
+    """A hostile feed can send any number of spellings and prices."""
     book = ready()
     for zeros in range(1, 19):
         for tick in range(1_000):
@@ -178,7 +178,7 @@ def test_remembered_prices_are_bounded():
 
 
 def test_levels_are_bounded(monkeypatch):
-    """Refused with its message; what exists still changes and goes."""
+    """A new level is refused, but existing levels can still be changed and removed."""
     monkeypatch.setattr("hedgehogd.domain.book.LEVELS_PER_SIDE_MAX", 2)
     book = ready([("1", "1")])
     book.apply([("buy", "2", "1")])
@@ -188,20 +188,20 @@ def test_levels_are_bounded(monkeypatch):
     assert [] == book.apply([("buy", "2", "0"), ("sell", "3", "1")])
 
 
-def test_two_equal_bare_removals_are_both_named():
-    """Each of them would crash a client."""
+def test_two_equal_bare_removals_are_both_reported():
+    """Each bare removal would crash a client."""
     assert [0, 1] == ready().apply([("buy", "1", "0"), ("buy", "1", "0")])
 
 
-def test_a_snapshot_in_no_order_is_put_in_order():
-    """The exchange sends its sides best first; nothing depends on it."""
+def test_an_unordered_snapshot_is_sorted():
+    """The exchange sends each side best first, but the book does not depend on that."""
     book = ready([("1", "1"), ("3", "1"), ("2", "1")], [("5", "1"), ("4", "1"), ("6", "1")])
 
     assert [["3", "2", "1"], ["4", "5", "6"]] == [[p for p, _ in side] for side in rows(book)]
 
 
-def test_without_a_snapshot_there_is_no_book():
-    """Updates alone would make a book of a few levels that looks whole."""
+def test_a_book_without_a_snapshot_is_not_ready():
+    """Updates alone would build a book of a few levels that looks complete."""
     book = Book()
     for use in (lambda: book.apply([]), lambda: book.top(1), book.freeze):
         with pytest.raises(BookNotReady):
@@ -212,8 +212,8 @@ def test_without_a_snapshot_there_is_no_book():
     assert not book.is_ready
 
 
-def test_a_load_that_another_overtakes_leaves_no_trace():
-    """The feed may be dialled again in the middle of a snapshot."""
+def test_a_new_load_replaces_a_running_one():
+    """The feed may reconnect while a snapshot is loaded."""
     book = Book()
     first = book.load_parts([("1", "1")] * 3, [], 1)
     next(first)
@@ -223,8 +223,8 @@ def test_a_load_that_another_overtakes_leaves_no_trace():
     assert [("2", "1")] == rows(book)[0]
 
 
-def test_key_of_knows_sides_and_prices():
-    """A gathering asks for levels before it is known whether they exist."""
+def test_key_of_accepts_only_valid_sides_and_prices():
+    """A gathering requests the keys of levels that may not exist."""
     book = ready([("1.0", "1")])
 
     assert book.key_of("buy", "1.0") == book.key_of("buy", "1.00")
@@ -235,8 +235,8 @@ def test_key_of_knows_sides_and_prices():
             book.key_of(side, price)
 
 
-def test_a_row_of_nothing_is_no_level():
-    """A snapshot that lists an empty level means that there is none."""
+def test_a_row_of_size_zero_adds_no_level():
+    """A snapshot row of size zero means that the level does not exist."""
     book = Book()
     book.load([("10", "1"), ("9", "0")], [("11", "0.0"), ("12", "2")])
 

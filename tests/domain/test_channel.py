@@ -1,4 +1,4 @@
-"""Channels: what may be asked for, what answers it, and what flows upstream for it."""
+"""Channels: their names, their topics, and the upstream topics that serve them."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ from hedgehogd.domain.channel import (
 
 
 @pytest.mark.parametrize(
-    ("asked", "acknowledged", "topic"),
+    ("requested", "acknowledged", "topic"),
     [
         ("heartbeat", "heartbeat", "heartbeat:BTC-USD"),
         ("status", "status", "status:BTC-USD"),
@@ -32,9 +32,9 @@ from hedgehogd.domain.channel import (
         ("auctionfeed", "auctionfeed", "auctionfeed:BTC-USD"),
     ],
 )
-def test_a_channel_is_found_by_every_name_coinbase_gives_it(asked, acknowledged, topic):
-    """Unmodified clients ask by one name and look for the other in the answer (FEED §4)."""
-    channel = BY_ALIAS[asked]
+def test_a_channel_is_found_by_each_of_its_names(requested, acknowledged, topic):
+    """Unmodified clients request one name and expect another in the answer (COINBASE §4)."""
+    channel = BY_ALIAS[requested]
 
     assert acknowledged == channel.name
     assert topic == str(channel.topic("BTC-USD"))
@@ -42,13 +42,13 @@ def test_a_channel_is_found_by_every_name_coinbase_gives_it(asked, acknowledged,
 
 
 @pytest.mark.parametrize("name", [*PRIVATE_CHANNELS, "Ticker", ""])
-def test_a_channel_that_is_private_or_does_not_exist_is_none(name):
-    """Accepting it would promise messages that never come, or somebody's own."""
+def test_a_private_or_unknown_channel_is_not_found(name):
+    """Its messages would never arrive, or would be the private data of an account."""
     assert name not in BY_ALIAS
 
 
-def test_no_name_means_two_channels():
-    """The table would let the later one win in silence."""
+def test_no_two_channels_share_a_name():
+    """The later channel would replace the earlier one in the table without an error."""
     aliases = [alias for channel in CHANNELS for alias in channel.aliases]
 
     assert len(aliases) == len(set(aliases))
@@ -58,21 +58,21 @@ def test_no_name_means_two_channels():
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        # A conflated trade is a lost trade; a book is replaced by a fresh snapshot.
+        # A conflated trade would be lost; a book is replaced by a new snapshot.
         ("conflates", {"ticker", "ticker_batch", "level2", "level2_batch"}),
-        # A position on heartbeats would drop the repeats of an idle product (FEED §6.1).
+        # A position on heartbeats would drop the repeats of an idle product (COINBASE §6.1).
         ("resumes", {"ticker", "matches", "full", "level3"}),
         ("begins_with_snapshot", {"level2", "level2_batch"}),
         ("needs_key", {"level2", "full", "level3"}),
     ],
 )
-def test_only_these_channels(flag, expected):
-    """Each of these words is a promise about every message of the channel (FEED §5)."""
+def test_only_these_channels_have_the_flag(flag, expected):
+    """Each flag is a statement about every message of the channel (COINBASE §5)."""
     assert expected == {c.topic_channel for c in CHANNELS if getattr(c, flag)}
 
 
-def test_only_status_and_rfqs_may_be_asked_for_without_products():
-    """Everything else without a product is answered with an error (FEED §3.1)."""
+def test_only_status_and_rfq_matches_may_omit_the_products():
+    """Any other channel without a product is answered with an error (COINBASE §3.1)."""
     assert {"status", "rfq_matches"} == {c.name for c in CHANNELS if not c.needs_products}
     assert {"status"} == {c.name for c in CHANNELS if not c.takes_products}
 
@@ -100,8 +100,8 @@ def topics(text):
         ("rfq_matches:A rfq_matches: ticker:A", "", "rfq_matches: ticker:A"),
     ],
 )
-def test_the_richest_that_is_to_be_had_is_asked_for(wanted, refused, expected):
-    """Two channels of one message type on one connection could not be told apart."""
+def test_the_richest_available_channel_is_requested(wanted, refused, expected):
+    """The messages of two such channels on one connection could not be distinguished."""
     assert topics(expected) == upstream_topics(topics(wanted), frozenset(refused.split()))
 
 
@@ -110,10 +110,10 @@ any_topics = st.frozensets(st.builds(Topic, names, st.sampled_from(["A", "B"])))
 
 
 @given(any_topics, st.frozensets(names))
-def test_what_is_asked_for_serves_all_that_is_wanted_and_can_be_told_apart(wanted, refused):
-    """Whatever subscribers want, and whatever the exchange refuses."""
-    asked = upstream_topics(wanted, refused)
-    stand_ins = {
+def test_upstream_topics_serve_all_wanted_topics_unambiguously(wanted, refused):
+    """This holds for any demand and any refusals of the exchange."""
+    needed = upstream_topics(wanted, refused)
+    servers = {
         "matches": ["matches", "full"],
         "level2": ["level2"],
         "level2_batch": ["level2_batch", "level2"],
@@ -121,10 +121,10 @@ def test_what_is_asked_for_serves_all_that_is_wanted_and_can_be_told_apart(wante
     }
 
     for topic in wanted - {t for t in wanted if t.channel in refused}:
-        richer = stand_ins.get(topic.channel, [topic.channel])
-        assert any(Topic(channel, topic.product_id) in asked for channel in richer)
+        richer = servers.get(topic.channel, [topic.channel])
+        assert any(Topic(channel, topic.product_id) in needed for channel in richer)
     for product_id in "AB":
-        channels = {t.channel for t in asked if t.product_id == product_id}
+        channels = {t.channel for t in needed if t.product_id == product_id}
         assert not {"matches", "full"} <= channels
         assert not {"level2", "level2_batch"} <= channels
         assert "ticker_batch" not in channels

@@ -1,4 +1,4 @@
-"""Errors say who must act, in numbers that others defined."""
+"""Errors carry exit statuses, HTTP statuses and close codes as standards define them."""
 
 import os
 
@@ -23,8 +23,8 @@ from hedgehogd.domain import errors
     ],
     ids=repr,
 )
-def test_an_error_carries_what_its_reader_needs(error, expected):
-    """One ``except HedgehogError`` at the top must find a text for a person in each."""
+def test_an_error_has_its_attributes_and_a_text(error, expected):
+    """A single ``except HedgehogError`` at the top must find a text for people in each error."""
     assert isinstance(error, errors.HedgehogError)
     assert expected == vars(error)
     assert (str(error),) == error.args
@@ -46,10 +46,10 @@ def test_an_error_carries_what_its_reader_needs(error, expected):
     ],
 )
 def test_numbers_are_those_of_sysexits_and_rfc_6455(expected, actual):
-    """systemd units and clients decide by them whether to come back."""
+    """systemd units and clients decide by these numbers whether to restart or reconnect."""
     assert expected == actual
 
 
-def test_our_own_close_code_says_come_back():
-    """4000 to 4499 mean: reconnect as you are (DESIGN §7)."""
+def test_the_close_code_of_slow_consumers_allows_a_reconnect():
+    """Codes 4000 to 4499 mean that the client may reconnect without a change."""
     assert errors.CLOSE_SLOW_CONSUMER in range(4000, 4500)

@@ -1,4 +1,4 @@
-"""REST's answers from a frozen book of orders, to the byte."""
+"""REST answers from a frozen level-3 book, byte for byte."""
 
 import json
 
@@ -25,7 +25,7 @@ END = b',"sequence":100,"auction_mode":false,"auction":null,"time":"' + TIME.enc
 )
 @pytest.mark.parametrize("rows_per_slice", [1, 2, 100])
 def test_the_bytes_of_answers(level, bids, asks, rows_per_slice):
-    """The count is a number, all else are texts (FEED §13)."""
+    """The count is a number, all other elements are texts (COINBASE §13)."""
     parts = book_parts(
         ready(BIDS, ASKS).freeze(), level=level, time=TIME, rows_per_slice=rows_per_slice
     )
@@ -34,8 +34,8 @@ def test_the_bytes_of_answers(level, bids, asks, rows_per_slice):
 
 
 @given(rest_rows, rest_rows, st.integers(1, 5))
-def test_pieces_joined_are_the_book(bids, asks, rows_per_slice):
-    """It loads as it was written."""
+def test_joined_parts_are_the_book(bids, asks, rows_per_slice):
+    """The joined answer loads as the same book."""
     frozen = ready(bids, asks).freeze()
     read = json.loads(b"".join(book_parts(frozen, rows_per_slice=rows_per_slice)))
 

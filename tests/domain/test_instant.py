@@ -1,4 +1,4 @@
-"""Instants: µs since the epoch, as the exchange and people write them."""
+"""Instants: µs since the epoch, and the texts of the exchange and of people for them."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,8 +14,8 @@ instants = st.integers(FIRST_US, LAST_US)
 
 
 @given(instants)
-def test_an_instant_is_read_as_it_was_written(us):
-    """To the microsecond, in every year that can be written."""
+def test_a_formatted_instant_is_parsed_to_the_same_value(us):
+    """Instants are exact to the microsecond, in every year that the format allows."""
     text = to_text(us)
 
     assert us == to_us(text)
@@ -24,7 +24,7 @@ def test_an_instant_is_read_as_it_was_written(us):
 
 @given(instants, instants)
 def test_texts_sort_as_instants_do(one, other):
-    """So they can be compared without being read."""
+    """So texts can be compared without being parsed."""
     assert (one < other) == (to_text(one) < to_text(other))
 
 
@@ -32,8 +32,8 @@ def test_texts_sort_as_instants_do(one, other):
     st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)),
     st.integers(-14 * 60, 14 * 60),
 )
-def test_zones_are_the_same_instant(when, minutes):
-    """Whatever clock somebody has on the wall."""
+def test_a_local_time_is_the_same_instant_in_any_zone(when, minutes):
+    """A person may write the local time of any zone."""
     sign, (hours, rest) = "-+"[minutes >= 0], divmod(abs(minutes), 60)
     local = f"{(when + timedelta(minutes=minutes)).isoformat()}{sign}{hours:02}:{rest:02}"
 
@@ -50,11 +50,11 @@ def test_zones_are_the_same_instant(when, minutes):
         ("2026-01-31T12:00:00Z", 1_769_860_800_000_000),
         ("2026-01-31T13:00:00+01:00", 1_769_860_800_000_000),
         ("2026-01-31T12:00:00.5Z", 1_769_860_800_500_000),
-        ("0001-01-01T00:00:00.000000Z", FIRST_US),  # real updates have it (FEED §6.6)
+        ("0001-01-01T00:00:00.000000Z", FIRST_US),  # real updates have it (COINBASE §6.6)
     ],
 )
-def test_instants_as_they_are_seen(text, expected):
-    """Fewer digits of a second than the exchange writes are fine."""
+def test_usual_texts_are_instants(text, expected):
+    """The text may have fewer decimals of a second than the exchange writes."""
     assert expected == to_us(text)
     assert to_us(to_text(expected)) == expected
 
@@ -66,7 +66,7 @@ def test_instants_as_they_are_seen(text, expected):
         "now",
         "1618677817",
         "2026-01-31",
-        "2026-01-31T12:00:00",  # in which zone?
+        "2026-01-31T12:00:00",  # no zone
         "2026-02-30T12:00:00Z",
         "2026-01-31T25:00:00Z",
         "2026-01-31T12:00:00Z ",
@@ -77,15 +77,15 @@ def test_instants_as_they_are_seen(text, expected):
         "9" * 5000,
     ],
 )
-def test_other_texts_are_none(text):
-    """Whoever mistypes one is told what is expected."""
+def test_an_invalid_text_is_refused(text):
+    """The error message states the expected form."""
     with pytest.raises(BadInstant, match="is not a time like 2026-01-31T12:00:00Z"):
         to_us(text)
 
 
 @given(st.text())
-def test_any_text_is_an_instant_or_bad(text):
-    """It comes from outside: nothing else may happen."""
+def test_any_text_is_an_instant_or_a_bad_instant(text):
+    """The text comes from outside, so no other exception may occur."""
     try:
         us = to_us(text)
     except BadInstant:
@@ -118,13 +118,13 @@ def test_any_text_is_an_instant_or_bad(text):
         (b"", None),
     ],
 )
-def test_the_time_of_a_message_is_read_or_there_is_none(payload, expected):
-    """A time that is none is no reason to lose a message."""
+def test_the_time_of_a_message_is_parsed_or_none(payload, expected):
+    """A message with an invalid time must not be lost."""
     assert expected == time_of(payload)
 
 
 @given(st.binary())
-def test_any_bytes_have_a_time_or_none(payload):
-    """Whatever was sent has been kept; reading its time must not fail."""
+def test_any_payload_has_a_time_or_none(payload):
+    """Recorded messages have any content; parsing their time must not fail."""
     for text in (payload, b"[" + payload, b'{"time":"' + payload):
         assert time_of(text) is None or isinstance(time_of(text), int)

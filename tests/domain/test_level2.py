@@ -1,4 +1,4 @@
-"""level2's messages: what is read of them and written makes the same book, on real ones too."""
+"""level2 messages: parsed and encoded messages build the same book, real messages included."""
 
 import json
 from collections import defaultdict
@@ -28,7 +28,7 @@ TIME = "2021-04-02T01:29:51.329865Z"
 
 
 def follow(messages):
-    """Follow one product's messages beside the reference; return the book."""
+    """Apply one product's messages to a book and to the reference; return the book."""
     book, reference, since_check = Book(), Reference(), 0
     for payload in messages:
         if b'"snapshot"' in payload[:40]:
@@ -50,13 +50,13 @@ def follow(messages):
 
 
 def check_written(book):
-    """What is written of a book makes the same book."""
+    """Assert that the encoded snapshot of a book loads as the same book."""
     read = read_snapshot(b"".join(snapshot_parts("BTC-USD", book.freeze(), levels_per_slice=100)))
     assert rows(book) == rows(ready(read.bids, read.asks))
 
 
 def test_books_of_the_recording():
-    """10 products, 9,719 updates of the real exchange: never bare, never crossed."""
+    """10 products and 9,719 updates of the exchange have no bare removal and no crossed book."""
     messages = defaultdict(list)
     with recording(f"{PRO}/feed.jsonl").open("rb") as lines:
         for line in lines:
@@ -75,7 +75,7 @@ def test_books_of_the_recording():
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_books_of_the_simulated_market(seed):
-    """Windows of 50 ms, many changes a message."""
+    """Messages for windows of 50 ms have many changes each."""
     market = Market(seed, START_NS, LISTED[:2])
     for product_id in market.products:
         messages = [market.greeting("level2_50", product_id)]
@@ -89,8 +89,8 @@ def test_books_of_the_simulated_market(seed):
 
 
 @given(snapshots, snapshots, st.lists(st.lists(st.lists(changes, max_size=5), max_size=5)))
-def test_gathered_changes_make_the_same_book(bids, asks, windows):
-    """Each subscriber's copy is ours, and it never removes what it does not have."""
+def test_net_changes_build_the_same_book(bids, asks, windows):
+    """A subscriber has the same book, and gets no removal of a level that it does not have."""
     book, copy = ready(bids, asks), ready(bids, asks)
     gathering = Gathering()
     for window in windows:
@@ -113,14 +113,14 @@ def decimals(sides):
     return [[tuple(map(Decimal, row)) for row in side] for side in sides]
 
 
-def test_a_window_tells_only_what_it_came_to():
-    """A level that came and went is the bare removal that crashes clients (FEED §6.6)."""
+def test_a_window_has_net_changes_only():
+    """A level added and removed would be a bare removal, which crashes clients (COINBASE §6.6)."""
     book, gathering = ready([("1", "1"), ("2", "1.0"), ("3", "5")]), Gathering()
     for change in [
-        ("buy", "4", "1"), ("buy", "4", "0"),  # came and went
-        ("buy", "1.00", "0"),  # went: told by the text that subscribers have
-        ("buy", "2", "7"), ("buy", "2", "1"),  # as before, spelled otherwise
-        ("buy", "3", "0"), ("buy", "3", "5"),  # as before
+        ("buy", "4", "1"), ("buy", "4", "0"),  # added and removed
+        ("buy", "1.00", "0"),  # removed: with the price text that subscribers have
+        ("buy", "2", "7"), ("buy", "2", "1"),  # unchanged, in another spelling
+        ("buy", "3", "0"), ("buy", "3", "5"),  # unchanged
         ("sell", "9", "1"), ("sell", "9", "2"),  # new
     ]:  # fmt: skip
         gathering.note(book, [change])
@@ -129,8 +129,8 @@ def test_a_window_tells_only_what_it_came_to():
     assert [("buy", "1", "0"), ("sell", "9", "2")] == gathering.changes(book)
 
 
-def test_an_unreadable_change_does_not_spoil_a_window():
-    """The other changes of its message are in it."""
+def test_an_unreadable_change_does_not_affect_a_window():
+    """The window contains the other changes of the message."""
     book, gathering = ready([("1", "1")]), Gathering()
     changes_ = [("buy", "1", "2"), None, ("buy", "0.-10000", "1"), ("but", "1", "1")]
     gathering.note(book, changes_)
@@ -140,8 +140,8 @@ def test_an_unreadable_change_does_not_spoil_a_window():
 
 
 @given(snapshots, snapshots, st.integers(1, 7), st.sampled_from([None, TIME]))
-def test_pieces_joined_are_the_snapshot(bids, asks, levels_per_slice, time):
-    """Wherever it is cut, every level is there once and the commas are right."""
+def test_joined_parts_are_the_snapshot(bids, asks, levels_per_slice, time):
+    """For any size of slices each level occurs once and the commas are valid."""
     book = ready(bids, asks)
     parts = snapshot_parts("A-B", book.freeze(), time=time, levels_per_slice=levels_per_slice)
     payload = b"".join(parts)
@@ -154,7 +154,7 @@ def test_pieces_joined_are_the_snapshot(bids, asks, levels_per_slice, time):
 
 
 def test_the_bytes_of_messages():
-    """As the exchange writes them."""
+    """The encoded bytes are those of the exchange's messages."""
     book = ready([("58828.40", "0.01")], [("58828.41", "0.22767935"), ("58828.43", "0.03")])
 
     assert (
@@ -171,13 +171,13 @@ def test_the_bytes_of_messages():
     )
 
 
-def test_a_snapshot_with_odd_rows_is_read():
-    """What is odd in a row is the book's matter."""
+def test_a_snapshot_with_invalid_rows_is_read():
+    """The book checks the content of a row, not the parser."""
     assert ([["1", 2]], [None]) == read_snapshot(b'{"bids":[["1",2]],"asks":[null]}')
 
 
-def test_an_update_without_a_time_has_none():
-    """It was always there; nobody promised that."""
+def test_an_update_without_a_time_has_an_empty_time():
+    """Every update seen so far has a time, but the exchange does not promise one."""
     assert ([("buy", "1", "2")], "") == read_update(b'{"changes":[["buy","1","2"]]}')
 
 
@@ -186,8 +186,8 @@ BAD = [b"", b"[]", b"\xff", b"[" * 100_000, b"7"]
 
 @pytest.mark.parametrize("payload", BAD, ids=lambda payload: payload[:30])
 @pytest.mark.parametrize("read", [read_update, read_snapshot])
-def test_what_cannot_be_read_is_one_kind_of_error(read, payload):
-    """The feed's caller has one thing to count."""
+def test_an_unreadable_message_is_a_bad_message(read, payload):
+    """The feed counts unreadable messages by this one exception."""
     with pytest.raises(BadMessage):
         read(payload)
 
@@ -202,8 +202,8 @@ def test_what_cannot_be_read_is_one_kind_of_error(read, payload):
         (b'{"changes":[["buy",1.50,2E-8,3],7,{"a":1}]}', [("buy", "1.50", "2E-8"), None, None], ""),
     ],
 )
-def test_changes_that_cannot_be_read_are_none_in_their_places(payload, changes, time):
-    """Numbers stay the texts that they were, further elements are ignored."""
+def test_an_unreadable_change_is_none_at_its_index(payload, changes, time):
+    """JSON numbers keep their texts, and further elements are ignored."""
     assert (changes, time) == read_update(payload)
 
 
@@ -220,22 +220,22 @@ def test_changes_that_cannot_be_read_are_none_in_their_places(payload, changes, 
          [[("1", "2")], []], 2),
     ],
 )  # fmt: skip
-def test_a_snapshot_is_the_rows_that_can_be_read(payload, rows_, skipped):
-    """Null in place of a side is an empty side."""
+def test_a_snapshot_has_its_readable_rows(payload, rows_, skipped):
+    """A null side is empty."""
     read = read_snapshot(payload)
     book = ready(read.bids, read.asks)
 
     assert (rows_, skipped) == (rows(book), book.skipped)
 
 
-def test_a_snapshot_without_any_side_is_none():
-    """Nothing in it is a book, not even an empty one."""
+def test_a_snapshot_without_sides_is_refused():
+    """Such a message is not a book, not even an empty one."""
     with pytest.raises(BadMessage):
         read_snapshot(b'{"type":"snapshot"}')
 
 
-def test_what_is_cut_out_leaves_the_rest_as_it_was_sent():
-    """Numbers, further elements and fields, also those that cannot be read."""
+def test_removing_a_change_keeps_all_other_bytes():
+    """Numbers, further elements and fields stay as received, unreadable ones included."""
     payload = b'{"x":1.10,"changes":[["buy",1.50,"0"],["sell",2.0,"1",7],null]}'
 
     assert without_changes(payload, [0]) == b'{"x":1.10,"changes":[["sell",2.0,"1",7],null]}'
@@ -257,8 +257,8 @@ def spelled(draw, text):
 
 
 @given(st.data(), snapshots, snapshots, st.lists(st.lists(changes, max_size=4), max_size=8))
-def test_unreadable_rows_cost_themselves_for_early_and_late_joiners(data, bids, asks, messages):
-    """The book is the one of the readable rows, in any spelling, with any further elements."""
+def test_unreadable_rows_affect_neither_early_nor_late_joiners(data, bids, asks, messages):
+    """The book has the readable rows, in any spelling, with any further elements."""
     draw = data.draw
 
     def amid(rows_):

@@ -1,4 +1,4 @@
-"""Every limit has a unit in its name, a reason above it, and somebody who keeps it."""
+"""Every limit has a unit in its name, a reason in a comment above it, and a module that uses it."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ CONSTANTS = {
 
 
 def reason_above(line_number):
-    """Return the comment over a constant; constants without a blank line between share one."""
+    """Return the comment above a constant; adjacent constants share one comment."""
     above = LINES[: line_number - 1]
     while above and above[-1].strip() and not above[-1].startswith("#"):
         above.pop()
@@ -30,8 +30,8 @@ def reason_above(line_number):
     return " ".join(reversed(words))
 
 
-def test_the_module_holds_limits_and_nothing_else():
-    """What is not seen here is not checked here."""
+def test_the_module_has_only_limits():
+    """A name that is not a plain assignment would not be checked here."""
     names = {name for name in vars(limits) if not name.startswith("_")}
 
     assert names == set(CONSTANTS)
@@ -40,19 +40,19 @@ def test_the_module_holds_limits_and_nothing_else():
 
 @pytest.mark.parametrize("name", sorted(CONSTANTS))
 def test_a_limit_names_its_unit(name):
-    """Ten what? A limit in the wrong unit is no limit (invariant 4)."""
+    """A limit that is read in a wrong unit does not limit."""
     assert UNIT.search(name)
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_a_limit_states_its_reason(name):
-    """A number without one is changed by whoever is in a hurry."""
-    assert len(reason_above(CONSTANTS[name])) >= len("Drain (DESIGN §6).")
+    """A number without a reason is changed without thought."""
+    assert len(reason_above(CONSTANTS[name])) >= len("Elements of one list")
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_a_limit_is_a_number_that_limits(name):
-    """Nothing is unlimited, and a duration is a float wherever it is added to a clock."""
+    """No limit is infinite, and a duration is a float, as clocks are."""
     value = getattr(limits, name)
 
     for each in value if isinstance(value, tuple) else (value,):
@@ -60,8 +60,8 @@ def test_a_limit_is_a_number_that_limits(name):
         assert isinstance(each, float if name.endswith("_S") else int)
 
 
-def test_every_limit_is_kept_by_somebody():
-    """A limit that nobody reads promises what does not happen."""
+def test_every_limit_is_used():
+    """A limit that no module reads has no effect."""
     package = SOURCE.parents[1]
     words = {
         word
@@ -73,13 +73,13 @@ def test_every_limit_is_kept_by_somebody():
     assert CONSTANTS.keys() - words == set()
 
 
-def test_our_own_end_comes_before_the_kernels():
-    """A slow subscriber gets a close code and a position, not a reset."""
+def test_the_daemon_ends_a_connection_before_the_kernel_does():
+    """So a slow subscriber gets a close code and a position instead of a reset."""
     assert limits.BACKLOG_AGE_MAX_S + limits.FAREWELL_S < limits.UNACKED_MAX_S
 
 
-def test_pauses_and_pings_fit_into_the_silence_that_is_allowed():
-    """A keep-alive rarer than the limit it serves would keep nothing alive."""
+def test_keep_alives_and_pauses_fit_into_their_timeouts():
+    """A keep-alive that is rarer than the timeout would not keep a connection open."""
     assert limits.KEEP_ALIVE_S * 2 < limits.PEER_SILENCE_MAX_S
     assert limits.BACKOFF_FIRST_S < limits.BACKOFF_MAX_S
     assert (

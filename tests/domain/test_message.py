@@ -1,4 +1,4 @@
-"""Heads: the few fields read of a message, whatever others send."""
+"""Heads: the decoded fields of a message, for any input of a peer."""
 
 import json
 
@@ -16,8 +16,8 @@ DEEP = b"[" * 100_000
 
 
 @pytest.mark.parametrize("folder", [PRO, FULL])
-def test_heads_of_real_messages_say_what_json_says(folder):
-    """The fast reader and the plain one must agree on every message ever recorded."""
+def test_heads_of_real_messages_equal_their_json(folder):
+    """The fast decoder and ``json`` must agree on every recorded message."""
     fields = ("type", "product_id", "sequence", "trade_id")
     for line in recording(f"{folder}/feed.jsonl").read_bytes().splitlines()[:2000]:
         plain = json.loads(line)
@@ -39,7 +39,7 @@ def test_heads_of_real_messages_say_what_json_says(folder):
             b'{"type":"error","message":"Failed to subscribe","reason":"X is delisted"}',
             Head("error", message="Failed to subscribe", reason="X is delisted"),
         ),
-        # FEED §6.6: both have been seen, and neither is any of our business.
+        # COINBASE §6.6: both were seen, and neither affects the head.
         (
             b'{"type":"l2update","product_id":"BTC-USD","time":"0001-01-01T00:00:00.000000Z"}',
             Head("l2update", "BTC-USD"),
@@ -50,8 +50,8 @@ def test_heads_of_real_messages_say_what_json_says(folder):
         ),
     ],
 )
-def test_a_head_is_read_in_any_order_and_dress(payload, expected):
-    """Coinbase has changed its key order twice (FEED §6)."""
+def test_a_head_is_decoded_with_any_order_and_white_space(payload, expected):
+    """Coinbase has changed its key order twice (COINBASE §6)."""
     assert expected == read_head(payload)
 
 
@@ -75,24 +75,24 @@ def test_a_head_is_read_in_any_order_and_dress(payload, expected):
         (b"{}", None),
     ],
 )
-def test_a_number_that_is_none_counts_as_absent(field, value, expected):
-    """One odd message must not poison gap detection or positions, nor stop the feed."""
+def test_an_invalid_number_counts_as_absent(field, value, expected):
+    """One invalid message must not affect gap detection or positions, nor stop the feed."""
     head = read_head(b'{"type":"match","product_id":"BTC-USD","%b":%b}' % (field.encode(), value))
 
     assert Head("match", "BTC-USD", **{field: expected}) == head
 
 
 @pytest.mark.parametrize("number", [0, 7, SEQUENCE_MAX])
-def test_an_odd_field_does_not_cost_the_others(number):
-    """The second, tolerant reading must see what the first one would have seen."""
+def test_an_invalid_field_does_not_affect_other_fields(number):
+    """The lenient decoder must return the same values as the strict one."""
     payload = b'{"type":"match","product_id":"BTC-USD","sequence":"7","trade_id":%d}' % number
 
     assert Head("match", "BTC-USD", trade_id=number) == read_head(payload)
 
 
 @pytest.mark.parametrize("value", [b"null", b"7", b'{"a":1}', b"[]"])
-def test_an_error_text_that_is_none_counts_as_absent(value):
-    """The exchange's complaints are logged, so they have to be texts."""
+def test_an_invalid_error_text_counts_as_absent(value):
+    """Upstream errors are logged, so they must be texts."""
     assert Head("error") == read_head(b'{"type":"error","message":%b,"reason":%b}' % (value, value))
 
 
@@ -117,7 +117,7 @@ def test_an_error_text_that_is_none_counts_as_absent(value):
         b'{"type":"ticker","product_id":null}',
         b'{"type":"\xff"}',
         b'{"type":"\\ud800"}',
-        # arrays that are not of level3 (FEED §6.13)
+        # arrays that are not level3 messages (COINBASE §6.13)
         b"[]",
         b'["open","BTC-USD"]',
         b'["open",7,"57560479456"]',
@@ -126,7 +126,7 @@ def test_an_error_text_that_is_none_counts_as_absent(value):
         b'["open","\xff","5"]',
         DEEP,
         b'{"type":"x","a":' + DEEP,
-        # odd in one field, so read a second time, and bad behind it
+        # invalid in one field, so decoded leniently, and invalid again after it
         b'{"type":"x","sequence":"1","product_id":7}',
         b'{"type":"x","sequence":"1","message":"\xff"}',
         b'{"type":"x","sequence":"1","a":' + DEEP,
@@ -134,8 +134,8 @@ def test_an_error_text_that_is_none_counts_as_absent(value):
     ],
     ids=lambda payload: repr(payload[:40]),
 )
-def test_a_message_without_a_readable_head_is_bad_and_nothing_worse(payload):
-    """Any other exception would end the process for what others sent (invariant 5)."""
+def test_a_message_without_a_readable_head_is_a_bad_message(payload):
+    """With any other exception a peer's input would end the process."""
     with pytest.raises(BadMessage, match=r"\w"):
         read_head(payload)
 
@@ -152,8 +152,8 @@ heads = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(st.binary(max_size=60) | heads.map(json.dumps).map(str.encode) | json_values.map(repr))
-def test_whatever_comes_is_a_head_or_a_bad_message(payload):
-    """The types of a head are promises to everything behind it."""
+def test_any_payload_is_a_head_or_a_bad_message(payload):
+    """All code after the decoder relies on the types of a head."""
     try:
         head = read_head(payload if isinstance(payload, bytes) else payload.encode())
     except BadMessage:
@@ -185,12 +185,12 @@ def test_whatever_comes_is_a_head_or_a_bad_message(payload):
     ids=lambda value: repr(value)[:50],
 )
 def test_the_head_of_a_level3_array_is_in_its_first_fields(payload, expected):
-    """All its fields are texts, the sequence too (FEED §6.13)."""
+    """All its fields are texts, the sequence included (COINBASE §6.13)."""
     assert expected == read_head(payload)
 
 
 def test_topics_are_made_once_until_the_table_is_full(monkeypatch):
-    """Interning is for speed; a hostile feed must not make it a leak."""
+    """Interning saves time, and a hostile feed must not make the table grow without limit."""
     monkeypatch.setattr(message, "_topics", {})
     monkeypatch.setattr(message, "TOPICS_MAX", 1)
     kept, other = ("ticker", "BTC-USD"), ("ticker", "ETH-USD")
@@ -204,8 +204,8 @@ def test_topics_are_made_once_until_the_table_is_full(monkeypatch):
     ("sequence", "number"),
     [("57560479456", 57560479456), ("-1", None), ("1.5", None), ("[]", None)],
 )
-def test_an_array_of_level3_is_routed_whatever_its_further_elements_are(sequence, number):
-    """A field that cannot be read costs its event, not the message."""
+def test_a_level3_array_is_routed_with_any_further_elements(sequence, number):
+    """An unreadable field invalidates the event, but the message is still delivered."""
     head = read_head(f'["open","BTC-USD",{sequence},null,["x"],5]'.encode())
 
     assert (head.type, head.product_id, head.sequence) == ("level3", "BTC-USD", number)

@@ -1,4 +1,4 @@
-"""The nearest right name."""
+"""The valid name most similar to a misspelled one."""
 
 import pytest
 
@@ -9,6 +9,6 @@ from hedgehogd.domain.nearest import nearest
     ("name", "expected"),
     [("pair", "pairs"), ("channelx", "channels"), ("pairs", "pairs"), ("zzz", None), ("", None)],
 )
-def test_the_most_similar_name_is_offered(name, expected):
-    """An unrelated name would send a person the wrong way."""
+def test_the_most_similar_name_is_suggested(name, expected):
+    """An unrelated name would mislead a person."""
     assert nearest(name, ["channels", "pairs", "since"]) == expected

@@ -1,4 +1,4 @@
-"""Events of ``full`` and ``level3``: the same events, whichever way they are told."""
+"""Order events: ``full`` and ``level3`` messages are parsed to the same events."""
 
 import json
 from collections import Counter
@@ -53,8 +53,8 @@ UNREADABLE = OrderEvent("unreadable", 80)
         (b'{"type":"subscriptions","channels":[]}', None),
     ],
 )  # fmt: skip
-def test_messages_of_full(payload, event):
-    """One per kind, and those that are none of the engine's events."""
+def test_a_message_of_full_is_parsed_to_its_event(payload, event):
+    """The cases have one message per kind, and messages that are not engine events."""
     assert event == from_full(payload)
 
 
@@ -70,13 +70,13 @@ def test_messages_of_full(payload, event):
         (b'{"type":"level3","schema":{}}', None),
     ],
 )
-def test_messages_of_level3(payload, event):
-    """One per kind of the schema (FEED §6.13)."""
+def test_a_message_of_level3_is_parsed_to_its_event(payload, event):
+    """The cases have one message per kind of the schema (COINBASE §6.13)."""
     assert event == from_level3(payload)
 
 
 def test_the_recorded_messages_are_events():
-    """23 messages of 2017: their older fields do not matter."""
+    """23 messages of 2017 are parsed in spite of their older fields."""
     lines = recording(f"{FULL}/feed.jsonl").read_bytes().splitlines()
     kinds = Counter(event.kind if event else None for event in map(from_full, lines))
 
@@ -89,8 +89,8 @@ def test_the_recorded_messages_are_events():
      full("open", sequence=1.5), full("done", sequence="80")],
     ids=lambda payload: payload[:30],
 )  # fmt: skip
-def test_what_is_no_message_of_full(payload):
-    """One kind of error, whatever is wrong."""
+def test_an_invalid_message_of_full_is_refused(payload):
+    """Every fault raises the same kind of error."""
     with pytest.raises(BadMessage):
         from_full(payload)
 
@@ -102,8 +102,8 @@ def test_what_is_no_message_of_full(payload):
      b'["noop","A-B","' + b"1" * 5000 + b'","t"]', b'["noop","A-B",' + b"[" * 100_000],
     ids=lambda payload: payload[:30],
 )  # fmt: skip
-def test_what_is_no_message_of_level3(payload):
-    """One kind of error, whatever is wrong."""
+def test_an_invalid_message_of_level3_is_refused(payload):
+    """Every fault raises the same kind of error."""
     with pytest.raises(BadMessage):
         from_level3(payload)
 
@@ -125,6 +125,6 @@ def test_what_is_no_message_of_level3(payload):
         (b'["open","A-B","80","a","buy",null,"1","t"]', UNREADABLE),
     ],
 )  # fmt: skip
-def test_numbers_of_any_form_are_read_and_what_is_unreadable_has_its_number(payload, event):
-    """The event costs its own order; the next one follows it without a gap."""
+def test_json_numbers_are_read_and_an_unreadable_event_has_a_sequence(payload, event):
+    """Only the order of such an event is lost; the next event follows without a gap."""
     assert event == (from_level3 if payload[:2] == b'["' else from_full)(payload)

@@ -1,4 +1,4 @@
-"""The book of orders: whatever happens to orders, it is the plain queue of them."""
+"""The level-3 book: after any events it equals a simple list of orders."""
 
 import json
 from decimal import Decimal
@@ -51,12 +51,12 @@ def apply(book, kind, *arguments, **fields):
 
 
 @given(rest_rows, rest_rows, st.lists(events, max_size=60), st.integers(1, 8))
-def test_events_make_the_plain_queue(bids, asks, happened, freeze_every):
-    """Price-time order, exact sizes; and no frozen book sees what came after it."""
+def test_events_build_the_book_of_the_reference(bids, asks, events_, freeze_every):
+    """Orders are in price-time order with exact sizes; later events change no frozen book."""
     book, reference = ready(bids, asks), Reference(bids, asks)
     assert reference.rows() == rows(book.freeze())
     frozen = []
-    for event in happened:
+    for event in events_:
         assert book.apply(event._replace(sequence=book.sequence + 1))
         reference.apply(event)
         if book.sequence % freeze_every == 0:
@@ -66,16 +66,16 @@ def test_events_make_the_plain_queue(bids, asks, happened, freeze_every):
     for then, rows_then, levels_then in frozen:
         assert rows_then == rows(then)
         assert levels_then == levels(then)
-    assert 100 + len(happened) == book.sequence
+    assert 100 + len(events_) == book.sequence
     again = ready(*rows(frozen[-1][0]))
     assert rows(again.freeze()) == rows(frozen[-1][0])
 
 
 @given(rest_rows, rest_rows, st.lists(events, max_size=60))
-def test_a_book_that_is_never_frozen_is_the_same(bids, asks, happened):
-    """Sharing levels with frozen books must not be where its changes come from."""
+def test_freezing_does_not_change_a_book(bids, asks, events_):
+    """Levels shared with frozen books must not change the result of events."""
     book, frozen = ready(bids, asks), ready(bids, asks)
-    for event in happened:
+    for event in events_:
         book.apply(event._replace(sequence=book.sequence + 1))
         frozen.freeze()
         frozen.apply(event._replace(sequence=frozen.sequence + 1))
@@ -84,8 +84,8 @@ def test_a_book_that_is_never_frozen_is_the_same(bids, asks, happened):
 
 
 @given(rest_rows, rest_rows, st.integers(1, 30))
-def test_a_book_loaded_in_slices_is_the_book_loaded_at_once(bids, asks, rows_per_slice):
-    """And is not ready before."""
+def test_a_book_loaded_in_slices_equals_the_book_loaded_at_once(bids, asks, rows_per_slice):
+    """The book is not ready before the last slice."""
     book = OrderBook()
     for _ in book.load_parts(bids, asks, 7, rows_per_slice):
         assert not book.is_ready
@@ -94,8 +94,8 @@ def test_a_book_loaded_in_slices_is_the_book_loaded_at_once(bids, asks, rows_per
     assert (rows(ready(bids, asks).freeze()), 7) == (rows(book.freeze()), book.sequence)
 
 
-def test_the_rest_sample_loads_whole():
-    """A real level-3 book, all of its rows in their order."""
+def test_the_rest_sample_loads_completely():
+    """The book has all rows of a real level-3 book, in their order."""
     sample = json.loads(
         recording("rest-samples/bennycode-2020-BTC-USD-book-level-3.json").read_bytes()
     )
@@ -111,8 +111,8 @@ def test_the_rest_sample_loads_whole():
     ("product_id", "first", "last"),
     [("BTC-USD", 3419023013, 3419023022), ("ETH-USD", 617133250, 617133261)],
 )
-def test_the_recorded_events_make_a_book(product_id, first, last):
-    """Loaded at the number before the first: contiguous, and what is open is on the book."""
+def test_the_recorded_events_build_a_book(product_id, first, last):
+    """The recorded sequences have no gap, and every open order is in the book."""
     book = ready(sequence=first - 1)
     opened = []
     for line in recording(f"{FULL}/feed.jsonl").read_bytes().splitlines():
@@ -129,7 +129,7 @@ def test_the_recorded_events_make_a_book(product_id, first, last):
 
 
 def test_a_repeat_is_ignored_and_a_gap_is_raised():
-    """After lost events sizes are wrong in silence; only a new REST book helps (FEED §9)."""
+    """After lost events sizes are wrong without a sign; a new REST book is needed (COINBASE §9)."""
     book = ready([("1", "1", "a")])
     assert not book.apply(OrderEvent("done", 100, "a"))
     with pytest.raises(SequenceGap) as gap:
@@ -154,7 +154,7 @@ BAD_AMOUNTS = [
 
 @pytest.mark.parametrize("event", BAD_AMOUNTS, ids=lambda event: repr(event)[:60])
 def test_a_malformed_event_changes_nothing(event):
-    """It costs its own order: the next event follows, and the book goes on."""
+    """Only its own order is lost: the next event can be applied."""
     book = ready([("1", "1", "a")])
     with pytest.raises(BadAmount):
         apply(book, *event)
@@ -170,7 +170,7 @@ BAD_ROWS += [["1", "1", 5], {"1": 1}, ["1", "1", "x" * 101]]
 
 @pytest.mark.parametrize("bad", BAD_ROWS, ids=lambda row: repr(row)[:40])
 def test_a_malformed_row_is_skipped_and_counted(bad):
-    """A relay does not crash on what REST says either."""
+    """A malformed REST answer must not end the process."""
     book = ready([["3", "1", "a"], bad], [["4", "1", "b"]])
 
     assert [[("3", "1", "a")], [("4", "1", "b")]] == rows(book.freeze())
@@ -179,7 +179,7 @@ def test_a_malformed_row_is_skipped_and_counted(bad):
 
 
 def test_numbers_of_any_form_and_further_elements_are_read():
-    """REST may write numbers as it likes, and add columns."""
+    """REST may write numbers in any form, and add columns."""
     book = ready([[3, "1E-8", "a", "more"]], [["4.0000000000000000000001", 2, "b", None, 7]])
 
     expected = [[("3", "1E-8", "a")], [("4.0000000000000000000001", "2", "b")]]
@@ -188,7 +188,7 @@ def test_numbers_of_any_form_and_further_elements_are_read():
 
 
 def test_a_modified_order_goes_to_the_end_of_its_new_level():
-    """A new price costs the order its place; a new size does not (FEED §6.11)."""
+    """An order with a new price loses its place, one with a new size keeps it (COINBASE §6.11)."""
     book = ready([("2", "1", "a"), ("2", "1", "b"), ("1", "1", "c"), ("1", "1", "d")])
     apply(book, "change", "a", size="9")
     apply(book, "change", "c", price="1.0", size="8")
@@ -202,39 +202,39 @@ def test_a_modified_order_goes_to_the_end_of_its_new_level():
     )[0]
 
 
-def test_what_matches_leave_is_exact():
-    """0.3 − 0.1 − 0.1 is 0.1 and not a float's idea of it; then the order is gone."""
+def test_the_size_after_matches_is_exact():
+    """0.3 − 0.1 − 0.1 is exactly 0.1, unlike with floats; the last match removes the order."""
     book = ready((), [("1", "0.3", "a")])
     for left in ("0.2", "0.1"):
         apply(book, "match", "a", size="0.1")
         assert [("1", left, "a")] == rows(book.freeze())[1]
     apply(book, "match", "a", size="0.10000000")
     assert [] == rows(book.freeze())[1]
-    assert apply(book, "done", "a")  # follows when exhausted
+    assert apply(book, "done", "a")  # the exchange sends it after the last match
 
 
-def test_an_order_of_nothing_is_gone():
-    """Opened again with nothing, changed to nothing, or twice in a REST book."""
+def test_an_order_of_size_zero_is_removed():
+    """An order may be opened or changed with size zero, or occur twice in a REST book."""
     book = ready([("1", "1", "a"), ("2", "1", "a"), ("2", "1", "b"), ("2", "1", "c")])
     frozen = book.freeze()
     assert [("2", "1", "a"), ("2", "1", "b"), ("2", "1", "c")] == rows(frozen)[0]
 
     apply(book, "change", "b", size="0.00")
     apply(book, "open", "c", "sell", "9", "0")
-    apply(book, "change", "b", price="5", size="1")  # not there any more
+    apply(book, "change", "b", price="5", size="1")  # not in the book any more
     assert [[("2", "1", "a")], []] == rows(book.freeze())
     assert 3 == len(rows(frozen)[0])
 
 
-def test_levels_sum_up_their_orders():
-    """Levels 1 and 2 of REST: the oldest order's price text, an exact sum, a count."""
+def test_a_level_has_the_sum_of_its_orders():
+    """Levels 1 and 2 of REST have the oldest order's price text, an exact sum and a count."""
     book = ready([("2", "0.50", "a"), ("2.0", "0.001", "b"), ("1", "7", "c")])
 
     assert [("2", "0.501", 2), ("1", "7", 1)] == list(book.freeze().levels("buy"))
 
 
-def test_levels_not_shared_are_not_remembered_for_ever():
-    """What is remembered since the last freeze is bounded by the levels there are."""
+def test_the_keys_of_unshared_levels_are_bounded():
+    """The keys stored since the last freeze are at most as many as the levels."""
     book = ready()
     book.freeze()
     for price in range(1, 100):
@@ -244,7 +244,7 @@ def test_levels_not_shared_are_not_remembered_for_ever():
 
 
 def test_orders_are_bounded(monkeypatch):
-    """A feed that only opens must not fill memory (DESIGN, invariant 4)."""
+    """A feed that only opens orders must not fill memory."""
     monkeypatch.setattr("hedgehogd.domain.orders.ORDERS_MAX", 1)
     book = ready([("1", "1", "a")])
     with pytest.raises(BadAmount):
@@ -254,8 +254,8 @@ def test_orders_are_bounded(monkeypatch):
     assert [("2", "1", "a")] == rows(book.freeze())[0]
 
 
-def test_without_a_rest_book_there_is_none():
-    """full has no snapshot: events alone make a book that only looks like one (FEED §9)."""
+def test_a_book_without_a_rest_book_is_not_ready():
+    """full has no snapshot, so events alone build an incomplete book (COINBASE §9)."""
     book = OrderBook()
     with pytest.raises(BookNotReady):
         book.apply(OrderEvent("noop", 1))
@@ -263,8 +263,8 @@ def test_without_a_rest_book_there_is_none():
         book.freeze()
 
 
-def test_a_load_that_another_overtakes_leaves_no_trace():
-    """A gap may come while the answer to the last one is being loaded."""
+def test_a_new_load_replaces_a_running_one():
+    """A gap may occur while the REST book for the last gap is loaded."""
     book = OrderBook()
     first = book.load_parts([("1", "1", "a"), ("1", "1", "b"), ("1", "1", "c")], [], 5, 1)
     next(first)
@@ -274,8 +274,8 @@ def test_a_load_that_another_overtakes_leaves_no_trace():
     assert ([("2", "1", "d")], 9) == (rows(book.freeze())[0], book.sequence)
 
 
-def test_an_order_that_rows_name_twice_is_where_they_name_it_last():
-    """Also when it was not alone at its first level; an order of nothing is none."""
+def test_the_last_row_of_an_order_wins():
+    """This holds on a level shared with another order; a row of size zero is ignored."""
     bids = [("1", "2", "a"), ("1", "3", "b"), ("1.5", "4", "a"), ("1.5", "0", "c"), ("2", "1", "d")]
     book = ready([*bids, ("2.25", "1", "d")])
 
@@ -285,10 +285,10 @@ def test_an_order_that_rows_name_twice_is_where_they_name_it_last():
 
 
 def test_an_order_that_opens_again_moves():
-    """The exchange says so after a change; it must not be in the book twice."""
+    """The exchange sends a second open after a change; the order must not be in the book twice."""
     book = ready([("1", "2", "a"), ("1", "3", "b")])
     apply(book, "open", "a", "buy", "1.5", "1")
     apply(book, "open", "b", "buy", "1.5", "0")
-    apply(book, "match", "b", size="1")  # which is not there any more
+    apply(book, "match", "b", size="1")  # which is not in the book any more
 
     assert rows(book.freeze())[0] == [("1.5", "1", "a")]

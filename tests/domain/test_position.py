@@ -1,4 +1,4 @@
-"""Positions: what comes back from a subscriber is what it was given, or is refused."""
+"""Positions: a subscriber's text is parsed to the original position, or is refused."""
 
 import contextlib
 import json
@@ -31,8 +31,8 @@ positions = st.dictionaries(topics, st.integers(min_value=0, max_value=SEQUENCE_
 
 @settings(deadline=None, max_examples=50)
 @given(positions)
-def test_a_position_comes_back_as_it_was_given(position):
-    """It needs no server state: the text is all that survives a reconnect."""
+def test_a_position_survives_formatting_and_parsing(position):
+    """A position needs no server state: only its text survives a reconnect."""
     text = to_text(position)
 
     assert position == from_text(text)
@@ -42,8 +42,8 @@ def test_a_position_comes_back_as_it_was_given(position):
 
 @settings(deadline=None, max_examples=50)
 @given(positions)
-def test_a_position_reads_the_same_as_an_object(position):
-    """``/ws`` states it as JSON, SSE as text; a subscriber may change from one to the other."""
+def test_the_object_form_equals_the_position(position):
+    """``/ws`` sends it as JSON, SSE as text; a subscriber may change from one to the other."""
     read = json.loads(json.dumps(to_object(position)))
 
     assert position == {
@@ -65,7 +65,7 @@ def test_a_position_reads_the_same_as_an_object(position):
     ],
 )
 def test_the_text_is_the_documented_one(position, text):
-    """Clients store it; its form is public (DESIGN §5)."""
+    """Clients store the text, so its form is public."""
     assert text == to_text(position)
 
 
@@ -99,16 +99,16 @@ def test_the_text_is_the_documented_one(position, text):
     ],
     ids=lambda text: repr(text[:40]),
 )
-def test_what_is_no_position_is_refused_by_its_part(text):
-    """Any other exception would be our bug; resuming from a guess would be a silent loss."""
+def test_an_invalid_position_is_refused(text):
+    """The error quotes the invalid part; a guessed position would lose messages silently."""
     with pytest.raises(BadPosition, match=r"is not (CHANNEL:PRODUCT@SEQUENCE|a channel)$"):
         from_text(text)
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="matches:BTC-USD@0129,٣ \0") | st.text())
-def test_whatever_a_client_sends_is_a_position_or_a_bad_one(text):
-    """``Last-Event-ID`` is written by strangers."""
+def test_any_text_is_a_position_or_a_bad_position(text):
+    """``Last-Event-ID`` is untrusted input."""
     try:
         position = from_text(text)
     except BadPosition:
@@ -136,7 +136,7 @@ NOW_US = 1_790_000_000_000_000
     ],
 )
 def test_a_stream_begins_at_a_number_a_time_or_an_age(text, expected):
-    """Whatever somebody has at hand: what it saw last, a log line, or a wish."""
+    """A subscriber may know its last sequence, a time from a log line, or a duration."""
     assert expected == read_start(text, NOW_US)
 
 
@@ -146,8 +146,8 @@ def test_a_stream_begins_at_a_number_a_time_or_an_age(text, expected):
         "2026-01-31T12:00:00", "2026-13-01T00:00:00Z", "-9999999999d", str(SEQUENCE_MAX + 1),
         "2026-01-31 12:00", "9" * 5000],
 )  # fmt: skip
-def test_what_is_neither_is_refused(text):
-    """A guess would begin anywhere."""
+def test_any_other_start_is_refused(text):
+    """A guess would start the stream at an arbitrary place."""
     with pytest.raises(
         BadPosition, match=r"is neither a time like .* nor an age like -5m, nor a sequence up to"
     ):
@@ -158,7 +158,7 @@ def test_what_is_neither_is_refused(text):
     "text", ["-999999999d", "-20d", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z"]
 )
 def test_a_moment_before_1970_is_refused(text):
-    """No message is older, and no store holds such a place."""
+    """No message is older, and no store has such a place."""
     for read in (read_moment, read_start):
         with pytest.raises(BadPosition, match="is before 1970"):
             read(text, 10 * 86_400_000_000)
@@ -166,8 +166,8 @@ def test_a_moment_before_1970_is_refused(text):
 
 @settings(deadline=None)
 @given(st.datetimes(min_value=datetime(1970, 1, 3), max_value=datetime(9999, 12, 30)), st.data())
-def test_the_plus_of_an_offset_may_arrive_as_a_blank(moment, data):
-    """A query that was not quoted has a blank in its place."""
+def test_the_plus_of_an_offset_may_arrive_as_a_space(moment, data):
+    """A query that was not percent-encoded has a space in its place."""
     zone = timezone(timedelta(minutes=data.draw(st.integers(min_value=0, max_value=1439))))
     text = moment.replace(tzinfo=zone).isoformat()
 
@@ -179,14 +179,14 @@ def test_the_plus_of_an_offset_may_arrive_as_a_blank(moment, data):
     [("0", 0), ("7", 7), ("8", None), ("10", None), ("", None), ("-1", None), ("٣", None),
         ("9" * 5000, None)],
 )  # fmt: skip
-def test_a_number_is_read_up_to_its_maximum(text, expected):
-    """A larger one would be too large somewhere else."""
+def test_a_number_is_parsed_up_to_its_maximum(text, expected):
+    """Later code cannot represent a larger number."""
     assert read_number(text, 7) == expected
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="-0123456789smhdTZ:+. ") | st.text())
-def test_whatever_a_url_says_is_a_start_or_a_bad_one(text):
-    """URLs are written by strangers."""
+def test_any_text_is_a_start_or_a_bad_position(text):
+    """The query of a URL is untrusted input."""
     with contextlib.suppress(BadPosition):
         read_start(text, NOW_US)

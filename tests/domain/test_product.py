@@ -1,4 +1,4 @@
-"""Products: the shape of an id, and which of them may be subscribed to."""
+"""Products: the form of an id, and the catalogue of accepted products."""
 
 import json
 
@@ -11,8 +11,8 @@ from hedgehogd.domain.product import Catalogue, is_product_id
 from tests.recordings import PRO, recording
 
 
-def test_every_product_that_coinbase_listed_is_one():
-    """A rule stricter than the exchange's would hide a market."""
+def test_every_product_of_coinbase_has_a_valid_id():
+    """A rule that is stricter than the exchange's would hide a market."""
     listed = [row["id"] for row in json.loads(recording(f"{PRO}/rest_products.json").read_bytes())]
 
     assert len(listed) > 100
@@ -20,8 +20,8 @@ def test_every_product_that_coinbase_listed_is_one():
 
 
 @pytest.mark.parametrize("text", ["1INCH-USD", "BTC-PERP-INTX", "A-B", "X" * 16 + "-USD"])
-def test_unusual_ids_are_ids(text):
-    """New markets have had digits and three parts."""
+def test_an_unusual_id_is_valid(text):
+    """Ids of new markets had digits and three parts."""
     assert is_product_id(text)
 
 
@@ -49,19 +49,19 @@ def test_unusual_ids_are_ids(text):
         "٣-USD",
     ],
 )
-def test_what_cannot_be_an_id_is_none(text):
-    """Ids end up in URLs, logs, metrics and positions; separators in them would break those."""
+def test_an_invalid_id_is_refused(text):
+    """Ids are used in URLs, logs, metrics and positions, where separators would be harmful."""
     assert not is_product_id(text)
 
 
-CONVERSATIONS = {
+HISTORIES = {
     "nothing is known": (None, [], {"BTC-USD": True, "NO-SUCH": True, "nonsense": False}),
     "the list is known": (
         None,
         [("replace", {"BTC-USD"})],
         {"BTC-USD": True, "ETH-USD": False, "nonsense": False},
     ),
-    "a refusal stands in for the list": (
+    "a refusal before the list": (
         None,
         [("refuse", "NO-SUCH")],
         {"BTC-USD": True, "NO-SUCH": False},
@@ -76,7 +76,7 @@ CONVERSATIONS = {
         [("replace", {"BTC-USD"}), ("refuse", "BTC-USD")],
         {"BTC-USD": True},
     ),
-    "a delisted product goes": (
+    "a delisted product": (
         None,
         [("replace", {"BTC-USD", "OLD-USD"}), ("replace", {"BTC-USD"})],
         {"BTC-USD": True, "OLD-USD": False},
@@ -86,7 +86,7 @@ CONVERSATIONS = {
         [],
         {"BTC-USD": True, "ETH-USD": False, "nonsense": False},
     ),
-    "only the configured pairs, and of them the listed": (
+    "only the configured pairs that are listed": (
         {"BTC-USD", "OLD-USD"},
         [("replace", {"BTC-USD", "ETH-USD"})],
         {"BTC-USD": True, "ETH-USD": False, "OLD-USD": False},
@@ -109,9 +109,9 @@ def follow(only, steps):
     return catalogue
 
 
-@pytest.mark.parametrize(("only", "steps", "expected"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.parametrize(("only", "steps", "expected"), HISTORIES.values(), ids=HISTORIES)
 def test_the_catalogue_accepts_what_may_exist(only, steps, expected):
-    """Too strict hides markets while REST is down; too lax asks the exchange for nonsense."""
+    """A strict rule hides markets while REST is down; a lax one sends invalid subscribes."""
     catalogue = follow(only, steps)
 
     assert expected == {product_id: catalogue.accepts(product_id) for product_id in expected}
@@ -126,8 +126,8 @@ def test_the_catalogue_accepts_what_may_exist(only, steps, expected):
         ({"BTC-USD"}, [], True),
     ],
 )
-def test_the_catalogue_knows_whether_it_knows(only, steps, expected):
-    """Until it does, an unlisted pair cannot be answered 404."""
+def test_the_catalogue_reports_if_a_list_is_known(only, steps, expected):
+    """Without a known list an unlisted pair must not be answered with 404."""
     assert expected == follow(only, steps).is_known
 
 
@@ -140,15 +140,15 @@ def test_the_catalogue_knows_whether_it_knows(only, steps, expected):
         ({"A-USD", "C-USD"}, [("replace", {"A-USD", "B-USD"})], {"A-USD"}),
     ],
 )
-def test_the_catalogue_tells_what_it_knows(only, steps, expected):
-    """A recording's list of products is made from this."""
+def test_the_catalogue_returns_the_known_products(only, steps, expected):
+    """The product list of a recording is made from this."""
     catalogue = follow(only, steps)
 
     assert (catalogue.known(), catalogue.only) == (expected, only)
 
 
-def test_a_refused_channel_is_remembered_in_the_exchanges_words():
-    """Who asks later is told at once; the exchange gives it to none of us."""
+def test_a_refused_channel_is_remembered_with_the_exchanges_texts():
+    """Later subscribers are refused at once, because the exchange refuses all of them."""
     catalogue = follow(None, [])
     catalogue.refuse_channel("level2", "Failed to subscribe", "a key")
     catalogue.replace(frozenset({"BTC-USD"}))
@@ -169,16 +169,16 @@ def test_a_refused_channel_is_remembered_in_the_exchanges_words():
         ({"A-USD", "C-USD"}, {"A-USD", "B-USD"}, {"A-USD"}),
     ],
 )
-def test_the_products_that_are_known_are_those_of_both_lists(only, listed, expected):
-    """What is always to be held must exist, and be configured."""
+def test_the_known_products_are_in_both_lists(only, listed, expected):
+    """A product of the permanent demand must exist and be configured."""
     catalogue = follow(only, [] if listed is None else [("replace", listed)])
 
     assert expected == catalogue.known()
     assert only == catalogue.only
 
 
-def test_refusals_are_not_remembered_without_end(monkeypatch):
-    """A hostile feed refuses what nobody asked for (invariant 4)."""
+def test_remembered_refusals_are_bounded(monkeypatch):
+    """A hostile feed can refuse any number of products that no subscriber requested."""
     monkeypatch.setattr(product, "TOPICS_MAX", 2)
     catalogue = follow(None, [("refuse", name) for name in ("A-USD", "B-USD", "C-USD")])
     accepted = [name for name in ("A-USD", "B-USD", "C-USD") if catalogue.accepts(name)]
@@ -196,13 +196,13 @@ def test_refusals_are_not_remembered_without_end(monkeypatch):
         )
     ),
 )
-def test_nothing_malformed_is_ever_accepted(text, steps):
-    """Whatever the exchange lists, an id that would break a position stays outside."""
+def test_a_malformed_id_is_never_accepted(text, steps):
+    """An id that is invalid in a position is refused even if the exchange lists it."""
     assert not follow(None, steps).accepts(text) or is_product_id(text)
 
 
-def test_what_alone_is_served_may_change():
-    """A reload; products that the exchange does not list are not served by being named."""
+def test_the_configured_list_may_change():
+    """A reload sets a new list; products that the exchange does not list stay refused."""
     catalogue = Catalogue(frozenset({"A-B"}))
     catalogue.replace(frozenset({"A-B", "C-D"}))
     assert [catalogue.accepts(each) for each in ("A-B", "C-D", "E-F")] == [True, False, False]
@@ -213,8 +213,8 @@ def test_what_alone_is_served_may_change():
     assert [catalogue.accepts(each) for each in ("A-B", "C-D", "E-F")] == [True, True, False]
 
 
-def test_auctions_are_those_of_the_newest_list():
-    """One ends without a word."""
+def test_auctions_come_from_the_newest_list():
+    """No message reports the end of an auction."""
     catalogue = Catalogue()
     catalogue.replace(frozenset({"A-B", "C-D"}), frozenset({"A-B"}))
     assert [catalogue.is_in_auction(each) for each in ("A-B", "C-D")] == [True, False]

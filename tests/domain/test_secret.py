@@ -1,4 +1,4 @@
-"""Secrets: no form of them survives in text that is shown, and the rest of the text does."""
+"""Secrets: shown text contains no form of a secret, and keeps its other parts."""
 
 import base64
 import string
@@ -25,15 +25,15 @@ unsafe = string.ascii_letters + string.digits + "/?#@:%&=+;'\"<>[]"
 paths = st.lists(st.text("._~", min_size=1), max_size=3).map("/".join)  # no part of an unsafe text
 
 
-def test_a_long_text_is_read_once():
-    """A peer's text of 400 KB takes milliseconds; each start of it once took seconds."""
+def test_a_long_text_is_scanned_once():
+    """A peer's text of 400 KB takes milliseconds; a quadratic scan would take seconds."""
     text = "x" * 400_000 + " ws://u:p@h/?token=s3cretpw"
 
     assert hide_in_text(text) == "x" * 400_000 + f" ws://{HIDDEN}@h/?{HIDDEN}"
 
 
 def test_user_password_query_and_fragment_are_hidden():
-    """The rest of the URL names the host, which an operator needs."""
+    """The rest of the URL contains the host, which an operator needs."""
     url = "wss://reader:s3cretpw@proxy.example:8443/v1/feed?token=t0ken#here"
 
     assert hide_in_url(url) == f"wss://{HIDDEN}@proxy.example:8443/v1/feed?{HIDDEN}"
@@ -43,8 +43,8 @@ def test_user_password_query_and_fragment_are_hidden():
     "text",
     ["coinbase", "ws://a", "wss://a:8443/ws", "ws://[::1]:9/x", "/data/day@2.jsonl", "a?b", "x:y"],
 )
-def test_text_without_a_secret_stays_as_it_is(text):
-    """Names of feeds and paths of recordings are shown in full."""
+def test_text_without_a_secret_is_unchanged(text):
+    """Names of feeds and paths of recordings are shown completely."""
     assert hide_in_url(text) == text
 
 
@@ -65,15 +65,15 @@ def test_text_without_a_secret_stays_as_it_is(text):
         ("a/b?token=c", "a/b?***"),
     ],
 )
-def test_an_unsound_url_shows_less_rather_than_more(url, shown):
-    """A password with an unquoted delimiter is the usual mistake in such a URL."""
+def test_an_invalid_url_shows_too_little_rather_than_too_much(url, shown):
+    """The usual mistake in such a URL is an unquoted delimiter in the password."""
     assert hide_in_url(url) == shown
 
 
 @settings(max_examples=50)
 @given(user=st.text(unsafe, min_size=1), password=st.text(unsafe, min_size=12), path=paths)
 def test_no_part_of_an_unquoted_password_is_shown(user, password, path):
-    """Whatever delimiters it contains, also as a word in a sentence."""
+    """This holds for any delimiters in the password, and for a URL within a sentence."""
     url = f"wss://{user}:{password}@host.example/{path}"
 
     for shown in (hide_in_url(url), hide_in_text(f"do not use '{url}' here")):
@@ -83,7 +83,7 @@ def test_no_part_of_an_unquoted_password_is_shown(user, password, path):
 
 
 def test_a_sentence_keeps_its_words():
-    """Only the URLs in it change."""
+    """Only the URLs in the sentence change."""
     text = "cannot open wss://u:p@a/?t=1, nor ws://b:1/ws: refused"
 
     assert hide_in_text(text) == "cannot open wss://***@a/?*** nor ws://b:1/ws: refused"
@@ -93,7 +93,7 @@ def test_a_sentence_keeps_its_words():
 @settings(max_examples=50)
 @given(user=secret_texts, password=secret_texts, token=secret_texts)
 def test_a_peer_cannot_repeat_a_secret_in_any_form(user, password, token):
-    """It received the secrets decoded, encoded and as the header, and may answer with each."""
+    """A peer received each secret decoded, encoded and as a header, and may repeat any form."""
     url = f"wss://{quote(user, safe='')}:{quote(password, safe='')}@host/?token={quote_plus(token)}"
     parts = urlsplit(url)
     secrets = secrets_of(parts)
@@ -113,22 +113,22 @@ def test_a_peer_cannot_repeat_a_secret_in_any_form(user, password, token):
 
 @pytest.mark.parametrize("length", [10, 14, 19])
 def test_the_first_half_of_a_secret_at_the_end_is_hidden_too(length):
-    """The text of a peer is cut before its secrets are looked for."""
+    """A peer's text is truncated before the search for secrets."""
     secrets = Secrets(["0123456789abcdefghij"])
 
     assert secrets.hide("said: 0123456789abcdefghij"[: 6 + length]) == f"said: {HIDDEN}"
     assert secrets.hide("said: 012345678") == "said: 012345678"
 
 
-def test_short_values_and_public_parameters_are_words_of_other_texts():
-    """Hiding `1` or `ticker` everywhere would leave log lines without meaning."""
+def test_short_values_and_public_parameters_are_not_hidden():
+    """With `1` or `ticker` hidden everywhere, log lines would have no meaning."""
     secrets = secrets_of(urlsplit("ws://a/?v=123&channels=ticker&bare-t0ken&x="))
 
     assert secrets.hide("123 ticker bare-t0ken") == f"123 ticker {HIDDEN}"
 
 
-def test_secrets_add_up_and_do_not_print_themselves():
-    """A feed has those of its URL and those of its key."""
+def test_secrets_can_be_combined_and_are_not_printed():
+    """A feed has the secrets of its URL and those of its key."""
     both = Secrets(["first-one"]) | Secrets(["second-one"])
 
     assert both.hide("first-one, second-one") == f"{HIDDEN}, {HIDDEN}"
@@ -150,7 +150,7 @@ def test_secrets_add_up_and_do_not_print_themselves():
     ],
 )
 def test_userinfo_is_decoded_before_it_is_sent(url, pair):
-    """RFC 3986 §3.2.1 and RFC 7617."""
+    """RFC 3986 §3.2.1 and RFC 7617 require it."""
     sent = basic_authorization(urlsplit(url))
 
     assert base64.b64decode(sent.removeprefix("Basic ")).decode() == pair
@@ -158,5 +158,5 @@ def test_userinfo_is_decoded_before_it_is_sent(url, pair):
 
 @pytest.mark.parametrize("url", ["ws://a", "ws://@a", "ws://:@a"])
 def test_without_userinfo_nothing_is_sent(url):
-    """An empty header would be an answer to no question."""
+    """A URL without userinfo must not cause an empty header."""
     assert basic_authorization(urlsplit(url)) == ""

@@ -1,4 +1,4 @@
-"""``Host`` and ``Origin``: which names and web pages are served, and nothing that looks so."""
+"""``Host`` and ``Origin``: served names and pages, and refusals of all similar ones."""
 
 from ipaddress import IPv4Address, IPv6Address
 
@@ -22,7 +22,7 @@ PORTS = st.integers(0, 65535)
 
 
 def verdict(access: Access, authority: str | None, origin: str | None) -> int:
-    """Return the status of a refusal; 200 for none."""
+    """Return the status of the refusal; 200 if the request is served."""
     codes = {"bad_origin": 403, "bad_host": 421}
     try:
         access.check(authority, origin)
@@ -46,8 +46,8 @@ def verdict(access: Access, authority: str | None, origin: str | None) -> int:
         ("xn--80ak6aa92e.example", Authority("xn--80ak6aa92e.example", None)),
     ],
 )
-def test_an_authority_has_one_form(text, expected):
-    """Two ways to write one host must compare as equal."""
+def test_an_authority_is_normalised(text, expected):
+    """Two spellings of one host must compare as equal."""
     assert read_authority(text) == expected
 
 
@@ -59,22 +59,22 @@ def test_an_authority_has_one_form(text, expected):
      "::1]", "[::1]x", "[::1]:x", "[::1%lo]", "[fe80::1%25eth0]", "[127.0.0.1]", "[]", "[::1]]",
      "[localhost]", "[:]", "[1::2::3]", "http://a", ".localhost", "\x00"],
 )  # fmt: skip
-def test_what_is_no_authority_names_no_host(text):
-    """User information, lists, zones and blanks have misled other servers."""
+def test_an_invalid_authority_is_refused(text):
+    """Userinfo, lists, zones and spaces have misled other servers."""
     assert read_authority(text) is None
 
 
 @given(host=st.one_of(NAMES, ADDRESSES), port=st.none() | PORTS)
-def test_an_authority_is_read_back_as_it_was_written(host, port):
-    """In capitals and with a trailing dot, too."""
+def test_a_formatted_authority_is_parsed_to_the_same_value(host, port):
+    """This holds with capitals and with a trailing dot too."""
     tail = "" if port is None else f":{port}"
     for text in (host, host.upper(), f"{host}."):
         assert read_authority(text + tail) == Authority(host, port)
 
 
 @given(address=st.ip_addresses(v=6), port=st.none() | PORTS)
-def test_an_ipv6_authority_has_one_form(address, port):
-    """The long form is the short one."""
+def test_an_ipv6_authority_is_normalised(address, port):
+    """The long form of an address equals its short form."""
     tail = "" if port is None else f":{port}"
     for text in (str(address), address.exploded, address.exploded.upper()):
         assert read_authority(f"[{text}]{tail}") == Authority(str(address), port)
@@ -101,14 +101,14 @@ def test_an_ipv6_authority_has_one_form(address, port):
         ("localhost.", False),
     ],
 )
-def test_loopback_is_what_no_dns_answer_can_redirect(host, expected):
-    """Browsers write addresses in their one form, so other forms are names."""
+def test_loopback_hosts_cannot_be_redirected_by_dns(host, expected):
+    """Browsers normalise addresses, so other forms of an address are names."""
     assert Authority(host, 8001).is_loopback is expected
 
 
 @given(address=st.ip_addresses())
-def test_an_address_is_loopback_as_its_network_says(address):
-    """An oracle by the numbers themselves."""
+def test_an_address_is_loopback_by_its_network(address):
+    """The oracle compares the bits of the address."""
     if isinstance(address, IPv4Address):
         expected = int(address) >> 24 == 127
     else:
@@ -137,7 +137,7 @@ def test_an_address_is_loopback_as_its_network_says(address):
     ],
 )  # fmt: skip
 def test_an_origin_is_scheme_host_and_port(text, expected):
-    """``null``, lists and everything with a path or a user is foreign."""
+    """``null``, lists, and origins with a path or a user are refused."""
     assert read_origin(text) == expected
 
 
@@ -170,7 +170,7 @@ def test_an_origin_is_scheme_host_and_port(text, expected):
     ],
 )
 def test_a_page_is_served_if_it_comes_from_the_named_host_and_port(origin, authority, expected):
-    """The scheme is not compared; a missing port is either default."""
+    """The scheme is not compared, and a missing port matches both defaults."""
     access = Access(CrossOrigins())
     assert verdict(access, authority, origin) == (200 if expected else 403)
     assert verdict(access, authority, None) == 200
@@ -183,8 +183,8 @@ SCHEMES = st.sampled_from(["http", "HTTPS", "moz-extension"])
 
 @given(scheme=SCHEMES, page=AUTHORITIES, named=AUTHORITIES)
 @example(scheme="http", page="a:443", named="a")
-def test_same_host_is_what_a_browser_would_connect_to(scheme, page, named):
-    """An oracle that writes out each port that either side can mean."""
+def test_the_same_origin_has_the_host_and_port_of_the_connection(scheme, page, named):
+    """The oracle lists all ports that each side can refer to."""
 
     def ports(text, defaults):
         port = text.rpartition(":")[2] if not text.endswith("]") and ":" in text else ""
@@ -194,8 +194,8 @@ def test_same_host_is_what_a_browser_would_connect_to(scheme, page, named):
         bare = text if text.endswith("]") else text.rpartition(":")[0] or text
         return bare.lower().rstrip(".")
 
-    meant = ports(page, {"http": {80}, "HTTPS": {443}}.get(scheme, set()))
-    expected = host(page) == host(named) and bool(meant & ports(named, {80, 443}))
+    page_ports = ports(page, {"http": {80}, "HTTPS": {443}}.get(scheme, set()))
+    expected = host(page) == host(named) and bool(page_ports & ports(named, {80, 443}))
 
     assert verdict(Access(CrossOrigins()), named, f"{scheme}://{page}") == (
         200 if expected else 403
@@ -221,7 +221,7 @@ def test_same_host_is_what_a_browser_would_connect_to(scheme, page, named):
     ],
 )
 def test_an_admitted_origin_is_compared_with_its_scheme(admitted, origin, expected):
-    """It is what ``Access-Control-Allow-Origin`` says, as the page wrote it."""
+    """``Access-Control-Allow-Origin`` repeats the origin as the browser sent it."""
     cross_origins = CrossOrigins(admitted)
     assert cross_origins.answer(origin) == expected
     assert verdict(Access(cross_origins), "r:1", origin) == (200 if expected else 403)
@@ -254,14 +254,14 @@ def test_an_admitted_origin_is_compared_with_its_scheme(admitted, origin, expect
     ],
 )
 def test_a_loopback_listener_serves_loopback_names_and_listed_ones(hosts, authority, expected):
-    """A page that points its own name to 127.0.0.1 has an ``Origin`` that agrees with ``Host``."""
+    """A page that resolves its own name to 127.0.0.1 has equal ``Origin`` and ``Host``."""
     access = Access(CrossOrigins(["*"]), hosts)
     assert verdict(access, authority, None) == expected
     assert verdict(access, authority, f"http://{authority}") == expected
 
 
 def test_a_refusal_shows_only_the_beginning_of_a_header():
-    """It goes into the log."""
+    """The refusal is logged."""
     access = Access(CrossOrigins(), ())
     for authority, origin in (("x" * 9999, None), ("localhost", "x" * 9999)):
         with pytest.raises(SubscriberError) as caught:

@@ -1,4 +1,4 @@
-"""Pauses between dials, and how often one may speak."""
+"""Pauses between dials, and the rate limit."""
 
 from itertools import pairwise
 from random import Random
@@ -21,8 +21,8 @@ def pauses(count, first_s=0.5, max_s=30.0, seed=1):
 @given(
     st.floats(min_value=0.01, max_value=10), st.floats(min_value=0.01, max_value=100), st.integers()
 )
-def test_a_pause_lies_in_the_upper_half_of_a_doubling_range(first_s, max_s, seed):
-    """Never next to nothing, never above the cap, whatever chance says."""
+def test_a_pause_is_in_the_upper_half_of_a_doubling_range(first_s, max_s, seed):
+    """For any random value the pause is not close to zero, and not above the maximum."""
     for failures, pause_s in enumerate(pauses(12, first_s, max_s, seed)):
         ceiling = min(max_s, first_s * 2**failures)
 
@@ -30,19 +30,19 @@ def test_a_pause_lies_in_the_upper_half_of_a_doubling_range(first_s, max_s, seed
 
 
 def test_years_of_failures_do_not_overflow():
-    """2.0**1100 raises; the daemon that nobody looked at for a week must still dial."""
+    """2.0**1100 raises an error; after a week of failures the daemon must still dial."""
     assert all(15 <= pause_s <= 30 for pause_s in pauses(1200)[6:])
 
 
-def test_a_fleet_does_not_dial_in_step():
-    """Instances that lost their feed together must not come back together."""
+def test_instances_do_not_dial_simultaneously():
+    """Instances that lost their feed at the same moment must reconnect at different moments."""
     third_pauses = {pauses(3, seed=seed)[-1] for seed in range(20)}
 
     assert len(third_pauses) == 20
 
 
 def test_a_good_connection_makes_the_next_pause_the_first_again():
-    """One loss a day is not a reason to stay away for half a minute."""
+    """One disconnect a day must not cause a pause of half a minute."""
     backoff = Backoff(0.5, 30.0, Random(1))
     before = [backoff.next_s() for _ in range(8)]
     backoff.reset()
@@ -55,15 +55,15 @@ def test_a_good_connection_makes_the_next_pause_the_first_again():
     ("arrivals", "expected"),
     [
         ([0, 0, 0], [0, 0, 0]),  # the burst
-        ([0, 0, 0, 0, 0], [0, 0, 0, 0.5, 1]),  # then in debt, at the rate
+        ([0, 0, 0, 0, 0], [0, 0, 0, 0.5, 1]),  # then a negative balance, at the rate
         ([0, 0, 0, 0, 0.5], [0, 0, 0, 0.5, 0.5]),
-        ([0, 0, 0, 0.5, 0.5], [0, 0, 0, 0, 0.5]),  # one has come back
+        ([0, 0, 0, 0.5, 0.5], [0, 0, 0, 0, 0.5]),  # one token was added
         ([0, 0, 0, 1000, 1000, 1000, 1000], [0, 0, 0, 0, 0, 0, 0.5]),  # never above the burst
-        ([1e9, 1e9, 1e9, 1e9], [0, 0, 0, 0.5]),  # any clock
+        ([1e9, 1e9, 1e9, 1e9], [0, 0, 0, 0.5]),  # any origin of the clock
     ],
 )
-def test_a_bucket_of_three_at_two_a_second(arrivals, expected):
-    """Coinbase counts our requests (FEED §10); we count a client's."""
+def test_a_bucket_of_three_tokens_refills_two_a_second(arrivals, expected):
+    """Coinbase limits our requests (COINBASE §10), and we limit those of a client."""
     bucket = TokenBucket(per_s=2.0, burst=3)
 
     assert expected == [bucket.take(now) for now in arrivals]
@@ -76,10 +76,10 @@ def test_a_bucket_of_three_at_two_a_second(arrivals, expected):
     st.integers(min_value=1, max_value=10),
     st.booleans(),
 )
-def test_no_stretch_of_time_sees_more_than_the_burst_and_the_rate(
+def test_no_interval_has_more_actions_than_burst_and_rate_allow(
     pauses_s, per_s, burst, waits_in_line
 ):
-    """True for one caller that waits its turn, and for many that come as they like."""
+    """This holds for one caller that waits, and for many callers that arrive at any time."""
     bucket = TokenBucket(per_s, burst)
     now, acted_at = 1000.0, []
     for pause_s in pauses_s:
@@ -94,12 +94,12 @@ def test_no_stretch_of_time_sees_more_than_the_burst_and_the_rate(
             assert count <= burst + per_s * (ended - began) + 1e-6
 
 
-def test_a_token_that_is_not_there_is_not_owed():
-    """Who shouts is not heard for what was too much, and is heard again afterwards."""
+def test_a_refused_action_consumes_no_token():
+    """Excess requests are refused; after a pause the next request is accepted again."""
     bucket = TokenBucket(per_s=1.0, burst=2)
-    taken = [bucket.try_take(0.0) for _ in range(100)]
+    accepted = [bucket.try_take(0.0) for _ in range(100)]
 
-    assert taken == [True, True] + [False] * 98
+    assert accepted == [True, True] + [False] * 98
     assert [bucket.try_take(0.5), bucket.try_take(1.0), bucket.try_take(1.0)] == [
         False,
         True,
@@ -107,8 +107,8 @@ def test_a_token_that_is_not_there_is_not_owed():
     ]
 
 
-def test_those_who_share_a_bucket_do_together_what_one_may():
-    """The exchange counts by address, whichever of our processes asks."""
+def test_shares_of_a_bucket_together_allow_what_the_whole_allows():
+    """The exchange limits by address, for all our processes together."""
     buckets = [TokenBucket(per_s=8.0, burst=12) for _ in range(4)]
     for bucket in buckets:
         bucket.share(4)
@@ -122,8 +122,8 @@ def test_those_who_share_a_bucket_do_together_what_one_may():
     assert [buckets[0].take(1000.0) for _ in range(12)][-1] == pytest.approx(1 / 8)
 
 
-def test_a_share_is_never_nothing():
-    """With more instances than a burst has tokens each may still act, in its turn."""
+def test_a_share_allows_at_least_one_action():
+    """With more instances than tokens in the burst, each instance may still act."""
     bucket = TokenBucket(per_s=4.0, burst=8)
     bucket.share(64)
 
@@ -131,8 +131,8 @@ def test_a_share_is_never_nothing():
     assert bucket.take(0.0) == pytest.approx(16.0)
 
 
-def test_several_tokens_are_taken_together_or_not_at_all():
-    """A command of a thousand topics costs a thousand times one of one topic."""
+def test_several_tokens_are_consumed_together_or_not_at_all():
+    """A command of a thousand topics costs a thousand tokens."""
     bucket = TokenBucket(per_s=1.0, burst=10)
 
     assert [bucket.try_take(0.0, 6.0), bucket.try_take(0.0, 6.0)] == [True, False]
@@ -141,7 +141,7 @@ def test_several_tokens_are_taken_together_or_not_at_all():
 
 
 def test_a_bucket_is_full_when_it_allows_as_much_as_a_new_one():
-    """Then nothing is lost when it is forgotten."""
+    """A full bucket can be forgotten without an effect."""
     bucket = TokenBucket(per_s=2.0, burst=4)
     assert bucket.is_full(0.0)
     bucket.take(0.0, 6.0)
@@ -149,8 +149,8 @@ def test_a_bucket_is_full_when_it_allows_as_much_as_a_new_one():
     assert [bucket.is_full(at) for at in (0.0, 2.9, 3.0)] == [False, False, True]
 
 
-def test_tokens_of_an_action_that_was_not_done_are_given_back():
-    """The bucket holds what it held before, and never more than its burst."""
+def test_tokens_of_an_action_that_did_not_happen_are_returned():
+    """The bucket has the same balance as before, and never more than its burst."""
     bucket = TokenBucket(per_s=1.0, burst=10)
     bucket.take(0.0, 15.0)
     bucket.give_back(15.0)

@@ -1,4 +1,4 @@
-"""Coinbase's dialect, byte for byte where a capture exists."""
+"""Coinbase's dialect, byte for byte as in captures where these exist."""
 
 import json
 
@@ -59,8 +59,8 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("actual", "expected"), ERRORS)
-def test_errors_are_worded_as_the_exchange_words_them(actual, expected):
-    """Client libraries match these texts (FEED §6.16)."""
+def test_errors_have_the_texts_of_the_exchange(actual, expected):
+    """Client libraries match these texts (COINBASE §6.16)."""
     assert expected == actual
 
 
@@ -68,7 +68,7 @@ def test_errors_are_worded_as_the_exchange_words_them(actual, expected):
     ("state", "expected"),
     [
         ({}, b'{"type":"subscriptions","channels":[]}'),
-        (  # a capture of 2026-08 (FEED §4)
+        (  # a capture of 2026-08 (COINBASE §4)
             {LEVEL2_BATCH: ["BTC-USD"], MATCHES: ["BTC-USD"]},
             (
                 b'{"type":"subscriptions","channels":['
@@ -86,8 +86,8 @@ def test_errors_are_worded_as_the_exchange_words_them(actual, expected):
         ),
     ],
 )
-def test_an_acknowledgement_states_everything_by_canonical_names(state, expected):
-    """Strictly typed clients fail on anything else."""
+def test_an_acknowledgement_lists_all_subscriptions_by_canonical_name(state, expected):
+    """Strictly typed clients fail on any other form."""
     assert expected == coinbase.subscriptions(state)
 
 
@@ -96,7 +96,7 @@ def test_an_acknowledgement_states_everything_by_canonical_names(state, expected
     [
         ("ETH-USD is not a valid product", "ETH-USD"),
         ("LOOM-USDC is delisted", "LOOM-USDC"),
-        (" is not a valid product", None),  # an empty id (FEED §3.1) names nobody
+        (" is not a valid product", None),  # an empty id (COINBASE §3.1) is not a product
         ("", None),
         ("No channels provided", None),
         ("ticket is not a valid channel", None),
@@ -105,20 +105,20 @@ def test_an_acknowledgement_states_everything_by_canonical_names(state, expected
         ("level2, level3, and full channels now require authentication. https://docs…", None),
     ],
 )
-def test_a_refusal_of_one_product_is_told_from_other_complaints(reason, expected):
-    """The one concerns who asked for it; the other is an alarm for the operator."""
+def test_a_refusal_of_one_product_is_distinguished_from_other_errors(reason, expected):
+    """A refusal concerns the product's subscribers, any other error the operator."""
     assert expected == coinbase.refused_product(Head("error", reason=reason))
 
 
 def test_our_own_refusals_are_understood_by_the_next_relay():
-    """Relays can be chained; the lower one must drop exactly the refused product."""
+    """Relays can be chained; the downstream relay must drop exactly the refused product."""
     head = read_head(coinbase.error(SUBSCRIBE_FAILED, coinbase.not_a_product("X-USD")))
 
     assert coinbase.refused_product(head) == "X-USD"
 
 
-def test_a_real_match_becomes_a_last_match_in_its_type_alone():
-    """A late joiner is greeted with it; prices stay the exchange's own text."""
+def test_a_real_match_becomes_a_last_match_by_its_type_only():
+    """A late joiner gets it first; its prices keep the exchange's text."""
     matches = [
         line
         for line in recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
@@ -141,8 +141,8 @@ def test_a_real_match_becomes_a_last_match_in_its_type_alone():
         (b'{"type":"match","x":{"type":"match"}}', b'{"type":"last_match","x":{"type":"match"}}'),
     ],
 )
-def test_a_last_match_stays_and_spaces_do_not_matter(payload, expected):
-    """A reconnection brings ``last_match`` as the latest trade there is."""
+def test_a_last_match_is_unchanged_and_white_space_is_allowed(payload, expected):
+    """After a reconnect the newest trade is a ``last_match``."""
     assert expected == coinbase.last_match(payload)
 
 
@@ -154,8 +154,8 @@ def test_a_last_match_stays_and_spaces_do_not_matter(payload, expected):
         (b'{"type":"match"}', b'{"type":"match"}'),
     ],
 )
-def test_a_last_match_becomes_the_match_that_it_was(payload, expected):
-    """The two differ in their type alone."""
+def test_a_last_match_becomes_the_original_match(payload, expected):
+    """The two differ only in their type."""
     assert expected == coinbase.match_of(payload)
 
 
@@ -189,8 +189,8 @@ def products(count):
         ),
     ],
 )
-def test_requests_are_made_as_the_exchange_reads_them(topics, expected):
-    """Same wishes, same bytes: a log can be compared with a log."""
+def test_requests_have_the_form_that_the_exchange_expects(topics, expected):
+    """Equal topics give equal bytes, so that logs can be compared."""
     assert expected == coinbase.requests("subscribe", {Topic(*topic) for topic in topics})
 
 
@@ -198,8 +198,8 @@ def test_requests_are_made_as_the_exchange_reads_them(topics, expected):
     "count", [n + d for n in (0, 400, 800, 1200) for d in (-1, 0, 1) if n + d > 0]
 )
 @pytest.mark.parametrize("kind", ["subscribe", "unsubscribe"])
-def test_requests_are_the_fewest_that_keep_the_limit(count, kind):
-    """The exchange counts messages and limits their size (FEED §10)."""
+def test_requests_are_as_few_as_the_limit_allows(count, kind):
+    """The exchange counts messages and limits their size (COINBASE §10)."""
     made = coinbase.requests(kind, [Topic("ticker", product) for product in products(count)])
     sizes = [len(channel["product_ids"]) for m in made for channel in json.loads(m)["channels"]]
 
@@ -216,20 +216,20 @@ held = st.dictionaries(
 
 @settings(deadline=None, max_examples=30)
 @given(held, st.booleans(), st.sampled_from(["subscribe", "unsubscribe"]))
-def test_what_we_ask_is_what_our_own_grammar_reads(counts, has_status, kind):
-    """Each topic once, none too many, whatever is wanted: the simulator reads with ``parse``."""
+def test_our_requests_are_parsed_to_the_same_topics(counts, has_status, kind):
+    """Each topic is requested exactly once; the simulated exchange uses ``parse``."""
     topics = {Topic(channel, p) for channel, count in counts.items() for p in products(count)}
     if has_status:
         topics.add(Topic("status", ""))
     commands = [parse(request) for request in coinbase.requests(kind, topics)]
-    asked = [
+    requested = [
         request.channel.topic(product_id)
         for command in commands
         for request in command.requests
         for product_id in request.product_ids or ("",)
     ]
 
-    assert sorted(topics) == sorted(asked)
+    assert sorted(topics) == sorted(requested)
     assert all(command.failure == f"Failed to {kind}" for command in commands)
     assert all(
         sum(len(request.product_ids) for request in command.requests) <= PRODUCTS_PER_REQUEST_MAX
@@ -238,11 +238,11 @@ def test_what_we_ask_is_what_our_own_grammar_reads(counts, has_status, kind):
 
 
 @pytest.mark.parametrize("kind", ["subscribe", "unsubscribe"])
-def test_what_needs_a_key_is_asked_for_apart_and_signed(kind):
-    """A refusal of the key must not void what needs none; each signature is a fresh one."""
-    asked = [Topic(c, p) for c in ("full", "level3", "matches") for p in products(300)]
+def test_channels_that_need_a_key_are_requested_separately_and_signed(kind):
+    """A refused key must not affect other channels; each message has a new signature."""
+    topics = [Topic(c, p) for c in ("full", "level3", "matches") for p in products(300)]
     stamps = iter("abc")
-    made = coinbase.requests(kind, asked, lambda: {"timestamp": next(stamps)})
+    made = coinbase.requests(kind, topics, lambda: {"timestamp": next(stamps)})
     messages = [json.loads(each) for each in made]
 
     assert [None, "a", "b"] == [message.get("timestamp") for message in messages]
@@ -261,8 +261,8 @@ def test_what_needs_a_key_is_asked_for_apart_and_signed(kind):
         ("user is private to one account and is not relayed", None),
     ],
 )
-def test_a_refusal_of_a_channel_is_told_from_other_complaints(reason, expected):
-    """An exchange, or another relay, may have fewer than we."""
+def test_a_refusal_of_a_channel_is_distinguished_from_other_errors(reason, expected):
+    """An exchange, or another relay, may have fewer channels than hedgehogd."""
     assert expected == coinbase.refused_channel(Head("error", reason=reason))
 
 
@@ -277,8 +277,8 @@ def test_a_refusal_of_a_channel_is_told_from_other_complaints(reason, expected):
         ("", "", 0, 0),
     ],
 )
-def test_complaints_about_keys_are_understood(message, reason, is_about_keys, is_about_ours):
-    """No key is a choice; a bad one is an alarm (FEED §5, §6.16)."""
+def test_errors_about_keys_are_recognised(message, reason, is_about_keys, is_about_ours):
+    """A missing key is a choice; a rejected key is an alarm (COINBASE §5, §6.16)."""
     head = Head("error", message=message, reason=reason)
 
     assert is_about_keys == coinbase.is_about_keys(head)
@@ -302,21 +302,21 @@ def test_complaints_about_keys_are_understood(message, reason, is_about_keys, is
         ('[7,{"name":7},"ticker",{"name":"ticker","product_ids":[7,"A"]}]', [("ticker", "A")]),
     ],
 )  # fmt: skip
-def test_an_acknowledgement_is_read_by_every_name(channels, expected):
-    """What it does not list is asked for anew (FEED §4)."""
+def test_an_acknowledgement_is_read_with_every_name(channels, expected):
+    """Topics that it does not list are requested again (COINBASE §4)."""
     payload = f'{{"type":"subscriptions","channels":{channels}}}'.encode()
 
     assert {Topic(*topic) for topic in expected} == coinbase.acknowledged(payload)
 
 
 @pytest.mark.parametrize("channels", [b"7", b'"x"', b"{}", b"null"])
-def test_another_acknowledgement_is_one_kind_of_error(channels):
-    """The caller has one thing to catch."""
+def test_an_invalid_acknowledgement_is_a_decode_error(channels):
+    """The caller needs to handle one exception only."""
     with pytest.raises(msgspec.DecodeError):
         coinbase.acknowledged(b'{"type":"subscriptions","channels":%b}' % channels)
 
 
-def test_what_the_relay_answers_is_not_what_a_client_may_say():
-    """An echo of our own acknowledgement must not subscribe anybody to anything."""
+def test_an_acknowledgement_is_not_a_command():
+    """An echo of our own acknowledgement must not cause a subscription."""
     with pytest.raises(CommandError):
         parse(coinbase.subscriptions({MATCHES: ["BTC-USD"]}))

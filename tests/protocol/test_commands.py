@@ -1,4 +1,4 @@
-"""Commands: what subscribers may say, as Coinbase would understand it (FEED §3.1)."""
+"""Commands: clients' messages are parsed as Coinbase parses them (docs/COINBASE.md §3.1)."""
 
 import json
 
@@ -86,15 +86,15 @@ ACCEPTED = {
         {"channels": ["status"], "product_ids": ""},
         requests(("status", [])),
     ),
-    "all of the rfqs": (
+    "all rfq_matches": (
         {"channels": [{"name": "rfq_matches", "product_ids": "ALL"}]},
         requests(("rfq_matches", [])),
     ),
-    "all of the rfqs, at the root": (
+    "all rfq_matches, at the root": (
         {"channels": ["rfq_matches"], "product_ids": "ALL"},
         requests(("rfq_matches", [])),
     ),
-    "ids that are none are not this function's business": (
+    "invalid ids are not checked here": (
         {"channels": ["ticker"], "product_ids": ["", "btc\0", "x" * 1000]},
         requests(("ticker", ["", "btc\0", "x" * 1000])),
     ),
@@ -120,7 +120,7 @@ ACCEPTED = {
         },
         requests(("ticker", [BTC])),
     ),
-    "keys nobody knows": (
+    "unknown keys": (
         {"channels": [{"name": "ticker", "zoom": 7}], "product_ids": [BTC], "jwt": {"a": [1]}},
         requests(("ticker", [BTC])),
     ),
@@ -148,8 +148,8 @@ ACCEPTED = {
 
 @pytest.mark.parametrize(("keys", "expected"), ACCEPTED.values(), ids=ACCEPTED)
 @pytest.mark.parametrize("kind", ["subscribe", "unsubscribe"])
-def test_every_form_in_use_is_understood(kind, keys, expected):
-    """Unmodified clients only change their URL (DESIGN §3)."""
+def test_every_form_in_use_is_parsed(kind, keys, expected):
+    """Coinbase clients must work unmodified, with another URL only."""
     command = Command(kind == "subscribe", expected)
 
     assert command == parse(json.dumps({"type": kind, **keys}))
@@ -178,8 +178,8 @@ def test_every_form_in_use_is_understood(kind, keys, expected):
         ),
     ],
 )
-def test_a_channel_that_does_not_exist_costs_one_error_and_nothing_else(channels, expected, errors):
-    """The valid rest is subscribed: error first, then the acknowledgement (FEED §6.16)."""
+def test_an_unknown_channel_causes_one_error_and_no_other_effect(channels, expected, errors):
+    """The valid channels are subscribed: first the error, then the answer (COINBASE §6.16)."""
     assert Command(True, expected, errors) == parse(subscribe(channels=channels, product_ids=[BTC]))
 
 
@@ -221,7 +221,7 @@ REFUSED = [
     ('{"type":"Subscribe","channels":["ticker"]}', NO_TYPE),
     ('{"type":"subscribe\\u0000","channels":["ticker"]}', NO_TYPE),
     ('{"type":"heartbeat","on":true}', NO_TYPE),  # 2016 to 2017
-    # Before 2017-09 these meant ``full``; since 2019 they are refused like this.
+    # Before 2017-09 these subscribed to ``full``; since 2019 they are refused.
     (subscribe(product_ids=[BTC]), NO_CHANNELS),
     (subscribe(product_id=BTC), NO_CHANNELS),
     (subscribe(), NO_CHANNELS),
@@ -259,8 +259,8 @@ REFUSED = [
 ]
 
 
-def test_positions_are_of_topics():
-    """One channel may be far behind another; a channel without one is as it always was."""
+def test_a_position_applies_to_one_topic():
+    """One channel may be at an older position than another; a channel without one starts live."""
     command = parse(
         subscribe(
             channels=[
@@ -283,8 +283,8 @@ def test_positions_are_of_topics():
 @pytest.mark.parametrize(
     ("text", "expected"), REFUSED, ids=[repr(text)[:60] for text, _ in REFUSED]
 )
-def test_what_means_nothing_is_refused_and_the_connection_stays(text, expected):
-    """Anything but ``CommandError`` would cost the client its connection."""
+def test_an_invalid_message_is_refused_and_the_connection_stays(text, expected):
+    """Any exception other than ``CommandError`` would close the client's connection."""
     with pytest.raises(CommandError) as caught:
         parse(text)
 
@@ -314,8 +314,8 @@ near_commands = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(st.text() | st.binary() | near_commands.map(json.dumps))
-def test_whatever_a_client_says_is_a_command_or_refused(text):
-    """Strangers write these; their bugs must not look like ours (invariant 5)."""
+def test_any_message_is_a_command_or_is_refused(text):
+    """A client's invalid input must not look like a bug of the daemon."""
     try:
         command = parse(text)
     except CommandError:
@@ -331,8 +331,8 @@ def test_whatever_a_client_says_is_a_command_or_refused(text):
     st.lists(st.sampled_from([BTC, ETH, "X-Y"])),
     st.lists(st.sampled_from([BTC, ETH, "X-Y"])),
 )
-def test_strings_and_objects_mean_the_same(names, root, own):
-    """Clients mix the forms; products at the root are each channel's own."""
+def test_strings_and_objects_are_equivalent(names, root, own):
+    """Clients mix the forms; products at the root apply to each channel."""
     as_objects = [{"name": name, "product_ids": root + own} for name in names]
     mixed = [{"name": name, "product_ids": own} for name in names]
 
@@ -345,7 +345,7 @@ def test_strings_and_objects_mean_the_same(names, root, own):
     ("subscribes", "expected"), [(True, "Failed to subscribe"), (False, "Failed to unsubscribe")]
 )
 def test_a_failure_is_named_after_the_command(subscribes, expected):
-    """Clients tell by it which of their requests went wrong."""
+    """Clients use it to find the request that failed."""
     assert expected == Command(subscribes, ()).failure
 
 
@@ -371,8 +371,8 @@ def test_a_failure_is_named_after_the_command(subscribes, expected):
         ),
     ],
 )
-def test_a_url_asks_for_each_channel_once(names, policy, expected):
-    """``?channels=ticker,matches&policy=conflate``, as people type it."""
+def test_a_url_requests_each_channel_once(names, policy, expected):
+    """The names and the policy come from ``?channels=ticker,matches&policy=conflate``."""
     assert expected == channel_requests(names, (BTC,), policy)
 
 
@@ -390,8 +390,8 @@ def test_a_url_asks_for_each_channel_once(names, policy, expected):
         (["ticker"], "", "bad_request", r"policy '' is neither close nor conflate"),
     ],
 )
-def test_a_url_that_asks_for_nonsense_is_told_what_there_is(names, policy, code, text):
-    """The person at the other end has no protocol document open."""
+def test_an_invalid_url_is_refused_with_the_valid_values(names, policy, code, text):
+    """The error must help a person without the documentation at hand."""
     with pytest.raises(SubscriberError, match=f"^{text}$") as caught:
         channel_requests(names, (BTC,), policy)
 
@@ -399,8 +399,8 @@ def test_a_url_that_asks_for_nonsense_is_told_what_there_is(names, policy, code,
 
 
 @pytest.mark.parametrize("name", ["user", "balance"])
-def test_a_url_for_one_accounts_own_channel_is_refused(name):
-    """Whoever's key is used upstream, what is private stays so."""
+def test_a_url_for_a_private_channel_is_refused(name):
+    """Private channels are never relayed, for any upstream key."""
     with pytest.raises(SubscriberError, match=f"^{name} is private to one account") as caught:
         channel_requests(["ticker", name], (BTC,))
 
@@ -408,14 +408,14 @@ def test_a_url_for_one_accounts_own_channel_is_refused(name):
 
 
 def test_the_default_channels_of_a_url_exist():
-    """GET and POST without channels mean the same, and it is something."""
+    """GET and POST without channels use the same, valid default."""
     assert requests(("ticker", [BTC]), ("matches", [BTC])) == channel_requests(
         DEFAULT_CHANNELS, (BTC,)
     )
 
 
-def test_dropping_a_pair_drops_it_from_every_channel_that_is_about_pairs():
-    """DELETE without channels means all of the pair, and not the status of the exchange."""
+def test_dropping_a_pair_drops_it_from_every_channel_of_pairs():
+    """DELETE without channels removes all topics of the pair, but not ``status``."""
     command = drop_pair("BTC-USD")
 
     assert not command.subscribes
@@ -423,8 +423,8 @@ def test_dropping_a_pair_drops_it_from_every_channel_that_is_about_pairs():
     assert {("BTC-USD",)} == {request.product_ids for request in command.requests}
 
 
-def test_the_weight_of_a_command_is_how_many_topics_it_names():
-    """A channel without products is one."""
+def test_the_weight_of_a_command_is_its_number_of_topics():
+    """A channel without products counts as one topic."""
     text = '{"type":"subscribe","product_ids":["A-B","C-D"],"channels":["ticker","full","status"]}'
 
     assert parse(text).weight == 6

@@ -1,4 +1,4 @@
-"""CSV: what a spreadsheet gets is what the exchange said."""
+"""CSV: rows have the values of the exchange's messages, unchanged."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ RECEIVED = "2026-01-31T12:00:00.000001Z"
 
 
 def read(channel, *messages):
-    """Return rows as dictionaries, as a program that reads CSV gets them."""
+    """Return the rows of ``messages`` as dictionaries, parsed by Python's csv module."""
     for message in messages:
         message.received_us = 1_769_860_800_000_001
     text = (header(channel) + rows(messages)).decode()
@@ -30,7 +30,7 @@ def message_of(topic, payload):
 
 
 def test_a_trade_has_a_column_for_each_of_its_keys():
-    """Numbers stay the texts that they were: no floats for money."""
+    """Numbers keep their texts, because a price must never become a float."""
     trade = make_message("matches", sequence=7, trade_id=3, price="1.10", size="0.00000001")
 
     assert read("matches", trade) == [
@@ -52,8 +52,8 @@ def test_a_trade_has_a_column_for_each_of_its_keys():
 
 
 @pytest.mark.parametrize("kind", ["match", "ticker"])
-def test_of_the_recording_nothing_is_left_over(kind):
-    """A real message fits into its columns, and can be put together from them again."""
+def test_all_keys_of_recorded_messages_have_a_column(kind):
+    """A real message fits into its columns, and can be rebuilt from them."""
     channel = {"match": "matches"}.get(kind, kind)
     lines = (recording(PRO) / "feed.jsonl").read_bytes().splitlines()
     payloads = [line for line in lines if json.loads(line)["type"] == kind]
@@ -69,14 +69,14 @@ def test_of_the_recording_nothing_is_left_over(kind):
 
 
 def test_a_key_without_a_column_is_not_lost():
-    """The exchange adds keys now and then."""
+    """The exchange sometimes adds keys."""
     trade = make_message("matches", sequence=7, is_new=True, text='"a","b"\n')
 
     assert json.loads(read("matches", trade)[0]["more"]) == {"is_new": True, "text": '"a","b"\n'}
 
 
-def test_other_messages_are_one_cell():
-    """Arrays have no keys that could be columns."""
+def test_a_message_of_another_channel_is_one_cell():
+    """Arrays have no keys that could be column names."""
     row = make_row("open", "BTC-USD", 9)
 
     assert read("level3", row)[0] == {
@@ -90,13 +90,13 @@ def test_other_messages_are_one_cell():
 
 
 @pytest.mark.parametrize("payload", [b"[]", b"nonsense", b"\xff", b'"\xff"', b"[" * 10_000])
-def test_what_is_no_object_stands_where_it_can_be_seen(payload):
-    """What was relayed once is exported too."""
+def test_a_payload_that_is_not_an_object_is_exported(payload):
+    """Every message that was relayed is exported too."""
     assert read("matches", message_of(Topic("matches", "A-B"), payload))[0]["type"]
 
 
 def cells(text, channel="matches", kind="match"):
-    """Return the cells of the row of one message."""
+    """Return the non-empty cells of one message's row."""
     message = Message(Topic(channel, "BTC-USD"), kind, b"", text.encode())
     (row,) = read(channel, message)
     return {name: cell for name, cell in row.items() if cell and name != "received"}
@@ -119,8 +119,8 @@ def cells(text, channel="matches", kind="match"):
         ('"\\u00fc"', "ü"),
     ],
 )
-def test_a_value_is_a_text_or_the_json_that_the_exchange_wrote(value, cell):
-    """``True``, ``['a']`` and a rounded price are Python's, not the exchange's."""
+def test_a_value_is_a_text_or_the_json_of_the_exchange(value, cell):
+    """Python would write ``True``, ``['a']`` and a rounded price, which the exchange never sent."""
     found = cells(f'{{"price": {value}, "new": {value}}}')
 
     assert found.get("price", "") == cell
@@ -137,7 +137,7 @@ CHANGE = (
 
 @pytest.mark.parametrize("channel", ["level2", "level2_batch"])
 def test_a_book_has_a_row_for_each_level(channel):
-    """A whole snapshot is larger than a cell may be, and a cell of lists is of little use."""
+    """A snapshot is too large for one cell, and a cell of lists is of little use."""
     names = ("type", "time", "side", "price", "size", "more")
     found = [
         tuple(row[name] for name in names)
@@ -163,8 +163,8 @@ def test_a_book_has_a_row_for_each_level(channel):
         '{"type":"l2update","changes":[["buy","1","2","further"]]}',
     ],
 )
-def test_a_book_without_plain_levels_is_one_row_that_has_all_of_it(text):
-    """No element is dropped, and no message is left out."""
+def test_a_book_without_levels_is_one_row_with_all_its_data(text):
+    """No element and no message may be omitted."""
     assert json.loads(cells(text, "level2")["more"]).items() <= json.loads(text).items()
     assert {**json.loads(cells(text, "level2")["more"]), "type": cells(text, "level2")["type"]} == (
         json.loads(text)
@@ -182,7 +182,7 @@ def test_a_book_without_plain_levels_is_one_row_that_has_all_of_it(text):
     ],
 )
 def test_a_long_message_continues_in_further_rows(channel, text):
-    """Python's csv module refuses a cell of over 131072 characters, and a spreadsheet cuts it."""
+    """Python's csv module refuses cells over 131072 characters; spreadsheets truncate them."""
     kind = json.loads(text)["type"]
     message = Message(Topic(channel, "BTC-USD"), kind, b"", text.encode())
     found = read(channel, message)
@@ -196,14 +196,14 @@ def test_a_long_message_continues_in_further_rows(channel, text):
     assert (found[0]["type"], found[0]["product_id"]) == (kind, "BTC-USD")
 
 
-def test_a_last_match_is_a_match():
-    """A client that counts trades by their type misses none."""
+def test_a_last_match_is_written_as_a_match():
+    """A client that counts trades by their type must miss none."""
     text = '{"type": "last_match","trade_id":7,"x":"\\"type\\":\\"last_match\\""}'
     message = Message(Topic("matches", "BTC-USD"), "last_match", b"", text.encode())
-    wanted = text.replace('"type": "last_match"', '"type":"match"')
+    expected = text.replace('"type": "last_match"', '"type":"match"')
 
-    assert lines([message]).decode() == f"{wanted}\n"
-    assert payload_of(message).decode() == wanted
+    assert lines([message]).decode() == f"{expected}\n"
+    assert payload_of(message).decode() == expected
     assert read("matches", message)[0]["type"] == "match"
 
 

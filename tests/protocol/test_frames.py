@@ -1,4 +1,4 @@
-"""WebSocket frames: cut from the upstream's bytes, however those arrive."""
+"""WebSocket frames: extracted from the upstream's bytes for any split of these into reads."""
 
 import re
 from itertools import pairwise
@@ -23,7 +23,7 @@ TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
 
 
 def frame(opcode, payload=b"", *, fin=True, rsv=0, mask=None, length_bytes=None):
-    """Write a frame as RFC 6455 §5.2 draws it, or break one of its rules on purpose."""
+    """Return a frame as in RFC 6455 §5.2, or one that violates one of its rules."""
     size = len(payload)
     if length_bytes is None:
         length_bytes = 0 if size < 126 else 2 if size < 65536 else 8
@@ -35,12 +35,12 @@ def frame(opcode, payload=b"", *, fin=True, rsv=0, mask=None, length_bytes=None)
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
 
 
-def cut(data, places):
+def split(data, places):
     return [data[start:end] for start, end in pairwise([0, *sorted(places), len(data)])]
 
 
 def scan(pieces, message_bytes_max=MAX):
-    """Feed ``pieces``; return the payloads, the other bytes, binary drops, and the error."""
+    """Scan ``pieces``; return the payloads, the other bytes, the binary drops and the error."""
     scanner = FrameScanner(message_bytes_max)
     payloads, rest = [], b""
     try:
@@ -60,7 +60,7 @@ def byte_by_byte(data):
 
 
 EURO = "€".encode()
-CONVERSATIONS = {
+STREAMS = {
     "nothing": ([], [], b"", 0),
     "one message": ([frame(TEXT, b'{"type":"x"}')], [b'{"type":"x"}'], b"", 0),
     "an empty message": ([frame(TEXT)], [b""], b"", 0),
@@ -72,7 +72,7 @@ CONVERSATIONS = {
         b"",
         0,
     ),
-    "control frames pass": (
+    "control frames are returned": (
         [frame(PING, b"p"), frame(PONG), frame(CLOSE, b"\x03\xe8bye"), frame(PING, b"x" * 125)],
         [],
         frame(PING, b"p") + frame(PONG) + frame(CLOSE, b"\x03\xe8bye") + frame(PING, b"x" * 125),
@@ -90,7 +90,7 @@ CONVERSATIONS = {
         b"",
         0,
     ),
-    "a character cut between fragments": (
+    "a character split between fragments": (
         [frame(TEXT, EURO[:1], fin=False), frame(CONTINUATION, EURO[1:])],
         [EURO],
         b"",
@@ -136,18 +136,16 @@ CONVERSATIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("frames", "payloads", "rest", "dropped"), CONVERSATIONS.values(), ids=CONVERSATIONS
-)
-def test_a_conversation_is_cut_the_same_however_it_arrives(frames, payloads, rest, dropped):
-    """TCP keeps no boundaries; every split into two must give what the whole gives."""
+@pytest.mark.parametrize(("frames", "payloads", "rest", "dropped"), STREAMS.values(), ids=STREAMS)
+def test_any_split_of_a_stream_gives_the_same_messages(frames, payloads, rest, dropped):
+    """TCP keeps no boundaries, so every split into two must have the same result."""
     data = b"".join(frames)
     expected = (payloads, rest, dropped, None)
     places = range(len(data)) if len(data) < 1000 else range(0, len(data), 6007)
 
     assert expected == scan([data])
     assert expected == scan(frames)
-    assert all(expected == scan(cut(data, [place])) for place in places)
+    assert all(expected == scan(split(data, [place])) for place in places)
     if len(data) < 1000:
         assert expected == scan(byte_by_byte(data))
 
@@ -170,7 +168,7 @@ streams = st.lists(whole | fragmented, max_size=6).map(
 
 
 def read_with_wsproto(data):
-    """Read server frames with another implementation, as a client would."""
+    """Read a server's frames with another implementation, as a client."""
     protocol = FrameProtocol(client=True, extensions=[])
     protocol.receive_bytes(data)
     messages, text, controls = [], "", []
@@ -187,10 +185,10 @@ def read_with_wsproto(data):
 
 @settings(deadline=None)
 @given(streams, st.data())
-def test_any_split_gives_what_another_implementation_reads(data, draw):
-    """The scanner replaces a library in the busiest place; it must not differ from it."""
+def test_the_scanner_agrees_with_another_implementation(data, draw):
+    """The scanner replaces a library where most time is spent, and must have equal results."""
     places = draw.draw(st.lists(st.integers(min_value=0, max_value=len(data)), max_size=12))
-    payloads, rest, _, error = scan(cut(data, places))
+    payloads, rest, _, error = scan(split(data, places))
 
     assert error is None
     assert (payloads, read_with_wsproto(rest)[1]) == read_with_wsproto(data)
@@ -198,8 +196,8 @@ def test_any_split_gives_what_another_implementation_reads(data, draw):
 
 @settings(deadline=None)
 @given(st.lists(st.text().map(str.encode), max_size=5))
-def test_what_we_encode_is_what_we_scan(payloads):
-    """A relay below us reads our frames with this very scanner."""
+def test_encoded_frames_are_scanned_to_the_same_payloads(payloads):
+    """A downstream relay reads our frames with the same scanner."""
     frames = [encode_text(payload) for payload in payloads]
     scanned, rest = FrameScanner(MAX).receive(b"".join(frames))
 
@@ -209,10 +207,10 @@ def test_what_we_encode_is_what_we_scan(payloads):
 
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.data())
-def test_garbage_is_cut_or_refused_the_same_however_it_arrives(data, draw):
-    """Only ``FrameError`` may come out, and not because of where a read ended."""
+def test_any_split_of_garbage_has_the_same_result(data, draw):
+    """Only ``FrameError`` may be raised, independent of the places where reads end."""
     places = draw.draw(st.lists(st.integers(min_value=0, max_value=len(data)), max_size=8))
-    in_pieces, at_once = scan(cut(data, places)), scan([data])
+    in_pieces, at_once = scan(split(data, places)), scan([data])
 
     assert at_once[3] == in_pieces[3]
     if at_once[3] is None:
@@ -238,7 +236,7 @@ BROKEN = [
     ("a ping in fragments", frame(PING, fin=False), 1002, "a control frame begins with 0x09"),
     ("a long ping", frame(PING, b"x" * 126), 1002, "a control frame of 126 bytes"),
     (
-        "a continuation of nothing",
+        "a continuation without a first frame",
         frame(CONTINUATION, b"a"),
         1002,
         "a continuation without a first frame",
@@ -284,7 +282,7 @@ BROKEN = [
         "a text message is not UTF-8: .*",
     ),
     ("too long", frame(TEXT, b"x" * 70_001), 1009, "a frame of 70001 bytes"),
-    ("too long, the longest there is", b"\x81\x7f" + b"\xff" * 8, 1009, r"a frame of \d{20} bytes"),
+    ("too long, the largest length", b"\x81\x7f" + b"\xff" * 8, 1009, r"a frame of \d{20} bytes"),
     (
         "too long in fragments",
         frame(TEXT, b"x" * 40_000, fin=False) + frame(CONTINUATION, b"x" * 30_001, fin=False),
@@ -303,8 +301,8 @@ BROKEN = [
 @pytest.mark.parametrize(
     ("data", "code", "text"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN]
 )
-def test_what_breaks_the_protocol_ends_the_connection(data, code, text):
-    """What is passed on unread must be right, or every subscriber gets it wrong."""
+def test_a_protocol_violation_ends_the_connection(data, code, text):
+    """Frames are relayed without a check, so an invalid one would reach every subscriber."""
     before = frame(TEXT, b"good")
     places = range(0, len(before + data), max(1, len(data) // 50))
     for pieces in ([before, data], [before, *byte_by_byte(data[:300]), data[300:]]):
@@ -313,22 +311,22 @@ def test_what_breaks_the_protocol_ends_the_connection(data, code, text):
         assert payloads == [b"good"]
         assert error[0] == code
         assert re.fullmatch(text, error[1])
-    assert all(error == scan(cut(before + data, [place]), 70_000)[3] for place in places)
+    assert all(error == scan(split(before + data, [place]), 70_000)[3] for place in places)
 
 
 @pytest.mark.parametrize("first", range(256), ids=lambda first: f"{first:02x}")
-def test_every_first_byte_is_known_or_refused(first):
-    """RFC 6455 §5.2 leaves nothing to guess, and nothing slips through in between."""
-    known = {0x81, 0x01, 0x82, 0x02, 0x88, 0x89, 0x8A}
+def test_every_first_byte_is_valid_or_refused(first):
+    """RFC 6455 §5.2 defines all valid first bytes; any other one is an error."""
+    valid = {0x81, 0x01, 0x82, 0x02, 0x88, 0x89, 0x8A}
     error = scan([bytes([first, 1]) + b"a"])[3]
 
-    assert (first in known) == (error is None)
+    assert (first in valid) == (error is None)
     assert error is None or error[0] == 1002
 
 
 @pytest.mark.parametrize("size", [125, 126, 65535, 65536, 70_000])
 def test_the_limit_itself_is_allowed(size):
-    """A limit of n bytes means n bytes."""
+    """A limit of n bytes allows n bytes."""
     fragments = [frame(TEXT, b"x" * (size - 1), fin=False), frame(CONTINUATION, b"x")]
 
     assert scan([frame(TEXT, b"x" * size)], size) == ([b"x" * size], b"", 0, None)
@@ -336,45 +334,45 @@ def test_the_limit_itself_is_allowed(size):
     assert scan([frame(TEXT, b"x" * (size + 1))], size)[3][0] == 1009
 
 
-def test_a_message_that_will_be_too_long_is_refused_by_its_header():
-    """Waiting for it would hold what the limit forbids."""
+def test_a_too_long_message_is_refused_by_its_header():
+    """To wait for its end would buffer more than the limit allows."""
     head = frame(TEXT, b"x" * 70_001)[:10]
 
     assert scan([head], 70_000)[3] == (1009, "a frame of 70001 bytes")
 
 
-def test_a_huge_snapshot_arrives_in_reads():
-    """BTC-USD's book is 5 MB (FEED §2); a frame before and a ping behind it share its reads."""
+def test_a_huge_snapshot_is_joined_from_many_reads():
+    """BTC-USD's book is 5 MB (COINBASE §2); a frame before and a ping after it share its reads."""
     snapshot = b"x" * 5_000_000
     data = frame(TEXT, b"before") + frame(TEXT, snapshot) + frame(PING, b"p")
     scanner = FrameScanner(16 << 20)
-    got = [scanner.receive(piece) for piece in cut(data, range(65536, len(data), 65536))]
+    results = [scanner.receive(piece) for piece in split(data, range(65536, len(data), 65536))]
 
-    assert got[0] == ([(frame(TEXT, b"before"), b"before")], b"")
-    assert all(item == ([], b"") for item in got[1:-1])
-    assert got[-1] == ([(frame(TEXT, snapshot), snapshot)], frame(PING, b"p"))
+    assert results[0] == ([(frame(TEXT, b"before"), b"before")], b"")
+    assert all(item == ([], b"") for item in results[1:-1])
+    assert results[-1] == ([(frame(TEXT, snapshot), snapshot)], frame(PING, b"p"))
 
 
 def test_small_reads_of_a_huge_snapshot_are_joined_once():
-    """Joining at each read would copy gigabytes; adding up all reads would count millions."""
+    """To join at each read would copy gigabytes; to sum all reads would count millions."""
 
     class Piece(bytes):
-        lengths_asked = 0
+        length_calls = 0
 
         def __len__(self):
-            Piece.lengths_asked += 1
+            Piece.length_calls += 1
             return super().__len__()
 
     data = frame(TEXT, b"x" * 1_000_000)
-    pieces = [Piece(piece) for piece in cut(data, range(1400, len(data), 1400))]
+    pieces = [Piece(piece) for piece in split(data, range(1400, len(data), 1400))]
     payloads, *_ = scan(pieces)
 
     assert payloads == [b"x" * 1_000_000]
-    assert Piece.lengths_asked <= 3 * len(pieces)
+    assert Piece.length_calls <= 3 * len(pieces)
 
 
 def test_a_fragment_of_one_byte_takes_about_one_byte_of_memory():
-    """A limit in bytes of the message is none when each of them costs forty."""
+    """A limit in message bytes does not limit memory if each byte takes forty."""
     scanner = FrameScanner(100_000)
     scanner.receive(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"a", fin=False) * 99_999)
 
@@ -383,8 +381,8 @@ def test_a_fragment_of_one_byte_takes_about_one_byte_of_memory():
     assert payload == b"a" * 100_000
 
 
-def test_empty_fragments_without_end_are_not_kept():
-    """They weigh nothing against the limit in bytes, yet each would take a place in memory."""
+def test_endless_empty_fragments_are_not_stored():
+    """They add nothing to the size of the message, but each would use memory."""
     scanner = FrameScanner(MAX)
     scanner.receive(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, fin=False) * 10_000)
 
@@ -410,15 +408,15 @@ def test_empty_fragments_without_end_are_not_kept():
         (encode_close(4001, "slow"), "88060fa1736c6f77"),
     ],
 )
-def test_our_frames_are_written_as_the_rfc_draws_them(actual, expected):
-    """Unmasked, in the shortest form: anything else is refused by strict clients."""
+def test_our_frames_have_the_form_of_the_rfc(actual, expected):
+    """Strict clients refuse masked frames, and lengths that are not in the shortest form."""
     assert expected == actual.hex()
 
 
 @settings(deadline=None)
 @given(st.sampled_from([1000, 1001, 1012, 4001]), st.text(max_size=200))
-def test_a_close_reason_is_cut_between_characters(code, reason):
-    """A close frame that is too long or not UTF-8 turns our reason into a protocol error."""
+def test_a_close_reason_is_truncated_between_characters(code, reason):
+    """A client treats a close frame that is too long or not UTF-8 as a protocol error."""
     written = encode_close(code, reason)
     [(opcode, (read_code, read_reason))] = read_with_wsproto(written)[1]
     kept = read_reason or ""

@@ -1,4 +1,4 @@
-"""Content negotiation: the form that a client prefers, or a clear refusal."""
+"""Content negotiation: the client gets the form that it prefers, or a clear error."""
 
 import contextlib
 
@@ -43,7 +43,7 @@ JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
     ],
 )
 def test_the_highest_weight_wins(accept, expected):
-    """Absent means anything (RFC 9110 §12.5.1): Go, pandas, polars and urllib send nothing."""
+    """No header means any form (RFC 9110 §12.5.1): Go, pandas, polars and urllib send none."""
     assert choose_form(accept, None, FORMS) == FORMS[expected]
 
 
@@ -58,13 +58,13 @@ def test_the_highest_weight_wins(accept, expected):
     ],
 )
 def test_a_named_type_precedes_a_wildcard_of_the_same_weight(accept, expected):
-    """A client that names events beside ``*/*`` reads events."""
+    """A client that names ``text/event-stream`` besides ``*/*`` expects events."""
     assert choose_form(accept, None, STREAMS) == STREAMS[expected]
 
 
 @pytest.mark.parametrize("accept", ["image/png", "*/*;q=0", "text/csv;q=0", "*/json", "garbage"])
-def test_a_client_that_takes_no_form_is_refused(accept):
-    """The refusal lists the forms that there are."""
+def test_a_client_that_accepts_no_form_is_refused(accept):
+    """The error lists the available media types."""
     with pytest.raises(SubscriberError, match="x-ndjson, application/json, text/csv") as caught:
         choose_form(accept, None, FORMS)
 
@@ -72,8 +72,8 @@ def test_a_client_that_takes_no_form_is_refused(accept):
 
 
 @pytest.mark.parametrize("accept", [None, "image/png", "application/json"])
-def test_the_parameter_format_decides_alone(accept):
-    """A link, or a spreadsheet, cannot set a header."""
+def test_the_parameter_format_overrides_the_header(accept):
+    """A link or a spreadsheet cannot set a header."""
     assert choose_form(accept, "csv", FORMS) == "text/csv"
     with pytest.raises(SubscriberError, match="format is ndjson or json or csv, not 'CSV'"):
         choose_form(accept, "CSV", FORMS)
@@ -81,6 +81,6 @@ def test_the_parameter_format_decides_alone(accept):
 
 @given(st.text(alphabet='*/;,=q.01 abtexjsonv"\\'))
 def test_every_header_gets_a_form_or_a_406(accept):
-    """A header from a stranger never fails in another way."""
+    """An untrusted header must not cause any other exception."""
     with contextlib.suppress(SubscriberError):
         assert choose_form(accept, None, FORMS) in FORMS.values()

@@ -1,4 +1,4 @@
-"""Notices: hedgehogd's own words, byte for byte, apart from Coinbase's."""
+"""Notices: hedgehogd's own messages, byte for byte, distinct from Coinbase's."""
 
 import json
 
@@ -37,7 +37,7 @@ NOTICES = {
             b'"first_sequence":8,"last_sequence":9}'
         ),
     ),
-    "lost, and nobody knows how much": (
+    "lost, with unknown bounds": (
         notices.lost(BTC, None, None),
         (
             b'{"type":"gap","channel":"matches","product_id":"BTC-USD",'
@@ -97,14 +97,14 @@ NOTICES = {
 
 
 @pytest.mark.parametrize(("actual", "expected"), NOTICES.values(), ids=NOTICES)
-def test_a_notice_is_the_documented_one(actual, expected):
-    """Clients parse them; docs/PROTOCOL.md is their reference."""
+def test_a_notice_has_the_documented_bytes(actual, expected):
+    """Clients parse notices; docs/PROTOCOL.md is their reference."""
     assert expected == actual
 
 
 @pytest.mark.parametrize(("notice", "_"), NOTICES.values(), ids=NOTICES)
-def test_a_notice_is_one_line_and_no_message_of_coinbase(notice, _):
-    """It travels in an SSE event beside data, and must never be taken for data."""
+def test_a_notice_is_one_line_and_not_a_message_of_coinbase(notice, _):
+    """A notice is sent between data, for example in SSE, and must be distinct from data."""
     assert b"\n" not in notice
     assert b"\r" not in notice
     assert json.loads(notice)["type"] not in DATA_TYPES
@@ -118,8 +118,8 @@ def test_a_notice_is_one_line_and_no_message_of_coinbase(notice, _):
         ("matches", 0, {"first_trade_id": None, "last_trade_id": None}),
     ],
 )
-def test_a_restart_of_the_numbers_is_a_gap_that_begins_nowhere(channel, first, expected):
-    """No client can compute the first missing number, and no number is below 0."""
+def test_a_reset_of_the_numbers_is_a_gap_without_a_first_number(channel, first, expected):
+    """The first missing number is unknown, and no number is below 0."""
     notice = json.loads(notices.restarted(Topic(channel, "BTC-USD"), first))
 
     assert expected.items() <= notice.items()

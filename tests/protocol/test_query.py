@@ -31,7 +31,7 @@ KNOWN = STREAM_PARAMETERS | PEER_PARAMETERS | {"pairs"}
     ],
 )
 def test_known_parameters_are_read(text, expected):
-    """Lists may be repeated, and are joined."""
+    """Parameters with a list may be repeated; their values are joined."""
     assert read_query(text, KNOWN) == expected
 
 
@@ -47,8 +47,8 @@ def test_known_parameters_are_read(text, expected):
         ("x" * 100, ""),
     ],
 )
-def test_an_unknown_parameter_is_refused_with_the_nearest_name(name, hint):
-    """An ignored parameter is a stream of the wrong thing, and nobody notices."""
+def test_an_unknown_parameter_is_refused_with_the_most_similar_name(name, hint):
+    """If it were ignored, the client would get a wrong stream without an error."""
     with pytest.raises(SubscriberError) as caught:
         read_query(f"{name}=BTC-USD&pairs=A-B", KNOWN)
 
@@ -59,15 +59,15 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name(name, hint):
     )
 
 
-def test_a_path_without_parameters_says_so():
-    """There is no nearest name."""
+def test_the_error_of_a_path_without_parameters_lists_none():
+    """Such a path has no similar name to suggest."""
     with pytest.raises(SubscriberError, match=r"which has no parameters$"):
         read_query("verbose=1", ())
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN - {"pairs", "channels"}))
 def test_a_single_value_may_appear_once(name):
-    """Which of two values counts would be a guess."""
+    """It would be a guess which of two values to use."""
     with pytest.raises(SubscriberError, match=f"{name} appears more than once") as caught:
         read_query(f"{name}=1&{name}=1", KNOWN)
 
@@ -76,11 +76,11 @@ def test_a_single_value_may_appear_once(name):
 
 @given(st.text(alphabet="pairsx=&;%+0A\x00ÿ#?"))
 def test_every_query_is_read_or_refused(text):
-    """A query from a stranger never fails in another way."""
+    """An untrusted query must not cause any other exception."""
     with contextlib.suppress(SubscriberError):
         assert read_query(text, KNOWN).keys() <= KNOWN
 
 
 def test_items_of_a_list_are_trimmed():
-    """Empty items mean nothing."""
+    """Empty items are dropped."""
     assert split_list(" a, ,b,") == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Errors have the form that the clients of a path read."""
+"""Error bodies have the form that the clients of a path expect."""
 
 import pytest
 
@@ -25,7 +25,7 @@ COINBASES = {"message": "no"}
     ],
 )
 def test_the_path_decides_the_form_of_an_error(path, expected):
-    """Coinbase's clients read ``message`` and nothing else."""
+    """Coinbase's clients read only ``message``."""
     assert error_object(path, "not_found", "no") == expected
 
 
@@ -47,13 +47,13 @@ def test_the_path_decides_the_form_of_an_error(path, expected):
         (b"\r\nGET /products", ""),
     ],
 )
-def test_the_path_is_read_of_any_head(head, path):
-    """A head that is too large, too slow or broken is refused in the form of its path."""
+def test_the_path_is_parsed_from_any_head(head, path):
+    """A too large, too slow or invalid head is refused in the form of its path."""
     assert asked_path(head) == path
 
 
-def test_only_head_wants_no_body():
-    """A body would be taken for the next answer."""
+def test_only_a_head_request_has_no_body_in_its_answer():
+    """A client would read a body as the next answer."""
     assert [wants_no_body(each) for each in (b"HEAD / ", b"GET / ", b"HEADS / ")] == [
         True, False, False,
     ]  # fmt: skip

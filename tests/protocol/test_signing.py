@@ -1,4 +1,4 @@
-"""Signing: what the exchange's documentation computes, and nothing of a secret in any text."""
+"""Signing: signatures are as documented, and no text contains a secret."""
 
 import base64
 import hashlib
@@ -15,24 +15,24 @@ CREDENTIALS = Credentials("the-key", SECRET, "the-passphrase")
 
 
 def documented(timestamp, secret=SECRET):
-    """Sign as the documentation's own sample does (FEED §3.2)."""
+    """Sign as the sample code of the documentation does (COINBASE §3.2)."""
     message = timestamp + "GET" + "/users/self/verify"
     mac = hmac.new(base64.b64decode(secret), message.encode("ascii"), hashlib.sha256)
     return base64.b64encode(mac.digest()).decode("utf-8")
 
 
-def fields(timestamp="1700000000.123", **others):
+def fields(timestamp="1700000000.123", **changes):
     signed = documented(str(timestamp))
     return {
         "signature": signed,
         "key": "the-key",
         "passphrase": "the-passphrase",
         "timestamp": timestamp,
-    } | others
+    } | changes
 
 
 def test_a_subscribe_is_signed_as_documented():
-    """The timestamp is the same text in the message and under the signature."""
+    """The message and the signed text contain the same text of the timestamp."""
     assert fields() == CREDENTIALS.sign(1_700_000_000.1234)
     assert "1700000000.000" == CREDENTIALS.sign(1_700_000_000)["timestamp"]
 
@@ -40,8 +40,8 @@ def test_a_subscribe_is_signed_as_documented():
 @pytest.mark.parametrize(
     "timestamp", ["1700000000.123", "1700000000", 1_700_000_000, 1795384488.5607824]
 )
-def test_every_form_of_timestamp_in_use_verifies(timestamp):
-    """Text, integer and float are all sent by real clients (FEED §3.2)."""
+def test_every_form_of_timestamp_in_use_is_verified(timestamp):
+    """Real clients send a text, an integer or a float (COINBASE §3.2)."""
     assert CREDENTIALS.verifies(fields(timestamp))
 
 
@@ -63,14 +63,14 @@ def test_every_form_of_timestamp_in_use_verifies(timestamp):
         {"passphrase": None},
     ],
 )
-def test_anything_else_does_not_verify(change):
-    """A simulator that lets everybody in would hide our mistakes."""
+def test_a_changed_message_is_not_verified(change):
+    """A simulator that accepts any signature would hide our bugs."""
     assert not CREDENTIALS.verifies(fields() | change)
     assert not CREDENTIALS.verifies({k: v for k, v in fields().items() if k not in change})
 
 
-def test_what_we_sign_verifies():
-    """Both ends agree."""
+def test_our_own_signature_is_verified():
+    """The feed and the simulated exchange use the same algorithm."""
     assert CREDENTIALS.verifies({"type": "subscribe", **CREDENTIALS.sign(1_700_000_000.5)})
     assert not Credentials("the-key", SECRET[:-4] + "AAAA", "the-passphrase").verifies(
         CREDENTIALS.sign(0)
@@ -78,8 +78,8 @@ def test_what_we_sign_verifies():
 
 
 @pytest.mark.parametrize("show", [repr, str, "{}".format, "{!r}".format])
-def test_nothing_of_them_is_printed(show):
-    """Logs and tracebacks are read by others."""
+def test_credentials_are_not_printed(show):
+    """Logs and tracebacks have further readers."""
     text = show(CREDENTIALS)
 
     assert "Credentials(…)" == text
@@ -91,8 +91,8 @@ def test_nothing_of_them_is_printed(show):
 @pytest.mark.parametrize(
     "secret", ["", "===", "not base64!", "c2VjcmV0c2VjcmV0c2VjcmV0c2Vj\n", "secrétsecret", "YWJ"]
 )
-def test_a_bad_secret_is_not_repeated(secret):
-    """The message goes to a log; the secret, mistyped, is still most of one."""
+def test_an_invalid_secret_is_not_quoted(secret):
+    """The error is logged, and a mistyped secret is most of the real one."""
     with pytest.raises(BadSecret, match="API secret") as caught:
         Credentials("the-key", secret, "the-passphrase")
     text = "".join(traceback.format_exception(caught.value, chain=True))
@@ -104,8 +104,8 @@ def test_a_bad_secret_is_not_repeated(secret):
     assert pickle.dumps(shown)
 
 
-def test_all_three_are_hidden_in_what_a_peer_wrote():
-    """The exchange may repeat a subscribe message that it refuses."""
-    said = f"the-key {SECRET} the-passphrase"
+def test_all_three_values_are_hidden_in_a_peers_text():
+    """The exchange may quote a subscribe message that it refuses."""
+    text = f"the-key {SECRET} the-passphrase"
 
-    assert CREDENTIALS.secrets.hide(said) == "*** *** ***"
+    assert CREDENTIALS.secrets.hide(text) == "*** *** ***"

@@ -1,4 +1,4 @@
-"""Wire forms: what independent clients read is what the exchange sent."""
+"""Wire forms: independent clients read the messages that the exchange sent."""
 
 import json
 
@@ -31,7 +31,7 @@ def message_of(payload):
 
 
 def read_body(data, *, chunked):
-    """Read an HTTP/1.1 answer's body with h11; return it and whether its end was planned."""
+    """Read the body of an HTTP/1.1 answer with h11; return it, and True if its end was planned."""
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
     client.send(h11.EndOfMessage())
@@ -47,13 +47,13 @@ def read_body(data, *, chunked):
 
 
 class EventSource:
-    """The parser of WHATWG HTML §9.2.6, in its own words."""
+    """A parser of event streams that follows WHATWG HTML §9.2.6."""
 
     def __init__(self, text):
         self.events, self.last_event_id, self.retry_ms, self.comments = [], "", None, 0
         self._data, self._type, self._id = "", "", None
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        for line in lines[:-1]:  # what has no line end yet is not read
+        for line in lines[:-1]:  # an incomplete line is ignored
             self._read(line)
 
     def _read(self, line):
@@ -97,7 +97,7 @@ tame_payloads = json_texts.map(lambda text: text.replace("\n", "").encode())
 @settings(deadline=None, max_examples=50)
 @given(chunked=st.booleans(), sent=st.lists(payloads, max_size=5))
 def test_every_line_of_ndjson_is_one_message(chunked, sent):
-    """A line break inside a message would cut it in two for every reader."""
+    """A line break inside a message would split it for every reader."""
     form = NDJSON[chunked]
     written = [form.data(message_of(payload), "") + form.keep_alive() for payload in sent]
     body, _ = read_body(b"".join(written) + form.end(), chunked=chunked)
@@ -109,7 +109,7 @@ def test_every_line_of_ndjson_is_one_message(chunked, sent):
 @settings(deadline=None, max_examples=50)
 @given(chunked=st.booleans(), sent=st.lists(payloads, max_size=5))
 def test_every_event_of_sse_is_one_message(chunked, sent):
-    """Coinbase's own types never become events' names, or ``onmessage`` would miss them."""
+    """Data events have no name, because ``onmessage`` ignores named events."""
     form = SSE[chunked]
     written = [form.data(message_of(payload), POSITION) + form.keep_alive() for payload in sent]
     body, _ = read_body(b"".join(written) + form.end(), chunked=chunked)
@@ -135,8 +135,8 @@ def test_every_notice_of_sse_is_one_event(chunked, sent):
 
 @settings(deadline=None, max_examples=50)
 @given(chunked=st.booleans(), payload=tame_payloads)
-def test_a_message_on_one_line_is_relayed_untouched(chunked, payload):
-    """Raw is sacred (invariant 6), and the exchange sends one line."""
+def test_a_message_on_one_line_is_relayed_unchanged(chunked, payload):
+    """Subscribers get the exchange's bytes, and the exchange sends one line."""
     line = NDJSON[chunked].data(message_of(payload), "")
     event = SSE[chunked].data(message_of(payload), "")
     [(_, data)] = EventSource(read_body(event, chunked=chunked)[0].decode()).events
@@ -150,15 +150,15 @@ DEFLATING = [WEBSOCKET_DEFLATE, WEBSOCKET_STRICT_DEFLATE]
 
 
 @pytest.mark.parametrize("form", PLAIN + DEFLATING)
-def test_a_websocket_gets_the_very_frame_that_arrived(form):
-    """The upstream frame *is* the downstream frame; nothing is encoded again."""
+def test_a_websocket_gets_the_frame_that_arrived(form):
+    """The upstream frame is sent downstream without another encoding."""
     message = message_of(b'{\n"a":1}')
 
     assert form.data(message, POSITION) is message.frame
 
 
-def test_a_deflated_frame_is_for_those_who_asked():
-    """It is made once, by whoever publishes, and shared."""
+def test_only_a_form_with_compression_sends_the_deflated_frame():
+    """The frame is compressed once, before publication, and shared."""
     message = message_of(b"{}")
     message.deflated = b"\xc1\x00"
 
@@ -183,10 +183,8 @@ def test_a_deflated_frame_is_for_those_who_asked():
         (SSE[False], "sse", True, True, True, False),
     ],
 )
-def test_each_form_says_what_it_can_carry(
-    form, kind, states_position, can_tell, has_notices, deflates
-):
-    """Strict endpoints and bare lines never see a message of ours (DESIGN §4)."""
+def test_each_form_has_its_attributes(form, kind, states_position, can_tell, has_notices, deflates):
+    """Streams of strict endpoints, and NDJSON without notices, never carry a notice."""
     expected = (kind, states_position, can_tell, has_notices, deflates)
 
     assert expected == (
@@ -234,12 +232,12 @@ NOTICE = b'{"type":"stale"}'
     ],
 )
 def test_the_bytes_of_each_form(actual, expected):
-    """They are the wire dialect: public, and counted per subscriber."""
+    """The bytes are a public protocol, and each byte is sent to every subscriber."""
     assert expected == actual
 
 
-def test_a_notice_moves_no_position():
-    """The browser resumes from the last event's id; ours have none and must not clear it."""
+def test_a_notice_does_not_change_the_position():
+    """A browser resumes from the last id; a notice has no id and must not clear it."""
     form = SSE[True]
     written = form.retry(250) + form.data(message_of(b"{}"), POSITION) + form.tell(NOTICE)
     body, planned = read_body(written + form.end(), chunked=True)
@@ -252,8 +250,8 @@ def test_a_notice_moves_no_position():
 
 
 @pytest.mark.parametrize("form", [NDJSON[True], SSE[True]])
-def test_a_planned_end_differs_from_a_cut(form):
-    """Without the last chunk a client cannot tell a drain from a crash."""
+def test_a_planned_end_differs_from_a_broken_connection(form):
+    """Without the last chunk a client cannot distinguish a drain from a crash."""
     written = form.data(message_of(b"{}"), "")
 
     assert not read_body(written, chunked=True)[1]
@@ -261,11 +259,11 @@ def test_a_planned_end_differs_from_a_cut(form):
 
 
 def test_a_line_and_an_event_are_made_once():
-    """A thousand cohorts must not cost a thousand copies of a 5 MB snapshot."""
+    """A thousand cohorts must not need a thousand copies of a 5 MB snapshot."""
     message = message_of(b"{\n}")
     NDJSON[True].data(message, "")
     SSE[True].data(message, POSITION)
-    message.payload = b"no longer looked at"
+    message.payload = b"no longer read"
 
     assert NDJSON[False].data(message, "") == b"{ }\n"
     assert SSE[False].data(message, "") == b"data: {\ndata: }\n\n"
@@ -273,8 +271,8 @@ def test_a_line_and_an_event_are_made_once():
 
 @settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=5))
-def test_chunks_are_read_as_they_were_written(parts):
-    """h11 is what half of Python's HTTP clients read with."""
+def test_h11_reads_our_chunks(parts):
+    """Many HTTP clients in Python use h11."""
     body = b"".join(map(chunk, parts)) + LAST_CHUNK
 
     assert (b"".join(parts), True) == read_body(body, chunked=True)
@@ -290,6 +288,6 @@ def test_chunks_are_read_as_they_were_written(parts):
         ('{"a":"\u2028"}'.encode(), '{"a":"\u2028"}'.encode()),  # no line break in JSON or NDJSON
     ],
 )
-def test_a_line_break_becomes_a_blank_and_nothing_else_changes(payload, expected):
-    """Between tokens it means nothing, and inside texts it cannot stand (RFC 8259)."""
+def test_a_line_break_becomes_a_space_without_another_change(payload, expected):
+    """A line break is white space between tokens, and is not allowed in strings (RFC 8259)."""
     assert expected == one_line(payload)

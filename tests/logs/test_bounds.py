@@ -1,4 +1,4 @@
-"""Bounds of log lines: number per kind, length, content."""
+"""Limits of log lines: number per kind, length and content."""
 
 import json
 import sys
@@ -27,14 +27,14 @@ class Clock:
     )
 )
 def test_lines_are_bounded_per_kind_and_every_line_is_counted(floods):
-    """In any window a kind has its burst and one line a period; no line disappears uncounted."""
+    """In any interval a kind has its burst and one line per period; omitted lines are counted."""
     clock = Clock()
     budget = LineBudget(clock)
-    written, asked, reported = {}, {}, {}
+    written, requested, reported = {}, {}, {}
     for pause_s, kind, lines in floods:
         clock.now += pause_s
         for _ in range(lines):
-            asked[kind] = asked.get(kind, 0) + 1
+            requested[kind] = requested.get(kind, 0) + 1
             left_out = budget.admit((kind,))
             if left_out is not None:
                 written.setdefault(kind, []).append(clock.now)
@@ -44,38 +44,38 @@ def test_lines_are_bounded_per_kind_and_every_line_is_counted(floods):
 
     assert budget.take_left_out(0) == {}
     for kind, times in written.items():
-        assert len(times) + reported.get(kind, 0) == asked[kind]
+        assert len(times) + reported.get(kind, 0) == requested[kind]
         for first, begin in enumerate(times):
             for last in range(first, len(times)):
                 allowed = BURST + (times[last] - begin) / PERIOD_S
                 assert last - first + 1 <= allowed + 1e-6
 
 
-def test_a_flood_gets_a_burst_then_one_line_a_period_with_its_count():
-    """2,196 lines in four seconds were a daemon's answer to one odd exchange."""
+def test_a_flood_has_a_burst_then_one_line_per_period_with_a_count():
+    """A daemon once wrote 2,196 lines in four seconds because of one faulty exchange."""
     clock = Clock()
     budget = LineBudget(clock)
     admitted = []
     for _ in range(2196):
-        admitted.append(budget.admit(("feed", "odd")))
+        admitted.append(budget.admit(("feed", "unexpected message")))
         clock.now += 4 / 2196
     clock.now = PERIOD_S
-    admitted.append(budget.admit(("feed", "odd")))
+    admitted.append(budget.admit(("feed", "unexpected message")))
 
     assert [each for each in admitted if each is not None] == [0] * BURST + [2196 - BURST]
 
 
-def test_one_kind_does_not_silence_another():
-    """The line that explains a flood is of another kind."""
+def test_one_kind_does_not_suppress_another():
+    """The line that explains a flood is usually of another kind."""
     budget = LineBudget(Clock())
     for _ in range(1000):
-        budget.admit(("feed", "odd"))
+        budget.admit(("feed", "unexpected message"))
 
     assert budget.admit(("feed", "lost")) == 0
 
 
-def test_a_clock_that_steps_back_admits_no_more():
-    """It is a monotonic one in the daemon; a test's may do worse."""
+def test_a_clock_that_steps_back_admits_no_further_lines():
+    """The daemon's clock is monotonic, but the limit must not depend on that."""
     clock = Clock()
     budget = LineBudget(clock)
     for _ in range(BURST):
@@ -85,8 +85,8 @@ def test_a_clock_that_steps_back_admits_no_more():
     assert budget.admit(("a",)) is None
 
 
-def test_a_count_is_reported_when_it_is_old_enough():
-    """A flood that has ended has no next line."""
+def test_a_count_is_reported_after_a_period():
+    """After a flood there is no next line to report the count."""
     clock = Clock()
     budget = LineBudget(clock)
     for _ in range(BURST + 7):
@@ -97,8 +97,8 @@ def test_a_count_is_reported_when_it_is_old_enough():
     assert budget.take_left_out(PERIOD_S) == {("a",): 7}
 
 
-def test_kinds_are_bounded_and_the_rest_share_one():
-    """A library may put a peer's words into the text of its lines."""
+def test_kinds_are_bounded_and_further_kinds_share_one_budget():
+    """A library may include a peer's text in the event of its lines."""
     budget = LineBudget(Clock())
     admitted = [budget.admit((str(number),)) for number in range(3 * limits.LOG_KINDS_MAX)]
 
@@ -120,8 +120,8 @@ def caught(*arguments):
         return sys.exc_info()
 
 
-def test_a_traceback_is_written_once_per_place():
-    """A bug that every message provokes fills the journal with one stack."""
+def test_a_traceback_is_written_once_per_code_location():
+    """A bug that every message triggers would fill the journal with one traceback."""
     tracebacks = Tracebacks()
     lines = [tracebacks(None, "", {"event": "bug", "exc_info": caught(str(n))}) for n in range(3)]
     elsewhere = tracebacks(None, "", {"event": "bug", "exc_info": ValueError("x")})
@@ -133,8 +133,8 @@ def test_a_traceback_is_written_once_per_place():
     assert elsewhere["exception"] == "ValueError: x"
 
 
-def test_the_place_of_a_group_is_that_of_its_first_leaf():
-    """Nurseries wrap what a task raised."""
+def test_the_location_of_a_group_is_that_of_its_first_leaf():
+    """Nurseries wrap the exception of a task in groups."""
     _, error, _ = caught()
     group = BaseExceptionGroup("tasks", [BaseExceptionGroup("more", [error])])
 
@@ -143,8 +143,8 @@ def test_the_place_of_a_group_is_that_of_its_first_leaf():
     assert (raised(None), raised((None, None, None)), raised(False)) == (None, None, None)
 
 
-def test_places_are_bounded(monkeypatch):
-    """Code made at run time has places without end."""
+def test_code_locations_are_bounded(monkeypatch):
+    """Code that is generated at run time has any number of locations."""
     monkeypatch.setattr(limits, "LOG_KINDS_MAX", 2)
     tracebacks = Tracebacks()
     kinds = [type(f"Error{number}", (Exception,), {}) for number in range(4)]
@@ -166,8 +166,8 @@ values = st.recursive(
 
 @settings(max_examples=60)
 @given(st.dictionaries(st.text(min_size=1).filter("exception".__ne__), values), st.booleans())
-def test_any_line_can_be_rendered_and_is_bounded(event, escapes):
-    """Values come from peers by way of exceptions and decoded JSON."""
+def test_any_line_can_be_rendered_and_has_a_limited_length(event, escapes):
+    """Exceptions and decoded JSON contain values of peers."""
     line = Tidier(str, escapes=escapes)(None, "", dict(event))
     text = json.dumps(line)
 
@@ -188,19 +188,19 @@ def test_any_line_can_be_rendered_and_is_bounded(event, escapes):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_large_value_costs_itself_and_no_more(value):
-    """The line stays one that a person reads and a journal accepts."""
-    line = Tidier(str, escapes=True)(None, "", {"event": "odd", "what": value, "line": 0})
+def test_a_large_value_does_not_affect_other_values(value):
+    """The line must stay readable, and short enough for the journal."""
+    line = Tidier(str, escapes=True)(None, "", {"event": "large", "detail": value, "line": 0})
 
-    assert (line["event"], line["line"]) == ("odd", 0)
+    assert (line["event"], line["line"]) == ("large", 0)
     assert len(json.dumps(line)) < 2 * limits.LOG_LINE_CHARACTERS_MAX
 
 
 @given(st.text())
 def test_a_terminal_receives_no_control_character(text):
-    """An escape sequence rewrites what was printed before; a line break forges a line."""
-    line = Tidier(str, escapes=True)(None, "", {"event": text, "what": [text], text: text})
-    shown = "".join([line["event"], *line["what"], *line, printable(text)])
+    """An escape sequence can overwrite earlier output, and a line break can forge a line."""
+    line = Tidier(str, escapes=True)(None, "", {"event": text, "detail": [text], text: text})
+    shown = "".join([line["event"], *line["detail"], *line, printable(text)])
 
     assert not [
         c for c in shown if not c.isprintable() and c in "\n\r\t\b\x1b\x07\x9b\x7f\u202e\u2028"
@@ -208,7 +208,7 @@ def test_a_terminal_receives_no_control_character(text):
 
 
 def test_a_forged_line_in_a_traceback_is_indented():
-    """An exception repeats the peer's words; only hedgehogd begins a line in the first column."""
+    """An exception may quote a peer; only hedgehogd's lines begin in the first column."""
     error = caught("evil\n2026-01-01 [info] drained\x1b[2J" + "x" * 200_000)
     line = Tracebacks()(None, "", {"event": "bug", "exc_info": error})
     text = Tidier(str, escapes=True)(None, "", line)["exception"]
@@ -219,10 +219,10 @@ def test_a_forged_line_in_a_traceback_is_indented():
     assert len(text) < 2 * limits.LOG_TRACEBACK_CHARACTERS_MAX
 
 
-def test_secrets_are_hidden_before_anything_is_cut():
-    """Half of a secret at the edge of a bounded value is still half of a secret."""
+def test_secrets_are_hidden_before_a_value_is_truncated():
+    """A truncated value could otherwise end with a part of a secret."""
     secret = "s3cr" + "et" * 20
     tidier = Tidier(lambda text: text.replace(secret, "***"), escapes=False)
-    line = tidier(None, "", {"event": "odd", "what": secret * 1000, secret: [{"x": secret}]})
+    line = tidier(None, "", {"event": "large", "detail": secret * 1000, secret: [{"x": secret}]})
 
     assert "s3cr" not in json.dumps(line)

@@ -1,4 +1,4 @@
-"""Logs: one line an event, whoever wrote it, in the form that the reader wants."""
+"""Log setup: one line per event of any module or library, as JSON or for people."""
 
 import io
 import json
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def written(monkeypatch):
-    """Configure logs to go to a text; put everything back afterwards."""
+    """Yield a function that sends logs to a text; restore the configuration afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
@@ -41,7 +41,7 @@ def written(monkeypatch):
 
 
 def test_a_pipe_gets_json(written):
-    """Machines read journals."""
+    """Programs read journals."""
     lines = written("info", "auto", 3)
     structlog.get_logger("feed").warning("feed lost", reason="closed: 1006", lived_s=1.5)
     (line,) = map(json.loads, lines())
@@ -69,15 +69,15 @@ def test_a_terminal_gets_colours(written):
 @pytest.mark.parametrize(("form", "is_json"), [("json", True), ("human", False)])
 @pytest.mark.parametrize("out", [Terminal, io.StringIO])
 def test_the_form_can_be_chosen(written, form, is_json, out):
-    """Whatever stderr is."""
+    """The configured form applies to a terminal and to a pipe."""
     lines = written("info", form, out=out())
     structlog.get_logger("x").info("hello")
 
     assert lines()[0].startswith("{") is is_json
 
 
-def test_libraries_logs_look_the_same(written):
-    """One journal, one form."""
+def test_lines_of_libraries_have_the_same_form(written):
+    """A reader of the journal needs one form for all lines."""
     lines = written("info", "json", 1)
     logging.getLogger("hypercorn.error").warning("bad %s", "thing")
     (line,) = map(json.loads, lines())
@@ -86,8 +86,8 @@ def test_libraries_logs_look_the_same(written):
 
 
 @pytest.mark.parametrize("name", ["httpx", "httpcore", "trio-websocket", "quart.serving"])
-def test_chatty_libraries_are_quiet(written, name):
-    """A line per request is theirs, not ours."""
+def test_libraries_with_a_line_per_request_log_warnings_only(written, name):
+    """hedgehogd must not write a line per request."""
     lines = written("debug", "json")
     logging.getLogger(name).info("GET /products 200")
     logging.getLogger(name).warning("trouble")
@@ -95,8 +95,8 @@ def test_chatty_libraries_are_quiet(written, name):
     assert len(lines()) == 1
 
 
-def test_below_the_level_nothing_is_written(written):
-    """Debug is one line a request."""
+def test_lines_below_the_level_are_not_written(written):
+    """At level debug there is one line per request."""
     lines = written("warning", "json")
     log = structlog.get_logger("x")
     log.debug("a")
@@ -107,8 +107,8 @@ def test_below_the_level_nothing_is_written(written):
 
 
 @pytest.mark.parametrize("form", ["json", "human"])
-def test_an_exception_is_written_out(written, form):
-    """A bug without its traceback cannot be mended."""
+def test_an_exception_is_written_with_its_traceback(written, form):
+    """A bug without a traceback cannot be fixed."""
     lines = written("info", form)
     try:
         raise ZeroDivisionError("by what")
@@ -125,8 +125,8 @@ def test_an_exception_is_written_out(written, form):
     ("method", "number"),
     [("debug", 7), ("info", 6), ("warning", 4), ("error", 3), ("critical", 2), ("exception", 3)],
 )
-def test_the_journal_is_told_the_level(written, monkeypatch, method, number):
-    """``journalctl -p err`` must find exceptions, too."""
+def test_a_line_for_the_journal_begins_with_its_level(written, monkeypatch, method, number):
+    """``journalctl -p err`` must find exceptions too."""
     monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
     lines = written("debug", "auto")
     getattr(structlog.get_logger("x"), method)("hello")
@@ -135,16 +135,16 @@ def test_the_journal_is_told_the_level(written, monkeypatch, method, number):
     assert [line[:4] for line in lines()] == [f"<{number}>{{"] * 2
 
 
-def test_a_line_of_an_attacker_is_one_line(written):
-    """What others send is logged; it must not look like a line of ours."""
+def test_a_line_with_a_peers_text_is_one_line_of_json(written):
+    """A peer's text in a log line must not look like a line of hedgehogd."""
     lines = written("info", "json")
     structlog.get_logger("x").info("dropped", what='evil\n{"event":"drained"}')
 
     assert len(lines()) == 1
 
 
-def test_configuring_twice_writes_once(written):
-    """Tests, and ``simulate`` inside a daemon, do."""
+def test_a_second_configuration_replaces_the_first(written):
+    """Tests configure logs repeatedly, and so does ``simulate`` inside a daemon."""
     written("info", "json", 1)
     lines = written("info", "json")
     structlog.get_logger("x").info("hello")
@@ -154,7 +154,7 @@ def test_configuring_twice_writes_once(written):
 
 
 def write_own(number):
-    structlog.get_logger("feed").warning("upstream message is odd", what=str(number))
+    structlog.get_logger("feed").warning("unexpected upstream message", what=str(number))
 
 
 def write_foreign(number):
@@ -171,7 +171,7 @@ def write_bug(number):
 @pytest.mark.parametrize("write", [write_own, write_foreign, write_bug])
 @pytest.mark.parametrize("form", ["json", "human"])
 def test_a_flood_of_one_kind_is_bounded_and_counted(written, write, form):
-    """Own lines, a library's and bugs: the next line of the kind states the lines left out."""
+    """The next line of the kind reports the omitted lines, for all kinds of lines."""
     now = [0.0]
     lines = written("info", form, clock=lambda: now[0])
     for number in range(2196):
@@ -189,8 +189,8 @@ def test_a_flood_of_one_kind_is_bounded_and_counted(written, write, form):
     assert sum("Traceback" in line for line in lines()) == (write is write_bug)
 
 
-def test_a_bug_elsewhere_is_written_in_the_middle_of_a_flood(written):
-    """Its traceback is the one that explains the flood."""
+def test_another_bug_is_written_during_a_flood(written):
+    """Its traceback may explain the flood."""
     lines = written("info", "json", clock=lambda: 0.0)
     for number in range(100):
         write_bug(number)
@@ -202,8 +202,8 @@ def test_a_bug_elsewhere_is_written_in_the_middle_of_a_flood(written):
     assert "ValueError: another" in json.loads(lines()[-1])["exception"]
 
 
-def test_the_count_of_a_flood_that_has_ended_is_reported(written):
-    """There is no next line of its kind; the daemon asks once a period and at its end."""
+def test_the_count_of_an_ended_flood_is_reported(written):
+    """No further line of its kind reports it, so the daemon does once per period and at its end."""
     now = [0.0]
     lines = written("info", "json", clock=lambda: now[0])
     for number in range(limits.LOG_LINES_BURST + 3):
@@ -215,12 +215,12 @@ def test_the_count_of_a_flood_that_has_ended_is_reported(written):
 
     (line,) = map(json.loads, lines()[limits.LOG_LINES_BURST :])
     assert (line["event"], line["left_out"]) == ("lines left out", 3)
-    assert line["kinds"] == {"feed: upstream message is odd": 3}
+    assert line["kinds"] == {"feed: unexpected upstream message": 3}
 
 
 @pytest.mark.parametrize("form", ["json", "human"])
 def test_no_line_shows_a_secret(written, form):
-    """Values, keys, lists, a library's arguments, and the text of an exception."""
+    """This holds for values, keys, lists, arguments of libraries and texts of exceptions."""
     lines = written("info", form)
     hide_in_logs(Secrets(["t0ken-s3cret"]))
     log = structlog.get_logger("x")
@@ -238,8 +238,8 @@ def test_no_line_shows_a_secret(written, form):
     assert text.count("***") >= 8
 
 
-def test_a_terminal_line_of_a_peer_is_one_line(written):
-    """What a peer sends must not look like a line of hedgehogd."""
+def test_a_terminal_line_with_a_peers_text_is_one_line(written):
+    """A peer's text must not look like a line of hedgehogd."""
     lines = written("info", "human")
     structlog.get_logger("x").info("dropped", what="evil\n2026 [info] drained\x1b[2J\u202e")
 

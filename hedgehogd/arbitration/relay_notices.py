@@ -1,77 +1,93 @@
-"""Another hedgehogd's notices, when its ``/ws`` is our feed: they pass down the chain.
+"""Parse the notices of another hedgehogd, when its ``/ws`` is the feed of this one.
 
-A gap that it tells is not found again here; its stale feed is ours too; trades that it got
-later are passed on. Its greetings and farewells concern this connection alone.
+``parse`` reads a notice and changes nothing; ``UpstreamSession`` applies the value. Notices about
+one connection alone (``session``, ``resumed``, ``skipped``) have no value: they concern the
+connection between the two instances, not the subscribers of this one.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from hedgehogd.arbitration.batch import NoticeKind, Received, TopicNotice
-from hedgehogd.arbitration.connection_state import Source
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL
 from hedgehogd.domain.limits import SEQUENCE_MAX
-from hedgehogd.domain.message import Head, intern_topic
-
-if TYPE_CHECKING:
-    from hedgehogd.arbitration.session import UpstreamSession
+from hedgehogd.domain.message import Head
 
 TYPES = frozenset({"session", "gap", "stale", "resumed", "skipped", "closing", "backfilled"})
+"""Every ``type`` of message that is a notice."""
 
 _LAST_NUMBER = {"matches": "last_trade_id", "full": "last_sequence", "level3": "last_sequence"}
 
 
-def take(
-    session: "UpstreamSession", source: Source, head: Head, payload: bytes, received: Received
-) -> None:
-    """Pass on what concerns subscribers."""
+class RelayedGap(NamedTuple):
+    """The relay reports that messages are missing.
+
+    Attributes:
+        channel: the topic channel.
+        product_id: the product.
+        last: the last missing number; None when the notice states none that is possible.
+    """
+
+    channel: str
+    product_id: str
+    last: int | None
+
+
+class RelayedStale(NamedTuple):
+    """The relay reports that its feed, or some products of it, became stale or live again.
+
+    Attributes:
+        product_ids: the products; None for the relay's whole feed.
+        is_stale: False when they are live again.
+    """
+
+    product_ids: frozenset[str] | None
+    is_stale: bool
+
+
+class RelayedBackfill(NamedTuple):
+    """The relay has fetched missing trades of one product.
+
+    Attributes:
+        product_id: the product.
+    """
+
+    product_id: str
+
+
+class RelayedClosing(NamedTuple):
+    """The relay is about to close this connection."""
+
+
+Relayed = RelayedGap | RelayedStale | RelayedBackfill | RelayedClosing
+
+
+def parse(head: Head, payload: bytes) -> Relayed | None:
+    """Return what a notice reports to subscribers; None for nothing, and for an unreadable one."""
     try:
-        value = msgspec.json.decode(payload, type=dict[str, Any])
+        fields = msgspec.json.decode(payload, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return
+        return None
     if head.type == "gap":
-        _take_gap(session, head.product_id, value, payload, received)
-    elif head.type == "stale":
-        _take_stale(source, value, payload, received)
-    elif head.type == "backfilled" and head.product_id and session.is_news(payload):
-        received.tell(TopicNotice(intern_topic("matches", head.product_id), payload))
-    elif head.type == "closing":
-        received.oddities.append("the relay that feeds us is closing")
+        return _gap(head.product_id, fields)
+    if head.type == "stale":
+        return _stale(fields)
+    if head.type == "backfilled" and head.product_id:
+        return RelayedBackfill(head.product_id)
+    return RelayedClosing() if head.type == "closing" else None
 
 
-def _take_stale(source: Source, value: dict[str, Any], payload: bytes, received: Received) -> None:
-    product_ids = value.get("product_ids")
-    if isinstance(product_ids, list):
-        products = frozenset(each for each in product_ids if isinstance(each, str))
-        kind = NoticeKind.STALE if value.get("stale") is True else NoticeKind.BACK
-        received.tell(TopicNotice(products, payload, kind))
-        return
-    source.told_stale = value.get("stale") is True  # the feed tells it, once for all lines
-
-
-def _take_gap(
-    session: "UpstreamSession",
-    product_id: str,
-    value: dict[str, Any],
-    payload: bytes,
-    received: Received,
-) -> None:
-    channel = value.get("channel")
+def _gap(product_id: str, fields: dict[str, Any]) -> RelayedGap | None:
+    channel = fields.get("channel")
     if not isinstance(channel, str) or channel not in BY_TOPIC_CHANNEL:
-        return
-    last = value.get(_LAST_NUMBER.get(channel, ""))
-    state = session.products.get(product_id)
-    numbers = None if state is None else state.numbers.get(channel)
-    hole = None
-    if numbers is not None and type(last) is int and 0 <= last <= SEQUENCE_MAX:
-        if numbers.highest is not None and last <= numbers.highest:
-            return  # another line has told it, or brought what is missing there
-        hole = numbers.hole_before(last + 1)
-    if hole is not None and numbers is not None:
-        numbers.skip_to(hole.last)
-        session.arbiter.missing[channel] += hole.last - hole.first + 1
-    elif not session.is_news(payload):
-        return
-    session.arbiter.gaps += 1
-    received.tell(TopicNotice(intern_topic(channel, product_id), payload, NoticeKind.GAP))
+        return None
+    last = fields.get(_LAST_NUMBER.get(channel, ""))
+    is_number = type(last) is int and 0 <= last <= SEQUENCE_MAX  # not bool
+    return RelayedGap(channel, product_id, last if is_number else None)
+
+
+def _stale(fields: dict[str, Any]) -> RelayedStale:
+    product_ids, is_stale = fields.get("product_ids"), fields.get("stale") is True
+    if not isinstance(product_ids, list):
+        return RelayedStale(None, is_stale)
+    return RelayedStale(frozenset(p for p in product_ids if isinstance(p, str)), is_stale)

@@ -17,12 +17,18 @@ from collections.abc import Iterable
 
 import msgspec
 
-from hedgehogd.arbitration import relay_notices as relayed
+from hedgehogd.arbitration import relay_notices
 from hedgehogd.arbitration.arbiter import Arbiter
-from hedgehogd.arbitration.batch import Received, Refusal
+from hedgehogd.arbitration.batch import NoticeKind, Received, Refusal, TopicNotice
 from hedgehogd.arbitration.connection_state import Source
 from hedgehogd.arbitration.flows import Flows
 from hedgehogd.arbitration.product_state import Arrival, ProductState
+from hedgehogd.arbitration.relay_notices import (
+    RelayedBackfill,
+    RelayedClosing,
+    RelayedGap,
+    RelayedStale,
+)
 from hedgehogd.domain.channel import BY_ALIAS, CHANNELS, MATCHES, Topic
 from hedgehogd.domain.limits import (
     GAP_PATIENCE_S,
@@ -213,13 +219,46 @@ class UpstreamSession:
             self._acknowledge(source, payload, received)
         elif head.type == "error":
             self._complain(source, head, received)
-        elif head.type in relayed.TYPES:
-            relayed.take(self, source, head, payload, received)
+        elif head.type in relay_notices.TYPES:
+            self._relay(source, head, payload, received)
         else:
             self.dropped["unknown_type"] += 1
             if head.type not in self._odd_types and len(self._odd_types) < _KNOWN_ODDITIES_MAX:
                 self._odd_types.add(head.type)
                 received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
+
+    def _relay(self, source: Source, head: Head, payload: bytes, received: Received) -> None:
+        """Apply a notice of the relay that is our feed, and pass it on to subscribers."""
+        match relay_notices.parse(head, payload):
+            case RelayedGap() as relayed:
+                self._relay_gap(relayed, payload, received)
+            case RelayedStale(None, is_stale):
+                source.told_stale = is_stale  # the feed reports it, once for all lines
+            case RelayedStale(product_ids, is_stale):
+                kind = NoticeKind.STALE if is_stale else NoticeKind.BACK
+                received.tell(TopicNotice(product_ids, payload, kind))
+            case RelayedBackfill(product_id) if self.is_news(payload):
+                received.tell(TopicNotice(intern_topic(_MATCHES, product_id), payload))
+            case RelayedClosing():
+                received.oddities.append("the relay that feeds us is closing")
+
+    def _relay_gap(self, relayed: RelayedGap, payload: bytes, received: Received) -> None:
+        """Pass on a relay's gap, unless another line has reported it or delivered its messages."""
+        channel, product_id, last = relayed
+        state = self.products.get(product_id)
+        numbers = None if state is None else state.numbers.get(channel)
+        gap = None
+        if numbers is not None and last is not None:
+            if numbers.highest is not None and last <= numbers.highest:
+                return
+            gap = numbers.hole_before(last + 1)
+        if gap is not None and numbers is not None:
+            numbers.skip_to(gap.last)
+            self.arbiter.missing[channel] += gap.last - gap.first + 1
+        elif not self.is_news(payload):
+            return
+        self.arbiter.gaps += 1
+        received.tell(TopicNotice(intern_topic(channel, product_id), payload, NoticeKind.GAP))
 
     def _acknowledge(self, source: Source, payload: bytes, received: Received) -> None:
         """Compare the exchange's idea of what we hold with ours, once it has heard all of it."""

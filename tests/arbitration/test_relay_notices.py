@@ -5,16 +5,45 @@ import json
 import pytest
 
 from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
-from hedgehogd.arbitration.relay_notices import TYPES
+from hedgehogd.arbitration.relay_notices import (
+    TYPES,
+    RelayedBackfill,
+    RelayedClosing,
+    RelayedGap,
+    RelayedStale,
+    parse,
+)
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.limits import SEQUENCE_MAX
+from hedgehogd.domain.message import read_head
 from hedgehogd.protocol import notices
 from tests.arbitration.test_session import MATCHES, Feed, match
 
 
 def order(sequence):
     return b'{"type":"open","product_id":"BTC-USD","sequence":%d}' % sequence
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (notices.gap(MATCHES, Gap(8, 9)), RelayedGap("matches", "BTC-USD", 9)),
+        (b'{"type":"gap","channel":"ticker","product_id":"A"}', RelayedGap("ticker", "A", None)),
+        (notices.stale(is_stale=True, reason="x"), RelayedStale(None, is_stale=True)),
+        (b'{"type":"stale","stale":false}', RelayedStale(None, is_stale=False)),
+        (
+            notices.stale(is_stale=False, reason="", product_ids=["A"]),
+            RelayedStale(frozenset({"A"}), is_stale=False),
+        ),
+        (notices.backfilled("A", [{"trade_id": 8}]), RelayedBackfill("A")),
+        (notices.closing("restart", {}, 1), RelayedClosing()),
+        (notices.session("1.q3Zk", 1), None),
+    ],
+)
+def test_a_notice_is_parsed_into_what_it_reports(payload, expected):
+    """The session applies the value, so the parser needs to know no session."""
+    assert expected == parse(read_head(payload), payload)
 
 
 @pytest.mark.parametrize(

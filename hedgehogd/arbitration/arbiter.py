@@ -17,6 +17,7 @@ Sans-I/O: time is an argument.
 """
 
 from collections import Counter, deque
+from collections.abc import Iterable
 
 from hedgehogd.arbitration.batch import NoticeKind, Received, TopicNotice
 from hedgehogd.arbitration.connection_state import Source
@@ -82,15 +83,24 @@ class Arbiter:
         self._sources[source] = None
         self._is_racing = self._has_two_lines()
 
-    def lost(self, source: Source, now: float, received: Received) -> None:
-        """``source`` has ended: what waited for it waits no longer, who followed it moves."""
+    def lost(
+        self, source: Source, states: Iterable[ProductState], now: float, received: Received
+    ) -> None:
+        """End ``source``: nothing waits for it, and each product of ``states`` that it led moves.
+
+        Args:
+            source: the connection.
+            states: the products received on it.
+            now: the caller's clock, seconds.
+            received: where released messages and notices go.
+        """
         source.is_lost = True
         self._sources.pop(source, None)
         self._is_racing = self._has_two_lines()
         if len(self._sources) < 2:  # who revealed a hole cannot fill it
             for state in list(self._waiting.values()):
                 self._give_up(state, now, received)
-        for state in source.products.values():
+        for state in states:
             if state.leader is source:
                 self._leading.follow_another(state, self._sources, received)
 
@@ -115,7 +125,7 @@ class Arbiter:
         state.waiting.clear()
         self._waiting.pop(state.product_id, None)
         for source in self._sources:
-            source.products.pop(state.product_id, None)
+            source.products.discard(state.product_id)
         self.race.forget(state.product_id)
 
     def _has_two_lines(self) -> bool:

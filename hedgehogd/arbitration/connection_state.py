@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Container, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from hedgehogd.domain.channel import (
     AUCTION,
@@ -19,9 +19,6 @@ from hedgehogd.domain.channel import (
 )
 from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.message import Head, intern_topic
-
-if TYPE_CHECKING:
-    from hedgehogd.arbitration.product_state import ProductState
 
 _CHANNEL_BY_TYPE = {
     "heartbeat": HEARTBEAT.topic_channel,
@@ -81,7 +78,7 @@ class Source:
 
     Attributes:
         line: the number of the line that it is part of.
-        products: the products heard on it.
+        products: ids of the products received on it.
         heard_heartbeat: True when it has carried a heartbeat.
         heard_at: when data of a product that was asked for arrived last, delivered or not;
             None before.
@@ -113,7 +110,7 @@ class Source:
 
     def __init__(self, line: int = 0, held: Iterable[Topic] | None = ()) -> None:
         self.line = line
-        self.products: dict[str, ProductState] = {}
+        self.products: set[str] = set()
         self.heard_heartbeat = False
         self.heard_at: float | None = None
         self.told_stale = False

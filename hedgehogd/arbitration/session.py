@@ -80,7 +80,7 @@ class UpstreamSession:
     def lost(self, source: Source, now: float) -> Received:
         """A connection has ended; return what no longer waits for it."""
         received = Received()
-        self.arbiter.lost(source, now, received)
+        self.arbiter.lost(source, self.states(source), now, received)
         return received
 
     def expire(self, now: float) -> Received:
@@ -122,9 +122,8 @@ class UpstreamSession:
 
     def let_go(self, source: Source) -> None:
         """``source.held`` has changed: products of which it holds nothing begin anew there."""
-        held = {topic.product_id for topic in source.held or ()}
-        for product_id in [p for p in source.products if p and p not in held]:
-            del source.products[product_id]  # who follows it moves by the rules of ``primary``
+        # A product that follows it moves by the rules of ``primary``.
+        source.products &= {topic.product_id for topic in source.held or ()} | {""}
 
     def forget(self, topic: Topic) -> None:
         """``topic`` is no longer held: what comes later is not compared with what came before."""
@@ -142,6 +141,8 @@ class UpstreamSession:
         """
         received = Received()
         take, admits = self.arbiter.take, self._flows.admits
+        products, states = source.products, self.products
+        has_beats = source.held is not None  # each product that is asked for has a heartbeat
         for frame, payload in frames:
             try:
                 head = read_head(payload)
@@ -162,14 +163,13 @@ class UpstreamSession:
             if not is_held:
                 self.dropped["unwanted"] += 1
                 continue
-            state = source.products.get(owner)
-            if state is None:
+            state = states.get(owner)
+            if state is None or owner not in products:
                 state = self._meet(source, owner, now)
                 if state is None:
                     self.dropped["unwanted"] += 1
                     continue
-            is_led = state.leader is source and source.held is not None  # with its heartbeat
-            if is_led and now - state.heard_at > PRODUCT_SILENCE_S:
+            if has_beats and state.leader is source and now - state.heard_at > PRODUCT_SILENCE_S:
                 received.resync_books(state.product_id)  # it was interrupted
             state.heard_at = now
             if owner:
@@ -195,11 +195,15 @@ class UpstreamSession:
             source.garbled_at = now
             received.resyncs += [t for t in source.held or () if t.channel in _BOOKS]
 
+    def states(self, source: Source) -> list[ProductState]:
+        """Return the states of the products received on ``source``."""
+        return [state for id_, state in self.products.items() if id_ in source.products]
+
     def quiet_products(self, source: Source, now: float, patience_s: float) -> list[str]:
         """Return products of ``source`` whose heartbeats have stopped for ``patience_s``."""
         return [
-            product_id
-            for product_id, state in source.products.items()
+            state.product_id
+            for state in self.states(source)
             if state.has_heartbeat and state.leader is source and now - state.heard_at >= patience_s
         ]
 
@@ -210,7 +214,7 @@ class UpstreamSession:
             if len(self.products) >= TOPICS_MAX:
                 return None
             state = self.products[product_id] = ProductState(product_id, now)
-        source.products[product_id] = state
+        source.products.add(product_id)
         return state
 
     def _other(self, source: Source, head: Head, payload: bytes, received: Received) -> None:

@@ -224,8 +224,8 @@ class CoinbaseFeed:
         if silent:
             connection.ask_anew(silent, quiet)
         heard = frozenset(
-            product_id
-            for product_id, state in source.products.items()
+            state.product_id
+            for state in self.session.states(source)
             if state.leader is source and now - state.heard_at < self.stale_after_s
         )
         told = self._staleness.of_products(quiet, heard | quiet)

@@ -254,7 +254,7 @@ class Connection:
         if was_stale:  # what a relay says while it has no data is a sign of life too
             self.heard_at = now
             if not source.told_stale:  # it is back: its products have their time to speak
-                for state in source.products.values():
+                for state in feed.session.states(source):
                     state.heard_at = now
         has_data = source.heard_at == now or not self._is_watched(source)
         if has_data:

@@ -424,7 +424,7 @@ def test_a_product_that_is_let_go_is_forgotten_by_every_connection():
     two.session.hold_only({LEVEL2._replace(product_id="ETH-USD")})
 
     assert two.arbiter.next_expiry() is None
-    assert ({}, {}) == (one.products, other.products)
+    assert (set(), set()) == (one.products, other.products)
     two.session.hold_only(WITH_MATCHES)
     again = Source(1, WITH_MATCHES)
     two.session.lost(other, 1)

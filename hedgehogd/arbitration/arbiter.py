@@ -1,17 +1,39 @@
-"""Which message of which connection is delivered, product by product.
+"""Decide, product by product, which message of which connection is delivered.
 
-A product may come over several connections at once: two lines, or an old and a new variant
-of it while it moves (DESIGN §5). Each of its channels has its own rule:
+A product may arrive on several connections at once: on two lines, or on an old and a new
+connection of one line while the product moves (``placement``). Each channel has its own rule:
 
-* ``matches`` by trade id, ``full`` and ``level3`` by sequence: the next number wins, from
-  whichever connection. A number that reveals a hole waits, and all that comes later of this
-  product with it, heartbeats included, while another connection may still fill the hole;
-  after ``gap_patience_s`` a gap is declared.
-* ``ticker``: the newer number wins.
-* all else is state: it follows one connection, the product's leader, and moves when that is
-  lost or silent. A book moves with a fresh snapshot.
+* ``matches`` by trade id, ``full`` and ``level3`` by sequence: the next number is delivered,
+  whichever connection brings it. A number that reveals a gap is queued while another connection
+  may still fill the gap, and so is every later message of the product, heartbeats included.
+  After ``gap_patience_s`` the gap is declared.
+* ``ticker``: the higher number is delivered.
+* Every other channel is state. It follows one connection, the product's primary, and moves when
+  the primary is lost or silent (``primary``). A book moves with a new snapshot.
 
-With one connection nothing ever waits: a hole is a gap at once.
+States of one product. With one connection a product is always in order.
+
+    state     event                                         next      subscribers receive
+    --------  --------------------------------------------  --------  --------------------------
+    in order  the next number, or state from the primary    in order  the message
+    in order  a number at or below the highest, or state    in order  nothing (``dropped``)
+              from another connection
+    in order  a number that reveals a gap that no other     in order  ``gap``, then the message
+              connection can fill
+    in order  a number that reveals a gap that another      gap open  nothing: it is queued
+              connection may fill
+    gap open  a missing number, but not the last one        gap open  the message
+    gap open  the last missing number                       replay    the message
+    gap open  any other message of the product              gap open  nothing: it is queued
+    gap open  ``gap_patience_s`` is over, the queue is      replay    ``gap``
+              full, or one connection is left
+    replay    a queued message is in order                  replay    the message
+    replay    a queued message reveals the next gap         gap open  nothing: the rest is queued
+    replay    the queue is empty                            in order  nothing
+
+When the channel of an open gap is no longer held, its queue is replayed without a ``gap`` notice.
+Replay is over before ``arbitrate``, ``expire`` or ``lost`` returns. A missing number also
+releases the messages that its own connection brought before it: they precede the gap.
 
 Sans-I/O: time is an argument.
 """
@@ -21,9 +43,9 @@ from collections.abc import Iterable
 
 from hedgehogd.arbitration.batch import NoticeKind, Received, TopicNotice
 from hedgehogd.arbitration.connection_state import Source
-from hedgehogd.arbitration.heartbeats import Claims
+from hedgehogd.arbitration.heartbeats import Heartbeats
 from hedgehogd.arbitration.line_statistics import Race
-from hedgehogd.arbitration.primary import Leading
+from hedgehogd.arbitration.primary import PrimaryRules
 from hedgehogd.arbitration.product_state import Arrival, ProductState
 from hedgehogd.arbitration.sequences import Verdict
 from hedgehogd.domain.channel import (
@@ -54,11 +76,11 @@ class Arbiter:
 
     Attributes:
         dropped: messages not delivered, by reason: ``repeat`` (a number delivered already),
-            ``spare`` (state from a connection that does not lead), ``no_snapshot`` (changes
-            to a book that is not known).
-        gaps: holes declared.
-        missing: numbers in those holes, by channel.
-        race: which line is first.
+            ``spare`` (state from a connection that is not the primary), ``no_snapshot``
+            (updates of a book without a snapshot).
+        gaps: number of gaps declared.
+        missing: number of missing messages in those gaps, by channel.
+        race: which line delivers first, and by how much.
     """
 
     def __init__(self, gap_patience_s: float = GAP_PATIENCE_S) -> None:
@@ -66,27 +88,27 @@ class Arbiter:
         self.gaps = 0
         self.missing: Counter[str] = Counter()
         self.race = Race()
-        self._leading = Leading(self.dropped)
-        self._claims = Claims(self._tell_gap, self._report, gap_patience_s)
+        self._primary = PrimaryRules(self.dropped)
+        self._heartbeats = Heartbeats(self._report_gap, self._report_verdict, gap_patience_s)
         self._patience_s = gap_patience_s
         self._sources: dict[Source, None] = {}
-        self._waiting: dict[str, ProductState] = {}
-        self._is_racing = False  # two lines deliver the same
+        self._with_gap: dict[str, ProductState] = {}  # products with an open gap
+        self._is_racing = False  # two lines deliver the same messages
 
     @property
     def told_stale(self) -> bool:
-        """True when a connection says that what is behind it is stale."""
+        """True when a relay at the other end of a connection reports that its feed is stale."""
         return any(source.told_stale for source in self._sources)
 
     def connected(self, source: Source) -> None:
-        """``source`` may deliver from now on."""
+        """Add ``source``: it may deliver from now on."""
         self._sources[source] = None
         self._is_racing = self._has_two_lines()
 
     def lost(
         self, source: Source, states: Iterable[ProductState], now: float, received: Received
     ) -> None:
-        """End ``source``: nothing waits for it, and each product of ``states`` that it led moves.
+        """Remove ``source``: no gap waits for it, and products that follow it move.
 
         Args:
             source: the connection.
@@ -97,33 +119,35 @@ class Arbiter:
         source.is_lost = True
         self._sources.pop(source, None)
         self._is_racing = self._has_two_lines()
-        if len(self._sources) < 2:  # who revealed a hole cannot fill it
-            for state in list(self._waiting.values()):
-                self._give_up(state, now, received)
+        if len(self._sources) < 2:  # the connection that revealed a gap cannot fill it
+            for state in list(self._with_gap.values()):
+                self._declare_when_due(state, now, received)
         for state in states:
             if state.leader is source:
-                self._leading.follow_another(state, self._sources, received)
+                self._primary.follow_another(state, self._sources, received)
 
-    def take(self, state: ProductState, arrival: Arrival, now: float, received: Received) -> None:
-        """Deliver, drop or hold one message."""
-        if state.waiting:
-            self._take_behind_hole(state, arrival, now, received)
+    def arbitrate(
+        self, state: ProductState, arrival: Arrival, now: float, received: Received
+    ) -> None:
+        """Deliver, drop or queue one message."""
+        if state.queued:
+            self._arrive_after_gap(state, arrival, now, received)
         else:
             self._judge(state, arrival, now, received)
 
     def next_expiry(self) -> float | None:
-        """Return when the next hole becomes a gap, or None."""
-        return min((state.waiting_until for state in self._waiting.values()), default=None)
+        """Return when the next open gap is declared, or None."""
+        return min((state.declare_at for state in self._with_gap.values()), default=None)
 
     def expire(self, now: float, received: Received) -> None:
-        """Declare the gaps whose time has come."""
-        for state in [s for s in self._waiting.values() if s.waiting_until <= now]:
+        """Declare the gaps that are due at ``now``."""
+        for state in [s for s in self._with_gap.values() if s.declare_at <= now]:
             self._declare(state, now, received)
 
     def forget(self, state: ProductState) -> None:
-        """The product is no longer held by anyone."""
-        state.waiting.clear()
-        self._waiting.pop(state.product_id, None)
+        """Forget a product: no connection holds it."""
+        state.queued.clear()
+        self._with_gap.pop(state.product_id, None)
         for source in self._sources:
             source.products.discard(state.product_id)
         self.race.forget(state.product_id)
@@ -132,7 +156,7 @@ class Arbiter:
         return len({source.line for source in self._sources}) > 1
 
     def _judge(self, state: ProductState, arrival: Arrival, now: float, received: Received) -> None:
-        """Apply the rule of the message's channel; nothing waits."""
+        """Apply the rule of the message's channel; the product has no open gap."""
         head, topic = arrival.head, arrival.message.topic
         channel = topic.channel
         if channel not in _NUMBERED:
@@ -144,13 +168,13 @@ class Arbiter:
             verdict = numbers.observe(
                 head.sequence, now, arrival.source.line, arrival.message.payload
             )
-            self._report(state, _TICKER, verdict, received)
+            self._report_verdict(state, _TICKER, verdict, received)
             if verdict.deliver:
                 received.messages.append(arrival.message)
                 return
             self.dropped["repeat"] += 1
             if head.sequence == numbers.highest and not self._is_racing:
-                # What a new connection is greeted with: there was no other meanwhile.
+                # A new connection begins with the newest ticker: no ticker came after it.
                 received.tell(TopicNotice(topic, b"", NoticeKind.WHOLE))
         else:
             self._follow(state, arrival, now, received)
@@ -158,11 +182,11 @@ class Arbiter:
     def _follow(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver state, when it comes from the connection that leads."""
-        if not self._leading.delivers(state, arrival, now, received):
+        """Deliver state when it comes from the primary connection."""
+        if not self._primary.delivers(state, arrival, now, received):
             return
         if arrival.head.type == "heartbeat":
-            self._claims.heartbeat(state, arrival, now, received)
+            self._heartbeats.receive(state, arrival, now, received)
         else:
             received.messages.append(arrival.message)
 
@@ -177,9 +201,9 @@ class Arbiter:
         channel = arrival.message.topic.channel
         numbers = state.numbers_of(channel)
         if len(self._sources) > 1:
-            hole = self._hole(state, arrival)
-            if hole is not None and self._may_wait(state, hole[0], arrival, now):
-                self._wait(state, hole, arrival)
+            gap = self._gap_before(state, arrival)
+            if gap is not None and self._may_be_filled(state, gap[0], arrival, now):
+                self._open_gap(state, gap, arrival)
                 return
             if self._is_racing:
                 self.race.observe(
@@ -189,7 +213,7 @@ class Arbiter:
         verdict = numbers.observe(
             number, now, arrival.source.line, arrival.message.payload, is_newest=is_newest
         )
-        self._report(state, channel, verdict, received)
+        self._report_verdict(state, channel, verdict, received)
         if not verdict.deliver:
             self.dropped["repeat"] += 1
             return
@@ -199,43 +223,46 @@ class Arbiter:
             message.also = self._trade_of_full(state, arrival, now, received)
         received.messages.append(message)
         if state.early is not None:
-            self._claims.caught_up(state, received)
+            self._heartbeats.release(state, received)
 
     def _trade_of_full(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> Topic | None:
-        """Return the ``matches`` topic when a trade that came on ``full`` is new there."""
+        """Return the ``matches`` topic when a message of ``full`` is a trade that is new there."""
         topic, trade_id = intern_topic(_MATCHES, state.product_id), arrival.head.trade_id
         if trade_id is None:
             return None
         verdict = state.numbers_of(_MATCHES).observe(
             trade_id, now, arrival.source.line, arrival.message.payload
         )
-        self._report(state, _MATCHES, verdict, received)
+        self._report_verdict(state, _MATCHES, verdict, received)
         return topic if verdict.deliver else None
 
-    def _hole(self, state: ProductState, arrival: Arrival) -> tuple[str, Gap] | None:
-        """Return the channel and the hole that a message would reveal."""
+    def _gap_before(self, state: ProductState, arrival: Arrival) -> tuple[str, Gap] | None:
+        """Return the channel and the gap that a message would reveal."""
         channel, number = arrival.message.topic.channel, _number_of(arrival)
         if number is None:
             return None
-        gap = state.numbers_of(channel).hole_before(number)
+        gap = state.numbers_of(channel).gap_before(number)
         if gap is not None:
             return channel, gap
         trade_id = arrival.head.trade_id
         if channel == _FULL and trade_id is not None:
-            gap = state.numbers_of(_MATCHES).hole_before(trade_id)
+            gap = state.numbers_of(_MATCHES).gap_before(trade_id)
             if gap is not None:
                 return _MATCHES, gap
         return None
 
-    def _may_wait(self, state: ProductState, channel: str, arrival: Arrival, now: float) -> bool:
-        """Say whether a hole in ``channel`` may still be filled by another connection.
+    def _may_be_filled(
+        self, state: ProductState, channel: str, arrival: Arrival, now: float
+    ) -> bool:
+        """Say whether another connection may still fill a gap in ``channel``.
 
-        Not when the arrival has waited long enough behind earlier holes; nor when it is part
-        of what is missing: then both connections are past what comes before it.
+        Not when the message has been queued for ``gap_patience_s`` after earlier gaps. Not when a
+        gap is open, and the message is one of the missing ones: then both connections have passed
+        the numbers before it.
         """
-        if state.hole is not None or now >= arrival.at + self._patience_s:
+        if state.open_gap is not None or now >= arrival.at + self._patience_s:
             return False
         carriers = _TRADES if channel == _MATCHES else (channel,)
         return any(
@@ -243,61 +270,61 @@ class Arbiter:
             for source in self._sources
         )
 
-    def _wait(self, state: ProductState, hole: tuple[str, Gap], arrival: Arrival) -> None:
-        state.waiting_until = arrival.at + self._patience_s
-        state.hole = hole
-        state.waiting.append(arrival)
-        self._waiting[state.product_id] = state
+    def _open_gap(self, state: ProductState, gap: tuple[str, Gap], arrival: Arrival) -> None:
+        state.declare_at = arrival.at + self._patience_s
+        state.open_gap = gap
+        state.queued.append(arrival)
+        self._with_gap[state.product_id] = state
 
-    def _take_behind_hole(
+    def _arrive_after_gap(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Something came for a product in which a hole is open."""
-        if self._put_behind_hole(state, arrival, now, received):
-            self._release(state, now, received)
-        elif len(state.waiting) > WAITING_MESSAGES_MAX:
+        """Queue a message of a product with an open gap, or fill the gap with it."""
+        if self._queue_or_fill(state, arrival, now, received):
+            self._replay_queue(state, now, received)
+        elif len(state.queued) > WAITING_MESSAGES_MAX:
             self._declare(state, now, received)
         else:
-            self._give_up(state, now, received)
+            self._declare_when_due(state, now, received)
 
-    def _put_behind_hole(
+    def _queue_or_fill(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> bool:
-        """Let a message wait, unless it is missing; return whether the hole is filled now."""
-        hole = state.hole
-        if hole is None or not self._is_in(hole, arrival):
-            state.waiting.append(arrival)
-            # Who has waited already may stand behind one that came later.
-            state.waiting_until = min(state.waiting_until, arrival.at + self._patience_s)
+        """Queue a message, or deliver it when it is missing; say whether it closes the gap."""
+        gap = state.open_gap
+        if gap is None or not self._is_missing(gap, arrival):
+            state.queued.append(arrival)
+            # During a replay the queue may hold messages that arrived before those ahead of them.
+            state.declare_at = min(state.declare_at, arrival.at + self._patience_s)
             return False
-        self._let_go_before(state, arrival, now, received)
+        self._release_earlier(state, arrival, now, received)
         self._judge(state, arrival, now, received)
-        is_filled = state.numbers_of(hole[0]).highest == hole[1].last
+        is_filled = state.numbers_of(gap[0]).highest == gap[1].last
         if is_filled:
             self.race.saved[arrival.source.line] += 1
         return is_filled
 
-    def _give_up(self, state: ProductState, now: float, received: Received) -> None:
-        """Wait no longer when it has been long enough, or nobody is left to wait for."""
-        if state.waiting and (now >= state.waiting_until or len(self._sources) < 2):
+    def _declare_when_due(self, state: ProductState, now: float, received: Received) -> None:
+        """Declare the gap when its time is over, or no connection is left to fill it."""
+        if state.queued and (now >= state.declare_at or len(self._sources) < 2):
             self._declare(state, now, received)
 
-    def _let_go_before(
+    def _release_earlier(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """What its connection brought before a missing message is before the hole as well."""
-        source, waiting = arrival.source, state.waiting
-        if waiting[0].source is source:  # which has revealed the hole
+        """Judge the queued messages that the connection of a missing message brought before it."""
+        source, queued = arrival.source, state.queued
+        if queued[0].source is source:  # this connection has revealed the gap
             return
-        before = [each for each in waiting if each.source is source]
-        if before:
-            state.waiting = deque(each for each in waiting if each.source is not source)
-            for each in before:
+        earlier = [each for each in queued if each.source is source]
+        if earlier:
+            state.queued = deque(each for each in queued if each.source is not source)
+            for each in earlier:
                 self._judge(state, each, now, received)
 
-    def _is_in(self, hole: tuple[str, Gap], arrival: Arrival) -> bool:
-        """Say whether a message is among the missing ones."""
-        channel, gap = hole
+    def _is_missing(self, channel_gap: tuple[str, Gap], arrival: Arrival) -> bool:
+        """Say whether a message is one of those missing in a gap."""
+        channel, gap = channel_gap
         came_on = arrival.message.topic.channel
         if channel == _MATCHES and came_on in _TRADES:
             number = arrival.head.trade_id
@@ -306,64 +333,64 @@ class Arbiter:
         return number is not None and gap.first <= number <= gap.last
 
     def _declare(self, state: ProductState, now: float, received: Received) -> None:
-        """Nobody fills the hole: tell the gap, and let go what waited behind it."""
-        hole = state.hole
-        if hole is not None:
-            channel, gap = hole
+        """Report the gap and release the messages queued after it."""
+        open_gap = state.open_gap
+        if open_gap is not None:
+            channel, gap = open_gap
             numbers = state.numbers_of(channel)
             first = gap.first if numbers.highest is None else numbers.highest + 1
-            if first <= gap.last:  # it may have been told by the relay that feeds us
+            if first <= gap.last:  # else a relay that is our feed has reported it
                 numbers.skip_to(gap.last)
-                self._tell_gap(state, channel, Gap(first, gap.last), received)
-        self._release(state, now, received)
+                self._report_gap(state, channel, Gap(first, gap.last), received)
+        self._replay_queue(state, now, received)
 
-    def _release(self, state: ProductState, now: float, received: Received) -> None:
-        """Judge again, in order, what waited; another hole may stop it.
+    def _replay_queue(self, state: ProductState, now: float, received: Received) -> None:
+        """Judge the queued messages again, in order; one of them may open the next gap.
 
-        What is missing before one of them may stand behind it: two lines are not in step. So
-        nothing is given up before all have been looked at.
+        Two lines are not in step: the messages missing before a queued message may be queued after
+        it. So no gap is declared before the whole queue has been judged.
         """
-        waiting = self._stop_waiting(state)
-        while waiting:
-            arrival = waiting.popleft()
-            if state.waiting:
-                if self._put_behind_hole(state, arrival, now, received):
-                    waiting.extendleft(reversed(self._stop_waiting(state)))
+        queued = self._close_gap(state)
+        while queued:
+            arrival = queued.popleft()
+            if state.queued:
+                if self._queue_or_fill(state, arrival, now, received):
+                    queued.extendleft(reversed(self._close_gap(state)))
                 continue
-            hole = self._hole(state, arrival)
-            if hole is not None and any(self._is_in(hole, each) for each in waiting):
-                self._wait(state, hole, arrival)
+            gap = self._gap_before(state, arrival)
+            if gap is not None and any(self._is_missing(gap, each) for each in queued):
+                self._open_gap(state, gap, arrival)
             else:
                 self._judge(state, arrival, now, received)
-        self._give_up(state, now, received)
+        self._declare_when_due(state, now, received)
 
-    def _stop_waiting(self, state: ProductState) -> deque[Arrival]:
-        """Return what waited for the hole of a product; it has none any more."""
-        waiting, state.waiting, state.hole = state.waiting, deque(), None
-        self._waiting.pop(state.product_id, None)
-        return waiting
+    def _close_gap(self, state: ProductState) -> deque[Arrival]:
+        """Close the open gap of a product and return the messages that were queued after it."""
+        queued, state.queued, state.open_gap = state.queued, deque(), None
+        self._with_gap.pop(state.product_id, None)
+        return queued
 
-    def _tell_gap(self, state: ProductState, channel: str, gap: Gap, received: Received) -> None:
+    def _report_gap(self, state: ProductState, channel: str, gap: Gap, received: Received) -> None:
         topic = intern_topic(channel, state.product_id)
         self.gaps += 1
         self.missing[topic.channel] += gap.last - gap.first + 1
         received.tell(TopicNotice(topic, notices.gap(topic, gap), NoticeKind.GAP))
-        # Updates to its book have no numbers; what was lost with the others nobody knows. When
-        # nothing has come since its leader began to lead, the leader's snapshot is younger.
+        # Updates of the book have no numbers: some may be missing too. When no numbered message was
+        # delivered since the primary became primary, its snapshot is newer than the gap.
         if state.number_at >= state.led_since:
             received.resync_books(state.product_id)
         if topic.channel == _MATCHES:
             received.missing_trades.append((topic.product_id, gap))
 
-    def _report(
+    def _report_verdict(
         self, state: ProductState, channel: str, verdict: Verdict, received: Received
     ) -> None:
-        """Report what is odd about a number: a gap before it, or that the exchange restarted."""
+        """Report a gap before a number, an implausible number, or restarted numbers."""
         if verdict.oddity:
             topic = intern_topic(channel, state.product_id)
             received.oddities.append(f"{topic} {verdict.oddity}")
         if verdict.gap is not None:
-            self._tell_gap(state, channel, verdict.gap, received)
+            self._report_gap(state, channel, verdict.gap, received)
         elif verdict.restart is not None:
             self.gaps += 1
             topic = intern_topic(channel, state.product_id)
@@ -372,7 +399,7 @@ class Arbiter:
 
 
 def _number_of(arrival: Arrival) -> int | None:
-    """Return the number by which a message's channel is watched for holes, if it has one."""
+    """Return the number by which gaps of the message's channel are found, if it has one."""
     channel = arrival.message.topic.channel
     if channel == _MATCHES:
         return arrival.head.trade_id

@@ -1,4 +1,4 @@
-"""What one read of the feed brought, ready for the inbox."""
+"""The messages and notices of one socket read, in order, ready for the inbox."""
 
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
@@ -13,11 +13,11 @@ _BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # one of them flows
 
 
 class NoticeKind(Enum):
-    """What a notice means for those who come later.
+    """How long a notice is in force: a subscriber that joins while it is in force gets it too.
 
-    A gap stands until the next message of its topic, staleness until it is over (``BACK``);
-    ``PASSING`` is for those who are there. ``WHOLE`` is told to nobody: of its topic nothing
-    is missing although the feed was down.
+    ``GAP`` is in force until the next message of its topic, ``STALE`` until ``BACK``. ``PASSING``
+    goes to the subscribers of the moment only. ``WHOLE`` goes to no subscriber: it records that no
+    message of its topic is missing although the feed was down.
     """
 
     GAP = auto()
@@ -28,13 +28,13 @@ class NoticeKind(Enum):
 
 
 class TopicNotice(NamedTuple):
-    """A notice for those who subscribe to it.
+    """A notice and the subscribers that receive it.
 
     Attributes:
-        audience: a topic; a set of product ids, for those who have anything of them; or
-            None for everybody.
+        audience: a topic, for its subscribers; a set of product ids, for the subscribers of any
+            topic of them; or None for all subscribers.
         payload: the notice.
-        kind: what it means for those who come later.
+        kind: how long it is in force.
     """
 
     audience: Topic | frozenset[str] | None
@@ -43,10 +43,10 @@ class TopicNotice(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The exchange does not give us a product, or a channel; in its own words.
+    """The exchange refuses a product or a channel; ``message`` and ``reason`` are its own words.
 
     Attributes:
-        product_id: the product; empty when it is about a whole channel.
+        product_id: the product; empty when a whole channel is refused.
         message: the error's ``message``.
         reason: the error's ``reason``.
         channel: the topic channel, when ``product_id`` is empty.
@@ -59,18 +59,18 @@ class Refusal(NamedTuple):
 
 
 class Received:
-    """What one read brought, in order.
+    """The result of one read, in order.
 
     Attributes:
-        messages: data, in the order in which subscribers get them.
-        notices: what subscribers must be told about it, in order.
-        notices_at: for each of ``notices``, how many of ``messages`` came before it.
+        messages: data, in the order in which subscribers receive it.
+        notices: notices for subscribers, in order.
+        notices_at: for each of ``notices``, how many of ``messages`` precede it.
         refusals: products and channels that the exchange refused.
         complaints: all other ``error`` messages of the exchange: an alarm.
-        oddities: what was dropped and deserves a line in the log.
-        missing_trades: for each hole in trade ids, its product and its ends.
-        resyncs: topics that have to begin anew with a snapshot.
-        unacknowledged: topics that the exchange does not think we hold on this connection.
+        oddities: unexpected messages, each described in one log line.
+        missing_trades: product and gap, for each gap in trade ids.
+        resyncs: topics that need a new snapshot from the exchange.
+        unacknowledged: topics missing from the exchange's acknowledgement for this connection.
     """
 
     __slots__ = (
@@ -97,12 +97,12 @@ class Received:
         self.unacknowledged: list[Topic] = []
 
     def tell(self, notice: TopicNotice) -> None:
-        """Add ``notice``, to be told between the messages so far and those to come."""
+        """Add ``notice`` after the messages so far."""
         self.notices.append(notice)
         self.notices_at.append(len(self.messages))
 
     def hide(self, secrets: Secrets) -> None:
-        """Remove ``secrets`` from the exchange's own words: they reach logs and subscribers."""
+        """Remove ``secrets`` from the exchange's error texts, which reach logs and subscribers."""
         if not (self.refusals or self.complaints or self.oddities):
             return
         hide = secrets.hide
@@ -114,30 +114,27 @@ class Received:
         ]
 
     def resync_books(self, product_id: str) -> None:
-        """The product's book may have missed something: it has to begin anew."""
+        """Request a new snapshot of the product's book: an update may be missing."""
         self.resyncs += [intern_topic(channel, product_id) for channel in _BOOKS]
 
     def parts(self) -> Iterator[tuple[list[Message], list[TopicNotice]]]:
-        """Cut the messages at the notices: ``(messages, what is told before them)``.
-
-        One part when there is nothing to tell; it may be empty.
-        """
-        return cut(self.messages, self.notices, self.notices_at)
+        """Split the messages at the notices, as ``split_at_notices`` does."""
+        return split_at_notices(self.messages, self.notices, self.notices_at)
 
 
-def cut(
+def split_at_notices(
     messages: list[Message], notices: Sequence[TopicNotice], notices_at: Sequence[int]
 ) -> Iterator[tuple[list[Message], list[TopicNotice]]]:
-    """Cut ``messages`` at the places where ``notices`` are to be told.
+    """Split ``messages`` at the places of ``notices``.
 
     Yields:
-        ``(messages, what is told before them)``; at least one pair, perhaps empty.
+        ``(messages, notices that precede them)``; at least one pair, perhaps empty.
     """
     begin = 0
-    told: list[TopicNotice] = []
+    preceding: list[TopicNotice] = []
     for notice, at in zip(notices, notices_at, strict=True):
         if at > begin:
-            yield messages[begin:at], told
-            begin, told = at, []
-        told.append(notice)
-    yield messages[begin:], told
+            yield messages[begin:at], preceding
+            begin, preceding = at, []
+        preceding.append(notice)
+    yield messages[begin:], preceding

@@ -1,4 +1,4 @@
-"""One upstream connection, as those see it who read what it brings."""
+"""State of one upstream connection, as the session and the feed see it."""
 
 import math
 from collections.abc import Container, Iterable
@@ -34,7 +34,7 @@ _CHANNEL_BY_TYPE = {
     "auction": AUCTION.topic_channel,
     "last_match": MATCHES.topic_channel,
 }
-# The richer channel that the type may belong to instead, and the poorer one.
+# Types of two channels: the richer channel and the poorer one.
 _EITHER_BY_TYPE = {
     "match": (FULL.topic_channel, MATCHES.topic_channel),
     "snapshot": (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel),
@@ -43,24 +43,25 @@ _EITHER_BY_TYPE = {
 DATA_TYPES = frozenset(_CHANNEL_BY_TYPE) | frozenset(_EITHER_BY_TYPE)
 """Every ``type`` of message that is data."""
 
-# What is greeted with state, or speaks each second: silence means that nobody subscribed us.
+# Channels that send state on subscribing, or a message each second: silence means that the
+# subscribe had no effect.
 _AT_ONCE = frozenset(
     channel.topic_channel for channel in (HEARTBEAT, STATUS, TICKER, MATCHES, LEVEL2, LEVEL2_BATCH)
 )
-# What comes also from a market without trades.
+# Channels that send messages of a market without trades, too.
 _ALWAYS_COMES = frozenset(c.topic_channel for c in (HEARTBEAT, LEVEL2, LEVEL2_BATCH))
 _ALL_RFQ = RFQ_MATCHES.topic("")
 
 
 class Route(NamedTuple):
-    """Where the messages of one type and product go.
+    """The topics of the messages of one type and product.
 
     Attributes:
-        topic: what they belong to.
-        also: a second topic that they belong to, or None.
-        is_held: whether that was asked for on this connection.
-        owner: the product whose state they are part of; of none when they were asked for
-            without products.
+        topic: the topic of the messages.
+        also: a second topic of theirs, or None.
+        is_held: whether the connection has subscribed to the topic.
+        owner: the product that they are state of; empty when the connection has subscribed
+            to the channel without naming products.
     """
 
     topic: Topic
@@ -72,23 +73,24 @@ class Route(NamedTuple):
 class Source:
     """One connection, from its handshake to its end.
 
-    Which channel a message belongs to cannot always be told from its type; it can be told
-    from what was asked for, because no product changes the richest of its channels on a
-    live connection (DESIGN §5).
+    The type of a message does not always name its channel: a ``match`` belongs to ``full`` or to
+    ``matches``. The topics that the connection holds decide, because no product changes the richest
+    of its channels on a live connection (``placement``).
 
     Attributes:
-        line: the number of the line that it is part of.
+        line: the number of the line that the connection is part of.
         products: ids of the products received on it.
-        heard_heartbeat: True when it has carried a heartbeat.
-        heard_at: when data of a product that was asked for arrived last, delivered or not;
-            None before.
-        told_stale: another hedgehogd at its other end says that its own feed is stale.
-        heard: the topics that messages have come of since they were asked for.
-        asked_at: when each topic that is held was asked for last, on the caller's clock, seconds.
-        acks_due: requests sent that have not been acknowledged.
-        unacknowledged: topics that the newest acknowledgement of all requests left out.
-        is_lost: it has ended.
-        garbled_at: when its books had to begin again last, for an update that cannot be read.
+        heard_heartbeat: True when it has received a heartbeat.
+        heard_at: when it last received data of a product that it holds, delivered or not; None
+            before.
+        told_stale: True when a relay at its other end has reported that its feed is stale.
+        received: the topics that it has received messages of since it subscribed to them.
+        asked_at: when it last subscribed to each topic that it holds, on the caller's clock,
+            seconds.
+        acks_due: requests sent and not yet acknowledged.
+        unacknowledged: topics missing from the acknowledgement of its last request.
+        is_lost: True after its end.
+        garbled_at: when snapshots of its books were last requested because of an unreadable update.
     """
 
     __slots__ = (
@@ -98,12 +100,12 @@ class Source:
         "acks_due",
         "asked_at",
         "garbled_at",
-        "heard",
         "heard_at",
         "heard_heartbeat",
         "is_lost",
         "line",
         "products",
+        "received",
         "told_stale",
         "unacknowledged",
     )
@@ -114,19 +116,19 @@ class Source:
         self.heard_heartbeat = False
         self.heard_at: float | None = None
         self.told_stale = False
-        self.heard: set[Topic] = set()
+        self.received: set[Topic] = set()
         self.asked_at: dict[Topic, float] = {}
         self.acks_due = 0
         self.unacknowledged: frozenset[Topic] = frozenset()
         self.is_lost = False
         self.garbled_at = -math.inf
         self._held = None if held is None else frozenset(held)
-        self._full: set[str] = set()  # products seen on full, when nobody says what was asked
+        self._full: set[str] = set()  # products received on full, when held is None
         self._routes: dict[tuple[str, str], Route] = {}
 
     @property
     def held(self) -> frozenset[Topic] | None:
-        """The topics asked for on it; None when all that comes was asked for."""
+        """The topics that the connection holds; None when it holds every topic that it receives."""
         return self._held
 
     @held.setter
@@ -135,7 +137,7 @@ class Source:
         self._routes.clear()
 
     def route(self, head: Head) -> Route | None:
-        """Return where a message with ``head`` goes; None for a type that is not data."""
+        """Return the route of a message with ``head``; None for a type that is not data."""
         key = (head.type, head.product_id)
         route = self._routes.get(key)
         if route is None:
@@ -146,51 +148,51 @@ class Source:
                 self._routes.clear()
             owner = "" if self._is_of_all(topic) else topic.product_id
             route = self._routes[key] = Route(topic, _also(topic), self._holds(topic), owner)
-            # A book is heard with its snapshot; of what was not asked for nothing is remembered.
+            # A book counts as received with its snapshot; topics not held are not recorded.
             if head.type != "l2update" and topic in self.asked_at:
-                self.heard.add(topic)
+                self.received.add(topic)
         return route
 
     def ask(self, topics: Iterable[Topic], now: float) -> None:
-        """``topics`` are being asked for, for the first time or once more."""
+        """Record a subscribe to ``topics``, the first one or another one."""
         asked = frozenset(topics)
         self.held = (self._held or frozenset()) | asked
-        self.heard -= asked
+        self.received -= asked
         self.asked_at.update(dict.fromkeys(asked, now))
 
     def drop(self, topics: Iterable[Topic]) -> None:
-        """``topics`` are no longer asked for: what still comes of them is not wanted."""
+        """Record an unsubscribe from ``topics``: messages still in flight are unwanted."""
         dropped = frozenset(topics)
         if self._held is not None:
             self.held = self._held - dropped
         for topic in dropped:
             self.asked_at.pop(topic, None)
-            self.heard.discard(topic)
+            self.received.discard(topic)
 
     def unheard(self, now: float, patience_s: float) -> list[Topic]:
-        """Return topics asked for ``patience_s`` ago that should have said something at once."""
+        """Return topics held for ``patience_s`` that send at once and have sent nothing."""
         return [
             topic
             for topic, at in self.asked_at.items()
-            if now - at >= patience_s and topic.channel in _AT_ONCE and topic not in self.heard
+            if now - at >= patience_s and topic.channel in _AT_ONCE and topic not in self.received
         ]
 
     def holds_any(self, channels: Iterable[str], product_id: str) -> bool:
-        """Say whether one of ``channels`` was asked for ``product_id``."""
+        """Say whether the connection holds one of ``channels`` of ``product_id``."""
         held = self._held
         return held is None or any(Topic(channel, product_id) in held for channel in channels)
 
     def expects_data(self, silent: Container[str]) -> bool:
-        """Say whether something must arrive: heartbeats of a product that is not ``silent``."""
+        """Say whether the connection holds heartbeats of a product that is not ``silent``."""
         return any(
             topic.channel == HEARTBEAT.topic_channel and topic.product_id not in silent
             for topic in self._held or ()
         )
 
     def flows(self, now: float) -> bool:
-        """Say whether all requests are acknowledged and all heartbeats and books have arrived."""
+        """Say whether every topic is acknowledged and each heartbeat and book has arrived."""
         missing = {topic.channel for topic in self.unheard(now, 0)}
-        if not self.heard_heartbeat:  # it has none
+        if not self.heard_heartbeat:  # a feed without heartbeats
             missing.discard(HEARTBEAT.topic_channel)
         is_acknowledged = self.unacknowledged.isdisjoint(self._held or ())
         return is_acknowledged and missing.isdisjoint(_ALWAYS_COMES)
@@ -218,12 +220,12 @@ class Source:
         held = self._held
         if held is None or topic in held:
             return True
-        # The schema of level3 is about no product.
+        # The schema message of level3 names no product.
         is_schema = topic.channel == LEVEL3.topic_channel and not topic.product_id
         return is_schema or self._is_of_all(topic)
 
     def _is_of_all(self, topic: Topic) -> bool:
-        """Say whether ``topic`` comes because all products were asked for."""
+        """Say whether the connection holds ``topic`` by holding all products of its channel."""
         held = self._held
         return (
             topic.channel == RFQ_MATCHES.topic_channel
@@ -234,8 +236,8 @@ class Source:
 
 
 def _also(topic: Topic) -> Topic | None:
-    """Return the second topic of what came on ``level2_batch`` or ``rfq_matches``."""
-    if topic.channel == LEVEL2_BATCH.topic_channel:  # the exchange does not give us level2
+    """Return the second topic of a message of ``level2_batch`` or ``rfq_matches``."""
+    if topic.channel == LEVEL2_BATCH.topic_channel:  # the exchange refuses level2
         return intern_topic(LEVEL2.topic_channel, topic.product_id)
     if topic.channel == RFQ_MATCHES.topic_channel and topic.product_id:
         return _ALL_RFQ

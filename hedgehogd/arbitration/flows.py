@@ -1,13 +1,12 @@
-"""Which topics the feed keeps up to date now: the gate before everything that is remembered.
+"""Which topics the feed holds now: the gate before all state in memory.
 
-State in memory is served only while the feed keeps it up to date (DESIGN, invariant 10). A
-topic that the feed no longer holds is forgotten by every store. Messages of it are still in
-flight then: in the inbox, in a socket, in the exchange until the unsubscribe has arrived. Each
-message passes this gate before anything is remembered of it, so none of them creates state that
-nothing would update. The session asks for what comes from the exchange, the broker for what any
-producer puts into the inbox.
+State in memory is served only while the feed keeps it up to date. When the feed no longer holds
+a topic, every store forgets it. Messages of that topic are still in flight then: in the inbox, in
+a socket, in the exchange until the unsubscribe arrives. Each message passes this gate before any
+state is kept of it, so no message creates state that nothing would update. The session applies
+the gate to messages of the exchange, the broker to messages of every producer.
 
-A feed that does not report its topics, a recording, holds whatever it brings.
+A feed that does not report its topics, such as a recording, holds every topic that it sends.
 """
 
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ class Flows:
     """The topics that the feed holds.
 
     Attributes:
-        topics: what the feed holds; None when the feed does not report it.
+        topics: the topics; None when the feed does not report them.
     """
 
     def __init__(self) -> None:
@@ -29,14 +28,14 @@ class Flows:
         self._admitted: frozenset[Topic] = frozenset()
 
     def follow(self, topics: Iterable[Topic]) -> frozenset[Topic]:
-        """Set the topics that flow from now on; return those that have to be forgotten."""
+        """Set the topics that the feed holds from now on; return the topics to forget."""
         flowing = frozenset(topics)
         if any(topic.channel == LEVEL3.topic_channel for topic in flowing):
-            flowing |= {_SCHEMA}  # it comes with each of them, and is about no product
+            flowing |= {_SCHEMA}  # sent with each of them, without a product
         before = self.topics or frozenset()
         self.topics = flowing
-        # While a product moves from level2 to level2_batch, its old connection brings level2
-        # until the new one has begun: level2_batch is made from that.
+        # While a product moves from level2 to level2_batch, its old connection delivers level2
+        # until the new connection delivers: level2_batch is made from level2 meanwhile.
         batches = (t for t in flowing if t.channel == LEVEL2_BATCH.topic_channel)
         self._admitted = flowing.union(LEVEL2.topic(t.product_id) for t in batches)
         return before - flowing
@@ -46,11 +45,11 @@ class Flows:
         return self.topics is None or topic in self.topics
 
     def has_book(self, product_id: str) -> bool:
-        """Say whether one of the two channels of a product's level-2 book flows."""
+        """Say whether the feed holds one of the two channels of a product's level-2 book."""
         return any(self.has(channel.topic(product_id)) for channel in (LEVEL2, LEVEL2_BATCH))
 
     def admits(self, topic: Topic) -> bool:
-        """Say whether a message of ``topic`` may be published and remembered; 0.1 µs."""
+        """Say whether a message of ``topic`` may be published and kept; 0.1 µs."""
         return (
             self.topics is None
             or topic in self._admitted

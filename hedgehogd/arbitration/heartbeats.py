@@ -1,14 +1,16 @@
-"""What heartbeats claim: the newest trade and the newest event of a product.
+"""Compare the numbers that heartbeats state with the messages that have arrived.
 
-Both may be on their way still, so a claim is believed only when the next heartbeat comes,
-a second later, and not in the same read. Then what is missing is a gap, although nothing
-has come that would reveal it.
+A heartbeat states the newest trade id and the newest sequence of its product. The messages with
+these numbers may still be on their way. So a stated number is checked only when the next heartbeat
+arrives, a second later and in another read. Messages still missing then are a gap, although no
+message has revealed it.
 
-A heartbeat that names an event of ``full`` that has not come yet waits for it: clients take
-one that runs ahead of the data for a loss and load their book again (FEED §6.1, §15).
+A heartbeat that states a sequence of ``full`` that has not arrived is kept until that message is
+delivered: clients take a heartbeat ahead of the data for a loss and load their book again
+(COINBASE §6.1, §15).
 
-A heartbeat that names a number below the mark confirms that the exchange set the numbers back,
-when a message has such a number too (``sequences``).
+A heartbeat that states a number below the highest number confirms that the exchange set its numbers
+back, when a message has such a number too (``sequences``).
 """
 
 from collections.abc import Callable
@@ -19,56 +21,58 @@ from hedgehogd.arbitration.sequences import Verdict
 from hedgehogd.domain.channel import FULL, MATCHES
 from hedgehogd.domain.gap import Gap
 
-TellGap = Callable[[ProductState, str, Gap, Received], None]
-Report = Callable[[ProductState, str, Verdict, Received], None]
+ReportGap = Callable[[ProductState, str, Gap, Received], None]
+ReportVerdict = Callable[[ProductState, str, Verdict, Received], None]
 
 
-class Claims:
+class Heartbeats:
     """The rules above, for all products of one feed.
 
     Args:
-        tell_gap: tells a gap, and counts it.
-        report: reports a verdict about the numbers of one channel.
-        patience_s: heartbeats closer to each other than this say nothing about each other.
+        report_gap: reports a gap and counts it.
+        report_verdict: reports a verdict about the numbers of one channel.
+        patience_s: two heartbeats that are closer in time do not confirm each other.
     """
 
-    def __init__(self, tell_gap: TellGap, report: Report, patience_s: float) -> None:
-        self._tell_gap = tell_gap
-        self._report = report
+    def __init__(
+        self, report_gap: ReportGap, report_verdict: ReportVerdict, patience_s: float
+    ) -> None:
+        self._report_gap = report_gap
+        self._report_verdict = report_verdict
         self._patience_s = patience_s
 
-    def heartbeat(
+    def receive(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver the heartbeat of a product's leader, or keep it until its event has come."""
+        """Deliver a heartbeat of the primary connection, or keep it until its sequence arrives."""
         head = arrival.head
         for channel, numbers in state.numbers.items():
             newest = head.last_trade_id if channel == MATCHES.topic_channel else head.sequence
             if newest is not None:
                 verdict = numbers.confirm(newest, now, arrival.source.line)
-                self._report(state, channel, verdict, received)
-        is_next = now >= state.claimed_at + self._patience_s
+                self._report_verdict(state, channel, verdict, received)
+        is_next = now >= state.stated_at + self._patience_s
         if is_next:
-            # A claim that the next heartbeat takes back was not true.
-            if (head.last_trade_id or 0) >= state.claimed_trade:
-                self._check(state, MATCHES.topic_channel, state.claimed_trade, received)
-            state.claimed_trade = head.last_trade_id or 0
-            state.claimed_at = now
+            # A lower number in the next heartbeat takes the stated number back.
+            if (head.last_trade_id or 0) >= state.stated_trade:
+                self._check(state, MATCHES.topic_channel, state.stated_trade, received)
+            state.stated_trade = head.last_trade_id or 0
+            state.stated_at = now
         early = state.early
         if early is not None and is_next:
-            claimed = early.head.sequence or 0
-            if (head.sequence or 0) >= claimed:
-                self._check(state, FULL.topic_channel, claimed, received)
-                self.caught_up(state, received)
+            stated = early.head.sequence or 0
+            if (head.sequence or 0) >= stated:
+                self._check(state, FULL.topic_channel, stated, received)
+                self.release(state, received)
             else:
                 state.early = None
         if self._is_early(state, arrival):
-            state.early = arrival  # a later one replaces it
+            state.early = arrival  # the later heartbeat replaces the earlier one
         else:
             received.messages.append(arrival.message)
 
-    def caught_up(self, state: ProductState, received: Received) -> None:
-        """An event of ``full`` was delivered, or told to be missing: let the heartbeat go."""
+    def release(self, state: ProductState, received: Received) -> None:
+        """Deliver the kept heartbeat when its sequence was delivered or reported missing."""
         early = state.early
         if early is not None and not self._is_early(state, early):
             state.early = None
@@ -76,14 +80,14 @@ class Claims:
 
     def _is_early(self, state: ProductState, arrival: Arrival) -> bool:
         numbers, sequence = state.numbers.get(FULL.topic_channel), arrival.head.sequence
-        if numbers is None or sequence is None or numbers.hole_before(sequence + 1) is None:
+        if numbers is None or sequence is None or numbers.gap_before(sequence + 1) is None:
             return False
         return arrival.source.holds_any((FULL.topic_channel,), state.product_id)
 
-    def _check(self, state: ProductState, channel: str, claimed: int, received: Received) -> None:
-        """Tell a gap when what was claimed has not come."""
+    def _check(self, state: ProductState, channel: str, stated: int, received: Received) -> None:
+        """Report a gap when numbers up to ``stated`` have not arrived."""
         numbers = state.numbers.get(channel)
-        hole = None if numbers is None else numbers.hole_before(claimed + 1)
-        if numbers is not None and hole is not None:
-            numbers.skip_to(claimed)
-            self._tell_gap(state, channel, hole, received)
+        gap = None if numbers is None else numbers.gap_before(stated + 1)
+        if numbers is not None and gap is not None:
+            numbers.skip_to(stated)
+            self._report_gap(state, channel, gap, received)

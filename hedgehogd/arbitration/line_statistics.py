@@ -1,9 +1,9 @@
-"""Which of two lines is first, by how much, and what that has saved.
+"""Which of two lines delivers first, by how much, and how many gaps the other line filled.
 
-Every number of a product comes on both lines. Which line brought it first is counted for
-every one; by how much, for one at a time: a number is remembered until the other line
-brings it too, then the next. So the sample does not depend on how far the lines are apart,
-and costs one slot.
+Every number of a product arrives on both lines. The line that delivers it first is counted for
+every number. The lead is measured for one number at a time: the number is kept until the other
+line delivers it too, then the next number is chosen. So the sample does not depend on the distance
+between the lines, and needs one slot.
 """
 
 from collections import Counter, deque
@@ -28,8 +28,8 @@ class Race:
     """Wins and leads of each line.
 
     Attributes:
-        wins: numbers that each line brought first.
-        saved: holes that each line filled for the other.
+        wins: numbers that each line delivered first.
+        saved: gaps of the other line that each line filled.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Race:
         self._leads_s = [deque[float](maxlen=_LEADS_KEPT) for _ in range(LINES_MAX)]
 
     def observe(self, product_id: str, channel: str, number: int, line: int, now: float) -> None:
-        """A number has come on ``line``."""
+        """Count a number that arrived on ``line``."""
         key = (product_id, channel)
         if number > self._highest.get(key, -1):
             self._highest[key] = number
@@ -55,11 +55,11 @@ class Race:
             self._probe = None
 
     def forget(self, product_id: str) -> None:
-        """The product is no longer held."""
+        """Forget a product that is no longer held."""
         for key in [key for key in self._highest if key[0] == product_id]:
             del self._highest[key]
 
     def lead_s(self, line: int) -> float | None:
-        """Return the median lead of ``line`` when it was first, in seconds; None for none."""
+        """Return the median lead of ``line`` in seconds; None when it never delivered first."""
         leads = self._leads_s[line]
         return median(leads) if leads else None

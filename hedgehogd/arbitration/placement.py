@@ -1,13 +1,14 @@
 """Which connection of a line holds which product, and how a product moves.
 
 All channels of a product share one connection, or their order is lost. Light channels have
-one connection; products with ``full`` or ``level3`` are spread over up to
-``HEAVY_CONNECTIONS_MAX`` others, because the exchange cuts who reads a busy one too slowly.
+one connection. Products with ``full`` or ``level3`` are spread over up to
+``HEAVY_CONNECTIONS_MAX`` further ones, because the exchange disconnects a client that reads a busy
+connection too slowly.
 
-Some channels cannot be told apart by their messages (``matches`` and ``full``, ``level2`` and
-``level2_batch``), so a product never changes from one to the other on a live connection: it
-is held on another connection first, and dropped from the old one a moment after it has
-begun to flow on the new one (DESIGN §5).
+Messages of some channels are indistinguishable (``matches`` and ``full``, ``level2`` and
+``level2_batch``: each pair has two *variants*). So a product never changes its variant on a live
+connection. A second connection subscribes first, and the old one unsubscribes ``HANDOVER_S`` after
+the product has arrived on the new one.
 
 Sans-I/O: time is an argument. Each line has a plan of its own.
 """
@@ -31,8 +32,8 @@ class _Holding:
 
     Attributes:
         slot: the number of the connection.
-        topics: what is held of the product there.
-        arrived_at: when it began to flow there; None before.
+        topics: the topics of the product that the connection has to hold.
+        arrived_at: when the first message of the product arrived there; None before.
     """
 
     __slots__ = ("arrived_at", "slot", "topics")
@@ -47,19 +48,19 @@ class Plan:
     """The connections of one line, by slot: a small number, 0 for the light channels.
 
     Attributes:
-        silent: products that were moved because they did not flow, and do not flow yet.
+        silent: products that were moved because no message of them arrived, and still none has.
     """
 
     def __init__(self) -> None:
         self.silent: set[str] = set()
         self._holdings: dict[str, list[_Holding]] = {}  # the newest last
-        # What each live connection has carried of a product: for each kind its variant.
+        # The variant of each kind that a live connection has carried, by slot and product.
         self._variants: dict[tuple[int, str], dict[int, str]] = {}
         self._avoided: set[tuple[int, str]] = set()
-        self._moves: Counter[str] = Counter()  # of each product, because it did not flow
+        self._moves: Counter[str] = Counter()  # of each product, because no message of it arrived
 
     def follow(self, asked: Iterable[Topic], now: float) -> None:
-        """Plan for ``asked``, and end the old holdings whose time has come."""
+        """Place the topics ``asked`` for, and end old holdings ``HANDOVER_S`` after a move."""
         by_product: dict[str, set[Topic]] = {}
         for topic in asked:
             by_product.setdefault(topic.product_id, set()).add(topic)
@@ -74,11 +75,11 @@ class Plan:
                 del holdings[:-1]
 
     def slots(self) -> list[int]:
-        """Return the slots that hold something."""
+        """Return the slots that hold at least one product."""
         return sorted({h.slot for holdings in self._holdings.values() for h in holdings})
 
     def topics(self, slot: int) -> frozenset[Topic]:
-        """Return what the connection at ``slot`` has to hold."""
+        """Return the topics that the connection at ``slot`` has to hold."""
         return frozenset(
             topic
             for holdings in self._holdings.values()
@@ -88,7 +89,7 @@ class Plan:
         )
 
     def products(self, slots: Iterable[int]) -> frozenset[str]:
-        """Return the products that belong on ``slots``; an old variant elsewhere does not count."""
+        """Return the products placed on ``slots``, each counted at its newest placement."""
         chosen = frozenset(slots)
         return frozenset(
             product_id
@@ -97,14 +98,14 @@ class Plan:
         )
 
     def arrived(self, slot: int, product_id: str, now: float) -> None:
-        """The product flows on the connection at ``slot``."""
+        """Record that a message of the product arrived on the connection at ``slot``."""
         holdings = self._holdings.get(product_id, [])
         if holdings and holdings[-1].slot == slot and holdings[-1].arrived_at is None:
             holdings[-1].arrived_at = now
             self.silent.discard(product_id)
 
     def ended(self, slot: int) -> None:
-        """The connection at ``slot`` has ended: its next one may carry any variant."""
+        """Record the end of the connection at ``slot``: the next one may carry any variant."""
         for key in [key for key in self._variants if key[0] == slot]:
             del self._variants[key]
         self._avoided = {key for key in self._avoided if key[0] != slot}
@@ -117,10 +118,10 @@ class Plan:
                     self._mark(slot, product_id, holding.topics)
 
     def avoid(self, slot: int, product_id: str) -> None:
-        """The product does not flow on the connection at ``slot``: move it, while that lives.
+        """Move a product off the live connection at ``slot``: no message of it arrives there.
 
-        At most ``MOVES_MAX`` times until its connection is lost: one that flows nowhere is not
-        the connections' fault.
+        A product moves at most ``MOVES_MAX`` times until its connection is lost: when no connection
+        receives it, the connections are not the cause.
         """
         if (slot, product_id) not in self._avoided and self._moves[product_id] < MOVES_MAX:
             self._avoided.add((slot, product_id))
@@ -128,14 +129,14 @@ class Plan:
             self.silent.add(product_id)
 
     def refused(self, channels: Iterable[str]) -> None:
-        """The exchange does not give us ``channels``: none of their messages ever came."""
+        """Forget the variants of ``channels``, which the exchange refused: no message arrived."""
         gone = frozenset(channels)
         for variants in self._variants.values():
             for kind in [kind for kind, channel in variants.items() if channel in gone]:
                 del variants[kind]
 
     def next_change_at(self) -> float | None:
-        """Return when ``follow`` will end an old holding, or None."""
+        """Return when ``follow`` will next end an old holding, or None."""
         times = [
             holdings[-1].arrived_at + HANDOVER_S
             for holdings in self._holdings.values()
@@ -156,19 +157,20 @@ class Plan:
         ]
         if fitting:
             holding = fitting[-1]
-            holdings.remove(holding)  # when it is not the newest, the product moves back
+            holdings.remove(holding)  # an older holding: the product moves back
         else:
             holding = _Holding(self._choose(product_id, topics), topics)
-            if len(holdings) > 1:  # it moves on before the other move was over
+            if len(holdings) > 1:  # a third placement: the earlier move is not complete
                 del holdings[1 if holdings[1].arrived_at is None else 0]
         holding.topics = topics
         holdings.append(holding)
         self._mark(holding.slot, product_id, topics)
 
     def _fits(self, slot: int, product_id: str, topics: frozenset[Topic]) -> bool:
-        """Say whether the connection may carry ``topics``, given what it has carried.
+        """Say whether the connection at ``slot`` may carry ``topics``.
 
-        A heavy product needs a heavy connection; one that is no longer heavy may stay on it.
+        It may not when it has carried another variant of the product. A heavy product needs a heavy
+        connection; a product that is no longer heavy may stay on it.
         """
         if _is_heavy(topics) and not 1 <= slot <= HEAVY_CONNECTIONS_MAX:
             return False
@@ -186,10 +188,10 @@ class Plan:
                 self._variants.setdefault((slot, product_id), {})[kind] = topic.channel
 
     def _choose(self, product_id: str, topics: frozenset[Topic]) -> int:
-        """Return the slot for a product that has none yet, or has to leave its own."""
+        """Return the slot for a product that has none, or has to leave its slot."""
         here = {holding.slot for holding in self._holdings[product_id]}
         if not _is_heavy(topics):
-            # The light connection; when it has carried the other variant, the next one.
+            # The light connection; if it has carried the other variant, the next light slot.
             here |= {slot for slot, avoider in self._avoided if avoider == product_id}
             light = chain((0,), count(HEAVY_CONNECTIONS_MAX + 1))
             return next(s for s in light if s not in here and self._fits(s, product_id, topics))
@@ -201,7 +203,7 @@ class Plan:
         )
         free = [s for s in range(1, HEAVY_CONNECTIONS_MAX + 1) if s not in here]
         fitting = [s for s in free if self._fits(s, product_id, topics)]
-        # Where it has been before comes first: so it never uses up more than four.
+        # A slot that has carried the product is preferred, so a product uses at most four slots.
         known = {slot for slot in fitting if (slot, product_id) in self._variants}
         avoided = {slot for slot in fitting if (slot, product_id) in self._avoided}
         return min(fitting, key=lambda s: (s in avoided, s not in known, load[s], s))

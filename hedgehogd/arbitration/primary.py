@@ -1,12 +1,22 @@
-"""Which connection a product's state follows: its book, its heartbeats, what has no numbers.
+"""Which connection supplies a product's state: its book, its heartbeats, channels without numbers.
 
-A product has one leader. What others bring of its state is spare, until the leader is lost,
-holds nothing of the product any more, or is silent while another line speaks. A book goes on
-with the snapshot of the new leader, which is asked for unless it is what came.
+Each product has one *primary* connection (``ProductState.leader``). State from other connections is
+spare and dropped. A product without a primary follows the first connection that delivers state.
 
-While a product moves from one connection of a line to another, the old one leads until the
-new one has a snapshot, or the old one lets go. What the old one does not hold is delivered
-meanwhile: nobody else could bring it.
+    event                                                     the primary becomes
+    --------------------------------------------------------  ---------------------------------
+    the primary is lost                                       another connection that carries the
+                                                              product, one with its book first
+    the primary holds nothing of the product any more         the connection that delivers state
+    another connection of the same line delivers a snapshot   that connection: the product moves
+    another line delivers state, and the primary none for     that connection
+    ``LEADER_SILENCE_S``
+
+The book continues with the snapshot of the new primary. That snapshot is requested, unless it is
+the message that made the change.
+
+While a product moves from one connection of a line to another, state of a topic that the primary
+does not hold is delivered too: no other connection could deliver it. This excludes books.
 """
 
 from collections import Counter
@@ -21,11 +31,11 @@ from hedgehogd.domain.limits import LEADER_SILENCE_S, PRODUCT_SILENCE_S
 _BOOKS = frozenset({LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel})
 
 
-class Leading:
+class PrimaryRules:
     """The rules above, for all products of one feed.
 
     Args:
-        dropped: where ``spare`` and ``no_snapshot`` are counted.
+        dropped: the counter of ``spare`` and ``no_snapshot``.
     """
 
     def __init__(self, dropped: Counter[str]) -> None:
@@ -34,7 +44,7 @@ class Leading:
     def delivers(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> bool:
-        """Say whether state that has come is delivered; let the lead move if it has to."""
+        """Say whether a message of state is delivered; change the primary if the rules say so."""
         source, topic, leader = arrival.source, arrival.message.topic, state.leader
         is_snapshot, is_book = arrival.head.type == "snapshot", topic.channel in _BOOKS
         if source is not leader:
@@ -53,7 +63,7 @@ class Leading:
             self._dropped["no_snapshot"] += 1
             if state.unknown_since is None:
                 state.unknown_since = now
-            elif now - state.unknown_since > PRODUCT_SILENCE_S:  # it was lost on its way
+            elif now - state.unknown_since > PRODUCT_SILENCE_S:  # the requested snapshot was lost
                 state.unknown_since = now
                 _ask_snapshot(state, received)
             return False
@@ -62,21 +72,21 @@ class Leading:
     def follow_another(
         self, state: ProductState, sources: Iterable[Source], received: Received
     ) -> None:
-        """The leader is lost: follow another connection that carries the product."""
+        """Replace a lost primary by another connection that carries the product."""
         product_id = state.product_id
         carriers = [s for s in sources if product_id in s.products and _carries(s, product_id)]
         with_book = [s for s in carriers if s.holds_any(_BOOKS, product_id)]
         state.leader = next(iter(with_book or carriers), None)
         state.has_snapshot = False
         state.spare_since = None
-        state.early = None  # after a pause it would be old, and behind what it should precede
+        state.early = None  # after a pause the kept heartbeat would be old and out of order
         _ask_snapshot(state, received)
 
 
 def _takes_over(
     state: ProductState, source: Source, topic: Topic, now: float, *, is_snapshot: bool
 ) -> bool:
-    """Say whether ``source``, which does not lead, does so from now on."""
+    """Say whether ``source`` becomes the primary with this message."""
     leader = state.leader
     if source.is_lost or leader is None:
         return not source.is_lost
@@ -91,7 +101,7 @@ def _takes_over(
 
 
 def _is_only_on(source: Source, leader: Source | None, topic: Topic) -> bool:
-    """Say whether no other connection of the line can bring ``topic``."""
+    """Say whether the primary, of the same line, does not hold ``topic``."""
     return (
         leader is not None
         and source.line == leader.line
@@ -105,7 +115,7 @@ def _carries(source: Source, product_id: str) -> bool:
 
 
 def _ask_snapshot(state: ProductState, received: Received) -> None:
-    """The book goes on from another connection: it has to begin anew there."""
+    """Request a snapshot of each book that the new primary holds."""
     leader = state.leader
     if leader is not None and leader.held is not None:
         topics = (Topic(channel, state.product_id) for channel in sorted(_BOOKS))

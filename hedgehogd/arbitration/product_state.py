@@ -1,4 +1,4 @@
-"""What is known of one product across all connections: for ``arbiter``, which has the rules."""
+"""State of one product across all connections; the rules are in ``arbiter``."""
 
 import math
 from collections import deque
@@ -17,9 +17,9 @@ class Arrival(msgspec.Struct, gc=False):
     """One message that has arrived and is not delivered yet.
 
     Attributes:
-        source: the connection that brought it.
-        head: what was read of it.
-        message: what subscribers will get.
+        source: the connection that it arrived on.
+        head: its head.
+        message: the message, as subscribers receive it.
         at: when it arrived, on the caller's clock, seconds.
     """
 
@@ -30,44 +30,49 @@ class Arrival(msgspec.Struct, gc=False):
 
 
 class ProductState:
-    """One product: its numbers, its leader, what waits behind a hole.
+    """State of one product: last numbers, primary connection, messages queued after a gap.
+
+    All times are on the caller's clock, in seconds.
 
     Attributes:
-        heard_at: when anything of it came last, on the caller's clock, seconds.
-        data_at: the same for anything but heartbeats; None before the first.
-        has_heartbeat: a heartbeat of it has come.
-        leader: the connection that its state follows.
-        spare_since: when another line brought state of it, nothing from the leader since;
-            None when the leader was last.
-        led_since: when it began to.
-        number_at: when a numbered message of it was delivered last.
-        unknown_since: when the first update came without a snapshot; None for none.
-        has_snapshot: the leader has sent the book's snapshot.
-        waiting: what waits behind a hole, in order of arrival.
-        waiting_until: when the hole becomes a gap.
-        early: a heartbeat that waits for the event of ``full`` that it names.
-        claimed_trade: the newest trade that a heartbeat has named; 0 for none.
-        claimed_at: when it did.
+        heard_at: when the last message of the product arrived.
+        data_at: the same without heartbeats; None before the first.
+        has_heartbeat: a heartbeat of the product has arrived.
+        numbers: the last numbers, by topic channel.
+        leader: the primary: the connection that supplies the product's state; None for none.
+        spare_since: when another line delivered state, and the primary none since; None when the
+            last state came from the primary.
+        led_since: when ``leader`` became the primary.
+        number_at: when a numbered message of the product was last delivered.
+        unknown_since: when an update arrived before the snapshot, or a snapshot was last requested
+            for that; None for neither.
+        has_snapshot: the primary has sent the book's snapshot.
+        open_gap: the channel and the gap that another connection may still fill; None for none.
+        queued: messages queued after the open gap, in order of arrival.
+        declare_at: when the open gap is declared.
+        early: a heartbeat kept until the sequence of ``full`` that it states arrives.
+        stated_trade: the newest trade id that a heartbeat has stated; 0 for none.
+        stated_at: when that heartbeat arrived.
     """
 
     __slots__ = (
-        "claimed_at",
-        "claimed_trade",
         "data_at",
+        "declare_at",
         "early",
         "has_heartbeat",
         "has_snapshot",
         "heard_at",
-        "hole",
         "leader",
         "led_since",
         "number_at",
         "numbers",
+        "open_gap",
         "product_id",
+        "queued",
         "spare_since",
+        "stated_at",
+        "stated_trade",
         "unknown_since",
-        "waiting",
-        "waiting_until",
     )
 
     def __init__(self, product_id: str, now: float) -> None:
@@ -82,15 +87,15 @@ class ProductState:
         self.heard_at = now
         self.data_at: float | None = None
         self.has_heartbeat = False
-        self.waiting: deque[Arrival] = deque()
-        self.waiting_until = 0.0
-        self.hole: tuple[str, Gap] | None = None
+        self.queued: deque[Arrival] = deque()
+        self.declare_at = 0.0
+        self.open_gap: tuple[str, Gap] | None = None
         self.early: Arrival | None = None
-        self.claimed_trade = 0
-        self.claimed_at = -math.inf
+        self.stated_trade = 0
+        self.stated_at = -math.inf
 
     def numbers_of(self, channel: str) -> Numbers:
-        """Return what watches the numbers of one channel."""
+        """Return the numbers of one channel."""
         numbers = self.numbers.get(channel)
         if numbers is None:
             numbers = Numbers(
@@ -101,9 +106,9 @@ class ProductState:
         return numbers
 
     def forget(self, channel: str) -> None:
-        """One channel is no longer held: nothing waits for it, or of it."""
+        """Forget one channel that is no longer held, with its open gap and its queued messages."""
         self.numbers.pop(channel, None)
-        if self.hole is not None and self.hole[0] == channel:
-            self.hole = None
-        if self.waiting:
-            self.waiting = deque(a for a in self.waiting if a.message.topic.channel != channel)
+        if self.open_gap is not None and self.open_gap[0] == channel:
+            self.open_gap = None
+        if self.queued:
+            self.queued = deque(a for a in self.queued if a.message.topic.channel != channel)

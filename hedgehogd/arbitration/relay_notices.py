@@ -63,7 +63,7 @@ Relayed = RelayedGap | RelayedStale | RelayedBackfill | RelayedClosing
 
 
 def parse(head: Head, payload: bytes) -> Relayed | None:
-    """Return what a notice reports to subscribers; None for nothing, and for an unreadable one."""
+    """Parse a notice; return None when it is unreadable or of no concern to subscribers."""
     try:
         fields = msgspec.json.decode(payload, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

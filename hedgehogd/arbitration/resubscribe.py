@@ -1,9 +1,8 @@
-"""Topics to subscribe to once more on a live connection, and how often.
+"""Topics to subscribe to again on a live connection, and how often.
 
-Two reasons: the exchange's acknowledgement leaves a topic out, so another subscribe may
-help; or what flows has to begin anew, with a snapshot, so an unsubscribe comes first. The
-pause between two tries for one topic doubles: an exchange that never acknowledges a topic
-is asked for it ever more rarely.
+There are two reasons. The exchange's acknowledgement leaves a topic out: another subscribe may
+help. Or a topic needs a new snapshot: an unsubscribe comes first. The pause between two tries for
+one topic doubles, so a topic that the exchange never acknowledges is requested ever more rarely.
 
 Sans-I/O: time is an argument. Each connection has its own.
 """
@@ -17,12 +16,12 @@ from hedgehogd.domain.limits import RENEW_FIRST_S, RENEW_MAX_S
 
 
 class Due(NamedTuple):
-    """What to do now.
+    """The requests that are due now.
 
     Attributes:
-        again: topics to subscribe to once more.
-        anew: topics to unsubscribe from first, and then to subscribe to.
-        next_at: when more will be due; infinity for never.
+        again: topics to subscribe to again.
+        anew: topics to unsubscribe from first, and then to subscribe to again.
+        next_at: when the next topic is due; infinity for never.
     """
 
     again: frozenset[Topic]
@@ -31,7 +30,7 @@ class Due(NamedTuple):
 
 
 class Renewals:
-    """What has been asked for once more on one connection."""
+    """Topics to subscribe to again on one connection."""
 
     def __init__(self) -> None:
         self._again: set[Topic] = set()
@@ -41,19 +40,19 @@ class Renewals:
         self._tries: Counter[Topic] = Counter()
 
     def ask_again(self, topics: Iterable[Topic]) -> None:
-        """The exchange does not think that we hold ``topics``."""
+        """Add ``topics`` that the exchange's acknowledgement leaves out."""
         self._again.update(topics)
 
     def ask_anew(self, topics: Iterable[Topic]) -> None:
-        """What flows of ``topics`` is of no use, or nothing does."""
+        """Add ``topics`` that need a new snapshot, or of which no message arrives."""
         self._anew.update(topics)
 
     def tries(self, topic: Topic) -> int:
-        """Return how often ``topic`` has been subscribed to once more."""
+        """Return how often ``topic`` has been subscribed to again."""
         return self._tries[topic]
 
     def take(self, held: frozenset[Topic], now: float) -> Due:
-        """Return what is due at ``now`` among the topics that are ``held``; forget the others."""
+        """Return the ``held`` topics that are due at ``now``; forget topics that are not held."""
         self._again &= held
         self._anew &= held
         due = {t for t in self._again | self._anew if self._not_before.get(t, now) <= now}

@@ -1,6 +1,6 @@
-"""Numbers that rise by one, and the holes between them.
+"""Numbers that rise by one, and the gaps between them.
 
-``GapDetector`` believes every number. ``Numbers`` doubts those that an exchange cannot mean.
+``GapDetector`` accepts every number. ``Numbers`` rejects numbers that the exchange cannot mean.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from hedgehogd.domain.limits import ODD_NUMBERS_MAX, SET_BACK_AFTER_S
 
 
 class GapDetector:
-    """Tell new numbers from repeats, and name the holes between them.
+    """Distinguish new numbers from repeats, and report the gaps between them.
 
     Sans-I/O: no clock, no socket, no logging. One instance watches one stream,
     for example the trade ids of BTC-USD on the ``matches`` channel.
 
     The caller passes numbers in arrival order. A number at or below the highest
-    one seen is a repeat or a straggler and is not delivered again: hedgehogd
-    keeps order and would rather report a gap than reorder a market.
+    one received is a repeat or a straggler and is not delivered again: hedgehogd
+    keeps the order of a market and reports a gap rather than change it.
     """
 
     __slots__ = ("_highest",)
@@ -28,7 +28,7 @@ class GapDetector:
 
     @property
     def highest(self) -> int | None:
-        """The highest number seen; None before the first."""
+        """The highest number received; None before the first."""
         return self._highest
 
     def observe(self, number: int) -> tuple[bool, Gap | None]:
@@ -36,8 +36,8 @@ class GapDetector:
 
         Returns:
             ``(deliver, gap)``. ``deliver`` is False for a repeat or straggler.
-            ``gap`` is the hole just before ``number``, or None. The first
-            number ever seen opens the stream and cannot reveal a gap.
+            ``gap`` is the gap just before ``number``, or None. The first
+            number opens the stream and cannot reveal a gap.
         """
         highest = self._highest
         if highest is not None and number <= highest:
@@ -49,13 +49,13 @@ class GapDetector:
 
 
 class Verdict(NamedTuple):
-    """What to do with one number.
+    """The decision about one number.
 
     Attributes:
         deliver: False for a repeat or a straggler.
-        gap: the hole just before it, or None.
-        oddity: what deserves a line in the log, or an empty text.
-        restart: the number from which the exchange counts again, or None.
+        gap: the gap just before the number, or None.
+        oddity: a text for the log about an unexpected number; empty for none.
+        restart: the number at which the exchange restarted its count, or None.
     """
 
     deliver: bool
@@ -69,10 +69,15 @@ _REPEAT = Verdict(False)
 
 
 class _Run:
-    """Numbers of one line that do not fit and rise: the first, the last, how many, since when.
+    """A run: rising numbers of one line that do not follow the highest number.
 
-    ``begun`` is the message that arrived at ``since``, ``payload`` the one that has the last
-    number.
+    Attributes:
+        first: the first number of the run.
+        last: the last number.
+        count: how many numbers the run has.
+        since: when the run began, on the caller's clock, seconds.
+        begun: the message that arrived at ``since``.
+        payload: the message that has the last number.
     """
 
     __slots__ = ("begun", "count", "first", "last", "payload", "since")
@@ -85,45 +90,45 @@ class _Run:
 
 
 class Numbers:
-    """Watch one product's trade ids or sequences, and survive those that are not true.
+    """Watch one product's trade ids or sequences, and tolerate numbers that cannot be right.
 
-    A number too far above the mark is delivered and the mark stays: one absurd number must
-    not turn all that follow into repeats. When far numbers rise often enough in a row on one
-    line, by one where none may be left out, the exchange counts anew, and so do we: it set
-    the numbers back, or the mark itself was wrong. Then those of the run that were taken for
-    repeats are told as a gap.
+    The *mark* is the highest number accepted. A number too far above the mark is delivered and the
+    mark stays: one implausible number must not turn all later numbers into repeats. When enough far
+    numbers rise in a row on one line (by one where no number may be left out), the exchange has
+    restarted its count, or the mark itself was wrong, and the mark moves to them. Numbers of
+    that run that were dropped as repeats are then reported as a gap.
 
-    A little below the mark a rising run is usual, because a server, or the other of two
-    lines, may lag. The exchange's own times tell a lagging server from a set-back: a lagging
+    A rising run a little below the mark is usual, because a server, or the other of two
+    lines, may lag. The exchange's own times distinguish a lagging server from a set-back: a lagging
     server sends messages that are older than the message at the mark. A run that is not older
-    is a set-back when it has lasted for ``SET_BACK_AFTER_S`` and no new number has arrived
-    meanwhile. On a small market one number is a run when the heartbeats confirm it.
+    is a set-back when it has lasted for ``SET_BACK_AFTER_S`` without a new number above the mark.
+    On a small market one number is a run when the heartbeats confirm it.
 
-    A ``last_match`` is the newest trade there is: one that is far below the mark, or younger
+    A ``last_match`` is the newest trade there is. One that is far below the mark, or newer
     than the message at the mark, is a set-back at once.
 
     Attributes:
-        highest: the mark: the highest number believed; None before the first.
+        highest: the mark; None before the first number.
     """
 
     __slots__ = ("_far", "_is_dense", "_mark", "_runs", "_step_max", "highest")
 
     def __init__(self, step_max: int, *, is_dense: bool = True) -> None:
-        """Watch numbers in which a step of more than ``step_max`` cannot be true.
+        """Watch numbers in which a step of more than ``step_max`` is implausible.
 
         Args:
-            step_max: the longest step that can be.
-            is_dense: whether a number that is left out is missing; a ticker leaves out many.
+            step_max: the largest plausible step.
+            is_dense: True when a number left out is missing; a ticker leaves out many.
         """
         self.highest: int | None = None
-        self._mark = b""  # the message that has the highest number
+        self._mark = b""  # the message at the mark
         self._step_max = step_max
         self._is_dense = is_dense
         self._runs: dict[int, _Run] = {}  # by line
-        self._far: list[int] = []  # above the mark and delivered: the other line brings them too
+        self._far: list[int] = []  # far above the mark, delivered; the other line repeats them
 
-    def hole_before(self, number: int) -> Gap | None:
-        """Return the hole that ``number`` would reveal; change nothing."""
+    def gap_before(self, number: int) -> Gap | None:
+        """Return the gap that ``number`` would reveal; change nothing."""
         highest = self.highest
         if highest is None or number <= highest + 1 or number > highest + self._step_max:
             return None
@@ -141,18 +146,18 @@ class Numbers:
         """Account for one number.
 
         Args:
-            number: what came.
+            number: the number of a message.
             now: any clock that rises steadily, in seconds.
-            line: of which line; each rises on its own.
-            payload: the message that has the number.
-            is_newest: True when the exchange says that nothing newer exists.
+            line: the line of the message; runs are per line.
+            payload: the message.
+            is_newest: True when the exchange states that no newer number exists.
         """
         highest = self.highest
         if highest is None:
             self.highest, self._mark = number, payload
             return _DELIVER
         if number <= highest or number > highest + self._step_max:
-            return self._doubt(number, highest, now, line, payload, is_newest=is_newest)
+            return self._observe_outlier(number, highest, now, line, payload, is_newest=is_newest)
         self.highest, self._mark = number, payload
         if self._runs:
             self._runs.clear()
@@ -161,14 +166,14 @@ class Numbers:
         return Verdict(True, Gap(highest + 1, number - 1))
 
     def skip_to(self, number: int) -> None:
-        """What is missing up to ``number`` has been told."""
+        """Move the mark to ``number``: the gap up to it has been reported."""
         if self.highest is None or number > self.highest:
             self.highest, self._mark = number, b""
 
     def confirm(self, number: int, now: float, line: int = 0) -> Verdict:
-        """Account for a heartbeat that names ``number`` as the newest; it delivers nothing.
+        """Account for a heartbeat that states ``number`` as the newest; it delivers nothing.
 
-        A heartbeat alone proves no set-back: one of a lagging server names old numbers too.
+        A heartbeat alone proves no set-back: a lagging server states old numbers too.
         """
         run, highest = self._runs.get(line), self.highest
         if run is None or highest is None or not run.last <= number < highest:
@@ -179,10 +184,13 @@ class Numbers:
         self._runs.clear()
         self._far.clear()
         dropped = Gap(run.first, run.last) if self._is_dense else None
-        return Verdict(False, dropped, f"counts anew, from {run.last + 1}", run.last + 1)
+        return Verdict(False, dropped, f"restarts at {run.last + 1}", run.last + 1)
 
     def _has_lasted(self, run: _Run, now: float) -> bool:
-        """Say whether a run below the mark has lasted, without a message older than the mark's."""
+        """Say whether a run has lasted and did not begin before the message at the mark.
+
+        A run that began before it is restarted at its last message: a lagging server catches up.
+        """
         if now - run.since < SET_BACK_AFTER_S:
             return False
         if self._ages(run.begun) >= 0:
@@ -191,11 +199,11 @@ class Numbers:
         return False
 
     def _ages(self, payload: bytes) -> int:
-        """Return 1 when a message is younger than the mark's, -1 when older, 0 for no answer."""
+        """Return 1 when a message is newer than the one at the mark, -1 when older, else 0."""
         time, mark = time_of(payload), time_of(self._mark)
         return 0 if time is None or mark is None else (time > mark) - (time < mark)
 
-    def _doubt(
+    def _observe_outlier(
         self,
         number: int,
         highest: int,
@@ -205,7 +213,7 @@ class Numbers:
         *,
         is_newest: bool,
     ) -> Verdict:
-        """Judge a number that does not come next."""
+        """Account for a number that is not above the mark, or too far above it."""
         if number == highest and payload and payload == self._mark:
             self._runs.pop(line, None)  # a lagging server has reached the mark
             return _REPEAT
@@ -227,14 +235,14 @@ class Numbers:
         if is_set_back:
             self.highest, self._mark = number, payload
             self._runs.clear()
-            is_told = number in self._far
+            is_delivered = number in self._far
             self._far.clear()
             dropped = Gap(run.first, number - 1)
             is_gap = self._is_dense and number <= highest and run.first < number
             return Verdict(
-                not is_told, dropped if is_gap else None, f"counts anew, from {number}", number
+                not is_delivered, dropped if is_gap else None, f"restarts at {number}", number
             )
         if number <= highest or number in self._far:
             return _REPEAT
         self._far = [*self._far[1 - ODD_NUMBERS_MAX :], number]
-        return Verdict(True, None, f"has an odd number, {number} after {highest}")
+        return Verdict(True, None, f"has an implausible number, {number} after {highest}")

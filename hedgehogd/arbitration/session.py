@@ -1,14 +1,14 @@
 """The conversation with the exchange, without the sockets.
 
-Frames of any connection go in; messages with their topics, notices about gaps, refusals and
-complaints come out, in the order in which subscribers get them. It lives as long as the
-feed, across connections, because that is what gaps are about.
+The session receives the frames of all connections and returns messages with their topics, gap
+notices, refusals and errors, in the order in which subscribers receive them. It lives as long as
+the feed, across connections, because a gap may lie between two connections.
 
-Which messages are dropped here, each counted by reason in ``dropped``:
+Messages dropped here are counted by reason in ``dropped``:
 
-* ``garbage``: no readable head. Crash never on what others send (DESIGN, invariant 5).
-* ``unknown_type``: a type of message we do not know; named once in the log.
-* ``unwanted``: of a topic that was not asked for on that connection, or no longer.
+* ``garbage``: no readable head. No message of a peer may raise an error here.
+* ``unknown_type``: a type that hedgehogd does not know; logged once for each type.
+* ``unwanted``: of a topic that the connection, or the feed, does not hold or holds no longer.
 * ``repeat``, ``spare``, ``no_snapshot``: see ``arbiter``.
 """
 
@@ -48,14 +48,14 @@ _NEEDS_KEY = frozenset(channel.topic_channel for channel in CHANNELS if channel.
 
 
 class UpstreamSession:
-    """Turn the exchange's frames into messages, and notice what is missing.
+    """Convert the exchange's frames into messages, and find the gaps between them.
 
     Attributes:
-        dropped: messages not relayed, by reason.
-        arbiter: what decides between connections.
-        refused: topic channels that the exchange does not give us, by its own words.
-        key_failed: those among them that it may give us when our key is believed again.
-        products: what is known of each product that is held.
+        dropped: messages not delivered, by reason.
+        arbiter: decides which connection's message is delivered.
+        refused: topic channels that the exchange has refused.
+        key_failed: those of ``refused`` that the exchange refused because of the key.
+        products: the state of each product, by id.
     """
 
     def __init__(self, gap_patience_s: float = GAP_PATIENCE_S) -> None:
@@ -70,29 +70,29 @@ class UpstreamSession:
 
     @property
     def told_stale(self) -> bool:
-        """True when another hedgehogd that feeds us says that its own feed is stale."""
+        """True when a relay that is our feed reports that its own feed is stale."""
         return self.arbiter.told_stale
 
     def connected(self, source: Source) -> None:
-        """A connection begins."""
+        """Add a connection that has begun."""
         self.arbiter.connected(source)
 
     def lost(self, source: Source, now: float) -> Received:
-        """A connection has ended; return what no longer waits for it."""
+        """Remove a connection that has ended; return the messages that were queued for it."""
         received = Received()
         self.arbiter.lost(source, self.states(source), now, received)
         return received
 
     def expire(self, now: float) -> Received:
-        """Return what has waited long enough for a hole to be filled."""
+        """Declare the gaps that are due; return their notices and their queued messages."""
         received = Received()
         self.arbiter.expire(now, received)
         return received
 
     def hold_only(self, topics: Iterable[Topic]) -> None:
-        """Forget all else: what comes of it later is not compared with what came before.
+        """Forget all topics but ``topics``: their numbers are not compared with later ones.
 
-        What is still in flight of it is dropped, on whichever connection it comes.
+        Messages of the forgotten topics still in flight are dropped, on every connection.
         """
         topics = frozenset(topics)
         self._flows.follow(topics)
@@ -107,7 +107,10 @@ class UpstreamSession:
                 state.forget(channel)
 
     def is_news(self, payload: bytes) -> bool:
-        """Say whether a relay's notice has not come on another connection; remember it."""
+        """Say whether a relay's notice is received for the first time, and record it.
+
+        Two lines may lead to the same relay.
+        """
         if payload in self._news:
             return False
         self._news[payload] = None
@@ -116,17 +119,19 @@ class UpstreamSession:
         return True
 
     def try_again(self, channels: frozenset[str]) -> None:
-        """The refused ``channels`` may be asked for again."""
+        """Allow another subscribe to the refused ``channels``."""
         self.key_failed -= channels
         self.refused -= channels
 
     def let_go(self, source: Source) -> None:
-        """``source.held`` has changed: products of which it holds nothing begin anew there."""
-        # A product that follows it moves by the rules of ``primary``.
+        """Release the products of which ``source`` holds no topic any more.
+
+        The products that follow it move by the rules of ``primary``.
+        """
         source.products &= {topic.product_id for topic in source.held or ()} | {""}
 
     def forget(self, topic: Topic) -> None:
-        """``topic`` is no longer held: what comes later is not compared with what came before."""
+        """Forget ``topic``: its numbers are not compared with later ones."""
         state = self.products.get(topic.product_id)
         if state is not None:
             state.forget(topic.channel)
@@ -135,14 +140,14 @@ class UpstreamSession:
         """Read the text messages of one socket read, as ``(frame, payload)`` pairs.
 
         Args:
-            source: the connection that they came on.
-            frames: what came, in order.
+            source: the connection.
+            frames: the text messages, in order of arrival.
             now: any clock that rises steadily, in seconds.
         """
         received = Received()
-        take, admits = self.arbiter.take, self._flows.admits
+        arbitrate, admits = self.arbiter.arbitrate, self._flows.admits
         products, states = source.products, self.products
-        has_beats = source.held is not None  # each product that is asked for has a heartbeat
+        has_beats = source.held is not None  # hedgehogd subscribes to the heartbeat of each product
         for frame, payload in frames:
             try:
                 head = read_head(payload)
@@ -153,11 +158,11 @@ class UpstreamSession:
                 continue
             route = source.route(head)
             if route is None:
-                self._other(source, head, payload, received)
+                self._receive_control(source, head, payload, received)
                 continue
             topic, also, is_held, owner = route
             if is_held and not admits(topic):
-                # The last subscriber of full has left; a trade is one of matches all the same.
+                # The last subscriber of full has left; a trade belongs to matches as well.
                 topic = intern_topic(_MATCHES, head.product_id)
                 is_held = head.type == "match" and admits(topic)
             if not is_held:
@@ -165,12 +170,12 @@ class UpstreamSession:
                 continue
             state = states.get(owner)
             if state is None or owner not in products:
-                state = self._meet(source, owner, now)
+                state = self._add_product(source, owner, now)
                 if state is None:
                     self.dropped["unwanted"] += 1
                     continue
             if has_beats and state.leader is source and now - state.heard_at > PRODUCT_SILENCE_S:
-                received.resync_books(state.product_id)  # it was interrupted
+                received.resync_books(state.product_id)  # the product was silent
             state.heard_at = now
             if owner:
                 source.heard_at = now
@@ -179,16 +184,16 @@ class UpstreamSession:
             else:
                 state.data_at = now
             message = Message(topic, head.type, frame, payload, head.sequence, head.trade_id, also)
-            take(state, Arrival(source, head, message, now), now, received)
+            arbitrate(state, Arrival(source, head, message, now), now, received)
         return received
 
     def _resync_garbled(
         self, source: Source, payload: bytes, now: float, received: Received
     ) -> None:
-        """What cannot be read and names itself an update may have changed any book.
+        """Request snapshots of all books of the connection after an unreadable book update.
 
-        All books of the connection begin again then, but not for each such message: when it
-        did not help, the exchange means it.
+        The update may concern any book. The request is repeated at most every ``RESYNC_AGAIN_S``:
+        when snapshots do not help, the exchange sends such updates on purpose.
         """
         is_update = any(kind in payload for kind in (b"l2update", b"snapshot"))
         if is_update and now - source.garbled_at >= RESYNC_AGAIN_S:
@@ -200,15 +205,22 @@ class UpstreamSession:
         return [state for id_, state in self.products.items() if id_ in source.products]
 
     def quiet_products(self, source: Source, now: float, patience_s: float) -> list[str]:
-        """Return products of ``source`` whose heartbeats have stopped for ``patience_s``."""
+        """Return products that ``source`` is the primary of, silent in spite of their heartbeat.
+
+        Silent means: no message of the product for ``patience_s``.
+        """
         return [
             state.product_id
             for state in self.states(source)
             if state.has_heartbeat and state.leader is source and now - state.heard_at >= patience_s
         ]
 
-    def _meet(self, source: Source, product_id: str, now: float) -> ProductState | None:
-        """Return the state of a product that ``source`` speaks of for the first time."""
+    def _add_product(self, source: Source, product_id: str, now: float) -> ProductState | None:
+        """Return the state of a product, received on ``source`` for the first time.
+
+        Returns:
+            None when ``TOPICS_MAX`` products are known.
+        """
         state = self.products.get(product_id)
         if state is None:
             if len(self.products) >= TOPICS_MAX:
@@ -217,12 +229,14 @@ class UpstreamSession:
         source.products.add(product_id)
         return state
 
-    def _other(self, source: Source, head: Head, payload: bytes, received: Received) -> None:
-        """Read a message that is not data."""
+    def _receive_control(
+        self, source: Source, head: Head, payload: bytes, received: Received
+    ) -> None:
+        """Apply a message that is not data: acknowledgement, error, or a relay's notice."""
         if head.type == "subscriptions":
             self._acknowledge(source, payload, received)
         elif head.type == "error":
-            self._complain(source, head, received)
+            self._receive_error(source, head, received)
         elif head.type in relay_notices.TYPES:
             self._relay(source, head, payload, received)
         else:
@@ -232,7 +246,7 @@ class UpstreamSession:
                 received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
 
     def _relay(self, source: Source, head: Head, payload: bytes, received: Received) -> None:
-        """Apply a notice of the relay that is our feed, and pass it on to subscribers."""
+        """Apply a notice of the relay that is our feed, and forward it to subscribers."""
         match relay_notices.parse(head, payload):
             case RelayedGap() as relayed:
                 self._relay_gap(relayed, payload, received)
@@ -244,10 +258,10 @@ class UpstreamSession:
             case RelayedBackfill(product_id) if self.is_news(payload):
                 received.tell(TopicNotice(intern_topic(_MATCHES, product_id), payload))
             case RelayedClosing():
-                received.oddities.append("the relay that feeds us is closing")
+                received.oddities.append("the upstream relay is closing")
 
     def _relay_gap(self, relayed: RelayedGap, payload: bytes, received: Received) -> None:
-        """Pass on a relay's gap, unless another line has reported it or delivered its messages."""
+        """Forward a relay's gap unless another line has reported it or delivered its messages."""
         channel, product_id, last = relayed
         state = self.products.get(product_id)
         numbers = None if state is None else state.numbers.get(channel)
@@ -255,7 +269,7 @@ class UpstreamSession:
         if numbers is not None and last is not None:
             if numbers.highest is not None and last <= numbers.highest:
                 return
-            gap = numbers.hole_before(last + 1)
+            gap = numbers.gap_before(last + 1)
         if gap is not None and numbers is not None:
             numbers.skip_to(gap.last)
             self.arbiter.missing[channel] += gap.last - gap.first + 1
@@ -265,7 +279,7 @@ class UpstreamSession:
         received.tell(TopicNotice(intern_topic(channel, product_id), payload, NoticeKind.GAP))
 
     def _acknowledge(self, source: Source, payload: bytes, received: Received) -> None:
-        """Compare the exchange's idea of what we hold with ours, once it has heard all of it."""
+        """Compare the acknowledged topics with the held ones, once no request is outstanding."""
         source.acks_due = max(0, source.acks_due - 1)
         if source.acks_due or source.held is None:
             return
@@ -280,8 +294,8 @@ class UpstreamSession:
             names = ", ".join(map(str, missing[:10]))
             received.oddities.append(f"not acknowledged: {names}"[:_ODDITY_CHARACTERS_MAX])
 
-    def _complain(self, source: Source, head: Head, received: Received) -> None:
-        """Read an ``error``: about a product, about channels, or an alarm."""
+    def _receive_error(self, source: Source, head: Head, received: Received) -> None:
+        """Apply an ``error``: a refused product, refused channels, or an alarm."""
         product_id = coinbase.refused_product(head)
         if product_id is not None:
             received.refusals.append(Refusal(product_id, head.message, head.reason))
@@ -292,7 +306,7 @@ class UpstreamSession:
             channels = frozenset({BY_ALIAS[wrong].topic_channel})
         elif coinbase.is_about_keys(head) and source.held is not None:
             channels = frozenset(topic.channel for topic in source.held) & _NEEDS_KEY
-        if coinbase.is_about_our_key(head):  # the only answer; others also get their ack
+        if coinbase.is_about_our_key(head):  # no ack follows this error
             source.acks_due = max(0, source.acks_due - 1)
         is_known = coinbase.is_about_keys(head) and not self.refused.isdisjoint(_NEEDS_KEY)
         if not (channels or is_known) or coinbase.is_about_our_key(head):

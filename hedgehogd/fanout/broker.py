@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
-from hedgehogd.arbitration.batch import NoticeKind, Refusal, TopicNotice, cut
+from hedgehogd.arbitration.batch import NoticeKind, Refusal, TopicNotice, split_at_notices
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, LEVEL2, Topic
 from hedgehogd.domain.errors import CLOSE_EXPIRED
@@ -71,7 +71,7 @@ class Broker:
                 messages = []
                 self._forget(self._pipe.flows.follow(delivery.flows))
             notices_at = delivery.notices_at or (0,) * len(delivery.notices)
-            for part, told in cut(delivery.messages, delivery.notices, notices_at):
+            for part, told in split_at_notices(delivery.messages, delivery.notices, notices_at):
                 if told:
                     await self._write_out(messages)
                     messages = []

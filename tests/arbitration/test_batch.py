@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgehogd.arbitration.batch import NoticeKind, Received, Refusal, TopicNotice, cut
+from hedgehogd.arbitration.batch import NoticeKind, Received, Refusal, TopicNotice, split_at_notices
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.secret import NO_SECRETS, Secrets
 
@@ -27,7 +27,7 @@ def test_messages_are_cut_at_the_notices(messages, notices, at, parts):
     """A gap is told before what follows it, after what went before."""
     expected = [(list(p), []) if isinstance(p, str) else (list(p[0]), p[1]) for p in parts]
 
-    assert expected == list(cut(list(messages), notices, at))
+    assert expected == list(split_at_notices(list(messages), notices, at))
 
 
 @given(st.lists(st.one_of(st.integers(), st.binary(max_size=3))))

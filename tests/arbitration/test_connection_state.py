@@ -147,7 +147,7 @@ def test_products_that_nobody_asked_for_are_not_remembered_without_end(held, mon
         for kind in ("received", "match", "ticker", "snapshot"):
             source.route(Head(kind, f"N{number}-USD"))
 
-    assert len(source.heard) == 0
+    assert len(source.received) == 0
     assert len(source._full) <= 4
 
 
@@ -156,10 +156,10 @@ def test_a_topic_that_was_dropped_is_heard_no_longer():
     source = Source()
     source.ask(topics("ticker:BTC-USD"), 0.0)
     source.route(Head("ticker", BTC))
-    assert source.heard == topics("ticker:BTC-USD")
+    assert source.received == topics("ticker:BTC-USD")
     source.drop(topics("ticker:BTC-USD"))
 
-    assert source.heard == frozenset()
+    assert source.received == frozenset()
 
 
 def test_data_is_expected_while_a_heartbeat_of_a_product_that_flows_is_held():

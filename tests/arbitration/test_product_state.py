@@ -22,19 +22,19 @@ def test_each_channel_counts_on_its_own(channel, step_max, has_holes):
     numbers.observe(1, 0)
 
     assert numbers is state.numbers_of(channel)
-    assert Gap(2, step_max) == numbers.hole_before(1 + step_max)
-    assert numbers.hole_before(2 + step_max) is None
+    assert Gap(2, step_max) == numbers.gap_before(1 + step_max)
+    assert numbers.gap_before(2 + step_max) is None
     assert has_holes == (numbers.observe(9, 0).gap is not None)
     assert (7, None, None) == (state.heard_at, state.data_at, state.leader)
 
 
-@pytest.mark.parametrize(("channel", "hole"), [("full", None), ("matches", ("full", Gap(2, 3)))])
-def test_a_channel_that_is_let_go_has_no_hole(channel, hole):
+@pytest.mark.parametrize(("channel", "gap"), [("full", None), ("matches", ("full", Gap(2, 3)))])
+def test_a_channel_that_is_let_go_has_no_hole(channel, gap):
     """The other channels keep theirs."""
     state = ProductState("BTC-USD", 0)
     state.numbers_of("full")
-    state.hole = ("full", Gap(2, 3))
+    state.open_gap = ("full", Gap(2, 3))
     state.forget(channel)
 
-    assert hole == state.hole
+    assert gap == state.open_gap
     assert (channel != "full") == ("full" in state.numbers)

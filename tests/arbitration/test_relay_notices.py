@@ -130,7 +130,7 @@ def test_its_farewell_is_a_line_in_the_log():
     """The connection will end, and be dialled again."""
     received = Feed().receive(notices.closing("restart", {}, 1))
 
-    assert ["the relay that feeds us is closing"] == received.oddities
+    assert ["the upstream relay is closing"] == received.oddities
 
 
 @pytest.mark.parametrize(("stale", "expected"), [(True, True), (False, False), ("yes", False)])

@@ -142,7 +142,7 @@ def test_a_hole_is_foreseen_and_nothing_changes(numbers):
     """The arbiter asks before it decides to wait."""
     watch = Numbers(20)
     for number in numbers:
-        foreseen, before = watch.hole_before(number), watch.highest
+        foreseen, before = watch.gap_before(number), watch.highest
         assert before == watch.highest
         verdict = watch.observe(number, 0)
         assert foreseen == verdict.gap
@@ -277,4 +277,4 @@ def test_numbers_that_leave_some_out_are_confirmed_without_a_gap():
     watch.observe(900, 0)
     watch.observe(500, 1)
 
-    assert (False, None, "counts anew, from 501", 501) == watch.confirm(600, 9)
+    assert (False, None, "restarts at 501", 501) == watch.confirm(600, 9)

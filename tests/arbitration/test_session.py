@@ -233,7 +233,7 @@ def test_trade_ids_that_are_set_back_are_counted_anew():
     assert [9, 10, 12] == [message.trade_id for message in received.messages]
     restart = TopicNotice(MATCHES, notices.restarted(MATCHES, 9), NoticeKind.GAP)
     assert [restart, gap(11, 11)] == received.notices
-    assert ["matches:BTC-USD counts anew, from 9"] == received.oddities
+    assert ["matches:BTC-USD restarts at 9"] == received.oddities
     assert 0 == feed.session.dropped["repeat"]
 
 
@@ -291,7 +291,7 @@ def test_an_absurd_trade_id_is_relayed_and_named_and_silences_nothing():
     received = Feed().receive(match(11), match(2**53 - 1), *map(match, range(12, 16)))
 
     assert [11, 2**53 - 1, 12, 13, 14, 15] == [m.trade_id for m in received.messages]
-    assert [f"matches:BTC-USD has an odd number, {2**53 - 1} after 11"] == received.oddities
+    assert [f"matches:BTC-USD has an implausible number, {2**53 - 1} after 11"] == received.oddities
     assert not received.notices
 
 

@@ -1,8 +1,9 @@
-"""level2_batch, made from level2: 50 ms of changes in one message (FEED §5).
+"""Producer of ``level2_batch``: 50 ms of ``level2`` changes in one message (COINBASE §5).
 
-The two cannot be told apart on one connection, so where the exchange gives us ``level2``,
-only that is asked for (DESIGN §5). The books do the gathering; this producer says when a
-window is over. Where ``level2_batch`` itself flows, it has nothing to do.
+On one connection the messages of the two channels are indistinguishable. So where the exchange
+offers ``level2``, hedgehogd subscribes to that alone and makes ``level2_batch`` from it. The books
+gather the changes; this producer ends each window. Where the exchange's own ``level2_batch``
+arrives, the producer has nothing to do.
 """
 
 import trio
@@ -19,7 +20,7 @@ class Level2Batch:
         self._books = books
 
     async def run(self, inbox: trio.MemorySendChannel[Delivery]) -> None:
-        """End a window every ``LEVEL2_BATCH_S`` while somebody wants one, for ever."""
+        """End a window every ``LEVEL2_BATCH_S`` while a subscriber wants it; never return."""
         async with inbox:
             while True:
                 await trio.sleep(LEVEL2_BATCH_S)

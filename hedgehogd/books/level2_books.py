@@ -1,18 +1,19 @@
-"""Order books of the products whose level2 flows: kept beside the tape, in the same turn.
+"""Order books of every product with level 2 on the feed, updated in step with the tape.
 
-The broker shows every level2 message to ``follow`` before it goes on the tape, so at each
-checkpoint a book is what the tape says up to its end. From the books come the snapshots of
-late joiners (``snapshots``) and, where the exchange gives us ``level2``, the messages of
-``level2_batch``: what 50 ms of changes came to.
+The broker passes every level-2 message to ``follow`` in the turn in which it appends the message to
+the tape. So at each checkpoint a book is the result of the tape up to its end. From the books come
+the snapshots for late joiners (``snapshots``) and, where the exchange sends ``level2``, the
+messages of ``level2_batch``: the net changes of 50 ms.
 
-What the exchange sends is passed on as it is, with one exception: a removal of a level that
-does not exist is cut out, because clients crash on it (FEED §6.6).
+Messages of the exchange are delivered unchanged, with one exception: a change that removes a
+level that does not exist is removed from the message, because clients crash on it (COINBASE §6.6).
 
-A row that cannot be read costs that row: all others are the book, for early and late joiners.
-A book that looks damaged (crossed outside of an auction, rows that cannot be read) is asked for
-once more. When the new snapshot shows the same, the exchange means it: that is reported once,
-and no further snapshot is sent to every subscriber for it. A book that was readable and not
-crossed for ``RESYNC_REPAIRED_S`` was repaired: its next fault asks for a snapshot again.
+An unreadable row costs that row alone: early and late joiners get the same book without it.
+For a book that looks damaged (crossed outside of an auction, or with unreadable rows) a new
+snapshot is requested. When that shows the same fault, the exchange means it: the fault is logged
+once, and no further snapshot is requested, because every subscriber would receive it. A book
+that was readable and not crossed for ``RESYNC_REPAIRED_S`` was repaired: its next fault requests a
+snapshot again.
 """
 
 import math
@@ -47,7 +48,7 @@ log = structlog.get_logger("books")
 _LEVEL2, _BATCH = LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel
 _AUCTION = AUCTION.topic_channel
 _CHANNELS = frozenset({_LEVEL2, _BATCH})
-_YEAR_ONE = "0001"  # seen on real updates (FEED §6.6)
+_YEAR_ONE = "0001"  # appears in real updates (COINBASE §6.6)
 
 
 class HeldBook:
@@ -56,22 +57,22 @@ class HeldBook:
     Attributes:
         book: the levels.
         time: the ``time`` of the last update; empty before the first that has one.
-        is_fine: True when single changes flow, from which ``level2_batch`` is made.
-        gathering: what the running 50 ms have touched; None while nobody wants it.
+        is_level2: True when the book follows ``level2``, from which ``level2_batch`` is made.
+        gathering: levels changed in the running window of 50 ms; None without demand for it.
         was_crossed: the book was crossed by an earlier update, or by its snapshot.
-        auction_until: messages about an auction have come; it is over by then, seconds on the
-            clock of ``trio.current_time``.
-        sound_since: since when the book has no unreadable row and was not crossed by an update,
+        auction_until: end of the auction that the last ``auction`` message indicates, seconds on
+            the clock of ``trio.current_time``.
+        sound_since: since when the book has no unreadable row and was not crossed by an update;
             infinite from an unreadable row to the next snapshot; on the same clock.
-        tried: when a new snapshot was asked for, by reason.
-        reported: reasons that came again after a request for a snapshot, each logged once.
+        tried: when a new snapshot was requested, by reason.
+        reported: reasons that recurred after a request for a snapshot, each logged once.
     """
 
     __slots__ = (
         "auction_until",
         "book",
         "gathering",
-        "is_fine",
+        "is_level2",
         "reported",
         "sound_since",
         "time",
@@ -82,7 +83,7 @@ class HeldBook:
     def __init__(self) -> None:
         self.book = Book()
         self.time = ""
-        self.is_fine = False
+        self.is_level2 = False
         self.gathering: Gathering | None = None
         self.was_crossed = False
         self.auction_until = 0.0
@@ -95,11 +96,11 @@ class Books:
     """All books of one instance.
 
     Attributes:
-        resyncs: books asked for anew, by reason.
-        withheld: books not asked for once more, because that has not helped before, by reason.
-        unreadable: rows of books that could not be read.
-        bare_removals: removals of levels that do not exist, cut out.
-        is_in_auction: says of a product whether the exchange's list has it in an auction.
+        resyncs: requests for a new snapshot, by reason.
+        withheld: requests not made because an earlier one did not repair the book, by reason.
+        unreadable: unreadable rows of books.
+        bare_removals: removals of levels that do not exist, removed from messages.
+        is_in_auction: returns whether the exchange's product list has a product in an auction.
     """
 
     def __init__(self, demand: Demand) -> None:
@@ -117,37 +118,37 @@ class Books:
         return sum(held.book.is_ready for held in self._held.values())
 
     def get(self, product_id: str) -> HeldBook | None:
-        """Return the book of a product; None when it is not known completely."""
+        """Return the book of a product; None when it is not complete."""
         return self._held[product_id] if self.is_live(product_id) else None
 
     def is_live(self, product_id: str) -> bool:
-        """Say whether the product's book is known completely and follows what comes."""
+        """Say whether the product's book is complete and up to date."""
         held = self._held.get(product_id)
         return held is not None and held.book.is_ready
 
     def products(self) -> set[str]:
-        """Return the products that a book is held of, ready or not."""
+        """Return the products that have a book, ready or not."""
         return set(self._held)
 
     def end(self, product_ids: Collection[str] | None) -> None:
-        """Drop the books of these products, of all for None: nothing updates them now.
+        """Drop the books of ``product_ids``, all books for None: the feed no longer updates them.
 
-        The next snapshot begins each again; an update before that asks for one.
+        The next snapshot starts each book again; an update before it requests a snapshot.
         """
         for product_id in list(self._held if product_ids is None else product_ids):
             self._held.pop(product_id, None)
 
     def begin_both(self, snapshot: Message) -> None:
-        """Make a snapshot of ``level2`` one of ``level2_batch`` too."""
+        """Mark a snapshot of ``level2`` as one of ``level2_batch`` too."""
         if snapshot.also is None:
             snapshot.also = intern_topic(_BATCH, snapshot.topic.product_id)
 
     async def load(self, message: Message) -> None:
-        """Take a snapshot, in slices: others run meanwhile, and find the book not ready."""
+        """Load a snapshot in slices, a checkpoint after each; the book is not ready meanwhile."""
         held = self._held.setdefault(message.topic.product_id, HeldBook())
         held.book.clear()
         held.sound_since = math.inf
-        held.is_fine = message.topic.channel == _LEVEL2
+        held.is_level2 = message.topic.channel == _LEVEL2
         try:
             rows = read_snapshot(message.payload)
         except BadMessage:
@@ -165,28 +166,29 @@ class Books:
             held.sound_since = trio.current_time()
 
     def follow(self, messages: Sequence[Message]) -> list[Message]:
-        """Apply the updates among ``messages``; return what is to be passed on.
+        """Apply the updates among ``messages``; return the messages to deliver.
 
-        A snapshot among them has been loaded.
+        ``load`` has loaded a snapshot among them before.
         """
-        passed: list[Message] = []
+        delivered: list[Message] = []
         for message in messages:
             if message.topic.channel not in _CHANNELS:
-                passed.append(message)
+                delivered.append(message)
                 if message.topic.channel == _AUCTION:
                     self._note_auction(message.topic.product_id)
             elif message.type == "snapshot":
-                # Anew, and in the turn in which who waits is let in: windows must miss nothing.
+                # Gathering restarts in the turn in which waiting subscribers join: their first
+                # window holds every change after the snapshot.
                 held = self._held[message.topic.product_id]
                 held.gathering = None
                 self._gather(message.topic.product_id, held)
-                passed.append(message)
+                delivered.append(message)
             else:
-                passed += self._update(message)
-        return passed
+                delivered += self._update(message)
+        return delivered
 
     def gathered(self) -> Iterator[Message]:
-        """End the running window of each ``level2_batch``; yield what it came to."""
+        """End the running window of each ``level2_batch``; yield a message of its net changes."""
         for product_id, held in self._held.items():
             gathering = held.gathering
             if gathering is None or not held.book.is_ready:
@@ -199,14 +201,14 @@ class Books:
                 yield Message(topic, "l2update", encode_text(payload), payload)
 
     def watch_demand(self) -> bool:
-        """Gather for the products whose ``level2_batch`` is wanted; say whether there is one."""
+        """Gather changes for each wanted ``level2_batch``; say whether there is any."""
         gathers = False
         for product_id, held in self._held.items():
             gathers |= self._gather(product_id, held)
         return gathers
 
     def _gather(self, product_id: str, held: HeldBook) -> bool:
-        wanted = held.is_fine and self._demand.is_wanted(Topic(_BATCH, product_id))
+        wanted = held.is_level2 and self._demand.is_wanted(Topic(_BATCH, product_id))
         if not wanted:
             held.gathering = None
         elif held.gathering is None:
@@ -215,12 +217,12 @@ class Books:
 
     def _update(self, message: Message) -> list[Message]:
         held = self._held.get(message.topic.product_id)
-        if held is None:  # who waits for it would wait for ever
+        if held is None:  # else its subscribers would wait for ever
             held = self._held[message.topic.product_id] = HeldBook()
             self._resync(message.topic.product_id, "no_book")
         if not held.book.is_ready:
             return [message]
-        changes: Sequence[Change | None] = (None,)  # what cannot be read at all is one such row
+        changes: Sequence[Change | None] = (None,)  # if unreadable, as one unreadable row
         time = ""
         with suppress(BadMessage):
             changes, time = read_update(message.payload)
@@ -238,10 +240,10 @@ class Books:
         return self._without(message, bare) if bare else [message]
 
     def _watch_crossing(self, product_id: str, held: HeldBook) -> None:
-        """Ask for a new snapshot when an update has crossed the book outside of an auction.
+        """Request a new snapshot when an update has crossed the book outside of an auction.
 
-        Books of continuous trading never are crossed (FEED §6.6); orders of an auction cross
-        until it ends. A snapshot that is crossed itself says that the exchange means it.
+        Books of continuous trading are never crossed (COINBASE §6.6); orders of an auction cross
+        until it ends. When the snapshot itself is crossed, the exchange means it.
         """
         is_crossed = held.book.is_crossed
         if is_crossed and not held.was_crossed:
@@ -258,7 +260,7 @@ class Books:
             held.auction_until = trio.current_time() + AUCTION_SILENCE_S
 
     def _without(self, message: Message, bare: Sequence[int]) -> list[Message]:
-        """Return ``message`` without some of its changes; nothing when none is left."""
+        """Return ``message`` without the changes at ``bare``; an empty list when none is left."""
         self.bare_removals += len(bare)
         payload = without_changes(message.payload, bare)
         if payload is None:
@@ -267,9 +269,9 @@ class Books:
                         message.also)]  # fmt: skip
 
     def _resync(self, product_id: str, reason: str) -> None:
-        """Ask for a new snapshot, unless one was asked for and the book has not been sound since.
+        """Request a new snapshot, unless one was requested and the book has not been sound since.
 
-        A book that is crossed is not sound, whatever the reason is now.
+        A crossed book is not sound, for every reason.
         """
         now, held = trio.current_time(), self._held[product_id]
         tried_at = held.tried.get(reason)
@@ -286,5 +288,5 @@ class Books:
             return
         held.tried[reason] = now
         self.resyncs[reason] += 1
-        for channel in (_LEVEL2, _BATCH):  # one of them flows
+        for channel in (_LEVEL2, _BATCH):  # the feed holds one of them
             self._demand.ask_snapshot(intern_topic(channel, product_id))

@@ -1,9 +1,10 @@
-"""Level-3 books of the products whose ``full`` or ``level3`` flows.
+"""Level-3 books of every product with ``full`` or ``level3`` on the feed.
 
-The channels bring changes and no snapshot. A book begins with a REST level-3 book, fetched by
-whoever ``on_missing`` wakes, joined to the events that are on the tape already; then it
-follows the tape, in the same turn. So an answer made from it fits what subscribers of
-``full`` have been sent, to the sequence (FEED §9). A gap ends it, and it is fetched anew.
+The channels send changes and no snapshot. A book starts with a REST level-3 book, which the
+callable ``on_missing`` requests, joined to the events that are on the tape already. Then the book
+follows the tape, in the same turn. So an answer made from it matches the messages that subscribers
+of ``full`` have received, to the sequence (COINBASE §9). A gap ends the book, and a new one is
+fetched.
 """
 
 from collections import Counter
@@ -27,9 +28,9 @@ _READ: dict[str, Callable[[bytes], OrderEvent | None]] = {_FULL: from_full, _LEV
 class _Held:
     """One product's book, the channel that it follows, and whether events have joined it.
 
-    ``began_at`` is the sequence of the first event since the channel flows, None without one: a
-    book from before that may have been fetched before an interruption. When the exchange sets its
-    sequences back, the lowest sequence since then takes its place.
+    ``began_at`` is the sequence of the first event since the feed holds the channel, None without
+    one: an older REST book may have been fetched before an interruption. When the exchange sets its
+    sequences back, the lowest sequence since then replaces it.
     """
 
     __slots__ = ("began_at", "book", "channel", "has_joined")
@@ -41,7 +42,7 @@ class _Held:
         self.has_joined = False
 
     def set_back(self, sequence: int | None) -> None:
-        """Lower ``began_at`` to ``sequence``: later REST books count from there."""
+        """Lower ``began_at`` to ``sequence``, so that REST books from there on are accepted."""
         if self.began_at is not None and sequence is not None and sequence < self.began_at:
             self.began_at = sequence
 
@@ -50,9 +51,9 @@ class OrderBooks:
     """All level-3 books of one instance.
 
     Attributes:
-        lost: books given up, by reason.
-        unreadable: rows and events that could not be read; each costs its own order.
-        on_missing: called when a product's book is missing; somebody has to fetch one.
+        lost: books dropped, by reason.
+        unreadable: unreadable rows and events; each costs its own order.
+        on_missing: called when a product's book is missing, to have one fetched.
     """
 
     def __init__(self) -> None:
@@ -67,35 +68,35 @@ class OrderBooks:
         return sum(held.book.is_ready for held in self._held.values())
 
     def missing(self) -> list[str]:
-        """Return the products whose events flow and whose book is not known."""
+        """Return the products that have events and no complete book."""
         return [product_id for product_id, held in self._held.items() if not held.book.is_ready]
 
     def is_live(self, product_id: str) -> bool:
-        """Say whether the product's book is known completely and follows what comes."""
+        """Say whether the product's book is complete and up to date."""
         held = self._held.get(product_id)
         return held is not None and held.book.is_ready
 
     def products(self) -> set[str]:
-        """Return the products that a book is held of, ready or not."""
+        """Return the products that have a book, ready or not."""
         return set(self._held)
 
     def forget(self, topic: Topic) -> None:
-        """``topic`` flows no longer: neither does a book that followed it."""
+        """Drop the book that follows ``topic``, which the feed no longer holds."""
         held = self._held.get(topic.product_id)
         if held is not None and held.channel == topic.channel:
             del self._held[topic.product_id]
 
     def end(self, product_ids: Collection[str] | None) -> None:
-        """Drop the books of these products, of all for None: nothing updates them now.
+        """Drop the books of ``product_ids``, all books for None: the feed no longer updates them.
 
-        The next event begins each again.
+        The next event starts each book again.
         """
         for product_id in list(self._held if product_ids is None else product_ids):
             held = self._held.pop(product_id, None)
             self.lost["stale"] += held is not None and held.book.is_ready
 
     def interrupt(self, topic: Topic) -> None:
-        """Events of ``topic`` are missing: the book that follows it has to be fetched again."""
+        """Drop the book that follows ``topic`` after a gap; a new one is fetched."""
         held = self._held.get(topic.product_id)
         if held is not None and held.channel == topic.channel and held.book.is_ready:
             self._lose(held, "gap")
@@ -116,9 +117,9 @@ class OrderBooks:
                     self._apply(held, message)
 
     async def load(self, fetched: FetchedOrders, tape: Tape) -> None:
-        """Begin a book, in slices, and join it to the events on the tape.
+        """Load a fetched book in slices, and join it to the events on the tape.
 
-        The broker calls this between two batches, so the tape stands still meanwhile.
+        The broker calls this between two batches, so the tape does not change meanwhile.
         """
         held = self._held.get(fetched.product_id)
         if held is None:
@@ -138,7 +139,7 @@ class OrderBooks:
         loaded.set()
 
     async def wait_ready(self, product_id: str) -> None:
-        """Wait until the product's book is known; the caller limits the time."""
+        """Wait until the product's book is complete; the caller limits the time."""
         while True:
             held = self._held.get(product_id)
             if held is not None and held.book.is_ready:
@@ -147,12 +148,12 @@ class OrderBooks:
             await self._loaded.wait()
 
     async def answer(self, product_id: str, level: int, time: str) -> bytes | None:
-        """Return REST's answer to ``/products/<id>/book``, made in slices; None when not known.
+        """Return the answer to ``/products/<id>/book``, made in slices; None without a book.
 
         Args:
-            product_id: whose book.
+            product_id: the product.
             level: 1, 2 or 3.
-            time: RFC 3339, to be stated.
+            time: RFC 3339; stated in the answer.
         """
         held = self._held.get(product_id)
         if held is None or not held.book.is_ready:
@@ -173,7 +174,7 @@ class OrderBooks:
             self.unreadable += event.kind == "unreadable"
             if held.book.apply(event):
                 held.has_joined = True
-            elif held.has_joined:  # the exchange counts anew
+            elif held.has_joined:  # the exchange restarted its sequences
                 self._lose(held, "set_back")
         except SequenceGap:
             self._lose(held, "gap")

@@ -1,14 +1,36 @@
-"""Where subscribers of a book wait for a snapshot, and where snapshots are made.
+"""Subscribers of books wait here for a snapshot; snapshots for late joiners are made here.
 
-Changes mean nothing without the snapshot they change. Who joins late is let in by the first
-of two things:
+A change of a book is useless without the snapshot that it changes, so a subscriber receives nothing
+of a book before a snapshot of it. Two kinds of snapshot serve it, whichever comes first:
 
-* the exchange's own snapshot passes: the broker lets in exactly before it;
-* a snapshot is made from our book, at one place of the tape, in slices that leave the loop
-  to others; it is shared by all who wait, each of whom then gets the tape from that place on.
+* The exchange's own snapshot: the broker lets every waiting subscriber join just before it.
+* A *shared* snapshot, made from the book at one offset of the tape, in slices with a checkpoint
+  after each. Each waiting subscriber receives it and then the messages of the tape after that
+  offset. It is valid for ``SNAPSHOT_AGE_MAX_S``, so a thousand late joiners cost one or two. Its
+  bytes, and those of the messages after it, are made once per wire form.
 
-A made snapshot serves for a second, so a thousand late joiners cost one or two. Its bytes,
-and those of the updates behind it, are made once for all of them.
+One subscriber of one book topic:
+
+    state    event                                          next     the subscriber receives
+    -------  ---------------------------------------------  -------  ------------------------------
+    (new)    ``wait``: subscribe, or room after a backlog   waiting  nothing of this topic
+    waiting  the exchange's snapshot is next on the tape    live     that snapshot, as a message
+    waiting  a shared snapshot is valid                     live     it, and the tape after it
+    waiting  the shared snapshot became invalid             waiting  nothing; a new one is made
+    waiting  ``leave``, or ``wait`` without this topic      (gone)   nothing of this topic
+
+The shared snapshot of one topic:
+
+    state    event                                          next
+    -------  ---------------------------------------------  ---------------------------------------
+    none     a subscriber waits and the book is ready       making, from the book frozen now, or
+                                                            (``level2_batch``) at a window's end
+    making   the last slice is made                         recent
+    making   the book has ended                             none
+    recent   too old; ended with its book; budget exceeded  none
+    recent   the exchange's snapshot is next on the tape    none
+    recent   a later message has left the tape, or          replaced when the next subscriber waits
+             gathering was interrupted
 """
 
 import math
@@ -32,28 +54,29 @@ from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.wire import WireForm
 
 
-class Waiting(Protocol):
-    """Someone who waits: a session.
+class Joiner(Protocol):
+    """A session that waits for a snapshot.
 
     Attributes:
-        form: how messages look on its stream.
+        form: the wire form of its stream.
     """
 
     form: WireForm
 
     def admit(self, topic: Topic, chunks: Iterable[Chunk] = ()) -> None:
-        """Let it in: give it ``chunks``; the next message of ``topic`` follows on them."""
+        """Join ``topic``: receive ``chunks`` now, and each later message of the topic."""
 
 
 class SharedSnapshot:
-    """A snapshot made at one place of the tape.
+    """A snapshot made at one offset of the tape, with the messages after it.
 
     Attributes:
-        topic: of which book.
-        offset: the place: all up to it is in the snapshot, nothing after it.
-        too_old_at: until then it may be given, on the clock of ``trio.current_time``, seconds.
-        gathering: what gathers the messages that follow it; None when they are the exchange's.
-        held_bytes: the memory that is on the budget for it.
+        topic: the book's topic.
+        offset: the snapshot includes the messages up to this offset, and none after it.
+        too_old_at: when it becomes invalid, on the clock of ``trio.current_time``, seconds.
+        gathering: the gathering that makes the messages after it; None when the exchange sends
+            them.
+        held_bytes: the memory counted on the budget for it.
     """
 
     def __init__(
@@ -76,21 +99,21 @@ class SharedSnapshot:
         self._chunks: dict[WireForm, Chunk] = {}
 
     async def deflate(self) -> None:
-        """Compress it, in a thread, for those who negotiated that."""
+        """Compress it, in a thread, for streams with compression."""
         if self._message.deflated is None:
             self._message.deflated = await trio.to_thread.run_sync(
                 deflate_frame, self._message.payload
             )
 
     def chunks(self, tape: Tape, form: WireForm) -> list[Chunk]:
-        """Return the snapshot and what has followed it, as bytes of ``form``.
+        """Return the snapshot and the messages after it, as bytes of ``form``.
 
-        They carry no position, so they stand on the tape where the next message will.
+        They carry no position, so their offset is that of the next message on the tape.
         """
         data = self._snapshots.get(form)
         if data is None:
             data = self._snapshots[form] = form.data(self._message, "")
-        # Every slow joiner keeps the message with its bytes, when this object has gone.
+        # The backlog of a slow joiner keeps the message, too, after this object is dropped.
         snapshot = Chunk([data], [self._message], [tape.end + 1], weight(self._message))
         if tape.end > self._updates_end:
             found = tape.read(self._updates_end, frozenset({self.topic}))
@@ -102,26 +125,26 @@ class SharedSnapshot:
         updates = self._chunks.get(form)
         if updates is None:
             pieces = [form.data(message, "") for message in self._updates]
-            places = [tape.end + 1] * len(pieces)
-            updates = self._chunks[form] = Chunk(pieces, self._updates.copy(), places)
+            offsets = [tape.end + 1] * len(pieces)
+            updates = self._chunks[form] = Chunk(pieces, self._updates.copy(), offsets)
         return [snapshot, updates]
 
     def weight(self) -> int:
-        """Return how many bytes of memory it takes, in all forms made so far."""
+        """Return how many bytes of memory it takes, in all wire forms made so far."""
         made = sum(map(len, self._snapshots.values()))
         return weight(self._message) + made + sum(c.weight() for c in self._chunks.values())
 
-    def is_good(self, tape: Tape, now: float) -> bool:
-        """Say whether it may still be given: young enough, and all after it is on the tape."""
+    def is_valid(self, tape: Tape, now: float) -> bool:
+        """Say whether it is young enough, and the tape holds all messages after it."""
         return now < self.too_old_at and tape.begin <= self._updates_end + 1
 
 
 class Snapshots:
-    """Who waits for the snapshot of which topic, and the snapshots that serve them.
+    """Subscribers that wait for a snapshot, by topic, and the shared snapshots that serve them.
 
     Attributes:
-        made: snapshots made since start.
-        shared: joiners let in by them.
+        made: shared snapshots made since start.
+        shared: subscribers that joined with them.
     """
 
     def __init__(self, books: Books, tape: Tape, budget: Budget) -> None:
@@ -130,31 +153,31 @@ class Snapshots:
         self._account = budget.account(self._forget_recent)
         self._books = books
         self._tape = tape
-        self._waiting: dict[Topic, dict[Waiting, None]] = {}
+        self._waiting: dict[Topic, dict[Joiner, None]] = {}
         self._recent: dict[Topic, SharedSnapshot] = {}
         self._frozen: dict[Topic, tuple[FrozenBook, int, Gathering]] = {}
         self._asked = trio.Event()
 
-    def wait(self, who: Waiting, topics: Iterable[Topic]) -> None:
-        """``who`` waits for each of ``topics`` and, from now on, for nothing else."""
-        self.leave(who)
+    def wait(self, joiner: Joiner, topics: Iterable[Topic]) -> None:
+        """Let ``joiner`` wait for each of ``topics``, and for no other topic any more."""
+        self.leave(joiner)
         for topic in topics:
-            self._waiting.setdefault(topic, {})[who] = None
+            self._waiting.setdefault(topic, {})[joiner] = None
             self._asked.set()
 
-    def leave(self, who: Waiting) -> None:
-        """``who`` waits no longer."""
-        for topic in [topic for topic, waiting in self._waiting.items() if who in waiting]:
-            del self._waiting[topic][who]
+    def leave(self, joiner: Joiner) -> None:
+        """Let ``joiner`` wait for no topic any more."""
+        for topic in [topic for topic, waiting in self._waiting.items() if joiner in waiting]:
+            del self._waiting[topic][joiner]
             if not self._waiting[topic]:
                 del self._waiting[topic]
 
     def deflates(self, topic: Topic) -> bool:
-        """Say whether someone who waits for ``topic`` gets large messages compressed."""
-        return any(who.form.deflates for who in self._waiting.get(topic, ()))
+        """Say whether a waiting subscriber of ``topic`` gets large messages compressed."""
+        return any(joiner.form.deflates for joiner in self._waiting.get(topic, ()))
 
     def parts(self, messages: list[Message]) -> Iterator[list[Message]]:
-        """Cut ``messages`` before each snapshot; parts are never empty."""
+        """Split ``messages`` before each snapshot; parts are never empty."""
         begin = 0
         for index, message in enumerate(messages):
             if index > begin and message.type == "snapshot":
@@ -163,25 +186,25 @@ class Snapshots:
         yield messages[begin:]
 
     def admit(self, snapshot: Message) -> None:
-        """The next message on the tape is ``snapshot``: let in who waits for it."""
+        """Let waiting subscribers join: the next message on the tape is ``snapshot``."""
         for topic in (snapshot.topic, snapshot.also):
             if topic is not None:
                 self._drop_recent(topic)
-                for who in self._waiting.pop(topic, {}):
-                    who.admit(topic)
+                for joiner in self._waiting.pop(topic, {}):
+                    joiner.admit(topic)
 
     def book_is_ready(self) -> None:
-        """A book has been loaded, or a window of ``level2_batch`` has ended."""
+        """Wake ``run``: a book has been loaded."""
         if self._waiting:
             self._asked.set()
 
     def freeze_batches(self) -> None:
-        """A window of every ``level2_batch`` has just ended: keep the books as they are.
+        """Freeze the books with waiting subscribers: a window of every ``level2_batch`` just ended.
 
-        A snapshot of what is gathered is right at a window's end alone: within one it would
-        know of changes that the window's message tells again.
+        A snapshot of ``level2_batch`` is correct at the end of a window only: within a window it
+        would include changes that the window's message repeats.
         """
-        self._frozen.clear()  # what nobody has come for
+        self._frozen.clear()  # frozen books that no snapshot was made of
         for topic in self._waiting:
             held = self._books.get(topic.product_id)
             if topic.channel == LEVEL2_BATCH.topic_channel and held and held.gathering is not None:
@@ -189,7 +212,7 @@ class Snapshots:
                 self._asked.set()
 
     async def run(self) -> None:
-        """Make snapshots for those who wait, for ever."""
+        """Make snapshots for waiting subscribers; never return."""
         while True:
             oldest = next(iter(self._recent.values()), None)
             with trio.move_on_at(math.inf if oldest is None else oldest.too_old_at) as in_time:
@@ -200,61 +223,61 @@ class Snapshots:
             self._asked = trio.Event()
             for topic in list(self._waiting):
                 if topic not in self._waiting:
-                    continue  # let in, or gone, while another one was made
+                    continue  # its subscribers joined or left while another snapshot was made
                 shared = await self._snapshot_of(topic)
                 if shared is not None:
-                    await self._let_in(topic, shared)
+                    await self._admit_waiting(topic, shared)
 
     def forget(self, product_ids: Collection[str] | None) -> None:
-        """The books of these products, of all for None, have ended: so do their snapshots."""
+        """Drop the snapshots of ``product_ids``, of all for None: their books have ended."""
         for topic in {*self._recent, *self._frozen}:
             if product_ids is None or topic.product_id in product_ids:
                 self._drop_recent(topic)
                 self._frozen.pop(topic, None)
 
-    def _may_give(self, shared: SharedSnapshot) -> bool:
-        """Say whether what follows on ``shared`` is whole, and it is young enough."""
+    def _is_valid(self, shared: SharedSnapshot) -> bool:
+        """Say whether ``shared`` is young enough and no message after it is missing."""
         held = self._books.get(shared.topic.product_id)
         if held is None:
             return False
-        is_gathered = shared.topic.channel == LEVEL2_BATCH.topic_channel and held.is_fine
+        is_gathered = shared.topic.channel == LEVEL2_BATCH.topic_channel and held.is_level2
         gathering = held.gathering if is_gathered else None
-        # Gathering ends when nobody wants it: what happened until it began anew is in no window.
-        return gathering is shared.gathering and shared.is_good(self._tape, trio.current_time())
+        # Gathering ends without demand: changes before it restarts are in no window.
+        return gathering is shared.gathering and shared.is_valid(self._tape, trio.current_time())
 
-    async def _let_in(self, topic: Topic, shared: SharedSnapshot) -> None:
-        """Give ``shared`` to all who wait for ``topic``, a few in each turn."""
-        for count, who in enumerate(list(self._waiting.get(topic, ())), 1):
-            if who.form.deflates:
+    async def _admit_waiting(self, topic: Topic, shared: SharedSnapshot) -> None:
+        """Let the waiting subscribers of ``topic`` join with ``shared``, a few in each turn."""
+        for count, joiner in enumerate(list(self._waiting.get(topic, ())), 1):
+            if joiner.form.deflates:
                 await shared.deflate()
-            if not self._may_give(shared):
-                self._asked.set()  # a new one for the rest
+            if not self._is_valid(shared):
+                self._asked.set()  # the other subscribers need a new one
                 return
             waiting = self._waiting.get(topic, {})
-            if who not in waiting:
+            if joiner not in waiting:
                 continue
-            del waiting[who]
+            del waiting[joiner]
             if not waiting:
                 del self._waiting[topic]
             self.shared += 1
-            who.admit(topic, shared.chunks(self._tape, who.form))
+            joiner.admit(topic, shared.chunks(self._tape, joiner.form))
             self._weigh(shared)
             if not count % ADMISSIONS_PER_TURN_MAX:
                 await trio.lowlevel.checkpoint()
 
     async def _snapshot_of(self, topic: Topic) -> SharedSnapshot | None:
-        """Return a snapshot of ``topic`` that may be given, made now if need be; or None."""
+        """Return a valid shared snapshot of ``topic``, made now if need be; None without a book."""
         recent = self._recent.get(topic)
-        if recent is not None and self._may_give(recent):
+        if recent is not None and self._is_valid(recent):
             return recent
         held = self._books.get(topic.product_id)
         if held is None:
             return None
         gathering = None
-        if topic.channel == LEVEL2_BATCH.topic_channel and held.is_fine:
+        if topic.channel == LEVEL2_BATCH.topic_channel and held.is_level2:
             frozen = self._frozen.pop(topic, None)
             if frozen is None:
-                return None  # the end of the running window brings one
+                return None  # the book is frozen at the end of the running window
             book, offset, gathering = frozen
         else:
             book, offset = held.book.freeze(), self._tape.end
@@ -263,7 +286,7 @@ class Snapshots:
             parts.append(part)
             await trio.lowlevel.checkpoint()
         if self._books.get(topic.product_id) is not held:
-            return None  # the book has ended meanwhile
+            return None  # the book has ended
         payload = b"".join(parts)
         message = Message(topic, "snapshot", encode_text(payload), payload)
         too_old_at = trio.current_time() + SNAPSHOT_AGE_MAX_S
@@ -275,7 +298,7 @@ class Snapshots:
         return shared
 
     def _weigh(self, shared: SharedSnapshot) -> None:
-        """Put on our account what ``shared`` holds, while it is kept for the next joiners."""
+        """Count the memory of ``shared`` on the budget while it is kept for later subscribers."""
         if self._recent.get(shared.topic) is shared:
             change, shared.held_bytes = shared.weight() - shared.held_bytes, shared.weight()
             self._account.take(change)
@@ -287,7 +310,7 @@ class Snapshots:
             self._account.take(-shared.held_bytes)
 
     def _drop_old(self) -> None:
-        """Drop the snapshots that are too old to be given: the next joiner needs a new one."""
+        """Drop the snapshots that are too old."""
         now = trio.current_time()
         for topic in [t for t, shared in self._recent.items() if shared.too_old_at <= now]:
             self._drop_recent(topic)

@@ -1,1 +1,1 @@
-"""What books, recovery and fan-out share: the tape, demand, health, the budget of backlogs."""
+"""The core of an instance: tape, gap index, demand, health, budget, records of the inbox."""

@@ -1,16 +1,16 @@
 """One bound for all memory that waits for the subscribers of an instance.
 
 Each subscriber has bounds of its own, but a thousand slow subscribers together may hold
-gigabytes. The budget counts bytes as they are held: what several holders share is counted
-once. When the sum exceeds the bound, the largest holders free what they hold, one after the
-other, until the sum is a little below it.
+gigabytes. The budget counts the bytes that *holders* (backlogs, snapshots, replays) hold; an object
+with several holders is counted once. When the sum exceeds the bound, the largest holders free
+their memory, one after the other, until the sum is a little below it.
 
-The size that decides is an account's ``charge``: what it holds alone, and of what it shares
-its part, divided by the number of holders at the time it joined them. A member of a large
-cohort, whose end would free next to nothing, is therefore not ended in place of a holder
-that fills the memory alone.
+Holders are compared by the ``charge`` of their account: the bytes that it holds alone, plus its
+part of each shared object, the object's size divided by the number of holders at the time it
+joined them. So a holder that fills the memory alone is ended before a member of a large cohort,
+which would free almost nothing.
 
-Only what waits is counted: a delivery that the socket accepts at once never gets here.
+Only waiting bytes are counted: a delivery that the socket accepts at once never gets here.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from collections.abc import Callable
 from hedgehogd.domain.limits import WAITING_BYTES_MAX
 
 HOLD_BYTES = 160
-"""What Python needs for one reference that waits: the entry, its place in a line, a time."""
+"""Memory of one waiting reference in Python: the entry, its place in a queue, a time."""
 
-_SLACK = 32  # the relief ends this part of the bound below it, so that the search is rare
+_SLACK = 32  # relief ends 1/32 of the bound below it, so that the search is rare
 
 
 class _Shared:
-    """A thing that is counted once; the reference keeps its ``id`` from being reused."""
+    """An object that is counted once; the reference keeps its ``id`` from being reused."""
 
     __slots__ = ("holders", "size", "thing")
 
@@ -35,10 +35,11 @@ class _Shared:
 
 
 class Account:
-    """What one holder has of the budget.
+    """The account of one holder.
 
     Attributes:
-        charge: the bytes that it answers for; 0 when it holds nothing.
+        charge: the bytes by which holders are compared; 0 when it holds nothing.
+        free: frees the holder's memory.
     """
 
     __slots__ = ("_budget", "charge", "free")
@@ -49,15 +50,15 @@ class Account:
         self._budget = budget
 
     def take(self, size: int) -> None:
-        """Hold ``size`` bytes more that no other account holds; fewer when it is negative."""
+        """Add ``size`` bytes that no other account holds; subtract them when negative."""
         self._budget.bytes += size
         self._move(size)
 
     def share(self, thing: object, size: int) -> int:
-        """Hold ``thing``, which takes ``size`` bytes, whoever else holds it.
+        """Hold ``thing``, which takes ``size`` bytes and may have other holders.
 
         Returns:
-            The charge for it, by which ``release`` ends this hold.
+            The charge for it, to be passed to ``release``.
         """
         budget = self._budget
         shared = budget.shared.get(id(thing))
@@ -71,7 +72,7 @@ class Account:
         return charge
 
     def release(self, thing: object, charge: int) -> None:
-        """Hold ``thing`` no longer."""
+        """End the hold of ``thing``."""
         budget = self._budget
         shared = budget.shared[id(thing)]
         shared.holders -= 1
@@ -82,9 +83,9 @@ class Account:
         self._move(-charge)
 
     def relieve(self) -> None:
-        """Keep the bound; call it after ``take`` and ``share``, when this holder's books are right.
+        """Enforce the bound; call it after ``take`` and ``share``, in a consistent state.
 
-        It may free what this account holds.
+        It may call ``free`` of this account.
         """
         self._budget.relieve()
 
@@ -97,14 +98,14 @@ class Account:
 
 
 class Budget:
-    """All that waits for the subscribers of one instance.
+    """All memory that waits for the subscribers of one instance.
 
     Attributes:
-        bytes: the memory that it takes now.
+        bytes: the memory held now.
         bytes_max: the bound; after it was lowered, ``relieve`` enforces it.
-        relieved: how often a holder had to free what it held.
-        accounts: those that hold something.
-        shared: the things that may have several holders, by ``id``.
+        relieved: how often a holder had to free its memory.
+        accounts: the accounts that hold memory.
+        shared: objects that may have several holders, by ``id``.
     """
 
     def __init__(self, bytes_max: int = WAITING_BYTES_MAX) -> None:
@@ -116,19 +117,21 @@ class Budget:
         self._is_relieving = False
 
     def account(self, free: Callable[[], None]) -> Account:
-        """Return an account; ``free`` shall free what it holds, at once.
+        """Return a new account.
 
-        ``free`` may leave a farewell; called again, it has to free that as well.
+        Args:
+            free: frees the holder's memory at once. It may keep a farewell; called again, it has
+                to free the farewell too.
         """
         return Account(self, free)
 
     def relieve(self) -> None:
-        """Let the largest holders free what they hold while the sum exceeds the bound."""
+        """Let the largest holders free their memory while the sum exceeds the bound."""
         if self.bytes <= self.bytes_max or self._is_relieving:
             return
         self._is_relieving = True  # a holder that is freed writes its farewell
         try:
-            for _ in range(2):  # in a second round the farewells go too
+            for _ in range(2):  # the second round frees the farewells
                 if self._free_down_to(self.bytes_max - self.bytes_max // _SLACK):
                     return
         finally:

@@ -1,4 +1,4 @@
-"""Bytes of some messages in one wire form, shared by all subscribers that get them."""
+"""Bytes of messages in one wire form, shared by all subscribers that receive them."""
 
 from array import array
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from hedgehogd.domain.message import Message
 
-_PIECE_BYTES = 56  # where a piece ends, its offset, its places in the lists
+_PIECE_BYTES = 56  # the end of a piece, its offset, its places in the lists
 _CHUNK_BYTES = 640  # the object, the headers of its bytes and lists, its entry in the budget
 
 
@@ -15,12 +15,11 @@ class Chunk:
     """Bytes for the members of one cohort, made once and shared by all of them.
 
     Attributes:
-        data: the pieces, joined: what is written.
-        pieces: the wire form of each message; a frame, line or event is never cut apart
-            between two of them.
+        data: the joined pieces: the bytes to write.
+        pieces: the wire form of each message; a piece is a whole frame, line or event.
         messages: the messages, one per piece.
         offsets: the tape offset of each message.
-        kept_bytes: memory of the messages where this chunk keeps them, and not the tape.
+        kept_bytes: memory of the messages when this chunk keeps them instead of the tape.
     """
 
     __slots__ = ("_ends", "count", "data", "kept_bytes", "messages", "offsets", "pieces", "size")
@@ -43,10 +42,10 @@ class Chunk:
 
     @property
     def ends(self) -> "array[int]":
-        """Where each piece ends in ``data``.
+        """The end of each piece in ``data``.
 
-        Asked for when the chunk has to wait. The pieces are dropped then: ``data`` has their
-        bytes, and while a subscriber is slow they would take the same memory again.
+        Computed when the chunk has to wait for a slow subscriber. The pieces are dropped then:
+        ``data`` has their bytes, and they would take the same memory again.
         """
         if self._ends is None:
             self._ends = array("Q", accumulate(map(len, self.pieces)))
@@ -58,7 +57,7 @@ class Chunk:
         return self.size + self.kept_bytes + self.count * _PIECE_BYTES + _CHUNK_BYTES
 
     def placed(self, offset: int) -> "Chunk":
-        """Return the same bytes, all of them standing at ``offset`` on the tape."""
+        """Return the same bytes, with ``offset`` as the tape offset of each message."""
         chunk = copy(self)
         chunk.offsets = [offset] * self.count
         return chunk

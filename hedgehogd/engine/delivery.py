@@ -1,4 +1,4 @@
-"""What a producer delivers to the broker: messages, notices and state of one moment."""
+"""One element of the inbox: messages, notices and changes of state from one producer."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ class FetchedOrders(NamedTuple):
     """A level-3 book from REST.
 
     Attributes:
-        product_id: whose.
+        product_id: the product.
         bids: rows ``[price, size, order_id]``, best first.
         asks: the same.
-        sequence: of the last event in it.
+        sequence: the sequence of the last event in it.
     """
 
     product_id: str
@@ -25,18 +25,19 @@ class FetchedOrders(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What a producer puts into the inbox: things that happened together, in order.
+    """One element of the inbox, from one producer.
 
     Attributes:
         messages: data; may be empty.
-        notices: what subscribers are told beside it.
-        notices_at: for each notice, how many of ``messages`` come before it; empty for none.
-        refusals: products that the exchange refused.
-        flows: the topics that the feed holds from here on, if that has changed. All state of
-            other topics is forgotten, and their messages still in flight are dropped.
-        allowed: topic channels that were refused and may be asked for again.
-        ends_window: 50 ms are over: ``level2_batch`` gets what they came to.
-        order_book: a level-3 book that was fetched.
+        notices: notices for subscribers.
+        notices_at: for each notice, how many of ``messages`` precede it; when empty, all notices
+            precede the messages.
+        refusals: products and channels that the exchange refused.
+        flows: the topics that the feed holds from now on; None for no change. All state of other
+            topics is forgotten, and their messages still in flight are dropped.
+        allowed: topic channels that were refused and may be subscribed to again.
+        ends_window: a window of 50 ms ends: the net changes go to ``level2_batch``.
+        order_book: a level-3 book fetched by REST.
     """
 
     messages: list[Message]

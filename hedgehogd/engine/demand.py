@@ -1,10 +1,10 @@
-"""What has to flow: what is held always, and what subscribers want now.
+"""The topics that the feed has to hold: by configuration, and by demand of subscribers.
 
-Topics are counted: the first subscriber of a topic causes one upstream subscribe, the last
-one leaving causes an unsubscribe after a linger, so that a client that reconnects, or a
-fleet that is restarted, changes nothing upstream.
+Topics are counted. The first subscriber of a topic causes one upstream subscribe. After the last
+one leaves, an unsubscribe follows when ``linger_s`` is over, so a client that reconnects, or a
+fleet that restarts, changes nothing upstream.
 
-Sans-I/O in spirit: time is an argument. The feed asks ``wanted`` and compares with what it
+Time is an argument. The feed calls ``wanted`` and compares the result with the topics that it
 holds; ``on_change`` wakes it.
 """
 
@@ -27,7 +27,7 @@ class Demand:
         self.on_change: Callable[[], None] = lambda: None
 
     def hold(self, topics: Iterable[Topic], now: float) -> None:
-        """Hold ``topics`` always from now on; others held so far linger when nobody wants them."""
+        """Replace the configured topics; former ones without a subscriber linger."""
         held = frozenset(topics)
         if held == self._held:
             return
@@ -40,7 +40,7 @@ class Demand:
         self.on_change()
 
     def want(self, topics: Iterable[Topic]) -> None:
-        """One more subscriber wants each of ``topics``."""
+        """Count one more subscriber of each of ``topics``."""
         changed = False
         for topic in topics:
             self._count[topic] += 1
@@ -50,7 +50,7 @@ class Demand:
             self.on_change()
 
     def release(self, topics: Iterable[Topic], now: float) -> None:
-        """One subscriber less wants each of ``topics``."""
+        """Count one subscriber fewer of each of ``topics``."""
         changed = False
         for topic in topics:
             self._count[topic] -= 1
@@ -63,7 +63,7 @@ class Demand:
             self.on_change()
 
     def refuse(self, product_id: str, channel: str = "") -> None:
-        """The exchange does not give us a product, or a channel: its topics do not linger."""
+        """End the linger of the topics of a product, or a channel, that the exchange refused."""
         gone = [
             topic
             for topic in self._until
@@ -75,33 +75,33 @@ class Demand:
             self.on_change()
 
     def is_wanted(self, topic: Topic) -> bool:
-        """Say whether some subscriber wants ``topic``, or it is held always."""
+        """Say whether ``topic`` has a subscriber or is configured."""
         return topic in self._count or topic in self._held
 
     def ask_snapshot(self, topic: Topic) -> None:
-        """``topic`` has to begin anew with a snapshot: its book is not known, or wrong."""
+        """Request a new snapshot of ``topic``: its book is unknown or wrong."""
         if topic not in self._snapshots:
             self._snapshots.add(topic)
             self.on_change()
 
     def take_snapshots(self) -> frozenset[Topic]:
-        """Return the topics to subscribe to anew, for their snapshots."""
+        """Return the topics to subscribe to again, for a new snapshot of each."""
         asked = frozenset(self._snapshots)
         self._snapshots.clear()
         return asked
 
     def holds(self, product_id: str, channel: str) -> bool:
-        """Say whether a product, or a channel when it is empty, is among what is held always."""
+        """Say whether a configured topic has this product, or, if it is empty, this channel."""
         return any(
             product_id == topic.product_id if product_id else channel == topic.channel
             for topic in self._held
         )
 
     def wanted(self, now: float) -> frozenset[Topic]:
-        """Return the topics that have to flow at ``now``.
+        """Return the topics that the feed has to hold at ``now``.
 
-        Every product brings its heartbeat: that is how a silent line is told from a
-        quiet market (PAIN §1).
+        They include the heartbeat of every product: it distinguishes a silent line from a
+        quiet market (COINBASE §16.1).
         """
         for topic in [topic for topic, until in self._until.items() if until <= now]:
             del self._until[topic]

@@ -1,4 +1,4 @@
-"""How the feed is: written by the feed, read by ``/readyz``, metrics and the status page."""
+"""Health of feed and history, for ``/readyz``, metrics and the status page."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -7,30 +7,30 @@ from typing import NamedTuple
 
 
 class FeedState(StrEnum):
-    """What the upstream line is doing."""
+    """State of the upstream feed."""
 
-    IDLE = "idle"  # nothing is wanted, so nothing is connected
+    IDLE = "idle"  # no topic is wanted, so no connection is open
     CONNECTING = "connecting"
     LIVE = "live"
-    STALE = "stale"  # lost, or silent; being dialled again
+    STALE = "stale"  # the connection is lost or silent, and is dialled again
     ENDED = "recording ended"
 
 
 class LineHealth(NamedTuple):
-    """How one line of the feed is.
+    """Health of one line of the feed.
 
     Attributes:
         number: 0 or 1.
         connections: how many connections it should have.
-        live: how many bring data.
-        products: products that flow on them.
+        live: how many connections deliver data.
+        products: products received on them.
         connects: connections opened since start.
         losses: connections lost since start.
-        last_loss: why the one that is down was lost; empty when none is.
-        heard_age_s: since it was last heard, in seconds; None when it is not connected.
-        wins: numbers that it brought before the other line.
-        lead_s: by how much, in seconds, the median; None before the first.
-        gaps_saved: holes of the other line that it filled.
+        last_loss: why the connection that is down was lost; empty when none is down.
+        heard_age_s: time since its last message, in seconds; None when it is not connected.
+        wins: numbers that it delivered before the other line.
+        lead_s: median lead over the other line, in seconds; None before the first.
+        gaps_saved: gaps of the other line that it filled.
     """
 
     number: int
@@ -47,23 +47,24 @@ class LineHealth(NamedTuple):
 
 
 class HistoryState(StrEnum):
-    """What this instance does for history."""
+    """The part of this instance in recording history."""
 
     OFF = "off"
     READING = "reading"  # another instance writes
     WRITING = "writing"
-    FAILED = "failed"  # nothing is kept by us; it is tried again
+    FAILED = "failed"  # this instance records nothing, and tries again
 
 
 class HistoryHealth:
     """The state of history.
 
     Attributes:
-        state: what this instance does for it.
+        state: the part of this instance in it.
         reason: why it failed, for people; empty otherwise.
         kept: messages written since start.
-        overruns: times that more came than could be written, so that some was lost.
-        written_us: up to when all is written by us, µs since the epoch; 0 before.
+        overruns: how often messages left the tape before they were written, and were lost.
+        written_us: receive time up to which this instance has written all messages, µs since the
+            epoch; 0 before the first.
     """
 
     def __init__(self) -> None:
@@ -82,22 +83,22 @@ class FeedHealth:
     """The state of the feed.
 
     Attributes:
-        state: what the line is doing.
+        state: the state of the feed.
         reason: why it is not live, for people; empty when it is.
         changed_at: when ``state`` changed, on the clock of ``trio.current_time``, seconds.
-        heard_at: when the last byte came, on the same clock; None before the first.
+        heard_at: when the last byte was received, on the same clock; None before the first.
         connects: connections opened since start.
         losses: connections lost since start, by reason.
         dropped: upstream messages dropped since start, by reason.
         complaints: ``error`` messages of the exchange that concerned no single product.
-        alarms: what the exchange has against what is held always, by product and channel, one
-            of them empty; both for what concerns neither.
-        gaps: holes found in numbers since start.
-        missing: numbers in those holes, by channel.
-        quiet_products: products whose heartbeats have stopped although their line is alive.
-        read_lines: returns how each line is.
-        read_products: returns for each product how long ago it was heard, and how long ago
-            it had data other than heartbeats, in seconds.
+        alarms: errors of the exchange about configured topics, by product and channel, one of them
+            empty; both are empty for an error about neither.
+        gaps: gaps found in numbers since start.
+        missing: missing numbers in those gaps, by channel.
+        quiet_products: number of products without heartbeats on a live line.
+        read_lines: returns the health of each line.
+        read_products: returns for each product the time since its last message, and since its
+            last message other than a heartbeat, in seconds.
     """
 
     def __init__(self) -> None:
@@ -130,5 +131,5 @@ class FeedHealth:
 
     @property
     def is_ready(self) -> bool:
-        """True when a new subscriber would get what there is to get."""
+        """True when a new subscriber would receive all messages that the exchange sends."""
         return self.state in {FeedState.IDLE, FeedState.LIVE, FeedState.ENDED}

@@ -1,7 +1,4 @@
-"""Byte streams that stand in front of others.
-
-The feed, the simulator and the door, which do not know each other, share it.
-"""
+"""Byte streams that wrap another byte stream; shared by the feed, the simulator and the door."""
 
 from collections.abc import Callable
 
@@ -9,18 +6,18 @@ import trio
 
 from hedgehogd.domain import limits
 
-# Half of what the kernel reports as room at once (SEND_BUFFER_BYTES, doubled; a third of it).
+# Half of the free space that the kernel reports at once: a third of twice SEND_BUFFER_BYTES.
 _PART_BYTES = 16 * 1024
 
 
 class PassingStream(trio.abc.Stream):
-    """A stream that passes everything on; subclasses look at what they pass."""
+    """A stream that forwards every call; subclasses inspect the bytes."""
 
     def __init__(self, inner: trio.abc.Stream) -> None:
         self._inner = inner
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return what ``inner`` has received."""
+        """Return bytes received by ``inner``."""
         return await self._inner.receive_some(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -37,14 +34,14 @@ class PassingStream(trio.abc.Stream):
 
 
 class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
-    """A connection whose first read returns what was read from it already.
+    """A connection with some bytes read already: the first read returns them again.
 
     Made for Hypercorn, which writes inside a shielded scope and so cannot time out a peer that
-    does not read: this stream does.
+    does not read. This stream times it out.
 
     Attributes:
-        socket: the socket below, whose addresses Hypercorn asks for.
-        head: what was read before, and is read first.
+        socket: the underlying socket; Hypercorn reads its addresses.
+        head: the bytes read already, returned by the first read.
     """
 
     def __init__(
@@ -62,7 +59,7 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
         self._on_progress = on_progress
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return the replayed bytes first, then what the peer sends."""
+        """Return ``head`` first, then the bytes that the peer sends."""
         if self.head and not self._is_replayed:
             self._is_replayed = True
             await trio.lowlevel.checkpoint()
@@ -72,10 +69,11 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send part after part: a slow reader gets all of it, a reader that stalls is given up.
+        """Send part after part: a slow peer receives all of them, a stalled peer is an error.
 
         Raises:
-            trio.BrokenResourceError: it took no part of ``_PART_BYTES`` in ``ANSWER_STALL_S``.
+            trio.BrokenResourceError: the peer did not read a part of ``_PART_BYTES`` within
+                ``ANSWER_STALL_S``.
         """
         with memoryview(data) as whole:
             for begin in range(0, len(whole), _PART_BYTES):

@@ -1,13 +1,13 @@
 """The tape: a ring of recent messages in memory.
 
-``offset`` is a message's place on it: it rises by one per message, never leaves the
-process, and says in one number what a subscriber has been given. ``end`` is the offset of
+``offset`` is the place of a message on the tape. It rises by one per message and never leaves the
+process, so one number states how far a subscriber has been served. ``end`` is the offset of
 the newest message, 0 before the first.
 
-The tape also knows each topic's last sequence at any offset still on it, so nobody has to
-keep a position per subscriber: it is looked up on the rare day when it is needed.
+The tape also knows each topic's last sequence at any offset still on it. So no position is kept per
+subscriber: it is looked up when it is needed, which is rare.
 
-Behind what the feed did not give us (``holes``) a topic's record begins anew.
+At a gap of the feed (``holes``) the unbroken record of a topic starts again.
 """
 
 from bisect import bisect_right
@@ -28,22 +28,22 @@ _RESUMING = frozenset(name for name, channel in BY_TOPIC_CHANNEL.items() if chan
 
 
 def positions(message: Message) -> tuple[Topic, ...]:
-    """Return the topics whose position ``message`` moves."""
+    """Return the topics in which ``message`` moves the position."""
     if message.sequence is None or message.topic.channel not in _RESUMING:
         return ()
     return (message.topic,) if message.also is None else (message.topic, message.also)
 
 
-_KEEPING_FACTOR = 4  # times the memory allowed, for what is young
+_KEEPING_FACTOR = 4  # young messages may take this many times ``bytes_max``
 
 
 class Known(NamedTuple):
-    """Where a topic's unbroken record in memory begins.
+    """The begin of a topic's unbroken record in memory.
 
     Attributes:
-        sequence: of the oldest message that is on the tape, or that has left it last.
-        received_us: when that was received, µs since the epoch.
-        has_left: it is the one that has left.
+        sequence: the sequence of the oldest message on the tape, or of the one that left it last.
+        received_us: when that message was received, µs since the epoch.
+        has_left: True for the message that left the tape last.
     """
 
     sequence: int
@@ -52,19 +52,19 @@ class Known(NamedTuple):
 
     @property
     def before(self) -> int:
-        """The sequence behind which nothing is missing: all that follows on it is on the tape."""
+        """The sequence after which no message is missing on the tape."""
         return self.sequence - (not self.has_left)
 
 
 class Tape:
     """Recent messages, bounded in the memory that they take.
 
-    The newest batch is always kept whole, whatever it weighs: it is still being written out.
+    The newest batch is always kept whole, even above the bound: it is still being written.
 
     Args:
-        bytes_max: how much memory they may take.
-        keep_us: what is younger stays, up to four times as much: whoever takes over the
-            writing of history finds here what the one before has not written.
+        bytes_max: how much memory the messages may take.
+        keep_us: younger messages stay, up to four times ``bytes_max``: an instance that becomes the
+            writer of history finds here the messages that the former writer has not written.
     """
 
     def __init__(self, bytes_max: int = TAPE_BYTES_MAX, keep_us: int = 0) -> None:
@@ -74,15 +74,15 @@ class Tape:
         self._keep_us = keep_us
         self._messages: deque[Message] = deque()
         self._last: dict[Topic, int] = {}  # each topic's last sequence
-        self._flows: dict[str, int] = {}  # when each product was heard first, µs
-        self._before: dict[Topic, int] = {}  # what is known to precede a topic's first message
+        self._flows: dict[str, int] = {}  # when each product's first message was received, µs
+        self._before: dict[Topic, int] = {}  # last known sequence before a topic's first message
         self._forgotten: dict[Topic, int] = {}  # the end of the tape when a topic was forgotten
         # offset and sequence of each topic's first message
         self._began: dict[Topic, tuple[int, Known]] = {}
         # offset and sequence of each topic's last message that has left the tape
         self._left: dict[Topic, tuple[int, Known]] = {}
         self._offsets: dict[Topic, deque[int]] = {}  # of each topic's messages on the tape
-        # offset and sequence of the first message behind each topic's newest hole
+        # offset and sequence of the first message after each topic's newest gap
         self._broken: dict[Topic, tuple[int, Known]] = {}
         self._holes = Holes()
 
@@ -92,7 +92,7 @@ class Tape:
         return self.end - len(self._messages) + 1
 
     def append(self, messages: Sequence[Message]) -> None:
-        """Put a batch on the tape; the oldest messages leave when it is full."""
+        """Append a batch to the tape; the oldest messages leave when it is full."""
         kept, holes = self._messages, self._holes
         for message in messages:
             kept.append(message)
@@ -102,8 +102,8 @@ class Tape:
             if product_id not in self._flows and len(self._flows) < TOPICS_MAX:
                 self._flows[product_id] = message.received_us
             for topic in positions(message):
-                is_behind = topic in holes.open
-                if is_behind and holes.end(topic, message, self.end, self._last.get(topic)):
+                is_after_gap = topic in holes.open
+                if is_after_gap and holes.end(topic, message, self.end, self._last.get(topic)):
                     known = Known(message.sequence or 0, message.received_us)
                     self._broken[topic] = (self.end, known)
                 offsets = self._offsets.get(topic)
@@ -121,7 +121,7 @@ class Tape:
             holes.leave(self.begin)
             offset = self.end - len(kept)
             for topic in positions(oldest):
-                # Not one from before the topic was forgotten: what came meanwhile is nowhere.
+                # Not a message from before the topic was forgotten: later ones may be missing.
                 offsets = self._offsets.get(topic)
                 if offsets and offsets[0] == offset:
                     offsets.popleft()
@@ -129,30 +129,30 @@ class Tape:
                     self._left[topic] = (offset, known)
 
     def note(self, notice: TopicNotice) -> None:
-        """``notice`` is told between what is on the tape and what comes next."""
+        """Record that ``notice`` is delivered between the messages so far and the next one."""
         self._holes.note(notice, self._last)
 
     def holes(
         self, after: int, topics: frozenset[Topic], until: int | None = None
     ) -> list[tuple[int, InBand]]:
-        """Return what is missing of ``topics`` before messages behind offset ``after``.
+        """Return the gap notices of ``topics`` after offset ``after``, up to ``until`` or the end.
 
-        Each with the offset of the message that follows, up to ``until`` or the end.
+        Each has the offset of the message that follows the gap.
         """
         return self._holes.among(after, self.end if until is None else until, topics)
 
     def doubts(self, topics: Iterable[Topic]) -> list[bytes]:
-        """Return what is to be told of ``topics`` that may lack something behind their last."""
+        """Return notices about ``topics`` that may have a gap after their last message."""
         return self._holes.doubts(topics, self._last)
 
     def is_open(self, topics: Iterable[Topic]) -> bool:
-        """Say whether one of ``topics`` lacks something, or may, behind what came last."""
+        """Say whether one of ``topics`` has a gap, certain or possible, after its last message."""
         return not self._holes.open.keys().isdisjoint(topics)
 
     def known_from(self, topic: Topic) -> Known | None:
-        """Return from where on nothing of ``topic`` is missing here; None before its first.
+        """Return the begin of the record of ``topic`` without gaps; None before its first message.
 
-        That message itself may have left the tape; all after it are there, but for what
+        That message may have left the tape. All later ones are on it, except for a gap that
         ``is_open``.
         """
         broken, left = self._broken.get(topic), self._left.get(topic)
@@ -161,26 +161,26 @@ class Tape:
         return broken[1]
 
     def held_from(self, topic: Topic) -> Known | None:
-        """Return the same where holes do not count: all that came after it is there."""
+        """Return the begin of the record of ``topic``, gaps included; None before any message."""
         found = self._left.get(topic) or self._began.get(topic)
         return None if found is None else found[1]
 
     def precede(self, topic: Topic, sequence: int) -> None:
-        """Take note of the last sequence of ``topic`` before this tape's first of it.
+        """Record the last sequence of ``topic`` before its first message on this tape.
 
-        Nothing happens when that is here already: then positions are known without it.
+        Nothing changes when the tape has that message: it knows the positions itself then.
         """
         if topic not in self._last and len(self._before) < TOPICS_MAX:
             self._before[topic] = max(sequence, self._before.get(topic, 0))
 
     def preceding(self, topics: Iterable[Topic]) -> dict[Topic, int]:
-        """Return what was noted of ``topics`` by ``precede``."""
+        """Return the sequences of ``topics`` recorded by ``precede``."""
         return {topic: self._before[topic] for topic in topics if topic in self._before}
 
     def flows_since(self, product_id: str) -> int | None:
-        """Return since when a product is heard here, µs since the epoch; None before.
+        """Return when the product's first message was received, µs since the epoch, or None.
 
-        With its heartbeat every product is, however quiet its market.
+        The heartbeat is the first message of a quiet market.
         """
         return self._flows.get(product_id)
 
@@ -191,7 +191,7 @@ class Tape:
     def read(self, after: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
         """Return ``(offset, message)`` of ``topics`` with an offset above ``after``.
 
-        What has left the tape cannot be returned; compare ``after`` with ``begin``.
+        Messages that left the tape are not returned; compare ``after`` with ``begin``.
         Cost: the distance from ``after`` to ``end``.
         """
         return [
@@ -201,7 +201,7 @@ class Tape:
         ]
 
     def products(self) -> list[str]:
-        """Return the products that are heard."""
+        """Return the products with messages so far."""
         return list(self._flows)
 
     def newest(self, topic: Topic, messages_max: int) -> list[Message]:
@@ -210,9 +210,9 @@ class Tape:
         return [each for each in newest_first if topic in (each.topic, each.also)]
 
     def part(self, after: int, count: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
-        """Return ``(offset, message)`` of ``topics`` among the ``count`` that follow on ``after``.
+        """Return ``(offset, message)`` of ``topics`` among the ``count`` messages after ``after``.
 
-        What has left the tape cannot be returned.
+        Messages that left the tape are not returned.
         """
         first = max(0, after + 1 - self.begin)
         end = max(0, after + count + 1 - self.begin)
@@ -225,16 +225,16 @@ class Tape:
     def position(self, topics: Iterable[Topic], at: int) -> dict[Topic, int]:
         """Return the last sequence of each of ``topics`` at or before offset ``at``.
 
-        A topic that has had no numbered message by then is left out, and so is one whose
-        sequence at ``at`` has left the tape and is not known any more: a position never
-        claims more than was delivered. Cost: a search for each topic that has moved since.
+        A topic without a numbered message by then is left out, and so is a topic of which the
+        sequence at ``at`` has left the tape and is unknown: a position never states more than was
+        delivered. Cost: a search for each topic that has moved since.
         """
         topics = frozenset(topics)
         wanted = {topic for topic in topics if topic in self._last}
         before = {
             topic: sequence
             for topic, sequence in self.preceding(topics).items()
-            if self._forgotten.get(topic, 0) <= at  # else it may be newer than what was delivered
+            if self._forgotten.get(topic, 0) <= at  # else it may be newer than a delivery
         }
         position = before | {topic: self._last[topic] for topic in wanted}
         if at >= self.end:
@@ -255,7 +255,7 @@ class Tape:
         return position
 
     def forget(self, topic: Topic) -> None:
-        """Drop the sequences kept for ``topic``: it is no longer held."""
+        """Drop the sequences of ``topic``, which the feed no longer holds."""
         if topic.channel == HEARTBEAT.topic_channel:
             self._flows.pop(topic.product_id, None)
         if self._last.pop(topic, None) is not None:

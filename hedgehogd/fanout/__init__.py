@@ -1,1 +1,1 @@
-"""From the feed to the subscribers: broker, hub, sessions."""
+"""From the inbox to the subscribers: broker, hub, sessions and their subscriptions."""

@@ -1,7 +1,7 @@
-"""Notices that still hold: who comes later has to be told as well.
+"""Notices still in force, sent to subscribers that join later.
 
-A product that is stale stays so until its connection is back. A gap in trades stands between
-the last trade known and the next one, so who is greeted with the last has to hear of it.
+A product is stale until its connection delivers again. A gap in trades lies between the last
+trade and the next one, so a subscriber that joins with the last trade needs the notice of the gap.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ from hedgehogd.domain.limits import STANDING_GAPS_MAX, TOPICS_MAX
 from hedgehogd.domain.message import Message
 
 
-class Standing:
-    """What was told of topics and products, and holds still."""
+class ActiveNotices:
+    """The notices about topics and products that are in force."""
 
     def __init__(self) -> None:
         self._gaps: dict[Topic, list[bytes]] = {}
@@ -21,11 +21,11 @@ class Standing:
         self._is_all_stale = False
 
     def is_stale(self, product_id: str) -> bool:
-        """Say whether the feed, or what it brings of a product, is stale now."""
+        """Say whether the feed, or this product of it, is stale now."""
         return self._is_all_stale or product_id in self._stale
 
     def note(self, notice: TopicNotice) -> None:
-        """``notice`` is being told."""
+        """Record ``notice``, which is being sent."""
         audience, payload = notice.audience, notice.payload
         if isinstance(audience, Topic):
             if notice.kind is NoticeKind.GAP and len(self._gaps) < TOPICS_MAX:
@@ -38,10 +38,10 @@ class Standing:
         elif notice.kind is NoticeKind.BACK:
             self._is_all_stale &= audience is not None
             back = self._stale.keys() if audience is None else audience
-            self._stale = {p: told for p, told in self._stale.items() if p not in back}
+            self._stale = {p: stale for p, stale in self._stale.items() if p not in back}
 
-    def passed(self, messages: Iterable[Message]) -> None:
-        """``messages`` go out: the gaps before them stand between older ones now."""
+    def delivered(self, messages: Iterable[Message]) -> None:
+        """End the gap notices of the topics of ``messages``: the gaps lie before them."""
         if self._gaps:
             for message in messages:
                 self._gaps.pop(message.topic, None)
@@ -49,16 +49,16 @@ class Standing:
                     self._gaps.pop(message.also, None)
 
     def forget(self, topic: Topic) -> None:
-        """``topic`` flows no longer; with its heartbeat a product is let go."""
+        """Forget ``topic``, which the feed no longer holds, and with a heartbeat its product."""
         self._gaps.pop(topic, None)
         if topic.channel == HEARTBEAT.topic_channel:
             self._stale.pop(topic.product_id, None)
 
     def of(self, topics: Iterable[Topic]) -> list[bytes]:
-        """Return the notices that a new subscriber of ``topics`` has to be told, each once."""
-        told: dict[bytes, None] = {}
+        """Return the notices in force for a new subscriber of ``topics``, each once."""
+        found: dict[bytes, None] = {}
         for topic in sorted(topics) if self._stale or self._gaps else ():
             if topic.product_id in self._stale:
-                told[self._stale[topic.product_id]] = None
-            told.update(dict.fromkeys(self._gaps.get(topic, ())))
-        return list(told)
+                found[self._stale[topic.product_id]] = None
+            found.update(dict.fromkeys(self._gaps.get(topic, ())))
+        return list(found)

@@ -1,7 +1,7 @@
-"""The broker: from the inbox to the tape and the hub, one batch after the other.
+"""The broker: publish the deliveries of the inbox to the tape and the hub, one after the other.
 
-The only task that publishes. It ends when the last producer has closed the inbox; an
-error in it ends the process, because a pipe that is broken inside must not look whole.
+The broker is the only task that publishes. It ends when the last producer has closed the inbox. An
+error in it ends the process: an instance that no longer publishes must not look healthy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,10 +20,10 @@ from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN, deflated
 
 
 class Broker:
-    """Publish what arrives.
+    """Publish the deliveries of the inbox.
 
     Attributes:
-        messages_in: messages put on the tape since start.
+        messages_in: messages published since start.
         late: messages dropped because the feed no longer held their topics.
     """
 
@@ -41,9 +41,9 @@ class Broker:
     ) -> None:
         """Publish deliveries until the last producer closes the inbox.
 
-        What has come while the last one was written out is taken together: one write per
-        member instead of one for each. So a busy instance batches by itself, and a quiet
-        one delays nothing.
+        Deliveries that arrive during a publish are published together: one write per member
+        instead of one per delivery. So a busy instance batches by itself, and a quiet one
+        delays no message.
         """
         task_status.started()
         async with inbox:
@@ -59,7 +59,7 @@ class Broker:
                 await self.publish(deliveries)
 
     async def publish(self, deliveries: Sequence[Delivery]) -> None:
-        """Tell, keep and write out what came. May yield, waits for no subscriber."""
+        """Publish ``deliveries`` in order. May yield, waits for no subscriber."""
         messages: list[Message] = []
         for delivery in deliveries:
             for refusal in delivery.refusals:
@@ -71,11 +71,11 @@ class Broker:
                 messages = []
                 self._forget(self._pipe.flows.follow(delivery.flows))
             notices_at = delivery.notices_at or (0,) * len(delivery.notices)
-            for part, told in split_at_notices(delivery.messages, delivery.notices, notices_at):
-                if told:
+            for part, before in split_at_notices(delivery.messages, delivery.notices, notices_at):
+                if before:
                     await self._write_out(messages)
                     messages = []
-                    await self._tell(told)
+                    await self._notify(before)
                 messages += self._admitted(part)
             if delivery.ends_window or delivery.order_book:
                 await self._write_out(messages)
@@ -86,7 +86,7 @@ class Broker:
         await self._write_out(messages)
 
     async def _write_out(self, messages: list[Message]) -> None:
-        """Put ``messages`` on the tape and give them to all who want them."""
+        """Update the books, let waiting subscribers of books join, and publish ``messages``."""
         if not messages:
             return
         pipe = self._pipe
@@ -95,18 +95,19 @@ class Broker:
             first = part[0]
             if first.type == "snapshot":
                 pipe.books.begin_both(first)
-            await self._deflate(part)  # first: who waits needs no snapshot of ours meanwhile
+            # Compressed before the book is loaded: once it is, ``snapshots`` would make a snapshot.
+            await self._deflate(part)
             if first.type == "snapshot":
                 await pipe.books.load(first)
-            # From here to the tape in one turn: a book that is ahead of it falsifies snapshots.
-            passed = pipe.books.follow(part)
+            # From here to the tape in one turn: a book ahead of the tape makes wrong snapshots.
+            to_publish = pipe.books.follow(part)
             if first.type == "snapshot":
                 pipe.snapshots.admit(first)
                 pipe.snapshots.book_is_ready()
-            await self._publish(passed)
+            await self._publish(to_publish)
 
     async def _publish(self, messages: list[Message]) -> None:
-        """Keep ``messages`` and write them; books are what the tape says in the same turn."""
+        """Append ``messages`` to the tape and to all state in one turn, then write them."""
         pipe = self._pipe
         if messages:
             now_us = pipe.wall_us()
@@ -114,46 +115,47 @@ class Broker:
                 message.received_us = now_us
             pipe.tape.append(messages)
             pipe.latest.keep(messages)
-            pipe.standing.passed(messages)
+            pipe.standing.delivered(messages)
             pipe.orders.follow(messages)
             await pipe.hub.publish(messages)
 
     async def _deflate(self, messages: list[Message]) -> None:
-        """Compress the large ones, once, when somebody who wants them negotiated that."""
+        """Compress each large message once if a subscriber of it has negotiated compression."""
         for message in messages:
             if len(message.payload) >= DEFLATE_BYTES_MIN and self._pipe.deflates(message):
                 message.deflated = await trio.to_thread.run_sync(deflated, message)
 
     async def _end_window(self) -> None:
-        """Publish what the running window of each ``level2_batch`` came to."""
+        """End the running window of each ``level2_batch`` and publish its net changes."""
         await self._publish(list(self._pipe.books.gathered()))
         self._pipe.snapshots.freeze_batches()
 
-    async def _tell(self, notices: Sequence[TopicNotice]) -> None:
+    async def _notify(self, notices: Sequence[TopicNotice]) -> None:
+        """Send ``notices`` to their audiences, and end the streams that a gap ends."""
         for notice in notices:
             self._note(notice)
             if notice.kind is NoticeKind.WHOLE:
                 continue
             audience = notice.audience
             if audience is None:
-                tell = [session.notify for session in self._sessions]
+                senders = [session.notify for session in self._sessions]
             elif isinstance(audience, Topic):
-                tell = [member.tell for member in self._pipe.hub.listeners(audience)]
+                senders = [member.tell for member in self._pipe.hub.listeners(audience)]
                 if notice.kind is NoticeKind.GAP:
                     for member in self._pipe.hub.ended_by_gaps(audience):
                         member.end(CLOSE_EXPIRED, "gap", "messages are missing")
             else:
                 topics = frozenset(Topic(c, p) for c in BY_TOPIC_CHANNEL for p in audience)
-                tell = [each.notify for each in self._sessions if each.has_any(topics)]
-            for count, each in enumerate(tell, 1):
-                each(notice.payload)
+                senders = [each.notify for each in self._sessions if each.has_any(topics)]
+            for count, send in enumerate(senders, 1):
+                send(notice.payload)
                 if not count % limits.WRITES_PER_TURN_MAX:
                     await trio.lowlevel.checkpoint()
 
     def _note(self, notice: TopicNotice) -> None:
-        """Remember what ``notice`` reports of topics that flow, and end the books it concerns.
+        """Record ``notice`` about topics that the feed holds, and end the books that it concerns.
 
-        A book that may have missed a change is not served: the next message begins it again.
+        A book that may have missed a change is not served: the next message starts it again.
         """
         pipe, audience = self._pipe, notice.audience
         if isinstance(audience, Topic):
@@ -172,7 +174,7 @@ class Broker:
         pipe.tape.note(notice)
 
     def _admitted(self, messages: list[Message]) -> list[Message]:
-        """Return those of ``messages`` whose topics the feed still holds."""
+        """Return the ``messages`` of topics that the feed still holds."""
         admits = self._pipe.flows.admits
         admitted = [message for message in messages if admits(message.topic)]
         self.late += len(messages) - len(admitted)
@@ -190,7 +192,7 @@ class Broker:
                 pipe.snapshots.forget({topic.product_id})
 
     async def _refuse(self, refusal: Refusal) -> None:
-        """Tell everybody who asked for it what the exchange does not give us."""
+        """Report a refusal of the exchange to each subscriber that it concerns."""
         if refusal.channel == LEVEL2.topic_channel:
             return  # level2_batch serves it
         if refusal.product_id:

@@ -1,17 +1,43 @@
-"""The hub: which subscribers want which topics, and one write to each per batch.
+"""The hub: members by topic, and one write per member and batch.
 
 A *cohort* is the set of members with the same topics and the same wire form. The bytes of
-a batch are joined once per cohort, not once per member; with 500 subscribers of the same
+a batch are joined once per cohort, not once per member: with 500 subscribers of the same
 products a batch costs one join and 500 writes.
 
-Membership may change at any time, also while a batch is being written: the loop over
-thousands of members yields after ``WRITES_PER_TURN_MAX`` writes, or fewer where messages are
-formed with a position for them (``FORMED_PER_TURN_MAX``). Each member carries the tape offset
-it has been served to. A write is skipped for a member that is past the batch; who joins or
-moves in between gets the rest of the running batch from the tape, in the same turn, and is
-past it then. So nobody misses a message and nobody gets one twice.
+``publish`` yields after ``WRITES_PER_TURN_MAX`` writes, or fewer where each message is formed with
+a position (``FORMED_PER_TURN_MAX``). So members may join, move and leave while a batch is being
+written. Each member has ``served_to``, the tape offset up to which messages were written to it; the
+batch ends at offset ``end``. A member receives each message once, in any order of events:
 
-It imports trio for the checkpoint between turns, nothing else of it.
+    state                          event                 next    the hub writes
+    -----------------------------  --------------------  ------  --------------------------------
+    owed: in a cohort,             ``publish`` reaches   served  the chunk of its cohort
+    ``served_to`` < ``end``        the member
+    owed                           ``place``             served  the batch's messages of its old
+                                                                 topics, read from the tape
+    served: in a cohort,           ``publish`` reaches   served  nothing
+    ``served_to`` = ``end``        the member
+    served                         ``place``             served  nothing
+    out: no cohort                 ``place`` with        served  nothing: its topics begin with
+                                   topics                        the next message on the tape
+    any                            ``place`` without     out     the owed messages, if any
+                                   topics
+    any                            ``remove``            out     nothing
+
+Re-entrancy: ``Member.write`` may call the hub again before it returns.
+
+    cause                               nested call                         about
+    ----------------------------------  ----------------------------------  ---------------------
+    the member's backlog is full        ``remove``                          the same member
+    conflation drops books of its       ``place`` with fewer topics         the same member
+    backlog
+    all backlogs exceed the budget      ``remove``                          any members
+
+Three rules make that safe. ``served_to`` is set before the write, so a nested call finds nothing
+owed. ``publish`` iterates over a copy of the cohort's members. When the owed write of ``place`` has
+changed the member's cohort, ``place`` returns: the nested call is newer.
+
+The hub uses trio only for the checkpoint between turns.
 """
 
 from collections import Counter
@@ -27,11 +53,11 @@ from hedgehogd.engine.tape import Tape
 from hedgehogd.fanout.member import Cohort, Member
 from hedgehogd.protocol.wire import WireForm
 
-_SCHEMA = LEVEL3.topic("")  # what the fields of level3's arrays mean; about no product
+_SCHEMA = LEVEL3.topic("")  # the names of the fields in level3's arrays; without a product
 
 
-def _reached_by(topics: frozenset[Topic]) -> frozenset[Topic]:
-    """Return the topics whose messages are for who has ``topics``."""
+def _with_schema(topics: frozenset[Topic]) -> frozenset[Topic]:
+    """Return the topics of the messages that a member with ``topics`` receives."""
     has_arrays = any(topic.channel == LEVEL3.topic_channel for topic in topics)
     return topics | {_SCHEMA} if has_arrays else topics
 
@@ -39,11 +65,11 @@ def _reached_by(topics: frozenset[Topic]) -> frozenset[Topic]:
 class Hub:
     """Topics, cohorts and members of one instance.
 
-    All methods but ``publish`` are plain functions: what they do happens in one turn.
+    All methods but ``publish`` are plain functions: each completes in one turn of the loop.
 
     Attributes:
-        deliveries: messages handed to members since start, by wire form's kind.
-        bytes_out: bytes handed to members since start.
+        deliveries: messages written to members since start, by kind of wire form.
+        bytes_out: bytes written to members since start.
     """
 
     def __init__(self, tape: Tape) -> None:
@@ -57,9 +83,9 @@ class Hub:
     def place(self, member: Member, topics: frozenset[Topic], form: WireForm) -> None:
         """Make ``topics`` the topics of ``member``: it joins, moves, or leaves with none.
 
-        What the running batch still owes it for its old topics is written first; from the
-        new topics it gets everything after this call. When that write ends the member, it
-        stays out.
+        First the owed messages of its old topics are written. From the new topics it receives every
+        message after this call. When that write ends or moves the member, this call changes
+        nothing more.
         """
         before = member.cohort
         self._settle(member)
@@ -73,17 +99,17 @@ class Hub:
             member.cohort = cohort
 
     def remove(self, member: Member) -> None:
-        """Forget ``member``; nothing more is written to it."""
+        """Remove ``member``; nothing more is written to it."""
         self._leave(member)
-        member.served_to = self._tape.end  # the running batch passes it by
+        member.served_to = self._tape.end  # ``publish`` skips it
 
-    def give(self, member: Member, messages: list[Message], offsets: list[int]) -> None:
-        """Write ``messages`` to one ``member`` that stands in a cohort.
+    def deliver(self, member: Member, messages: list[Message], offsets: list[int]) -> None:
+        """Write ``messages`` to one ``member`` of a cohort.
 
         Args:
-            member: who gets them.
+            member: the member.
             messages: at least one.
-            offsets: the place on the tape that each stands at.
+            offsets: the tape offset of each message.
         """
         cohort = member.cohort
         if cohort is None:
@@ -91,13 +117,13 @@ class Hub:
         form = cohort.form
         pieces = [form.data(message, "") for message in messages]
         if form.states_position:
-            # Once, behind them all: the cohort's own position may be in the middle of a batch.
+            # Stated once, after all: the cohort's own position may be in the middle of a batch.
             position = to_text(self._tape.position(cohort.topics, self._tape.end))
             pieces[-1] = form.data(messages[-1], position)
-        self.give_chunk(member, Chunk(pieces, messages, offsets))
+        self.deliver_chunk(member, Chunk(pieces, messages, offsets))
 
-    def give_chunk(self, member: Member, chunk: Chunk) -> None:
-        """Write ``chunk``, made for its wire form, to one ``member`` that stands in a cohort."""
+    def deliver_chunk(self, member: Member, chunk: Chunk) -> None:
+        """Write ``chunk``, made for its wire form, to one ``member`` of a cohort."""
         cohort = member.cohort
         if cohort is None:
             raise AssertionError("a member without a cohort has no wire form")
@@ -105,15 +131,15 @@ class Hub:
         self.deliveries[cohort.form.kind] += chunk.count
         self.bytes_out += chunk.size
 
-    def give_past(self, member: Member, chunk: Chunk, form: WireForm) -> None:
-        """Write ``chunk``, which is not live, to one ``member``; it need stand in no cohort."""
-        # The topics in it are not live for this member, so it stands nowhere on the tape.
+    def deliver_recorded(self, member: Member, chunk: Chunk, form: WireForm) -> None:
+        """Write ``chunk``, which is not live, to one ``member``, which needs no cohort."""
+        # Its topics are not live for this member: all its messages get the next offset.
         member.write(chunk.placed(self._tape.end + 1))
         self.deliveries[form.kind] += chunk.count
         self.bytes_out += chunk.size
 
     def listeners(self, topic: Topic) -> list[Member]:
-        """Return the members that have ``topic`` and whose streams have notices."""
+        """Return the members of ``topic`` on streams with notices."""
         return [
             member
             for cohort in self._by_topic.get(topic, ())
@@ -122,7 +148,7 @@ class Hub:
         ]
 
     def ended_by_gaps(self, topic: Topic) -> list[Member]:
-        """Return the members that have ``topic`` and whose streams a gap of it ends."""
+        """Return the members of ``topic`` on streams that end at a gap."""
         return [
             member
             for cohort in self._by_topic.get(topic, ())
@@ -131,19 +157,19 @@ class Hub:
         ]
 
     def wants(self, topic: Topic) -> bool:
-        """Say whether some member has ``topic``."""
+        """Say whether ``topic`` has a member."""
         return topic in self._by_topic
 
     def deflates(self, topic: Topic) -> bool:
-        """Say whether some member gets large messages of ``topic`` compressed."""
+        """Say whether a member gets large messages of ``topic`` compressed."""
         return any(cohort.form.deflates for cohort in self._by_topic.get(topic, ()))
 
     def topics(self, channel: str) -> list[Topic]:
-        """Return the topics of one channel that some member has."""
+        """Return the topics of one channel that have members."""
         return [topic for topic in self._by_topic if topic.channel == channel]
 
     async def publish(self, messages: list[Message]) -> None:
-        """Write ``messages``, which are the newest on the tape, to all who want them.
+        """Write ``messages``, the newest on the tape, to all members of their topics.
 
         May yield between writes, but waits for no subscriber. One call at a time.
         """
@@ -168,7 +194,7 @@ class Hub:
         try:
             writes = 0
             for cohort in touched:
-                if not cohort.members:  # they moved or left while others were written
+                if not cohort.members:  # its members moved or left during a checkpoint
                     cohort.pending, cohort.offsets = [], []
                     continue
                 chunk = cohort.take_pending()
@@ -191,15 +217,15 @@ class Hub:
             self._publishing_after = None
 
     def _settle(self, member: Member) -> None:
-        """Write to ``member`` what the running batch still owes it."""
+        """Write the messages of the running batch that are owed to ``member``."""
         cohort, after = member.cohort, self._publishing_after
         if cohort is None or after is None or member.served_to >= self._tape.end:
             return
-        # First: this write may conflate, and so move the member, which would owe it again.
+        # Set before the write, which may move the member: see Re-entrancy.
         member.served_to = self._tape.end
-        owed = self._tape.read(after, _reached_by(cohort.topics))
+        owed = self._tape.read(after, _with_schema(cohort.topics))
         if owed:
-            self.give(member, [message for _, message in owed], [offset for offset, _ in owed])
+            self.deliver(member, [message for _, message in owed], [offset for offset, _ in owed])
 
     def _cohort(self, topics: frozenset[Topic], form: WireForm) -> Cohort:
         key = (topics, form)
@@ -209,7 +235,7 @@ class Hub:
             if form.states_position:
                 position = self._tape.position(topics, self._tape.end)
             cohort = self._cohorts[key] = Cohort(topics, form, position)
-            for topic in _reached_by(topics):
+            for topic in _with_schema(topics):
                 self._by_topic.setdefault(topic, {})[cohort] = None
         elif form.states_position:
             cohort.precede(self._tape.preceding(topics))
@@ -223,7 +249,7 @@ class Hub:
         if cohort.members:
             return
         del self._cohorts[cohort.topics, cohort.form]
-        for topic in _reached_by(cohort.topics):
+        for topic in _with_schema(cohort.topics):
             cohorts = self._by_topic[topic]
             del cohorts[cohort]
             if not cohorts:

@@ -1,4 +1,4 @@
-"""One daemon process: the parts that floors above share, and what they count."""
+"""One daemon process: the parts that the layers above share, and their counters."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,13 +15,14 @@ from hedgehogd.protocol.commands import ChannelRequest, Command
 
 @dataclass
 class StreamCounts:
-    """What happened to streams since start; every bad input and every drop is in here.
+    """Counters of streams since start; every bad input and every drop is counted.
 
     Attributes:
         refusals: requests, frames and commands refused, by reason.
         ends: streams that ended, by reason.
-        drops: messages that a subscriber did not get, by reason; it was told or closed.
-        forwards: requests about streams of other instances, by what became of them.
+        drops: messages that a subscriber did not receive, by reason; each was reported to the
+            subscriber, or its stream closed.
+        forwards: requests about streams of other instances, by result.
         accept_pauses: how often accepting paused because file descriptors ran out.
         visitors: connections open now that are not streams.
     """
@@ -40,15 +41,15 @@ class Instance:
 
     Attributes:
         number: the instance's number; session ids start with it.
-        pipe: tape, hub, demand and what belongs to them.
+        pipe: tape, hub, demand and the parts around them.
         sessions: the open streams.
         broker: the task that publishes.
-        health: how the feed is.
-        counts: what happened to streams.
-        history: how the keeping of history is.
-        turns: whose command is carried out next.
-        readings: whose page of history is read next.
-        is_draining: going down: not ready, takes no new streams.
+        health: health of the feed.
+        counts: counters of streams.
+        history: health of history.
+        turns: the order in which commands are executed.
+        readings: the order in which pages of history are read.
+        is_draining: True while the instance stops: not ready, and it accepts no new stream.
         loop_lag_s: how late the event loop woke a sleeping task when it was last measured.
     """
 
@@ -65,11 +66,10 @@ class Instance:
     loop_lag_s: float = 0.0
 
     def check(self, requests: Iterable[ChannelRequest]) -> None:
-        """Refuse what can be known at once not to be had.
+        """Refuse requests for unknown pairs and for channels that the exchange refuses.
 
         Raises:
-            SubscriberError: a pair that is not listed (404), or a channel that the exchange
-                does not give us (403).
+            SubscriberError: a pair is not listed (404), or the exchange refuses a channel (403).
         """
         catalogue = self.pipe.catalogue
         for request in requests:
@@ -81,10 +81,10 @@ class Instance:
                 raise SubscriberError("refused_channel", refusal[1] or refusal[0], 403)
 
     def check_replay(self, command: Command) -> None:
-        """Refuse a replay of what is not kept.
+        """Refuse a replay of topics that are not recorded.
 
         Raises:
-            SubscriberError: nothing is kept, or not of all that is asked for (404).
+            SubscriberError: there is no history, or not of every requested topic (404).
         """
         if command.pace is None:
             return
@@ -98,7 +98,7 @@ class Instance:
                     raise SubscriberError("not_kept", f"{topic} is not kept here", 404)
 
     def readiness(self) -> tuple[bool, str]:
-        """Return whether a balancer should send subscribers here, and why (not)."""
+        """Return whether a load balancer should send subscribers here, and the reason."""
         if self.is_draining:
             return False, "draining"
         health = self.health

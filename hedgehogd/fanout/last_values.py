@@ -1,7 +1,7 @@
-"""The newest message of each topic that is state: what a late joiner is greeted with.
+"""The newest message of each topic of state, sent to a subscriber that joins late.
 
-Coinbase greets a new subscriber with the last ticker, the last match (as ``last_match``)
-and the status. A late joiner of ours asks nobody upstream, so we keep them (FEED §15.7).
+Coinbase sends a new subscriber the last ticker, the last match (as ``last_match``) and the status.
+For a late joiner of hedgehogd no request goes upstream, so hedgehogd keeps them (COINBASE §15.7).
 """
 
 from hedgehogd.domain.channel import LEVEL3, MATCHES, STATUS, TICKER, TICKER_BATCH, Topic
@@ -11,17 +11,17 @@ from hedgehogd.protocol.coinbase import last_match
 from hedgehogd.protocol.frames import encode_text
 
 _STATE_CHANNELS = frozenset(c.topic_channel for c in (TICKER, MATCHES, STATUS))
-_SCHEMA = LEVEL3.topic("")  # what the fields of level3's arrays mean
+_SCHEMA = LEVEL3.topic("")  # the names of the fields in level3's arrays
 
 
-class Latest:
-    """The newest ticker, match and status of what flows from upstream."""
+class LastValues:
+    """The newest ticker, match, status and level-3 schema of the feed."""
 
     def __init__(self) -> None:
         self._by_topic: dict[Topic, Message] = {}
 
     def keep(self, messages: list[Message]) -> None:
-        """Remember the newest of ``messages``, of no more than ``TOPICS_MAX`` topics."""
+        """Keep the newest of ``messages`` for each topic, up to ``TOPICS_MAX`` topics."""
         newest = self._by_topic
         for message in messages:
             topic = message.topic
@@ -32,7 +32,7 @@ class Latest:
                 newest[topic] = message
 
     def forget(self, topic: Topic) -> None:
-        """Drop what is known of ``topic``: it no longer flows, so it would grow old."""
+        """Drop the message of ``topic``, which the feed no longer updates."""
         self._by_topic.pop(topic, None)
 
     def ticker(self, product_id: str) -> Message | None:
@@ -40,7 +40,7 @@ class Latest:
         return self._by_topic.get(Topic("ticker", product_id))
 
     def greeting(self, topic: Topic) -> Message | None:
-        """Return what a new subscriber of ``topic`` is greeted with, if there is anything."""
+        """Return the message of state for a new subscriber of ``topic``; None for none."""
         if topic.channel == TICKER_BATCH.topic_channel:
             return self.ticker(topic.product_id)
         newest = self._by_topic.get(_SCHEMA if topic.channel == LEVEL3.topic_channel else topic)
@@ -56,5 +56,5 @@ class Latest:
                 newest.sequence,
                 newest.trade_id,
             )
-            self._by_topic[topic] = newest  # made once, shared by all who join before the next
+            self._by_topic[topic] = newest  # shared by all joiners until the next match
         return newest

@@ -1,4 +1,4 @@
-"""What the hub knows of a subscriber: something that can be written to, and how far it is."""
+"""A subscriber as the hub sees it, and the cohort that it belongs to."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from hedgehogd.protocol.wire import WireForm
 
 
 class MemberStatistics(NamedTuple):
-    """How one subscriber is doing.
+    """Statistics of one subscriber.
 
     Attributes:
-        delivered: messages whose bytes the kernel has taken.
+        delivered: messages that the kernel has accepted.
         skipped: messages that conflation dropped.
-        waiting_bytes: data that waits for its socket.
-        oldest_s: age of the oldest of it, in seconds; 0 when none waits.
+        waiting_bytes: data in its backlog.
+        oldest_s: age of the oldest message in the backlog, in seconds; 0 when it is empty.
     """
 
     delivered: int
@@ -32,8 +32,8 @@ class Member:
     """One subscriber, as the hub sees it. A port: ``streaming.outlet`` is the adapter.
 
     Attributes:
-        served_to: the tape offset up to which this member has been given its topics.
-        cohort: the cohort it belongs to, or None while it has no topics.
+        served_to: the tape offset up to which messages were written to this member.
+        cohort: the cohort that it belongs to, or None while it has no topics.
     """
 
     __slots__ = ("cohort", "served_to")
@@ -43,40 +43,43 @@ class Member:
         self.cohort: Cohort | None = None
 
     def write(self, chunk: Chunk) -> None:
-        """Take ``chunk``: send it or keep it. Never waits, never raises for the peer's sake."""
+        """Send ``chunk`` or keep it in the backlog. Never waits, never raises because of the peer.
+
+        The call may end, close or move this member, and end further members: see ``hub``.
+        """
         raise NotImplementedError
 
     def tell(self, payload: bytes) -> None:
-        """Say something that is not data, ahead of data that waits."""
+        """Send ``payload``, which is not data, ahead of waiting data."""
         raise NotImplementedError
 
     def end(self, code: int, reason: str, detail: str = "") -> None:
-        """Say farewell and close.
+        """Send a farewell and close.
 
         Args:
             code: the close code of a WebSocket.
             reason: a stable name, by which the end is counted.
-            detail: what the peer is told instead, where it can be told.
+            detail: a text for the peer in place of ``reason``, where the stream can carry one.
         """
         raise NotImplementedError
 
     def shed(self) -> None:
-        """Free what waits for it: all subscribers together hold too much, and it the most.
+        """Free the backlog: all subscribers together hold too much, and this one the most.
 
-        It ends as a slow consumer does; one that is ending already drops its farewell.
+        The member ends as a slow consumer does; a member that is ending drops its farewell.
         """
         raise NotImplementedError
 
     async def wait_written(self) -> None:
-        """Return when nothing waits to be sent, or never will be."""
+        """Return when the backlog is empty, or will never be sent."""
         raise NotImplementedError
 
     def waiting(self) -> Iterable[Message]:
-        """Return the messages of which nothing has been sent yet, oldest first."""
+        """Return the messages of which no byte has been sent, oldest first."""
         raise NotImplementedError
 
     def statistics(self, now: float) -> MemberStatistics:
-        """Return how it is doing at ``now`` (``trio.current_time``)."""
+        """Return its statistics at ``now`` (``trio.current_time``)."""
         raise NotImplementedError
 
 
@@ -94,13 +97,13 @@ class Cohort:
         self.pending: list[Message] = []
         self.offsets: list[int] = []
         self._position = position
-        self._texts: dict[Topic, str] = {}  # of what _position has, in the order of its text
+        self._texts: dict[Topic, str] = {}  # the parts of _position as text, in its order
         self._turn = 0
 
     def take_pending(self) -> Chunk:
-        """Return the messages collected for this cohort as bytes, and collect anew.
+        """Return the bytes of the messages collected for this cohort, and start a new collection.
 
-        Where the wire form states positions, each event states what precedes it.
+        Where the wire form states positions, each event states the position up to itself.
         """
         messages, offsets = self.pending, self.offsets
         self.pending, self.offsets = [], []
@@ -123,9 +126,9 @@ class Cohort:
         return Chunk(pieces, messages, offsets)
 
     def _move(self, moved: dict[Topic, int]) -> str:
-        """Move the position of some topics and return ``to_text`` of the whole.
+        """Move the position of the ``moved`` topics; return ``to_text`` of the whole position.
 
-        The parts of other topics are kept as text: writing them again would cost the most.
+        The parts of the other topics are kept as text: writing them again is the main cost.
         """
         position, texts = self._position, self._texts
         position.update(moved)
@@ -138,11 +141,11 @@ class Cohort:
         return ",".join(texts.values())
 
     def precede(self, position: dict[Topic, int]) -> None:
-        """Who joins knows where topics are that have not spoken here yet."""
+        """Merge a joiner's known positions for topics without messages so far."""
         self._position = position | self._position  # topics are added, none is removed
 
     def in_turn(self) -> list[Member]:
-        """Return the members, beginning one further each time: nobody is always last."""
+        """Return the members, starting one further each time: no member is always last."""
         members = list(self.members)
         self._turn = turn = (self._turn + 1) % len(members) if members else 0
         return members[turn:] + members[:turn]

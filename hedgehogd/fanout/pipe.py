@@ -1,4 +1,4 @@
-"""The pipe: the parts of one instance that its sessions are plugged into."""
+"""The pipe: the parts of one instance that all its sessions use."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.budget import Budget
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.tape import Tape
-from hedgehogd.fanout.active_notices import Standing
+from hedgehogd.fanout.active_notices import ActiveNotices
 from hedgehogd.fanout.hub import Hub
-from hedgehogd.fanout.last_values import Latest
+from hedgehogd.fanout.last_values import LastValues
 from hedgehogd.recovery.service import Resumes
 
 
 class Pipe(NamedTuple):
-    """The parts of one instance that sessions are plugged into."""
+    """The parts of one instance that all its sessions use."""
 
     tape: Tape
     flows: Flows
     hub: Hub
-    latest: Latest
-    standing: Standing
+    latest: LastValues
+    standing: ActiveNotices
     demand: Demand
     catalogue: Catalogue
     books: Books
@@ -51,7 +51,7 @@ class Pipe(NamedTuple):
         wall_us: Callable[[], int] = lambda: 0,
         waiting_bytes_max: int = WAITING_BYTES_MAX,
     ) -> "Pipe":
-        """Plug the parts of one instance together."""
+        """Build the parts of one instance and connect them."""
         books = Books(demand)
         books.is_in_auction = catalogue.is_in_auction
         budget = Budget(waiting_bytes_max)
@@ -59,8 +59,8 @@ class Pipe(NamedTuple):
             tape=tape,
             flows=Flows(),
             hub=Hub(tape),
-            latest=Latest(),
-            standing=Standing(),
+            latest=LastValues(),
+            standing=ActiveNotices(),
             demand=demand,
             catalogue=catalogue,
             books=books,
@@ -76,8 +76,8 @@ class Pipe(NamedTuple):
     def book_states(self) -> dict[int, Counter[str]]:
         """Return how many books of level 2 and 3 are ``live``, ``loading`` and ``stale``.
 
-        A stale one is not in memory: nothing has updated it, so it has ended. A channel that the
-        exchange refused brings no book.
+        A stale book has ended and is not in memory: the feed no longer updates it. A channel that
+        the exchange refused has no book.
         """
         states: dict[int, Counter[str]] = {}
         for level, books, channels in (
@@ -95,7 +95,7 @@ class Pipe(NamedTuple):
         return states
 
     def deflates(self, message: Message) -> bool:
-        """Say whether somebody gets ``message`` who negotiated compression."""
+        """Say whether a subscriber with compression receives ``message``."""
         return any(
             self.hub.deflates(topic) or self.snapshots.deflates(topic)
             for topic in (message.topic, message.also)

@@ -1,13 +1,33 @@
-"""A session: one open stream, what it subscribes to, and the way to control it.
+"""A session: one open stream, its subscription, and the commands that control it.
 
-A command may come over the stream itself (WebSocket) or by REST, which names the session
-by its id; both end here. All methods are plain functions, so the steps of a join cannot
-be interrupted: leave the old topics, write the state of the new ones, stand in the new
-cohort. No checkpoint lies between, so nothing can slip between (DESIGN §5).
+A command may arrive on the stream itself (WebSocket) or by REST, which names the session by its
+id. All methods are plain functions, so the steps of a join are one turn of the loop: leave the old
+cohort, write the state of the new topics, join the new cohort. No message is published between.
 
-A book's new subscriber stands aside until it can be given a snapshot, the exchange's own or
-one made from our book (``snapshots``), and who comes back with a position until it has been
-given what is behind it (``catch_up``). What it sees is whole.
+Each topic of a session is in one of three states:
+
+    state        the subscriber receives      kept in
+    -----------  ---------------------------  --------------------------------------------
+    live         each message                 the member's cohort (``hub``)
+    awaiting     nothing, until a snapshot    ``_awaiting``; waits in ``snapshots``
+    catching up  recorded messages            ``_catching_up``, with its catch-up or replay
+
+    event                                            from         to
+    -----------------------------------------------  -----------  ------------------------------
+    subscribe with a position, or a replay           (none)       catching up
+    subscribe to a book                              (none)       awaiting
+    subscribe to another topic                       (none)       live
+    ``admit``: a snapshot                            awaiting     live
+    ``step_aside``: conflation dropped the book      live         awaiting, and waits for a
+                                                                  snapshot from ``step_in`` on
+    ``stand_in``: the catch-up reached the tape      catching up  live
+    ``go_live``: a replay reached the present        catching up  awaiting (a book), catching up
+                                                                  (with a position) or live
+    unsubscribe, ``refuse``, ``close``               any          (none)
+
+Re-entrancy: each write to the member may call ``close`` or ``step_aside`` of this session before it
+returns. So a method completes its changes of state before its first write, and examines
+``is_closed`` (``admit`` also ``_awaiting``) before each later one. An ended member ignores writes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,21 +57,21 @@ class Session:
     """One open stream.
 
     Attributes:
-        id: ``instance.random``; whoever knows it may control the stream.
-        form: how messages look on it.
-        address: where the subscriber is, for people; empty when that is not known.
-        share: what its work is counted by: its address or network, else its own id.
-        subscription: what it subscribes to.
-        has_subscribed: it has subscribed to something at some time.
-        is_closed: it takes no more commands and gets no more data.
+        id: ``instance.random``; a client that knows it may control the stream.
+        form: the wire form of the stream.
+        address: the subscriber's address, for people; empty when unknown.
+        share: the key by which its work is counted: its address or network, else its own id.
+        subscription: its channels and products.
+        has_subscribed: True after its first subscribe.
+        is_closed: True when it accepts no more commands and receives no more data.
     """
 
     __slots__ = (
         "_awaiting",
-        "_came_with",
         "_catching_up",
         "_member",
         "_pipe",
+        "_resumed_from",
         "_topics",
         "address",
         "form",
@@ -84,13 +104,13 @@ class Session:
         self._topics: frozenset[Topic] = frozenset()
         self._awaiting: frozenset[Topic] = frozenset()
         self._catching_up: dict[Topic, CatchUp] = {}
-        self._came_with: dict[Topic, int] = {}  # the position of who had caught up
+        self._resumed_from: dict[Topic, int] = {}  # position after a completed catch-up
 
     def apply(self, command: Command) -> list[str]:
-        """Carry out ``command``; the subscriber gets new topics from this moment on.
+        """Execute ``command``; the subscriber receives new topics from this turn on.
 
         Returns:
-            A reason for each thing that could not be done.
+            A reason for each part of it that was not executed.
         """
         before = _pairs(self.subscription)
         errors = self.subscription.apply(
@@ -102,94 +122,93 @@ class Session:
         return errors
 
     def weight(self, command: Command) -> int:
-        """Return how many topics it takes to carry out ``command``: named or held."""
+        """Return how many topics ``command`` names or the session has, whichever is greater."""
         return max(command.weight, self.subscription.count)
 
     def answer(self, command: Command) -> list[bytes]:
-        """Carry out ``command``; return Coinbase's answer: errors, then the whole state."""
+        """Execute ``command``; return Coinbase's answer: errors, then the whole subscription."""
         errors = self.apply(command)
         answers = [coinbase.error(command.failure, reason) for reason in errors]
         return [*answers, coinbase.subscriptions(self.subscription.state)]
 
     def admit(self, topic: Topic, chunks: Iterable[Chunk] = ()) -> None:
-        """Stand in for ``topic``: its state is in ``chunks``, or is its next message."""
+        """Make ``topic`` live: its snapshot is in ``chunks``, or is the next message."""
         self._awaiting -= {topic}
-        self._stand()
+        self._place()
         for chunk in chunks:
-            # Each write may end the member, or drop this book again because it is too much.
             if not self.is_closed and topic not in self._awaiting:
-                self._pipe.hub.give_chunk(self._member, chunk)
+                self._pipe.hub.deliver_chunk(self._member, chunk)
 
     def step_aside(self, topics: Iterable[Topic]) -> None:
-        """Get no more of these books until ``step_in``: what waited of them was dropped."""
+        """Stop these books until ``step_in``: conflation dropped their waiting messages."""
         self._awaiting |= self._topics.intersection(topics)
-        self._stand()
+        self._place()
 
     def step_in(self) -> None:
-        """The subscriber can take more: wait for fresh snapshots."""
+        """Wait for new snapshots of the stopped books: the backlog has room again."""
         self._pipe.snapshots.wait(self, self._awaiting)
 
     def resumes(self, topic: Topic, catch_up: Giving) -> bool:
-        """Say whether this session waits for ``catch_up`` to bring ``topic``."""
+        """Say whether ``topic`` still catches up by ``catch_up``."""
         return self._catching_up.get(topic) is catch_up
 
     def take_past(self, chunk: Chunk) -> None:
-        """Take what is not live; each write may end the stream."""
-        self._pipe.hub.give_past(self._member, chunk, self.form)
+        """Write ``chunk`` of recorded messages to the member."""
+        self._pipe.hub.deliver_recorded(self._member, chunk, self.form)
 
     async def wait_written(self) -> None:
-        """Return when nothing waits to be sent, or never will be."""
+        """Return when the backlog is empty, or will never be sent."""
         await self._member.wait_written()
 
     def stand_in(self, catch_up: Giving, owed: list[tuple[int, Message]], end: Message) -> None:
-        """Be live again, behind what is ``owed``, by offset; then tell the ``end`` of it."""
+        """Make the topics of ``catch_up`` live: deliver ``owed`` messages, notices, and ``end``."""
         topics = [topic for topic, each in self._catching_up.items() if each is catch_up]
         position = catch_up.position(())
-        self._came_with |= {topic: position[topic] for topic in topics if topic in position}
+        self._resumed_from |= {topic: position[topic] for topic in topics if topic in position}
         self._catching_up = {t: c for t, c in self._catching_up.items() if c is not catch_up}
-        self._stand()
+        self._place()
         if owed and not self.is_closed:
             offsets, messages = zip(*owed, strict=True)
-            self._pipe.hub.give(self._member, list(messages), list(offsets))
+            self._pipe.hub.deliver(self._member, list(messages), list(offsets))
         if not self.form.has_notices:
             return
         for notice in (*self._pipe.standing.of(topics), *self._pipe.tape.doubts(topics)):
             self.notify(notice)
-        lacking = {t.product_id for t in catch_up.lacking if t.channel in _OF_TRADES}
+        incomplete = {t.product_id for t in catch_up.lacking if t.channel in _OF_TRADES}
         asked = {t.product_id for t in topics if t.channel == MATCHES.topic_channel}
-        self._tell_backfilled(lacking & asked)
+        self._notify_backfilled(incomplete & asked)
         if not self.is_closed:
-            self._pipe.hub.give(self._member, [end], [self._pipe.tape.end + 1])
+            self._pipe.hub.deliver(self._member, [end], [self._pipe.tape.end + 1])
 
     def go_live(self, replay: CatchUp, starts: Mapping[Topic, Start]) -> None:
-        """A replay has come to the present: go on from ``starts``, books with a snapshot."""
+        """End ``replay`` at the present: catch up from ``starts``, wait for snapshots of books."""
         topics = frozenset(t for t, each in self._catching_up.items() if each is replay)
         self._catching_up = {t: c for t, c in self._catching_up.items() if t not in topics}
         self._await_books(topics)
-        self._come_back(topics, starts, _NOTHING, sent=replay.messages)
+        self._resume(topics, starts, _NOTHING, sent=replay.messages)
         self._pipe.snapshots.wait(self, self._awaiting)
-        self._stand()
+        self._place()
 
     def finish(self) -> None:
-        """End: the stretch that was replayed is over."""
+        """End the stream: the replay has reached its end."""
         self._member.end(CLOSE_NORMAL, "replay_ended", "the replay is over")
 
     def expire(self) -> None:
-        """End: what was asked for is gone, and all or nothing was wanted."""
-        self._member.end(CLOSE_EXPIRED, "position_expired", "part of what follows is gone")
+        """End the stream: messages after its position are gone, and it accepts no gap."""
+        self._member.end(CLOSE_EXPIRED, "position_expired", "messages after the position are gone")
 
     def fail(self) -> None:
-        """End: a bug of ours was met while it caught up."""
+        """End the stream: a bug occurred while it caught up."""
         self._member.end(CLOSE_BUG, "bug", "internal error")
 
     def shed(self) -> None:
-        """End: all subscribers together hold too much memory, and this one the most."""
+        """End the stream: all subscribers together hold too much memory, and this one the most."""
         self._member.shed()
 
     def refuse(self, refusal: Refusal) -> None:
-        """The exchange does not give us something: drop it, and tell the subscriber if it asked.
+        """Drop a refused product or channel, and report it to the subscriber if it has it.
 
-        A stream that can be told nothing is ended instead; silence would be a lie.
+        A stream that cannot carry the report is ended: it would look healthy and stay silent.
         """
         if refusal.product_id:
             has_changed = self.subscription.remove_product(refusal.product_id)
@@ -204,16 +223,16 @@ class Session:
             self._member.end(CLOSE_POLICY, "refused_product")
 
     def has_any(self, topics: frozenset[Topic]) -> bool:
-        """Say whether it subscribes to one of ``topics``, perhaps waiting for a snapshot."""
+        """Say whether it has one of ``topics``, live or not."""
         return not self._topics.isdisjoint(topics)
 
     def notify(self, payload: bytes) -> None:
-        """Tell the subscriber something of ours, where its stream has notices."""
+        """Send a notice, where the stream has notices."""
         if self.form.has_notices and not self.is_closed:
             self._member.tell(payload)
 
     def close(self) -> None:
-        """Leave all topics; nothing more is written. May be called twice."""
+        """Leave all topics; nothing more is written. A second call has no effect."""
         self.is_closed = True
         self._pipe.hub.remove(self._member)
         topics, self._topics, self._awaiting = self._topics, frozenset(), frozenset()
@@ -225,17 +244,17 @@ class Session:
         """Return the resume position of a subscriber served up to tape offset ``at``."""
         live, tape = self._topics - self._catching_up.keys(), self._pipe.tape
         position = tape.position(live, at)
-        for topic in live & self._came_with.keys():
+        for topic in live & self._resumed_from.keys():
             known = tape.held_from(topic)
-            # It may have nothing yet, or less; but what has left it may be more.
+            # The tape may know no sequence, or a lower one; one that has left it may be higher.
             if topic in position or known is None or not known.has_left:
-                position[topic] = max(self._came_with[topic], position.get(topic, 0))
+                position[topic] = max(self._resumed_from[topic], position.get(topic, 0))
         for catch_up in set(self._catching_up.values()):
             position |= catch_up.position(self._member.waiting())
         return position
 
     def statistics(self) -> MemberStatistics:
-        """Return how the subscriber is doing."""
+        """Return the statistics of the subscriber."""
         return self._member.statistics(self._pipe.now())
 
     def _follow(
@@ -244,7 +263,7 @@ class Session:
         asked: set[tuple[Channel, str]],
         command: Command,
     ) -> None:
-        """Make ``topics`` the topics of this session, and greet it for what it ``asked``."""
+        """Make ``topics`` the topics of this session, and send the state of the ``asked`` ones."""
         added, gone = topics - self._topics, self._topics - topics
         if self.is_closed or not (added or gone or asked):
             return
@@ -253,7 +272,7 @@ class Session:
         self._pipe.demand.release(gone, self._pipe.now())
         for topic in gone:
             self._catching_up.pop(topic, None)
-            self._came_with.pop(topic, None)
+            self._resumed_from.pop(topic, None)
         self._awaiting &= topics
         if command.pace is not None and added:
             starts = {topic: command.since.get(topic, Start(is_new=True)) for topic in added}
@@ -262,21 +281,21 @@ class Session:
             self._catching_up |= dict.fromkeys(added, replay)
         else:
             self._await_books(added)
-            self._come_back(added, command.since, command)
+            self._resume(added, command.since, command)
         self._pipe.snapshots.wait(self, self._awaiting)
-        self._stand()  # may write, and a write may end the member and so close us
+        self._place()
         if not self.is_closed:
             self._greet({(c, p) for c, p in asked if c.topic(p) not in self._catching_up})
 
     def _await_books(self, topics: Iterable[Topic]) -> None:
         self._awaiting |= {t for t in topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
 
-    def _come_back(
+    def _resume(
         self, added: frozenset[Topic], since: Mapping[Topic, Start], how: Command, *, sent: int = 0
     ) -> None:
-        """Begin to catch up with what of ``added`` has a position.
+        """Start a catch-up for the ``added`` topics with a position.
 
-        ``sent`` messages were sent by the replay that the catch-up follows.
+        ``sent`` is the number of messages that a preceding replay has sent.
         """
         added = frozenset(t for t in added if BY_TOPIC_CHANNEL[t.channel].resumes)
         starts = {topic: since[topic] for topic in added & since.keys()}
@@ -291,8 +310,9 @@ class Session:
             )
             self._pipe.resumes.start(catch_up)
             self._catching_up |= dict.fromkeys(starts, catch_up)
-        # Each event states a position of all topics, so all that have one go on together; and
-        # a trade of full is one of matches too, which would come twice if only one waited.
+        # Further topics join the catch-up that runs. With positions in the wire form, because each
+        # event states the position of all topics; and matches with full, because a trade of full is
+        # one of matches too, and would be delivered twice if only one of them caught up.
         running = next(iter(self._catching_up.values()), None)
         if running is not None:
             is_one = self.form.states_position
@@ -300,28 +320,28 @@ class Session:
             running.join(together)
             self._catching_up |= dict.fromkeys(together, running)
 
-    def _stand(self) -> None:
+    def _place(self) -> None:
         aside = self._awaiting | self._catching_up.keys()
         self._pipe.hub.place(self._member, self._topics - aside, self.form)
 
     def _greet(self, asked: set[tuple[Channel, str]]) -> None:
-        """Write the state of what was asked for: last ticker, last match, status, schema."""
+        """Write the state of the ``asked`` topics: last ticker, last match, status, schema."""
         greetings: dict[bytes, Message] = {}
         for channel, product_id in sorted(asked, key=_name_of):
             greeting = self._pipe.latest.greeting(channel.topic(product_id))
             if greeting is not None:
                 greetings[greeting.payload] = greeting
         if greetings:
-            # They stand before the next message: all that came before them is delivered.
+            # Their offset is that of the next message: all messages before it are delivered.
             offsets = [self._pipe.tape.end + 1] * len(greetings)
-            self._pipe.hub.give(self._member, list(greetings.values()), offsets)
+            self._pipe.hub.deliver(self._member, list(greetings.values()), offsets)
         if self.form.has_notices:
             for notice in self._pipe.standing.of(c.topic(product) for c, product in asked):
                 self._member.tell(notice)
-            self._tell_backfilled(product for c, product in asked if c is MATCHES)
+            self._notify_backfilled(product for c, product in asked if c is MATCHES)
 
-    def _tell_backfilled(self, product_ids: Iterable[str]) -> None:
-        """Who comes back to ``matches`` may have missed trades that were fetched meanwhile."""
+    def _notify_backfilled(self, product_ids: Iterable[str]) -> None:
+        """Send trades fetched recently: a subscriber that reconnected may have missed them."""
         for product_id in sorted(product_ids) if len(self._pipe.backfilled) else ():
             trades = self._pipe.backfilled.since(product_id, self._pipe.now())
             trades = trades[-BACKFILL_RETOLD_TRADES_MAX:]
@@ -331,19 +351,19 @@ class Session:
 
 
 def _twin(topic: Topic) -> Topic | None:
-    """Return the other topic that the same trades are of, if there is one."""
+    """Return the other topic with the same trades: ``full`` for ``matches`` and vice versa."""
     twins = {MATCHES.topic_channel: FULL, FULL.topic_channel: MATCHES}
     twin = twins.get(topic.channel)
     return None if twin is None else twin.topic(topic.product_id)
 
 
 def _name_of(pair: tuple[Channel, str]) -> tuple[str, str]:
-    """Return what pairs are sorted by; to compare whole channels takes many times as long."""
+    """Return the sort key of a pair; comparing whole channels takes many times as long."""
     return pair[0].name, pair[1]
 
 
 def _pairs(subscription: Subscription) -> set[tuple[Channel, str]]:
-    """Return each channel that is subscribed to with each of its products."""
+    """Return each channel of the subscription with each of its products."""
     return {
         (channel, product_id)
         for channel, product_ids in subscription.state.items()

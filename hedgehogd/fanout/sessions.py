@@ -1,4 +1,4 @@
-"""All sessions of one instance, and whose an id is."""
+"""All sessions of one instance, and the owner of a session id."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ _NUMBER_DIGITS_MAX = 5  # an instance's number is below its port
 
 
 def owner_of(session_id: str) -> int | None:
-    """Return the number of the instance whose stream ``session_id`` names; None for no id."""
+    """Return the number of the instance that owns ``session_id``; None for no valid id."""
     number, dot, _ = session_id.partition(".")
     is_number = number.isascii() and number.isdecimal() and len(number) <= _NUMBER_DIGITS_MAX
     return int(number) if dot and is_number else None
@@ -41,6 +41,6 @@ class Sessions:
         session.close()
 
     def get(self, session_id: str) -> Session | None:
-        """Return the open session with this id, or None when nobody here has it."""
+        """Return the open session with this id, or None."""
         session = self._by_id.get(session_id)
         return None if session is None or session.is_closed else session

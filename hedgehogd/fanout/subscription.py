@@ -1,8 +1,8 @@
-"""One subscriber's set of channels and products, and what a command makes of it.
+"""One subscriber's set of channels and products, and the effect of a command on it.
 
-Coinbase's semantics (FEED §3, §4): subscribe is cumulative and removes nothing, unsubscribe
-without products drops the whole channel, a wrong product or channel spoils nothing but
-itself, and every answer states the whole.
+The semantics are Coinbase's (COINBASE §3, §4): subscribe adds and removes nothing, unsubscribe
+without products drops the whole channel, an invalid product or channel affects only itself, and
+every answer states the whole subscription.
 """
 
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ from hedgehogd.protocol.commands import ALL_PRODUCTS, ChannelRequest, Command
 
 
 class Subscription:
-    """What one subscriber subscribes to.
+    """The channels and products of one subscriber.
 
     Attributes:
-        conflated: topics whose waiting messages may be replaced by newer ones.
+        conflated: topics in which newer messages may replace waiting ones.
     """
 
     __slots__ = ("_channels", "_count", "_topics_max", "conflated")
@@ -30,16 +30,16 @@ class Subscription:
 
     @property
     def state(self) -> dict[Channel, dict[str, None]]:
-        """The whole state: each channel with its products, in the order they were asked for."""
+        """The whole state: each channel with its products, in the order of subscribing."""
         return self._channels
 
     @property
     def count(self) -> int:
-        """How many topics it has."""
+        """The number of topics."""
         return self._count
 
     def topics(self) -> frozenset[Topic]:
-        """Return the topics that serve the whole state."""
+        """Return the topics of the whole state."""
         return frozenset(
             channel.topic(product_id)
             for channel, product_ids in self._channels.items()
@@ -47,14 +47,14 @@ class Subscription:
         )
 
     def room_for(self, command: Command) -> bool:
-        """Say whether all that ``command`` would add fits under the limit; change nothing."""
+        """Say whether the topics that ``command`` would add fit under the limit; change nothing."""
         if not command.subscribes:
             return True
         added = 0
         for request in command.requests:
             held = self._channels.get(request.channel)
             if _is_about_all(request):
-                added += held is None  # it takes the place of single ones
+                added += held is None  # it replaces single products
             elif held is None or held:
                 added += len(set(request.product_ids).difference(held or ()))
         return self._count + added <= self._topics_max
@@ -62,16 +62,16 @@ class Subscription:
     def apply(
         self, command: Command, catalogue: Catalogue, *, may_conflate: bool = False
     ) -> list[str]:
-        """Carry out ``command`` as far as it can be.
+        """Execute the valid parts of ``command``.
 
         Args:
-            command: what the subscriber asked for.
+            command: the subscriber's command.
             catalogue: the products that exist.
-            may_conflate: False on streams without notices, where a policy is ignored like
-                any other key that Coinbase does not know.
+            may_conflate: False on streams without notices, which ignore a policy like any other
+                key that Coinbase does not know.
 
         Returns:
-            A reason for each thing that could not be done, each once.
+            A reason for each part that was not executed, each reason once.
         """
         errors = list(command.errors)
         for request in command.requests:
@@ -82,14 +82,14 @@ class Subscription:
         return list(dict.fromkeys(errors))
 
     def remove_channel(self, channel: Channel) -> bool:
-        """Drop ``channel``; say whether there was anything to drop."""
+        """Drop ``channel``; return whether it was subscribed to."""
         if channel not in self._channels:
             return False
         self._unsubscribe(ChannelRequest(channel, ()))
         return True
 
     def remove_product(self, product_id: str) -> bool:
-        """Drop ``product_id`` from every channel; say whether there was anything to drop."""
+        """Drop ``product_id`` from every channel; return whether a channel had it."""
         found = False
         for channel, product_ids in list(self._channels.items()):
             if product_id in product_ids:
@@ -139,7 +139,7 @@ class Subscription:
                 self.conflated.discard(channel.topic(product_id))
 
     def _subscribe_to_all(self, channel: Channel, errors: list[str]) -> None:
-        """Subscribe to a channel without products; it takes the place of single ones."""
+        """Subscribe to a channel for all products; this replaces single products."""
         held = self._channels.get(channel)
         if held is None and not self._has_room(errors):
             return
@@ -162,7 +162,7 @@ class Subscription:
             del self._channels[channel]
             self._forget_conflation(channel, held)
             return
-        for product_id in request.product_ids:  # none where all products are held together
+        for product_id in request.product_ids:  # a subscription for all products has no single ones
             if product_id in held:
                 self._drop(channel, product_id)
 
@@ -180,7 +180,7 @@ class Subscription:
 
 
 def _is_about_all(request: ChannelRequest) -> bool:
-    """Say whether ``request`` is about a channel as a whole, without single products."""
+    """Say whether ``request`` means the whole channel, not single products."""
     channel, product_ids, _ = request
     if channel.needs_products:
         return False

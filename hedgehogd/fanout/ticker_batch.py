@@ -1,8 +1,8 @@
-"""ticker_batch: each product's newest ticker, at most once in five seconds, if it changed.
+"""Producer of ``ticker_batch``: each product's newest ticker, every five seconds if it changed.
 
-Coinbase's ``ticker`` and ``ticker_batch`` cannot be told apart on one connection, so only
-``ticker`` is ever asked upstream, and this producer makes the other from it (DESIGN §5).
-The bytes are the ticker's own; only the rhythm is ours.
+On one connection the messages of Coinbase's ``ticker`` and ``ticker_batch`` are indistinguishable.
+So hedgehogd subscribes to ``ticker`` alone, and this producer sends ``ticker_batch`` from it.
+The bytes are those of the ticker; only the times differ.
 """
 
 import trio
@@ -12,19 +12,19 @@ from hedgehogd.domain.limits import TICKER_BATCH_S
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.fanout.hub import Hub
-from hedgehogd.fanout.last_values import Latest
+from hedgehogd.fanout.last_values import LastValues
 
 
 class TickerBatch:
-    """Remembers which ticker of each product was sent last."""
+    """Selects the tickers to send, and keeps the one sent last for each product."""
 
-    def __init__(self, hub: Hub, latest: Latest) -> None:
+    def __init__(self, hub: Hub, latest: LastValues) -> None:
         self._hub = hub
         self._latest = latest
         self._sent: dict[Topic, bytes] = {}
 
     def due(self) -> list[Message]:
-        """Return the tickers that changed since the last call, for the topics in demand."""
+        """Return the tickers that changed since the last call, for topics with subscribers."""
         found: list[Message] = []
         sent: dict[Topic, bytes] = {}
         for topic in self._hub.topics(TICKER_BATCH.topic_channel):
@@ -40,7 +40,7 @@ class TickerBatch:
         return found
 
     async def run(self, inbox: trio.MemorySendChannel[Delivery]) -> None:
-        """Put what is due into the inbox every ``TICKER_BATCH_S``, for ever."""
+        """Send the due tickers to the inbox every ``TICKER_BATCH_S``; never return."""
         async with inbox:
             while True:
                 await trio.sleep(TICKER_BATCH_S)

@@ -1,14 +1,15 @@
-"""Whose work is done next: commands by their weight, reads of history by address.
+"""The order of commands, by weight, and of reads of history, by address.
 
-A command costs by the topics that it names or that its session holds, whichever is more: the
-answer states the whole, and the session moves to another cohort. Small commands are carried
-out in the order of arrival, some in each turn of the loop. Large ones are carried out one a
-turn, and all of them together at a pace that leaves the loop to the feed. An address has an
-allowance that the largest lawful first subscribe fits into; beyond it the address queues with
-the other ones beyond theirs, and only one of these competes with those that are within it.
+The weight of a command is the number of topics that it names or that its session holds, whichever
+is greater: the answer states the whole subscription, and the session moves to another cohort.
+Small commands are executed in the order of arrival, several in each turn of the loop. Large
+ones are executed one per turn, and together at a rate that leaves the loop to the feed. Each
+address has an allowance that the largest valid first subscribe fits into. A command beyond the
+allowance of its address queues with those of other addresses beyond theirs, and only one of these
+competes with the commands within their allowances.
 
-A session hands in its next command after the last one was carried out, so each queue is a
-round of sessions. Nothing is refused here: the subscriber's bytes are not read meanwhile.
+A session submits its next command after the last one was executed, so each queue takes turns
+between sessions. No command is refused here: meanwhile the subscriber's bytes are not read.
 """
 
 from collections import OrderedDict
@@ -24,22 +25,22 @@ from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.protocol.backoff import TokenBucket
 
 TOO_MANY_QUERIES = "too_many_queries"
-_FORGOTTEN_AT_ONCE = 4  # for each command, so that no command pays for thousands
+_FORGOTTEN_AT_ONCE = 4  # allowances forgotten per command: a bounded cost
 
 
 class _Queues:
-    """A queue for each address that waits: one of its members at a time has its turn."""
+    """A queue for each address: one of its waiting tasks at a time has the turn."""
 
     def __init__(self) -> None:
         self._queues: dict[str, tuple[trio.Lock, int]] = {}
 
     def waiting(self, share: str) -> int:
-        """Return how many of ``share`` wait or have their turn."""
+        """Return how many tasks of ``share`` wait or have the turn."""
         return self._queues[share][1] if share in self._queues else 0
 
     @asynccontextmanager
     async def turn(self, share: str) -> AsyncIterator[None]:
-        """Wait for the turn of ``share``."""
+        """Wait for a turn of ``share``."""
         lock, count = self._queues.get(share, (trio.Lock(), 0))
         self._queues[share] = lock, count + 1
         try:
@@ -54,11 +55,11 @@ class _Queues:
 
 
 class Turns:
-    """Shares the loop among those that send commands.
+    """Divides the event loop among the addresses that send commands.
 
     Attributes:
         small: the commands of this turn of the loop.
-        delayed: commands that had to wait because their address had used up its allowance.
+        delayed: commands that waited because the allowance of their address was used up.
     """
 
     def __init__(self) -> None:
@@ -72,10 +73,10 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, share: str, weight: int) -> AsyncIterator[None]:
-        """Wait until work of ``weight`` topics may be done for the address ``share``.
+        """Wait until a command of ``weight`` topics of the address ``share`` may be executed.
 
-        The work itself must not wait; the next turn begins after a checkpoint. A command that
-        names more topics than an address may change at once costs the whole allowance.
+        The body must not wait; the next turn begins after a checkpoint. A command with more topics
+        than the allowance costs the whole allowance.
         """
         weight = min(weight, limits.COMMAND_TOPICS_BURST)
         now = trio.current_time()
@@ -92,20 +93,20 @@ class Turns:
             await trio.lowlevel.checkpoint()
 
     async def _large_turn(self, weight: int) -> None:
-        """Wait until all large commands together are within their pace, one a turn."""
+        """Wait until all large commands together are within their rate, one per turn."""
         async with self._large:
             wait_s = self._all.take(trio.current_time(), weight)
             try:
                 await trio.sleep(wait_s)
             except trio.Cancelled:
-                self._all.give_back(weight)  # the command is not carried out
+                self._all.give_back(weight)  # the command is not executed
                 raise
 
     def _forget(self, now: float) -> None:
-        """Forget a few addresses whose allowance is whole again, as that of a new one."""
+        """Forget a few addresses with a full allowance, which equals that of a new address."""
         for share, bucket in list(islice(self._allowances.items(), _FORGOTTEN_AT_ONCE)):
             if not bucket.is_full(now):
-                return  # those that follow were used later
+                return  # later allowances were used more recently
             del self._allowances[share]
 
     def _allowance(self, share: str) -> TokenBucket:
@@ -121,13 +122,13 @@ class Turns:
 
 
 CALLER: ContextVar[str] = ContextVar("caller", default="")
-"""What the request that this task answers is counted by: the caller's address or network."""
+"""The address or network by which the request of this task is counted."""
 
 
 class Readings(_Queues):
-    """Shares the reader of history among addresses: one page at a time for each of them.
+    """Divides the reader of history among addresses: one page at a time for each of them.
 
-    A hundred queries of one address wait for each other, and not another address for them.
+    A hundred queries of one address wait for each other, and no other address waits for them.
     """
 
     def __init__(self) -> None:
@@ -137,15 +138,15 @@ class Readings(_Queues):
 
     @asynccontextmanager
     async def writing_turn(self, share: str) -> AsyncIterator[None]:
-        """Wait until a query of ``share`` may write a part of its answer: one query at a time."""
+        """Wait until a query of ``share`` may write a part of its answer, one query at a time."""
         async with self._writers.turn(share), self._writing:
             yield
 
     def check(self, share: str) -> None:
-        """Refuse another query of an address that has many waiting.
+        """Refuse another query of an address with ``HISTORY_WAITING_MAX`` waiting queries.
 
         Raises:
-            SubscriberError: 429; come back later.
+            SubscriberError: 429; the client may retry later.
         """
         if self.waiting(share) >= limits.HISTORY_WAITING_MAX:
             raise SubscriberError(

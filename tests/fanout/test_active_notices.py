@@ -1,4 +1,4 @@
-"""Standing notices: who comes later is told what still holds, and nothing that is over."""
+"""ActiveNotices notices: who comes later is told what still holds, and nothing that is over."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import STANDING_GAPS_MAX
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.fanout import active_notices as module
-from hedgehogd.fanout.active_notices import Standing
+from hedgehogd.fanout.active_notices import ActiveNotices
 from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET_STRICT
 from tests.fakes import make_message
 from tests.fanout.conftest import command
@@ -32,7 +32,7 @@ def back(*product_ids):
 
 @pytest.fixture
 def standing():
-    return Standing()
+    return ActiveNotices()
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def standing():
 )
 def test_a_gap_stands_until_the_next_message_of_its_topic(standing, message, holds):
     """Then it is between messages that a new subscriber is given neither of."""
-    standing.passed([message])
+    standing.delivered([message])
     standing.note(a_gap())
     assert standing.of([MATCHES]) == [b"gap"]
-    standing.passed([])
-    standing.passed([make_message("ticker"), message])
+    standing.delivered([])
+    standing.delivered([make_message("ticker"), message])
 
     assert standing.of([MATCHES]) == [b"gap"] * holds
     assert standing.of([FULL]) == []

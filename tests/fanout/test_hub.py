@@ -166,7 +166,7 @@ async def test_what_is_handed_out_is_counted(market):
     market.place(HEARTBEAT, form=SSE[True])
     await market.publish(TICKER, MATCHES)
     (ticker,) = frames.messages
-    market.hub.give(frames, [ticker], [1])
+    market.hub.deliver(frames, [ticker], [1])
 
     assert market.hub.deliveries == {"websocket": 2, "ndjson": 2}
     assert market.hub.bytes_out == len(frames.heard) + len(lines.heard)
@@ -270,9 +270,9 @@ async def test_a_member_without_topics_is_given_nothing(market):
     member = market.place()
 
     with pytest.raises(AssertionError):
-        market.hub.give(member, [make_message("ticker")], [1])
+        market.hub.deliver(member, [make_message("ticker")], [1])
     with pytest.raises(AssertionError):
-        market.hub.give_chunk(member, Chunk([b"x"], [make_message("ticker")], [1]))
+        market.hub.deliver_chunk(member, Chunk([b"x"], [make_message("ticker")], [1]))
 
 
 async def test_who_leaves_in_the_middle_of_a_batch_gets_nothing_more(market):
@@ -356,7 +356,7 @@ async def test_what_one_member_is_given_states_its_position_once_behind_it(marke
     await market.publish(MATCHES)
     reader = market.place(TICKER, MATCHES, form=SSE[False])
     state = [make_message("matches", sequence=101), make_message("ticker", sequence=90)]
-    market.hub.give(reader, state, [2, 2])
+    market.hub.deliver(reader, state, [2, 2])
 
     assert [ids for _, ids in events(reader.heard)] == [{}, {MATCHES: 101}]
 

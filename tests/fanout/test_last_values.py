@@ -4,7 +4,7 @@ import json
 
 from hedgehogd.domain.channel import TICKER_BATCH, Topic
 from hedgehogd.fanout import last_values as latest_module
-from hedgehogd.fanout.last_values import Latest
+from hedgehogd.fanout.last_values import LastValues
 from tests.fakes import make_message, make_row
 
 MATCHES = Topic("matches", "BTC-USD")
@@ -12,7 +12,7 @@ TICKER = Topic("ticker", "BTC-USD")
 
 
 def kept(*messages):
-    latest = Latest()
+    latest = LastValues()
     latest.keep(list(messages))
     return latest
 

@@ -1,4 +1,4 @@
-"""A true stream of one product, lines that spoil it, and what must hold for what comes out."""
+"""A true stream of one product, connections that damage it, and checks of the result."""
 
 import heapq
 import json
@@ -20,7 +20,7 @@ WITH_MATCHES = frozenset({MATCHES, TICKER, HEARTBEAT, LEVEL2})
 
 
 def true_stream(rng, events):
-    """Return ``(time, channel, fields)``: what a perfect connection to all channels carries."""
+    """Return ``(time, channel, fields)`` of the messages of a perfect connection."""
     now, trade, update, beat_at, stream = 0.0, 500, 0, 0.0, []
     for sequence in range(1_000, 1_000 + events):
         now += rng.choice([0.001, 0.01, 0.03, 0.2])
@@ -46,9 +46,9 @@ class Carrier:
     """One connection of the model.
 
     Attributes:
-        begins, ends: when it is there.
+        begins, ends: when it is connected.
         lag: how late it is.
-        carried: ``(arrival, fields)`` of all that came on it.
+        carried: ``(arrival, fields)`` of all messages that arrived on it.
     """
 
     def __init__(self, line, held, begins, ends, lag):
@@ -57,8 +57,8 @@ class Carrier:
         self.begins, self.ends, self.lag = begins, ends, lag
         self.carried = []
 
-    def spoil(self, rng, stream, loss, repeats):
-        """Yield ``(arrival, fields)`` of what it brings, in order."""
+    def damage(self, rng, stream, loss, repeats):
+        """Yield ``(arrival, fields)`` of the messages that arrive on it, in order."""
         greeted = False
         arrival = 0.0
         for now, channel, fields in stream:
@@ -84,11 +84,11 @@ class Carrier:
 
 
 class Run:
-    """Plays carriers into a session and writes down what comes out.
+    """Plays carriers into a session and records the output.
 
     Attributes:
         out: ``(time, topics, fields)`` of messages and gaps, in order.
-        kept_waiting_alone: a single connection was made to wait.
+        kept_waiting_alone: a message was queued although only one connection was live.
     """
 
     def __init__(self, stream, carriers):
@@ -113,7 +113,7 @@ class Run:
         while self._todo:
             due = arbiter.next_expiry()
             if due is not None and due <= self._todo[0][0]:
-                self._note(due, self.session.expire(due))  # which may plan a step before the next
+                self._note(due, self.session.expire(due))  # may plan a step before the next
                 continue
             when, _, what, carrier, fields = heapq.heappop(self._todo)
             if what == "begin":
@@ -142,10 +142,10 @@ class Run:
         self._note(when, received)
 
     def _note(self, when, received):
-        for messages, told in received.parts():
-            for notice in told:
+        for messages, notices in received.parts():
+            for notice in notices:
                 if notice.kind is NoticeKind.WHOLE:
-                    continue  # it is told to nobody
+                    continue  # it is sent to no subscriber
                 self.out.append((when, {notice.audience}, json.loads(notice.payload)))
             for message in messages:
                 fields = json.loads(message.payload)
@@ -153,27 +153,27 @@ class Run:
         leader = self.session.products[PRODUCT].leader if self.session.products else None
         for topic in received.resyncs:
             carrier = self._by_source.get(leader)
-            # Nobody is there: whoever comes begins with a snapshot. Or only the other book flows.
+            # A connection that begins later sends a snapshot. Or it holds only the other book.
             if carrier is None or topic not in carrier.source.held:
                 continue
             self.at(when + 0.02, "data", carrier, {"type": "snapshot?"})
 
     def carrier_of(self, fields):
-        """Return the carrier that brought a message."""
+        """Return the carrier on which a message arrived."""
         return self._by_id[fields["id"]]
 
 
 def play(rng, carriers, stream, losses, repeats=0.0, holds=()):
     """Play all carriers, each with its share of losses; return the run.
 
-    ``holds`` are ``(time, carrier, topics)``: what a connection holds from then on.
+    ``holds`` are ``(time, carrier, topics)``: the topics that a connection holds from then on.
     """
     run = Run(stream, carriers)
     for when, carrier, topics in holds:
         run.at(when, "hold", carrier, topics)
     for carrier, loss in zip(carriers, losses, strict=True):
         run.at(carrier.begins, "begin", carrier)
-        for arrival, fields in carrier.spoil(rng, stream, loss, repeats):
+        for arrival, fields in carrier.damage(rng, stream, loss, repeats):
             run.at(arrival, "data", carrier, fields)
         if carrier.ends < float("inf"):
             run.at(carrier.ends, "end", carrier)
@@ -182,12 +182,12 @@ def play(rng, carriers, stream, losses, repeats=0.0, holds=()):
 
 
 def check_numbers(run, topic, key):
-    """Each number once, in order, or told to be missing before what follows it.
+    """Check that each number is delivered once, in order, or reported missing before the next.
 
     Returns:
-        the numbers delivered, and ``(time, number)`` of those told.
+        the numbers delivered, and ``(time, number)`` of those reported missing.
     """
-    highest, delivered, told = None, [], []
+    highest, delivered, reported = None, [], []
     for when, topics, fields in run.out:
         if topic not in topics:
             continue
@@ -195,26 +195,26 @@ def check_numbers(run, topic, key):
             first, last = fields[f"first_{key}"], fields[f"last_{key}"]
             assert first == highest + 1
             assert first <= last
-            told += [(when, number) for number in range(first, last + 1)]
+            reported += [(when, number) for number in range(first, last + 1)]
             highest = last
         else:
             assert highest is None or fields[key] == highest + 1
             highest = fields[key]
             delivered.append(highest)
-    return delivered, told
+    return delivered, reported
 
 
-def check_told(run, carriers, channels, key, told):
-    """What was told to be missing had not come, and could not be waited for."""
-    for when, number in told:
-        came = [
+def check_reported(run, carriers, channels, key, reported):
+    """Check that each number reported missing had not arrived and could not be waited for."""
+    for when, number in reported:
+        arrived = [
             (arrival, carrier)
             for carrier in carriers
             if channels & carrier.held
             for arrival, fields in carrier.carried
             if fields.get(key) == number and fields["type"] in {"open", "match"}
         ]
-        assert all(arrival > when for arrival, _ in came)
+        assert all(arrival > when for arrival, _ in arrived)
         revealed = min(
             (
                 arrival
@@ -225,17 +225,18 @@ def check_told(run, carriers, channels, key, told):
             ),
             default=when,
         )
-        for arrival, carrier in came:
-            there = [
+        for arrival, carrier in arrived:
+            connected = [
                 other
                 for other in carriers
                 if other.begins <= revealed and other.ends > arrival and other.held & channels
             ]
-            assert carrier not in there or len(there) < 2 or arrival > revealed + PATIENCE_S - 1e-9
+            is_late = arrival > revealed + PATIENCE_S - 1e-9
+            assert carrier not in connected or len(connected) < 2 or is_late
 
 
 def check_state(run):
-    """Books begin with a snapshot, heartbeats run ahead of nothing, nothing else waits long."""
+    """Check books and heartbeats, and that no other message is queued longer than the patience."""
     book, updates = None, 0
     full_highest = 0
     for when, topics, fields in run.out:

@@ -1,4 +1,4 @@
-"""Two lines that lose, delay and repeat: one stream comes out, and every hole is named."""
+"""Two lines that lose, delay and repeat messages: one stream results, with every gap reported."""
 
 import json
 import random
@@ -22,8 +22,8 @@ from tests.arbitration.exchange_model import (
     WITH_MATCHES,
     Carrier,
     check_numbers,
+    check_reported,
     check_state,
-    check_told,
     play,
     true_stream,
 )
@@ -33,7 +33,7 @@ seeds = st.integers(0, 2**32)
 
 
 def two_lines(rng, held, duration):
-    """Return connections of two lines: late, lost, and perhaps there again."""
+    """Return connections of two lines: late, lost, and perhaps connected again."""
     carriers = []
     for line in (0, 1):
         lag = rng.choice([0, 0.002, 0.02, 0.045])
@@ -51,8 +51,8 @@ def two_lines(rng, held, duration):
 )
 @settings(max_examples=80)
 @given(seeds)
-def test_two_lines_come_out_as_one_with_every_hole_named(held, channels, seed):
-    """Invariants 1 and 2, whatever two lines do to the stream."""
+def test_two_lines_become_one_stream_with_every_gap_reported(held, channels, seed):
+    """No message is lost silently or out of order, for any damage to the two lines."""
     rng = random.Random(seed)
     stream = true_stream(rng, rng.choice([5, 30, 60]))
     carriers = two_lines(rng, held, stream[-1][0])
@@ -60,24 +60,24 @@ def test_two_lines_come_out_as_one_with_every_hole_named(held, channels, seed):
     run = play(rng, carriers, stream, losses, rng.choice([0, 0.2]))
 
     for topic, key in {**channels, MATCHES: "trade_id"}.items():
-        _, told = check_numbers(run, topic, key)
-        check_told(run, carriers, {topic}, key, told)
+        _, reported = check_numbers(run, topic, key)
+        check_reported(run, carriers, {topic}, key, reported)
     check_state(run)
 
 
 @settings(max_examples=60)
 @given(seeds)
-def test_what_one_of_two_lines_has_is_delivered(seed):
-    """While both are there, what one loses costs nobody anything, and is counted as saved."""
+def test_a_message_of_one_of_two_lines_is_delivered(seed):
+    """While both lines are live, a loss on one costs nothing, and is counted as saved."""
     rng = random.Random(seed)
     stream = true_stream(rng, 30)
     lags = rng.sample([0, 0.02, 0.04], 2)
     lines = [Carrier(line, WITH_FULL, 0, NEVER, lag) for line, lag in enumerate(lags)]
     run = play(rng, lines, stream, [0, 0.5])
-    delivered, told = check_numbers(run, FULL, "sequence")
+    delivered, reported = check_numbers(run, FULL, "sequence")
     check_state(run)
 
-    assert ([], 1_029, 0) == (told, delivered[-1], run.session.arbiter.gaps)
+    assert ([], 1_029, 0) == (reported, delivered[-1], run.session.arbiter.gaps)
     assert 0 == run.session.arbiter.race.saved[1]
 
 
@@ -85,7 +85,7 @@ def test_what_one_of_two_lines_has_is_delivered(seed):
 @settings(max_examples=60)
 @given(seeds)
 def test_a_product_that_changes_its_variant_loses_no_trade_and_repeats_none(order, seed):
-    """Old and new connection of one line, for a while together (DESIGN §5)."""
+    """The old and the new connection of one line are both live for a while."""
     rng = random.Random(seed)
     stream = true_stream(rng, 40)
     lags = [rng.choice([0, 0.02, 0.045]) for _ in order]
@@ -94,11 +94,11 @@ def test_a_product_that_changes_its_variant_loses_no_trade_and_repeats_none(orde
     new = Carrier(0, order[1], moves_at, NEVER, lags[1])
     holds = [(moves_at + HANDOVER_S - 0.01, old, frozenset())]
     run = play(rng, [old, new], stream, [0, 0], 0.1, holds)
-    trades, told = check_numbers(run, MATCHES, "trade_id")
+    trades, reported = check_numbers(run, MATCHES, "trade_id")
     beats = [f["id"] for _, topics, f in run.out if HEARTBEAT in topics]
     check_state(run)
 
-    assert [] == told
+    assert [] == reported
     assert 0 == run.session.arbiter.gaps
     if new.carried[-1][0] < old.ends or any(f["type"] == "match" for _, f in new.carried):
         assert trades
@@ -125,7 +125,7 @@ def order(sequence, kind="open", **fields):
 
 
 class Two:
-    """A session with some sources, and what came out of it."""
+    """A session with two or more connections, and a record of its output."""
 
     def __init__(self, *sources):
         self.session = UpstreamSession(0.05)
@@ -135,7 +135,7 @@ class Two:
         for source in sources:
             self.session.connected(source)
 
-    def hear(self, number, now, *payloads):
+    def receive(self, number, now, *payloads):
         """Return the payloads and notices that follow, in order."""
         received = self.session.receive(self.sources[number], frames(*payloads), now)
         return self.out(received)
@@ -143,8 +143,8 @@ class Two:
     def out(self, received):
         self.resyncs += received.resyncs
         out = []
-        for messages, told in received.parts():
-            out += [notice.payload for notice in told]
+        for messages, notices in received.parts():
+            out += [notice.payload for notice in notices]
             out += [each.payload for each in messages]
         return out
 
@@ -167,191 +167,191 @@ def lines(*held):
     return [Source(line, topics) for line, topics in enumerate(held)]
 
 
-def test_a_hole_that_the_other_line_fills_costs_nothing_and_is_counted():
-    """The reason to pay for two lines."""
+def test_a_gap_that_the_other_line_fills_costs_nothing_and_is_counted():
+    """This is the reason to pay for two lines."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
 
-    assert [trade(1)] == two.hear(0, 0, trade(1))
-    assert [] == two.hear(0, 0, trade(4))
+    assert [trade(1)] == two.receive(0, 0, trade(1))
+    assert [] == two.receive(0, 0, trade(4))
     assert 0.05 == two.arbiter.next_expiry()
-    assert [trade(2)] == two.hear(1, 0.01, trade(1), trade(2))
-    assert [trade(3), trade(4)] == two.hear(1, 0.01, trade(3))
+    assert [trade(2)] == two.receive(1, 0.01, trade(1), trade(2))
+    assert [trade(3), trade(4)] == two.receive(1, 0.01, trade(3))
     assert two.arbiter.next_expiry() is None
     assert {1: 1} == two.arbiter.race.saved
     assert 0 == two.arbiter.gaps
 
 
-def test_what_nobody_has_is_a_gap_after_the_patience():
-    """And what came behind it waits with it, heartbeats included."""
+def test_a_message_on_no_line_is_a_gap_after_the_patience():
+    """Later messages are queued with it, heartbeats included."""
     two = Two(*lines(WITH_FULL, WITH_FULL))
     beat = message("heartbeat", sequence=4)
-    two.hear(0, 0, order(1))
+    two.receive(0, 0, order(1))
 
-    assert [] == two.hear(0, 0, order(4), beat)
-    assert [order(2)] == two.hear(1, 0.02, order(2))
+    assert [] == two.receive(0, 0, order(4), beat)
+    assert [order(2)] == two.receive(1, 0.02, order(2))
     assert [] == two.out(two.session.expire(0.04))
     assert [gap(3, 3, "full"), order(4), beat] == two.out(two.session.expire(0.05))
     assert {"full": 1} == two.arbiter.missing
 
 
-def test_holes_in_a_row_do_not_add_up_their_patience():
-    """A line that loses every other message would be minutes late by its end."""
+def test_gaps_in_a_row_do_not_add_up_their_patience():
+    """A line that loses every other message would otherwise be minutes late by its end."""
     two = Two(*lines(WITH_FULL, WITH_FULL))
-    two.hear(0, 0, *map(order, range(1, 100, 2)))
+    two.receive(0, 0, *map(order, range(1, 100, 2)))
     late = two.out(two.session.expire(0.05))
 
     assert order(99) == late[-1]
     assert 49 == two.arbiter.gaps
 
 
-def test_what_fills_a_part_of_a_hole_goes_before_what_waits():
-    """The line that brings it is past the rest, as the other is: that is a gap at once."""
+def test_a_message_that_fills_a_part_of_a_gap_precedes_the_queue():
+    """The line that delivers it has passed the rest, as the other has: that is a gap at once."""
     two = Two(*lines(WITH_FULL, WITH_FULL))
-    two.hear(0, 0, order(1), order(10))
+    two.receive(0, 0, order(1), order(10))
 
-    assert [gap(2, 6, "full"), order(7)] == two.hear(1, 0.01, order(7))
-    assert [order(8)] == two.hear(1, 0.01, order(8))
-    assert [order(9), order(10)] == two.hear(1, 0.01, order(9))
+    assert [gap(2, 6, "full"), order(7)] == two.receive(1, 0.01, order(7))
+    assert [order(8)] == two.receive(1, 0.01, order(8))
+    assert [order(9), order(10)] == two.receive(1, 0.01, order(9))
 
 
-def test_what_is_missing_may_stand_behind_what_reveals_it():
-    """Both waited behind an earlier hole: what has come is not missing."""
+def test_a_missing_message_may_be_queued_after_the_one_that_reveals_it():
+    """Both were queued after an earlier gap: a message that has arrived is not missing."""
     two = Two(*lines(WITH_FULL, WITH_FULL))
-    two.hear(0, 0, order(1), order(3), order(5), order(9))
-    two.hear(1, 0.01, order(3), order(4), order(7))
+    two.receive(0, 0, order(1), order(3), order(5), order(9))
+    two.receive(1, 0.01, order(3), order(4), order(7))
     out = two.out(two.session.expire(0.05))
 
     assert [gap(2, 2, "full"), order(3), order(4), order(5)] == out[:4]
     assert [gap(6, 6, "full"), order(7), gap(8, 8, "full"), order(9)] == out[4:]
 
 
-def test_a_message_behind_a_hole_may_end_the_wait_itself():
-    """The alarm clock may be late."""
+def test_a_message_after_a_gap_may_declare_it():
+    """The timer may be late."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
-    two.hear(0, 0, trade(1), trade(3))
+    two.receive(0, 0, trade(1), trade(3))
 
-    assert [gap(2, 2), trade(3), trade(4)] == two.hear(0, 0.06, trade(4))
+    assert [gap(2, 2), trade(3), trade(4)] == two.receive(0, 0.06, trade(4))
 
 
-def test_no_more_waits_than_the_limit():
-    """Invariant 4: a busy product behind a hole."""
+def test_the_queue_is_bounded():
+    """A busy product after a gap must not fill memory."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
-    two.hear(0, 0, trade(1), trade(3))
+    two.receive(0, 0, trade(1), trade(3))
     beats = [message("heartbeat", sequence=n) for n in range(WAITING_MESSAGES_MAX)]
-    out = two.hear(0, 0.01, *beats)
+    out = two.receive(0, 0.01, *beats)
 
     assert [gap(2, 2), trade(3), *beats] == out
 
 
 def test_a_single_line_never_waits():
-    """With nobody to fill a hole, it is a gap."""
+    """Without a connection that may fill it, a gap is declared at once."""
     two = Two(*lines(WITH_MATCHES))
 
-    assert [trade(1), gap(2, 2), trade(3)] == two.hear(0, 0, trade(1), trade(3))
+    assert [trade(1), gap(2, 2), trade(3)] == two.receive(0, 0, trade(1), trade(3))
 
 
 def test_a_line_without_the_channel_is_not_waited_for():
-    """It could not fill the hole."""
+    """It cannot fill the gap."""
     two = Two(*lines(WITH_MATCHES, {TICKER}))
 
-    assert [trade(1), gap(2, 2), trade(3)] == two.hear(0, 0, trade(1), trade(3))
+    assert [trade(1), gap(2, 2), trade(3)] == two.receive(0, 0, trade(1), trade(3))
 
 
 def test_when_the_other_line_is_lost_nothing_waits_for_it():
-    """The last one there delivers at once."""
+    """The last connection delivers at once."""
     one, other = lines(WITH_MATCHES, WITH_MATCHES)
     two = Two(one, other)
-    two.hear(0, 0, trade(1), trade(3))
+    two.receive(0, 0, trade(1), trade(3))
 
     assert [gap(2, 2), trade(3)] == two.out(two.session.lost(other, 0.01))
 
 
-def test_a_trade_on_full_may_reveal_and_fill_holes_of_matches():
-    """One counter, two channels: while a product moves both bring it."""
+def test_a_trade_on_full_may_reveal_and_fill_gaps_of_matches():
+    """The channels share one counter: while a product moves, both deliver its trades."""
     old, new = Source(0, WITH_MATCHES), Source(0, WITH_FULL)
     two = Two(old, new)
     filler = order(7, "match", trade_id=2)
-    two.hear(0, 0, trade(1))
+    two.receive(0, 0, trade(1))
     late = order(9, "match", trade_id=3)
 
-    assert [filler] == two.hear(1, 0, filler)
-    assert [] == two.hear(0, 0.01, trade(4))
-    assert [gap(8, 8, "full"), late, trade(4)] == two.hear(1, 0.02, late)
+    assert [filler] == two.receive(1, 0, filler)
+    assert [] == two.receive(0, 0.01, trade(4))
+    assert [gap(8, 8, "full"), late, trade(4)] == two.receive(1, 0.02, late)
 
 
-def test_what_fills_a_hole_does_not_overtake_its_own_connection():
-    """A trade on full fills a hole of matches; the order before it is no hole of full."""
+def test_a_missing_message_does_not_overtake_its_own_connection():
+    """A trade on full fills a gap of matches; the order event before it is no gap of full."""
     old, new = Source(0, WITH_FULL), Source(0, WITH_MATCHES)
     two = Two(old, new)
     first, filler = order(1, "match", trade_id=1), order(3, "match", trade_id=2)
-    two.hear(0, 0, first)
+    two.receive(0, 0, first)
 
-    assert [] == two.hear(1, 0, trade(3))
-    assert [] == two.hear(0, 0.01, order(2))
-    assert [order(2), filler, trade(3)] == two.hear(0, 0.01, filler)
+    assert [] == two.receive(1, 0, trade(3))
+    assert [] == two.receive(0, 0.01, order(2))
+    assert [order(2), filler, trade(3)] == two.receive(0, 0.01, filler)
 
 
-def test_a_connection_may_fill_its_own_hole():
-    """When the exchange sends two messages in the wrong order."""
+def test_a_connection_may_fill_its_own_gap():
+    """The exchange may send two messages in the wrong order."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
 
-    assert [trade(1)] == two.hear(0, 0, trade(1), trade(3))
-    assert [trade(2), trade(3)] == two.hear(0, 0, trade(2))
+    assert [trade(1)] == two.receive(0, 0, trade(1), trade(3))
+    assert [trade(2), trade(3)] == two.receive(0, 0, trade(2))
 
 
 def test_a_relays_stale_feed_counts_while_its_connection_lives():
-    """Its next one says so again, if it is so."""
+    """Its next connection reports it again if it is still stale."""
     source = Source(0, None)
     two = Two(source)
-    two.hear(0, 0, b'{"type":"stale","stale":true}')
+    two.receive(0, 0, b'{"type":"stale","stale":true}')
     assert two.arbiter.told_stale
 
     two.out(two.session.lost(source, 1))
     assert not two.arbiter.told_stale
 
 
-def test_a_gap_in_trades_is_told_although_full_has_none():
+def test_a_gap_in_trades_is_reported_although_full_has_none():
     """A trade that full leaves out is missing on matches."""
     two = Two(*lines(WITH_FULL))
     first, second = order(1, "match", trade_id=1), order(2, "match", trade_id=3)
 
-    assert [first, gap(2, 2), second] == two.hear(0, 0, first, second)
+    assert [first, gap(2, 2), second] == two.receive(0, 0, first, second)
 
 
-def test_a_hole_in_trades_on_full_waits_for_a_line_that_has_them():
-    """Full itself has no hole."""
+def test_a_gap_in_trades_on_full_waits_for_a_line_that_has_them():
+    """Full itself has no gap."""
     two = Two(*lines(WITH_FULL, WITH_MATCHES))
     first, second = order(1, "match", trade_id=1), order(2, "match", trade_id=3)
-    two.hear(0, 0, first)
+    two.receive(0, 0, first)
 
-    assert [] == two.hear(0, 0, second)
-    assert [trade(2), second] == two.hear(1, 0.01, trade(2))
+    assert [] == two.receive(0, 0, second)
+    assert [trade(2), second] == two.receive(1, 0.01, trade(2))
 
 
 @pytest.mark.parametrize("key", ["trade_id", "sequence"])
-def test_what_has_no_number_follows_the_leader(key):
+def test_a_message_without_a_number_follows_the_primary(key):
     """A trade without an id, an order event without a sequence, a ticker of nothing."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
     bare = [message("match"), message("ticker")]
 
-    assert bare == two.hear(0, 0, *bare)
-    assert [] == two.hear(1, 0, *bare)
+    assert bare == two.receive(0, 0, *bare)
+    assert [] == two.receive(1, 0, *bare)
     assert {"spare": 2} == two.arbiter.dropped
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, [b""]), (2, [])])
-def test_a_ticker_that_greets_again_says_that_nothing_is_missing(count, told):
-    """Of two lines each says the same all the time."""
+@pytest.mark.parametrize(("count", "reported"), [(1, [b""]), (2, [])])
+def test_a_repeated_ticker_shows_that_none_is_missing(count, reported):
+    """With two lines each repeats the other all the time, so it shows nothing."""
     two = Two(*lines(*[WITH_FULL] * count))
     old, new = (message("ticker", sequence=number) for number in (4, 5))
 
-    assert two.hear(0, 0, old, new) == [old, new]
-    assert two.hear(count - 1, 1, new) == told
-    assert two.hear(count - 1, 1, old) == []
+    assert two.receive(0, 0, old, new) == [old, new]
+    assert two.receive(count - 1, 1, new) == reported
+    assert two.receive(count - 1, 1, old) == []
 
 
-def test_odd_numbers_are_named_and_delivered():
-    """On every channel that has numbers."""
+def test_implausible_numbers_are_logged_and_delivered():
+    """This holds on every channel with numbers."""
     two = Two(*lines(WITH_FULL))
     absurd = 2**53 - 1
     payloads = [
@@ -369,58 +369,58 @@ def test_odd_numbers_are_named_and_delivered():
     assert {"repeat": 1} == two.arbiter.dropped
 
 
-def test_a_gap_has_the_book_begin_anew():
-    """Updates have no numbers: what was lost with the trades nobody knows."""
+def test_a_gap_requests_a_new_snapshot_of_the_book():
+    """Updates have no numbers: some may be missing with the trades."""
     two = Two(*lines(WITH_MATCHES))
-    two.hear(0, 0, trade(1))
+    two.receive(0, 0, trade(1))
     assert [] == two.resyncs
-    two.hear(0, 0, trade(3))
+    two.receive(0, 0, trade(3))
 
     assert [LEVEL2, LEVEL2._replace(channel="level2_batch")] == two.resyncs
 
 
-def test_a_gap_from_before_the_leader_led_leaves_its_book_alone():
-    """Its snapshot came after what was lost; a second one would be megabytes for nothing."""
+def test_a_gap_from_before_the_primary_leaves_its_book_alone():
+    """Its snapshot is newer than the gap; a second one would be megabytes for nothing."""
     one, again = lines(WITH_MATCHES, WITH_MATCHES)
     two = Two(one, again)
-    two.hear(0, 0, trade(1))
+    two.receive(0, 0, trade(1))
     two.out(two.session.lost(one, 1))
-    two.hear(1, 2, message("snapshot"))
+    two.receive(1, 2, message("snapshot"))
 
-    assert [gap(2, 4), trade(5)] == two.hear(1, 2, trade(5, "match"))
+    assert [gap(2, 4), trade(5)] == two.receive(1, 2, trade(5, "match"))
     assert [] == two.resyncs
-    assert [gap(6, 6), trade(7)] == two.hear(1, 3, trade(7))
+    assert [gap(6, 6), trade(7)] == two.receive(1, 3, trade(7))
     assert 2 == len(two.resyncs)
 
 
-def test_a_gap_that_a_relay_tells_while_we_wait_is_told_once():
-    """A hole of no numbers would be told otherwise."""
+def test_a_gap_that_a_relay_reports_during_the_wait_is_reported_once():
+    """Otherwise a gap without numbers would be reported."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
-    told = gap(2, 2)
-    two.hear(0, 0, trade(1), trade(3))
+    reported = gap(2, 2)
+    two.receive(0, 0, trade(1), trade(3))
 
-    assert [told] == two.hear(1, 0.01, told)
+    assert [reported] == two.receive(1, 0.01, reported)
     assert [trade(3)] == two.out(two.session.expire(0.05))
     assert 1 == two.arbiter.gaps
 
 
-def test_when_a_channel_is_let_go_nothing_waits_for_it():
-    """What was wanted of the product beside it goes on."""
+def test_nothing_is_queued_for_a_channel_that_is_released():
+    """The other channels of the product continue."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
     beat = message("heartbeat", sequence=9)
-    two.hear(0, 0, trade(1), trade(3), beat)
+    two.receive(0, 0, trade(1), trade(3), beat)
     two.session.forget(MATCHES)
 
     assert [beat] == two.out(two.session.expire(0.05))
-    assert [trade(9)] == two.hear(0, 1, trade(9))
+    assert [trade(9)] == two.receive(0, 1, trade(9))
 
 
-def test_a_product_that_is_let_go_is_forgotten_by_every_connection():
-    """One connection with old memory, one with new, would deliver everything twice."""
+def test_a_released_product_is_forgotten_by_every_connection():
+    """A connection with old state beside one with new state would deliver everything twice."""
     one, other = lines(WITH_MATCHES, WITH_MATCHES)
     two = Two(one, other)
-    two.hear(0, 0, trade(1), trade(3))
-    two.hear(1, 0, trade(1))
+    two.receive(0, 0, trade(1), trade(3))
+    two.receive(1, 0, trade(1))
     two.session.hold_only({LEVEL2._replace(product_id="ETH-USD")})
 
     assert two.arbiter.next_expiry() is None
@@ -430,27 +430,27 @@ def test_a_product_that_is_let_go_is_forgotten_by_every_connection():
     two.session.lost(other, 1)
     two.session.connected(again)
     two.sources = one, again
-    assert [trade(50)] == two.hear(0, 2, trade(50))
-    assert [] == two.hear(1, 2, trade(50))
+    assert [trade(50)] == two.receive(0, 2, trade(50))
+    assert [] == two.receive(1, 2, trade(50))
 
 
-def test_trades_of_a_full_that_is_let_go_are_not_missed_later():
-    """Heartbeats would name them as lost for ever, and REST would fetch them all."""
+def test_trades_of_a_released_full_are_not_missed_later():
+    """Heartbeats would state them as missing for ever, and REST would fetch them all."""
     two = Two(*lines(WITH_FULL))
-    two.hear(0, 0, order(1, "match", trade_id=1))
+    two.receive(0, 0, order(1, "match", trade_id=1))
     two.session.hold_only({TICKER, HEARTBEAT})
     beats = [message("heartbeat", sequence=n, last_trade_id=n) for n in (50, 60)]
 
-    assert beats[:1] == two.hear(0, 1, beats[0])
-    assert beats[1:] == two.hear(0, 2, beats[1])
+    assert beats[:1] == two.receive(0, 1, beats[0])
+    assert beats[1:] == two.receive(0, 2, beats[1])
 
 
 def test_level3_is_watched_by_its_sequences():
-    """Its noops fill the numbers that do not touch the book (FEED §6.13)."""
+    """Its noops fill the numbers that do not change the book (COINBASE §6.13)."""
     two = Two(*lines({Topic("level3", "BTC-USD")}))
     rows = [b'["noop","BTC-USD","%d"]' % n for n in (5, 6, 6, 8)]
 
-    assert [rows[0], rows[1], gap(7, 7, "level3"), rows[3]] == two.hear(0, 0, *rows)
+    assert [rows[0], rows[1], gap(7, 7, "level3"), rows[3]] == two.receive(0, 0, *rows)
 
 
 def timed(kind, second, **numbers):
@@ -469,34 +469,32 @@ def timed(kind, second, **numbers):
     ],
 )
 @pytest.mark.parametrize("is_small", [False, True])
-def test_numbers_that_restart_flow_again_and_are_reported_on_every_topic(
-    channel, kind, key, is_small
-):
-    """On a small market the heartbeats confirm what one message shows."""
+def test_restarted_numbers_are_delivered_and_reported_on_every_topic(channel, kind, key, is_small):
+    """On a small market one message is enough when the heartbeats confirm it."""
     held = {Topic(channel, "BTC-USD"), HEARTBEAT}
     two = Two(*lines(held))
     extra = {"sequence": 4_000_000} if key == "trade_id" else {}
-    two.hear(0, 0, timed(kind, 0, **{key: 400_000}, **extra))
+    two.receive(0, 0, timed(kind, 0, **{key: 400_000}, **extra))
     reset_at, out = 10, []
     for step in range(int(SET_BACK_AFTER_S) + 2):
         extra = {"sequence": step + 1} if key == "trade_id" else {}
         if step in {0, SET_BACK_AFTER_S + 1} or not is_small:
             payload = timed(kind, reset_at + step, **{key: step + 1}, **extra)
-            out += two.hear(0, reset_at + step, payload)
+            out += two.receive(0, reset_at + step, payload)
         beat = timed("heartbeat", reset_at + step, sequence=step + 1, last_trade_id=step + 1)
-        out += two.hear(0, reset_at + step + 0.5, beat)
-    told = {(n["channel"]) for n in map(json.loads, out) if n["type"] == "gap"}
+        out += two.receive(0, reset_at + step + 0.5, beat)
+    reported = {(n["channel"]) for n in map(json.loads, out) if n["type"] == "gap"}
     flows = [n for n in map(json.loads, out) if n["type"] == kind]
 
-    assert channel in told
-    assert {"matches"} >= told - {channel}
+    assert channel in reported
+    assert {"matches"} >= reported - {channel}
     assert int(SET_BACK_AFTER_S) + 2 == flows[-1][key]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0, 40), st.floats(0.2, 12), st.integers(2, 40), st.integers(1, 4), st.booleans())
 def test_a_lagging_server_after_a_reconnect_repeats_nothing(lag_s, every_s, count, at_once, is_seq):
-    """However long it lags, its messages are no younger than the last one delivered."""
+    """However long it lags, its messages are no newer than the last one delivered."""
     kind, key = ("ticker", "sequence") if is_seq else ("match", "trade_id")
     made = [(n, n // at_once * every_s) for n in range(1, count + 1)]
     payloads = [timed(kind, second, **{key: number}) for number, second in made]
@@ -504,10 +502,10 @@ def test_a_lagging_server_after_a_reconnect_repeats_nothing(lag_s, every_s, coun
     two = Two(*lines(WITH_MATCHES))
     out = []
     for payload, (_, second) in zip(payloads[:half], made, strict=False):
-        out += two.hear(0, second, payload)
+        out += two.receive(0, second, payload)
     for payload, (_, second) in zip(payloads, made, strict=True):
         if second + lag_s >= made[half - 1][1]:
-            out += two.hear(0, second + lag_s, payload)
+            out += two.receive(0, second + lag_s, payload)
 
     assert payloads == [each for each in out if each]
     assert 0 == two.arbiter.gaps

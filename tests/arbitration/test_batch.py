@@ -1,4 +1,4 @@
-"""What one read brought: cut where something is to be told, and nowhere else."""
+"""The result of one read: split at its notices, and nowhere else."""
 
 import pytest
 from hypothesis import given
@@ -23,16 +23,16 @@ ONE, TWO = TopicNotice(None, b"1"), TopicNotice(frozenset({"BTC-USD"}), b"2")
         ("", [ONE], [0], [("", [ONE])]),
     ],
 )
-def test_messages_are_cut_at_the_notices(messages, notices, at, parts):
-    """A gap is told before what follows it, after what went before."""
+def test_messages_are_split_at_the_notices(messages, notices, at, parts):
+    """A gap notice is sent after the messages before the gap and before those after it."""
     expected = [(list(p), []) if isinstance(p, str) else (list(p[0]), p[1]) for p in parts]
 
     assert expected == list(split_at_notices(list(messages), notices, at))
 
 
 @given(st.lists(st.one_of(st.integers(), st.binary(max_size=3))))
-def test_parts_joined_are_what_came(steps):
-    """Nothing is lost or moved by the cutting."""
+def test_joined_parts_equal_the_whole(steps):
+    """Splitting loses and moves no message."""
     received = Received()
     for step in steps:
         if isinstance(step, int):
@@ -41,29 +41,29 @@ def test_parts_joined_are_what_came(steps):
             received.tell(TopicNotice(None, step))
     joined = []
     parts = list(received.parts())
-    for messages, told in parts:
-        joined += [notice.payload for notice in told] + messages
+    for messages, notices in parts:
+        joined += [notice.payload for notice in notices] + messages
 
     assert steps == joined
     assert all(messages for messages, _ in parts[:-1])
 
 
-def test_a_book_is_asked_for_under_both_its_names():
-    """Which of the two flows only the connection knows."""
+def test_a_snapshot_is_requested_on_both_channels_of_a_book():
+    """Only the connection knows which of the two it holds."""
     received = Received()
     received.resync_books("BTC-USD")
 
     assert [Topic("level2", "BTC-USD"), Topic("level2_batch", "BTC-USD")] == received.resyncs
 
 
-def test_a_notice_is_for_those_who_are_there_unless_said_otherwise():
-    """What holds longer has to be ended by somebody."""
+def test_a_notice_is_passing_by_default():
+    """A notice that stays in force needs another one that ends it."""
     assert NoticeKind.PASSING is ONE.kind
 
 
 @pytest.mark.parametrize("kind", ["refusals", "complaints", "oddities"])
-def test_the_exchanges_words_pass_on_no_secret(kind):
-    """An exchange may repeat the token that it refuses; subscribers and logs read its words."""
+def test_error_texts_of_the_exchange_contain_no_secret(kind):
+    """An exchange may repeat the token that it refuses; its texts reach subscribers and logs."""
     received = Received()
     words = "t0ken-s3cret is not known"
     received.refusals.append(Refusal("BTC-USD", words, words) if kind == "refusals" else None)
@@ -77,7 +77,7 @@ def test_the_exchanges_words_pass_on_no_secret(kind):
     assert getattr(received, kind) == [expected]
 
 
-def test_nothing_is_searched_in_a_read_without_words():
+def test_secrets_are_not_searched_in_a_read_without_errors():
     """Almost every read has none."""
     received = Received()
     before = received.complaints

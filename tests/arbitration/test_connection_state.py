@@ -1,4 +1,4 @@
-"""Sources: which channel a message belongs to, told by what was asked for."""
+"""State of a connection: the topics that it holds decide the channel of a message."""
 
 import pytest
 
@@ -33,15 +33,15 @@ def topics(*names):
         (["level3:BTC-USD"], "level3", "level3:BTC-USD"),
     ],
 )
-def test_a_message_belongs_to_the_channel_that_was_asked_for(held, kind, expected):
-    """Types are shared by two channels (DESIGN §5)."""
+def test_a_message_belongs_to_the_channel_that_is_held(held, kind, expected):
+    """Two channels share a type."""
     route = Source(0, topics(*held)).route(Head(kind, BTC))
 
     assert (expected, True) == (str(route.topic), route.is_held)
 
 
 @pytest.mark.parametrize("kind", sorted(DATA_TYPES))
-def test_what_was_not_asked_for_is_not_held(kind):
+def test_a_topic_without_a_subscribe_is_not_held(kind):
     """The exchange may send it for a moment after an unsubscribe."""
     route = Source(0, topics("ticker:ETH-USD")).route(Head(kind, BTC))
 
@@ -50,8 +50,8 @@ def test_what_was_not_asked_for_is_not_held(kind):
 
 
 @pytest.mark.parametrize("kind", ["error", "subscriptions", "gap", "", "Match", "balance"])
-def test_what_is_no_data_has_no_route(kind):
-    """It is read, or dropped, by others."""
+def test_a_message_that_is_not_data_has_no_route(kind):
+    """The session applies or drops it."""
     assert Source(0, None).route(Head(kind, BTC)) is None
 
 
@@ -68,14 +68,14 @@ def test_what_is_no_data_has_no_route(kind):
     ],
 )
 def test_a_message_may_belong_to_a_second_topic(held, head, also, owner):
-    """And is part of the state of its product, unless it came for all of them."""
+    """It is state of its product, unless the connection holds all products."""
     route = Source(0, topics(held)).route(head)
 
     assert (also, owner, True) == (str(route.also), route.owner, route.is_held)
 
 
-def test_without_knowing_what_was_asked_for_full_shows_itself():
-    """A recording has no list of what was held."""
+def test_full_is_recognised_without_a_list_of_topics():
+    """A recording has no list of held topics."""
     source = Source(0, None)
 
     assert "matches" == source.route(Head("match", BTC)).topic.channel
@@ -86,8 +86,8 @@ def test_without_knowing_what_was_asked_for_full_shows_itself():
     assert source.holds_any(["full"], "X-Y")
 
 
-def test_what_is_held_may_change():
-    """Routes that were found before must not stay."""
+def test_the_held_topics_may_change():
+    """Routes found before the change must not stay."""
     source = Source(0, topics("ticker:BTC-USD"))
     assert not source.route(Head("match", BTC)).is_held
 
@@ -100,8 +100,8 @@ def test_what_is_held_may_change():
     assert not source.holds_any(["matches", "ticker"], BTC)
 
 
-def test_what_is_asked_for_is_held_until_it_is_dropped():
-    """Once more asked for, it has to speak once more."""
+def test_a_topic_is_held_until_it_is_dropped():
+    """After another subscribe it has to send again."""
     source = Source(0)
     ticker, matches = topics("ticker:BTC-USD"), topics("matches:BTC-USD")
     source.ask(ticker | matches, 1)
@@ -118,8 +118,8 @@ def test_what_is_asked_for_is_held_until_it_is_dropped():
     assert [*ticker] == source.unheard(30, 10)
 
 
-def test_where_everything_is_held_nothing_can_be_dropped():
-    """A recording with an error of the exchange in it must not fall silent there."""
+def test_nothing_can_be_dropped_when_every_topic_is_held():
+    """A recording with an error of the exchange in it must not fall silent at the error."""
     source = Source(0, None)
     source.drop([])
     source.drop(topics("ticker:BTC-USD"))
@@ -128,8 +128,8 @@ def test_where_everything_is_held_nothing_can_be_dropped():
     assert source.route(Head("ticker", BTC)).is_held
 
 
-def test_routes_are_not_remembered_without_end(monkeypatch):
-    """A hostile feed invents products (invariant 4)."""
+def test_the_number_of_routes_is_bounded(monkeypatch):
+    """A hostile feed invents products."""
     monkeypatch.setattr(module, "TOPICS_MAX", 5)
     source = Source(0, None)
     for number in range(100):
@@ -139,8 +139,8 @@ def test_routes_are_not_remembered_without_end(monkeypatch):
 
 
 @pytest.mark.parametrize("held", [(), None], ids=["nothing asked for", "everything held"])
-def test_products_that_nobody_asked_for_are_not_remembered_without_end(held, monkeypatch):
-    """An exchange that names ever new products must not fill memory (DESIGN, invariant 4)."""
+def test_the_number_of_products_not_held_is_bounded(held, monkeypatch):
+    """An exchange that sends ever new products must not fill memory."""
     monkeypatch.setattr(module, "TOPICS_MAX", 4)
     source = Source(0, held)
     for number in range(100):
@@ -151,8 +151,8 @@ def test_products_that_nobody_asked_for_are_not_remembered_without_end(held, mon
     assert len(source._full) <= 4
 
 
-def test_a_topic_that_was_dropped_is_heard_no_longer():
-    """Asked for again, it has to send something again."""
+def test_a_dropped_topic_counts_as_not_received():
+    """After another subscribe it has to send again."""
     source = Source()
     source.ask(topics("ticker:BTC-USD"), 0.0)
     source.route(Head("ticker", BTC))
@@ -162,8 +162,8 @@ def test_a_topic_that_was_dropped_is_heard_no_longer():
     assert source.received == frozenset()
 
 
-def test_data_is_expected_while_a_heartbeat_of_a_product_that_flows_is_held():
-    """Only heartbeats come from a quiet market."""
+def test_data_is_expected_while_the_heartbeat_of_a_live_product_is_held():
+    """A quiet market sends only heartbeats."""
     source = Source(0, topics("ticker:BTC-USD"))
     assert not source.expects_data(())
     source.ask(topics("heartbeat:BTC-USD"), 0)
@@ -174,7 +174,7 @@ def test_data_is_expected_while_a_heartbeat_of_a_product_that_flows_is_held():
 
 
 @pytest.mark.parametrize(
-    ("heard", "unacknowledged", "expected"),
+    ("received", "unacknowledged", "expected"),
     [
         ([], [], False),
         (["heartbeat"], [], False),
@@ -184,15 +184,15 @@ def test_data_is_expected_while_a_heartbeat_of_a_product_that_flows_is_held():
         (["heartbeat", "snapshot"], ["full:BTC-USD"], True),
     ],
 )
-def test_all_flows_when_what_comes_from_a_quiet_market_too_has_arrived(
-    heard, unacknowledged, expected
+def test_a_connection_flows_when_heartbeats_and_books_have_arrived(
+    received, unacknowledged, expected
 ):
-    """A ticker may not arrive; an exchange without heartbeats sends none; a gone topic is gone."""
+    """A quiet market may send no ticker; some exchanges send no heartbeats."""
     source = Source(0)
     source.ask(topics("heartbeat:BTC-USD", "level2:BTC-USD", "ticker:BTC-USD"), 0)
     source.unacknowledged = topics(*unacknowledged)
-    for kind in heard:
+    for kind in received:
         source.route(Head(kind, BTC))
-    source.heard_heartbeat = "heartbeat" in heard
+    source.heard_heartbeat = "heartbeat" in received
 
     assert expected == source.flows(1)

@@ -1,4 +1,4 @@
-"""The gate: what may be remembered is what the feed holds."""
+"""The gate: only topics that the feed holds may create state."""
 
 import pytest
 
@@ -12,7 +12,7 @@ TICKER, MATCHES, FULL, LEVEL2, BATCH, LEVEL3, HEARTBEAT = (
 SCHEMA = Topic("level3", "")
 
 
-def test_a_feed_that_reports_nothing_holds_all_that_it_brings():
+def test_a_feed_that_reports_no_topics_holds_every_topic():
     """A recording has no subscriptions."""
     flows = Flows()
 
@@ -21,8 +21,8 @@ def test_a_feed_that_reports_nothing_holds_all_that_it_brings():
     assert flows.has_book("BTC-USD")
 
 
-def test_what_leaves_the_set_has_to_be_forgotten():
-    """Each topic once; the first report has nothing before it."""
+def test_a_topic_that_leaves_the_set_is_to_be_forgotten():
+    """Each topic is returned once; the first report has none before it."""
     flows = Flows()
 
     assert flows.follow({TICKER, MATCHES}) == frozenset()
@@ -52,8 +52,8 @@ def test_a_message_passes_if_its_topic_is_held(held, topic, admitted):
     assert flows.admits(topic) is admitted
 
 
-def test_the_schema_flows_with_any_level3():
-    """It is about no product, so no subscriber asks for it."""
+def test_the_schema_is_held_with_any_level3():
+    """It has no product, so no subscriber subscribes to it."""
     flows = Flows()
     flows.follow({LEVEL3})
     assert flows.admits(SCHEMA)
@@ -62,8 +62,8 @@ def test_the_schema_flows_with_any_level3():
     assert not flows.admits(SCHEMA)
 
 
-def test_a_book_flows_with_either_of_its_channels():
-    """One of the two is asked for upstream and serves both."""
+def test_a_book_is_held_with_either_of_its_channels():
+    """The feed holds one of the two, and it serves both."""
     flows = Flows()
     for held, has_book in (({LEVEL2}, True), ({BATCH}, True), ({TICKER, FULL}, False)):
         flows.follow(held)

@@ -1,4 +1,4 @@
-"""The race of two lines: who is first, by how much, in bounded memory."""
+"""Which of two lines delivers first, and by how much, in bounded memory."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from hedgehogd.arbitration import line_statistics as race
 from hedgehogd.arbitration.line_statistics import Race
 
 
-def test_the_line_that_brings_a_number_first_wins():
-    """Each number has one winner, and its lead is the time until the other brings it."""
+def test_the_line_that_delivers_a_number_first_wins():
+    """Each number has one winner; its lead is the time until the other line delivers it."""
     found = Race()
     for number in range(10):
         found.observe("BTC-USD", "matches", number, 0, number)
@@ -19,7 +19,7 @@ def test_the_line_that_brings_a_number_first_wins():
 
 
 def test_one_number_at_a_time_is_timed():
-    """However far the lines are apart; a line's own repeat says nothing."""
+    """This is independent of the distance of the lines; a line's own repeat does not count."""
     found = Race()
     for number in range(100):
         found.observe("BTC-USD", "full", number, 1, number / 10)
@@ -32,8 +32,8 @@ def test_one_number_at_a_time_is_timed():
     assert 7 == found.lead_s(1)
 
 
-def test_a_number_that_the_other_line_never_brings_is_given_up():
-    """One lost message must not end the measuring."""
+def test_a_number_that_the_other_line_never_delivers_is_replaced():
+    """One lost message must not end the measurement."""
     found = Race()
     found.observe("BTC-USD", "full", 1, 0, 0)
     found.observe("BTC-USD", "full", 2, 0, 61)
@@ -54,8 +54,8 @@ def test_the_lead_is_the_median_of_the_last_ones(monkeypatch):
 
 
 @pytest.mark.parametrize("product_id", ["BTC-USD", "ETH-USD"])
-def test_a_product_that_is_let_go_is_forgotten(product_id):
-    """Its numbers may be others when it comes again."""
+def test_a_released_product_is_forgotten(product_id):
+    """Its numbers may be lower when it is held again."""
     found = Race()
     found.observe("BTC-USD", "full", 10, 0, 0)
     found.forget(product_id)

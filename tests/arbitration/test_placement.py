@@ -1,4 +1,4 @@
-"""Plans: each product on one connection, and no variant changes on a live one."""
+"""Placement: each product on one connection, and no change of variant on a live one."""
 
 import random
 from collections import Counter
@@ -29,7 +29,7 @@ def held(plan, product_id):
 
 
 class Watched:
-    """A plan, and what its connections have carried since they began."""
+    """A plan, and the variants that its connections have carried since they began."""
 
     def __init__(self):
         self.plan = Plan()
@@ -78,8 +78,8 @@ class Watched:
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32))
-def test_whatever_is_asked_for_is_on_one_connection_and_never_changes_its_variant(seed):
-    """Messages that cannot be told apart would go to the wrong subscribers otherwise."""
+def test_a_product_is_on_one_connection_and_never_changes_its_variant(seed):
+    """Indistinguishable messages would otherwise go to the wrong subscribers."""
     rng = random.Random(seed)
     watched, now, wanted = Watched(), 0.0, set()
     for _ in range(40):
@@ -110,7 +110,7 @@ def test_whatever_is_asked_for_is_on_one_connection_and_never_changes_its_varian
 FULL, MATCHES = topics("A-USD", "full"), topics("A-USD", "matches")
 
 
-def test_an_old_variant_is_kept_until_a_moment_after_the_new_one_flows():
+def test_an_old_variant_is_kept_until_a_moment_after_the_new_one_arrives():
     """Dropped sooner, trades between the two would be lost."""
     plan = Plan()
     plan.follow(MATCHES, 0)
@@ -118,7 +118,7 @@ def test_an_old_variant_is_kept_until_a_moment_after_the_new_one_flows():
     assert {0: {"matches"}, 1: {"full"}} == held(plan, "A-USD")
     assert plan.next_change_at() is None
 
-    plan.arrived(0, "A-USD", 20)  # the old one still flows: that says nothing
+    plan.arrived(0, "A-USD", 20)  # from the old one: that shows nothing
     plan.follow(FULL, 90)
     assert {0: {"matches"}, 1: {"full"}} == held(plan, "A-USD")
 
@@ -134,7 +134,7 @@ def test_an_old_variant_is_kept_until_a_moment_after_the_new_one_flows():
 
 
 def test_a_new_connection_that_ends_before_the_move_is_over_delays_it():
-    """What it brought is no longer brought."""
+    """The product does not arrive on it any more."""
     plan = Plan()
     plan.follow(MATCHES, 0)
     plan.follow(FULL, 0)
@@ -145,8 +145,8 @@ def test_a_new_connection_that_ends_before_the_move_is_over_delays_it():
     assert {0: {"matches"}, 1: {"full"}} == held(plan, "A-USD")
 
 
-def test_a_product_that_changes_its_mind_moves_back_at_once():
-    """The old connection is there still."""
+def test_a_product_whose_topics_change_back_moves_back_at_once():
+    """The old connection still holds it."""
     plan = Plan()
     plan.follow(MATCHES, 0)
     plan.arrived(0, "A-USD", 0)
@@ -156,7 +156,7 @@ def test_a_product_that_changes_its_mind_moves_back_at_once():
     assert {0: {"matches"}} == held(plan, "A-USD")
 
 
-def test_a_product_that_moves_on_before_a_move_is_over_keeps_what_flows():
+def test_a_product_that_moves_again_during_a_move_keeps_the_live_connection():
     """Three connections for one product would be one too many."""
     plan = Plan()
     plan.follow(topics("A-USD", "matches", "level2_batch"), 0)
@@ -172,7 +172,7 @@ def test_a_product_that_moves_on_before_a_move_is_over_keeps_what_flows():
 
 
 def test_channels_without_variants_come_and_go_where_the_product_is():
-    """Nothing has to move for them."""
+    """The product need not move for them."""
     plan = Plan()
     plan.follow(FULL, 0)
     plan.follow(FULL | topics("A-USD", "ticker"), 1)
@@ -184,7 +184,7 @@ def test_channels_without_variants_come_and_go_where_the_product_is():
 @pytest.mark.parametrize("before", [(), ("ticker",), ("ticker", "heartbeat", "level2")])
 @pytest.mark.parametrize("heavy", ["full", "level3"])
 def test_heavy_products_are_spread(before, heavy):
-    """Also those that were light before: the exchange cuts who reads too slowly (FEED §11)."""
+    """Also products that were light before: a slow reader is disconnected (COINBASE §11)."""
     plan = Plan()
     products = [f"P{number}-USD" for number in range(20)]
     light = frozenset().union(*(topics(p, *before) for p in products))
@@ -202,8 +202,8 @@ def test_heavy_products_are_spread(before, heavy):
     assert {2, 3} == {sum(t.channel == heavy for t in plan.topics(slot)) for slot in plan.slots()}
 
 
-def test_what_is_refused_has_never_come():
-    """So the poorer variant may come on the same connection."""
+def test_a_refused_channel_leaves_no_variant():
+    """So the poorer variant may arrive on the same connection."""
     plan = Plan()
     plan.follow(topics("A-USD", "level2"), 0)
     plan.refused({"level2", "full"})
@@ -213,7 +213,7 @@ def test_what_is_refused_has_never_come():
 
 
 def test_a_connection_that_has_ended_may_carry_another_variant():
-    """Its next one has carried nothing yet."""
+    """The next connection has carried nothing yet."""
     plan = Plan()
     plan.follow(topics("A-USD", "level2"), 0)
     plan.follow(frozenset(), 1)
@@ -224,8 +224,8 @@ def test_a_connection_that_has_ended_may_carry_another_variant():
 
 
 @pytest.mark.parametrize(("channel", "slots"), [("ticker", [0, 9, 10, 11]), ("full", [1, 2, 3, 4])])
-def test_a_product_that_does_not_flow_moves_a_few_times(channel, slots):
-    """The connection may be at fault; when it flows nowhere, none of them is."""
+def test_a_silent_product_moves_a_few_times(channel, slots):
+    """The connection may be the cause; when it arrives on no connection, none of them is."""
     plan, asked, homes = Plan(), topics("A-USD", channel), []
     for now in range(MOVES_MAX + 3):
         plan.follow(asked, now)
@@ -242,12 +242,12 @@ def test_a_product_that_does_not_flow_moves_a_few_times(channel, slots):
 
 @pytest.mark.parametrize("channel", ["ticker", "full"])
 def test_emptied_connections_that_end_give_a_product_no_more_moves(channel):
-    """One that flows nowhere would open connections for ever: each it has left ends empty."""
+    """A product that arrives nowhere would open connections for ever, each to end empty."""
     plan, asked, homes = Plan(), topics("A-USD", channel), []
     for now in range(0, 10 * MOVES_MAX, 2):
         plan.follow(asked, now)
         homes.append(next(slot for slot in range(20) if plan.products([slot])))
-        plan.arrived(homes[-1], "A-USD", now)  # a heartbeat comes, and nothing else
+        plan.arrived(homes[-1], "A-USD", now)  # a heartbeat arrives, and no other message
         plan.follow(asked, now + HANDOVER_S)
         for left in set(homes[:-1]) - set(plan.slots()):
             plan.ended(left)
@@ -257,8 +257,8 @@ def test_emptied_connections_that_end_give_a_product_no_more_moves(channel):
     assert len(set(homes[MOVES_MAX:])) == 1
 
 
-def test_products_are_where_they_belong_not_where_they_come_from():
-    """An old variant elsewhere is on its way out."""
+def test_a_product_is_counted_at_its_newest_placement():
+    """An old variant elsewhere is about to end."""
     plan = Plan()
     plan.follow(MATCHES | topics("B-USD", "ticker"), 0)
     assert ({"A-USD", "B-USD"}, set()) == (plan.products([0]), plan.products([1]))
@@ -268,8 +268,8 @@ def test_products_are_where_they_belong_not_where_they_come_from():
     assert {"A-USD", "B-USD"} == plan.products(iter([0, 1, 7]))
 
 
-def test_nothing_asked_is_nothing_held():
-    """No connection is opened for nobody."""
+def test_without_topics_no_connection_is_held():
+    """No connection is opened without demand."""
     plan = Plan()
     plan.follow(FULL | topics("B-USD", "ticker"), 0)
     plan.follow(frozenset(), 1)
@@ -277,8 +277,8 @@ def test_nothing_asked_is_nothing_held():
     assert ([], frozenset()) == (plan.slots(), plan.topics(1))
 
 
-def test_a_product_that_was_moved_is_silent_until_it_flows_or_is_dropped():
-    """The silence of such a product says nothing about its connection."""
+def test_a_moved_product_is_silent_until_it_arrives_or_is_dropped():
+    """The silence of such a product does not show that its connection is dead."""
     plan, asked = Plan(), topics("A-USD", "ticker") | topics("B-USD", "ticker")
     plan.follow(asked, 0)
     plan.avoid(0, "A-USD")

@@ -1,4 +1,4 @@
-"""What is known of a product: its numbers by channel, and what waits."""
+"""State of a product: its numbers by channel, and its queue."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from hedgehogd.domain.limits import SEQUENCE_STEP_MAX, TRADE_ID_STEP_MAX
 
 
 @pytest.mark.parametrize(
-    ("channel", "step_max", "has_holes"),
+    ("channel", "step_max", "has_gaps"),
     [
         ("matches", TRADE_ID_STEP_MAX, True),
         ("full", SEQUENCE_STEP_MAX, True),
         ("ticker", SEQUENCE_STEP_MAX, False),
     ],
 )
-def test_each_channel_counts_on_its_own(channel, step_max, has_holes):
+def test_each_channel_counts_on_its_own(channel, step_max, has_gaps):
     """A ticker carries its match's sequence, and leaves out most."""
     state = ProductState("BTC-USD", 7)
     numbers = state.numbers_of(channel)
@@ -24,12 +24,12 @@ def test_each_channel_counts_on_its_own(channel, step_max, has_holes):
     assert numbers is state.numbers_of(channel)
     assert Gap(2, step_max) == numbers.gap_before(1 + step_max)
     assert numbers.gap_before(2 + step_max) is None
-    assert has_holes == (numbers.observe(9, 0).gap is not None)
+    assert has_gaps == (numbers.observe(9, 0).gap is not None)
     assert (7, None, None) == (state.heard_at, state.data_at, state.leader)
 
 
 @pytest.mark.parametrize(("channel", "gap"), [("full", None), ("matches", ("full", Gap(2, 3)))])
-def test_a_channel_that_is_let_go_has_no_hole(channel, gap):
+def test_a_released_channel_has_no_open_gap(channel, gap):
     """The other channels keep theirs."""
     state = ProductState("BTC-USD", 0)
     state.numbers_of("full")

@@ -1,4 +1,4 @@
-"""Notices of another hedgehogd that feeds us: what concerns subscribers passes down."""
+"""Notices of a relay that is the feed: those that concern subscribers are forwarded."""
 
 import json
 
@@ -50,33 +50,33 @@ def test_a_notice_is_parsed_into_what_it_reports(payload, expected):
     ("before", "channel", "after"),
     [(match(7), "matches", match(10)), (order(7), "full", order(10))],
 )
-def test_a_gap_that_it_tells_is_told_once(before, channel, after):
-    """It is found again by nobody below."""
+def test_a_gap_that_a_relay_reports_is_reported_once(before, channel, after):
+    """This instance does not find the same gap again."""
     feed, topic = Feed(), Topic(channel, "BTC-USD")
-    told = notices.gap(topic, Gap(8, 9))
-    received = feed.receive(before, told, after)
+    notice = notices.gap(topic, Gap(8, 9))
+    received = feed.receive(before, notice, after)
 
-    assert [TopicNotice(topic, told, NoticeKind.GAP)] == received.notices
+    assert [TopicNotice(topic, notice, NoticeKind.GAP)] == received.notices
     assert [1] == received.notices_at
     assert [before, after] == [message.payload for message in received.messages]
     assert 1 == feed.session.arbiter.gaps
 
 
-def test_what_two_lines_tell_is_told_once():
-    """Both lead to the same relay, or to two that have lost the same."""
+def test_a_notice_on_two_lines_is_sent_once():
+    """Both lead to the same relay, or to two relays with the same gap."""
     feed, late = Feed(), notices.backfilled("BTC-USD", [{"trade_id": 8}])
-    told = notices.gap(MATCHES, Gap(8, 9))
-    received = feed.receive(match(7), told, told, match(10), told, late, late)
+    notice = notices.gap(MATCHES, Gap(8, 9))
+    received = feed.receive(match(7), notice, notice, match(10), notice, late, late)
 
-    assert [told, late] == [notice.payload for notice in received.notices]
+    assert [notice, late] == [notice.payload for notice in received.notices]
     assert {"matches": 2} == feed.session.arbiter.missing
     assert 1 == feed.session.arbiter.gaps
-    far = notices.gap(MATCHES, Gap(8, SEQUENCE_MAX))  # more than can be believed
+    far = notices.gap(MATCHES, Gap(8, SEQUENCE_MAX))  # more than is plausible
     assert [far] == [notice.payload for notice in feed.receive(far, far).notices]
 
 
-def test_of_what_relays_tell_the_newest_are_remembered():
-    """A chain that tells for ever must not fill memory."""
+def test_the_newest_notices_of_relays_are_kept():
+    """A relay that sends notices for ever must not fill memory."""
     feed = Feed()
     for number in range(200):
         feed.receive(notices.backfilled("BTC-USD", [{"trade_id": number}]))
@@ -87,7 +87,7 @@ def test_of_what_relays_tell_the_newest_are_remembered():
 
 @pytest.mark.parametrize("last", [None, "9", True, -1, 1.5, SEQUENCE_MAX + 1, SEQUENCE_MAX, 5, [9]])
 def test_a_gap_without_a_true_end_moves_no_mark(last):
-    """It is passed on, and our own watch goes on."""
+    """It is forwarded, and this instance watches the numbers as before."""
     feed = Feed()
     odd = {"type": "gap", "channel": "matches", "product_id": "BTC-USD", "last_trade_id": last}
     received = feed.receive(match(7), json.dumps(odd).encode(), match(9))
@@ -99,14 +99,14 @@ def test_a_gap_without_a_true_end_moves_no_mark(last):
 @pytest.mark.parametrize(
     ("payload", "audiences"),
     [
-        (notices.gap(MATCHES, Gap(1, 2)), [MATCHES]),  # of a product not heard yet
+        (notices.gap(MATCHES, Gap(1, 2)), [MATCHES]),  # of a product without messages so far
         (b'{"type":"gap","channel":"ticker","product_id":"BTC-USD"}', [("ticker", "BTC-USD")]),
         (b'{"type":"gap","channel":"lottery","product_id":"BTC-USD"}', []),
         (b'{"type":"gap","channel":7}', []),
         (b'{"type":"gap"}', []),
         (notices.backfilled("BTC-USD", [{"trade_id": 8}]), [MATCHES]),
         (b'{"type":"backfilled"}', []),
-        (notices.stale(is_stale=True, reason="x"), []),  # the feed tells it, once for all lines
+        (notices.stale(is_stale=True, reason="x"), []),  # the feed reports it, once for all lines
         (notices.stale(is_stale=True, reason="x", product_ids=["B", "A"]), [{"A", "B"}]),
         (b'{"type":"stale","stale":true,"product_ids":["A",7]}', [{"A"}]),
         (notices.session("1.q3Zk", 1), []),
@@ -115,8 +115,8 @@ def test_a_gap_without_a_true_end_moves_no_mark(last):
         (b'{"type":"resumed","a":"\xff"}', []),
     ],
 )
-def test_what_concerns_subscribers_is_told_to_them(payload, audiences):
-    """Greetings and losses of the connection between two relays concern nobody else."""
+def test_notices_that_concern_subscribers_are_forwarded(payload, audiences):
+    """Notices about the connection between two relays are not."""
     feed = Feed()
     received = feed.receive(payload)
 
@@ -126,7 +126,7 @@ def test_what_concerns_subscribers_is_told_to_them(payload, audiences):
     assert not feed.session.dropped
 
 
-def test_its_farewell_is_a_line_in_the_log():
+def test_a_relays_farewell_is_logged():
     """The connection will end, and be dialled again."""
     received = Feed().receive(notices.closing("restart", {}, 1))
 
@@ -134,8 +134,8 @@ def test_its_farewell_is_a_line_in_the_log():
 
 
 @pytest.mark.parametrize(("stale", "expected"), [(True, True), (False, False), ("yes", False)])
-def test_its_stale_feed_is_ours_too(stale, expected):
-    """/readyz of the lower relay must not say that all is well."""
+def test_the_feed_is_stale_when_the_relays_feed_is(stale, expected):
+    """/readyz of the lower relay must not report ready."""
     feed = Feed()
     feed.receive(notices.stale(is_stale=True, reason="x"))
     assert feed.session.told_stale
@@ -145,7 +145,7 @@ def test_its_stale_feed_is_ours_too(stale, expected):
 
 
 def test_a_few_quiet_products_are_not_a_stale_feed():
-    """The others flow."""
+    """The other products are live."""
     feed = Feed()
     feed.receive(notices.stale(is_stale=True, reason="x", product_ids=["BTC-USD"]))
 
@@ -157,6 +157,6 @@ def test_a_few_quiet_products_are_not_a_stale_feed():
     "rest",
     [b"", b',"a":' + b"[" * 500 + b"]" * 500, b',"a":"\\ud800"', b',"a":\xff', b',"a":1e999'],
 )
-def test_whatever_it_says_nothing_worse_comes_of_it(kind, rest):
-    """Crash never on what others send (invariant 5)."""
+def test_no_notice_raises_an_error(kind, rest):
+    """An error would end the process."""
     Feed().receive(b'{"type":"%b","product_id":"BTC-USD"%b}' % (kind.encode(), rest))

@@ -1,4 +1,4 @@
-"""Renewals: what is asked for once more, not more often than a doubling pause allows."""
+"""Topics are subscribed to again no more often than a doubling pause allows."""
 
 from itertools import pairwise
 from math import inf
@@ -14,8 +14,8 @@ A, B, C = (Topic("level2", product_id) for product_id in ("A-USD", "B-USD", "C-U
 ALL = frozenset({A, B, C})
 
 
-def test_what_is_asked_for_is_due_at_once_and_once():
-    """Anew is more than again: a topic asked for both ways is unsubscribed first."""
+def test_a_topic_is_due_at_once_and_once():
+    """A topic in both sets is unsubscribed first."""
     renewals = Renewals()
     renewals.ask_again([A, B])
     renewals.ask_anew([B, C])
@@ -24,8 +24,8 @@ def test_what_is_asked_for_is_due_at_once_and_once():
     assert (frozenset(), frozenset(), inf) == renewals.take(ALL, 100)
 
 
-def test_what_is_no_longer_held_is_forgotten():
-    """It would be asked for when nobody wants it."""
+def test_a_topic_that_is_no_longer_held_is_forgotten():
+    """It would be subscribed to without demand."""
     renewals = Renewals()
     renewals.ask_again([A])
     renewals.ask_anew([B])
@@ -35,7 +35,7 @@ def test_what_is_no_longer_held_is_forgotten():
 
 
 def test_each_time_the_pause_is_twice_as_long():
-    """An exchange that never answers must not be asked for ever at the same pace."""
+    """An exchange that never answers must not be asked for ever at the same rate."""
     renewals, now, pauses = Renewals(), 0.0, []
     for _ in range(12):
         renewals.ask_anew([A])
@@ -50,8 +50,8 @@ def test_each_time_the_pause_is_twice_as_long():
     assert RENEW_MAX_S == pauses[-1]
 
 
-def test_a_topic_left_in_peace_for_the_longest_pause_begins_anew():
-    """What was wrong an hour ago says nothing of today."""
+def test_the_pause_is_reset_after_the_longest_pause_without_a_try():
+    """A fault of an hour ago is not the fault of today."""
     renewals, now = Renewals(), 0.0
     for tries in range(1, 4):
         renewals.ask_anew([A])
@@ -72,7 +72,7 @@ def test_a_topic_left_in_peace_for_the_longest_pause_begins_anew():
 
 @given(st.lists(st.tuples(st.sampled_from([A, B, C]), st.booleans(), st.integers(0, 9))))
 def test_no_topic_is_renewed_more_often_than_the_first_pause(steps):
-    """Whoever asks for it, and however."""
+    """This holds for any sequence of requests."""
     renewals, now, last = Renewals(), 0.0, {}
     for topic, is_anew, pause in steps:
         now += pause

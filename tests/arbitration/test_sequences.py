@@ -19,7 +19,7 @@ def observe(numbers):
 @settings(deadline=None)
 @given(arrivals)
 def test_every_number_is_delivered_once_or_reported_missing(numbers):
-    """From the first number to the highest, nothing is lost in silence."""
+    """From the first number to the highest, no number is lost silently."""
     delivered, missing = [], []
     for number, (deliver, gap) in zip(numbers, observe(numbers), strict=True):
         if deliver:
@@ -48,13 +48,13 @@ def test_every_number_is_delivered_once_or_reported_missing(numbers):
         ([0, 2**53 - 1], [(True, None), (True, Gap(1, 2**53 - 2))]),
     ],
 )
-def test_holes_are_named_by_both_ends_and_stragglers_stay_out(numbers, expected):
-    """A straggler after its gap was reported would be one number told two ways."""
+def test_a_gap_has_both_ends_and_a_straggler_is_dropped(numbers, expected):
+    """A straggler after the report of its gap would be a number both missing and delivered."""
     assert expected == observe(numbers)
 
 
 def watched(*numbers, newest=(), every_s=0.0, is_dense=True):
-    """Return what was delivered, the gaps, and how many oddities were named."""
+    """Return the delivered numbers, the gaps, and how many numbers were reported as unexpected."""
     watch = Numbers(TRADE_ID_STEP_MAX, is_dense=is_dense)
     delivered, gaps, odd = [], [], 0
     for at, number in enumerate(numbers):
@@ -81,45 +81,45 @@ FAR = 5_000_000
         ((5, *range(9_000_000, 9_000_012)), [5, *range(9_000_000, 9_000_012)], [], 10),
         ((7, 7 + TRADE_ID_STEP_MAX), [7, 7 + TRADE_ID_STEP_MAX], [Gap(8, 6 + 10**6)], 0),
         ((7, 8 + TRADE_ID_STEP_MAX, 8), [7, 8 + TRADE_ID_STEP_MAX, 8], [], 1),
-        # A hole in the run, or a true number between, makes the run begin again.
+        # A gap in the run, or a plausible number between, restarts the run.
         ((FAR, *range(1, 6), *range(7, 17)), [FAR, 16], [Gap(7, 15)], 1),
         ((FAR, *range(1, 6), FAR + 1, *range(6, 16)), [FAR, FAR + 1, 15], [Gap(6, 14)], 1),
         ((FAR, *[499] * 30), [FAR], [], 0),
     ],
 )
-def test_only_a_whole_run_of_odd_numbers_is_a_new_beginning(numbers, delivered, gaps, odd):
-    """One absurd number is relayed and named, and neither hides nor invents others."""
+def test_only_a_whole_run_of_implausible_numbers_is_a_restart(numbers, delivered, gaps, odd):
+    """One absurd number is delivered and logged; it causes no gap and hides none."""
     assert watched(*numbers) == (delivered, gaps, odd)
 
 
 @pytest.mark.parametrize(
     ("every_s", "expected"), [(0.1, [900]), (SET_BACK_AFTER_S / 9, [900, *range(504, 510)])]
 )
-def test_a_little_back_is_a_lag_until_nothing_else_has_come_for_long(every_s, expected):
-    """The other line may be behind; a sandbox that was reset a little stays behind."""
+def test_slightly_lower_numbers_are_a_lag_until_they_last(every_s, expected):
+    """The other line may lag; a sandbox that was reset a little stays lower."""
     numbers = (900, *range(495, 510))
 
     assert expected == watched(*numbers, every_s=every_s)[0]
 
 
-def test_a_newest_trade_far_back_means_that_the_ids_were_set_back():
-    """No need to wait for ten of them."""
+def test_a_newest_trade_far_below_is_a_set_back():
+    """Ten of them are not needed."""
     far = TRADE_ID_STEP_MAX + 10
 
     assert watched(far, 5, 6, 8, newest={5}) == ([far, 5, 6, 8], [Gap(7, 7)], 1)
 
 
 @pytest.mark.parametrize("step_back", [0, 1, TRADE_ID_STEP_MAX])
-def test_a_newest_trade_a_little_back_is_a_repeat(step_back):
-    """A neighbouring server is a few trades behind; only a reset is far behind."""
+def test_a_newest_trade_slightly_below_is_a_repeat(step_back):
+    """Another server lags a few trades; only a reset is far below."""
     highest = 5 * TRADE_ID_STEP_MAX
     back = highest - step_back
 
     assert watched(highest, back, highest + 1, newest={back})[0] == [highest, highest + 1]
 
 
-def test_numbers_that_leave_some_out_have_no_holes_and_are_set_back_all_the_same():
-    """A ticker that never rises by one would be silent for ever after a reset (FEED §6.3)."""
+def test_sparse_numbers_have_no_gaps_and_can_be_set_back():
+    """A ticker never rises by one: it would be silent for ever after a reset (COINBASE §6.3)."""
     low = range(10, 60, 3)
     delivered, gaps, odd = watched(FAR, FAR + 7, FAR + 5, *low, is_dense=False)
 
@@ -130,16 +130,18 @@ def test_numbers_that_leave_some_out_have_no_holes_and_are_set_back_all_the_same
 @settings(deadline=None)
 @given(arrivals)
 def test_plausible_numbers_are_watched_as_by_the_detector(numbers):
-    """Doubt must not cost the promise: delivered once, or reported missing."""
-    watch, told = Numbers(TRADE_ID_STEP_MAX), observe(numbers)
+    """Rejecting outliers must not cost the promise: delivered once, or reported missing."""
+    watch, verdicts = Numbers(TRADE_ID_STEP_MAX), observe(numbers)
 
-    assert [(*each, "", None) for each in told] == [watch.observe(number, 0) for number in numbers]
+    assert [(*each, "", None) for each in verdicts] == [
+        watch.observe(number, 0) for number in numbers
+    ]
 
 
 @settings(deadline=None)
 @given(arrivals)
-def test_a_hole_is_foreseen_and_nothing_changes(numbers):
-    """The arbiter asks before it decides to wait."""
+def test_gap_before_changes_nothing(numbers):
+    """The arbiter calls it before it decides to queue."""
     watch = Numbers(20)
     for number in numbers:
         foreseen, before = watch.gap_before(number), watch.highest
@@ -149,7 +151,7 @@ def test_a_hole_is_foreseen_and_nothing_changes(numbers):
 
 
 def interleaved(first, lag, total):
-    """Return ``(line, number)`` of two lines, of which one is ``lag`` numbers behind."""
+    """Return ``(line, number)`` of two lines, of which one lags by ``lag`` numbers."""
     for at in range(total + lag):
         if at < total:
             yield 0, first + at
@@ -160,7 +162,7 @@ def interleaved(first, lag, total):
 @settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 60), st.sampled_from([1, 500, 3 * TRADE_ID_STEP_MAX]))
 def test_two_lines_that_lag_deliver_each_number_once(lag, total, first):
-    """However far the slower one is behind."""
+    """This holds for any lag of the slower line."""
     watch = Numbers(TRADE_ID_STEP_MAX)
     verdicts = [(n, watch.observe(n, 0, line)) for line, n in interleaved(first, lag, total)]
 
@@ -171,7 +173,7 @@ def test_two_lines_that_lag_deliver_each_number_once(lag, total, first):
 @pytest.mark.parametrize("lag", [0, 1, 3, 9, 20])
 @pytest.mark.parametrize("mark", [ABSURD, FAR])
 def test_two_lines_that_lag_are_set_back_together(lag, mark):
-    """Judged as one row they would never rise by one ten times, and be repeats for ever."""
+    """As one sequence they would never rise by one ten times, and be repeats for ever."""
     watch = Numbers(TRADE_ID_STEP_MAX)
     watch.observe(mark, 0)
     verdicts = [(n, watch.observe(n, 0, line)) for line, n in interleaved(1, lag, 40)]
@@ -179,16 +181,16 @@ def test_two_lines_that_lag_are_set_back_together(lag, mark):
     assert list(range(ODD_NUMBERS_MAX, 41)) == [n for n, verdict in verdicts if verdict.deliver]
 
 
-def test_an_absurd_number_that_both_lines_bring_is_delivered_once():
-    """The true number between them must not make it news again."""
+def test_an_absurd_number_on_both_lines_is_delivered_once():
+    """The plausible number between them must not make it new again."""
     watch = Numbers(TRADE_ID_STEP_MAX)
     came = [(11, 0), (ABSURD, 0), (12, 0), (11, 1), (ABSURD, 1), (12, 1), (13, 1)]
 
     assert [11, ABSURD, 12, 13] == [n for n, line in came if watch.observe(n, 0, line).deliver]
 
 
-def test_numbers_far_above_that_both_lines_bring_are_delivered_once():
-    """Until they are believed, and when they are."""
+def test_numbers_far_above_on_both_lines_are_delivered_once():
+    """Before the mark moves to them, and when it does."""
     watch = Numbers(TRADE_ID_STEP_MAX)
     watch.observe(5, 0)
     came = [(n, line) for n in range(FAR, FAR + 15) for line in (0, 1)]
@@ -196,8 +198,8 @@ def test_numbers_far_above_that_both_lines_bring_are_delivered_once():
     assert list(range(FAR, FAR + 15)) == [n for n, li in came if watch.observe(n, 0, li).deliver]
 
 
-def test_what_has_been_told_is_skipped_and_never_taken_back():
-    """A gap that was told ends at its last number."""
+def test_a_reported_gap_is_skipped():
+    """A reported gap ends at its last number."""
     watch = Numbers(TRADE_ID_STEP_MAX)
     watch.skip_to(5)
     watch.skip_to(3)
@@ -223,8 +225,8 @@ def marked(number, second):
     [(30, 29, False), (30, 30, True), (30, 31, True), (None, 30, True), (30, None, True)],
 )
 @pytest.mark.parametrize("way", ["message", "heartbeat"])
-def test_a_lagging_server_is_told_from_a_set_back_by_the_times(mark_s, run_s, is_set_back, way):
-    """A lagging server sends what is older than the mark, however long it lags."""
+def test_times_distinguish_a_lagging_server_from_a_set_back(mark_s, run_s, is_set_back, way):
+    """A lagging server sends messages older than the mark, however long it lags."""
     watch = marked(900, mark_s)
     first = watch.observe(500, 1, 0, made_at(run_s))
     if way == "message":
@@ -242,7 +244,7 @@ def test_a_lagging_server_is_told_from_a_set_back_by_the_times(mark_s, run_s, is
 
 
 @pytest.mark.parametrize(("back_s", "restart"), [(29, None), (30, None), (31, 500)])
-def test_a_newest_trade_below_the_mark_is_a_set_back_when_it_is_younger(back_s, restart):
+def test_a_newest_trade_below_the_mark_is_a_set_back_when_it_is_newer(back_s, restart):
     """The newest trade of a lagging server is older than the mark."""
     verdict = marked(900, 30).observe(500, 1, 0, made_at(back_s), is_newest=True)
 
@@ -250,7 +252,7 @@ def test_a_newest_trade_below_the_mark_is_a_set_back_when_it_is_younger(back_s, 
 
 
 def test_a_number_reported_missing_has_no_time_to_compare_with():
-    """A late trade is younger than the last one delivered, and no set-back."""
+    """A late trade is newer than the last one delivered, and no set-back."""
     watch = marked(900, 30)
     watch.skip_to(902)
 
@@ -261,7 +263,7 @@ def test_a_number_reported_missing_has_no_time_to_compare_with():
     ("claimed", "at"), [(499, 9), (900, 9), (901, 9), (500, 1 + SET_BACK_AFTER_S - 0.1)]
 )
 def test_a_heartbeat_confirms_only_a_run_that_it_follows_and_that_lasted(claimed, at):
-    """One that names the mark or less than the run proves nothing."""
+    """A heartbeat that states the mark, or less than the run, proves nothing."""
     watch = marked(900, 30)
     assert watch.confirm(500, 0).restart is None
     watch.observe(500, 1, 0, made_at(31))
@@ -270,8 +272,8 @@ def test_a_heartbeat_confirms_only_a_run_that_it_follows_and_that_lasted(claimed
     assert 900 == watch.highest
 
 
-def test_numbers_that_leave_some_out_are_confirmed_without_a_gap():
-    """Which sequences were tickers is unknown."""
+def test_sparse_numbers_are_confirmed_without_a_gap():
+    """It is unknown which sequences were tickers."""
     watch = Numbers(TRADE_ID_STEP_MAX, is_dense=False)
     assert watch.confirm(5, 0).restart is None
     watch.observe(900, 0)

@@ -1,4 +1,4 @@
-"""The conversation with the exchange: what is relayed, what is told, what is dropped."""
+"""The conversation with the exchange: messages delivered, notices reported, messages dropped."""
 
 import json
 from collections import Counter
@@ -49,7 +49,7 @@ def gap(first, last, topic=MATCHES):
 
 
 class Feed:
-    """A session with one connection, which holds all that comes unless said otherwise."""
+    """A session with one connection, which holds every topic by default."""
 
     def __init__(self, held=None):
         self.session = UpstreamSession()
@@ -64,8 +64,8 @@ class Feed:
         return self.session.receive(self.source, frames(*payloads), self.now)
 
 
-def hear(payloads, held=None):
-    """Return the feed and all it received, one read for each payload."""
+def receive_each(payloads, held=None):
+    """Return the feed and its batches, one read for each payload."""
     feed = Feed(held)
     return feed, [feed.receive(payload) for payload in payloads]
 
@@ -74,12 +74,12 @@ def is_empty(received):
     return not any(getattr(received, name) for name in received.__slots__)
 
 
-def relayed(heard):
-    return [message.payload for received in heard for message in received.messages]
+def payloads_of(batches):
+    return [message.payload for received in batches for message in received.messages]
 
 
-def test_the_recorded_feed_is_relayed_whole():
-    """9,946 real messages: three acknowledgements end here, all others pass untouched."""
+def test_the_recorded_feed_is_delivered_whole():
+    """9,946 real messages: three acknowledgements end here, all other messages pass unchanged."""
     feed = Feed()
     received = feed.receive(*recorded())
     data = [line for line in recorded() if b'"subscriptions"' not in line]
@@ -95,20 +95,20 @@ def test_the_recorded_feed_is_relayed_whole():
 @settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(min_value=0, max_value=60_000), max_size=20))
 def test_the_recorded_feed_reads_the_same_however_it_arrives(places):
-    """Scanner and session together: bytes in pieces in, the same messages out."""
+    """Scanner and session together: pieces of bytes in, the same messages out."""
     lines = [line for line in recorded() if b'"subscriptions"' not in line]
     lines = [line for line in lines if b'"snapshot"' in line] + lines[-300:]
     data = b"".join(map(encode_text, lines))
     ends = [0, *sorted(place for place in places if place < len(data)), len(data)]
     scanner, feed = FrameScanner(1 << 24), Feed()
     pieces = [scanner.receive(data[start:end])[0] for start, end in pairwise(ends)]
-    heard = [feed.session.receive(feed.source, piece, 0) for piece in pieces]
+    batches = [feed.session.receive(feed.source, piece, 0) for piece in pieces]
 
-    assert lines == relayed(heard)
+    assert lines == payloads_of(batches)
 
 
-def test_the_recorded_full_channel_is_relayed_whole():
-    """Real order events, their sequences without a hole; its heartbeats among them."""
+def test_the_recorded_full_channel_is_delivered_whole():
+    """Real order events without a gap in their sequences, and their heartbeats."""
     lines = recording(f"{FULL}/feed.jsonl").read_bytes().splitlines()
     kinds = Counter(json.loads(line)["type"] for line in lines)
     feed = Feed()
@@ -122,13 +122,13 @@ def test_the_recorded_full_channel_is_relayed_whole():
 
 
 @pytest.mark.parametrize(
-    ("trades", "delivered", "told", "counts"),
+    ("trades", "delivered", "reported", "counts"),
     [
-        # FEED §6.4: the next match has trade_id + 1 if nothing was lost.
+        # COINBASE §6.4: the next match has trade_id + 1 if none is missing.
         ([match(7, "last_match"), match(8)], [0, 1], [], (0, 0, 0)),
         ([match(7), match(9)], [0, 1], [gap(8, 8)], (1, 1, 0)),
         ([match(7), match(12), match(14)], [0, 1, 2], [gap(8, 11), gap(13, 13)], (2, 5, 0)),
-        # A reconnection: its last_match says how many were missed, if any.
+        # A reconnection: its last_match shows how many are missing, if any.
         ([match(7), match(7, "last_match"), match(8)], [0, 2], [], (0, 0, 1)),
         ([match(7), match(9, "last_match"), match(10)], [0, 1, 2], [gap(8, 8)], (1, 1, 0)),
         ([match(7, "last_match")] * 3, [0], [], (0, 0, 2)),
@@ -140,18 +140,18 @@ def test_the_recorded_full_channel_is_relayed_whole():
             [gap(2, 2, Topic("matches", "X-Y"))],
             (1, 1, 0),
         ),
-        # What is no trade id is not compared, and does not disturb those that are.
+        # A value that is no trade id is not compared, and does not affect true trade ids.
         ([match(7), match("8"), match(None), match(8)], [0, 1, 2, 3], [], (0, 0, 0)),
         ([match(7), match(-1), match(2**60), match(8)], [0, 1, 2, 3], [], (0, 0, 0)),
         ([match(7.0), match(True), match([7])], [0, 1, 2], [], (0, 0, 0)),
     ],
 )
-def test_trades_are_delivered_once_or_reported_missing(trades, delivered, told, counts):
-    """No silent loss (invariant 2), and no trade counted twice by who sums volumes."""
-    feed, heard = hear(trades)
+def test_trades_are_delivered_once_or_reported_missing(trades, delivered, reported, counts):
+    """No loss is silent, and a subscriber that sums volumes counts no trade twice."""
+    feed, batches = receive_each(trades)
 
-    assert [trades[at] for at in delivered] == relayed(heard)
-    assert told == [notice for received in heard for notice in received.notices]
+    assert [trades[at] for at in delivered] == payloads_of(batches)
+    assert reported == [notice for received in batches for notice in received.notices]
     arbiter = feed.session.arbiter
     assert counts == (arbiter.gaps, arbiter.missing["matches"], arbiter.dropped["repeat"])
 
@@ -159,23 +159,23 @@ def test_trades_are_delivered_once_or_reported_missing(trades, delivered, told, 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.booleans())
 def test_trades_and_gaps_together_are_every_trade(trade_ids, in_one_read):
-    """However trades arrive, what was told and what was sent add up."""
+    """For any arrivals, the trades delivered and those reported missing add up."""
     feed = Feed()
     reads = [trade_ids] if in_one_read else [[trade_id] for trade_id in trade_ids]
-    heard = [feed.receive(*map(match, read)) for read in reads]
-    sent = [message.trade_id for received in heard for message in received.messages]
-    told = [json.loads(notice.payload) for received in heard for notice in received.notices]
-    missing = [n for t in told for n in range(t["first_trade_id"], t["last_trade_id"] + 1)]
-    named = [pair for received in heard for pair in received.missing_trades]
+    batches = [feed.receive(*map(match, read)) for read in reads]
+    sent = [message.trade_id for received in batches for message in received.messages]
+    reported = [json.loads(notice.payload) for received in batches for notice in received.notices]
+    missing = [n for t in reported for n in range(t["first_trade_id"], t["last_trade_id"] + 1)]
+    named = [pair for received in batches for pair in received.missing_trades]
 
     assert list(range(trade_ids[0], max(sent) + 1)) == sorted(sent + missing)
     assert len(missing) == feed.session.arbiter.missing["matches"]
     assert len(trade_ids) == len(sent) + feed.session.dropped["repeat"]
-    assert [("BTC-USD", Gap(t["first_trade_id"], t["last_trade_id"])) for t in told] == named
+    assert [("BTC-USD", Gap(t["first_trade_id"], t["last_trade_id"])) for t in reported] == named
 
 
-def test_a_topic_that_was_let_go_begins_anew():
-    """Trades nobody wanted are not missing when somebody wants the product again."""
+def test_a_released_topic_starts_again():
+    """Trades without demand are not missing when a subscriber wants the product again."""
     feed = Feed()
     feed.receive(match(7))
     feed.session.forget(MATCHES)
@@ -190,8 +190,8 @@ def test_a_topic_that_was_let_go_begins_anew():
 @pytest.mark.parametrize(
     ("kept", "notices"), [({MATCHES}, [gap(8, 8)]), ({TICKER}, []), (set(), [])]
 )
-def test_only_what_is_held_is_remembered(kept, notices):
-    """A product may stay while one of its channels goes."""
+def test_only_held_topics_have_state(kept, notices):
+    """A product may stay while one of its channels is released."""
     feed = Feed()
     feed.receive(match(7))
     feed.session.hold_only(kept)
@@ -199,8 +199,8 @@ def test_only_what_is_held_is_remembered(kept, notices):
     assert notices == feed.receive(match(9)).notices
 
 
-def test_stragglers_of_a_topic_that_is_no_longer_held_leave_no_trace():
-    """The next subscriber of full would be notified of a gap that began with them."""
+def test_stragglers_of_a_released_topic_create_no_state():
+    """The next subscriber of full would get a gap notice that began with them."""
     full = Topic("full", "BTC-USD")
     feed = Feed({full, HEARTBEAT})
 
@@ -223,7 +223,7 @@ def test_stragglers_of_a_topic_that_is_no_longer_held_leave_no_trace():
     assert feed.session.products == {}
 
 
-def test_trade_ids_that_are_set_back_are_counted_anew():
+def test_trade_ids_that_are_set_back_are_delivered_again():
     """A sandbox that is reset must not look like a market of repeats for ever after."""
     feed = Feed()
     far = TRADE_ID_STEP_MAX + 100
@@ -250,8 +250,8 @@ def ticker(sequence):
     return b'{"type":"ticker","product_id":"BTC-USD","sequence":%d}' % sequence
 
 
-def test_a_server_that_is_a_few_trades_behind_repeats_nothing():
-    """A reconnection may land on a neighbour; its last match was delivered before."""
+def test_a_server_that_lags_a_few_trades_repeats_nothing():
+    """A reconnection may reach another server; its last match was delivered before."""
     feed = Feed()
     feed.receive(match(100), match(101))
     received = feed.receive(match(100, "last_match"), match(101), match(102))
@@ -260,11 +260,11 @@ def test_a_server_that_is_a_few_trades_behind_repeats_nothing():
     assert [] == received.notices
 
 
-def test_a_gap_stands_between_the_messages_that_it_parts():
-    """Told before everything in the read, it would speak of what is yet to come."""
+def test_a_gap_is_placed_between_its_messages():
+    """Placed before the whole read, it would report messages that are yet to arrive."""
     feed = Feed()
     received = feed.receive(match(1), match(2), match(4), match(5))
-    parts = [([m.trade_id for m in messages], told) for messages, told in received.parts()]
+    parts = [([m.trade_id for m in messages], reported) for messages, reported in received.parts()]
 
     assert [([1, 2], []), ([4, 5], [gap(3, 3)])] == parts
     first = feed.receive(match(9))
@@ -272,8 +272,8 @@ def test_a_gap_stands_between_the_messages_that_it_parts():
     assert [([], [])] == list(feed.receive().parts())
 
 
-def test_what_nobody_asked_for_is_neither_relayed_nor_watched():
-    """An exchange that sends the whole market must not fill our memory with it."""
+def test_a_topic_that_is_not_held_is_neither_delivered_nor_watched():
+    """An exchange that sends the whole market must not fill memory with it."""
     feed = Feed({MATCHES})
     beat = b'{"type":"heartbeat","product_id":"X-Y","sequence":1}'
     received = feed.receive(
@@ -286,8 +286,8 @@ def test_what_nobody_asked_for_is_neither_relayed_nor_watched():
     assert not feed.source.heard_heartbeat
 
 
-def test_an_absurd_trade_id_is_relayed_and_named_and_silences_nothing():
-    """Raw is sacred, also when it is wrong; what follows it must not be lost for it."""
+def test_an_absurd_trade_id_is_delivered_and_logged_and_silences_nothing():
+    """Raw messages are unchanged, also when wrong; later messages must not be lost for it."""
     received = Feed().receive(match(11), match(2**53 - 1), *map(match, range(12, 16)))
 
     assert [11, 2**53 - 1, 12, 13, 14, 15] == [m.trade_id for m in received.messages]
@@ -295,12 +295,12 @@ def test_an_absurd_trade_id_is_relayed_and_named_and_silences_nothing():
     assert not received.notices
 
 
-def test_products_beyond_what_is_remembered_are_not_relayed(monkeypatch):
-    """A feed with endless products must not grow the table without end (invariant 4)."""
+def test_products_beyond_the_limit_are_not_delivered(monkeypatch):
+    """A feed with endless products must not fill memory."""
     monkeypatch.setattr(upstream, "TOPICS_MAX", 1)
-    feed, heard = hear([match(7), match(1, product_id="X-Y"), match(9, product_id="X-Y")])
+    feed, batches = receive_each([match(7), match(1, product_id="X-Y"), match(9, product_id="X-Y")])
 
-    assert [match(7)] == relayed(heard)
+    assert [match(7)] == payloads_of(batches)
     assert {"unwanted": 2} == feed.session.dropped
     assert ["BTC-USD"] == list(feed.session.products)
 
@@ -328,11 +328,11 @@ DIRT = {
 
 
 @pytest.mark.parametrize("payload", DIRT.values(), ids=DIRT)
-def test_dirt_in_a_message_is_the_subscribers_business(payload):
-    """All of it has been seen on the real feed or may be (FEED §6.6); none of it is ours."""
+def test_unusual_values_in_a_message_are_delivered_unchanged(payload):
+    """All of them were seen on the real feed, or may be (COINBASE §6.6); none is hedgehogd's."""
     first = b'{"type":"snapshot","product_id":"BTC-USD","asks":[],"bids":[]}'
-    feed, heard = hear([first, payload])
-    [message] = heard[1].messages
+    feed, batches = receive_each([first, payload])
+    [message] = batches[1].messages
 
     assert payload == message.payload
     assert encode_text(payload) == message.frame
@@ -359,12 +359,12 @@ DROPPED = [
 @pytest.mark.parametrize(
     ("payload", "reason", "text"), DROPPED, ids=[repr(payload[:40]) for payload, *_ in DROPPED]
 )
-def test_what_cannot_be_routed_is_dropped_counted_and_named(payload, reason, text):
-    """Crash never on what others send (invariant 5), and never fill the log with it."""
-    feed, heard = hear([match(7), payload, match(8)])
-    [oddity] = heard[1].oddities
+def test_a_message_without_a_route_is_dropped_counted_and_logged(payload, reason, text):
+    """No message of a peer raises an error, and none fills the log."""
+    feed, batches = receive_each([match(7), payload, match(8)])
+    [oddity] = batches[1].oddities
 
-    assert [match(7), match(8)] == relayed(heard)
+    assert [match(7), match(8)] == payloads_of(batches)
     assert {reason: 1} == feed.session.dropped
     assert oddity.startswith(text)
     assert len(oddity) <= 200
@@ -373,9 +373,9 @@ def test_what_cannot_be_routed_is_dropped_counted_and_named(payload, reason, tex
 @pytest.mark.parametrize(
     ("held", "resyncs"), [({TICKER, LEVEL2, MATCHES}, [LEVEL2]), ({TICKER}, []), (None, [])]
 )
-def test_an_unreadable_update_has_the_books_of_its_connection_begin_again_once(held, resyncs):
-    """It may have been an update to any of them; when that did not help, the exchange means it."""
-    feed, [received] = hear([b'{"type":"l2update","changes":[["bu'], held)
+def test_an_unreadable_update_requests_the_snapshots_of_its_connection_once(held, resyncs):
+    """It may be an update of any book; when snapshots do not help, the exchange means it."""
+    feed, [received] = receive_each([b'{"type":"l2update","changes":[["bu'], held)
     assert resyncs == received.resyncs
     assert feed.receive(b'{"type":"snapshot","product_id":7}').resyncs == []
 
@@ -387,8 +387,8 @@ def test_an_unreadable_update_has_the_books_of_its_connection_begin_again_once(h
     "payload", [b"garbage", b"{}", b'{"type":null,"changes":[]}', b"[]", b"7", b"null", b"<html>"]
 )
 def test_a_message_without_a_type_cannot_be_an_update(payload):
-    """It is counted, and no book begins again for it."""
-    feed, [received] = hear([payload], {TICKER, LEVEL2})
+    """It is counted, and no snapshot is requested for it."""
+    feed, [received] = receive_each([payload], {TICKER, LEVEL2})
 
     assert (received.resyncs, feed.session.dropped) == ([], {"garbage": 1})
 
@@ -398,22 +398,24 @@ def test_a_message_without_a_type_cannot_be_an_update(payload):
     [
         ({TICKER, LEVEL2}, PRODUCT_SILENCE_S + 0.1, [LEVEL2, BATCH]),
         ({TICKER, LEVEL2}, PRODUCT_SILENCE_S, []),
-        (None, 1000, []),  # nobody listens for its heartbeats
+        (None, 1000, []),  # no subscribe to its heartbeats
     ],
 )
-def test_a_product_that_was_silent_asks_for_its_book_when_it_speaks_again(held, pause_s, resyncs):
-    """It was interrupted; heartbeats come each second."""
+def test_a_product_that_was_silent_requests_its_snapshot(held, pause_s, resyncs):
+    """It was interrupted: heartbeats arrive each second."""
     snapshot = b'{"type":"snapshot","product_id":"BTC-USD"}'
-    feed, _ = hear([snapshot], held)
+    feed, _ = receive_each([snapshot], held)
     feed.now = pause_s
 
     assert resyncs == feed.receive(ticker(7)).resyncs
     assert [] == feed.receive(ticker(8)).resyncs
 
 
-def test_who_does_not_lead_a_product_does_not_have_its_book_asked_for():
-    """The other line may have been quiet for an hour; the leader's book is whole."""
-    feed, _ = hear([ticker(1), b'{"type":"snapshot","product_id":"BTC-USD"}'], {TICKER, LEVEL2})
+def test_a_connection_that_is_not_primary_requests_no_snapshot():
+    """The other line may have been quiet for an hour; the primary's book is whole."""
+    feed, _ = receive_each(
+        [ticker(1), b'{"type":"snapshot","product_id":"BTC-USD"}'], {TICKER, LEVEL2}
+    )
     leader = feed.source
     feed.source = Source(1, {TICKER, LEVEL2})
     feed.session.connected(feed.source)
@@ -428,8 +430,8 @@ def test_who_does_not_lead_a_product_does_not_have_its_book_asked_for():
     ("payload", "due"),
     [("key", 2), ("Authentication Failed", 1), ("delisted", 2)],
 )
-def test_only_an_error_about_our_key_is_the_whole_answer_to_a_request(payload, due):
-    """All others are followed by their acknowledgement."""
+def test_only_an_error_about_the_key_is_the_whole_answer_to_a_request(payload, due):
+    """Every other error is followed by its acknowledgement."""
     errors = {
         "key": error(KEYS_NEEDED),
         "Authentication Failed": error("Bad Key", "Authentication Failed"),
@@ -442,17 +444,17 @@ def test_only_an_error_about_our_key_is_the_whole_answer_to_a_request(payload, d
     assert due == feed.source.acks_due
 
 
-def test_a_recording_goes_on_behind_an_error_that_is_in_it():
-    """All that comes in one is held, whatever was refused or complained of then."""
+def test_a_recording_continues_after_an_error_that_is_in_it():
+    """It holds every topic, for any refusal in it."""
     errors = [error(KEYS_NEEDED), b'{"message":"ErrSlowConsume","type":"error"}']
-    feed, heard = hear([match(7), *errors, match(8)])
+    feed, batches = receive_each([match(7), *errors, match(8)])
 
-    assert [match(7), match(8)] == relayed(heard)
+    assert [match(7), match(8)] == payloads_of(batches)
     assert feed.source.held is None
 
 
-def test_what_was_refused_is_not_missed_in_the_acknowledgement():
-    """It would be asked for again and again."""
+def test_a_refused_topic_is_not_missed_in_the_acknowledgement():
+    """It would be requested again and again."""
     feed = Feed()
     feed.source.held = frozenset()
     feed.source.ask([LEVEL2, TICKER], 0)
@@ -463,20 +465,22 @@ def test_what_was_refused_is_not_missed_in_the_acknowledgement():
     assert [] == feed.receive(acknowledgement(("ticker", "BTC-USD"))).unacknowledged
 
 
-def test_an_unknown_type_is_named_once_and_counted_always():
+def test_an_unknown_type_is_logged_once_and_always_counted():
     """A new channel of the exchange would otherwise write a line per message."""
-    feed, heard = hear([b'{"type":"lottery"}'] * 5)
+    feed, batches = receive_each([b'{"type":"lottery"}'] * 5)
 
     assert feed.session.dropped["unknown_type"] == 5
-    assert [len(received.oddities) for received in heard] == [1, 0, 0, 0, 0]
+    assert [len(received.oddities) for received in batches] == [1, 0, 0, 0, 0]
 
 
-def test_the_names_of_unknown_types_are_not_collected_without_end():
-    """A hostile feed invents a type a message."""
-    feed, heard = hear(b'{"type":"x%d"}' % number for number in range(1000))
+def test_the_number_of_unknown_types_is_bounded():
+    """A hostile feed invents a type for each message."""
+    feed, batches = receive_each(b'{"type":"x%d"}' % number for number in range(1000))
 
     assert feed.session.dropped["unknown_type"] == 1000
-    assert sum(len(received.oddities) for received in heard) == len(feed.session._odd_types) == 100
+    assert (
+        sum(len(received.oddities) for received in batches) == len(feed.session._odd_types) == 100
+    )
 
 
 def error(reason, message="Failed to subscribe"):
@@ -507,8 +511,8 @@ KEYS_NEEDED = "level2, level3, and full channels now require authentication. htt
     ],
 )
 def test_an_error_is_a_refusal_of_a_product_or_a_complaint(payload, refusals, complaints):
-    """The one is told to whoever asked for the product; the other is the operator's alarm."""
-    _, [received] = hear([payload])
+    """A refusal goes to the product's subscribers; a complaint is the operator's alarm."""
+    _, [received] = receive_each([payload])
 
     assert refusals == received.refusals
     assert complaints == received.complaints
@@ -518,12 +522,12 @@ def test_an_error_is_a_refusal_of_a_product_or_a_complaint(payload, refusals, co
 @pytest.mark.parametrize(
     ("held", "payload", "refused", "complaints"),
     [
-        # Without a key: what needs one is not to be had, and no alarm.
+        # Without a key: channels that need one are refused, and no alarm is raised.
         ({LEVEL2, TICKER}, error(KEYS_NEEDED), ["level2"], 0),
         ({LEVEL2, Topic("full", "ETH-USD")}, error(KEYS_NEEDED), ["full", "level2"], 0),
         ({TICKER}, error(KEYS_NEEDED), [], 1),
         (None, error(KEYS_NEEDED), [], 1),
-        # A key that is no good is the operator's matter as well.
+        # An invalid key concerns the operator as well.
         ({LEVEL2, TICKER}, error("Bad Key", "Authentication Failed"), ["level2"], 1),
         # An older exchange, or relay, that has fewer channels.
         ({BATCH, TICKER}, error("level2_50 is not a valid channel"), ["level2_batch"], 0),
@@ -531,8 +535,8 @@ def test_an_error_is_a_refusal_of_a_product_or_a_complaint(payload, refusals, co
     ],
 )
 def test_a_channel_may_be_refused(held, payload, refused, complaints):
-    """Those who asked are told in the exchange's words; the others go on."""
-    feed, [received] = hear([payload], held)
+    """Its subscribers get the exchange's own words; the other channels continue."""
+    feed, [received] = receive_each([payload], held)
     text = json.loads(payload)
 
     assert [Refusal("", text["message"], text["reason"], c) for c in refused] == received.refusals
@@ -543,8 +547,8 @@ def test_a_channel_may_be_refused(held, payload, refused, complaints):
     assert [] == again.refusals
 
 
-def test_what_stands_in_for_a_refused_book_is_a_book_of_both_channels():
-    """level2 is served from level2_batch when there is no key (FEED §5)."""
+def test_level2_batch_serves_both_channels_when_level2_is_refused():
+    """The exchange refuses level2 without a key (COINBASE §5)."""
     feed = Feed({LEVEL2})
     feed.receive(error(KEYS_NEEDED))
     feed.source.held |= {BATCH}
@@ -564,15 +568,17 @@ def acknowledgement(*rows):
         ({TICKER, BATCH}, 1, acknowledgement(("ticker", "BTC-USD"), ("level2_50", "BTC-USD")), []),
         ({TICKER, MATCHES}, 1, acknowledgement(("ticker", "BTC-USD")), [MATCHES]),
         ({TICKER, MATCHES}, 0, acknowledgement(), [MATCHES, TICKER]),
-        ({TICKER, MATCHES}, 2, acknowledgement(), []),  # it has not heard all yet
+        ({TICKER, MATCHES}, 2, acknowledgement(), []),  # a request is still outstanding
         (None, 1, acknowledgement(), []),
         ({TICKER}, 1, b'{"type":"subscriptions","channels":7}', []),
         ({Topic("rfq_matches", "")}, 1, acknowledgement(("rfq_matches", "ALL")), []),
         ({Topic("status", "")}, 1, acknowledgement(("status",)), []),
     ],
 )
-def test_what_the_exchange_does_not_acknowledge_is_asked_for_anew(held, due, payload, missing):
-    """A subscribe can be lost without an error (PAIN)."""
+def test_a_topic_that_the_exchange_does_not_acknowledge_is_requested_again(
+    held, due, payload, missing
+):
+    """A subscribe can be lost without an error (COINBASE §16)."""
     feed = Feed(held)
     feed.source.acks_due = due
     received = feed.receive(payload)
@@ -582,9 +588,9 @@ def test_what_the_exchange_does_not_acknowledge_is_asked_for_anew(held, due, pay
     assert max(0, due - 1) == feed.source.acks_due
 
 
-def test_heartbeats_are_listened_for_on_each_connection():
-    """A line that carried them and falls silent is dead; one that never did is not (PAIN §1)."""
-    feed, _ = hear([match(7)])
+def test_heartbeats_are_recorded_on_each_connection():
+    """A line with heartbeats that falls silent is dead; one without is not (COINBASE §16.1)."""
+    feed, _ = receive_each([match(7)])
     assert not feed.source.heard_heartbeat
 
     feed.receive(BEAT)
@@ -597,9 +603,9 @@ def test_heartbeats_are_listened_for_on_each_connection():
 BEAT = b'{"type":"heartbeat","product_id":"BTC-USD","sequence":1}'
 
 
-def test_products_whose_heartbeats_stop_are_quiet():
-    """The connection lives, one product on it does not (PAIN §1)."""
-    feed, _ = hear([BEAT, match(7, product_id="X-Y")])
+def test_a_product_without_its_heartbeats_is_quiet():
+    """The connection lives, one product on it does not (COINBASE §16.1)."""
+    feed, _ = receive_each([BEAT, match(7, product_id="X-Y")])
     feed.now = 9.0
     feed.receive(ticker(1))
 
@@ -611,8 +617,8 @@ def test_products_whose_heartbeats_stop_are_quiet():
 
 
 @pytest.mark.parametrize("held", [{TICKER}, set(), None])
-def test_a_product_that_a_connection_lets_go_begins_anew_there(held):
-    """So that its return is noticed; another line's memory of it stays."""
+def test_a_product_that_a_connection_releases_starts_again_there(held):
+    """So its return is noticed; the state of another line stays."""
     feed = Feed({MATCHES, TICKER})
     feed.receive(match(7), b'{"type":"ticker","product_id":"BTC-USD"}')
     feed.source.held = held
@@ -623,8 +629,8 @@ def test_a_product_that_a_connection_lets_go_begins_anew_there(held):
 
 
 def test_trades_are_watched_across_connections():
-    """What was missed while the line was down is exactly what gaps are about."""
-    feed, _ = hear([match(7)])
+    """Trades missed while the line was down are the usual gaps."""
+    feed, _ = receive_each([match(7)])
     assert is_empty(feed.session.lost(feed.source, 1))
     feed.connect()
     received = feed.receive(match(9, "last_match"), match(10))
@@ -632,8 +638,8 @@ def test_trades_are_watched_across_connections():
     assert [gap(8, 8)] == received.notices
 
 
-def test_what_waits_comes_out_when_its_time_is_up():
-    """The caller asks when, and comes then."""
+def test_queued_messages_are_released_when_the_gap_is_due():
+    """The caller asks for the time and calls then."""
     feed = Feed()
     feed.session.connected(Source(1, None))
     feed.receive(match(1), match(3))
@@ -644,7 +650,7 @@ def test_what_waits_comes_out_when_its_time_is_up():
 
 
 def test_the_order_of_a_read_is_kept_across_topics():
-    """Per product, upstream order holds across channels (invariant 1)."""
+    """The exchange's order of a product holds across channels."""
     payloads = [
         match(7),
         ticker(7),
@@ -667,7 +673,7 @@ def test_the_order_of_a_read_is_kept_across_topics():
 
 
 def test_a_key_that_failed_is_tried_again_and_a_missing_one_is_not():
-    """A clock may have been wrong; a channel that wants a key will always want one."""
+    """A clock may have been wrong; a channel that needs a key will always need one."""
     source = Source(held=[Topic("level2", "BTC-USD"), Topic("ticker", "BTC-USD")])
     session = UpstreamSession()
     session.connected(source)
@@ -687,7 +693,7 @@ def test_a_key_that_failed_is_tried_again_and_a_missing_one_is_not():
 
 
 def test_a_second_error_about_a_key_that_is_known_to_be_missing_is_no_complaint():
-    """A subscribe that was on its way already gets the same answer."""
+    """A subscribe that was in flight already gets the same answer."""
     source = Source(held=[Topic("level2", "BTC-USD")])
     session = UpstreamSession()
     session.connected(source)

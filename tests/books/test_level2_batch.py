@@ -1,4 +1,4 @@
-"""level2_batch, made from level2: 50 ms of changes in one message."""
+"""Messages of level2_batch, made from level2: 50 ms of changes in one message."""
 
 import json
 
@@ -21,7 +21,7 @@ async def change(plumbing, price, size):
 
 
 async def test_a_window_s_changes_are_one_message(plumbing, producer, nursery, autojump_clock):
-    """Who asked for less gets less, at the end of 50 ms, and the same book."""
+    """A client of level2_batch receives fewer messages, at the end of 50 ms, and the same book."""
     send, inbox = trio.open_memory_channel(1)
     nursery.start_soon(plumbing.broker.run, inbox)
     nursery.start_soon(producer.run, send)
@@ -45,8 +45,8 @@ async def test_a_window_s_changes_are_one_message(plumbing, producer, nursery, a
     assert len(fine.messages) == 6
 
 
-async def test_with_nobody_there_no_window_ends(plumbing, producer, nursery, autojump_clock):
-    """Twenty deliveries a second for nothing."""
+async def test_without_subscribers_no_window_ends(plumbing, producer, nursery, autojump_clock):
+    """It would be twenty deliveries a second for nothing."""
     send, inbox = trio.open_memory_channel(1)
     nursery.start_soon(producer.run, send)
     plumbing.join("level2")

@@ -1,4 +1,4 @@
-"""Order books beside the tape: what is passed on, what is cut out, what is asked for anew."""
+"""Order books in step with the tape: changes removed from messages, and snapshots requested."""
 
 import json
 
@@ -38,7 +38,7 @@ def books(demand):
 
 
 async def begin(books, *more, channel="level2"):
-    """Load a snapshot and follow it and what comes behind it; return what is passed on."""
+    """Load a snapshot, follow it and the messages after it; return the messages to deliver."""
     snapshot = a_snapshot(channel)
     await books.load(snapshot)
     return books.follow([snapshot, *more])
@@ -48,43 +48,43 @@ def bids_of(books):
     return [list(row) for row in books.get(BTC).book.top(9)[0]]
 
 
-async def test_what_the_exchange_sends_is_passed_on_as_it_is(books):
-    """Raw is sacred; and other channels are none of the books' business."""
+async def test_messages_of_the_exchange_are_delivered_unchanged(books):
+    """Messages stay raw, and messages of other channels do not concern the books."""
     update, ticker = an_update(["buy", "100", "7"]), make_message("ticker")
-    passed = await begin(books, update, ticker)
+    delivered = await begin(books, update, ticker)
 
-    assert passed[1] is update
-    assert passed[2] is ticker
+    assert delivered[1] is update
+    assert delivered[2] is ticker
     assert bids_of(books) == [["100", "7"], ["99.50", "2"]]
     assert len(books) == 1
 
 
 @pytest.mark.parametrize(("channel", "also"), [("level2", "level2_batch"), ("level2_batch", None)])
-async def test_a_snapshot_of_level2_begins_level2_batch_too(books, channel, also):
-    """One message, once, for whoever waits for either."""
+async def test_a_snapshot_of_level2_serves_level2_batch_too(books, channel, also):
+    """It is one message, sent once to subscribers of either channel."""
     snapshot = a_snapshot(channel, also=None if also else LEVEL2)
     books.begin_both(snapshot)
 
     assert snapshot.also == (Topic(also, BTC) if also else LEVEL2)
 
 
-async def test_a_removal_of_a_level_that_does_not_exist_is_cut_out(books):
-    """Clients crash on it (FEED §6.6); the rest of its message stays, keys and all."""
+async def test_a_removal_of_a_level_that_does_not_exist_is_dropped(books):
+    """Clients crash on it (COINBASE §6.6); the rest of its message stays, with all keys."""
     bare = an_update(["buy", "55", "0.00"])
     mixed = an_update(
         ["buy", "55", "0"], ["buy", "100", "0"], ["sell", "103", "4"], ["buy", "100", "0"],
         channel="level2_batch", also=LEVEL2, time="now",
     )  # fmt: skip
-    passed = await begin(books, bare, mixed)
+    delivered = await begin(books, bare, mixed)
 
-    assert len(passed) == 2
-    cut = passed[1]
-    assert json.loads(cut.payload) == {
+    assert len(delivered) == 2
+    trimmed = delivered[1]
+    assert json.loads(trimmed.payload) == {
         **json.loads(mixed.payload),
         "changes": [["buy", "100", "0"], ["sell", "103", "4"]],
     }
-    assert cut.frame.endswith(cut.payload)
-    assert (cut.topic, cut.type, cut.also) == (BATCH, "l2update", LEVEL2)
+    assert trimmed.frame.endswith(trimmed.payload)
+    assert (trimmed.topic, trimmed.type, trimmed.also) == (BATCH, "l2update", LEVEL2)
     assert books.bare_removals == 3
 
 
@@ -93,14 +93,14 @@ async def test_a_removal_of_a_level_that_does_not_exist_is_cut_out(books):
     [[["buy", "1e99", "1"]], [["buy", "100", "9"], ["but", "99", "1"]], 7, [None], [["buy", "1"]]],
 )
 @pytest.mark.parametrize("gathers", [False, True])
-async def test_an_unreadable_change_is_passed_on_and_costs_itself(books, demand, rows, gathers):
-    """The book goes on with all others; one new snapshot is asked for, and no second one."""
+async def test_an_unreadable_change_is_delivered_and_costs_itself(books, demand, rows, gathers):
+    """The book applies the other changes; one new snapshot is requested, and no second one."""
     if gathers:
         demand.want([BATCH])
     message, good = make_message("level2", changes=rows), an_update(["buy", "98", "1"])
-    passed = await begin(books, message, good, message)
+    delivered = await begin(books, message, good, message)
 
-    assert passed[1:] == [message, good, message]
+    assert delivered[1:] == [message, good, message]
     assert bids_of(books)[-1] == ["98", "1"]
     assert (books.resyncs, books.unreadable) == ({"bad_update": 1}, 2)
     assert demand.take_snapshots() == {LEVEL2, BATCH}
@@ -109,8 +109,8 @@ async def test_an_unreadable_change_is_passed_on_and_costs_itself(books, demand,
     assert books.withheld == {"bad_update": 2}
 
 
-async def test_after_an_hour_an_unreadable_change_asks_again(books, demand, autojump_clock):
-    """The exchange may have been mended meanwhile, and broken again."""
+async def test_after_an_hour_an_unreadable_change_requests_again(books, demand, autojump_clock):
+    """The exchange may have been repaired meanwhile, and be broken again."""
     bad = make_message("level2", changes=[None])
     await begin(books, bad, bad)
     await trio.sleep(RESYNC_AGAIN_S)
@@ -119,8 +119,8 @@ async def test_after_an_hour_an_unreadable_change_asks_again(books, demand, auto
     assert (books.resyncs, books.withheld) == ({"bad_update": 2}, {"bad_update": 1})
 
 
-async def test_a_snapshot_without_sides_is_passed_on_and_asked_for_once_more(books, demand):
-    """Until one comes there is no book, and updates are passed on as they are."""
+async def test_a_snapshot_without_sides_is_delivered_and_requested_again(books, demand):
+    """There is no book before a valid one, and updates are delivered unchanged."""
     bad, update = a_snapshot(bids=None, asks=None), an_update(["buy", "55", "0"])
     for _ in range(2):
         await books.load(bad)
@@ -134,8 +134,8 @@ async def test_a_snapshot_without_sides_is_passed_on_and_asked_for_once_more(boo
     assert books.resyncs == {"bad_snapshot": 2}
 
 
-async def test_a_snapshot_with_an_odd_row_is_a_book_without_it(books, demand, capsys):
-    """One more is asked for; when it has such a row too, that is reported once."""
+async def test_a_snapshot_with_an_unreadable_row_is_a_book_without_it(books, demand, capsys):
+    """One more is requested; when it has such a row too, that is logged once."""
     odd = [["0.-10000", "1"], *BIDS]
     for _ in range(3):
         await books.load(a_snapshot(bids=odd))
@@ -144,7 +144,7 @@ async def test_a_snapshot_with_an_odd_row_is_a_book_without_it(books, demand, ca
     assert demand.take_snapshots() == {LEVEL2, BATCH}
     assert capsys.readouterr().out.count("the same fault again") == 1
 
-    await begin(books)  # it helped: the next odd row is new evidence
+    await begin(books)  # it helped: the next unreadable row is new evidence
     await books.load(a_snapshot(bids=odd))
     assert books.resyncs == {"bad_rows": 2}
 
@@ -160,18 +160,18 @@ async def test_the_log_of_unreadable_books_is_bounded(books, monkeypatch, capsys
     assert books.withheld == {"bad_rows": 5}
 
 
-async def test_a_crossed_book_is_asked_for_anew_once(books, demand):
-    """Books of continuous trading never are, so the first such update shows a loss."""
+async def test_a_snapshot_of_a_crossed_book_is_requested_once(books, demand):
+    """A book of continuous trading is never crossed, so such an update shows a loss."""
     crossing = [an_update(["buy", "150", str(n + 1)]) for n in range(3)]
-    passed = await begin(books, *crossing)
-    assert passed[1:] == crossing
+    delivered = await begin(books, *crossing)
+    assert delivered[1:] == crossing
     assert demand.take_snapshots() == {LEVEL2, BATCH}
     books.follow(crossing)
     assert demand.take_snapshots() == frozenset()
     assert books.resyncs == {"crossed": 1}
 
 
-async def test_a_snapshot_that_is_crossed_is_meant_so(books, demand):
+async def test_a_crossed_snapshot_is_accepted(books, demand):
     """While a product is in auction its book may be crossed for minutes."""
     await begin(books, an_update(["buy", "150", "1"]))
     for _ in range(2):
@@ -184,10 +184,10 @@ async def test_a_snapshot_that_is_crossed_is_meant_so(books, demand):
 
 @pytest.mark.parametrize("known_by", ["the auction's messages", "the list of products"])
 async def test_a_book_may_be_crossed_in_an_auction(books, demand, autojump_clock, known_by):
-    """Its orders are collected and none is matched; after it, crossed means damaged."""
+    """Its orders are collected and none is matched; after it, a crossed book is damaged."""
     crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
     auction = make_message("auctionfeed", kind="auction")
-    assert books.follow([auction]) == [auction]  # its book is not held
+    assert books.follow([auction]) == [auction]  # there is no book of it
     await begin(books)
     if known_by == "the list of products":
         books.is_in_auction = {BTC}.__contains__
@@ -203,7 +203,7 @@ async def test_a_book_may_be_crossed_in_an_auction(books, demand, autojump_clock
 
 
 @pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
-async def test_a_book_that_crosses_again_and_again_is_asked_for_once(
+async def test_a_book_that_crosses_repeatedly_requests_one_snapshot(
     books, autojump_clock, uncrosses_by
 ):
     """Each snapshot goes to every subscriber; one within an hour shows that it does not help."""
@@ -221,10 +221,10 @@ async def test_a_book_that_crosses_again_and_again_is_asked_for_once(
 
 
 @pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
-async def test_a_book_that_crosses_after_it_was_repaired_is_asked_for_again(
+async def test_a_book_that_crosses_after_a_repair_requests_another_snapshot(
     books, autojump_clock, uncrosses_by
 ):
-    """An update was missed a second time."""
+    """An update was lost a second time."""
     crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
     await begin(books, crossing)
     await begin(books, *[crossing, uncrossing] * (uncrosses_by == "an update"))
@@ -235,7 +235,7 @@ async def test_a_book_that_crosses_after_it_was_repaired_is_asked_for_again(
 
 
 @pytest.mark.parametrize("sound_s", [RESYNC_REPAIRED_S - 1, RESYNC_REPAIRED_S])
-async def test_an_unreadable_change_after_the_book_was_repaired_asks_again(
+async def test_an_unreadable_change_after_a_repair_requests_another_snapshot(
     books, autojump_clock, sound_s
 ):
     """The snapshot has helped, so the change that is missed now is another one."""
@@ -247,7 +247,7 @@ async def test_an_unreadable_change_after_the_book_was_repaired_asks_again(
     is_repaired = sound_s == RESYNC_REPAIRED_S
     assert books.resyncs == {"bad_update": 1 + is_repaired}
 
-    # Without a snapshot the book misses a change, whatever time passes and whether it crosses.
+    # Without a snapshot the book misses a change, however long ago, and crossed or not.
     books.follow([crossing, an_update(["buy", "150", "0"])])
     await trio.sleep(RESYNC_REPAIRED_S)
     books.follow([bad])
@@ -255,10 +255,10 @@ async def test_an_unreadable_change_after_the_book_was_repaired_asks_again(
 
 
 @pytest.mark.parametrize(("rows", "reason"), [([None], "bad_rows"), (None, "bad_snapshot")])
-async def test_unreadable_snapshots_ask_once_however_long_the_book_was_right(
+async def test_unreadable_snapshots_request_once_however_long_the_book_was_right(
     books, autojump_clock, rows, reason
 ):
-    """That it was right before them says nothing about them."""
+    """A correct book before them does not show that they are readable."""
     await begin(books)
     await trio.sleep(RESYNC_REPAIRED_S)
     for _ in range(3):
@@ -278,8 +278,8 @@ async def test_a_crossed_book_is_not_repaired(books, autojump_clock):
     assert books.resyncs == {"bad_update": 1, "crossed": 1}
 
 
-async def test_updates_without_a_book_ask_for_one_once(books, demand):
-    """Who waits for it would wait for ever."""
+async def test_updates_without_a_book_request_one_snapshot(books, demand):
+    """A waiting subscriber would otherwise wait for ever."""
     update = an_update(["buy", "55", "0"])
 
     assert books.follow([update, update]) == [update, update]
@@ -287,8 +287,8 @@ async def test_updates_without_a_book_ask_for_one_once(books, demand):
     assert demand.take_snapshots() == {LEVEL2, BATCH}
 
 
-async def test_a_book_that_has_ended_begins_again_with_a_snapshot(books, demand):
-    """An old book given as a new one would be believed; an update alone asks for a snapshot."""
+async def test_a_book_that_has_ended_starts_again_with_a_snapshot(books, demand):
+    """Clients would believe an old book; an update alone requests a snapshot."""
     await begin(books)
     books.end({"ETH-USD"})
     assert books.is_live(BTC)
@@ -305,7 +305,7 @@ async def test_a_book_that_has_ended_begins_again_with_a_snapshot(books, demand)
 
 
 async def test_a_book_is_not_ready_while_it_is_loaded(books, nursery):
-    """46,000 levels are more than one turn of the loop should hold."""
+    """46,000 levels are too many for one turn of the loop."""
     snapshot = a_snapshot(bids=[[str(n), "1"] for n in range(1, 5000)], asks=[["9999", "1"]])
     nursery.start_soon(books.load, snapshot)
     turns = 0
@@ -316,8 +316,8 @@ async def test_a_book_is_not_ready_while_it_is_loaded(books, nursery):
     assert turns >= 5
 
 
-async def test_windows_are_gathered_only_while_somebody_wants_them(books, demand):
-    """And only from single changes: where level2_batch itself flows it is passed on."""
+async def test_windows_are_gathered_only_with_demand(books, demand):
+    """And only from level2: the exchange's own level2_batch is delivered unchanged."""
     await begin(books)
     assert not books.watch_demand()
     demand.want([BATCH])
@@ -333,8 +333,8 @@ async def test_windows_are_gathered_only_while_somebody_wants_them(books, demand
     assert list(books.gathered()) == []
 
 
-async def test_a_window_comes_to_what_changed_in_it(books, demand):
-    """Its time is the newest one; a quiet window says nothing."""
+async def test_a_window_is_its_net_changes(books, demand):
+    """Its time is the newest one; a quiet window sends no message."""
     demand.want([BATCH])
     await begin(books, an_update(["buy", "100", "7"], time="t1"), an_update(["buy", "98", "1"]))
     (message,) = books.gathered()
@@ -351,8 +351,8 @@ async def test_a_window_comes_to_what_changed_in_it(books, demand):
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00.000000Z", "", None])
-async def test_a_time_that_is_none_is_not_taken_over(books, demand, time):
-    """Seen on real updates; a message of ours would carry it on (FEED §6.6)."""
+async def test_the_year_one_is_no_time(books, demand, time):
+    """It appears in real updates; a message of hedgehogd must not repeat it (COINBASE §6.6)."""
     demand.want([BATCH])
     good, odd = (an_update(["buy", str(98 - n), "1"], time=t) for n, t in enumerate(["t1", time]))
     await begin(books, good, odd)
@@ -361,7 +361,7 @@ async def test_a_time_that_is_none_is_not_taken_over(books, demand, time):
 
 
 async def test_a_window_ends_with_the_book(books, demand):
-    """A resync begins anew; what is not ready has nothing to say."""
+    """A resync starts a new window; a book that is not ready has none."""
     demand.want([BATCH])
     await begin(books, an_update(["buy", "100", "7"]))
     bad = a_snapshot(bids=None, asks=None)
@@ -373,9 +373,7 @@ async def test_a_window_ends_with_the_book(books, demand):
     assert list(books.gathered()) == []
 
 
-async def test_who_joins_while_large_updates_are_compressed_gets_each_change_once(
-    plumbing, nursery, monkeypatch
-):
+async def test_a_joiner_during_compression_gets_each_change_once(plumbing, nursery, monkeypatch):
     """The book must not be ahead of the tape while the broker waits for a thread."""
     nursery.start_soon(plumbing.pipe.snapshots.run)
     plumbing.join("level2", form=WEBSOCKET_DEFLATE)

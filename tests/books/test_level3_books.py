@@ -1,4 +1,4 @@
-"""Level-3 books: what REST gave, joined to the tape, is what ``full`` has told."""
+"""Level-3 books: a REST book joined to the tape equals the events of ``full``."""
 
 import json
 from decimal import Decimal
@@ -33,7 +33,7 @@ def opened(sequence, order_id, price="98", size="1", side="buy"):
 
 
 class Followed:
-    """Books that follow a tape as the broker has it."""
+    """Books that follow a tape as the broker updates it."""
 
     def __init__(self):
         self.books, self.tape = OrderBooks(), Tape()
@@ -57,8 +57,8 @@ def followed():
     return Followed()
 
 
-async def test_a_book_is_missing_once_its_events_flow(followed):
-    """It is asked for when it can be joined to something, and by nobody else's events."""
+async def test_a_book_is_missing_once_its_events_arrive(followed):
+    """It is requested when events are there to join it to, and only events of its product count."""
     followed.put(make_message("ticker", sequence=3), make_message("level3", ""))
     assert followed.asked == []
     followed.put(full("received", 9), full("received", 10))
@@ -69,12 +69,12 @@ async def test_a_book_is_missing_once_its_events_flow(followed):
     assert await followed.books.answer("ETH-USD", 3, "now") is None
 
 
-async def test_what_was_fetched_is_joined_to_what_is_on_the_tape(followed):
-    """Events that it has already are passed over, later ones applied, then it follows."""
+async def test_a_fetched_book_is_joined_to_the_tape(followed):
+    """Events that it includes are skipped, later ones applied, then it follows the tape."""
     followed.put(opened(10, "c"), opened(11, "e"), full("done", 12, order_id="a"))
     await followed.load()
     followed.put(full("match", 13, maker_order_id="d", size="2", trade_id=1))
-    followed.put(make_message("full", kind="activate"))  # no event of the engine
+    followed.put(make_message("full", kind="activate"))  # no event of the matching engine
     answer = await followed.rows()
 
     assert answer["sequence"] == 13
@@ -85,7 +85,7 @@ async def test_what_was_fetched_is_joined_to_what_is_on_the_tape(followed):
 
 
 async def test_levels_of_detail(followed):
-    """As REST has them: the best, the sums, the orders."""
+    """As in REST: the best level, sums per level, single orders."""
     followed.put(full("received", 10))
     await followed.load()
 
@@ -97,7 +97,7 @@ async def test_levels_of_detail(followed):
     ]
 
 
-async def test_a_gap_ends_the_book_and_has_it_fetched_anew(followed):
+async def test_a_gap_ends_the_book_and_requests_another(followed):
     """A wrong book is worse than none."""
     followed.put(full("received", 10))
     await followed.load()
@@ -111,7 +111,7 @@ async def test_a_gap_ends_the_book_and_has_it_fetched_anew(followed):
 
 
 async def test_a_gap_on_the_tape_ends_a_book_while_it_is_loaded(followed):
-    """The events after the gap do not begin a book of their own."""
+    """The events after the gap do not start a book of their own."""
     followed.put(full("received", 10), full("received", 12), full("received", 13))
     await followed.load()
 
@@ -119,8 +119,8 @@ async def test_a_gap_on_the_tape_ends_a_book_while_it_is_loaded(followed):
     assert followed.books.missing() == [BTC]
 
 
-async def test_a_book_older_than_the_tape_is_of_no_use(followed):
-    """Between the two something is missing."""
+async def test_a_book_older_than_the_tape_is_dropped(followed):
+    """Events between the two are missing."""
     followed.put(full("received", 15), full("received", 16))
     await followed.load()
 
@@ -129,7 +129,7 @@ async def test_a_book_older_than_the_tape_is_of_no_use(followed):
 
 
 async def test_sequences_that_are_set_back_end_the_book(followed):
-    """An exchange that counts anew would be taken for one that repeats itself, for ever."""
+    """Restarted sequences would be ignored as repeats, for ever."""
     followed.put(full("received", 10), full("received", 11))
     await followed.load()
     followed.put(full("received", 12), opened(5, "e"))
@@ -141,7 +141,7 @@ async def test_sequences_that_are_set_back_end_the_book(followed):
 @pytest.mark.parametrize("is_ready", [True, False])
 async def test_a_book_fetched_after_sequences_were_set_back_becomes_live(followed, is_ready):
     """Its sequence is below the first event of the old sequences, once they left the tape."""
-    followed.tape = Tape(bytes_max=1)  # it keeps the newest batch alone
+    followed.tape = Tape(bytes_max=1)  # it keeps only the newest batch
     followed.put(full("received", 10), full("received", 11))
     if is_ready:
         await followed.load()
@@ -159,7 +159,7 @@ async def test_a_book_fetched_after_sequences_were_set_back_becomes_live(followe
 
 
 async def test_a_book_that_is_ahead_of_the_feed_waits_for_it(followed):
-    """REST may be a moment ahead of what has come: those events are in the book already."""
+    """REST may be a moment ahead of the feed: the book includes those events already."""
     followed.put(full("received", 5))
     await followed.load()
     followed.put(full("received", 6), opened(FETCHED.sequence, "e"))
@@ -177,7 +177,7 @@ async def test_a_book_that_is_ahead_of_the_feed_waits_for_it(followed):
     ],
 )
 async def test_an_unreadable_event_costs_its_own_order(followed, bad):
-    """The book is not fetched again, which would be so for each such event."""
+    """The book is not fetched again, or it would be for each such event."""
     followed.put(full("received", 10))
     await followed.load()
     followed.put(bad, opened(12, "f"))
@@ -188,8 +188,8 @@ async def test_an_unreadable_event_costs_its_own_order(followed, bad):
     assert (answer["sequence"], [row[2] for row in answer["bids"]]) == (12, ["a", "b", "c", "f"])
 
 
-async def test_an_event_without_a_number_is_passed_over(followed):
-    """It has no place; if it had one, the next event shows the gap."""
+async def test_an_event_without_a_number_is_skipped(followed):
+    """It has no place; if it is a loss, the next event shows the gap."""
     followed.put(full("received", 10))
     await followed.load(FETCHED._replace(bids=[None, *BIDS]))
     followed.put(make_message("full", kind="open"), opened(11, "e"))
@@ -199,7 +199,7 @@ async def test_an_event_without_a_number_is_passed_over(followed):
 
 
 async def test_level3_makes_the_same_book(followed):
-    """Arrays of texts; the schema before them is no event."""
+    """Its events are arrays of texts; the schema before them is no event."""
     time = "2023-03-28T23:24:03.185394Z"
     followed.put(make_message("level3", "", schema={}), make_row("noop", BTC, 10, time))
     await followed.load()
@@ -215,8 +215,8 @@ async def test_level3_makes_the_same_book(followed):
     assert answer["bids"] == [["100", "1.5", "b"], ["99", "1", "c"]]
 
 
-async def test_a_book_follows_one_channel_and_goes_with_it(followed):
-    """The other one brings the same events a second time."""
+async def test_a_book_follows_one_channel_and_ends_with_it(followed):
+    """The other channel has the same events a second time."""
     followed.put(full("received", 10))
     await followed.load()
     followed.put(make_row("done", BTC, 11, "a", "t"))
@@ -233,7 +233,7 @@ async def test_a_book_follows_one_channel_and_goes_with_it(followed):
     assert followed.books.missing() == [BTC]
 
 
-async def test_loading_and_answering_leave_the_loop_to_others(followed):
+async def test_loading_and_answering_yield_to_other_tasks(followed):
     """A level-3 book of BTC-USD has two hundred thousand orders."""
     followed.put(full("received", 10))
     bids = [("1", "1", str(n)) for n in range(3000)]
@@ -243,8 +243,8 @@ async def test_loading_and_answering_leave_the_loop_to_others(followed):
         assert len((await followed.rows())["bids"]) == 3000
 
 
-async def test_who_waits_for_a_book_is_told_when_it_is_there(followed, nursery, autojump_clock):
-    """A reader of REST may ask before it has been fetched."""
+async def test_waiting_for_a_book_ends_when_it_is_ready(followed, nursery, autojump_clock):
+    """A client of REST may ask before it has been fetched."""
     followed.put(full("received", 10))
     done = []
 
@@ -262,8 +262,8 @@ async def test_who_waits_for_a_book_is_told_when_it_is_there(followed, nursery, 
     assert done == [2]
 
 
-async def test_who_waits_for_a_book_that_is_there_waits_for_nothing(followed):
-    """But lets others run."""
+async def test_waiting_for_a_ready_book_is_one_checkpoint(followed):
+    """Other tasks may run meanwhile."""
     followed.put(full("received", 10))
     await followed.load()
     with trio.testing.assert_checkpoints():
@@ -280,8 +280,8 @@ async def test_a_book_from_before_its_first_event_is_dropped(followed):
     assert followed.books.is_live(BTC)
 
 
-async def test_a_book_that_has_ended_begins_again_with_the_next_event(followed):
-    """Nothing has updated it meanwhile; one that was not ready is not counted."""
+async def test_a_book_that_has_ended_starts_again_with_the_next_event(followed):
+    """The feed has not updated it meanwhile; a book that was not ready is not counted."""
     followed.put(full("received", 10))
     followed.books.end({"ETH-USD"})
     followed.books.end(None)
@@ -306,7 +306,7 @@ async def test_a_gap_in_the_channel_that_a_book_follows_ends_it(followed):
     assert (followed.books.is_live(BTC), followed.books.lost["gap"]) == (False, 1)
 
 
-async def test_without_anybody_to_fetch_nothing_is_missed():
+async def test_without_a_fetcher_a_missing_book_is_no_error():
     """A recording has no REST."""
     books = OrderBooks()
     books.follow([full("received", 10)])
@@ -314,8 +314,8 @@ async def test_without_anybody_to_fetch_nothing_is_missed():
     assert books.missing() == [BTC]
 
 
-async def test_the_broker_joins_a_fetched_book_to_what_came_before_it(plumbing):
-    """In the order of the inbox; what is forgotten is gone."""
+async def test_the_broker_joins_a_fetched_book_to_the_events_before_it(plumbing):
+    """In the order of the inbox; a forgotten book is not loaded."""
     await plumbing.broker.publish([Delivery([full("received", 10)], flows=frozenset({FULL}))])
     await plumbing.broker.publish(
         [Delivery([opened(11, "e")]), Delivery([opened(12, "f")], order_book=FETCHED)]
@@ -375,12 +375,12 @@ def numbers(rows):
 
 @given(st.integers(0, 2**32), st.booleans(), st.integers(0, 20), st.integers(0, 20))
 async def test_an_answer_is_the_plain_book_at_its_sequence(seed, is_full, fetched_at, loaded_at):
-    """Wherever the fetched book and its arrival fall within the events."""
+    """This holds wherever the fetched book and its arrival fall within the events."""
     events = list(random_events(Random(seed), 11, 20))
     followed, reference = Followed(), Reference(BIDS, ASKS)
     old = Reference(BIDS, ASKS)
     followed.put(full("received", 10) if is_full else make_row("noop", BTC, 10, "t"))
-    loaded_at = max(loaded_at, fetched_at)  # REST cannot be ahead of what was read from it
+    loaded_at = max(loaded_at, fetched_at)  # REST cannot be ahead of the events it was made from
     for _, _, event in events[:fetched_at]:
         old.apply(event)
     fetched = FetchedOrders(BTC, *old.rows(), 10 + fetched_at)

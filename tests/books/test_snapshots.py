@@ -1,7 +1,7 @@
-"""Who joins a book late sees it whole: a snapshot, and then exactly what follows on it.
+"""A subscriber that joins a book late gets a snapshot, and then exactly the messages after it.
 
-The world at the end is the heart of it: a feed, a broker and subscribers who come and go,
-each of whom keeps a book of what it is given. The tests before it name the facts one by one.
+The last test is the main one: a feed, a broker and subscribers that join and leave, each of which
+keeps a book of the messages that it receives. The tests before it state single facts.
 """
 
 import json
@@ -56,7 +56,7 @@ def a_change(price, size, side="buy", product_id=BTC, channel="level2"):
 
 
 def kept(member):
-    """Return the book that a client keeps of all it was given: bids by price."""
+    """Return the book that a client keeps of the messages that it received: bids by price."""
     bids = None
     for message in member.messages:
         body = json.loads(message.payload)
@@ -91,8 +91,8 @@ def short_slices(monkeypatch):
     return begun
 
 
-async def test_a_late_joiner_is_given_a_snapshot_of_our_book(making):
-    """The exchange's next one might come with the next reconnection only, in days."""
+async def test_a_late_joiner_receives_a_shared_snapshot(making):
+    """The exchange's next one might arrive only with the next reconnection, in days."""
     making.join("level2")
     await making.publish(a_snapshot(), a_change(101, 2))
     _, late = making.join("level2")
@@ -106,7 +106,7 @@ async def test_a_late_joiner_is_given_a_snapshot_of_our_book(making):
 
 
 async def test_two_hundred_joiners_at_once_cost_two_snapshots_at_most(making):
-    """A fleet that is restarted must not stop the market for everybody else."""
+    """A fleet that restarts must not stop the market for the other subscribers."""
     making.join("level2")
     await making.publish(a_snapshot(levels=3000))
     members = []
@@ -123,8 +123,8 @@ async def test_two_hundred_joiners_at_once_cost_two_snapshots_at_most(making):
     assert all(kept(member) == expected for member in members)
 
 
-async def test_what_all_are_given_is_made_once(making):
-    """Its bytes, and those of the updates behind it, are shared by a cohort's worth of joiners."""
+async def test_shared_bytes_are_made_once(making):
+    """Joiners share the bytes of the snapshot and of the updates after it."""
     making.join("level2")
     await making.publish(a_snapshot())
     making.join("level2")
@@ -139,8 +139,8 @@ async def test_what_all_are_given_is_made_once(making):
     assert making.pipe.snapshots.made == 1
 
 
-async def test_a_place_on_the_tape_is_each_joiner_s_own(making):
-    """A shared one would move when the next joins: positions would claim what still waits."""
+async def test_each_joiner_has_its_own_offsets(making):
+    """A shared one would move with the next joiner: positions would include waiting messages."""
     making.join("level2")
     await making.publish(a_snapshot())
     _, first = making.join("level2")
@@ -155,7 +155,7 @@ async def test_a_place_on_the_tape_is_each_joiner_s_own(making):
 
 @pytest.mark.parametrize(("age_s", "made"), [(0.9, 1), (1.1, 2)])
 async def test_a_snapshot_serves_for_a_second(making, autojump_clock, age_s, made):
-    """Older ones would bring ever more updates behind them."""
+    """Ever more updates would follow an older one."""
     making.join("level2")
     await making.publish(a_snapshot())
     for _ in range(2):
@@ -166,8 +166,8 @@ async def test_a_snapshot_serves_for_a_second(making, autojump_clock, age_s, mad
     assert making.pipe.snapshots.made == made
 
 
-async def test_a_snapshot_whose_followers_left_the_tape_is_not_given(making):
-    """There would be a hole behind it."""
+async def test_a_snapshot_whose_updates_left_the_tape_is_not_used(making):
+    """A gap would follow it."""
     making.join("level2")
     await making.publish(a_snapshot())
     making.join("level2")
@@ -183,7 +183,7 @@ async def test_a_snapshot_whose_followers_left_the_tape_is_not_given(making):
 
 
 @pytest.mark.usefixtures("short_slices")
-async def test_making_one_leaves_the_loop_to_others(making, nursery):
+async def test_making_a_snapshot_yields_to_other_tasks(making, nursery):
     """46,000 levels in one turn would hold up every write."""
     making.join("level2")
     await making.publish(a_snapshot(levels=100))
@@ -201,8 +201,8 @@ async def wait_begun(begun):
         await trio.lowlevel.checkpoint()
 
 
-async def test_what_happens_while_one_is_made_follows_on_it(making, short_slices):
-    """It is of the moment when it was begun; the rest comes from the tape."""
+async def test_updates_during_the_making_follow_the_snapshot(making, short_slices):
+    """It is of the moment when it was begun; later messages are read from the tape."""
     making.join("level2")
     await making.publish(a_snapshot(levels=9))
     _, late = making.join("level2")
@@ -216,8 +216,8 @@ async def test_what_happens_while_one_is_made_follows_on_it(making, short_slices
     assert kept(late) == {str(n): "1" for n in range(92, 100)}
 
 
-async def test_a_resync_while_one_is_made_lets_in_at_once(making, short_slices):
-    """The exchange's own snapshot is as good, and nobody gets two."""
+async def test_a_resync_during_the_making_serves_the_joiner_at_once(making, short_slices):
+    """The exchange's own snapshot is as good, and no joiner gets two."""
     making.join("level2")
     await making.publish(a_snapshot(levels=9))
     _, late = making.join("level2")
@@ -232,7 +232,7 @@ async def test_a_resync_while_one_is_made_lets_in_at_once(making, short_slices):
 
 @pytest.mark.parametrize("lost", ["forgotten", "not ready"])
 async def test_without_a_book_joiners_wait_for_the_exchange(making, lost):
-    """An old book given as a new one would be believed."""
+    """An old book would be believed."""
     sessions = [making.join("level2")[0]]
     await making.broker.publish([Delivery([a_snapshot()], flows=frozenset({LEVEL2}))])
     sessions.append(making.join("level2")[0])
@@ -254,10 +254,8 @@ async def test_without_a_book_joiners_wait_for_the_exchange(making, lost):
     assert late.messages == [fresh]
 
 
-async def test_a_book_that_is_lost_while_joiners_are_let_in_is_given_to_no_more(
-    making, monkeypatch
-):
-    """The rest gets the fresh one."""
+async def test_a_book_that_ends_during_admission_serves_no_more_joiners(making, monkeypatch):
+    """The other joiners get the next one."""
     monkeypatch.setattr(snapshots_module, "ADMISSIONS_PER_TURN_MAX", 1)
     making.join("level2")
     await making.publish(a_snapshot())
@@ -272,8 +270,10 @@ async def test_a_book_that_is_lost_while_joiners_are_let_in_is_given_to_no_more(
     assert making.pipe.snapshots._waiting == {}
 
 
-async def test_who_closes_or_unsubscribes_while_waiting_is_let_in_nowhere(making, short_slices):
-    """And no snapshot is made for those who have left."""
+async def test_a_joiner_that_closes_or_unsubscribes_while_waiting_does_not_join(
+    making, short_slices
+):
+    """And no snapshot is made when every joiner has left."""
     making.join("level2")
     await making.publish(a_snapshot(levels=9), a_snapshot(product_id="ETH-USD"))
     closing, _ = making.join("level2", pairs=[BTC, "ETH-USD"])
@@ -288,7 +288,7 @@ async def test_who_closes_or_unsubscribes_while_waiting_is_let_in_nowhere(making
     assert member.chunks == []
 
 
-async def test_compression_is_done_once_for_all_who_negotiated_it(making, monkeypatch):
+async def test_a_snapshot_is_compressed_once(making, monkeypatch):
     """In a thread: 6 ms per MB."""
     calls = []
     run_sync = trio.to_thread.run_sync
@@ -312,8 +312,8 @@ async def test_compression_is_done_once_for_all_who_negotiated_it(making, monkey
     assert making.pipe.snapshots.made == 1
 
 
-async def test_who_leaves_while_it_is_compressed_is_not_let_in(making, monkeypatch):
-    """Each wait is a moment in which everything may change."""
+async def test_a_joiner_that_leaves_during_compression_does_not_join(making, monkeypatch):
+    """Any state may change at each checkpoint."""
     making.join("level2")
     await making.publish(a_snapshot())
     leaving, member = making.join("level2", form=WEBSOCKET_DEFLATE)
@@ -328,19 +328,19 @@ async def test_who_leaves_while_it_is_compressed_is_not_let_in(making, monkeypat
     assert member.chunks == []
 
 
-async def test_a_batch_is_cut_before_each_snapshot(plumbing):
-    """Who is let in there sees the snapshot first, and nothing from before it."""
+async def test_a_batch_is_split_before_each_snapshot(plumbing):
+    """A joiner there gets the snapshot first, and no message from before it."""
     a, b = a_change(1, 1), a_snapshot()
     parts = plumbing.pipe.snapshots.parts
 
-    plumbing.pipe.snapshots.admit(b)  # nobody waits
+    plumbing.pipe.snapshots.admit(b)  # no subscriber waits
     assert list(parts([a])) == [[a]]
     assert list(parts([b, a])) == [[b, a]]
     assert list(parts([a, b, b, a])) == [[a], [b], [b, a]]
 
 
 async def test_level2_batch_begins_at_a_window_s_end(making, nursery, autojump_clock):
-    """In the middle of one a snapshot would know of changes that its message tells again."""
+    """Within a window a snapshot would include changes that the window's message repeats."""
     send, inbox = trio.open_memory_channel(9)
     nursery.start_soon(making.broker.run, inbox)
     nursery.start_soon(Level2Batch(making.pipe.books).run, send)
@@ -357,10 +357,8 @@ async def test_level2_batch_begins_at_a_window_s_end(making, nursery, autojump_c
     assert kept(late) == {"100": "3", "5": "1"}
 
 
-async def test_who_comes_back_to_level2_batch_after_windows_were_given_up_gets_a_new_snapshot(
-    making, nursery, autojump_clock
-):
-    """What happened while nobody wanted them is in none of their messages."""
+async def test_a_joiner_after_windows_stopped_gets_a_new_snapshot(making, nursery, autojump_clock):
+    """Changes without demand are in no window."""
     send, inbox = trio.open_memory_channel(9)
     nursery.start_soon(making.broker.run, inbox)
     nursery.start_soon(Level2Batch(making.pipe.books).run, send)
@@ -377,10 +375,10 @@ async def test_who_comes_back_to_level2_batch_after_windows_were_given_up_gets_a
     assert kept(again) == {"100": "1", "101": "2"}
 
 
-async def test_what_follows_at_once_on_the_first_snapshot_is_in_a_window(
+async def test_a_change_right_after_the_first_snapshot_is_in_a_window(
     making, nursery, autojump_clock
 ):
-    """Nothing may be lost between it and the next time that windows are looked after."""
+    """No change may be lost before the demand is next examined."""
     send, inbox = trio.open_memory_channel(9)
     nursery.start_soon(making.broker.run, inbox)
     nursery.start_soon(Level2Batch(making.pipe.books).run, send)
@@ -392,7 +390,7 @@ async def test_what_follows_at_once_on_the_first_snapshot_is_in_a_window(
     assert kept(member) == {"100": "1", "101": "2"}
 
 
-async def test_a_frozen_book_that_nobody_came_for_is_not_kept(plumbing, autojump_clock):
+async def test_an_unused_frozen_book_is_not_kept(plumbing, autojump_clock):
     """A book is megabytes."""
     plumbing.join("level2_batch")
     await plumbing.publish(a_snapshot())
@@ -405,8 +403,8 @@ async def test_a_frozen_book_that_nobody_came_for_is_not_kept(plumbing, autojump
     assert plumbing.pipe.snapshots._frozen == {}
 
 
-async def test_books_that_nobody_gathers_are_not_frozen(plumbing):
-    """Who waits for ``level2`` is given any place; of what is not there nothing can be kept."""
+async def test_books_without_gathering_are_not_frozen(plumbing):
+    """A joiner of ``level2`` is served at any offset; a book that has ended cannot be frozen."""
     plumbing.join("level2_batch", "level2", pairs=["ETH-USD"])
     plumbing.join("level2")
     await plumbing.publish(a_snapshot())
@@ -426,7 +424,7 @@ FORMS = (
 
 
 class Client(FakeMember):
-    """Keeps a book of each product, and insists that what it is given makes sense."""
+    """Keeps a book of each product, and asserts that each message fits it."""
 
     __slots__ = ("books", "channels", "ids", "opened")
 
@@ -458,11 +456,11 @@ class Client(FakeMember):
                 if Decimal(size):
                     book[side, Decimal(price)] = Decimal(size)
                 else:
-                    del book[side, Decimal(price)]  # else a removal of what it does not have
+                    del book[side, Decimal(price)]  # raises for a missing level
 
 
 class World:
-    """A feed that gives what is wanted, and subscribers who come and go."""
+    """A feed that sends the wanted topics, and subscribers that join and leave."""
 
     def __init__(self, seed):
         self.random = random = Random(seed)
@@ -477,7 +475,7 @@ class World:
         self.flowing = {}
         self.remembered = frozenset()
         self.clients = []
-        self.messages = []  # so that ids stay theirs
+        self.messages = []  # so that ids stay unique
         self.pauses = random.choice([(0,), (0, 0.001, 0.01), (0, 0.01, 0.06, 0.3)])
 
     async def pause(self):
@@ -499,7 +497,7 @@ class World:
             side = self.random.choice(["buy", "sell"])
             price = self.price(side)
             if self.random.random() < 0.4:
-                found.append([side, price, self.random.choice(["0", "0.00"])])  # bare at times
+                found.append([side, price, self.random.choice(["0", "0.00"])])  # may be missing
                 book.pop((side, Decimal(price)), None)
             else:
                 size = str(self.random.randint(1, 9))
@@ -509,7 +507,7 @@ class World:
 
     def snapshot(self, product_id):
         book = self.truth[product_id]
-        self.changes(product_id, 5)  # what was missed
+        self.changes(product_id, 5)  # the changes that were missed
         rows = {
             side: [[str(p), str(size)] for (s, p), size in book.items() if s == side]
             for side in ("buy", "sell")
@@ -524,7 +522,7 @@ class World:
         return message
 
     def plan(self):
-        """As the feed does: what is wanted, what to ask for, what to forget."""
+        """Act as the feed does: topics wanted, snapshots to request, topics to forget."""
         wanted = self.pipe.demand.wanted(trio.current_time())
         asked = upstream_topics(wanted, self.refused)
         books = {t for t in wanted | asked if t.channel in {"level2", "level2_batch"}}
@@ -611,7 +609,7 @@ class World:
             async with trio.open_nursery() as actors:
                 actors.start_soon(self.feed, send, 25)
                 actors.start_soon(self.meddle, 20)
-            # what was asked for last still comes; then everybody has had time
+            # requested messages still arrive; then all have had time
             for _ in range(4):
                 await self.feed(send, 1)
                 await trio.sleep(limits.LEVEL2_BATCH_S * 3)
@@ -634,9 +632,9 @@ async def _as_if_in_a_thread(function, *arguments):
 @settings(max_examples=60)
 @given(st.integers(min_value=0, max_value=2**32))
 def test_every_subscriber_s_book_is_the_true_one(seed):
-    """Whoever comes, leaves and comes back, and whatever the exchange sends meanwhile.
+    """Subscribers join, leave and return; the exchange sends, resyncs and loses messages.
 
-    Each keeps its book of what it is given alone; never an update before a snapshot, never a
+    Each keeps its book of the received messages alone: never an update before a snapshot, never a
     removal of a level that it does not have, each message once. Hypothesis prints the seed.
     """
     with pytest.MonkeyPatch.context() as patch:
@@ -653,8 +651,8 @@ def test_every_subscriber_s_book_is_the_true_one(seed):
     world.check()
 
 
-async def test_a_made_snapshot_is_held_for_the_next_joiner_and_no_longer(making, autojump_clock):
-    """It is counted while it is held, in all forms; a second later nobody may have it."""
+async def test_a_snapshot_is_held_while_it_is_valid(making, autojump_clock):
+    """All its forms are counted while it is held; after a second it is dropped."""
     making.join("level2")
     await making.publish(a_snapshot(levels=300))
     budget, held = making.pipe.budget, []

@@ -1,4 +1,4 @@
-"""The budget: what is shared counts once, and the largest holder goes first."""
+"""The budget: a shared object counts once, and the largest holder is freed first."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hedgehogd.engine.budget import HOLD_BYTES, Budget
 
 
 class Holder:
-    """A holder that frees everything when asked, but for a farewell the first time."""
+    """A holder that frees everything on request, except for a farewell the first time."""
 
     def __init__(self, budget, name="", log=None, farewell=0):
         self.account = budget.account(self.free)
@@ -31,11 +31,11 @@ class Holder:
         farewell, self.farewell = self.farewell, 0
         if farewell:
             self.take(farewell)
-            self.account.relieve()  # as an outlet does; it must not begin another relief
+            self.account.relieve()  # as an outlet does; it must not start another relief
 
 
-def test_what_is_shared_is_counted_once():
-    """A thousand slow members of one cohort take its bytes once."""
+def test_a_shared_object_is_counted_once():
+    """A thousand slow members of one cohort hold its bytes once."""
     budget = Budget(10**6)
     thing = bytearray(1000)
     holders = [Holder(budget) for _ in range(4)]
@@ -52,7 +52,7 @@ def test_what_is_shared_is_counted_once():
     assert (budget.bytes, budget.accounts, budget.shared) == (0, {}, {})
 
 
-def test_equal_bytes_that_are_two_things_are_counted_twice():
+def test_equal_bytes_in_two_objects_are_counted_twice():
     """They are counted as they are held in memory, by identity."""
     budget = Budget(10**6)
     for thing in (bytearray(10), bytearray(10)):
@@ -62,7 +62,7 @@ def test_equal_bytes_that_are_two_things_are_counted_twice():
 
 
 def test_the_largest_holders_are_freed_first_and_no_more_than_needed():
-    """A subscriber that is hardly slow stays while the others fill the memory."""
+    """A subscriber that is hardly slow stays while the largest ones fill the memory."""
     budget, log = Budget(3200), []
     for name, size in [("small", 100), ("large", 1500), ("larger", 1600)]:
         Holder(budget, name, log).take(size)
@@ -103,8 +103,8 @@ def test_members_of_a_cohort_are_not_ended_for_one_that_fills_the_memory_alone()
 
 
 @pytest.mark.parametrize("farewell", [0, 900])
-def test_farewells_go_when_they_are_too_much_as_well(farewell):
-    """A thousand farewells of readers that do not read must not exceed the bound either."""
+def test_farewells_are_freed_when_they_exceed_the_bound(farewell):
+    """A thousand farewells for peers that do not read must not exceed the bound either."""
     budget, log = Budget(1000), []
     holders = [Holder(budget, name, log, farewell) for name in "ab"]
     for holder in holders:
@@ -115,7 +115,7 @@ def test_farewells_go_when_they_are_too_much_as_well(farewell):
     assert log == (["a"] if not farewell else ["a", "b", "a", "b"][: len(log)])
 
 
-def test_a_lower_bound_is_enforced_when_asked():
+def test_a_lower_bound_is_enforced_by_relieve():
     """The operator has changed it and reloaded."""
     budget, log = Budget(1000), []
     Holder(budget, "a", log).take(700)
@@ -126,7 +126,7 @@ def test_a_lower_bound_is_enforced_when_asked():
 
 
 def test_a_holder_that_cannot_be_freed_is_tried_twice_and_no_more():
-    """Relief must end, whatever a holder does."""
+    """Relief must end, even if no holder frees anything."""
     budget = Budget(10)
     budget.account(lambda: None).take(11)
     budget.relieve()

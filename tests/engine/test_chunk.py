@@ -1,4 +1,4 @@
-"""Chunks: bytes of some messages, shared by all that get them."""
+"""Chunks: bytes of messages, shared by all subscribers that receive them."""
 
 from hedgehogd.engine.chunk import Chunk
 from hedgehogd.protocol.wire import SSE
@@ -24,8 +24,8 @@ def test_a_chunk_joins_its_pieces_once():
     assert one.data is pieces[0]
 
 
-def test_the_same_bytes_stand_elsewhere_on_the_tape():
-    """Who comes back shares bytes with others, not the place where it stands."""
+def test_a_placed_chunk_has_the_same_bytes_and_other_offsets():
+    """Resuming subscribers share the bytes, but each has its own offset."""
     chunk = make_chunk(1, 2)
     placed = chunk.placed(9)
 
@@ -47,7 +47,7 @@ def test_the_bytes_of_pieces_are_dropped_when_a_chunk_has_to_wait():
     assert chunk.pieces == ()
 
 
-def test_a_chunk_weighs_its_bytes_and_what_it_alone_keeps():
+def test_a_chunk_weighs_its_bytes_and_the_messages_that_it_keeps():
     """Small messages cost more than their bytes."""
     live, past = make_chunk(1, 2), make_chunk(1, 2)
     past.kept_bytes = 5000

@@ -1,4 +1,4 @@
-"""What has to flow from upstream, and when that changes."""
+"""The topics that the feed has to hold, and when they change."""
 
 import pytest
 from hypothesis import given
@@ -15,13 +15,13 @@ TOPICS = [TICKER, MATCHES, BOOK, STATUS, TICKER_BATCH.topic("BTC-USD"), Topic("t
 
 
 def watched(*held, linger_s=30.0):
-    """Return a demand, and the list that grows by one with each change."""
+    """Return a demand, and a list that grows by one with each change."""
     demand, changes = Demand(held, linger_s), []
     demand.on_change = lambda: changes.append(None)
     return demand, changes
 
 
-def test_a_topic_flows_from_its_first_subscriber_to_its_last():
+def test_a_topic_is_wanted_from_its_first_subscriber_to_its_last():
     """A thousand subscribers are one upstream subscription."""
     demand, changes = watched(linger_s=0)
     demand.want([TICKER])
@@ -36,7 +36,7 @@ def test_a_topic_flows_from_its_first_subscriber_to_its_last():
 
 
 def test_a_topic_lingers_after_its_last_subscriber():
-    """A client that reconnects, or a fleet that is restarted, changes nothing upstream."""
+    """A client that reconnects, or a fleet that restarts, changes nothing upstream."""
     demand, changes = watched(linger_s=30)
     demand.want([TICKER])
     demand.release([TICKER], 10.0)
@@ -44,7 +44,7 @@ def test_a_topic_lingers_after_its_last_subscriber():
     assert demand.wanted(39.9) == {TICKER, BEAT}
 
     demand.want([TICKER])
-    assert len(changes) == 2  # the return is none
+    assert len(changes) == 2  # the new subscriber is no change
     assert demand.next_change_at() is None
     assert demand.wanted(99.0) == {TICKER, BEAT}
 
@@ -52,16 +52,16 @@ def test_a_topic_lingers_after_its_last_subscriber():
     assert demand.wanted(130.0) == frozenset()
 
 
-def test_every_product_brings_its_heartbeat_and_status_brings_none():
-    """It tells a silent line from a quiet market; status is about no product."""
+def test_every_product_includes_its_heartbeat_and_status_has_none():
+    """It distinguishes a silent line from a quiet market; status has no product."""
     demand, _ = watched()
     demand.want([MATCHES, STATUS])
 
     assert demand.wanted(0.0) == {MATCHES, BEAT, STATUS}
 
 
-def test_what_is_wanted_is_what_subscribers_asked_for():
-    """Of two channels that share messages the feed chooses; each is counted by itself."""
+def test_each_channel_is_counted_by_itself():
+    """Of two channels that share messages the feed chooses one."""
     batch = TICKER_BATCH.topic("BTC-USD")
     demand, changes = watched(linger_s=0)
     demand.want([batch, TICKER])
@@ -72,8 +72,8 @@ def test_what_is_wanted_is_what_subscribers_asked_for():
     assert len(changes) == 2
 
 
-def test_wanted_now_is_not_what_lingers():
-    """What is made for subscribers is made for nobody else; what flows still is remembered."""
+def test_a_lingering_topic_is_not_wanted():
+    """Producers work for subscribers only; a topic that the feed still holds keeps its state."""
     demand, _ = watched(MATCHES)
     demand.want([TICKER])
     assert [demand.is_wanted(topic) for topic in (TICKER, MATCHES, BOOK)] == [True, True, False]
@@ -82,8 +82,8 @@ def test_wanted_now_is_not_what_lingers():
     assert not demand.is_wanted(TICKER)
 
 
-def test_what_is_held_always_changes_with_nobody():
-    """The feed is not woken for what it would do anyway."""
+def test_a_configured_topic_does_not_change_with_its_subscribers():
+    """The feed is not woken for a topic that it holds anyway."""
     demand, changes = watched(TICKER)
     demand.want([TICKER])
     demand.release([TICKER], 1.0)
@@ -94,11 +94,11 @@ def test_what_is_held_always_changes_with_nobody():
 
 
 def test_a_refused_product_does_not_linger():
-    """The exchange would refuse it anew with each connection."""
+    """The exchange would refuse it again with each connection."""
     demand, changes = watched()
     demand.want([TICKER, STATUS])
     demand.refuse("BTC-USD")
-    assert demand.wanted(0.0) == {TICKER, BEAT, STATUS}  # somebody wants it still
+    assert demand.wanted(0.0) == {TICKER, BEAT, STATUS}  # it still has a subscriber
 
     demand.release([TICKER, STATUS], 0.0)
     assert len(changes) == 2
@@ -108,7 +108,7 @@ def test_a_refused_product_does_not_linger():
 
 
 def test_a_refused_channel_does_not_linger():
-    """It would be asked for, and refused, with each connection."""
+    """It would be requested, and refused, with each connection."""
     demand, changes = watched()
     demand.want([BOOK, TICKER])
     demand.release([BOOK, TICKER], 0.0)
@@ -118,8 +118,8 @@ def test_a_refused_channel_does_not_linger():
     assert len(changes) == 3
 
 
-def test_held_products_and_channels_are_known():
-    """When the exchange refuses those, the operator has to act."""
+def test_configured_products_and_channels_are_known():
+    """When the exchange refuses one of them, the operator has to act."""
     demand, _ = watched(TICKER)
 
     assert demand.holds("BTC-USD", "")
@@ -128,8 +128,8 @@ def test_held_products_and_channels_are_known():
     assert not demand.holds("", "matches")
 
 
-def test_a_snapshot_is_asked_for_anew_once_until_it_is_fetched():
-    """A book's snapshot is megabytes, and everybody who has the topic gets it."""
+def test_a_snapshot_is_requested_once_until_it_is_fetched():
+    """A book's snapshot is megabytes, and every subscriber of the topic receives it."""
     demand, changes = watched()
     demand.ask_snapshot(BOOK)
     demand.ask_snapshot(BOOK)
@@ -157,7 +157,7 @@ STEPS = st.lists(st.tuples(SUBSCRIBERS, st.sets(st.sampled_from(TOPICS)), st.int
 
 
 @given(STEPS, st.sets(st.sampled_from(TOPICS), max_size=2))
-def test_demand_is_what_subscribers_have_and_what_they_left_lately(steps, held):
+def test_demand_is_the_topics_of_subscribers_and_those_left_lately(steps, held):
     """Too little is a silent market, too much is a subscription for ever."""
     demand, changes = watched(*held, linger_s=30)
     topics = dict.fromkeys(range(4), frozenset())
@@ -178,8 +178,8 @@ def test_demand_is_what_subscribers_have_and_what_they_left_lately(steps, held):
         assert before == demand.wanted(now) or len(changes) > calls
 
 
-def test_without_a_feed_changes_concern_nobody():
-    """A recording is played whatever subscribers want."""
+def test_without_a_feed_a_change_has_no_effect():
+    """A recording is played for any demand."""
     demand = Demand()
     demand.want([TICKER])
 
@@ -187,8 +187,8 @@ def test_without_a_feed_changes_concern_nobody():
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_counts_end_at_nothing(count):
-    """Whatever is left over would be held for ever."""
+def test_counts_end_at_zero(count):
+    """A topic left over would be held for ever."""
     demand, _ = watched(linger_s=0)
     for _ in range(count):
         demand.want(TOPICS)
@@ -198,8 +198,8 @@ def test_counts_end_at_nothing(count):
     assert demand.wanted(0.0) == frozenset()
 
 
-def test_what_is_held_may_change_while_subscribers_come_and_go():
-    """A reload adds a pair at once, and drops one without a break for who reads it."""
+def test_configured_topics_may_change_while_subscribers_join_and_leave():
+    """A reload adds a pair at once, and drops one without a break for its subscribers."""
     demand, changes = watched(TICKER, BOOK, linger_s=30)
     demand.want([BOOK])
     demand.hold([MATCHES, TICKER], 10.0)
@@ -211,7 +211,7 @@ def test_what_is_held_may_change_while_subscribers_come_and_go():
     assert demand.wanted(130.0) == {TICKER, MATCHES, BEAT}
 
 
-def test_a_topic_that_is_held_no_more_lingers_and_may_be_held_again():
+def test_a_topic_no_longer_configured_lingers_and_may_be_configured_again():
     """Two reloads in a row, because of a typing mistake, change nothing upstream."""
     demand, changes = watched(TICKER, linger_s=30)
     demand.hold([], 10.0)

@@ -1,4 +1,4 @@
-"""Notices among the data: they look like notices on every wire form that has any."""
+"""Notices among the data: they have the form of notices on every wire form that has any."""
 
 from hedgehogd.engine.gap_marker import in_band
 from hedgehogd.engine.tape import positions
@@ -6,8 +6,8 @@ from hedgehogd.protocol.wire import SSE, WEBSOCKET
 from tests.recovery.returning import MATCH
 
 
-def test_a_notice_looks_like_one_and_moves_no_position():
-    """Whoever reads events listens to another kind of them."""
+def test_a_notice_has_the_form_of_a_notice_and_moves_no_position():
+    """A client of an event stream listens to notices as another kind of event."""
     notice = in_band(MATCH, b'{"type":"gap"}', 7, 9)
 
     assert WEBSOCKET.data(notice, "") == b'\x81\x0e{"type":"gap"}'

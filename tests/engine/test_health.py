@@ -1,4 +1,4 @@
-"""How the feed is."""
+"""Health of the feed and of history."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hedgehogd.engine.health import FeedHealth, FeedState, HistoryHealth, Histor
 
 
 def test_the_time_of_a_change_is_the_time_of_the_state():
-    """ "Stale since" must not start anew with each failed dial."""
+    """ "Stale since" must not restart with each failed dial."""
     health = FeedHealth()
     health.become(FeedState.STALE, 5.0, "silent")
     health.become(FeedState.STALE, 9.0, "refused")
@@ -18,16 +18,16 @@ def test_the_time_of_a_change_is_the_time_of_the_state():
 
 
 @pytest.mark.parametrize("state", FeedState)
-def test_ready_means_that_a_subscriber_would_get_what_there_is(state):
-    """A balancer sends people elsewhere only while elsewhere may be better."""
+def test_ready_means_that_a_subscriber_receives_every_message(state):
+    """A load balancer sends clients elsewhere only while another instance may be better."""
     health = FeedHealth()
     health.become(state, 0.0)
 
     assert (state not in {FeedState.CONNECTING, FeedState.STALE}) == health.is_ready
 
 
-def test_history_is_off_until_somebody_keeps_it():
-    """A reason is of its state: one that is mended must not be told any longer."""
+def test_history_is_off_until_an_instance_records_it():
+    """A reason belongs to its state: a repaired fault must not be reported any longer."""
     health = HistoryHealth()
     assert (health.state, health.reason, health.kept, health.written_us) == ("off", "", 0, 0)
     health.become(HistoryState.FAILED, "disk is full")

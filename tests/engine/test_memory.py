@@ -1,11 +1,11 @@
-"""What messages weigh: a bound of the memory that they take."""
+"""The estimated memory of a message, a bound of the true one."""
 
 from hedgehogd.engine.memory import weight
 from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN
 from tests.fakes import make_message
 
 
-def test_what_is_held_compressed_weighs_more():
+def test_a_message_that_is_kept_compressed_weighs_more():
     """Large messages have one form more."""
     small, large = (make_message("level2", filling="x" * n) for n in (1, DEFLATE_BYTES_MIN))
 

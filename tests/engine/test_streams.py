@@ -1,4 +1,4 @@
-"""Byte streams that stand in front of others."""
+"""Byte streams that wrap another byte stream."""
 
 import pytest
 import trio
@@ -13,8 +13,8 @@ async def _pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     return trio.SocketStream(near), trio.SocketStream(far)
 
 
-async def test_everything_is_passed_on() -> None:
-    """Whoever stands in front without a wish of its own is not noticed."""
+async def test_every_call_is_forwarded() -> None:
+    """A wrapper without a behaviour of its own is not noticed."""
     near, far = trio.testing.memory_stream_pair()
     stream = PassingStream(near)
     await stream.wait_send_all_might_not_block()
@@ -27,7 +27,7 @@ async def test_everything_is_passed_on() -> None:
     assert b"" == await far.receive_some()
 
 
-async def test_what_was_read_already_is_read_again() -> None:
+async def test_bytes_read_already_are_read_again() -> None:
     """Hypercorn must see the request as if it had read it itself, and then the rest."""
     near, far = await _pair()
     stream = ReplayStream(near, b"GET / ")
@@ -41,7 +41,7 @@ async def test_what_was_read_already_is_read_again() -> None:
     await far.aclose()
 
 
-async def test_a_peer_that_does_not_read_is_given_up(
+async def test_a_peer_that_does_not_read_is_an_error(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Even inside the shielded scope that Hypercorn writes in."""
@@ -60,7 +60,7 @@ async def test_a_peer_that_does_not_read_is_given_up(
 async def test_a_slow_reader_gets_all_of_a_long_answer(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that takes a little again and again is slow and not gone."""
+    """A peer that reads a little again and again is slow, not gone."""
     near, far = await _pair()
     sent: list[int] = []
     progress: list[float] = []
@@ -84,7 +84,7 @@ async def test_a_slow_reader_gets_all_of_a_long_answer(
 
 
 async def test_bytes_that_are_received_are_progress() -> None:
-    """A door ends those without any first; the head that it read itself is none."""
+    """A door ends connections without any; the head that it read itself is none."""
     near, far = await _pair()
     progress: list[float] = []
     stream = ReplayStream(near, b"GET / ", progress.append)

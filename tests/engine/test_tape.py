@@ -1,4 +1,4 @@
-"""The tape: offsets, bounds, and positions that never claim too much."""
+"""The tape: offsets, bounds, and positions that never state too much."""
 
 import pytest
 from hypothesis import given
@@ -28,7 +28,7 @@ def a_message(topic, sequence):
 
 
 def filled(batches, bytes_max=10**6):
-    """Return a tape, and everything that was ever put on it, by offset from 1."""
+    """Return a tape, and every message ever put on it, by offset from 1."""
     tape, history = Tape(bytes_max), [None]
     for topics in batches:
         start = 99 + len(history)
@@ -55,12 +55,12 @@ def filled(batches, bytes_max=10**6):
     ],
 )
 def test_only_numbered_messages_of_resuming_channels_move_positions(message, expected):
-    """State repeats its numbers, so resuming by them would skip what was not seen."""
+    """State repeats its numbers, so a resume by them would skip messages not delivered."""
     assert expected == list(positions(message))
 
 
 def test_a_trade_of_full_moves_the_position_of_matches_too():
-    """Its subscribers got it; resuming before it would give it to them twice."""
+    """Its subscribers got it; a resume before it would deliver it twice."""
     tape = Tape()
     tape.append([make_message("full", sequence=5), make_message("full", sequence=6, also=MATCHES)])
     tape.append([make_message("full", sequence=7), make_message("full", sequence=8, also=MATCHES)])
@@ -77,7 +77,7 @@ def test_a_trade_of_full_moves_the_position_of_matches_too():
 
 @given(BATCHES)
 def test_offsets_rise_by_one_from_one(batches):
-    """One number says what a subscriber has been given; it must not jump or repeat."""
+    """One number states how far a subscriber is served; it must not jump or repeat."""
     tape, history = filled(batches)
 
     assert (1, len(history) - 1) == (tape.begin, tape.end)
@@ -85,10 +85,8 @@ def test_offsets_rise_by_one_from_one(batches):
 
 
 @given(BATCHES, st.integers(0, 12), SHARES, SOME_TOPICS)
-def test_reading_gives_what_is_on_the_tape_of_the_topics_after_the_offset(
-    batches, room, share, topics
-):
-    """A mover gets what the running batch still owes it from here, and nothing else."""
+def test_reading_returns_the_messages_of_the_topics_after_the_offset(batches, room, share, topics):
+    """A member that moves gets the owed messages of the running batch from here."""
     tape, history = filled(batches, room * SIZE)
     after = round(share * len(history))
     expected = [
@@ -102,7 +100,7 @@ def test_reading_gives_what_is_on_the_tape_of_the_topics_after_the_offset(
 
 @given(BATCHES, st.integers(0, 12))
 def test_the_tape_is_bounded_but_for_the_newest_batch(batches, room):
-    """Memory has a limit; and who moves while a batch is written out needs all of it."""
+    """Memory has a limit; a member that moves while a batch is written needs all of it."""
     tape, history = filled(batches, room * SIZE)
     kept = history[tape.begin :]
     newest = len(batches[-1]) if batches else 0
@@ -113,7 +111,7 @@ def test_the_tape_is_bounded_but_for_the_newest_batch(batches, room):
 
 
 def known_position(tape, history, topics, at):
-    """Return what can still be known: by brute force, from everything that ever was."""
+    """Return the position that can be known: by brute force, from every message ever published."""
     position = {}
     for topic in topics:
         numbered = [
@@ -128,15 +126,15 @@ def known_position(tape, history, topics, at):
 
 @given(BATCHES, st.integers(0, 12), SHARES, SOME_TOPICS)
 def test_a_position_is_the_last_sequence_by_then_or_nothing(batches, room, share, topics):
-    """A position that claims one message too many loses it in silence on resume."""
+    """A position that states one message too many loses it silently on resume."""
     tape, history = filled(batches, room * SIZE)
     at = round(share * len(history))
 
     assert known_position(tape, history, topics, at) == tape.position(topics, at)
 
 
-def test_a_position_can_be_asked_for_at_any_offset_on_the_tape():
-    """A slow subscriber is told where it stands, not where everybody else does."""
+def test_a_position_is_known_at_any_offset_on_the_tape():
+    """A slow subscriber gets its own position, not that of the fastest."""
     ticker, matches = Topic("ticker", "BTC-USD"), Topic("matches", "BTC-USD")
     tape, _ = filled([[ticker, matches], [matches, ticker]])
 
@@ -149,15 +147,15 @@ def test_a_position_can_be_asked_for_at_any_offset_on_the_tape():
     ]
 
 
-def test_a_position_is_not_moved_by_what_has_none():
-    """Heartbeats come every second; they deliver nothing that could be resumed."""
+def test_a_message_without_a_number_moves_no_position():
+    """Heartbeats come every second; a resume needs none of them."""
     tape, topic = Tape(), Topic("ticker", "BTC-USD")
     tape.append([make_message(*topic, 5), make_message("heartbeat", "BTC-USD", 6)])
 
     assert {topic: 5} == tape.position([topic], 1)
 
 
-def test_a_position_from_before_the_tape_claims_nothing_it_cannot_know():
+def test_a_position_from_before_the_tape_states_only_known_sequences():
     """A burst of snapshots can push a slow subscriber's place off the tape within seconds."""
     tape = Tape(bytes_max=0)
     for sequence in (1, 2, 3):
@@ -165,12 +163,12 @@ def test_a_position_from_before_the_tape_claims_nothing_it_cannot_know():
     tape.append([make_message("heartbeat", "BTC-USD", 3)])
     topic = Topic("matches", "BTC-USD")
 
-    assert {topic: 3} == tape.position([topic], 3)  # gone, but known
-    assert tape.position([topic], 1) == {}  # 2 or 3 would both be lies
+    assert {topic: 3} == tape.position([topic], 3)  # left the tape, but known
+    assert tape.position([topic], 1) == {}  # it may be 2 or 3
 
 
-def test_a_position_whose_message_has_just_left_is_known():
-    """What came after it is on the tape still, and was not delivered yet."""
+def test_the_position_of_a_message_that_has_just_left_is_known():
+    """Later messages are still on the tape, and not delivered yet."""
     tape, topic = Tape(bytes_max=0), Topic("ticker", "BTC-USD")
     for sequence in (5, 6):
         tape.append([make_message(*topic, sequence)])
@@ -179,8 +177,8 @@ def test_a_position_whose_message_has_just_left_is_known():
     assert {topic: 5} == tape.position([topic], 1)
 
 
-def test_a_forgotten_topic_has_no_position_until_it_flows_again():
-    """What is no longer held upstream has a hole after it; resuming there would hide it."""
+def test_a_forgotten_topic_has_no_position_until_its_next_message():
+    """A topic that the feed released has a gap after it; a resume there would hide it."""
     tape, topic = Tape(), Topic("ticker", "BTC-USD")
     tape.append([make_message(*topic, 5)])
     tape.forget(topic)
@@ -190,8 +188,8 @@ def test_a_forgotten_topic_has_no_position_until_it_flows_again():
     assert {topic: 9} == tape.position([topic], tape.end)
 
 
-def test_a_position_from_before_a_topic_was_forgotten_claims_nothing():
-    """What precedes the topic's new beginning may be newer than what was delivered then."""
+def test_a_position_from_before_a_topic_was_forgotten_states_nothing():
+    """The sequence before the topic's new first message may be newer than the delivered ones."""
     tape, topic = Tape(), Topic("ticker", "BTC-USD")
     tape.append([make_message(*topic, 5)])
     tape.forget(topic)
@@ -201,13 +199,13 @@ def test_a_position_from_before_a_topic_was_forgotten_claims_nothing():
 
     assert [tape.position([topic], at) for at in (0, 1, 2, 3)] == [
         {},
-        {topic: 9},  # what held the topic when it was forgotten has left
+        {topic: 9},  # the messages from before it was forgotten have left
         {topic: 9},
         {topic: 10},
     ]
 
 
-def test_the_offsets_of_forgotten_topics_are_remembered_for_a_limited_number(monkeypatch):
+def test_the_number_of_forgotten_topics_is_bounded(monkeypatch):
     """A hostile feed may invent products."""
     monkeypatch.setattr(tape_module, "TOPICS_MAX", 2)
     tape = Tape()
@@ -218,8 +216,8 @@ def test_the_offsets_of_forgotten_topics_are_remembered_for_a_limited_number(mon
     assert len(tape._forgotten) == 2
 
 
-def test_what_leaves_the_tape_of_a_forgotten_topic_is_not_remembered():
-    """Topics come and go for months; what is kept of each must not stay for ever."""
+def test_messages_of_a_forgotten_topic_leave_no_state():
+    """Topics change for months; the state of each must not stay for ever."""
     tape, topic = Tape(bytes_max=0), Topic("ticker", "BTC-USD")
     tape.append([make_message(*topic, 5)])
     tape.forget(topic)
@@ -252,10 +250,10 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(0, 12))
-def test_what_is_known_of_a_topic_is_whole_up_to_now(steps, room):
-    """Whoever resumes at or behind it needs nothing but the tape; before it, the past.
+def test_the_known_record_of_a_topic_is_whole(steps, room):
+    """A resume at or after its begin needs only the tape; before it, the history.
 
-    A topic that was forgotten begins anew: what came meanwhile is nowhere.
+    A topic that was forgotten starts again: messages since then may be missing.
     """
     tape, since, number = Tape(room * SIZE), dict.fromkeys(TOPICS, 0), 99
     history = [None]
@@ -288,8 +286,8 @@ def test_what_is_known_of_a_topic_is_whole_up_to_now(steps, room):
         assert tape.last_sequence(topic) == held[-1][1].sequence
 
 
-def test_what_is_young_stays_up_to_four_times_as_much():
-    """Who takes over the writing of history finds here what the one before has not written."""
+def test_young_messages_stay_up_to_four_times_the_bound():
+    """A new writer of history finds here the messages that the former one has not written."""
     size = weight(make_message("matches", sequence=100))
     tape = Tape(bytes_max=2 * size, keep_us=60 * SECOND)
     kept = []
@@ -304,8 +302,8 @@ def test_what_is_young_stays_up_to_four_times_as_much():
 
 
 @pytest.mark.parametrize("keep_us", [0, 60 * SECOND])
-def test_a_clock_that_steps_back_makes_no_tape_larger_than_it_may_be(keep_us):
-    """Nothing is younger for it; without history nothing is kept for its sake."""
+def test_a_clock_that_steps_back_does_not_enlarge_the_tape(keep_us):
+    """No message is younger for it; without history none is kept longer."""
     size = weight(make_message("matches", sequence=100))
     tape = Tape(bytes_max=2 * size, keep_us=keep_us)
     for n in range(20):
@@ -314,8 +312,8 @@ def test_a_clock_that_steps_back_makes_no_tape_larger_than_it_may_be(keep_us):
     assert tape.bytes == (8 * size if keep_us else 2 * size)
 
 
-def test_what_is_known_begins_with_the_first_message():
-    """It has not left the tape, so it can be given."""
+def test_the_known_record_begins_with_the_first_message():
+    """It has not left the tape, so it can be delivered."""
     tape = Tape(bytes_max=0)
     assert tape.known_from(MATCHES) is None
     tape.append([received(make_message("matches", sequence=7), 70)])
@@ -324,8 +322,8 @@ def test_what_is_known_begins_with_the_first_message():
     assert tape.known_from(MATCHES) == Known(7, 70, has_left=True)
 
 
-def test_what_precedes_the_first_message_is_a_position_until_it_comes():
-    """Whoever was here before us has been given that much of a topic that is quiet here."""
+def test_the_sequence_before_the_first_message_is_a_position():
+    """Another instance has delivered that much of a topic that is quiet here."""
     tape = Tape()
     tape.precede(MATCHES, 5)
     tape.precede(MATCHES, 4)
@@ -340,8 +338,8 @@ def test_what_precedes_the_first_message_is_a_position_until_it_comes():
     assert tape.preceding([MATCHES]) == {}
 
 
-def test_a_product_flows_since_it_was_heard_first():
-    """Its heartbeat tells a quiet market from a feed that is not there yet."""
+def test_a_product_flows_since_its_first_message():
+    """Its heartbeat distinguishes a quiet market from a feed that is not live yet."""
     tape = Tape()
     assert tape.flows_since("BTC-USD") is None
     for at, channel in ((5, "heartbeat"), (9, "matches")):
@@ -357,7 +355,7 @@ def test_a_product_flows_since_it_was_heard_first():
 
 
 def test_the_newest_messages_of_a_topic_are_found_from_the_end():
-    """As far back as is asked for; by the second topic too."""
+    """As many as are asked for; by the second topic too."""
     tape, matches = Tape(), Topic("matches", "BTC-USD")
     trades = [make_message("matches", sequence=1), make_message("full", sequence=2, also=matches)]
     tape.append([trades[0], make_message("ticker"), trades[1], make_message("ticker", "ETH-USD")])

@@ -23,7 +23,7 @@ def command(*channels, pairs=("BTC-USD",), policy=None, subscribes=True):
 
 
 class Plumbing:
-    """A pipe with a broker, and sessions whose members are fakes."""
+    """A pipe with a broker, and sessions with fake members."""
 
     def __init__(self):
         self.now = 0.0
@@ -50,7 +50,7 @@ class Plumbing:
 
     @property
     def wanted(self):
-        """What has to flow from upstream, but for heartbeats."""
+        """The topics wanted from upstream, except for heartbeats."""
         wanted = self.pipe.demand.wanted(self.now)
         return sorted(str(topic) for topic in wanted if topic.channel != "heartbeat")
 

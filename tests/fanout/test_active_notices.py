@@ -1,4 +1,4 @@
-"""ActiveNotices notices: who comes later is told what still holds, and nothing that is over."""
+"""Active notices: a subscriber that joins gets the notices in force, and none that has ended."""
 
 import pytest
 
@@ -44,8 +44,8 @@ def standing():
         (make_message("matches", "ETH-USD"), True),
     ],
 )
-def test_a_gap_stands_until_the_next_message_of_its_topic(standing, message, holds):
-    """Then it is between messages that a new subscriber is given neither of."""
+def test_a_gap_is_in_force_until_the_next_message_of_its_topic(standing, message, holds):
+    """Then it lies between messages of which a new subscriber receives neither."""
     standing.delivered([message])
     standing.note(a_gap())
     assert standing.of([MATCHES]) == [b"gap"]
@@ -56,8 +56,8 @@ def test_a_gap_stands_until_the_next_message_of_its_topic(standing, message, hol
     assert standing.of([FULL]) == []
 
 
-def test_the_newest_gaps_of_a_topic_stand_in_order(standing):
-    """A line that breaks and breaks again, in a market without trades (invariant 4)."""
+def test_the_newest_gaps_of_a_topic_are_in_force_in_order(standing):
+    """A line that fails again and again, in a market without trades, must not fill memory."""
     payloads = [b"%d" % n for n in range(STANDING_GAPS_MAX + 5)]
     for payload in payloads:
         standing.note(a_gap(payload))
@@ -65,8 +65,8 @@ def test_the_newest_gaps_of_a_topic_stand_in_order(standing):
     assert standing.of([MATCHES]) == payloads[5:]
 
 
-def test_topics_with_gaps_are_not_remembered_without_end(standing, monkeypatch):
-    """A feed that invents products must not fill the memory (invariant 4)."""
+def test_the_number_of_topics_with_gaps_is_bounded(standing, monkeypatch):
+    """A feed that invents products must not fill memory."""
     monkeypatch.setattr(module, "TOPICS_MAX", 2)
     topics = [Topic("matches", f"P{n}-USD") for n in range(5)]
     for topic in topics:
@@ -86,7 +86,7 @@ def test_topics_with_gaps_are_not_remembered_without_end(standing, monkeypatch):
     ],
 )
 def test_a_product_is_stale_until_it_is_back(standing, notice, left):
-    """Whoever joins a silent product would take its silence for a quiet market."""
+    """A subscriber that joins would take its silence for a quiet market."""
     standing.note(stale(b"one", "BTC-USD"))
     standing.note(stale(b"two", "ETH-USD"))
     standing.note(notice)
@@ -100,18 +100,18 @@ def test_a_product_is_stale_until_it_is_back(standing, notice, left):
         TopicNotice(MATCHES, b"x"),
         TopicNotice(frozenset({"BTC-USD"}), b"x"),
         TopicNotice(None, b"x"),
-        TopicNotice(None, b"x", NoticeKind.STALE),  # the whole feed: who joins is told of it apart
+        TopicNotice(None, b"x", NoticeKind.STALE),  # the whole feed: a joiner gets another notice
     ],
 )
-def test_what_passes_does_not_stand(standing, notice):
-    """It was for those who were there."""
+def test_a_passing_notice_is_not_in_force(standing, notice):
+    """It was for the subscribers of the moment."""
     standing.note(notice)
 
     assert standing.of([MATCHES]) == []
 
 
-def test_a_notice_about_several_topics_is_told_once(standing):
-    """And what is stale before what is missing."""
+def test_a_notice_about_several_topics_is_sent_once(standing):
+    """And staleness is reported before gaps."""
     standing.note(a_gap())
     standing.note(stale(b"stale", "BTC-USD", "ETH-USD"))
 
@@ -122,8 +122,8 @@ def test_a_notice_about_several_topics_is_told_once(standing):
     ("forgotten", "left"),
     [(MATCHES, [b"stale"]), (BEAT, [b"gap"]), (TICKER, [b"stale", b"gap"]), (ETH, None)],
 )
-def test_what_flows_no_longer_has_nothing_to_tell(standing, forgotten, left):
-    """When it flows again nothing is compared with what came before."""
+def test_a_released_topic_has_no_notices(standing, forgotten, left):
+    """When the feed holds it again, its numbers are not compared with earlier ones."""
     standing.note(a_gap())
     standing.note(stale(b"stale", "BTC-USD"))
     standing.forget(forgotten)
@@ -131,8 +131,8 @@ def test_what_flows_no_longer_has_nothing_to_tell(standing, forgotten, left):
     assert standing.of([MATCHES]) == ([b"stale", b"gap"] if left is None else left)
 
 
-async def test_who_subscribes_is_told_behind_the_greeting_what_still_holds(plumbing):
-    """The last trade it is greeted with is not the last one there was."""
+async def test_a_new_subscriber_gets_active_notices_after_the_state(plumbing):
+    """The last trade in the state is not the last one that was made."""
     await plumbing.publish(make_message("matches", sequence=1))
     await plumbing.publish(notices=[a_gap(b"{}"), stale(b"[]", "ETH-USD")])
     session, member = plumbing.join("matches")
@@ -147,8 +147,8 @@ async def test_who_subscribes_is_told_behind_the_greeting_what_still_holds(plumb
     assert member.told == [b"{}", b"[]"]
 
 
-async def test_what_is_over_is_told_to_nobody_who_comes_later(plumbing):
-    """By the next message, by the word that it is back, by its end."""
+async def test_an_ended_notice_is_not_sent_to_later_subscribers(plumbing):
+    """It ends by the next message, by the notice that it is back, or by the topic's release."""
     await plumbing.publish(notices=[a_gap(), stale(b"stale", "BTC-USD")])
     await plumbing.publish(make_message("matches", sequence=9), notices=[back("BTC-USD")])
     assert plumbing.join("matches")[1].told == []

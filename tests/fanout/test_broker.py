@@ -1,4 +1,4 @@
-"""The broker: from the inbox to everybody, in order, until the last producer is gone."""
+"""The broker: from the inbox to all subscribers, in order, until the last producer ends."""
 
 import json
 
@@ -27,7 +27,7 @@ NOTHING = frozenset()
 
 
 async def test_the_broker_publishes_until_the_last_producer_is_gone(plumbing, nursery):
-    """A drain ends the pipe from its beginning: what is queued is published still."""
+    """A drain ends the pipe from its beginning: queued deliveries are still published."""
     _, member = plumbing.join("ticker")
     send, inbox = trio.open_memory_channel(8)
     await nursery.start(plumbing.broker.run, inbox)
@@ -40,8 +40,8 @@ async def test_the_broker_publishes_until_the_last_producer_is_gone(plumbing, nu
     assert nursery.child_tasks == frozenset()
 
 
-async def test_what_came_meanwhile_is_written_together(plumbing, nursery):
-    """One write per member for all of it, in order; but never too much for one write."""
+async def test_deliveries_that_arrive_during_a_write_are_written_together(plumbing, nursery):
+    """One write per member for all of them, in order; but never too much for one write."""
     _, member = plumbing.join("ticker")
     send, inbox = trio.open_memory_channel(8)
     half = limits.MESSAGES_PER_WRITE_MAX // 2
@@ -56,7 +56,7 @@ async def test_what_came_meanwhile_is_written_together(plumbing, nursery):
 
 
 async def test_a_notice_between_deliveries_stays_between_them(plumbing):
-    """Taken together, they are still in the order in which they came."""
+    """Published together, they are still in the order in which they arrived."""
     _, member = plumbing.join("ticker", form=SSE[False])
     before, behind = make_message("ticker", sequence=1), make_message("ticker", sequence=9)
     gap = TopicNotice(TICKER, b'{"type":"gap"}')
@@ -66,8 +66,8 @@ async def test_a_notice_between_deliveries_stays_between_them(plumbing):
     assert member.heard == first.data + SSE[False].tell(gap.payload) + second.data
 
 
-async def test_news_for_everybody_reaches_who_waits_and_who_has_nothing_yet(plumbing):
-    """Whoever could be told, and is not, believes that all is well."""
+async def test_a_notice_for_all_reaches_sessions_without_live_topics(plumbing):
+    """A session that is not notified believes that the feed is live."""
     waiting = plumbing.join("level2", form=WEBSOCKET)[1]
     idle = plumbing.join("ticker", form=WEBSOCKET)
     idle[0].apply(drop_pair("BTC-USD"))
@@ -79,8 +79,8 @@ async def test_news_for_everybody_reaches_who_waits_and_who_has_nothing_yet(plum
     assert [m.told for m in (waiting, idle[1], strict, gone[1])] == [[b"{}"], [b"{}"], [], []]
 
 
-async def test_that_nothing_is_missing_is_told_to_nobody(plumbing):
-    """It is for who comes back: the tape takes note of it."""
+async def test_a_whole_notice_is_sent_to_no_subscriber(plumbing):
+    """It is for resumes: the tape records it."""
     _, member = plumbing.join("ticker", form=WEBSOCKET)
     ticker = make_message("ticker", sequence=7)
     await plumbing.publish(ticker)
@@ -92,8 +92,8 @@ async def test_that_nothing_is_missing_is_told_to_nobody(plumbing):
     assert member.told == [b"{}"]
 
 
-async def test_what_flows_no_longer_is_forgotten_in_its_turn(plumbing):
-    """What was on its way before is published still, and remembered by nobody afterwards."""
+async def test_a_released_topic_is_forgotten_in_order(plumbing):
+    """Messages in flight before it are published, and leave no state afterwards."""
     _, member = plumbing.join("ticker")
     last = make_message("ticker", sequence=7)
     await plumbing.broker.publish(
@@ -105,8 +105,8 @@ async def test_what_flows_no_longer_is_forgotten_in_its_turn(plumbing):
     assert plumbing.pipe.tape.position([TICKER], plumbing.pipe.tape.end) == {}
 
 
-async def test_what_comes_in_is_kept_counted_and_handed_out(plumbing):
-    """Tape, state and hub are one step: who joins now finds it everywhere or nowhere."""
+async def test_a_delivery_is_kept_counted_and_delivered(plumbing):
+    """Tape, state and hub change in one step: a joiner finds it in all of them or in none."""
     messages = [make_message("ticker", sequence=1), make_message("matches", sequence=2)]
     _, member = plumbing.join("ticker")
     await plumbing.publish(*messages)
@@ -117,8 +117,8 @@ async def test_what_comes_in_is_kept_counted_and_handed_out(plumbing):
     assert plumbing.pipe.latest.greeting(TICKER) is messages[0]
 
 
-async def test_what_is_published_says_when(plumbing):
-    """In the turn in which it goes on the tape; also what we make ourselves."""
+async def test_a_published_message_has_its_receive_time(plumbing):
+    """It is set in the turn of the tape; also for messages that hedgehogd makes."""
     times = iter(range(1_700_000_000_000_000, 1_700_000_000_000_009))
     plumbing.pipe = plumbing.pipe._replace(wall_us=lambda: next(times))
     plumbing.broker = Broker(plumbing.pipe, plumbing.sessions)
@@ -132,8 +132,8 @@ async def test_what_is_published_says_when(plumbing):
     assert [m.received_us % 100 for m in tape._messages] == [0, 1, 1, 2]
 
 
-async def test_who_joins_in_the_first_write_of_a_batch_is_greeted_with_the_end_of_it(plumbing):
-    """The state is kept before anything is written: a joiner is never behind it."""
+async def test_a_joiner_in_the_first_write_of_a_batch_gets_its_last_state(plumbing):
+    """State is kept before any write, so a joiner's state is never older than the batch."""
     _, member = plumbing.join("ticker")
     joined = []
     member.on_write = lambda chunk: joined.append(plumbing.join("matches")[1])
@@ -142,21 +142,21 @@ async def test_who_joins_in_the_first_write_of_a_batch_is_greeted_with_the_end_o
     assert [(m.type, m.sequence) for m in joined[0].messages] == [("last_match", 2)]
 
 
-async def test_notices_come_before_the_messages_they_speak_of(plumbing):
-    """Told of a gap afterwards, a client would already have booked what follows it."""
+async def test_a_notice_is_sent_before_the_messages_after_the_gap(plumbing):
+    """A client that gets the notice later has already processed the messages after the gap."""
     _, member = plumbing.join("ticker", form=SSE[False])
     _, other = plumbing.join("ticker", pairs=["ETH-USD"])
     notices = [TopicNotice(TICKER, b'{"type":"gap"}'), TopicNotice(None, b'{"type":"stale"}')]
     await plumbing.publish(make_message("ticker", sequence=1), notices=notices)
 
     (chunk,) = member.chunks
-    told = b"".join(SSE[False].tell(notice.payload) for notice in notices)
-    assert member.heard == told + chunk.data
+    sent = b"".join(SSE[False].tell(notice.payload) for notice in notices)
+    assert member.heard == sent + chunk.data
     assert other.told == [b'{"type":"stale"}']
 
 
-async def test_who_leaves_while_being_told_does_not_disturb_the_others(plumbing, monkeypatch):
-    """A notice can be the last straw for a subscriber that does not read."""
+async def test_a_session_that_ends_on_a_notice_disturbs_no_other(plumbing, monkeypatch):
+    """A notice can exceed the backlog of a subscriber that does not read."""
 
     class LastStraw(FakeMember):
         def tell(self, payload):
@@ -166,18 +166,18 @@ async def test_who_leaves_while_being_told_does_not_disturb_the_others(plumbing,
     monkeypatch.setattr("tests.fanout.conftest.FakeMember", LastStraw)
     first = plumbing.join("ticker", form=WEBSOCKET)[0]
     monkeypatch.undo()
-    second, told_once = plumbing.join("ticker", form=WEBSOCKET)
+    second, notified_once = plumbing.join("ticker", form=WEBSOCKET)
     sessions = [first, second]
     third = plumbing.join("ticker", form=WEBSOCKET)[1]
     everybody, some = TopicNotice(None, b"{}"), TopicNotice(TICKER, b'{"type":"gap"}')
     await plumbing.publish(notices=[some, everybody])
 
     assert third.told == [b'{"type":"gap"}', b"{}"]
-    assert told_once.told == [b'{"type":"gap"}']
+    assert notified_once.told == [b'{"type":"gap"}']
 
 
-async def test_news_for_thousands_is_not_one_long_turn(plumbing, monkeypatch):
-    """Nobody's market data waits until everybody has been told."""
+async def test_a_notice_for_thousands_takes_several_turns(plumbing, monkeypatch):
+    """Market data does not wait until every subscriber has the notice."""
     monkeypatch.setattr(limits, "WRITES_PER_TURN_MAX", 2)
     for _ in range(5):
         plumbing.join("ticker", form=WEBSOCKET, pairs=["NO-USD"])
@@ -191,8 +191,8 @@ async def test_news_for_thousands_is_not_one_long_turn(plumbing, monkeypatch):
             await plumbing.broker.publish([delivery])
 
 
-async def test_news_without_messages_puts_nothing_on_the_tape(plumbing):
-    """The line is down: there is something to say and nothing to keep."""
+async def test_a_delivery_without_messages_appends_nothing_to_the_tape(plumbing):
+    """The line is down: there is a notice to send and no message to keep."""
     _, member = plumbing.join("ticker", form=WEBSOCKET)
     await plumbing.publish(notices=[TopicNotice(None, b"{}")])
 
@@ -210,8 +210,8 @@ async def test_a_refused_product_is_refused_at_once_the_next_time(plumbing, comm
     assert session.apply(command("matches", pairs=["NO-USD"])) == ["NO-USD is not a valid product"]
 
 
-async def test_a_joiner_of_a_book_stands_exactly_before_its_snapshot(plumbing):
-    """In the middle of a batch, while everybody else gets the batch in order."""
+async def test_a_joiner_of_a_book_joins_just_before_its_snapshot(plumbing):
+    """In the middle of a batch, while all other members get the batch in order."""
     _, early = plumbing.join("level2")
     await plumbing.publish(make_message("level2", kind="snapshot"))
     _, late = plumbing.join("level2")
@@ -226,8 +226,8 @@ async def test_a_joiner_of_a_book_stands_exactly_before_its_snapshot(plumbing):
     assert late.messages == batch[1:]
 
 
-async def test_a_notice_stands_at_its_place_within_a_delivery(plumbing):
-    """A gap is told between the message before it and the one behind it, whatever was read."""
+async def test_a_notice_keeps_its_place_within_a_delivery(plumbing):
+    """A gap is reported between its two messages, wherever the reads were split."""
     _, member = plumbing.join("ticker", form=SSE[False])
     messages = [make_message("ticker", sequence=n) for n in (1, 2, 5, 9)]
     first, second, last = (TopicNotice(TICKER, b'{"gap":%d}' % n) for n in (1, 2, 3))
@@ -242,9 +242,9 @@ async def test_a_notice_stands_at_its_place_within_a_delivery(plumbing):
     )
 
 
-async def test_news_of_products_reaches_who_has_anything_of_them(plumbing):
-    """One product has fallen silent; the others are fine."""
-    told = plumbing.join("ticker", form=WEBSOCKET)[1]
+async def test_a_notice_about_products_reaches_sessions_with_any_of_their_topics(plumbing):
+    """One product has fallen silent; the other products are live."""
+    live = plumbing.join("ticker", form=WEBSOCKET)[1]
     other = plumbing.join("ticker", pairs=["ETH-USD"], form=WEBSOCKET)[1]
     strict = plumbing.join("matches", form=WEBSOCKET_STRICT)[1]
     waiting = plumbing.join("level2", "matches", form=WEBSOCKET)[1]  # for a snapshot
@@ -252,15 +252,15 @@ async def test_news_of_products_reaches_who_has_anything_of_them(plumbing):
     leaver.close()
     await plumbing.publish(notices=[TopicNotice(frozenset({"BTC-USD"}), b"{}")])
 
-    assert [told.told, waiting.told] == [[b"{}"], [b"{}"]]
+    assert [live.told, waiting.told] == [[b"{}"], [b"{}"]]
     assert other.told + strict.told + left.told == []
 
 
 @pytest.mark.parametrize("name", ["full", "level3"])
-async def test_a_refused_channel_is_told_to_who_asked_and_to_who_asks_later(
+async def test_a_refused_channel_is_reported_to_present_and_later_subscribers(
     plumbing, command, name
 ):
-    """In the exchange's words; it is not asked again."""
+    """In the exchange's words; the exchange is not asked again."""
     _, member = plumbing.join(name, "ticker")
     leaver, _ = plumbing.join(name, pairs=["ETH-USD"])
     leaver.close()
@@ -277,7 +277,7 @@ async def test_a_refused_channel_is_told_to_who_asked_and_to_who_asks_later(
     assert late.apply(command(name)) == []
 
 
-async def test_a_refusal_of_level2_is_nobody_s_business(plumbing):
+async def test_a_refusal_of_level2_is_not_reported(plumbing):
     """level2_batch serves its subscribers instead."""
     _, member = plumbing.join("level2")
     await plumbing.publish(refusals=[Refusal("", "Failed", "no key", "level2")])
@@ -291,8 +291,8 @@ async def test_a_refusal_of_level2_is_nobody_s_business(plumbing):
     assert plumbing.pipe.catalogue.refusal_of("level2") is None
 
 
-async def test_what_full_brought_of_matches_is_forgotten_with_matches(plumbing):
-    """Its trades greeted; the feed says when nothing brings them any longer."""
+async def test_trades_of_full_are_forgotten_with_matches(plumbing):
+    """They were state of matches; the feed reports when it holds neither any longer."""
     matches, full = Topic("matches", "BTC-USD"), Topic("full", "BTC-USD")
     trade = make_message("full", kind="match", sequence=7, also=matches)
     await plumbing.broker.publish([Delivery([trade], flows=frozenset({full, matches}))])
@@ -305,8 +305,8 @@ async def test_what_full_brought_of_matches_is_forgotten_with_matches(plumbing):
     assert plumbing.pipe.tape.position([matches], 1) == {}
 
 
-async def test_a_large_message_is_compressed_once_for_who_negotiated_it(plumbing):
-    """Snapshots and status; small ones, and those that nobody wants so, stay as they are."""
+async def test_a_large_message_is_compressed_once_if_negotiated(plumbing):
+    """Snapshots and status; small messages, and those without such a subscriber, are not."""
     strict = plumbing.join("level2_batch", form=WEBSOCKET_STRICT)[1]
     levels = [[str(n), "1"] for n in range(1, 900)]
 
@@ -327,10 +327,10 @@ async def test_a_large_message_is_compressed_once_for_who_negotiated_it(plumbing
     assert small.deflated is None
 
 
-async def test_who_waits_for_a_snapshot_that_is_being_compressed_is_given_no_other(
+async def test_no_snapshot_is_made_while_the_exchanges_own_is_compressed(
     plumbing, nursery, monkeypatch
 ):
-    """Megabytes, made and compressed for nobody, and sent twice."""
+    """It would be megabytes, made and compressed for no use, and sent twice."""
     nursery.start_soon(plumbing.pipe.snapshots.run)
     _, member = plumbing.join("level2", form=WEBSOCKET_DEFLATE)
 
@@ -348,8 +348,8 @@ async def test_who_waits_for_a_snapshot_that_is_being_compressed_is_given_no_oth
     assert plumbing.pipe.snapshots.made == 0
 
 
-async def test_a_batch_of_nothing_but_bare_removals_is_nothing(plumbing):
-    """They are cut out, and there is no empty write."""
+async def test_a_batch_of_only_bare_removals_is_not_written(plumbing):
+    """They are removed from messages, and no empty write follows."""
     _, member = plumbing.join("level2")
     await plumbing.publish(make_message("level2", kind="snapshot", bids=[], asks=[]))
     await plumbing.publish(make_message("level2", changes=[["buy", "1", "0"]]))
@@ -358,8 +358,8 @@ async def test_a_batch_of_nothing_but_bare_removals_is_nothing(plumbing):
     assert plumbing.pipe.tape.end == 1
 
 
-async def test_a_window_ends_in_its_turn(plumbing):
-    """Behind what came before it, before what came behind it."""
+async def test_a_window_ends_in_order(plumbing):
+    """After the messages before it, and before the messages after it."""
     _, member = plumbing.join("level2_batch")
     changes = [make_message("level2", changes=[["buy", str(n), "1"]]) for n in (1, 2)]
     await plumbing.publish(make_message("level2", kind="snapshot", bids=[], asks=[]))
@@ -372,7 +372,7 @@ async def test_a_window_ends_in_its_turn(plumbing):
 
 @pytest.mark.parametrize("kind", list(NoticeKind))
 async def test_a_gap_ends_a_stream_of_bare_lines_and_no_other(plumbing, kind):
-    """It has no notices, and a missing message may not go unnoticed."""
+    """It has no notices, and a missing message must not go unnoticed."""
     _, bare = plumbing.join("matches", form=NDJSON_BARE[True])
     _, other_topic = plumbing.join("ticker", form=NDJSON_BARE[True])
     _, lines = plumbing.join("matches", form=NDJSON[True])

@@ -1,7 +1,7 @@
-"""The hub: everybody gets what is theirs, in order, once, whatever happens meanwhile.
+"""The hub: each member gets its messages in order, once, for any order of events.
 
-The oracle at the end is the heart of it: random schedules against the plainest possible
-model. The tests before it name the facts one by one.
+The last tests are the main ones: random schedules against the simplest possible model. The tests
+before them state single facts.
 """
 
 from random import Random
@@ -48,7 +48,7 @@ class Market:
         return member
 
     def batch(self, *topics):
-        """Put one message of each of ``topics`` on the tape."""
+        """Append one message of each of ``topics`` to the tape."""
         messages = []
         for topic in topics:
             self.sequence += 1
@@ -74,10 +74,10 @@ def one_write_a_turn(monkeypatch):
     monkeypatch.setattr(hub_module, "WRITES_PER_TURN_MAX", 1)
 
 
-def events(heard):
+def events(received):
     """Read unchunked SSE: the data and id of each event, as a browser would."""
     found = []
-    for block in bytes(heard).split(b"\n\n")[:-1]:
+    for block in bytes(received).split(b"\n\n")[:-1]:
         fields = dict(line.split(b": ", 1) for line in block.split(b"\n"))
         found.append((fields.get(b"data"), from_text(fields.get(b"id", b"").decode())))
     return found
@@ -96,8 +96,8 @@ async def test_a_cohort_shares_one_chunk_a_batch(market):
     assert other_form.heard == b"".join(m.payload + b"\n" for m in chunk.messages)
 
 
-async def test_nobody_is_always_last(market):
-    """With thousands of members the last one is milliseconds behind."""
+async def test_no_member_is_always_last(market):
+    """With thousands of members the last one gets a message milliseconds later."""
     order = []
     members = [market.place(TICKER) for _ in range(3)]
     for name, member in enumerate(members):
@@ -109,7 +109,7 @@ async def test_nobody_is_always_last(market):
     assert [0, 1, 2] == sorted(firsts) == sorted(lasts)
 
 
-async def test_a_long_batch_lets_others_run(market, monkeypatch, nursery):
+async def test_a_long_batch_yields_to_other_tasks(market, monkeypatch, nursery):
     """Ten thousand writes in one turn would hold up pings, joins and the feed."""
     monkeypatch.setattr(hub_module, "WRITES_PER_TURN_MAX", 4)
     monkeypatch.setattr(hub_module, "FORMED_PER_TURN_MAX", 100)
@@ -121,7 +121,7 @@ async def test_a_long_batch_lets_others_run(market, monkeypatch, nursery):
     assert {4, 8} & set(turns)
 
 
-async def test_forming_for_many_cohorts_lets_others_run(market, monkeypatch, nursery):
+async def test_forming_for_many_cohorts_yields_to_other_tasks(market, monkeypatch, nursery):
     """Subscribers of different topics share no bytes, which cost more than their writes."""
     monkeypatch.setattr(hub_module, "WRITES_PER_TURN_MAX", 8)
     monkeypatch.setattr(hub_module, "FORMED_PER_TURN_MAX", 2)
@@ -134,7 +134,7 @@ async def test_forming_for_many_cohorts_lets_others_run(market, monkeypatch, nur
     assert {2, 4, 6, 8} & set(turns)
 
 
-async def test_nothing_is_formed_for_a_cohort_that_was_left_meanwhile(market):
+async def test_nothing_is_formed_for_a_cohort_without_members(market):
     """Subscribers that move between topics while a batch is written leave such cohorts."""
     stays, leaves = market.place(TICKER), market.place(TICKER, MATCHES)
     cohort = leaves.cohort
@@ -146,7 +146,7 @@ async def test_nothing_is_formed_for_a_cohort_that_was_left_meanwhile(market):
 
 
 async def written_after_turns(market, members, nursery):
-    """Publish a ticker; return how many members had it after each turn meanwhile."""
+    """Publish a ticker; return how many members had it after each turn of the loop."""
     turns = []
 
     async def other():
@@ -160,8 +160,8 @@ async def written_after_turns(market, members, nursery):
     return turns
 
 
-async def test_what_is_handed_out_is_counted(market):
-    """Operators see what they serve, by kind."""
+async def test_deliveries_are_counted(market):
+    """Operators see them by kind of stream."""
     frames, lines = market.place(TICKER), market.place(TICKER, MATCHES, form=NDJSON[True])
     market.place(HEARTBEAT, form=SSE[True])
     await market.publish(TICKER, MATCHES)
@@ -172,8 +172,8 @@ async def test_what_is_handed_out_is_counted(market):
     assert market.hub.bytes_out == len(frames.heard) + len(lines.heard)
 
 
-async def test_notices_are_for_those_who_have_the_topic_and_can_read_them(market):
-    """Coinbase's own clients would choke on one; a reader of bare lines is ended instead."""
+async def test_listeners_are_members_of_the_topic_on_streams_with_notices(market):
+    """Coinbase's own clients would fail on a notice; a stream of bare lines is ended instead."""
     both, sse = market.place(TICKER, MATCHES), market.place(MATCHES, form=SSE[True])
     lines = market.place(MATCHES, form=NDJSON[True])
     market.place(TICKER)
@@ -187,7 +187,7 @@ async def test_notices_are_for_those_who_have_the_topic_and_can_read_them(market
 
 
 async def test_a_trade_of_full_reaches_members_of_either_topic_once(market):
-    """Where full flows, matches are made of it; who has both must not book a trade twice."""
+    """Matches are made from full; a subscriber of both must not get a trade twice."""
     market.sequence = 1
     full, matches, both = market.place(FULL), market.place(MATCHES), market.place(FULL, MATCHES)
     event = market.place(MATCHES, form=SSE[False])
@@ -200,8 +200,8 @@ async def test_a_trade_of_full_reaches_members_of_either_topic_once(market):
     assert [ids for _, ids in events(event.heard)] == [{MATCHES: 2}]
 
 
-async def test_rfq_matches_reach_who_has_all_or_that_product_once(market):
-    """The exchange's one stream of them serves both."""
+async def test_rfq_matches_reach_members_of_all_products_or_of_that_one_once(market):
+    """One channel of the exchange serves both."""
     everything, one, other = (Topic("rfq_matches", p) for p in ("", "BTC-USD", "ETH-USD"))
     members = [
         market.place(*topics) for topics in ([everything], [one], [other], [everything, one])
@@ -213,8 +213,8 @@ async def test_rfq_matches_reach_who_has_all_or_that_product_once(market):
     assert [member.messages for member in members] == [[message], [message], [], [message]]
 
 
-async def test_the_schema_of_level3_reaches_all_who_have_its_arrays(market):
-    """It is about no product; without it the arrays mean nothing (FEED §6.13)."""
+async def test_the_schema_of_level3_reaches_every_member_of_level3(market):
+    """It has no product; without it the arrays are meaningless (COINBASE §6.13)."""
     schema, level3 = Topic("level3", ""), [Topic("level3", p) for p in PRODUCTS[:2]]
     members = [market.place(level3[0]), market.place(*level3, TICKER)]
     market.place(TICKER)
@@ -226,8 +226,8 @@ async def test_the_schema_of_level3_reaches_all_who_have_its_arrays(market):
     assert not market.hub.wants(schema)
 
 
-async def test_large_messages_are_compressed_when_somebody_negotiated_it(market):
-    """20 µs for nobody is 20 µs too much."""
+async def test_large_messages_are_compressed_for_members_with_compression(market):
+    """20 µs without such a member are 20 µs too much."""
     market.place(TICKER, MATCHES)
     assert not market.hub.deflates(TICKER)
     market.place(TICKER, form=WEBSOCKET_DEFLATE)
@@ -238,8 +238,8 @@ async def test_large_messages_are_compressed_when_somebody_negotiated_it(market)
 
 
 @pytest.mark.usefixtures("one_write_a_turn")
-async def test_who_is_moved_by_what_it_was_owed_is_owed_it_once(market):
-    """What was too much for it may be conflated, and its books dropped: a move within a move."""
+async def test_a_member_moved_by_its_owed_messages_gets_them_once(market):
+    """They may overflow its backlog, and conflation drops its books: a move within a move."""
     trigger, mover = market.place(HEARTBEAT), market.place(MATCHES, TICKER)
     trigger.on_write = lambda chunk: market.hub.place(mover, frozenset({TICKER}), WEBSOCKET)
     mover.on_write = lambda chunk: market.hub.place(mover, frozenset({FULL}), WEBSOCKET)
@@ -249,8 +249,8 @@ async def test_who_is_moved_by_what_it_was_owed_is_owed_it_once(market):
     assert mover.cohort.topics == {FULL}
 
 
-async def test_topics_are_those_that_somebody_has(market):
-    """What nobody has is not derived; what everybody left is not kept."""
+async def test_topics_are_those_with_members(market):
+    """A topic without members is not derived, and not kept after the last one leaves."""
     first, second = market.place(TICKER, MATCHES), market.place(TICKER, form=SSE[True])
     other = market.place(Topic("ticker", "ETH-USD"))
     assert market.hub.topics("ticker") == [TICKER, Topic("ticker", "ETH-USD")]
@@ -265,8 +265,8 @@ async def test_topics_are_those_that_somebody_has(market):
     assert market.hub._cohorts == {}
 
 
-async def test_a_member_without_topics_is_given_nothing(market):
-    """It has no wire form: asking for it is our bug, and must not pass for a quiet market."""
+async def test_delivering_to_a_member_without_topics_is_an_error(market):
+    """It has no wire form: the call is a bug, and must not look like a quiet market."""
     member = market.place()
 
     with pytest.raises(AssertionError):
@@ -275,8 +275,8 @@ async def test_a_member_without_topics_is_given_nothing(market):
         market.hub.deliver_chunk(member, Chunk([b"x"], [make_message("ticker")], [1]))
 
 
-async def test_who_leaves_in_the_middle_of_a_batch_gets_nothing_more(market):
-    """Bytes behind a farewell would be a broken stream."""
+async def test_a_member_that_leaves_during_a_batch_gets_nothing_more(market):
+    """Bytes after a farewell would be a broken stream."""
     first, second = market.place(TICKER), market.place(TICKER)
     first.on_write = lambda chunk: market.hub.remove(second)
     second.on_write = lambda chunk: market.hub.remove(first)
@@ -287,7 +287,7 @@ async def test_who_leaves_in_the_middle_of_a_batch_gets_nothing_more(market):
 
 
 @pytest.mark.usefixtures("one_write_a_turn")
-async def test_who_moves_in_the_middle_of_a_batch_is_owed_the_old_topics_and_no_new_ones(market):
+async def test_a_member_that_moves_during_a_batch_is_owed_only_its_old_topics(market):
     """The new ones begin when the move is answered; the old ones were promised before."""
     trigger, mover = market.place(HEARTBEAT), market.place(MATCHES)
     trigger.on_write = lambda chunk: market.hub.place(mover, frozenset({TICKER}), WEBSOCKET)
@@ -298,8 +298,8 @@ async def test_who_moves_in_the_middle_of_a_batch_is_owed_the_old_topics_and_no_
     assert mover.messages == [batch[1], batch[4]]
 
 
-async def test_a_tape_smaller_than_the_batch_owes_a_mover_everything_still():
-    """A book's snapshot may weigh more than the tape an operator chose."""
+async def test_a_mover_gets_the_whole_batch_from_a_tape_smaller_than_it():
+    """A book's snapshot may be larger than the tape that an operator chose."""
     market = Market(tape_bytes_max=1)
     trigger, mover = market.place(HEARTBEAT), market.place(MATCHES)
     trigger.on_write = lambda chunk: market.hub.place(mover, frozenset({TICKER}), WEBSOCKET)
@@ -308,8 +308,8 @@ async def test_a_tape_smaller_than_the_batch_owes_a_mover_everything_still():
     assert mover.messages == batch[1:3]
 
 
-async def test_who_is_ended_by_what_was_owed_is_not_placed_again(market):
-    """A closed subscriber in a cohort would be written to for as long as its peer hangs on."""
+async def test_a_member_ended_by_its_owed_messages_is_not_placed(market):
+    """The hub would write to a closed subscriber in a cohort until its peer disconnects."""
     trigger, slow = market.place(HEARTBEAT), market.place(MATCHES, chunks_max=0)
 
     class Closing:
@@ -325,8 +325,8 @@ async def test_who_is_ended_by_what_was_owed_is_not_placed_again(market):
     assert market.hub.topics("ticker") == []
 
 
-async def test_an_event_states_what_precedes_it(market):
-    """A reader that is cut anywhere comes back to exactly the next message."""
+async def test_an_event_states_the_position_up_to_itself(market):
+    """A client that is disconnected anywhere resumes at exactly the next message."""
     reader = market.place(TICKER, MATCHES, HEARTBEAT, form=SSE[False])
     await market.publish(MATCHES, HEARTBEAT, TICKER)
     await market.publish(MATCHES)
@@ -351,7 +351,7 @@ async def test_with_many_topics_only_the_last_event_of_a_batch_states_a_position
     ]
 
 
-async def test_what_one_member_is_given_states_its_position_once_behind_it(market):
+async def test_messages_for_one_member_state_its_position_once_at_the_end(market):
     """The cohort's own position may be in the middle of a batch."""
     await market.publish(MATCHES)
     reader = market.place(TICKER, MATCHES, form=SSE[False])
@@ -362,11 +362,11 @@ async def test_what_one_member_is_given_states_its_position_once_behind_it(marke
 
 
 class Subscriber(FakeMember):
-    """A member that knows what it is due.
+    """A member with a record of the messages that it is due.
 
     Attributes:
         due: every message of its topics published while it had them, in order.
-        topics_at: its topics at each message, for what positions may state.
+        topics_at: its topics at each message, to check the stated positions.
         is_gone: it was removed, or ended by itself.
         is_moving: a ``place`` of it is under way.
     """
@@ -383,7 +383,7 @@ class Subscriber(FakeMember):
 
 
 class Oracle(Market):
-    """A random schedule, and the plainest model of what it must come to."""
+    """A random schedule, and the simplest model of its result."""
 
     def __init__(self, seed):
         self.random = Random(seed)
@@ -412,7 +412,7 @@ class Oracle(Market):
         member.is_moving = False
         if not member.is_gone:
             member.topics = topics
-            assert member.due == member.messages  # all that is old, and nothing that is new
+            assert member.due == member.messages  # messages of old topics, and none of new ones
 
     def remove(self, member):
         self.hub.remove(member)
@@ -420,7 +420,7 @@ class Oracle(Market):
         member.topics = frozenset()
 
     def act(self):
-        """Join, move, leave or go: whoever may."""
+        """Join, move, leave or be removed, whichever is possible."""
         member = self.random.choice(self.members)
         free = not (member.is_gone or member.is_moving)
         match self.random.randrange(4):
@@ -432,7 +432,7 @@ class Oracle(Market):
                 self.remove(member)
 
     def after_write(self, member):
-        """Meddle in the middle of a write; sometimes it was the member's last one."""
+        """Act in the middle of a write; sometimes the write ends the member."""
         assert not member.is_gone
         member.topics_at += [member.topics] * (len(member.messages) - len(member.topics_at))
         if self.random.random() < self.meddling / 5:
@@ -449,14 +449,14 @@ class Oracle(Market):
         return messages
 
     async def run(self):
-        async def meddle():
+        async def change_members():
             while True:
                 if self.random.random() < self.meddling:
                     self.act()
                 await trio.lowlevel.checkpoint()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(meddle)
+            nursery.start_soon(change_members)
             for _ in range(12):
                 await self.publish(*self.random.choices(self.topics, k=self.random.randint(1, 6)))
                 self.check_deliveries()
@@ -484,8 +484,8 @@ async def run_schedule(seed):
 
 
 @given(SEEDS)
-async def test_everybody_gets_what_is_theirs_in_order_once(seed):
-    """Whoever joins, moves, leaves or breaks, and whenever: no hole and no double."""
+async def test_each_member_gets_its_messages_in_order_once(seed):
+    """Members join, move, leave or break at any time: no gap and no repeat."""
     oracle = await run_schedule(seed)
 
     for member in oracle.members:
@@ -500,8 +500,8 @@ async def test_everybody_gets_what_is_theirs_in_order_once(seed):
 
 
 @given(SEEDS)
-async def test_an_event_id_covers_exactly_what_precedes_it(seed):
-    """A browser that comes back with the last id it saw has missed nothing of its topics."""
+async def test_an_event_id_covers_exactly_the_messages_up_to_it(seed):
+    """A browser that resumes with the last id that it received misses no message of its topics."""
     oracle = await run_schedule(seed)
 
     for member in oracle.members:

@@ -1,4 +1,4 @@
-"""Whether a balancer should send subscribers here."""
+"""Whether a load balancer should send subscribers here."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from hedgehogd.fanout.instance import Instance
 from hedgehogd.protocol.commands import ChannelRequest
 
 
-def test_readiness_says_why(plumbing):
+def test_readiness_has_a_reason(plumbing):
     """An operator reads the reason before anything else."""
     instance = Instance(1, plumbing.pipe, plumbing.sessions, plumbing.broker, FeedHealth())
     assert instance.readiness() == (True, "idle")
@@ -22,8 +22,8 @@ def test_readiness_says_why(plumbing):
     assert instance.readiness() == (False, "draining")
 
 
-def test_an_alarm_is_told_beside_the_state(plumbing):
-    """What is held always is refused: the line is fine, and the operator has to act."""
+def test_an_alarm_is_part_of_the_reason(plumbing):
+    """A configured topic is refused: the line is live, and the operator has to act."""
     instance = Instance(1, plumbing.pipe, plumbing.sessions, plumbing.broker, FeedHealth())
     instance.health.become(FeedState.LIVE, 1.0)
     instance.health.alarms["", "full"] = "no key"
@@ -33,8 +33,8 @@ def test_an_alarm_is_told_beside_the_state(plumbing):
     assert instance.readiness() == (False, "stale: silent; no key")
 
 
-def test_what_is_not_to_be_had_is_refused_before_a_stream_begins(plumbing):
-    """A status says it better than a stream that stays empty."""
+def test_unavailable_topics_are_refused_before_a_stream_begins(plumbing):
+    """A status is clearer than a stream that stays empty."""
     instance = Instance(1, plumbing.pipe, plumbing.sessions, plumbing.broker, FeedHealth())
     plumbing.pipe.catalogue.refuse("NO-USD")
     plumbing.pipe.catalogue.refuse_channel("full", "Failed to subscribe", "")

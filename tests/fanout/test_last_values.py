@@ -1,4 +1,4 @@
-"""What late joiners are greeted with."""
+"""The state that late joiners receive first."""
 
 import json
 
@@ -32,8 +32,8 @@ def test_the_newest_of_each_state_is_kept_and_nothing_else():
     assert latest.ticker("ETH-USD") is None
 
 
-def test_the_last_trade_greets_as_last_match_and_changes_nothing_else():
-    """Coinbase greets so; a client that books every match would book this one twice."""
+def test_the_last_trade_is_sent_as_last_match():
+    """As by Coinbase; a client that books every match would otherwise book this one twice."""
     match = make_message("matches", sequence=7, trade_id=3, price="6.10", side="match")
     greeting = kept(match).greeting(MATCHES)
 
@@ -48,7 +48,7 @@ def test_the_last_trade_greets_as_last_match_and_changes_nothing_else():
     assert match.type == "match"
 
 
-def test_the_greeting_is_made_once_per_trade():
+def test_a_last_match_is_made_once_per_trade():
     """A thousand late joiners cost one."""
     latest = kept(make_message("matches", sequence=7))
     first = latest.greeting(MATCHES)
@@ -58,22 +58,22 @@ def test_the_greeting_is_made_once_per_trade():
     assert latest.greeting(MATCHES).sequence == 8
 
 
-def test_a_last_match_of_the_exchange_greets_as_it_came():
-    """Raw is sacred: there is nothing to change in it."""
+def test_a_last_match_of_the_exchange_is_sent_unchanged():
+    """Messages stay raw: there is nothing to change in it."""
     last_match = make_message("matches", kind="last_match", sequence=7)
 
     assert last_match is kept(last_match).greeting(MATCHES)
 
 
-def test_ticker_batch_is_greeted_with_the_ticker():
-    """Nothing upstream is called ticker_batch; it is the same message in another rhythm."""
+def test_the_state_of_ticker_batch_is_the_ticker():
+    """The feed holds no ticker_batch; it is the same message at other times."""
     ticker = make_message("ticker", sequence=2)
 
     assert ticker is kept(ticker).greeting(TICKER_BATCH.topic("BTC-USD"))
 
 
-def test_a_trade_of_full_greets_who_comes_for_matches():
-    """Where full flows, matches are made of it."""
+def test_a_trade_of_full_is_state_of_matches():
+    """Matches are made from full where the feed holds it."""
     trade = make_message("full", kind="match", sequence=7, trade_id=3, also=MATCHES)
     latest = kept(make_message("full", kind="open", sequence=6), trade)
     greeting = latest.greeting(MATCHES)
@@ -82,8 +82,8 @@ def test_a_trade_of_full_greets_who_comes_for_matches():
     assert latest.greeting(Topic("full", "BTC-USD")) is None
 
 
-def test_level3_is_greeted_with_what_its_arrays_mean():
-    """The exchange says so once for each connection; a joiner of ours needs it too."""
+def test_the_state_of_level3_is_its_schema():
+    """The exchange sends it once per connection; a later joiner needs it too."""
     schema = make_message("level3", "", schema={})
     latest = kept(schema, make_row("done", "BTC-USD", 7, "a", "t"))
 
@@ -91,8 +91,8 @@ def test_level3_is_greeted_with_what_its_arrays_mean():
     assert schema is latest.greeting(Topic("level3", "ETH-USD"))
 
 
-def test_what_is_forgotten_greets_nobody():
-    """A price from before the pause in a topic's flow is worse than none."""
+def test_a_forgotten_topic_has_no_state():
+    """A price from before the feed released the topic is worse than none."""
     latest = kept(make_message("ticker", sequence=2))
     latest.forget(TICKER)
     latest.forget(MATCHES)
@@ -100,8 +100,8 @@ def test_what_is_forgotten_greets_nobody():
     assert latest.greeting(TICKER) is None
 
 
-def test_no_more_topics_are_remembered_than_the_limit_says(monkeypatch):
-    """A recording may hold any number of products; what is known already stays fresh."""
+def test_the_number_of_topics_with_state_is_bounded(monkeypatch):
+    """A recording may hold any number of products; known topics are still updated."""
     monkeypatch.setattr(latest_module, "TOPICS_MAX", 1)
     newest = make_message("ticker", sequence=2)
     latest = kept(make_message("ticker", sequence=1), make_message("ticker", "X-Y"), newest)

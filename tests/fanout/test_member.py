@@ -1,4 +1,4 @@
-"""The port that the writing end of a subscriber has to fill.
+"""The port to the writing end of a subscriber.
 
 The suite of the port runs on the real adapter, over a socket pair, and on the fake.
 """
@@ -19,7 +19,7 @@ from tests.fakes import FakeMember
 
 @pytest.fixture(params=["fake", "outlet"])
 async def peers(request, plumbing):
-    """A member that soon has too much to write, and what its peer has heard by now."""
+    """A member with a small backlog, and a function that returns the bytes its peer received."""
     ours, theirs = socket.socketpair()
     with closing(ours), closing(theirs):
         ours.setblocking(False)
@@ -27,54 +27,54 @@ async def peers(request, plumbing):
         async with trio.open_nursery() as nursery:
             if request.param == "fake":
                 member = FakeMember(FORM, chunks_max=3)
-                hear = lambda: bytes(member.heard)  # noqa: E731
+                received = lambda: bytes(member.heard)  # noqa: E731
             else:
                 member = Outlet(ours, FORM, OutletSettings(nursery, StreamCounts(), 1024))
-                hear = lambda: theirs.recv(10**6)  # noqa: E731
+                received = lambda: theirs.recv(10**6)  # noqa: E731
             member.session = Session("1.x", member, FORM, plumbing.pipe, 1)
-            yield member, hear
+            yield member, received
             nursery.cancel_scope.cancel()
 
 
-async def test_what_is_written_and_told_is_heard_in_order(peers):
-    """The hub leaves everything behind its write to the member."""
-    member, hear = peers
+async def test_writes_and_notices_arrive_in_order(peers):
+    """The hub leaves all work after its write to the member."""
+    member, received = peers
     one, two = make_chunk(1, 2), make_chunk(3)
     member.write(one)
     member.tell(b"{}")
     member.write(two)
 
-    assert hear() == one.data + FORM.tell(b"{}") + two.data
+    assert received() == one.data + FORM.tell(b"{}") + two.data
     assert member.statistics(0.0) == (3, 0, 0, 0.0)
 
 
-async def test_after_its_end_a_member_takes_nothing(peers):
-    """Bytes behind a farewell would be a broken stream."""
-    member, hear = peers
+async def test_after_its_end_a_member_ignores_writes(peers):
+    """Bytes after a farewell would be a broken stream."""
+    member, received = peers
     member.write(make_chunk(1))
     member.end(1012, "drain")
-    heard = hear()
+    before = received()
     member.write(make_chunk(2))
     member.tell(b"{}")
     member.end(1012, "drain")
 
-    assert hear() in {heard, b""}  # the real one has shut its socket
+    assert received() in {before, b""}  # the real one has shut its socket
     assert member.session.is_closed
     assert member.statistics(0.0).delivered == 1
 
 
-async def test_who_keeps_up_has_nothing_waiting(peers):
-    """A catch-up waits for this before it gives more."""
-    member, hear = peers
+async def test_a_member_that_keeps_up_has_an_empty_backlog(peers):
+    """A catch-up waits for this before it delivers more."""
+    member, received = peers
     member.write(make_chunk(1, 2))
     await member.wait_written()
 
     assert list(member.waiting()) == []
-    assert hear()
+    assert received()
 
 
-async def test_a_member_with_too_much_to_write_ends_in_the_middle_of_a_write(peers):
-    """So the hub has to stand that its members leave while it writes to them."""
+async def test_a_member_with_a_full_backlog_ends_during_a_write(peers):
+    """So the hub must allow that members leave while it writes to them."""
     member, _ = peers
     for sequence in range(9):
         member.write(make_chunk(sequence, size=200_000))
@@ -97,7 +97,7 @@ async def test_a_member_that_sheds_ends_and_holds_nothing(peers):
 
 
 async def test_a_member_is_a_port():
-    """What an adapter forgets to fill says so at once."""
+    """A method that an adapter does not implement raises at once."""
     member = Member()
     calls = [
         lambda: member.write(make_chunk(1)),

@@ -1,4 +1,4 @@
-"""The pipe: parts that know each other."""
+"""The pipe: the parts of one instance that use each other."""
 
 import json
 from random import Random
@@ -29,7 +29,7 @@ PRODUCTS = ("BTC-USD", "ETH-USD")
         ("matches", WEBSOCKET_DEFLATE, True),  # by its second topic
     ],
 )
-def test_large_messages_are_compressed_for_who_gets_them(plumbing, channel, form, expected):
+def test_large_messages_are_compressed_for_their_receivers(plumbing, channel, form, expected):
     """Compressing costs more than all the rest."""
     messages = {
         "level2": make_message("level2"),
@@ -43,8 +43,8 @@ def test_large_messages_are_compressed_for_who_gets_them(plumbing, channel, form
 class World:
     """An exchange, a feed that holds topics, and a broker, in any order of events.
 
-    The exchange goes on whether the feed holds a topic or not. What the feed holds arrives in
-    order. Of what it no longer holds, some messages still arrive: they were in flight. Level-3
+    The exchange sends whether the feed holds a topic or not. Messages of held topics arrive in
+    order. Of released topics some messages still arrive: they were in flight. Level-3
     books arrive long after they were fetched. The connection is lost and resumes.
     """
 
@@ -225,7 +225,7 @@ class World:
 
 @settings(max_examples=100)
 @given(st.integers(min_value=0, max_value=2**32))
-def test_what_is_in_memory_is_what_the_feed_keeps_up_to_date(seed):
+def test_only_topics_that_the_feed_holds_have_state(seed):
     """Topics are held and released in any order, and messages in flight arrive at any time.
 
     Nothing of a topic that is not held is in memory; each book that is served is the exchange's
@@ -241,7 +241,7 @@ def test_what_is_in_memory_is_what_the_feed_keeps_up_to_date(seed):
 
 
 async def test_books_are_counted_by_state(plumbing):
-    """An operator sees a book that nothing updates; it is in memory no longer."""
+    """An operator sees a book that the feed no longer updates; it is not in memory."""
     topics = frozenset(Topic(c, p) for c in ("level2", "full", "heartbeat") for p in PRODUCTS)
     await plumbing.broker.publish([Delivery([], flows=topics)])
     assert plumbing.pipe.book_states()[3] == {"live": 0, "loading": 2, "stale": 0}
@@ -266,7 +266,7 @@ async def test_books_are_counted_by_state(plumbing):
 
 
 async def test_no_book_of_a_refused_channel_is_counted(plumbing):
-    """The feed holds the topics on, and asks for them again later; until then no book comes."""
+    """The feed requests it again later; until then no book arrives."""
     topics = frozenset(Topic(channel, PRODUCTS[0]) for channel in ("level2", "full"))
     await plumbing.broker.publish([Delivery([], flows=topics)])
     found = []

@@ -1,4 +1,4 @@
-"""Sessions: greeted with the state, and from then on without a hole or a double."""
+"""Sessions: first the state, and from then on each message once, without a gap."""
 
 import json
 from itertools import pairwise
@@ -22,12 +22,12 @@ MATCHES, TICKER = Topic("matches", "BTC-USD"), Topic("ticker", "BTC-USD")
 
 
 def texts(member):
-    """What a member was given: the sequence number and type of each message."""
+    """Return the sequence and type of each message that a member received."""
     return [f"{message.sequence} {message.type}" for message in member.messages]
 
 
-async def test_a_new_subscriber_is_greeted_with_the_state_and_then_gets_what_follows(plumbing):
-    """As Coinbase does; a page must not stay empty until the next trade."""
+async def test_a_new_subscriber_gets_the_state_and_then_each_message(plumbing):
+    """As with Coinbase; a page must not stay empty until the next trade."""
     await plumbing.publish(
         make_message("matches", sequence=6, trade_id=1),
         make_message("ticker", sequence=6),
@@ -42,7 +42,7 @@ async def test_a_new_subscriber_is_greeted_with_the_state_and_then_gets_what_fol
     assert texts(member) == ["7 last_match", "None status", "7 ticker", "8 match", "8 ticker"]
 
 
-async def test_only_what_is_new_is_greeted(plumbing):
+async def test_state_is_sent_for_new_topics_only(plumbing):
     """A second subscribe must not look like a second last trade."""
     await plumbing.publish(make_message("ticker", sequence=6), make_message("matches", sequence=6))
     session, member = plumbing.join("ticker")
@@ -52,15 +52,15 @@ async def test_only_what_is_new_is_greeted(plumbing):
     assert texts(member) == ["6 ticker", "6 last_match"]
 
 
-async def test_where_nothing_is_known_nobody_is_greeted(plumbing):
-    """The first subscriber of a topic is greeted by the exchange itself."""
+async def test_without_state_none_is_sent(plumbing):
+    """The first subscriber of a topic gets the exchange's own."""
     _, member = plumbing.join("ticker", "matches", "status", "level2")
 
     assert member.chunks == []
 
 
-async def test_a_greeting_that_waits_claims_nothing_and_hides_nothing(plumbing):
-    """A position tells what was delivered before it: all of the tape, but not the greeting."""
+async def test_waiting_state_does_not_move_the_position(plumbing):
+    """A position covers the messages delivered before it: all of the tape, but not the state."""
     session, member = plumbing.join("matches")
     await plumbing.publish(make_message("ticker", sequence=5), make_message("matches", sequence=6))
     session.apply(command("ticker"))
@@ -97,16 +97,16 @@ async def test_the_answer_is_errors_and_then_the_whole_state(plumbing):
 @pytest.mark.parametrize(
     ("form", "expected"), [(WEBSOCKET, {TICKER}), (SSE[True], {TICKER}), (NDJSON_BARE[True], set())]
 )
-async def test_conflation_needs_a_form_that_can_tell_of_it(plumbing, form, expected):
-    """Messages that vanish without a word are loss."""
+async def test_conflation_needs_a_form_with_notices(plumbing, form, expected):
+    """Messages that disappear without a notice are a loss."""
     session, _ = plumbing.open(form)
     session.apply(command("ticker", policy="conflate"))
 
     assert session.subscription.conflated == expected
 
 
-async def test_a_closed_session_leaves_everything_and_takes_nothing_more(plumbing):
-    """Its peer may hang on for seconds; nobody may pay for it upstream or in the hub."""
+async def test_a_closed_session_leaves_all_topics_and_receives_nothing(plumbing):
+    """Its peer may stay for seconds, at no cost upstream or in the hub."""
     session, member = plumbing.join("ticker", "level2")
     session.close()
     session.close()
@@ -123,7 +123,7 @@ async def test_a_closed_session_leaves_everything_and_takes_nothing_more(plumbin
 
 
 async def test_closing_twice_releases_once(plumbing):
-    """Else somebody who stays would lose the topic with somebody else's second close."""
+    """Otherwise the second close would release the topic of another subscriber."""
     (leaver, _), (_, stayer) = plumbing.join("ticker"), plumbing.join("ticker")
     leaver.close()
     leaver.close()
@@ -133,8 +133,8 @@ async def test_closing_twice_releases_once(plumbing):
     assert texts(stayer) == ["1 ticker"]
 
 
-async def test_a_session_that_its_greeting_ends_is_wanted_by_nobody(plumbing):
-    """The last straw can be the greeting; the topic must not be held for ever for it."""
+async def test_a_session_ended_by_its_state_leaves_no_demand(plumbing):
+    """The state can exceed its backlog; the topic must not be held for ever."""
     await plumbing.publish(make_message("ticker", sequence=1), make_message("matches", sequence=1))
     session, member = plumbing.open(chunks_max=1)
     session.apply(command("matches"))
@@ -144,8 +144,8 @@ async def test_a_session_that_its_greeting_ends_is_wanted_by_nobody(plumbing):
     assert (plumbing.wanted, member.cohort) == ([], None)
 
 
-async def test_a_session_that_the_running_batch_ends_joins_nothing(plumbing):
-    """What a mover is owed can be too much for it; then it has left before it arrives."""
+async def test_a_session_ended_by_the_running_batch_joins_nothing(plumbing):
+    """The owed messages can exceed its backlog; then it has left before it joins."""
     session, member = plumbing.open(chunks_max=0)
     session.apply(command("matches"))
     _, trigger = plumbing.join("heartbeat")
@@ -161,8 +161,8 @@ async def test_a_session_that_the_running_batch_ends_joins_nothing(plumbing):
     assert plumbing.wanted == []
 
 
-async def test_a_refused_product_is_dropped_and_the_subscriber_told_why(plumbing):
-    """In the exchange's own words, as if it had asked there itself."""
+async def test_a_refused_product_is_dropped_and_reported(plumbing):
+    """In the exchange's own words, as if the subscriber were connected to it."""
     _, member = plumbing.join("ticker", "level2", pairs=["BTC-USD", "NO-USD"])
     _, other = plumbing.join("ticker")
     refusal = Refusal("NO-USD", "Failed to subscribe", "NO-USD is not a valid product")
@@ -176,8 +176,8 @@ async def test_a_refused_product_is_dropped_and_the_subscriber_told_why(plumbing
     assert member.ends == []
 
 
-async def test_a_refusal_without_words_gets_ours(plumbing):
-    """A client looks at ``message`` first."""
+async def test_a_refusal_without_a_message_gets_the_default_one(plumbing):
+    """A client reads ``message`` first."""
     session, member = plumbing.join("ticker", form=WEBSOCKET_STRICT)
     session.refuse(Refusal("BTC-USD", "", "BTC-USD is delisted"))
 
@@ -185,8 +185,8 @@ async def test_a_refusal_without_words_gets_ours(plumbing):
     assert json.loads(member.told[1])["channels"] == []
 
 
-async def test_a_stream_that_can_be_told_nothing_ends_with_the_refusal(plumbing):
-    """An NDJSON reader would wait for a product that will never come."""
+async def test_a_stream_that_cannot_carry_a_refusal_ends_with_it(plumbing):
+    """An NDJSON client would wait for a product that will never arrive."""
     session, member = plumbing.join("ticker", form=NDJSON_BARE[True])
     session.refuse(Refusal("BTC-USD", "", "BTC-USD is delisted"))
 
@@ -195,7 +195,7 @@ async def test_a_stream_that_can_be_told_nothing_ends_with_the_refusal(plumbing)
 
 
 async def test_a_book_begins_with_its_snapshot(plumbing):
-    """Changes to a state one does not have are noise, or worse, a wrong book."""
+    """Changes without the state that they change are useless, or a wrong book."""
     _, early = plumbing.join("level2")
     await plumbing.publish(make_message("level2", kind="snapshot"))
     _, late = plumbing.join("level2", "ticker")
@@ -211,7 +211,7 @@ async def test_a_book_begins_with_its_snapshot(plumbing):
 
 
 async def test_books_arrive_each_with_its_own_snapshot(plumbing):
-    """A small book must not wait for a big one."""
+    """A small book must not wait for a large one."""
     session, member = plumbing.join("level2", pairs=["AAA-USD", "BBB-USD", "CCC-USD"])
     await plumbing.publish(
         make_message("level2", "BBB-USD", 1),
@@ -228,8 +228,8 @@ async def test_books_arrive_each_with_its_own_snapshot(plumbing):
     assert texts(member) == ["2 snapshot", "4 l2update", "5 snapshot", "7 l2update"]
 
 
-async def test_who_waits_no_longer_is_let_in_nowhere(plumbing):
-    """Unsubscribed or closed: the snapshot is not for them."""
+async def test_a_session_that_waits_no_longer_does_not_join(plumbing):
+    """It has unsubscribed or closed: the snapshot is not for it."""
     unsubscriber, first = plumbing.join("level2", "ticker")
     leaver, second = plumbing.join("level2")
     unsubscriber.apply(command("level2", subscribes=False))
@@ -240,7 +240,7 @@ async def test_who_waits_no_longer_is_let_in_nowhere(plumbing):
     assert first.chunks + second.chunks == []
 
 
-async def test_who_has_both_books_gets_the_exchange_s_snapshot_once(plumbing):
+async def test_a_session_with_both_books_gets_the_exchanges_snapshot_once(plumbing):
     """It begins level2 and level2_batch."""
     _, member = plumbing.join("level2", "level2_batch")
     await plumbing.publish(make_message("level2", kind="snapshot"))
@@ -248,8 +248,8 @@ async def test_who_has_both_books_gets_the_exchange_s_snapshot_once(plumbing):
     assert texts(member) == ["None snapshot"]
 
 
-async def test_a_dropped_book_begins_anew_when_there_is_room(plumbing):
-    """Changes that were left out would falsify all later ones."""
+async def test_a_dropped_book_starts_again_when_the_backlog_has_room(plumbing):
+    """Dropped changes would make all later ones wrong."""
     session, member = plumbing.join("level2", "ticker")
     await plumbing.publish(make_message("level2", kind="snapshot", bids=[["1", "1"]], asks=[]))
     book = Topic("level2", "BTC-USD")
@@ -266,7 +266,7 @@ async def test_a_dropped_book_begins_anew_when_there_is_room(plumbing):
 
 
 async def test_a_book_that_is_too_much_again_is_not_continued(plumbing):
-    """Its snapshot was dropped in the moment in which it was given: no update may follow it."""
+    """Its snapshot was dropped as it was written: no update may follow it."""
     session, member = plumbing.join("level2", "ticker")
     book = Topic("level2", "BTC-USD")
     snapshot, update = make_message("level2", kind="snapshot"), make_message("level2")
@@ -278,8 +278,8 @@ async def test_a_book_that_is_too_much_again_is_not_continued(plumbing):
     assert member.cohort.topics == {Topic("ticker", "BTC-USD")}
 
 
-async def test_a_session_that_its_snapshot_ends_gets_nothing_behind_it(plumbing):
-    """Bytes behind a farewell would be a broken stream."""
+async def test_a_session_ended_by_its_snapshot_gets_nothing_after_it(plumbing):
+    """Bytes after a farewell would be a broken stream."""
     session, member = plumbing.join("level2", chunks_max=0)
     chunks = [Chunk([b"x"], [make_message("level2")], [1])] * 2
     session.admit(Topic("level2", "BTC-USD"), chunks)
@@ -287,8 +287,8 @@ async def test_a_session_that_its_snapshot_ends_gets_nothing_behind_it(plumbing)
     assert (len(member.ends), session.is_closed, member.cohort) == (1, True, None)
 
 
-async def test_level3_begins_with_what_its_arrays_mean(plumbing):
-    """The first subscriber gets the exchange's own word, later ones ours; each once."""
+async def test_level3_begins_with_its_schema(plumbing):
+    """The first subscriber gets the exchange's own, later ones the kept one; each once."""
     schema = make_message("level3", "", schema={})
     _, first = plumbing.join("level3", pairs=["BTC-USD", "ETH-USD"])
     await plumbing.publish(schema)
@@ -303,13 +303,11 @@ TRADES = [{"trade_id": n} for n in range(1, 4)]
 
 
 def backfilled(member):
-    return [json.loads(told) for told in member.told]
+    return [json.loads(notice) for notice in member.told]
 
 
-async def test_who_comes_back_to_matches_is_told_what_was_backfilled_meanwhile(
-    plumbing, monkeypatch
-):
-    """It was away when the notice went out, and believes that it missed nothing."""
+async def test_a_returning_subscriber_of_matches_gets_the_backfilled_trades(plumbing, monkeypatch):
+    """It was away when the notice was sent, and does not know that it missed them."""
     monkeypatch.setattr("hedgehogd.fanout.session.BACKFILL_CHUNK_TRADES_MAX", 2)
     plumbing.pipe.backfilled.add("BTC-USD", TRADES, 0.0)
     plumbing.now = limits.BACKFILLED_KEEP_S - 1
@@ -328,8 +326,8 @@ async def test_who_comes_back_to_matches_is_told_what_was_backfilled_meanwhile(
     assert plumbing.join("matches")[1].told == []
 
 
-async def test_of_many_backfilled_trades_the_newest_are_told_again(plumbing, monkeypatch):
-    """All of them would not fit into what may wait for a subscriber beside data."""
+async def test_of_many_backfilled_trades_the_newest_are_sent_again(plumbing, monkeypatch):
+    """All of them would exceed the space for messages other than data."""
     monkeypatch.setattr("hedgehogd.fanout.session.BACKFILL_RETOLD_TRADES_MAX", 2)
     plumbing.pipe.backfilled.add("BTC-USD", TRADES, 0.0)
     _, member = plumbing.join("matches")
@@ -340,8 +338,8 @@ async def test_of_many_backfilled_trades_the_newest_are_told_again(plumbing, mon
 @pytest.mark.parametrize(
     ("product_ids", "concerned"), [({"BTC-USD"}, True), ({"X-Y", "BTC-USD"}, True), (set(), False)]
 )
-async def test_a_product_concerns_who_has_anything_of_it(plumbing, product_ids, concerned):
-    """Also who waits for its book's snapshot, and stands in no cohort yet."""
+async def test_a_product_concerns_each_session_with_a_topic_of_it(plumbing, product_ids, concerned):
+    """Also a session that waits for the book's snapshot, and is in no cohort yet."""
     session, _ = plumbing.join("level2")
 
     topics = frozenset(Topic("level2", product_id) for product_id in product_ids)
@@ -372,11 +370,11 @@ FEED.append(Topic("status", ""))
 
 
 class Witness:
-    """A session, and what it must come to.
+    """A session, and the messages that it must receive.
 
     Attributes:
         since: its topics, each with the end of the tape when it subscribed.
-        due: offset and message of all that it is due, but for greetings.
+        due: offset and message of all messages that it is due, except for state.
         greetings: topic and sequence of the state it is due when it subscribes.
     """
 
@@ -388,12 +386,12 @@ class Witness:
 
 
 class Schedule:
-    """A random schedule of deliveries and commands, and the plainest model of it."""
+    """A random schedule of deliveries and commands, and the simplest model of the result."""
 
     def __init__(self, seed):
         self.random = Random(seed)
         self.plumbing = Plumbing()
-        self.log = [None]  # what is on the tape, by offset
+        self.log = [None]  # the messages of the tape, by offset
         self.newest = {}
         self.witnesses = []
         self.busy = False
@@ -408,7 +406,7 @@ class Schedule:
             self.join()
 
     def append_and_note(self, messages):
-        """Note who is due each message, in the turn in which it is published."""
+        """Record the due messages of each session, in the turn in which they are published."""
         self.append(messages)
         for message in messages:
             self.log.append(message)
@@ -433,18 +431,18 @@ class Schedule:
     def join(self):
         chunks_max = self.random.randint(0, 6) if self.random.random() < self.slowness else None
         witness = Witness(*self.plumbing.open(self.random.choice(self.forms), chunks_max))
-        witness.member.on_write = lambda chunk: self.meddle(0.3)
+        witness.member.on_write = lambda chunk: self.act(0.3)
         self.witnesses.append(witness)
-        self.say(witness)
+        self.send_command(witness)
 
-    def say(self, witness):
-        """Send a random command, and say what has to follow from it."""
+    def send_command(self, witness):
+        """Send a random command, and record the messages that have to follow."""
         session = witness.session
         names = self.random.sample(self.names, self.random.randint(1, len(self.names)))
         pairs = self.random.sample(self.pairs, self.random.randint(1, len(self.pairs)))
-        said = command(*names, pairs=pairs, subscribes=self.random.random() < 0.7)
+        sent = command(*names, pairs=pairs, subscribes=self.random.random() < 0.7)
         end = len(self.log) - 1
-        session.apply(said)
+        session.apply(sent)
         if session.is_closed:
             return
         topics = session.subscription.topics()
@@ -457,8 +455,8 @@ class Schedule:
         witness.greetings += greetings
         witness.since = {topic: witness.since.get(topic, end) for topic in topics}
 
-    def meddle(self, likelihood=1.0):
-        """Do something, perhaps; at most one thing at a time."""
+    def act(self, likelihood=1.0):
+        """Do at most one thing, perhaps none."""
         if self.busy or self.random.random() > self.meddling * likelihood:
             return
         self.busy = True
@@ -468,7 +466,7 @@ class Schedule:
         elif self.random.random() < 0.2 and len(self.witnesses) < 12:
             self.join()
         else:
-            self.say(witness)
+            self.send_command(witness)
         self.busy = False
 
     def delivery(self):
@@ -485,7 +483,7 @@ class Schedule:
     async def run(self):
         async def others():
             while True:
-                self.meddle()
+                self.act()
                 await trio.lowlevel.checkpoint()
 
         async with trio.open_nursery() as nursery:
@@ -496,8 +494,8 @@ class Schedule:
 
 
 @given(st.integers(min_value=0, max_value=2**32))
-async def test_a_session_gets_the_state_and_then_everything(seed):
-    """No hole, no double, no change before its snapshot, and nothing held for the departed.
+async def test_a_session_gets_the_state_and_then_each_message(seed):
+    """No gap, no repeat, no change before its snapshot, and no demand after its end.
 
     Hypothesis prints the seed that fails, and seeds trio's own choices too.
     """
@@ -526,7 +524,7 @@ async def test_a_session_gets_the_state_and_then_everything(seed):
     assert schedule.plumbing.wanted == sorted(t for t in wanted if not t.startswith("heartbeat"))
 
 
-def test_a_command_weighs_what_it_names_or_what_the_session_holds(plumbing):
+def test_a_command_weighs_the_topics_that_it_names_or_the_session_has(plumbing):
     """To leave one of a thousand topics costs as much as to join them: the answer states all."""
     session, _ = plumbing.open()
     big = command("ticker", "matches", pairs=("A-B", "C-D", "E-F"))

@@ -1,4 +1,4 @@
-"""All sessions of an instance: who is open, and whose an id is."""
+"""All sessions of an instance, and the owner of a session id."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from hedgehogd.protocol.wire import NDJSON
 
 
 async def test_sessions_are_found_by_id_while_they_are_open(plumbing):
-    """REST says 404 for a stream that is over, although its peer still reads the farewell."""
+    """REST answers 404 for a stream that has ended, although its peer still reads the farewell."""
     sessions = plumbing.sessions
     (one, _), (two, _) = plumbing.open(), plumbing.open(NDJSON[True])
     assert (sessions.get(one.id), sessions.get("1.other")) == (one, None)
@@ -38,6 +38,6 @@ async def test_sessions_are_found_by_id_while_they_are_open(plumbing):
         ("x.q", None),
     ],
 )
-def test_an_id_says_whose_it_is(session_id, number):
-    """Any instance can tell where a command belongs, without asking."""
+def test_an_id_states_its_instance(session_id, number):
+    """Any instance knows where a command belongs, without asking."""
     assert owner_of(session_id) == number

@@ -1,4 +1,4 @@
-"""Coinbase's semantics of subscribe and unsubscribe (FEED §3, §4)."""
+"""Coinbase's semantics of subscribe and unsubscribe (COINBASE §3, §4)."""
 
 import pytest
 from hypothesis import given
@@ -26,8 +26,8 @@ def subscription():
     return Subscription(100)
 
 
-def say(subscription, text, may_conflate=True):
-    """Apply what a client would send; return what could not be done."""
+def apply(subscription, text, may_conflate=True):
+    """Apply a client's command; return the reasons of the parts that were not executed."""
     listed = Catalogue()
     listed.replace(frozenset({BTC, ETH}))
     command = parse(text.replace("'", '"'))
@@ -42,49 +42,49 @@ SUBSCRIBE_BOTH = "{'type':'subscribe','product_ids':['BTC-USD','ETH-USD'],'chann
 
 
 def test_subscribing_is_cumulative_and_keeps_the_order(subscription):
-    """A client that adds a product must not lose the others."""
-    say(subscription, SUBSCRIBE_BOTH)
-    say(subscription, "{'type':'subscribe','product_ids':['ETH-USD'],'channels':['matches']}")
-    say(subscription, SUBSCRIBE_BOTH)
+    """A client that adds a product must not lose the earlier ones."""
+    apply(subscription, SUBSCRIBE_BOTH)
+    apply(subscription, "{'type':'subscribe','product_ids':['ETH-USD'],'channels':['matches']}")
+    apply(subscription, SUBSCRIBE_BOTH)
 
     assert state(subscription) == {"ticker": [BTC, ETH], "matches": [ETH]}
     assert subscription.topics() == {BTC_TICKER, TICKER.topic(ETH), MATCHES.topic(ETH)}
 
 
-def test_unsubscribing_takes_products_or_the_whole_channel(subscription):
-    """Without products Coinbase drops the channel; the last product takes it along."""
-    say(subscription, SUBSCRIBE_BOTH.replace("['ticker']", "['ticker','matches','level2']"))
-    say(subscription, "{'type':'unsubscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
-    say(subscription, "{'type':'unsubscribe','channels':['matches']}")
+def test_unsubscribing_drops_products_or_the_whole_channel(subscription):
+    """Without products Coinbase drops the channel; the last product drops it too."""
+    apply(subscription, SUBSCRIBE_BOTH.replace("['ticker']", "['ticker','matches','level2']"))
+    apply(subscription, "{'type':'unsubscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
+    apply(subscription, "{'type':'unsubscribe','channels':['matches']}")
     assert state(subscription) == {"ticker": [ETH], "level2": [BTC, ETH]}
 
-    say(subscription, "{'type':'unsubscribe','product_ids':['ETH-USD'],'channels':['ticker']}")
+    apply(subscription, "{'type':'unsubscribe','product_ids':['ETH-USD'],'channels':['ticker']}")
     assert state(subscription) == {"level2": [BTC, ETH]}
 
 
-def test_unsubscribing_from_what_is_not_held_is_no_error(subscription):
-    """It is idempotent: the wish is granted already."""
-    say(subscription, SUBSCRIBE_BOTH)
+def test_unsubscribing_from_an_absent_topic_is_no_error(subscription):
+    """It is idempotent."""
+    apply(subscription, SUBSCRIBE_BOTH)
     unsubscribe = "{'type':'unsubscribe','product_ids':['XRP-USD'],'channels':['ticker','matches']}"
 
-    assert say(subscription, unsubscribe) == []
+    assert apply(subscription, unsubscribe) == []
     assert state(subscription) == {"ticker": [BTC, ETH]}
 
 
 def test_status_needs_no_products_and_ignores_them(subscription):
     """It is about all of them."""
     subscribe = "{'type':'subscribe','product_ids':['BTC-USD'],'channels':['status']}"
-    assert say(subscription, subscribe) + say(subscription, subscribe) == []
+    assert apply(subscription, subscribe) + apply(subscription, subscribe) == []
     assert state(subscription) == {"status": []}
     assert subscription.topics() == {Topic("status", "")}
 
-    say(subscription, subscribe.replace("subscribe", "unsubscribe"))
+    apply(subscription, subscribe.replace("subscribe", "unsubscribe"))
     assert state(subscription) == {}
 
 
-def test_what_is_wrong_spoils_nothing_but_itself(subscription):
+def test_an_invalid_part_affects_only_itself(subscription):
     """One delisted product in a list of hundreds must not cost the client all of them."""
-    errors = say(
+    errors = apply(
         subscription,
         "{'type':'subscribe','channels':['tickr',{'name':'ticker','product_ids':"
         "['BTC-USD','NO-USD','ETH-USD']},'matches']}",
@@ -98,9 +98,9 @@ def test_what_is_wrong_spoils_nothing_but_itself(subscription):
     assert state(subscription) == {"ticker": [BTC, ETH]}
 
 
-def test_the_same_error_is_said_once(subscription):
+def test_the_same_error_is_reported_once(subscription):
     """A wrong product at the root is wrong for every channel."""
-    errors = say(
+    errors = apply(
         subscription,
         "{'type':'subscribe','product_ids':['NO-USD'],'channels':['ticker','matches']}",
     )
@@ -110,9 +110,9 @@ def test_the_same_error_is_said_once(subscription):
 
 def test_level2_and_level2_batch_are_two_topics(subscription):
     """Each has its own messages; leaving one must not end the other."""
-    say(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2"))
-    say(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2_batch"))
-    say(subscription, "{'type':'unsubscribe','channels':['level2']}")
+    apply(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2"))
+    apply(subscription, SUBSCRIBE_BOTH.replace("ticker", "level2_batch"))
+    apply(subscription, "{'type':'unsubscribe','channels':['level2']}")
 
     assert list(subscription.state) == [LEVEL2_BATCH]
     assert subscription.topics() == {LEVEL2_BATCH.topic(BTC), LEVEL2_BATCH.topic(ETH)}
@@ -127,23 +127,23 @@ RFQ_ALL = "{'type':'subscribe','channels':['rfq_matches']}"
     [RFQ_ALL, RFQ.replace("'ETH-USD'", "'ALL'")]
     + [RFQ.replace("['BTC-USD','ETH-USD']", all_of_them) for all_of_them in ("''", "'ALL'", "[]")],
 )
-def test_rfq_matches_may_be_had_of_all_products(subscription, ask):
-    """Without products, or with "ALL" (FEED §3.1); it takes the place of single ones."""
-    assert say(subscription, RFQ) == []
+def test_rfq_matches_may_be_subscribed_for_all_products(subscription, ask):
+    """Without products, or with "ALL" (COINBASE §3.1); it replaces single ones."""
+    assert apply(subscription, RFQ) == []
     assert subscription.topics() == {RFQ_MATCHES.topic(BTC), RFQ_MATCHES.topic(ETH)}
-    assert say(subscription, ask) == []
-    assert say(subscription, ask) == []
+    assert apply(subscription, ask) == []
+    assert apply(subscription, ask) == []
 
     assert state(subscription) == {"rfq_matches": []}
     assert subscription.topics() == {Topic("rfq_matches", "")}
     assert subscription._count == 1
 
 
-def test_who_has_all_products_is_refused_single_ones(subscription):
-    """As the exchange does; and can drop none of them alone."""
-    say(subscription, RFQ_ALL)
-    assert say(subscription, RFQ) == ["rfq_matches is subscribed to for all products"]
-    say(subscription, RFQ.replace("sub", "unsub", 1))
+def test_single_products_are_refused_beside_all_products(subscription):
+    """As by the exchange; and none of them can be dropped alone."""
+    apply(subscription, RFQ_ALL)
+    assert apply(subscription, RFQ) == ["rfq_matches is subscribed to for all products"]
+    apply(subscription, RFQ.replace("sub", "unsub", 1))
     assert state(subscription) == {"rfq_matches": []}
 
 
@@ -153,9 +153,9 @@ def test_who_has_all_products_is_refused_single_ones(subscription):
     [RFQ_ALL, RFQ.replace("'ETH-USD'", "'ALL'"), RFQ_ALL.replace("{", "{'product_ids':'ALL',")],
 )
 def test_all_products_are_left_at_once(subscription, held, leave):
-    """However they were asked for."""
-    say(subscription, held)
-    say(subscription, leave.replace("sub", "unsub", 1))
+    """However they were subscribed to."""
+    apply(subscription, held)
+    apply(subscription, leave.replace("sub", "unsub", 1))
 
     assert state(subscription) == {}
     assert subscription._count == 0
@@ -173,9 +173,9 @@ def test_a_channel_that_the_exchange_refused_is_refused_at_once(subscription, re
 
 
 def test_a_refused_channel_is_removed_whole(subscription):
-    """With all its products, and what was chosen for them."""
-    say(subscription, CONFLATED)
-    say(subscription, SUBSCRIBE_BOTH.replace("ticker", "matches"))
+    """With all its products, and their policies."""
+    apply(subscription, CONFLATED)
+    apply(subscription, SUBSCRIBE_BOTH.replace("ticker", "matches"))
 
     assert subscription.remove_channel(TICKER)
     assert not subscription.remove_channel(TICKER)
@@ -184,18 +184,18 @@ def test_a_refused_channel_is_removed_whole(subscription):
 
 
 def test_subscriptions_are_limited_and_leaving_makes_room():
-    """Everything has a limit; the client is told which."""
+    """Everything has a limit; the client gets its value."""
     subscription = Subscription(2)
     full = "2 subscriptions are the most allowed"
-    assert say(subscription, SUBSCRIBE_BOTH) == []
-    assert say(subscription, SUBSCRIBE_BOTH.replace("ticker", "matches")) == [full]
-    assert say(subscription, "{'type':'subscribe','channels':['status']}") == [full]
+    assert apply(subscription, SUBSCRIBE_BOTH) == []
+    assert apply(subscription, SUBSCRIBE_BOTH.replace("ticker", "matches")) == [full]
+    assert apply(subscription, "{'type':'subscribe','channels':['status']}") == [full]
     assert state(subscription) == {"ticker": [BTC, ETH]}
 
-    say(subscription, "{'type':'unsubscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
-    assert say(subscription, "{'type':'subscribe','channels':['status']}") == []
-    say(subscription, "{'type':'unsubscribe','channels':['status','ticker']}")
-    assert say(subscription, SUBSCRIBE_BOTH) == []
+    apply(subscription, "{'type':'unsubscribe','product_ids':['BTC-USD'],'channels':['ticker']}")
+    assert apply(subscription, "{'type':'subscribe','channels':['status']}") == []
+    apply(subscription, "{'type':'unsubscribe','channels':['status','ticker']}")
+    assert apply(subscription, SUBSCRIBE_BOTH) == []
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_subscriptions_are_limited_and_leaving_makes_room():
     ],
 )
 def test_room_is_known_before_anything_is_done(text, expected):
-    """A request that is all or nothing must be refused before its first half has happened."""
+    """A request that is all or nothing must be refused before its first half is executed."""
     subscription = Subscription(3)
-    say(subscription, SUBSCRIBE_BOTH)
+    apply(subscription, SUBSCRIBE_BOTH)
 
     assert expected == subscription.room_for(parse(text.replace("'", '"')))
     assert state(subscription) == {"ticker": [BTC, ETH]}
@@ -220,10 +220,10 @@ def test_room_is_known_before_anything_is_done(text, expected):
 
 @pytest.mark.parametrize("ask", [RFQ_ALL, RFQ])
 @pytest.mark.parametrize("held", [RFQ_ALL, RFQ])
-def test_what_is_had_already_needs_no_room(held, ask):
-    """REST may say the same twice, also to a stream that is full."""
+def test_a_repeated_subscribe_needs_no_room(held, ask):
+    """REST may send the same twice, also to a stream that is full."""
     subscription = Subscription(1 if held is RFQ_ALL else 2)
-    say(subscription, held)
+    apply(subscription, held)
 
     assert subscription.room_for(parse(ask.replace("'", '"')))
 
@@ -231,8 +231,8 @@ def test_what_is_had_already_needs_no_room(held, ask):
 @pytest.mark.parametrize(("product_id", "expected"), [(BTC, True), ("XRP-USD", False)])
 def test_a_product_is_removed_from_every_channel(subscription, product_id, expected):
     """The exchange refuses products, not channels of them."""
-    say(subscription, SUBSCRIBE_BOTH)
-    say(subscription, "{'type':'subscribe','product_ids':['BTC-USD'],'channels':['matches']}")
+    apply(subscription, SUBSCRIBE_BOTH)
+    apply(subscription, "{'type':'subscribe','product_ids':['BTC-USD'],'channels':['matches']}")
 
     assert subscription.remove_product(product_id) == expected
     assert state(subscription) == (
@@ -248,35 +248,35 @@ CONFLATED = (
 
 def test_conflation_is_chosen_per_channel_and_product(subscription):
     """Prices may skip for one dashboard product and not for the next."""
-    say(subscription, SUBSCRIBE_BOTH)
-    say(subscription, CONFLATED)
+    apply(subscription, SUBSCRIBE_BOTH)
+    apply(subscription, CONFLATED)
     assert subscription.conflated == {BTC_TICKER}
 
-    say(subscription, SUBSCRIBE_BOTH)  # says nothing about it
+    apply(subscription, SUBSCRIBE_BOTH)  # names no policy
     assert subscription.conflated == {BTC_TICKER}
-    say(subscription, CONFLATED.replace("conflate", "close"))
+    apply(subscription, CONFLATED.replace("conflate", "close"))
     assert subscription.conflated == set()
 
 
 @pytest.mark.parametrize(
     "leave",
     [
-        lambda subscription: say(subscription, "{'type':'unsubscribe','channels':['ticker']}"),
-        lambda subscription: say(subscription, SUBSCRIBE_BOTH.replace("sub", "unsub", 1)),
+        lambda subscription: apply(subscription, "{'type':'unsubscribe','channels':['ticker']}"),
+        lambda subscription: apply(subscription, SUBSCRIBE_BOTH.replace("sub", "unsub", 1)),
         lambda subscription: subscription.remove_product(BTC),
     ],
 )
 def test_conflation_ends_with_the_subscription(subscription, leave):
-    """Who comes back without asking for it gets every message again."""
-    say(subscription, CONFLATED)
+    """A client that subscribes again without the policy gets every message."""
+    apply(subscription, CONFLATED)
     leave(subscription)
 
     assert subscription.conflated == set()
 
 
-def test_refused_products_leave_nothing_behind(subscription):
-    """A client could fill our memory with the names of products that do not exist."""
-    say(subscription, CONFLATED.replace("'BTC-USD',", ""))
+def test_refused_products_leave_no_state(subscription):
+    """A client could fill memory with the names of products that do not exist."""
+    apply(subscription, CONFLATED.replace("'BTC-USD',", ""))
 
     assert subscription.conflated == set()
     assert state(subscription) == {}
@@ -284,21 +284,21 @@ def test_refused_products_leave_nothing_behind(subscription):
 
 @pytest.mark.parametrize("channel", ["level2", "level2_batch", "ticker_batch"])
 def test_books_and_state_can_be_conflated(subscription, channel):
-    """A book by a fresh snapshot."""
-    assert say(subscription, CONFLATED.replace("'ticker'", f"'{channel}'")) == [
+    """A book by a new snapshot."""
+    assert apply(subscription, CONFLATED.replace("'ticker'", f"'{channel}'")) == [
         "NO-USD is not a valid product"
     ]
     assert subscription.conflated == {BY_ALIAS[channel].topic(BTC)}
 
 
 @pytest.mark.parametrize("channel", ["matches", "full", "heartbeat", "status"])
-def test_what_cannot_be_conflated_is_refused(subscription, channel):
-    """Trades and orders add up; leaving one out falsifies the rest."""
+def test_conflation_of_other_channels_is_refused(subscription, channel):
+    """Trades and orders add up; dropping one makes the rest wrong."""
     wish = CONFLATED.replace("ticker", channel)
 
-    assert say(subscription, wish) == [f"{channel} is never conflated"]
+    assert apply(subscription, wish) == [f"{channel} is never conflated"]
     assert state(subscription) == {}
-    assert say(subscription, wish, may_conflate=False) == (
+    assert apply(subscription, wish, may_conflate=False) == (
         [] if channel == "status" else ["NO-USD is not a valid product"]
     )
     assert subscription.conflated == set()
@@ -315,7 +315,7 @@ COMMANDS = st.builds(Command, st.booleans(), st.lists(REQUESTS, max_size=4).map(
 
 @given(st.lists(COMMANDS), st.integers(min_value=1, max_value=8))
 def test_the_state_is_sound_after_any_commands(commands, topics_max):
-    """Limits are kept, nothing is empty, and only what is subscribed to is conflated."""
+    """Limits are kept, no channel is empty, and only subscribed topics are conflated."""
     subscription = Subscription(topics_max)
     for command in commands:
         subscription.apply(command, Catalogue(), may_conflate=True)
@@ -333,7 +333,7 @@ def test_the_state_is_sound_after_any_commands(commands, topics_max):
 
 
 @given(st.lists(COMMANDS), COMMANDS, st.integers(min_value=1, max_value=8))
-def test_what_there_is_room_for_is_not_refused_for_the_limit(commands, last, topics_max):
+def test_room_for_agrees_with_apply(commands, last, topics_max):
     """The answer before and the answer after must agree."""
     subscription = Subscription(topics_max)
     for command in commands:
@@ -346,6 +346,6 @@ def test_what_there_is_room_for_is_not_refused_for_the_limit(commands, last, top
 
 def test_aliases_are_one_channel(subscription):
     """Coinbase answers with canonical names, and counts an alias as the same."""
-    say(subscription, SUBSCRIBE_BOTH.replace("['ticker']", "['ticker_batch','ticker_1000']"))
+    apply(subscription, SUBSCRIBE_BOTH.replace("['ticker']", "['ticker_batch','ticker_1000']"))
 
     assert state(subscription) == {BY_ALIAS["ticker_batch"].name: [BTC, ETH]}

@@ -1,4 +1,4 @@
-"""ticker_batch: the ticker in another rhythm."""
+"""Messages of ticker_batch: those of the ticker, at other times."""
 
 import pytest
 import trio
@@ -18,7 +18,7 @@ def due(batch):
 
 
 async def test_the_newest_ticker_is_due_once_for_each_topic_in_demand(plumbing, batch):
-    """Who asked for less gets less, and the same bytes."""
+    """A client of ticker_batch gets fewer messages, and the same bytes."""
     plumbing.join("ticker_batch", pairs=["BTC-USD", "ETH-USD", "XRP-USD"])
     plumbing.join("ticker", pairs=["SOL-USD"])
     tickers = [
@@ -38,7 +38,7 @@ async def test_the_newest_ticker_is_due_once_for_each_topic_in_demand(plumbing, 
 
 
 async def test_a_ticker_that_has_not_changed_is_not_due(plumbing, batch):
-    """Also when a reconnection brings it again, or the exchange leaves its number out."""
+    """Also when a reconnection repeats it, or the exchange leaves its number out."""
     plumbing.join("ticker_batch")
     await plumbing.publish(make_message("ticker", price="1"))
     assert due(batch) == [("ticker_batch:BTC-USD", None)]
@@ -49,8 +49,8 @@ async def test_a_ticker_that_has_not_changed_is_not_due(plumbing, batch):
     assert due(batch) == [("ticker_batch:BTC-USD", None)]
 
 
-async def test_who_comes_when_all_had_left_begins_anew(plumbing, batch):
-    """What was sent to those who left says nothing to those who come."""
+async def test_a_subscriber_after_all_had_left_gets_the_ticker(plumbing, batch):
+    """Tickers sent to earlier subscribers do not count for a new one."""
     session, _ = plumbing.join("ticker_batch")
     await plumbing.publish(make_message("ticker", sequence=1))
     assert due(batch) == [("ticker_batch:BTC-USD", 1)]
@@ -61,10 +61,10 @@ async def test_who_comes_when_all_had_left_begins_anew(plumbing, batch):
     assert due(batch) == [("ticker_batch:BTC-USD", 1)]
 
 
-async def test_the_rhythm_is_at_most_one_message_in_five_seconds(
+async def test_the_rate_is_at_most_one_message_in_five_seconds(
     plumbing, batch, nursery, autojump_clock
 ):
-    """That is what Coinbase promises of the channel."""
+    """Coinbase promises it for the channel."""
     _, member = plumbing.join("ticker_batch")
     times = []
     member.on_write = lambda chunk: times.append(

@@ -1,4 +1,4 @@
-"""Whose work is done next: a light session does not wait for heavy ones, whatever they send."""
+"""The order of commands and reads: a light session does not wait for any number of heavy ones."""
 
 import pytest
 import trio
@@ -11,14 +11,14 @@ ALL = limits.COMMAND_TOPICS_BURST
 
 
 async def _send(turns, share, weight, times, count=1):
-    """Hand in ``count`` commands one after the other, as a session does; note their times."""
+    """Submit ``count`` commands one after the other, as a session does; record their times."""
     for _ in range(count):
         async with turns.turn(share, weight):
             times.append(trio.current_time())
 
 
-async def test_the_largest_lawful_first_subscribe_passes_at_once(autojump_clock):
-    """All products and all channels: what a recorder of the whole market asks for."""
+async def test_the_largest_valid_first_subscribe_is_executed_at_once(autojump_clock):
+    """All products and all channels: the subscribe of a recorder of the whole market."""
     turns, times, begin = Turns(), [], trio.current_time()
     await _send(turns, "a", limits.TOPICS_PER_SUBSCRIBER_MAX, times)
 
@@ -37,7 +37,7 @@ async def test_small_commands_of_many_addresses_never_wait(autojump_clock):
 
 
 @pytest.mark.parametrize("shares", [1, 4, 40])
-async def test_all_heavy_sessions_together_keep_their_pace(shares, nursery, autojump_clock):
+async def test_all_heavy_sessions_together_keep_their_rate(shares, nursery, autojump_clock):
     """Four or forty that change 5,000 topics 10 times a second leave the loop to the feed."""
     turns, times = Turns(), []
     begin = trio.current_time()
@@ -51,7 +51,7 @@ async def test_all_heavy_sessions_together_keep_their_pace(shares, nursery, auto
 
 
 async def test_heavy_sessions_take_turns(nursery, autojump_clock):
-    """None of them is served twice before another that waits is served once."""
+    """None is served twice before each waiting one is served once."""
     turns, order = Turns(), []
 
     async def send(name):
@@ -82,8 +82,8 @@ async def test_a_light_session_does_not_wait_for_heavy_ones(nursery, autojump_cl
     assert light[-1] - begin <= 2 * 5000 / limits.COMMAND_TOPICS_PER_S + 0.001
 
 
-async def test_an_allowance_comes_back(autojump_clock):
-    """A subscriber that connects again later is as quick as before."""
+async def test_an_allowance_is_restored(autojump_clock):
+    """A subscriber that connects again later is served as fast as before."""
     turns, times = Turns(), []
     await _send(turns, "a", ALL, times)
     await trio.sleep(ALL / limits.ADDRESS_TOPICS_PER_S)
@@ -93,9 +93,7 @@ async def test_an_allowance_comes_back(autojump_clock):
     assert (times[-1], turns.delayed) == (begin, 0)
 
 
-async def test_allowances_of_no_more_addresses_than_allowed_are_remembered(
-    monkeypatch, autojump_clock
-):
+async def test_the_number_of_allowances_is_bounded(monkeypatch, autojump_clock):
     """The one that was used longest ago is forgotten."""
     monkeypatch.setattr(limits, "ALLOWANCES_MAX", 2)
     turns, times = Turns(), []
@@ -107,8 +105,8 @@ async def test_allowances_of_no_more_addresses_than_allowed_are_remembered(
     assert turns.delayed == 1
 
 
-async def test_an_allowance_is_remembered_until_it_is_whole(autojump_clock):
-    """A day of subscribers, each from an address of its own, must not take memory."""
+async def test_an_allowance_is_kept_until_it_is_full(autojump_clock):
+    """A day of subscribers, each from an address of its own, must not fill memory."""
     turns, times = Turns(), []
     await _send(turns, "heavy", ALL, times)
     for number in range(100):
@@ -122,7 +120,7 @@ async def test_an_allowance_is_remembered_until_it_is_whole(autojump_clock):
 
 
 async def test_a_cancelled_wait_leaves_the_turn_to_the_next(nursery, autojump_clock):
-    """A strict client has five seconds to subscribe; its wait is cut and taken up again."""
+    """A strict client has five seconds to subscribe; its wait is cancelled and started again."""
     turns, times = Turns(), []
     await _send(turns, "a", ALL, times)
     nursery.start_soon(_send, turns, "a", ALL, times)
@@ -136,7 +134,7 @@ async def test_a_cancelled_wait_leaves_the_turn_to_the_next(nursery, autojump_cl
     assert len(times) == 3
 
 
-async def test_a_cancelled_command_returns_its_part_of_the_pace(nursery, autojump_clock):
+async def test_a_cancelled_command_returns_its_part_of_the_rate(nursery, autojump_clock):
     """A hundred commands that are cancelled during their wait delay no other address."""
     turns, times = Turns(), []
     await _send(turns, "many", ALL, times)
@@ -214,7 +212,7 @@ async def test_an_address_reads_one_page_of_history_at_a_time(nursery, autojump_
 
 
 async def test_an_address_with_many_waiting_queries_is_refused(nursery, autojump_clock):
-    """Each holds a page in memory; the client is told to come back."""
+    """Each holds a page in memory; the client is asked to retry later."""
     readings = Readings()
 
     async def read(share):
@@ -235,7 +233,7 @@ async def test_an_address_with_many_waiting_queries_is_refused(nursery, autojump
 
 
 async def test_queries_of_all_addresses_write_one_after_the_other_each_in_turn(autojump_clock):
-    """An address with many queries gets as many turns as one with one, and waits for no reader."""
+    """An address with many queries gets as many turns as one with one, and waits for no client."""
     readings, order = Readings(), []
 
     async def write(share):

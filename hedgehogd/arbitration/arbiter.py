@@ -339,7 +339,7 @@ class Arbiter:
             channel, gap = open_gap
             numbers = state.numbers_of(channel)
             first = gap.first if numbers.highest is None else numbers.highest + 1
-            if first <= gap.last:  # else a relay that is our feed has reported it
+            if first <= gap.last:  # else the upstream relay has reported it
                 numbers.skip_to(gap.last)
                 self._report_gap(state, channel, Gap(first, gap.last), received)
         self._replay_queue(state, now, received)

@@ -9,7 +9,7 @@ from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.secret import Secrets
 
-_BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # one of them flows
+_BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # the feed holds one of them
 
 
 class NoticeKind(Enum):

@@ -70,7 +70,7 @@ class UpstreamSession:
 
     @property
     def told_stale(self) -> bool:
-        """True when a relay that is our feed reports that its own feed is stale."""
+        """True when an upstream relay reports that its own feed is stale."""
         return self.arbiter.told_stale
 
     def connected(self, source: Source) -> None:
@@ -246,7 +246,7 @@ class UpstreamSession:
                 received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
 
     def _relay(self, source: Source, head: Head, payload: bytes, received: Received) -> None:
-        """Apply a notice of the relay that is our feed, and forward it to subscribers."""
+        """Apply a notice of an upstream relay, and forward it to subscribers."""
         match relay_notices.parse(head, payload):
             case RelayedGap() as relayed:
                 self._relay_gap(relayed, payload, received)

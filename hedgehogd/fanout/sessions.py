@@ -27,7 +27,7 @@ class Sessions:
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[Session]:
-        """Iterate over a copy: sessions may come and go meanwhile."""
+        """Iterate over a copy: sessions may open and end meanwhile."""
         return iter(list(self._by_id.values()))
 
     def add(self, session: Session) -> None:

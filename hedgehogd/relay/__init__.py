@@ -1,9 +1,9 @@
-"""Other instances of this machine: where they are, and how one asks them.
+"""Peer instances: the other instances of this machine, and requests to them.
 
-Each instance answers its control plane on a unix socket in a directory that all share. A
-command for another's stream is passed on to it and answered in its words, so any instance
-will do for any stream and a balancer needs no sticky sessions. What comes by such a socket is
-never passed on again.
+Each instance serves its control plane on a unix socket in a directory that all instances share.
+An instance that gets a command for a session of a peer instance passes the command on and returns
+the peer's answer unchanged. So any instance accepts commands for any session, and a load balancer
+needs no sticky sessions. A request that arrives on such a socket is never passed on again.
 
-It knows no route, no feed, no subscriber.
+The package has no routes, no feed and no subscribers.
 """

@@ -1,4 +1,4 @@
-"""Asking other instances of this machine, by HTTP over their unix sockets."""
+"""HTTP requests to peer instances, over their unix sockets."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -14,16 +14,16 @@ from hedgehogd.domain import limits
 from hedgehogd.relay.sockets import numbers_in, socket_path
 
 _ENDS = h11.EndOfMessage()
-_ANYWHERE = "http://hedgehogd"  # HTTP wants a host; a unix socket has none
+_BASE_URL = "http://hedgehogd"  # HTTP requires a host; a unix socket has none
 
 
 class Answer(NamedTuple):
-    """What another instance answered.
+    """The HTTP response of a peer instance.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         content_type: of the body.
-        body: as it came.
+        body: the body, unchanged.
     """
 
     status: int
@@ -32,17 +32,17 @@ class Answer(NamedTuple):
 
 
 class PeerGone(Exception):
-    """Nobody listens there: the instance was stopped or killed, and its streams have ended."""
+    """No process listens on the socket: the instance has ended, and so have its sessions."""
 
 
 class PeerSilent(Exception):
-    """It is there and does not answer in time: stuck, or stopped by a signal."""
+    """The instance runs but does not answer in time: it is stuck, or a signal stopped it."""
 
 
 class Peers:
-    """The other instances whose sockets are in one directory.
+    """The peer instances with a socket in one directory.
 
-    An async context manager; leaving it closes connections that are still open.
+    An async context manager; leaving it closes the open connections.
     """
 
     def __init__(self, directory: Path, number: int) -> None:
@@ -51,7 +51,7 @@ class Peers:
         self._clients: dict[int, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Self:
-        """Nothing is dialled before it is needed."""
+        """Return the object; a connection is opened by the first request that needs it."""
         return self
 
     async def __aexit__(
@@ -60,12 +60,12 @@ class Peers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close what is open."""
+        """Close all open connections."""
         for client in self._clients.values():
             await client.aclose()
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the other instances that have a socket, ascending."""
+        """Return the numbers of the peer instances that have a socket, ascending."""
         with suppress(OSError):
             return [number for number in numbers_in(self._directory) if number != self.number]
         return []
@@ -78,60 +78,61 @@ class Peers:
         headers: Sequence[tuple[bytes, bytes]] = (),
         body: bytes = b"",
     ) -> Answer:
-        """Ask instance ``number``; ``target`` is path and query.
+        """Send a request to instance ``number``; ``target`` is path and query.
 
         Raises:
-            PeerGone: nobody listens on its socket.
-            PeerSilent: somebody does, and there was no answer within ``PEER_ANSWER_S``.
+            PeerGone: no process listens on the instance's socket.
+            PeerSilent: a process listens and did not answer within ``PEER_ANSWER_S``.
         """
         path = socket_path(self._directory, number)
-        if await _is_missing(path):  # numbers are strangers' to name: nothing is kept for them
+        if await _is_missing(path):  # callers may send any number: no client is created for it
             raise PeerGone(f"instance {number} is gone")
         try:
             with trio.fail_after(limits.PEER_ANSWER_S):
                 answer = await self._client(number).request(
-                    method, f"{_ANYWHERE}{target}", headers=list(headers), content=body or None
+                    method, f"{_BASE_URL}{target}", headers=list(headers), content=body or None
                 )
         except (trio.TooSlowError, httpx.TransportError) as error:
-            if await _nobody_listens(path):
+            if await _has_ended(path):
                 raise PeerGone(f"instance {number} is gone") from None
-            why = "" if isinstance(error, trio.TooSlowError) else f": {error}"
-            raise PeerSilent(f"instance {number} does not answer{why}") from None
+            reason = "" if isinstance(error, trio.TooSlowError) else f": {error}"
+            raise PeerSilent(f"instance {number} does not answer{reason}") from None
         return Answer(answer.status_code, answer.headers.get("content-type", ""), answer.content)
 
     @asynccontextmanager
     async def lines(self, number: int, target: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Read a stream of lines of instance ``number``; leaving it hangs up.
+        """Read a stream of lines of instance ``number``; leaving the context closes the connection.
 
-        By hand: an ``httpx`` answer that is left before its end leaves generators behind.
+        This uses h11 directly: an ``httpx`` response that is left before its end leaves open
+        generators.
 
         Raises:
-            PeerGone: it cannot be reached, refuses, or breaks off.
+            PeerGone: the instance cannot be reached, refuses the request, or closes early.
         """
         try:
             async with await trio.open_unix_socket(socket_path(self._directory, number)) as stream:
                 http = h11.Connection(h11.CLIENT)
                 headers = [("Host", "hedgehogd"), ("Accept", "text/event-stream")]
-                asked = h11.Request(method="GET", target=target, headers=headers)
-                await stream.send_all((http.send(asked) or b"") + (http.send(_ENDS) or b""))
+                request = h11.Request(method="GET", target=target, headers=headers)
+                await stream.send_all((http.send(request) or b"") + (http.send(_ENDS) or b""))
                 async with aclosing(_lines(stream, http)) as lines:
                     yield lines
         except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
-            raise PeerGone(f"instance {number} breaks off: {error}") from None
+            raise PeerGone(f"instance {number} ended the stream: {error}") from None
 
     def _client(self, number: int) -> httpx.AsyncClient:
         client = self._clients.get(number)
         if client is None:
             path = str(socket_path(self._directory, number))
             transport = httpx.AsyncHTTPTransport(verify=False, uds=path)  # no TLS
-            # No limits of its own: they would be for each read, and ``ask`` has one for all.
+            # No timeout per read: ``ask`` has one deadline for the whole request.
             client = httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)  # noqa: S113
             self._clients[number] = client
         return client
 
 
 async def _lines(stream: trio.abc.Stream, http: h11.Connection) -> AsyncGenerator[bytes]:
-    """Yield what is answered, line by line, until it ends."""
+    """Yield the lines of the response body until it ends."""
     rest = b""
     while True:
         event = http.next_event()
@@ -151,8 +152,8 @@ async def _is_missing(path: Path) -> bool:
     return not await trio.Path(path).exists()
 
 
-async def _nobody_listens(path: Path) -> bool:
-    """Say whether the instance has ended; one that cannot be reached just now has not."""
+async def _has_ended(path: Path) -> bool:
+    """Say whether the instance has ended; a failed attempt of another kind does not prove it."""
     try:
         with trio.fail_after(limits.PEER_ANSWER_S):
             stream = await trio.open_unix_socket(path)

@@ -1,8 +1,8 @@
-"""The unix sockets by which instances find each other: ``DIR/N.sock`` is instance N's.
+"""The unix sockets of the instances: instance N listens on ``DIR/N.sock``.
 
-Only the user and the group that run the instances may connect (mode 0660); there is no other
-credential, and operators are served there too. A socket whose instance was
-killed stays behind; nobody listens on it, and the instance's next start replaces it.
+Only the user and the group that run the instances may connect (mode 0660). No other credential is
+checked, and the socket serves operators too. The socket file of a killed instance remains without
+a listener; the instance's next start replaces it.
 """
 
 import os
@@ -20,7 +20,7 @@ _DIAL_S = 1.0
 
 
 def socket_path(directory: Path, number: int) -> Path:
-    """Return where instance ``number`` listens."""
+    """Return the path of the socket of instance ``number``."""
     return directory / f"{number}{_SUFFIX}"
 
 
@@ -36,7 +36,7 @@ def numbers_in(directory: Path) -> list[int]:
 
 @contextmanager
 def own_socket(directory: Path, number: int) -> Iterator[socket.socket]:
-    """Listen on the socket of instance ``number``; at the end remove it, if it is ours still.
+    """Listen on the socket of instance ``number``; at the end remove the file if it is still ours.
 
     Raises:
         OperatorError: an instance of this number runs already, or the socket cannot be made.
@@ -44,7 +44,7 @@ def own_socket(directory: Path, number: int) -> Iterator[socket.socket]:
     path = socket_path(directory, number)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            _make_way(path, number)
+            _remove_stale_socket(path, number)
             before = os.umask(_USER_AND_GROUP)
             try:
                 listener.bind(str(path))
@@ -66,8 +66,8 @@ def own_socket(directory: Path, number: int) -> Iterator[socket.socket]:
                     path.unlink()
 
 
-def _make_way(path: Path, number: int) -> None:
-    """Remove what a killed instance left behind; a living one is not to be robbed."""
+def _remove_stale_socket(path: Path, number: int) -> None:
+    """Remove the socket file of an instance that has ended; never that of a running one."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_DIAL_S)
@@ -79,7 +79,7 @@ def _make_way(path: Path, number: int) -> None:
             path.unlink()
         return
     except (TimeoutError, BlockingIOError):
-        pass  # it is there, and busy or stopped
+        pass  # the instance runs, and is busy or stopped
     raise OperatorError(
         f"instance {number} runs already: it answers on {path}\n"
         "  Expected a number of its own for each instance (--instance N)."

@@ -1,4 +1,4 @@
-"""Asking another instance: its answer, its absence, its silence."""
+"""Requests to a peer instance: its answer, its absence, its silence."""
 
 import h11
 import pytest
@@ -11,8 +11,8 @@ from hedgehogd.relay.sockets import own_socket
 BODY = b'{"channels":["ticker"]}'
 
 
-async def serve_once(listener, answer, heard):
-    """Stand in for another instance: read one request whole, send ``answer``, hang up."""
+async def serve_once(listener, answer, events):
+    """Act as a peer instance: read one whole request, send ``answer``, close the connection."""
     async with await trio.SocketListener(trio.socket.from_stdlib_socket(listener)).accept() as peer:
         http = h11.Connection(h11.SERVER)
         while True:
@@ -22,29 +22,29 @@ async def serve_once(listener, answer, heard):
             elif isinstance(event, h11.EndOfMessage):
                 break
             else:
-                heard.append(event)
+                events.append(event)
         await peer.send_all(answer)
 
 
 @pytest.fixture
 async def ask(nursery, tmp_path):
-    """Ask instance 2, which answers as told."""
+    """Send a request to instance 2, which sends ``answer``."""
 
     async def ask(answer, *args, **kwargs):
-        heard = []
+        events = []
         with own_socket(tmp_path, 2) as listener:
-            nursery.start_soon(serve_once, listener, answer, heard)
+            nursery.start_soon(serve_once, listener, answer, events)
             async with Peers(tmp_path, 1) as peers:
-                return await peers.ask(2, *args, **kwargs), heard
+                return await peers.ask(2, *args, **kwargs), events
 
     return ask
 
 
-async def test_a_request_arrives_as_it_was_made_and_its_answer_as_well(ask):
-    """The owner judges; nothing is changed on the way."""
-    said = b"HTTP/1.1 404 x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+async def test_a_request_arrives_unchanged_and_so_does_its_answer(ask):
+    """The instance of the session decides; the passing instance changes nothing."""
+    response = b"HTTP/1.1 404 x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     headers = [(b"Hedgehog-Session", b"2.\xe9"), (b"Content-Type", b"application/json")]
-    answer, (request, data) = await ask(said, "POST", "/a%20b?c=d", headers, BODY)
+    answer, (request, data) = await ask(response, "POST", "/a%20b?c=d", headers, BODY)
 
     assert answer == (404, "application/json", b"{}")
     assert (request.method, request.target, data.data) == (b"POST", b"/a%20b?c=d", BODY)
@@ -54,14 +54,14 @@ async def test_a_request_arrives_as_it_was_made_and_its_answer_as_well(ask):
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
-async def test_one_that_hangs_up_and_listens_still_is_not_gone(ask, answer):
-    """Its streams flow; a 404 would make a client give up on a living one."""
+async def test_a_peer_that_closes_the_connection_but_still_listens_is_not_gone(ask, answer):
+    """Its sessions continue; a 404 would make a client give up on one of them."""
     with pytest.raises(PeerSilent, match="instance 2 does not answer: "):
         await ask(answer, "GET", "/")
 
 
-async def test_one_that_is_killed_while_it_answers_is_gone(nursery, tmp_path):
-    """Nobody will ever answer for its streams again."""
+async def test_a_peer_that_is_killed_while_it_answers_is_gone(nursery, tmp_path):
+    """No instance will ever answer for its sessions again."""
 
     async def die(listener):
         async with await listener.accept():
@@ -74,26 +74,26 @@ async def test_one_that_is_killed_while_it_answers_is_gone(nursery, tmp_path):
                 await peers.ask(2, "GET", "/")
 
 
-async def test_one_that_dribbles_is_silent(nursery, tmp_path, monkeypatch):
-    """The limit is for the whole answer, not for each of its bytes."""
+async def test_a_peer_that_answers_too_slowly_is_silent(nursery, tmp_path, monkeypatch):
+    """The limit applies to the whole answer, not to each of its bytes."""
     monkeypatch.setattr(module.limits, "PEER_ANSWER_S", 0.1)
 
-    async def dribble(stream):
+    async def send_slowly(stream):
         while True:
             await stream.send_all(b"H")
             await trio.sleep(0.02)
 
     with own_socket(tmp_path, 2) as listener:
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener))]
-        nursery.start_soon(trio.serve_listeners, dribble, listeners)
+        nursery.start_soon(trio.serve_listeners, send_slowly, listeners)
         async with Peers(tmp_path, 1) as peers:
             with pytest.raises(PeerSilent):
                 await peers.ask(2, "GET", "/")
         nursery.cancel_scope.cancel()
 
 
-async def test_one_without_a_listener_is_gone(tmp_path):
-    """Whether its socket was left behind or not."""
+async def test_a_peer_without_a_listener_is_gone(tmp_path):
+    """The result is the same with and without a remaining socket file."""
     async with Peers(tmp_path, 1) as peers:
         with pytest.raises(PeerGone):
             await peers.ask(2, "GET", "/")
@@ -103,8 +103,8 @@ async def test_one_without_a_listener_is_gone(tmp_path):
                 await peers.ask(2, "GET", "/")
 
 
-async def test_one_that_says_nothing_is_silent(tmp_path, monkeypatch):
-    """A stopped process accepts in the kernel, and never answers."""
+async def test_a_peer_that_does_not_answer_is_silent(tmp_path, monkeypatch):
+    """The kernel accepts for a stopped process, which never answers."""
     monkeypatch.setattr(module.limits, "PEER_ANSWER_S", 0.05)
     with own_socket(tmp_path, 2):
         async with Peers(tmp_path, 1) as peers:
@@ -112,15 +112,15 @@ async def test_one_that_says_nothing_is_silent(tmp_path, monkeypatch):
                 await peers.ask(2, "GET", "/")
 
 
-async def test_the_others_are_all_but_oneself(tmp_path):
-    """An instance needs no socket to know how it is."""
+async def test_the_numbers_are_those_of_all_peers_without_ones_own(tmp_path):
+    """An instance needs no socket to read its own state."""
     with own_socket(tmp_path, 1), own_socket(tmp_path, 3), own_socket(tmp_path, 2):
         async with Peers(tmp_path, 2) as peers:
             assert peers.numbers() == [1, 3]
 
 
-async def test_numbers_that_strangers_make_up_cost_nothing(tmp_path):
-    """A session id in a request may name any instance; a client kept for each would fill us up."""
+async def test_an_unknown_number_costs_no_memory(tmp_path):
+    """A request's session id may name any instance; one client per name would fill the memory."""
     async with Peers(tmp_path, 1) as peers:
         for number in range(2, 1000):
             with pytest.raises(PeerGone):

@@ -1,4 +1,4 @@
-"""The sockets by which instances find each other: whose they are, and what becomes of them."""
+"""The instances' sockets: permissions, lifetime and replacement."""
 
 import os
 import socket
@@ -27,8 +27,8 @@ def refused(directory, number=1):
     return str(caught.value)
 
 
-def test_a_socket_is_there_as_long_as_its_instance_and_for_its_user_and_group_alone(tmp_path):
-    """Whoever may connect may control every stream whose id it knows."""
+def test_a_socket_lives_as_long_as_its_instance_and_admits_only_its_user_and_group(tmp_path):
+    """A process that can connect can control every session of a known id."""
     mask = os.umask(0o022)
     os.umask(mask)
     with own_socket(tmp_path, 7) as listener:
@@ -37,11 +37,11 @@ def test_a_socket_is_there_as_long_as_its_instance_and_for_its_user_and_group_al
         assert connects(path)
         assert not listener.getblocking()
     assert not path.exists()
-    assert os.umask(mask) == mask  # that of the process is as it was
+    assert os.umask(mask) == mask  # the umask of the process is unchanged
 
 
-def test_what_a_killed_instance_left_is_replaced(tmp_path):
-    """A restart after SIGKILL must not need a person."""
+def test_the_socket_of_a_killed_instance_is_replaced(tmp_path):
+    """A restart after SIGKILL must not need an operator."""
     path = socket_path(tmp_path, 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
@@ -52,14 +52,14 @@ def test_what_a_killed_instance_left_is_replaced(tmp_path):
 
 
 def test_two_instances_of_one_number_cannot_run(tmp_path):
-    """Their session ids would be mixed up; the one that is there goes on."""
+    """Their session ids would be ambiguous; the running instance continues."""
     with own_socket(tmp_path, 1):
         assert "instance 1 runs already" in refused(tmp_path)
         assert connects(socket_path(tmp_path, 1))
 
 
-def test_one_that_does_not_accept_is_alive_all_the_same(tmp_path, monkeypatch):
-    """A stopped process keeps its socket; its queue may be full."""
+def test_an_instance_that_does_not_accept_counts_as_running(tmp_path, monkeypatch):
+    """A stopped process keeps its socket; its accept queue may be full."""
     monkeypatch.setattr(sockets, "_DIAL_S", 0.05)
     path = socket_path(tmp_path, 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as busy:
@@ -76,8 +76,8 @@ def test_one_that_does_not_accept_is_alive_all_the_same(tmp_path, monkeypatch):
                 one.close()
 
 
-def test_a_socket_that_another_has_replaced_is_left_alone(tmp_path):
-    """Leaving late must not take the successor's socket away."""
+def test_a_socket_replaced_by_another_instance_is_not_removed(tmp_path):
+    """An instance that ends late must not remove its successor's socket."""
     path = socket_path(tmp_path, 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as successor:
         with own_socket(tmp_path, 1):
@@ -87,7 +87,7 @@ def test_a_socket_that_another_has_replaced_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["missing", "file"])
-def test_a_directory_that_is_none_is_told(tmp_path, place):
+def test_an_invalid_directory_is_reported(tmp_path, place):
     """The message names the path and the flag."""
     (tmp_path / "file").write_text("")
     message = refused(tmp_path / place)
@@ -96,13 +96,13 @@ def test_a_directory_that_is_none_is_told(tmp_path, place):
     assert "--runtime-dir" in message
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
+def test_a_path_that_is_too_long_for_a_socket_is_reported(tmp_path):
     """The kernel allows 107 bytes."""
     assert "too long" in refused(tmp_path / ("x" * 120))
 
 
 def test_instances_are_known_by_their_sockets(tmp_path):
-    """Whatever else lies there is none."""
+    """Other files in the directory are ignored."""
     for name in ("10.sock", "9.sock", "x.sock", "9.lock", "-1.sock"):
         (tmp_path / name).write_text("")
 

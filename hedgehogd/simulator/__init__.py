@@ -1,15 +1,15 @@
-"""A simulated exchange: a seeded market, or a recording, that speaks Coinbase's protocol.
+"""A simulated exchange: Coinbase's protocol, served from a seeded market or from a recording.
 
 For development and tests without the internet, for ``--feed demo`` and for
-``hedgehogd simulate``. WebSocket and REST are on one port. All connections of one
-simulation see the same numbered messages.
+``hedgehogd simulate``. WebSocket and REST share one port. All connections of one simulation
+receive the same numbered messages.
 
-``serve_exchange`` listens on a port. Tests that must not wait for the real clock take
-``market_server`` and let their clients in by ``inprocess.connect``.
+``serve_exchange`` listens on a port. Tests on a mock clock use ``market_server`` and connect
+their clients with ``inprocess.connect``.
 
-It knows domain and protocol, and of the engine what a subscription is; no feed, no
-relay. Only this module reads the wall clock: to say when the market begins, and for ``/time``
-of a recording.
+The package imports domain and protocol, and subscriptions from the packages above; no feed and
+no relay. Only this module reads the wall clock: for the start time of the market, and for
+``/time`` of a recording.
 """
 
 import random
@@ -35,25 +35,24 @@ from hedgehogd.simulator.server import Server, listen
 
 @dataclass(frozen=True)
 class Simulation:
-    """What to simulate, and where.
+    """Settings of a simulated exchange.
 
     Attributes:
         host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-        seed: decides the market; None draws one. A recording has none.
-        pairs: products to list beside the built-in ones.
-        rate: liveliness of the market; 1.0 is near the real exchange's.
+        port: port to listen on; 0 chooses a free one.
+        seed: determines the market; None draws one. A recording has none.
+        pairs: products to list in addition to the built-in ones.
+        rate: activity of the market; 1.0 is near the real exchange's.
         recording: a ``feed.jsonl``, or the directory that holds one, to serve instead of
             a market.
-        speed: how much faster than recorded; 0 is as fast as clients read.
+        speed: factor to the recorded pace; 0 is as fast as clients read.
         modifies: orders are modified now and then. OrderbookSync and ``cbpro.OrderBook`` do
-            not know ``modify_order`` and lose their step at the first one.
-        require_auth: give ``level2``, ``level3`` and ``full`` only to those who sign with
+            not know ``modify_order`` and get out of sync at the first one.
+        require_auth: send ``level2``, ``level3`` and ``full`` only to clients that sign with
             ``keys.TEST_KEY``, as the real exchange does.
-        faults: what goes wrong again and again, ``"name"`` or ``"name:parameter"``
-            (``faults.KINDS``).
-        control: offer ``/faults`` by REST, so that anybody who reaches the port can make
-            things go wrong.
+        faults: recurring faults, ``"name"`` or ``"name:parameter"`` (``faults.KINDS``).
+        control: offer ``/faults`` by REST, so that any client that reaches the port can arm
+            faults.
     """
 
     host: str = "127.0.0.1"
@@ -71,13 +70,13 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Address:
-    """Where the exchange is.
+    """Addresses of a running exchange.
 
     Attributes:
         url: for WebSockets, for example ``"ws://127.0.0.1:9000"``.
         rest_url: for REST, for example ``"http://127.0.0.1:9000"``.
-        seed: what makes the same market again; None for a recording.
-        faults: makes things go wrong, in this process; None for a recording.
+        seed: the seed that reproduces the market; None for a recording.
+        faults: arms faults, in this process; None for a recording.
     """
 
     url: str
@@ -93,10 +92,10 @@ async def serve_exchange(
 ) -> None:
     """Serve the exchange until cancelled; started with its address once it listens.
 
-    Cancelled: every connection is cut at once, also those that do not read.
+    Cancellation ends every connection at once, also those of clients that do not read.
 
     Raises:
-        OperatorError: a rate, a speed, a pair, an address or a recording that cannot be.
+        OperatorError: an invalid rate, speed, pair, address or recording.
     """
     _check(simulation)
     seed: int | None = None
@@ -109,7 +108,7 @@ async def serve_exchange(
     listeners = await listen(simulation.host, simulation.port)
     async with trio.open_nursery() as nursery:
         if server.faults:
-            nursery.start_soon(server.faults.run, _wishes(simulation), seed or 0)
+            nursery.start_soon(server.faults.run, _recurring_faults(simulation), seed or 0)
         task_status.started(address_of(simulation.host, listeners, seed, server.faults))
         await server.run(listeners)
 
@@ -120,7 +119,7 @@ def address_of(
     seed: int | None = None,
     faults: Faults | None = None,
 ) -> Address:
-    """Return the address of what listens on ``host`` with ``listeners``."""
+    """Return the address at which ``listeners`` listen on ``host``."""
     port = listeners[0].socket.getsockname()[1]
     host = f"[{host}]" if ":" in host else host
     return Address(f"ws://{host}:{port}", f"http://{host}:{port}", seed, faults)
@@ -129,14 +128,14 @@ def address_of(
 def market_server(
     simulation: Simulation, start_ns: int, products: Iterable[Product] | None = None
 ) -> Server:
-    """Return the server of a seeded market, for who runs it without a port.
+    """Return the server of a seeded market, for callers that need no port.
 
-    ``run`` it in a nursery; ``inprocess.connect`` lets clients in, ``app`` is its REST.
-    Recurring faults are ``serve_exchange``'s; here ``faults.fire`` is the way.
+    ``run`` it in a nursery; ``inprocess.connect`` connects clients, ``app`` is its REST.
+    Only ``serve_exchange`` runs recurring faults; here ``faults.fire`` arms single ones.
 
     Args:
-        simulation: without a recording; a seed of None is 0 here.
-        start_ns: when its market begins, ns since the epoch.
+        simulation: without a recording; a seed of None means 0 here.
+        start_ns: start time of its market, ns since the epoch.
         products: list these, instead of the built-in ones and ``simulation.pairs``.
     """
     seed = simulation.seed or 0
@@ -156,7 +155,7 @@ async def _replay_server(path: Path, speed: float) -> Server:
     return Server(ReplayExchange(recording, speed), app)
 
 
-def _wishes(simulation: Simulation) -> list[tuple[str, str | None]]:
+def _recurring_faults(simulation: Simulation) -> list[tuple[str, str | None]]:
     """Return the names and parameters of the recurring faults."""
     parts = (text.partition(":") for text in simulation.faults)
     return [(name, param if colon else None) for name, colon, param in parts]
@@ -165,7 +164,7 @@ def _wishes(simulation: Simulation) -> list[tuple[str, str | None]]:
 def _check(simulation: Simulation) -> None:
     if simulation.recording is not None and (simulation.faults or simulation.require_auth):
         raise OperatorError("a recording has neither faults nor keys", EXIT_USAGE)
-    for name, param in _wishes(simulation):
+    for name, param in _recurring_faults(simulation):
         try:
             read_param(name, param)
         except FaultError as error:

@@ -1,8 +1,8 @@
-"""Money as whole numbers: ticks of price, units of size, and the texts they have on the wire.
+"""Money as integers: ticks of price, units of size, and their texts on the wire.
 
-The simulated market reckons in multiples of a product's increments, so no float ever
-touches a price or a size. Coinbase writes book rows with all decimals of the increment
-and trades without trailing zeros (FEED §6); both ways are here.
+The simulated market computes in multiples of a product's increments, so no price or size is
+ever a float. Coinbase writes book rows with all decimals of the increment and trades without
+trailing zeros (docs/COINBASE.md §6); ``fixed`` and ``trimmed`` write these two forms.
 """
 
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ NS_PER_S = 1_000_000_000
 
 
 def fixed(value: int, decimals: int) -> str:
-    """Write ``value`` × 10^-``decimals`` with exactly that many decimals; not negative.
+    """Write ``value`` × 10^-``decimals`` with exactly ``decimals`` decimals; not negative.
 
     >>> fixed(4350000, 8)
     '0.04350000'
@@ -34,7 +34,7 @@ def trimmed(value: int, decimals: int) -> str:
 
 
 def parse(text: str, decimals: int) -> int:
-    """Read a decimal text as a multiple of 10^-``decimals``; more decimals than that are cut.
+    """Read a decimal text as a multiple of 10^-``decimals``; further decimals are dropped.
 
     >>> parse("0.0435", 8)
     4350000
@@ -44,7 +44,7 @@ def parse(text: str, decimals: int) -> int:
 
 
 def time_text(time_ns: int) -> str:
-    """Write ns since the epoch as the exchange does: RFC 3339, UTC, six digits."""
+    """Write ns since the epoch as the exchange does: RFC 3339, UTC, six decimals."""
     seconds, rest = divmod(time_ns, NS_PER_S)
     return f"{_second(seconds)}.{rest // 1000:06d}Z"
 

@@ -1,8 +1,8 @@
-"""An order book of single orders, in whole numbers: the simulated exchange's truth.
+"""An order book of single orders, in integers: the true state of the simulated exchange.
 
-Prices are ticks, sizes are units (``amounts``). A level is the orders at one price, oldest
-first, and its size is their sum. The two sides differ only in which way is better, so both
-are a ``Ladder``.
+Prices are ticks, sizes are units (``amounts``). A level consists of the orders at one price,
+oldest first, and its size is their sum. The two sides differ only in the direction of a better
+price, so both are a ``Ladder``.
 """
 
 from bisect import bisect_left, insort
@@ -13,13 +13,13 @@ Side = Literal["buy", "sell"]
 
 
 class Order:
-    """An order that rests, or might have.
+    """An order that rests on the book, or did.
 
     Attributes:
         number: unique in its product; its UUID is made from it (``events.order_id``).
         side: ``"buy"`` or ``"sell"``.
         tick: its limit price.
-        units: what is left of it; above 0 while it rests.
+        units: its remaining size; above 0 while it rests.
     """
 
     __slots__ = ("number", "side", "tick", "units")
@@ -32,7 +32,7 @@ class Order:
 
 
 class _Level:
-    """The orders at one price, and their sum."""
+    """The orders at one price, and the sum of their sizes."""
 
     __slots__ = ("orders", "units")
 
@@ -44,11 +44,11 @@ class _Level:
 class Ladder:
     """One side of a book: its levels, the best of them first.
 
-    Keys are ticks times ``_sign``, ascending, so that the best level is always the last
-    of the list and taking it away costs nothing.
+    Keys are ticks times ``_sign``, ascending, so that the best level is always the last of the
+    list and can be removed at no cost.
 
     Attributes:
-        orders: how many orders rest on this side.
+        orders: number of orders on this side.
     """
 
     __slots__ = ("_keys", "_levels", "_sign", "orders")
@@ -60,16 +60,16 @@ class Ladder:
         self._keys: list[int] = []
 
     def __len__(self) -> int:
-        """Return how many levels there are."""
+        """Return the number of levels."""
         return len(self._keys)
 
     def __getitem__(self, tick: int) -> int:
-        """Return the size at ``tick`` in units; 0 where there is no level."""
+        """Return the size at ``tick`` in units; 0 if there is no such level."""
         level = self._levels.get(tick)
         return level.units if level else 0
 
     def add(self, order: Order) -> None:
-        """Let ``order`` rest, behind all others at its price."""
+        """Add ``order`` at the end of the queue at its price."""
         level = self._levels.get(order.tick)
         if level is None:
             level = self._levels[order.tick] = _Level()
@@ -78,8 +78,8 @@ class Ladder:
         level.units += order.units
         self.orders += 1
 
-    def add_behind(self, orders: list[Order]) -> None:
-        """Let many orders rest behind the last level, each on a new one, the nearest first."""
+    def append_levels(self, orders: list[Order]) -> None:
+        """Add many orders beyond the worst level, each on a new level, the nearest first."""
         for order in orders:
             level = self._levels[order.tick] = _Level()
             level.orders[order.number] = order
@@ -88,10 +88,10 @@ class Ladder:
         self.orders += len(orders)
 
     def resize(self, order: Order, units: int) -> None:
-        """Make ``units`` what is left of ``order``, in its place; 0 takes it away.
+        """Set the remaining size of ``order`` to ``units``; it keeps its place, and 0 removes it.
 
         Raises:
-            KeyError: it does not rest here.
+            KeyError: the order does not rest here.
         """
         level = self._levels[order.tick]
         if order.number not in level.orders:
@@ -106,15 +106,15 @@ class Ladder:
                 del self._keys[bisect_left(self._keys, order.tick * self._sign)]
 
     def tick(self, rank: int) -> int:
-        """Return the tick of a level; rank 0 is the best. IndexError beyond the last."""
+        """Return the tick of a level; rank 0 is the best. IndexError beyond the worst."""
         return self._keys[-1 - rank] * self._sign
 
     def queue(self, tick: int) -> Iterator[Order]:
-        """Iterate over the orders of one level, oldest first; KeyError where there is none."""
+        """Iterate over the orders of one level, oldest first; KeyError if there is none."""
         return iter(self._levels[tick].orders.values())
 
     def crowd(self, tick: int) -> int:
-        """Return how many orders make up the level at ``tick``; 0 where there is none."""
+        """Return the number of orders of the level at ``tick``; 0 if there is no such level."""
         level = self._levels.get(tick)
         return len(level.orders) if level else 0
 
@@ -125,7 +125,7 @@ class Ladder:
             yield tick, self._levels[tick].units
 
     def resting(self) -> Iterator[Order]:
-        """Iterate over all orders in the order in which they will trade."""
+        """Iterate over all orders in matching order: best price first, then oldest first."""
         for key in reversed(self._keys):
             yield from self._levels[key * self._sign].orders.values()
 
@@ -134,8 +134,8 @@ class Book:
     """Both sides of one product.
 
     Attributes:
-        bids: those who would buy.
-        asks: those who would sell; always above the bids.
+        bids: orders to buy.
+        asks: orders to sell; always at prices above the bids.
     """
 
     __slots__ = ("asks", "bids")

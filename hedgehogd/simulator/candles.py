@@ -1,6 +1,7 @@
-"""Candles, from the trades that the simulated market really made and still keeps (FEED §13).
+"""Candles, from the trades that the simulated market made and still keeps.
 
-No history is invented: a market that opened a minute ago has one or two candles.
+Source: docs/COINBASE.md §13. No history is invented: a market that opened a minute ago has one
+or two candles.
 """
 
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ _TOO_MANY = (
 
 
 class CandleError(ValueError):
-    """Such candles there are not; the text says why, in the exchange's words where known."""
+    """The requested candles do not exist; the text is the exchange's where that is known."""
 
 
 class _Candle:
@@ -40,14 +41,14 @@ def candles(
     currency. Intervals without a trade are left out.
 
     Args:
-        trading: whose trades.
+        trading: source of the trades.
         granularity: seconds of one candle, one of ``GRANULARITIES``; 60 if absent.
-        start: first moment, RFC 3339 or seconds since the epoch; if either is absent the
+        start: first time, RFC 3339 or seconds since the epoch; if either is absent the
             range ends with the latest trade and has the most intervals allowed.
-        end: last moment.
+        end: last time.
 
     Raises:
-        CandleError: another granularity, a time that is none, or too many intervals.
+        CandleError: an unknown granularity, an invalid time, or too many intervals.
     """
     if (granularity or "60") not in map(str, GRANULARITIES):
         raise CandleError("Unsupported granularity")
@@ -58,20 +59,20 @@ def candles(
         newest = last = trading.trades[-1].time_ns // NS_PER_S
         first = (newest // seconds - INTERVALS_MAX + 1) * seconds
     else:
-        first, last = _moment("start", start), _moment("end", end)
+        first, last = _seconds("start", start), _seconds("end", end)
         if (last - first) / seconds > INTERVALS_MAX:
             raise CandleError(_TOO_MANY)
-    made: dict[int, _Candle] = {}
+    by_time: dict[int, _Candle] = {}
     for trade in trading.trades:
         time = trade.time_ns // NS_PER_S // seconds * seconds
         if not first <= time <= last:
             continue
-        candle = made.setdefault(time, _Candle(trade.tick))
+        candle = by_time.setdefault(time, _Candle(trade.tick))
         candle.high = max(candle.high, trade.tick)
         candle.low = min(candle.low, trade.tick)
         candle.close = trade.tick
         candle.volume += trade.units
-    return [_row(trading, time, candle) for time, candle in reversed(made.items())]
+    return [_row(trading, time, candle) for time, candle in reversed(by_time.items())]
 
 
 def _row(trading: Trading, time: int, candle: _Candle) -> list[object]:
@@ -79,11 +80,11 @@ def _row(trading: Trading, time: int, candle: _Candle) -> list[object]:
     prices = (candle.low, candle.high, candle.open, candle.close)
     texts = [trimmed(tick, places) for tick in prices]
     texts.append(trimmed(candle.volume, trading.product.size_decimals))
-    # Numbers, digit for digit: no float has touched them.
+    # JSON numbers with exact digits: no value was ever a float.
     return [time, *(msgspec.Raw(text.encode()) for text in texts)]
 
 
-def _moment(name: str, text: str) -> float:
+def _seconds(name: str, text: str) -> float:
     try:
         if text.isascii() and text.isdigit():
             return int(text)

@@ -1,13 +1,12 @@
-"""One WebSocket client of the simulated exchange, on a connection that we control.
+"""One WebSocket client of the simulated exchange, with full control of its connection.
 
-Frames are made by ``protocol.frames`` and read by wsproto; the stream is any of trio's. So
-a client that stops reading is a task waiting in ``send_all`` that can be cancelled, and
-faults can do to the stream what they like: fall silent, trickle, end it, reset it.
+``protocol.frames`` encodes frames and wsproto decodes them; any trio stream will do. So a
+client that stops reading is a task that waits in ``send_all`` and can be cancelled, and faults
+can act on the stream: pause it, slow it down, end it, reset it.
 
-What is sent waits in a queue that its own task writes out, as much as fits in one write
-at a time; pongs go first. A client whose queue is over its limit is told
-``ErrSlowConsume`` and closed, as the real exchange says it does (FEED §11; wording and
-close code there are not known).
+Frames wait in a queue; one task writes them, as many as fit into one write, pongs first. If the
+queue exceeds its limit, the client gets ``ErrSlowConsume`` and is closed. The real exchange
+documents the close (docs/COINBASE.md §11); its wording and close code are not known.
 """
 
 import math
@@ -36,19 +35,19 @@ from hedgehogd.protocol.frames import encode_close, encode_pong, encode_text
 
 
 class Resettable(Protocol):
-    """A stream that knows how to end as if a cable was cut (``inprocess``)."""
+    """A stream that can end like a reset TCP connection (``inprocess``)."""
 
     def reset(self) -> None:
         """End both directions at once; the peer's reads and writes fail."""
 
 
 class _Drip(bytes):
-    """A frame that is written byte by byte, ``per_s`` of them a second."""
+    """A frame that is written byte by byte, ``per_s`` bytes a second."""
 
     per_s: float
 
 
-_CODE_MISSING = 1005  # RFC 6455 §7.1.5: stands for a close frame without a code
+_CODE_MISSING = 1005  # RFC 6455 §7.1.5: means a close frame without a code
 _WRITE_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
 
@@ -57,9 +56,9 @@ class Client:
     """The exchange's end of one connection.
 
     Attributes:
-        number: which of the server's connections it is, counted from 1.
-        has_subscribed: set by the exchange once the client has said subscribe; until then
-            the 5 s rule applies (FEED §3.1).
+        number: number of the connection on its server, from 1.
+        has_subscribed: set by the exchange at the client's first subscribe; until then the
+            deadline of 5 s applies (docs/COINBASE.md §3.1).
     """
 
     def __init__(
@@ -88,18 +87,18 @@ class Client:
 
     @property
     def waiting_bytes(self) -> int:
-        """What was sent and has not been taken by the socket yet."""
+        """Bytes that were sent and that the socket has not accepted yet."""
         return self._waiting_bytes + self._writing_bytes
 
     @property
     def is_leaving(self) -> bool:
-        """True once it has been closed; what is sent from then on is dropped."""
+        """True once the connection is closing; frames sent from then on are dropped."""
         return self._is_leaving
 
     def send(self, frame: bytes) -> None:
-        """Queue one whole frame; once the client is leaving, drop it instead.
+        """Queue one whole frame; while the connection is closing, drop it instead.
 
-        Over the limit the client is told so and closed.
+        If the queue exceeds its limit, report the error to the client and close.
         """
         if self._is_leaving:
             return
@@ -107,15 +106,15 @@ class Client:
         self._waiting_bytes += len(frame)
         self._wake.set()
         if self.waiting_bytes > self._backlog_bytes_max:
-            self.fall_behind()
+            self.close_slow()
 
-    def fall_behind(self) -> None:
-        """Close the client for reading too slowly; what waits for it is dropped."""
+    def close_slow(self) -> None:
+        """Close the client because it reads too slowly; drop its queue."""
         reason = f"{self.waiting_bytes} bytes were waiting for this connection"
         self.leave(CLOSE_POLICY, "ErrSlowConsume", coinbase.error("ErrSlowConsume", reason))
 
     def leave(self, code: int | None, reason: str = "", error: bytes = b"") -> None:
-        """Say ``error``, if any, and close; drop what waits. After 2 s the line is cut."""
+        """Drop the queue, send ``error``, if any, and close; after 2 s the connection ends."""
         if self._is_leaving:
             return
         self._is_leaving = True
@@ -133,40 +132,40 @@ class Client:
         drip.per_s = bytes_per_s
         self.send(drip)
 
-    def be_silent(self, seconds: float) -> None:
-        """Write nothing for a while, pongs included; what is sent meanwhile waits."""
+    def pause_writes(self, seconds: float) -> None:
+        """Write nothing for ``seconds``, pongs included; frames sent meanwhile are queued."""
         self._silent_until = trio.current_time() + seconds
 
     def end(self) -> None:
-        """Write what waits, then end the byte stream without a close frame."""
+        """Write the queue, then end the byte stream without a close frame."""
         self._is_leaving = self._ends_bare = True
         self._wake.set()
         self._scope.deadline = trio.current_time() + FAREWELL_S
 
     def reset(self) -> None:
-        """End the connection as if it was cut: no close frame, no end of the stream."""
+        """Reset the connection: no close frame, no end of the stream."""
         self._is_leaving = True
         if isinstance(self._stream, trio.SocketStream):
-            # Linger on, for no time: closing sends RST (socket(7)).
+            # Linger with a timeout of 0: closing sends RST (socket(7)).
             self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif hasattr(self._stream, "reset"):
             cast("Resettable", self._stream).reset()
         self._scope.cancel()
 
     async def wait_written(self) -> None:
-        """Wait until the socket has taken everything, or the client is gone."""
+        """Wait until the socket has accepted all bytes, or the connection is closing."""
         while self.waiting_bytes and not self._is_leaving:
             await self._written.wait()
         await trio.lowlevel.checkpoint()
 
     async def run(
-        self, early: bytes, heard: Callable[[str], None], *, first_subscribe_s: float
+        self, early: bytes, on_text: Callable[[str], None], *, first_subscribe_s: float
     ) -> None:
-        """Serve the connection until it ends; the caller has shaken hands and closes the stream.
+        """Serve the connection until it ends; the caller does the handshake and closes the stream.
 
         Args:
-            early: bytes that came behind the request's head; they belong to us.
-            heard: called with each text message of the client.
+            early: bytes that followed the request head; they belong to the client's frames.
+            on_text: called with each text message of the client.
             first_subscribe_s: the client has this long to subscribe.
         """
         try:
@@ -174,7 +173,7 @@ class Client:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._watch_deadline, first_subscribe_s)
-                    await self._read(early, heard)
+                    await self._read(early, on_text)
                     nursery.cancel_scope.cancel()
         finally:
             self._is_leaving = True
@@ -186,7 +185,7 @@ class Client:
             self.leave(CLOSE_POLICY, f"no subscribe within {first_subscribe_s:g} s")
 
     async def _write(self) -> None:
-        """Write out what waits, pongs first, until the farewell is out."""
+        """Write the queue, pongs first, until the farewell is written."""
         try:
             while True:
                 await self._wake.wait()
@@ -194,7 +193,7 @@ class Client:
                 while self._pongs or self._waiting:
                     if self._silent_until > trio.current_time():
                         await trio.sleep_until(self._silent_until)
-                    data = self._take()
+                    data = self._next_bytes()
                     self._writing_bytes = len(data)
                     await self._send_all(data)
                     self._writing_bytes = 0
@@ -216,7 +215,7 @@ class Client:
             await self._stream.send_all(data[at : at + 1])
             await trio.sleep(1 / data.per_s)
 
-    def _take(self) -> bytes:
+    def _next_bytes(self) -> bytes:
         """Return the next bytes to write: whole frames, and about ``_WRITE_BYTES`` of them."""
         if not self._pongs and isinstance(self._waiting[0], _Drip):
             self._waiting_bytes -= len(self._waiting[0])
@@ -230,17 +229,17 @@ class Client:
         self._waiting_bytes -= size
         return b"".join(frames)
 
-    async def _read(self, early: bytes, heard: Callable[[str], None]) -> None:
-        """Read until the peer has closed or gone, or broken the protocol."""
+    async def _read(self, early: bytes, on_text: Callable[[str], None]) -> None:
+        """Read until the peer closes, disappears or violates the protocol."""
         connection = Connection(ConnectionType.SERVER, trailing_data=early)
         while True:
             for event in connection.events():
                 if isinstance(event, CloseConnection):
-                    # The peer's close, its answer to ours, or wsproto's verdict on its frames.
+                    # The peer's close, its reply to our close, or a protocol error.
                     self.leave(None if event.code == _CODE_MISSING else event.code)
                     await self._farewell_written.wait()
                     return
-                self._handle(event, heard)
+                self._handle(event, on_text)
             try:
                 data = await self._stream.receive_some(_READ_BYTES)
             except trio.BrokenResourceError:
@@ -249,7 +248,7 @@ class Client:
                 return
             connection.receive_data(bytes(data))
 
-    def _handle(self, event: Event, heard: Callable[[str], None]) -> None:
+    def _handle(self, event: Event, on_text: Callable[[str], None]) -> None:
         if self._is_leaving:
             return
         if isinstance(event, TextMessage):
@@ -258,7 +257,7 @@ class Client:
                 self.leave(CLOSE_TOO_BIG, "Message too big", coinbase.error("Message too big"))
             elif event.message_finished:
                 text, self._text = self._text, ""
-                heard(text)
+                on_text(text)
         elif isinstance(event, BytesMessage):
             self.leave(CLOSE_UNSUPPORTED, "messages are text")
         elif isinstance(event, Ping) and sum(map(len, self._pongs)) < CONTROL_BYTES_MAX:

@@ -1,8 +1,8 @@
-"""``/faults``: how somebody outside the process makes the simulated exchange misbehave.
+"""``/faults``: arming faults of the simulated exchange from outside the process.
 
 ``GET /faults`` lists them; ``POST /faults/<name>?param=&product=&client=`` arms one.
-``POST /auctions/<product>?seconds=`` is no fault, but as rare: ``auctionfeed`` speaks.
-Only a simulation that was told to offers them (``Simulation.control``).
+``POST /auctions/<product>?seconds=`` is no fault, but as rare: it starts messages on
+``auctionfeed``. Only a simulation with ``Simulation.control`` offers these routes.
 """
 
 import msgspec
@@ -16,7 +16,7 @@ _AUCTION_S_MAX = 3600.0
 
 
 def add_control(app: QuartTrio, faults: Faults, market: Market) -> None:
-    """Let ``app`` offer ``faults``, and auctions of ``market``."""
+    """Add the routes of ``faults`` and of auctions of ``market`` to ``app``."""
 
     @app.post("/auctions/<product_id>")
     async def hold_auction(product_id: str) -> Response:

@@ -1,12 +1,12 @@
-"""What happens inside the simulated exchange's engine, event by event.
+"""Events of the simulated exchange's matching engine.
 
-Each event has its product's next ``sequence``. The texts that ``full`` and ``level3`` make
-of them are ``order_messages``' knowledge, and are made only when somebody listens: most
-events of a real exchange are orders that come and go without a trace in the book
-(FEED §7), so a market that nobody watches order by order must not pay for them.
+Each event has its product's next ``sequence``. ``order_messages`` makes the messages of ``full``
+and ``level3`` from them, and only if a client is subscribed: most events of a real exchange are
+orders that come and go without changing the book (docs/COINBASE.md §7), and a market without
+subscribers to single orders must not pay for them.
 
-That is also why an order's UUID is a function of its number instead of a draw, and why
-orders that come and go are one ``Fleeting`` until somebody wants to see each.
+For the same reason an order's UUID is a function of its number instead of a random number, and
+orders that come and go are one ``Fleeting`` until a subscriber needs each of them.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ Change = tuple[Side, int, int]
 """A level and its size after an event: side, tick, units."""
 
 _MASK = (1 << 128) - 1
-# Odd, so that multiplying by them loses nothing: different numbers, different UUIDs.
+# Odd, so that multiplication is a bijection: different numbers give different UUIDs.
 _FIRST = 0x9E3779B97F4A7C15F39CC0605CEDC835
 _SECOND = 0xC2B2AE3D27D4EB4F165667B19E3779F9
 
 
 def mixed(salt: int, number: int) -> int:
-    """Return 128 bits that look drawn, always the same ones for ``salt`` and ``number``."""
+    """Return 128 bits that look random, always the same for ``salt`` and ``number``."""
     bits = (number * _FIRST + salt) & _MASK
     bits = ((bits ^ bits >> 61) * _SECOND) & _MASK
     return bits ^ bits >> 67
@@ -41,14 +41,15 @@ def order_id(salt: int, number: int) -> str:
 
 
 class Received(NamedTuple):
-    """The engine has taken an order; it is not on the book yet.
+    """The engine accepted an order; it is not on the book yet.
 
     Attributes:
         sequence: the product's counter; also the order's number.
         side: ``"buy"`` or ``"sell"``.
         tick: its limit; None for a market order.
-        units: its size; None for a market order that says what to spend.
-        funds: what a market order may spend, in ticks times units; None if it says a size.
+        units: its size; None for a market order that states funds.
+        funds: money that a market order may spend, in ticks times units; None if it states a
+            size.
     """
 
     sequence: int
@@ -60,7 +61,7 @@ class Received(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An order, or what is left of it, rests on the book."""
+    """An order, or the rest of a partly filled one, is now on the book."""
 
     sequence: int
     number: int
@@ -71,17 +72,17 @@ class Opened(NamedTuple):
 
 
 class Done(NamedTuple):
-    """An order is gone.
+    """An order has ended.
 
     Attributes:
         sequence: the product's counter.
         number: the order's.
         side: the order's.
         tick: its limit; None for a market order.
-        units: what was left of it.
+        units: its remaining size.
         reason: ``"filled"`` or ``"canceled"``.
         was_open: False for an order that never rested.
-        changes: the level it leaves behind; none after a fill, the match told already.
+        changes: the level that the order left; empty after a fill, since the match reported it.
     """
 
     sequence: int
@@ -95,7 +96,7 @@ class Done(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A resting order has another size, or another price.
+    """A resting order has a new size or a new price.
 
     Attributes:
         sequence: the product's counter.
@@ -106,7 +107,7 @@ class Changed(NamedTuple):
         new_tick: its price now.
         old_units: its size before.
         new_units: its size now.
-        changes: the levels touched; two when the order moved.
+        changes: the levels that changed; two when the order moved.
     """
 
     sequence: int
@@ -121,7 +122,7 @@ class Changed(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """A resting order (the maker) met a new one (the taker); a trade.
+    """A trade between a resting order (the maker) and a new one (the taker).
 
     Attributes:
         trade_id: the product's counter of trades; rises by exactly one.
@@ -131,8 +132,8 @@ class Matched(NamedTuple):
         maker_side: ``"sell"`` when a resting ask was lifted.
         tick: the price.
         units: the size.
-        time_ns: when, in ns since the epoch.
-        changes: what is left of the level.
+        time_ns: ns since the epoch.
+        changes: the level after the trade.
     """
 
     trade_id: int
@@ -147,20 +148,20 @@ class Matched(NamedTuple):
 
     @property
     def taker_side(self) -> Side:
-        """The side of the order that came second; what a ticker calls ``side``."""
+        """The side of the incoming order; a ticker reports it as ``side``."""
         return "sell" if self.maker_side == "buy" else "buy"
 
 
 class Fleeting(NamedTuple):
-    """Orders that had to trade at once and could not: received, and done.
+    """Orders that could only fill at once and did not: each is received, then done.
 
     Attributes:
         sequence: the number of the last of the ``2 * orders`` events.
-        orders: how many.
-        salt: what their sides, prices and sizes are made from.
-        best_bid: in ticks, when they came.
-        best_ask: in ticks, when they came.
-        units: a usual size.
+        orders: number of orders.
+        salt: their sides, prices and sizes are derived from it.
+        best_bid: in ticks, at their arrival.
+        best_ask: in ticks, at their arrival.
+        units: a typical size.
     """
 
     sequence: int
@@ -171,8 +172,8 @@ class Fleeting(NamedTuple):
     units: int
     changes: tuple[Change, ...] = ()
 
-    def apart(self) -> Iterator["Received | Done"]:
-        """Iterate over the events that these orders are made of."""
+    def singles(self) -> Iterator["Received | Done"]:
+        """Iterate over the single events of these orders."""
         for number in range(self.sequence - 2 * self.orders + 1, self.sequence, 2):
             bits = mixed(~self.salt, number)
             away = bits >> 8 & 0x7F
@@ -183,8 +184,8 @@ class Fleeting(NamedTuple):
             yield Done(number + 1, number, side, tick, units, "canceled", False)
 
 
-class Poured(NamedTuple):
-    """Many orders far from the market, opened one after the other without a ``received``.
+class AddedLevels(NamedTuple):
+    """Many orders far from the market, opened in a row without a ``received``.
 
     Attributes:
         sequence: the number of the last of them.
@@ -196,19 +197,19 @@ class Poured(NamedTuple):
     orders: tuple[Order, ...]
     changes: tuple[Change, ...]
 
-    def apart(self) -> Iterator[Opened]:
-        """Iterate over the events that this is made of."""
+    def singles(self) -> Iterator[Opened]:
+        """Iterate over the single events of these orders."""
         for order, change in zip(self.orders, self.changes, strict=True):
             yield Opened(order.number, order.number, order.side, order.tick, change[2], ())
 
 
 Single = Received | Opened | Done | Changed | Matched
-Event = Single | Fleeting | Poured
+Event = Single | Fleeting | AddedLevels
 
 
 def singles(event: Event) -> Iterator[Single]:
-    """Iterate over what ``event`` is made of: itself, unless it stands for several."""
-    if isinstance(event, Fleeting | Poured):
-        yield from event.apart()
+    """Iterate over the single events of ``event``: itself, unless it holds several."""
+    if isinstance(event, Fleeting | AddedLevels):
+        yield from event.singles()
     else:
         yield event

@@ -1,11 +1,11 @@
-"""The simulated exchange: Coinbase's protocol, spoken from a ``Market``.
+"""The simulated exchange: answer Coinbase's protocol from a ``Market``.
 
-Every client of one server sees the same market. A new subscription is answered with
-errors first, then the acknowledgement and the state of what was asked for, in one order
-or the other, as on the real feed (FEED §8.1): which of them is first is drawn by lot.
-Asking again for what is held brings an acknowledgement but no second snapshot.
+All clients of one server receive the same market. The answer to a subscribe is first the errors,
+then the acknowledgement and the initial state of the new topics, in one order or the other, as
+on the real feed (docs/COINBASE.md §8.1); the order is random. Subscribing again to a topic
+brings an acknowledgement but no second snapshot.
 
-Everything that is sent passes ``Faults``, which does nothing unless it was asked to.
+Every outgoing message passes through ``Faults``, which changes nothing unless a fault is armed.
 """
 
 import random
@@ -25,7 +25,7 @@ from hedgehogd.simulator.market import Market
 from hedgehogd.simulator.messages import MarketMessage
 
 _STEP_S = 0.01
-# The most market time in one turn of the loop, when the machine cannot keep up.
+# Limit of market time in one turn of the loop, when the machine is too slow.
 _STEP_NS_MAX = NS_PER_S // 50
 
 State = dict[Channel, dict[str, None]]
@@ -35,7 +35,7 @@ _ALL_HELD = "ALL products are subscribed to already"
 
 
 class MarketExchange:
-    """Answer clients from one market, and let its time pass."""
+    """Answer clients from one market, and advance its time."""
 
     def __init__(
         self,
@@ -48,23 +48,24 @@ class MarketExchange:
         """Prepare to answer.
 
         Args:
-            market: what happens.
-            seed: decides the order of acknowledgement and state.
+            market: source of the data.
+            seed: determines the order of acknowledgement and state.
             faults: made here if absent.
-            keyring: who may have ``level2``, ``level3`` and ``full``; None for everybody.
+            keyring: checks clients that ask for ``level2``, ``level3`` and ``full``; None
+                admits all clients.
         """
         self._market = market
         self._faults = Faults(market) if faults is None else faults
         self._keyring = keyring
-        self._lots = random.Random(seed)
+        self._random = random.Random(seed)
         self._states: dict[Client, State] = {}
         self._routes: dict[tuple[str, str], dict[Client, None]] = {}
 
     async def run(self) -> None:
-        """Let the market follow trio's clock until cancelled.
+        """Advance the market with trio's clock until cancelled.
 
-        A rate that the machine cannot hold makes the market's clock slow, not its
-        messages fewer.
+        A rate that the machine cannot hold slows the market's clock down; it does not reduce
+        the number of messages.
         """
         ahead_ns = self._market.now_ns - _ns(trio.current_time())
         while True:
@@ -94,14 +95,14 @@ class MarketExchange:
                     client.send(frame)
 
     def _send(self, client: Client, outgoing: Outgoing) -> None:
-        for each in self._faults.spoilt(client, outgoing):
+        for each in self._faults.apply(client, outgoing):
             client.send(each.frame)
 
     def _answer(self, client: Client, payload: bytes) -> None:
         self._send(client, Outgoing("", "", payload, encode_text(payload)))
 
-    def heard(self, client: Client, text: str) -> None:
-        """Do what the client asks, and answer."""
+    def receive(self, client: Client, text: str) -> None:
+        """Carry out the client's command, and answer."""
         try:
             command = parse(text)
             is_trusted = self._keyring is None or self._keyring.is_signed(text)
@@ -134,42 +135,42 @@ class MarketExchange:
             held = state.get(request.channel, {})
             topics += ((request.channel, each) for each in product_ids if each not in held)
         self._faults.subscribed(client, [(channel.name, each) for channel, each in topics])
-        # Everybody else is told of it before the newcomer is greeted with it.
+        # Other subscribers receive the new levels before this client receives the snapshot.
         for channel, product_id in topics:
-            levels = self._faults.poured_levels(client, (channel.name, product_id))
+            levels = self._faults.levels_to_add(client, (channel.name, product_id))
             if levels:
-                self._publish(self._market.pour(product_id, levels, self._routes))
-        greetings = self._attach(client, state, topics)
+                self._publish(self._market.add_levels(product_id, levels, self._routes))
+        initial = self._attach(client, state, topics)
         for reason in reasons:
             self._answer(client, coinbase.error(command.failure, reason))
         acknowledgement = _acknowledge(state)
-        ack_first = self._lots.random() < 0.5
+        ack_first = self._random.random() < 0.5
         if ack_first:
             self._answer(client, acknowledgement)
-        for greeting in greetings:
-            self._send(client, greeting)
+        for initial_state in initial:
+            self._send(client, initial_state)
         if not ack_first:
             self._answer(client, acknowledgement)
 
     def _attach(
         self, client: Client, state: State, topics: Iterable[tuple[Channel, str]]
     ) -> list[Outgoing]:
-        """Let ``topics`` flow from now on; return what comes first on each."""
-        greetings: dict[bytes, Outgoing] = {}
+        """Subscribe to ``topics`` from now on; return the initial state of each."""
+        initial: dict[bytes, Outgoing] = {}
         for channel, product_id in topics:
             state.setdefault(channel, {})[product_id] = None
             self._routes.setdefault((channel.name, product_id), {})[client] = None
-            payload = self._market.greeting(channel.name, product_id)
+            payload = self._market.initial_state(channel.name, product_id)
             if payload is not None:
                 frame = encode_text(payload)
                 about = "" if channel is LEVEL3 else product_id  # one schema for all products
-                greetings[payload] = Outgoing(channel.name, about, payload, frame)
-        return list(greetings.values())
+                initial[payload] = Outgoing(channel.name, about, payload, frame)
+        return list(initial.values())
 
     def _sort(
         self, request: ChannelRequest, state: State, is_trusted: bool, refused: str | None
     ) -> tuple[list[str], list[str]]:
-        """Return ``(product ids, reasons)``: what can be had, and why the rest cannot."""
+        """Return ``(product ids, reasons)``: the accepted products, and reasons for refusals."""
         channel = request.channel
         if channel.needs_key and not is_trusted:
             return [], [AUTHENTICATION_REQUIRED]
@@ -210,7 +211,7 @@ class MarketExchange:
 
 
 def _acknowledge(state: State) -> bytes:
-    """Return the acknowledgement; ``status`` is about no product."""
+    """Return the acknowledgement; ``status`` has no products."""
     return coinbase.subscriptions(
         {channel: [name for name in held if name] for channel, held in state.items()}
     )

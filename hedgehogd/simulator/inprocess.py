@@ -1,10 +1,10 @@
 """Connections to a simulated exchange without sockets, for tests on a mock clock.
 
-A socket wakes its reader when the kernel likes; on ``trio.testing``'s clocks time would
-jump ahead meanwhile. These streams wake it at once, so a whole campaign of faults and
+The kernel wakes the reader of a socket at an unknown time; the clocks of ``trio.testing`` would
+jump ahead meanwhile. These streams wake the reader at once, so a whole campaign of faults and
 reconnects passes in milliseconds, the same way each time.
 
-Nothing bounds what waits in such a stream: a client that does not read is not slow here.
+The buffer of such a stream is unbounded: a client that does not read is not slow here.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pa
 
 from hedgehogd.simulator.server import Server
 
-_Memory = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
+_MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
 
 class _End(trio.abc.HalfCloseableStream):
-    """One end of a connection that can be cut."""
+    """One end of a connection that can be reset."""
 
-    def __init__(self, inner: _Memory, reset: Callable[[], None]) -> None:
-        self.is_cut = False
+    def __init__(self, inner: _MemoryStream, reset: Callable[[], None]) -> None:
+        self.is_broken = False
         self.reset = reset
         self._inner = inner
 
-    def cut(self) -> None:
-        """Let all reads and writes fail from now on, also those under way."""
-        self.is_cut = True
+    def break_off(self) -> None:
+        """Make all reads and writes fail from now on, also those in progress."""
+        self.is_broken = True
         self._inner.receive_stream.close()
         self._inner.send_stream.close()
 
@@ -35,16 +35,16 @@ class _End(trio.abc.HalfCloseableStream):
         try:
             return await self._inner.receive_some(max_bytes)
         except trio.ClosedResourceError:
-            raise self._why() from None
+            raise self._error() from None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
             await self._inner.send_all(data)
         except trio.ClosedResourceError:
-            raise self._why() from None
+            raise self._error() from None
 
-    def _why(self) -> Exception:
-        if self.is_cut:
+    def _error(self) -> Exception:
+        if self.is_broken:
             return trio.BrokenResourceError("the connection was reset")
         return trio.ClosedResourceError("this end was closed")
 
@@ -61,15 +61,15 @@ class _End(trio.abc.HalfCloseableStream):
 def connect(server: Server, nursery: trio.Nursery) -> trio.abc.HalfCloseableStream:
     """Return the client's end of a new connection to ``server``.
 
-    It is served in ``nursery`` until it ends; shaking hands is the client's part, for
-    example by ``trio_websocket.wrap_client_stream``. The server is to ``run`` already, or
-    soon: its market does not move before.
+    The connection is served in ``nursery`` until it ends. The caller does the handshake, for
+    example with ``trio_websocket.wrap_client_stream``. The server must ``run`` already, or
+    soon: its market does not advance before.
     """
     near, far = memory_stream_pair()
 
     def reset() -> None:
-        client.cut()
-        served.cut()
+        client.break_off()
+        served.break_off()
 
     client, served = _End(near, reset), _End(far, reset)
     nursery.start_soon(server.serve, served)

@@ -1,8 +1,8 @@
-"""Who may have the restricted channels of the simulated exchange.
+"""Authentication for the restricted channels of the simulated exchange.
 
-The exchange gives ``level2``, ``level3`` and ``full`` only to those who sign their
-subscribe (FEED §3.2, §5). Here everybody may have them, unless the simulation is told to
-ask. The one key it knows is published right here, because it opens nothing.
+The exchange sends ``level2``, ``level3`` and ``full`` only to clients that sign their subscribe
+(docs/COINBASE.md §3.2, §5). Here all clients get them, unless ``Simulation.require_auth`` is set.
+The only valid key is published in this module, because it protects nothing.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import msgspec
 from hedgehogd.protocol.signing import Credentials
 
 TEST_KEY = "hedgehogd-simulator"
-TEST_SECRET = "aGVkZ2Vob2dkIHNpbXVsYXRvciwgbm90IGEgc2VjcmV0"  # noqa: S105  # it says so itself
+TEST_SECRET = "aGVkZ2Vob2dkIHNpbXVsYXRvciwgbm90IGEgc2VjcmV0"  # noqa: S105  # decoded, it says that it is no secret
 TEST_PASSPHRASE = "not-a-secret"  # noqa: S105
 
 AUTHENTICATION_REQUIRED = (
@@ -26,11 +26,11 @@ _SIGNED_WITH = ("signature", "key", "passphrase", "timestamp")
 
 
 class WrongSignature(Exception):
-    """A subscribe was signed, but not rightly.
+    """A subscribe has an invalid signature.
 
     Attributes:
-        message: what the exchange answers.
-        reason: and its reason (FEED §6.16).
+        message: the exchange's error message.
+        reason: its reason (docs/COINBASE.md §6.16).
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -40,7 +40,7 @@ class WrongSignature(Exception):
 
 
 class Keyring:
-    """The credentials that the exchange knows: one."""
+    """The credentials that the exchange accepts: one."""
 
     def __init__(
         self, key: str = TEST_KEY, secret: str = TEST_SECRET, passphrase: str = TEST_PASSPHRASE
@@ -51,10 +51,11 @@ class Keyring:
     def is_signed(self, text: str | bytes) -> bool:
         """Say whether a subscribe, well-formed JSON, was signed.
 
-        Empty keys, and a lone ``timestamp``, are as good as none: clients send such (FEED §3.1).
+        Empty keys, and a lone ``timestamp``, count as unsigned: some clients send them
+        (docs/COINBASE.md §3.1).
 
         Raises:
-            WrongSignature: it was, but not with a key known here, or not rightly.
+            WrongSignature: it was signed with an unknown key, or the signature is invalid.
         """
         fields: dict[str, Any] = msgspec.json.decode(text)
         if not any(fields.get(name) for name in _SIGNED_WITH[:3]):

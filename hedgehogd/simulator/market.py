@@ -1,14 +1,14 @@
 """The simulated exchange's market: all products on one clock, which is an argument.
 
-``advance`` lets time pass and returns what the exchange would have sent to somebody who
-subscribes to everything, in time order. The same seed, start, products and rate give the
-same bytes, however time is cut into steps and whoever listens.
+``advance`` lets time pass and returns all messages that the exchange would have sent to a
+subscriber of every topic, in time order. The same seed, start, products and rate give the same
+bytes, for any steps of time and any subscriptions.
 
-Derived channels are made here too: ``level2_50`` gathers 50 ms of changes into one message
-and ``ticker_1000`` says every 5 s what changed (FEED §5). A gathered message is what a
-window came to: a level that was made and removed within it is not mentioned, so that a
-removal always names a level that exists. Hence ``level2_50`` has a snapshot of its own:
-the book when the last window closed.
+This module also makes the derived channels: ``level2_50`` combines 50 ms of changes into one
+message, and ``ticker_1000`` reports changes every 5 s (docs/COINBASE.md §5). A combined message
+states the net change of its window: a level that appeared and disappeared within it is not
+mentioned, so that a removal always names a level that exists. Therefore ``level2_50`` has a
+snapshot of its own: the book at the end of the last window.
 """
 
 import heapq
@@ -35,7 +35,7 @@ from hedgehogd.simulator.products import Product
 from hedgehogd.simulator.rfq import Rfq
 from hedgehogd.simulator.trading import Trading, Wanted
 
-# Above this the counters could outrun the start of a later run (trading.NS_PER_SEQUENCE),
+# Above this rate the counters could outrun the start of a later run (trading.NS_PER_SEQUENCE),
 # and one core could not make the messages anyway.
 RATE_MAX = 100.0
 
@@ -46,7 +46,7 @@ class _Everything:
 
 
 EVERYTHING: Wanted = _Everything()
-"""Wanted by somebody who subscribes to everything."""
+"""All topics, as for a subscriber of everything."""
 
 _HEARTBEAT_NS = NS_PER_S
 _STATUS_NS = 5 * NS_PER_S
@@ -56,20 +56,20 @@ _AUCTION_NS = NS_PER_S
 
 
 class _Process(Protocol):
-    """Something that happens again and again.
+    """A recurring event of the market.
 
     Attributes:
-        due_ns: when it happens next, ns since the epoch.
+        due_ns: time of the next one, ns since the epoch.
     """
 
     due_ns: int
 
     def fire(self, wanted: Wanted) -> Iterable[MarketMessage]:
-        """Let it happen, and move ``due_ns`` ahead."""
+        """Carry it out, and move ``due_ns`` ahead."""
 
 
 class _Every:
-    """A process with a fixed period: ``make`` returns what it sends, or None."""
+    """A process with a fixed period: ``make`` returns the message to send, or None."""
 
     def __init__(
         self, period_ns: int, start_ns: int, make: Callable[[int], MarketMessage | None]
@@ -85,28 +85,30 @@ class _Every:
 
 
 class _ProductFeed:
-    """One product's channels: its trading, and what is gathered from it."""
+    """One product's channels: its trading, and the channels derived from it."""
 
     def __init__(
         self, product: Product, seed: int, start_ns: int, rate: float, *, modifies: bool
     ) -> None:
-        # Levels touched in the running window of level2_50, with their sizes before it.
+        # Levels that changed in the current window of level2_50, with their sizes before it.
         self._before: dict[tuple[Side, int], int] = {}
-        self._touched_ns = self._closed_ns = start_ns
+        self._changed_ns = self._closed_ns = start_ns
         self._batched_trade_id = 0
         self.auction_until_ns = 0
-        self.trading = Trading(product, seed, start_ns, rate, self._touching, modifies=modifies)
+        self.trading = Trading(
+            product, seed, start_ns, rate, self._before_change, modifies=modifies
+        )
         self._rfq = Rfq(self.trading, seed, start_ns, rate)
 
     def processes(self, start_ns: int) -> Iterator[_Process]:
         yield self.trading
-        yield _Every(_WINDOW_NS, start_ns, self._gathered)
+        yield _Every(_WINDOW_NS, start_ns, self._level2_batch)
         yield _Every(_HEARTBEAT_NS, start_ns, self._heartbeat)
         yield _Every(_TICKER_BATCH_NS, start_ns, self._ticker_batch)
         yield _Every(_AUCTION_NS, start_ns, self._auction)
         yield self._rfq
 
-    def greeting(self, channel: str, now_ns: int) -> bytes | None:
+    def initial_state(self, channel: str, now_ns: int) -> bytes | None:
         trading = self.trading
         if channel in {TICKER.name, TICKER_BATCH.name}:
             return trading.ticker()
@@ -118,17 +120,17 @@ class _ProductFeed:
             return self._snapshot(self._before, self._closed_ns)
         return order_messages.SCHEMA if channel == LEVEL3.name else None
 
-    def pour(self, levels: int, now_ns: int, wanted: Wanted) -> Iterator[MarketMessage]:
-        told = self.trading.pour(levels, now_ns, wanted)
-        self._touched_ns = now_ns
-        yield from told
-        # Close the window early: the next snapshot is to have it all.
-        gathered = self._gathered(now_ns)
-        if gathered is not None:
-            yield gathered
+    def add_levels(self, levels: int, now_ns: int, wanted: Wanted) -> Iterator[MarketMessage]:
+        sent = self.trading.add_levels(levels, now_ns, wanted)
+        self._changed_ns = now_ns
+        yield from sent
+        # Close the window early: the next snapshot must include the new levels.
+        batch = self._level2_batch(now_ns)
+        if batch is not None:
+            yield batch
 
     def _snapshot(self, instead: dict[tuple[Side, int], int], time_ns: int) -> bytes:
-        """Return the book, but with the sizes of ``instead`` at their levels."""
+        """Return the book, with the sizes of ``instead`` at their levels."""
 
         def rows(side: Side) -> list[tuple[int, int]]:
             sizes = dict(self.trading.engine.book.side(side).rows())
@@ -143,11 +145,11 @@ class _ProductFeed:
     ) -> MarketMessage:
         return MarketMessage(time_ns, channel, self.trading.product.id, made)
 
-    def _touching(self, side: Side, tick: int, before: int) -> None:
+    def _before_change(self, side: Side, tick: int, before: int) -> None:
         self._before.setdefault((side, tick), before)
-        self._touched_ns = self.trading.due_ns
+        self._changed_ns = self.trading.due_ns
 
-    def _gathered(self, now_ns: int) -> MarketMessage | None:
+    def _level2_batch(self, now_ns: int) -> MarketMessage | None:
         book = self.trading.engine.book
         changes = [
             (side, tick, book.side(side)[tick])
@@ -158,7 +160,7 @@ class _ProductFeed:
         self._closed_ns = now_ns
         if not changes:
             return None
-        update = partial(messages.l2update, self.trading.product, changes, self._touched_ns)
+        update = partial(messages.l2update, self.trading.product, changes, self._changed_ns)
         return self._message(now_ns, LEVEL2_BATCH.name, update)
 
     def _heartbeat(self, now_ns: int) -> MarketMessage:
@@ -183,8 +185,8 @@ class Market:
     """A seeded market of many products.
 
     Attributes:
-        products: by id, in the order they are listed.
-        now_ns: how far time has come, ns since the epoch.
+        products: by id, in listing order.
+        now_ns: the market's time, ns since the epoch.
     """
 
     def __init__(
@@ -199,11 +201,11 @@ class Market:
         """Open the market.
 
         Args:
-            seed: decides, with the other arguments, every byte that follows.
-            start_ns: the market's first moment, ns since the epoch. Sequences and trade
-                ids begin at numbers made from it, so they rise across restarts.
-            products: what is traded; ids are unique.
-            rate: liveliness; 1.0 is near the real exchange's, ``RATE_MAX`` the most.
+            seed: determines, with the other arguments, every byte that follows.
+            start_ns: the market's first time, ns since the epoch. Sequences and trade ids begin
+                at numbers made from it, so they rise across restarts.
+            products: the products to trade; ids are unique.
+            rate: activity; 1.0 is near the real exchange's, ``RATE_MAX`` the highest.
             modifies: whether orders are modified; see ``Simulation``.
         """
         if not 0 < rate <= RATE_MAX:
@@ -222,35 +224,35 @@ class Market:
         heapq.heapify(self._agenda)
 
     def advance(self, until_ns: int, wanted: Wanted = EVERYTHING) -> Iterator[MarketMessage]:
-        """Let time pass up to and including ``until_ns``; yield what is sent, in order.
+        """Advance to ``until_ns`` inclusive; yield the messages of that time, in order.
 
-        The market moves as the iterator is consumed: use it up before asking for
-        anything else.
+        The market advances as the iterator is consumed: exhaust it before calling any other
+        method.
 
         Args:
             until_ns: ns since the epoch.
-            wanted: ``(canonical channel, product id)`` pairs; of others nothing need be
-                made. What happens does not depend on it.
+            wanted: ``(canonical channel, product id)`` pairs; messages of other topics may be
+                left out. The events of the market do not depend on it.
         """
         while self._agenda[0][0] <= until_ns:
             due_ns, at = self._agenda[0]
             process = self._processes[at]
             self.now_ns = due_ns
-            happened = process.fire(wanted)
+            sent = process.fire(wanted)
             heapq.heapreplace(self._agenda, (process.due_ns, at))
-            yield from happened
+            yield from sent
         self.now_ns = max(self.now_ns, until_ns)
 
-    def pour(
+    def add_levels(
         self, product_id: str, levels: int, wanted: Wanted = EVERYTHING
     ) -> Iterator[MarketMessage]:
-        """Make the book of one product deeper by ``levels`` a side; return what is told."""
-        return self._feeds[product_id].pour(levels, self.now_ns, wanted)
+        """Add ``levels`` levels to each side of a product's book; return the messages."""
+        return self._feeds[product_id].add_levels(levels, self.now_ns, wanted)
 
     def hold_auction(self, product_id: str, seconds: float) -> None:
-        """Say on ``auctionfeed``, once a second, that ``product_id`` is in auction.
+        """Send an ``auction`` on ``auctionfeed`` once a second for ``product_id``.
 
-        Only the channel and REST's ``auction_mode`` know of it: trading goes on.
+        The auction affects only that channel and REST's ``auction_mode``: trading goes on.
         """
         self._feeds[product_id].auction_until_ns = self.now_ns + int(seconds * NS_PER_S)
 
@@ -259,11 +261,11 @@ class Market:
         return self.now_ns < self._feeds[product_id].auction_until_ns
 
     def trading(self, product_id: str) -> Trading:
-        """Return the market of one product, for those who read its book or its trades."""
+        """Return the market of one product, for access to its book and its trades."""
         return self._feeds[product_id].trading
 
-    def greeting(self, channel: str, product_id: str) -> bytes | None:
-        """Return what a new subscriber of ``channel`` is sent at once, or None.
+    def initial_state(self, channel: str, product_id: str) -> bytes | None:
+        """Return the initial state that a new subscriber of ``channel`` gets, or None.
 
         Args:
             channel: a canonical name.
@@ -273,7 +275,7 @@ class Market:
         if channel == STATUS.name:
             return self._status
         feed = self._feeds.get(product_id)
-        return feed.greeting(channel, self.now_ns) if feed else None
+        return feed.initial_state(channel, self.now_ns) if feed else None
 
     def _status_message(self, now_ns: int) -> MarketMessage:
         return MarketMessage(now_ns, STATUS.name, "", self._status)

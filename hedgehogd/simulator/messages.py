@@ -1,4 +1,7 @@
-"""The exchange's data messages, byte for byte in the key order of 2021 to 2026 (FEED §6)."""
+"""The exchange's data messages, byte for byte in the key order of 2021 to 2026.
+
+Source: docs/COINBASE.md §6.
+"""
 
 from collections.abc import Callable, Iterable
 
@@ -17,9 +20,9 @@ class MarketMessage:
     """One message of the simulated exchange.
 
     Attributes:
-        time_ns: when it leaves the exchange, ns since the epoch.
+        time_ns: time of sending, ns since the epoch.
         channel: the canonical name of its channel, for example ``"level2_50"``.
-        product_id: its market; empty for ``status``.
+        product_id: its product; empty for ``status``.
     """
 
     __slots__ = ("_made", "channel", "product_id", "time_ns")
@@ -27,13 +30,13 @@ class MarketMessage:
     def __init__(
         self, time_ns: int, channel: str, product_id: str, made: bytes | Callable[[], bytes]
     ) -> None:
-        """Keep what is needed to make the message.
+        """Store the parts of the message.
 
         Args:
             time_ns: see the class.
             channel: see the class.
             product_id: see the class.
-            made: the JSON text, or what makes it; called at most once.
+            made: the JSON text, or a function that returns it, called at most once.
         """
         self.time_ns = time_ns
         self.channel = channel
@@ -41,7 +44,7 @@ class MarketMessage:
         self._made = made
 
     def __eq__(self, other: object) -> bool:
-        """Say whether the same bytes leave at the same time on the same channel."""
+        """Say whether both are the same bytes at the same time on the same channel."""
         return isinstance(other, MarketMessage) and self._key() == other._key()
 
     def __hash__(self) -> int:
@@ -62,9 +65,9 @@ class MarketMessage:
 
 
 def match(product: Product, salt: int, trade: Matched, kind: str = "match") -> bytes:
-    """Return a ``match`` or, as ``kind``, a ``last_match`` (FEED §6.4).
+    """Return a ``match`` or, as ``kind``, a ``last_match`` (docs/COINBASE.md §6.4).
 
-    ``salt`` is what the product's order ids are made with.
+    The product's order ids are derived from ``salt``.
     """
     size = trimmed(trade.units, product.size_decimals)
     price = trimmed(trade.tick, product.price_decimals)
@@ -79,7 +82,7 @@ def match(product: Product, salt: int, trade: Matched, kind: str = "match") -> b
 
 
 def ticker(product: Product, trade: Matched, day: Day, book: Book) -> bytes:
-    """Return the ``ticker`` that reports ``trade``; ``side`` is the taker's (FEED §6.3)."""
+    """Return the ``ticker`` of ``trade``; ``side`` is the taker's (docs/COINBASE.md §6.3)."""
     places, size_places = product.price_decimals, product.size_decimals
     bid, ask = book.best_bid, book.best_ask
     return (
@@ -98,12 +101,12 @@ def ticker(product: Product, trade: Matched, day: Day, book: Book) -> bytes:
 
 
 def volume(product: Product, units: int) -> str:
-    """Write a volume: always eight decimals, whatever the base increment."""
+    """Write a volume: always with eight decimals, for any base increment."""
     return fixed(units * 10 ** (_VOLUME_DECIMALS - product.size_decimals), _VOLUME_DECIMALS)
 
 
 def heartbeat(product: Product, last_trade_id: int, sequence: int, time_ns: int) -> bytes:
-    """Return a ``heartbeat`` (FEED §6.1)."""
+    """Return a ``heartbeat`` (docs/COINBASE.md §6.1)."""
     return (
         f'{{"type":"heartbeat","last_trade_id":{last_trade_id},"product_id":"{product.id}",'
         f'"sequence":{sequence},"time":"{time_text(time_ns)}"}}'
@@ -111,7 +114,7 @@ def heartbeat(product: Product, last_trade_id: int, sequence: int, time_ns: int)
 
 
 def auction(product: Product, book: Book, sequence: int, time_ns: int) -> bytes:
-    """Return the ``auction`` about the prices that would open trading (FEED §6.14)."""
+    """Return an ``auction`` with the prices that would open trading (docs/COINBASE.md §6.14)."""
     places, size_places = product.price_decimals, product.size_decimals
     bid, ask = book.best_bid, book.best_ask
     price, size = fixed(ask, places), fixed(book.asks[ask], size_places)
@@ -126,9 +129,9 @@ def auction(product: Product, book: Book, sequence: int, time_ns: int) -> bytes:
 
 
 def rfq_match(product: Product, salt: int, trade: Matched) -> bytes:
-    """Return the ``rfq_match`` of a trade beside the book (FEED §6.5).
+    """Return the ``rfq_match`` of a trade outside the book (docs/COINBASE.md §6.5).
 
-    ``side`` is in capitals, as seen live; there is no sequence.
+    ``side`` is in capitals, as on the real feed; there is no sequence.
     """
     maker, taker = order_id(salt, trade.maker), order_id(salt, trade.taker)
     return (
@@ -147,7 +150,7 @@ def snapshot(
     bids: Iterable[tuple[int, int]],
     time_ns: int,
 ) -> bytes:
-    """Return a ``snapshot`` from rows of ``(tick, units)``, best first (FEED §6.6)."""
+    """Return a ``snapshot`` from rows of ``(tick, units)``, best first (docs/COINBASE.md §6.6)."""
     return (
         f'{{"type":"snapshot","product_id":"{product.id}","asks":{_rows(product, asks)},'
         f'"bids":{_rows(product, bids)},"time":"{time_text(time_ns)}"}}'
@@ -161,7 +164,7 @@ def _rows(product: Product, rows: Iterable[tuple[int, int]]) -> str:
 
 
 def l2update(product: Product, changes: Iterable[tuple[Side, int, int]], time_ns: int) -> bytes:
-    """Return an ``l2update`` from changes of ``(side, tick, new units)`` (FEED §6.6)."""
+    """Return an ``l2update`` from ``(side, tick, new units)`` rows (docs/COINBASE.md §6.6)."""
     places, size_places = product.price_decimals, product.size_decimals
     texts = (
         f'["{side}","{fixed(tick, places)}","{fixed(units, size_places)}"]'
@@ -174,7 +177,7 @@ def l2update(product: Product, changes: Iterable[tuple[Side, int, int]], time_ns
 
 
 def status(products: Iterable[Product]) -> bytes:
-    """Return the ``status`` message about all ``products`` (FEED §6.2)."""
+    """Return the ``status`` message of all ``products`` (docs/COINBASE.md §6.2)."""
     listed = tuple(products)
     return msgspec.json.encode(
         {

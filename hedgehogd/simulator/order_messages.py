@@ -1,7 +1,7 @@
-"""What ``full`` and ``level3`` say of the engine's events, in the key order of 2022 on.
+"""Messages of ``full`` and ``level3`` for the engine's events, in the key order since 2022.
 
-Source: FEED §6.7 to §6.11 and §6.13; ``match`` is the same message as on ``matches``.
-Sizes and prices have no trailing zeros, as on the real channel.
+Source: docs/COINBASE.md §6.7 to §6.11 and §6.13; ``match`` is the same message as on
+``matches``. Sizes and prices have no trailing zeros, as on the real channel.
 """
 
 import msgspec
@@ -27,22 +27,22 @@ SCHEMA = msgspec.json.encode(
         },
     }
 )  # fmt: skip
-"""The first message of ``level3``: what stands where in its arrays."""
+"""The first message of ``level3``: the names of the fields of its arrays."""
 
 
 def full(product: Product, salt: int, event: Single, time_ns: int) -> bytes:
-    """Return the message of ``full`` about ``event``.
+    """Return the message of ``full`` for ``event``.
 
     Args:
-        product: whose engine it was.
-        salt: what the product's order ids are made with.
-        event: what happened.
-        time_ns: when, ns since the epoch.
+        product: the product of the event.
+        salt: the product's order ids are derived from it.
+        event: the event.
+        time_ns: its time, ns since the epoch.
     """
     if isinstance(event, Matched):
         return match(product, salt, event)
     if isinstance(event, Received):
-        head = f'"order_id":"{order_id(salt, event.sequence)}",{_wish(product, event)}'
+        head = f'"order_id":"{order_id(salt, event.sequence)}",{_order_fields(product, event)}'
         kind = "received"
     elif isinstance(event, Opened):
         head = (
@@ -60,7 +60,7 @@ def full(product: Product, salt: int, event: Single, time_ns: int) -> bytes:
             )
         kind = "done"
     else:
-        head = _difference(product, event)
+        head = _change_fields(product, event)
         head += f'"order_id":"{order_id(salt, event.number)}","reason":"{event.reason}",'
         kind = "change"
     return (
@@ -70,9 +70,9 @@ def full(product: Product, salt: int, event: Single, time_ns: int) -> bytes:
 
 
 def level3(product: Product, salt: int, event: Single, time_ns: int) -> bytes:
-    """Return the array of ``level3`` about ``event``; arguments as of ``full``.
+    """Return the array of ``level3`` for ``event``; arguments as of ``full``.
 
-    What does not touch the book, orders that never rested among it, is a ``noop``.
+    Events that do not change the book are a ``noop``, also those of orders that never rested.
     """
     own: tuple[str, ...] = ()
     kind = "noop"
@@ -95,8 +95,8 @@ def level3(product: Product, salt: int, event: Single, time_ns: int) -> bytes:
     return f'["{_SEPARATOR.join(cells)}"]'.encode()
 
 
-def _wish(product: Product, event: Received) -> str:
-    """Return what an order asks for: a limit order its price, a market order none."""
+def _order_fields(product: Product, event: Received) -> str:
+    """Return the fields of a received order: price and size, or funds, or size alone."""
     if event.tick is not None and event.units is not None:
         size, price = _size(product, event.units), _price(product, event.tick)
         return f'"order_type":"limit","size":"{size}","price":"{price}",'
@@ -106,7 +106,7 @@ def _wish(product: Product, event: Received) -> str:
     return f'"order_type":"market","size":"{_size(product, event.units or 0)}",'
 
 
-def _difference(product: Product, event: Changed) -> str:
+def _change_fields(product: Product, event: Changed) -> str:
     sizes = (
         f'"old_size":"{_size(product, event.old_units)}",'
         f'"new_size":"{_size(product, event.new_units)}",'

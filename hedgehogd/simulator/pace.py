@@ -1,7 +1,7 @@
-"""When the traders of one product act: in bursts with a heavy tail.
+"""Times of the traders' actions in one product: bursts with a heavy tail.
 
-That is how a real feed hurts: the recorded market's busiest tenth of a second held five
-times the average (FEED §12).
+Bursts are the hard part of a real feed: the busiest tenth of a second of the recorded market
+had five times the average rate (docs/COINBASE.md §12).
 """
 
 import random
@@ -10,7 +10,7 @@ from hedgehogd.simulator.amounts import NS_PER_S
 
 _SMALL_BURST, _LARGE_BURST = 2.5, 30.0
 _LARGE_BURST_SHARE = 0.03
-# Between the actions of a burst, at a rate of 1.
+# Pause between the actions of a burst, at a rate of 1.
 _GAP_NS = 1_500_000
 
 
@@ -21,9 +21,9 @@ class Pace:
         """Prepare to draw pauses.
 
         Args:
-            rng: where they are drawn from.
+            rng: source of randomness.
             per_s: actions a second on average, at a rate of 1.
-            rate: all pauses are this many times shorter.
+            rate: divides all pauses.
         """
         self._random = rng
         self._gap_ns = _GAP_NS / rate
@@ -34,7 +34,7 @@ class Pace:
         """Draw the next pause: short within a burst, long between bursts.
 
         Returns:
-            Whole microseconds, as on the wire, in ns; at least one, so that time moves.
+            Whole microseconds, as on the wire, in ns; at least one, so that time advances.
         """
         rng = self._random
         if self._left_in_burst:
@@ -56,5 +56,5 @@ def _pause_s(actions_per_s: float) -> float:
 
 
 def _mean_of_whole(mean: float) -> float:
-    """Return the mean of ``int(expovariate(1 / mean))``, roughly: half less."""
+    """Return the approximate mean of ``int(expovariate(1 / mean))``: 0.5 below ``mean``."""
     return mean - 0.5

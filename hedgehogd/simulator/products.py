@@ -1,7 +1,7 @@
-"""The products that the simulated exchange lists, and how lively each is.
+"""The products that the simulated exchange lists, and the activity of each.
 
-Prices, increments and rates are near those of 2025 and 2026 (FEED §7, §12). A product
-that is asked for and not in the list is made up from its name, always the same way.
+Prices, increments and rates are near those of 2025 and 2026 (docs/COINBASE.md §7, §12). A
+requested product that is not listed is derived from its name, always the same way.
 """
 
 import random
@@ -18,11 +18,11 @@ class Product(NamedTuple):
         id: for example ``"BTC-USD"``.
         price_decimals: the quote increment is 10 to the minus this.
         size_decimals: the base increment is 10 to the minus this.
-        price_ticks: the price that the market hovers around, in quote increments.
-        size_units: a usual size in the book, in base increments.
-        changes_per_s: changes to the book, on average (``level2`` messages).
-        takers_per_s: orders that trade at once, on average; each makes one to a few matches.
-        events_per_s: all engine events, most of which only ``full`` would show.
+            price_ticks: initial price, around which the market moves, in quote increments.
+            size_units: a typical size in the book, in base increments.
+            changes_per_s: changes to the book, on average (``level2`` messages).
+            takers_per_s: orders that trade at once, on average; each makes one to a few matches.
+            events_per_s: all engine events, most of which only ``full`` sends.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Product(NamedTuple):
 
     @property
     def quote(self) -> str:
-        """The currency that it is paid with."""
+        """The currency of the price."""
         return self.id.split("-")[1]
 
 
@@ -83,18 +83,18 @@ def products_for(pairs: Iterable[str]) -> tuple[Product, ...]:
     """
     listed = {product.id: product for product in LISTED}
     for pair in pairs:
-        listed.setdefault(pair, _made_up(pair))
+        listed.setdefault(pair, _unlisted(pair))
     return tuple(listed.values())
 
 
-def _made_up(product_id: str) -> Product:
-    """Invent a quiet market; its price is somewhere between 0.5 and 500."""
+def _unlisted(product_id: str) -> Product:
+    """Return a quiet market with a price between 0.5 and 500, derived from the name."""
     price_ticks = random.Random(product_id).randrange(5_000, 5_000_000)
     return Product(product_id, 4, 2, price_ticks, 10_000, 10.0, 0.3, 40.0)
 
 
 def rest_object(product: Product) -> dict[str, object]:
-    """Return the product as ``GET /products`` states it, in the form of 2026 (FEED §13)."""
+    """Return the product as in ``GET /products``, in the form of 2026 (docs/COINBASE.md §13)."""
     return {
         "id": product.id,
         "base_currency": product.base,
@@ -118,7 +118,7 @@ def rest_object(product: Product) -> dict[str, object]:
 
 
 def status_object(product: Product) -> dict[str, object]:
-    """Return the product as the ``status`` channel states it (FEED §6.2)."""
+    """Return the product as on the ``status`` channel (docs/COINBASE.md §6.2)."""
     whole = rest_object(product)
     keys = (
         "id base_currency quote_currency base_increment quote_increment display_name status "
@@ -128,7 +128,7 @@ def status_object(product: Product) -> dict[str, object]:
 
 
 def currencies(products: Iterable[Product]) -> list[dict[str, object]]:
-    """Return the currencies of ``products`` as ``status`` and ``GET /currencies`` state them."""
+    """Return the currencies of ``products`` as in ``status`` and ``GET /currencies``."""
     decimals: dict[str, int] = {}
     for product in products:
         decimals[product.base] = product.size_decimals

@@ -1,14 +1,14 @@
-"""A recording, served as an exchange: byte for byte, when it is due, once.
+"""A recording, served as an exchange: each message once, byte for byte, when it is due.
 
-One timeline per server, a ``Playback`` (of a recording here, of history in ``stretch``). It
-starts when the first client subscribes; whoever comes later gets what comes from then on. What
-a client asks for does not matter: every client that has subscribed gets every message, the
-recorded acknowledgements among them, and nothing that was not recorded. At the end connections
-stay open and silent.
+A server has one timeline, a ``Playback`` (of a recording here, of history in ``stretch``). It
+starts at the first subscribe; a client that subscribes later gets the messages from then on. The
+topics of a subscribe do not matter: every client that has subscribed gets every message, the
+recorded acknowledgements included, and nothing else. At the end connections stay open and
+silent.
 
-Paced, a client that reads too slowly is closed like on any exchange. As fast as possible
-(speed 0) there is no pace to keep, so the slowest client sets it, until it has not taken
-anything for ``_STALL_S``.
+At a recorded pace, a client that reads too slowly is closed, as on any exchange. At speed 0 (as
+fast as possible) the slowest client determines the pace; a client that accepts no byte for
+``_STALL_S`` is closed.
 """
 
 import math
@@ -37,9 +37,9 @@ from hedgehogd.protocol.recording import (
 from hedgehogd.simulator.client import Client
 
 _STALL_S = 10.0
-# Messages read and, at speed 0, sent in one go: a tenth of a second of the busiest recorded.
+# Messages per read and, at speed 0, per write: a tenth of a second of the busiest recording.
 _BATCH_MESSAGES_MAX = 64
-# Bytes given at once before clients are waited for: snapshots may follow on each other.
+# Bytes sent at once before the playback waits for clients: snapshots may follow each other.
 _AT_ONCE_BYTES_MAX = 1024 * 1024
 
 
@@ -52,17 +52,17 @@ class Recording:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the whole recording once, to know that it is one and what it is about.
+        """Read the whole recording once, to check it and to find its products.
 
         Blocks, about 1 s per million messages; call it in a thread.
 
         Args:
             path: the file of messages, or the directory that holds it as ``feed.jsonl``.
-                Beside it may be ``feed.recv_ts.txt``, receive times line by line, and
+                Optional files beside it: ``feed.recv_ts.txt``, receive times line by line, and
                 ``rest_products.json``, the exchange's answer to ``GET /products``.
 
         Raises:
-            OperatorError: nothing there, or not a recording.
+            OperatorError: the file does not exist, or it is no recording.
         """
         self.path = path / MESSAGES_FILE if path.is_dir() else path
         self._received_path = self.path.with_suffix(TIMES_SUFFIX)
@@ -75,15 +75,15 @@ class Recording:
                 if product_id and product_id not in product_ids and is_product_id(product_id):
                     product_ids[product_id] = None
         if empty:
-            raise OperatorError(f"{self.path}: found no message, expected one a line")
+            raise OperatorError(f"{self.path}: found no message, expected one per line")
         self.products = self._read_products() or [product_object(name) for name in product_ids]
 
     @contextmanager
     def opened(self) -> Iterator[Iterator[Recorded]]:
-        """Open the recording; gives its messages in order, with the times they are due.
+        """Open the recording; yields its messages in order, with the times when they are due.
 
         Raises:
-            OperatorError: it cannot be read, or the line reached is not a recording's.
+            OperatorError: the file cannot be read, or a line is invalid.
         """
         try:
             with ExitStack() as files:
@@ -120,7 +120,7 @@ def _product_id(payload: bytes) -> str:
 
 
 def product_object(product_id: str) -> dict[str, object]:
-    """Return what is to be had of a product when nobody recorded ``GET /products``: its name."""
+    """Return a minimal product object, for recordings without ``GET /products``."""
     base, _, rest = product_id.partition("-")
     return {
         "id": product_id,
@@ -134,48 +134,48 @@ def product_object(product_id: str) -> dict[str, object]:
 
 
 class Timed(Protocol):
-    """What can be played."""
+    """An element of a timeline."""
 
     @property
     def due_s(self) -> float:
-        """Seconds after the first message; below 0 for what was before, due at once."""
+        """Seconds after the first message; negative for earlier messages, which are due at once."""
 
 
 Played = TypeVar("Played", bound=Timed)
 
 
 class Playback(Generic[Played]):
-    """Plays a timeline once: gives each message when it is due.
+    """Play a timeline once: deliver each message when it is due.
 
-    What was before the beginning (due below 0) is given at once, as fast as clients read; the
-    clock starts behind it.
+    Messages from before the first one (due below 0) are delivered at once, as fast as clients
+    read; the clock starts after them.
 
     Args:
         opened: opens the timeline; it is read in threads, a batch at a time.
         speed: 1 for the recorded pace, 2 for twice as fast, 0 for as fast as clients read.
-        give: gives one message to whom it is for; returns how many bytes long it is.
-        clients: who is waited for where there is no pace to keep.
+        deliver: sends one message to its subscribers; returns its length in bytes.
+        clients: the playback waits for these where no pace is set.
 
     Attributes:
-        ended: set when all has been given.
+        ended: set when all messages are delivered.
     """
 
     def __init__(
         self,
         opened: Callable[[], AbstractContextManager[Iterator[Played]]],
         speed: float,
-        give: Callable[[Played], int],
+        deliver: Callable[[Played], int],
         clients: Collection[Client],
     ) -> None:
         self.ended = trio.Event()
         self._opened = opened
         self._pace = 1 / speed if speed else 0.0
-        self._give = give
+        self._deliver = deliver
         self._clients = clients
         self._start: float | None = None
 
     async def run(self) -> None:
-        """Play to the end; raises what reading the timeline raises."""
+        """Play to the end; raises the errors of reading the timeline."""
         with self._opened() as timeline:
             while batch := await trio.to_thread.run_sync(_next_batch, timeline):
                 await self._play(batch)
@@ -192,9 +192,9 @@ class Playback(Generic[Played]):
                 if due > now:
                     await trio.sleep_until(due)
                     now = trio.current_time()
-            given_bytes = self._give(played)
+            sent_bytes = self._deliver(played)
             if is_at_once:
-                unwaited_bytes += given_bytes
+                unwaited_bytes += sent_bytes
                 if unwaited_bytes > _AT_ONCE_BYTES_MAX:
                     unwaited_bytes = 0
                     await self._wait_written()
@@ -202,31 +202,31 @@ class Playback(Generic[Played]):
             await self._wait_written()
 
     async def _wait_written(self) -> None:
-        """Wait for the slowest client; close those who take nothing."""
+        """Wait for the slowest client; close clients that accept nothing."""
         for client in list(self._clients):
             with trio.move_on_after(_STALL_S) as stall:
                 await client.wait_written()
             if stall.cancelled_caught:
-                client.fall_behind()
+                client.close_slow()
 
 
 class ReplayExchange:
-    """Play one recording to all who subscribe."""
+    """Play one recording to all subscribers."""
 
     def __init__(self, recording: Recording, speed: float) -> None:
         """Prepare to play.
 
         Args:
-            recording: what to play.
+            recording: the recording to play.
             speed: 1 for the recorded pace, 2 for twice as fast, 0 for as fast as
                 clients read.
         """
         self._clients: dict[Client, None] = {}
-        self._wanted = trio.Event()
-        self._playback = Playback(recording.opened, speed, self._give, self._clients)
+        self._has_subscriber = trio.Event()
+        self._playback = Playback(recording.opened, speed, self._deliver, self._clients)
 
-    def heard(self, client: Client, text: str) -> None:
-        """Let the client take part if it subscribes; nothing is answered."""
+    def receive(self, client: Client, text: str) -> None:
+        """Add the client if the message is a subscribe; nothing is answered."""
         try:
             command = parse(text)
         except CommandError:
@@ -234,7 +234,7 @@ class ReplayExchange:
         if command.subscribes:
             client.has_subscribed = True
             self._clients[client] = None
-            self._wanted.set()
+            self._has_subscriber.set()
 
     def left(self, client: Client) -> None:
         """Forget the client."""
@@ -244,13 +244,13 @@ class ReplayExchange:
         """Wait for the first subscriber, play the recording, then stay silent.
 
         Raises:
-            OperatorError: the recording changed on disk and is none any more.
+            OperatorError: the recording changed on disk and is no longer valid.
         """
-        await self._wanted.wait()
+        await self._has_subscriber.wait()
         await self._playback.run()
         await trio.sleep_forever()
 
-    def _give(self, recorded: Recorded) -> int:
+    def _deliver(self, recorded: Recorded) -> int:
         frame = encode_text(recorded.payload)
         for client in self._clients:
             client.send(frame)
@@ -258,5 +258,5 @@ class ReplayExchange:
 
 
 def _next_batch(timeline: Iterator[Played]) -> list[Played]:
-    """Read on; empty at the end."""
+    """Return the next messages; empty at the end."""
     return list(islice(timeline, _BATCH_MESSAGES_MAX))

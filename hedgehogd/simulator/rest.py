@@ -1,4 +1,4 @@
-"""The exchange's REST, as far as relays and clients bootstrap from it (FEED §13)."""
+"""The exchange's REST routes that relays and clients use to bootstrap (docs/COINBASE.md §13)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -24,7 +24,7 @@ _SPARK_LINE_HOURS = 24
 
 
 def catalogue_app(products: Sequence[Mapping[str, object]], now_ns: Callable[[], int]) -> QuartTrio:
-    """Return an app with what every exchange has: ``/products`` and ``/time``.
+    """Return an app with the routes of every exchange: ``/products`` and ``/time``.
 
     Args:
         products: the objects of ``GET /products``; each has an ``id``.
@@ -58,8 +58,8 @@ def market_app(market: Market, faults: Faults | None = None) -> QuartTrio:
     """Return the REST of a simulated market.
 
     Args:
-        market: what it tells of.
-        faults: what is to go wrong; none if absent.
+        market: source of the data.
+        faults: faults to apply; none if absent.
     """
     objects = [rest_object(product) for product in market.products.values()]
     app = catalogue_app(objects, lambda: market.now_ns)
@@ -94,9 +94,9 @@ def market_app(market: Market, faults: Faults | None = None) -> QuartTrio:
     async def some_candles(product_id: str) -> Response:
         if product_id not in market.products:
             return _not_found()
-        wish = [request.args.get(key) for key in ("granularity", "start", "end")]
+        arguments = [request.args.get(key) for key in ("granularity", "start", "end")]
         try:
-            return _json(candles(market.trading(product_id), *wish))
+            return _json(candles(market.trading(product_id), *arguments))
         except CandleError as error:
             return _json({"message": str(error)}, 400)
 
@@ -104,10 +104,10 @@ def market_app(market: Market, faults: Faults | None = None) -> QuartTrio:
 
 
 def _add_faults(app: QuartTrio, faults: Faults) -> None:
-    """Let REST go wrong, but never the way to say what shall."""
+    """Apply REST faults to all routes except those that control faults."""
 
     @app.before_request
-    async def spoil() -> Response | None:
+    async def apply_faults() -> Response | None:
         if request.path.startswith("/faults"):
             return None
         await trio.sleep(faults.rest_pause_s(request.path))
@@ -138,12 +138,12 @@ def _add_trades(app: QuartTrio, market: Market, faults: Faults) -> None:
             limit, before, after = (_number(key) for key in ("limit", "before", "after"))
         except ValueError as error:
             return _json({"message": str(error)}, 400)
-        there: Sequence[Matched] = market.trading(product_id).trades
+        recent: Sequence[Matched] = market.trading(product_id).trades
         if before is None and after is None:
-            hidden_ns = faults.hidden_since_ns(product_id, there[-1].time_ns)
+            hidden_ns = faults.hidden_since_ns(product_id, recent[-1].time_ns)
             if hidden_ns is not None:
-                there = [trade for trade in there if trade.time_ns < hidden_ns]
-        page = _page(there, limit, before, after)
+                recent = [trade for trade in recent if trade.time_ns < hidden_ns]
+        page = _page(recent, limit, before, after)
         answer = _json([_trade_object(market.products[product_id], trade) for trade in page])
         if page:
             answer.headers["cb-before"] = str(page[0].trade_id)
@@ -152,7 +152,7 @@ def _add_trades(app: QuartTrio, market: Market, faults: Faults) -> None:
 
 
 def _add_overviews(app: QuartTrio, market: Market) -> None:
-    """Add the answers that have all products in one."""
+    """Add the routes that answer for all products at once."""
 
     @app.get("/products/stats")
     async def all_stats() -> Response:
@@ -208,7 +208,7 @@ def _not_found() -> Response:
 
 
 def _number(key: str) -> int | None:
-    """Return a number of the query, or None when it is not there; ValueError when it is none."""
+    """Return a number of the query, or None if absent; ValueError if it is no number."""
     text = request.args.get(key)
     if text is None:
         return None
@@ -221,12 +221,12 @@ def _page(
     trades: Sequence[Matched], limit: int | None, before: int | None, after: int | None
 ) -> list[Matched]:
     """Return the newest trades with ``before`` < id < ``after``, newest first."""
-    wanted = (
+    selected = (
         trade
         for trade in reversed(trades)
         if (after is None or trade.trade_id < after) and (before is None or trade.trade_id > before)
     )
-    return list(islice(wanted, min(limit or _PAGE_TRADES_MAX, _PAGE_TRADES_MAX)))
+    return list(islice(selected, min(limit or _PAGE_TRADES_MAX, _PAGE_TRADES_MAX)))
 
 
 def _trade_object(product: Product, trade: Matched) -> dict[str, object]:

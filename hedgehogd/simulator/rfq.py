@@ -1,7 +1,7 @@
-"""Trades that were agreed on beside the book: ``rfq_matches`` (FEED §6.5).
+"""Trades by request for quote, outside the book: ``rfq_matches`` (docs/COINBASE.md §6.5).
 
-Rare, with trade ids of their own and no sequence. Prices are near the book's; nothing of
-the book changes.
+They are rare, with trade ids of their own and no sequence. Their prices are near the book's; they
+do not change the book.
 """
 
 import random
@@ -17,49 +17,51 @@ from hedgehogd.simulator.messages import MarketMessage
 from hedgehogd.simulator.trading import Trading
 
 _PER_MINUTE = 3.0
-# Beginning with the start time divided by this, the ids rise across restarts: they
-# advance by less than one in that time, at any rate, and differ from the book's.
+# The ids begin at the start time divided by this, so they rise across restarts: they advance
+# by less than one in that time, at any rate. They differ from the ids of the book's trades.
 _NS_PER_TRADE_ID = 50_000_000
 
 
 class Rfq:
-    """The trades of one product beside its book.
+    """The request-for-quote trades of one product.
 
     Attributes:
-        due_ns: when the next one happens, ns since the epoch.
+        due_ns: time of the next trade, ns since the epoch.
     """
 
     def __init__(self, trading: Trading, seed: int, start_ns: int, rate: float) -> None:
-        """Plan the first.
+        """Schedule the first trade.
 
         Args:
-            trading: whose prices they are near.
-            seed: decides, with the product's name, everything that happens.
+            trading: their prices are near those of its book.
+            seed: determines, with the product's name, all these trades.
             start_ns: ns since the epoch.
             rate: 1.0 for a few a minute.
         """
         self._trading = trading
-        # Not the traders' lots: the book is to be the same with and without this.
+        # A generator of its own, so that the book is the same with and without these trades.
         self._random = random.Random(f"{seed} {trading.product.id} rfq")
         self._trade_id = start_ns // _NS_PER_TRADE_ID
         self._pause_ns = 60 * NS_PER_S / _PER_MINUTE / rate
         self.due_ns = start_ns
-        self._plan()
+        self._schedule()
 
     def fire(self, wanted: Container[tuple[str, str]]) -> Iterable[MarketMessage]:  # noqa: ARG002
-        """Let one happen, and plan the next."""
+        """Make one trade, and schedule the next."""
         rng, trading, now_ns = self._random, self._trading, self.due_ns
         book, product = trading.engine.book, trading.product
         self._trade_id += 1
         tick = rng.randrange(max(1, book.best_bid - 5), book.best_ask + 6)
         units = 1 + product.size_units * rng.randrange(1, 400) // 100
-        lots = rng.getrandbits(64)
+        order_number = rng.getrandbits(64)
         side: Side = "buy" if rng.random() < 0.5 else "sell"
-        trade = Matched(self._trade_id, 0, lots, lots + 1, side, tick, units, now_ns)
-        self._plan()
+        trade = Matched(
+            self._trade_id, 0, order_number, order_number + 1, side, tick, units, now_ns
+        )
+        self._schedule()
         made = partial(messages.rfq_match, product, trading.salt, trade)
         return (MarketMessage(now_ns, RFQ_MATCHES.name, product.id, made),)
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         wait_ns = int(self._random.expovariate(1 / self._pause_ns))
         self.due_ns += 1000 * (1 + wait_ns // 1000)

@@ -1,8 +1,7 @@
-"""The rolling numbers that a ticker states: 24 hours of prices and volume, 30 days of volume.
+"""The rolling statistics in a ticker: 24 hours of prices and volume, 30 days of volume.
 
-Kept by the hour, so "24 h" means the running hour and the 23 before it. The hours before
-the market opened are invented, otherwise a new simulator would show a market that never
-traded.
+They are kept by the hour, so "24 h" means the current hour and the 23 before it. The hours before
+the market opened are invented; otherwise a new simulator would show a market that never traded.
 """
 
 import random
@@ -25,7 +24,7 @@ class _Hour:
 
 
 class Day(NamedTuple):
-    """What the last 24 hours came to; prices in ticks, volumes in units."""
+    """Statistics of the last 24 hours; prices in ticks, volumes in units."""
 
     open: int
     low: int
@@ -77,7 +76,7 @@ class Statistics:
         self._sum_up()
 
     def _sum_up(self) -> None:
-        """Add up the hours of the day that are over."""
+        """Sum up the completed hours of the day."""
         past = list(self._hours)[-_DAY_HOURS:-1]
         self._open = past[0].open
         self._low = min(hour.low for hour in past)

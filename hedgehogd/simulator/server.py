@@ -1,15 +1,15 @@
-"""The exchange's door: one port for WebSockets and REST.
+"""The exchange's server: one port for WebSockets and REST.
 
-It reads the head of each connection's first request. A WebSocket handshake, on any path,
-becomes a ``Client``; everything else is handed to Hypercorn, head and all, broken
-handshakes too. Every answer of Hypercorn's ends its connection, so that a handshake is
-always the first request that we see.
+It reads the head of each connection's first request. A WebSocket handshake, on any path, becomes
+a ``Client``; every other connection is passed to Hypercorn, head included, also a broken
+handshake. Hypercorn closes the connection after each answer, so a handshake is always the first
+request of its connection.
 
-Who wants a connection without a socket has it from ``inprocess.connect``, and REST from
-``Server.app`` through ``httpx.ASGITransport``: then nothing here waits for the real clock.
+Clients without a socket connect with ``inprocess.connect``, and ask REST through ``Server.app``
+with ``httpx.ASGITransport``: then nothing here waits for the real clock.
 
-Hypercorn writes inside a shielded cancel scope. The sockets it was given are closed under
-it when the server is cancelled, so nobody who stops reading can hold that up.
+Hypercorn writes inside a shielded cancel scope. When the server is cancelled, it closes the
+sockets that Hypercorn uses, so that a client that stops reading cannot delay the end.
 """
 
 from collections.abc import Sequence
@@ -41,23 +41,23 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class Exchange(Protocol):
-    """Who answers the clients that the door lets in."""
+    """Answers the clients that the server accepts."""
 
-    def heard(self, client: Client, text: str) -> None:
-        """Take one text message of ``client``."""
+    def receive(self, client: Client, text: str) -> None:
+        """Process one text message of ``client``."""
 
     def left(self, client: Client) -> None:
-        """Forget ``client``: it has gone. Called once for each client, heard or not."""
+        """Forget ``client``, which is gone. Called once per client, also if it sent nothing."""
 
     async def run(self) -> None:
-        """Let the exchange's time pass, until cancelled."""
+        """Advance the exchange's time until cancelled."""
 
 
 async def listen(host: str, port: int) -> list[trio.SocketListener]:
-    """Return listeners for ``host`` and ``port``; port 0 takes a free one.
+    """Return listeners for ``host`` and ``port``; port 0 chooses a free one.
 
     Raises:
-        OperatorError: that cannot be listened on.
+        OperatorError: host and port cannot be bound.
     """
     try:
         return await trio.open_tcp_listeners(port, host=host)
@@ -67,11 +67,11 @@ async def listen(host: str, port: int) -> list[trio.SocketListener]:
 
 
 class Server:
-    """The door of one exchange.
+    """The server of one exchange.
 
     Attributes:
-        app: its REST, for who asks without a socket.
-        faults: what is to go wrong; None for an exchange that knows none.
+        app: its REST, for clients without a socket.
+        faults: its faults; None for an exchange without faults.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Server:
         """Prepare to serve.
 
         Args:
-            exchange: who answers WebSocket clients.
-            app: what answers everything else.
-            faults: asked at each handshake, and told who comes and goes.
+            exchange: answers WebSocket clients.
+            app: answers all other requests.
+            faults: asked at each handshake, and notified of each connection and its end.
             first_subscribe_s: clients that have not subscribed by then are closed.
-            backlog_bytes_max: clients that leave more than this unread are closed; by
-                default it is one message of the largest size.
+            backlog_bytes_max: clients that leave more than this unread are closed; by default
+                one message of the largest size.
         """
         self.app = app
         self.faults = faults
@@ -102,31 +102,31 @@ class Server:
         self._config = Config()
         self._config.keep_alive_max_requests = 1
         self._app = ASGIWrapper(app)
-        self._visitors: set[trio.SocketStream] = set()
+        self._http_streams: set[trio.SocketStream] = set()
 
     async def run(self, listeners: Sequence[trio.SocketListener] = ()) -> None:
-        """Let the exchange's time pass and serve until cancelled; closes ``listeners``.
+        """Advance the exchange's time and serve until cancelled; closes ``listeners``.
 
-        Without listeners its clients come by ``inprocess.connect`` alone.
+        Without listeners only ``inprocess.connect`` connects clients.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._exchange.run)
-            nursery.start_soon(self._cut_off_when_cancelled)
+            nursery.start_soon(self._close_http_when_cancelled)
             if listeners:
                 await trio.serve_listeners(self.serve, list(listeners))
 
-    async def _cut_off_when_cancelled(self) -> None:
+    async def _close_http_when_cancelled(self) -> None:
         try:
             await trio.sleep_forever()
         finally:
-            for stream in self._visitors:
+            for stream in self._http_streams:
                 stream.socket.close()
 
     async def serve(self, stream: trio.abc.HalfCloseableStream) -> None:
-        """Serve one connection, whatever it wants, until it ends; closes ``stream``.
+        """Serve one connection of either kind until it ends; closes ``stream``.
 
-        Any stream of trio's that can end its sending will do. Only sockets can have REST:
-        Hypercorn asks for their addresses.
+        Any trio stream that can end its sending will do. REST needs a socket, because Hypercorn
+        asks for its addresses.
         """
         try:
             with trio.fail_after(HEAD_TIMEOUT_S):
@@ -135,9 +135,9 @@ class Server:
             if key:
                 await self._serve_client(stream, key, head.partition(_HEAD_END)[2])
             elif head and isinstance(stream, trio.SocketStream):
-                await self._serve_visitor(stream, head)
+                await self._serve_http(stream, head)
         except (trio.TooSlowError, trio.BrokenResourceError):
-            pass  # they went away, or never said what they want
+            pass  # the client left, or sent no complete request head
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -153,8 +153,8 @@ class Server:
             stream, backlog_bytes_max=self._backlog_bytes_max, number=next(self._numbers)
         )
 
-        def heard(text: str) -> None:
-            self._exchange.heard(client, text)
+        def receive(text: str) -> None:
+            self._exchange.receive(client, text)
 
         await stream.send_all(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -163,15 +163,15 @@ class Server:
         if self.faults:
             self.faults.joined(client)
         try:
-            await client.run(early, heard, first_subscribe_s=self._first_subscribe_s)
+            await client.run(early, receive, first_subscribe_s=self._first_subscribe_s)
         finally:
             self._exchange.left(client)
             if self.faults:
                 self.faults.left(client)
 
-    async def _serve_visitor(self, stream: trio.SocketStream, head: bytes) -> None:
-        self._visitors.add(stream)
-        # A context each: Hypercorn keeps in it how the running connections are to end.
+    async def _serve_http(self, stream: trio.SocketStream, head: bytes) -> None:
+        self._http_streams.add(stream)
+        # A context per connection: Hypercorn stores in it how running connections end.
         try:
             await TCPServer(
                 self._app,
@@ -181,7 +181,7 @@ class Server:
                 ReplayStream(stream, head),  # type: ignore[arg-type]
             )
         finally:
-            self._visitors.discard(stream)
+            self._http_streams.discard(stream)
 
 
 def _refusal(status: int) -> bytes:
@@ -192,7 +192,7 @@ def _refusal(status: int) -> bytes:
 
 
 async def _read_head(stream: trio.abc.ReceiveStream) -> bytes:
-    """Return the first bytes up to the end of a request's head at least; empty on a bad one."""
+    """Return at least a whole request head, and bytes after it; empty for a bad one."""
     head = b""
     while _HEAD_END not in head:
         data = await stream.receive_some()
@@ -203,7 +203,7 @@ async def _read_head(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 def _websocket_key(head: bytes) -> bytes:
-    """Return the key of a WebSocket handshake; empty for all other requests, and for none."""
+    """Return the key of a WebSocket handshake; empty for all other requests."""
     parser = h11.Connection(h11.SERVER)
     try:
         parser.receive_data(head)

@@ -1,10 +1,11 @@
-"""A stretch of the past, served as an exchange: to each client what it asked for, once.
+"""A time range of history, served as an exchange: each client gets its topics, once.
 
-One timeline per server, like a recording's (``replay``). It begins a moment after the first
-client has subscribed to something: clients say what they want in several messages, or on
-several connections. Who comes later gets what comes from then on, byte for byte; of a book
-first a snapshot, made of what was played, because changes alone are of no use. Nothing else
-greets: a ticker or a trade is the next one. At the end connections stay open and silent.
+A server has one timeline, as for a recording (``replay``). It starts 0.5 s after the first client
+has subscribed: clients may subscribe with several messages, or on several connections. A client
+that subscribes later gets the messages from then on, byte for byte. For a book it first gets a
+snapshot, made from the messages played so far, because changes alone are useless. Other channels
+have no initial state: the next ticker or trade is the first. At the end connections stay open
+and silent.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -45,9 +46,9 @@ from hedgehogd.simulator.client import Client
 from hedgehogd.simulator.order_messages import SCHEMA
 from hedgehogd.simulator.replay import Playback
 
-_GATHER_S = 0.5
-# What has the messages of a channel too.
-_INSTEAD = {
+_START_DELAY_S = 0.5
+# A channel that carries the same messages.
+_EQUIVALENT = {
     TICKER_BATCH: TICKER,
     LEVEL2: LEVEL2_BATCH,
     LEVEL2_BATCH: LEVEL2,
@@ -56,13 +57,13 @@ _INSTEAD = {
 
 
 class Due(NamedTuple):
-    """One message of a stretch.
+    """One message of a time range.
 
     Attributes:
-        due_s: seconds after the first message; below 0 for what was before: the snapshots
-            that books begin with, and what followed on them.
-        message: what the exchange sent.
-        topics: what it is given to the subscribers of.
+        due_s: seconds after the first message; negative for messages before the range: the
+            initial snapshots of the books, and the updates after them.
+        message: the exchange's message.
+        topics: it is delivered to the subscribers of these.
     """
 
     due_s: float
@@ -71,29 +72,29 @@ class Due(NamedTuple):
 
 
 def sources(kept: Collection[Topic]) -> dict[Topic, Topic | None]:
-    """Return what can be asked for when ``kept`` is there, and what it is served from.
+    """Return the topics on offer when ``kept`` are recorded, each with its source.
 
-    A channel that was not kept itself is served from one that holds the same messages: trades
-    from ``full``, ``ticker_batch`` from ``ticker``, each of the two books' channels from the
-    other. The trades by request of all products together are served from each product's: None.
+    A channel that was not recorded itself is served from one that carries the same messages:
+    trades from ``full``, ``ticker_batch`` from ``ticker``, each of the two book channels from
+    the other. ``rfq_matches`` of all products is served from each product's topic: None.
     """
     found: dict[Topic, Topic | None] = {}
     for product_id in sorted({topic.product_id for topic in kept}):
         for channel in CHANNELS:
             topic = channel.topic(product_id)
-            instead = _INSTEAD.get(channel, channel).topic(product_id)
-            if topic in kept or instead in kept:
-                found[topic] = topic if topic in kept else instead
+            equivalent = _EQUIVALENT.get(channel, channel).topic(product_id)
+            if topic in kept or equivalent in kept:
+                found[topic] = topic if topic in kept else equivalent
     if any(topic.channel == RFQ_MATCHES.topic_channel for topic in found):
         found.setdefault(RFQ_MATCHES.topic(""), None)
     return found
 
 
 class StretchExchange:
-    """Play one stretch to those who subscribe to what is in it.
+    """Play one time range to the subscribers of its topics.
 
     Attributes:
-        ended: set when all has been given.
+        ended: set when all messages are delivered.
     """
 
     def __init__(
@@ -106,20 +107,20 @@ class StretchExchange:
 
         Args:
             opened: opens the timeline; it is read in threads.
-            offered: what can be subscribed to.
+            offered: the topics on offer.
             speed: 1 for the pace it had, 2 for twice as fast, 0 for as fast as clients read.
         """
         self._offered = frozenset(offered)
         self._catalogue = _catalogue(self._offered)
         self._subscriptions: dict[Client, Subscription] = {}
         self._routes: dict[Topic, dict[Client, None]] = {}
-        self._books: dict[Topic, _HeldBook] = {}
-        self._wanted = trio.Event()
-        self._playback = Playback(opened, speed, self._give, self._subscriptions)
+        self._books: dict[Topic, _PlayedBook] = {}
+        self._has_subscriber = trio.Event()
+        self._playback = Playback(opened, speed, self._deliver, self._subscriptions)
         self.ended = self._playback.ended
 
-    def heard(self, client: Client, text: str) -> None:
-        """Do what the client asks, and answer."""
+    def receive(self, client: Client, text: str) -> None:
+        """Carry out the client's command, and answer."""
         try:
             command = parse(text)
         except CommandError as error:
@@ -128,7 +129,7 @@ class StretchExchange:
         client.has_subscribed |= command.subscribes
         subscription = self._subscriptions.setdefault(client, Subscription(TOPICS_MAX))
         before = subscription.topics()
-        command = self._of_offered(command)
+        command = self._without_missing(command)
         for reason in subscription.apply(command, self._catalogue):
             client.send(encode_text(coinbase.error(command.failure, reason)))
         client.send(encode_text(coinbase.subscriptions(subscription.state)))
@@ -143,23 +144,23 @@ class StretchExchange:
             self._detach(client, subscription.topics())
 
     async def run(self) -> None:
-        """Wait for the first subscriber, play the stretch, then stay silent.
+        """Wait for the first subscriber, play the range, then stay silent.
 
         Raises:
-            OperatorError: the stretch cannot be read any more.
+            OperatorError: the history cannot be read any more.
         """
-        await self._wanted.wait()
-        await trio.sleep(_GATHER_S)
+        await self._has_subscriber.wait()
+        await trio.sleep(_START_DELAY_S)
         await self._playback.run()
         await trio.sleep_forever()
 
-    def _of_offered(self, command: Command) -> Command:
-        """Take out products of which a channel has nothing, although others have."""
+    def _without_missing(self, command: Command) -> Command:
+        """Remove products that have no records of the channel, although the catalogue has them."""
         errors = list(command.errors)
         requests = []
         for request in command.requests:
             channel = request.channel
-            lacking = [
+            missing = [
                 product_id
                 for product_id in request.product_ids
                 if command.subscribes
@@ -168,20 +169,20 @@ class StretchExchange:
                 and self._catalogue.accepts(product_id)
                 and self._catalogue.refusal_of(channel.topic_channel) is None
             ]
-            errors += [f"no {channel.name} of {product_id} is kept" for product_id in lacking]
-            there = tuple(each for each in request.product_ids if each not in lacking)
-            if there or not lacking:
-                requests.append(request._replace(product_ids=there))
+            errors += [f"no {channel.name} of {product_id} is kept" for product_id in missing]
+            kept = tuple(each for each in request.product_ids if each not in missing)
+            if kept or not missing:
+                requests.append(request._replace(product_ids=kept))
         return command._replace(requests=tuple(requests), errors=tuple(errors))
 
     def _attach(self, client: Client, topics: Collection[Topic]) -> None:
-        greeted: set[int] = set()
+        initialized: set[int] = set()
         for topic in topics:
             self._routes.setdefault(topic, {})[client] = None
-            self._wanted.set()
+            self._has_subscriber.set()
             book = self._books.get(topic)
-            if book is not None and book.is_ready and id(book) not in greeted:
-                greeted.add(id(book))
+            if book is not None and book.is_ready and id(book) not in initialized:
+                initialized.add(id(book))
                 client.send(encode_text(book.snapshot(topic.product_id)))
         if any(topic.channel == LEVEL3.topic_channel for topic in topics):
             client.send(encode_text(SCHEMA))
@@ -193,18 +194,18 @@ class StretchExchange:
             if not clients:
                 del self._routes[topic]
 
-    def _give(self, due: Due) -> int:
+    def _deliver(self, due: Due) -> int:
         message, topics = due.message, due.topics
         if BY_TOPIC_CHANNEL[topics[0].channel].begins_with_snapshot:
             self._follow(topics, message)
-        given_bytes = 0
+        sent_bytes = 0
         for client in self._receivers(topics):
             client.send(message.frame)
-            given_bytes = len(message.frame)
-        return given_bytes
+            sent_bytes = len(message.frame)
+        return sent_bytes
 
     def _receivers(self, topics: tuple[Topic, ...]) -> Mapping[Client, None]:
-        """Return who has asked for any of ``topics``, each once."""
+        """Return the subscribers of any of ``topics``, each once."""
         if len(topics) == 1:
             return self._routes.get(topics[0], {})
         return {client: None for topic in topics for client in self._routes.get(topic, ())}
@@ -212,13 +213,13 @@ class StretchExchange:
     def _follow(self, topics: tuple[Topic, ...], message: Message) -> None:
         book = self._books.get(topics[0])
         if book is None:
-            book = _HeldBook()
+            book = _PlayedBook()
             self._books.update(dict.fromkeys(topics, book))
         book.follow(message)
 
 
-class _HeldBook:
-    """A book as far as it has been played, for who comes late."""
+class _PlayedBook:
+    """The state of a book at the current time of the playback, for clients that join later."""
 
     def __init__(self) -> None:
         self._book = Book()
@@ -229,7 +230,7 @@ class _HeldBook:
         return self._book.is_ready
 
     def follow(self, message: Message) -> None:
-        """Apply a snapshot or an update, but for rows that cannot be read."""
+        """Apply a snapshot or an update; a message that cannot be read clears the book."""
         try:
             if message.type == "snapshot":
                 self._book.load(*read_snapshot(message.payload))
@@ -245,11 +246,11 @@ class _HeldBook:
 
 
 def _catalogue(offered: Collection[Topic]) -> Catalogue:
-    """Return what there is to be had: the products, and a refusal of each other channel."""
+    """Return the catalogue: the products on offer, and a refusal of each channel without one."""
     catalogue = Catalogue(frozenset(topic.product_id for topic in offered if topic.product_id))
-    there = {topic.channel for topic in offered}
+    kept = {topic.channel for topic in offered}
     for channel in CHANNELS:
-        if channel.topic_channel not in there:
+        if channel.topic_channel not in kept:
             reason = unknown_channel(channel.name)
             catalogue.refuse_channel(channel.topic_channel, SUBSCRIBE_FAILED, reason)
     return catalogue

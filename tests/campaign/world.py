@@ -60,8 +60,8 @@ class Truth:
         self._end_ns = None
         self._market = market
         self._routes = ()
-        self._advance, self._pour = market.advance, market.pour
-        market.advance, market.pour = self.advance, self.pour
+        self._advance, self._add_levels = market.advance, market.add_levels
+        market.advance, market.add_levels = self.advance, self.add_levels
 
     def __contains__(self, topic):
         return topic[0] in REMEMBERED or topic in self._routes
@@ -78,9 +78,9 @@ class Truth:
         """The market stands still from the end of the running 50 ms on: no window is cut."""
         self._end_ns = -(-self._market.now_ns // WINDOW_NS) * WINDOW_NS
 
-    def pour(self, product_id, levels, wanted=()):
+    def add_levels(self, product_id, levels, wanted=()):
         self._routes = wanted
-        yield from self._note(self._pour(product_id, levels, self))
+        yield from self._note(self._add_levels(product_id, levels, self))
 
     def of(self, channel, product_id):
         return self.said.get((channel, product_id), [])

@@ -1,6 +1,6 @@
-"""What the feed makes of its exchange: books for late joiners, two lines, keys, size.
+"""The daemon and its exchange: books for late joiners, two lines, keys, large snapshots.
 
-Faults are fired in the exchange, and each test asks the exchange whether its own has struck.
+Faults are fired in the exchange, and each test checks that its fault took effect there.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -56,34 +56,34 @@ async def relayed(
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    """Return what the exchange is asked, as it comes."""
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Return the commands that the exchange receives, in order of arrival."""
     texts: list[dict] = []
-    original = MarketExchange.heard
+    original = MarketExchange.receive
 
     def note(self: MarketExchange, client: object, text: str) -> None:
         texts.append(msgspec.json.decode(text))
         original(self, client, text)
 
-    monkeypatch.setattr(MarketExchange, "heard", note)
+    monkeypatch.setattr(MarketExchange, "receive", note)
     return texts
 
 
 def channels_of(requests: list[dict]) -> set[str]:
-    """Return the names of all channels that were ever asked for."""
+    """Return the names of all channels in ``requests``."""
     rows = [row for request in requests for row in request["channels"]]
     return {row if isinstance(row, str) else row["name"] for row in rows}
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until ``is_so`` returns True."""
     with trio.fail_after(PATIENCE_S):
         while not is_so():
             await trio.sleep(0.01)
 
 
 async def get(url: str) -> dict:
-    """Ask REST."""
+    """Return the JSON of a REST answer."""
     async with httpx.AsyncClient(trust_env=False) as client:
         return (await client.get(url)).raise_for_status().json()
 
@@ -98,7 +98,7 @@ class Book:
         }
 
     def apply(self, update: dict) -> None:
-        """Follow one ``l2update``."""
+        """Apply one ``l2update``."""
         for side, price, size in update["changes"]:
             if float(size):
                 self.sides[side][float(price)] = float(size)
@@ -106,14 +106,14 @@ class Book:
                 del self.sides[side][float(price)]
 
 
-async def test_a_late_joiner_gets_a_snapshot_of_our_book_and_the_exchange_is_asked_nothing(
-    heard: list[dict],
+async def test_a_late_joiner_gets_a_snapshot_of_our_book_without_a_request_to_the_exchange(
+    commands: list[dict],
 ) -> None:
-    """A snapshot by asking anew would cost everybody else one, and the exchange a request."""
+    """A new subscribe would send a snapshot to all subscribers and cost the exchange a request."""
     async with relayed() as (daemon, address), websocket(daemon.port, "/ws-feed") as first:
         await first.send_message(subscribe([BTC], ["level2"]))
         await next_of(first, "l2update")
-        asked, made = list(heard), daemon.instance.pipe.snapshots.made
+        before, made = list(commands), daemon.instance.pipe.snapshots.made
         async with websocket(daemon.port, "/ws-feed") as late:
             await late.send_message(subscribe([BTC], ["level2"]))
             book = Book(await next_of(late, "snapshot", "l2update"))
@@ -121,7 +121,7 @@ async def test_a_late_joiner_gets_a_snapshot_of_our_book_and_the_exchange_is_ask
                 book.apply(await next_of(late, "snapshot", "l2update"))
             page = await get(f"{address.rest_url}/products/{BTC}/book?level=2")
             there = Book(page).sides
-            # The page is of one moment; what has been sent until then is on its way to us.
+            # The page shows one moment; messages sent until then are still on their way.
             for _ in range(1000):
                 if book.sides == there:
                     break
@@ -129,11 +129,11 @@ async def test_a_late_joiner_gets_a_snapshot_of_our_book_and_the_exchange_is_ask
 
             assert book.sides == there
         assert daemon.instance.pipe.snapshots.made == made + 1
-        assert heard == asked
+        assert commands == before
 
 
-async def test_full_joins_a_book_of_orders_fetched_from_here() -> None:
-    """FEED §9's recipe, all of it against hedgehogd: subscribe, fetch, drop, go on."""
+async def test_full_joins_a_book_of_orders_fetched_from_hedgehogd() -> None:
+    """The recipe of COINBASE §9 with hedgehogd alone: subscribe, fetch, drop older, continue."""
     async with relayed() as (daemon, _), websocket(daemon.port, "/ws-feed") as client:
         await client.send_message(subscribe([BTC], ["full"]))
         kinds = ("received", "open", "match", "done", "change")
@@ -141,16 +141,16 @@ async def test_full_joins_a_book_of_orders_fetched_from_here() -> None:
         book = await get(f"http://127.0.0.1:{daemon.port}/products/{BTC}/book?level=3")
         while sequences[-1] < book["sequence"] + 200:
             sequences.append((await next_of(client, *kinds))["sequence"])
-        behind = [sequence for sequence in sequences if sequence > book["sequence"]]
+        following = [sequence for sequence in sequences if sequence > book["sequence"]]
 
         assert book["bids"]
         assert book["asks"]
-        assert behind[0] == book["sequence"] + 1
+        assert following[0] == book["sequence"] + 1
         assert all(later == before + 1 for before, later in pairwise(sequences))
 
 
 def live_lines(daemon: Daemon) -> int:
-    """Return how many lines have nothing missing."""
+    """Return the number of lines with all connections live."""
     lines = daemon.instance.health.read_lines()
     return sum(0 < line.connections == line.live for line in lines)
 
@@ -200,10 +200,10 @@ async def test_the_loss_of_one_of_two_lines_costs_its_subscribers_nothing(fault:
     assert sum(line["wins"] for line in state["lines"]) > 0
 
 
-async def test_without_a_key_level2_is_served_and_full_refused_in_the_exchanges_words(
-    heard: list[dict],
+async def test_without_a_key_level2_is_served_and_full_refused_with_the_exchanges_text(
+    commands: list[dict],
 ) -> None:
-    """Most people have none; what can be had without one is had."""
+    """Most users have no key; they get all channels that need none."""
     async with relayed(require_auth=True) as (daemon, _):
         async with websocket(daemon.port, "/ws-feed") as client:
             await client.send_message(subscribe([BTC], ["level2"]))
@@ -217,13 +217,13 @@ async def test_without_a_key_level2_is_served_and_full_refused_in_the_exchanges_
     assert (error["message"], error["reason"]) == (SIGN, AUTHENTICATION_REQUIRED)
     assert status == 403
     assert refused["error"] == {"code": "refused_channel", "message": AUTHENTICATION_REQUIRED}
-    assert "level2_batch" in channels_of(heard) or "level2_50" in channels_of(heard)
+    assert "level2_batch" in channels_of(commands) or "level2_50" in channels_of(commands)
 
 
-async def test_with_a_key_full_flows_and_the_key_is_in_no_log(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], heard: list[dict]
+async def test_with_a_key_full_is_served_and_the_key_is_in_no_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], commands: list[dict]
 ) -> None:
-    """Journals are read by many; a key is nobody's but its owner's."""
+    """Many people can read a journal; a key must not be in it."""
     for name, text in zip(NAMES, (TEST_KEY, TEST_SECRET, TEST_PASSPHRASE), strict=True):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
@@ -237,13 +237,15 @@ async def test_with_a_key_full_flows_and_the_key_is_in_no_log(
     printed = "".join(capfd.readouterr())
 
     assert types == {"received", "l2update"}
-    assert {request["key"] for request in heard if "full" in channels_of([request])} == {TEST_KEY}
+    assert {request["key"] for request in commands if "full" in channels_of([request])} == {
+        TEST_KEY
+    }
     assert "serving" in printed
     assert not [s for s in (TEST_KEY, TEST_SECRET, TEST_PASSPHRASE) if s in printed]
 
 
-async def test_a_snapshot_of_megabytes_reaches_who_reads_and_closes_nobody() -> None:
-    """The default limits are made for the deepest books that there are."""
+async def test_a_snapshot_of_megabytes_reaches_its_subscriber_and_closes_none() -> None:
+    """The default limits admit the deepest books."""
     async with relayed() as (daemon, address), websocket(daemon.port, "/ws-feed") as client:
         address.faults.fire("big_snapshot", 5_000_000, "ETH-USD")
         await client.send_message(subscribe(["ETH-USD"], ["level2"]))

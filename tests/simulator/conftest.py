@@ -1,4 +1,4 @@
-"""What the conversations with the simulated exchange share."""
+"""Shared parts of the conversations with the simulated exchange."""
 
 import json
 from contextlib import asynccontextmanager
@@ -13,28 +13,28 @@ from hedgehogd.simulator import exchange as exchange_module
 
 
 class Talk:
-    """One client's side of a conversation."""
+    """The client's end of one connection."""
 
     def __init__(self, websocket):
         self.websocket = websocket
 
-    async def say(self, kind="subscribe", channels=(), product_ids=(), **more):
+    async def send(self, kind="subscribe", channels=(), product_ids=(), **more):
         message = {"type": kind, "channels": channels, "product_ids": product_ids}
         await self.websocket.send_message(json.dumps(message | more))
 
-    async def hear_raw(self):
+    async def receive_raw(self):
         with trio.fail_after(5):
             return (await self.websocket.get_message()).encode()
 
-    async def hear(self):
-        return json.loads(await self.hear_raw())
+    async def receive(self):
+        return json.loads(await self.receive_raw())
 
-    async def hear_until(self, kind):
-        """Return everything up to and including the first message of ``kind``."""
-        heard = [await self.hear()]
-        while heard[-1]["type"] != kind:
-            heard.append(await self.hear())
-        return heard
+    async def receive_until(self, kind):
+        """Return all messages up to and including the first message of ``kind``."""
+        received = [await self.receive()]
+        while received[-1]["type"] != kind:
+            received.append(await self.receive())
+        return received
 
 
 @asynccontextmanager
@@ -45,21 +45,21 @@ async def talk(url):
 
 @pytest.fixture
 async def exchange(nursery):
-    """A lively simulated market's address."""
+    """Return the address of a busy simulated market."""
     return await nursery.start(serve_exchange, Simulation(seed=1, rate=20))
 
 
 @pytest.fixture
 def connect():
-    """Open a conversation with an exchange: ``async with connect(url) as client``."""
+    """Connect to an exchange: ``async with connect(url) as client``."""
     return talk
 
 
 @pytest.fixture
 def world(nursery, monkeypatch):
-    """Make an exchange without sockets; take ``autojump_clock`` too, or it is real time."""
-    # Fewer turns, each with more in it; never at the moment at which a test looks.
+    """Make an exchange without sockets; use it with ``autojump_clock``, or it runs in real time."""
+    # Fewer and longer steps of the market, never at the time of a test's assertion.
     monkeypatch.setattr(exchange_module, "_STEP_S", 0.0371)
-    from tests.simulator.world import World  # noqa: PLC0415  # it knows Talk, from here
+    from tests.simulator.world import World  # noqa: PLC0415  # it imports Talk from this module
 
     return partial(World, nursery)

@@ -1,4 +1,4 @@
-"""Someone who follows a market by its messages alone, and complains like a client."""
+"""Books that follow a market by its messages alone, and fail as a strict client would."""
 
 import json
 from decimal import Decimal
@@ -15,7 +15,7 @@ SEEDS = [1, 2]
 
 
 class Channels:
-    """Wanted by somebody who subscribes to all products of some channels."""
+    """The topics of a subscriber of all products of some channels."""
 
     def __init__(self, names):
         self.names = names
@@ -25,9 +25,10 @@ class Channels:
 
 
 def run(market, seconds, *channels):
-    """Let time pass; return what is sent on ``channels``, or on all of them.
+    """Advance ``market``; return the messages of ``channels``, or of all channels.
 
-    The others are not made, which is faster; those with a fixed period may be among it.
+    Messages of other channels are not made, which is faster; those with a fixed period may be
+    included.
     """
     wanted = Channels(channels) if channels else EVERYTHING
     return list(market.advance(market.now_ns + int(seconds * S), wanted))
@@ -42,7 +43,7 @@ def of(messages, channel, product_id="BTC-USD"):
 
 
 class Follower:
-    """A client's book: Coinbase's recipe, and a complaint wherever a real feed gave none."""
+    """A client's level book by Coinbase's recipe; fails wherever no recorded feed ever would."""
 
     def __init__(self, snapshot):
         message = json.loads(snapshot)
@@ -71,18 +72,19 @@ class Follower:
                 assert self.sides[side].get(level) != size, "a repeated size"
                 self.sides[side][level] = size
             else:
-                del self.sides[side][level]  # KeyError: a removal of nothing
+                del self.sides[side][level]  # KeyError: the removed level does not exist
         assert max(self.sides["buy"]) < min(self.sides["sell"]), "crossed"
 
 
 class OrderFollower:
-    """A client's book of single orders: FEED §9's recipe for ``full``, and §6.13's for ``level3``.
+    """A client's book of single orders.
 
-    Complains of a hole in the numbers, and of everything about an order that is not there.
+    By the recipes of docs/COINBASE.md §9 for ``full`` and §6.13 for ``level3``. Fails on a gap in
+    the numbers, and on every message about an unknown order.
     """
 
     def __init__(self, market, product_id="BTC-USD"):
-        """Start from the market's own book, as REST's level 3 states it."""
+        """Start from the market's own book, as in REST's level 3."""
         product, trading = market.products[product_id], market.trading(product_id)
         self.sequence = trading.engine.sequence
         self.orders = {
@@ -99,7 +101,7 @@ class OrderFollower:
         if isinstance(message, list):
             message = self._named(message)
         self.sequence += 1
-        assert int(message["sequence"]) == self.sequence, "a hole"
+        assert int(message["sequence"]) == self.sequence, "a gap"
         getattr(self, f"_{message['type']}", lambda message: None)(message)
 
     @staticmethod
@@ -131,7 +133,7 @@ class OrderFollower:
         self.orders[m["order_id"]] = (side, price, Decimal(m["new_size"]))
 
     def _done(self, m):
-        """Canceled with what it had, or filled to the last; or never open."""
+        """Remove the order; its remainder must be right. An order that never rested is ignored."""
         order = self.orders.pop(m["order_id"], None)
         if order is not None and "remaining_size" in m:
             assert order[1:] == (Decimal(m["price"]), Decimal(m["remaining_size"]))

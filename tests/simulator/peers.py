@@ -1,4 +1,4 @@
-"""Peers that do what no client library would, and servers with limits that a test can wait for."""
+"""Clients that act as no client library would, and servers with limits short enough for tests."""
 
 import json
 from contextlib import asynccontextmanager
@@ -20,23 +20,23 @@ SUBSCRIBE = {"type": "subscribe", "channels": ["level2_batch"], "product_ids": [
 
 
 def masked(opcode, payload):
-    """A client's frame, under the mask that changes nothing."""
+    """Return a client's frame, with a mask of zeros."""
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
     return bytes([0x80 | opcode]) + length + bytes(4) + payload
 
 
 async def open_raw(address):
-    """Return a connection that has shaken hands and does only what it is told."""
+    """Return a connection after its handshake, without any automatic replies."""
     stream = await trio.open_tcp_stream("127.0.0.1", int(address.url.rpartition(":")[2]))
     await stream.send_all(UPGRADE)
-    answer = await stream.receive_some()
-    assert answer.startswith(b"HTTP/1.1 101")
+    response = await stream.receive_some()
+    assert response.startswith(b"HTTP/1.1 101")
     return stream
 
 
 async def open_deaf(port):
-    """Return a connection, hands shaken, whose kernel takes next to nothing for it."""
+    """Return a connection before its handshake, with a tiny receive buffer in the kernel."""
     sock = trio.socket.socket()
     sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
     await sock.connect(("127.0.0.1", port))
@@ -52,20 +52,20 @@ async def read_to_end(stream):
 
 
 async def ask_for_much(stream):
-    """Provoke answers of 600 KB: errors that quote what was asked."""
-    wish = json.dumps(SUBSCRIBE | {"channels": ["level2_batch", "nothing" * 1500]})
+    """Cause answers of 600 KB: errors that quote the request."""
+    request = json.dumps(SUBSCRIBE | {"channels": ["level2_batch", "nothing" * 1500]})
     for _ in range(60):
-        await stream.send_all(masked(0x1, wish.encode()))
+        await stream.send_all(masked(0x1, request.encode()))
 
 
 @asynccontextmanager
 async def must_end_at_once(streams):
-    """Cancel what is started in the nursery that this gives; it must end within a second.
+    """Cancel the tasks of the nursery that this yields; they must end within a second.
 
-    If it does not, the streams are closed, so that the test fails instead of hanging.
+    If they do not, the streams are closed, so that the test fails instead of hanging.
     """
 
-    async def let_go():
+    async def close_streams():
         await trio.sleep(2)
         for stream in streams:
             await stream.aclose()
@@ -73,7 +73,7 @@ async def must_end_at_once(streams):
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as inner:
             yield inner
-            outer.start_soon(let_go)
+            outer.start_soon(close_streams)
             cancelled_at = trio.current_time()
             inner.cancel_scope.cancel()
         assert trio.current_time() - cancelled_at < 1
@@ -82,12 +82,12 @@ async def must_end_at_once(streams):
         await stream.aclose()
 
 
-def reasons(heard):
-    return [message["reason"] for message in heard if message["type"] == "error"]
+def reasons(messages):
+    return [message["reason"] for message in messages if message["type"] == "error"]
 
 
 async def serve(market, app=None, *, task_status, **limits):
-    """Serve a market of ours under limits that a test can wait for."""
+    """Serve ``market`` with limits short enough for tests."""
     listeners = await listen("127.0.0.1", 0)
     task_status.started(listeners[0].socket.getsockname()[1])
     app = app or market_app(market)

@@ -1,4 +1,4 @@
-"""Whole numbers and the texts that stand for them."""
+"""Integers and their decimal texts."""
 
 import pytest
 from hypothesis import given
@@ -19,18 +19,18 @@ from hedgehogd.simulator.amounts import fixed, parse, time_text, trimmed
     ],
 )
 def test_books_keep_trailing_zeros_and_trades_drop_them(value, decimals, book_text, trade_text):
-    """Clients compare texts; ours must look like the exchange's."""
+    """Clients compare texts; those of the simulator must equal the exchange's."""
     assert book_text == fixed(value, decimals)
     assert trade_text == trimmed(value, decimals)
 
 
 @given(st.integers(min_value=0, max_value=10**18), st.integers(min_value=0, max_value=8))
-def test_what_was_written_is_read_back(value, decimals):
-    """Money that changes by being written would make every comparison a lie."""
+def test_reading_inverts_writing(value, decimals):
+    """A value that writing changes would invalidate every comparison."""
     assert value == parse(fixed(value, decimals), decimals)
     assert value == parse(trimmed(value, decimals), decimals)
 
 
-def test_times_have_six_digits_and_a_z():
-    """FEED §6: clients of today parse exactly this form."""
+def test_times_have_six_decimals_and_a_z():
+    """Current clients parse exactly this form (docs/COINBASE.md §6)."""
     assert time_text(1788335050_004422_999) == "2026-09-02T07:44:10.004422Z"

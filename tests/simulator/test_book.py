@@ -1,4 +1,4 @@
-"""The order book that the simulated market trades on."""
+"""The order book of the simulated market."""
 
 import pytest
 from hypothesis import given
@@ -6,15 +6,17 @@ from hypothesis import strategies as st
 
 from hedgehogd.simulator.book import Book, Ladder, Order
 
-deeds = st.lists(st.tuples(st.integers(min_value=1, max_value=8), st.integers(1, 5), st.booleans()))
+operations = st.lists(
+    st.tuples(st.integers(min_value=1, max_value=8), st.integers(1, 5), st.booleans())
+)
 
 
 @pytest.mark.parametrize("side", ["buy", "sell"])
-@given(deeds=deeds)
-def test_a_ladder_is_its_orders_best_price_first_then_oldest(side, deeds):
-    """Whatever was placed, changed and taken away: a level is the sum of its orders."""
+@given(operations=operations)
+def test_a_ladder_orders_by_best_price_then_age(side, operations):
+    """After any orders, changes and removals, a level is the sum of its orders."""
     ladder, orders = Ladder(side), []
-    for number, (tick, units, adds) in enumerate(deeds):
+    for number, (tick, units, adds) in enumerate(operations):
         if adds or not orders:
             orders.append(Order(number, side, tick, units))
             ladder.add(orders[-1])
@@ -37,7 +39,7 @@ def test_a_ladder_is_its_orders_best_price_first_then_oldest(side, deeds):
 
 
 def test_an_order_that_does_not_rest_cannot_be_resized():
-    """A number that was wrong once would be wrong for ever."""
+    """Otherwise a wrong size would stay wrong."""
     ladder = Ladder("buy")
     ladder.add(Order(1, "buy", 5, 5))
     with pytest.raises(KeyError):
@@ -47,22 +49,22 @@ def test_an_order_that_does_not_rest_cannot_be_resized():
 
 
 @pytest.mark.parametrize(("side", "step"), [("buy", -1), ("sell", 1)])
-def test_many_orders_can_be_put_behind_all_others(side, step):
-    """One by one, a book of megabytes would take minutes."""
+def test_many_orders_can_be_added_beyond_the_worst_level(side, step):
+    """Adding them one by one, a book of megabytes would take minutes."""
     one_by_one, at_once = Ladder(side), Ladder(side)
     orders = [Order(number, side, 500 + step * number, 3) for number in range(2, 9)]
     for ladder in (one_by_one, at_once):
         ladder.add(Order(1, side, 500, 1))
     for order in orders:
         one_by_one.add(order)
-    at_once.add_behind(orders)
+    at_once.append_levels(orders)
 
     assert list(at_once.rows()) == list(one_by_one.rows())
     assert at_once.orders == one_by_one.orders
 
 
 def test_the_best_bid_is_the_highest_and_the_best_ask_the_lowest():
-    """The two prices that everybody looks at."""
+    """Most clients read only these two prices."""
     book = Book()
     for number, tick in enumerate((7, 9, 8)):
         book.side("buy").add(Order(number, "buy", tick, 1))

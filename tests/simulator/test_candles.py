@@ -1,4 +1,4 @@
-"""Candles of what was really traded (FEED §13)."""
+"""Candles of the market's own trades (docs/COINBASE.md §13)."""
 
 import json
 from collections import deque
@@ -16,7 +16,7 @@ NOON = 1_789_992_000  # a whole minute, a whole hour
 
 
 def traded(*trades):
-    """Return a market that has made ``trades`` of (seconds after noon, tick, units)."""
+    """Return a market with ``trades`` of (seconds after noon, tick, units)."""
     trading = Trading(LISTED[0], 1, NOON * S, 1.0, lambda *level: None)
     trading.trades = deque(
         Matched(n, n, 1, 2, "buy", tick, units, int((NOON + after) * S))
@@ -26,12 +26,12 @@ def traded(*trades):
 
 
 def rows(*arguments):
-    """Return the answer as a client reads it."""
+    """Return the decoded answer."""
     return json.loads(msgspec.json.encode(candles(*arguments)))
 
 
 def test_a_candle_is_low_high_open_close_and_volume():
-    """In that odd order; newest first; minutes without a trade are left out."""
+    """Fields in the exchange's order, newest first; minutes without a trade are left out."""
     trading = traded(
         (0, 10_000, 100_000_000), (1, 10_500, 50_000_000), (2.5, 9_900, 1), (59.9, 10_100, 9),
         (180, 10_001, 7),
@@ -45,8 +45,8 @@ def test_a_candle_is_low_high_open_close_and_volume():
     assert len(rows(trading, "300", None, None)) == 1
 
 
-def test_numbers_are_written_digit_for_digit():
-    """No float has touched them."""
+def test_numbers_are_written_with_exact_digits():
+    """No value is ever a float."""
     trading = traded((0, 7_757_287, 123_456_789_012))
     text = msgspec.json.encode(candles(trading, "60", None, None))
 
@@ -61,15 +61,15 @@ def test_numbers_are_written_digit_for_digit():
         ("2026-09-21T12:01:00", "2026-09-21T12:02:00.5Z"),
     ],
 )
-def test_a_range_has_both_its_ends(start, end):
-    """In either way of writing times."""
+def test_a_range_includes_both_ends(start, end):
+    """In each form of writing times."""
     trading = traded(*((after, 100, 1) for after in (0, 60, 121, 180)))
 
     assert [row[0] for row in rows(trading, "60", start, end)] == [NOON + 120, NOON + 60]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("61", None, None), "Unsupported granularity"),
         (("x", None, None), "Unsupported granularity"),
@@ -83,16 +83,16 @@ def test_a_range_has_both_its_ends(start, end):
         ),
     ],
 )
-def test_what_cannot_be_is_refused_in_the_exchanges_words(arguments, says):
-    """Clients look at them."""
+def test_an_invalid_request_gets_the_exchanges_error_text(arguments, message):
+    """Clients may match on the text."""
     with pytest.raises(CandleError) as caught:
         candles(traded((0, 1, 1)), *arguments)
 
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
-def test_without_a_range_it_is_the_newest_three_hundred():
-    """And 300 intervals may be asked for."""
+def test_without_a_range_the_newest_300_intervals_are_returned():
+    """A range of 300 intervals may be requested too."""
     trading = traded(*((60 * n, 100, 1) for n in range(400)))
     newest = rows(trading, "60", None, None)
 

@@ -1,4 +1,4 @@
-"""One client of the simulated exchange: its frames, its limits, its end."""
+"""One client of the simulated exchange: its frames, its limits, its close."""
 
 import json
 from functools import partial
@@ -22,30 +22,30 @@ from tests.simulator.peers import (
 pytestmark = pytest.mark.e2e  # a real exchange on real sockets
 
 
-async def test_who_does_not_subscribe_is_closed(nursery, connect):
-    """Coinbase allows five seconds (FEED §3.1); commands that mean nothing do not count."""
+async def test_a_client_that_does_not_subscribe_is_closed(nursery, connect):
+    """Coinbase allows five seconds (docs/COINBASE.md §3.1); other commands do not count."""
     port = await nursery.start(partial(serve, market(), first_subscribe_s=0.25))
     address = Address(f"ws://127.0.0.1:{port}", "", 1)
     async with connect(address.url) as good, await open_raw(address) as silent:
         await silent.send_all(masked(0x1, b'{"type":"unsubscribe","channels":["ticker"]}'))
-        await good.say(channels=["level2_batch"], product_ids=["BTC-USD"])
+        await good.send(channels=["level2_batch"], product_ids=["BTC-USD"])
         end = b""
         while not end.endswith(b"\x03\xf0no subscribe within 0.25 s"):
             end += await silent.receive_some()
-        heard = await good.hear_until("l2update")
+        received = await good.receive_until("l2update")
 
     assert b'"subscriptions","channels":[]' in end
-    assert heard
+    assert received
 
 
-async def test_pings_are_answered_ahead_of_data(exchange):
-    """Clients kill the connection when a pong is late (FEED §15)."""
+async def test_pings_are_answered_before_data(exchange):
+    """Clients end the connection when a pong is late (docs/COINBASE.md §15)."""
     async with await open_raw(exchange) as stream:
         await stream.send_all(masked(0x1, json.dumps(SUBSCRIBE).encode()) + masked(0x9, b"?"))
         assert (await stream.receive_some()).startswith(b"\x8a\x01?")
 
 
-async def test_a_close_is_answered_in_kind(exchange):
+async def test_a_close_is_answered_with_its_code(exchange):
     """The closing handshake of RFC 6455 §7."""
     async with await open_raw(exchange) as stream:
         await stream.send_all(masked(0x8, (4000).to_bytes(2, "big") + b"bye"))
@@ -66,8 +66,8 @@ async def test_a_close_is_answered_in_kind(exchange):
     ],
     ids=["binary", "not UTF-8", "not masked", "large", "too large"],
 )
-async def test_who_breaks_the_rules_is_closed_and_told_why(exchange, frame, code):
-    """A relay under development learns of its mistake here, not in production."""
+async def test_a_protocol_violation_is_closed_with_its_reason(exchange, frame, code):
+    """The developer of a relay finds the mistake in a test, not in production."""
     async with await open_raw(exchange) as stream:
         await stream.send_all(frame + masked(0x8, b""))
         end = await read_to_end(stream)
@@ -76,8 +76,8 @@ async def test_who_breaks_the_rules_is_closed_and_told_why(exchange, frame, code
     assert (b"Message too big" in end) == (code == 1009)
 
 
-async def test_who_reads_too_slowly_is_told_and_closed(nursery):
-    """FEED §11: the exchange drops connections that messages back up for."""
+async def test_a_client_that_reads_too_slowly_gets_an_error_and_is_closed(nursery):
+    """The exchange closes connections with a long queue (docs/COINBASE.md §11)."""
     port = await nursery.start(partial(serve, market(), backlog_bytes_max=100_000))
     async with await open_deaf(port) as stream:
         await stream.send_all(UPGRADE)

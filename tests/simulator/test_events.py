@@ -1,4 +1,4 @@
-"""What the engine's events are made of."""
+"""The engine's events and their parts."""
 
 import re
 
@@ -11,8 +11,8 @@ numbers = st.integers(min_value=0, max_value=2**53)
 
 
 @given(st.integers(min_value=0, max_value=2**128), st.sets(numbers, max_size=20))
-def test_an_order_has_one_uuid_and_nobody_elses(salt, numbers):
-    """Books of orders are keyed by it."""
+def test_each_order_has_one_unique_uuid(salt, numbers):
+    """Books of orders use it as the key."""
     ids = {order_id(salt, number) for number in numbers}
 
     assert len(ids) == len(numbers)
@@ -25,7 +25,7 @@ def test_an_order_has_one_uuid_and_nobody_elses(salt, numbers):
     orders=st.integers(min_value=1, max_value=9),
     best_bid=st.integers(min_value=1, max_value=300),
 )
-def test_orders_that_come_and_go_do_not_cross_and_leave_no_number_out(salt, orders, best_bid):
+def test_orders_that_come_and_go_do_not_cross_and_skip_no_number(salt, orders, best_bid):
     """They are received and done, each at a price that does not trade."""
     event = Fleeting(1000, orders, salt, best_bid, best_bid + 1, 50)
     made = list(singles(event))
@@ -46,8 +46,8 @@ def test_orders_that_come_and_go_do_not_cross_and_leave_no_number_out(salt, orde
             assert received.tick > best_bid
 
 
-def test_a_single_event_is_made_of_itself():
-    """And the taker is on the other side."""
+def test_a_single_event_yields_itself():
+    """Its taker is on the opposite side."""
     match = Matched(1, 2, 3, 4, "buy", 5, 6, 7)
 
     assert list(singles(match)) == [match]

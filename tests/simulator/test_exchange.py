@@ -1,4 +1,4 @@
-"""Conversations with the simulated exchange: Coinbase's protocol and its manners."""
+"""Conversations with the simulated exchange: Coinbase's protocol and its order of messages."""
 
 import time
 from functools import partial
@@ -19,21 +19,21 @@ from tests.simulator.peers import (
     reasons,
     serve,
 )
-from tests.simulator.world import FOUR, hear_all, of_type
+from tests.simulator.world import FOUR, of_type, receive_all
 
 
 @pytest.mark.e2e
-async def test_an_acknowledgement_states_everything_held_under_canonical_names(exchange, connect):
-    """FEED §4: the whole state, not the change; ``level2_batch`` is ``level2_50`` there."""
+async def test_an_acknowledgement_lists_all_subscriptions_by_canonical_name(exchange, connect):
+    """It states all topics, not the change; ``level2_batch`` is ``level2_50`` (COINBASE §4)."""
     async with connect(exchange.url) as client:
-        await client.say(channels=["ticker_batch", "level2_batch"], product_ids=["BTC-USD"])
-        first = (await client.hear_until("subscriptions"))[-1]
-        await client.say(channels=[{"name": "heartbeat", "product_ids": ["ETH-USD"]}, "status"])
-        second = (await client.hear_until("subscriptions"))[-1]
-        await client.say("unsubscribe", ["ticker_1000", "status"])
-        third = (await client.hear_until("subscriptions"))[-1]
-        await client.say("unsubscribe", ["level2_50", "heartbeat"], ["ETH-USD", "LTC-USD"])
-        fourth = (await client.hear_until("subscriptions"))[-1]
+        await client.send(channels=["ticker_batch", "level2_batch"], product_ids=["BTC-USD"])
+        first = (await client.receive_until("subscriptions"))[-1]
+        await client.send(channels=[{"name": "heartbeat", "product_ids": ["ETH-USD"]}, "status"])
+        second = (await client.receive_until("subscriptions"))[-1]
+        await client.send("unsubscribe", ["ticker_1000", "status"])
+        third = (await client.receive_until("subscriptions"))[-1]
+        await client.send("unsubscribe", ["level2_50", "heartbeat"], ["ETH-USD", "LTC-USD"])
+        fourth = (await client.receive_until("subscriptions"))[-1]
 
     def rows(*pairs):
         return [{"name": n, "product_ids": ids, "account_ids": None} for n, ids in pairs]
@@ -48,17 +48,17 @@ async def test_an_acknowledgement_states_everything_held_under_canonical_names(e
 
 
 @pytest.mark.e2e
-async def test_a_new_subscription_begins_with_the_state_of_things(exchange, connect):
-    """Snapshot before updates, ``last_match`` right before the next match (FEED §6, §8.1)."""
+async def test_a_new_subscription_begins_with_the_current_state(exchange, connect):
+    """Snapshot before updates, ``last_match`` right before the next match (COINBASE §6, §8.1)."""
     async with connect(exchange.url) as client:
-        await client.say(
+        await client.send(
             channels=["level2_batch", "matches", "ticker", "status"], product_ids=["BTC-USD"]
         )
-        heard = await client.hear_until("match")
-        while not {"l2update", "ticker"} <= {message["type"] for message in heard}:
-            heard.append(await client.hear())
-    kinds = [message["type"] for message in heard]
-    trades = [message["trade_id"] for message in heard if message["type"].endswith("match")]
+        received = await client.receive_until("match")
+        while not {"l2update", "ticker"} <= {message["type"] for message in received}:
+            received.append(await client.receive())
+    kinds = [message["type"] for message in received]
+    trades = [message["trade_id"] for message in received if message["type"].endswith("match")]
 
     assert {"snapshot", "last_match", "ticker", "status", "subscriptions"} == set(kinds[:5])
     assert kinds.index("snapshot") < kinds.index("l2update")
@@ -67,52 +67,52 @@ async def test_a_new_subscription_begins_with_the_state_of_things(exchange, conn
 
 @pytest.mark.e2e
 async def test_the_acknowledgement_may_come_before_or_after_the_state(exchange, connect):
-    """Both orders are real (FEED §8.1), so clients must meet both."""
+    """Both orders occur on the real feed (COINBASE §8.1), so clients must be tested with both."""
     first = set()
     for _ in range(20):
         async with connect(exchange.url) as client:
-            await client.say(channels=["matches"], product_ids=["LTC-USD"])
-            first.add((await client.hear())["type"])
+            await client.send(channels=["matches"], product_ids=["LTC-USD"])
+            first.add((await client.receive())["type"])
 
     assert first == {"last_match", "subscriptions"}
 
 
 @pytest.mark.e2e
-async def test_asking_again_brings_no_second_snapshot(exchange, connect):
-    """Whether the real one sends it is not known; who wants one must unsubscribe first."""
+async def test_a_repeated_subscribe_brings_no_second_snapshot(exchange, connect):
+    """The real exchange's behaviour is unknown; a client gets one by unsubscribing first."""
     async with connect(exchange.url) as client:
-        ask = partial(client.say, channels=["matches"], product_ids=["LTC-USD", "LTC-USD"])
+        ask = partial(client.send, channels=["matches"], product_ids=["LTC-USD", "LTC-USD"])
         await ask()
-        heard = [await client.hear(), await client.hear()]
+        received = [await client.receive(), await client.receive()]
         await ask()
-        again = await client.hear_until("subscriptions")
-        await client.say("unsubscribe", ["matches"])
-        await client.hear_until("subscriptions")
+        again = await client.receive_until("subscriptions")
+        await client.send("unsubscribe", ["matches"])
+        await client.receive_until("subscriptions")
         await ask()
-        anew = [await client.hear(), await client.hear()]
+        third = [await client.receive(), await client.receive()]
 
-    assert {"last_match", "subscriptions"} == {message["type"] for message in heard}
+    assert {"last_match", "subscriptions"} == {message["type"] for message in received}
     assert "last_match" not in {message["type"] for message in again}
-    assert {"last_match", "subscriptions"} == {message["type"] for message in anew}
+    assert {"last_match", "subscriptions"} == {message["type"] for message in third}
 
 
 @pytest.mark.e2e
-async def test_the_valid_rest_of_a_request_is_subscribed(exchange, connect):
-    """Errors first, then the acknowledgement of what there is (FEED §6.16)."""
+async def test_the_valid_part_of_a_request_is_subscribed(exchange, connect):
+    """Errors first, then the acknowledgement of the valid topics (COINBASE §6.16)."""
     async with connect(exchange.url) as client:
-        await client.say(
+        await client.send(
             channels=["heartbeat", "ticket", "user", "balance"], product_ids=["BTC-USD", "NO-USD"]
         )
-        heard = await client.hear_until("subscriptions")
+        received = await client.receive_until("subscriptions")
 
-    assert all(message["message"] == "Failed to subscribe" for message in heard[:-1])
-    assert sorted(reasons(heard)) == [
+    assert all(message["message"] == "Failed to subscribe" for message in received[:-1])
+    assert sorted(reasons(received)) == [
         "NO-USD is not a valid product",
         "balance is private to one account and is not relayed",
         "ticket is not a valid channel",
         "user is private to one account and is not relayed",
     ]
-    assert heard[-1]["channels"] == [
+    assert received[-1]["channels"] == [
         {"name": "heartbeat", "product_ids": ["BTC-USD"], "account_ids": None}
     ]
 
@@ -131,15 +131,15 @@ async def test_the_valid_rest_of_a_request_is_subscribed(exchange, connect):
         ('{"type":"heartbeat","on":true}', "Type has to be either subscribe or unsubscribe", None),
     ],
 )
-async def test_what_means_nothing_is_an_error_and_changes_nothing(
+async def test_an_invalid_command_is_an_error_and_changes_nothing(
     exchange, connect, text, message, reason
 ):
-    """Errors do not close the connection by themselves (FEED §6.16)."""
+    """Errors do not close the connection by themselves (COINBASE §6.16)."""
     async with connect(exchange.url) as client:
         await client.websocket.send_message(text)
-        error = await client.hear()
-        await client.say(channels=["heartbeat"])
-        after = await client.hear_until("subscriptions")
+        error = await client.receive()
+        await client.send(channels=["heartbeat"])
+        after = await client.receive_until("subscriptions")
 
     assert (error["type"], error["message"], error.get("reason")) == ("error", message, reason)
     assert reasons(after) == ["You need to specify at least one product ID for channel heartbeat"]
@@ -148,14 +148,14 @@ async def test_what_means_nothing_is_an_error_and_changes_nothing(
 
 @pytest.mark.e2e
 async def test_all_clients_see_one_market(exchange, connect):
-    """One seed, one world: what two relays say about it can be compared."""
+    """Clients can compare the messages of two relays."""
     async with connect(exchange.url) as one, connect(exchange.url + "/ws-feed") as other:
         for client in (one, other):
-            await client.say(channels=["matches"], product_ids=["BTC-USD"])
+            await client.send(channels=["matches"], product_ids=["BTC-USD"])
         seen = []
         for client in (one, other):
-            heard = [await client.hear() for _ in range(30)]
-            seen.append({m["trade_id"]: m for m in heard if m["type"] == "match"})
+            received = [await client.receive() for _ in range(30)]
+            seen.append({m["trade_id"]: m for m in received if m["type"] == "match"})
     both = seen[0].keys() & seen[1].keys()
 
     assert len(both) > 10
@@ -164,7 +164,7 @@ async def test_all_clients_see_one_market(exchange, connect):
 
 @pytest.mark.e2e
 async def test_the_seed_in_use_is_reported(nursery):
-    """A market that showed a bug can be had again only by who knows its seed."""
+    """A market that showed a bug can be reproduced only with its seed."""
     first = await nursery.start(serve_exchange, Simulation(seed=7))
     second = await nursery.start(serve_exchange, Simulation())
     third = await nursery.start(serve_exchange, Simulation())
@@ -174,8 +174,8 @@ async def test_the_seed_in_use_is_reported(nursery):
 
 
 @pytest.mark.e2e
-async def test_a_machine_that_cannot_keep_up_makes_the_market_slow_not_thin(nursery, connect):
-    """Load must not look like gaps in the market; so time passes in steps, late if need be."""
+async def test_on_a_slow_machine_the_market_is_late_but_complete(nursery, connect):
+    """Load must not look like gaps in the market; so time advances in steps, late if necessary."""
     world = market()
     start = world.now_ns
     turns = []
@@ -194,28 +194,28 @@ async def test_a_machine_that_cannot_keep_up_makes_the_market_slow_not_thin(nurs
     assert world.now_ns - start == sum(turns)
 
 
-async def test_level3_begins_with_its_schema_once_a_subscribe(world, autojump_clock):
-    """Arrays mean nothing without it (FEED §6.13)."""
-    here = world(rate=1, products=FOUR)
-    client = await here.client("level3", product_ids=["BTC-USD", "ETH-USD"])
-    heard, _ = await hear_all(client, 1)
-    await client.say(channels=["level3"], product_ids=["LTC-USD"])
-    again, _ = await hear_all(client, 1)
-    first = next(m for m in heard if not of_type([m], "subscriptions"))
+async def test_level3_begins_with_its_schema_once_per_subscribe(world, autojump_clock):
+    """The arrays cannot be read without it (COINBASE §6.13)."""
+    exchange = world(rate=1, products=FOUR)
+    client = await exchange.client("level3", product_ids=["BTC-USD", "ETH-USD"])
+    received, _ = await receive_all(client, 1)
+    await client.send(channels=["level3"], product_ids=["LTC-USD"])
+    again, _ = await receive_all(client, 1)
+    first = next(m for m in received if not of_type([m], "subscriptions"))
 
     assert first["schema"]["noop"] == ["type", "product_id", "sequence", "time"]
-    assert len(of_type(heard, "level3")) == len(of_type(again, "level3")) == 1
+    assert len(of_type(received, "level3")) == len(of_type(again, "level3")) == 1
     assert {m[1] for m in again if isinstance(m, list)} == {"BTC-USD", "ETH-USD", "LTC-USD"}
 
 
 async def test_a_book_of_orders_is_bootstrapped_by_rest(world, autojump_clock):
-    """Subscribe, queue, fetch level 3, drop what it knows already, apply the rest (FEED §9)."""
-    here = world(rate=1)
-    client = await here.client("full")
-    queue, _ = await hear_all(client, 0.5)
-    _, book = await here.get("/products/BTC-USD/book?level=3")
-    queue += (await hear_all(client, 2))[0]
-    _, later = await here.get("/products/BTC-USD/book?level=3")
+    """Subscribe, queue, fetch level 3, drop older messages, apply the rest (COINBASE §9)."""
+    exchange = world(rate=1)
+    client = await exchange.client("full")
+    queue, _ = await receive_all(client, 0.5)
+    _, book = await exchange.get("/products/BTC-USD/book?level=3")
+    queue += (await receive_all(client, 2))[0]
+    _, later = await exchange.get("/products/BTC-USD/book?level=3")
     orders = {row[2]: row[:2] for side in ("bids", "asks") for row in book[side]}
     sequence = book["sequence"]
     for message in queue:
@@ -232,30 +232,30 @@ async def test_a_book_of_orders_is_bootstrapped_by_rest(world, autojump_clock):
     assert orders.keys() == {row[2] for side in ("bids", "asks") for row in later[side]}
 
 
-async def test_restricted_channels_are_for_those_who_sign(world, autojump_clock):
-    """In the exchange's own words; the rest of the request is had (FEED §5)."""
-    here = world(require_auth=True)
-    client = await here.client("level2", "heartbeat", "full", "level3", "level2_batch")
-    heard, _ = await hear_all(client, 1.5)
+async def test_restricted_channels_need_a_signature(world, autojump_clock):
+    """With the exchange's error text; the rest of the request is accepted (COINBASE §5)."""
+    exchange = world(require_auth=True)
+    client = await exchange.client("level2", "heartbeat", "full", "level3", "level2_batch")
+    received, _ = await receive_all(client, 1.5)
 
-    assert reasons(heard) == [AUTHENTICATION_REQUIRED]
-    assert heard[0]["message"] == "Failed to subscribe"
-    (ack,) = of_type(heard, "subscriptions")
+    assert reasons(received) == [AUTHENTICATION_REQUIRED]
+    assert received[0]["message"] == "Failed to subscribe"
+    (ack,) = of_type(received, "subscriptions")
     assert [row["name"] for row in ack["channels"]] == ["heartbeat", "level2_50"]
-    assert of_type(heard, "heartbeat")
+    assert of_type(received, "heartbeat")
 
 
-async def test_a_signature_is_good_for_its_own_message(world, autojump_clock):
-    """What was subscribed to without being authenticated stays unauthenticated (FEED §3.2)."""
-    here = world(require_auth=True)
+async def test_a_signature_is_valid_for_its_own_message_only(world, autojump_clock):
+    """A later subscribe without a signature is not authenticated (COINBASE §3.2)."""
+    exchange = world(require_auth=True)
     signed = Credentials(TEST_KEY, TEST_SECRET, TEST_PASSPHRASE).sign(1.7e9)
-    client = await here.client("level2", "full", **signed)
-    heard, _ = await hear_all(client, 1)
-    await client.say(channels=["full"], product_ids=["ETH-USD"])
-    after, _ = await hear_all(client, 1)
+    client = await exchange.client("level2", "full", **signed)
+    received, _ = await receive_all(client, 1)
+    await client.send(channels=["full"], product_ids=["ETH-USD"])
+    after, _ = await receive_all(client, 1)
 
-    assert of_type(heard, "error") == []
-    assert {"snapshot", "l2update", "received", "open"} <= {m["type"] for m in heard}
+    assert of_type(received, "error") == []
+    assert {"snapshot", "l2update", "received", "open"} <= {m["type"] for m in received}
     assert reasons(after) == [AUTHENTICATION_REQUIRED]
     assert {m.get("product_id") for m in of_type(after, "received")} == {"BTC-USD"}
 
@@ -275,53 +275,53 @@ async def test_a_signature_is_good_for_its_own_message(world, autojump_clock):
 async def test_a_wrong_signature_subscribes_to_nothing(
     world, autojump_clock, key, secret, message, reason
 ):
-    """Not even to what needs none (FEED §6.16)."""
-    here = world(require_auth=True)
+    """Not even to channels that need no signature (COINBASE §6.16)."""
+    exchange = world(require_auth=True)
     signed = Credentials(key, secret, TEST_PASSPHRASE).sign(1.7e9)
-    client = await here.client("heartbeat", **signed)
-    heard, _ = await hear_all(client, 3)
+    client = await exchange.client("heartbeat", **signed)
+    received, _ = await receive_all(client, 3)
 
-    assert heard == [{"type": "error", "message": message, "reason": reason}]
+    assert received == [{"type": "error", "message": message, "reason": reason}]
 
 
-async def test_an_open_exchange_does_not_look_at_signatures(world, autojump_clock):
-    """Some clients always sign, with whatever they have (FEED §15)."""
-    here = world()
-    client = await here.client("level2", signature="x", key="", passphrase="y", timestamp=1)
-    heard, _ = await hear_all(client, 1)
+async def test_an_exchange_without_authentication_ignores_signatures(world, autojump_clock):
+    """Some clients always sign, with any key that they have (COINBASE §15)."""
+    exchange = world()
+    client = await exchange.client("level2", signature="x", key="", passphrase="y", timestamp=1)
+    received, _ = await receive_all(client, 1)
 
-    assert of_type(heard, "error") == []
-    assert of_type(heard, "snapshot")
+    assert of_type(received, "error") == []
+    assert of_type(received, "snapshot")
 
 
 async def test_rfq_matches_of_all_products_need_no_product(world, autojump_clock):
-    """Holding all, one cannot be asked for (FEED §3.1)."""
-    here = world(products=FOUR)
-    every = await here.client("rfq_matches", product_ids="ALL")
-    one = await here.client("rfq_matches", product_ids=["ETH-USD"])
-    heard, _ = await hear_all(every, 30)
-    of_one, _ = await hear_all(one, 0.1)
-    await every.say(channels=["rfq_matches"], product_ids=["ETH-USD"])
-    refused, _ = await hear_all(every, 0.1)
-    eth = [m for m in of_type(heard, "rfq_match") if m["product_id"] == "ETH-USD"]
+    """A client that holds all products cannot add one (COINBASE §3.1)."""
+    exchange = world(products=FOUR)
+    every = await exchange.client("rfq_matches", product_ids="ALL")
+    one = await exchange.client("rfq_matches", product_ids=["ETH-USD"])
+    received, _ = await receive_all(every, 30)
+    of_one, _ = await receive_all(one, 0.1)
+    await every.send(channels=["rfq_matches"], product_ids=["ETH-USD"])
+    refused, _ = await receive_all(every, 0.1)
+    eth = [m for m in of_type(received, "rfq_match") if m["product_id"] == "ETH-USD"]
 
-    assert len({m["product_id"] for m in of_type(heard, "rfq_match")}) > 2
+    assert len({m["product_id"] for m in of_type(received, "rfq_match")}) > 2
     assert eth == of_type(of_one, "rfq_match")
-    assert of_type(heard, "subscriptions")[0]["channels"][0]["product_ids"] == []
+    assert of_type(received, "subscriptions")[0]["channels"][0]["product_ids"] == []
     assert reasons(refused) == ["ALL products are subscribed to already"]
 
 
-async def test_leaving_a_channel_that_is_none_is_an_error_and_leaves_the_rest(
+async def test_an_unsubscribe_from_an_unknown_channel_is_an_error_for_that_one_only(
     world, autojump_clock
 ):
-    """The valid part of a request is done (FEED §6.16)."""
+    """The valid part of a request is carried out (COINBASE §6.16)."""
     client = await world().client("heartbeat", "matches")
-    await client.hear_until("subscriptions")
-    await client.say("unsubscribe", ["tickets", "matches"])
-    heard = await client.hear_until("subscriptions")
-    errors = of_type(heard, "error")
+    await client.receive_until("subscriptions")
+    await client.send("unsubscribe", ["tickets", "matches"])
+    received = await client.receive_until("subscriptions")
+    errors = of_type(received, "error")
 
     assert [(e["message"], e["reason"]) for e in errors] == [
         ("Failed to unsubscribe", "tickets is not a valid channel")
     ]
-    assert [row["name"] for row in heard[-1]["channels"]] == ["heartbeat"]
+    assert [row["name"] for row in received[-1]["channels"]] == ["heartbeat"]

@@ -1,4 +1,4 @@
-"""Who may have the restricted channels (FEED §3.2, §5)."""
+"""Authentication for the restricted channels (docs/COINBASE.md §3.2, §5)."""
 
 import base64
 import json
@@ -21,8 +21,8 @@ def subscribe(fields):
     return json.dumps({"type": "subscribe", "channels": ["full"]} | fields)
 
 
-def test_the_published_key_opens_it():
-    """It is in the source so that everybody can use it."""
+def test_the_published_key_is_accepted():
+    """It is in the source so that all users can use it."""
     assert Keyring().is_signed(subscribe(SIGNED))
     assert "not a secret" in base64.b64decode(TEST_SECRET).decode()
 
@@ -36,8 +36,8 @@ def test_the_published_key_opens_it():
         {"signature": None, "key": None},
     ],
 )
-def test_empty_keys_are_as_good_as_none(fields):
-    """Real clients send them; they ask for what is free (FEED §3.1)."""
+def test_empty_keys_count_as_unsigned(fields):
+    """Real clients send them for channels without authentication (docs/COINBASE.md §3.1)."""
     assert not Keyring().is_signed(subscribe(fields))
 
 
@@ -52,8 +52,8 @@ def test_empty_keys_are_as_good_as_none(fields):
         ({"timestamp": None}, "Sorry, you could not be authenticated: Bad Request"),
     ],
 )
-def test_a_wrong_signature_is_told_apart_from_an_unknown_key(fields, message):
-    """They are different mistakes (FEED §6.16)."""
+def test_a_wrong_signature_and_an_unknown_key_are_different_errors(fields, message):
+    """The exchange distinguishes them (docs/COINBASE.md §6.16)."""
     with pytest.raises(WrongSignature) as caught:
         Keyring().is_signed(subscribe(SIGNED | fields))
 

@@ -1,16 +1,24 @@
-"""The matching engine: orders in, numbered events out (FEED §6.7 to §6.11)."""
+"""The matching engine: orders in, numbered events out (docs/COINBASE.md §6.7 to §6.11)."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hedgehogd.simulator.book import Order
-from hedgehogd.simulator.events import Changed, Done, Matched, Opened, Poured, Received, singles
-from hedgehogd.simulator.matching import LEVELS_MIN, MATCHES_PER_TAKER_MAX, Engine, Wish
+from hedgehogd.simulator.events import (
+    AddedLevels,
+    Changed,
+    Done,
+    Matched,
+    Opened,
+    Received,
+    singles,
+)
+from hedgehogd.simulator.matching import LEVELS_MIN, MATCHES_PER_TAKER_MAX, Engine, TakerOrder
 
 
 def engine_with(*asks):
-    """Return an engine with ``asks`` of ``(tick, units)``, and levels behind them to spare."""
+    """Return an engine with ``asks`` of ``(tick, units)``, and enough levels beyond them."""
     engine = Engine(100, 7, 10, lambda *level: None)
     for tick, units in (*asks, *((1000 + n, 1) for n in range(LEVELS_MIN))):
         engine.rest("sell", tick, units)
@@ -19,24 +27,24 @@ def engine_with(*asks):
     return engine
 
 
-def told(engine):
+def event_types(engine):
     return [type(event) for event in engine.collect()]
 
 
-def test_an_exhausted_maker_is_done_right_after_its_match():
-    """So a book of orders never holds an order of nothing for long."""
+def test_a_filled_maker_is_done_right_after_its_match():
+    """So a book of orders never keeps an empty order for long."""
     engine = engine_with((60, 5), (61, 5))
-    trades = engine.take(Wish("buy", 7, limit=61), 1)
+    trades = engine.take(TakerOrder("buy", 7, limit=61), 1)
 
     assert [(trade.tick, trade.units) for trade in trades] == [(60, 5), (61, 2)]
-    assert told(engine) == [Received, Matched, Done, Matched, Done]
+    assert event_types(engine) == [Received, Matched, Done, Matched, Done]
     assert engine.book.asks[61] == 3
 
 
-def test_what_is_left_of_a_limit_order_waits_at_its_limit():
-    """Everything up to there was taken, so it cannot cross."""
+def test_the_remainder_of_a_limit_order_rests_at_its_limit():
+    """All orders up to that price are filled, so it cannot cross."""
     engine = engine_with((60, 5))
-    engine.take(Wish("buy", 7, limit=60), 1)
+    engine.take(TakerOrder("buy", 7, limit=60), 1)
     events = engine.collect()
 
     assert [type(event) for event in events] == [Received, Matched, Done, Opened]
@@ -44,11 +52,11 @@ def test_what_is_left_of_a_limit_order_waits_at_its_limit():
     assert engine.book.bids[60] == 2
 
 
-@pytest.mark.parametrize("wish", [Wish("buy", 99), Wish("buy", 99, limit=69)])
-def test_a_taker_is_cut_short_rather_than_let_cross(wish):
-    """Nobody sweeps the whole book, and what is left then must not wait among the asks."""
+@pytest.mark.parametrize("incoming", [TakerOrder("buy", 99), TakerOrder("buy", 99, limit=69)])
+def test_a_taker_is_canceled_rather_than_crossing_the_book(incoming):
+    """The number of matches is limited, and the remainder must not rest among the asks."""
     engine = engine_with(*((60 + n, 1) for n in range(10)))
-    trades = engine.take(wish, 1)
+    trades = engine.take(incoming, 1)
     last = engine.collect()[-1]
 
     assert len(trades) == MATCHES_PER_TAKER_MAX
@@ -56,37 +64,37 @@ def test_a_taker_is_cut_short_rather_than_let_cross(wish):
     assert engine.book.best_bid < engine.book.best_ask
 
 
-def test_a_thin_side_is_not_taken_from():
-    """There is always a market."""
+def test_a_side_with_few_levels_is_not_traded_against():
+    """A market always exists."""
     engine = engine_with()
-    assert engine.take(Wish("buy", 5), 1) == []
+    assert engine.take(TakerOrder("buy", 5), 1) == []
     assert [(type(e), getattr(e, "reason", "")) for e in engine.collect()] == [
         (Received, ""),
         (Done, "canceled"),
     ]
 
 
-def test_an_order_that_states_money_states_what_it_will_pay():
+def test_an_order_that_states_money_states_the_money_it_needs():
     """In steps of the quote increment, never too little."""
     engine = engine_with((63, 5))
-    engine.take(Wish("buy", 3, says_funds=True), 1)
+    engine.take(TakerOrder("buy", 3, says_funds=True), 1)
     received = engine.collect()[0]
 
     assert (received.tick, received.units, received.funds) == (None, None, 190)
 
 
-def test_nobody_trades_with_themselves():
-    """Self-trade prevention: the smaller order goes, the larger shrinks (FEED §6.11)."""
+def test_an_order_does_not_trade_with_its_own_traders_order():
+    """Self-trade prevention removes the smaller order and reduces the larger (COINBASE §6.11)."""
     engine = engine_with((60, 5))
-    assert engine.take(Wish("buy", 2, limit=60, is_own=True), 1) == []
+    assert engine.take(TakerOrder("buy", 2, limit=60, is_own=True), 1) == []
     received, changed, done = engine.collect()
 
     assert (changed.reason, changed.old_units, changed.new_units) == ("STP", 5, 3)
     assert (done.number, done.reason, done.units) == (received.sequence, "canceled", 2)
 
 
-def test_a_moved_order_stands_behind_those_who_waited():
-    """A new price is a new place in the queue."""
+def test_a_moved_order_joins_the_end_of_the_queue():
+    """A new price means a new place in the queue."""
     engine = engine_with((60, 5), (61, 4))
     order = next(engine.book.asks.queue(60))
     engine.move(order, 61)
@@ -97,8 +105,8 @@ def test_a_moved_order_stands_behind_those_who_waited():
     assert [each.units for each in engine.book.asks.queue(61)] == [4, 5]
 
 
-def test_what_is_canceled_says_what_was_left():
-    """And its level what is there now."""
+def test_a_cancel_reports_the_remaining_size():
+    """It also reports the new size of the level."""
     engine = engine_with((60, 5))
     engine.cancel(next(engine.book.asks.queue(60)))
     (done,) = engine.collect()
@@ -107,38 +115,38 @@ def test_what_is_canceled_says_what_was_left():
 
 
 @given(st.lists(st.sampled_from(["rest", "pass", "take", "shrink", "pour"]), max_size=30))
-def test_every_event_has_the_next_number(deeds):
-    """However many of them one object stands for (FEED §7)."""
+def test_every_event_has_the_next_number(operations):
+    """Also when one object holds several events (docs/COINBASE.md §7)."""
     engine = engine_with(*((60 + n, 9) for n in range(30)))
-    for n, deed in enumerate(deeds):
-        if deed == "rest":
+    for n, operation in enumerate(operations):
+        if operation == "rest":
             engine.rest("buy", 2 + n, 1)
-        elif deed == "pass":
-            engine.pass_by(1 + n, 5, 10)
-        elif deed == "take":
-            engine.take(Wish("buy", 1 + 3 * n), 1)
-        elif deed == "shrink":
+        elif operation == "pass":
+            engine.add_fleeting(1 + n, 5, 10)
+        elif operation == "take":
+            engine.take(TakerOrder("buy", 1 + 3 * n), 1)
+        elif operation == "shrink":
             order = next(engine.book.asks.resting())
             if order.units > 1:
                 engine.shrink(order, 1)
         else:
-            engine.pour("sell", [(2000 + 10 * n, 1), (2001 + 10 * n, 1)])
+            engine.add_levels("sell", [(2000 + 10 * n, 1), (2001 + 10 * n, 1)])
     before = Engine(0, 0, 1, lambda *level: None)
-    numbers = [one.sequence for event in engine.happened for one in singles(event)]
+    numbers = [one.sequence for event in engine.events for one in singles(event)]
 
     assert before.collect() == []
     assert numbers == list(range(engine.sequence - len(numbers) + 1, engine.sequence + 1))
 
 
-def test_levels_are_announced_before_they_change():
-    """Whoever gathers changes must know what was there before."""
+def test_levels_are_reported_before_they_change():
+    """A batch of changes needs the size before the first of them."""
     seen = []
     engine = Engine(0, 0, 1, lambda *level: seen.append(level))
     engine.rest("buy", 5, 3)
     engine.rest("buy", 5, 4)
     engine.cancel(next(engine.book.bids.queue(5)))
-    engine.pour("buy", [(4, 1)])
+    engine.add_levels("buy", [(4, 1)])
 
     assert seen == [("buy", 5, 0), ("buy", 5, 3), ("buy", 5, 7), ("buy", 4, 0)]
-    assert isinstance(engine.collect()[-1], Poured)
+    assert isinstance(engine.collect()[-1], AddedLevels)
     assert isinstance(next(engine.book.bids.queue(4)), Order)

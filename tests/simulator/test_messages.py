@@ -13,8 +13,8 @@ def recorded_keys(kind):
         return next(list(json.loads(line)) for line in lines if f'"type":"{kind}"' in line)
 
 
-def test_keys_stand_in_the_order_of_the_wire():
-    """Byte-exact imitation, against a real recording."""
+def test_keys_are_in_the_order_of_the_wire():
+    """Compared with a real recording."""
     market = Market(1, START_NS, FEW)
     market.hold_auction("BTC-USD", 5)
     messages = run(
@@ -25,8 +25,8 @@ def test_keys_stand_in_the_order_of_the_wire():
         for c in ("ticker", "matches", "level2")
         for message in of(messages, c)
     }
-    made["last_match"] = list(json.loads(market.greeting("matches", "BTC-USD")))
-    made["snapshot"] = list(json.loads(market.greeting("level2", "BTC-USD")))
+    made["last_match"] = list(json.loads(market.initial_state("matches", "BTC-USD")))
+    made["snapshot"] = list(json.loads(market.initial_state("level2", "BTC-USD")))
     since_2022 = {"best_bid_size", "best_ask_size"}
 
     assert recorded_keys("ticker") == [key for key in made["ticker"] if key not in since_2022]
@@ -43,8 +43,8 @@ def test_keys_stand_in_the_order_of_the_wire():
     ]  # fmt: skip
 
 
-def test_a_message_is_made_once_and_only_when_somebody_wants_it():
-    """A market that nobody watches order by order must not pay for it."""
+def test_a_message_is_encoded_once_and_only_on_demand():
+    """A market without subscribers to single orders must not pay for their messages."""
     made = []
 
     def make():

@@ -1,4 +1,4 @@
-"""``full`` and ``level3``, byte for byte (FEED §6.7 to §6.13)."""
+"""``full`` and ``level3``, byte for byte (docs/COINBASE.md §6.7 to §6.13)."""
 
 import pytest
 
@@ -73,12 +73,12 @@ ID, OTHER = order_id(1, 9), order_id(1, 3)
     ],
 )
 def test_full_is_written_in_the_order_of_the_wire(event, text):
-    """Own fields first, then type, side, product, time and number."""
+    """Own fields first, then type, side, product, time and sequence."""
     assert full(BTC, 1, event, NOW).decode() == text
 
 
 def test_a_match_is_the_same_on_full_and_on_matches():
-    """One trade, one text."""
+    """One trade has one text on both channels."""
     trade = Matched(5, 9, 3, 8, "buy", 100, 200, NOW)
 
     assert full(BTC, 1, trade, NOW) == match(BTC, 1, trade)
@@ -104,8 +104,8 @@ def test_a_match_is_the_same_on_full_and_on_matches():
         ),
     ],
 )
-def test_level3_is_arrays_of_texts_and_leaves_no_number_out(event, cells):
-    """What does not touch the book is a ``noop`` (FEED §6.13)."""
+def test_level3_is_arrays_of_texts_and_skips_no_number(event, cells):
+    """Events that do not change the book are a ``noop`` (docs/COINBASE.md §6.13)."""
     text = '["' + '","'.join(cells) + '"]'
 
     assert level3(BTC, 1, event, NOW).decode() == text

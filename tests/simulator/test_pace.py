@@ -1,4 +1,4 @@
-"""When the traders act."""
+"""Times of the traders' actions."""
 
 import random
 
@@ -9,8 +9,8 @@ from tests.simulator.follower import S
 
 
 @pytest.mark.parametrize(("per_s", "rate"), [(120, 1), (10, 1), (20, 5)])
-def test_pauses_come_to_the_pace_asked_for(per_s, rate):
-    """So that a rate means something."""
+def test_pauses_have_the_requested_mean(per_s, rate):
+    """Otherwise a rate would have no meaning."""
     pace = Pace(random.Random(1), per_s, rate)
     pauses = [pace.wait_ns() for _ in range(20_000)]
 
@@ -19,7 +19,7 @@ def test_pauses_come_to_the_pace_asked_for(per_s, rate):
 
 
 def test_actions_come_in_bursts():
-    """Most pauses are far below the mean, a few are far above (FEED §12)."""
+    """Most pauses are far below the mean, a few are far above (docs/COINBASE.md §12)."""
     pace = Pace(random.Random(1), 20, 1)
     pauses = sorted(pace.wait_ns() for _ in range(5_000))
 

@@ -1,4 +1,4 @@
-"""What the simulated exchange lists."""
+"""The products of the simulated exchange."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from tests.simulator.peers import get
 
 
 @pytest.mark.e2e
-async def test_rest_lists_the_products_that_the_feed_knows(nursery):
-    """Relays learn from it what may be subscribed to (FEED §13)."""
+async def test_rest_lists_the_products_of_the_feed(nursery):
+    """Relays read the list before they subscribe (docs/COINBASE.md §13)."""
     address = await nursery.start(serve_exchange, Simulation(pairs=("NEW-PAIR",)))
     products = (await get(address, "/products")).json()
     one = await get(address, "/products/NEW-PAIR")
@@ -24,8 +24,8 @@ async def test_rest_lists_the_products_that_the_feed_knows(nursery):
     assert now["epoch"] > 1.7e9
 
 
-def test_a_product_that_is_made_up_is_always_the_same():
-    """A seed stands for a market only if its products do not change from run to run."""
+def test_an_unlisted_product_is_always_the_same():
+    """A seed determines a market only if its products are the same in each run."""
     first, again = (products_for(["NEW-PAIR", "BTC-USD", "NEW-PAIR"]) for _ in range(2))
 
     assert first == again
@@ -35,7 +35,7 @@ def test_a_product_that_is_made_up_is_always_the_same():
 
 @pytest.mark.parametrize("product", LISTED, ids=lambda product: product.id)
 def test_prices_have_room_below_them(product):
-    """A book of hundreds of levels must not reach down to a price of zero."""
+    """A book of hundreds of levels must not reach a price of zero."""
     assert product.price_ticks > 2000
     assert product.size_units > 100
     assert product.changes_per_s < product.events_per_s

@@ -31,11 +31,11 @@ def write(folder, messages, received=None, products=None):
 
 
 async def subscribe(client):
-    await client.say(channels=["heartbeat"], product_ids=["ANY-THING"])
+    await client.send(channels=["heartbeat"], product_ids=["ANY-THING"])
 
 
 async def is_silent(client):
-    """Say whether nothing comes, while pings are answered."""
+    """Say whether no message comes while pings are answered."""
     with trio.fail_after(1):
         await client.websocket.ping()
     with trio.move_on_after(0.05):
@@ -45,20 +45,20 @@ async def is_silent(client):
 
 
 async def test_a_real_recording_is_served_byte_for_byte_then_silence(nursery, connect):
-    """Nothing of ours is among it, whatever the client asked for; and nothing is lost."""
+    """For any subscribe, the client gets all recorded messages and no other."""
     address = await nursery.start(serve_exchange, Simulation(recording=recording(PRO), speed=0))
     lines = recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
     async with connect(address.url) as client:
         await subscribe(client)
-        heard = [await client.hear_raw() for _ in lines]
+        received = [await client.receive_raw() for _ in lines]
         assert await is_silent(client)
 
     assert address.seed is None
-    assert heard == lines
+    assert received == lines
 
 
 async def test_it_is_paced_by_its_receive_times(nursery, connect, tmp_path):
-    """Bursts are what makes a recording worth replaying; ``speed`` keeps their shape."""
+    """Bursts make a recording worth replaying; ``speed`` keeps their shape."""
     messages = [b'{"type":"n%d"}' % n for n in range(4)]
     path = write(tmp_path, messages, [100.0, 100.2, 100.2, 100.8])
     address = await nursery.start(serve_exchange, Simulation(recording=path, speed=2))
@@ -66,7 +66,7 @@ async def test_it_is_paced_by_its_receive_times(nursery, connect, tmp_path):
         await subscribe(client)
         times = []
         for _ in messages:
-            await client.hear()
+            await client.receive()
             times.append(trio.current_time())
 
     waits = [later - before for before, later in pairwise(times)]
@@ -75,28 +75,28 @@ async def test_it_is_paced_by_its_receive_times(nursery, connect, tmp_path):
     assert 0.27 < waits[2] < 0.6
 
 
-async def test_there_is_one_timeline_and_who_comes_late_joins_it(nursery, connect, tmp_path):
-    """Like a real market: it does not begin again for the second client."""
+async def test_a_late_client_joins_the_one_timeline(nursery, connect, tmp_path):
+    """Like a real market, it does not restart for the second client."""
     messages = [b'{"type":"n%d"}' % n for n in range(3)]
     path = write(tmp_path, messages, [0, 0.3, 0.35])
     address = await nursery.start(serve_exchange, Simulation(recording=path))
     async with connect(address.url) as first, connect(address.url) as second:
-        assert await is_silent(first)  # nothing begins before a subscribe
+        assert await is_silent(first)  # no message before a subscribe
         await first.websocket.send_message("not a command")
         await subscribe(first)
-        heard = [await first.hear_raw()]
+        received = [await first.receive_raw()]
         await subscribe(second)
-        heard += [await first.hear_raw() for _ in range(2)]
-        late = [await second.hear_raw() for _ in range(2)]
-        await second.say("unsubscribe", ["heartbeat"])
+        received += [await first.receive_raw() for _ in range(2)]
+        late = [await second.receive_raw() for _ in range(2)]
+        await second.send("unsubscribe", ["heartbeat"])
         assert await is_silent(second)
 
-    assert heard == messages
+    assert received == messages
     assert late == messages[1:]
 
 
 async def test_as_fast_as_possible_waits_for_its_clients(connect, tmp_path, nursery):
-    """At speed 0 nobody is too slow: a test that reads at leisure gets every byte."""
+    """At speed 0 no client is too slow: a test that reads with delays gets every byte."""
     messages = [b'{"type":"x","n":%d,"fill":"%b"}' % (n, b"x" * 50_000) for n in range(500)]
     address = await nursery.start(
         serve_exchange, Simulation(recording=write(tmp_path, messages), speed=0)
@@ -104,18 +104,18 @@ async def test_as_fast_as_possible_waits_for_its_clients(connect, tmp_path, nurs
     async with connect(address.url) as client:
         await subscribe(client)
         await trio.sleep(0.05)
-        heard = [await client.hear_raw() for _ in messages]
+        received = [await client.receive_raw() for _ in messages]
 
-    assert heard == messages
+    assert received == messages
 
 
 async def test_as_fast_as_possible_does_not_wait_for_ever(autojump_clock, tmp_path):
-    """One dead client must not stop the replay for the others."""
+    """One dead client must not stop the replay for the rest."""
 
     class Dead:
         def __init__(self):
             self.has_subscribed = False
-            self.is_behind = trio.Event()
+            self.is_closed = trio.Event()
 
         def send(self, frame):
             pass
@@ -123,25 +123,25 @@ async def test_as_fast_as_possible_does_not_wait_for_ever(autojump_clock, tmp_pa
         async def wait_written(self):
             await trio.sleep_forever()
 
-        def fall_behind(self):
-            self.is_behind.set()
+        def close_slow(self):
+            self.is_closed.set()
 
     dead = Dead()
     exchange = ReplayExchange(Recording(write(tmp_path, [b"{}"])), speed=0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(exchange.run)
-        exchange.heard(dead, json.dumps({"type": "subscribe", "channels": ["status"]}))
-        await dead.is_behind.wait()
+        exchange.receive(dead, json.dumps({"type": "subscribe", "channels": ["status"]}))
+        await dead.is_closed.wait()
         assert trio.current_time() == pytest.approx(10)
         exchange.left(dead)
         exchange.left(dead)
         nursery.cancel_scope.cancel()
 
 
-async def test_what_was_before_the_beginning_is_given_at_once_and_waited_for(
+async def test_messages_before_the_start_are_sent_at_once_and_waited_for(
     autojump_clock, monkeypatch
 ):
-    """Snapshots of many books are more than a client may leave unread; time begins behind them."""
+    """Snapshots of many books exceed a client's queue; the clock starts after them."""
 
     class Slow:
         waiting = longest = 0
@@ -156,22 +156,22 @@ async def test_what_was_before_the_beginning_is_given_at_once_and_waited_for(
         return call(*arguments)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    slow, given = Slow(), []
+    slow, delivered = Slow(), []
 
-    def give(recorded):
-        given.append((recorded.payload, trio.current_time()))
+    def deliver(recorded):
+        delivered.append((recorded.payload, trio.current_time()))
         slow.waiting += 400_000
         return 400_000
 
     due = [-9.0, -8.0, -7.0, -6.0, 0.0, 2.0]
     timeline = [Recorded(due_s, b"%d" % number) for number, due_s in enumerate(due)]
-    playback = Playback(partial(nullcontext, iter(timeline)), 0.5, give, [slow])
+    playback = Playback(partial(nullcontext, iter(timeline)), 0.5, deliver, [slow])
     begin = trio.current_time()
     await playback.run()
 
     assert playback.ended.is_set()
-    assert [payload for payload, _ in given] == [recorded.payload for recorded in timeline]
-    assert [at - begin for _, at in given] == pytest.approx([0, 0, 0, 1, 1, 5])
+    assert [payload for payload, _ in delivered] == [recorded.payload for recorded in timeline]
+    assert [at - begin for _, at in delivered] == pytest.approx([0, 0, 0, 1, 1, 5])
     assert slow.longest == 1_200_000
 
 
@@ -193,49 +193,49 @@ async def test_its_products_are_the_recorded_ones(nursery):
     assert await products_of(nursery, recording(PRO)) == recorded
 
 
-async def test_without_a_recorded_list_its_products_are_those_it_mentions(nursery):
-    """A bare file of messages must be enough."""
+async def test_without_a_recorded_list_its_products_are_those_of_its_messages(nursery):
+    """A file of messages alone must be enough."""
     products = await products_of(nursery, recording(f"{FULL}/feed.jsonl"))
 
     assert [product["id"] for product in products] == ["BTC-USD", "ETH-USD"]
     assert [product["quote_currency"] for product in products] == ["USD", "USD"]
 
 
-async def test_what_is_no_feed_message_mentions_no_product(tmp_path):
-    """level3 arrays and odd objects are recorded too (FEED §6.13)."""
+async def test_an_unreadable_message_names_no_product(tmp_path):
+    """level3 arrays and unexpected objects are recorded too (docs/COINBASE.md §6.13)."""
     path = write(tmp_path, [b'["open","BTC-USD"]', b"{}", b'{"type":"x","product_id":"bad id"}'])
 
     assert Recording(path).products == []
 
 
 @pytest.mark.parametrize(
-    ("messages", "received", "products", "said"),
+    ("messages", "received", "products", "expected"),
     [
-        ([], None, None, "feed.jsonl: found no message, expected one a line"),
+        ([], None, None, "feed.jsonl: found no message, expected one per line"),
         ([b"{}", b"oops"], None, None, "feed.jsonl: line 2: found 'oops', expected one JSON"),
         ([b"{}", b"{}"], [1], None, "feed.jsonl: line 2: found a message without a receive time"),
         ([b"{}"], None, "{", "rest_products.json: found .*, expected the answer to GET /products"),
         ([b"{}"], None, "[{}]", "rest_products.json: found an object without an id"),
     ],
 )
-async def test_what_is_no_recording_is_refused_at_the_start(
-    tmp_path, messages, received, products, said
+async def test_an_invalid_recording_is_refused_at_the_start(
+    tmp_path, messages, received, products, expected
 ):
-    """With the path, what was found and what was expected; not in the middle of a replay."""
+    """With the path, the value found and the expected one; not in the middle of a replay."""
     write(tmp_path, messages, received, products)
-    with pytest.raises(OperatorError, match=f"^{tmp_path}/{said}"):
+    with pytest.raises(OperatorError, match=f"^{tmp_path}/{expected}"):
         await serve_exchange(Simulation(recording=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["", "other.jsonl"])
-async def test_a_recording_that_is_not_there_is_named(tmp_path, name):
-    """A wrong path is the most usual mistake."""
+async def test_a_recording_that_does_not_exist_is_named(tmp_path, name):
+    """A wrong path is the most frequent mistake."""
     with pytest.raises(OperatorError, match="jsonl: found No such file or directory, expected a"):
         await serve_exchange(Simulation(recording=tmp_path / name))
 
 
-async def test_a_recording_that_changes_under_way_ends_the_simulator(tmp_path):
-    """Better a loud end than a replay of something else."""
+async def test_a_recording_that_changes_during_replay_ends_the_simulator(tmp_path):
+    """An error is better than a replay of other data."""
     path = write(tmp_path, [b"{}"])
     exchange = ReplayExchange(Recording(path), speed=1)
     path.write_bytes(b"oops\n")
@@ -243,18 +243,18 @@ async def test_a_recording_that_changes_under_way_ends_the_simulator(tmp_path):
     class Client:
         has_subscribed = False
 
-    exchange.heard(Client(), json.dumps({"type": "subscribe", "channels": ["status"]}))
+    exchange.receive(Client(), json.dumps({"type": "subscribe", "channels": ["status"]}))
     with pytest.raises(OperatorError, match="line 1: found 'oops'"):
         await exchange.run()
 
 
-async def test_a_replay_under_way_does_not_hold_up_the_end(connect):
-    """Cancelling in the middle closes its files and everything else at once."""
+async def test_a_replay_in_progress_does_not_delay_the_end(connect):
+    """Cancelling in the middle closes its files and all connections at once."""
     async with trio.open_nursery() as inner:
         address = await inner.start(serve_exchange, Simulation(recording=recording(PRO)))
         async with connect(address.url) as client:
             await subscribe(client)
-            await client.hear_raw()
+            await client.receive_raw()
             begin = trio.current_time()
             inner.cancel_scope.cancel()
 

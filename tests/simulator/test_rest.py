@@ -1,4 +1,4 @@
-"""The REST of the simulated exchange, in Coinbase's shapes (FEED §13)."""
+"""The REST of the simulated exchange, in Coinbase's form (docs/COINBASE.md §13)."""
 
 import json
 from decimal import Decimal
@@ -31,8 +31,8 @@ from tests.simulator.peers import (
         ("/products/BTC-USD/trades?before=x", 400, "invalid before: x"),
     ],
 )
-async def test_rest_refuses_in_the_exchanges_words(exchange, path, status, message):
-    """Clients look at them."""
+async def test_rest_errors_have_the_exchanges_text(exchange, path, status, message):
+    """Clients may match on the text."""
     answer = await get(exchange, path)
 
     assert (answer.status_code, answer.json()) == (status, {"message": message})
@@ -40,20 +40,20 @@ async def test_rest_refuses_in_the_exchanges_words(exchange, path, status, messa
 
 @pytest.mark.e2e
 async def test_trades_are_paged_as_the_exchange_does(nursery, exchange, connect):
-    """``after`` walks down, ``before`` is the newest above, not the next (FEED §13)."""
+    """``after`` pages back; ``before`` gives the newest page, not the next (COINBASE §13)."""
     async with connect(exchange.url) as client:
-        await client.say(channels=["matches"], product_ids=["BTC-USD"])
+        await client.send(channels=["matches"], product_ids=["BTC-USD"])
         matches = []
         while len(matches) < 12:
-            matches += [m for m in await client.hear_until("match") if m["type"] == "match"]
+            matches += [m for m in await client.receive_until("match") if m["type"] == "match"]
     low, high = matches[2]["trade_id"], matches[9]["trade_id"]
-    hole = await get(exchange, f"/products/BTC-USD/trades?after={high}&limit=3")
+    older = await get(exchange, f"/products/BTC-USD/trades?after={high}&limit=3")
     newest = await get(exchange, f"/products/BTC-USD/trades?before={low}&limit=4")
     between = await get(exchange, f"/products/BTC-USD/trades?before={low}&after={high}")
     nothing = await get(exchange, f"/products/BTC-USD/trades?before={high + 10**9}")
 
-    assert [trade["trade_id"] for trade in hole.json()] == [high - 1, high - 2, high - 3]
-    assert (hole.headers["cb-before"], hole.headers["cb-after"]) == (str(high - 1), str(high - 3))
+    assert [trade["trade_id"] for trade in older.json()] == [high - 1, high - 2, high - 3]
+    assert (older.headers["cb-before"], older.headers["cb-after"]) == (str(high - 1), str(high - 3))
     assert newest.json()[-1]["trade_id"] > low + 1
     assert [trade["trade_id"] for trade in between.json()] == list(range(high - 1, low, -1))
     assert (nothing.json(), "cb-before" in nothing.headers) == ([], False)
@@ -63,12 +63,12 @@ async def test_trades_are_paged_as_the_exchange_does(nursery, exchange, connect)
 
 
 async def test_the_book_by_rest_is_the_book_of_the_feed():
-    """Bootstrapping by REST and by snapshot must lead to the same book."""
+    """Bootstrapping by REST and by snapshot must give the same book."""
     world = market()
     for _ in world.advance(world.now_ns + 10**9):
         pass
     client = market_app(world).test_client()
-    snapshot = json.loads(world.greeting("level2", "BTC-USD"))
+    snapshot = json.loads(world.initial_state("level2", "BTC-USD"))
     whole = await (await client.get("/products/BTC-USD/book?level=2")).get_json()
     orders = await (await client.get("/products/BTC-USD/book?level=3")).get_json()
     best = await (await client.get("/products/BTC-USD/book")).get_json()
@@ -88,11 +88,11 @@ async def test_the_book_by_rest_is_the_book_of_the_feed():
     assert len({row[2] for row in orders["bids"] + orders["asks"]}) > 800
     assert orders["sequence"] == whole["sequence"] == world.trading("BTC-USD").engine.sequence
     assert (ticker["bid"], ticker["ask"]) == (best["bids"][0][0], best["asks"][0][0])
-    assert ticker["trade_id"] == json.loads(world.greeting("ticker", "BTC-USD"))["trade_id"]
+    assert ticker["trade_id"] == json.loads(world.initial_state("ticker", "BTC-USD"))["trade_id"]
 
 
 async def test_candles_and_currencies_are_served():
-    """Clients ask for both when they start (FEED §13, §15)."""
+    """Clients request both when they start (docs/COINBASE.md §13, §15)."""
     world = market(5)
     for _ in world.advance(world.now_ns + 3 * 10**9, ()):
         pass
@@ -109,7 +109,7 @@ async def test_candles_and_currencies_are_served():
 
 
 async def test_all_products_are_in_one_answer():
-    """The exchange's own web page reads these; each has the numbers of the products' own routes."""
+    """The exchange's web page reads these; the numbers equal those of the products' own routes."""
     stage = Market(1, 1_790_000_000_000_000_000, LISTED[:3], 1.0)
     client = market_app(stage).test_client()
     stats, volumes, lines = [

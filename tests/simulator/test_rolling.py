@@ -1,4 +1,4 @@
-"""The last 24 hours, as tickers state them."""
+"""The statistics of the last 24 hours in tickers."""
 
 import random
 
@@ -6,8 +6,8 @@ from hedgehogd.simulator.rolling import Statistics
 from tests.simulator.follower import S
 
 
-def test_statistics_forget_what_is_older_than_a_day():
-    """``high_24h`` of last week would be a lie."""
+def test_statistics_drop_values_older_than_a_day():
+    """Last week's high must not be in ``high_24h``."""
     hour = 3600 * S
     statistics = Statistics(random.Random(1), 0, 1000, units_per_hour=0)
     statistics.trade(hour // 2, 5000, 10)

@@ -1,4 +1,4 @@
-"""The door of the simulated exchange: who comes in, and how it shuts."""
+"""The server of the simulated exchange: new connections, and its end."""
 
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,8 @@ from tests.simulator.peers import (
 pytestmark = pytest.mark.e2e  # a real exchange on real sockets
 
 
-async def test_a_stuck_client_does_not_hold_up_the_end():
-    """Whoever stops the simulator does not want to wait for those who do not read."""
+async def test_a_stuck_client_does_not_delay_the_end():
+    """Stopping the simulator must not wait for clients that do not read."""
     streams = []
     async with must_end_at_once(streams) as nursery:
         port = await nursery.start(serve, market(50))
@@ -38,8 +38,8 @@ async def test_a_stuck_client_does_not_hold_up_the_end():
         await trio.sleep(0.05)
 
 
-async def test_a_visitor_who_does_not_read_does_not_hold_up_the_end():
-    """Hypercorn writes inside a shielded scope; only closing its socket ends that."""
+async def test_a_rest_client_that_does_not_read_does_not_delay_the_end():
+    """Hypercorn writes inside a shielded scope; only closing its socket ends the write."""
     streams = []
     app = catalogue_app([{"id": "x" * 20_000_000}], lambda: 0)
     async with must_end_at_once(streams) as nursery:
@@ -51,10 +51,10 @@ async def test_a_visitor_who_does_not_read_does_not_hold_up_the_end():
         await trio.sleep(0.05)
 
 
-async def test_odd_visitors_do_no_harm(exchange, connect):
-    """Port scanners come to every port."""
+async def test_invalid_requests_do_no_harm(exchange, connect):
+    """Every open port receives port scans."""
     port = int(exchange.url.rpartition(":")[2])
-    for words in (
+    for data in (
         b"",
         b"\r\n",
         b"nonsense\r\n\r\n",
@@ -63,18 +63,18 @@ async def test_odd_visitors_do_no_harm(exchange, connect):
         b"x" * 70_000,
     ):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            await stream.send_all(words)
+            await stream.send_all(data)
             await stream.send_eof()
             assert b" 101 " not in await read_to_end(stream)
     gone = await open_raw(exchange)
     await gone.aclose()
     async with connect(exchange.url) as client:
-        await client.say(channels=["status"])
-        assert await client.hear_until("subscriptions")
+        await client.send(channels=["status"])
+        assert await client.receive_until("subscriptions")
 
 
 @pytest.mark.parametrize(
-    ("simulation", "said"),
+    ("simulation", "expected"),
     [
         (Simulation(rate=0), "rate 0: expected more than 0"),
         (Simulation(rate=float("nan")), "rate nan: expected"),
@@ -83,36 +83,36 @@ async def test_odd_visitors_do_no_harm(exchange, connect):
         (Simulation(pairs=("BTC-USD", "btc/usd")), "pair 'btc/usd': expected one like BTC-USD"),
     ],
 )
-async def test_impossible_wishes_are_refused_at_the_start(simulation, said):
-    """The operator is told what was wrong and what is expected."""
-    with pytest.raises(OperatorError, match=said) as caught:
+async def test_invalid_settings_are_refused_at_the_start(simulation, expected):
+    """The operator learns the wrong value and the expected form."""
+    with pytest.raises(OperatorError, match=expected) as caught:
         await serve_exchange(simulation)
 
     assert caught.value.exit_status == EXIT_USAGE
 
 
 @pytest.mark.parametrize(
-    ("faults", "said"),
+    ("faults", "expected"),
     [
         ("rest", "no fault 'rest'\n  Did you mean 'reset'"),
         ("late:0", "fault late: found '0', expected a whole number"),
         ("binary:1", "fault binary: found '1', expected no parameter"),
     ],
 )
-async def test_faults_that_cannot_be_are_refused_at_the_start(faults, said):
-    """The nearest right name helps."""
-    with pytest.raises(OperatorError, match=said) as caught:
+async def test_invalid_faults_are_refused_at_the_start(faults, expected):
+    """The error names the most similar fault."""
+    with pytest.raises(OperatorError, match=expected) as caught:
         await serve_exchange(Simulation(faults=("reset", faults)))
 
     assert caught.value.exit_status == EXIT_USAGE
 
 
 async def test_recurring_faults_come_with_the_exchange(nursery, monkeypatch):
-    """And their seed is the market's: one number says it all."""
+    """Their seed is the market's, so one number reproduces both."""
     ran = []
 
-    async def run(self, wishes, seed):
-        ran.append((wishes, seed))
+    async def run(self, recurring, seed):
+        ran.append((recurring, seed))
 
     monkeypatch.setattr(Faults, "run", run)
     await nursery.start(serve_exchange, Simulation(seed=4, faults=("reset:30", "binary")))
@@ -121,8 +121,8 @@ async def test_recurring_faults_come_with_the_exchange(nursery, monkeypatch):
     assert ran == [([("reset", "30"), ("binary", None)], 4)]
 
 
-async def test_a_port_that_is_taken_is_named(exchange):
-    """The most usual reason for not starting deserves a sentence."""
+async def test_a_port_in_use_is_named(exchange):
+    """This is the most frequent reason why a start fails."""
     port = int(exchange.url.rpartition(":")[2])
     with pytest.raises(
         OperatorError, match=f"cannot listen on 127.0.0.1 port {port}: Address already"
@@ -131,5 +131,5 @@ async def test_a_port_that_is_taken_is_named(exchange):
 
 
 async def test_an_answer_ends_its_connection(exchange):
-    """Otherwise a handshake could arrive where only REST is spoken."""
+    """Otherwise a handshake could arrive at Hypercorn, which serves only REST."""
     assert (await get(exchange, "/time")).headers["connection"] == "close"

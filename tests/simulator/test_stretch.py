@@ -1,4 +1,4 @@
-"""A stretch of the past as an exchange: to each what it asked for, when it is due, once."""
+"""A time range of history as an exchange: each client gets its topics, when due, once."""
 
 import json
 from contextlib import contextmanager, suppress
@@ -23,7 +23,7 @@ MATCHES, TICKER, LEVEL2, FULL = (Topic(c, BTC) for c in ("matches", "ticker", "l
 
 @pytest.fixture(autouse=True)
 def no_threads(monkeypatch):
-    """On a mock clock time would jump while a thread works."""
+    """Replace threads: time on a mock clock would jump while a thread works."""
 
     async def run_sync(call, *arguments, **_):
         await trio.lowlevel.checkpoint()
@@ -51,33 +51,33 @@ def update(price, size, due_s, topics=(LEVEL2,), **more):
 
 
 class Client:
-    """One that reads at once, and writes down what it got and when."""
+    """A client that reads at once, and records its messages and their times."""
 
     def __init__(self, websocket):
         self.websocket = websocket
-        self.heard = []
+        self.received = []
         self.times = []
 
     async def read(self):
         with suppress(ConnectionClosed):
             while True:
                 message = await self.websocket.get_message()
-                self.heard.append(message.encode())
+                self.received.append(message.encode())
                 self.times.append(trio.current_time())
 
-    async def say(self, kind, channels, *product_ids):
+    async def send(self, kind, channels, *product_ids):
         message = {"type": kind, "channels": channels, "product_ids": product_ids}
         await self.websocket.send_message(json.dumps(message))
         await trio.sleep(0.01)
 
-    def taken(self):
-        """Return what has come since the last time, but for acknowledgements."""
-        heard, self.heard, self.times = self.heard, [], []
-        return [each for each in heard if b'"subscriptions"' not in each]
+    def take_received(self):
+        """Return the messages since the last call, without acknowledgements."""
+        received, self.received, self.times = self.received, [], []
+        return [each for each in received if b'"subscriptions"' not in each]
 
 
 class World:
-    """One exchange that plays ``due`` to whoever asks."""
+    """One exchange that plays ``due`` to its subscribers."""
 
     def __init__(self, nursery, due, speed=1.0, offered=None):
         @contextmanager
@@ -95,7 +95,7 @@ class World:
         client = Client(await wrap_client_stream(self.nursery, stream, "x", "/ws-feed"))
         self.nursery.start_soon(client.read)
         if channels:
-            await client.say("subscribe", channels, *product_ids)
+            await client.send("subscribe", channels, *product_ids)
         return client
 
 
@@ -104,51 +104,51 @@ def payloads(due):
 
 
 async def test_each_message_comes_when_it_is_due(autojump_clock, nursery):
-    """At the pace it had, or faster; what was before the beginning is there at once."""
+    """At the original pace, or faster; messages from before the start are sent at once."""
     before = [snapshot("1", -60.0), update("2", "1", -30.0)]
     due = [*before, match(1, 0.0), match(2, 0.0), ticker(2, 3.5), match(3, 700.0)]
     for speed in (1.0, 10.0):
         client = await World(nursery, due, speed).client("matches", "ticker", "level2")
         await trio.sleep(1000)
 
-        assert client.heard[1:] == payloads(due)
+        assert client.received[1:] == payloads(due)
         first = client.times[1]
         waits = [at - first for at in client.times[1:]]
         assert waits == pytest.approx([0, 0, 0, 0, 3.5 / speed, 700 / speed])
 
 
-async def test_as_fast_as_possible_is_all_at_once(autojump_clock, nursery):
-    """Speed 0, far more than one batch."""
+async def test_speed_0_sends_all_at_once(autojump_clock, nursery):
+    """For far more messages than one batch."""
     due = [match(number, number * 10.0) for number in range(500)]
     client = await World(nursery, due, speed=0).client("matches")
     begin = trio.current_time()
     await trio.sleep(1)
 
-    assert client.heard[1:] == payloads(due)
+    assert client.received[1:] == payloads(due)
     assert client.times[-1] - begin < 1
 
 
-async def test_nothing_begins_before_somebody_wants_something(autojump_clock, nursery):
-    """And then waits a moment for what else that client, or its other connection, asks for."""
+async def test_playback_starts_after_the_first_subscribe(autojump_clock, nursery):
+    """It then waits 0.5 s for further subscribes of this client or of its other connections."""
     due = [snapshot("1", -1.0), match(1, 0.0), match(2, 0.1)]
     world = World(nursery, due)
     idle = await world.client()
-    await idle.say("unsubscribe", ["ticker"], BTC)
-    await idle.say("subscribe", ["status"])
+    await idle.send("unsubscribe", ["ticker"], BTC)
+    await idle.send("subscribe", ["status"])
     await trio.sleep(4)
     assert not world.exchange.ended.is_set()
     first = await world.client("matches")
     second = await world.client("level2")
-    await first.say("subscribe", ["level2"], BTC)
+    await first.send("subscribe", ["level2"], BTC)
     await world.exchange.ended.wait()
     await trio.sleep(0.01)
 
-    assert first.taken() == payloads(due)
-    assert second.taken() == payloads(due[:1])
+    assert first.take_received() == payloads(due)
+    assert second.take_received() == payloads(due[:1])
 
 
-async def test_everybody_gets_what_they_asked_for_and_no_more(autojump_clock, nursery):
-    """By channel and product, until they unsubscribe."""
+async def test_each_client_gets_its_topics_and_no_more(autojump_clock, nursery):
+    """By channel and product, until the client unsubscribes."""
     due = [match(1, 0), match(1, 1, ETH), ticker(1, 2), match(2, 3), match(2, 3, ETH), ticker(2, 3)]
     world = World(nursery, due)
     btc = await world.client("matches")
@@ -157,16 +157,18 @@ async def test_everybody_gets_what_they_asked_for_and_no_more(autojump_clock, nu
     gone = await world.client("matches")
     await gone.websocket.aclose()
     await trio.sleep(2.7)
-    await leaving.say("unsubscribe", ["matches"])
+    await leaving.send("unsubscribe", ["matches"])
     await trio.sleep(10)
 
-    assert btc.taken() == payloads([due[0], due[3]])
-    assert both.taken() == payloads([due[0], due[1], due[3], due[4]])
-    assert leaving.taken() == payloads([due[0], due[2], due[5]])
+    assert btc.take_received() == payloads([due[0], due[3]])
+    assert both.take_received() == payloads([due[0], due[1], due[3], due[4]])
+    assert leaving.take_received() == payloads([due[0], due[2], due[5]])
 
 
-async def test_who_holds_two_channels_of_one_source_gets_each_message_once(autojump_clock, nursery):
-    """Trades of ``full`` are those of ``matches``; both books' channels are one book."""
+async def test_a_client_with_two_channels_of_one_source_gets_each_message_once(
+    autojump_clock, nursery
+):
+    """Trades of ``full`` are those of ``matches``; both book channels carry one book."""
     trade = match(1, 0)._replace(topics=(FULL, MATCHES))
     order = Due(1, make_message("full", BTC, 2, kind="done"), (FULL,))
     book = snapshot("1", 2, (LEVEL2, Topic("level2_batch", BTC)))
@@ -175,16 +177,16 @@ async def test_who_holds_two_channels_of_one_source_gets_each_message_once(autoj
     trades = await world.client("matches", "level2_batch")
     await world.exchange.ended.wait()
     await trio.sleep(1)
-    greeted = await world.client("level2", "level2_batch")
+    newcomer = await world.client("level2", "level2_batch")
     await trio.sleep(1)
 
-    assert all_of_it.taken() == payloads([trade, order, book])
-    assert trades.taken() == payloads([trade, book])
-    assert len(greeted.taken()) == 1
+    assert all_of_it.take_received() == payloads([trade, order, book])
+    assert trades.take_received() == payloads([trade, book])
+    assert len(newcomer.take_received()) == 1
 
 
-async def test_who_comes_late_to_a_book_gets_a_snapshot_of_it_first(autojump_clock, nursery):
-    """Changes alone are of no use to anybody."""
+async def test_a_late_subscriber_of_a_book_first_gets_a_snapshot(autojump_clock, nursery):
+    """Changes are useless without one."""
     due = [
         snapshot("1", 0),
         update("2", "5", 1, time="2026-01-31T12:00:00Z"),
@@ -196,7 +198,7 @@ async def test_who_comes_late_to_a_book_gets_a_snapshot_of_it_first(autojump_clo
     await trio.sleep(5)
     late = await world.client("level2")
     await trio.sleep(10)
-    made, *rest = late.taken()
+    made, *rest = late.take_received()
 
     assert rest == payloads(due[3:])
     assert json.loads(made) == {
@@ -206,30 +208,32 @@ async def test_who_comes_late_to_a_book_gets_a_snapshot_of_it_first(autojump_clo
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "unreadable",
     [update("x", "1", 1), Due(1, make_message("level2", BTC, changes="none"), (LEVEL2,))],
     ids=["amount", "update"],
 )
-async def test_an_unreadable_change_costs_itself(autojump_clock, nursery, odd):
-    """The book goes on with all others."""
-    world = World(nursery, [snapshot("1", 0), odd, update("5", "5", 2)])
+async def test_an_unreadable_change_affects_nothing_else(autojump_clock, nursery, unreadable):
+    """The book continues with all other changes."""
+    world = World(nursery, [snapshot("1", 0), unreadable, update("5", "5", 2)])
     await world.client("level2")
     await trio.sleep(5)
     late = await world.client("level2")
 
-    assert ["5", "5"] in json.loads(late.taken()[0])["bids"]
+    assert ["5", "5"] in json.loads(late.take_received()[0])["bids"]
 
 
 @pytest.mark.parametrize(
-    "spoilt",
+    "unreadable",
     [
         Due(1, make_message("level2", BTC, kind="snapshot"), (LEVEL2,)),
     ],
     ids=["snapshot"],
 )
-async def test_a_book_that_cannot_be_followed_greets_nobody(autojump_clock, nursery, spoilt):
-    """Until its next snapshot; what was kept is given as it is."""
-    due = [snapshot("1", 0), spoilt, update("5", "5", 2), snapshot("6", 10)]
+async def test_after_an_unreadable_snapshot_a_late_subscriber_gets_none(
+    autojump_clock, nursery, unreadable
+):
+    """Until the next snapshot; recorded messages are sent unchanged."""
+    due = [snapshot("1", 0), unreadable, update("5", "5", 2), snapshot("6", 10)]
     world = World(nursery, due)
     first = await world.client("level2")
     await trio.sleep(5)
@@ -237,31 +241,31 @@ async def test_a_book_that_cannot_be_followed_greets_nobody(autojump_clock, nurs
     await trio.sleep(10)
     later = await world.client("level2")
 
-    assert first.taken() == payloads(due)
-    assert late.taken() == payloads(due[3:])
-    assert json.loads(later.taken()[0])["bids"] == [["6", "1"]]
+    assert first.take_received() == payloads(due)
+    assert late.take_received() == payloads(due[3:])
+    assert json.loads(later.take_received()[0])["bids"] == [["6", "1"]]
 
 
 async def test_level3_begins_with_its_schema(autojump_clock, nursery):
-    """The exchange says what its arrays mean; it is about no product, and is not kept."""
+    """The schema defines the fields of the arrays; it has no product, and is not recorded."""
     row = make_row("noop", BTC, 1, "t")
     world = World(nursery, [Due(0, row, (row.topic,))])
     client = await world.client("level3")
     await trio.sleep(1)
 
-    assert client.taken() == [SCHEMA, row.payload]
+    assert client.take_received() == [SCHEMA, row.payload]
 
 
-async def test_errors_are_the_exchanges_and_spoil_nothing_else(autojump_clock, nursery):
-    """A wrong word, an unknown channel or product, and what was not kept of either."""
+async def test_errors_are_the_exchanges_and_affect_nothing_else(autojump_clock, nursery):
+    """For invalid JSON, an unknown channel or product, and topics without records."""
     offered = {MATCHES, TICKER, Topic("matches", ETH)}
     world = World(nursery, [match(1, 0)], offered=offered)
     client = await world.client()
     await client.websocket.send_message("oops")
     await trio.sleep(0.01)
-    assert json.loads(client.taken()[0])["message"] == "Malformed JSON"
-    await client.say("subscribe", ["matches", "ticker", "level2", "nonsense"], BTC, ETH, "NO-NO")
-    *errors, acknowledgement = [json.loads(each) for each in client.heard]
+    assert json.loads(client.take_received()[0])["message"] == "Malformed JSON"
+    await client.send("subscribe", ["matches", "ticker", "level2", "nonsense"], BTC, ETH, "NO-NO")
+    *errors, acknowledgement = [json.loads(each) for each in client.received]
 
     assert {(error["type"], error["message"]) for error in errors} == {
         ("error", "Failed to subscribe")
@@ -276,17 +280,17 @@ async def test_errors_are_the_exchanges_and_spoil_nothing_else(autojump_clock, n
         ("matches", [BTC, ETH]),
         ("ticker", [BTC]),
     ]
-    client.taken()
-    await client.say("subscribe", ["ticker"], ETH)
-    *errors, acknowledgement = [json.loads(each) for each in client.heard]
+    client.take_received()
+    await client.send("subscribe", ["ticker"], ETH)
+    *errors, acknowledgement = [json.loads(each) for each in client.received]
 
     assert [error["reason"] for error in errors] == ["no ticker of ETH-USD is kept"]
     assert len(acknowledgement["channels"]) == 2
 
 
-async def test_a_stretch_that_cannot_be_read_any_more_ends_the_replay(nursery, monkeypatch):
-    """Better a loud end than a silent hole."""
-    monkeypatch.setattr(stretch, "_GATHER_S", 0)
+async def test_a_range_that_cannot_be_read_any_more_ends_the_replay(nursery, monkeypatch):
+    """An error is better than a silent gap."""
+    monkeypatch.setattr(stretch, "_START_DELAY_S", 0)
 
     def broken():
         raise OperatorError("gone")
@@ -296,20 +300,22 @@ async def test_a_stretch_that_cannot_be_read_any_more_ends_the_replay(nursery, m
     def opened():
         yield broken()
 
-    class Deaf:
+    class Silent:
         has_subscribed = False
 
         def send(self, frame):
             pass
 
     exchange = StretchExchange(opened, {MATCHES}, 1)
-    exchange.heard(Deaf(), '{"type":"subscribe","channels":["matches"],"product_ids":["BTC-USD"]}')
+    exchange.receive(
+        Silent(), '{"type":"subscribe","channels":["matches"],"product_ids":["BTC-USD"]}'
+    )
     with pytest.raises(OperatorError, match="gone"):
         await exchange.run()
 
 
-def test_a_channel_is_served_from_what_has_its_messages():
-    """Its own record if there is one."""
+def test_a_channel_is_served_from_one_with_the_same_messages():
+    """Its own records come first."""
     rfq = Topic("rfq_matches", BTC)
     kept = {
         FULL,

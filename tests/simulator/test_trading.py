@@ -1,4 +1,4 @@
-"""One product of the simulated market keeps what the recorded ones kept (FEED §6, §7)."""
+"""One product of the simulated market keeps the invariants of recorded ones (COINBASE §6, §7)."""
 
 import json
 from collections import defaultdict
@@ -13,14 +13,14 @@ from hedgehogd.simulator.products import LISTED
 from tests.simulator.follower import FEW, SEEDS, START_NS, Follower, OrderFollower, S, of, run
 
 ONE = LISTED[:1]
-# Half a book's changes are takers', and nobody comes only to leave again.
+# Half of the changes are takers', and no order is fleeting.
 EAGER = LISTED[0]._replace(takers_per_s=60, events_per_s=150)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("channel", ["full", "level3"])
-def test_a_book_of_orders_follows_from_the_state_and_every_event(seed, channel):
-    """Each number once, each order accounted for; the levels are the sums (FEED §7, §9)."""
+def test_a_book_of_orders_equals_its_initial_state_plus_every_event(seed, channel):
+    """Each number once, each order known; the levels are the sums (COINBASE §7, §9)."""
     market = Market(seed, START_NS, FEW, rate=10)
     run(market, 0.2)
     followers = {key: OrderFollower(market, key) for key in market.products}
@@ -29,7 +29,7 @@ def test_a_book_of_orders_follows_from_the_state_and_every_event(seed, channel):
         for message in of(messages, channel, product_id):
             follower.apply(message)
         now = OrderFollower(market, product_id)
-        aggregated = Follower(market.greeting("level2", product_id)).sides
+        aggregated = Follower(market.initial_state("level2", product_id)).sides
 
         assert follower.sequence == now.sequence
         assert follower.orders == now.orders
@@ -39,7 +39,7 @@ def test_a_book_of_orders_follows_from_the_state_and_every_event(seed, channel):
 
 
 def test_every_kind_of_event_happens():
-    """A kind that never comes is a kind that no relay is tested with."""
+    """A kind of event that never occurs is never tested with a relay."""
     market = Market(1, START_NS, [EAGER], rate=10)
     messages = of(run(market, 3, "full"), "full")
     kinds = {
@@ -63,48 +63,48 @@ def test_every_kind_of_event_happens():
 
 
 def test_a_taker_is_received_matched_and_then_done_or_open():
-    """The life of an order that trades at once (FEED §12)."""
+    """The events of an order that trades at once (docs/COINBASE.md §12)."""
     market = Market(2, START_NS, [EAGER], rate=10)
-    lives, makers = defaultdict(list), defaultdict(list)
+    events, makers = defaultdict(list), defaultdict(list)
     for m in of(run(market, 1, "full"), "full"):
         if m["type"] == "match":
-            lives[m["taker_order_id"]].append("match")
+            events[m["taker_order_id"]].append("match")
             makers[m["maker_order_id"]].append(m["sequence"])
         else:
-            lives[m["order_id"]].append(m["type"])
+            events[m["order_id"]].append(m["type"])
         if m["type"] == "done" and m["reason"] == "filled" and m["order_id"] in makers:
             assert m["sequence"] == makers[m["order_id"]][-1] + 1
-    takers = [life for life in lives.values() if "match" in life]
+    takers = [order_events for order_events in events.values() if "match" in order_events]
 
     assert len(takers) > 100
-    for life in takers:
-        assert life[0] == "received"
-        assert "match" in life[1:3]
-        assert life[life.index("match") :].count("received") == 0
-        after = [kind for kind in life[1:] if kind != "match"]
+    for order_events in takers:
+        assert order_events[0] == "received"
+        assert "match" in order_events[1:3]
+        assert order_events[order_events.index("match") :].count("received") == 0
+        after = [kind for kind in order_events[1:] if kind != "match"]
         assert not after or after[0] in {"done", "open"}
-    assert any("open" in life for life in takers)
+    assert any("open" in order_events for order_events in takers)
 
 
-def test_a_beat_never_runs_ahead_of_the_orders():
-    """It would make a client fetch the whole book again (FEED §6.1)."""
+def test_a_heartbeat_is_never_ahead_of_the_orders():
+    """Otherwise a client would fetch the whole book again (docs/COINBASE.md §6.1)."""
     market = Market(1, START_NS, ONE, rate=3)
-    sequence, beats = market.trading("BTC-USD").engine.sequence, 0
+    sequence, heartbeats = market.trading("BTC-USD").engine.sequence, 0
     for message in run(market, 4, "full", "heartbeat"):
         if message.product_id == "BTC-USD" and message.channel == "full":
             sequence = json.loads(message.payload)["sequence"]
         if message.product_id == "BTC-USD" and message.channel == "heartbeat":
             assert json.loads(message.payload)["sequence"] == sequence
-            beats += 1
+            heartbeats += 1
 
-    assert beats == 4
+    assert heartbeats == 4
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_trade_ids_have_no_hole_and_sequences_jump_but_never_fall(seed):
-    """Gap detection rests on both (FEED §6.4, §7)."""
+def test_trade_ids_have_no_gap_and_sequences_jump_but_never_fall(seed):
+    """Gap detection depends on both (docs/COINBASE.md §6.4, §7)."""
     market = Market(seed, START_NS, ONE, rate=20)
-    last = json.loads(market.greeting("matches", "BTC-USD"))
+    last = json.loads(market.initial_state("matches", "BTC-USD"))
     matches = of(run(market, 2, "matches"), "matches")
     trade_ids = [match["trade_id"] for match in matches]
     sequences = [match["sequence"] for match in matches]
@@ -117,7 +117,7 @@ def test_trade_ids_have_no_hole_and_sequences_jump_but_never_fall(seed):
 
 
 def test_one_taker_makes_several_matches_and_one_ticker():
-    """Cascades are why a ticker's trade ids skip; it reports the last of them (FEED §6.3)."""
+    """A ticker reports the last match of a taker, so its trade ids skip (COINBASE §6.3)."""
     messages = run(Market(1, START_NS, ONE, rate=20), 1, "matches", "ticker")
     by_taker = defaultdict(list)
     for match in of(messages, "matches"):
@@ -134,10 +134,10 @@ def test_one_taker_makes_several_matches_and_one_ticker():
         assert {match["side"], ticker["side"]} == {"buy", "sell"}  # maker and taker
 
 
-def test_matches_take_the_best_price_that_rests():
-    """The book and the trades are one market, not two random ones."""
+def test_matches_are_at_the_best_resting_price():
+    """Book and trades belong to one market; they are not two random processes."""
     market = Market(1, START_NS, ONE, rate=20)
-    follower = Follower(market.greeting("level2", "BTC-USD"))
+    follower = Follower(market.initial_state("level2", "BTC-USD"))
     checked = 0
     by_time = defaultdict(list)
     for message in run(market, 1.2, "level2", "matches"):
@@ -159,20 +159,20 @@ def test_matches_take_the_best_price_that_rests():
 @settings(max_examples=5, deadline=None)
 @given(st.integers(min_value=0, max_value=2**32), st.floats(min_value=0.1, max_value=0.2))
 def test_counters_rise_across_restarts(seed, seconds):
-    """A relay's positions must stay meaningful when the simulator is started again."""
+    """Positions of a relay must stay valid when the simulator restarts."""
     market = Market(seed, START_NS, FEW, RATE_MAX)
     run(market, seconds, "matches")
-    before = [json.loads(market.greeting("matches", key)) for key in market.products]
+    before = [json.loads(market.initial_state("matches", key)) for key in market.products]
     later = Market(seed + 1, market.now_ns, FEW)
-    after = [json.loads(later.greeting("matches", key)) for key in market.products]
+    after = [json.loads(later.initial_state("matches", key)) for key in market.products]
 
     for old, new in zip(before, after, strict=True):
         assert old["sequence"] < new["sequence"] < 2**53
         assert old["trade_id"] < new["trade_id"] < 2**53
 
 
-def test_the_liveliest_product_is_as_lively_and_as_bursty_as_recorded():
-    """Evenly spaced messages would never test a queue (FEED §12)."""
+def test_the_busiest_product_has_the_recorded_rate_and_bursts():
+    """Evenly spaced messages would never test a queue (docs/COINBASE.md §12)."""
     messages = run(Market(1, START_NS, ONE), 40, "level2", "matches")
     tenths = defaultdict(int)
     for message in messages:
@@ -186,7 +186,7 @@ def test_the_liveliest_product_is_as_lively_and_as_bursty_as_recorded():
 
 
 def test_a_long_run_keeps_its_price_and_its_depth():
-    """A demo that runs for weeks must not end at a price of one cent, or an empty book."""
+    """A demo that runs for weeks must not reach a price of one cent, or an empty book."""
     market = Market(5, START_NS, LISTED[-1:], RATE_MAX)
     product = LISTED[-1]
     for _ in range(4):
@@ -197,11 +197,11 @@ def test_a_long_run_keeps_its_price_and_its_depth():
         assert all(20 <= len(ladder) < 1000 for ladder in (book.bids, book.asks))
 
 
-def test_a_side_of_few_levels_keeps_its_number_of_orders():
-    """Orders must not pile up on the last 20 levels, or the memory of a demo grows without end."""
+def test_a_side_with_few_levels_keeps_its_number_of_orders():
+    """Otherwise orders would collect on the last 20 levels, and a demo's memory would grow."""
     market = Market(1, START_NS, LISTED[-1:], RATE_MAX)
     for _ in market.advance(market.now_ns + 12 * S, ()):
         pass
     book = market.trading(LISTED[-1].id).engine.book
-    assert all(len(ladder) < 30 for ladder in (book.bids, book.asks))  # the case fired
+    assert all(len(ladder) < 30 for ladder in (book.bids, book.asks))  # the case occurred
     assert all(400 < ladder.orders < 600 for ladder in (book.bids, book.asks))

@@ -1,4 +1,4 @@
-"""A simulated exchange on the mock clock: no sockets, no waiting."""
+"""A simulated exchange on the mock clock, without sockets."""
 
 import json
 
@@ -17,7 +17,7 @@ FOUR = [p for p in LISTED if p.id in {"BTC-USD", "ETH-USD", "LTC-USD", "ETH-BTC"
 
 
 class World:
-    """One exchange and its clients; it lists few products, each costs its share."""
+    """One exchange and its clients; it lists few products, because each costs time."""
 
     def __init__(self, nursery, seed=1, rate=2.0, products=TWO, **settings):
         self.nursery = nursery
@@ -30,10 +30,10 @@ class World:
         return connect(self.server, self.nursery)
 
     async def client(self, *channels, product_ids=BTC, **more):
-        """Return a client that has asked for ``channels``, if any."""
+        """Return a client that has subscribed to ``channels``, if any."""
         client = Talk(await wrap_client_stream(self.nursery, self.stream(), "x", "/"))
         if channels:
-            await client.say(channels=channels, product_ids=product_ids, **more)
+            await client.send(channels=channels, product_ids=product_ids, **more)
         return client
 
     def rest(self):
@@ -44,24 +44,24 @@ class World:
         return answer.status_code, await answer.get_json()
 
 
-async def hear_all(client, seconds):
-    """Return what comes within ``seconds``, and whether the connection is still open."""
-    heard = []
+async def receive_all(client, seconds):
+    """Return the messages of ``seconds``, and whether the connection is still open."""
+    messages = []
     with trio.move_on_after(seconds):
         try:
             while True:
-                heard.append(json.loads(await client.websocket.get_message()))
+                messages.append(json.loads(await client.websocket.get_message()))
         except ConnectionClosed:
-            return heard, False
-    return heard, True
+            return messages, False
+    return messages, True
 
 
-def of_type(heard, *kinds):
-    return [m for m in heard if isinstance(m, dict) and m["type"] in kinds]
+def of_type(messages, *kinds):
+    return [m for m in messages if isinstance(m, dict) and m["type"] in kinds]
 
 
-def numbers_of(heard):
-    """Return the sequences of what ``full`` told, without those of other channels."""
+def numbers_of(messages):
+    """Return the sequences of the messages of ``full``, without those of other channels."""
     kinds = ("received", "open", "done", "change")
-    matches = {m["sequence"] for m in of_type(heard, "match")}
-    return sorted([m["sequence"] for m in of_type(heard, *kinds)] + list(matches))
+    matches = {m["sequence"] for m in of_type(messages, "match")}
+    return sorted([m["sequence"] for m in of_type(messages, *kinds)] + list(matches))

@@ -1,12 +1,12 @@
-"""Faults: the simulated exchange misbehaves, on request and only then.
+"""Faults: the simulated exchange misbehaves, but only on request.
 
-``Faults.fire`` arms one; ``kinds.KINDS`` is the list. Each is a small object of its own:
-``lines`` and ``spoils`` see every message that goes out, ``ends`` does things to the
-connection, ``doors`` is asked about handshakes, subscribes and REST. The exchange itself
-knows none of them; it asks ``Faults`` at each of those places.
+``Faults.fire`` arms a fault; ``kinds.KINDS`` lists them. Each fault is a small object: those of
+``lines`` and ``spoils`` see every outgoing message, those of ``ends`` act on the connection,
+those of ``doors`` apply to handshakes, subscribes and REST requests. The exchange knows none of
+them; it calls ``Faults`` at each of those points.
 
-Nobody who only wants a market pays for this: with nothing armed it is one look at an empty
-list per message. No configuration of the daemon leads here; ``hedgehogd simulate`` does.
+Without faults the cost is one check of an empty list per message. No configuration of the daemon
+enables faults; ``hedgehogd simulate`` does.
 """
 
 from hedgehogd.simulator.faults.board import Faults

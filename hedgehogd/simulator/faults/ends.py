@@ -1,4 +1,4 @@
-"""Faults of the connection itself: it stops, trickles or ends, at the next message that suits."""
+"""Faults of the connection: it stops, slows down or ends, at the next message that matches."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -8,23 +8,23 @@ from hedgehogd.simulator.faults.lines import LineFault, Outgoing
 if TYPE_CHECKING:
     from hedgehogd.simulator.client import Client
 
-_CODE_ABNORMAL = 1006  # RFC 6455 §7.4.1: never in a frame; stands for no close frame at all
+_CODE_ABNORMAL = 1006  # RFC 6455 §7.4.1: never in a frame; means no close frame
 
 
 class _End(LineFault):
-    """Strikes at a message that suits: it is not sent, nor is any after it."""
+    """End the connection at a message that matches; neither it nor any later one is sent."""
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
         self._client = client
         if not self._is_due():
             return (outgoing,)
-        self._strike(client)
+        self._mark_fired(client)
         self.is_over = True
         self._end(client)
         return ()
 
     def _is_due(self) -> bool:
-        """Say whether it is this message; asked once for each that suits."""
+        """Say whether this message triggers it; called once for each that matches."""
         return True
 
     def _end(self, client: "Client") -> None:
@@ -32,7 +32,7 @@ class _End(LineFault):
 
 
 class _Countdown(_End):
-    """Strikes at the n-th message that suits."""
+    """Take effect at the n-th message that matches."""
 
     def _is_due(self) -> bool:
         self._param -= 1
@@ -54,7 +54,7 @@ class Eof(_Countdown):
 
 
 class Close(_End):
-    """A close frame with a code of choice; 1006, which no frame may hold, is a reset."""
+    """A close frame with a chosen code; 1006, which no frame may hold, is a reset."""
 
     def _end(self, client: "Client") -> None:
         if self._param == _CODE_ABNORMAL:
@@ -64,20 +64,20 @@ class Close(_End):
 
 
 class Silence(LineFault):
-    """The connection stays open and sends nothing, pongs included; then it goes on."""
+    """The connection stays open and sends nothing, pongs included; later it continues."""
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
-        self._strike(client)
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        self._mark_fired(client)
         self.is_over = True
-        client.be_silent(self._param)
+        client.pause_writes(self._param)
         return (outgoing,)
 
 
 class SlowDrip(LineFault):
-    """One message comes byte by byte; what follows it waits."""
+    """One message is sent byte by byte; later messages wait."""
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
-        self._strike(client)
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        self._mark_fired(client)
         self.is_over = True
         client.drip(outgoing.frame, self._param)
         return ()

@@ -1,4 +1,4 @@
-"""Which faults there are: names, what each does, its parameter, how often it recurs."""
+"""The kinds of faults: names, effects, parameters, and how often each recurs."""
 
 import math
 from collections.abc import Callable
@@ -13,17 +13,17 @@ Fault = lines.LineFault | doors.SubscribeFault | doors.Http | doors.RestFault
 
 _COUNT_MAX = 10_000
 _SECONDS_MAX = 3600.0
-_SNAPSHOT_BYTES_MAX = 15_000_000  # what a message may have is 16 MiB
+_SNAPSHOT_BYTES_MAX = 15_000_000  # the limit of a message is 16 MiB
 _CODES = frozenset({1000, 1001, 1002, 1003, *range(1006, 1016), *range(3000, 5000)})
 
 
 class Param(NamedTuple):
-    """What stands behind a fault's name, after a colon.
+    """The parameter of a fault, written after its name and a colon.
 
     Attributes:
-        name: for people, with its unit; empty when the fault takes none.
-        default: the text used when none is given.
-        read: turns the text into what the fault reckons with; ValueError says what was expected.
+        name: for operators, with its unit; empty when the fault has no parameter.
+        default: the text used when the parameter is absent.
+        read: converts the text to the fault's parameter; its ValueError states the expected form.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Param(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One sort of fault.
+    """One kind of fault.
 
     Attributes:
-        says: what it does, in one line.
+        says: its effect, in one line.
         param: its parameter.
-        period_s: the mean time between two of them when it recurs (``--fault``).
-        make: makes an armed one.
+        period_s: mean period when it recurs (``--fault``).
+        make: makes an armed fault.
     """
 
     says: str
@@ -121,12 +121,12 @@ KINDS: dict[str, Kind] = {
         lines.AckAfterData),
     "error_and_partial_ack": Kind("a product that exists is refused, the rest is subscribed",
         _NONE, 60, doors.PartialAck),
-    "lost_subscription": Kind("a topic is acknowledged and never flows",
+    "lost_subscription": Kind("a topic is acknowledged and never sent",
         Param("channel", "", _channel), 60, doors.LostSubscription),
     "silence": Kind("a connection stays open and sends nothing, pongs included",
         Param("seconds", "30", _positive), 120, ends.Silence),
-    "quiet_product": Kind("a product falls silent on one connection, heartbeats too", _NONE,
-        120, lines.QuietProduct),
+    "quiet_product": Kind("a product sends no message, nor heartbeats, on one connection",
+        _NONE, 120, lines.QuietProduct),
     "reset": Kind("a connection is reset", _NTH, 60, ends.Reset),
     "eof": Kind("a connection ends without a close frame", _NTH, 60, ends.Eof),
     "close": Kind("a connection is closed with a code; 1006 resets it",
@@ -136,7 +136,7 @@ KINDS: dict[str, Kind] = {
         Param("bytes", "5000000", _bytes), 300, doors.BigSnapshot),
     "slow_drip": Kind("a message comes byte by byte", Param("bytes/s", "100", _positive), 60,
         ends.SlowDrip),
-    "garbage": Kind("a text that is not JSON, or a message cut in half",
+    "garbage": Kind("a text that is not JSON, or half a message",
         Param("extra or truncated", "extra", _garbage), 30, spoils.Garbage),
     "bad_frame": Kind("a frame breaks the WebSocket protocol", _NONE, 60, spoils.BadFrame),
     "binary": Kind("a binary message", _NONE, 30, spoils.Binary),
@@ -157,7 +157,7 @@ def find_kind(name: str) -> Kind:
     """Return the kind of that name.
 
     Raises:
-        FaultError: there is none; its text offers the nearest one.
+        FaultError: no such kind; the text names the most similar one.
     """
     kind = KINDS.get(name)
     if kind is None:
@@ -168,10 +168,10 @@ def find_kind(name: str) -> Kind:
 
 
 def read_param(name: str, text: str | None) -> Any:
-    """Return what ``text``, or the default of the fault ``name``, stands for.
+    """Return the value of ``text``, or of the default, as parameter of the fault ``name``.
 
     Raises:
-        FaultError: there is no such fault, or it cannot have that parameter.
+        FaultError: no such fault, or an invalid parameter.
     """
     param = find_kind(name).param
     try:
@@ -181,11 +181,11 @@ def read_param(name: str, text: str | None) -> Any:
 
 
 def fault_list() -> str:
-    """Return all faults as text, a line each, for people."""
+    """Return the list of all faults as text, one line each, for operators."""
     rows = []
     for name, kind in KINDS.items():
         param = kind.param
-        wish = f"{name}:{param.default or param.name.upper()}" if param.name else name
-        rows.append((wish, f"{kind.says} ({param.name})" if param.name else kind.says))
-    width = max(len(wish) for wish, _ in rows)
-    return "".join(f"  {wish:{width}}  {says}\n" for wish, says in rows)
+        usage = f"{name}:{param.default or param.name.upper()}" if param.name else name
+        rows.append((usage, f"{kind.says} ({param.name})" if param.name else kind.says))
+    width = max(len(usage) for usage, _ in rows)
+    return "".join(f"  {usage:{width}}  {says}\n" for usage, says in rows)

@@ -1,11 +1,10 @@
-"""Faults of what is sent: one object sees each message of the connections and may spoil it.
+"""Faults of outgoing messages: an object sees each message of the connections and may change it.
 
-A ``LineFault`` waits for a message that suits it. What it does then it does on that
-message's connection alone, except where its class says otherwise, and it is over after
-that connection at the latest. It counts as fired when the first byte is really other than
-it would have been, never before.
+A ``LineFault`` waits for a message that matches it. From then on it applies to that message's
+connection alone, unless its class states otherwise, and it is over when that connection ends at
+the latest. It counts as fired when the first byte differs from the unchanged stream, not before.
 
-Pure but for what it asks of a ``Client``; time is the client's.
+Pure except for calls of ``Client`` methods; it reads no clock.
 """
 
 import re
@@ -24,13 +23,13 @@ _TRADING = frozenset({FULL.name, LEVEL3.name, MATCHES.name})
 
 
 class Outgoing(NamedTuple):
-    """What is about to be sent on one connection.
+    """A message that is about to be sent on one connection.
 
     Attributes:
         channel: the canonical name; empty for acknowledgements and errors.
-        product_id: its market; empty where there is none.
-        payload: the JSON text; empty for a frame that holds none.
-        frame: the frame that holds it.
+        product_id: its product; empty where there is none.
+        payload: the JSON text; empty for a frame without JSON.
+        frame: the frame of the payload.
     """
 
     channel: str
@@ -40,7 +39,7 @@ class Outgoing(NamedTuple):
 
     @property
     def sequence(self) -> int | None:
-        """The number that it carries; None for those that carry none."""
+        """The message's sequence; None if it has none."""
         if self.channel == LEVEL3.name:
             cells = self.payload.split(b'"', 6)
             return int(cells[5]) if self.payload.startswith(b"[") else None
@@ -49,19 +48,19 @@ class Outgoing(NamedTuple):
 
     @property
     def is_trade(self) -> bool:
-        """True for a match, on whatever channel; a ``last_match`` is none."""
+        """True for a match, on any channel; False for a ``last_match``."""
         return self.payload.startswith((b'{"type":"match"', b'["match"'))
 
 
 class LineFault:
-    """A fault of what is sent.
+    """A fault of outgoing messages.
 
     Attributes:
-        is_over: True when it will do nothing more.
+        is_over: True when it has no further effect.
     """
 
     channels: frozenset[str] = frozenset()
-    """Canonical names of the channels that suit it; empty for all, but not for answers."""
+    """Canonical names of the channels that match; empty for all, without answers."""
 
     def __init__(self, order: FaultOrder) -> None:
         self.is_over = False
@@ -70,18 +69,18 @@ class LineFault:
         self._client: Client | None = None
         self._has_fired = False
 
-    def see(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
-        """Take one message that is about to be sent; return what is sent instead."""
-        if self.is_over or not self._suits(client, outgoing):
+    def apply(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        """Return the messages to send instead of ``outgoing``."""
+        if self.is_over or not self._matches(client, outgoing):
             return (outgoing,)
-        return self._spoil(client, outgoing)
+        return self._replace(client, outgoing)
 
     def left(self, client: "Client") -> None:
-        """Be over if ``client``, which has gone, was the one."""
+        """End the fault if ``client``, which has gone, is the affected one."""
         if client is self._client:
             self.is_over = True
 
-    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+    def _matches(self, client: "Client", outgoing: Outgoing) -> bool:
         order = self._order
         if self._client not in (None, client) or order.client not in (None, client.number):
             return False
@@ -89,12 +88,12 @@ class LineFault:
             return False
         return outgoing.channel in self.channels if self.channels else bool(outgoing.channel)
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
-        """Do it to a message that suits."""
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        """Return the replacement of a message that matches."""
         raise NotImplementedError
 
-    def _strike(self, client: "Client") -> None:
-        """Stay with ``client``, and count the first time that bytes are spoilt."""
+    def _mark_fired(self, client: "Client") -> None:
+        """Bind the fault to ``client``, and count it at its first effect."""
         self._client = client
         if not self._has_fired:
             self._has_fired = True
@@ -110,20 +109,20 @@ class SequenceGap(LineFault):
         super().__init__(order)
         self._product_id = ""
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
         if outgoing.sequence is None or b'"last_match"' in outgoing.payload:
             return (outgoing,)
         if self._product_id not in ("", outgoing.product_id):
             return (outgoing,)
         self._product_id = outgoing.product_id
-        self._strike(client)
+        self._mark_fired(client)
         self._param -= 1
         self.is_over = self._param == 0
         return ()
 
 
 class TradeGap(LineFault):
-    """Trades are lost on one connection, on all its channels that would tell of them."""
+    """Trades are lost on one connection, on all its channels that carry them."""
 
     channels = _TRADING
     everywhere = False
@@ -133,7 +132,7 @@ class TradeGap(LineFault):
         self._product_id = ""
         self._lost: set[int] = set()
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
         sequence = outgoing.sequence
         if not outgoing.is_trade or sequence is None:
             return (outgoing,)
@@ -141,16 +140,16 @@ class TradeGap(LineFault):
             return (outgoing,)
         if sequence not in self._lost:
             if len(self._lost) == self._param:
-                # A trade after the last lost one: none of those will be told any more.
+                # A trade after the last lost one: none of the lost ones can follow.
                 self.is_over = True
                 return (outgoing,)
             self._lost.add(sequence)
             self._product_id = outgoing.product_id
-        self._strike(client)
+        self._mark_fired(client)
         return ()
 
-    def _strike(self, client: "Client") -> None:
-        super()._strike(client)
+    def _mark_fired(self, client: "Client") -> None:
+        super()._mark_fired(client)
         if self.everywhere:
             self._client = None
 
@@ -166,16 +165,16 @@ class Duplicate(LineFault):
 
     channels = _NUMBERED | {TICKER.name}
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
         if outgoing.sequence is None:
             return (outgoing,)
-        self._strike(client)
+        self._mark_fired(client)
         self.is_over = True
         return (outgoing, outgoing)
 
 
 class Late(LineFault):
-    """A numbered message is held back until k others have gone out on its connection."""
+    """A numbered message is delayed until k later messages are sent on its connection."""
 
     channels = _NUMBERED
 
@@ -183,49 +182,49 @@ class Late(LineFault):
         super().__init__(order)
         self._held: Outgoing | None = None
 
-    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+    def _matches(self, client: "Client", outgoing: Outgoing) -> bool:
         if self._held is not None:
             return client is self._client
-        return super()._suits(client, outgoing) and self._is_held(outgoing)
+        return super()._matches(client, outgoing) and self._is_held(outgoing)
 
     def _is_held(self, outgoing: Outgoing) -> bool:
         return outgoing.sequence is not None and b'"last_match"' not in outgoing.payload
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
         if self._held is None:
             self._held, self._client = outgoing, client
             return ()
         if not outgoing.channel:
-            return self._overtaken(outgoing)
-        self._strike(client)
+            return self._on_answer(outgoing)
+        self._mark_fired(client)
         self._param -= 1
         if self._param:
             return (outgoing,)
         self.is_over = True
         return (outgoing, self._held)
 
-    def _overtaken(self, answer: Outgoing) -> Iterable[Outgoing]:
-        """Return what is sent when an answer comes while a message is held."""
+    def _on_answer(self, answer: Outgoing) -> Iterable[Outgoing]:
+        """Return the messages to send when an answer comes while a message is delayed."""
         return (answer,)
 
 
 class AckAfterData(Late):
-    """An acknowledgement comes only after k messages of data.
+    """An acknowledgement is sent only after k data messages.
 
-    If the client asks for more meanwhile, it comes before the next answer: a state that is
-    older than one already told would be a lie of another kind.
+    If the client sends another command meanwhile, the acknowledgement precedes the next answer:
+    an older state after a newer one would be a different fault.
     """
 
     channels = frozenset({""})
 
-    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+    def _matches(self, client: "Client", outgoing: Outgoing) -> bool:
         product_id = self._order.product_id
         if self._held is not None or product_id is None:
-            return super()._suits(client, outgoing)
+            return super()._matches(client, outgoing)
         is_about = b'"%b"' % product_id.encode() in outgoing.payload
-        return is_about and super()._suits(client, outgoing._replace(product_id=product_id))
+        return is_about and super()._matches(client, outgoing._replace(product_id=product_id))
 
-    def _overtaken(self, answer: Outgoing) -> Iterable[Outgoing]:
+    def _on_answer(self, answer: Outgoing) -> Iterable[Outgoing]:
         self.is_over = True
         return (answer,) if self._held is None else (self._held, answer)
 
@@ -234,36 +233,36 @@ class AckAfterData(Late):
 
 
 class QuietProduct(LineFault):
-    """One product says nothing more on one connection, not even a heartbeat."""
+    """One product sends nothing more on one connection, not even a heartbeat."""
 
     def __init__(self, order: FaultOrder) -> None:
         super().__init__(order)
         self._product_id = order.product_id or ""
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
         if not outgoing.product_id or self._product_id not in ("", outgoing.product_id):
             return (outgoing,)
         self._product_id = outgoing.product_id
-        self._strike(client)
+        self._mark_fired(client)
         return ()
 
 
 class LostTopic(LineFault):
-    """One topic of one connection never flows; made by ``doors.LostSubscription``."""
+    """One topic of one connection is never sent; made by ``doors.LostSubscription``."""
 
     def __init__(self, order: FaultOrder, client: "Client", topic: tuple[str, str]) -> None:
         super().__init__(order)
         self._client = client
         self._topic = topic
 
-    def _suits(self, client: "Client", outgoing: Outgoing) -> bool:
+    def _matches(self, client: "Client", outgoing: Outgoing) -> bool:
         return client is self._client and (outgoing.channel, outgoing.product_id) == self._topic
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:  # noqa: ARG002
-        self._strike(client)
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:  # noqa: ARG002
+        self._mark_fired(client)
         return ()
 
     def dropped(self, client: "Client", topic: tuple[str, str]) -> None:
-        """Be over if ``client`` has unsubscribed from the topic: asking anew helps."""
+        """End the fault if ``client`` has unsubscribed from the topic: a new subscribe works."""
         if client is self._client and topic == self._topic:
             self.is_over = True

@@ -1,4 +1,4 @@
-"""What somebody asked to go wrong: one order for one fault."""
+"""A request for a fault: one order makes one fault."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from hedgehogd.simulator.market import Market
 
 
 class FaultError(ValueError):
-    """There is no such fault, or not with that parameter, product or connection."""
+    """No such fault, or an invalid parameter, product or connection."""
 
 
 @dataclass
 class FaultOrder:
-    """One fault, armed.
+    """The settings of one armed fault.
 
     Attributes:
         name: its name in ``kinds.KINDS``.
-        param: what its kind's reader made of the parameter's text.
-        product_id: only this product; None for the first that suits.
-        client: only the connection of this number; None for the first that suits.
-        market: the truth, for lies that must look like it.
-        fired: call it once, when bytes are really spoilt.
+        param: the parameter, as read by its kind.
+        product_id: only this product; None for the first that matches.
+        client: only the connection of this number; None for the first that matches.
+        market: the true state, from which plausible false messages are derived.
+        fired: call it once, at the first effect.
     """
 
     name: str

@@ -1,8 +1,7 @@
-"""Faults that change a message, or put one beside it that should not be there.
+"""Faults that change a message, or send an invalid one in addition.
 
-What is put beside a message comes before it, and the message itself stays whole: so a
-reader that passes over the nonsense has lost nothing. ``garbage:truncated`` is the one
-that destroys what it touches.
+An additional message is sent before the original one, which stays unchanged: a reader that
+ignores the invalid message misses nothing. Only ``garbage:truncated`` destroys the original.
 """
 
 import re
@@ -29,54 +28,56 @@ _BINARY = 0x82  # FIN and opcode 2
 
 
 class _Once(LineFault):
-    """Strikes at the first message that suits, and is over."""
+    """Take effect at the first message that matches, once."""
 
-    def _spoil(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
-        spoilt = self._spoilt(outgoing)
-        if spoilt is None:
+    def _replace(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
+        replacement = self._replacement(outgoing)
+        if replacement is None:
             return (outgoing,)
-        self._strike(client)
+        self._mark_fired(client)
         self.is_over = True
-        return spoilt
+        return replacement
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
-        """Return what is sent instead of ``outgoing``; None when it does not suit after all."""
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+        """Return the messages to send instead of ``outgoing``; None if it does not match."""
         raise NotImplementedError
 
 
 class YearOne(_Once):
-    """An ``l2update`` says that it is of the year one; real ones did."""
+    """An ``l2update`` has a time in the year one, as real ones had."""
 
     channels = _BOOKS
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         if not outgoing.payload.startswith(_UPDATE):
             return None
-        return (_rewritten(outgoing, _TIME.sub(YEAR_ONE, outgoing.payload)),)
+        return (_with_payload(outgoing, _TIME.sub(YEAR_ONE, outgoing.payload)),)
 
 
 class MalformedAmount(_Once):
-    """The first amount of a ``snapshot`` or ``l2update`` is no number; a real one was not."""
+    """The first amount of a ``snapshot`` or ``l2update`` is no number, as a real one was."""
 
     channels = _BOOKS
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         payload, found = _AMOUNT.subn(MALFORMED, outgoing.payload, count=1)
-        return (_rewritten(outgoing, payload),) if found else None
+        return (_with_payload(outgoing, payload),) if found else None
 
 
 class CrossedBook(_Once):
-    """An ``l2update`` bids what the best ask asks: a book that follows it is crossed."""
+    """An ``l2update`` bids the price of the best ask: a book that applies it is crossed."""
 
     channels = _BOOKS
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         trading = self._order.market.trading(outgoing.product_id)
         book, product = trading.engine.book, trading.product
-        lie = l2update(
+        false_message = l2update(
             product, (("buy", book.best_ask, product.size_units),), self._order.market.now_ns
         )
-        return _beside(outgoing, lie) if outgoing.payload.startswith(_UPDATE) else None
+        return (
+            _preceded_by(outgoing, false_message) if outgoing.payload.startswith(_UPDATE) else None
+        )
 
 
 class BareRemoval(_Once):
@@ -84,52 +85,52 @@ class BareRemoval(_Once):
 
     channels = _BOOKS
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         trading = self._order.market.trading(outgoing.product_id)
         asks, tick = trading.engine.book.asks, trading.engine.book.best_ask + 1
-        named = outgoing.payload
-        # Nor may the message itself speak of it: it would exist a moment before or after.
-        while asks[tick] or fixed(tick, trading.product.price_decimals).encode() in named:
+        payload = outgoing.payload
+        # The message itself must not name the level either: it may create or remove it.
+        while asks[tick] or fixed(tick, trading.product.price_decimals).encode() in payload:
             tick += 1
-        lie = l2update(trading.product, (("sell", tick, 0),), self._order.market.now_ns)
-        return _beside(outgoing, lie) if named.startswith(_UPDATE) else None
+        false_message = l2update(trading.product, (("sell", tick, 0),), self._order.market.now_ns)
+        return _preceded_by(outgoing, false_message) if payload.startswith(_UPDATE) else None
 
 
 class Garbage(_Once):
-    """A text that is not JSON comes before a message, or half of it instead of the whole."""
+    """A text that is not JSON precedes a message, or half a message replaces the whole."""
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         if self._param == "truncated":
-            return (_rewritten(outgoing, outgoing.payload[: len(outgoing.payload) // 2]),)
-        return _beside(outgoing, b"<html>502 Bad Gateway</html>")
+            return (_with_payload(outgoing, outgoing.payload[: len(outgoing.payload) // 2]),)
+        return _preceded_by(outgoing, b"<html>502 Bad Gateway</html>")
 
 
 class UnknownType(_Once):
-    """A message of a type that nobody has heard of."""
+    """A message of an unknown type."""
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
-        lie = b'{"type":"surprise","product_id":"%b"}' % outgoing.product_id.encode()
-        return _beside(outgoing, lie)
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+        false_message = b'{"type":"surprise","product_id":"%b"}' % outgoing.product_id.encode()
+        return _preceded_by(outgoing, false_message)
 
 
 class Binary(_Once):
-    """A binary message; the feed has none."""
+    """A binary message; the real feed has none."""
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         return (Outgoing("", "", b"", bytes((_BINARY, 4)) + b"\x00\x01\x02\x03"), outgoing)
 
 
 class BadFrame(_Once):
-    """A frame with a reserved bit that nobody has agreed on (RFC 6455 §5.2)."""
+    """A frame with a reserved bit that no extension negotiated (RFC 6455 §5.2)."""
 
-    def _spoilt(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
+    def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         frame = outgoing.frame
         return (outgoing._replace(frame=bytes((frame[0] | 0x40,)) + frame[1:]),)
 
 
-def _rewritten(outgoing: Outgoing, payload: bytes) -> Outgoing:
+def _with_payload(outgoing: Outgoing, payload: bytes) -> Outgoing:
     return outgoing._replace(payload=payload, frame=encode_text(payload))
 
 
-def _beside(outgoing: Outgoing, lie: bytes) -> Iterable[Outgoing]:
-    return (Outgoing("", "", lie, encode_text(lie)), outgoing)
+def _preceded_by(outgoing: Outgoing, false_message: bytes) -> Iterable[Outgoing]:
+    return (Outgoing("", "", false_message, encode_text(false_message)), outgoing)

@@ -1,4 +1,4 @@
-"""Which faults there are, and what their parameters may be."""
+"""The kinds of faults, and their valid parameters."""
 
 import pytest
 
@@ -12,13 +12,13 @@ rest_stale rest_slow"""
 
 
 def test_these_are_all_of_them():
-    """Scripts and the fault campaign name them."""
+    """Scripts and the fault campaign use these names."""
     assert set(KINDS) == set(NAMES.split())
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_has_a_default_that_it_takes_itself(name):
-    """``--fault NAME`` must mean something."""
+def test_each_default_is_valid(name):
+    """``--fault NAME`` must be valid without a parameter."""
     kind = find_kind(name)
     read_param(name, None)
 
@@ -41,13 +41,13 @@ def test_each_has_a_default_that_it_takes_itself(name):
         ("binary", "", None),
     ],
 )
-def test_a_parameter_is_read_as_its_kind_says(name, text, value):
-    """Text from a command line, from a URL or from a test."""
+def test_a_parameter_is_read_as_its_kind_defines(name, text, value):
+    """From a command line, from a URL or from a test."""
     assert read_param(name, text) == value
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("name", "text", "message"),
     [
         ("sequence_gap", "0", "fault sequence_gap: found '0', expected a whole number from 1 to"),
         ("silence", "nan", "expected a number above 0"),
@@ -63,16 +63,16 @@ def test_a_parameter_is_read_as_its_kind_says(name, text, value):
         ("", None, "no fault ''\n  See `hedgehogd simulate --fault help`."),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_could(name, text, says):
-    """A fault that silently does something else proves nothing."""
+def test_an_invalid_fault_is_refused_with_the_valid_form(name, text, message):
+    """A fault that silently has another effect proves nothing."""
     with pytest.raises(FaultError) as caught:
         read_param(name, text)
 
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_the_list_for_people_has_a_line_for_each():
-    """With its parameter, as it is written."""
+def test_the_printed_list_has_a_line_for_each():
+    """With its parameter, in the form of the command line."""
     lines = fault_list().splitlines()
 
     assert len(lines) == len(KINDS)

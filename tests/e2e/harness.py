@@ -1,6 +1,6 @@
-"""What end-to-end tests share: a daemon, an exchange, and clients that are not ours.
+"""Shared parts of the end-to-end tests: a daemon, an exchange, and independent clients.
 
-WebSockets are read by trio-websocket, HTTP by h11; neither knows how hedgehogd writes.
+trio-websocket reads WebSockets and h11 reads HTTP; neither shares code with hedgehogd's writer.
 """
 
 import socket
@@ -22,13 +22,13 @@ PATIENCE_S = 20
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def quick(**changes: object) -> Settings:
-    """Return settings for tests: a free port, no spread when draining."""
+    """Return settings for tests: a free port, no delay in the drain."""
     settings = Settings(serve_port=free_port(), drain_spread_s=0.0, drain_timeout_s=5.0)
     return replace(settings, **changes)
 
@@ -46,7 +46,7 @@ async def running(settings: Settings) -> AsyncIterator[Daemon]:
 
 @asynccontextmanager
 async def exchange(simulation: Simulation) -> AsyncIterator[str]:
-    """Run a simulated exchange; cut it at the end."""
+    """Run a simulated exchange; end its connections at the end."""
     async with trio.open_nursery() as nursery:
         address = await nursery.start(partial(serve_exchange, simulation))
         yield address.url
@@ -55,7 +55,7 @@ async def exchange(simulation: Simulation) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def websocket(port: int, path: str) -> AsyncIterator[WebSocketConnection]:
-    """Open a WebSocket to the daemon; hang up at the end, without ceremony.
+    """Open a WebSocket to the daemon; at the end drop the connection without a close frame.
 
     A close handshake would race with the daemon's pings: trio-websocket 0.12 fails when a
     ping arrives while it is closing.
@@ -83,7 +83,7 @@ async def next_of(connection: WebSocketConnection, *types: str) -> dict:
 
 
 class HttpStream:
-    """A GET that streams: head first, then the body piece by piece, read with h11."""
+    """A GET with a streamed answer: first the head, then the body in pieces, read with h11."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -95,7 +95,7 @@ class HttpStream:
 
     @classmethod
     async def open(cls, port: int, path: str, **headers: str) -> "HttpStream":
-        """Send the request and read the answer's head."""
+        """Send the request and read the response head."""
         self = cls(await trio.open_tcp_stream("127.0.0.1", port))
         rows = [("Host", "localhost"), *((k.replace("_", "-"), v) for k, v in headers.items())]
         request = h11.Request(method="GET", target=path, headers=rows)
@@ -113,7 +113,7 @@ class HttpStream:
         return event
 
     async def read_until(self, separator: bytes) -> bytes | None:
-        """Return the body up to the next ``separator``, without it; None at a planned end."""
+        """Return the body up to the next ``separator``, without it; None at a regular end."""
         while separator not in self._left:
             event = await self._next()
             if isinstance(event, h11.EndOfMessage):
@@ -125,26 +125,26 @@ class HttpStream:
         return found
 
     async def body(self) -> bytes:
-        """Return the rest of the body, and hang up."""
+        """Return the rest of the body, and close the connection."""
         while not isinstance(event := await self._next(), h11.EndOfMessage):
             self._left += bytes(event.data)
         await self.aclose()
         return self._left
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._stream.aclose()
 
 
 async def next_line(stream: HttpStream) -> bytes:
-    """Return the next NDJSON line, past blank lines."""
+    """Return the next NDJSON line, without blank lines."""
     while not (line := await stream.read_until(b"\n")):
         assert line is not None, "the stream has ended"
     return line
 
 
 async def next_event(stream: HttpStream) -> dict[str, str]:
-    """Return the next SSE event's fields, past comments."""
+    """Return the fields of the next SSE event, without comments."""
     while True:
         block = await stream.read_until(b"\n\n")
         assert block is not None, "the stream has ended"
@@ -182,7 +182,7 @@ async def rest(port: int, method: str, path: str, body: bytes = b"", **headers: 
 
 
 class RawStream:
-    """A stream read as bytes, for tests where a real client would be the slow part."""
+    """A stream read as bytes, for tests in which a real client would be too slow."""
 
     def __init__(self, stream: trio.SocketStream, left: bytes) -> None:
         self._stream = stream
@@ -190,7 +190,7 @@ class RawStream:
 
     @classmethod
     async def open(cls, port: int, path: str, *headers: str) -> "RawStream":
-        """Send a GET and skip the answer's head."""
+        """Send a GET and skip the response head."""
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         rows = "".join(f"{row}\r\n" for row in headers)
         await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{rows}\r\n".encode())
@@ -208,7 +208,7 @@ class RawStream:
         await self._stream.send_all(b"\x81" + size + bytes(4) + payload)  # the mask is 0
 
     async def read_bytes(self, count: int) -> None:
-        """Read until at least ``count`` bytes are here."""
+        """Read until at least ``count`` bytes have arrived."""
         with trio.fail_after(PATIENCE_S * 2):
             while len(self.read) < count:
                 data = await self._stream.receive_some()
@@ -216,7 +216,7 @@ class RawStream:
                 self.read += data
 
     async def read_to(self, last: bytes) -> None:
-        """Read until ``last`` has come, and 100 ms on: to see what else comes."""
+        """Read until ``last`` has arrived, and 100 ms longer, to find any further bytes."""
         tail = len(last) + 1000
         with trio.fail_after(PATIENCE_S * 2):
             while last not in self.read[-tail:]:
@@ -226,7 +226,7 @@ class RawStream:
                 self.read += data
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._stream.aclose()
 
 
@@ -248,12 +248,12 @@ def only_error(group: BaseExceptionGroup) -> BaseException:
 
 
 def texts_of(raw: bytes) -> list[bytes]:
-    """Return the payloads of all whole text frames of a server, skipping pings."""
+    """Return the payloads of all complete text frames of a server, without pings."""
     return split_texts(raw)[0]
 
 
 def split_texts(raw: bytes) -> tuple[list[bytes], int]:
-    """Return the same, and where the frame begins that is not whole yet."""
+    """Return the payloads as ``texts_of`` does, and the offset of the first incomplete frame."""
     texts, at = [], 0
     while at + 10 <= len(raw):
         size, start = raw[at + 1], at + 2
@@ -272,7 +272,7 @@ def split_texts(raw: bytes) -> tuple[list[bytes], int]:
 
 
 def unchunked(raw: bytes) -> bytes:
-    """Return the body of an HTTP/1.1 chunked answer, whole chunks only."""
+    """Return the body of a chunked HTTP/1.1 answer, complete chunks only."""
     body, at = [], 0
     while (line_end := raw.find(b"\r\n", at)) >= 0:
         size = int(raw[at:line_end], 16)

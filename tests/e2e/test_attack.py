@@ -1,6 +1,6 @@
-"""One address takes all the places it can get: every honest client is served all the same.
+"""One address uses all places that it can get; every honest client is still served.
 
-The attacks and the honest clients are the benchmark's (``scripts/bench/run attack``), which
+The attacks and the honest clients are those of the benchmark (``scripts/bench/run attack``), which
 also measures times; here a small seeded crowd of each is counted.
 """
 
@@ -29,7 +29,7 @@ ELSEWHERE = {
 
 
 async def history_bytes(port):
-    """Return the size of all that history answers."""
+    """Return the size of the whole history answer."""
     head = b"GET /api/v1/history/BTC-USD?limit=100000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     size = 0
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -41,13 +41,13 @@ async def history_bytes(port):
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """The benchmark's module."""
+    """Return the benchmark's module."""
     monkeypatch.syspath_prepend("scripts/bench")
     return importlib.import_module("attacks")
 
 
-def test_every_attack_of_the_benchmark_is_tried_in_the_suite(attacks):
-    """A new one is named in NAMES, or in ELSEWHERE with its test."""
+def test_every_attack_of_the_benchmark_is_tested_in_the_suite(attacks):
+    """A new attack must be in NAMES, or in ELSEWHERE with its test."""
     assert {*NAMES, *ELSEWHERE} == attacks.ATTACKS.keys()
     for path, test in ELSEWHERE.values():
         assert test in Path(path).read_text()
@@ -59,7 +59,7 @@ def test_every_attack_of_the_benchmark_is_tried_in_the_suite(attacks):
 async def test_honest_clients_are_served_while_one_address_attacks(
     attacks, monkeypatch, tmp_path, name, limited
 ):
-    """By the rooms of the door alone, and by the limits of an address."""
+    """Once with the limits of the door alone, and once with the limits per address."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 20)
     monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 10)
     toll, service = attacks.Toll(), attacks.Service()
@@ -69,7 +69,7 @@ async def test_honest_clients_are_served_while_one_address_attacks(
             feed_where=url, feed_pairs=("BTC-USD",), history_where=str(tmp_path), **changes
         )
         async with running(settings) as daemon, trio.open_nursery() as nursery:
-            with trio.fail_after(60):  # a short answer is not held back by a slow reader
+            with trio.fail_after(60):  # a short answer does not wait for a slow reader
                 while name == "slow readers" and await history_bytes(daemon.port) < HISTORY_BYTES:
                     await trio.sleep(0.2)
             crowd = (attacks.ATTACKS[name], daemon.port, SOCKETS, toll, Random(1))

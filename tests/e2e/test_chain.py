@@ -1,4 +1,4 @@
-"""Relays that feed each other, three deep: what comes out at the end is what the exchange sent."""
+"""Relays in a chain of three: the last one sends the messages of the exchange unchanged."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -28,14 +28,23 @@ pytestmark = pytest.mark.e2e
 
 DEPTH = 3
 PAIRS = ["BTC-USD", "ETH-USD"]
-# What a relay says itself; all else is the exchange's own (DESIGN §5).
-OURS = {"subscriptions", "snapshot", "last_match", "session", "gap", "stale", "resumed", "skipped"}
+# Messages that a relay makes itself; all other messages are the exchange's own.
+MADE_BY_RELAYS = {
+    "subscriptions",
+    "snapshot",
+    "last_match",
+    "session",
+    "gap",
+    "stale",
+    "resumed",
+    "skipped",
+}
 MESSAGES_MIN = {"heartbeat": 2, "ticker": 10, "match": 10, "l2update": 20, "received": 1000}
 Topics = dict[tuple[str, str], list[bytes]]
 
 
 class Head(msgspec.Struct):
-    """What tells a message's topic."""
+    """The fields that determine a message's topic."""
 
     type: str
     product_id: str = ""
@@ -43,7 +52,7 @@ class Head(msgspec.Struct):
 
 @asynccontextmanager
 async def chain(first_feed: str, path: str) -> AsyncIterator[list[Daemon]]:
-    """Run relays, each fed by the one before; the first by ``first_feed``."""
+    """Run relays, each fed by the previous one; the first by ``first_feed``."""
     async with AsyncExitStack() as stack:
         daemons: list[Daemon] = []
         feed = first_feed
@@ -57,10 +66,10 @@ async def chain(first_feed: str, path: str) -> AsyncIterator[list[Daemon]]:
 async def reader(
     port: int, path: str, pairs: list[str], channels: list[object]
 ) -> AsyncIterator[RawStream]:
-    """Open a WebSocket and subscribe; hang up at the end."""
+    """Open a WebSocket and subscribe; close the connection at the end."""
     stream = await RawStream.open(port, path, *WEBSOCKET_HEADERS)
     try:
-        # Filled up, because a long frame's head is written.
+        # Padded, because the test client writes only frames with an extended length.
         await stream.send_text(subscribe(pairs, channels).ljust(126))
         await stream.read_bytes(2)
         yield stream
@@ -69,41 +78,41 @@ async def reader(
 
 
 @asynccontextmanager
-async def listening(port: int, path: str, channels: list[object]) -> AsyncIterator[Topics]:
-    """Subscribe to the channels of all pairs, and gather what comes.
+async def collecting(port: int, path: str, channels: list[object]) -> AsyncIterator[Topics]:
+    """Subscribe to the channels of all pairs, and collect the messages.
 
-    The exchange's messages are sorted by type and product; all those of ``full`` are one order.
+    The exchange's messages are grouped by type and product; those of ``full`` are one group.
     """
     topics: Topics = defaultdict(list)
 
-    async def gather(stream: RawStream) -> None:
+    async def collect(stream: RawStream) -> None:
         while True:
             await stream.read_bytes(len(stream.read) + 1)
             texts, end = split_texts(stream.read)
             del stream.read[:end]
             for text in texts:
                 head = msgspec.json.decode(text, type=Head)
-                if head.type not in OURS:
+                if head.type not in MADE_BY_RELAYS:
                     is_order = "full" in channels and head.type not in {"heartbeat", "ticker"}
                     topics["received" if is_order else head.type, head.product_id].append(text)
 
     async with reader(port, path, PAIRS, channels) as stream, trio.open_nursery() as nursery:
-        nursery.start_soon(gather, stream)
+        nursery.start_soon(collect, stream)
         yield topics
         nursery.cancel_scope.cancel()
 
 
-async def heard_enough(topics: Topics, kinds: list[str]) -> None:
-    """Wait until so much has come that a loss or a repeat would show."""
+async def wait_for_enough(topics: Topics, kinds: list[str]) -> None:
+    """Wait for enough messages, so that a lost or repeated one would show."""
     with trio.fail_after(PATIENCE_S):
         while any(len(topics[kind, pair]) < MESSAGES_MIN[kind] for kind in kinds for pair in PAIRS):
             await trio.sleep(0.1)
 
 
-async def heard_all_of(topics: Topics, others: Topics) -> None:
-    """Wait until the last of each of the other's topics has come here too."""
+async def wait_for_all_of(topics: Topics, reference: Topics) -> None:
+    """Wait until ``topics`` contains the last message of each topic in ``reference``."""
     with trio.fail_after(PATIENCE_S):
-        while any(messages[-1] not in topics[topic] for topic, messages in others.items()):
+        while any(messages[-1] not in topics[topic] for topic, messages in reference.items()):
             await trio.sleep(0.1)
 
 
@@ -122,22 +131,22 @@ async def heard_all_of(topics: Topics, others: Topics) -> None:
 async def test_the_third_relay_sends_what_the_exchange_sends(
     path: str, channels: list[object], kinds: list[str]
 ) -> None:
-    """A relay behind relays is no worse a feed: no byte changed, nothing lost, nothing twice."""
-    # 4,000 messages a second of `full`: the exchange and all relays share one thread here.
+    """A relay fed by relays is an equal feed: no byte changed, no message lost or repeated."""
+    # 4,000 messages a second of `full`: the exchange and all relays share one thread.
     simulation = Simulation(seed=9, rate=5.0, pairs=tuple(PAIRS))
     async with exchange(simulation) as url, chain(url, path) as daemons:
         exchange_port, last_port = int(url.rpartition(":")[2]), daemons[-1].port
         async with (
-            listening(exchange_port, "/", channels) as sent,
-            # The exchange greets the first relay with a ticker made for it alone. So someone else
-            # goes first, and what `got` begins with is what `sent` has too.
-            listening(last_port, path, channels) as first,
+            collecting(exchange_port, "/", channels) as sent,
+            # The exchange sends the first relay a ticker made for it alone. So another client
+            # subscribes first, and then the first message in `got` is in `sent` too.
+            collecting(last_port, path, channels) as first,
         ):
-            await heard_enough(first, ["ticker"])
-            async with listening(last_port, path, channels) as live:
-                await heard_enough(live, kinds)
+            await wait_for_enough(first, ["ticker"])
+            async with collecting(last_port, path, channels) as live:
+                await wait_for_enough(live, kinds)
             got = dict(live)
-            await heard_all_of(sent, got)
+            await wait_for_all_of(sent, got)
 
     assert set(got) == {(kind, pair) for kind in kinds for pair in PAIRS}
     for topic, messages in got.items():
@@ -146,7 +155,7 @@ async def test_the_third_relay_sends_what_the_exchange_sends(
 
 
 async def test_a_recording_passes_three_relays_byte_for_byte() -> None:
-    """A real market's bursts, snapshots included, in the order of the whole, not of each topic."""
+    """Bursts of a real market, with snapshots, in the overall order, not only per topic."""
     lines = recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
     expected = [line for line in lines if not line.startswith(b'{"type":"subscriptions"')]
     products = sorted({msgspec.json.decode(line)["product_id"] for line in expected})
@@ -156,8 +165,8 @@ async def test_a_recording_passes_three_relays_byte_for_byte() -> None:
         chain(f"ws://127.0.0.1:{port}", "/ws-feed") as daemons,
         reader(daemons[-1].port, "/ws-feed", products, channels) as stream,
     ):
-        # Only when the first relay has been asked for all of it (and each product's heartbeat) is
-        # there an exchange to dial.
+        # The exchange starts only when the first relay has demand for all topics (and for
+        # each product's heartbeat).
         with trio.fail_after(PATIENCE_S):
             while len(daemons[0].instance.pipe.demand.wanted(0)) < len(products) * 4:
                 await trio.sleep(0.01)

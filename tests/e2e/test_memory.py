@@ -1,6 +1,6 @@
-"""What streams, requests and wrong requests leave in a daemon after they have ended: nothing.
+"""Streams, requests and invalid requests leave nothing in a daemon after they have ended.
 
-`scripts/soak` watches the memory of a process for an hour; this counts, after rounds of the
+`scripts/soak` watches the memory of a process for an hour; this test counts, after rounds of the
 same visits, objects, tasks, open files and the entries of every container of the package.
 """
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.e2e
 
 ROUNDS = 4
 EACH = 3  # of each kind of visit in a round
-# The market and what is remembered of it change with time, not with visits.
+# The market and its stored messages change with time, not with visits.
 OF_THE_MARKET = ("hedgehogd.simulator", "hedgehogd.engine.tape", "hedgehogd.domain")
 STREAM = "/api/v1/stream?pairs=BTC-USD&channels=ticker,matches,level2&policy=conflate"
 
@@ -75,7 +75,7 @@ async def reads(port, number):
     await rest(port, "GET", "/healthz")
     await rest(port, "GET", f"/nowhere/{number}")
     await rest(port, "GET", f"/products/N{number}-USD/ticker")
-    await rest(port, "GET", "/products/BTC-USD/trades?before=5")  # kept answers have a limit
+    await rest(port, "GET", "/products/BTC-USD/trades?before=5")  # the cache of answers has a limit
 
 
 async def control(port, number):
@@ -85,7 +85,7 @@ async def control(port, number):
     await rest(port, "GET", f"/api/v1/sessions/1.{number}")
 
 
-async def wrong(port, number):
+async def invalid(port, number):
     for head in (
         b"BREW / HTTP/1.1\r\n\r\n",
         b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
@@ -100,10 +100,10 @@ async def wrong(port, number):
         await stream.aclose()
 
 
-VISITS = (websocket, strict, sse, resuming, ndjson, reads, control, wrong)
+VISITS = (websocket, strict, sse, resuming, ndjson, reads, control, invalid)
 
 
-def is_ours(value):
+def is_of_the_package(value):
     module = str(type(value).__module__)  # some libraries make it a descriptor
     return module.startswith("hedgehogd") and not module.startswith(OF_THE_MARKET)
 
@@ -116,7 +116,7 @@ def census():
         files=len(list(Path("/proc/self/fd").iterdir())),
     )
     for value in gc.get_objects():
-        if not is_ours(value):
+        if not is_of_the_package(value):
             continue
         kind = type(value)
         found[f"{kind.__module__}.{kind.__qualname__}"] += 1
@@ -131,7 +131,7 @@ def census():
 
 
 async def visit(daemon, number):
-    """Let every kind of visit happen, and wait until all of them are over."""
+    """Make every kind of visit, and wait until all of them have ended."""
     async with trio.open_nursery() as nursery:
         for each in VISITS:
             for more in range(EACH):
@@ -142,8 +142,8 @@ async def visit(daemon, number):
             await trio.sleep(0.01)
 
 
-async def what_grows(daemon):
-    """Return what has grown by each of three rounds of visits, by name."""
+async def growing_counts(daemon):
+    """Return the counts that have grown in each of three rounds of visits, by name."""
     counts = []
     for number in range(ROUNDS):
         await visit(daemon, number)
@@ -162,13 +162,13 @@ def quiet_demo():
 
 
 async def test_visits_leave_no_object_task_file_or_entry():
-    """Names, sessions, positions and addresses of each round are new; none is remembered."""
+    """Names, sessions, positions and addresses of each round are new; none of them is kept."""
     async with running(quiet_demo()) as daemon:
-        assert await what_grows(daemon) == {}
+        assert await growing_counts(daemon) == {}
 
 
 async def test_a_planted_leak_is_found(monkeypatch):
-    """One entry for each stream that was ever opened is what the check has to find."""
+    """The check must find one entry for each stream ever opened."""
     add = Sessions.add
 
     def remember(sessions, session):
@@ -177,11 +177,11 @@ async def test_a_planted_leak_is_found(monkeypatch):
 
     monkeypatch.setattr(Sessions, "add", remember)
     async with running(quiet_demo()) as daemon:
-        assert "Sessions.opened" in await what_grows(daemon)
+        assert "Sessions.opened" in await growing_counts(daemon)
 
 
 async def test_a_stream_that_has_ended_is_freed_without_the_collector():
-    """The collector looks rarely, and at old objects hardly ever: streams must not need it."""
+    """The collector runs rarely, and hardly ever on old objects; streams must not depend on it."""
     async with running(quiet_demo()) as daemon:
         gc.collect()
         gc.disable()

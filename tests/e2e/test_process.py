@@ -1,4 +1,4 @@
-"""The program as a process: its signals, its exit status, its words."""
+"""The program as a process: its signals, its exit status, its log."""
 
 import json
 import os
@@ -51,8 +51,8 @@ async def process(*arguments: str, ready: str) -> AsyncIterator[tuple[trio.Proce
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_drains_and_exits_0_with_everybody_told(number: int) -> None:
-    """What systemd sends, and what a person types."""
+async def test_a_signal_drains_and_exits_0_after_notices_to_all(number: int) -> None:
+    """systemd sends SIGTERM; a terminal sends SIGINT."""
     port = free_port()
     arguments = ("--feed", "demo", "--port", str(port), "--drain-spread-s", "0.2")
     async with process(*arguments, ready='"serving"') as (proc, lines):
@@ -70,8 +70,8 @@ async def test_a_signal_drains_and_exits_0_with_everybody_told(number: int) -> N
     assert not [line for line in lines if "Traceback" in line]
 
 
-async def test_two_processes_with_one_port_are_told_apart_by_exit_status() -> None:
-    """The second one says what is wrong, in one line, with the status of a bad configuration."""
+async def test_a_second_process_with_the_same_port_has_its_exit_status() -> None:
+    """It reports the error in one line, with the status of a bad configuration."""
     port = free_port()
     async with process("--feed", "demo", "--port", str(port), ready='"serving"'):
         second = await trio.run_process(
@@ -83,8 +83,8 @@ async def test_two_processes_with_one_port_are_told_apart_by_exit_status() -> No
     assert second.stderr.decode().count("\n") == 1
 
 
-async def test_tail_prints_what_a_simulator_says() -> None:
-    """The two other commands, with each other."""
+async def test_tail_prints_a_simulators_messages() -> None:
+    """The two other commands, used together."""
     port = free_port()
     async with process("simulate", "--port", str(port), "--seed", "7", ready='"simulating"'):
         tail = await trio.run_process(

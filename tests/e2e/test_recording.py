@@ -1,4 +1,4 @@
-"""The real recording, served by a replayer and relayed, byte for byte."""
+"""The real recording, replayed by the simulator and relayed, byte for byte."""
 
 import msgspec
 import pytest
@@ -60,7 +60,7 @@ async def _by_http(
 
 
 def _messages(body: bytes, accept: str) -> list[bytes]:
-    """Return the messages of a body, taken out of their lines or events."""
+    """Return the messages of a body, without the framing of lines or events."""
     if accept != "text/event-stream":
         return [line for line in body.split(b"\n") if line]
     events = [event for event in body.split(b"\n\n") if event.startswith(b"data: ")]
@@ -68,7 +68,7 @@ def _messages(body: bytes, accept: str) -> list[bytes]:
 
 
 async def test_a_recording_reaches_a_hundred_subscribers_byte_for_byte() -> None:
-    """In order, none lost, none twice, in every wire form: raw is sacred."""
+    """In order, none lost, none repeated, in every wire form: messages pass unchanged."""
     expected, products = _recorded()
     assert (len(expected), len(products)) == (9943, 10)
     exchange_port = free_port()
@@ -91,7 +91,7 @@ async def test_a_recording_reaches_a_hundred_subscribers_byte_for_byte() -> None
                 readers.start_soon(reader, number, ready)
             for ready in waiting:
                 await ready.wait()
-            # All stand and wait; only now is there an exchange to dial.
+            # All subscribers are connected; only now does the exchange start.
             simulation = Simulation(port=exchange_port, recording=recording(PRO), speed=SPEED)
             async with exchange(simulation):
                 while len(received) < SUBSCRIBERS:

@@ -17,7 +17,7 @@ async def _get(port: int, path: str) -> tuple[int, object, httpx.Headers]:
 
 
 async def test_a_client_bootstraps_by_rest_through_two_hedgehogds() -> None:
-    """Relays can be chained, their REST too."""
+    """Relays can be chained, including their REST."""
     async with running(quick(feed_where="demo")) as first:
         where = f"ws://127.0.0.1:{first.port}/ws-feed"
         async with running(quick(feed_where=where)) as second:
@@ -27,7 +27,7 @@ async def test_a_client_bootstraps_by_rest_through_two_hedgehogds() -> None:
             assert (status, "BTC-USD" in {each["id"] for each in products}) == (200, True)
             trades = []
             with trio.fail_after(PATIENCE_S):
-                while len(trades) < 3:  # the market has just begun
+                while len(trades) < 3:  # the market has just started
                     await trio.sleep(0.2)
                     page = "/products/BTC-USD/trades?limit=3"
                     status, trades, headers = await _get(port, page)
@@ -44,10 +44,10 @@ async def test_a_client_bootstraps_by_rest_through_two_hedgehogds() -> None:
 
 
 async def test_a_recording_lists_its_products_and_has_no_rest() -> None:
-    """No crash, and words instead of a price."""
+    """The relay must not crash; it answers with an error instead of a price."""
     where = str(recording(f"{PRO}/feed.jsonl"))
     async with running(quick(feed_where=where)) as daemon:
         status, products, _ = await _get(daemon.port, "/products")
         assert (status, "BTC-USD" in {each["id"] for each in products}) == (200, True)
-        status, said, _ = await _get(daemon.port, "/products/BTC-USD/ticker")
-        assert (status, said.keys()) == (503, {"message"})
+        status, answer, _ = await _get(daemon.port, "/products/BTC-USD/ticker")
+        assert (status, answer.keys()) == (503, {"message"})

@@ -1,7 +1,7 @@
 """Secrets of the feed's URL reach the exchange, and no text that is shown.
 
-The exchange is one of bytes, because the simulator asks for no password. It gives each kind of
-answer that an exchange or a proxy gives, and repeats in it everything that it received.
+The exchange is a plain byte server, because the simulator has no passwords. It sends each kind of
+answer of an exchange or a proxy, and repeats in it everything that it received.
 """
 
 import base64
@@ -32,7 +32,7 @@ from tests.e2e.harness import PATIENCE_S, HttpStream, free_port, quick, running
 pytestmark = pytest.mark.e2e
 
 CHARACTERS = string.ascii_letters + string.digits + "/?#@:%&=+ é€\"'\\"
-_TOLD = {"feed lost", "the feed cannot be reached", "the exchange complains"}
+_REPORTED = {"feed lost", "the feed cannot be reached", "the exchange complains"}
 PATHS = (
     "/", "/readyz", "/metrics", "/api/v1/health", "/api/v1/lines", "/api/v1/instances",
     "/products", "/products/BTC-USD/candles", "/products/BTC-USD/stats",
@@ -45,8 +45,8 @@ class Secret:
     """User, password and token of one test, and their forms on the wire."""
 
     def __init__(self, seed):
-        chance = random.Random(seed)
-        self.values = ["".join(chance.choices(CHARACTERS, k=16)).strip() for _ in range(3)]
+        rng = random.Random(seed)
+        self.values = ["".join(rng.choices(CHARACTERS, k=16)).strip() for _ in range(3)]
         user, password, token = self.values
         self.userinfo = f"{quote(user, safe='')}:{quote(password, safe='')}"
         self.query = f"token={quote(token, safe='')}"
@@ -63,11 +63,11 @@ class Secret:
 
 
 class Exchange:
-    """Answers as ``how`` says.
+    """A server that answers in the way ``how``.
 
     Attributes:
-        heads: request heads received: of the handshake, and of REST.
-        port: where it listens.
+        heads: received request heads: of the handshake, and of REST.
+        port: port of its listener.
     """
 
     def __init__(self, how, secret):
@@ -136,7 +136,7 @@ class Exchange:
 
 @pytest.fixture
 def logged(monkeypatch):
-    """Configure the daemon's own log, at its most talkative; return what reads it."""
+    """Configure the daemon's own log at its most detailed level; return its reader."""
     out, root = io.StringIO(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(sys, "stderr", out)
@@ -150,7 +150,7 @@ def logged(monkeypatch):
 
 
 async def shown_by(port):
-    """Return every text that a client or an operator reads from the daemon."""
+    """Return every text that a subscriber or an operator can read from the daemon."""
     texts = []
     for path in PATHS:
         answer = await HttpStream.open(port, path, Accept="*/*")
@@ -163,20 +163,20 @@ async def shown_by(port):
 @pytest.mark.parametrize(
     "how", ["live", "close", "401", "403", "500", "redirect", "refused", "dns", "tls"]
 )
-async def test_no_text_shows_a_secret_whatever_the_exchange_answers(
+async def test_no_text_shows_a_secret_for_any_answer_of_the_exchange(
     logged, capsys, monkeypatch, how, seed
 ):
-    """A user pastes the log and `config` into a bug report; a relay's readers see its errors."""
+    """Users paste the log and `config` into bug reports; a relay's subscribers see its errors."""
     secret = Secret(f"{how} {seed}")
     exchange = Exchange(how, secret)
-    texts, left = [], None
+    texts, error = [], None
     async with trio.open_nursery() as nursery:
         await nursery.start(exchange.run)
         scheme = "wss" if how == "tls" else "ws"
         host = "nobody.invalid" if how == "dns" else "127.0.0.1"
         port = free_port() if how == "refused" else exchange.port
         url = secret.url(scheme, host, port)
-        operator_port = free_port()  # it serves what the stream port does, and more
+        operator_port = free_port()  # it serves all routes of the stream port, and more
         settings = quick(
             feed_where=url,
             feed_pairs=("BTC-USD",),
@@ -186,20 +186,20 @@ async def test_no_text_shows_a_secret_whatever_the_exchange_answers(
         try:
             async with running(settings):
                 with trio.fail_after(PATIENCE_S):
-                    while not (_TOLD & events(logged())):
+                    while not (_REPORTED & events(logged())):
                         await trio.sleep(0.05)
                 texts += await shown_by(operator_port)
         except BaseExceptionGroup as group:
-            left = group
+            error = group
         nursery.cancel_scope.cancel()
-    if left is not None:
-        _status_of(left)
+    if error is not None:
+        _status_of(error)
     run_config(["--feed", url])
     out, _ = capsys.readouterr()
     texts += [logged(), out, repr(settings), repr(Settings(feed_where=url))]
 
-    assert (left is not None) == (how in {"401", "403"})
-    assert left is None or left.split(FeedError)[1] is None
+    assert (error is not None) == (how in {"401", "403"})
+    assert error is None or error.split(FeedError)[1] is None
     for text in texts:
         assert secret.found_in(text) == []
     handshakes = [head for head in exchange.heads if UPGRADE in head.lower()]
@@ -214,6 +214,6 @@ def events(text):
 
 
 def unfolded(head):
-    """Return a head with its names in lower case."""
+    """Return a head with lower-case names."""
     rows = [row.partition(":") for row in head.split("\r\n")]
     return "\r\n".join(f"{name.lower()}{colon}{value}" for name, colon, value in rows)

@@ -28,7 +28,7 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
 
 
 async def _curl(port: int, accept: str, until: bytes) -> bytes:
-    """Return what curl has printed by the time ``until`` came."""
+    """Return curl's output up to the arrival of ``until``."""
     url = f"http://127.0.0.1:{port}/api/v1/subscribe/BTC-USD"
     command = ["curl", "-sN", "-H", f"Accept: {accept}", url]
     printed = b""
@@ -45,7 +45,7 @@ async def _curl(port: int, accept: str, until: bytes) -> bytes:
 
 
 async def test_websocket_sse_and_ndjson_subscribers_all_receive_a_pair() -> None:
-    """The one thing that everybody comes for, with the clients they come with."""
+    """The main use, with the usual clients."""
     async with running(quick(feed_where="demo")) as daemon:
         async with websocket(daemon.port, "/ws-feed") as client:
             await client.send_message(subscribe(["BTC-USD"], ["ticker", "matches"]))
@@ -58,7 +58,7 @@ async def test_websocket_sse_and_ndjson_subscribers_all_receive_a_pair() -> None
 
 
 async def _pairs_seen(read: Callable[[], Awaitable[bytes | str]], wanted: set[str]) -> None:
-    """Read until exactly the pairs of ``wanted`` have each been seen."""
+    """Read until messages of exactly the pairs in ``wanted`` have arrived."""
     seen: set[str] = set()
     with trio.fail_after(PATIENCE_S):
         while seen != wanted:
@@ -67,7 +67,7 @@ async def _pairs_seen(read: Callable[[], Awaitable[bytes | str]], wanted: set[st
 
 
 async def _control(port: int, session: str, read: Callable[[], Awaitable[bytes | str]]) -> None:
-    """Add and stop ETH-USD by REST, each twice, watching the stream."""
+    """Add and remove ETH-USD by REST, each twice, while reading the stream."""
     path = "/api/v1/subscribe/ETH-USD"
     states = []
     for _ in range(2):
@@ -80,7 +80,7 @@ async def _control(port: int, session: str, read: Callable[[], Awaitable[bytes |
         status, state = await rest(port, "DELETE", f"{path}?session={session}")
         assert status == 200
         assert {"BTC-USD"} == {p for row in state["channels"] for p in row["product_ids"]}
-    for _ in range(20):  # what was on its way may still come, and then no more
+    for _ in range(20):  # messages in flight may still arrive, then none
         await read()
     for _ in range(20):
         assert msgspec.json.decode(await read()).get("product_id") != "ETH-USD"
@@ -88,7 +88,7 @@ async def _control(port: int, session: str, read: Callable[[], Awaitable[bytes |
 
 @pytest.mark.parametrize("path", ["/ws", "/ws-feed"])
 async def test_rest_starts_and_stops_a_pair_on_an_open_websocket(path: str) -> None:
-    """Control by REST works on strict streams too: the answer's head names the session."""
+    """Control by REST works on strict streams too: the response head names the session."""
     async with (
         running(quick(feed_where="demo", demo_rate=5.0)) as daemon,
         websocket(daemon.port, path) as client,
@@ -102,7 +102,7 @@ async def test_rest_starts_and_stops_a_pair_on_an_open_websocket(path: str) -> N
 
 @pytest.mark.parametrize("accept", [SSE, NDJSON])
 async def test_rest_starts_and_stops_a_pair_on_an_open_http_stream(accept: str) -> None:
-    """The same on streams that have no way to speak for themselves."""
+    """The same on streams without commands of their own."""
     async with running(quick(feed_where="demo", demo_rate=5.0)) as daemon:
         path = "/api/v1/subscribe/btc-usd"
         stream = await HttpStream.open(daemon.port, path, Accept=accept)
@@ -115,8 +115,8 @@ async def test_rest_starts_and_stops_a_pair_on_an_open_http_stream(accept: str) 
         await stream.aclose()
 
 
-async def test_a_wrong_pair_is_a_404_that_says_so_and_hurts_nobody_else() -> None:
-    """A typo costs the one who made it an error, and nothing more."""
+async def test_a_wrong_pair_is_a_404_for_its_subscriber_only() -> None:
+    """A typing error costs its author an error message, and nothing more."""
     async with (
         running(quick(feed_where="demo")) as daemon,
         websocket(daemon.port, "/ws-feed") as client,
@@ -128,11 +128,13 @@ async def test_a_wrong_pair_is_a_404_that_says_so_and_hurts_nobody_else() -> Non
         wrong_stream = (stream.status, msgspec.json.decode(await stream.body()))
         wrong_post = await rest(daemon.port, "POST", "/api/v1/subscribe/BTC-UDS?session=x")
 
-        said = {"error": {"code": "unknown_pair", "message": "BTC-UDS is not a pair listed here"}}
+        expected = {
+            "error": {"code": "unknown_pair", "message": "BTC-UDS is not a pair listed here"}
+        }
         assert error["reason"] == "BTC-UDS is not a valid product"
         assert ack["channels"][0]["product_ids"] == ["BTC-USD"]
-        assert (404, said) == wrong_stream
-        assert (404, said) == wrong_post
+        assert (404, expected) == wrong_stream
+        assert (404, expected) == wrong_post
         assert (await next_of(client, "ticker"))["product_id"] == "BTC-USD"
 
 
@@ -142,10 +144,10 @@ async def _no_list(
     task_status.started()
 
 
-async def test_where_no_rest_tells_the_products_the_exchanges_refusal_reaches_the_asker(
+async def test_without_a_list_of_products_the_exchanges_refusal_reaches_the_subscriber(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A feed may have no list of products; a wrong pair is refused all the same."""
+    """A feed may have no list of products; a wrong pair is still refused."""
     async with running(quick(feed_where="demo")) as first:
         monkeypatch.setattr(intake_module, "keep_catalogue", _no_list)
         url = f"ws://127.0.0.1:{first.port}/ws-feed"
@@ -164,8 +166,8 @@ async def test_where_no_rest_tells_the_products_the_exchanges_refusal_reaches_th
             assert (await next_of(right, "ticker"))["product_id"] == "BTC-USD"
 
 
-async def test_a_stream_behind_a_control_answer_on_one_connection_is_still_a_stream() -> None:
-    """Browsers and proxies reuse connections; every request must meet the door."""
+async def test_a_stream_request_after_a_control_request_needs_a_new_connection() -> None:
+    """Browsers and proxies reuse connections; every request must pass through the door."""
     async with running(quick(feed_where="demo")) as daemon:
         stream = await trio.open_tcp_stream("127.0.0.1", daemon.port)
         both = (
@@ -185,7 +187,7 @@ async def test_a_stream_behind_a_control_answer_on_one_connection_is_still_a_str
 
 
 async def test_level2_begins_with_a_snapshot_also_for_late_joiners() -> None:
-    """Changes without the book they change are worse than nothing."""
+    """Changes without their book are worse than no message."""
     async with running(quick(feed_where="demo")) as daemon:
         for _ in range(3):
             async with websocket(daemon.port, "/ws-feed") as client:
@@ -197,8 +199,8 @@ async def test_level2_begins_with_a_snapshot_also_for_late_joiners() -> None:
 
 
 @pytest.mark.parametrize("form", ["websocket", SSE, NDJSON])
-async def test_every_form_receives_that_the_feed_is_stale(form: str) -> None:
-    """Without a network at start, silence would look like a quiet market."""
+async def test_every_form_receives_the_stale_notice(form: str) -> None:
+    """Without a network at the start, silence would look like a quiet market."""
     async with running(quick(feed_where=f"ws://127.0.0.1:{free_port()}")) as daemon:
         with trio.fail_after(PATIENCE_S):
             if form == "websocket":

@@ -1,4 +1,4 @@
-"""Settings for all tests, and fixtures for those of the command line."""
+"""Settings for all tests, and fixtures for tests of the command line."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ from hedgehogd import cli
 from hedgehogd.cli import run
 from hedgehogd.settings import load as config
 
-# No timed asserts: how long an example takes says more about the machine than about us.
+# No deadlines: the duration of an example depends on the machine more than on the code.
 hypothesis.settings.register_profile(
     "hedgehogd",
     deadline=None,
@@ -31,17 +31,17 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def command(request):
-    """The program under test, as the beginning of a command line."""
-    given = request.config.getoption("--command")
-    if not given:
+    """Return the command line of the program under test."""
+    option = request.config.getoption("--command")
+    if not option:
         return [sys.executable, "-m", "hedgehogd"]
-    program, *arguments = shlex.split(given)
+    program, *arguments = shlex.split(option)
     return [str(shutil.which(program) or program), *arguments]
 
 
 @pytest.fixture
 def clean(monkeypatch, tmp_path):
-    """No configuration but the test's own; no logs set up, no daemon started."""
+    """Remove all configuration except the test's own; set up no logs."""
     for name in list(os.environ):
         if name.startswith("HEDGEHOGD_"):
             monkeypatch.delenv(name)
@@ -51,13 +51,13 @@ def clean(monkeypatch, tmp_path):
 
 @pytest.fixture
 def said(capsys):
-    """Run, and return the status, stdout and stderr."""
+    """Run the command line, and return the status, stdout and stderr."""
 
     def said(*argv):
         try:
             status = run(argv)
-        except SystemExit as leaving:
-            status = leaving.code
+        except SystemExit as end:
+            status = end.code
         out, err = capsys.readouterr()
         return status, out, err
 

@@ -1,4 +1,4 @@
-"""Disks small enough to be filled: real ones, a tmpfs each."""
+"""Disks small enough to fill: real ones, a tmpfs each."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ class SmallDisk:
     """A disk of its own.
 
     Attributes:
-        path: where it is.
+        path: its mount point.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,7 +21,7 @@ class SmallDisk:
         self._ballast = path / "ballast"
 
     def fill(self, but: int = 0) -> None:
-        """Fill it up, ``but`` for some bytes."""
+        """Fill the disk except for ``but`` bytes."""
         with self._ballast.open("wb", buffering=0) as file:
             try:
                 while True:
@@ -30,13 +30,13 @@ class SmallDisk:
                 file.truncate(max(0, file.tell() - but))
 
     def clear(self) -> None:
-        """Take away what filled it."""
+        """Remove the file that fills it."""
         self._ballast.unlink(missing_ok=True)
 
 
 @contextmanager
 def small_disk(path: Path, size_kib: int = 256) -> Iterator[SmallDisk]:
-    """Mount a disk of ``size_kib`` at ``path``; skips the test where that is not allowed."""
+    """Mount a disk of ``size_kib`` at ``path``; skip the test without permission to mount."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
     path.mkdir()

@@ -1,6 +1,6 @@
-"""Verified fakes: each passes the suite of its port, which also runs on the real adapter.
+"""Verified fakes: each passes the test suite of its port, which also runs on the real adapter.
 
-``FakeMember`` is verified by ``tests/fanout/test_member.py``.
+``tests/fanout/test_member.py`` verifies ``FakeMember``.
 """
 
 import json
@@ -18,7 +18,7 @@ _KINDS = {"matches": "match", "level2": "l2update", "level2_batch": "l2update"}
 
 
 def make_message(channel, product_id="BTC-USD", sequence=None, kind=None, also=None, **more):
-    """Return a message as the feed would: payload, frame and head agree."""
+    """Return a message as the feed would make it, with consistent payload, frame and head."""
     kind = kind or _KINDS.get(channel, channel)
     body = {"type": kind, "product_id": product_id, "sequence": sequence, **more}
     payload = json.dumps({key: value for key, value in body.items() if value is not None}).encode()
@@ -35,12 +35,12 @@ def make_row(*fields):
 
 
 class FakeMember(Member):
-    """A subscriber in memory, which writes down what it is given.
+    """A subscriber in memory, which records everything that is sent to it.
 
     Attributes:
-        session: closed when the member ends; set by whoever needs that.
-        chunks: what was written.
-        told: what was said beside it.
+        session: closed when the member ends; set by tests that need it.
+        chunks: the chunks written.
+        told: the payloads of notices.
         heard: all bytes, as its socket would carry them.
         ends: the code and reason of each end.
         on_write: called with each chunk, at the end of the write.
@@ -66,7 +66,7 @@ class FakeMember(Member):
     def write(self, chunk):
         if self.ends:
             return
-        if len(self.chunks) == self._chunks_max:  # slow: this one is too much
+        if len(self.chunks) == self._chunks_max:  # slow: this chunk exceeds the limit
             self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
             return
         self.chunks.append(chunk)

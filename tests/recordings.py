@@ -1,4 +1,4 @@
-"""Where the recordings of real feeds are: beside the checkout, not in it."""
+"""The location of the recordings of real feeds: beside the checkout, not in it."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ FULL = "csko-2017-gdax-full"
 
 
 def recording(name: str) -> Path:
-    """Return a recording's file or folder; skip the test where there are none.
+    """Return a recording's file or folder; skip the test if it does not exist.
 
-    CI fails on any skipped test, so that a missing recording cannot hide there.
+    CI fails on any skipped test, so that a missing recording cannot go unnoticed there.
     """
     path = RECORDINGS / name
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The command line, as a person meets it: statuses, help, and what a wrong word leads to."""
+"""The command line for a user: exit statuses, help, and errors for wrong arguments."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Stand in for the daemon: remember its settings, end as told."""
+    """Replace the daemon: record its settings, end with ``error`` if there is one."""
     served = []
 
     def end_with(error=None):
@@ -45,7 +45,7 @@ def serve(monkeypatch):
 
 @pytest.mark.parametrize("argv", [[], ["serve"], ["--feed", "demo"], ["serve", "--port", "9"]])
 def test_a_drained_daemon_is_0(serve, said, argv):
-    """``serve`` may be left out."""
+    """``serve`` may be omitted."""
     served = serve()
 
     assert said(*argv) == (0, "", "")
@@ -64,7 +64,7 @@ def test_a_drained_daemon_is_0(serve, said, argv):
     ],
 )
 def test_each_end_has_its_status_and_no_traceback(serve, said, error, status, text):
-    """systemd restarts or not by the status; a person reads the line."""
+    """systemd restarts or not by the status; an operator reads the line."""
     serve(error)
     found, out, err = said()
 
@@ -76,7 +76,7 @@ def test_each_end_has_its_status_and_no_traceback(serve, said, error, status, te
 @pytest.mark.parametrize("error", [ZeroDivisionError("oops"), FeedError("lost, not for good")])
 @pytest.mark.parametrize("configured", [True, False])
 def test_a_bug_is_70_and_goes_to_the_log(serve, said, monkeypatch, error, configured):
-    """Whatever was not foreseen; on stderr also before logs are set up."""
+    """Any unexpected error; it is reported on stderr also before logs are set up."""
     logged, set_up = [], []
     monkeypatch.setattr(cli.structlog, "is_configured", lambda: configured)
 
@@ -94,23 +94,23 @@ def test_a_bug_is_70_and_goes_to_the_log(serve, said, monkeypatch, error, config
 
 
 def test_main_exits_with_the_status(serve, monkeypatch):
-    """The shell's ``$?``."""
+    """It is the shell's ``$?``."""
     serve()
     monkeypatch.setattr(sys, "argv", ["hedgehogd", "--port", "9"])
-    with pytest.raises(SystemExit) as leaving:
+    with pytest.raises(SystemExit) as caught:
         main()
-    assert leaving.value.code == 0
-    with pytest.raises(SystemExit) as leaving:
+    assert caught.value.code == 0
+    with pytest.raises(SystemExit) as caught:
         main(["sevre"])
-    assert leaving.value.code == 64
+    assert caught.value.code == 64
 
 
-# Wrong words
+# Wrong arguments
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]])
 @pytest.mark.parametrize(
-    ("where", "says"),
+    ("where", "expected_text"),
     [
         ("nowhere", "nowhere: there is no recording."),
         ("demoo", "Did you mean 'demo'?"),
@@ -119,39 +119,39 @@ def test_main_exits_with_the_status(serve, monkeypatch):
         ("ws://a:99999", "'ws://a:99999' is not a feed."),
     ],
 )
-def test_a_feed_that_cannot_be_is_refused(said, monkeypatch, check, where, says):
-    """``--check`` finds what starting would find; whose fault it is follows from its origin."""
+def test_an_invalid_feed_is_refused(said, monkeypatch, check, where, expected_text):
+    """``--check`` finds the errors of a start; the status follows from the origin of the value."""
     monkeypatch.setenv("HEDGEHOGD_FEED_WHERE", where)
     for argv, expected in ((["--feed", where], 64), ([], 78)):
         status, out, err = said(*argv, *check)
 
         assert (status, out) == (expected, "")
-        assert says in err
+        assert expected_text in err
 
 
 @pytest.mark.parametrize("where", ["coinbase", "sandbox", "demo", "ws://a/ws", "wss://a:1"])
-def test_a_sound_configuration_is_said_to_be(said, where):
-    """Whether the feed answers is another question."""
+def test_a_sound_configuration_is_reported_as_such(said, where):
+    """The check does not contact the feed."""
     assert said("--feed", where, "--check") == (0, "the configuration is sound\n", "")
 
 
-def test_a_recording_that_is_there_is_sound(said, tmp_path):
-    """A file, or the directory of one."""
+def test_an_existing_recording_is_sound(said, tmp_path):
+    """A file, or the directory that contains one."""
     (tmp_path / "feed.jsonl").touch()
 
     assert said("--feed", str(tmp_path), "--check")[0] == 0
 
 
 def test_a_bad_file_is_78(said, tmp_path):
-    """And names itself."""
+    """The error names the file."""
     assert said("--config", str(tmp_path / "x.toml"), "--check")[0] == 78
 
 
 # config
 
 
-def test_config_shows_every_value_and_where_it_came_from(said, monkeypatch, tmp_path):
-    """The answer to "why does it do that?"."""
+def test_config_shows_every_value_and_its_origin(said, monkeypatch, tmp_path):
+    """So an operator can explain a setting."""
     file = tmp_path / "x.toml"
     file.write_text("[drain]\nspread_s = 2.5\n")
     monkeypatch.setenv("HEDGEHOGD_INSTANCE", "7")
@@ -190,7 +190,7 @@ def test_config_shows_every_value_and_where_it_came_from(said, monkeypatch, tmp_
     ],
 )
 def test_no_message_of_the_command_line_shows_a_secret(said, argv):
-    """A terminal is pasted into bug reports, and kept by CI."""
+    """Users paste terminal output into bug reports, and CI keeps it."""
     _, out, err = said(*argv)
 
     assert out + err
@@ -199,7 +199,7 @@ def test_no_message_of_the_command_line_shows_a_secret(said, argv):
 
 @pytest.mark.parametrize("value", ['["wss://u:s3cret@a"]', "{x = 'wss://u:s3cret@a/?t=s3cret'}"])
 def test_a_wrong_value_in_the_file_is_named_without_its_secrets(said, tmp_path, value):
-    """The key and what was expected are named all the same."""
+    """The error still names the key and the expected form."""
     file = tmp_path / "x.toml"
     file.write_text(f"[feed]\nwhere = {value}\n")
     status, _, err = said("--config", str(file), "--check")
@@ -212,7 +212,7 @@ def test_a_wrong_value_in_the_file_is_named_without_its_secrets(said, tmp_path, 
 # simulate and tail
 
 
-def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
+def test_simulate_passes_on_its_flags(said, monkeypatch, tmp_path):
     """Flags are the simulator's only configuration."""
     seen = []
 
@@ -220,7 +220,7 @@ def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
         seen.append(simulation)
         task_status.started(cli_address)
 
-    class cli_address:  # noqa: N801  # what a started exchange answers
+    class cli_address:  # noqa: N801  # the address of a started exchange
         url, rest_url, seed = "ws://x", "http://x", 1
 
     monkeypatch.setattr(cli, "serve_exchange", serve_exchange)
@@ -238,8 +238,8 @@ def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
     assert simulation.faults == ("sequence_gap", "reset:30")
 
 
-def test_simulate_lists_the_faults_it_knows(said):
-    """With their parameters, and the way to fire one by hand."""
+def test_simulate_lists_its_faults(said):
+    """With their parameters, and the request that fires one."""
     status, out, err = said("simulate", "--fault", "help")
 
     assert (status, err) == (0, "")
@@ -249,7 +249,7 @@ def test_simulate_lists_the_faults_it_knows(said):
 
 
 def test_the_demo_of_a_daemon_has_no_faults():
-    """Nobody can make a daemon's feed misbehave from outside."""
+    """No client can arm faults in a daemon's demo feed."""
     simulation = Simulation()
 
     assert (simulation.faults, simulation.control, simulation.require_auth) == ((), False, False)
@@ -264,20 +264,22 @@ def test_the_demo_of_a_daemon_has_no_faults():
         ("wss://a", "wss://a", (), "raw"),
     ],
 )  # fmt: skip
-def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pairs, form):
-    """``hedgehogd tail BTC-USD`` just works."""
+def test_tail_reads_a_pair_of_the_local_daemon_or_any_url(
+    said, monkeypatch, argv, url, pairs, form
+):
+    """``hedgehogd tail BTC-USD`` works without further flags."""
     seen = []
 
-    async def tail(what):
+    async def tail(request):
         await trio.lowlevel.checkpoint()
-        seen.append(what)
+        seen.append(request)
         return 69
 
     monkeypatch.setattr(cli, "tail", tail)
     assert said("tail", *argv.split())[0] == 69
-    (what,) = seen
-    assert (what.url, what.pairs, what.form) == (url, pairs, form)
-    assert what.channels == ("ticker", "matches")
+    (request,) = seen
+    assert (request.url, request.pairs, request.form) == (url, pairs, form)
+    assert request.channels == ("ticker", "matches")
 
 
 @pytest.mark.parametrize(
@@ -298,19 +300,19 @@ def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pair
         ("[serve]\noperator_bind = 'none'", {}, "", "127.0.0.1:8001", None),
     ],
 )
-def test_status_and_tail_find_the_daemon_that_serve_would_be(
+def test_status_and_tail_find_the_daemon_that_serve_would_start(
     said, serve, monkeypatch, tmp_path, file, variables, argv, stream, operator
 ):
-    """The same file, variables and flags name the same place, whichever command reads them."""
+    """The same file, variables and flags give the same addresses for every command."""
     path = tmp_path / "x.toml"
     path.write_text(file)
     for name, value in variables.items():
         monkeypatch.setenv(f"HEDGEHOGD_{name}", value)
     asked, read = [], []
 
-    async def tail(what):
+    async def tail(request):
         await trio.lowlevel.checkpoint()
-        read.append(what.url)
+        read.append(request.url)
         return 0
 
     monkeypatch.setattr(cli, "status", lambda places, out: asked.append(tuple(places)) or 0)
@@ -325,8 +327,8 @@ def test_status_and_tail_find_the_daemon_that_serve_would_be(
 
 
 @pytest.mark.parametrize("command", [["status"], ["tail", "BTC-USD"]])
-def test_a_configuration_that_is_wrong_is_so_for_every_command(said, tmp_path, command):
-    """Asking at the default port instead would tell about another daemon."""
+def test_a_wrong_configuration_is_wrong_for_every_command(said, tmp_path, command):
+    """A request to the default port instead would report on another daemon."""
     path = tmp_path / "x.toml"
     path.write_text("[serve]\nprot = 7000")
 
@@ -342,8 +344,8 @@ def test_a_configuration_that_is_wrong_is_so_for_every_command(said, tmp_path, c
         ([], {"HEDGEHOGD_DEMO_MODIFY_ORDERS": "false"}, False),
     ],
 )
-async def test_the_demo_may_do_without_modify_order(monkeypatch, argv, variables, modifies):
-    """Clients of 2018 lose their order book at the first one."""
+async def test_the_demo_can_run_without_modify_order(monkeypatch, argv, variables, modifies):
+    """Clients of 2018 lose their order book at the first modified order."""
     simulations = []
 
     async def serve_exchange(simulation, *, task_status):
@@ -363,13 +365,13 @@ async def test_the_demo_may_do_without_modify_order(monkeypatch, argv, variables
     assert [simulation.modifies for simulation in simulations] == [modifies]
 
 
-def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):
-    """Its flags, and of the configuration where history is."""
+def test_replay_passes_on_its_arguments(said, monkeypatch, tmp_path):
+    """Its flags, and the history directory of the configuration."""
     seen = []
 
-    async def replay(wish):
+    async def replay(replayed):
         await trio.lowlevel.checkpoint()
-        seen.append(wish)
+        seen.append(replayed)
 
     monkeypatch.setattr(replay_command, "replay", replay)
     monkeypatch.setattr(replay_command, "configure_logs", lambda *arguments: None)
@@ -383,11 +385,11 @@ def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):
     ]
 
 
-# The real thing, once
+# The installed module, once
 
 
 def test_python_m_hedgehogd_is_the_same():
-    """For whoever has no script on the path; stdout holds what was asked for and no more."""
+    """For users without the script on the path; stdout holds only the requested output."""
     command = [sys.executable, "-m", "hedgehogd", "--feed", "demo", "--check"]
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -1,7 +1,7 @@
-"""The program from outside: words, statuses, signals and ports, and nothing of its Python.
+"""The program from outside: arguments, statuses, signals and ports, without its Python modules.
 
-Run against whatever ``--command`` names: a module that was not packed, or a signal that does
-not reach the right process, shows here.
+The tests run the program of ``--command``: they reveal a module that was not packed, or a signal
+that does not reach the right process.
 """
 
 import json
@@ -33,7 +33,7 @@ TRADE = (
 
 
 def environment(**variables):
-    """Return the environment of a service: hardly anything, no locale."""
+    """Return the environment of a service: almost empty, without a locale."""
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables}
 
 
@@ -53,7 +53,7 @@ def run(command):
 
 @pytest.fixture
 def start(command, tmp_path):
-    """Run the program beside the test, in a process group of its own as a shell would."""
+    """Run the program in the background, in a process group of its own as a shell would."""
     started = []
 
     @contextmanager
@@ -70,15 +70,15 @@ def start(command, tmp_path):
 
     yield start
     for process in started:
-        # The group: the one-file form's launcher cannot pass on a SIGKILL.
+        # The whole group: the launcher of the one-file form cannot pass on a SIGKILL.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.log.close()
 
 
-def said(process):
-    """Return what it has said on stderr so far."""
+def log_of(process):
+    """Return the text on stderr so far."""
     process.log.seek(0)
     return process.log.read()
 
@@ -92,7 +92,7 @@ def wait_until(condition):
 
 def wait_for_port(port, process):
     def is_open():
-        assert process.poll() is None, said(process)
+        assert process.poll() is None, log_of(process)
         with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return True
         return False
@@ -109,24 +109,24 @@ def get(port, path):
 
 
 def next_message(stream):
-    """Return the next message of an NDJSON stream, past signs of life."""
+    """Return the next message of an NDJSON stream, without keep-alive lines."""
     while not (line := stream.readline()).strip():
         assert line, "the stream has ended"
     return json.loads(line)
 
 
 def open_stream(port, path="/api/v1/subscribe/BTC-USD"):
-    """Return an NDJSON stream, its head read."""
+    """Return an NDJSON stream after its response head."""
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("GET", path)
     return connection.getresponse()
 
 
-# Words
+# Arguments
 
 
 def test_help_reaches_a_terminal_without_a_locale(run):
-    """A service and a container have none; the text is not all ASCII for ever."""
+    """A service and a container have no locale; the text may contain non-ASCII characters."""
     status, out, err = run("--help", LC_ALL="C")
 
     assert (status, err) == (0, "")
@@ -135,7 +135,7 @@ def test_help_reaches_a_terminal_without_a_locale(run):
 
 
 def test_version_names_the_commit(run):
-    """Whoever reports a fault can say of what."""
+    """A bug report can state the exact version."""
     status, out, err = run("--version")
 
     assert (status, err) == (0, "")
@@ -143,7 +143,7 @@ def test_version_names_the_commit(run):
 
 
 @pytest.mark.parametrize(
-    ("argv", "status", "says"),
+    ("argv", "status", "expected"),
     [
         (["--prot", "1"], 64, "Did you mean '--port'?"),
         (["sevre"], 64, "Did you mean 'serve'?"),
@@ -155,12 +155,12 @@ def test_version_names_the_commit(run):
         (["tail", "btc"], 64, "neither a URL nor a pair"),
     ],
 )
-def test_a_wrong_word_has_its_status_and_a_hint(run, argv, status, says):
-    """systemd restarts or not by the status; a person reads the line."""
+def test_a_wrong_argument_has_its_status_and_a_hint(run, argv, status, expected):
+    """systemd restarts or not by the status; an operator reads the line."""
     found, out, err = run(*argv)
 
     assert (found, out) == (status, "")
-    assert says in err
+    assert expected in err
     assert "Traceback" not in err
 
 
@@ -173,7 +173,7 @@ def test_an_unknown_variable_is_78(run):
 
 
 def test_the_example_is_a_sound_configuration(run, tmp_path):
-    """It is what the package installs."""
+    """The package installs this file."""
     status, text, _ = run("config", "--example")
     file = tmp_path / "hedgehogd.toml"
     file.write_text(text)
@@ -184,29 +184,29 @@ def test_the_example_is_a_sound_configuration(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         ("[feed]\npears = []\n", "Did you mean 'feed.pairs'?"),
         ("[serve]\nport = true\n", "serve.port: found True"),
         ("[serve\n", "Expected ']'"),
     ],
 )
-def test_a_bad_file_is_78_and_says_where(run, tmp_path, text, says):
-    """The operator's first mistake."""
+def test_a_bad_file_is_78_and_is_named(run, tmp_path, text, expected):
+    """The most frequent mistake of an operator."""
     file = tmp_path / "x.toml"
     file.write_text(text)
     status, out, err = run("--config", str(file), "--check")
 
     assert (status, out) == (78, "")
     assert str(file) in err
-    assert says in err
+    assert expected in err
 
 
 # Serving
 
 
-def test_a_start_costs_little(start):
-    """An upgrade starts one instance after the other; CPU time, since machines are busy."""
+def test_a_start_takes_little_cpu_time(start):
+    """An upgrade starts the instances one by one; CPU time, because machines are busy."""
     took_s = []
     for _ in range(3):
         port, began = free_port(), cpu_of_children_s()
@@ -223,8 +223,8 @@ def cpu_of_children_s():
     return used.ru_utime + used.ru_stime
 
 
-def test_all_of_the_control_plane_was_packed(start):
-    """Its data and the modules that are imported late are what a build forgets."""
+def test_the_whole_control_plane_is_packed(start):
+    """Builds tend to miss data files and modules that are imported late."""
     port, operator_port = free_port(), free_port()
     public = ("/", "/readyz", "/api/v1/health", "/api/v1/openapi.json", "/products/BTC-USD/book")
     private = ("/metrics", "/api/v1/lines", "/api/v1/instances")
@@ -235,15 +235,15 @@ def test_all_of_the_control_plane_was_packed(start):
         assert get(port, "/api/v1/subscribe/NO-SUCH")[0] == 404
 
 
-def test_a_daemon_on_two_lines_serves_what_a_simulator_says(start, run):
-    """The four commands with each other, over sockets and both streaming planes."""
-    there, here = free_port(), free_port()
-    feed = ("--feed", f"ws://127.0.0.1:{there}", "--lines", "2")
-    with start("simulate", "--seed", "7", port=there), start(*feed, port=here):
-        stream = open_stream(here)
+def test_a_daemon_on_two_lines_serves_a_simulators_messages(start, run):
+    """The four commands together, over sockets and both streaming planes."""
+    feed_port, port = free_port(), free_port()
+    feed = ("--feed", f"ws://127.0.0.1:{feed_port}", "--lines", "2")
+    with start("simulate", "--seed", "7", port=feed_port), start(*feed, port=port):
+        stream = open_stream(port)
         types = {next_message(stream)["type"] for _ in range(4)}
         status, out, _ = run(
-            "tail", f"ws://127.0.0.1:{here}/ws", "--pairs", "BTC-USD", "--count", "5"
+            "tail", f"ws://127.0.0.1:{port}/ws", "--pairs", "BTC-USD", "--count", "5"
         )
 
     assert types & {"match", "last_match"}
@@ -253,7 +253,7 @@ def test_a_daemon_on_two_lines_serves_what_a_simulator_says(start, run):
 
 
 def test_a_recording_can_be_a_feed(start, tmp_path):
-    """It is read in a thread, which a build has to be able to start."""
+    """A thread reads it; a build must be able to start threads."""
     file = tmp_path / "feed.jsonl"
     file.write_text("".join(TRADE % (number, number) for number in range(1, 200)))
     port = free_port()
@@ -265,11 +265,11 @@ def test_a_recording_can_be_a_feed(start, tmp_path):
 
 @pytest.fixture
 def encrypted(tmp_path):
-    """A server of TLS that hangs up on everybody; the port, and the first line each one said."""
+    """Run a TLS server that closes each connection; return its port and all first lines."""
     (tmp_path / "both.pem").write_text(CERTIFICATE + PRIVATE_KEY)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "both.pem")
-    heard = []
+    first_lines = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve():
@@ -277,11 +277,11 @@ def encrypted(tmp_path):
                 while True:
                     plain, _ = listener.accept()
                     with plain, suppress(OSError), context.wrap_socket(plain, True) as peer:
-                        heard.append(peer.recv(1000).partition(b"\r\n")[0])
+                        first_lines.append(peer.recv(1000).partition(b"\r\n")[0])
 
         server = threading.Thread(target=serve, daemon=True)
         server.start()
-        yield listener.getsockname()[1], heard
+        yield listener.getsockname()[1], first_lines
         listener.shutdown(socket.SHUT_RDWR)
         server.join(PATIENCE_S)
 
@@ -290,22 +290,22 @@ def encrypted(tmp_path):
 def test_an_encrypted_feed_is_dialled_when_its_certificate_is_known(
     start, tmp_path, encrypted, trusted
 ):
-    """OpenSSL, the codec of host names and the way to the certificates are packed too."""
+    """OpenSSL, the codec of host names and the path to the certificates are packed too."""
     (tmp_path / "cert.pem").write_text(CERTIFICATE)
     variables = {"SSL_CERT_FILE": str(tmp_path / "cert.pem")} if trusted else {}
-    there, heard = encrypted
-    here = free_port()
-    feed = ("--feed", f"wss://localhost:{there}/ws-feed", "--pairs", "BTC-USD")
-    with start(*feed, port=here, **variables) as process:
+    feed_port, first_lines = encrypted
+    port = free_port()
+    feed = ("--feed", f"wss://localhost:{feed_port}/ws-feed", "--pairs", "BTC-USD")
+    with start(*feed, port=port, **variables) as process:
         expected = "before the WebSocket handshake" if trusted else "CERTIFICATE_VERIFY_FAILED"
-        wait_until(lambda: expected in said(process))
+        wait_until(lambda: expected in log_of(process))
 
-    assert (b"GET /ws-feed HTTP/1.1" in heard) is trusted
-    assert (b"GET /products HTTP/1.1" in heard) is trusted
+    assert (b"GET /ws-feed HTTP/1.1" in first_lines) is trusted
+    assert (b"GET /products HTTP/1.1" in first_lines) is trusted
 
 
 def test_a_port_in_use_is_78(start, run):
-    """systemd does not try again: an operator has to choose."""
+    """systemd does not restart it: an operator must choose a port."""
     port = free_port()
     with start("--feed", "demo", port=port):
         status, _, err = run("--feed", "demo", "--port", str(port))
@@ -317,22 +317,22 @@ def test_a_port_in_use_is_78(start, run):
 # Signals
 
 
-def test_sigterm_tells_the_subscriber_and_exits_0(start):
-    """What systemd sends to the one process it knows."""
+def test_sigterm_ends_the_stream_in_order_and_exits_0(start):
+    """systemd sends SIGTERM to the main process."""
     port = free_port()
     with start("--feed", "demo", "--drain-spread-s", "0.1", port=port) as process:
         stream = open_stream(port)
         stream.readline()
         process.send_signal(signal.SIGTERM)
-        while stream.readline():  # raises if the stream is cut instead of ended
+        while stream.readline():  # raises if the connection breaks instead
             pass
 
         assert process.wait(PATIENCE_S) == 0
-        assert '"drained"' in said(process)
+        assert '"drained"' in log_of(process)
 
 
 def test_ctrl_c_is_one_signal_although_it_may_arrive_twice(start):
-    """A terminal signals the whole group, and the one-file form's launcher passes it on."""
+    """A terminal signals the whole group, and the launcher of the one-file form forwards it."""
     port = free_port()
     with start(
         "--feed", "demo", "--drain-spread-s", "0.1", "--drain-notice-s", "0.5", port=port
@@ -345,11 +345,11 @@ def test_ctrl_c_is_one_signal_although_it_may_arrive_twice(start):
             pass
 
         assert process.wait(PATIENCE_S) == 0
-        assert '"drained"' in said(process)
+        assert '"drained"' in log_of(process)
 
 
 def test_a_second_signal_later_exits_at_once_with_130(start):
-    """Whoever presses Ctrl-C again does not want to wait."""
+    """A second Ctrl-C means that the operator does not want to wait."""
     port = free_port()
     with start("--feed", "demo", "--drain-notice-s", "10", port=port) as process:
         stream = open_stream(port)
@@ -359,15 +359,15 @@ def test_a_second_signal_later_exits_at_once_with_130(start):
         os.killpg(process.pid, signal.SIGINT)
 
         assert process.wait(2) == 130
-        assert not stream.isclosed()  # it had somebody to wait for
+        assert not stream.isclosed()  # the drain had a stream to wait for
 
 
-def test_a_hang_up_of_the_terminals_kind_is_a_reload(start):
+def test_sighup_is_a_reload(start):
     """`systemctl reload` must never end a daemon."""
     port = free_port()
     with start("--feed", "demo", port=port) as process:
         process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "reload" in said(process))
+        wait_until(lambda: "reload" in log_of(process))
 
         assert get(port, "/healthz")[0] == 200
         process.send_signal(signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""The fault campaign: random schedules of faults and subscribers, judged by an oracle."""
+"""The fault campaign: random schedules of faults and subscribers, checked by an oracle."""

@@ -1,8 +1,8 @@
-"""Run schedules one after the other in this process, and say how often each fault fired.
+"""Run schedules one after the other in this process, and print how often each fault fired.
 
     PYTHONHASHSEED=0 python -m tests.campaign FIRST_SEED COUNT
 
-The exit status is 1 when a schedule failed; its seed is named, and repeats it alone.
+The exit status is 1 when a schedule failed; its seed is printed, and reproduces it alone.
 """
 
 import sys
@@ -28,18 +28,18 @@ def main(first, count):
     for seed in range(first, first + count):
         try:
             schedule.run(seed)
-        except Exception as group:  # noqa: BLE001  # whatever it is, its seed is named
+        except Exception as group:  # noqa: BLE001  # any error is reported with its seed
             failed += 1
             error = first_of(group)
             print(f"seed {seed}: {type(error).__name__}: {str(error)[:500]}", flush=True)
             if count == 1:
                 traceback.print_exception(error)
-    took = time.monotonic() - began
-    print(f"campaign: seed {first}, {count} schedules in {took:.0f} s, {failed} failed")
+    elapsed_s = time.monotonic() - began
+    print(f"campaign: seed {first}, {count} schedules in {elapsed_s:.0f} s, {failed} failed")
     print("faults fired:")
     for name in KINDS:
         print(f"  {name:22} {schedule.fired[name]}")
-    print("topics judged:", ", ".join(f"{name} {n}" for name, n in sorted(schedule.met.items())))
+    print("topics judged:", ", ".join(f"{name} {n}" for name, n in sorted(schedule.judged.items())))
     return 1 if failed else 0
 
 

@@ -1,7 +1,7 @@
-"""What each subscriber must have been given, judged from what the market really said.
+"""Check that each subscriber received the market's messages, or a notice of each gap.
 
-One pass over a subscriber's log, in the order in which it heard things. For each topic it
-has, an ``_Account``: the numbers that came, the numbers that it was told are missing.
+The oracle reads a subscriber's log once, in the order of arrival. Each topic has an
+``_Account``: the numbers that arrived, and the numbers that a notice reported missing.
 """
 
 import json
@@ -13,7 +13,7 @@ REFUSED = " is not a valid product"
 
 
 class Wrong(AssertionError):
-    """The relay has broken a promise."""
+    """The relay has violated a guarantee."""
 
 
 def _number(channel, payload):
@@ -43,7 +43,7 @@ class Facts:
 
 
 class _Account:
-    """Numbers of one topic: what came, and what was told to be missing."""
+    """Numbers of one topic: those that arrived, and those that were reported missing."""
 
     def __init__(self, channel, product_id, facts):
         self.channel = channel
@@ -52,7 +52,7 @@ class _Account:
         self.last = None
         self.missing = set()
 
-    def told_missing(self, first, last):
+    def report_missing(self, first, last):
         self.missing.update(range(first, last + 1))
         if self.last is not None:
             self.last = max(self.last, last)
@@ -61,22 +61,22 @@ class _Account:
         known = self.facts.by_number(self.channel, self.product_id)
         where = f"{self.channel}:{self.product_id} {number}"
         if number not in known:
-            # A last_match may be older than this world's memory: the market's first trade.
+            # A last_match may be older than the recorded messages: the market's first trade.
             if (kind == "last_match" and not known) or number < min(known):
                 self.last = max(number, self.last or 0)
                 return
-            raise Wrong(f"{where}: the market never said {payload[:200]}")
+            raise Wrong(f"{where}: the market never sent {payload[:200]}")
         truth = known[number]
         if kind == "last_match":
             truth = truth.replace(b'"type":"match"', b'"type":"last_match"')
         if payload != truth:
-            raise Wrong(f"{where}: came as {payload[:300]}, was {truth[:300]}")
+            raise Wrong(f"{where}: arrived as {payload[:300]}, was {truth[:300]}")
         if self.last is not None and number <= self.last:
             if kind == "last_match" and number == self.last:
-                return  # the greeting of one who subscribed again
-            raise Wrong(f"{where}: came after {self.last}")
+                return  # the initial message after a second subscribe
+            raise Wrong(f"{where}: arrived after {self.last}")
         if self.last is not None and number != self.last + 1:
-            raise Wrong(f"{where}: nobody told that {self.last + 1} to {number - 1} are missing")
+            raise Wrong(f"{where}: no notice of the gap {self.last + 1} to {number - 1}")
         self.last = number
 
     def settle(self):
@@ -84,11 +84,11 @@ class _Account:
         if last is not None and self.last is not None and self.last != last:
             raise Wrong(f"{self.channel}:{self.product_id}: ended at {self.last}, market at {last}")
         if last is not None and self.last is None:
-            raise Wrong(f"{self.channel}:{self.product_id}: nothing ever came")
+            raise Wrong(f"{self.channel}:{self.product_id}: no message arrived")
 
 
 class _Monotone:
-    """A ticker: true ones, rising, the newest at the end."""
+    """A ticker: correct messages with rising sequences, at the end the latest one."""
 
     def __init__(self, product_id, facts):
         self.product_id = product_id
@@ -97,14 +97,14 @@ class _Monotone:
 
     def take(self, number, payload):
         known = self.facts.by_number("ticker", self.product_id)
-        # The first one after a subscribe states the best prices of that moment.
+        # The first one after a subscribe states the best prices of its own time.
         core = ("sequence", "price", "trade_id", "time", "last_size", "side")
         if known and number >= min(known):
             truth, said = json.loads(known.get(number, b"{}")), json.loads(payload)
             if any(truth.get(key) != said[key] for key in core):
-                raise Wrong(f"ticker:{self.product_id} {number}: the market never said {payload}")
+                raise Wrong(f"ticker:{self.product_id} {number}: the market never sent {payload}")
         if self.last is not None and number < self.last:
-            raise Wrong(f"ticker:{self.product_id} {number} came after {self.last}")
+            raise Wrong(f"ticker:{self.product_id} {number} arrived after {self.last}")
         self.last = number
 
     def settle(self):
@@ -119,11 +119,11 @@ class _Book:
     def __init__(self, name):
         self.name = name
         self.sides = None
-        self.odd = set()  # levels whose size could not be read, until the next snapshot
+        self.unreadable = set()  # levels with an unreadable size, until the next snapshot
 
     def snapshot(self, value):
         self.sides = {"buy": {}, "sell": {}}
-        self.odd.clear()
+        self.unreadable.clear()
         for side, rows in (("buy", value["bids"]), ("sell", value["asks"])):
             for price, size in rows:
                 self._set(side, price, size)
@@ -135,9 +135,9 @@ class _Book:
             try:
                 key, amount = Decimal(price), Decimal(size)
             except InvalidOperation:
-                self.odd.add((side, price))  # whether it has this level nobody can say
+                self.unreadable.add((side, price))  # the level may or may not exist
                 continue
-            if not amount and key not in self.sides[side] and (side, price) not in self.odd:
+            if not amount and key not in self.sides[side] and (side, price) not in self.unreadable:
                 raise Wrong(f"{self.name}: a removal of {side} {price}, which it does not have")
             self._set(side, price, size)
 
@@ -153,7 +153,7 @@ class _Book:
 
     def settle(self, true_sides):
         if self.sides is None:
-            raise Wrong(f"{self.name}: no snapshot ever came")
+            raise Wrong(f"{self.name}: no snapshot arrived")
         if self.sides != true_sides:
             wrong = {
                 side: sorted(set(self.sides[side].items()) ^ set(true_sides[side].items()))[:6]
@@ -166,103 +166,105 @@ def judge(world, witness, wanted):
     """Check one subscriber's log.
 
     Args:
-        world: it has settled: no fault is left, and the market stands still.
-        witness: whose log.
-        wanted: the ``(channel, product)`` pairs that it subscribed to from its first moment
-            to the end; of others only what is wrong in itself is looked for.
+        world: after ``settle``: without faults, and with a market that has stopped.
+        witness: the subscriber.
+        wanted: the ``(channel, product)`` pairs that it was subscribed to all the time; messages
+            of other topics are only checked for errors of their own.
     """
     facts = world.facts
     accounts, tickers, books, seen = {}, {}, {}, set()
-    stale, refused, told_trades, gaps = {}, set(), {}, set()
+    stale, refused, reported_trades, gaps = {}, set(), {}, set()
     full_until = {}
-    for what, it in witness.log:
-        if what == "told":
-            _hear(json.loads(it), accounts, facts, stale, refused, told_trades, gaps, full_until)
+    for entry, item in witness.log:
+        if entry == "notice":
+            _read_notice(
+                json.loads(item), accounts, facts, stale, refused, reported_trades, gaps, full_until
+            )
             continue
-        topic, kind = it.topic, it.type
+        topic, kind = item.topic, item.type
         product_id = topic.product_id
         for channel in ("matches", "full", "level3"):
-            is_it = channel in {topic.channel, it.also.channel if it.also else ""}
+            carries = channel in {topic.channel, item.also.channel if item.also else ""}
             if (
-                is_it
+                carries
                 and (channel, product_id) in wanted
-                and (number := _number(channel, it.payload))
+                and (number := _number(channel, item.payload))
             ):
                 account = accounts.setdefault(
                     (channel, product_id), _Account(channel, product_id, facts)
                 )
-                account.take(number, it.payload, kind)
+                account.take(number, item.payload, kind)
                 seen.add((channel, product_id))
         if topic.channel == "full":
-            full_until[product_id] = max(full_until.get(product_id, 0), it.sequence or 0)
+            full_until[product_id] = max(full_until.get(product_id, 0), item.sequence or 0)
         if kind == "ticker" and topic.channel == "ticker":
             ticker = tickers.setdefault(product_id, _Monotone(product_id, facts))
-            ticker.take(it.sequence, it.payload)
+            ticker.take(item.sequence, item.payload)
         elif kind == "heartbeat":
-            if it.payload not in facts.world.truth.of("heartbeat", product_id):
-                raise Wrong(f"the market never said {it.payload}")
-            until = full_until.get(product_id, it.sequence)
-            if ("full", product_id) in wanted and it.sequence > until:
-                raise Wrong(f"heartbeat {it.sequence} ahead of full {until}")
+            if item.payload not in facts.world.truth.of("heartbeat", product_id):
+                raise Wrong(f"the market never sent {item.payload}")
+            until = full_until.get(product_id, item.sequence)
+            if ("full", product_id) in wanted and item.sequence > until:
+                raise Wrong(f"heartbeat {item.sequence} ahead of full {until}")
         elif kind in {"snapshot", "l2update"}:
-            # Who has both channels hears what is common to both once, for both.
+            # A subscriber with both channels receives a common message once, for both.
             for channel in ("level2", "level2_batch"):
-                mine = channel in {topic.channel, it.also.channel if it.also else ""}
-                if mine and (channel, product_id) in wanted:
+                carries = channel in {topic.channel, item.also.channel if item.also else ""}
+                if carries and (channel, product_id) in wanted:
                     book = books.setdefault((channel, product_id), _Book(f"{channel}:{product_id}"))
                     getattr(book, "snapshot" if kind == "snapshot" else "update")(
-                        json.loads(it.payload)
+                        json.loads(item.payload)
                     )
     if witness.has_left:
         return
-    spoken = {t for t in wanted if len(world.truth.of(*t)) > witness.said_before[t]}
-    silent = {t for t in wanted - spoken if t[0] in NUMBERED}
+    sending = {t for t in wanted if len(world.truth.of(*t)) > witness.sent_before[t]}
+    silent = {t for t in wanted - sending if t[0] in NUMBERED}
     _settle(world, wanted - silent, accounts, tickers, books, refused)
     own = ({product_id for channel, product_id in wanted if channel != "status"} | {"*"}) - refused
     if any(is_stale for product_id, is_stale in stale.items() if product_id in own):
-        raise Wrong(f"told to be stale, and never that this is over: {stale}")
+        raise Wrong(f"reported stale, and never live again: {stale}")
     given_up = world.backfill.given_up.total()
     for product_id, ids in gaps:
-        lost = set(ids) - told_trades.get(product_id, set())
+        lost = set(ids) - reported_trades.get(product_id, set())
         if len(lost) > given_up:
             raise Wrong(f"{len(lost)} trades of {product_id} were neither fetched nor given up")
 
 
-def _hear(told, accounts, facts, stale, refused, told_trades, gaps, full_until):
-    kind, product_id = told["type"], told.get("product_id")
+def _read_notice(notice, accounts, facts, stale, refused, reported_trades, gaps, full_until):
+    kind, product_id = notice["type"], notice.get("product_id")
     if kind == "gap":
-        channel = told["channel"]
+        channel = notice["channel"]
         name = "trade_id" if channel == "matches" else "sequence"
-        first, last = told[f"first_{name}"], told[f"last_{name}"]
+        first, last = notice[f"first_{name}"], notice[f"last_{name}"]
         account = accounts.setdefault((channel, product_id), _Account(channel, product_id, facts))
-        account.told_missing(first, last)
+        account.report_missing(first, last)
         if channel == "full":
             full_until[product_id] = max(full_until.get(product_id, 0), last)
         if channel == "matches":
             gaps.add((product_id, tuple(range(first, last + 1))))
     elif kind == "stale":
-        for each in told.get("product_ids", ["*"]):
-            stale[each] = told["stale"]
-        if "product_ids" not in told and not told["stale"]:
+        for each in notice.get("product_ids", ["*"]):
+            stale[each] = notice["stale"]
+        if "product_ids" not in notice and not notice["stale"]:
             stale.clear()
     elif kind == "backfilled":
-        for trade in told["trades"]:
+        for trade in notice["trades"]:
             truth = facts.by_number("matches", product_id).get(trade["trade_id"])
             if truth is None or json.loads(truth)["time"] != trade["time"]:
-                raise Wrong(f"a backfilled trade that never was: {trade}")
-            told_trades.setdefault(product_id, set()).add(trade["trade_id"])
+                raise Wrong(f"a backfilled trade that never happened: {trade}")
+            reported_trades.setdefault(product_id, set()).add(trade["trade_id"])
     elif kind == "error":
-        reason = told.get("reason", "")
+        reason = notice.get("reason", "")
         if reason.endswith(REFUSED):
             refused.add(reason.removesuffix(REFUSED))
         elif "require authentication" in reason or "API Key" in reason:
             refused.update({"full", "level3"})
         else:
-            raise Wrong(f"an error that nobody expected: {told}")
+            raise Wrong(f"an unexpected error: {notice}")
 
 
 def _settle(world, wanted, accounts, tickers, books, refused):
-    """At the end every topic that is still held is where the market is."""
+    """Check that every topic still held has reached the market's latest state."""
     facts = world.facts
     for channel, product_id in wanted:
         if channel in refused or product_id in refused:

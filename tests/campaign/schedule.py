@@ -1,7 +1,7 @@
-"""One random schedule: a world, its subscribers, and what goes wrong, all decided by a seed.
+"""One random schedule: a world, its subscribers and its faults, all determined by a seed.
 
-Run it alone, or many: ``python -m tests.campaign FIRST_SEED COUNT``, with ``PYTHONHASHSEED=0``
-and trio's own dice seeded, so that a seed always plays the same.
+Run one or many with ``python -m tests.campaign FIRST_SEED COUNT``. ``PYTHONHASHSEED=0`` and the
+seeding of trio's own random generator make each seed reproducible.
 """
 
 import json
@@ -36,15 +36,15 @@ PARAMS = {
     "rest_stale": ("20",),
     "rest_slow": ("2",),
 }
-TROUBLE_S = 25.0
-CALM_S = 75.0  # the longest pause between dials, the longest silence, renewals
+FAULTS_S = 25.0
+CALM_S = 75.0  # covers the longest pause between dials, the longest silence, and resubscribes
 
 fired = Counter()
-met = Counter()
+judged = Counter()
 
 
 class Schedule:
-    """One world, its subscribers and its faults, all of it decided by a seed."""
+    """One world, its subscribers and its faults, all determined by a seed."""
 
     def __init__(self, seed):
         self.random = random = Random(seed)
@@ -63,18 +63,19 @@ class Schedule:
             for _ in range(self.random.randint(1, 3)):
                 self.join()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.come_and_go)
-                nursery.start_soon(self.make_trouble)
+                nursery.start_soon(self.change_subscribers)
+                nursery.start_soon(self.fire_faults)
             await self.settle()
             self.world.facts = Facts(self.world)
             for witness in self.witnesses:
                 judge(self.world, witness, self.wanted[witness])
-                met.update(channel for channel, _ in self.wanted[witness])
+                judged.update(channel for channel, _ in self.wanted[witness])
             fired.update(self.world.faults.fired)
 
     def join(self, wanted=()):
         channels = self.random.sample(CHANNELS, self.random.randint(1, 5))
-        if "level2" in channels and "level2_batch" in channels:  # no client can tell them apart
+        # A client cannot distinguish the messages of the two.
+        if "level2" in channels and "level2_batch" in channels:
             channels.remove(self.random.choice(("level2", "level2_batch")))
         pairs = self.random.sample(PRODUCTS, self.random.randint(1, 2))
         if wanted:
@@ -82,26 +83,26 @@ class Schedule:
         witness = self.world.join()
         self.witnesses.append(witness)
         self.wanted[witness] = {(channel, pair) for channel in channels for pair in pairs}
-        witness.said_before = {
+        witness.sent_before = {
             topic: len(self.world.truth.of(*topic)) for topic in self.wanted[witness]
         }
-        self.say(witness, channels, pairs)
+        self.send_command(witness, channels, pairs)
 
-    def say(self, witness, channels, pairs, *, subscribes=True):
+    def send_command(self, witness, channels, pairs, *, subscribes=True):
         requests = tuple(ChannelRequest(BY_ALIAS[name], tuple(pairs)) for name in channels)
         for answer in witness.session.answer(Command(subscribes, requests)):
             if b'"error"' in answer:
                 witness.tell(answer)
 
-    async def come_and_go(self):
+    async def change_subscribers(self):
         random = self.random
-        until = trio.current_time() + TROUBLE_S
+        until = trio.current_time() + FAULTS_S
         while trio.current_time() < until:
             await trio.sleep(random.uniform(0.2, 6.0))
             present = [witness for witness in self.witnesses if not witness.has_left]
             if len(present) < 5 and random.random() < 0.7:
                 self.join()
-                if random.random() < 0.4:  # another comes soon for the same, and shares its state
+                if random.random() < 0.4:  # a second one soon after, which shares the snapshot
                     await trio.sleep(random.uniform(0.0, 0.9))
                     self.join(self.wanted[self.witnesses[-1]])
             elif len(present) > 1 and random.random() < 0.5:
@@ -110,17 +111,17 @@ class Schedule:
                 await self.read_trades(random.choice(PRODUCTS))
 
     async def read_trades(self, pair):
-        """Somebody reads the newest trades by REST; what comes is true, or an error."""
+        """Read the newest trades by REST; the answer must be correct, or an error."""
         path = f"/products/{pair}/trades"
         answer = await self.world.rest.get(path, keeping=lambda answer: 1.0)
         if answer.status == 200:
             ids = [trade["trade_id"] for trade in json.loads(answer.body)]
             assert sorted(ids, reverse=True) == ids
 
-    async def make_trouble(self):
+    async def fire_faults(self):
         random = self.random
         for _ in range(random.randint(2, 9)):
-            await trio.sleep(random.uniform(0.0, TROUBLE_S / 5))
+            await trio.sleep(random.uniform(0.0, FAULTS_S / 5))
             name = random.choice(list(KINDS))
             pair = random.choice((None, *PRODUCTS))
             self.world.faults.fire(name, random.choice(PARAMS.get(name, (None,))), pair)
@@ -128,12 +129,12 @@ class Schedule:
                 await self.read_trades(pair or random.choice(PRODUCTS))
 
     async def settle(self):
-        """No more faults; time for everything to come back; then the market stands still."""
+        """Remove all faults, wait for recovery, then stop the market."""
         faults = self.world.faults
         for fault in faults._lines:
             if isinstance(fault, QuietProduct) and fault._client is not None:
-                # It ends with its connection. Otherwise changes to a book would be lost in a
-                # pause too short to be silence, and nobody can miss what has no number.
+                # Ends with its connection. Otherwise updates of a book would be lost in a pause
+                # too short to be silence; the loss of an update without a number goes unnoticed.
                 fault._client.reset()
         faults._armed.clear()
         faults._lines.clear()
@@ -146,7 +147,7 @@ def run(seed):
     """Run one schedule.
 
     Raises:
-        Wrong: the relay broke a promise; perhaps within exception groups.
+        Wrong: the relay violated a guarantee; perhaps within exception groups.
     """
     trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # as hypothesis does with trio
     trio._core._run._r.seed(seed)

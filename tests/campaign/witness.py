@@ -1,13 +1,13 @@
-"""A subscriber that writes down all it is given, in order."""
+"""A subscriber that records everything that it receives, in order."""
 
 from hedgehogd.fanout.member import Member, MemberStatistics
 from hedgehogd.protocol.wire import WEBSOCKET
 
 
 class Witness(Member):
-    """What one subscriber heard: ``("data", message)``, ``("told", payload)``, ``("asked", …)``."""
+    """One subscriber's log: ``("data", message)`` and ``("notice", payload)`` entries."""
 
-    __slots__ = ("ends", "form", "has_left", "log", "said_before", "session")
+    __slots__ = ("ends", "form", "has_left", "log", "sent_before", "session")
 
     def __init__(self):
         super().__init__()
@@ -16,7 +16,7 @@ class Witness(Member):
         self.log = []
         self.ends = []
         self.has_left = False
-        self.said_before = {}  # how much the market had said of each topic when it came
+        self.sent_before = {}  # messages that the market had sent of each topic before it joined
 
     def write(self, chunk):
         if not self.ends:
@@ -24,7 +24,7 @@ class Witness(Member):
 
     def tell(self, payload):
         if not self.ends:
-            self.log.append(("told", payload))
+            self.log.append(("notice", payload))
 
     def end(self, code, reason, detail=""):
         self.ends.append((code, reason))

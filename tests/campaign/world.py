@@ -1,7 +1,7 @@
-"""One hedgehogd without sockets, in front of a simulated exchange, on the mock clock.
+"""One hedgehogd without sockets, fed by a simulated exchange, on the mock clock.
 
-Everything between the exchange's byte stream and the subscribers' outlets is the real
-thing: feed, arbiter, inbox, broker, books, hub, sessions, REST client, backfill, bootstrap.
+All parts between the exchange's byte stream and the subscribers' outlets are the real ones: feed,
+arbiter, inbox, broker, books, hub, sessions, REST client, backfill, bootstrap.
 """
 
 from contextlib import asynccontextmanager
@@ -53,10 +53,10 @@ REMEMBERED = frozenset({"matches", "full", "level3", "ticker", "heartbeat"})
 
 
 class Truth:
-    """What the market has said on the channels that are checked byte for byte."""
+    """The messages that the market has sent on the channels that are checked byte for byte."""
 
     def __init__(self, market):
-        self.said = {}  # (channel, product) -> payloads, in order
+        self.sent = {}  # (channel, product) -> payloads, in order
         self._end_ns = None
         self._market = market
         self._routes = ()
@@ -75,7 +75,7 @@ class Truth:
         self._market.now_ns = until_ns
 
     def end(self):
-        """The market stands still from the end of the running 50 ms on: no window is cut."""
+        """Stop the market at the end of the current 50 ms, so that no window is incomplete."""
         self._end_ns = -(-self._market.now_ns // WINDOW_NS) * WINDOW_NS
 
     def add_levels(self, product_id, levels, wanted=()):
@@ -83,18 +83,18 @@ class Truth:
         yield from self._note(self._add_levels(product_id, levels, self))
 
     def of(self, channel, product_id):
-        return self.said.get((channel, product_id), [])
+        return self.sent.get((channel, product_id), [])
 
     def _note(self, messages):
         for message in messages:
             if message.channel in REMEMBERED:
-                said = self.said.setdefault((message.channel, message.product_id), [])
-                said.append(message.payload)
+                sent = self.sent.setdefault((message.channel, message.product_id), [])
+                sent.append(message.payload)
             yield message
 
 
 class World:
-    """The daemon's pipe, and the exchange that it is fed by."""
+    """The daemon's pipe, and the exchange that feeds it."""
 
     def __init__(self, seed, *, lines=1, require_auth=False, has_key=False, rate=0.15):
         self.random = Random(seed)
@@ -111,7 +111,7 @@ class World:
         self.broker = Broker(self.pipe, self.sessions)
         self.health = FeedHealth()
         self.refused_for_good = False
-        self.facts = None  # once the market stands still
+        self.facts = None  # set when the market has stopped
         self._lines = lines
         key = Credentials(TEST_KEY, TEST_SECRET, TEST_PASSPHRASE)
         self._credentials = key if has_key else None
@@ -164,7 +164,7 @@ class World:
         await tx.send(Delivery([], [TopicNotice(MATCHES.topic(product_id), payload)]))
 
     def true_book(self, product_id):
-        """Return the market's book as it is now, by side: price to size."""
+        """Return the market's current book, by side: price to size."""
         product = self.market.products[product_id]
         book = self.market.trading(product_id).engine.book
         return {

@@ -1,4 +1,4 @@
-"""Books of our own, to compare with: of level2, and of ``full`` on the exchange's level 3."""
+"""Reference books: of level2, and of ``full`` on top of the exchange's level 3."""
 
 import json
 import urllib.request
@@ -11,14 +11,14 @@ from tests.e2e.harness import subscribe, websocket
 
 
 def contiguous(numbers: list[int]) -> bool:
-    """Say whether each is one more than the one before."""
+    """Say whether each number is one more than its predecessor."""
     return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def fold_level2(messages: list[dict]) -> dict[str, dict[str, str]]:
     """Return the book after a snapshot and its updates, as clients keep it.
 
-    A removal of what is not there fails: the book of clients that trust it would break.
+    Fails on a removal of an unknown level: it would break the books of trusting clients.
     """
     assert messages[0]["type"] == "snapshot"
     book: dict[str, dict[str, str]] = {}
@@ -39,9 +39,9 @@ Orders = dict[str, tuple[str, Decimal, Decimal]]
 
 
 class FullBook:
-    """A level-3 book of our own, made of the exchange's REST and the daemon's ``full``.
+    """A level-3 reference book, from the exchange's REST and the daemon's ``full``.
 
-    It has every message, so it can say what the book was at any sequence since it began.
+    It keeps every message, so it can return the book at any sequence since its start.
     """
 
     def __init__(self, exchange_rest: str, product: str) -> None:
@@ -69,21 +69,21 @@ class FullBook:
                 self._messages[message["sequence"]] = message
 
     async def at(self, sequence: int) -> Orders:
-        """Return the book at ``sequence``; wait for it to come."""
+        """Return the book at ``sequence``; wait until that message arrives."""
         base, orders = self._base[0], dict(self._base[1])
         assert base <= sequence, "the client's book is older than ours"
         with trio.fail_after(DRIVER_S):
             while max(self._messages) < sequence:
                 await trio.sleep(0.01)
         numbers = range(base + 1, sequence + 1)
-        assert [] == [n for n in numbers if n not in self._messages], "`full` has holes"
+        assert [] == [n for n in numbers if n not in self._messages], "`full` has gaps"
         for number in numbers:
             _apply(orders, self._messages[number])
         return orders
 
 
 def orders_of(book: dict) -> Orders:
-    """Return the orders of a level-3 book: Coinbase's, or one that a driver printed."""
+    """Return the orders of a level-3 book: Coinbase's, or one printed by a driver."""
     return {
         order_id: (side, Decimal(price), Decimal(size))
         for side, rows in (("buy", book["bids"]), ("sell", book["asks"]))
@@ -92,7 +92,7 @@ def orders_of(book: dict) -> Orders:
 
 
 def _apply(orders: Orders, message: dict) -> None:
-    """Do what FEED §6.7 to §6.11 say about one message of ``full``."""
+    """Apply one message of ``full``, by docs/COINBASE.md §6.7 to §6.11."""
     kind = message["type"]
     if kind == "open":
         size, price = Decimal(message["remaining_size"]), Decimal(message["price"])
@@ -114,7 +114,7 @@ def _apply(orders: Orders, message: dict) -> None:
 
 
 async def get_json(url: str) -> dict:
-    """GET ``url``; return the JSON of its answer."""
+    """Return the decoded JSON that a GET of ``url`` returns."""
 
     def get() -> dict:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -1,4 +1,4 @@
-"""What every client must have got, whichever it is."""
+"""Checks of the messages that every client must have received."""
 
 import re
 from decimal import Decimal
@@ -13,7 +13,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 
 
 def check_trades(driver: Driver, product: str) -> None:
-    """Trades come once each, in order, behind the last one before them; tickers are of trades."""
+    """Check that trades arrive once, in order, after one last_match; tickers match trades."""
     trades = [m for m in driver.messages("last_match", "match") if m["product_id"] == product]
     tickers = [m for m in driver.messages("ticker") if m["product_id"] == product]
     assert [m["type"] for m in trades][:2] == ["last_match", "match"]
@@ -27,7 +27,7 @@ def check_trades(driver: Driver, product: str) -> None:
 
 
 def check_level2(driver: Driver, product: str) -> None:
-    """A snapshot first, then changes that make an uncrossed book of it."""
+    """Check for a snapshot first, then changes that give an uncrossed book."""
     changes = [m for m in driver.messages("snapshot", "l2update") if m["product_id"] == product]
     assert [m["type"] for m in changes][:2] == ["snapshot", "l2update"]
     book = fold_level2(changes)
@@ -35,21 +35,21 @@ def check_level2(driver: Driver, product: str) -> None:
 
 
 def check_heartbeats(driver: Driver, product: str) -> None:
-    """No heartbeat is ahead of the trades it tells of."""
+    """Check that no heartbeat is ahead of the trades that it counts."""
     last = 0
-    beats = 0
+    heartbeats = 0
     for message in driver.messages("last_match", "match", "heartbeat"):
         if message["product_id"] == product:
             if message["type"] == "heartbeat":
-                beats += 1
+                heartbeats += 1
                 assert last in {0, message["last_trade_id"]}
             else:
                 last = message["trade_id"]
-    assert beats
+    assert heartbeats
 
 
 async def wait_for_trades(exchange_rest: str, product: str, count: int) -> None:
-    """Let the exchange have so many trades of the product; its page has a thousand at most."""
+    """Wait until the exchange has ``count`` trades of the product; a page has at most 1000."""
     path = f"{exchange_rest}/products/{product}/trades"
     with trio.fail_after(60):
         while True:
@@ -61,7 +61,7 @@ async def wait_for_trades(exchange_rest: str, product: str, count: int) -> None:
 
 
 async def check_rest(driver: Driver, exchange_rest: str, trades: int) -> None:
-    """The answers have Coinbase's shapes, and the exchange's values where those stand still."""
+    """Check that answers have Coinbase's form, and the exchange's values where those are fixed."""
     assert driver.answer("products") == await get_json(f"{exchange_rest}/products")
     assert driver.answer("currencies") == await get_json(f"{exchange_rest}/currencies")
     for level in (1, 2, 3):
@@ -116,29 +116,30 @@ def _check_candles(rows: list[list]) -> None:
 
 
 async def check_book(command: list[str], relay: Relay, product: str) -> Driver:
-    """Let the client keep a book for 10 s: it is the exchange's, after one load only.
+    """Check a client's book, kept for 10 s after one load, against the exchange's.
 
-    The relay holds no ``full`` of the product before the client asks. First our own book is
-    proved on the exchange's; so ``full`` had it all. Then the client's is, at its sequence.
+    The relay has no ``full`` of the product before the client subscribes. First the reference book
+    is compared with the exchange's, which proves that ``full`` was complete. Then the client's
+    book is compared with the reference, at its sequence.
     """
-    ours = FullBook(relay.exchange_rest, product)
+    reference = FullBook(relay.exchange_rest, product)
 
     async def follow(task_status: trio.TaskStatus[None]) -> None:
-        await ours.follow(relay.port, product, task_status)
+        await reference.follow(relay.port, product, task_status)
 
     async with trio.open_nursery() as nursery:
         async with driving(command, "book", relay.url, relay.api_url, product, 10) as driver:
             await driver.wait_for("loaded")
             await nursery.start(follow)
-        sequence, truth = await ours.load()
-        assert await ours.at(sequence) == truth
+        sequence, truth = await reference.load()
+        assert await reference.at(sequence) == truth
         book = driver.of("book")[0]
-        mine = orders_of(book)
-        expected = await ours.at(book["sequence"])
+        orders = orders_of(book)
+        expected = await reference.at(book["sequence"])
         nursery.cancel_scope.cancel()
-    assert len(driver.of("loaded")) == 1, driver.words()
+    assert len(driver.of("loaded")) == 1, driver.all_errors()
     assert driver.of("error") == []
-    assert len(mine) == len(book["bids"]) + len(book["asks"]), "an order is there twice"
-    assert mine == expected
+    assert len(orders) == len(book["bids"]) + len(book["asks"]), "an order is listed twice"
+    assert orders == expected
     assert book["sequence"] > driver.of("loaded")[0]["sequence"] + 100, "the market was not busy"
     return driver

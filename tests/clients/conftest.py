@@ -11,7 +11,7 @@ SEED = 20
 
 @pytest.fixture(scope="session")
 def relayed(tmp_path_factory):
-    """A daemon in front of a busy exchange; nothing that any client does may trip either."""
+    """Run a daemon and a busy exchange; no client may cause a traceback in either."""
     with relay(tmp_path_factory.mktemp("relay"), rate=RATE, seed=SEED) as running:
         yield running
     for log in running.logs:

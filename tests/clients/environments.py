@@ -1,11 +1,11 @@
-"""Environments of their own for the clients that are not ours, made on first use.
+"""Separate environments for third-party clients, made on first use.
 
-A client's pins name every package of its environment with its version and its hashes. The
-environment is kept outside the checkout, under the hash of its pins and of what runs it, so
-that all checkouts share it and a changed pin makes a new one. ``.made`` is written last: an
-environment without it is unfinished, and is made anew. Whoever makes one holds a lock.
+A client's pins list every package of its environment with version and hashes. The environment
+is kept outside the checkout, under the hash of its pins and of its interpreter, so that all
+checkouts share it and a changed pin makes a new one. ``.made`` is written last: an environment
+without it is incomplete, and is made again. A process that makes one holds a lock.
 
-``python -m tests.clients.environments`` makes them all, and says where they are.
+``python -m tests.clients.environments`` makes them all, and prints their locations.
 """
 
 import fcntl
@@ -24,20 +24,20 @@ STEP_TIMEOUT_S = 100  # for venv, pip and npm each
 
 
 class CannotMake(Exception):
-    """An environment could not be made; the text says which, why, and what would help."""
+    """An environment could not be made; the text names it, the reason, and a remedy."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One client, and what runs its driver.
+    """One client, and the interpreter of its driver.
 
     Attributes:
         client: its name, for example ``"copra"``.
         pins: every package of the environment with its version.
         driver: the program that uses the client.
-        identity: of the interpreter, ``"/usr 3.11"``: another needs an environment of its own.
+        identity: of the interpreter, ``"/usr 3.11"``: each has an environment of its own.
         make: fills an empty folder.
-        interpreter: the command that runs the driver, given the folder.
+        interpreter: the command that runs the driver, for a folder.
     """
 
     client: str
@@ -48,15 +48,15 @@ class Environment:
     interpreter: Callable[[Path], list[str]]
 
     def folder(self) -> Path:
-        """Return where it is, or will be."""
+        """Return the location of the environment, which may not exist yet."""
         identity = self.pins.read_bytes() + self.identity().encode()
         return cache() / f"{self.client}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
     def command(self) -> list[str]:
-        """Return the command that runs the driver; makes the environment before, if need be.
+        """Return the command that runs the driver; make the environment first if necessary.
 
         Raises:
-            CannotMake: for want of a program, or of a network.
+            CannotMake: a program or the network is missing.
         """
         folder = self.folder()
         if not (folder / ".made").exists():
@@ -83,7 +83,7 @@ def cache() -> Path:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock ``path``; it is let go of with the file, also when we are killed."""
+    """Hold the lock ``path``; the kernel releases it with the file, also after a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -91,8 +91,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _run(folder: Path, *command: str) -> str:
-    """Run one step in ``folder``; return what it printed."""
-    what = " ".join(Path(word).name for word in command[:4])
+    """Run one step in ``folder``; return its output."""
+    step = " ".join(Path(word).name for word in command[:4])
     try:
         done = subprocess.run(
             command,
@@ -107,10 +107,10 @@ def _run(folder: Path, *command: str) -> str:
     except FileNotFoundError:
         raise CannotMake(f"there is no {command[0]} here; install it") from None
     except subprocess.TimeoutExpired:
-        raise CannotMake(f"`{what}` took over {STEP_TIMEOUT_S} s; is there a network?") from None
+        raise CannotMake(f"`{step}` took over {STEP_TIMEOUT_S} s; is there a network?") from None
     if done.returncode:
         last = "\n".join(done.stdout.strip().splitlines()[-5:])
-        raise CannotMake(f"`{what}` failed; is there a network? It said:\n{last}")
+        raise CannotMake(f"`{step}` failed; is there a network? Its output:\n{last}")
     return done.stdout
 
 
@@ -119,13 +119,13 @@ def _python_identity() -> str:
 
 
 def _make_venv(folder: Path, pins: Path) -> None:
-    """Make a venv. The pins are the whole of it, so pip is not asked what they need:
+    """Make a venv. The pins are complete, so pip does not resolve dependencies:
 
-    cbpro asks for versions of 2017 that no present Python can build.
+    cbpro requires versions of 2017 that no current Python can build.
     """
     _run(folder, sys.executable, "-m", "venv", str(folder))
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
-    only = ("--no-deps", "--only-binary", ":all:", "--require-hashes")  # nothing is built
+    only = ("--no-deps", "--only-binary", ":all:", "--require-hashes")  # no package is built
     pip = (str(folder / "bin/python"), "-m", "pip", "install")
     _run(folder, *pip, *quiet, *only, "-r", str(pins))
 
@@ -139,7 +139,7 @@ def _node_lock() -> Path:
 
 
 def _node_identity() -> str:
-    # Nothing is compiled, so that any version runs it.
+    # No package is compiled, so any version can run it.
     return f"node {hashlib.sha256(_node_lock().read_bytes()).hexdigest()}"
 
 
@@ -150,7 +150,7 @@ def _make_node_folder(folder: Path, pins: Path) -> None:
 
 
 def _node(folder: Path) -> list[str]:
-    # The driver is not in the folder: it is told where to find its client.
+    # The driver is outside the folder: NODE_PATH names the location of its client.
     return ["env", f"NODE_PATH={folder / 'node_modules'}", "node"]
 
 

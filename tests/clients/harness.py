@@ -1,6 +1,6 @@
-"""What tests of real clients share: the programs, and their drivers.
+"""Shared parts of the tests of real clients: the programs, and their drivers.
 
-A driver prints one JSON object a line; what else is on its stdout was said by the library.
+A driver prints one JSON object per line; other lines on its stdout are the library's output.
 """
 
 import json
@@ -20,18 +20,18 @@ import trio
 from tests.clients.environments import CannotMake, Environment
 from tests.e2e.harness import free_port
 
-START_S = 20  # for a program to say that it is ready
-DRIVER_S = 30  # for a driver to end; none listens longer than 20 s
+START_S = 20  # until a program logs that it is ready
+DRIVER_S = 30  # until a driver ends; none reads longer than 20 s
 
 
 @dataclass(frozen=True)
 class Relay:
-    """A daemon in front of a simulated exchange, each a process.
+    """A daemon fed by a simulated exchange, each in a process.
 
     Attributes:
         port: the daemon's.
         exchange_rest: the exchange's own REST, to compare with.
-        logs: what both wrote.
+        logs: the logs of both.
     """
 
     port: int
@@ -40,12 +40,12 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """Return what a Coinbase client is given for its feed."""
+        """Return the URL that a Coinbase client uses for its feed."""
         return f"ws://127.0.0.1:{self.port}"
 
     @property
     def api_url(self) -> str:
-        """Return what a Coinbase client is given for its REST."""
+        """Return the URL that a Coinbase client uses for REST."""
         return f"http://127.0.0.1:{self.port}"
 
 
@@ -74,10 +74,10 @@ def program(log: Path, *arguments: str, ready: str) -> Iterator[None]:
 
 @contextmanager
 def relay(folder: Path, *, rate: float, seed: int) -> Iterator[Relay]:
-    """Run an exchange and a daemon in front of it."""
+    """Run an exchange and a daemon that it feeds."""
     exchange, daemon = free_port(), free_port()
     logs = folder / "exchange.log", folder / "daemon.log"
-    # Two of the clients do not know modify_order: their books would be wrong by themselves.
+    # Two of the clients do not know modify_order: their books would become wrong without a fault.
     market = ("simulate", "--port", str(exchange), "--seed", str(seed), "--rate", str(rate))
     market += ("--no-modify-orders",)
     front = ("--feed", f"ws://127.0.0.1:{exchange}", "--port", str(daemon))
@@ -92,8 +92,8 @@ def relay(folder: Path, *, rate: float, seed: int) -> Iterator[Relay]:
 def command_of(environment: Environment) -> list[str]:
     """Return the command of a client's driver; make its environment on first use.
 
-    Skips the test where that cannot be done, and says why. CI fails on any skipped test, so
-    that a missing client cannot hide there.
+    Skips the test with the reason if that is impossible. CI fails on any skipped test, so a
+    missing client cannot go unnoticed there.
     """
     try:
         return environment.command()
@@ -103,18 +103,18 @@ def command_of(environment: Environment) -> list[str]:
 
 @dataclass
 class Driver:
-    """A client at work.
+    """A running client.
 
     Attributes:
-        lines: what the driver printed.
-        said: what the library printed.
-        complaints: what came on stderr.
-        ended: nothing more will come.
+        lines: the lines that the driver printed.
+        output: the lines that the library printed.
+        stderr: the text on stderr.
+        ended: True when no more lines can follow.
     """
 
     lines: list[dict] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    complaints: str = ""
+    output: list[str] = field(default_factory=list)
+    stderr: str = ""
     ended: bool = False
 
     def of(self, kind: str) -> list[dict]:
@@ -127,13 +127,13 @@ class Driver:
         return [message for message in found if message["type"] in types]
 
     def answer(self, call: str) -> object:
-        """Return what a REST call answered."""
+        """Return the answer of a REST call."""
         return next(line["answer"] for line in self.of("answer") if line["call"] == call)
 
     async def wait_for(self, kind: str) -> dict:
         """Wait for the first line of a kind."""
         while not self.of(kind):
-            assert not self.ended, f"the client ended without {kind}: {self.words()}"
+            assert not self.ended, f"the client ended without {kind}: {self.all_errors()}"
             await trio.sleep(0.02)
         return self.of(kind)[0]
 
@@ -145,17 +145,17 @@ class Driver:
                 if line.startswith(b"{"):
                     self.lines.append(json.loads(line))
                 elif line:
-                    self.said.append(line.decode())
+                    self.output.append(line.decode())
         self.ended = True
 
-    async def _read_complaints(self, stream: trio.abc.ReceiveStream) -> None:
+    async def _read_stderr(self, stream: trio.abc.ReceiveStream) -> None:
         async for data in stream:
-            self.complaints += data.decode()
+            self.stderr += data.decode()
 
-    def words(self) -> str:
-        """Return what went wrong, for a failing test."""
+    def all_errors(self) -> str:
+        """Return all errors and output, for the message of a failing test."""
         errors = [str(line) for line in self.of("error")]
-        return "\n".join([*errors, *self.said, self.complaints])
+        return "\n".join([*errors, *self.output, self.stderr])
 
 
 @asynccontextmanager
@@ -174,17 +174,17 @@ async def driving(command: list[str], *arguments: object) -> AsyncIterator[Drive
         with trio.fail_after(DRIVER_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(driver._read, process.stdout)
-                nursery.start_soon(driver._read_complaints, process.stderr)
+                nursery.start_soon(driver._read_stderr, process.stderr)
                 yield driver
                 await process.wait()
     except* trio.TooSlowError:
-        raise AssertionError(f"not done in {DRIVER_S} s: {driver.words()}") from None
+        raise AssertionError(f"not done in {DRIVER_S} s: {driver.all_errors()}") from None
     finally:
         if process.poll() is None:
             process.kill()
         with trio.CancelScope(shield=True):
             await process.wait()
-    assert process.returncode == 0, driver.words()
+    assert process.returncode == 0, driver.all_errors()
 
 
 async def drive(command: list[str], *arguments: object) -> Driver:

@@ -1,4 +1,4 @@
-"""cbpro 1.1.4: a ping before every receive, and no second try."""
+"""cbpro 1.1.4: it sends a ping before every receive, and does not reconnect."""
 
 import pytest
 
@@ -18,10 +18,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 PRODUCTS = ["BTC-USD", "ETH-USD", "LTC-USD"]
 
 
-async def test_it_gets_trades_and_books_and_a_pong_for_each_of_its_hundreds_of_pings(
-    cbpro, relayed
-):
-    """Whoever limits control frames, or lets them wait behind data, loses this client."""
+async def test_cbpro_gets_trades_books_and_a_pong_for_each_of_hundreds_of_pings(cbpro, relayed):
+    """A limit on control frames, or pongs queued after data, would break this client."""
     async with tapped(relayed.port) as tap:
         channels = "matches,ticker,level2"
         driver = await drive(cbpro, "stream", tap.url, channels, ",".join(PRODUCTS), 4000, 20)
@@ -29,15 +27,15 @@ async def test_it_gets_trades_and_books_and_a_pong_for_each_of_its_hundreds_of_p
     assert tap.request()["origin"] == tap.url.replace("ws:", "http:")
     assert "sec-websocket-extensions" not in tap.answer()
     assert pings >= 500
-    assert pings - 5 <= pongs <= pings  # those on their way when it left
+    assert pings - 5 <= pongs <= pings  # the last ones were in flight at the end
     assert driver.of("closed") == [{"kind": "closed", "error": None}]
     for product in PRODUCTS:
         check_trades(driver, product)
         check_level2(driver, product)
 
 
-async def test_it_is_told_of_a_wrong_product_and_gets_the_others(cbpro, relayed):
-    """As the exchange does it: the error first, then what is right."""
+async def test_cbpro_gets_an_error_for_a_wrong_product_and_the_valid_one(cbpro, relayed):
+    """As from the exchange: the error first, then the valid product."""
     arguments = ("stream", relayed.url + "/", "ticker", "BTC-USD,XYZ-ABC", 4, 20)
     driver = await drive(cbpro, *arguments)
     (ack,) = driver.messages("subscriptions")
@@ -46,16 +44,16 @@ async def test_it_is_told_of_a_wrong_product_and_gets_the_others(cbpro, relayed)
     assert {m["product_id"] for m in driver.messages("ticker")} == {"BTC-USD"}
 
 
-async def test_its_rest_client_gets_what_coinbase_answers(cbpro, relayed):
-    """1100 trades are two pages: it goes from one to the next by ``cb-after``."""
+async def test_the_rest_client_gets_coinbases_answers(cbpro, relayed):
+    """1100 trades are two pages: it finds the second by ``cb-after``."""
     await wait_for_trades(relayed.exchange_rest, "BTC-USD", 1100)
     driver = await drive(cbpro, "rest", relayed.api_url, "BTC-USD", 1100)
     await check_rest(driver, relayed.exchange_rest, 1100)
     assert driver.answer("wrong product") == {"message": "NotFound"}
 
 
-async def test_its_order_book_stays_in_step(cbpro, relayed):
-    """A book by REST, changes by ``full``: they must meet, at first and ever after."""
+async def test_the_order_book_stays_in_sync(cbpro, relayed):
+    """A book by REST and changes by ``full`` must fit, at the start and later."""
     driver = await check_book(cbpro, relayed, "ETH-USD")
-    assert not [line for line in driver.said if "messages missing" in line]
-    assert "Traceback" not in driver.complaints
+    assert not [line for line in driver.output if "messages missing" in line]
+    assert "Traceback" not in driver.stderr

@@ -1,4 +1,4 @@
-"""coinbase-pro 0.9.0 for Node: asks for compression, and counts every sequence."""
+"""coinbase-pro 0.9.0 for Node: it asks for compression, and checks every sequence."""
 
 import pytest
 
@@ -16,10 +16,8 @@ from tests.clients.wire import tapped
 pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 
 
-async def test_it_gets_trades_books_and_heartbeats_and_the_compression_it_asks_for(
-    coinbase_pro, relayed
-):
-    """It offers permessage-deflate with a window of its own."""
+async def test_coinbase_pro_gets_trades_books_heartbeats_and_compression(coinbase_pro, relayed):
+    """It offers permessage-deflate with its own window size."""
     async with tapped(relayed.port) as tap:
         channels = "matches,ticker,level2"
         arguments = ("stream", tap.url, channels, "BTC-USD,ETH-USD", 4000, 20)
@@ -32,25 +30,25 @@ async def test_it_gets_trades_books_and_heartbeats_and_the_compression_it_asks_f
         check_heartbeats(driver, product)
 
 
-async def test_a_wrong_product_is_an_error_event_and_the_others_come(coinbase_pro, relayed):
-    """The error carries Coinbase's message and reason."""
+async def test_a_wrong_product_is_an_error_event_and_the_valid_one_is_served(coinbase_pro, relayed):
+    """The error has Coinbase's message and reason."""
     arguments = ("stream", relayed.url, "ticker", "BTC-USD,XYZ-ABC", 4, 20)
     driver = await drive(coinbase_pro, *arguments)
     assert {"kind": "error", **WRONG} in driver.of("error")
     assert {m["product_id"] for m in driver.messages("ticker")} == {"BTC-USD"}
 
 
-async def test_its_rest_client_gets_what_coinbase_answers(coinbase_pro, relayed):
-    """It walks trades upward, with ``before`` and ``after`` in one request."""
+async def test_the_rest_client_gets_coinbases_answers(coinbase_pro, relayed):
+    """It pages through trades upward, with ``before`` and ``after`` in one request."""
     driver = await drive(coinbase_pro, "rest", relayed.api_url, "BTC-USD", 350)
-    walked = driver.answer("page of trades")
-    newest_first = [trade["trade_id"] for trade in walked["page"]]
-    assert newest_first == list(range(walked["after"] - 1, walked["after"] - 11, -1))
+    paged = driver.answer("page of trades")
+    newest_first = [trade["trade_id"] for trade in paged["page"]]
+    assert newest_first == list(range(paged["after"] - 1, paged["after"] - 11, -1))
     await check_rest(driver, relayed.exchange_rest, 349)  # between the two, without either
     assert driver.answer("wrong product") == "HTTP 404 Error: NotFound"
 
 
-async def test_its_order_book_stays_in_step(coinbase_pro, relayed):
-    """It loads again whenever a sequence, a heartbeat's too, is not the next; it never must."""
+async def test_the_order_book_stays_in_sync(coinbase_pro, relayed):
+    """It reloads when any sequence, also a heartbeat's, is not the next; here it never must."""
     driver = await check_book(coinbase_pro, relayed, "BTC-USD")
     assert len(driver.of("loading")) == 1

@@ -1,4 +1,4 @@
-"""copra 1.2.9: products in its channel objects only, and a goodbye that it waits for."""
+"""copra 1.2.9: products only in its channel objects, and a close handshake that it awaits."""
 
 import pytest
 
@@ -9,24 +9,24 @@ from tests.clients.wire import CLOSE, opcodes, tapped
 pytestmark = [pytest.mark.e2e, pytest.mark.clients]
 
 
-async def test_it_gets_all_it_can_ask_for_and_a_goodbye(copra, relayed):
-    """It leaves with a close frame, and is answered with one."""
+async def test_copra_gets_all_its_channels_and_a_close_frame(copra, relayed):
+    """It ends with a close frame, and receives one as the answer."""
     async with tapped(relayed.port) as tap:
         channels = "matches,ticker,heartbeat,level2"
         driver = await drive(copra, "stream", tap.url, channels, "BTC-USD,ETH-USD", 4000, 20)
     assert tap.request()["upgrade"] == "WebSocket"
     assert opcodes(tap.sent)[-1] == opcodes(tap.received)[-1] == CLOSE
     (closed,) = driver.of("closed")
-    assert (True, None) == (closed["clean"], closed["code"])  # it gives none, it gets none
+    assert (True, None) == (closed["clean"], closed["code"])  # it sends no code
     for product in ("BTC-USD", "ETH-USD"):
         check_trades(driver, product)
         check_level2(driver, product)
         check_heartbeats(driver, product)
 
 
-async def test_it_logs_a_wrong_product_and_gets_the_others(copra, relayed):
-    """What its user sees of an error is one line in the log."""
+async def test_copra_logs_a_wrong_product_and_gets_the_valid_one(copra, relayed):
+    """Its user sees an error as one line in the log."""
     driver = await drive(copra, "stream", relayed.url, "ticker", "BTC-USD,XYZ-ABC", 4, 20)
     assert [{"kind": "error", **WRONG}] == driver.of("error")
-    assert f"{WRONG['message']}. {WRONG['reason']}" in driver.complaints
+    assert f"{WRONG['message']}. {WRONG['reason']}" in driver.stderr
     assert {m["product_id"] for m in driver.messages("ticker")} == {"BTC-USD"}

@@ -1,4 +1,4 @@
-"""The making of environments: whole or not at all, once, and with a reason when not."""
+"""Making environments: complete or not at all, once, and with a reason on failure."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tests.clients.environments import ENVIRONMENTS, CannotMake, Environment
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
-    """An environment without a client, how it was made, and whether that may end."""
+    """Return a fake environment, a list of its makings, and the event that ends one."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pins = tmp_path / "pins.txt"
     pins.write_text("nobody==1\n")
@@ -28,8 +28,8 @@ def environment(tmp_path, monkeypatch):
     return nobody, made, may_end
 
 
-def test_an_environment_is_made_once_and_anew_for_other_pins(environment):
-    """Pins are what an environment is; the driver is not in it."""
+def test_an_environment_is_made_once_and_again_for_other_pins(environment):
+    """The pins define the environment; the driver is not part of it."""
     environment, made, _ = environment
     assert environment.command() == environment.command() == ["run", str(environment.driver)]
     assert len(made) == 1
@@ -38,8 +38,8 @@ def test_an_environment_is_made_once_and_anew_for_other_pins(environment):
     assert len(made) == 2
 
 
-def test_an_unfinished_environment_is_made_anew(environment):
-    """An interrupted pip leaves half a package that the next takes for a whole one."""
+def test_an_unfinished_environment_is_made_again(environment):
+    """An interrupted pip leaves half a package, which the next run would take as complete."""
     environment, made, _ = environment
     environment.folder().mkdir(parents=True)
     (environment.folder() / "half").touch()
@@ -47,8 +47,8 @@ def test_an_unfinished_environment_is_made_anew(environment):
     assert made == [[]]
 
 
-def test_two_who_start_at_once_make_one(environment):
-    """The others wait for the first."""
+def test_processes_that_start_together_make_one_environment(environment):
+    """All but the first wait for it."""
     environment, made, may_end = environment
     may_end.clear()
     threads = [threading.Thread(target=environment.command) for _ in range(4)]
@@ -68,8 +68,10 @@ def test_two_who_start_at_once_make_one(environment):
         (("sleep", "9"), "is there a network?"),
     ],
 )
-def test_what_cannot_be_made_says_why_and_is_tried_again(environment, monkeypatch, command, reason):
-    """Without a network there is nothing to install from."""
+def test_a_failed_environment_gives_a_reason_and_is_made_later(
+    environment, monkeypatch, command, reason
+):
+    """Without a network no package can be installed."""
     monkeypatch.setattr(environments, "STEP_TIMEOUT_S", 0.3)
     environment, made, _ = environment
     broken = Environment(
@@ -87,8 +89,8 @@ def test_what_cannot_be_made_says_why_and_is_tried_again(environment, monkeypatc
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: e.client)
-def test_pins_are_exact_and_name_no_place(environment):
-    """What was tested is what is installed; from where is the machine's business."""
+def test_pins_are_exact_and_name_no_location(environment):
+    """The tested versions are the installed ones; the source depends on the machine."""
     text = environment.pins.read_text()
     assert "://" not in text
     if environment.pins.suffix == ".txt":
@@ -100,7 +102,7 @@ def test_pins_are_exact_and_name_no_place(environment):
 
 
 def test_each_package_of_node_has_its_hash():
-    """npm compares it with what it fetched, from wherever the machine fetches."""
+    """npm compares it with the fetched package, from any source."""
     text = environments._node_lock().read_text()
     packages = json.loads(text)["packages"]
     packages.pop("")

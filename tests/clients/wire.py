@@ -1,4 +1,4 @@
-"""A tap on a client's wire: its handshake and its frames, without asking the client."""
+"""A tap on a client's connection: its handshake and its frames, independent of the client."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,10 +9,10 @@ import trio
 
 @dataclass
 class Tap:
-    """What went over one client's wire.
+    """The bytes of one client's connection.
 
     Attributes:
-        port: where to send the client.
+        port: the client connects here.
         sent: by the client.
         received: by the client.
     """
@@ -23,21 +23,21 @@ class Tap:
 
     @property
     def url(self) -> str:
-        """Return what the client is given for its feed."""
+        """Return the feed URL for the client."""
         return f"ws://127.0.0.1:{self.port}"
 
     def request(self) -> dict[str, str]:
-        """Return the headers of the client's handshake; their names in lower case."""
+        """Return the headers of the client's handshake, with names in lower case."""
         return _headers(bytes(self.sent))
 
     def answer(self) -> dict[str, str]:
-        """Return the headers that answered it."""
+        """Return the headers of the server's handshake response."""
         return _headers(bytes(self.received))
 
 
 @asynccontextmanager
 async def tapped(port: int) -> AsyncIterator[Tap]:
-    """Stand between clients and ``port``, and keep what passes."""
+    """Forward connections to ``port``, and record the bytes."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(lambda task_status: _tap_any(port, nursery, task_status))
         yield listeners
@@ -58,14 +58,14 @@ async def _tap_any(port: int, nursery: trio.Nursery, task_status: trio.TaskStatu
     await trio.serve_listeners(serve, listeners, handler_nursery=nursery)
 
 
-async def _pass(source: trio.SocketStream, sink: trio.SocketStream, kept: bytearray) -> None:
+async def _pass(source: trio.SocketStream, sink: trio.SocketStream, record: bytearray) -> None:
     try:
         async for data in source:
-            kept += data
+            record += data
             await sink.send_all(data)
         await sink.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # the one or the other has gone; the tests look at what was kept
+        pass  # one end has closed; the tests check the recorded bytes
 
 
 def _headers(raw: bytes) -> dict[str, str]:
@@ -74,7 +74,7 @@ def _headers(raw: bytes) -> dict[str, str]:
 
 
 def opcodes(raw: bytes) -> list[int]:
-    """Return the opcodes of all frames behind a handshake; masked or not."""
+    """Return the opcodes of all frames after a handshake, masked or not."""
     found, at = [], raw.index(b"\r\n\r\n") + 4
     while at + 2 <= len(raw):
         size, start = raw[at + 1] & 0x7F, at + 2

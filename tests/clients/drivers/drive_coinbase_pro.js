@@ -4,14 +4,14 @@
 //   drive_coinbase_pro.js rest API-URL PRODUCT TRADES
 //   drive_coinbase_pro.js book URL API-URL PRODUCT SECONDS
 //
-// One JSON object a line on stdout.
+// One JSON object per line on stdout.
 'use strict';
 
 const { OrderbookSync, PublicClient, WebsocketClient } = require('coinbase-pro');
 
 const say = (kind, fields) => process.stdout.write(JSON.stringify({ kind, ...fields }) + '\n');
 
-// Listens until COUNT messages are here or SECONDS have passed.
+// Reads until COUNT messages have arrived or SECONDS have passed.
 function stream(url, channels, products, count, seconds) {
   const client = new WebsocketClient(products.split(','), url, null, {
     channels: channels.split(','),
@@ -30,7 +30,7 @@ function stream(url, channels, products, count, seconds) {
   client.on('close', () => say('closed'));
 }
 
-// Asks everything that is public.
+// Calls every public method.
 async function rest(url, product, trades) {
   const client = new PublicClient(url);
   const tell = (call, answer) => say('answer', { call, answer });
@@ -52,7 +52,7 @@ async function rest(url, product, trades) {
   await client.getProductTicker('XYZ-ABC').catch((error) => tell('wrong product', error.message));
 }
 
-// Keeps a book for SECONDS, from when it was loaded.
+// Keeps a book for SECONDS, after it is loaded.
 function book(url, apiUrl, product, seconds) {
   const client = new OrderbookSync([product], apiUrl, url);
   let isFirst = true;

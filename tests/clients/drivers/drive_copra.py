@@ -1,8 +1,8 @@
-"""Uses copra as its documentation shows; only the address is not Coinbase's.
+"""Use copra as its documentation shows; only the address is not Coinbase's.
 
     drive_copra.py stream URL CHANNELS PRODUCTS COUNT SECONDS
 
-One JSON object a line on stdout; what the library logs is on stderr.
+One JSON object per line on stdout; the library's log is on stderr.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import sys
 from copra.websocket import Channel, Client
 
 
-def say(kind, **fields):
+def write(kind, **fields):
     sys.stdout.write(json.dumps({"kind": kind, **fields}) + "\n")
     sys.stdout.flush()
 
@@ -23,19 +23,19 @@ class StreamClient(Client):
 
     def on_message(self, message):
         self.count += 1
-        say("message", message=message)
+        write("message", message=message)
 
     def on_error(self, message, reason=""):
         super().on_error(message, reason)
-        say("error", message=message, reason=reason)
+        write("error", message=message, reason=reason)
 
     def on_close(self, was_clean, code, reason):
         super().on_close(was_clean, code, reason)
-        say("closed", clean=was_clean, code=code, reason=reason)
+        write("closed", clean=was_clean, code=code, reason=reason)
 
 
 async def stream(url, channels, products, count, seconds):
-    """Listen until COUNT messages are here or SECONDS have passed; then wait for the goodbye."""
+    """Read until COUNT messages have arrived or SECONDS have passed; then await the close."""
     loop = asyncio.get_running_loop()
     wanted = [Channel(name, products.split(",")) for name in channels.split(",")]
     client = StreamClient(loop, wanted, feed_url=url, name="copra")

@@ -46,7 +46,7 @@ SIGN = "Failed to subscribe"
 async def relayed(
     rate: float = 2.0, *, require_auth: bool = False, **settings: object
 ) -> AsyncIterator[tuple[Daemon, Address]]:
-    """Run an exchange and a daemon in front of it."""
+    """Run an exchange and a daemon that it feeds."""
     simulation = Simulation(seed=5, rate=rate, require_auth=require_auth)
     async with trio.open_nursery() as nursery:
         address = await nursery.start(partial(serve_exchange, simulation))

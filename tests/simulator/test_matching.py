@@ -74,7 +74,7 @@ def test_a_side_with_few_levels_is_not_traded_against():
     ]
 
 
-def test_an_order_that_states_money_states_the_money_it_needs():
+def test_an_order_by_funds_states_the_funds_it_needs():
     """In steps of the quote increment, never too little."""
     engine = engine_with((63, 5))
     engine.take(TakerOrder("buy", 3, says_funds=True), 1)

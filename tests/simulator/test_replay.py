@@ -57,7 +57,7 @@ async def test_a_real_recording_is_served_byte_for_byte_then_silence(nursery, co
     assert received == lines
 
 
-async def test_it_is_paced_by_its_receive_times(nursery, connect, tmp_path):
+async def test_a_recording_is_paced_by_its_receive_times(nursery, connect, tmp_path):
     """Bursts make a recording worth replaying; ``speed`` keeps their shape."""
     messages = [b'{"type":"n%d"}' % n for n in range(4)]
     path = write(tmp_path, messages, [100.0, 100.2, 100.2, 100.8])

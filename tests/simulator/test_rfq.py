@@ -14,12 +14,12 @@ def trades():
     return of(run(Market(1, START_NS, FEW[1:], 12), 50, "rfq_matches"), "rfq_matches", ONE)
 
 
-def test_they_are_rare(trades):
+def test_rfq_trades_are_rare(trades):
     """Too rare to serve as a heartbeat."""
     assert 15 < len(trades) < 50
 
 
-def test_their_ids_are_their_own_and_have_no_gap(trades):
+def test_rfq_trades_have_ids_of_their_own_without_a_gap(trades):
     """They are separate from the order book's trades."""
     ids = [trade["trade_id"] for trade in trades]
 
@@ -27,7 +27,7 @@ def test_their_ids_are_their_own_and_have_no_gap(trades):
     assert ids[0] < START_NS // 10_000 // 1000
 
 
-def test_they_have_no_sequence_and_their_side_is_in_capitals(trades):
+def test_rfq_trades_have_no_sequence_and_their_side_in_capitals(trades):
     """As on the real feed, although the documents show another form."""
     assert {trade["side"] for trade in trades} == {"BUY", "SELL"}
     assert all("sequence" not in trade for trade in trades)

@@ -11,7 +11,7 @@ big_snapshot slow_drip garbage bad_frame binary unknown_type crossed_book bare_r
 rest_stale rest_slow"""
 
 
-def test_these_are_all_of_them():
+def test_the_list_of_kinds_is_complete():
     """Scripts and the fault campaign use these names."""
     assert set(KINDS) == set(NAMES.split())
 

@@ -1,4 +1,4 @@
-"""Run one fuzzer for as many inputs as asked for.
+"""Run one fuzzer for at least ``--inputs`` inputs.
 
     python -m tests.fuzz upstream --inputs 1000000 --jobs 2
     python -m tests.fuzz upstream --seed 7 --round 41      # repeats one round, with its traceback
@@ -21,7 +21,7 @@ from tests.fuzz.targets import FUZZERS
 
 
 def _job(name: str, seed: int, inputs: int, first: int, step: int) -> tuple[int, str]:
-    """Run a share of the rounds; return inputs fed, and the finding or an empty text."""
+    """Run a share of the rounds; return the number of inputs, and the finding or an empty text."""
     _quiet()
     try:
         report = fuzzing.run(name, FUZZERS[name].target, seed, inputs, first=first, step=step)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("name", choices=FUZZERS, help="what is fed")
+    parser.add_argument("name", choices=FUZZERS, help="the fuzzer to run")
     parser.add_argument(
         "--inputs", type=int, default=100_000, help="inputs to feed (default 100000)"
     )
@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = [job.result() for job in jobs]
     findings = [finding for _, finding in results if finding]
     fed = sum(inputs for inputs, _ in results)
-    took = time.monotonic() - began
-    print(f"{asked.name}: seed {seed}, {fed} inputs in {took:.0f} s, {len(findings)} findings")
+    elapsed_s = time.monotonic() - began
+    print(f"{asked.name}: seed {seed}, {fed} inputs in {elapsed_s:.0f} s, {len(findings)} findings")
     for finding in findings:
         print(f"  {finding[:1000]}")
     return 1 if findings else 0

@@ -1,7 +1,7 @@
 """Whole requests, through the real door, Hypercorn and the app: each gets its answer.
 
-Heads are those of ``heads``, some with a body, whole or broken. A client that has sent a whole
-head and ends its side gets an answer of HTTP, never a 500, and an error in the form of its path.
+Heads are those of ``heads``, some with a body, complete or broken. A client that sends a complete
+head and ends its side gets an HTTP answer, never a 500, and an error in the form of its path.
 """
 
 import json
@@ -46,7 +46,7 @@ _BODIES = (
 
 
 def request(random: Random) -> bytes:
-    """Return what one client sends."""
+    """Return the bytes that one client sends."""
     if random.random() < 0.3:
         return head(random)
     target = random.choice(_PATHS)
@@ -58,7 +58,7 @@ def request(random: Random) -> bytes:
 
 
 def check(sent: bytes, answer: bytes) -> None:
-    """``answer`` is one answer to ``sent``, as its method and its path want it."""
+    """Check that ``answer`` is one answer to ``sent``, in the form of its method and path."""
     check_answer(answer)
     whole = sent.lstrip(b"\r\n")
     if not answer:
@@ -82,17 +82,17 @@ async def _ask(path: str, random: Random) -> None:
         try:
             for part in parts:
                 while part:
-                    part = part[await sock.send(part) :]  # what is left of it
+                    part = part[await sock.send(part) :]  # the rest
             sock.shutdown(socket.SHUT_WR)
         except ConnectionError:
-            pass  # it is refused already, and the answer is there
+            pass  # the request is refused already, with an answer
         try:
             while more := await sock.recv(65536):
                 answer += more
                 if b" 101 " in answer[:14] or b"\r\nHedgehog-Session: " in answer:
                     return  # a stream has no end of its own
         except ConnectionError:
-            pass  # some of what was sent was not read
+            pass  # the server did not read the whole request
     check(sent, answer)
 
 
@@ -119,5 +119,5 @@ async def _run(random: Random, inputs: int) -> int:
 
 
 def fuzz_answers(random: Random, inputs: int) -> int:
-    """Send ``inputs`` requests to one door with everything that answers."""
+    """Send ``inputs`` requests to one door with the whole control plane."""
     return trio.run(_run, random, inputs)

@@ -1,8 +1,8 @@
-"""Client frames and commands: what a WebSocket subscriber may send after its handshake.
+"""Client frames and commands: the possible input of a WebSocket subscriber after its handshake.
 
-The plane, sessions and outlets are the real ones; the socket is a list of reads and a
-record of writes. Whatever a client sends, the server's bytes are whole frames of JSON, the
-connection stays usable or is closed with a code, and no bug is counted.
+The plane, sessions and outlets are the real ones; the socket is a list of reads and a record
+of writes. For any input the server's bytes are whole frames of JSON, the connection stays usable
+or is closed with a code, and no bug is counted.
 """
 
 import zlib
@@ -43,7 +43,7 @@ _TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 
 
 class Socket:
-    """The client's end: reads that are due, and the bytes that the server wrote."""
+    """The client's end: the data of its reads, and the bytes that the server wrote."""
 
     def __init__(self, reads: list[bytes]) -> None:
         self._reads = reads
@@ -67,7 +67,7 @@ class Socket:
 
 
 def command(random: Random) -> str:
-    """Return one command, often a right one."""
+    """Return one command, often a valid one."""
     channels = []
     for _ in range(random.randint(0, 4)):
         name = random.choice(_CHANNEL_NAMES)
@@ -99,7 +99,7 @@ def _some(random: Random, of) -> list:
 def frame(
     random: Random, opcode: int, payload: bytes, *, is_last: bool = True, rsv: int = 0
 ) -> bytes:
-    """Return a masked frame; at times one that breaks a rule."""
+    """Return a masked frame; sometimes one that breaks a rule."""
     first = (0x80 if is_last else 0) | rsv | opcode
     size = len(payload)
     if size < 126:
@@ -115,8 +115,8 @@ def frame(
     return head + mask + (int.from_bytes(payload, "big") ^ key).to_bytes(size, "big")
 
 
-def said(random: Random, *, deflates: bool) -> bytes:
-    """Return the frames of one thing that a client sends."""
+def client_frames(random: Random, *, deflates: bool) -> bytes:
+    """Return the frames of one message, or of another input of a client."""
     kind = random.random()
     if kind < 0.06:
         return frame(
@@ -157,7 +157,7 @@ def said(random: Random, *, deflates: bool) -> bytes:
 
 
 def check_answers(written: bytes) -> None:
-    """The server's bytes are whole frames; the text ones are JSON objects."""
+    """Check that the server's bytes are whole frames, and its texts JSON objects."""
     messages, _ = FrameScanner(10_000_000).receive(bytes(written))
     for _, payload in messages:
         value = msgspec.json.decode(payload)
@@ -179,7 +179,7 @@ async def _run(random: Random, inputs: int) -> int:
             extensions = _OFFER if form.deflates else b""
             request = StreamRequest(form, None, b"k", is_strict, "", extensions)
             frames = random.randint(1, _FRAMES_PER_CLIENT_MAX)
-            stream = b"".join(said(random, deflates=form.deflates) for _ in range(frames))
+            stream = b"".join(client_frames(random, deflates=form.deflates) for _ in range(frames))
             fed += frames
             socket = Socket(pieces(random, stream))
             outlet = Outlet(socket, form, plane.settings)
@@ -198,5 +198,5 @@ async def _run(random: Random, inputs: int) -> int:
 
 
 def fuzz_client(random: Random, inputs: int) -> int:
-    """Let clients of one plane send ``inputs`` frames."""
+    """Send ``inputs`` frames from clients of one plane."""
     return trio.run(_run, random, inputs, clock=MockClock(autojump_threshold=0))

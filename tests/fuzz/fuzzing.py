@@ -1,10 +1,9 @@
-"""The fuzzers' engine: rounds from a seed, a limit on each round's time, one report.
+"""The engine of the fuzzers: seeded rounds, a time limit per round, one report.
 
-A *target* is a function that takes a ``Random`` and a number of inputs, feeds at least one
-input to a part of hedgehogd, and returns how many it fed. It raises for any answer that the
-part must not give to a peer's input: an exception of a kind that its caller does not expect,
-a counted "bug", an answer that is no answer. Every round begins with a ``Random`` of its own,
-so one round can be repeated alone.
+A *target* is a function of a ``Random`` and a number of inputs. It feeds at least one input to a
+part of hedgehogd, and returns the number of inputs fed. It raises for any result that a peer's
+input must not cause: an exception that the part's caller does not expect, a counted "bug", an
+invalid answer. Every round has a ``Random`` of its own, so one round can be repeated alone.
 """
 
 import signal
@@ -21,11 +20,11 @@ ROUND_S_MAX = 60.0
 
 
 class Report(NamedTuple):
-    """What a run did.
+    """The result of a run.
 
     Attributes:
-        inputs: inputs fed.
-        rounds: rounds of about ``ROUND_INPUTS``.
+        inputs: number of inputs fed.
+        rounds: number of rounds of about ``ROUND_INPUTS``.
     """
 
     inputs: int

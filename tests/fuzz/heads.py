@@ -1,8 +1,8 @@
-"""Request heads: bytes of a new connection, through the real door.
+"""Request heads: the first bytes of a connection, through the real door.
 
-Right heads of every path, methods and headers of every kind, with parts replaced, doubled
-and damaged. Each connection ends with an answer that is HTTP, or without one where the client
-did not finish; no answer is a 500, and no bug is counted.
+Valid heads of every path, with methods and headers of every kind, with parts replaced, doubled
+and damaged. Each connection ends with an HTTP answer, or without one if the client did not
+finish; no answer is a 500, and no bug is counted.
 """
 
 import socket
@@ -174,7 +174,7 @@ def head(random: Random) -> bytes:
 
 
 def check_answer(data: bytes) -> None:
-    """``data`` is empty, or begins with a head of HTTP whose status says what happened."""
+    """Check that ``data`` is empty, or begins with an HTTP head of an allowed status."""
     if not data:
         return
     first, _, rest = data.partition(b"\r\n")
@@ -186,7 +186,7 @@ def check_answer(data: bytes) -> None:
 
 
 async def _control(stream: ReplayStream) -> None:
-    """Stand in for Hypercorn: read what came, answer, hang up."""
+    """Replace Hypercorn: read, answer, close the connection."""
     await stream.receive_some()
     await stream.send_all(_CONTROL_ANSWER)
     await stream.aclose()
@@ -200,14 +200,14 @@ async def _ask(path: str, parts: list[bytes]) -> None:
         try:
             for part in parts:
                 while part:
-                    part = part[await sock.send(part) :]  # what is left of it
+                    part = part[await sock.send(part) :]  # the rest
             sock.shutdown(socket.SHUT_WR)
             while more := await sock.recv(65536):
                 answer += more
                 if answer.startswith((b"HTTP/1.1 101", b"HTTP/1.1 200")):
                     break  # a stream has no end of its own
         except ConnectionError:
-            pass  # refused before all of it was sent
+            pass  # refused before the whole request was sent
     check_answer(answer)
 
 

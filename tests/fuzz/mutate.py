@@ -1,4 +1,4 @@
-"""Unusual inputs from a seeded ``Random``: values, JSON texts, bytes and how they arrive."""
+"""Unusual inputs from a seeded ``Random``: values, JSON texts, bytes and their division."""
 
 import json
 from itertools import pairwise
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Token(str):
-    """A piece of JSON text that is written as it is, valid or not."""
+    """A piece of JSON text that is written unchanged, valid or not."""
 
     __slots__ = ()
 
@@ -35,7 +35,7 @@ ODD_VALUES = (
 
 
 def odd_value(random: Random) -> Any:
-    """Return a value that stands where another kind is expected."""
+    """Return a value of an unexpected kind."""
     if random.random() < 0.15:
         return random.choice(ODD_TOKENS)
     return random.choice(ODD_VALUES)
@@ -48,12 +48,12 @@ def changed(random: Random, value: Any, rate: float) -> Any:
     if isinstance(value, dict):
         items = {}
         for key, each in value.items():
-            fate = random.random()
-            if fate < rate / 2:
+            draw = random.random()
+            if draw < rate / 2:
                 continue
             name = (
                 random.choice(("", "type", "product_id", key.upper()))
-                if fate > 1 - rate / 8
+                if draw > 1 - rate / 8
                 else key
             )
             items[name] = changed(random, each, rate)
@@ -69,7 +69,7 @@ def changed(random: Random, value: Any, rate: float) -> Any:
 
 
 def text_of(random: Random, value: Any) -> str:
-    """Return ``value`` as JSON, at times with other white space or a repeated key."""
+    """Return ``value`` as JSON, sometimes with other white space or a repeated key."""
     if isinstance(value, Token):
         return str(value)
     space = random.choice(("", "", "", "", " ", "\n", "\r\n\t")) if random.random() < 0.1 else ""
@@ -84,36 +84,36 @@ def text_of(random: Random, value: Any) -> str:
 
 
 def damaged(random: Random, data: bytes) -> bytes:
-    """Return ``data`` with one to four changes of bytes: flips, cuts, copies, insertions."""
-    spoiled = bytearray(data)
+    """Return ``data`` with one to four changes of bytes: flips, deletions, copies, insertions."""
+    damaged_bytes = bytearray(data)
     for _ in range(random.randint(1, 4)):
-        at = random.randrange(len(spoiled) + 1)
+        at = random.randrange(len(damaged_bytes) + 1)
         size = random.choice((1, 1, 2, 4, 16))
         match random.randrange(6):
-            case 0 if at < len(spoiled):
-                spoiled[at] ^= 1 << random.randrange(8)
+            case 0 if at < len(damaged_bytes):
+                damaged_bytes[at] ^= 1 << random.randrange(8)
             case 1:
-                del spoiled[at : at + size]
+                del damaged_bytes[at : at + size]
             case 2:
-                spoiled[at:at] = random.randbytes(size)
+                damaged_bytes[at:at] = random.randbytes(size)
             case 3:
-                spoiled[at:at] = spoiled[at : at + size] * random.choice((1, 2, 8))
+                damaged_bytes[at:at] = damaged_bytes[at : at + size] * random.choice((1, 2, 8))
             case 4:
-                spoiled[at : at + size] = bytes(
+                damaged_bytes[at : at + size] = bytes(
                     [random.choice(b'\x00\x7f\x80\xff\r\n ,:"[]{}%=&?')]
                 )
             case 5:
-                del spoiled[at:]
-    return bytes(spoiled)
+                del damaged_bytes[at:]
+    return bytes(damaged_bytes)
 
 
 def pieces(random: Random, data: bytes) -> list[bytes]:
-    """Return ``data`` in one to several pieces, at times byte by byte: as reads deliver it."""
+    """Return ``data`` in one or several pieces, sometimes single bytes, as reads deliver it."""
     if random.random() < 0.7 or len(data) < 2:
         return [data]
     if random.random() < 0.1:
         return [data[at : at + 1] for at in range(len(data))]
-    cuts = sorted(
+    bounds = sorted(
         {0, len(data), *(random.randrange(len(data)) for _ in range(random.randint(1, 4)))}
     )
-    return [data[begin:end] for begin, end in pairwise(cuts)]
+    return [data[begin:end] for begin, end in pairwise(bounds)]

@@ -1,8 +1,8 @@
-"""Query strings: of streams, as the door reads them, and of REST reads, through the app.
+"""Query strings: of streams, as the door reads them, and of REST requests, through the app.
 
-Values are right ones, extreme ones and damaged ones. A stream's query is read or refused as a
-client's mistake; a REST read is answered below 500, or with 503 where the exchange is asked,
-which is not there. The store is sound, so no query makes history unavailable.
+Values are valid, extreme or damaged. The query of a stream is read, or refused as a client's
+mistake. A REST request is answered below 500, or with 503 if it needs the exchange, which does not
+exist here. The store is intact, so no query makes history unavailable.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ from tests.fuzz.mutate import ODD_VALUES, damaged
 
 _NOW_US = 1_790_000_000_000_000
 _REST_SHARE = 20
-"""One of so many queries goes through the app, which takes some fifty times as long."""
+"""One of this many queries goes through the app, which takes about fifty times as long."""
 
 _INSTANTS = (
     "-5m",
@@ -170,7 +170,7 @@ _ACCEPTS = (
 
 
 def _query(random: Random, names: tuple[str, ...]) -> str:
-    """Return a query of up to eight parameters, most of them among ``names``, each once."""
+    """Return a query of up to eight parameters, mostly from ``names``, each once."""
     count = random.choice((0, 1, 1, 2, 2, 3, 4, 8))
     chosen = random.sample(names, min(count, len(names)))
     if random.random() < 0.05:
@@ -178,17 +178,17 @@ def _query(random: Random, names: tuple[str, ...]) -> str:
     parts = []
     for name in chosen:
         value = random.choice(_VALUES_BY_NAME[name])
-        fate = random.random()
-        if fate < 0.08:
+        draw = random.random()
+        if draw < 0.08:
             value = str(random.choice(ODD_VALUES))
-        elif fate < 0.12:
+        elif draw < 0.12:
             value = damaged(random, value.encode()).decode("latin-1")
-        elif fate < 0.14:
+        elif draw < 0.14:
             value = "".join(f"%{byte:02X}" for byte in value.encode())
-        elif fate < 0.15:
+        elif draw < 0.15:
             value = random.choice(("%", "%zz", "%ff", "%00", "a" * 3000, "+", ";", "=", "&&"))
-        spelt = name if fate > 0.01 else random.choice((name.upper(), name[:-1], ""))
-        parts.append(value if 0.01 < fate < 0.015 else f"{spelt}={value}")
+        spelt = name if draw > 0.01 else random.choice((name.upper(), name[:-1], ""))
+        parts.append(value if 0.01 < draw < 0.015 else f"{spelt}={value}")
     return "&".join(parts)
 
 
@@ -213,14 +213,14 @@ def _read_as_stream(random: Random) -> None:
 
 
 async def _ask(client, random: Random) -> None:
-    """Ask the app, whatever the client's library would quote."""
+    """Send a request to the app with any bytes that a client's library may quote."""
     path, names = random.choice(list(_REST_PATHS.items()))
     query = _query(random, names).encode("utf-8", "surrogatepass")
     quoted = "".join(chr(b) if 0x20 < b < 0x7F and b != 0x23 else f"%{b:02X}" for b in query)
     headers = {"Accept": random.choice(_ACCEPTS)}
     answer = await client.get(f"{path}?{quoted}", headers=headers)
     body = await answer.get_data()
-    asks_exchange = path.startswith("/products") or path == "/readyz"  # which is not there
+    asks_exchange = path.startswith("/products") or path == "/readyz"  # which does not exist here
     allowed = (503,) if asks_exchange else ()
     assert answer.status_code < 500 or answer.status_code in allowed, (path, quoted, body)
 

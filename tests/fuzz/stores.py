@@ -1,8 +1,8 @@
-"""Stores with damaged bytes: flipped, zeroed, copied and cut, in the database and its log.
+"""Stores with damaged bytes: flipped, zeroed, copied and removed, in the database and its log.
 
-A damaged store is read as it was written, or reported as unusable; a reader never crashes,
-hangs or returns a message of a topic that it was not asked for. A writer that opens it
-either writes or reports.
+A damaged store is read as written, or reported as unusable; a reader never crashes, hangs or
+returns a message of a topic that was not requested. A writer that opens it either writes or
+reports an error.
 """
 
 import shutil
@@ -31,7 +31,7 @@ def _payload(topic: Topic, number: int) -> bytes:
 
 @cache
 def _sound_store() -> dict[str, bytes]:
-    """Return the files of a store of blocks, open rows, gaps and backfilled trades."""
+    """Return the files of a store with blocks, open rows, gaps and backfilled trades."""
     before = limits.BLOCK_BYTES
     limits.BLOCK_BYTES = 2_000
     try:
@@ -55,37 +55,37 @@ def _sound_store() -> dict[str, bytes]:
         limits.BLOCK_BYTES = before
 
 
-def _spoiled(random: Random, data: bytes) -> bytes:
+def _damaged(random: Random, data: bytes) -> bytes:
     """Return ``data`` with some of its bytes or pages changed."""
     if not data:
         return random.randbytes(random.choice((1, 100)))
-    spoiled = bytearray(data)
+    damaged = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 5, 30))):
-        at = random.randrange(len(spoiled))
+        at = random.randrange(len(damaged))
         page = at // 4096 * 4096
         match random.randrange(7):
             case 0 | 1:
-                spoiled[at] ^= 1 << random.randrange(8)
+                damaged[at] ^= 1 << random.randrange(8)
             case 2:
                 size = random.choice((1, 2, 4, 8, 64))
-                spoiled[at : at + size] = random.randbytes(len(spoiled[at : at + size]))
+                damaged[at : at + size] = random.randbytes(len(damaged[at : at + size]))
             case 3:
-                spoiled[page : page + 4096] = bytes(len(spoiled[page : page + 4096]))
+                damaged[page : page + 4096] = bytes(len(damaged[page : page + 4096]))
             case 4:
-                other = random.randrange(len(spoiled)) // 4096 * 4096
-                piece = spoiled[other : other + 4096]
-                spoiled[page : page + len(piece)] = piece
+                other = random.randrange(len(damaged)) // 4096 * 4096
+                piece = damaged[other : other + 4096]
+                damaged[page : page + len(piece)] = piece
             case 5 if random.random() < 0.3:
-                del spoiled[at:]
-                if not spoiled:
+                del damaged[at:]
+                if not damaged:
                     break
             case 6:  # within the first page: the header and the schema
-                spoiled[random.randrange(min(len(spoiled), 4096))] = random.randrange(256)
-    return bytes(spoiled)
+                damaged[random.randrange(min(len(damaged), 4096))] = random.randrange(256)
+    return bytes(damaged)
 
 
 def _read(directory: Path, random: Random) -> None:
-    """Read all of a store in every way there is."""
+    """Read a whole store by every method of its reader."""
     with closing(Reader(directory)) as reader:
         reader.settings()
         extents = reader.extents()
@@ -99,21 +99,21 @@ def _read(directory: Path, random: Random) -> None:
                 reader.snapshot_before(topic, _NOW_US + 3_000)
         with suppress(StoreError):
             reader.trades("BTC-USD", 0, 100)
-        asked = random.sample(_TOPICS, random.randint(1, 4))
+        requested = random.sample(_TOPICS, random.randint(1, 4))
         after = -1
         for _ in range(_PAGES_MAX):
-            page = reader.page(asked, after)
-            assert all(message.topic in asked for message in page.messages)
+            page = reader.page(requested, after)
+            assert all(message.topic in requested for message in page.messages)
             assert page.end >= after
             if page.is_last:
                 return
-            assert page.end > after, "a page that leads nowhere"
+            assert page.end > after, "a page without progress"
             after = page.end
         raise AssertionError(f"no end after {_PAGES_MAX} pages")
 
 
 def _write(directory: Path) -> None:
-    """Open a store as its writer and go on with it."""
+    """Open a store as its writer and append to it."""
     with closing(Writer(directory, {"pairs": "BTC-USD"})) as writer:
         last = max(writer.last_place, _NOW_US) + 1
         writer.write([Entry(_TOPICS[0], last, _payload(_TOPICS[0], 700), 700, 700)], last)
@@ -128,8 +128,8 @@ def fuzz_stores(random: Random, inputs: int) -> int:
             target = random.choice((FILE_NAME, FILE_NAME, random.choice(sorted(files))))
             for name, data in files.items():
                 if name != FILE_NAME and random.random() < 0.3:
-                    continue  # the log is gone
-                (directory / name).write_bytes(_spoiled(random, data) if name == target else data)
+                    continue  # the log is missing
+                (directory / name).write_bytes(_damaged(random, data) if name == target else data)
             with suppress(StoreError):
                 _read(directory, random)
             with suppress(StoreError):

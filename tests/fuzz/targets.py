@@ -1,4 +1,4 @@
-"""The fuzzers by name, and how many inputs of each the suite feeds."""
+"""The fuzzers by name, and the number of inputs of each in the test suite."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class Fuzzer(NamedTuple):
     """One fuzzer.
 
     Attributes:
-        target: what it feeds.
+        target: the function that feeds the inputs.
         suite_inputs: inputs in a run of the test suite: about two seconds.
     """
 

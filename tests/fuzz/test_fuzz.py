@@ -1,4 +1,4 @@
-"""A part of each fuzzer's run, with a printed seed; and a planted bug that each one finds.
+"""A short run of each fuzzer with a printed seed; and a planted bug that each one finds.
 
 ``python -m tests.fuzz NAME --inputs N`` runs them for longer.
 """
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e  # sockets, files and a few seconds
 
 
 @pytest.mark.parametrize("name", FUZZERS)
-def test_no_input_of_a_peer_is_a_fault_of_ours(name, capsys):
+def test_no_input_of_a_peer_causes_a_bug(name, capsys):
     """Every input is read, or refused as the peer's mistake."""
     seed = secrets.randbits(32)
     with capsys.disabled():
@@ -33,10 +33,10 @@ def test_no_input_of_a_peer_is_a_fault_of_ours(name, capsys):
 
 def _plant(monkeypatch, module, name, is_bad, error):
     """Let ``module.name`` raise ``error`` where ``is_bad`` of its arguments or its result."""
-    right = getattr(module, name)
+    original = getattr(module, name)
 
     def wrong(*arguments):
-        result = right(*arguments)
+        result = original(*arguments)
         if is_bad(result, *arguments):
             raise error
         return result
@@ -45,32 +45,32 @@ def _plant(monkeypatch, module, name, is_bad, error):
 
 
 PLANTED = {
-    # A head with a trade id, whose sequence is not there.
+    # A head with a trade id but without a sequence.
     "upstream": (
         upstream, "read_head", lambda head, _: head.trade_id and head.sequence is None,
         TypeError("'<' not supported between NoneType and int"),
     ),
-    # An unsubscribe that states a position.
+    # An unsubscribe with a position.
     "client": (
         connection, "parse", lambda command, _: command.since and not command.subscribes,
         KeyError("since"),
     ),
-    # Two headers of a name that is read as one.
+    # Two headers of a name that allows one.
     "heads": (
         door, "read_head", lambda head, _: sum(n == b"upgrade" for n, _ in head.headers) > 1,
         IndexError("list index out of range"),
     ),
-    # A start and an end that are one moment.
+    # A start and an end at the same time.
     "queries": (
         request, "read_start", lambda start, text, _: start.after_us == 0,
         OverflowError("date value out of range"),
     ),
-    # A request of the control plane that names a pair and a channel.
+    # A control request with channels and a policy.
     "answers": (
         parameters, "read_query", lambda values, *_: {"channels", "policy"} <= values.keys(),
         KeyError("channels"),
     ),
-    # A database that SQLite calls malformed.
+    # A database that SQLite reports as malformed.
     "stores": (
         schema, "opened", lambda result, _: isinstance(result, schema.CorruptStore),
         KeyError("sqlite_errorcode"),
@@ -80,7 +80,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("name", FUZZERS)
 def test_a_planted_bug_is_found(name, monkeypatch):
-    """A fuzzer that finds nothing has to be able to find something."""
+    """A fuzzer without findings must be able to find a bug."""
     _plant(monkeypatch, *PLANTED[name])
 
     with pytest.raises(fuzzing.Finding, match=rf"{name} --seed 5 --round \d+"):
@@ -88,7 +88,7 @@ def test_a_planted_bug_is_found(name, monkeypatch):
 
 
 def test_a_round_that_does_not_end_is_found(monkeypatch):
-    """A hang is a fault as much as a crash."""
+    """A hang is a bug, like a crash."""
     monkeypatch.setattr(fuzzing, "ROUND_S_MAX", 0.05)
 
     def hang(random, inputs):
@@ -100,7 +100,7 @@ def test_a_round_that_does_not_end_is_found(monkeypatch):
 
 
 def test_the_command_repeats_a_round(monkeypatch, capsys):
-    """The words of a finding are the arguments that repeat it."""
+    """The text of a finding contains the arguments that repeat it."""
     _plant(monkeypatch, *PLANTED["client"])
     client = FUZZERS["client"]
     with pytest.raises(fuzzing.Finding) as found:

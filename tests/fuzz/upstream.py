@@ -1,8 +1,8 @@
-"""Upstream messages: bytes of an exchange through scanner, session, broker, books and hub.
+"""Upstream messages: an exchange's bytes through scanner, session, broker, books and hub.
 
-Every kind of message of the feed, with parts replaced, dropped and doubled, in frames that
-are at times broken, in reads of any size, on two lines; and level-3 books as REST answers
-them. Subscribers of every wire form follow all topics.
+Every kind of message of the feed, with parts replaced, dropped and doubled, in frames that are
+sometimes broken, in reads of any size, on two lines; and level-3 books as in REST answers.
+Subscribers of every wire form receive all topics.
 """
 
 from random import Random
@@ -40,7 +40,7 @@ _NAMED = [channel.name for channel in CHANNELS]
 
 
 class Sink(Member):
-    """A subscriber that keeps nothing."""
+    """A subscriber that stores nothing."""
 
     __slots__ = ()
 
@@ -94,7 +94,7 @@ class World:
         self._upstream.connected(source)
 
     async def receive(self, line: int, data: bytes) -> None:
-        """Read the bytes of one socket read of ``line``; redial it after a broken frame."""
+        """Process the bytes of one socket read of ``line``; redial it after a broken frame."""
         source, scanner = self._lines[line]
         try:
             frames, _ = scanner.receive(data)
@@ -105,7 +105,7 @@ class World:
         await self._deliver(self._upstream.receive(source, frames, trio.current_time()))
 
     async def load(self, product_id: str, body: bytes) -> None:
-        """Load a level-3 book from the body of REST's answer, if it can be read."""
+        """Load a level-3 book from the body of a REST answer, if it can be decoded."""
         try:
             book = read_book(product_id, body)
         except msgspec.DecodeError:
@@ -113,7 +113,7 @@ class World:
         await self._broker.publish([Delivery([], order_book=book)])
 
     async def pass_time(self, seconds: float) -> None:
-        """Let what waits for a gap to be filled go on."""
+        """Advance time, so that messages queued after a gap are released."""
         await trio.sleep(seconds)
         await self._deliver(self._upstream.expire(trio.current_time()))
 
@@ -125,7 +125,7 @@ class World:
         await self._broker.publish([delivery])
 
     def check(self) -> None:
-        """Memory is bounded whatever came."""
+        """Check that memory is bounded for any input."""
         assert self.pipe.tape.bytes <= _TAPE_BYTES_MAX + _MESSAGE_BYTES_MAX
 
 
@@ -138,7 +138,7 @@ class Market:
         self._trade_id = 10
 
     def order_book(self):
-        """Return a level-3 book as REST answers it, as a value."""
+        """Return a level-3 book as in a REST answer, as a value."""
         random = self._random
         bids, asks = (
             [
@@ -150,7 +150,7 @@ class Market:
         return {"bids": bids, "asks": asks, "sequence": self._sequence - random.randint(0, 5)}
 
     def message(self):
-        """Return one message as a value, nothing changed in it yet."""
+        """Return one valid message as a value."""
         random = self._random
         self._sequence += random.choice((1, 1, 1, 1, 2, 0, -3, 50))
         product_id, sequence = random.choice(PRODUCTS), self._sequence

@@ -23,7 +23,7 @@ from hedgehogd.web.history import AFTER_HEADER, GAPS_HEADER, add_history
 from hedgehogd.web.instances import add_instances
 from hedgehogd.web.lines import add_lines
 from hedgehogd.web.metrics import RestCollector, exposition
-from hedgehogd.web.openapi import OPENAPI_PATH, description
+from hedgehogd.web.openapi import DOCUMENT, OPENAPI_PATH
 from hedgehogd.web.page import status_page
 from hedgehogd.web.parameters import add_parameters
 from hedgehogd.web.responses import error_response, json_response
@@ -136,8 +136,6 @@ def _add_page(app: QuartTrio, instance: Instance, *, serves_operators: bool) -> 
 
 
 def _add_description(app: QuartTrio) -> None:
-    document = description()
-
     @app.get(OPENAPI_PATH)
     async def openapi() -> Response:
-        return json_response(document)
+        return json_response(DOCUMENT)

@@ -10,14 +10,14 @@ from quart import g, request
 from quart_trio import QuartTrio
 
 from hedgehogd.protocol.query import read_query
-from hedgehogd.web.described import PATHS
+from hedgehogd.web.openapi import PATHS, resolved
 
 _NAME_IN_RULE = re.compile(r"<([^>]+)>")
 
 
 def described_parameters(path: str, method: str) -> frozenset[str]:
     """Return the query parameters that the description of a route has."""
-    described = PATHS[path][method.lower()].get("parameters", ())
+    described = map(resolved, PATHS[path][method.lower()].get("parameters", ()))
     return frozenset(each["name"] for each in described if each["in"] == "query")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hedgehogd.engine.health import FeedState
 from hedgehogd.web import app as module
 from hedgehogd.web.app import make_app
-from hedgehogd.web.described import PATHS
+from hedgehogd.web.openapi import PATHS, resolved
 from tests.web.answers import body, refused
 
 SUBSCRIBE = "/api/v1/subscribe/"
@@ -233,8 +233,9 @@ async def test_a_preflight_allows_what_the_description_has(instance, path):
     assert PATHS[path].keys() <= methods
     assert {"content-type", "accept", "cache-control", "last-event-id"} <= allowed
     for operation in operations:
-        read = [each for each in operation.get("parameters", ()) if each["in"] == "header"]
-        sent = [each.get("headers", {}) for each in operation["responses"].values()]
+        parameters = map(resolved, operation.get("parameters", ()))
+        read = [each for each in parameters if each["in"] == "header"]
+        sent = [each.get("headers", {}) for each in map(resolved, operation["responses"].values())]
         assert {each["name"].lower() for each in read} <= allowed
         assert {name.lower() for headers in sent for name in headers} <= exposed
     assert answer.headers["Access-Control-Max-Age"] == "3600"

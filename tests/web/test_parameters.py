@@ -5,7 +5,7 @@ import pytest
 from hedgehogd.protocol.query import PEER_PARAMETERS
 from hedgehogd.streaming.request import parameters_of
 from hedgehogd.web.app import make_app
-from hedgehogd.web.described import PATHS
+from hedgehogd.web.openapi import PATHS
 from hedgehogd.web.parameters import described_parameters
 
 STREAMS = ["/", "/ws-feed", "/ws", "/api/v1/stream", "/api/v1/subscribe/{pair}"]

@@ -1,7 +1,7 @@
 """The control plane's routes.
 
-Every answer is one request on its own connection (``hypercorn_config``), so that the next
-request of a browser or proxy meets the door again and a stream can never land here.
+Each connection carries one request (``hypercorn_config``): the next request of a browser or proxy
+opens a connection and passes the door again, so no stream request reaches this app.
 """
 
 from prometheus_client.registry import Collector
@@ -28,7 +28,8 @@ from hedgehogd.web.page import status_page
 from hedgehogd.web.parameters import add_parameters
 from hedgehogd.web.responses import error_response, json_response
 
-# Headers of requests that a page needs leave for; EventSource made of fetch sends the first two.
+# Request headers that a page may send only with permission; an EventSource that is implemented with
+# fetch sends the first two.
 _READ_HEADERS = ("Cache-Control", "Last-Event-ID", "Accept", "Content-Type", SESSION_HEADER)
 _SENT_HEADERS = (SESSION_HEADER, AFTER_HEADER, GAPS_HEADER, *EXPOSED_HEADERS)
 
@@ -43,10 +44,10 @@ def make_app(
 ) -> QuartTrio:
     """Return the app that serves ``instance``'s control plane, and its REST companion.
 
-    Without ``peers`` it answers for this instance alone: so is the app that other instances
-    ask, and nothing is passed on twice. Only an app that ``serves_operators`` has metrics, lines
-    and instances: behind a proxy every request comes from this machine, so an address proves
-    nothing, and the listener decides.
+    Without ``peers`` the app answers for this instance alone. The app for peer instances is made
+    like that, so that no request is forwarded twice. Only an app that ``serves_operators`` has
+    the routes for metrics, lines and instances. The listener selects the app: with a proxy on this
+    machine every request has a local address, so an address proves nothing.
     """
     app = QuartTrio("hedgehogd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
@@ -96,13 +97,16 @@ def _add_errors(app: QuartTrio, instance: Instance) -> None:
     async def bug(error: Exception) -> Response:
         instance.counts.refusals["bug"] += 1
         app.logger.error("bug while answering a request", exc_info=error)
-        return error_response("bug", "something is wrong here; it has been logged", 500)
+        return error_response("bug", "an internal error; it has been logged", 500)
 
 
 def _add_bodies(app: QuartTrio) -> None:
     @app.before_request
     async def read_body() -> None:
-        """Read the body first: Hypercorn refuses a broken one, and would cut a begun answer."""
+        """Read the body before the route runs.
+
+        Hypercorn refuses a malformed body; after the answer has begun it would truncate it.
+        """
         await request.get_data(cache=True, as_text=False, parse_form_data=False)
 
 

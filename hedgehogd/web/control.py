@@ -1,7 +1,8 @@
-"""REST control: start and stop pairs on an open stream, which its session id names.
+"""REST control: start and stop pairs on an open stream, which is named by its session id.
 
-The id begins with the number of the instance that has the stream. A command that reaches
-another instance is passed on to that one and answered in its words; it alone judges it.
+The id begins with the number of the instance that has the stream, its owner. An instance that
+receives a command for another instance's stream forwards it to the owner and returns the
+owner's answer unchanged; only the owner validates the command.
 """
 
 from typing import Any
@@ -34,7 +35,7 @@ SESSION_HEADER = "Hedgehog-Session"
 
 
 def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None:
-    """Add the routes to ``app``; ``peers`` are those to whom commands are passed on."""
+    """Add the routes to ``app``; commands for streams of other instances go to ``peers``."""
 
     @app.post("/api/v1/subscribe/<pair>")
     async def start(pair: str) -> Response:
@@ -56,7 +57,7 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
         requests = channel_requests(names, (pair,))
         session = _session(instance, _session_id())
         if all(pair not in held for held in session.subscription.state.values()):
-            # What is held may be stopped, listed or not.
+            # A pair that the stream holds may be stopped even if it is no longer listed.
             instance.check((ChannelRequest(TICKER, (pair,)),))
         command = Command(False, requests) if names else drop_pair(pair)
         return await _carry_out(instance, session, command)
@@ -88,7 +89,8 @@ def _product_id(pair: str) -> str:
     """Return the product that a path names.
 
     Raises:
-        SubscriberError: it cannot be one; ``..``, for example, would be another path elsewhere.
+        SubscriberError: it is no product id; ``..``, for example, would become another path when
+            the request is forwarded.
     """
     product_id = pair.upper()
     if not is_product_id(product_id):
@@ -97,12 +99,12 @@ def _product_id(pair: str) -> str:
 
 
 def _session_id() -> str:
-    """Return the session id that a command names; empty for none."""
+    """Return the session id of a command, or an empty string when it has none."""
     return request.headers.get(SESSION_HEADER) or query().get("session", "")
 
 
 def _elsewhere(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None:
-    """Return who has to be asked, and which of them; None when it is our own affair."""
+    """Return the peers and the owner's number; None when this instance answers itself."""
     owner = owner_of(session_id)
     if peers is None or owner is None or owner == peers.number:
         return None
@@ -110,8 +112,8 @@ def _elsewhere(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None
 
 
 async def _pass_on(instance: Instance, peers: Peers, owner: int) -> Response:
-    """Let the owner of the stream answer this request."""
-    headers = [  # as they came: a header may have bytes that are no ASCII
+    """Forward this request to the owner of the stream and return its answer."""
+    headers = [  # unchanged: a header may have bytes that are not ASCII
         (name.encode(), value.encode("latin-1"))
         for name in (SESSION_HEADER, "Content-Type")
         if (value := request.headers.get(name)) is not None
@@ -123,7 +125,7 @@ async def _pass_on(instance: Instance, peers: Peers, owner: int) -> Response:
         instance.counts.forwards["gone"] += 1
         raise SubscriberError(
             "unknown_session",
-            f"instance {owner}, which had this stream, is gone, and its streams have ended",
+            f"instance {owner}, which had this stream, has stopped, and its streams have ended",
             404,
         ) from None
     except PeerSilent as silent:
@@ -136,7 +138,7 @@ async def _pass_on(instance: Instance, peers: Peers, owner: int) -> Response:
 
 
 def _target() -> str:
-    """Return path and query for the owner, which decodes them to what we were sent."""
+    """Return path and query for the owner, which decodes them to the ones of this request."""
     query = request.query_string.decode("latin-1")
     return quote(request.path) + (f"?{query}" if query else "")
 
@@ -159,7 +161,7 @@ def _unknown_session() -> SubscriberError:
 
 
 async def _wishes() -> tuple[list[str], str | None]:
-    """Return the channels and the policy that a request asks for, by query or JSON body."""
+    """Return the channels and the policy of a request, from its query or JSON body."""
     body: Any = {}
     raw = await request.get_data()
     if raw:
@@ -186,14 +188,14 @@ async def _wishes() -> tuple[list[str], str | None]:
 
 
 async def _carry_out(instance: Instance, session: Session, command: Command) -> Response:
-    """Carry out all of ``command`` or, when there is no room for all of it, nothing."""
+    """Carry out all of ``command``, or none of it when it exceeds the stream's limit of topics."""
     async with instance.turns.turn(session.share, session.weight(command)):
         if session.is_closed:
             raise _unknown_session()
         if not session.subscription.room_for(command):
             raise SubscriberError(
                 "too_many_subscriptions",
-                "the stream has no room for that; nothing has changed",
+                "the stream would have too many subscriptions; nothing has changed",
                 429,
             )
         session.apply(command)

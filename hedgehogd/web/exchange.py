@@ -1,9 +1,9 @@
-"""The REST companion: reads in Coinbase's shapes, for clients that bootstrap by REST.
+"""The REST companion: Coinbase's public REST reads, for clients that need them beside a stream.
 
-What a client sends is checked here, so that nothing reaches the exchange that it would
-refuse; answers come from what we hold, from what is kept of earlier answers, or from the
-exchange, asked once for all who want to know. Errors have the exchange's form,
-``{"message":…}``, because that is what its clients read.
+Requests are validated here, so that no request reaches the exchange that it would refuse. Answers
+come from data of this instance, from cached answers of the exchange, or from the exchange; all
+clients that wait for the same answer share one request. Errors have the exchange's form,
+``{"message":…}``, which is the form that its clients parse.
 """
 
 import time
@@ -25,7 +25,7 @@ from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.rest_cache import Answer, failure
 from hedgehogd.feeds.rest_client import RestClient
-from hedgehogd.web.memory import heard_products, remembered
+from hedgehogd.web.memory import from_memory, live_products
 from hedgehogd.web.parameters import query
 from hedgehogd.web.reads import (
     BY_PRODUCT,
@@ -37,14 +37,12 @@ from hedgehogd.web.reads import (
     overview_read,
     product_read,
 )
-from hedgehogd.web.trades import kept_trades
+from hedgehogd.web.trades import recorded_trades
 
 EXPOSED_HEADERS = ("CB-BEFORE", "CB-AFTER", "Retry-After")
 
 _NOT_FOUND = failure(404, "NotFound")
-_NO_REST = failure(
-    503, "this feed is a recording without REST, and what it brings now does not say this"
-)
+_NO_REST = failure(503, "this feed has no REST service, and its messages do not contain this")
 _TOO_LATE = failure(504, "the exchange did not answer in time")
 _ALL_CURRENCIES = Read("/currencies", (), keep_for(LISTS_KEEP_S))
 
@@ -53,20 +51,17 @@ class HeldBooks(Protocol):
     """The order books that this instance keeps."""
 
     async def rest_book(self, product_id: str, level: int) -> bytes | None:
-        """Return the body of ``/products/<id>/book``; None when it is not held, or not fresh."""
+        """Return the body of ``/products/<id>/book``; None without a current book."""
 
 
 @dataclass(frozen=True)
 class Companion:
-    """Where the answers come from.
+    """The sources of the answers.
 
     Attributes:
         rest: the exchange's REST service; None when the feed has none.
-
-    Attributes:
-        rest: the exchange's REST service; None when the feed has none.
-        books: the books held here; None when there are none.
-        backfill: who fetches missing trades by ``rest``, for the metrics; None when nobody does.
+        books: this instance's order books; None when it keeps none.
+        backfill: fetches missing trades from ``rest``, here for the metrics; None without backfill.
     """
 
     rest: RestClient | None = None
@@ -93,7 +88,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
                 answer = await rest.get(read.path, read.query, keeping=read.keeping)
         return answer
 
-    async def said(answer: Answer) -> Response:
+    async def responded(answer: Answer) -> Response:
         _count(instance, answer.status)
         return _response(answer)
 
@@ -105,7 +100,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
         answer = await fetched(overview_read(name))
         if not name and _has_no_service(rest, answer):
             answer = _known_products(instance.pipe, answer)
-        return await said(_restricted(answer, catalogue.only, is_by_id=name in BY_PRODUCT))
+        return await responded(_restricted(answer, catalogue.only, is_by_id=name in BY_PRODUCT))
 
     @app.get("/products/<pair>")
     @app.get("/products/<pair>/book", defaults={"subject": "book"})
@@ -116,27 +111,27 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
     async def of_product(pair: str, subject: str = "") -> Response:
         product_id = pair.upper()
         if not catalogue.accepts(product_id):
-            return await said(_NOT_FOUND)
+            return await responded(_NOT_FOUND)
         try:
             read = product_read(product_id, subject, query())
         except BadRead as error:
-            return await said(failure(400, str(error)))
+            return await responded(failure(400, str(error)))
         if rest is None and not subject:
-            return await said(_known_product(product_id))
+            return await responded(_known_product(product_id))
         answer = await _own(instance, companion.books, product_id, subject, read)
         answer = answer or await fetched(read)
         if _has_no_service(rest, answer):
-            answer = remembered(instance.pipe, product_id, subject, dict(read.query)) or answer
-        return await said(answer)
+            answer = from_memory(instance.pipe, product_id, subject, dict(read.query)) or answer
+        return await responded(answer)
 
     @app.get("/currencies")
     async def all_currencies() -> Response:
-        return await said(await fetched(_ALL_CURRENCIES))
+        return await responded(await fetched(_ALL_CURRENCIES))
 
     @app.get("/currencies/<currency>")
     async def one_currency(currency: str) -> Response:
         read = currency_read(currency.upper())
-        return await said(_NOT_FOUND if read is None else await fetched(read))
+        return await responded(_NOT_FOUND if read is None else await fetched(read))
 
     @app.get("/time")
     async def the_time() -> Response:
@@ -146,10 +141,10 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
 async def _own(
     instance: Instance, books: HeldBooks | None, product_id: str, subject: str, read: Read
 ) -> Answer | None:
-    """Answer from what is held or kept here; None when the exchange has to be asked."""
+    """Answer from this instance's books or history; None when only the exchange can answer."""
     if subject == "trades":
         past = instance.pipe.resumes.past
-        return await kept_trades(past, instance.readings, product_id, read.query)
+        return await recorded_trades(past, instance.readings, product_id, read.query)
     if subject == "book" and books is not None:
         held = await books.rest_book(product_id, int(read.query[0][1]))
         return None if held is None else Answer(200, held)
@@ -170,7 +165,7 @@ def _response(answer: Answer) -> Response:
 
 
 def _count(instance: Instance, status: int) -> None:
-    """Count a refusal under the name that other routes have for it."""
+    """Count a refusal under the error code that other routes use for it."""
     if status == 200:
         return
     codes = {400: "bad_request", 404: "not_found"}
@@ -185,13 +180,13 @@ def _time(now_ns: int) -> Answer:
 
 
 def _restricted(answer: Answer, only: frozenset[str] | None, *, is_by_id: bool) -> Answer:
-    """Return a list or an object of products without those that are not served here."""
+    """Return the answer, a list or an object of products, with the served products only."""
     if answer.status != 200 or only is None:
         return answer
     kept: object
     try:
         if is_by_id:
-            answer.body.decode()  # what is skipped below may be bad text
+            answer.body.decode()  # msgspec.Raw does not check that a value is UTF-8
             by_id = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
             kept = {product_id: raw for product_id, raw in by_id.items() if product_id in only}
         else:
@@ -200,20 +195,20 @@ def _restricted(answer: Answer, only: frozenset[str] | None, *, is_by_id: bool) 
                 raise msgspec.DecodeError("no entry can be read")
             kept = [raw for product_id, raw in products if product_id in only]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return failure(502, "the exchange's answer is no list of products")
+        return failure(502, "the exchange's answer is not a list of products")
     return answer._replace(body=msgspec.json.encode(kept))
 
 
 def _with_id(raw: msgspec.Raw) -> tuple[str, msgspec.Raw]:
-    bytes(raw).decode()  # what is skipped in it may be bad text
+    bytes(raw).decode()  # msgspec does not check that skipped fields are UTF-8
     return _decode_listed(raw).id, raw
 
 
 def _has_no_service(rest: RestClient | None, answer: Answer) -> bool:
-    """Say whether ``answer`` is that of a feed without a REST service.
+    """Return whether ``answer`` shows that the feed has no REST service.
 
-    A service that has answered before is in trouble: then its error is the answer, because memory
-    knows some products and some trades of those that the service would list.
+    A service that has answered before only fails now: its error is the answer, because this
+    instance's memory has only some of the products and trades that the service would list.
     """
     if rest is None:
         return True
@@ -221,17 +216,17 @@ def _has_no_service(rest: RestClient | None, answer: Answer) -> bool:
 
 
 def _known_products(pipe: Pipe, answer: Answer) -> Answer:
-    """Return the products that are known or heard, where the exchange never listed its own.
+    """Return the known or received products, for a feed that never listed its products.
 
-    ``answer`` is the exchange's, and the right one if it has listed them before.
+    ``answer`` is the exchange's; it is returned if the exchange has listed its products before.
     """
     known: Collection[str] | None = pipe.catalogue.known()
     if known is None:
-        known = heard_products(pipe)
+        known = live_products(pipe)
     elif answer is not _NO_REST:
         return answer
     if not known and answer is _NO_REST:
-        return failure(503, "which products this feed has is not known")
+        return failure(503, "the products of this feed are not known")
     if not known:
         return answer
     return Answer(200, msgspec.json.encode([_minimal(each) for each in sorted(known)]))
@@ -242,7 +237,7 @@ def _known_product(product_id: str) -> Answer:
 
 
 def _minimal(product_id: str) -> dict[str, Any]:
-    """Return what can be said about a product by its id alone."""
+    """Return a product's description, as far as its id determines it."""
     base, _, quote = product_id.partition("-")
     return {
         "id": product_id,

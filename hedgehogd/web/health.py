@@ -1,7 +1,7 @@
-"""How this instance is, for anyone: ``/healthz``, ``/readyz`` and ``GET /api/v1/health``.
+"""The public state of this instance: ``/healthz``, ``/readyz`` and ``GET /api/v1/health``.
 
-These are public. ``GET /api/v1/health`` names no address and no other instance, ``/readyz`` gives
-its reason as it is. Metrics, lines and instances are the operators'.
+``GET /api/v1/health`` contains no address and no other instance; ``/readyz`` states the full
+reason. Metrics, lines and instances are served to operators only.
 """
 
 import msgspec
@@ -19,18 +19,18 @@ _ROLES = {HistoryState.WRITING: "writer", HistoryState.READING: "reader"}
 
 
 class Health(msgspec.Struct):
-    """What ``GET /api/v1/health`` answers.
+    """The answer of ``GET /api/v1/health``.
 
     Attributes:
         instance: the instance's number.
-        state: of its feed, or ``draining``.
-        ready: new streams may be sent to it.
-        role: ``writer`` writes history, ``reader`` reads what another instance writes, ``none``
-            has no history.
-        feed_age_s: since the feed last received bytes, in seconds; None before the first.
-        loop_lag_s: how late the event loop was when it was last measured, in seconds.
-        history_age_s: since the moment up to which a writer has written, in seconds; None for
-            instances that do not write.
+        state: the state of its feed, or ``draining``.
+        ready: whether new streams may be sent to it.
+        role: ``writer`` records history, ``reader`` reads the history that another instance
+            records, ``none`` has no history.
+        feed_age_s: seconds since the feed last received bytes; None before the first.
+        loop_lag_s: latest measured delay of the event loop, in seconds.
+        history_age_s: seconds since the time up to which the writer has recorded history; None
+            for instances that do not write.
     """
 
     instance: int

@@ -1,7 +1,8 @@
-"""``GET /api/v1/history/<pair>``: what is kept of one channel of a pair, streamed.
+"""``GET /api/v1/history/<pair>``: stream the recorded messages of one channel of a pair.
 
-Two passes: the first finds where the answer ends, so that the cursor can stand in its head;
-the second sends page after page and holds no more than one.
+The store is read twice. The first pass finds the last message of the answer, because the response
+head states the cursor and the number of gaps. The second pass sends page after page and holds one
+page at a time.
 """
 
 from collections.abc import (
@@ -36,17 +37,17 @@ from hedgehogd.web.parameters import query
 AFTER_HEADER = "Hedgehog-After"
 GAPS_HEADER = "Hedgehog-Gaps"
 FORMS = {"ndjson": "application/x-ndjson", "json": "application/json", "csv": "text/csv"}
-"""What ``format`` may be, and what ``Accept`` may name."""
+"""Values of the parameter ``format``, and the media types of ``Accept``."""
 
 
 class Stretch(NamedTuple):
-    """What is asked for.
+    """The requested part of the history.
 
     Attributes:
-        topic: of which channel and product.
-        after: from behind this place on.
-        until: up to this place, itself included.
-        limit: messages at most.
+        topic: channel and product.
+        after: receive time in µs before the first message; excluded.
+        until: receive time in µs of the last possible message; included.
+        limit: largest number of messages.
     """
 
     topic: Topic
@@ -62,10 +63,10 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
     async def history(pair: str) -> Response:
         past = instance.pipe.resumes.past
         if past is None:
-            raise SubscriberError("no_history", "nothing is kept here (--history)", 404)
+            raise SubscriberError("no_history", "this instance has no history (--history)", 404)
         asked = _read(pair.upper(), query(), instance.pipe.wall_us())
         if not past.keeps(asked.topic):
-            raise SubscriberError("not_kept", f"{asked.topic} is not kept here", 404)
+            raise SubscriberError("not_kept", f"{asked.topic} is not recorded here", 404)
         form = choose_form(request.headers.get("Accept"), query().get("format"), FORMS)
         instance.readings.check(CALLER.get())
         pages = InTurn(past, instance.readings, CALLER.get())
@@ -76,7 +77,7 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
         stretch = asked._replace(until=end)
         after = str(end) if has_more else ""
         response = Response(_BODIES[form](pages, stretch, after, gaps), content_type=form)
-        response.timeout = None  # as long as the client takes
+        response.timeout = None  # a slow client is no error
         response.headers["Cache-Control"] = "no-store"
         response.headers[GAPS_HEADER] = str(len(gaps))
         if after:
@@ -85,7 +86,7 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
 
 
 class InTurn:
-    """The history port as one query uses it: each address reads and writes in its turn."""
+    """The history port for one query; it reads and encodes in turn with other addresses."""
 
     def __init__(self, past: Past, readings: Readings, share: str) -> None:
         self._past = past
@@ -93,7 +94,11 @@ class InTurn:
         self._share = share
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
-        """See ``recovery.history_port.Past``; after a long read the address pauses as long."""
+        """Read a page (``recovery.history_port.Past``), then pause for as long as a long read took.
+
+        The turn includes the pause, so the address cannot use the store for longer than half of
+        the time.
+        """
         async with self._readings.turn(self._share):
             began = trio.current_time()
             page = await self._past.page(topics, after)
@@ -105,10 +110,10 @@ class InTurn:
     async def written(
         self, messages: Sequence[Message], write: Callable[[Sequence[Message]], bytes]
     ) -> list[bytes]:
-        """Return what ``write`` makes of ``messages``, some of them in each turn of the loop.
+        """Return ``messages`` as encoded by ``write``, some of them in each turn of the loop.
 
-        The query pauses for as long as it has worked: all queries together take half of the
-        loop. A thread writes a large message, such as the snapshot of a book.
+        The query pauses for as long as it has worked, so that all queries together use at most
+        half of the loop's time. A thread encodes large messages, such as the snapshot of a book.
         """
         parts: list[bytes] = []
         groups = _groups(messages)
@@ -129,7 +134,7 @@ class InTurn:
 
 
 def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Yield ``messages`` in groups, a large one alone."""
+    """Yield ``messages`` in groups; a large message is a group of its own."""
     first = 0
     for index, message in enumerate(messages):
         is_large = len(message.payload) >= limits.HISTORY_LARGE_BYTES
@@ -144,10 +149,10 @@ def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 
 def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
-    """Read the query.
+    """Return the part of the history that the query requests.
 
     Raises:
-        SubscriberError: a value cannot be.
+        SubscriberError: a value is invalid.
     """
     channel = BY_ALIAS.get(args.get("channel", "matches"))
     if channel is None:
@@ -182,16 +187,16 @@ def _number(name: str, text: str, minimum: int) -> int:
 
 
 async def _measure(past: InTurn, asked: Stretch) -> tuple[int, list[PastGap], bool]:
-    """Return the place of the last message of the answer, its gaps, and whether more follow."""
+    """Return the end of the answer (its last receive time), its gaps, and whether more follow."""
     count, end, gaps = 0, asked.after, list[PastGap]()
     async with aclosing(_pages(past, asked)) as pages:
         async for messages, found in pages:
             part = messages[: asked.limit - count]
             count += len(part)
             end = part[-1].received_us if part else end
-            is_cut = len(part) < len(messages)
-            gaps += [gap for gap in found if not is_cut or gap.place < end]
-            if is_cut:
+            is_full = len(part) < len(messages)
+            gaps += [gap for gap in found if not is_full or gap.place < end]
+            if is_full:
                 return end, gaps, True
     return max(end, asked.until), gaps, False
 
@@ -243,9 +248,9 @@ async def _object(
             if messages:
                 yield separator + b",".join(await past.written(messages, _elements))
                 separator = b","
-    told = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in gaps]
+    reported = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in gaps]
     yield b'],"gaps":%b,"after":%b}\n' % (
-        msgspec.json.encode(told),
+        msgspec.json.encode(reported),
         msgspec.json.encode(after or None),
     )
 

@@ -1,4 +1,4 @@
-"""``GET /api/v1/instances``: how each instance of this machine is."""
+"""``GET /api/v1/instances``: the state of each instance of this machine."""
 
 import msgspec
 import trio
@@ -15,16 +15,18 @@ PATH = "/api/v1/instances"
 
 
 class Row(msgspec.Struct):
-    """How one instance is.
+    """The state of one instance.
 
     Attributes:
         instance: its number.
-        state: of its feed, or ``draining``, ``gone``, ``silent``, ``odd`` (its answer is none).
-        ready: new streams may be sent there.
-        reason: for people.
-        version: of hedgehogd; None when it does not answer.
-        subscribers: open streams; None when it does not answer.
-        feed_age_s: since its feed was last heard, in seconds; None for never, or no answer.
+        state: the state of its feed, or ``draining``, ``gone`` (not running), ``silent`` (no
+            answer in time), ``odd`` (its answer cannot be parsed).
+        ready: whether new streams may be sent to it.
+        reason: the reason of ``state``, for people.
+        version: its version of hedgehogd; None when it does not answer.
+        subscribers: its number of open streams; None when it does not answer.
+        feed_age_s: seconds since its feed last received bytes; None when it has received none or
+            does not answer.
     """
 
     instance: int
@@ -37,18 +39,18 @@ class Row(msgspec.Struct):
 
 
 class Rows(msgspec.Struct):
-    """What the route answers."""
+    """The answer of the route."""
 
     instances: list[Row]
 
 
 def add_instances(app: QuartTrio, instance: Instance, peers: Peers | None) -> None:
-    """Add the route to ``app``; without ``peers`` it speaks of ``instance`` alone."""
-    others = _Others(peers)
+    """Add the route to ``app``; without ``peers`` it reports ``instance`` alone."""
+    peer_rows = _PeerRows(peers)
 
     @app.get(PATH)
     async def instances() -> Response:
-        rows = [_own_row(instance), *await others.rows()]
+        rows = [_own_row(instance), *await peer_rows.rows()]
         return json_response({"instances": sorted(rows, key=lambda row: row.instance)})
 
 
@@ -67,8 +69,11 @@ def _own_row(instance: Instance) -> Row:
     )
 
 
-class _Others:
-    """What the others said, asked for all at once and told again for a moment."""
+class _PeerRows:
+    """The rows of the peer instances, requested concurrently and cached.
+
+    ``limits.INSTANCES_KEEP_S`` is the time for which they are cached.
+    """
 
     def __init__(self, peers: Peers | None) -> None:
         self._peers = peers
@@ -106,4 +111,4 @@ async def _row_of(peers: Peers, number: int) -> Row:
     except PeerSilent as silent:
         return Row(number, "silent", ready=False, reason=str(silent))
     except (msgspec.DecodeError, IndexError) as odd:
-        return Row(number, "odd", ready=False, reason=f"its answer is odd: {odd}")
+        return Row(number, "odd", ready=False, reason=f"unexpected answer: {odd}")

@@ -1,4 +1,4 @@
-"""``GET /api/v1/lines``: how each line of the feed is, and what having two has saved."""
+"""``GET /api/v1/lines``: the state of each line of the feed, and the gaps that a second saved."""
 
 from quart import Response
 from quart_trio import QuartTrio

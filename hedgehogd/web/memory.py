@@ -1,8 +1,8 @@
-"""Coinbase-shaped answers from what the instance holds, for feeds whose REST service is away.
+"""REST answers in Coinbase's form from this instance's memory, for feeds without a REST service.
 
-Only what the feed keeps up to date is served (DESIGN, invariant 10): the newest ticker and the
-trades on the tape while their topics flow and their product is not stale, a level-2 book while
-it follows its updates. None of them is an answer where something would have to be invented.
+Only data that the feed keeps up to date is served: the newest ticker and the trades on the tape
+while messages of their topics arrive and their product is not stale, a level-2 book while it
+follows its updates. There is no answer when a field would have to be invented.
 """
 
 from typing import Any
@@ -29,14 +29,14 @@ _PAGE_TRADES_MAX = 1000
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def remembered(pipe: Pipe, product_id: str, subject: str, query: dict[str, str]) -> Answer | None:
-    """Return what memory says about ``subject`` of a product; None where it says nothing.
+def from_memory(pipe: Pipe, product_id: str, subject: str, query: dict[str, str]) -> Answer | None:
+    """Return the answer about ``subject`` of a product; None when memory has no current data.
 
     Args:
         pipe: the instance's parts.
         product_id: the product.
         subject: ``ticker``, ``stats``, ``trades``, ``book``.
-        query: checked by ``reads``.
+        query: the query, validated by ``reads``.
     """
     match subject:
         case "ticker":
@@ -50,8 +50,8 @@ def remembered(pipe: Pipe, product_id: str, subject: str, query: dict[str, str])
     return None
 
 
-def heard_products(pipe: Pipe) -> list[str]:
-    """Return the products that the feed brings now, for a feed without a list of products."""
+def live_products(pipe: Pipe) -> list[str]:
+    """Return the products of which messages arrive, for a feed without a list of products."""
     return sorted(product_id for product_id in pipe.tape.products() if _is_live(pipe, product_id))
 
 
@@ -71,7 +71,7 @@ def _fields(payload: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _of_ticker(pipe: Pipe, product_id: str, names: dict[str, str]) -> Answer | None:
-    """Return the newest ticker under REST's names, its values as they were sent."""
+    """Return the newest ticker with REST's field names and its values unchanged."""
     newest = pipe.latest.ticker(product_id)
     if newest is None or not _flows(pipe, TICKER, product_id):
         return None
@@ -82,12 +82,12 @@ def _of_ticker(pipe: Pipe, product_id: str, names: dict[str, str]) -> Answer | N
 
 
 def _trades(pipe: Pipe, product_id: str, query: dict[str, str]) -> Answer | None:
-    """Return the newest trades, or those below ``after``, as far as none is missing."""
+    """Return the newest trades, or those below ``after``, up to the first missing trade id."""
     if "before" in query or not _flows(pipe, MATCHES, product_id):
         return None
     topic = MATCHES.topic(product_id)
     found: list[Message] = pipe.tape.newest(topic, MEMORY_SCAN_MESSAGES_MAX)
-    last = pipe.latest.greeting(topic)  # of a quiet market, older than what was looked through
+    last = pipe.latest.greeting(topic)  # in a quiet market it is older than the searched messages
     if not found and last is not None:
         found = [last]
     after = int(query["after"]) if "after" in query else None
@@ -111,7 +111,7 @@ def _trades(pipe: Pipe, product_id: str, query: dict[str, str]) -> Answer | None
 
 
 def _level2(pipe: Pipe, product_id: str, depth: int | None) -> Answer | None:
-    """Return a level-2 book; how many orders a level has, and the sequence, are not known."""
+    """Return a level-2 book; ``sequence`` and each level's number of orders are null."""
     held = pipe.books.get(product_id)
     if held is None:
         return None

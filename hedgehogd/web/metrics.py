@@ -1,6 +1,6 @@
-"""Prometheus metrics, read from the parts of the instance when they are asked for.
+"""Prometheus metrics, read from the parts of the instance at each scrape.
 
-Nothing is counted twice: the hot path counts in plain attributes, and a scrape copies them.
+The hot path counts in plain attributes, and a scrape copies them: no number is counted twice.
 """
 
 from collections import Counter
@@ -28,18 +28,18 @@ _LAG_STEP_S = 0.25
 _lag_registry = CollectorRegistry()
 _lag = Histogram(
     "hedgehogd_loop_lag_seconds",
-    "How late the event loop woke a task that slept for a quarter of a second",
+    "Delay of the event loop in waking a task that slept for a quarter of a second",
     buckets=LAG_BUCKETS_S,
     registry=_lag_registry,
 )
 
 
 async def watch_lag(instance: Instance, read: Callable[[], float] = perf_counter) -> None:
-    """Measure how late the event loop is, for ever; the newest lag is the instance's.
+    """Measure the delay of the event loop until cancelled.
 
     Args:
-        instance: where the newest lag is kept.
-        read: a steady clock in seconds; the loop's own clock skips pauses of the process.
+        instance: its ``loop_lag_s`` is set to the latest delay, in seconds.
+        read: a monotonic clock in seconds; the loop's own clock skips pauses of the process.
     """
     while True:
         due = read() + _LAG_STEP_S
@@ -59,13 +59,13 @@ def exposition(instance: Instance, *others: Collector) -> tuple[bytes, str]:
 
 
 class InstanceCollector(Collector):
-    """Reads everything that an instance counts."""
+    """Collector of all counts of an instance."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
 
     def collect(self) -> Iterable[Metric]:
-        """Return all metrics as they are now."""
+        """Return all metrics with their present values."""
         yield from self._build()
         yield from self._feed()
         yield from self._history()
@@ -76,19 +76,20 @@ class InstanceCollector(Collector):
         info.add_metric((__version__, str(self._instance.number)), 1)
         yield info
         tasks = trio.lowlevel.current_statistics().tasks_living
-        yield _gauge("tasks", "Tasks of the event loop; rises and falls with streams", tasks)
+        yield _gauge("tasks", "Tasks of the event loop; proportional to streams", tasks)
 
     def _feed(self) -> Iterator[Metric]:
         instance, health = self._instance, self._instance.health
         now = trio.current_time()
         state = GaugeMetricFamily(
-            "hedgehogd_feed_state", "1 for what the feed is doing", labels=("state",)
+            "hedgehogd_feed_state", "1 for the present state of the feed", labels=("state",)
         )
         for each in FeedState:
             state.add_metric((each.value.replace(" ", "_"),), float(each is health.state))
         yield state
         if health.heard_at is not None:
-            yield _gauge("feed_age_seconds", "Since the feed was last heard", now - health.heard_at)
+            age_s = now - health.heard_at
+            yield _gauge("feed_age_seconds", "Time since the feed last received bytes", age_s)
         yield _counter("feed_connects", "Upstream connections opened", health.connects)
         yield _counters("feed_losses", "Upstream connections lost", "reason", health.losses)
         yield _counter("messages_in", "Messages put on the tape", instance.broker.messages_in)
@@ -98,46 +99,48 @@ class InstanceCollector(Collector):
             "reason",
             {"garbage": 0, **health.dropped, "late": instance.broker.late},
         )
-        yield _counter("feed_complaints", "Errors of the exchange", health.complaints)
-        yield _counter("gaps", "Holes found in numbers", health.gaps)
+        yield _counter("feed_complaints", "Upstream errors", health.complaints)
+        yield _counter("gaps", "Gaps found in sequences and trade ids", health.gaps)
         missing = {"matches": 0, **health.missing}
-        yield _counters("missing", "Numbers in those holes", "channel", missing)
+        yield _counters("missing", "Numbers missing in those gaps", "channel", missing)
         yield _gauge(
-            "feed_alarm", "1 while the exchange objects to what is held", health.alarm != ""
+            "feed_alarm", "1 while the exchange refuses an always-held topic", health.alarm != ""
         )
         yield _gauge("quiet_products", "Products without heartbeats", health.quiet_products)
         ages = GaugeMetricFamily(
-            "hedgehogd_product_age_seconds", "Since a product was heard", labels=("product",)
+            "hedgehogd_product_age_seconds",
+            "Time since a product's last message",
+            labels=("product",),
         )
         for product_id, (heard_age_s, _) in sorted(health.read_products().items()):
             ages.add_metric((product_id,), heard_age_s)
         yield ages
         yield from self._lines()
         yield from self._books()
-        yield _gauge("tape_bytes", "Memory that the tape takes at most", instance.pipe.tape.bytes)
+        yield _gauge("tape_bytes", "Upper bound of the tape's memory", instance.pipe.tape.bytes)
 
     def _lines(self) -> Iterator[Metric]:
-        """What each line does; labels are its number."""
+        """Yield the metrics of each line; the label is its number."""
         lines = self._instance.health.read_lines()
-        told = (
-            ("line_connections", "Connections that bring data", "live"),
-            ("line_products", "Products that flow", "products"),
+        gauges = (
+            ("line_connections", "Connections that receive data", "live"),
+            ("line_products", "Products of which messages arrive", "products"),
         )
-        for name, text, field in told:
+        for name, text, field in gauges:
             gauge = GaugeMetricFamily(f"hedgehogd_{name}", text, labels=("line",))
             for line in lines:
                 gauge.add_metric((str(line.number),), getattr(line, field))
             yield gauge
-        counted = (
+        counters = (
             ("line_losses", "Connections lost", "losses"),
-            ("line_wins", "Numbers brought before the other line", "wins"),
-            ("line_gaps_saved", "Holes of the other line filled", "gaps_saved"),
+            ("line_wins", "Numbers received before the other line", "wins"),
+            ("line_gaps_saved", "Gaps of the other line filled", "gaps_saved"),
         )
-        for name, text, field in counted:
+        for name, text, field in counters:
             values = {str(line.number): getattr(line, field) for line in lines}
             yield _counters(name, text, "line", values)
         lead = GaugeMetricFamily(
-            "hedgehogd_line_lead_seconds", "Median lead when first", labels=("line",)
+            "hedgehogd_line_lead_seconds", "Median lead of the faster line", labels=("line",)
         )
         for line in lines:
             if line.lead_s is not None:
@@ -154,34 +157,35 @@ class InstanceCollector(Collector):
                 books.add_metric((str(level), name), count)
         yield books
         resyncs = {"crossed": 0, **pipe.books.resyncs}
-        yield _counters("book_resyncs", "Books begun anew", "reason", resyncs)
+        yield _counters("book_resyncs", "Level-2 books resynchronized", "reason", resyncs)
         yield _counters(
-            "book_resyncs_withheld", "Books not begun again", "reason",
+            "book_resyncs_withheld", "Resynchronizations postponed", "reason",
             {"crossed": 0, **pipe.books.withheld},
         )  # fmt: skip
         listed = pipe.catalogue.unreadable
-        yield _gauge("products_unreadable", "Entries of the product list not read", listed)
+        yield _gauge("products_unreadable", "Unreadable entries of the product list", listed)
         unreadable = {"level2": pipe.books.unreadable, "level3": pipe.orders.unreadable}
-        yield _counters("unreadable_rows", "Rows skipped", "where", unreadable)
+        yield _counters("unreadable_rows", "Unreadable rows of books, skipped", "where", unreadable)
         lost = {"gap": 0, **pipe.orders.lost}
-        yield _counters("order_book_losses", "Level-3 books begun anew", "reason", lost)
-        yield _counter("bare_removals", "Removals of no level, cut out", pipe.books.bare_removals)
+        yield _counters("order_book_losses", "Level-3 books restarted", "reason", lost)
+        removals = pipe.books.bare_removals
+        yield _counter("bare_removals", "Removals of absent levels, dropped", removals)
         yield _counter("snapshots_made", "Snapshots made for late joiners", pipe.snapshots.made)
-        yield _counter("snapshot_joiners", "Late joiners given them", pipe.snapshots.shared)
+        yield _counter("snapshot_joiners", "Late joiners served by them", pipe.snapshots.shared)
 
     def _history(self) -> Iterator[Metric]:
         health, resumes = self._instance.history, self._instance.pipe.resumes
         state = GaugeMetricFamily(
-            "hedgehogd_history_state", "1 for what is done for history", labels=("state",)
+            "hedgehogd_history_state", "1 for the present state of history", labels=("state",)
         )
         for each in HistoryState:
             state.add_metric((each.value,), float(each is health.state))
         yield state
         yield _counter("history_kept", "Messages written to history", health.kept)
-        yield _counter("history_overruns", "Times more came than it took", health.overruns)
-        yield _counter("resumes", "Streams that have caught up", resumes.resumed)
-        yield _counter("resume_messages", "Messages given to them", resumes.replayed)
-        yield _counter("resume_gaps", "Topics of which part was gone", resumes.expired)
+        yield _counter("history_overruns", "Times that the feed outran the writer", health.overruns)
+        yield _counter("resumes", "Resuming streams that caught up", resumes.resumed)
+        yield _counter("resume_messages", "Messages delivered to them", resumes.replayed)
+        yield _counter("resume_gaps", "Resumed topics with missing messages", resumes.expired)
 
     def _streams(self) -> Iterator[Metric]:
         instance, counts = self._instance, self._instance.counts
@@ -202,40 +206,41 @@ class InstanceCollector(Collector):
         hub = instance.pipe.hub
         yield _counters(
             "deliveries",
-            "Messages handed to subscribers; drops apart",
+            "Messages passed to subscribers; drops are counted separately",
             "kind",
             hub.deliveries,
         )
-        yield _counter("bytes_out", "Bytes handed to subscribers", hub.bytes_out)
+        yield _counter("bytes_out", "Bytes of those messages", hub.bytes_out)
         yield _gauge("backlog_bytes", "Data waiting for slow subscribers", waiting_bytes)
         budget = instance.pipe.budget
-        yield _gauge("waiting_bytes", "Memory of all that waits for subscribers", budget.bytes)
-        yield _gauge("waiting_bytes_max", "The most that it may take", budget.bytes_max)
-        yield _counter("waiting_relieved", "Holders of it ended to keep it", budget.relieved)
-        yield _gauge("backlog_oldest_seconds", "Age of the oldest of it", oldest_s)
-        yield _gauge("backlog_subscribers", "Subscribers that data waits for", slow)
+        yield _gauge("waiting_bytes", "Memory of all bytes that wait for subscribers", budget.bytes)
+        yield _gauge("waiting_bytes_max", "Bound of waiting_bytes", budget.bytes_max)
+        yield _counter("waiting_relieved", "Holders ended to keep that bound", budget.relieved)
+        yield _gauge("backlog_oldest_seconds", "Age of the oldest data in a backlog", oldest_s)
+        yield _gauge("backlog_subscribers", "Subscribers with data in their backlog", slow)
         drops = {"slow_consumer": 0, **counts.drops}
-        yield _counters("drops", "Messages a subscriber did not get", "reason", drops)
+        yield _counters("drops", "Messages dropped for a subscriber", "reason", drops)
         yield _counters("stream_ends", "Streams ended", "reason", counts.ends)
         delayed = instance.turns.delayed
-        yield _counter("commands_delayed", "Commands beyond their address' allowance", delayed)
+        yield _counter("commands_delayed", "Commands over their address's allowance", delayed)
         refusals = {"bug": 0, **counts.refusals}
         yield _counters("refusals", "Requests, frames, commands refused", "reason", refusals)
         forwards = {"answered": 0, **counts.forwards}
-        yield _counters("forwards", "Requests about others' streams", "outcome", forwards)
-        yield _gauge("visitors", "Connections that are not streams", counts.visitors)
-        yield _counter("accept_pauses", "Accepting paused for lack of files", counts.accept_pauses)
+        yield _counters("forwards", "Requests forwarded to peer instances", "outcome", forwards)
+        yield _gauge("visitors", "Open connections that are not streams", counts.visitors)
+        pauses = counts.accept_pauses
+        yield _counter("accept_pauses", "Pauses of accept: no file descriptor was free", pauses)
 
 
 class RestCollector(Collector):
-    """Reads what was asked of the exchange's REST service; nothing where there is none."""
+    """Collector of the counts of REST client and backfill; either may be absent."""
 
     def __init__(self, rest: RestClient | None, backfill: Backfill | None) -> None:
         self._rest = rest
         self._backfill = backfill
 
     def collect(self) -> Iterable[Metric]:
-        """Return all metrics as they are now."""
+        """Return all metrics with their present values."""
         if self._rest is not None:
             yield from self._of_rest(self._rest)
         if self._backfill is not None:
@@ -244,16 +249,16 @@ class RestCollector(Collector):
     def _of_rest(self, rest: RestClient) -> Iterator[Metric]:
         yield _counter("rest_requests", "Requests to the exchange's REST service", rest.requests)
         errors = {"timeout": 0, **rest.errors}
-        yield _counters("rest_errors", "Those that failed", "reason", errors)
-        yield _counter("rest_cache_hits", "Reads answered by what was kept", rest.cache_hits)
-        yield _counter("rest_coalesced", "Reads that shared another's request", rest.coalesced)
-        yield _counter("rest_refused", "Reads refused, too many waiting", rest.refused)
+        yield _counters("rest_errors", "Failed requests among them", "reason", errors)
+        yield _counter("rest_cache_hits", "Reads answered from the cache", rest.cache_hits)
+        yield _counter("rest_coalesced", "Reads that joined a running request", rest.coalesced)
+        yield _counter("rest_refused", "Reads refused: too many were waiting", rest.refused)
 
     def _of_backfill(self, backfill: Backfill) -> Iterator[Metric]:
-        yield _counter("backfill_gaps", "Gaps to be filled by REST", backfill.gaps)
-        yield _counter("backfill_trades", "Trades that filled them", backfill.delivered)
+        yield _counter("backfill_gaps", "Gaps that backfill started on", backfill.gaps)
+        yield _counter("backfill_trades", "Trades that backfill delivered", backfill.delivered)
         given_up = {"not_listed": 0, **backfill.given_up}
-        yield _counters("backfill_given_up", "Trades that stay missing", "reason", given_up)
+        yield _counters("backfill_given_up", "Trades that remain missing", "reason", given_up)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

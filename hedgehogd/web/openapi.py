@@ -1,8 +1,8 @@
-"""The description of the HTTP API, in OpenAPI 3.1: ``openapi.json`` in this folder.
+"""The OpenAPI 3.1 document of the HTTP API: ``openapi.json`` in this folder.
 
 The file is the document; only the version is set when it is loaded. A new route needs an entry in
-its ``paths``. Tests compare the file with the routes, and with the constants of the code that it
-repeats. Parameters and responses that several operations share are its components.
+its ``paths``. Tests compare the file with the routes and with the constants of the code that it
+repeats. Parameters and responses that several operations share are components of the document.
 """
 
 from importlib import resources

@@ -1,4 +1,4 @@
-"""REST answers about order books, made from the books that the instance keeps."""
+"""REST answers about order books, from the level-3 books of this instance."""
 
 from datetime import UTC, datetime
 
@@ -10,11 +10,11 @@ from hedgehogd.fanout.pipe import Pipe
 
 
 class OwnBooks:
-    """Answers ``/products/<id>/book`` from the level-3 books that follow ``full``.
+    """Answer ``/products/<id>/book`` from the level-3 books, which follow the channel ``full``.
 
     Args:
         pipe: the instance's parts.
-        can_fetch: books that are missing are fetched, so waiting for one helps.
+        can_fetch: whether missing books are fetched from REST, so that one is worth waiting for.
     """
 
     def __init__(self, pipe: Pipe, *, can_fetch: bool = True) -> None:
@@ -22,9 +22,10 @@ class OwnBooks:
         self._can_fetch = can_fetch
 
     async def rest_book(self, product_id: str, level: int) -> bytes | None:
-        """Return the JSON text of the answer; None when the book is not held.
+        """Return the JSON text of the answer; None when there is no current book.
 
-        Waits for a book whose events are wanted and whose beginning is on its way.
+        Waits up to ``ORDER_BOOK_WAIT_S`` for a book that is being fetched: its channel is in
+        demand, and ``can_fetch`` is true.
         """
         demand = self._pipe.demand
         if self._can_fetch and any(

@@ -1,4 +1,4 @@
-"""The status page: plain for now, readable without JavaScript."""
+"""The status page, readable without JavaScript."""
 
 from html import escape
 
@@ -39,7 +39,7 @@ code {{ background: #f3f3f3; padding: .1rem .3rem }}
 def status_page(
     instance: Instance, host: str = "127.0.0.1:8001", *, serves_operators: bool = False
 ) -> str:
-    """Return the page that describes ``instance`` now; ``host`` is what the reader typed."""
+    """Return the page for the present state of ``instance``; ``host`` is the request's Host."""
     ready, reason = instance.readiness()
     health = instance.health
     age = (
@@ -47,7 +47,7 @@ def status_page(
     )
     rows = {
         "ready": f"{'yes' if ready else 'no'} ({reason})",
-        "feed last heard": age,
+        "feed last received": age,
         "messages in": f"{instance.broker.messages_in:,}",
         "subscribers": f"{len(instance.sessions):,}",
         "deliveries": f"{instance.pipe.hub.deliveries.total():,}",

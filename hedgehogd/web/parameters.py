@@ -1,7 +1,7 @@
 """The query parameters of the control plane's routes.
 
-The description of the API is their table: a route takes the parameters that it describes,
-and a query with another one is refused before the route runs.
+The OpenAPI document is their table: a route accepts the parameters that the document describes,
+and a query with any other parameter is refused before the route runs.
 """
 
 import re
@@ -16,7 +16,7 @@ _NAME_IN_RULE = re.compile(r"<([^>]+)>")
 
 
 def described_parameters(path: str, method: str) -> frozenset[str]:
-    """Return the query parameters that the description of a route has."""
+    """Return the names of the query parameters that the document has for a route."""
     described = map(resolved, PATHS[path][method.lower()].get("parameters", ()))
     return frozenset(each["name"] for each in described if each["in"] == "query")
 
@@ -36,6 +36,6 @@ def add_parameters(app: QuartTrio) -> None:
 
 
 def query() -> dict[str, str]:
-    """Return the values of the request's query, by name; each name was described."""
+    """Return the values of the request's query by name; each name is in the document."""
     values: dict[str, str] = g.query
     return values

@@ -1,7 +1,7 @@
-"""What a Coinbase-shaped read asks for, checked and in one spelling. Pure.
+"""Reads of the exchange's REST service, validated and in canonical form; no I/O.
 
-One spelling, so that a thousand askers are one question to the exchange: keys that the
-exchange does not know are dropped, numbers and times are written anew.
+The canonical form makes equal requests of many clients one request to the exchange: unknown keys
+are dropped, numbers and times are formatted again.
 """
 
 import re
@@ -20,7 +20,7 @@ LISTS_KEEP_S = 60.0
 
 GRANULARITIES = (60, 300, 900, 3600, 21600, 86400)
 BY_PRODUCT = frozenset({"stats", "spark-lines"})
-"""What has all products in one answer, an object by their ids; the others are lists."""
+"""Overviews that answer with an object by product id; the other overviews are lists."""
 _CANDLES_MAX = 300
 _PAGE_TRADES_MAX = 1000
 _BOOK_LEVELS = {"1", "2", "3"}
@@ -30,12 +30,12 @@ _CURRENCY_ID = re.compile(r"[A-Z0-9]{1,16}")
 
 
 class Read(NamedTuple):
-    """One question to the exchange.
+    """One request to the exchange.
 
     Attributes:
-        path: absolute, nothing in it needs quoting.
+        path: absolute path; no character of it needs quoting.
         query: keys and values.
-        keeping: how long its answer may serve others.
+        keeping: returns how many seconds an answer may be cached.
     """
 
     path: str
@@ -44,38 +44,39 @@ class Read(NamedTuple):
 
 
 class BadRead(Exception):
-    """A question that the exchange would refuse; the message is for who asked."""
+    """A request that the exchange would refuse; the message is for the client."""
 
 
 def keep_for(seconds: float) -> Keeping:
-    """Return a keeping of the same time for every answer."""
+    """Return a ``Keeping`` that caches every answer for ``seconds``."""
     return lambda _: seconds
 
 
 def currency_read(currency_id: str) -> Read | None:
-    """Return the question for one currency; None when there is none of such a name."""
+    """Return the request for one currency; None when ``currency_id`` cannot be its id."""
     if not _CURRENCY_ID.fullmatch(currency_id):
         return None
     return Read(f"/currencies/{currency_id}", (), keep_for(LISTS_KEEP_S))
 
 
 def overview_read(name: str) -> Read:
-    """Return the question for all products: the list of them, or ``name`` of all at once."""
+    """Return the request for all products: their list, or the overview ``name`` of all of them."""
     if not name:
         return Read(PRODUCTS_PATH, (), keep_for(LISTS_KEEP_S))
     return Read(f"{PRODUCTS_PATH}/{name}", (), keep_for(STATS_KEEP_S))
 
 
 def product_read(product_id: str, subject: str, args: Mapping[str, str]) -> Read:
-    """Return the question for ``subject`` of a product that exists.
+    """Return the request for ``subject`` of a listed product.
 
     Args:
         product_id: for example ``BTC-USD``.
-        subject: ``book``, ``trades``, ``candles``, ``ticker``, ``stats``, or empty for itself.
-        args: the query as it came.
+        subject: ``book``, ``trades``, ``candles``, ``ticker``, ``stats``, or empty for the
+            product itself.
+        args: the client's query, not yet validated.
 
     Raises:
-        BadRead: a value in ``args`` cannot be.
+        BadRead: a value in ``args`` is invalid.
     """
     path = f"/products/{product_id}"
     match subject:
@@ -94,14 +95,14 @@ def product_read(product_id: str, subject: str, args: Mapping[str, str]) -> Read
 
 
 def book_level(args: Mapping[str, str]) -> str:
-    """Return the level of the book that is asked for.
+    """Return the requested level of the book.
 
     Raises:
         BadRead: there is no such level.
     """
     level = args.get("level", "1")
     if level not in _BOOK_LEVELS:
-        raise BadRead("unexpected level: _")  # the exchange's own words
+        raise BadRead("unexpected level: _")  # the exchange's message, verbatim
     return level
 
 
@@ -118,8 +119,8 @@ def _trades_read(path: str, args: Mapping[str, str]) -> Read:
         query.append(("after", str(after)))
 
     def keeping(answer: Answer) -> float:
-        # A page that ends right below its cursor can never change; one that does not may be
-        # stale, and a backfill asks for it again.
+        # A page can never change if its newest trade is directly below its cursor. Any other page
+        # may be stale, and a backfill requests it again.
         is_old = after is not None and answer.before == str(after - 1)
         return OLD_TRADES_KEEP_S if is_old else TRADES_KEEP_S
 
@@ -160,7 +161,7 @@ def _number(args: Mapping[str, str], key: str) -> int | None:
 
 
 def _time(args: Mapping[str, str], key: str) -> datetime | None:
-    """Return a time of the query in UTC: it is seconds since the epoch, or ISO 8601."""
+    """Return a time of the query in UTC; its text is seconds since 1970, or ISO 8601."""
     text = args.get(key)
     if text is None:
         return None
@@ -169,7 +170,7 @@ def _time(args: Mapping[str, str], key: str) -> datetime | None:
         if seconds is not None:
             return datetime.fromtimestamp(seconds, UTC)
         if "T" in text:
-            text = text.replace(" ", "+")  # the sign of an offset that was not quoted
+            text = text.replace(" ", "+")  # an unquoted plus sign of an offset arrives as a blank
         time = datetime.fromisoformat(text)
         time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""The two forms in which the control plane answers."""
+"""JSON responses and errors of the control plane."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hedgehogd.protocol.refusal import error_object
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return ``value`` as JSON that nobody may keep."""
+    """Return ``value`` as a JSON response that no cache may store."""
     body = msgspec.json.encode(value) + b"\n"
     response = Response(body, status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
@@ -17,5 +17,5 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(code: str, message: str, status: int) -> Response:
-    """Return an error in the form of the path that is being answered."""
+    """Return an error in the form that belongs to the request's path."""
     return json_response(error_object(request.path, code, message), status)

@@ -1,4 +1,4 @@
-"""Hypercorn, one connection at a time: the door hands it what is not a stream."""
+"""Hypercorn as a function that serves one connection: the door passes it all non-streams."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -23,12 +23,13 @@ _EMPTY_REFUSAL = re.compile(rb"HTTP/1\.1 ([45]\d\d) [^\n]*\r\ncontent-length: 0\
 
 
 def hypercorn_config() -> Config:
-    """Return how Hypercorn has to behave: one request a connection, nothing on its own log."""
+    """Return Hypercorn's configuration: one request per connection, no log of its own."""
     config = Config()
     config.keep_alive_max_requests = 1
     config.h11_max_incomplete_size = limits.HEAD_BYTES_MAX
-    # The head is complete, the app times bodies out (BODY_TIMEOUT), the stream readers that stall.
-    # Hypercorn's own limit cut answers that took longer: their clients have nothing more to send.
+    # The door has read the whole head, the app limits the time of a body (BODY_TIMEOUT), and the
+    # stream ends readers that stall. Hypercorn's limit ended longer answers, during which a client
+    # sends no bytes.
     config.read_timeout = None
     config.include_server_header = False
     config.accesslog = None
@@ -37,10 +38,10 @@ def hypercorn_config() -> Config:
 
 
 class _Server(TCPServer):
-    """Hypercorn's, with two differences.
+    """Hypercorn's server with two changes.
 
-    Its own refusals (of a body that is not HTTP) look like all the others. And a peer that has
-    ended its own side after its request is answered: Hypercorn would cancel the request.
+    Hypercorn's own refusals, such as of a malformed body, get hedgehogd's error form. A peer that
+    ends its sending side after the request is answered; Hypercorn would cancel the request.
 
     Attributes:
         asked: the head of the request.
@@ -61,14 +62,14 @@ class _Server(TCPServer):
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 await self.protocol.handle(Closed())
                 return
-            await self.protocol.handle(RawData(bytes(data)))  # of no bytes: the body is over
-        # A peer that is gone is noticed when the answer is sent.
+            await self.protocol.handle(RawData(bytes(data)))  # no bytes: the body has ended
+        # A peer that has left is detected when the answer is sent.
 
 
 def _explained(answer: bytes, refusal: re.Match[bytes], asked: bytes) -> bytes:
     status = HTTPStatus(int(refusal[1]))
     code = status.phrase.lower().replace(" ", "_")
-    error = error_object(asked_path(asked), code, "the request is not sound HTTP")
+    error = error_object(asked_path(asked), code, "the request is not valid HTTP")
     body = msgspec.json.encode(error) + b"\n"
     fields = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
     answer = answer.replace(b"content-length: 0\r\n", fields, 1)
@@ -80,9 +81,9 @@ def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
 
     async def answer_whole(scope: Any, receive: Any, send: Any) -> None:
         async def send_whole(message: Any) -> None:
-            # The last one makes Hypercorn tell Quart that all is over and close the connection,
-            # and Quart-trio then cancels the request, which is us in the middle of closing.
-            with trio.CancelScope(shield=True):  # the stream gives up peers that do not read
+            # At the last message Hypercorn closes the connection and sends Quart a disconnect;
+            # Quart-trio then cancels the request's task, which is still closing the connection.
+            with trio.CancelScope(shield=True):  # the stream itself ends peers that do not read
                 await send(message)
 
         await app(scope, receive, send_whole)

@@ -1,4 +1,4 @@
-"""``/products/<id>/trades`` from history, where that has all of a page."""
+"""``/products/<id>/trades`` from history, when history has every trade of a page."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,13 @@ class _Trade(msgspec.Struct):
     time: str
 
 
-async def kept_trades(
+async def recorded_trades(
     past: Past | None, readings: Readings, product_id: str, query: Sequence[tuple[str, str]]
 ) -> Answer | None:
-    """Answer a page below a cursor from what is kept; None when the exchange has to be asked.
+    """Answer a page below a cursor from history; None when only the exchange can answer it.
 
-    The newest page is the exchange's: what is kept is a little late. Trades that were fetched
-    after a gap count as kept; a page with a hole is none.
+    The exchange answers the newest page, because history is written with a small delay. Trades
+    that were backfilled after a gap count as recorded; a page with a gap is not answered.
 
     Raises:
         SubscriberError: 429; too many queries of the caller's address wait for the store.

@@ -294,7 +294,7 @@ async def test_an_owners_refusal_is_the_answer(among_others, instance, others):
             PeerGone("x"),
             404,
             "unknown_session",
-            "instance 2, which had this stream, is gone",
+            "instance 2, which had this stream, has stopped",
             "gone",
         ),
         (PeerSilent("instance 2 is busy"), 504, "instance_silent", "instance 2 is busy", "silent"),

@@ -336,7 +336,7 @@ async def test_what_a_recording_cannot_say_is_explained(open_instance, path):
     client = make_app(open_instance).test_client()
 
     answer = await said(await client.get(path), 503)
-    assert answer["message"].startswith("this feed is a recording")
+    assert answer["message"].startswith("this feed has no REST service")
 
 
 @pytest.mark.parametrize("is_reachable", [True, False])
@@ -420,7 +420,7 @@ async def test_a_recording_without_a_list_says_so():
     client = make_app(make_instance(Settings())).test_client()
 
     answer = await said(await client.get("/products"), 503)
-    assert answer == {"message": "which products this feed has is not known"}
+    assert answer == {"message": "the products of this feed are not known"}
 
 
 # The simulated exchange behind it

@@ -9,7 +9,7 @@ from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.settings.load import Settings
-from hedgehogd.web.memory import heard_products, remembered
+from hedgehogd.web.memory import from_memory, live_products
 from tests.fakes import make_message
 
 BTC = "BTC-USD"
@@ -32,7 +32,7 @@ class Memory:
     def ask(self, subject, **query):
         if subject == "book":
             query = {"level": "1"} | query
-        return remembered(self.instance.pipe, BTC, subject, query)
+        return from_memory(self.instance.pipe, BTC, subject, query)
 
     def read(self, subject, **query):
         return json.loads(self.ask(subject, **query).body)
@@ -156,7 +156,7 @@ async def test_products_that_are_heard(memory):
     """Not a stale one; nor what is about no product."""
     await memory.take(make_message("ticker", "ETH-USD"), make_message("status", ""))
     await fill(memory)
-    assert heard_products(memory.instance.pipe) == [BTC, "ETH-USD"]
+    assert live_products(memory.instance.pipe) == [BTC, "ETH-USD"]
 
     await memory.take(notices=[STALE], notices_at=[0])
-    assert heard_products(memory.instance.pipe) == ["ETH-USD"]
+    assert live_products(memory.instance.pipe) == ["ETH-USD"]

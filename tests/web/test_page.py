@@ -18,7 +18,7 @@ async def test_it_says_how_things_are(autojump_clock, instance, session):
     for text in (
         f"{__version__}, instance 1",
         "<td>ready<td>yes (live)",
-        "<td>feed last heard<td>2.0 s ago",
+        "<td>feed last received<td>2.0 s ago",
         "<td>messages in<td>1,234,567",
         "<td>subscribers<td>1",
         "ws://relay:8001/ws",
@@ -30,7 +30,7 @@ async def test_a_feed_never_heard_is_never(autojump_clock, instance):
     """And idle is no trouble."""
     page = status_page(instance)
 
-    assert "<td>feed last heard<td>never" in page
+    assert "<td>feed last received<td>never" in page
     assert "<td>ready<td>yes (idle)" in page
 
 

@@ -110,9 +110,9 @@ def _introduce(plane: StreamingPlane, outlet: Outlet) -> None:
 
 async def _part(outlet: Outlet, sock: trio.socket.SocketType) -> None:
     """Let the goodbye be written, then let the peer hang up; neither for ever."""
-    if outlet.said_all is not None:
+    if outlet.farewell_done is not None:
         with trio.move_on_after(limits.GOODBYE_WRITTEN_S):
-            await outlet.said_all.wait()
+            await outlet.farewell_done.wait()
     with trio.move_on_after(limits.FAREWELL_S):
         await _until_gone(sock)
 

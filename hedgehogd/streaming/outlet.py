@@ -1,19 +1,57 @@
-"""The writing end of one subscriber's socket, and what happens when it fills up.
+"""The writing end of one subscriber's socket, and its policy when the socket is full.
 
-The hub hands bytes in; the socket takes them at once or they wait here. Promises:
+The hub writes chunks. The socket accepts their bytes at once, or the rest waits in the outlet's
+backlog (``streaming.backlog``) until a task has sent it. The outlet keeps four promises:
 
-* ``write`` never waits. The feed must not notice how fast a subscriber reads.
-* The backlog is bounded twice, in bytes and in age: one level2 snapshot weighs as
-  much as a thousand tickers, and a minute-old price is worth nothing. A third bound is
-  that of all subscribers together (``engine.budget``).
-* A frame once begun is finished before anything else is sent on the socket.
-* A position we state covers exactly the messages whose bytes precede it.
+* ``write`` never waits, so a slow subscriber cannot delay the feed.
+* The backlog is bounded in bytes and in age: one level2 snapshot weighs as much as a thousand
+  tickers, and a minute-old price is worth nothing. ``engine.budget`` bounds the memory of all
+  backlogs together.
+* A frame, SSE event or NDJSON line that has begun is finished before any other byte is sent.
+* A position in a notice covers exactly the messages that were sent before the notice.
 
-Writing straight to the socket costs 6 µs a delivery; waking a task per subscriber
-and message costs 37 (DESIGN §1). A task exists only while something waits.
+A write straight to the socket costs 6 µs a delivery; waking a task per subscriber and message
+costs 37 µs. Therefore a flush task exists only while bytes wait.
 
-When a bound is reached the subscription's policy decides, and the subscriber is told
-(DESIGN, invariant 2).
+States (``_flushing`` and ``is_ending`` hold them; all transitions but those of the flush task
+happen inside a plain function call):
+
+========  ==========================================  =================================
+state     fields                                      waiting bytes
+========  ==========================================  =================================
+idle      not ``_flushing``, not ``is_ending``        none
+flushing  ``_flushing``, not ``is_ending``            data, control bytes
+ending    ``_flushing``, ``is_ending``                the piece in flight, the farewell
+closed    ``is_ending``, no backlog                   none, and none are accepted
+========  ==========================================  =================================
+
+========  ==========================================  =================================
+state     event                                       action → next state
+========  ==========================================  =================================
+idle      write, control: all bytes accepted          → idle
+idle      write, control: some bytes refused          keep the rest, start task → flushing
+idle      end, answer_close                           leave the hub, send the farewell:
+                                                      accepted → closed, else → ending
+flushing  write, control                              append to the backlog → flushing
+flushing  bound of bytes or age exceeded              conflate, if the policy allows it and
+                                                      it suffices → flushing, else end
+flushing  bound of control bytes exceeded; ``shed``   end (4001, slow consumer) → ending
+flushing  end, answer_close                           leave the hub, drop all data but the
+                                                      piece in flight, append the farewell
+                                                      → ending
+flushing  task: backlog empty                         ask for snapshots of dropped books
+                                                      → idle
+ending    write, tell, keep_alive, end                ignored → ending
+ending    task: backlog empty                         shut the sending side → closed
+ending    ``shed``                                    drop the farewell → closed
+any       lose, close; the socket reports an error    drop everything → closed
+========  ==========================================  =================================
+
+``write`` may change the membership of its own member: a bound that is exceeded ends the stream or
+removes conflated books from the cohort (``Session.step_aside``), and ``Budget.relieve`` may end any
+outlet, this one included. Both come last in each method, after the outlet's own fields are
+consistent; ``is_ending`` makes a nested call of ``end`` return at once. The hub expects these
+changes (``fanout.hub``).
 
 Not safe to share between threads.
 """
@@ -44,20 +82,20 @@ log = structlog.get_logger("outlet")
 
 _BOOKS = frozenset(name for name, c in BY_TOPIC_CHANNEL.items() if c.begins_with_snapshot)
 _SHED = "waiting_bytes_max"
-_CONTROL_PART_BYTES = 32 * 1024  # of things said at once; a part of CONTROL_BYTES_MAX
+_CONTROL_PART_BYTES = 32 * 1024  # one write of ``tell_all``; a fraction of CONTROL_BYTES_MAX
 _SILENT_ROUNDS_MAX = int(limits.PEER_SILENCE_MAX_S / limits.KEEP_ALIVE_S)
 
 
 @dataclass(slots=True)
 class OutletSettings:
-    """What all outlets of an instance share; the limits may be changed at any time.
+    """Settings shared by all outlets of an instance; a reload may change the limits at any time.
 
     Attributes:
-        nursery: where flushing tasks live; closed after all connections.
-        counts: what happened to streams.
-        backlog_bytes_max: data that may wait for one subscriber, in bytes.
-        backlog_age_max_s: how old waiting data may grow, in seconds.
-        budget: what waits for all subscribers of the instance.
+        nursery: runs the flush tasks; it is closed after all connections.
+        counts: counters of the instance's streams.
+        backlog_bytes_max: largest amount of data that may wait for one subscriber, in bytes.
+        backlog_age_max_s: largest age of waiting data, in seconds.
+        budget: bound of the memory that waits for all subscribers of the instance.
     """
 
     nursery: trio.Nursery
@@ -68,33 +106,34 @@ class OutletSettings:
 
 
 class Outlet(Member):
-    """One subscriber's writing end.
+    """The writing end of one subscriber's socket.
 
     Attributes:
-        session: set by the connection before the first write.
-        delivered: messages whose bytes the kernel has taken.
-        skipped: messages that conflation dropped.
-        is_ending: no more data is taken; the farewell is on its way.
-        silent_rounds: keepalives sent since the peer was last heard.
-        slot: in which second of ``KEEP_ALIVE_S`` its keepalives are due.
-        said_all: set when the farewell has been written, or never can be; None before.
-        reading: the scope of the task that reads from the peer; cancelled when the stream
-            ends here, so that the task turns to the farewell.
+        session: the subscriber's session; the connection sets it before the first write.
+        delivered: number of messages that the kernel has accepted completely.
+        skipped: number of messages that conflation dropped.
+        is_ending: the stream ends: no more data is accepted, the farewell is being sent.
+        silent_rounds: keepalives sent since the last byte from the peer.
+        slot: second within ``KEEP_ALIVE_S`` in which the keepalives are sent.
+        farewell_done: set when the farewell has been sent or cannot be sent any more; None
+            before the stream ends.
+        reading: cancel scope of the task that reads from the peer. The outlet cancels it when
+            the stream ends, and the task then waits for the farewell.
     """
 
     __slots__ = (
         "_backlog",
+        "_books_dropped",
         "_flushing",
         "_form",
-        "_is_behind",
         "_send",
         "_settings",
         "_socket",
         "_written",
         "delivered",
+        "farewell_done",
         "is_ending",
         "reading",
-        "said_all",
         "session",
         "silent_rounds",
         "skipped",
@@ -109,7 +148,7 @@ class Outlet(Member):
         self.silent_rounds = 0
         self.slot = 0
         self.is_ending = False
-        self.said_all: trio.Event | None = None
+        self.farewell_done: trio.Event | None = None
         self.reading = trio.CancelScope()
         self._socket = sock
         self._send = sock.send
@@ -117,12 +156,12 @@ class Outlet(Member):
         self._settings = settings
         self._backlog: Backlog | None = None
         self._flushing = False
-        self._written: trio.Event | None = None  # somebody waits until nothing waits
-        self._is_behind = False  # books were dropped, and wait for all else to be sent
+        self._written: trio.Event | None = None  # for ``wait_written``: the backlog is empty
+        self._books_dropped = False  # request their snapshots when the backlog is empty
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of data that wait."""
+        """Bytes of waiting data."""
         return self._backlog.bytes if self._backlog else 0
 
     def oldest_s(self, now: float) -> float:
@@ -131,13 +170,13 @@ class Outlet(Member):
         return 0.0 if since is None else now - since
 
     def statistics(self, now: float) -> MemberStatistics:
-        """Return how the subscriber is doing at ``now``."""
+        """Return the counts and the backlog of the subscriber at ``now``."""
         return MemberStatistics(
             self.delivered, self.skipped, self.waiting_bytes, self.oldest_s(now)
         )
 
     def write(self, chunk: Chunk) -> None:
-        """Send ``chunk``, or keep what the socket does not take."""
+        """Send ``chunk``; keep the bytes that the socket refuses."""
         if self._flushing:
             self._keep(chunk, 0)
             return
@@ -154,7 +193,7 @@ class Outlet(Member):
             self._keep(chunk, sent)
 
     def control(self, data: bytes) -> None:
-        """Send something that is not data, ahead of data that waits."""
+        """Send bytes that are not data, before the waiting data."""
         if not data:
             return
         sent = 0
@@ -170,17 +209,17 @@ class Outlet(Member):
                 return
         backlog = self._own_backlog()
         backlog.put_control(data, sent)
-        self._start_flushing()  # first: from here on nothing goes past the backlog
+        self._start_flushing()  # before the checks: their writes must not overtake the backlog
         if backlog.control_bytes > limits.CONTROL_BYTES_MAX and not self.is_ending:
             self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
         self._settings.budget.relieve()
 
     def tell(self, payload: bytes) -> None:
-        """Say something that is not data, in the stream's own form."""
+        """Send a notice, acknowledgement or error in the stream's wire form."""
         self.tell_all((payload,))
 
     def tell_all(self, payloads: Iterable[bytes]) -> None:
-        """Say several things in few writes: a command may have thousands of errors."""
+        """Send several payloads in few writes: a command may have thousands of errors."""
         part, size = [], 0
         for payload in payloads:
             part.append(self._form.tell(payload))
@@ -195,9 +234,10 @@ class Outlet(Member):
             self.control(data)
 
     def keep_alive(self) -> None:
-        """Send bytes that mean nothing, unless others wait already; give up the silent.
+        """Send a keepalive unless bytes are waiting; end the stream of a silent WebSocket peer.
 
-        A WebSocket answers pings; one that says nothing for ``PEER_SILENCE_MAX_S`` is gone.
+        A WebSocket peer answers pings, so one that sends nothing for ``PEER_SILENCE_MAX_S`` has
+        left.
         """
         if self.is_ending:
             return
@@ -210,24 +250,24 @@ class Outlet(Member):
             self.control(self._form.keep_alive())
 
     def end(self, code: int, reason: str, detail: str = "") -> None:
-        """Drop what waits, say farewell, and let the connection close."""
+        """Drop the waiting data, send the farewell, and let the connection close."""
         if self.is_ending:
             return
         self._farewell(reason, self._goodbye(code, reason, detail or reason))
 
     def answer_close(self, frame: bytes) -> None:
-        """The peer closes: answer its close frame and end."""
+        """End the stream with ``frame``, the answer to the peer's close frame."""
         if not self.is_ending:
             self._farewell("peer_closed", frame)
 
     def lose(self, reason: str) -> None:
-        """The peer is gone: nothing can be said any more."""
+        """End the stream without a farewell: the peer cannot be reached."""
         if not self.is_ending:
             self._farewell(reason, b"")
         self.close()
 
     async def wait_written(self) -> None:
-        """Return when nothing waits to be sent, or never will be."""
+        """Return when the backlog is empty or the stream is ending."""
         while self._flushing and not self.is_ending:
             if self._written is None:
                 self._written = trio.Event()
@@ -235,27 +275,27 @@ class Outlet(Member):
         await trio.lowlevel.checkpoint()
 
     def waiting(self) -> Iterable[Message]:
-        """Return the messages of which nothing has been sent yet, oldest first."""
+        """Return the waiting messages of which no byte has been sent, oldest first."""
         return self._backlog.waiting() if self._backlog else ()
 
     def shed(self) -> None:
-        """Free what waits: all subscribers together have too much, and this one the most."""
+        """Free the backlog: the budget of all subscribers is exceeded and this one has the most."""
         if self.is_ending:
-            self.close()  # its farewell is too much as well
+            self.close()  # the memory of the farewell is needed too
         else:
             self.end(CLOSE_SLOW_CONSUMER, _SHED, "slow_consumer")
 
     def close(self) -> None:
-        """Nothing is sent any more."""
+        """Drop all waiting bytes; nothing is sent after this."""
         backlog, self._backlog = self._backlog, None
         if backlog is not None:
             backlog.clear()
-        if self.said_all is not None:
-            self.said_all.set()
+        if self.farewell_done is not None:
+            self.farewell_done.set()
 
     def _farewell(self, reason: str, goodbye: bytes) -> None:
         self.is_ending = True
-        self.said_all = trio.Event()
+        self.farewell_done = trio.Event()
         settings = self._settings
         settings.counts.ends[reason] += 1
         if self.session is not None:
@@ -266,12 +306,12 @@ class Outlet(Member):
                 settings.counts.drops[reason] += dropped
         self.reading.cancel()
         self.control(goodbye)
-        settings.budget.relieve()  # what is in flight was copied out of bytes that are shared
+        settings.budget.relieve()  # the copy of the piece in flight needs memory of its own
         if not self._flushing:
             self._shut_writing()
 
     def _goodbye(self, code: int, reason: str, detail: str) -> bytes:
-        """Return the last bytes; must be asked for before what waits is dropped."""
+        """Return the farewell. Call it before the data is dropped: it states size and position."""
         settings, oldest_s = self._settings, self.oldest_s(trio.current_time())
         if reason == _SHED:
             why_slow = excess_of_all(self.waiting_bytes, settings.budget.bytes_max)
@@ -283,7 +323,7 @@ class Outlet(Member):
         return goodbye(self._form, code, reason, detail, position, why_slow)
 
     def _position(self) -> dict[Topic, int]:
-        """Return the resume position: all that has been sent whole, nothing that waits."""
+        """Return the resume position: all messages sent completely, and no waiting message."""
         if self.session is None:
             return {}
         to = self._backlog.delivered_to() if self._backlog else None
@@ -304,7 +344,10 @@ class Outlet(Member):
         return self._backlog
 
     def _is_over(self) -> bool:
-        """Say whether too much waits. One message alone never does: a snapshot may be larger."""
+        """Return whether the bound of age or of bytes is exceeded.
+
+        The largest message does not count towards the bytes: a snapshot may exceed them alone.
+        """
         limit, backlog = self._settings.backlog_bytes_max, self._backlog
         if self.oldest_s(trio.current_time()) >= self._settings.backlog_age_max_s:
             return True
@@ -313,16 +356,16 @@ class Outlet(Member):
         return backlog.bytes - backlog.largest() > limit
 
     def _over_the_limit(self) -> None:
-        """Act by policy: conflate what may be, close when that does not help."""
+        """Conflate the topics with that policy; end the stream if that does not suffice."""
         session = self.session
         conflated = frozenset(session.subscription.conflated) if session else frozenset()
         if conflated and session is not None and self._backlog is not None:
             books = frozenset(t for t in conflated if t.channel in _BOOKS)
             skipped = self._backlog.conflate(conflated - books, books)
-            behind = books & skipped.keys()
-            if behind:
-                self._is_behind = True
-                session.step_aside(behind)
+            dropped = books & skipped.keys()
+            if dropped:
+                self._books_dropped = True
+                session.step_aside(dropped)
             if skipped:
                 self.skipped += skipped.total()
                 self._settings.counts.drops["conflated"] += skipped.total()
@@ -337,7 +380,7 @@ class Outlet(Member):
             self._settings.nursery.start_soon(self._flush)
 
     async def _flush(self) -> None:
-        """Send what waits; a bug while doing so ends this peer alone."""
+        """Send the backlog; an unexpected exception ends this stream alone."""
         try:
             await self._send_while_waiting()
         except trio.ClosedResourceError:
@@ -353,12 +396,12 @@ class Outlet(Member):
                 self._written = None
         if self.is_ending:
             self._shut_writing()
-        elif self._is_behind and self.session is not None:
-            self._is_behind = False
+        elif self._books_dropped and self.session is not None:
+            self._books_dropped = False
             self.session.step_in()
 
     async def _send_while_waiting(self) -> None:
-        """Send whenever the socket is writable; return when nothing waits."""
+        """Send whenever the socket is writable; return when the backlog is empty."""
         while self._backlog:
             since = None if self.is_ending else self._backlog.oldest_since()
             limit = float("inf")
@@ -387,7 +430,7 @@ class Outlet(Member):
                 return
 
     def _shut_writing(self) -> None:
-        """Everything has been said."""
+        """Close the sending side of the socket: the farewell has been sent."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         self.close()

@@ -1,14 +1,14 @@
-"""What one subscriber's socket refused, in the order in which it must be sent.
+"""Bytes waiting for one subscriber's socket, in sending order.
 
-Sans-I/O; the outlet owns the socket and the clock. Three rules:
+Sans-I/O: the outlet owns the socket and the clock. A *piece* is the frame, NDJSON line or SSE
+event of one message. Three rules determine the order and the memory:
 
-* A frame, line or event once begun is finished before anything else.
-* What is not data (pongs, answers, notices) goes ahead of waiting data, between pieces.
-* Waiting bytes are shared between all members of a cohort: a waiting message costs a
-  reference, not a copy.
+* A piece that has begun, the piece in flight, is finished before any other byte is sent.
+* Control bytes (pongs, acknowledgements, notices) are sent before waiting data, between pieces.
+* The members of a cohort share the bytes of a waiting message: each holds a reference, no copy.
 
-All that is held here is on the subscriber's account of the instance's budget, from the moment
-it is put here until its last byte is sent or dropped.
+The subscriber's account of the instance's budget is charged for all bytes held here, from ``put``
+until the last byte is sent or dropped.
 """
 
 from bisect import bisect_right
@@ -24,7 +24,7 @@ from hedgehogd.engine.memory import weight
 
 
 class _Waiting:
-    """A chunk of which the bytes before ``start`` have been sent."""
+    """A waiting chunk; its bytes before ``start`` have been sent."""
 
     __slots__ = ("charge", "chunk", "ends", "since", "start")
 
@@ -36,17 +36,17 @@ class _Waiting:
         self.charge = 0
 
     def whole(self, at: int) -> int:
-        """Return how many pieces end at or before byte ``at``."""
+        """Return the number of pieces that end at or before byte ``at``."""
         return bisect_right(self.ends, at)
 
     def begun_end(self) -> int:
-        """Return where the piece in flight ends; ``start`` when none is."""
+        """Return the end of the piece in flight; ``start`` when no piece is in flight."""
         done = self.whole(self.start)
         begin = self.ends[done - 1] if done else 0
         return self.ends[done] if begin < self.start else self.start
 
     def largest(self) -> int:
-        """Return the size of the largest piece that has not been sent, or of its rest."""
+        """Return the size of the largest unsent piece; of the piece in flight, its unsent rest."""
         ends = self.ends[self.whole(self.start) :]
         return max(end - begin for begin, end in zip((self.start, *ends), ends, strict=False))
 
@@ -55,8 +55,8 @@ class Backlog:
     """Bytes that wait for one socket.
 
     Attributes:
-        bytes: data that waits.
-        control_bytes: what is not data and waits.
+        bytes: size of the waiting data.
+        control_bytes: size of the waiting control bytes.
     """
 
     __slots__ = (
@@ -74,23 +74,23 @@ class Backlog:
         self.bytes = 0
         self.control_bytes = 0
         self._account = account
-        self._begun_held = 0  # memory of what _begun is a part of
+        self._begun_held = 0  # memory of the bytes object that _begun is a part of
         self._control_held = 0  # memory of _control
-        self._begun: memoryview = memoryview(b"")  # the rest of something not in _data
+        self._begun: memoryview = memoryview(b"")  # unsent rest of bytes that are not in _data
         self._control: deque[bytes] = deque()
         self._data: deque[_Waiting] = deque()
 
     def __bool__(self) -> bool:
-        """True while anything waits."""
+        """Return whether any bytes wait."""
         return bool(self._data or self._control or self._begun)
 
     def put(self, chunk: Chunk, sent: int, now: float) -> int:
-        """Keep ``chunk``, of which the socket took ``sent`` bytes already, but not all.
+        """Append ``chunk``, of which the socket has accepted ``sent`` bytes, but not all.
 
-        ``sent`` > 0 only when nothing else waits.
+        ``sent`` > 0 requires an empty backlog.
 
         Returns:
-            How many messages were completed by them.
+            The number of messages that those bytes completed.
         """
         waiting = _Waiting(chunk, sent, now)
         self._hold(waiting)
@@ -99,7 +99,7 @@ class Backlog:
         return waiting.whole(sent)
 
     def put_control(self, data: bytes, sent: int = 0) -> None:
-        """Keep something that is not data; ``sent`` > 0 only when nothing else waits."""
+        """Append control bytes, ``sent`` of them sent already; > 0 requires an empty backlog."""
         self.control_bytes += len(data) - sent
         if sent:
             self._begin(data, sent)
@@ -110,7 +110,7 @@ class Backlog:
             self._control.append(data)
 
     def next(self) -> memoryview:
-        """Return the bytes to send now; empty when nothing waits."""
+        """Return the bytes to send next; empty when no bytes wait."""
         if self._begun:
             return self._begun
         head = self._data[0] if self._data else None
@@ -129,10 +129,10 @@ class Backlog:
         return self._begun
 
     def sent(self, count: int) -> int:
-        """Account for ``count`` bytes of ``next()`` that the socket took.
+        """Remove ``count`` bytes of ``next()``, which the socket has accepted.
 
         Returns:
-            How many messages were completed by them.
+            The number of messages that those bytes completed.
         """
         if self._begun:
             self._begun = self._begun[count:]
@@ -150,17 +150,17 @@ class Backlog:
         return head.whole(head.start) - before
 
     def largest(self) -> int:
-        """Return the size of the largest piece that waits, or of its rest, in bytes."""
+        """Return the size of the largest waiting piece, or of its unsent rest, in bytes."""
         return max((waiting.largest() for waiting in self._data), default=0)
 
     def oldest_since(self) -> float | None:
-        """Return when the oldest waiting data was put here, or None when no data waits."""
+        """Return the time at which the oldest waiting data was put, or None without data."""
         return self._data[0].since if self._data else None
 
     def delivered_to(self) -> int | None:
-        """Return the tape offset before the first message not begun; None when all are.
+        """Return the offset before the first message that has not begun; None without one.
 
-        The piece in flight counts: it is finished before anything else can be said.
+        The piece in flight counts as delivered: it is finished before any notice is sent.
         """
         for waiting in self._data:
             begun = waiting.whole(waiting.begun_end())
@@ -169,19 +169,19 @@ class Backlog:
         return None
 
     def waiting(self) -> Iterator[Message]:
-        """Iterate over the messages that are not begun, in the order of sending."""
+        """Iterate over the messages of which no byte has been sent, in sending order."""
         for waiting in self._data:
             begun = waiting.whole(waiting.begun_end())
             yield from waiting.chunk.messages[begun:]
 
     def drop(self) -> int:
-        """Forget all waiting data but the piece in flight; return how many messages that were."""
+        """Drop all waiting data but the piece in flight; return the number of dropped messages."""
         dropped = 0
         if self._data:
             head = self._data[0]
             end = head.begun_end()
-            if end > head.start:  # implies that nothing else is in flight
-                # A copy: the chunk may be a hundred times as large, and is to be freed.
+            if end > head.start:  # then _begun is empty: only one piece can be in flight
+                # A copy, so that the chunk can be freed: it may be a hundred times as large.
                 self._begin(head.chunk.data[head.start : end], 0)
                 self.control_bytes += end - head.start
                 dropped = -1
@@ -193,7 +193,7 @@ class Backlog:
         return dropped
 
     def clear(self) -> None:
-        """Forget all that waits, also what is in flight: nothing more can be sent."""
+        """Drop all waiting bytes, the piece in flight included: nothing more can be sent."""
         self.drop()
         self._account.take(-self._begun_held - self._control_held)
         self._begun_held = self._control_held = self.control_bytes = 0
@@ -201,14 +201,14 @@ class Backlog:
         self._control.clear()
 
     def conflate(self, topics: AbstractSet[Topic], books: AbstractSet[Topic]) -> Counter[Topic]:
-        """Drop what newer things replace; the piece in flight is not touched.
+        """Drop waiting messages that newer messages replace; keep the piece in flight.
 
         Args:
-            topics: of each only the newest waiting message is kept.
-            books: of each nothing is kept: a fresh snapshot will replace all of it.
+            topics: the newest waiting message of each is kept.
+            books: no waiting message is kept: a fresh snapshot will replace all of them.
 
         Returns:
-            How many messages of each topic were dropped.
+            The number of dropped messages by topic.
         """
         skipped: Counter[Topic] = Counter()
         seen: set[Topic] = set(books)
@@ -234,7 +234,7 @@ class Backlog:
         self._account.release(waiting.chunk.data, waiting.charge)
 
     def _begin(self, data: bytes, sent: int) -> memoryview:
-        """Finish ``data``, of which ``sent`` bytes have been sent, before anything else."""
+        """Make the rest of ``data`` after ``sent`` bytes the next bytes to send."""
         self._begun_held = len(data) + HOLD_BYTES
         self._account.take(self._begun_held)
         self._begun = memoryview(data)[sent:]
@@ -244,7 +244,11 @@ class Backlog:
 def _kept_indices(
     waiting: _Waiting, topics: AbstractSet[Topic], seen: set[Topic], skipped: Counter[Topic]
 ) -> list[int]:
-    """Return which pieces of ``waiting`` stay, given the topics ``seen`` in newer chunks."""
+    """Return the indices of the pieces of ``waiting`` that stay.
+
+    ``seen`` are the topics with a message in newer chunks; the topics of ``waiting`` are added.
+    ``skipped`` counts the dropped messages.
+    """
     first = waiting.whole(waiting.start)
     in_flight = waiting.begun_end() > waiting.start
     indices: list[int] = []
@@ -261,14 +265,17 @@ def _kept_indices(
 
 
 def _topic_among(message: Message, topics: AbstractSet[Topic]) -> Topic:
-    """Return by which of its topics the subscriber has ``message``."""
+    """Return the topic by which the subscriber gets ``message``, which may belong to two."""
     if message.also is not None and message.topic not in topics and message.also in topics:
         return message.also
     return message.topic
 
 
 def _subset(waiting: _Waiting, indices: list[int]) -> _Waiting:
-    """Return ``waiting`` with the pieces at ``indices`` only; a piece in flight comes first."""
+    """Return ``waiting`` with the pieces at ``indices`` only.
+
+    A piece in flight is the first of them.
+    """
     chunk = waiting.chunk
     first = waiting.whole(waiting.start)
     begin = waiting.ends[first - 1] if first else 0

@@ -1,8 +1,8 @@
-"""The address of a subscriber, with or without proxies in between. Pure.
+"""The address of a subscriber, found through any trusted proxies; no I/O.
 
 A proxy appends the address of its peer to ``X-Forwarded-For``, or an element with this address
-to ``Forwarded`` (RFC 7239); everything further left is the claim of that peer. So both lists
-are read from their right end, as far as the proxies that wrote them are trusted.
+to ``Forwarded`` (RFC 7239). All entries further left were written by that peer. Both lists are
+therefore read from the right, for as long as the proxy that appended an entry is trusted.
 """
 
 import re
@@ -18,16 +18,16 @@ from ipaddress import (
 
 Network = IPv4Network | IPv6Network
 
-_TEXT_MAX = 45  # an IPv6 address with an IPv4 one in it is the longest
-# Proxies in a row. More than three are rare, and each costs some µs.
+_TEXT_MAX = 45  # the longest form is an IPv6 address that contains an IPv4 address
+# Consecutive proxies. More than three are rare, and each costs some µs.
 _HOPS_MAX = 16
-# An element of Forwarded: for, by, host and proto, with room.
+# An element of Forwarded with for, by, host and proto is shorter.
 _ELEMENT_CHARS_MAX = 512
 
 _PORT = r"(?::(?:\d{1,5}|_[\w.-]+))?"  # RFC 7239 §6: a number, or obfuscated
 _NODE = re.compile(rf"\[([^\]]*)\]{_PORT}|([^:]*){_PORT}|(.*)", re.ASCII)
 _CHARS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_NODE_CHARS = r"[!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]+"  # many proxies leave out the quotes
+_NODE_CHARS = r"[!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]+"  # many proxies omit the quotes
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PAIR = rf"{_CHARS}=(?:{_NODE_CHARS}|{_QUOTED})"
 _ELEMENT = re.compile(rf"[ \t]*{_PAIR}(?:[ \t]*;[ \t]*{_PAIR})*[ \t]*")
@@ -35,10 +35,10 @@ _ANY_PAIR = re.compile(rf"({_CHARS})=({_NODE_CHARS}|{_QUOTED})")
 
 
 def read_networks(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Return what ``texts``, such as ``127.0.0.1`` or ``10.0.0.0/8``, stand for.
+    """Parse ``texts``, such as ``127.0.0.1`` or ``10.0.0.0/8``, as networks.
 
     Raises:
-        ValueError: one is no address and no network.
+        ValueError: a text is neither an address nor a network.
     """
     return tuple(ip_network(text, strict=False) for text in texts)
 
@@ -47,11 +47,11 @@ def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: Sequence[
     """Return the nearest address that does not belong to a trusted proxy.
 
     Args:
-        peer: the address of the connection; empty for a unix socket, which only our own user
-            may open.
-        headers: of the request, by lower-case name, repeated ones joined by commas.
+        peer: the peer address of the connection; empty for a unix socket, which only the
+            daemon's own user may open.
+        headers: the request's headers by lower-case name, repeated headers joined by commas.
             ``x-forwarded-for`` is read; without it, ``forwarded``.
-        trusted: proxies whose headers are believed.
+        trusted: networks of the trusted proxies.
     """
     address = peer
     if not is_trusted(address, trusted):
@@ -67,7 +67,7 @@ def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: Sequence[
 
 
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
-    """Report whether ``address`` is a unix socket's or belongs to a trusted proxy."""
+    """Return whether ``address`` is that of a unix socket or of a trusted proxy."""
     if not address:
         return True
     found = _read(address)
@@ -75,10 +75,10 @@ def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
 
 
 def share_of(address: str) -> str:
-    """Return what counts as one address for limits: an IPv4 address, or the /64 of an IPv6 one.
+    """Return the share of ``address``: the unit to which limits per address apply.
 
-    A household or a rented machine has a whole /64 and may take each connection from another
-    address of it.
+    It is the IPv4 address itself, or the /64 network of an IPv6 address, because a household or a
+    rented machine owns a whole /64 and may open each connection from another address of it.
     """
     if ":" not in address:
         return address
@@ -89,17 +89,19 @@ def share_of(address: str) -> str:
 
 
 def _read(text: str) -> IPv4Address | IPv6Address:
-    """Return an address; IPv4 peers on a socket for both families have their IPv4 address.
+    """Parse an address; an IPv4-mapped IPv6 address becomes the IPv4 address.
+
+    A socket for both families reports IPv4 peers in the mapped form.
 
     Raises:
-        ValueError: it is none.
+        ValueError: ``text`` is not an address.
     """
     found = ip_address(text)
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
 
 
 def _nodes(headers: Mapping[bytes, bytes]) -> Iterator[str]:
-    """Yield the addresses that proxies wrote, the nearest first, in whatever form."""
+    """Yield the entries of the forwarding header, the nearest proxy's first, unparsed."""
     if listed := headers.get(b"x-forwarded-for", b"").decode("latin-1"):
         for entry in reversed(listed.rsplit(",", _HOPS_MAX)[-_HOPS_MAX:]):
             yield entry.strip()
@@ -113,11 +115,11 @@ def _nodes(headers: Mapping[bytes, bytes]) -> Iterator[str]:
 
 
 def _last_element(text: str) -> tuple[str, str]:
-    """Return what precedes the last element of ``Forwarded``, and this element; empty for none.
+    """Split the last element off ``Forwarded``; both parts are empty when there is none.
 
-    The shortest tail after a comma that is an element: a quote which the client opened and did
-    not close cannot swallow the element that a proxy appended, and a comma inside of quotes
-    leaves half a quoted string, which is no element.
+    The last element is the shortest tail after a comma that is a valid element. So a quote that
+    the client opened and did not close cannot include the element that a proxy appended; and a
+    comma within quotes leaves a tail with an unbalanced quote, which is not an element.
     """
     comma = len(text)
     while comma >= 0:
@@ -131,7 +133,7 @@ def _last_element(text: str) -> tuple[str, str]:
 
 
 def _for_of(element: str) -> str:
-    """Return the node that an element of ``Forwarded`` names; empty for none."""
+    """Return the value of ``for`` in an element of ``Forwarded``; empty when it has none."""
     for name, value in _ANY_PAIR.findall(element):
         if name.lower() == "for":
             return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
@@ -139,16 +141,16 @@ def _for_of(element: str) -> str:
 
 
 def _address_of(node: str) -> str:
-    """Return the address in ``node``, which may have a port; empty for none.
+    """Return the address in ``node``, which may have a port; empty when it has no address.
 
     Forms: ``203.0.113.9``, ``203.0.113.9:443``, ``2001:db8::7``, ``[2001:db8::7]`` and
-    ``[2001:db8::7]:443``. ``unknown`` and obfuscated names such as ``_hidden`` are none.
+    ``[2001:db8::7]:443``. ``unknown`` and obfuscated names such as ``_hidden`` are not addresses.
     """
     if len(node) > _TEXT_MAX + len("[]:65535"):
         return ""
     match = _NODE.fullmatch(node)
     text = next((part for part in match.groups() if part is not None), "") if match else ""
-    if len(text) > _TEXT_MAX or "%" in text:  # a zone has a meaning on its own machine only
+    if len(text) > _TEXT_MAX or "%" in text:  # a zone is valid on its own machine only
         return ""
     try:
         return str(_read(text))

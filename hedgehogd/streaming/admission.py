@@ -1,15 +1,15 @@
-"""Who gets a place when places are scarce: fair shares by address. Pure; time is an argument.
+"""Admission of connections: fair shares by address; no I/O, the time is an argument.
 
-Two mechanisms, for two kinds of scarcity:
+Two mechanisms serve two kinds of connections:
 
-* ``Room``: places for connections that shall be short, incomplete request heads and control
-  requests. A newcomer to a full room gets the place of another connection: one of the address
-  that holds the most, and of these the one without progress for the longest. So an address
-  that fills the room pays for newcomers itself.
-* ``Addresses``: how many connections an address may hold and open, streams included, and how
-  fast its control requests are started. A stream never gives up its place to a newcomer.
+* ``Room`` limits the number of short connections: incomplete request heads, and control requests.
+  A newcomer to a full room evicts another connection: of the address that holds the most places,
+  the connection without progress for the longest time. So an address that fills the room pays
+  for the newcomers itself.
+* ``Addresses`` limits the connections that one address may hold and open, streams included, and
+  the rate at which its control requests start. A stream is never evicted for a newcomer.
 
-"Address" is what ``streaming.address.share_of`` returns; empty for a unix socket.
+"Address" means the result of ``streaming.address.share_of``; it is empty for a unix socket.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from itertools import islice
 from hedgehogd.domain import limits
 from hedgehogd.protocol.backoff import TokenBucket
 
-# Seconds after which an address that was refused may come again, by the reason's code.
+# Seconds after which a refused address may try again, by the code of the reason.
 ADDRESS_RETRY_S = {"address_connections": 10, "address_rate": round(limits.ADDRESS_BURST_S)}
 
 
-_FORGOTTEN_AT_ONCE = 4  # for each address that enters, so that no entrance pays for thousands
+_FORGOTTEN_AT_ONCE = 4  # for each address that enters: bounds the work of one entrance
 
 
 class Visit:
     """A connection that holds a place in a room.
 
     Attributes:
-        address: what it is counted by.
-        end: closes the connection; called when its place goes to another.
-        active_at: when it last made progress.
+        address: the address to which the place is charged.
+        end: closes the connection; called when the visit is evicted.
+        active_at: time of the last progress.
     """
 
     __slots__ = ("active_at", "address", "end")
@@ -42,21 +42,21 @@ class Visit:
         self.active_at = now
 
     def progress(self, now: float) -> None:
-        """The peer sent or received something."""
+        """Record that the peer sent or received bytes at ``now``."""
         self.active_at = now
 
 
 class Room:
-    """Places for connections that shall be short."""
+    """A bounded number of places for short connections."""
 
     def __init__(self, grace_s: float = 0.0, exchanges_per_s: float | None = None) -> None:
-        """A room.
+        """Create an empty room.
 
         Args:
-            grace_s: time without progress that a visit has before an address which holds no
-                fewer may have its place.
-            exchanges_per_s: how often a second such a place changes hands, because a flood of
-                newcomers that all end each other would cost more than refusals; None for any.
+            grace_s: seconds without progress after which a visit may be evicted even if that
+                makes the shares of the addresses no fairer.
+            exchanges_per_s: largest number of such evictions per second, because a flood of
+                newcomers that evict each other would cost more than refusals; None for no limit.
         """
         self._grace_s = grace_s
         self._exchanges = None if exchanges_per_s is None else _bucket(exchanges_per_s, 1.0)
@@ -67,7 +67,7 @@ class Room:
         return self._count
 
     def held(self, address: str) -> int:
-        """Return how many places ``address`` holds."""
+        """Return the number of places that ``address`` holds."""
         return len(self._visits.get(address, ()))
 
     def enter(
@@ -77,15 +77,15 @@ class Room:
 
         Args:
             visit: the newcomer.
-            places_max: places of the room.
+            places_max: number of places in the room.
             now: the time.
-            share_max: places that its address may hold; None for all.
+            share_max: number of places that its address may hold; None for all.
 
         Returns:
-            The visit whose place it was: the caller ends it. None when there was a free one.
+            The evicted visit, which the caller ends; None when a place was free.
 
         Raises:
-            RoomFull: every place that it may have is taken and none may be given up.
+            RoomFull: no place is free for it, and no visit may be evicted.
         """
         evicted = None
         own = self._visits.get(visit.address, {})
@@ -110,11 +110,11 @@ class Room:
             del self._visits[visit.address]
 
     def _dispensable(self, own: dict[Visit, None], now: float) -> Visit:
-        """Return the visit that gives up its place to the address which holds ``own``.
+        """Return the visit to evict for a newcomer of the address that holds the visits ``own``.
 
-        An address that holds two more than the newcomer's gives up one in any case. Otherwise
-        the exchange makes the shares no fairer; the newcomer's own address comes first if it
-        holds the most.
+        An address that holds at least two more places than the newcomer's always yields one.
+        Otherwise the eviction makes the shares no fairer, and grace and rate apply. If the
+        newcomer's own address holds the most places, one of its visits is evicted.
         """
         most = max(map(len, self._visits.values()), default=0)
         if len(own) == most:
@@ -125,10 +125,10 @@ class Room:
     def _idlest(
         self, crowd: list[dict[Visit, None]], now: float, *, is_fairer: bool = False
     ) -> Visit:
-        """Return the visit without progress for the longest, if it may be ended.
+        """Return the visit without progress for the longest time, if it may be evicted.
 
         Raises:
-            RoomFull: it made progress within the grace, or too many were ended already.
+            RoomFull: it made progress within the grace, or the rate of evictions is reached.
         """
         visits = (visit for held in crowd for visit in held)
         idlest = min(visits, key=lambda visit: visit.active_at, default=None)
@@ -144,31 +144,31 @@ class Room:
 
 
 class RoomFull(Exception):
-    """Every place that a visit may have is taken, and none may be given up."""
+    """No place is free for a visit, and no other visit may be evicted."""
 
 
 class _Holder:
-    """What one address holds and may open."""
+    """The connections of one address: how many are open, and how many more it may open."""
 
     __slots__ = ("bucket", "open", "starts")
 
     def __init__(self, bucket: TokenBucket) -> None:
         self.bucket = bucket
         self.open = 0
-        self.starts: TokenBucket | None = None  # from its first control request on
+        self.starts: TokenBucket | None = None  # set at its first control request
 
 
 class Addresses:
-    """How many connections each address holds, and how often it opens them.
+    """The number of connections of each address, and the rate at which it opens them.
 
-    Addresses with open connections are as many as there are connections. Of those without,
-    the ``ADDRESSES_REMEMBERED_MAX`` that left last are remembered, until their rate is that of
-    a new address.
+    The addresses with open connections are at most as many as the connections. Of the addresses
+    without one, the last ``ADDRESSES_REMEMBERED_MAX`` are remembered, each until its token bucket
+    is full again, as that of a new address is.
 
     Attributes:
-        connections_max: connections that one address may hold at once.
-        connections_per_s: connections that it may open a second in the long run; at once it may
-            open those of ``ADDRESS_BURST_S``.
+        connections_max: number of connections that one address may hold at a time.
+        connections_per_s: rate at which one address may open connections; the burst is the
+            number of ``ADDRESS_BURST_S`` seconds.
     """
 
     def __init__(
@@ -182,11 +182,11 @@ class Addresses:
         self._past: dict[str, _Holder] = {}
 
     def __len__(self) -> int:
-        """Return how many addresses have an open connection."""
+        """Return the number of addresses with an open connection."""
         return len(self._present)
 
     def change(self, connections_max: int, connections_per_s: float) -> None:
-        """Put new limits into force; connections that are open stay open."""
+        """Apply new limits; open connections stay open."""
         if connections_per_s != self.connections_per_s:
             self._past.clear()
             for holder in self._present.values():
@@ -198,7 +198,8 @@ class Addresses:
         """Count one more connection of ``address``.
 
         Returns:
-            Empty, or the reason why it may have no more: then it was not counted.
+            An empty string, or the code of the reason for which the connection is refused and
+            was not counted.
         """
         self._forget(now)
         holder = self._present.get(address) or self._past.pop(address, None)
@@ -215,15 +216,15 @@ class Addresses:
         return ""
 
     def start(self, address: str, now: float, held: int = 0) -> float:
-        """Give a control request of ``address``, which has a connection open, its turn.
+        """Schedule a control request of ``address``, which has an open connection.
 
         Args:
-            address: what the request is counted by.
+            address: the address to which the request is charged.
             now: the time.
-            held: control requests of the address that are being answered.
+            held: number of control requests of the address that are being answered.
 
         Returns:
-            The seconds that the request has to wait before it starts; 0 for at once.
+            Seconds for which the request has to wait before it starts; 0 for none.
 
         Raises:
             RoomFull: the request would wait for longer than ``CONTROL_WAIT_MAX_S``.
@@ -236,27 +237,27 @@ class Addresses:
         return holder.starts.take(now, 1 + held // limits.CONTROL_STARTS_BURST)
 
     def explain(self, reason: str) -> str:
-        """Return a sentence about a reason that ``enter`` returned."""
+        """Return a sentence that explains a reason returned by ``enter``."""
         if reason == "address_rate":
             return f"your address opens more than {self.connections_per_s:g} connections a second"
-        return f"your address holds {self.connections_max} connections, which are the most"
+        return f"your address holds {self.connections_max} connections, which is the limit"
 
     def leave(self, address: str) -> None:
-        """A connection that was counted is over."""
+        """Count one connection of ``address`` less: it has closed."""
         holder = self._present[address]
         holder.open -= 1
         if not holder.open:
             self._remember(address, self._present.pop(address))
 
     def _forget(self, now: float) -> None:
-        """Forget a few addresses without a connection that may open as much as a new one."""
+        """Forget a few addresses without a connection, those with a full token bucket."""
         for address, holder in list(islice(self._past.items(), _FORGOTTEN_AT_ONCE)):
             if not holder.bucket.is_full(now):
-                return  # those that follow left later
+                return  # the following ones left later
             del self._past[address]
 
     def _remember(self, address: str, holder: _Holder) -> None:
-        holder.starts = None  # the address has no request left that could wait
+        holder.starts = None  # no request of the address is left that could wait
         self._past[address] = holder
         if len(self._past) > limits.ADDRESSES_REMEMBERED_MAX:
             del self._past[next(iter(self._past))]

@@ -1,8 +1,8 @@
-"""One stream, from its request to its end: WebSocket, SSE and NDJSON.
+"""One stream from its request to its end: WebSocket, SSE and NDJSON.
 
-A connection is one task that reads from the peer; writing is the outlet's. Its life:
-answer the request, enter the plane, read until the peer leaves or the outlet ends the
-stream, then read on until the peer has hung up or ``FAREWELL_S`` is over, then close.
+One task per connection reads from the peer; the outlet writes. The task answers the request,
+enters the plane, and reads until the peer leaves or the outlet ends the stream. Then it reads
+until the peer has closed the connection or ``FAREWELL_S`` have passed, and the socket is closed.
 """
 
 import socket
@@ -28,17 +28,17 @@ from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.streaming.request import StreamRequest
 
 _READ_BYTES = 4096
-_NO_CODE = 1005  # RFC 6455 §7.1.5: the peer's close frame had none
+_NO_CODE = 1005  # RFC 6455 §7.1.5: the peer's close frame had no code
 _COMMANDS_ALLOWED = (
-    f"{limits.CLIENT_COMMANDS_BURST} at once and {limits.CLIENT_COMMANDS_PER_S:g} a second"
-    " are the most allowed"
+    f"the limits are {limits.CLIENT_COMMANDS_BURST} at once and"
+    f" {limits.CLIENT_COMMANDS_PER_S:g} a second"
 )
 
 
 def answer_head(request: StreamRequest, session_id: str, cors: bytes) -> bytes:
-    """Return the answer's head: 101 for a WebSocket, 200 for SSE and NDJSON.
+    """Return the head of the answer: 101 for a WebSocket, 200 for SSE and NDJSON.
 
-    ``session_id`` is empty where no stream follows: the method was HEAD.
+    ``session_id`` is empty for the method HEAD, which no stream follows.
     """
     name = f"Hedgehog-Session: {session_id}\r\n".encode() if session_id else b""
     if request.websocket_key:
@@ -68,15 +68,15 @@ async def serve_stream(
     early: bytes,
     address: str = "",
 ) -> None:
-    """Serve one stream until it is over. The caller closes the socket.
+    """Serve one stream until it has ended. The caller closes the socket.
 
     Args:
-        plane: where it belongs.
+        plane: the plane to which the stream belongs.
         raw: the non-blocking socket, for writing.
         sock: the same socket, for waiting and reading.
-        request: what the peer asked for; it has been checked, and its turn has come.
-        early: bytes that came behind the request's head; they belong to the stream.
-        address: where the peer is, for people.
+        request: the peer's request; it has been checked, and its turn has come.
+        early: bytes that arrived after the request head; they belong to the stream.
+        address: the peer's address, for people.
     """
     outlet = Outlet(raw, request.form, plane.settings)
     session = plane.new_session(outlet, request.form, address)
@@ -85,7 +85,7 @@ async def serve_stream(
     plane.enter(outlet, session)
     try:
         if request.form.has_notices:
-            if request.form.kind != "ndjson":  # its head says so; lines are for what happens
+            if request.form.kind != "ndjson":  # the head of an NDJSON answer has the session
                 outlet.tell(notices.session(session.id, plane.instance.number))
             _introduce(plane, outlet)
         if request.command is not None:
@@ -109,7 +109,7 @@ def _introduce(plane: StreamingPlane, outlet: Outlet) -> None:
 
 
 async def _part(outlet: Outlet, sock: trio.socket.SocketType) -> None:
-    """Let the goodbye be written, then let the peer hang up; neither for ever."""
+    """Wait until the farewell is sent, then until the peer closes; both waits are bounded."""
     if outlet.farewell_done is not None:
         with trio.move_on_after(limits.GOODBYE_WRITTEN_S):
             await outlet.farewell_done.wait()
@@ -118,7 +118,7 @@ async def _part(outlet: Outlet, sock: trio.socket.SocketType) -> None:
 
 
 async def _until_gone(sock: trio.socket.SocketType) -> bool:
-    """Read and forget until the peer sends no more; return False when its connection broke."""
+    """Discard bytes until the peer ends its sending side; return False on a connection error."""
     try:
         while await sock.recv(_READ_BYTES):
             pass
@@ -128,11 +128,12 @@ async def _until_gone(sock: trio.socket.SocketType) -> bool:
 
 
 async def _until_unreachable(outlet: Outlet, sock: trio.socket.SocketType) -> None:
-    """Read and forget until an SSE or NDJSON subscriber cannot be written to any more.
+    """Discard bytes until an SSE or NDJSON subscriber can no longer be written to.
 
-    A subscriber may end its own side after its request, and still reads. One that has closed
-    both sides looks the same until its machine answers what we send: so something is sent at
-    once, and again when the answer must have arrived. Afterwards data and the keep-alive show it.
+    A subscriber may end its sending side after its request and still read. A subscriber that has
+    closed both sides looks the same until its machine answers a packet of ours with a reset. So a
+    keepalive is sent at once, and again after each pause of ``HALF_CLOSED_PROBES_S``, when a reset
+    has arrived. Later data and keepalives detect such a subscriber.
     """
     if not await _until_gone(sock):
         return
@@ -143,10 +144,10 @@ async def _until_unreachable(outlet: Outlet, sock: trio.socket.SocketType) -> No
 
 
 class Reader:
-    """What a WebSocket client says: control frames and commands.
+    """Reader of a WebSocket client's frames: control frames and commands.
 
-    Wrong frames are answered with the close code RFC 6455 names; wrong commands with
-    Coinbase's errors, and the stream goes on.
+    An invalid frame ends the stream with the close code of RFC 6455. An invalid command gets
+    Coinbase's error message, and the stream continues.
     """
 
     __slots__ = (
@@ -174,10 +175,10 @@ class Reader:
         self._bucket: TokenBucket | None = None
 
     async def run(self, sock: trio.socket.SocketType, early: bytes) -> None:
-        """Read until the peer hangs up; what it says may end the stream before.
+        """Read until the peer closes the connection; its frames may end the stream earlier.
 
-        On strict endpoints a client has five seconds to subscribe, itself or by REST
-        (FEED §3.1).
+        On strict endpoints a client has five seconds to subscribe, over the stream or by REST
+        (COINBASE §3.1).
         """
         if self._is_strict:
             with trio.move_on_after(limits.FIRST_SUBSCRIBE_S) as first:
@@ -185,36 +186,39 @@ class Reader:
             if not first.cancelled_caught:
                 return
             early = b""
-            await self._carry_out()  # it may have said it in time and waits for its turn
+            await self._carry_out()  # a command received in time may still wait for its turn
             session = self._outlet.session
             if session is not None and not session.has_subscribed:
                 self._outlet.end(CLOSE_POLICY, "no_subscribe", "no subscribe in time")
         await self._read(sock, early)
 
     async def _read(self, sock: trio.socket.SocketType, data: bytes) -> None:
-        """Read until the peer hangs up. Waits only for bytes, so it can be taken up again."""
+        """Read until the peer closes the connection.
+
+        After a cancellation it can be called again: no received bytes are lost.
+        """
         if data:
-            self._hear(data)
+            self._on_bytes(data)
             await self._carry_out()
         try:
             while data := await sock.recv(_READ_BYTES):
-                self._hear(data)
+                self._on_bytes(data)
                 if self._commands:
                     await self._carry_out()
         except OSError:
-            pass  # hung up, the other way
+            pass  # the connection broke
 
     async def _carry_out(self) -> None:
-        """Carry out the commands, each in its turn; the peer's further bytes wait meanwhile."""
+        """Carry out the commands, each in its turn; no further bytes are read meanwhile."""
         outlet, session = self._outlet, self._outlet.session
         while self._commands and session is not None and not outlet.is_ending:
             count, weight = self._next_commands(session)
             async with self._plane.instance.turns.turn(session.share, weight):
-                for _ in range(count):  # not before: the wait for a turn may be cancelled
+                for _ in range(count):  # removed here, because the wait for a turn is cancellable
                     self._answer(session, self._commands.popleft())
 
     def _next_commands(self, session: Session) -> tuple[int, int]:
-        """Return how many commands are carried out in one turn, and their weight."""
+        """Return the number of commands to carry out in one turn, and their weight."""
         count = weight = 0
         for command in self._commands:
             more = session.weight(command) if isinstance(command, Command) else 0
@@ -223,7 +227,7 @@ class Reader:
             count, weight = count + 1, weight + more
         return count, weight
 
-    def _hear(self, data: bytes) -> None:
+    def _on_bytes(self, data: bytes) -> None:
         outlet = self._outlet
         outlet.silent_rounds = 0
         try:
@@ -264,7 +268,7 @@ class Reader:
             self._commands.append(self._read_command(text))
 
     def _read_command(self, text: str) -> Command | bytes:
-        """Return the command, or the error that answers it in its turn."""
+        """Return the command, or the error message to send in its turn."""
         refusals = self._plane.counts.refusals
         if self._bucket is None:
             self._bucket = TokenBucket(limits.CLIENT_COMMANDS_PER_S, limits.CLIENT_COMMANDS_BURST)
@@ -276,7 +280,7 @@ class Reader:
         except CommandError as error:
             refusals["bad_command"] += 1
             return coinbase.error(error.message, error.reason)
-        if self._is_strict:  # Coinbase knows no positions
+        if self._is_strict:  # Coinbase's protocol has no positions
             command = command._replace(since={})
         return command
 

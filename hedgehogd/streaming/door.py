@@ -1,11 +1,11 @@
-"""The door: one port, two planes.
+"""The door: accepts the connections of one port and passes each to one of two planes.
 
-Each connection shows the head of its first request here. A stream stays and is fed by
-us; everything else is handed to Hypercorn, head and all, through a stream that replays
-what was read. Control answers end their connection, so every request is the first of its
-connection and a stream always lands in the streaming plane (DESIGN §1).
+The door reads the first request head of each connection. A request for a stream is served by
+``streaming``. Every other connection is passed to Hypercorn, through a ``ReplayStream`` that
+returns the bytes already read before further ones. The control plane closes the connection after
+each answer, so every request is the first of its connection and passes the door.
 
-Bad heads get a short, clear answer and are counted; nobody gets a traceback.
+A bad head gets a short error and is counted; no client gets a traceback.
 """
 
 import errno
@@ -53,11 +53,12 @@ ControlHandler = Callable[[ReplayStream], Awaitable[None]]
 
 
 class _Guest:
-    """One connection, until it is closed.
+    """One connection, from ``accept`` until it is closed.
 
     Attributes:
-        address: the peer's; empty for a unix socket.
-        share: what the connection is counted by among ``Addresses``; empty while it is not.
+        address: the peer's address; empty for a unix socket.
+        share: the address to which ``Addresses`` charges the connection; empty until it is
+            charged.
         visit: its place in one of the rooms.
     """
 
@@ -70,11 +71,11 @@ class _Guest:
 
 
 class Door:
-    """Accepts connections and decides which plane serves them.
+    """Accept connections and select the plane of each.
 
-    Until it is a stream a connection has a place in one of two rooms: in ``_heads`` while its
-    head is incomplete, it waits for its turn or its refusal is being sent, in ``_controls``
-    while the control plane serves it. Neither room takes the other's places.
+    A connection that is not a stream has a place in one of two rooms, which are counted
+    separately: in ``_heads`` while its head is incomplete, while it waits for its turn and while
+    its refusal is being sent; in ``_controls`` while the control plane serves it.
     """
 
     def __init__(
@@ -84,20 +85,20 @@ class Door:
         trusted: Sequence[Network] = (),
         access: Access | None = None,
     ) -> None:
-        """``trusted`` are the proxies whose headers name a subscriber's address.
+        """Create a door for ``plane`` and ``control``.
 
-        ``access`` decides which names and which web pages are served, on both planes; without
-        it every name is.
+        The headers of ``trusted`` proxies state a subscriber's address. ``access`` decides which
+        host names and which web pages are served, on both planes; without it every host name is.
         """
         self._plane = plane
         self._counts = plane.counts
         self._control = control
         self._trusted = trusted
         self._access = access or Access(plane.cross_origins)
-        # One for each incomplete head, and for each stream that waits for its turn.
+        # A scope for each incomplete head, and for each stream that waits for its turn.
         self._reading: dict[trio.CancelScope, None] = {}
         self._unnamed = itertools.count()
-        # This door's own: a crowd at one door must not close another.
+        # Per door, so that many connections at one door cannot block another.
         self._heads = Room()
         self._controls = Room(limits.CONTROL_GRACE_S, limits.CONTROL_EXCHANGES_PER_S)
 
@@ -108,11 +109,11 @@ class Door:
         *,
         task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept until the scope that ``started`` hands out is cancelled.
+        """Accept connections until the scope that ``started`` returns is cancelled.
 
-        Connections live on in ``streams``. What is queued in the kernel when the scope is
-        cancelled is accepted still; then the listener is closed, and whoever has not said
-        what it wants has a moment left to do so.
+        Connections continue to run in ``streams``. After the cancellation the connections in the
+        kernel's queue are accepted, the listener is closed, and each connection with an
+        incomplete head has ``FAREWELL_S / 4`` left to complete it.
         """
         with listener:
             with trio.CancelScope() as scope:
@@ -130,7 +131,7 @@ class Door:
     def _accept_some(
         self, listener: socket.socket, streams: trio.Nursery, count_max: int = _ACCEPTS_PER_TURN_MAX
     ) -> bool:
-        """Accept what is there; return False when the machine has no room for more."""
+        """Accept the queued connections; return False when files or memory are exhausted."""
         for _ in range(count_max):
             try:
                 raw, peer = listener.accept()
@@ -142,16 +143,16 @@ class Door:
                     if self._counts.accept_pauses == 1:
                         log.error("cannot accept", reason=str(error))
                     return False
-                continue  # that peer is gone already
+                continue  # the peer has left already
             raw.setblocking(False)
-            address = peer[0] if isinstance(peer, tuple) else ""  # nameless on a unix socket
+            address = peer[0] if isinstance(peer, tuple) else ""  # a unix socket has none
             self._admit(raw, address, streams)
         return True
 
     def _admit(self, raw: socket.socket, address: str, streams: trio.Nursery) -> None:
-        """Serve a connection, unless its address has enough of them.
+        """Serve a connection, unless its address has reached its limit.
 
-        The peer of a trusted proxy's connection is not known before its head.
+        A trusted proxy's connection is charged later, because its head states the address.
         """
         now = trio.current_time()
         share = "" if is_trusted(address, self._trusted) else share_of(address)
@@ -169,7 +170,7 @@ class Door:
         streams.start_soon(self._serve, raw, sock, guest, reading)
 
     def _receive(self, visit: Visit) -> None:
-        """Give ``visit`` a place among the heads, where there is one for every newcomer."""
+        """Give ``visit`` a place among the heads, evicting another visit if all are occupied."""
         evicted = self._heads.enter(visit, limits.VISITORS_MAX, trio.current_time())
         if evicted is not None:
             self._counts.refusals["too_many_visitors"] += 1
@@ -182,13 +183,14 @@ class Door:
         guest: _Guest,
         reading: trio.CancelScope,
     ) -> None:
-        """Serve one connection; a bug while doing so ends that connection alone.
+        """Serve one connection; an unexpected exception ends that connection alone.
 
-        A stream lives for weeks and so does this frame: heads are left in ``_welcome``'s.
+        A stream may last for weeks, and this stack frame with it. Therefore ``_read_request``
+        holds the request head in its own frame, which ends before the stream begins.
         """
         is_visitor = True
         try:
-            stream = await self._welcome(sock, guest, reading)
+            stream = await self._read_request(sock, guest, reading)
             del reading
             if stream is not None:
                 is_visitor = False
@@ -207,14 +209,14 @@ class Door:
                 self._plane.addresses.leave(guest.share)
             sock.close()
 
-    async def _welcome(
+    async def _read_request(
         self, sock: trio.socket.SocketType, guest: _Guest, reading: trio.CancelScope
     ) -> tuple[StreamRequest, bytes, str] | None:
-        """Read a connection's first head and answer it, unless it asks for a stream.
+        """Read a connection's first request and answer it, unless it requests a stream.
 
         Returns:
-            The stream that was asked for, which may be had, the bytes that came behind the
-            head, and where the subscriber is; None when everything has been said.
+            The admitted request for a stream, the bytes after its head, and the subscriber's
+            address; None when the request has been answered or cannot be.
         """
         data, origin = b"", ""
         try:
@@ -243,7 +245,7 @@ class Door:
                 self._plane.check_room_for(stream.command)
             self._plane.check_room()
             if request.method == b"HEAD":
-                await _say(sock, answer_head(stream, "", self._plane.cors_headers(origin)))
+                await _answer(sock, answer_head(stream, "", self._plane.cors_headers(origin)))
                 return None
             if stream.command is not None:
                 if not await self._has_turn(sock, guest, share_of(address), stream.command.weight):
@@ -259,12 +261,12 @@ class Door:
         return stream, data[head_end:], address
 
     def _locate(self, guest: _Guest, headers: Mapping[bytes, bytes]) -> str:
-        """Return the subscriber's address, and count the connection by it if it is not yet.
+        """Return the subscriber's address, and charge the connection to it if it is not charged.
 
-        A trusted proxy that names no address is not limited: it is the operator's own.
+        A trusted proxy's request without a client address is not limited: it is the operator's.
 
         Raises:
-            SubscriberError: 429; the address has enough connections.
+            SubscriberError: 429; the address has reached its limit of connections.
         """
         address = client_address(guest.address, headers, self._trusted)
         if not guest.share and not is_trusted(address, self._trusted):
@@ -275,16 +277,16 @@ class Door:
         return address
 
     async def _enter_control(self, sock: trio.socket.SocketType, guest: _Guest, share: str) -> bool:
-        """Move a connection from the heads to the control requests, in its address's turn.
+        """Wait for the turn of the address, then move a connection from heads to controls.
 
         The connection keeps its place among the heads until then.
 
         Returns:
-            False when that place went to another connection meanwhile.
+            False when the connection was evicted from that place.
 
         Raises:
-            SubscriberError: 503; every place is taken and none may be given up, or too many
-                requests of the address wait.
+            SubscriberError: 503; no place is free and none can be freed, or too many requests of
+                the address wait.
         """
         now = trio.current_time()
         share_max = limits.CONTROL_REQUESTS_PER_ADDRESS_MAX if guest.share else None
@@ -300,7 +302,7 @@ class Door:
         except RoomFull:
             raise SubscriberError(
                 "too_many_requests",
-                "too many requests, of your address or of all, are being answered; ask again",
+                "too many requests of your address, or of all addresses, are being answered; retry",
                 503,
             ) from None
         self._heads.leave(guest.visit)
@@ -318,11 +320,11 @@ class Door:
         The connection keeps its place among the heads until then.
 
         Returns:
-            False when that place went to another connection meanwhile.
+            False when the connection was evicted from that place.
 
         Raises:
-            SubscriberError: 503; the turn did not come in time, or the peer ended its side of
-                the connection, which a peer that has left does too.
+            SubscriberError: 503; the turn did not come in time, or the peer ended its sending
+                side, as a peer that has left does.
         """
         has_turn, evicted, visit = False, trio.Event(), guest.visit
         deadline = trio.current_time() + limits.CONTROL_WAIT_MAX_S
@@ -346,16 +348,16 @@ class Door:
         if not has_turn:
             raise SubscriberError(
                 "too_many_requests",
-                "your address has asked for more topics than can be served now; ask again",
+                "your address has requested more topics than it may at present; retry later",
                 503,
             )
         return True
 
     def _check_access(self, request: h11.Request, headers: dict[bytes, bytes]) -> None:
-        """Refuse names and web pages that are not served; the log has the first of each.
+        """Refuse host names and web pages that are not served; log the first refusal of each code.
 
         Raises:
-            SubscriberError: 421 or 403.
+            SubscriberError: 421 for a host name, 403 for a page.
         """
         origin = headers.get(b"origin")
         try:
@@ -371,10 +373,12 @@ class Door:
     async def _receive_head(
         self, sock: trio.socket.SocketType, reading: trio.CancelScope
     ) -> tuple[bytes, int] | None:
-        """Return what was read and where the head ends; None when there is nobody to answer.
+        """Return the bytes read and the end of the head; None when the peer has left.
+
+        None is also returned when the connection was evicted, or when it sent no byte in time.
 
         Raises:
-            BadHead: too large (431) or too slow (408).
+            BadHead: the head is too large (431) or came too slowly (408).
         """
         data = b""
         try:
@@ -383,7 +387,7 @@ class Door:
                     try:
                         more = await sock.recv(_READ_BYTES)
                     except (OSError, trio.ClosedResourceError):
-                        return None  # gone, or its place went to another
+                        return None  # the peer has left, or the connection was evicted
                     if not more:
                         return None
                     data = data + more if data else more.lstrip(b"\r\n")
@@ -404,7 +408,7 @@ class Door:
         if not data:
             self._counts.refusals["said_nothing"] += 1
             return None
-        raise BadHead(408, "head_too_slow", "the request head did not come in time", data)
+        raise BadHead(408, "head_too_slow", "the request head was not complete in time", data)
 
     async def _refuse(
         self,
@@ -415,7 +419,7 @@ class Door:
         message: str,
         asked: bytes = b"",
     ) -> None:
-        """Answer the request whose head is, or begins with, ``asked`` with an error; hang up."""
+        """Answer a request with an error and close; ``asked`` is its head or the first bytes."""
         self._counts.refusals[code] += 1
         body = msgspec.json.encode(error_object(asked_path(asked), code, message)) + b"\n"
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
@@ -428,7 +432,7 @@ class Door:
         )
         if wants_no_body(asked):
             body = b""
-        await _say(sock, head.encode() + cors + b"\r\n" + body)
+        await _answer(sock, head.encode() + cors + b"\r\n" + body)
 
 
 async def _cancel_after(scope: trio.CancelScope, wait: Callable[[], Awaitable[None]]) -> None:
@@ -437,9 +441,9 @@ async def _cancel_after(scope: trio.CancelScope, wait: Callable[[], Awaitable[No
 
 
 async def _until_ended(sock: trio.socket.SocketType) -> None:
-    """Wait until the peer has left, or some time ago ended its side of the connection.
+    """Wait until the connection breaks, or until ``HALF_CLOSED_WAIT_S`` after the peer's end.
 
-    A peer that ended its side may still read. One that sent more bytes is not watched further.
+    A peer that ended its sending side may still read. If it sends more bytes this never returns.
     """
     try:
         if await sock.recv(1, socket.MSG_PEEK):
@@ -450,7 +454,7 @@ async def _until_ended(sock: trio.socket.SocketType) -> None:
 
 
 async def _keeps_place(visit: Visit, wait_s: float) -> bool:
-    """Wait; return False as soon as the place of ``visit`` has gone to another connection."""
+    """Wait for ``wait_s``, then return True; return False at once when ``visit`` is evicted."""
     close, evicted = visit.end, trio.Event()
     visit.end = evicted.set
     with trio.move_on_after(wait_s):
@@ -459,8 +463,8 @@ async def _keeps_place(visit: Visit, wait_s: float) -> bool:
     return not evicted.is_set()
 
 
-async def _say(sock: trio.socket.SocketType, answer: bytes) -> None:
-    """Send a whole answer and hang up."""
+async def _answer(sock: trio.socket.SocketType, answer: bytes) -> None:
+    """Send a complete answer, then wait for at most ``FAREWELL_S`` until the peer closes."""
     with trio.move_on_after(limits.FAREWELL_S):
         try:
             await trio.SocketStream(sock).send_all(answer)
@@ -472,15 +476,15 @@ async def _say(sock: trio.socket.SocketType, answer: bytes) -> None:
 
 
 def open_listener(bind: str, port: int) -> socket.socket:
-    """Return a listening socket whose connections inherit what every stream needs.
+    """Return a listening socket with the options that every stream needs.
 
-    Linux hands these options of a listener down to the sockets it accepts: no delay (a
-    batch is complete), a bounded send buffer (slowness shows early), keep-alive, and a
-    limit on unacknowledged data above the backlog's age limit and the farewell, which
-    also ends peers whose window stays shut.
+    On Linux the accepted sockets inherit them: TCP_NODELAY (a batch is complete), a bounded send
+    buffer (a slow reader is noticed early), TCP keep-alive, and TCP_USER_TIMEOUT. That limit on
+    the age of unacknowledged data exceeds the backlog's age limit plus the farewell; it also ends
+    peers that keep their receive window closed.
 
     Raises:
-        OSError: the address is in use, not ours, or not allowed.
+        OSError: the address is in use, does not belong to this machine, or is not allowed.
     """
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""The last bytes of a stream: what happened, where to resume, and the form's own end. Pure."""
+"""The last bytes of a stream: reason, resume position, and the end of the wire form; no I/O."""
 
 from collections.abc import Mapping
 
@@ -17,16 +17,16 @@ def goodbye(
     position: Mapping[Topic, int],
     why_slow: str,
 ) -> bytes:
-    """Return the last bytes of a stream that we end.
+    """Return the last bytes of a stream that hedgehogd ends.
 
     Args:
-        form: how things look on it. Only where it has notices is the peer told more than
-            a close code; an NDJSON stream shows by its last chunk that its end was planned.
-        code: the close code of a WebSocket, whose meaning holds for all forms.
+        form: the stream's wire form. A form with notices gets a notice besides the close code;
+            on NDJSON the last chunk is sent only when the end was planned.
+        code: the close code of a WebSocket; it has the same meaning on all forms.
         reason: a stable name.
-        detail: for the close frame.
-        position: all that has been sent whole.
-        why_slow: for a slow consumer, what was too much.
+        detail: text of the close frame.
+        position: the resume position: all messages sent completely.
+        why_slow: for a slow consumer, a sentence with the exceeded bound.
     """
     planned = code in {CLOSE_NORMAL, CLOSE_RESTART}
     note = b""
@@ -42,16 +42,16 @@ def goodbye(
 
 
 def excess(waiting_bytes: int, oldest_s: float, bytes_max: int, age_max_s: float) -> str:
-    """Say what was too much for a slow consumer, for people."""
+    """Return a sentence, for people, with the bounds that a slow consumer's backlog exceeded."""
     return (
-        f"{waiting_bytes} bytes were waiting for you, the oldest {oldest_s:.1f} s old; "
-        f"{bytes_max} bytes and {age_max_s:g} s are the most allowed."
+        f"{waiting_bytes} bytes were waiting for this subscriber, the oldest {oldest_s:.1f} s old; "
+        f"the limits are {bytes_max} bytes and {age_max_s:g} s."
     )
 
 
 def excess_of_all(waiting_bytes: int, bytes_max: int) -> str:
-    """Return the text for a slow consumer that was ended because all together had too much."""
+    """Return the sentence for a slow consumer that ended because the budget was exceeded."""
     return (
-        f"{waiting_bytes} bytes were waiting for you; {bytes_max} bytes of memory are the most "
-        "allowed for all subscribers together, and the largest backlogs are closed first."
+        f"{waiting_bytes} bytes were waiting for this subscriber; all subscribers together may use "
+        f"{bytes_max} bytes of memory, and the largest backlogs are closed first."
     )

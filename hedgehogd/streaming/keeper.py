@@ -1,7 +1,7 @@
-"""Keepalives for all streams from one task, and the farewell of a drain.
+"""Keepalives for all streams from one task, and the farewells of a drain.
 
-A timer per subscriber would cost a task each; instead every subscriber's turn comes once
-in ``KEEP_ALIVE_S``, a slice of them each second.
+A timer per subscriber would cost a task per subscriber. Instead one task sends keepalives each
+second to the streams of one slot, so that each stream gets one in every ``KEEP_ALIVE_S``.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from hedgehogd.streaming.plane import StreamingPlane
 
 
 async def keep_alive(plane: StreamingPlane) -> None:
-    """Send each open stream its keep-alive every ``KEEP_ALIVE_S``, for ever."""
+    """Send each open stream a keepalive every ``KEEP_ALIVE_S``, until cancelled."""
     for second in itertools.count():
         await trio.sleep(1.0)
         slot = second % round(limits.KEEP_ALIVE_S)
@@ -34,7 +34,7 @@ async def _each(outlets: Iterable[Outlet]) -> None:
 async def say_farewell(plane: StreamingPlane, spread_s: float, random: Random) -> None:
     """End every open stream, spread over ``spread_s`` seconds in random order.
 
-    The feed still runs meanwhile; who waits for its turn misses nothing.
+    The feed continues, so a stream that is still open misses no message.
     """
     outlets = [outlet for outlet in plane.outlets if not outlet.is_ending]
     random.shuffle(outlets)

@@ -1,4 +1,4 @@
-"""What every connection of the streaming plane shares."""
+"""State that all connections of the streaming plane share."""
 
 import itertools
 import secrets
@@ -22,14 +22,14 @@ class StreamingPlane:
     """The streams of one instance.
 
     Attributes:
-        instance: the instance they belong to.
-        counts: what happened to streams.
-        outlets: every open stream, in the order in which they came.
-        settings: what outlets share.
-        subscribers_max: streams that may be open at once; may be changed at any time.
-        topics_max: topics that a new stream may hold; may be changed at any time.
-        addresses: what each address holds of the connections of all doors.
-        cross_origins: whose pages may read it from other hosts.
+        instance: the instance to which the streams belong.
+        counts: counters of streams and refusals.
+        outlets: the outlet of every open stream, oldest first.
+        settings: settings shared by the outlets.
+        subscribers_max: number of streams that may be open; a reload may change it.
+        topics_max: number of topics that a new stream may hold; a reload may change it.
+        addresses: connections of each address, at all doors together.
+        cross_origins: the origins of web pages that may read the streams.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class StreamingPlane:
         self._slots = itertools.count()
 
     def check_room(self) -> None:
-        """Refuse a new stream when there is no room for it.
+        """Refuse a new stream when the largest number of streams is open.
 
         Raises:
-            SubscriberError: 503; come back later, or to another instance.
+            SubscriberError: 503; the client may retry later, or at another instance.
         """
         if len(self.outlets) >= self.subscribers_max:
             raise SubscriberError(
-                "too_many_subscribers", f"{self.subscribers_max} subscribers are the most", 503
+                "too_many_subscribers", f"the limit is {self.subscribers_max} subscribers", 503
             )
 
     def new_session(self, outlet: Outlet, form: WireForm, address: str = "") -> Session:
-        """Return a session for ``outlet``, whose peer is at ``address``; not registered yet."""
+        """Return a session for ``outlet`` and its peer's ``address``; ``enter`` registers it."""
         session_id = f"{self.instance.number}.{secrets.token_urlsafe(_SESSION_ID_BYTES)}"
         share = share_of(address)
         return Session(
@@ -72,34 +72,34 @@ class StreamingPlane:
         )
 
     def check_room_for(self, command: Command) -> None:
-        """Refuse a stream that asks for more topics than one may have.
+        """Refuse a stream that requests more topics than one stream may hold.
 
         Raises:
             SubscriberError: 429.
         """
         if not Subscription(self.topics_max).room_for(command):
             raise SubscriberError(
-                "too_many_subscriptions", f"{self.topics_max} subscriptions are the most", 429
+                "too_many_subscriptions", f"the limit is {self.topics_max} subscriptions", 429
             )
 
     def enter(self, outlet: Outlet, session: Session) -> None:
-        """The stream is open: its session can be found, its outlet is kept alive."""
+        """Register an open stream: commands find its session, its outlet gets keepalives."""
         outlet.session = session
         outlet.slot = next(self._slots) % round(limits.KEEP_ALIVE_S)
         self.outlets[outlet] = None
         self.instance.sessions.add(session)
 
     def leave(self, outlet: Outlet) -> None:
-        """The stream is over, its socket about to be closed."""
+        """Unregister a stream that has ended; the caller closes its socket afterwards."""
         self.outlets.pop(outlet, None)
         outlet.close()
-        # The two refer to each other: this frees them now, not when the collector looks.
+        # Breaks the reference cycle, so that both are freed without the garbage collector.
         session, outlet.session = outlet.session, None
         if session is not None:
             self.instance.sessions.discard(session)
 
     def cors_headers(self, origin: str) -> bytes:
-        """Return the header lines that let a page of ``origin`` read us, if it may."""
+        """Return the header lines that allow a page of ``origin`` to read; empty if it may not."""
         allowed = self.cross_origins.answer(origin)
         if not allowed:
             return b""

@@ -1,9 +1,9 @@
-"""What a request head asks of the streaming plane, if anything. Pure; h11 read the head.
+"""Requests of the streaming plane, read from a parsed request head; no I/O.
 
-Streams live on five paths: ``/`` and ``/ws-feed`` (Coinbase's protocol, strictly), ``/ws``
-(the same with notices), ``/api/v1/subscribe/<pair>`` and ``/api/v1/stream``. A WebSocket
-upgrade on any of them is a stream, and so is a GET or HEAD on the last two. All else is the
-control plane's.
+Five paths serve streams: ``/`` and ``/ws-feed`` (exactly Coinbase's protocol), ``/ws`` (that
+protocol with notices), ``/api/v1/subscribe/<pair>`` and ``/api/v1/stream``. A WebSocket upgrade
+on any of them is a stream, and so is a GET or HEAD on the last two. The control plane answers all
+other requests.
 """
 
 import binascii
@@ -51,30 +51,30 @@ EXTENDED_PATH = "/ws"
 _KEY_BYTES = 16
 _AUTHORITY = re.compile(r"(?i)https?://[^/?]*")
 FORMS = {"ndjson": "application/x-ndjson", "sse": "text/event-stream"}
-"""What ``format`` may be, and what ``Accept`` may name."""
+"""Values of the parameter ``format``, and the media types of ``Accept``."""
 _FLAGS = {"true": True, "1": True, "": False, "false": False, "0": False}
 _PARAMETERS = STREAM_PARAMETERS | PEER_PARAMETERS
 
-_BARE = "notices may be none, on NDJSON streams alone; without it they are sent"
+_BARE = "notices may be none, on NDJSON streams only; by default notices are sent"
 
 
 class Plane(Enum):
-    """Who answers a request."""
+    """The plane that answers a request."""
 
     STREAMING = auto()
     CONTROL = auto()
 
 
 class StreamRequest(NamedTuple):
-    """A stream that a peer asked for.
+    """A peer's request for a stream.
 
     Attributes:
-        form: how messages shall look.
-        command: what to subscribe to at once; None to wait for commands.
+        form: the wire form of the messages.
+        command: the subscribe to carry out at once; None when the client will send commands.
         websocket_key: ``Sec-WebSocket-Key``; empty for SSE and NDJSON.
-        is_strict: Coinbase's protocol and its five-second rule.
-        origin: the ``Origin`` header, or empty.
-        extensions: ``Sec-WebSocket-Extensions`` of the answer; empty when none is agreed on.
+        is_strict: whether Coinbase's protocol and its five-second rule apply.
+        origin: the header ``Origin``, or empty.
+        extensions: ``Sec-WebSocket-Extensions`` of the answer; empty for none.
     """
 
     form: WireForm
@@ -86,7 +86,7 @@ class StreamRequest(NamedTuple):
 
 
 def headers_of(request: h11.Request) -> dict[bytes, bytes]:
-    """Return the headers by lower-case name; repeated ones joined by commas (RFC 9110 §5.3)."""
+    """Return the headers by lower-case name, repeated ones joined by commas (RFC 9110 §5.3)."""
     found: dict[bytes, bytes] = {}
     for name, value in request.headers:
         found[name] = found[name] + b", " + value if name in found else value
@@ -94,9 +94,9 @@ def headers_of(request: h11.Request) -> dict[bytes, bytes]:
 
 
 def authority_of(request: h11.Request, headers: dict[bytes, bytes]) -> str | None:
-    """Return host and port that a request names; None for none, which HTTP/1.0 allows.
+    """Return host and port of a request; None when it has neither, as HTTP/1.0 allows.
 
-    Those of an absolute URL count, whatever ``Host`` says (RFC 9112 §3.2.2).
+    Those of an absolute URL take precedence over ``Host`` (RFC 9112 §3.2.2).
     """
     absolute = _AUTHORITY.match(request.target.decode("latin-1"))
     if absolute is not None:
@@ -106,7 +106,7 @@ def authority_of(request: h11.Request, headers: dict[bytes, bytes]) -> str | Non
 
 
 def split_target(request: h11.Request) -> tuple[str, str]:
-    """Return path and query, the path decoded; an absolute URL is as good (RFC 9112 §3.2.2)."""
+    """Return the decoded path and the raw query of a path or an absolute URL (RFC 9112 §3.2.2)."""
     target = request.target.decode("latin-1")
     authority = _AUTHORITY.match(target)
     path, _, query = target[authority.end() if authority else 0 :].partition("?")
@@ -118,12 +118,12 @@ def _tokens(value: bytes) -> set[bytes]:
 
 
 def asks_for_websocket(headers: dict[bytes, bytes]) -> bool:
-    """Say whether the head asks for an upgrade to WebSocket."""
+    """Return whether the head requests an upgrade to WebSocket."""
     return b"websocket" in _tokens(headers.get(b"upgrade", b""))
 
 
 def plane_of(request: h11.Request) -> Plane:
-    """Say who answers ``request``."""
+    """Return the plane that answers ``request``."""
     path, _ = split_target(request)
     if asks_for_websocket(headers_of(request)):
         return Plane.STREAMING
@@ -137,11 +137,11 @@ def read_stream_request(request: h11.Request, now_us: int = 0) -> StreamRequest:
 
     Args:
         request: its head.
-        now_us: the time of day, for who asks by an age, µs since the epoch.
+        now_us: the time of day in µs since the epoch, from which ages are subtracted.
 
     Raises:
-        SubscriberError: a broken handshake (400, 426), no such stream (404), a query that
-            means nothing (400), or a form that we do not speak (406).
+        SubscriberError: an invalid handshake (400, 426), no such stream (404), an invalid query
+            (400), or no acceptable wire form (406).
     """
     path, query = split_target(request)
     headers = headers_of(request)
@@ -168,7 +168,7 @@ def read_stream_request(request: h11.Request, now_us: int = 0) -> StreamRequest:
 
 
 def _wants_no_notices(values: dict[str, str]) -> bool:
-    """Say whether a stream shall carry the exchange's messages alone.
+    """Return whether the request asks for a stream without notices.
 
     Raises:
         SubscriberError: ``notices`` has another value than ``none``.
@@ -180,7 +180,11 @@ def _wants_no_notices(values: dict[str, str]) -> bool:
 
 
 def _check_handshake(request: h11.Request, headers: dict[bytes, bytes]) -> bytes:
-    """Return the client's key, or say what is wrong with the handshake (RFC 6455 §4.2.1)."""
+    """Return the client's key from a valid handshake (RFC 6455 §4.2.1).
+
+    Raises:
+        SubscriberError: the handshake is invalid; the message states the fault.
+    """
     if request.method != b"GET" or request.http_version != b"1.1":
         raise SubscriberError("bad_handshake", "a WebSocket handshake is a GET with HTTP/1.1")
     if b"upgrade" not in _tokens(headers.get(b"connection", b"")):
@@ -209,7 +213,7 @@ def parameters_of(path: str) -> frozenset[str]:
     """Return the query parameters of the stream at ``path``.
 
     Raises:
-        SubscriberError: there is no stream (404).
+        SubscriberError: there is no stream at ``path`` (404).
     """
     if path in STRICT_PATHS or path == EXTENDED_PATH:
         return frozenset()
@@ -221,7 +225,7 @@ def parameters_of(path: str) -> frozenset[str]:
 
 
 def _command(path: str, values: dict[str, str], event_id: bytes, now_us: int) -> Command | None:
-    """Return the subscribe that a path and its query stand for; None for no pairs yet."""
+    """Return the subscribe of a path and its query; None when they name no pairs."""
     is_one = path.startswith(SUBSCRIBE_PREFIX)
     pairs = [path.removeprefix(SUBSCRIBE_PREFIX)] if is_one else split_list(values.get("pairs", ""))
     names = split_list(values.get("channels", "")) or DEFAULT_CHANNELS
@@ -236,15 +240,15 @@ def _command(path: str, values: dict[str, str], event_id: bytes, now_us: int) ->
     is_strict, is_alone = (_flag(values, name) for name in ("strict", "alone"))
     pace = _pace(values, now_us)
     if pace is not None and not since:
-        raise SubscriberError("bad_request", "a replay begins somewhere: since is missing")
+        raise SubscriberError("bad_request", "a replay needs its start: since is missing")
     return Command(True, requests, since=since, is_strict=is_strict, is_alone=is_alone, pace=pace)
 
 
 def _flag(values: dict[str, str], name: str) -> bool:
-    """Return a value that is true or false.
+    """Return a boolean value of the query.
 
     Raises:
-        SubscriberError: it is neither.
+        SubscriberError: it is neither true nor false.
     """
     text = values.get(name, "false")
     if text not in _FLAGS:
@@ -253,10 +257,10 @@ def _flag(values: dict[str, str], name: str) -> bool:
 
 
 def _pace(values: dict[str, str], now_us: int) -> Pace | None:
-    """Return how the past is to be replayed; None when it is not.
+    """Return the speed and the end of a replay; None when the query requests no replay.
 
     Raises:
-        SubscriberError: a speed that cannot be, or an end that is no time.
+        SubscriberError: the speed is invalid, or the end is not a time or an age.
     """
     if not values.keys() & {"speed", "until"}:
         return None
@@ -281,12 +285,13 @@ def _since(
     requests: tuple[ChannelRequest, ...],
     now_us: int,
 ) -> dict[Topic, Start]:
-    """Return where a stream is to be resumed; the newest that is known of it counts.
+    """Return the positions at which a stream resumes; the header takes precedence over the query.
 
-    An EventSource that reconnects sends the header beside the URL that it began with.
+    An EventSource that reconnects sends the header together with the URL of its first request, so
+    the header's position is the newer one.
 
     Raises:
-        BadPosition: what is given is no position, or a number where several pairs count.
+        BadPosition: the text is not a position, or it is a sequence and there are several pairs.
     """
     text = event_id.decode("latin-1") or values.get("last_event_id", "")
     if text:
@@ -297,7 +302,7 @@ def _since(
     start = read_start(text, now_us)
     topics = [r.channel.topic(p) for r in requests for p in r.product_ids]
     if start.sequence is not None and len({topic.product_id for topic in topics}) > 1:
-        raise BadPosition("a sequence is of one pair; for several there are times and ages")
+        raise BadPosition("a sequence belongs to one pair; use a time or an age for several pairs")
     return dict.fromkeys(topics, start)
 
 

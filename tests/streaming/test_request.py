@@ -299,7 +299,7 @@ def test_lines_carry_notices_unless_the_url_opts_out(version: str) -> None:
     bare = read_stream_request(request(target + "none", version=version))
     assert bare.form is NDJSON_BARE[chunked]
     for value, headers in (("no", ()), ("", ()), ("none", [("Accept", "text/event-stream")])):
-        with pytest.raises(SubscriberError, match="notices may be none, on NDJSON streams alone"):
+        with pytest.raises(SubscriberError, match="notices may be none, on NDJSON streams only"):
             read_stream_request(request(target + value, *headers))
     with pytest.raises(SubscriberError, match="'notices' is not a parameter"):
         read_stream_request(request(target + "none", *UPGRADE))

@@ -1,4 +1,4 @@
-"""Reading the control plane's answers."""
+"""Helpers that read the control plane's responses."""
 
 import json
 
@@ -10,7 +10,7 @@ async def body(answer):
 
 
 async def refused(answer):
-    """Return an error's status and code; it always has words for people, too."""
+    """Return an error's status and code; assert that it has a message for people."""
     error = (await body(answer))["error"]
     assert error.keys() == {"code", "message"}
     assert len(error["message"]) > 5

@@ -1,4 +1,4 @@
-"""An instance without a network, and sessions that a request can name."""
+"""An instance without a network, and sessions that requests can control."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
 from hedgehogd.settings.load import Settings
 
 
-class Standing(Member):
-    """A subscriber that reads nothing: so many bytes wait for it."""
+class IdleMember(Member):
+    """A subscriber that reads nothing, with a chosen backlog; it records its notices."""
 
     def __init__(self, waiting_bytes, oldest_s):
         super().__init__()
-        self.told = []
+        self.notices = []
         self._statistics = MemberStatistics(
             delivered=7, skipped=2, waiting_bytes=waiting_bytes, oldest_s=oldest_s
         )
@@ -23,7 +23,7 @@ class Standing(Member):
         pass
 
     def tell(self, payload):
-        self.told.append(payload)
+        self.notices.append(payload)
 
     def end(self, code, reason):
         raise AssertionError
@@ -34,7 +34,7 @@ class Standing(Member):
 
 @pytest.fixture
 def instance():
-    """Instance 1, which serves two pairs and no others."""
+    """Instance 1, which serves two pairs only."""
     pairs = ("BTC-USD", "ETH-USD")
     return make_instance(Settings(feed_pairs=pairs, feed_only_pairs=True))
 
@@ -44,10 +44,10 @@ FORMS = {"websocket": WEBSOCKET, "sse": SSE[True], "ndjson": NDJSON[True]}
 
 @pytest.fixture
 def open_session(instance):
-    """Open a session under a given id."""
+    """Return a function that opens a session with a chosen id."""
 
     def open_session(name, kind="websocket", waiting_bytes=0, oldest_s=0.0):
-        member = Standing(waiting_bytes, oldest_s)
+        member = IdleMember(waiting_bytes, oldest_s)
         session = Session(name, member, FORMS[kind], instance.pipe, topics_max=6)
         instance.sessions.add(session)
         return session

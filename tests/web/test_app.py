@@ -1,4 +1,4 @@
-"""Every route of the control plane, and every way to be refused by it."""
+"""Every route of the control plane, and every error that it returns."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def client(instance):
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "status", "said"),
+    ("state", "reason", "status", "expected"),
     [
         (FeedState.IDLE, "", 200, "idle"),
         (FeedState.CONNECTING, "", 503, "connecting"),
@@ -29,17 +29,17 @@ def client(instance):
         (FeedState.ENDED, "", 200, "recording ended"),
     ],
 )
-async def test_readyz_follows_the_feed(client, instance, state, reason, status, said):
-    """A balancer sends subscribers where there is something to get."""
+async def test_readyz_follows_the_feed(client, instance, state, reason, status, expected):
+    """A load balancer sends subscribers to instances with a live feed only."""
     instance.health.become(state, 0.0, reason)
     answer = await client.get("/readyz")
 
     assert answer.status_code == status
-    assert await body(answer) == {"ready": status == 200, "reason": said}
+    assert await body(answer) == {"ready": status == 200, "reason": expected}
 
 
 async def test_a_draining_instance_is_neither_ready_nor_healthy(client, instance):
-    """HAProxy must stop sending before the door closes."""
+    """HAProxy must stop sending streams before the door closes."""
     assert (await client.get("/healthz")).status_code == 200
     instance.is_draining = True
     ready, healthy = await client.get("/readyz"), await client.get("/healthz")
@@ -50,7 +50,7 @@ async def test_a_draining_instance_is_neither_ready_nor_healthy(client, instance
 
 
 async def test_healthz_is_well_while_the_feed_is_not(client, instance):
-    """Restarting us would not bring the exchange back."""
+    """A restart of the instance would not repair the exchange."""
     instance.health.become(FeedState.STALE, 0.0, "closed")
 
     assert (await client.get("/healthz")).status_code == 200
@@ -60,8 +60,8 @@ async def test_healthz_is_well_while_the_feed_is_not(client, instance):
     ("path", "content_type"),
     [("/", "text/html; charset=utf-8"), ("/metrics", "text/plain"), ("/readyz", "application/")],
 )
-async def test_pages_can_be_asked_for_and_about(client, path, content_type):
-    """HEAD is what monitoring sends."""
+async def test_pages_answer_get_and_head(client, path, content_type):
+    """Monitoring sends HEAD requests."""
     got, asked = await client.get(path), await client.head(path)
 
     assert (got.status_code, asked.status_code) == (200, 200)
@@ -78,7 +78,7 @@ def spelled(path):
 
 @pytest.mark.parametrize("path", READS)
 async def test_every_get_route_answers_head_with_the_same_head(client, session, path):
-    """The description promises it; a door of its own answers for streams."""
+    """The OpenAPI document promises it; for streams the door answers."""
     got, asked = await client.get(spelled(path)), await client.head(spelled(path))
     changing = {"date"} | ({"content-length"} if path in {"/metrics", "/time"} else set())
     heads = [
@@ -90,7 +90,7 @@ async def test_every_get_route_answers_head_with_the_same_head(client, session, 
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))
-async def test_a_method_that_a_route_does_not_have_is_refused_with_those_it_has(client, path):
+async def test_an_unsupported_method_is_refused_and_allow_names_the_supported_ones(client, path):
     """``Allow`` is required (RFC 9110 §15.5.6)."""
     answer = await client.patch(spelled(path))
     has = {method.upper() for method in PATHS[path]} | {"OPTIONS"}
@@ -106,7 +106,7 @@ async def test_a_method_that_a_route_does_not_have_is_refused_with_those_it_has(
 async def test_every_error_has_the_form_of_its_path(
     client, instance, monkeypatch, prefix, is_coinbases
 ):
-    """Whether the route, the framework or a bug answers."""
+    """It does not matter whether the route, the framework or a bug causes the error."""
 
     def broken(*_):
         raise ZeroDivisionError
@@ -131,7 +131,7 @@ async def test_every_error_has_the_form_of_its_path(
         assert isinstance(text, str)
 
 
-async def test_metrics_and_page_are_what_their_modules_make(client, instance):
+async def test_metrics_and_page_are_served_as_their_modules_make_them(client, instance):
     """The routes add nothing."""
     assert b"hedgehogd_feed_state" in await (await client.get("/metrics")).get_data()
     page = await (await client.get("/", headers={"Host": "relay:8001"})).get_data()
@@ -139,7 +139,7 @@ async def test_metrics_and_page_are_what_their_modules_make(client, instance):
 
 
 async def test_operator_paths_are_served_to_operators_alone(instance):
-    """Behind a proxy every request comes from this machine, so the app decides by its listener."""
+    """With a proxy every request has a local address, so each listener has its own app."""
     public, private = make_app(instance), make_app(instance, serves_operators=True)
     ours = {rule.rule for rule in private.url_map.iter_rules()}
     theirs = {rule.rule for rule in public.url_map.iter_rules()}
@@ -169,15 +169,17 @@ async def test_operator_paths_are_served_to_operators_alone(instance):
         ("GET", "/api/v1/stream", 421, "misdirected"),
     ],
 )
-async def test_what_is_not_served_here_says_so(client, method, path, status, code):
-    """Errors have one form, the framework's own included."""
+async def test_requests_that_are_not_served_get_an_error_with_a_code(
+    client, method, path, status, code
+):
+    """The framework's own errors have the same form as all errors."""
     answer = await client.open(path, method=method)
 
     assert await refused(answer) == (status, code)
 
 
-async def test_a_bug_is_told_to_the_log_and_not_to_the_caller(client, instance, monkeypatch):
-    """One request fails; the next one is served."""
+async def test_a_bug_is_logged_and_not_shown_to_the_client(client, instance, monkeypatch):
+    """One request fails; the next request is served."""
 
     def broken(instance):
         raise ZeroDivisionError("secret")
@@ -206,8 +208,10 @@ async def test_a_bug_is_told_to_the_log_and_not_to_the_caller(client, instance, 
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
-async def test_pages_of_allowed_origins_may_read_us(instance, allowed, origin, expected, method):
-    """Nobody else's page may drive a visitor's relay."""
+async def test_pages_of_allowed_origins_may_read_responses(
+    instance, allowed, origin, expected, method
+):
+    """A page of another origin must not control the relay of its visitor."""
     client = make_app(instance, allowed).test_client()
     headers = {"Origin": origin} if origin else {}
     answer = await client.open("/readyz", method=method, headers=headers)
@@ -218,7 +222,7 @@ async def test_pages_of_allowed_origins_may_read_us(instance, allowed, origin, e
 
 
 @pytest.mark.parametrize("path", sorted(PATHS))
-async def test_a_preflight_allows_what_the_description_has(instance, path):
+async def test_a_preflight_allows_the_headers_of_the_openapi_document(instance, path):
     """A page may send every header that a route reads, and read every header that it sends."""
     client = make_app(instance, ("https://a.example",), serves_operators=True).test_client()
     target = path.format(pair="BTC-USD", session_id="1.x", currency="BTC")
@@ -242,7 +246,7 @@ async def test_a_preflight_allows_what_the_description_has(instance, path):
     assert answer.headers["Vary"] == "Origin"
 
 
-async def test_errors_can_be_read_by_the_page_too(instance):
+async def test_a_page_can_read_errors_too(instance):
     """Without the header a browser hides even the status."""
     client = make_app(instance, ("*",)).test_client()
     answer = await client.post(SUBSCRIBE + "NO-SUCH", headers={"Origin": "https://a.example"})

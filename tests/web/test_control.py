@@ -1,4 +1,4 @@
-"""REST control: every way to start and stop a pair, and to be refused, here and elsewhere."""
+"""REST control: starting and stopping pairs, refusals, and forwarding to the owner instance."""
 
 import pytest
 import trio
@@ -17,8 +17,8 @@ def client(instance):
     return make_app(instance).test_client()
 
 
-async def test_a_pair_is_started_on_the_callers_stream(client, session):
-    """The answer is the whole state, as on the stream itself."""
+async def test_a_pair_is_started_on_the_clients_stream(client, session):
+    """The answer is the stream's whole state, as in an acknowledgement on the stream."""
     answer = await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)
 
     assert answer.status_code == 200
@@ -27,15 +27,15 @@ async def test_a_pair_is_started_on_the_callers_stream(client, session):
     assert channels(state) == {"ticker": ["BTC-USD"], "matches": ["BTC-USD"]}
 
 
-async def test_a_lower_case_pair_and_a_session_in_the_query_do_as_well(client, session):
-    """People type; browsers' EventSource cannot set headers."""
+async def test_a_lower_case_pair_and_a_session_in_the_query_are_accepted(client, session):
+    """People type lower case; a browser's EventSource cannot set headers."""
     answer = await client.post(SUBSCRIBE + "btc-usd?session=1.key&channels=ticker, level2")
 
     assert channels(await body(answer)) == {"ticker": ["BTC-USD"], "level2": ["BTC-USD"]}
 
 
 async def test_post_and_delete_are_idempotent(client, session):
-    """A client that got no answer asks again."""
+    """A client that received no answer repeats its request."""
     answers = [await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200] * 3
     assert len({await answer.get_data() for answer in answers}) == 1
@@ -46,7 +46,7 @@ async def test_post_and_delete_are_idempotent(client, session):
 
 
 async def test_delete_may_name_channels(client, session):
-    """Stop the trades, keep the price."""
+    """A client may stop the trades and keep the ticker."""
     await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)
     await client.post(SUBSCRIBE + "ETH-USD", headers=NAMED)
     answer = await client.delete(SUBSCRIBE + "BTC-USD?channels=matches", headers=NAMED)
@@ -59,15 +59,15 @@ async def test_delete_may_name_channels(client, session):
 
 @pytest.mark.parametrize("query", ["?policy=conflate", ""])
 async def test_a_policy_goes_to_the_channels_that_conflate(client, session, query):
-    """Trades are never conflated, whatever a URL says about all of them."""
+    """Trades are never conflated, even if a URL states the policy for all channels."""
     wish = {"channels": ["ticker", "matches"]} | ({} if query else {"policy": "conflate"})
     await client.post(SUBSCRIBE + "BTC-USD" + query, headers=NAMED, json=wish)
 
     assert [str(topic) for topic in session.subscription.conflated] == ["ticker:BTC-USD"]
 
 
-async def test_a_session_can_be_looked_at(client, session):
-    """Queue and lag tell a slow consumer before it is closed."""
+async def test_the_statistics_of_a_session_are_returned(client, session):
+    """Backlog size and age identify a slow consumer before it is closed."""
     await client.post(SUBSCRIBE + "BTC-USD?channels=ticker", headers=NAMED)
     state = await body(await client.get("/api/v1/sessions/1.key"))
 
@@ -104,10 +104,10 @@ BAD_POLICIES = [
         *(("delete", *wish) for wish in BAD_WISHES),
     ],
 )
-async def test_a_bad_wish_is_refused_and_changes_nothing(
+async def test_an_invalid_request_is_refused_and_changes_nothing(
     client, instance, session, query, wish, code, method
 ):
-    """It is counted by its reason; a 500 would be our fault."""
+    """It is counted by its code; a 500 would report a bug."""
     await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)
     before = session.subscription.topics()
     answer = await getattr(client, method)(SUBSCRIBE + "BTC-USD" + query, headers=NAMED, data=wish)
@@ -119,14 +119,14 @@ async def test_a_bad_wish_is_refused_and_changes_nothing(
 
 @pytest.mark.parametrize("pair", ["DOGE-USD", "nonsense", "%00", "BTC-USD%0A", "x" * 500])
 async def test_a_pair_that_is_not_listed_is_not_found(client, session, pair):
-    """Better now than never a message."""
+    """An error at once is better than a stream without messages."""
     for method in (client.post, client.delete):
         answer = await method(SUBSCRIBE + pair, headers=NAMED)
         assert await refused(answer) == (404, "unknown_pair")
 
 
-async def test_a_channel_that_the_exchange_does_not_give_us_is_forbidden(client, instance, session):
-    """In the exchange's own words: it is its operator who lacks a key, not the caller."""
+async def test_a_channel_that_the_exchange_refuses_is_forbidden(client, instance, session):
+    """The error is the exchange's: the operator of this instance has no key for the channel."""
     instance.pipe.catalogue.refuse_channel("full", "Failed to subscribe", "sign it")
     await client.post(SUBSCRIBE + "BTC-USD?channels=ticker", headers=NAMED)
     before = session.subscription.topics()
@@ -140,7 +140,7 @@ async def test_a_channel_that_the_exchange_does_not_give_us_is_forbidden(client,
 
 @pytest.mark.parametrize("method", ["post", "delete"])
 async def test_a_channel_about_an_account_is_forbidden(client, instance, session, method):
-    """One upstream account for all subscribers: nobody may see its orders."""
+    """All subscribers share one upstream account, and no subscriber may see its orders."""
     answer = await getattr(client, method)(SUBSCRIBE + "BTC-USD?channels=user", headers=NAMED)
 
     assert await refused(answer) == (403, "private_channel")
@@ -149,7 +149,7 @@ async def test_a_channel_about_an_account_is_forbidden(client, instance, session
 
 
 async def test_a_pair_that_was_delisted_can_be_stopped(client, instance, session):
-    """Who holds it must be able to let it go; who does not is told that there is no such pair."""
+    """A stream that holds the pair can stop it; for any other stream the pair is unknown."""
     await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)
     instance.pipe.catalogue.replace(frozenset({"ETH-USD"}))
     answers = [await client.delete(SUBSCRIBE + "BTC-USD", headers=NAMED) for _ in range(2)]
@@ -159,16 +159,16 @@ async def test_a_pair_that_was_delisted_can_be_stopped(client, instance, session
 
 
 @pytest.mark.parametrize("wish", [{"query_string": {"channels": ""}}, {"json": {"channels": []}}])
-async def test_no_channels_are_the_default_ones(client, session, wish):
-    """As on GET: a stream of nothing is what nobody means."""
+async def test_an_empty_list_of_channels_means_the_default_channels(client, session, wish):
+    """As on GET: no client means a subscription to no channel."""
     answer = await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED, **wish)
 
     assert channels(await body(answer)) == {"ticker": ["BTC-USD"], "matches": ["BTC-USD"]}
 
 
 @pytest.mark.parametrize("path", ["/ws", "/ws-feed"])
-async def test_a_websocket_path_without_an_upgrade_says_what_it_expects(client, path):
-    """Browsers and curl come to look whether the address is right (RFC 9110 §15.5.22)."""
+async def test_a_websocket_path_without_an_upgrade_asks_for_one(client, path):
+    """People test the address with a browser or curl (RFC 9110 §15.5.22)."""
     answer = await client.get(path)
 
     assert await refused(answer) == (426, "upgrade_required")
@@ -176,7 +176,7 @@ async def test_a_websocket_path_without_an_upgrade_says_what_it_expects(client, 
 
 
 async def test_a_session_must_be_named_and_open(client, instance, session):
-    """The id is the key to the stream: none, a wrong one, or a closed one opens nothing."""
+    """The id grants control of the stream: a missing, wrong or closed id controls nothing."""
     assert await refused(await client.post(SUBSCRIBE + "BTC-USD")) == (400, "no_session")
     for wrong in ("1.other", "9.key", "", "1.key "):
         answer = await client.post(SUBSCRIBE + "BTC-USD?session=" + (wrong or "%20"))
@@ -188,8 +188,8 @@ async def test_a_session_must_be_named_and_open(client, instance, session):
     assert await refused(answer) == (404, "unknown_session")
 
 
-async def test_more_than_a_subscriber_may_have_is_refused(client, session):
-    """The limit is the stream's, however it is asked."""
+async def test_a_request_beyond_the_topic_limit_is_refused(client, session):
+    """The limit applies to the stream, whether it is changed by REST or by a command."""
     all_channels = "ticker,matches,level2,heartbeat"
     await client.post(f"{SUBSCRIBE}BTC-USD?channels={all_channels}", headers=NAMED)
     before = session.subscription.topics()
@@ -200,7 +200,7 @@ async def test_more_than_a_subscriber_may_have_is_refused(client, session):
 
 
 async def test_a_body_over_the_limit_is_refused(client, instance, session):
-    """A list of channels is short; memory is not for strangers to fill."""
+    """A list of channels is short, and a client must not be able to fill the memory."""
     answer = await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED, data=b"x" * 70_000)
 
     assert await refused(answer) == (413, "request_entity_too_large")
@@ -210,8 +210,8 @@ async def test_a_body_over_the_limit_is_refused(client, instance, session):
 # Streams of other instances
 
 
-class Others:
-    """Stands in for the other instances: remembers what it was asked, answers as told."""
+class FakePeers:
+    """A fake of the peer instances: records each request and returns a chosen answer."""
 
     number = 1
 
@@ -227,13 +227,13 @@ class Others:
 
 
 @pytest.fixture
-def others():
-    return Others()
+def peers():
+    return FakePeers()
 
 
 @pytest.fixture
-def among_others(instance, others):
-    return make_app(instance, peers=others).test_client()
+def app_with_peers(instance, peers):
+    return make_app(instance, peers=peers).test_client()
 
 
 THEIRS = {"Hedgehog-Session": "2.key"}
@@ -246,42 +246,40 @@ THEIRS = {"Hedgehog-Session": "2.key"}
         ("POST", SUBSCRIBE + "BTC-USD?channels=ticker&policy=conflate", THEIRS, b""),
         ("POST", SUBSCRIBE + "BTC-USD", THEIRS, b'{"channels":["ticker"]}'),
         ("POST", SUBSCRIBE + "BTC-USD?session=2.key", {}, b""),
-        ("DELETE", SUBSCRIBE + "BTC-USD", THEIRS, b"{"),  # its owner is to say what is wrong
+        ("DELETE", SUBSCRIBE + "BTC-USD", THEIRS, b"{"),  # the owner validates it
         ("GET", "/api/v1/sessions/2.key", {}, b""),
     ],
 )
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
-async def test_a_command_for_anothers_stream_is_passed_on_as_it_is(
-    among_others, instance, others, method, path, headers, wish, kind
+async def test_a_command_for_a_peers_stream_is_forwarded_unchanged(
+    app_with_peers, instance, peers, method, path, headers, wish, kind
 ):
-    """No sticky sessions: any instance will do for any stream."""
-    answer = await among_others.open(
+    """A load balancer without sticky sessions may send a command to any instance."""
+    answer = await app_with_peers.open(
         path, method=method, headers={**headers, "Content-Type": kind}, data=wish
     )
 
     assert answer.status_code == 200
     assert await body(answer) == {"session": "2.key", "channels": []}
     sent = [(k.encode(), v.encode()) for k, v in ({**headers, "Content-Type": kind}).items()]
-    assert others.asked == [(2, method, path, sent, wish)]
+    assert peers.asked == [(2, method, path, sent, wish)]
     assert instance.counts.forwards == {"answered": 1}
 
 
 @pytest.mark.parametrize("name", ["no%20pair", "%2e%2e", ".", "%2e"])
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-async def test_what_is_no_pair_is_not_passed_on(among_others, others, method, name):
-    """Dots in a path would lead to another path of the owner."""
-    answer = await among_others.open(SUBSCRIBE + name, method=method, headers=THEIRS)
+async def test_a_path_without_a_valid_pair_is_not_forwarded(app_with_peers, peers, method, name):
+    """Dots in a path would become another path at the owner."""
+    answer = await app_with_peers.open(SUBSCRIBE + name, method=method, headers=THEIRS)
 
     assert answer.status_code == 404
-    assert others.asked == []
+    assert peers.asked == []
 
 
-async def test_an_owners_refusal_is_the_answer(among_others, instance, others):
-    """As if it had been asked itself; it has counted it, too."""
-    others.answer = Answer(
-        429, "application/json", b'{"error":{"code":"full","message":"no room"}}'
-    )
-    answer = await among_others.post(SUBSCRIBE + "BTC-USD", headers=THEIRS)
+async def test_an_owners_refusal_is_the_answer(app_with_peers, instance, peers):
+    """The owner has counted the refusal, so the forwarding instance does not."""
+    peers.answer = Answer(429, "application/json", b'{"error":{"code":"full","message":"no room"}}')
+    answer = await app_with_peers.post(SUBSCRIBE + "BTC-USD", headers=THEIRS)
 
     assert await refused(answer) == (429, "full")
     assert not instance.counts.refusals
@@ -300,12 +298,12 @@ async def test_an_owners_refusal_is_the_answer(among_others, instance, others):
         (PeerSilent("instance 2 is busy"), 504, "instance_silent", "instance 2 is busy", "silent"),
     ],
 )
-async def test_an_owner_that_does_not_answer_is_told(
-    among_others, instance, others, error, status, code, words, outcome
+async def test_an_owner_that_does_not_answer_is_reported(
+    app_with_peers, instance, peers, error, status, code, words, outcome
 ):
-    """A client then knows whether to connect again, or to ask again."""
-    others.answer = error
-    answer = await among_others.get("/api/v1/sessions/2.key")
+    """The client learns whether to reconnect or to repeat the request."""
+    peers.answer = error
+    answer = await app_with_peers.get("/api/v1/sessions/2.key")
 
     assert await refused(answer) == (status, code)
     assert words in (await body(answer))["error"]["message"]
@@ -316,24 +314,28 @@ async def test_an_owner_that_does_not_answer_is_told(
 @pytest.mark.parametrize(
     "session_id", ["1.key", "1.other", "x.key", "2", ".", "123456.key", "٢.key"]
 )
-async def test_what_is_nobody_elses_is_answered_here(among_others, session, others, session_id):
-    """Our own sessions, and what no instance can have given out."""
-    answer = await among_others.get(f"/api/v1/sessions/{session_id}")
+async def test_requests_for_no_peers_stream_are_answered_here(
+    app_with_peers, session, peers, session_id
+):
+    """These are this instance's sessions, and ids that no instance can have issued."""
+    answer = await app_with_peers.get(f"/api/v1/sessions/{session_id}")
 
     assert answer.status_code == (200 if session_id == "1.key" else 404)
-    assert others.asked == []
+    assert peers.asked == []
 
 
-async def test_alone_one_passes_nothing_on(client):
-    """What came from another instance stays here: two that point at each other would go on."""
+async def test_an_app_without_peers_forwards_nothing(client):
+    """Otherwise two instances that each name the other as owner would forward for ever."""
     answer = await client.get("/api/v1/sessions/2.key")
 
     assert await refused(answer) == (404, "unknown_session")
 
 
 async def test_a_command_that_is_beyond_its_allowance_waits(client, instance, session, monkeypatch):
-    """REST control and the stream itself share one allowance; the answer is late, not an error."""
-    monkeypatch.setattr(limits, "ADDRESS_TOPICS_PER_S", 0.001)  # none is won back meanwhile
+    """REST control and commands share one allowance; the answer is delayed, not an error."""
+    monkeypatch.setattr(
+        limits, "ADDRESS_TOPICS_PER_S", 0.001
+    )  # the allowance does not recover meanwhile
     async with instance.turns.turn(session.share, limits.COMMAND_TOPICS_BURST):
         pass
     answer = await client.post(SUBSCRIBE + "BTC-USD", headers=NAMED)
@@ -344,7 +346,7 @@ async def test_a_command_that_is_beyond_its_allowance_waits(client, instance, se
 async def test_a_stream_that_ends_while_its_command_waits_is_unknown(
     client, instance, session, nursery
 ):
-    """The command must not subscribe a session that nobody closes again."""
+    """The command must not subscribe a session that has already been closed."""
     answers = []
 
     async def post():

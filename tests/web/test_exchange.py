@@ -1,4 +1,4 @@
-"""The REST companion: Coinbase's shapes, one question upstream for all who ask."""
+"""The REST companion: Coinbase's form, and one upstream request shared by all clients."""
 
 import json
 import re
@@ -27,7 +27,7 @@ LISTED = frozenset({"BTC-USD", "ETH-USD", "ADA-USD"})
 
 @pytest.fixture
 def open_instance():
-    """An instance that serves all pairs that the exchange lists."""
+    """An instance that serves every pair of the exchange's list."""
     instance = make_instance(Settings())
     instance.pipe.catalogue.replace(LISTED)
     return instance
@@ -50,7 +50,7 @@ def client(open_instance, rest):
     return make_app(open_instance, ("*",), Companion(rest)).test_client()
 
 
-async def said(answer, status=200):
+async def response_body(answer, status=200):
     assert answer.status_code == status
     assert answer.content_type == "application/json"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -85,11 +85,11 @@ async def said(answer, status=200):
         ("/currencies/btc", "/currencies/BTC"),
     ],
 )
-async def test_a_read_is_passed_on_in_one_spelling(client, upstream, path, asked):
+async def test_a_read_is_forwarded_in_canonical_form(client, upstream, path, asked):
     answers = [await client.get(path) for _ in range(3)]
 
     for answer in answers:
-        assert await said(answer) == {"asked": asked}
+        assert await response_body(answer) == {"asked": asked}
     assert upstream.asked == [asked]
 
 
@@ -105,18 +105,18 @@ async def test_a_read_is_passed_on_in_one_spelling(client, upstream, path, asked
         ("/products/BTC-USD/candles?granularity=7", 400, "Unsupported granularity"),
     ],
 )
-async def test_nothing_wrong_reaches_the_exchange(
+async def test_an_invalid_request_does_not_reach_the_exchange(
     client, open_instance, upstream, path, status, message
 ):
-    """Its clients look at ``message``, and a bad request of theirs is not one of ours."""
-    assert await said(await client.get(path), status) == {"message": message}
+    """Its clients read ``message``; an invalid request must not count against our rate limit."""
+    assert await response_body(await client.get(path), status) == {"message": message}
     assert upstream.asked == []
     code = {404: "not_found", 400: "bad_request"}[status]
     assert open_instance.counts.refusals == {code: 1}
 
 
-async def test_cursors_are_passed(client, upstream):
-    """Clients page by them; browsers see them too."""
+async def test_cursors_are_forwarded(client, upstream):
+    """Clients request pages by them, and a web page can read them."""
     upstream.answer = lambda _: reply([], cb_before="9", cb_after="3")
     answer = await client.get("/products/BTC-USD/trades", headers={"Origin": "http://a"})
 
@@ -134,8 +134,8 @@ async def test_head_has_the_same_head(client):
 
 @pytest.mark.parametrize("accept", ["*/*", "text/html", "image/png", ""])
 async def test_any_accept_gets_json(client, accept):
-    """Coinbase does not look at it."""
-    await said(await client.get("/products", headers={"Accept": accept}))
+    """Coinbase ignores the header."""
+    await response_body(await client.get("/products", headers={"Accept": accept}))
 
 
 @pytest.mark.parametrize(
@@ -149,19 +149,19 @@ async def test_any_accept_gets_json(client, accept):
         (lambda: reply({}, 429, Retry_After="99"), 503, "the exchange limits our requests"),
     ],
 )
-async def test_what_the_exchange_cannot_say_is_explained(
+async def test_a_failure_of_the_exchange_is_explained(
     client, open_instance, upstream, answer, status, message
 ):
     upstream.answer = lambda _: answer()
     got = await client.get("/products")
 
-    assert await said(got, status) == {"message": message}
+    assert await response_body(got, status) == {"message": message}
     assert ("Retry-After" in got.headers) == (status == 503)
     assert open_instance.counts.refusals.total() == 1
 
 
-async def test_a_wait_is_told_in_whole_seconds(open_instance):
-    """``Retry-After`` knows no others; a fifth of a second early would be too early."""
+async def test_retry_after_is_in_whole_seconds_rounded_up(open_instance):
+    """``Retry-After`` has whole seconds only, and a retry before the time is refused again."""
 
     class Busy:
         exists = True
@@ -174,8 +174,8 @@ async def test_a_wait_is_told_in_whole_seconds(open_instance):
     assert (await client.get("/products")).headers["Retry-After"] == "2"
 
 
-async def test_nobody_waits_for_ever(autojump_clock, client, upstream):
-    """The answer may still serve the next."""
+async def test_a_client_does_not_wait_for_ever(autojump_clock, client, upstream):
+    """The answer may still arrive for the next client."""
     upstream.gate = trio.Event()
     upstream.answer = lambda _: reply({}, 429)
     upstream.gate.set()
@@ -193,7 +193,7 @@ async def test_nobody_waits_for_ever(autojump_clock, client, upstream):
     assert trio.current_time() - began <= limits.REST_ASKER_S + 0.1
 
 
-async def test_a_slow_exchange_is_not_waited_for(autojump_clock, open_instance):
+async def test_a_slow_exchange_is_a_504(autojump_clock, open_instance):
     class Hanging:
         exists = True
 
@@ -202,16 +202,16 @@ async def test_a_slow_exchange_is_not_waited_for(autojump_clock, open_instance):
 
     client = make_app(open_instance, (), Companion(Hanging())).test_client()
 
-    answer = await said(await client.get("/products"), 504)
+    answer = await response_body(await client.get("/products"), 504)
     assert answer == {"message": "the exchange did not answer in time"}
     assert trio.current_time() == limits.REST_ASKER_S
-    assert limits.REST_ASKER_S < int(limits.HEAD_TIMEOUT_S)  # or Hypercorn cuts them off
+    assert limits.REST_ASKER_S < int(limits.HEAD_TIMEOUT_S)  # else Hypercorn ends them
 
 
-async def test_the_time_is_our_own(client, upstream):
-    """Clients sign by it, and ask for it often."""
+async def test_the_time_is_that_of_this_instance(client, upstream):
+    """Clients use it for signatures, and request it often."""
     before = time.time()
-    answer = await said(await client.get("/time"))
+    answer = await response_body(await client.get("/time"))
 
     assert before - 0.001 <= answer["epoch"] <= time.time()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", answer["iso"])
@@ -222,7 +222,7 @@ async def test_the_time_is_our_own(client, upstream):
 
 
 async def test_only_pairs_restrict_the_list(instance, rest, upstream):
-    """``--only-pairs``: what cannot be subscribed to is not listed; objects stay as they are."""
+    """``--only-pairs``: other pairs cannot be subscribed to; listed entries are unchanged."""
     raw = b'[{"id":"BTC-USD", "x":1.10},{"id":"ADA-USD"},{"no":1}]'
     upstream.answer = lambda _: reply(raw=raw)
     client = make_app(instance, (), Companion(rest)).test_client()
@@ -241,10 +241,10 @@ async def test_only_pairs_restrict_the_list(instance, rest, upstream):
         ("volume-summary", b'[{"id":"ADA-USD"},{"id":"BTC-USD"}]', b'[{"id":"BTC-USD"}]'),
     ],
 )
-async def test_only_pairs_restrict_what_has_all_products(
+async def test_only_pairs_restrict_overviews_of_all_products(
     instance, rest, upstream, name, raw, expected
 ):
-    """These are no products, though two of their names look like one."""
+    """The overviews are no products, although two of their names look like product ids."""
     upstream.answer = lambda _: reply(raw=raw)
     restricted = make_app(instance, (), Companion(rest)).test_client()
     answer = await restricted.get(f"/products/{name}")
@@ -252,16 +252,16 @@ async def test_only_pairs_restrict_what_has_all_products(
     assert (answer.status_code, await answer.get_data()) == (200, expected)
     assert upstream.asked == [f"/products/{name}"]
     alone = make_app(instance, (), Companion(None)).test_client()
-    await said(await alone.get(f"/products/{name}"), 503)
+    await response_body(await alone.get(f"/products/{name}"), 503)
 
 
 @pytest.mark.parametrize("name", ["stats", "spark-lines", "volume-summary"])
 async def test_an_answer_of_another_form_is_not_restricted(instance, rest, upstream, name):
-    """It would be passed on with pairs that are not served here."""
+    """Otherwise it would be returned with pairs that are not served here."""
     upstream.answer = lambda _: reply(raw=b"7")
     client = make_app(instance, (), Companion(rest)).test_client()
 
-    await said(await client.get(f"/products/{name}"), 502)
+    await response_body(await client.get(f"/products/{name}"), 502)
 
 
 @pytest.mark.parametrize(
@@ -273,33 +273,33 @@ async def test_an_answer_of_another_form_is_not_restricted(instance, rest, upstr
         (b'[{"id":"BTC-USD","x":"\xff"}]', 502),
     ],
 )
-async def test_a_list_that_is_none_is_not_passed_on(instance, rest, upstream, body, status):
+async def test_an_answer_that_is_no_list_is_not_returned(instance, rest, upstream, body, status):
     upstream.answer = lambda _: reply(raw=body)
     client = make_app(instance, (), Companion(rest)).test_client()
 
-    await said(await client.get("/products"), status)
+    await response_body(await client.get("/products"), status)
 
 
-async def test_an_odd_entry_does_not_cost_the_restricted_list(instance, rest, upstream):
+async def test_an_unreadable_entry_does_not_spoil_the_restricted_list(instance, rest, upstream):
     raw = b'[{"id":7},null,{"id":"BTC-USD"},{"id":"BTC-USD","x":"\xff"},"x"]'
     upstream.answer = lambda _: reply(raw=raw)
     client = make_app(instance, (), Companion(rest)).test_client()
 
-    assert await said(await client.get("/products")) == [{"id": "BTC-USD"}]
+    assert await response_body(await client.get("/products")) == [{"id": "BTC-USD"}]
 
 
 async def test_an_error_is_not_restricted(instance, rest, upstream):
     upstream.answer = lambda _: reply({}, 404)
     client = make_app(instance, (), Companion(rest)).test_client()
 
-    assert await said(await client.get("/products"), 404) == {"message": "NotFound"}
+    assert await response_body(await client.get("/products"), 404) == {"message": "NotFound"}
 
 
-# Books that we hold
+# Books of this instance
 
 
 class Books:
-    """Holds BTC-USD at levels 1 and 2."""
+    """A fake that holds BTC-USD at levels 1 and 2."""
 
     def __init__(self):
         self.asked = []
@@ -311,15 +311,15 @@ class Books:
 
 
 async def test_a_held_book_is_not_fetched(open_instance, rest, upstream):
-    """It is newer, and costs the exchange nothing."""
+    """It is newer, and needs no request to the exchange."""
     books = Books()
     client = make_app(open_instance, (), Companion(rest, books)).test_client()
 
-    assert await said(await client.get("/products/BTC-USD/book?level=2")) == {"held": 2}
+    assert await response_body(await client.get("/products/BTC-USD/book?level=2")) == {"held": 2}
     assert upstream.asked == []
-    await said(await client.get("/products/BTC-USD/book?level=3"))
-    await said(await client.get("/products/ETH-USD/book"))
-    await said(await client.get("/products/BTC-USD/ticker"))
+    await response_body(await client.get("/products/BTC-USD/book?level=3"))
+    await response_body(await client.get("/products/ETH-USD/book"))
+    await response_body(await client.get("/products/BTC-USD/ticker"))
     assert upstream.asked == [
         "/products/BTC-USD/book?level=3",
         "/products/ETH-USD/book?level=1",
@@ -332,16 +332,16 @@ async def test_a_held_book_is_not_fetched(open_instance, rest, upstream):
 
 
 @pytest.mark.parametrize("path", ["/products/BTC-USD/ticker", "/currencies", "/currencies/BTC"])
-async def test_what_a_recording_cannot_say_is_explained(open_instance, path):
+async def test_a_read_that_a_recording_cannot_answer_is_explained(open_instance, path):
     client = make_app(open_instance).test_client()
 
-    answer = await said(await client.get(path), 503)
+    answer = await response_body(await client.get(path), 503)
     assert answer["message"].startswith("this feed has no REST service")
 
 
 @pytest.mark.parametrize("is_reachable", [True, False])
 async def test_a_feed_without_rest_is_answered_from_memory(rest, upstream, is_reachable):
-    """A ws:// URL may have no REST service, or another one that has no such path."""
+    """A ws:// URL may have no REST service, or one without the path."""
 
     def answer(_):
         if is_reachable:
@@ -356,15 +356,15 @@ async def test_a_feed_without_rest_is_answered_from_memory(rest, upstream, is_re
         assert (await client.get(path)).status_code in {404, 502}
     await fill(instance)
 
-    ticker, stats, products = [await said(await client.get(path)) for path in paths]
+    ticker, stats, products = [await response_body(await client.get(path)) for path in paths]
     assert (ticker["price"], stats["open"]) == ("10", "9")
     assert [product["id"] for product in products] == ["BTC-USD"]
     assert (await client.get("/products/ETH-USD/ticker")).status_code in {404, 502}
 
 
 @pytest.mark.parametrize("status", [403, 502, 503])
-async def test_a_service_in_trouble_is_not_replaced_by_memory(rest, upstream, status):
-    """A client that loads its list of products would take three of eight hundred."""
+async def test_a_failing_service_is_not_replaced_by_memory(rest, upstream, status):
+    """A client that loads its list of products would see three of eight hundred."""
     instance = make_instance(Settings())
     await fill(instance)
     client = make_app(instance, (), Companion(rest)).test_client()
@@ -374,27 +374,31 @@ async def test_a_service_in_trouble_is_not_replaced_by_memory(rest, upstream, st
         assert (await client.get(path)).status_code == 502
 
 
-async def test_an_answer_of_the_exchange_counts_more_than_memory(open_instance, rest, upstream):
-    """Its ticker is newer, or it has the right to refuse."""
+async def test_an_answer_of_the_exchange_takes_precedence_over_memory(
+    open_instance, rest, upstream
+):
+    """Its ticker is newer, and its refusals are final."""
     await fill(open_instance)
     client = make_app(open_instance, (), Companion(rest)).test_client()
-    assert (await said(await client.get("/products/BTC-USD/ticker")))["asked"]
+    assert (await response_body(await client.get("/products/BTC-USD/ticker")))["asked"]
 
     upstream.answer = lambda _: reply({"message": "no"}, 400)
-    assert await said(await client.get("/products/BTC-USD/stats"), 400) == {"message": "no"}
+    assert await response_body(await client.get("/products/BTC-USD/stats"), 400) == {
+        "message": "no"
+    }
 
 
-async def test_a_recording_without_a_list_lists_what_it_brings():
-    """Nothing else is known; a product that is not heard is not invented."""
+async def test_a_recording_without_a_list_lists_its_live_products():
+    """No other product is known, and none is invented."""
     instance = make_instance(Settings())
     await fill(instance)
     client = make_app(instance).test_client()
 
-    assert [p["id"] for p in await said(await client.get("/products"))] == ["BTC-USD"]
+    assert [p["id"] for p in await response_body(await client.get("/products"))] == ["BTC-USD"]
 
 
 async def fill(instance):
-    """Have the feed bring a ticker of BTC-USD."""
+    """Publish a ticker of BTC-USD."""
     ticker = make_message(
         "ticker", sequence=7, price="10", open_24h="9", high_24h="11", low_24h="8",
         volume_24h="5", volume_30d="50", best_bid="9.9", best_ask="10.1", last_size="1",
@@ -403,31 +407,31 @@ async def fill(instance):
     await instance.broker.publish([Delivery([ticker])])
 
 
-async def test_a_recording_lists_what_it_knows(open_instance):
-    """Clients that load markets first get as far as they can."""
+async def test_a_recording_lists_its_known_products(open_instance):
+    """Clients that load the list of markets first can start."""
     client = make_app(open_instance, (), Companion(None, Books())).test_client()
-    products = await said(await client.get("/products"))
-    one = await said(await client.get("/products/BTC-USD"))
+    products = await response_body(await client.get("/products"))
+    one = await response_body(await client.get("/products/BTC-USD"))
 
     assert [product["id"] for product in products] == sorted(LISTED)
     assert one == products[1]
     assert (one["base_currency"], one["quote_currency"], one["status"]) == ("BTC", "USD", "online")
     assert (await client.get("/products/NO-USD")).status_code == 404
-    assert await said(await client.get("/products/BTC-USD/book")) == {"held": 1}
+    assert await response_body(await client.get("/products/BTC-USD/book")) == {"held": 1}
 
 
-async def test_a_recording_without_a_list_says_so():
+async def test_a_recording_without_any_product_is_a_503():
     client = make_app(make_instance(Settings())).test_client()
 
-    answer = await said(await client.get("/products"), 503)
+    answer = await response_body(await client.get("/products"), 503)
     assert answer == {"message": "the products of this feed are not known"}
 
 
-# The simulated exchange behind it
+# With the simulated exchange
 
 
-async def test_the_simulated_exchange_shines_through(open_instance, nursery):
-    """Real shapes, end to end but for the sockets."""
+async def test_answers_of_the_simulated_exchange_are_forwarded(open_instance, nursery):
+    """The whole path is tested except for the sockets."""
     app = market_app(Market(1, 10**18, products_for(()), 1.0))
     rest = rest_client(httpx.ASGITransport(app))
     await nursery.start(rest.run)

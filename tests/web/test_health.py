@@ -1,4 +1,4 @@
-"""``GET /api/v1/health``: what anyone may know about an instance."""
+"""``GET /api/v1/health``: the public state of an instance."""
 
 import pytest
 import trio
@@ -9,8 +9,8 @@ from hedgehogd.web.health import PATH
 from tests.web.answers import body
 
 
-async def test_it_tells_state_role_and_ages_and_no_address(autojump_clock, instance):
-    """The reason of a lost feed may name a host: it stays with ``/readyz``."""
+async def test_it_has_state_role_and_ages_but_no_address(autojump_clock, instance):
+    """The reason of a lost feed may contain a host name; only ``/readyz`` states it."""
     client = make_app(instance).test_client()
     assert await body(await client.get(PATH)) == {
         "instance": 1,
@@ -32,8 +32,8 @@ async def test_it_tells_state_role_and_ages_and_no_address(autojump_clock, insta
     assert "10.0.0.7" not in str(found)
 
 
-async def test_a_draining_instance_says_so(instance):
-    """Its feed may be well all the same."""
+async def test_a_draining_instance_has_the_state_draining(instance):
+    """Its feed may still be live."""
     instance.is_draining = True
     found = await body(await make_app(instance).test_client().get(PATH))
 
@@ -49,8 +49,8 @@ async def test_a_draining_instance_says_so(instance):
         (HistoryState.WRITING, "writer"),
     ],
 )
-async def test_the_role_is_what_the_instance_does_for_history(instance, state, role):
-    """Only a writer knows up to when history is written, and only after its first write."""
+async def test_the_role_follows_the_state_of_history(instance, state, role):
+    """Only a writer knows the age of history, and only after its first write."""
     client = make_app(instance).test_client()
     instance.history.become(state)
     assert (await body(await client.get(PATH)))["history_age_s"] is None

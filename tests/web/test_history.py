@@ -1,4 +1,4 @@
-"""``GET /api/v1/history/<pair>``: every message of a stretch, in three forms, page by page."""
+"""``GET /api/v1/history/<pair>``: recorded messages in three forms, page by page."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def trade(number):
 
 @pytest.fixture
 async def client(instance, tmp_path, monkeypatch):
-    """A client of an instance that has kept trades 1 to 20 but for 8 and 9, one a second."""
+    """A client of an instance that recorded trades 1 to 20 without 8 and 9, one per second."""
     monkeypatch.setattr(limits, "BLOCK_BYTES", 600)
     writer = Writer(tmp_path, {})
     for number in (*range(1, 8), *range(10, 21)):
@@ -69,8 +69,8 @@ def numbers(body):
         ("?limit=3", [1, 2, 3]),
     ],
 )
-async def test_a_stretch_is_from_its_start_to_before_its_end(client, query, expected):
-    """Two stretches that meet repeat nothing and leave nothing out."""
+async def test_start_is_included_and_end_is_excluded(client, query, expected):
+    """Two adjacent queries repeat no message and omit none."""
     answer, body = await ask(client, query)
 
     assert answer.status_code == 200
@@ -80,8 +80,8 @@ async def test_a_stretch_is_from_its_start_to_before_its_end(client, query, expe
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 18, 50])
-async def test_the_cursor_leads_through_all_of_it(client, limit):
-    """Each message once, whatever the page is; the last page has no cursor."""
+async def test_the_cursor_leads_through_all_messages(client, limit):
+    """Each message is returned once for any page size; the last page has no cursor."""
     found, after, gaps = [], "", 0
     for _ in range(30):
         answer, body = await ask(client, f"?limit={limit}&after={after}")
@@ -96,7 +96,7 @@ async def test_the_cursor_leads_through_all_of_it(client, limit):
 
 
 async def test_json_has_the_gaps_and_the_cursor_in_it(client):
-    """For who wants it all in one value."""
+    """A client may want one JSON value without headers."""
     _, body = await ask(client, "?limit=8", "application/json")
     _, rest = await ask(client, f"?after={json.loads(body)['after']}", "application/json")
     one, two = json.loads(body), json.loads(rest)
@@ -109,7 +109,7 @@ async def test_json_has_the_gaps_and_the_cursor_in_it(client):
 
 
 async def test_csv_has_a_header_and_a_row_for_each(client):
-    """And the prices that the exchange wrote."""
+    """The prices are the exchange's text."""
     answer, body = await ask(client, "?limit=8", "text/csv")
     found = list(csv.DictReader(io.StringIO(body.decode(), newline="")))
 
@@ -144,8 +144,8 @@ async def test_csv_has_a_header_and_a_row_for_each(client):
         ("btc-usd", "image/png", 406, "not_acceptable"),
     ],
 )
-async def test_what_cannot_be_is_refused(client, path, accept, status, code):
-    """With what was wrong, and what is expected."""
+async def test_an_invalid_query_is_refused(client, path, accept, status, code):
+    """The message states the fault and the expected value."""
     answer = await client.get(f"/api/v1/history/{path}", headers={"Accept": accept})
 
     assert (answer.status_code, (await answer.get_json())["error"]["code"]) == (status, code)
@@ -180,15 +180,15 @@ async def test_the_offset_of_a_time_may_be_unquoted(client, offset):
     assert numbers(body) == [18, 19, 20]
 
 
-async def test_where_nothing_is_kept_it_says_so(instance):
-    """It is not an empty history: there is none."""
+async def test_an_instance_without_history_answers_404(instance):
+    """An instance without history differs from an empty history."""
     answer = await make_app(instance).test_client().get("/api/v1/history/BTC-USD")
 
     assert (answer.status_code, (await answer.get_json())["error"]["code"]) == (404, "no_history")
 
 
 async def test_a_store_that_cannot_be_read_is_a_503(client, instance, monkeypatch):
-    """And not an answer that looks whole."""
+    """A truncated answer would look complete."""
 
     async def broken(topics, after):
         raise PastUnavailable("disk I/O error")
@@ -205,8 +205,8 @@ async def trades(client, query):
     return answer.status_code, await answer.get_json(), answer.headers
 
 
-async def test_trades_come_from_history_where_it_has_them_all(client):
-    """A backfilled one is as good as one that came in time; the exchange is not asked."""
+async def test_trades_come_from_history_when_the_page_is_complete(client):
+    """A backfilled trade counts as recorded, and the exchange gets no request."""
     status, body, headers = await trades(client, "?after=9&limit=4")
 
     assert (status, [each["trade_id"] for each in body]) == (200, [8, 7, 6, 5])
@@ -221,13 +221,13 @@ async def test_trades_come_from_history_where_it_has_them_all(client):
     ["", "?limit=5", "?after=12&limit=5", "?after=40&limit=3", "?after=5", "?after=9&before=3",
         "?after=1"],
 )  # fmt: skip
-async def test_where_it_lacks_one_the_exchange_is_asked(client, query):
-    """The newest page too; here there is no exchange to ask."""
+async def test_the_exchange_answers_a_page_with_a_missing_trade(client, query):
+    """The exchange answers the newest page too; this instance has no exchange."""
     assert (await trades(client, query))[0] == 503
 
 
-async def test_trades_that_are_not_kept_or_not_readable_are_the_exchanges(client, instance):
-    """Nobody shall notice that history is broken by a read that worked before."""
+async def test_the_exchange_answers_unrecorded_or_unreadable_trades(client, instance):
+    """A failing history must not break a read that works without history."""
     past = instance.pipe.resumes.past
     past._recorded = frozenset({Topic("matches", "ETH-USD")})
     assert (await trades(client, "?after=5&limit=2"))[0] == 503
@@ -243,7 +243,7 @@ async def test_trades_that_are_not_kept_or_not_readable_are_the_exchanges(client
 async def test_trades_of_one_address_wait_for_each_other_and_too_many_are_refused(
     client, instance, monkeypatch
 ):
-    """They are read from the store in the same turns as pages of history."""
+    """They are read from the store in the same turns as pages of history queries."""
     monkeypatch.setattr(limits, "HISTORY_WAITING_MAX", 1)
     inside = []
     real = instance.pipe.resumes.past.trades
@@ -266,7 +266,7 @@ async def test_trades_of_one_address_wait_for_each_other_and_too_many_are_refuse
 
 @pytest.fixture
 async def stepped(instance, tmp_path):
-    """A client of an instance that kept 1 to 3 years ahead, and 4 and 5 with a right clock."""
+    """A client of an instance that recorded 1 to 3 with a clock years ahead, then 4 and 5."""
     writer = Writer(tmp_path, {})
     years_us = 3 * 365 * 86_400 * S
     for number in range(1, 6):
@@ -283,16 +283,16 @@ async def stepped(instance, tmp_path):
 @pytest.mark.xfail(strict=True, reason="The log")
 @pytest.mark.parametrize(("query", "expected"), [("", [1, 2, 3, 4, 5]), ("?start=-2m", [4, 5])])
 async def test_after_a_clock_that_was_ahead_both_eras_are_found(stepped, query, expected):
-    """A query ends at the newest message, not at the wall clock; times are those of their era."""
+    """A query ends at the newest message, not at the wall clock; each era keeps its times."""
     answer, body = await ask(stepped, query)
 
     assert answer.status_code == 200
-    # Those of the era ahead are no older than two minutes either, by the clock of their time.
+    # By the clock of their era, the messages of the era ahead are newer than two minutes too.
     assert [n for n in numbers(body) if n in expected] == expected
 
 
 async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, nursery):
-    """A control request takes some forty turns of the loop, and waits for what each does."""
+    """A control request takes some forty turns of the loop and waits for the work in each."""
     readings, turns = Readings(), []
     began = trio.current_time()
 
@@ -324,8 +324,8 @@ async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, n
     assert trio.current_time() - began == pytest.approx(2 * worked_s)
 
 
-async def test_a_large_message_is_written_by_a_thread_and_in_its_place():
-    """A snapshot of a book as CSV takes half a second, in which the loop serves others."""
+async def test_a_large_message_is_encoded_by_a_thread_and_keeps_its_place():
+    """Encoding a book snapshot as CSV takes half a second; the loop runs meanwhile."""
     small, large = make_message("ticker", "BTC-USD"), make_message("level2", filling="x" * 40_000)
     loop, threads = threading.get_ident(), []
 
@@ -341,7 +341,7 @@ async def test_a_large_message_is_written_by_a_thread_and_in_its_place():
 
 
 async def test_an_address_pauses_for_as_long_as_its_page_was_read(autojump_clock):
-    """The thread that reads competes with the loop; a fast page costs no pause."""
+    """The reading thread competes with the loop for the processor; a fast page needs no pause."""
 
     class Past:
         async def page(self, topics, after):
@@ -359,7 +359,7 @@ async def test_an_address_pauses_for_as_long_as_its_page_was_read(autojump_clock
 async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refused(
     client, instance, monkeypatch
 ):
-    """Another address is answered meanwhile; the refusal says when to come back."""
+    """Another address is answered meanwhile; the refusal has ``Retry-After``."""
     monkeypatch.setattr(limits, "HISTORY_WAITING_MAX", 1)
     CALLER.set("192.0.2.1")
     async with instance.readings.turn("192.0.2.1"):

@@ -1,4 +1,4 @@
-"""``GET /api/v1/instances``: one row for each, whatever state it is in."""
+"""``GET /api/v1/instances``: one row for each instance, in any state."""
 
 import msgspec
 import pytest
@@ -13,8 +13,8 @@ from hedgehogd.web.instances import PATH, Row, Rows
 from tests.web.answers import body
 
 
-class Others:
-    """Stands in for the other instances: each answers with what it is told, after a while."""
+class FakePeers:
+    """A fake of the peer instances: each returns a chosen answer after a delay."""
 
     number = 1
 
@@ -38,8 +38,8 @@ class Others:
 LIVE = Row(2, "live", True, "live", __version__, 17, 0.25)
 
 
-async def test_an_instance_speaks_for_itself(autojump_clock, instance, open_session):
-    """How it is, and how many it serves."""
+async def test_an_instance_without_peers_reports_itself(autojump_clock, instance, open_session):
+    """The row has its state and its number of subscribers."""
     open_session("1.a")
     instance.health.become(FeedState.STALE, 0.0, "closed: 1006")
     instance.health.heard_at = trio.current_time() - 3.0
@@ -55,9 +55,9 @@ async def test_an_instance_speaks_for_itself(autojump_clock, instance, open_sess
     assert (row["state"], row["ready"], row["reason"]) == ("draining", False, "draining")
 
 
-async def test_all_are_asked_at_once_and_each_has_a_row(autojump_clock, instance):
-    """The one that is gone or stuck is the one that somebody looks for."""
-    others = Others(
+async def test_all_peers_are_asked_concurrently_and_each_has_a_row(autojump_clock, instance):
+    """An operator looks for the instance that has stopped or hangs."""
+    peers = FakePeers(
         {
             4: PeerGone("instance 4 is gone"),
             2: msgspec.json.encode(Rows([LIVE])),
@@ -66,7 +66,7 @@ async def test_all_are_asked_at_once_and_each_has_a_row(autojump_clock, instance
             6: b'{"instances":[]}',
         }
     )
-    client = make_app(instance, peers=others, serves_operators=True).test_client()
+    client = make_app(instance, peers=peers, serves_operators=True).test_client()
     begin = trio.current_time()
     rows = (await body(await client.get(PATH)))["instances"]
 
@@ -81,15 +81,15 @@ async def test_all_are_asked_at_once_and_each_has_a_row(autojump_clock, instance
     }  # fmt: skip
 
 
-async def test_many_askers_cause_one_question(autojump_clock, instance):
-    """A page that everybody has open must not make the instances busy with each other."""
-    others = Others({2: msgspec.json.encode(Rows([LIVE]))})
-    client = make_app(instance, peers=others, serves_operators=True).test_client()
+async def test_many_requests_cause_one_request_per_peer(autojump_clock, instance):
+    """A page that many people keep open must not load the instances with peer requests."""
+    peers = FakePeers({2: msgspec.json.encode(Rows([LIVE]))})
+    client = make_app(instance, peers=peers, serves_operators=True).test_client()
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(client.get, PATH)
-    assert others.asked == [2]
+    assert peers.asked == [2]
 
     await trio.sleep(limits.INSTANCES_KEEP_S)
     await client.get(PATH)
-    assert others.asked == [2, 2]
+    assert peers.asked == [2, 2]

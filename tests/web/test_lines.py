@@ -1,11 +1,11 @@
-"""``GET /api/v1/lines``: what having two lines has saved, for people and dashboards."""
+"""``GET /api/v1/lines``: the state of each line, and the gaps that a second line saved."""
 
 from hedgehogd.engine.health import FeedState, LineHealth
 from hedgehogd.web.app import make_app
 
 
-async def test_it_says_how_each_line_is_and_when_each_product_was_heard(instance):
-    """Who runs two lines wants to know that the second is worth it."""
+async def test_each_line_has_its_state_and_each_product_its_age(instance):
+    """An operator of two lines wants to know the benefit of the second."""
     instance.health.become(FeedState.LIVE, 0.0, "1 of 2 connections are down: closed: 1006")
     lines = [LineHealth(0, 1, 1, 2, 1, 0, "", 0.5, 12, 0.004, 1)]
     instance.health.read_lines = lambda: lines
@@ -36,7 +36,7 @@ async def test_it_says_how_each_line_is_and_when_each_product_was_heard(instance
 
 
 async def test_without_a_feed_there_are_no_lines(instance):
-    """A recording has none."""
+    """A recording has no lines."""
     answer = await make_app(instance, serves_operators=True).test_client().get("/api/v1/lines")
 
     assert (await answer.get_json())["lines"] == []

@@ -1,4 +1,4 @@
-"""Answers from memory: what is alive is served in Coinbase's shape, nothing else is."""
+"""Answers from memory: only current data is served, in Coinbase's form."""
 
 import json
 
@@ -63,8 +63,8 @@ async def fill(memory):
     )
 
 
-async def test_the_ticker_has_its_rest_names(memory):
-    """Its values as they were sent."""
+async def test_the_ticker_has_the_field_names_of_rest(memory):
+    """Its values are unchanged."""
     await fill(memory)
 
     assert memory.read("ticker") == {
@@ -78,7 +78,7 @@ async def test_the_ticker_has_its_rest_names(memory):
 
 @pytest.mark.parametrize("subject", ["ticker", "stats"])
 async def test_a_ticker_without_a_field_is_no_answer(memory, subject):
-    """An invented zero would be traded on."""
+    """Clients would trade on an invented zero."""
     message = make_message("ticker", sequence=3, **(TICKER | {"price": None}))
     await memory.take(message)
     assert memory.ask(subject) is None
@@ -89,7 +89,7 @@ async def test_a_ticker_without_a_field_is_no_answer(memory, subject):
 
 
 async def test_a_level2_book_does_not_invent_orders(memory):
-    """Rows have Coinbase's three elements; how many orders a level has is not known."""
+    """Rows have Coinbase's three elements; the number of orders is null."""
     await fill(memory)
 
     expected = {
@@ -104,7 +104,7 @@ async def test_a_level2_book_does_not_invent_orders(memory):
 
 
 async def test_trades_are_the_newest_of_the_tape_up_to_a_gap(memory):
-    """A page with trades missing inside would look whole."""
+    """A page with missing trades would look complete."""
     matches = Topic("matches", BTC)
     odd = make_message("matches", sequence=5)
     await memory.take(match(3), match(5), odd, match(6), match(7, "full", also=matches))
@@ -121,7 +121,7 @@ async def test_trades_are_the_newest_of_the_tape_up_to_a_gap(memory):
 
 
 async def test_the_last_trade_of_a_quiet_market_is_an_answer(memory, monkeypatch):
-    """It is further back than what is looked through."""
+    """The trade is older than the searched part of the tape."""
     await memory.take(match(3), make_message("ticker", sequence=3, **TICKER))
     monkeypatch.setattr("hedgehogd.web.memory.MEMORY_SCAN_MESSAGES_MAX", 1)
 
@@ -129,7 +129,7 @@ async def test_the_last_trade_of_a_quiet_market_is_an_answer(memory, monkeypatch
 
 
 async def test_a_trade_without_its_fields_ends_the_page(memory):
-    """What cannot be read is not made up."""
+    """An unreadable field is not invented."""
     await memory.take(make_message("matches", sequence=3, trade_id=3), match(4))
     assert memory.trades() == [4]
 
@@ -138,8 +138,8 @@ async def test_a_trade_without_its_fields_ends_the_page(memory):
 
 
 @pytest.mark.parametrize("subject", ["ticker", "stats", "trades", "book", "candles"])
-async def test_nothing_is_served_that_nothing_keeps_up_to_date(memory, subject):
-    """Before the first message, while the product is stale, and once it is forgotten."""
+async def test_data_that_is_not_kept_current_is_not_served(memory, subject):
+    """That is so before the first message, while the product is stale, and after it is removed."""
     assert memory.ask(subject) is None
     await fill(memory)
     assert (memory.ask(subject) is None) is (subject == "candles")
@@ -152,8 +152,8 @@ async def test_nothing_is_served_that_nothing_keeps_up_to_date(memory, subject):
     assert memory.ask(subject) is None
 
 
-async def test_products_that_are_heard(memory):
-    """Not a stale one; nor what is about no product."""
+async def test_live_products_are_those_with_messages(memory):
+    """Stale products and messages without a product do not count."""
     await memory.take(make_message("ticker", "ETH-USD"), make_message("status", ""))
     await fill(memory)
     assert live_products(memory.instance.pipe) == [BTC, "ETH-USD"]

@@ -1,4 +1,4 @@
-"""Metrics: their names are public, their values are what the parts counted."""
+"""Metrics: the names are public, the values are the counts of the instance's parts."""
 
 import pytest
 import structlog
@@ -82,9 +82,9 @@ REST_NAMES = {
 }
 
 
-def scrape(instance, *others):
-    """Return families by name, and samples by name and labels' values."""
-    text, content_type = exposition(instance, *others)
+def scrape(instance, *collectors):
+    """Return the families by name, and the samples by name and label values."""
+    text, content_type = exposition(instance, *collectors)
     assert content_type.startswith("text/plain")
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     samples = {
@@ -95,8 +95,8 @@ def scrape(instance, *others):
     return families, samples
 
 
-async def test_the_names_are_those_that_dashboards_know(autojump_clock, instance):
-    """Names are public: a change is a breaking change, and a new one belongs in this list."""
+async def test_the_names_of_metrics_are_these(autojump_clock, instance):
+    """Names are public: a change breaks dashboards, and a new name belongs in this list."""
     instance.health.heard_at = 0.0
     families, _ = scrape(instance)
 
@@ -105,7 +105,7 @@ async def test_the_names_are_those_that_dashboards_know(autojump_clock, instance
 
 
 async def test_tasks_are_those_of_the_loop(autojump_clock, instance, nursery):
-    """A stream that leaves a task open shows as a rise of this figure."""
+    """A stream that leaks a task raises this figure."""
     _, before = scrape(instance)
     nursery.start_soon(trio.sleep_forever)
     _, after = scrape(instance)
@@ -113,8 +113,8 @@ async def test_tasks_are_those_of_the_loop(autojump_clock, instance, nursery):
     assert after["tasks",] == before["tasks",] + 1
 
 
-async def test_what_alarms_watch_is_there_before_it_happens(autojump_clock, instance):
-    """A counter that appears with its first event has not risen, for Prometheus."""
+async def test_counters_for_alerts_exist_before_their_first_event(autojump_clock, instance):
+    """For Prometheus, a counter that appears with its first event has not increased."""
     _, samples = scrape(instance)
 
     for name, reason in (
@@ -133,8 +133,8 @@ async def test_before_the_first_byte_there_is_no_age(autojump_clock, instance):
     assert samples["info", "1", __version__] == 1
 
 
-async def test_values_are_what_was_counted(autojump_clock, instance, open_session):
-    """A scrape copies; it counts nothing itself."""
+async def test_values_are_the_counts_of_the_parts(autojump_clock, instance, open_session):
+    """A scrape copies counts and does not count itself."""
     health, counts = instance.health, instance.counts
     health.become(FeedState.STALE, 0.0, "closed")
     health.heard_at, health.connects, health.complaints = 0.0, 3, 4
@@ -190,8 +190,8 @@ async def test_values_are_what_was_counted(autojump_clock, instance, open_sessio
     assert {key: samples.get(key) for key in expected} == expected
 
 
-async def test_what_was_asked_of_the_exchange_is_told(autojump_clock, instance):
-    """Where there is nobody to ask, nothing was."""
+async def test_the_counts_of_rest_and_backfill_are_exposed(autojump_clock, instance):
+    """Without a REST client there are no such metrics."""
     rest = rest_client(None)
     backfill = Backfill(rest, None, None)
     families, samples = scrape(instance, RestCollector(rest, backfill))
@@ -220,7 +220,7 @@ async def test_what_was_asked_of_the_exchange_is_told(autojump_clock, instance):
 
 
 async def test_one_state_of_the_feed_is_true(autojump_clock, instance):
-    """A sum over states other than one would confuse every alert."""
+    """Alerts rely on a sum of one over all states."""
     for state in FeedState:
         instance.health.become(state, 0.0)
         _, samples = scrape(instance)
@@ -229,7 +229,7 @@ async def test_one_state_of_the_feed_is_true(autojump_clock, instance):
 
 
 async def test_the_loops_lag_is_measured(autojump_clock, nursery, instance):
-    """A turn that takes long delays every subscriber, and nothing else shows it."""
+    """A long turn of the loop delays every subscriber, and no other metric shows it."""
     _, before = scrape(instance)
     nursery.start_soon(watch_lag, instance)
     await trio.sleep(1.1)
@@ -240,7 +240,7 @@ async def test_the_loops_lag_is_measured(autojump_clock, nursery, instance):
 
 
 async def test_a_pause_of_the_process_is_measured_and_logged(autojump_clock, nursery, instance):
-    """The loop's own clock skips it, so nothing else would show why messages came late."""
+    """The loop's own clock skips the pause, so no other log line explains late messages."""
     steady = iter([0.0, 0.3, 1.0, 31.25])
     with structlog.testing.capture_logs() as logs:
         nursery.start_soon(watch_lag, instance, lambda: next(steady, 31.25))
@@ -251,7 +251,7 @@ async def test_a_pause_of_the_process_is_measured_and_logged(autojump_clock, nur
 
 
 async def test_each_line_has_its_own_figures(autojump_clock, instance):
-    """Two lines that are added up would hide the one that is down."""
+    """A sum over two lines would hide a line that is down."""
     lines = [
         LineHealth(0, 2, 1, 7, 3, 2, "closed: 1006", 0.5, 90, 0.004, 1),
         LineHealth(1, 2, 2, 8, 2, 0, "", 0.1, 10, None, 3),

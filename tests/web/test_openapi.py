@@ -56,7 +56,7 @@ def is_valid(name, value):
 
 
 def test_every_route_is_described_and_nothing_else(instance):
-    """A description that is not checked is wrong within a month."""
+    """A document that no test compares with the routes becomes wrong."""
     described = {path: set(methods) for path, methods in PATHS.items()}
 
     assert described == routes(make_app(instance, serves_operators=True))
@@ -91,7 +91,7 @@ def test_every_component_is_used(kind):
 
 
 def test_no_list_is_empty():
-    """OpenAPI does not like an empty list of required names or of parameters."""
+    """Some tools reject an empty list of required names or of parameters."""
     text = resources.files("hedgehogd.web").joinpath("openapi.json").read_text()
 
     assert not re.search(r"\[\s*\]", text)
@@ -106,7 +106,7 @@ def test_parameters_in_a_path_are_described(path, operation):
 
 
 def test_operations_have_a_name_of_their_own_a_summary_and_a_known_tag():
-    """Generators of clients make functions of them."""
+    """Generators of clients derive functions from them."""
     tags = {tag["name"] for tag in DOCUMENT["tags"]}
     operations = [each for methods in PATHS.values() for each in methods.values()]
     names = [operation["operationId"] for operation in operations]
@@ -119,7 +119,7 @@ def test_operations_have_a_name_of_their_own_a_summary_and_a_known_tag():
 
 @pytest.mark.parametrize(("path", "operation"), OPERATIONS)
 def test_an_operation_is_named_by_its_method_and_path(path, operation):
-    """A client's function keeps its name while its route does."""
+    """A generated function keeps its name as long as the route keeps its path."""
     words = re.split(r"[-./]", re.sub(r"[{}]", "", path))
     method = next(name for name, each in PATHS[path].items() if each is operation)
 
@@ -128,7 +128,7 @@ def test_an_operation_is_named_by_its_method_and_path(path, operation):
 
 @pytest.mark.parametrize(("path", "operation"), OPERATIONS)
 def test_reads_of_the_exchange_have_the_exchanges_errors(path, operation):
-    """Its clients read ``message``; ours read ``error``."""
+    """Clients of the exchange read ``message``; clients of hedgehogd read ``error``."""
     forms = {
         resolved(answer)["content"]["application/json"]["schema"].get("$ref")
         for status, answer in operation["responses"].items()
@@ -139,7 +139,7 @@ def test_reads_of_the_exchange_have_the_exchanges_errors(path, operation):
     assert forms <= {f"#/components/schemas/{name}"}
 
 
-def test_only_reads_with_a_query_can_be_bad():
+def test_only_reads_with_a_query_have_a_400():
     found = {
         path
         for path, methods in PATHS.items()
@@ -158,7 +158,7 @@ def test_tags_are_explained():
 
 
 def test_enumerations_are_those_of_the_code():
-    """The file repeats them, so that it is whole for each reader of the repository."""
+    """The file repeats them, so that the file alone is a complete document."""
     wishes = DOCUMENT["components"]["schemas"]["Wishes"]["properties"]
     trades = "/products/{pair}/trades"
     candles = schema_of("/products/{pair}/candles", "granularity")
@@ -199,7 +199,7 @@ def test_media_types_are_those_of_the_code():
 # The document and the responses
 
 
-async def test_it_is_served(instance):
+async def test_the_document_is_served(instance):
     answer = await make_app(instance).test_client().get(OPENAPI_PATH)
     document = json.loads(await answer.get_data())
 
@@ -213,8 +213,8 @@ async def test_it_is_served(instance):
              "/products/NO-USD", "/products/BTC-USD/book?level=7", "/currencies", "/ws",
              "/api/v1/stream", "/api/v1/sessions/1.key", "/api/v1/sessions/none"],
 )  # fmt: skip
-async def test_what_is_answered_is_described(instance, session, path):
-    """Status and body; 421 is only seen by those who come past the door."""
+async def test_responses_match_the_document(instance, session, path):
+    """Status and body are compared; a 421 occurs only without the door."""
     answer = await make_app(instance).test_client().get(path)
     wanted = [
         methods["get"]["responses"]
@@ -229,7 +229,7 @@ async def test_what_is_answered_is_described(instance, session, path):
     Draft202012Validator({**schema, "components": components}).validate(await answer.get_json())
 
 
-def test_every_schema_is_one():
+def test_every_schema_is_valid():
     for schema in DOCUMENT["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
 
@@ -246,7 +246,7 @@ def test_every_schema_is_one():
         ("Session", {"session": "1.k"}, False),
     ],
 )
-def test_schemas_tell_right_from_wrong(name, value, expected):
+def test_schemas_accept_valid_and_reject_invalid_values(name, value, expected):
     assert is_valid(name, value) is expected
 
 
@@ -254,7 +254,7 @@ def test_schemas_tell_right_from_wrong(name, value, expected):
     ("pattern", "name"),
     [("*book-level*", "Book"), ("*trades-GET*", "Trade"), ("*candles*", "Candle")],
 )
-def test_recorded_answers_of_the_exchange_fit(pattern, name):
+def test_recorded_answers_of_the_exchange_match_the_schemas(pattern, name):
     if not SAMPLES.exists():
         pytest.skip(f"no samples at {SAMPLES}")
     files = sorted(SAMPLES.glob(pattern))

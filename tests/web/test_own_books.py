@@ -1,4 +1,4 @@
-"""Books for REST: from our own, to the sequence, or from the exchange."""
+"""Books for REST, from this instance's level-3 books."""
 
 import json
 
@@ -12,14 +12,14 @@ from tests.fakes import make_message
 BOOK = FetchedOrders("BTC-USD", [["10", "1", "a"], ["10", "2", "b"]], [["11", "3", "c"]], 7)
 
 
-async def test_a_book_that_nobody_wants_is_not_held(autojump_clock, instance):
-    """The exchange is asked at once."""
+async def test_a_book_without_demand_is_not_held(autojump_clock, instance):
+    """The exchange is asked without a wait."""
     assert await OwnBooks(instance.pipe).rest_book("BTC-USD", 3) is None
     assert trio.current_time() == 0
 
 
 async def test_a_book_that_follows_full_is_answered_at_its_sequence(autojump_clock, instance):
-    """OrderbookSync compares it with what it was sent."""
+    """OrderbookSync compares the sequence with those of the stream."""
     pipe = instance.pipe
     pipe.tape.append(first := [make_message("full", sequence=7, kind="received")])
     pipe.orders.follow(first)
@@ -34,8 +34,8 @@ async def test_a_book_that_follows_full_is_answered_at_its_sequence(autojump_clo
     assert levels[3]["time"].endswith("Z")
 
 
-async def test_who_asks_before_the_book_is_there_waits_for_it(autojump_clock, instance):
-    """One fetched apart would not fit the events: cbpro loads its book on the acknowledgement."""
+async def test_a_request_waits_for_a_book_that_is_being_fetched(autojump_clock, instance):
+    """cbpro requests its book on the acknowledgement; a book of another sequence would not fit."""
     pipe = instance.pipe
     topic = make_message("full").topic
     pipe.demand.want([topic])
@@ -56,7 +56,7 @@ async def test_who_asks_before_the_book_is_there_waits_for_it(autojump_clock, in
 
 
 async def test_it_does_not_wait_for_ever(autojump_clock, instance):
-    """The exchange may not answer; the asker's patience is not ours to spend."""
+    """The exchange may not answer, and the client must not wait for long."""
     instance.pipe.demand.want([make_message("full").topic])
 
     assert await OwnBooks(instance.pipe).rest_book("BTC-USD", 3) is None

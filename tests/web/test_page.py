@@ -1,4 +1,4 @@
-"""The status page: what is the matter, without JavaScript and without holes."""
+"""The status page: the state of the instance, without JavaScript, with all text escaped."""
 
 import trio
 
@@ -7,8 +7,8 @@ from hedgehogd.engine.health import FeedState
 from hedgehogd.web.page import status_page
 
 
-async def test_it_says_how_things_are(autojump_clock, instance, session):
-    """The first look of whoever opens the port in a browser."""
+async def test_the_page_has_the_state_of_the_instance(autojump_clock, instance, session):
+    """A person opens the port in a browser and sees the state first."""
     instance.health.become(FeedState.LIVE, 0.0)
     instance.health.heard_at = 0.0
     instance.broker.messages_in = 1234567
@@ -26,16 +26,16 @@ async def test_it_says_how_things_are(autojump_clock, instance, session):
         assert text in page
 
 
-async def test_a_feed_never_heard_is_never(autojump_clock, instance):
-    """And idle is no trouble."""
+async def test_a_feed_without_a_message_has_the_age_never(autojump_clock, instance):
+    """An idle feed is ready."""
     page = status_page(instance)
 
     assert "<td>feed last received<td>never" in page
     assert "<td>ready<td>yes (idle)" in page
 
 
-async def test_what_others_wrote_is_text(autojump_clock, instance):
-    """The exchange's close reason and the Host header are strangers' words."""
+async def test_text_from_outside_is_escaped(autojump_clock, instance):
+    """The exchange's close reason and the header Host come from outside."""
     instance.health.become(FeedState.STALE, 0.0, "<script>alert(1)</script>{x}")
     page = status_page(instance, "a'\"><script>{y}")
 

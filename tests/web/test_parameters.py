@@ -1,4 +1,4 @@
-"""Every route of both planes takes the query parameters that the description has, and no others."""
+"""Every route of both planes accepts exactly the query parameters of the OpenAPI document."""
 
 import pytest
 
@@ -18,14 +18,14 @@ def spelled(path):
 
 
 @pytest.mark.parametrize("path", STREAMS)
-def test_streams_take_what_the_description_has(path):
-    """The description is made for the control plane; the streaming plane has a table."""
+def test_streams_accept_the_parameters_of_the_document(path):
+    """The control plane reads the document; the streaming plane has a table of its own."""
     assert parameters_of(spelled(path)) - PEER_PARAMETERS == described_parameters(path, "get")
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
 async def test_an_unknown_parameter_is_refused_everywhere(instance, path, method):
-    """An answer to another question would look right."""
+    """An answer that ignores the parameter would look right."""
     client = make_app(instance, serves_operators=True).test_client()
     answer = await client.open(f"{spelled(path)}?verbose=1", method=method.upper())
     error = await answer.get_json()
@@ -44,7 +44,7 @@ async def test_an_unknown_parameter_is_refused_everywhere(instance, path, method
     ("path", "method", "name"),
     [(*route, name) for route in ROUTES for name in sorted(described_parameters(*route))],
 )
-async def test_a_described_parameter_is_known(instance, path, method, name):
+async def test_a_documented_parameter_is_accepted(instance, path, method, name):
     """Its value may be refused, but never its name."""
     client = make_app(instance, serves_operators=True).test_client()
     answer = await client.open(f"{spelled(path)}?{name}=x", method=method.upper())
@@ -61,15 +61,15 @@ async def test_a_described_parameter_is_known(instance, path, method, name):
         ("/api/v1/stream?pair=BTC-USD", "pairs"),
     ],
 )
-async def test_the_nearest_right_name_is_offered(instance, path, nearest):
+async def test_the_most_similar_name_is_suggested(instance, path, nearest):
     """Most wrong names are typing errors."""
     answer = await make_app(instance).test_client().get(path)
 
     assert f"did you mean {nearest}?" in (await answer.get_data()).decode()
 
 
-async def test_a_preflight_is_not_read(instance):
-    """A browser sends the query of the request that it asks for."""
+async def test_the_query_of_a_preflight_is_not_checked(instance):
+    """A browser sends the query of the request that will follow."""
     answer = await make_app(instance).test_client().options("/products/BTC-USD/book?level=2&x=1")
 
     assert answer.status_code == 200

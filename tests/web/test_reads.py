@@ -1,4 +1,4 @@
-"""What may be asked of the exchange, in one spelling, and what is refused before."""
+"""Requests to the exchange in canonical form, and requests that are refused before."""
 
 import pytest
 from hypothesis import given
@@ -39,7 +39,7 @@ ANY = Answer(200, b"[]")
             5,
         ),
         (
-            "candles",  # an offset whose plus was not quoted
+            "candles",  # an offset with an unquoted plus sign
             {"start": "2026-01-01T02:00:00 02:00"},
             "/candles",
             {"granularity": "60", "start": "2026-01-01T00:00:00Z"},
@@ -68,8 +68,8 @@ ANY = Answer(200, b"[]")
         ),
     ],
 )
-def test_a_question_is_put_in_one_spelling(subject, args, path, query, keep_s):
-    """Else everybody could make us ask anew by another zero."""
+def test_a_request_has_a_canonical_form(subject, args, path, query, keep_s):
+    """Otherwise a client could cause another upstream request by writing another zero."""
     read = product_read("BTC-USD", subject, args)
 
     assert read.path == "/products/BTC-USD" + path
@@ -81,8 +81,8 @@ def test_a_question_is_put_in_one_spelling(subject, args, path, query, keep_s):
     ("after", "before_header", "keep_s"),
     [("100", "99", 10), ("100", "98", 1), ("100", "", 1), (None, "99", 1)],
 )
-def test_only_a_page_that_can_never_change_is_kept_longer(after, before_header, keep_s):
-    """A stale one kept would defeat the backfill of a hedgehogd that asks us."""
+def test_only_a_page_that_can_never_change_is_cached_longer(after, before_header, keep_s):
+    """A cached stale page would defeat the backfill of a hedgehogd that reads from this one."""
     read = product_read("BTC-USD", "trades", {"after": after} if after else {})
 
     assert read.keeping(Answer(200, b"[]", before_header)) == keep_s
@@ -120,8 +120,8 @@ def test_only_a_page_that_can_never_change_is_kept_longer(after, before_header, 
         ),
     ],
 )  # fmt: skip
-def test_what_the_exchange_would_refuse_is_not_asked(subject, args, message):
-    """In its own words where they are known."""
+def test_requests_that_the_exchange_would_refuse_are_not_sent(subject, args, message):
+    """The message is the exchange's where it is known."""
     with pytest.raises(BadRead, match="^" + message.replace(".", r"\.") + "$"):
         product_read("BTC-USD", subject, args)
 
@@ -145,8 +145,8 @@ def test_a_currency_has_a_name_that_can_be_in_a_path(name, path):
         st.text(max_size=20) | st.integers().map(str) | st.datetimes().map(str),
     ),
 )
-def test_anything_is_a_question_or_refused(subject, args):
-    """And asking the question again in its own spelling is the same question."""
+def test_any_query_is_a_request_or_refused(subject, args):
+    """The canonical form of a canonical request is the same request."""
     try:
         read = product_read("BTC-USD", subject, args)
     except BadRead:

@@ -1,4 +1,4 @@
-"""The two forms in which the control plane answers."""
+"""JSON responses and errors of the control plane."""
 
 import json
 
@@ -7,8 +7,8 @@ from quart_trio import QuartTrio
 from hedgehogd.web.responses import error_response, json_response
 
 
-async def test_an_answer_is_json_that_nobody_may_keep():
-    """A proxy that keeps the state of a stream lies to the next who asks."""
+async def test_a_response_is_json_that_no_cache_may_store():
+    """A proxy that stores the state of a stream would return an old state to the next client."""
     answer = json_response({"a": 1}, 201)
 
     assert (201, "application/json") == (answer.status_code, answer.content_type)
@@ -17,7 +17,7 @@ async def test_an_answer_is_json_that_nobody_may_keep():
 
 
 async def test_an_error_has_a_code_for_machines_and_a_text_for_people():
-    """The form of every error but those of the exchange's own routes."""
+    """Every error has this form, except on the exchange's paths."""
     async with QuartTrio("test").test_request_context("/api/v1/subscribe/XXX"):
         answer = error_response("unknown_pair", "XXX is not listed", 404)
 

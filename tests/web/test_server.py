@@ -1,4 +1,4 @@
-"""Hypercorn behind the door: one request, one connection, nothing left behind."""
+"""Hypercorn as the door uses it: one request per connection, and no task left afterwards."""
 
 import json
 from functools import partial
@@ -28,26 +28,26 @@ async def connect(nursery, instance):
 
 async def read_all(stream):
     answer = b""
-    with trio.fail_after(1):  # it once took Hypercorn's read timeout, 10 s, to hang up
+    with trio.fail_after(1):  # Hypercorn once closed only after its read timeout, 10 s
         while data := await stream.receive_some():
             answer += data
     return answer
 
 
-def test_hypercorn_behaves_as_the_door_needs():
-    """A second request on a connection would never meet the door."""
+def test_hypercorn_serves_one_request_per_connection():
+    """A second request on a connection would not pass the door."""
     config = hypercorn_config()
 
     assert config.keep_alive_max_requests == 1
     assert config.h11_max_incomplete_size == 16 * 1024
-    assert config.read_timeout is None  # it would cut an answer that takes longer
+    assert config.read_timeout is None  # it would end a longer answer
     assert config.include_server_header is False
     assert config.accesslog is None
 
 
 @pytest.mark.parametrize("requests", [1, 2])
 async def test_an_answer_ends_its_connection(connect, requests):
-    """Also when the client has sent the next request already, as browsers' pipelines may."""
+    """The connection ends even if the client has pipelined another request."""
     async with await connect() as stream:
         await stream.send_all(REQUEST * requests)
         answer = await read_all(stream)
@@ -59,7 +59,7 @@ async def test_an_answer_ends_its_connection(connect, requests):
 
 
 async def test_an_answer_may_take_longer_than_a_head(nursery, autojump_clock):
-    """Hypercorn once cut it: a client that waits for its answer sends nothing meanwhile."""
+    """Hypercorn once ended it, because a client that waits for its answer sends no bytes."""
     autojump_clock.autojump_threshold = 0.005  # the sockets are real
     app, parts = QuartTrio("slow"), 4
 
@@ -86,15 +86,15 @@ async def test_an_answer_may_take_longer_than_a_head(nursery, autojump_clock):
 
 
 async def test_a_request_in_pieces_is_one_request(connect, nursery):
-    """The door hands over a head; TCP cuts where it likes."""
+    """The door passes a head on; TCP may split the request at any byte."""
     async with await connect() as stream:
         for byte in REQUEST:
             await stream.send_all(bytes((byte,)))
         assert b"200" in await read_all(stream)
 
 
-async def test_nonsense_is_refused_and_ended(connect):
-    """Invariant 5: bad input ends that peer, nobody else."""
+async def test_bytes_that_are_not_http_are_refused_and_the_connection_ends(connect):
+    """Bad input ends that peer's connection only."""
     async with await connect() as stream:
         await stream.send_all(b"\x16\x03\x01 hello\r\n\r\n")
         answer = await read_all(stream)
@@ -120,8 +120,8 @@ async def refusal(stream):
     return int(head.split()[1]), json.loads(body)["error"]["code"]
 
 
-async def test_a_body_that_does_not_come_is_answered(connect, autojump_clock):
-    """The caller has to know that it was not heard; Hypercorn would just hang up."""
+async def test_a_missing_body_is_answered(connect, autojump_clock):
+    """The client has to learn of its failed request; Hypercorn would only close the connection."""
     autojump_clock.autojump_threshold = 0.005  # the sockets are real
     async with await connect() as stream:
         await stream.send_all(HEAD_OF_POST + b"Content-Length: 20\r\n\r\n{")
@@ -130,17 +130,17 @@ async def test_a_body_that_does_not_come_is_answered(connect, autojump_clock):
 
 @pytest.mark.parametrize("body", [b"zz\r\n{}\r\n", b"2\r\n{}xx"])
 async def test_a_body_that_is_no_http_is_refused_in_the_form_of_all_errors(connect, body):
-    """Hypercorn refuses it on its own, with a status and nothing else."""
+    """Hypercorn refuses it itself, with a status and an empty body."""
     async with await connect() as stream:
         await stream.send_all(HEAD_OF_POST + b"Transfer-Encoding: chunked\r\n\r\n" + body)
         assert await refusal(stream) == (400, "bad_request")
 
 
 async def test_a_peer_that_leaves_is_no_error(connect):
-    """Port scanners and health checks of TCP connect and go."""
-    for said in (b"", REQUEST[:10], REQUEST):
+    """Port scanners and TCP health checks connect and leave."""
+    for sent in (b"", REQUEST[:10], REQUEST):
         stream = await connect()
-        await stream.send_all(said)
+        await stream.send_all(sent)
         await stream.aclose()
     async with await connect() as stream:
         await stream.send_all(REQUEST)
@@ -150,8 +150,8 @@ async def test_a_peer_that_leaves_is_no_error(connect):
 @pytest.mark.parametrize(
     "path", ["/healthz", "/metrics", "/api/v1/openapi.json", "/products", "/nowhere"]
 )
-async def test_a_peer_that_ends_its_own_side_is_answered(connect, path):
-    """``nc -N`` ends its side after the request, and still reads."""
+async def test_a_peer_that_ends_its_sending_side_is_answered(connect, path):
+    """``nc -N`` ends its sending side after the request, and still reads."""
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     answers = []
     for ends in (False, True):
@@ -169,10 +169,10 @@ async def test_a_peer_that_ends_its_own_side_is_answered(connect, path):
     ("path", "is_coinbases"), [("/products/BTC-USD", True), ("/api/v1/subscribe/BTC-USD", False)]
 )
 @pytest.mark.parametrize("end", [b"xyz\r\n", b"5\r\nab"])
-async def test_a_broken_body_is_refused_in_the_form_of_its_path(
+async def test_a_malformed_body_is_refused_in_the_form_of_its_path(
     instance, nursery, path, is_coinbases, end
 ):
-    """Hypercorn refuses it without a body of its own."""
+    """Hypercorn's own refusal has no body."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         "Transfer-Encoding: chunked\r\n\r\n"
@@ -198,7 +198,7 @@ async def test_a_broken_body_is_refused_in_the_form_of_its_path(
     "path", ["/healthz", "/nowhere", "/products", "/api/v1/openapi.json", "/?x=1"]
 )
 async def test_an_answer_to_head_has_no_body(connect, path):
-    """The next bytes would be taken for another answer."""
+    """A client would parse a body as another response."""
     answers = []
     for method in ("GET", "HEAD"):
         async with await connect() as stream:

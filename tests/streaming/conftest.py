@@ -1,4 +1,4 @@
-"""A door with its plane on a real loopback port, and something to publish through it."""
+"""A door with its plane on a real loopback port, and a function to publish messages through it."""
 
 import socket
 
@@ -21,7 +21,7 @@ CONTROL_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n
 
 
 def ticker(sequence: int, product: str = "BTC-USD", pad: int = 0) -> bytes:
-    """Return a ticker, ``pad`` bytes longer than it must be."""
+    """Return a ticker with ``pad`` additional bytes."""
     text = f'{{"type":"ticker","sequence":{sequence},"product_id":"{product}","pad":"{"x" * pad}"}}'
     return text.encode()
 
@@ -35,7 +35,7 @@ def match(sequence: int, trade_id: int, product: str = "BTC-USD") -> bytes:
 
 
 class Served:
-    """One plane behind one door."""
+    """One plane and its door."""
 
     def __init__(self, instance: Instance, plane: StreamingPlane, port: int) -> None:
         self.instance = instance
@@ -51,7 +51,7 @@ class Served:
         self._upstream.connected(self._source)
 
     async def publish(self, *payloads: bytes) -> None:
-        """Let messages come from upstream, as one batch."""
+        """Publish messages as one upstream batch."""
         frames = [(encode_text(p), p) for p in payloads]
         received = self._upstream.receive(self._source, frames, trio.current_time())
         await self.instance.broker.publish(
@@ -59,7 +59,7 @@ class Served:
         )
 
     async def control(self, stream: ReplayStream) -> None:
-        """Stand in for Hypercorn: answer and hang up."""
+        """Answer as a fake of Hypercorn, and close."""
         saw = await stream.receive_some()
         self.control_saw += saw
         try:
@@ -71,17 +71,17 @@ class Served:
                     body += more
             await stream.send_all(CONTROL_ANSWER)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # as Hypercorn takes it
+            pass  # as Hypercorn does
         await stream.aclose()
 
     async def all_gone(self) -> None:
-        """Wait until no connection is left; fail when one is for ever."""
+        """Wait until no connection is left; fail after 5 s."""
         with trio.fail_after(5):
             while self.instance.counts.visitors or self.plane.outlets:
                 await trio.sleep(0.001)
 
     async def connect(self, source: str = "", **options: int) -> trio.SocketStream:
-        """Return a connection to the door; ``options`` are set on its socket before."""
+        """Return a connection to the door; ``options`` are set on its socket before it connects."""
         raw = socket.socket()
         if source:
             raw.bind((source, 0))
@@ -93,14 +93,14 @@ class Served:
         return self.opened[-1]
 
     async def ask(self, request: str, **options: int | str) -> trio.SocketStream:
-        """Send a request whose lines are given, and return the connection."""
+        """Send a request with the lines of ``request``, and return the connection."""
         stream = await self.connect(**options)
         lines = [line.strip() for line in request.strip().splitlines()]
         await stream.send_all(("\r\n".join(lines) + "\r\n\r\n").encode())
         return stream
 
     async def upgrade(self, path: str, **options: int | str) -> trio.SocketStream:
-        """Open a WebSocket and return the connection behind the answer's head."""
+        """Open a WebSocket and return the connection, after the head of the answer."""
         stream = await self.ask(
             f"""GET {path} HTTP/1.1
             Host: test
@@ -116,7 +116,7 @@ class Served:
 
 
 async def read_to(stream: trio.SocketStream, end: bytes) -> bytes:
-    """Return what comes up to and with ``end``, byte by byte so that the rest stays."""
+    """Return the bytes up to and including ``end``, read singly so that no later byte is read."""
     data = b""
     while not data.endswith(end):
         more = await stream.receive_some(1)
@@ -126,7 +126,7 @@ async def read_to(stream: trio.SocketStream, end: bytes) -> bytes:
 
 
 async def read_all(stream: trio.SocketStream) -> bytes:
-    """Return everything until the peer hangs up, and hang up too."""
+    """Return all bytes until the peer closes, and close too."""
     data = b""
     while more := await stream.receive_some(65536):
         data += more
@@ -138,8 +138,8 @@ async def read_all(stream: trio.SocketStream) -> bytes:
 def autojump_clock() -> trio.testing.MockClock:
     """A clock that jumps when nothing has happened for 5 ms of real time.
 
-    The sockets are real: bytes that have been sent are not always there to be read yet,
-    and a clock that jumps at once would overtake them.
+    The sockets are real: sent bytes may become readable a little later, and a clock that jumps
+    at once would overtake them.
     """
     return trio.testing.MockClock(autojump_threshold=0.005)
 
@@ -151,7 +151,7 @@ async def served(nursery: trio.Nursery) -> Served:
 
 
 async def serve(nursery: trio.Nursery, **changes: object) -> Served:
-    """Serve; ``changes`` go to the plane, to what outlets share, or to the stand-in of the app."""
+    """Serve; ``changes`` go to the plane, to the outlets' settings, or to the fake of Hypercorn."""
     waits_for_bodies = changes.pop("waits_for_bodies", False)
     trusted = changes.pop("trusted", ())
     instance = make_instance(Settings())

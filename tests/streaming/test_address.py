@@ -1,4 +1,4 @@
-"""The address of a subscriber, and the proxies that are believed about it."""
+"""The address of a subscriber, and the trusted proxies that state it."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -29,13 +29,13 @@ def _address(peer: str, **headers: bytes) -> str:
         ("127.0.0.1", b"[2001:db8::7]:51234", "2001:db8::7"),
         ("127.0.0.1", b"2001:DB8:0::7", "2001:db8::7"),
         ("127.0.0.1", b"[::ffff:203.0.113.9]:443", "203.0.113.9"),
-        # Only the entries of trusted proxies count; further left are claims of the client.
+        # Only the entries of trusted proxies count; the client may have written those further left.
         ("127.0.0.1", b"6.6.6.6, 203.0.113.9", "203.0.113.9"),
         ("127.0.0.1", b"6.6.6.6, 203.0.113.9:80, 10.1.2.3:80", "203.0.113.9"),
         ("127.0.0.1", b"10.1.2.3", "10.1.2.3"),
         ("203.0.113.9", b"6.6.6.6", "203.0.113.9"),
         ("2001:db8::7", b"6.6.6.6", "2001:db8::7"),
-        # An entry that is no address ends the reading.
+        # An entry that is not an address ends the search.
         ("127.0.0.1", b"6.6.6.6, <script>", "127.0.0.1"),
         ("127.0.0.1", b"6.6.6.6, unknown", "127.0.0.1"),
         ("127.0.0.1", b"6.6.6.6, 203.0.113.9:123456", "127.0.0.1"),
@@ -47,12 +47,12 @@ def _address(peer: str, **headers: bytes) -> str:
         ("127.0.0.1", b"fe80::1%" + b"x" * 999, "127.0.0.1"),
         ("127.0.0.1", b"\xff\xfe", "127.0.0.1"),
         ("127.0.0.1", b"10.0.0.1," * 999 + b"10.0.0.2", "10.0.0.1"),
-        # A unix socket is our own.
+        # A unix socket belongs to the daemon's user.
         ("", b"203.0.113.9", "203.0.113.9"),
         ("", b"", ""),
     ],
 )
-def test_only_trusted_proxies_name_a_subscribers_address(peer, forwarded_for, address):
+def test_only_trusted_proxies_state_a_subscribers_address(peer, forwarded_for, address):
     """An address that every client can forge protects nothing."""
     assert _address(peer, x_forwarded_for=forwarded_for) == address
 
@@ -64,7 +64,7 @@ def test_only_trusted_proxies_name_a_subscribers_address(peer, forwarded_for, ad
         (b'For="203.0.113.9:47011"', "203.0.113.9"),
         (b'for="[2001:db8::7]:51234"', "2001:db8::7"),
         (b'FOR="[2001:db8::7]"', "2001:db8::7"),
-        (b"for=[2001:db8::7]:51234", "2001:db8::7"),  # not quoted, as several proxies write it
+        (b"for=[2001:db8::7]:51234", "2001:db8::7"),  # without quotes, as several proxies write it
         (b"by=10.0.0.1;proto=https;for=203.0.113.9 ; host=a.example", "203.0.113.9"),
         (b'host="a, for=6.6.6.6";for=203.0.113.9', "203.0.113.9"),
         (b'for=203.0.113.9;host="a, for=6.6.6.6;b=\\""', "203.0.113.9"),
@@ -72,10 +72,10 @@ def test_only_trusted_proxies_name_a_subscribers_address(peer, forwarded_for, ad
         (b'for=6.6.6.6,for=203.0.113.9;proto=http , for="10.1.2.3:80"', "203.0.113.9"),
         (b'for="\\203.0.113.9"', "203.0.113.9"),
         (b'for="203.0.113.9:_port"', "203.0.113.9"),
-        # The client left a quote open: the element that the proxy appended counts all the same.
+        # The client left a quote open: the element that the proxy appended still counts.
         (b'for="6.6.6.6, for="[2001:db8::7]:1"', "2001:db8::7"),
         (b'for="6.6.6.6, for=203.0.113.9', "203.0.113.9"),
-        # No address is named, or none that can be read.
+        # There is no address, or none that can be parsed.
         (b"for=6.6.6.6, for=unknown", "127.0.0.1"),
         (b"for=6.6.6.6, for=_hidden", "127.0.0.1"),
         (b"for=6.6.6.6, for=_hidden, for=10.1.2.3", "10.1.2.3"),
@@ -87,21 +87,21 @@ def test_only_trusted_proxies_name_a_subscribers_address(peer, forwarded_for, ad
     ],
 )
 def test_forwarded_is_read_as_rfc_7239_writes_it(forwarded, address):
-    """Field case 18: quotes, ports, brackets, several elements, obfuscated names."""
+    """Quotes, ports, brackets, several elements and obfuscated names occur in practice."""
     assert _address("127.0.0.1", forwarded=forwarded) == address
     assert _address("203.0.113.1", forwarded=forwarded) == "203.0.113.1"
 
 
-def test_x_forwarded_for_counts_before_forwarded():
-    """A proxy that writes the first passes the second through as the client sent it."""
+def test_x_forwarded_for_takes_precedence_over_forwarded():
+    """A proxy that writes the first forwards the client's second unchanged."""
     both = {"x_forwarded_for": b"203.0.113.9", "forwarded": b"for=6.6.6.6"}
 
     assert _address("127.0.0.1", **both) == "203.0.113.9"
 
 
 @given(st.binary(max_size=200))
-def test_an_address_comes_out_of_every_header(claimed):
-    """The header's bytes are the client's to choose."""
+def test_any_header_yields_an_address(claimed):
+    """The client can choose the header's bytes."""
     for name in ("x_forwarded_for", "forwarded"):
         found = _address("127.0.0.1", **{name: claimed})
         assert read_networks([found])
@@ -116,7 +116,7 @@ _PORT = st.one_of(st.just(""), st.integers(0, 65535).map(":{}".format))
 
 @st.composite
 def _written(draw) -> tuple[str, str, str]:
-    """Return an address as text, and as a proxy writes it into either header."""
+    """Return an address as text, and in the form that a proxy writes into either header."""
     address = draw(st.one_of(_V4, _V6))
     port = draw(_PORT)
     if address.version == 6:
@@ -136,8 +136,8 @@ def _written(draw) -> tuple[str, str, str]:
 
 
 @given(_written(), st.text(alphabet='for="6.;,[]:_\\ ', max_size=60), _SPACE)
-def test_what_a_trusted_proxy_appends_counts_whatever_precedes_it(written, claimed, space):
-    """Each form that the grammar allows, after each thing that a client may have sent."""
+def test_the_element_of_a_trusted_proxy_counts_after_any_text(written, claimed, space):
+    """It holds for each form of the grammar, after any text that a client may have sent."""
     address, plain, element = written
     expected = address
     for name, text in (("x_forwarded_for", plain), ("forwarded", element)):
@@ -161,12 +161,12 @@ def test_what_a_trusted_proxy_appends_counts_whatever_precedes_it(written, claim
     ],
 )
 def test_a_whole_64_counts_as_one_address(address, share):
-    """One machine has 2^64 addresses of IPv6; limits by single ones would limit nothing."""
+    """One machine has 2^64 IPv6 addresses; limits on single addresses would have no effect."""
     assert share_of(address) == share
 
 
 @pytest.mark.parametrize("text", ["proxy", "10.0.0.0/33", "", "10.0.0.1,10.0.0.2"])
-def test_a_network_that_is_none_is_refused(text):
-    """At start, not when the first subscriber comes."""
+def test_a_text_that_is_not_a_network_is_refused(text):
+    """It is refused at start, not when the first subscriber connects."""
     with pytest.raises(ValueError, match=r"address|network|does not appear"):
         read_networks([text])

@@ -1,4 +1,4 @@
-"""Fair shares of scarce places, by address."""
+"""Fair shares of a limited number of places, by address."""
 
 from random import Random
 
@@ -14,8 +14,8 @@ def _visit(address: str, now: float = 0.0) -> Visit:
     return Visit(address, lambda: None, now)
 
 
-def test_a_room_with_a_free_place_evicts_nobody():
-    """Also after a visit has left, and left again."""
+def test_a_room_with_a_free_place_evicts_no_visit():
+    """This holds too after a visit has left, and left again."""
     room = Room()
     visits = [_visit("a", now) for now in range(3)]
     assert [room.enter(visit, 3, 3) for visit in visits] == [None] * 3
@@ -26,8 +26,8 @@ def test_a_room_with_a_free_place_evicts_nobody():
     assert len(room) == 3
 
 
-def test_the_address_with_the_most_visits_gives_up_the_one_without_progress_for_longest():
-    """Whatever is older elsewhere keeps its place."""
+def test_the_longest_idle_visit_of_the_address_with_the_most_is_evicted():
+    """Older visits of other addresses keep their places."""
     room = Room(grace_s=60)
     honest = _visit("honest", 0)
     crowd = [_visit("crowd", now) for now in (1, 2, 3)]
@@ -38,8 +38,8 @@ def test_the_address_with_the_most_visits_gives_up_the_one_without_progress_for_
     assert room.enter(_visit("other", 4), 4, 4) is crowd[1]
 
 
-def test_an_address_with_as_many_as_any_pays_for_its_own_newcomers():
-    """Two crowds of one size do not take places from each other."""
+def test_an_address_with_the_largest_share_pays_for_its_own_newcomers():
+    """Two addresses with equally many visits do not evict each other's."""
     room = Room()
     a = [_visit("a", now) for now in (0, 2)]
     b = [_visit("b", now) for now in (1, 3)]
@@ -52,7 +52,7 @@ def test_an_address_with_as_many_as_any_pays_for_its_own_newcomers():
 
 @pytest.mark.parametrize(("now", "is_full"), [(1.9, True), (2.0, False)])
 def test_a_visit_with_recent_progress_stays_when_shares_would_be_no_fairer(now, is_full):
-    """Ending one request for another of an address with as many serves nobody."""
+    """To end one request for another of an address with equally many serves no client."""
     room = Room(grace_s=1.0)
     first, second = _visit("a", 0), _visit("b", 0.5)
     for visit in (first, second):
@@ -69,7 +69,7 @@ def test_a_visit_with_recent_progress_stays_when_shares_would_be_no_fairer(now, 
 
 
 def test_an_address_pays_itself_for_newcomers_beyond_its_share():
-    """Although the room has free places."""
+    """It pays although the room has free places."""
     room = Room(grace_s=1.0)
     own = [_visit("a", now) for now in (0, 1)]
     for visit in own:
@@ -82,7 +82,7 @@ def test_an_address_pays_itself_for_newcomers_beyond_its_share():
 
 
 def test_a_flood_that_ends_its_own_visits_is_slowed_and_other_addresses_are_not():
-    """Each exchange costs more than a refusal."""
+    """Each eviction costs more than a refusal."""
     room = Room(exchanges_per_s=2.0)
     for _ in range(9):
         room.enter(_visit("flood"), 9, 0)
@@ -100,14 +100,14 @@ def test_a_flood_that_ends_its_own_visits_is_slowed_and_other_addresses_are_not(
 
 
 def test_a_room_without_places_is_full():
-    """The limit may have been set so."""
+    """The limit may be configured as zero."""
     with pytest.raises(RoomFull):
         Room().enter(_visit("a"), 0, 0)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 12))
-def test_a_crowd_never_takes_the_place_of_an_address_with_one_visit(seed, places):
-    """For any order of comings and goings: who holds one keeps it while others hold three."""
+def test_large_shares_never_evict_the_only_visit_of_an_address(seed, places):
+    """In any order of events an only visit stays while another address holds three."""
     random, room, now = Random(seed), Room(), 0.0
     held: dict[Visit, None] = {}
     for _ in range(200):
@@ -129,7 +129,7 @@ def test_a_crowd_never_takes_the_place_of_an_address_with_one_visit(seed, places
 
 
 def test_an_address_holds_no_more_than_its_limit():
-    """A connection that ended makes room for another."""
+    """A connection that has ended frees a place for another."""
     addresses = Addresses(connections_max=2)
     assert [addresses.enter("a", 0) for _ in range(3)] == ["", "", "address_connections"]
     assert addresses.enter("b", 0) == ""
@@ -140,7 +140,7 @@ def test_an_address_holds_no_more_than_its_limit():
 
 
 def test_an_address_opens_no_more_than_its_rate():
-    """The rate is remembered when the last connection has ended."""
+    """The rate is remembered after the last connection has ended."""
     addresses = Addresses(connections_per_s=0.2)
     for now, reason in ((0, ""), (0, ""), (0, "address_rate"), (5, ""), (5, "address_rate")):
         assert addresses.enter("a", now) == reason
@@ -151,8 +151,8 @@ def test_an_address_opens_no_more_than_its_rate():
     assert "0.2 connections a second" in addresses.explain("address_rate")
 
 
-def test_only_so_many_addresses_are_remembered(monkeypatch):
-    """An attacker with many addresses must not fill the memory; open connections stay counted."""
+def test_a_bounded_number_of_addresses_is_remembered(monkeypatch):
+    """An attacker with many addresses must not fill the memory; open connections remain counted."""
     monkeypatch.setattr(limits, "ADDRESSES_REMEMBERED_MAX", 10)
     addresses = Addresses(connections_max=1, connections_per_s=0.1)
     addresses.enter("held", 0)
@@ -170,7 +170,7 @@ def test_only_so_many_addresses_are_remembered(monkeypatch):
 
 
 def test_new_limits_are_in_force_at_once():
-    """For addresses that are known too."""
+    """They apply to remembered addresses too."""
     addresses = Addresses(connections_max=1, connections_per_s=0.1)
     assert [addresses.enter(name, 0) for name in ("a", "b")] == ["", ""]
     addresses.leave("b")
@@ -183,7 +183,7 @@ def test_new_limits_are_in_force_at_once():
 
 
 def test_an_address_is_remembered_until_its_rate_is_that_of_a_new_one():
-    """A day of visitors, each from an address of its own, must not take memory."""
+    """Visitors of a whole day, each from another address, must not use memory."""
     addresses = Addresses(connections_per_s=1.0)
     for second in range(1_000):
         assert addresses.enter(str(second), second) == ""
@@ -200,7 +200,7 @@ def test_an_address_is_remembered_until_its_rate_is_that_of_a_new_one():
 
 
 def test_an_address_starts_a_burst_of_control_requests_and_more_at_a_pace(monkeypatch):
-    """The requests of another address start at once; a queue that is too long refuses."""
+    """The requests of another address start at once; a request for a full queue is refused."""
     monkeypatch.setattr(limits, "CONTROL_STARTS_BURST", 2)
     monkeypatch.setattr(limits, "CONTROL_STARTS_PER_S", 4.0)
     monkeypatch.setattr(limits, "CONTROL_WAIT_MAX_S", 0.5)
@@ -217,7 +217,7 @@ def test_an_address_starts_a_burst_of_control_requests_and_more_at_a_pace(monkey
 
 
 def test_an_address_that_left_starts_a_whole_burst_of_control_requests(monkeypatch):
-    """A client that asks one request after the other never waits."""
+    """A client that sends one request after the other never waits."""
     monkeypatch.setattr(limits, "CONTROL_STARTS_BURST", 1)
     addresses = Addresses()
     for _ in range(3):
@@ -227,7 +227,7 @@ def test_an_address_that_left_starts_a_whole_burst_of_control_requests(monkeypat
 
 
 def test_the_more_places_an_address_holds_the_slower_its_control_requests_start(monkeypatch):
-    """Its share of places that are held by slow peers is filled again at a fifth of the pace."""
+    """Places that slow peers occupied are filled again at a fifth of the pace."""
     monkeypatch.setattr(limits, "CONTROL_STARTS_BURST", 8)
     monkeypatch.setattr(limits, "CONTROL_STARTS_PER_S", 100.0)
     room, addresses = Room(), Addresses()

@@ -1,6 +1,6 @@
-"""The backlog: whatever the socket takes and refuses, the stream is right and so are the books.
+"""The backlog: for any sizes that the socket accepts, stream, counts and budget are right.
 
-The model at the end is the heart of it; the tests before it name the facts one by one.
+The model at the end covers all of it; the tests before it state single facts.
 """
 
 from collections import Counter
@@ -26,9 +26,9 @@ TICKER, OTHER, MATCHES, BOOK, BATCH = (
 
 
 def make_chunk(*pieces, topics=(), first_offset=1, keeps=False):
-    """Return a chunk of ``pieces``, all of ticker:BTC-USD where ``topics`` names no other.
+    """Return a chunk of ``pieces``; a piece without an entry in ``topics`` is ticker:BTC-USD.
 
-    It ``keeps`` its messages when they are not live: the tape does not have them.
+    It ``keeps`` its messages when they are not live, because they are not on the tape.
     """
     topics = [*topics, *[TICKER] * (len(pieces) - len(topics))]
     messages = [make_message(*topic) for topic in topics]
@@ -37,7 +37,7 @@ def make_chunk(*pieces, topics=(), first_offset=1, keeps=False):
 
 
 def backlog_of(*chunks, sent=0):
-    """Return a backlog to which ``chunks`` came, one a second, the first one begun."""
+    """Return a backlog of ``chunks``, put one per second; ``sent`` bytes of the first are sent."""
     backlog = Backlog(Budget().account(lambda: None))
     for second, chunk in enumerate(chunks):
         backlog.put(chunk, 0 if second else sent, float(second))
@@ -45,7 +45,7 @@ def backlog_of(*chunks, sent=0):
 
 
 def drain(backlog):
-    """Send everything that waits to a socket that takes it all."""
+    """Send the whole backlog to a socket that accepts all bytes."""
     stream = b""
     while backlog:
         data = bytes(backlog.next())
@@ -55,7 +55,7 @@ def drain(backlog):
 
 
 def test_an_empty_backlog_has_nothing_to_send():
-    """The flushing task ends then."""
+    """The flush task ends then."""
     backlog = Backlog(Budget().account(lambda: None))
 
     assert not backlog
@@ -64,8 +64,8 @@ def test_an_empty_backlog_has_nothing_to_send():
     assert backlog.conflate({TICKER}, set()) == {}
 
 
-def test_what_waits_is_sent_in_order():
-    """Whatever the socket takes at a time."""
+def test_waiting_bytes_are_sent_in_order():
+    """The socket accepts three bytes at a time."""
     backlog = backlog_of(make_chunk(b"one ", b"two "), make_chunk(b"three"), sent=2)
     stream = b""
     while backlog:
@@ -76,14 +76,14 @@ def test_what_waits_is_sent_in_order():
 
 
 def test_waiting_bytes_are_shared_not_copied():
-    """A thousand slow subscribers of one cohort cost its bytes once."""
+    """A thousand slow subscribers of one cohort hold its bytes once."""
     chunk = make_chunk(b"one", b"two")
 
     assert backlog_of(chunk, sent=3).next().obj is chunk.data
 
 
-def test_control_goes_ahead_of_waiting_data_but_never_inside_a_piece():
-    """A pong in the middle of a frame would end the connection with a protocol error."""
+def test_control_bytes_precede_waiting_data_but_never_split_a_piece():
+    """A pong within a frame would end the connection with a protocol error."""
     backlog = backlog_of(make_chunk(b"one ", b"two "), make_chunk(b"three "), sent=1)
     backlog.put_control(b"PONG ")
     assert backlog.next() == b"ne "
@@ -93,8 +93,8 @@ def test_control_goes_ahead_of_waiting_data_but_never_inside_a_piece():
     assert drain(backlog) == b"e PONG ACK two three "
 
 
-def test_control_begun_on_the_socket_is_finished_first():
-    """The socket took half of an answer; then data came."""
+def test_control_bytes_in_flight_are_finished_first():
+    """The socket accepted half of an acknowledgement before the data was put."""
     backlog = Backlog(Budget().account(lambda: None))
     backlog.put_control(b"ANSWER ", 3)
     assert backlog.control_bytes == 4
@@ -107,8 +107,8 @@ def test_control_begun_on_the_socket_is_finished_first():
     assert (backlog.bytes, backlog.control_bytes) == (0, 0)
 
 
-def test_messages_count_as_delivered_when_they_are_whole():
-    """What the peer may not have whole was not delivered."""
+def test_messages_count_as_delivered_when_they_are_complete():
+    """A message that the peer has in part only is not delivered."""
     backlog = Backlog(Budget().account(lambda: None))
 
     assert backlog.put(make_chunk(b"one", b"two", b"three"), 7, 0.0) == 2
@@ -116,8 +116,8 @@ def test_messages_count_as_delivered_when_they_are_whole():
     assert not backlog
 
 
-def test_the_age_is_that_of_the_oldest_that_waits():
-    """The bound on age is for what a subscriber would see next."""
+def test_the_age_is_that_of_the_oldest_waiting_data():
+    """The bound of age applies to the message that the subscriber would receive next."""
     backlog = backlog_of(make_chunk(b"one"), make_chunk(b"two"))
     assert backlog.oldest_since() == 0.0
     backlog.sent(3)
@@ -127,19 +127,19 @@ def test_the_age_is_that_of_the_oldest_that_waits():
 
 
 def test_a_position_counts_the_piece_in_flight_as_delivered():
-    """It is finished before any farewell; left out, the client would get it twice."""
+    """It is finished before any farewell; a position without it would deliver it twice."""
     backlog = backlog_of(make_chunk(b"one", b"two"), make_chunk(b"four", first_offset=4))
     found = []
     for _ in range(10):
         found.append(backlog.delivered_to())
         backlog.sent(1)
 
-    # 3 is the offset before "four": what lies between is of topics it does not have.
+    # 3 is the offset before "four": the messages between belong to other topics.
     assert found == [0, 1, 1, 1, 3, 3, 3, None, None, None]
 
 
-def test_what_waits_are_the_messages_not_begun():
-    """By them a catch-up knows how far its stream is."""
+def test_waiting_messages_are_those_that_have_not_begun():
+    """A catch-up computes its progress from them."""
     one, two = make_chunk(b"one", b"two"), make_chunk(b"four", first_offset=4)
     backlog = backlog_of(one, two)
     found = []
@@ -153,7 +153,7 @@ def test_what_waits_are_the_messages_not_begun():
 
 
 def test_dropping_finishes_the_piece_in_flight():
-    """The farewell must stand behind whole frames."""
+    """The farewell must follow whole frames."""
     backlog = backlog_of(make_chunk(b"one ", b"two "), make_chunk(b"three "), sent=1)
     assert backlog.drop() == 2
     backlog.put_control(b"BYE ")
@@ -162,16 +162,16 @@ def test_dropping_finishes_the_piece_in_flight():
     assert drain(backlog) == b"ne BYE "
 
 
-def test_dropping_between_pieces_drops_all():
-    """Nothing is in flight, so nothing has to be finished."""
+def test_dropping_between_pieces_drops_everything():
+    """No piece is in flight, so none has to be finished."""
     backlog = backlog_of(make_chunk(b"one ", b"two "), sent=4)
 
     assert backlog.drop() == 1
     assert not backlog
 
 
-def test_conflation_keeps_the_newest_of_each_topic_and_all_of_the_others():
-    """A slow page wants the price of now; a trade is never left out."""
+def test_conflation_keeps_the_newest_of_each_topic_and_all_other_topics():
+    """A slow page needs the present price; a trade is never dropped."""
     backlog = backlog_of(
         make_chunk(b"t1 ", b"m1 ", b"t2 ", topics=[TICKER, MATCHES, TICKER]),
         make_chunk(b"o1 ", b"m2 ", topics=[OTHER, MATCHES]),
@@ -185,7 +185,7 @@ def test_conflation_keeps_the_newest_of_each_topic_and_all_of_the_others():
 
 
 def test_conflation_leaves_the_piece_in_flight():
-    """It cannot be taken back, and it is not waiting."""
+    """Its first bytes are sent, so it cannot be dropped."""
     chunks = make_chunk(b"t1 ", b"t2 ", b"t3 "), make_chunk(b"t4 ", first_offset=4)
     backlog = backlog_of(*chunks, sent=4)
 
@@ -194,8 +194,8 @@ def test_conflation_leaves_the_piece_in_flight():
     assert drain(backlog) == b"2 t4 "
 
 
-def test_conflation_that_finds_nothing_changes_nothing():
-    """Then the bound is broken by what may not be conflated."""
+def test_conflation_without_superseded_messages_changes_nothing():
+    """In that case the bound is exceeded by messages that may not be conflated."""
     chunk = make_chunk(b"m1 ", b"m2 ", b"t1 ", topics=[MATCHES, MATCHES, TICKER])
     backlog = backlog_of(chunk, sent=4)
 
@@ -204,8 +204,8 @@ def test_conflation_that_finds_nothing_changes_nothing():
     assert drain(backlog) == b"2 t1 "
 
 
-def test_of_a_book_nothing_that_waits_is_kept():
-    """A fresh snapshot replaces all of it; the newest change alone would falsify the book."""
+def test_conflation_drops_all_waiting_messages_of_a_book():
+    """A fresh snapshot replaces them; the newest update alone would make the book wrong."""
     backlog = backlog_of(
         make_chunk(b"b1 ", b"t1 ", b"b2 ", topics=[BOOK, TICKER, BOOK]),
         make_chunk(b"b3 ", topics=[BOOK]),
@@ -218,8 +218,8 @@ def test_of_a_book_nothing_that_waits_is_kept():
     assert drain(backlog) == b"1 t2 "
 
 
-def test_a_message_of_two_topics_is_dropped_by_the_one_that_is_subscribed_to():
-    """A snapshot of level2 is one of level2_batch too."""
+def test_a_message_of_two_topics_is_dropped_by_the_subscribed_one():
+    """A snapshot of level2 is a snapshot of level2_batch too."""
     chunk = make_chunk(b"s1 ", b"u1 ", b"m1 ", topics=[BOOK, BATCH, Topic("full", "BTC-USD")])
     chunk.messages[0].also, chunk.messages[2].also = BATCH, MATCHES
     backlog = backlog_of(chunk)
@@ -238,13 +238,13 @@ class Piece:
 
 
 class Model:
-    """A backlog beside its plainest description: a piece in flight and two lines of pieces."""
+    """A backlog and its model: a piece in flight, and a queue each for control bytes and data."""
 
     def __init__(self):
         self.backlog = Backlog(Budget().account(lambda: None))
         self.begun = None  # the piece in flight ...
-        self.rest = b""  # ... and what is left of it
-        self.is_orphan = False  # it is what was left of data that was dropped
+        self.rest = b""  # ... and its unsent rest
+        self.is_orphan = False  # it is the rest of dropped data
         self.control = []
         self.data = []
         self.stream = b""
@@ -254,7 +254,7 @@ class Model:
         self.gone = Counter()
 
     def put(self, specs, sent):
-        """Put a chunk, of which the socket takes a share when nothing waits."""
+        """Put a chunk; the socket accepts a share of it first if the backlog is empty."""
         pieces = []
         for topic, size, jump in specs:
             self.numbers["data"] += 1
@@ -279,7 +279,7 @@ class Model:
         self.backlog.put_control(piece.bytes, count)
 
     def send(self, share):
-        """Let the socket take a share of what is offered."""
+        """Send: the socket accepts a share of the offered bytes."""
         offered = bytes(self.backlog.next())
         count = int(share * len(offered))
         before = self.stream
@@ -291,7 +291,7 @@ class Model:
             assert not self.backlog
 
     def take(self, count):
-        """Move ``count`` bytes to the stream; return how many messages became whole."""
+        """Move ``count`` bytes to the stream; return the number of completed messages."""
         completed = 0
         while count:
             if not self.rest:
@@ -324,7 +324,7 @@ class Model:
         self.data = [piece for piece in self.data if piece not in dropped]
 
     def check(self):
-        """Compare everything that can be seen of the backlog."""
+        """Compare all public results of the backlog with the model."""
         backlog = self.backlog
         is_data = bool(self.rest) and self.begun.topic is not None and not self.is_orphan
         waiting = [self.begun, *self.data] if is_data else self.data
@@ -339,7 +339,7 @@ class Model:
 
 
 def parse(stream):
-    """Cut a whole stream back into pieces: mark and number of each, in order."""
+    """Split a stream into its pieces: mark and number of each, in order."""
     found = []
     while stream:
         mark, number, size = stream[:1], int(stream[1:4]), int(stream[4:7])
@@ -350,7 +350,7 @@ def parse(stream):
 
 
 def begun_count(model):
-    """Return how many pieces have been begun: they are finished, whatever is dropped."""
+    """Return the number of pieces that have begun: they are finished even if data is dropped."""
     return model.numbers["data"] - len(model.data)
 
 
@@ -369,8 +369,8 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, min_size=3, max_size=40))
-def test_any_stream_is_whole_in_order_and_accounted_for(steps):
-    """Every byte where it belongs, and every number true after every step."""
+def test_any_stream_is_complete_in_order_and_accounted_for(steps):
+    """Every byte has its place, and every count is right after every step."""
     model = Model()
     for name, *arguments in steps:
         model.now += 1
@@ -388,10 +388,10 @@ def test_any_stream_is_whole_in_order_and_accounted_for(steps):
 
 
 @given(SPECS, SPECS, st.sets(TOPICS), st.sets(TOPICS), SHARES)
-def test_a_conflated_topic_ends_at_its_newest_and_no_other_is_touched(
+def test_a_conflated_topic_ends_at_its_newest_and_other_topics_are_unchanged(
     first, second, topics, books, sent
 ):
-    """What a slow subscriber keeps is right, and what it lost is counted."""
+    """A slow subscriber gets the right messages, and the dropped ones are counted."""
     model = Model()
     model.put(first, sent)
     begun = begun_count(model)
@@ -414,7 +414,7 @@ def test_a_conflated_topic_ends_at_its_newest_and_no_other_is_touched(
 
 @pytest.mark.parametrize("keeps", [False, True])
 def test_conflation_frees_the_memory_of_the_messages_that_it_drops(keeps):
-    """One message that is left of hundreds is charged alone, where the chunk keeps messages."""
+    """One remaining message of hundreds is charged alone if the chunk holds its messages."""
     budget = Budget()
     backlog = Backlog(budget.account(lambda: None))
     chunk = make_chunk(*[b"t%03d " % n for n in range(300)], keeps=keeps)
@@ -427,7 +427,7 @@ def test_conflation_frees_the_memory_of_the_messages_that_it_drops(keeps):
 
 
 def held(backlogs):
-    """Return the memory that ``backlogs`` hold together, from what can be reached in them."""
+    """Return the memory that ``backlogs`` hold together, counted from the objects in them."""
     total, shared = 0, {}
     for backlog in backlogs:
         for waiting in backlog._data:
@@ -442,7 +442,7 @@ def held(backlogs):
 
 
 class Peers:
-    """Slow subscribers under one budget; each drops all it has when it is the largest."""
+    """Slow subscribers under one budget; the largest drops its whole backlog."""
 
     def __init__(self, count, bytes_max):
         self.budget = Budget(bytes_max)
@@ -451,7 +451,7 @@ class Peers:
             self.backlogs.append(Backlog(self.budget.account(self.end(len(self.backlogs)))))
 
     def end(self, number):
-        """Return what frees a backlog: first with a farewell, as an outlet does."""
+        """Return the function that frees a backlog, first with a farewell, as an outlet does."""
         has_ended = False
 
         def free():
@@ -493,7 +493,7 @@ class Peers:
         self.relieve()
 
     def relieve(self):
-        """Keep the bound after something was copied out of what others share: one message."""
+        """Enforce the bound after a message was copied out of a shared chunk."""
         assert self.budget.bytes <= self.budget.bytes_max + 3 * 900 + 1000
         self.budget.relieve()
 
@@ -506,7 +506,7 @@ PEER_STEPS = st.one_of(
     st.tuples(
         st.just("put"),
         st.lists(NUMBERS, min_size=1, max_size=4, unique=True),
-        # From 2 bytes: Python has each bytes object of one byte once, so chunks would share it.
+        # From 2 bytes: CPython shares each bytes object of one byte, so chunks would share it too.
         st.lists(st.tuples(st.integers(0, 9), st.integers(2, 900)), min_size=1, max_size=3),
         SHARES,
         st.booleans(),
@@ -520,8 +520,8 @@ PEER_STEPS = st.one_of(
 
 
 @given(st.lists(PEER_STEPS, min_size=3, max_size=40), st.sampled_from([4000, 10_000, 10**6]))
-def test_the_budget_is_what_all_backlogs_hold_and_keeps_its_bound(steps, bytes_max):
-    """Whatever is written, sent, conflated and closed, in whatever order."""
+def test_the_budget_equals_the_memory_of_all_backlogs_and_keeps_its_bound(steps, bytes_max):
+    """This holds for any order of writes, sends, conflations and closes."""
     peers = Peers(4, bytes_max)
     for name, *arguments in steps:
         getattr(peers, name)(*arguments)
@@ -536,8 +536,8 @@ def test_the_budget_is_what_all_backlogs_hold_and_keeps_its_bound(steps, bytes_m
     assert (peers.budget.bytes, peers.budget.shared, peers.budget.accounts) == (0, {}, {})
 
 
-def test_a_waiting_chunk_has_its_bytes_once():
-    """The pieces of an SSE cohort are copies; kept, they would double what a slow reader costs."""
+def test_a_waiting_chunk_holds_its_bytes_once():
+    """The pieces of an SSE chunk are copies, which would double the memory of a slow reader."""
     chunk = make_chunk(b"one", b"two")
     backlog_of(chunk)
 
@@ -545,7 +545,7 @@ def test_a_waiting_chunk_has_its_bytes_once():
 
 
 def test_dropping_frees_a_chunk_whose_piece_is_in_flight():
-    """The rest of one piece must not keep a megabyte that follows it."""
+    """The rest of one piece must not keep the megabyte after it in memory."""
     backlog = backlog_of(make_chunk(b"one ", b"x" * 1000), sent=1)
     backlog.drop()
 

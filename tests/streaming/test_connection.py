@@ -1,4 +1,4 @@
-"""One stream: what clients say, well and badly, and how a stream ends."""
+"""One stream: valid and invalid frames and commands of clients, and the ends of a stream."""
 
 import zlib
 from typing import Any
@@ -26,7 +26,7 @@ SUBSCRIBE = '{"type":"subscribe","product_ids":["BTC-USD"],"channels":["ticker",
 
 
 class Client:
-    """A WebSocket client made of wsproto, over a connection whose handshake is done."""
+    """A WebSocket client made of wsproto, over a connection after its handshake."""
 
     def __init__(self, stream: trio.SocketStream, *extensions: Extension) -> None:
         self.stream = stream
@@ -64,17 +64,19 @@ class Client:
         return msgspec.json.decode(text)
 
     async def closed(self) -> int:
-        """Return the close code that comes next."""
+        """Return the close code of the next event, which must be a close."""
         event = await self.next()
         assert isinstance(event, CloseConnection), event
         return int(event.code)
 
 
-assert WSConnection  # the handshake is Served.upgrade's
+assert WSConnection  # Served.upgrade has done the handshake
 
 
-async def test_a_subscriber_gets_the_answer_and_then_the_very_bytes(served: Served) -> None:
-    """The frame that came from upstream is the frame that leaves."""
+async def test_a_subscriber_gets_the_acknowledgement_and_then_the_same_bytes(
+    served: Served,
+) -> None:
+    """The frame that arrived from upstream is the frame that is sent."""
     client = Client(await served.upgrade("/ws-feed"))
     await client.say(SUBSCRIBE)
     ack = await client.next_json()
@@ -85,8 +87,8 @@ async def test_a_subscriber_gets_the_answer_and_then_the_very_bytes(served: Serv
     await client.stream.aclose()
 
 
-async def test_notices_are_for_those_who_asked_for_them(served: Served) -> None:
-    """Strict typed clients fail on a type they do not know (FEED §15.8)."""
+async def test_only_extended_streams_get_notices(served: Served) -> None:
+    """Strictly typed clients fail on an unknown type (COINBASE §15.8)."""
     strict, extended = Client(await served.upgrade("/")), Client(await served.upgrade("/ws"))
     session = await extended.next_json()
     for client in (strict, extended):
@@ -103,8 +105,10 @@ async def test_notices_are_for_those_who_asked_for_them(served: Served) -> None:
     await extended.stream.aclose()
 
 
-async def test_who_comes_while_the_feed_is_lost_is_told_at_once(served: Served) -> None:
-    """Silence would look like a quiet market."""
+async def test_a_subscriber_that_joins_while_the_feed_is_stale_gets_a_notice(
+    served: Served,
+) -> None:
+    """Without it the silence would look like a quiet market."""
     served.instance.health.become(FeedState.STALE, 0, "closed: 1006")
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
@@ -113,8 +117,8 @@ async def test_who_comes_while_the_feed_is_lost_is_told_at_once(served: Served) 
     await client.stream.aclose()
 
 
-async def test_pings_are_answered_however_many_come(served: Served) -> None:
-    """cbpro pings before every receive; pings are not commands and are not limited."""
+async def test_any_number_of_pings_is_answered(served: Served) -> None:
+    """cbpro sends a ping before every receive; pings are not commands and have no limit."""
     client = Client(await served.upgrade("/ws-feed"))
     for number in range(300):
         await client.send(Ping(payload=b"%d" % number))
@@ -125,11 +129,11 @@ async def test_pings_are_answered_however_many_come(served: Served) -> None:
     await client.stream.aclose()
 
 
-async def test_commands_too_many_are_refused_and_pings_are_answered_all_the_same(
+async def test_too_many_commands_are_refused_and_pings_still_answered(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One client gives up when a pong takes a second (FEED §15.3); shouting is its own fault."""
-    monkeypatch.setattr(limits, "CLIENT_COMMANDS_PER_S", 0.001)  # none is won back meanwhile
+    """One client closes when a pong takes a second (COINBASE §15.3)."""
+    monkeypatch.setattr(limits, "CLIENT_COMMANDS_PER_S", 0.001)  # no allowance is added
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
     for _ in range(limits.CLIENT_COMMANDS_BURST + 20):
@@ -148,10 +152,10 @@ async def test_commands_too_many_are_refused_and_pings_are_answered_all_the_same
 
 
 @pytest.mark.parametrize("path", ["/", "/ws-feed"])
-async def test_who_does_not_subscribe_in_five_seconds_is_closed(
+async def test_a_client_without_a_subscribe_in_five_seconds_is_closed(
     served: Served, autojump_clock: trio.testing.MockClock, path: str
 ) -> None:
-    """As Coinbase does; a failed subscribe does not count."""
+    """Coinbase does so; a failed subscribe does not count."""
     client = Client(await served.upgrade(path))
     await client.say('{"type":"subscribe","channels":["tick"]}')
     await client.next_json()
@@ -163,10 +167,10 @@ async def test_who_does_not_subscribe_in_five_seconds_is_closed(
     assert served.instance.counts.ends == {"no_subscribe": 1}
 
 
-async def test_who_is_subscribed_by_rest_in_five_seconds_may_stay(
+async def test_a_client_subscribed_by_rest_in_five_seconds_stays_open(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Strict streams are controlled by REST too, and then need not say a word."""
+    """REST controls strict streams too, and such a client need not send a command."""
     client = Client(await served.upgrade("/ws-feed"))
     session = next(iter(served.instance.sessions))
     await trio.sleep(limits.FIRST_SUBSCRIBE_S - 1)
@@ -180,8 +184,10 @@ async def test_who_is_subscribed_by_rest_in_five_seconds_may_stay(
     await client.stream.aclose()
 
 
-async def test_a_stream_that_asks_for_too_much_is_refused_whole(nursery: trio.Nursery) -> None:
-    """Half of what was asked for, and no word of it, would be a silent loss."""
+async def test_a_stream_that_requests_too_many_topics_is_refused_as_a_whole(
+    nursery: trio.Nursery,
+) -> None:
+    """To serve half of the topics without an error would be a silent gap."""
     served = await serve(nursery, topics_max=3)
     stream = await served.ask("GET /api/v1/stream?pairs=A-B,C-D HTTP/1.1\nHost: x")
 
@@ -191,7 +197,7 @@ async def test_a_stream_that_asks_for_too_much_is_refused_whole(nursery: trio.Nu
 
 
 async def test_empty_fragments_without_end_are_not_kept(served: Served) -> None:
-    """They cost the peer six bytes each and must not cost us more."""
+    """They cost the peer six bytes each and must not occupy memory here."""
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
     text = SUBSCRIBE.encode()
@@ -202,8 +208,8 @@ async def test_empty_fragments_without_end_are_not_kept(served: Served) -> None:
     await client.stream.aclose()
 
 
-async def test_ends_are_counted_under_few_names(served: Served) -> None:
-    """A label that a peer can choose is a metric without end."""
+async def test_ends_are_counted_under_a_fixed_set_of_names(served: Served) -> None:
+    """A label that a peer can choose makes an unbounded number of time series."""
     for number in range(5):
         client = Client(await served.upgrade("/ws"))
         await client.next_json()
@@ -215,8 +221,8 @@ async def test_ends_are_counted_under_few_names(served: Served) -> None:
     assert {"bad_frame": 5} == served.instance.counts.ends
 
 
-async def test_what_is_refused_on_a_websocket_is_counted(served: Served) -> None:
-    """Every bad input is counted, whatever way it came."""
+async def test_refusals_on_a_websocket_are_counted(served: Served) -> None:
+    """Every invalid input is counted, on every plane."""
     served.instance.pipe.catalogue.replace(frozenset({"BTC-USD"}))
     client = Client(await served.upgrade("/ws-feed"))
     await client.say(
@@ -228,10 +234,10 @@ async def test_what_is_refused_on_a_websocket_is_counted(served: Served) -> None
     await client.stream.aclose()
 
 
-async def test_who_has_subscribed_once_may_stay(
+async def test_a_client_that_has_subscribed_once_stays_open(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Also with nothing subscribed any more: the rule is about the first one."""
+    """It stays open without subscriptions too: the rule is about the first subscribe."""
     client = Client(await served.upgrade("/ws-feed"))
     await client.say(SUBSCRIBE)
     await client.next_json()
@@ -265,16 +271,14 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("text", ERRORS)
-async def test_a_command_that_means_nothing_is_answered_as_coinbase_does(
-    served: Served, text: str
-) -> None:
-    """The stream goes on: the next command, a right one, is carried out."""
+async def test_an_invalid_command_gets_coinbases_error(served: Served, text: str) -> None:
+    """The stream continues: the next valid command is carried out."""
     client = Client(await served.upgrade("/ws-feed"))
     await client.say(text)
     error = await client.next_json()
     await client.say(SUBSCRIBE)
     answer = await client.next_json()
-    if not answer["channels"]:  # the state behind an error
+    if not answer["channels"]:  # the state after an error
         answer = await client.next_json()
 
     message, reason = ERRORS[text]
@@ -311,7 +315,7 @@ BAD_FRAMES = {
 async def test_a_frame_that_breaks_the_protocol_ends_the_stream_with_its_code(
     served: Served, case: str
 ) -> None:
-    """The peer learns what it did wrong; nothing of it stays behind."""
+    """The peer learns the fault; no session, topic or demand remains."""
     frames, code = BAD_FRAMES[case]
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
@@ -323,8 +327,8 @@ async def test_a_frame_that_breaks_the_protocol_ends_the_stream_with_its_code(
     assert len(served.instance.sessions) == 0
 
 
-async def test_a_rightly_fragmented_command_is_joined(served: Served) -> None:
-    """Also inside a character, and with a ping in between."""
+async def test_a_fragmented_command_is_joined(served: Served) -> None:
+    """A fragment may end within a character, and a ping may lie between fragments."""
     client = Client(await served.upgrade("/ws-feed"))
     text = SUBSCRIBE.replace("}", ',"x":"é"}').encode()
     cut = text.index("é".encode()) + 1
@@ -338,7 +342,7 @@ async def test_a_rightly_fragmented_command_is_joined(served: Served) -> None:
 
 
 async def test_a_close_handshake_is_completed(served: Served) -> None:
-    """copra waits for our close frame, and for us to hang up."""
+    """copra waits for the server's close frame, and for the end of the connection."""
     client = Client(await served.upgrade("/ws-feed"))
     await client.say(SUBSCRIBE)
     await client.next_json()
@@ -352,8 +356,8 @@ async def test_a_close_handshake_is_completed(served: Served) -> None:
     assert frozenset() == served.instance.pipe.demand.wanted(trio.current_time() + 3600)
 
 
-async def test_a_subscriber_that_is_cut_off_leaves_nothing_behind(served: Served) -> None:
-    """No session, no topic, no demand."""
+async def test_a_broken_connection_leaves_no_session_topic_or_demand(served: Served) -> None:
+    """The peer may break off without a close frame."""
     client = Client(await served.upgrade("/ws-feed"))
     await client.say(SUBSCRIBE)
     await client.next_json()
@@ -366,8 +370,8 @@ async def test_a_subscriber_that_is_cut_off_leaves_nothing_behind(served: Served
     assert frozenset() == served.instance.pipe.demand.wanted(trio.current_time() + 3600)
 
 
-async def test_words_behind_the_handshake_in_one_segment_are_heard(served: Served) -> None:
-    """A client may send its subscribe before it has read our answer."""
+async def test_a_command_in_the_segment_of_the_handshake_is_carried_out(served: Served) -> None:
+    """A client may send its subscribe before it has read the answer."""
     stream = await served.connect()
     text = SUBSCRIBE.encode()
     await stream.send_all(
@@ -383,7 +387,7 @@ async def test_words_behind_the_handshake_in_one_segment_are_heard(served: Serve
 
 
 async def test_an_http_1_0_stream_ends_with_its_connection(served: Served) -> None:
-    """There are no chunks on 1.0."""
+    """HTTP/1.0 has no chunks."""
     stream = await served.ask("GET /api/v1/subscribe/BTC-USD?notices=none HTTP/1.0")
     head = await read_to(stream, b"\r\n\r\n")
     await trio.testing.wait_all_tasks_blocked()
@@ -395,7 +399,7 @@ async def test_an_http_1_0_stream_ends_with_its_connection(served: Served) -> No
 
 
 async def test_pages_of_allowed_origins_may_read_streams(nursery: trio.Nursery) -> None:
-    """And no others; by default none."""
+    """Pages of other origins may not; by default no origin is allowed."""
     served = await serve(nursery, cors_origins=("https://a.example",))
     answers = {}
     for origin in ("https://a.example", "http://x"):
@@ -407,8 +411,8 @@ async def test_pages_of_allowed_origins_may_read_streams(nursery: trio.Nursery) 
     assert "Access-Control" not in answers["x"]
 
 
-async def test_a_stream_may_begin_without_pairs(served: Served) -> None:
-    """Pairs come by REST; the session is how."""
+async def test_a_stream_may_start_without_pairs(served: Served) -> None:
+    """REST adds pairs by the session id."""
     stream = await served.ask("GET /api/v1/stream HTTP/1.1\nHost: x\nAccept: text/event-stream")
     head = await read_to(stream, b"\r\n\r\n")
     session_id = head.partition(b"Hedgehog-Session: ")[2].partition(b"\r\n")[0].decode()
@@ -421,7 +425,7 @@ async def test_a_stream_may_begin_without_pairs(served: Served) -> None:
 
 
 async def test_a_stream_of_status_needs_no_pair(served: Served) -> None:
-    """The one channel that is about no product."""
+    """It is the one channel without products."""
     stream = await served.ask("GET /api/v1/stream?channels=status&notices=none HTTP/1.1\nHost: x")
     await read_to(stream, b"\r\n\r\n")
     await trio.testing.wait_all_tasks_blocked()
@@ -435,7 +439,7 @@ ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_take
 
 
 async def _upgrade(served: Served, path: str, *offers: str) -> tuple[trio.SocketStream, str]:
-    """Open a WebSocket with these offers; return the connection and the answer's head."""
+    """Open a WebSocket with these offers; return the connection and the head of the answer."""
     lines = [f"Sec-WebSocket-Extensions: {offer}" for offer in offers]
     stream = await served.ask(
         "\n".join(
@@ -450,7 +454,7 @@ async def _upgrade(served: Served, path: str, *offers: str) -> tuple[trio.Socket
 
 
 async def _deflating(served: Served, path: str = "/ws") -> Client:
-    """Return a client that compresses, and whose handshake wsproto itself has judged."""
+    """Return a client that compresses; wsproto itself has validated its handshake."""
     extension = PerMessageDeflate()
     stream, head = await _upgrade(served, path, f"permessage-deflate; {extension.offer()}")
     [answer] = [line for line in head.split("\r\n") if line.startswith("Sec-WebSocket-Ext")]
@@ -476,10 +480,10 @@ async def _deflating(served: Served, path: str = "/ws") -> Client:
         ),
     ],
 )
-async def test_the_answers_head_says_what_is_agreed_on(
+async def test_the_head_of_the_answer_has_the_agreed_extensions(
     served: Served, offers: tuple[str, ...], answers: list[str]
 ) -> None:
-    """A client that was not told must take a reserved bit for an error (RFC 6455 §5.2)."""
+    """A client without the extension must treat a reserved bit as an error (RFC 6455 §5.2)."""
     stream, head = await _upgrade(served, "/ws-feed", *offers)
     name = "Sec-WebSocket-Extensions: "
 
@@ -488,8 +492,8 @@ async def test_the_answers_head_says_what_is_agreed_on(
     await stream.aclose()
 
 
-async def test_large_messages_come_compressed_to_those_who_asked(served: Served) -> None:
-    """Small ones and what we say ourselves come as they are; everyone reads the same."""
+async def test_large_messages_are_compressed_for_clients_that_offered_it(served: Served) -> None:
+    """Small messages and notices are uncompressed; all clients read the same messages."""
     plain, deflating = Client(await served.upgrade("/ws")), await _deflating(served)
     for client in (plain, deflating):
         await client.next_json()
@@ -516,7 +520,7 @@ async def test_large_messages_come_compressed_to_those_who_asked(served: Served)
 
 @pytest.mark.parametrize("path", ["/ws-feed", "/ws"])
 async def test_compressed_commands_are_carried_out(served: Served, path: str) -> None:
-    """A client that asked for compression may use it for all it says."""
+    """A client with compression may compress all its messages."""
     client = await _deflating(served, path)
     if path == "/ws":
         await client.next_json()
@@ -561,7 +565,7 @@ DEFLATED_FRAMES = {
 async def test_a_compressed_frame_that_breaks_a_rule_ends_the_stream(
     served: Served, case: str
 ) -> None:
-    """Compression lets nothing in that would not get in without."""
+    """Compression must not admit a frame that would be refused uncompressed."""
     frames, code, reason = DEFLATED_FRAMES[case]
     client = await _deflating(served)
     await client.next_json()
@@ -575,8 +579,8 @@ async def test_a_compressed_frame_that_breaks_a_rule_ends_the_stream(
 
 
 @pytest.mark.parametrize("message", [BytesMessage(data=b"x"), TextMessage(data="{}")])
-async def test_what_comes_after_the_end_is_ignored(served: Served, message: Event) -> None:
-    """A peer may have sent things before it read our close frame."""
+async def test_frames_after_the_end_are_ignored(served: Served, message: Event) -> None:
+    """A peer may have sent frames before it read the close frame."""
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
     outlet = next(iter(served.plane.outlets))
@@ -593,7 +597,7 @@ async def test_what_comes_after_the_end_is_ignored(served: Served, message: Even
 
 
 def _watch_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that grows: how many commands are carried out in each turn of the loop."""
+    """Return a list to which each turn of the loop appends its number of carried-out commands."""
     turns: list[int] = [0]
 
     class Turns(trio.abc.Instrument):
@@ -612,10 +616,10 @@ def _watch_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return turns
 
 
-async def test_many_that_subscribe_at_once_are_served_in_turns(
+async def test_many_concurrent_subscribes_are_served_in_turns(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand subscribes after a restart must not hold up data for a second; none starves."""
+    """A thousand subscribes after a restart must not delay data for a second; none starves."""
     clients = [Client(await served.upgrade("/ws-feed")) for _ in range(200)]
     turns = _watch_turns(served, monkeypatch)
     for client in clients:
@@ -631,7 +635,7 @@ async def test_many_that_subscribe_at_once_are_served_in_turns(
 
 
 async def _occupy(served: Served) -> object:
-    """Let nobody carry out a command; return who is to be released."""
+    """Occupy every turn, so that no command is carried out; return the turns to release."""
     holder = object()
     served.instance.turns.small.total_tokens = 1
     await served.instance.turns.small.acquire_on_behalf_of(holder)
@@ -639,7 +643,7 @@ async def _occupy(served: Served) -> object:
 
 
 async def test_pongs_do_not_wait_for_a_turn(served: Served) -> None:
-    """One client gives up when a pong takes a second (FEED §15.3)."""
+    """One client closes when a pong takes a second (COINBASE §15.3)."""
     client = Client(await served.upgrade("/ws-feed"))
     holder = await _occupy(served)
     await client.send(Ping(payload=b"before"))
@@ -661,8 +665,8 @@ async def _wait_for_waiting(served: Served, count: int) -> None:
             await trio.sleep(0.001)
 
 
-async def test_who_leaves_while_it_waits_for_its_turn_does_no_harm(served: Served) -> None:
-    """Its turn comes, and finds nobody; the next one's comes too."""
+async def test_a_client_that_leaves_while_waiting_for_its_turn_does_no_harm(served: Served) -> None:
+    """Its turn passes without effect; the next client's turn comes too."""
     holder = await _occupy(served)
     leaving, staying = [Client(await served.upgrade("/ws-feed")) for _ in range(2)]
     for number, client in enumerate((leaving, staying), 1):
@@ -678,7 +682,7 @@ async def test_who_leaves_while_it_waits_for_its_turn_does_no_harm(served: Serve
     assert frozenset() == served.instance.pipe.demand.wanted(trio.current_time() + 3600)
 
 
-async def test_a_stream_that_is_ended_while_it_waits_is_not_subscribed(served: Served) -> None:
+async def test_a_stream_that_ends_while_waiting_is_not_subscribed(served: Served) -> None:
     """A drain does not wait for turns."""
     holder = await _occupy(served)
     client = Client(await served.upgrade("/ws"))
@@ -695,10 +699,10 @@ async def test_a_stream_that_is_ended_while_it_waits_is_not_subscribed(served: S
     await served.all_gone()
 
 
-async def test_a_subscribe_that_waits_for_its_turn_was_said_in_time(
+async def test_a_subscribe_that_waits_for_its_turn_counts_as_in_time(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """That we are busy is not the client's fault; the wait is cut off and nothing is lost."""
+    """The wait for a turn is not the client's fault, and its end loses no command."""
     client, mute = [Client(await served.upgrade("/ws-feed")) for _ in range(2)]
     holder = await _occupy(served)
     await client.say(SUBSCRIBE)
@@ -720,10 +724,10 @@ async def test_a_subscribe_that_waits_for_its_turn_was_said_in_time(
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_subscriber_that_ends_its_own_side_still_gets_the_stream(
+async def test_a_subscriber_that_ends_its_sending_side_still_gets_the_stream(
     served: Served, autojump_clock: trio.testing.MockClock, accept: str, version: str
 ) -> None:
-    """``nc -N`` and some proxies end their side after the request: nothing more is to be sent."""
+    """``nc -N`` and some proxies end their sending side after the request."""
     stream = await served.ask(
         f"GET /api/v1/subscribe/BTC-USD HTTP/{version}\nHost: x\nAccept: {accept}"
     )
@@ -742,10 +746,10 @@ async def test_a_subscriber_that_ends_its_own_side_still_gets_the_stream(
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
-async def test_a_subscriber_that_has_left_is_noticed_on_a_quiet_stream(
+async def test_a_subscriber_that_has_left_is_detected_on_a_quiet_stream(
     served: Served, autojump_clock: trio.testing.MockClock, accept: str
 ) -> None:
-    """What we send it is answered by a reset; no data has to come for that."""
+    """A reset answers the keepalives; no data is needed."""
     stream = await served.ask(f"GET /api/v1/stream HTTP/1.1\nHost: x\nAccept: {accept}")
     await read_to(stream, b"\r\n\r\n")
     if accept == "text/event-stream":
@@ -772,7 +776,7 @@ def _heavy(kind: str) -> str:
 async def test_heavy_commands_are_delayed_and_light_ones_are_not(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Four clients that change 5,028 topics ten times a second; all get every answer."""
+    """Four clients change 5,028 topics ten times a second, and all get every answer."""
     heavy = [Client(await served.upgrade("/ws-feed")) for _ in range(4)]
     begin, answers = trio.current_time(), 0
 
@@ -803,10 +807,10 @@ async def test_heavy_commands_are_delayed_and_light_ones_are_not(
         await client.stream.aclose()
 
 
-async def test_a_url_with_many_topics_waits_for_its_turn_too(
+async def test_a_url_with_many_topics_waits_for_its_turn(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Otherwise each new connection would be a heavy command that costs nothing."""
+    """Otherwise each new connection would be a heavy command without a cost."""
     pairs = ",".join(ALL_PAIRS[:500])
     path = f"/api/v1/stream?pairs={pairs}&channels=ticker,matches,heartbeat,auctionfeed,full"
     begin = trio.current_time()
@@ -823,10 +827,10 @@ async def test_a_url_with_many_topics_waits_for_its_turn_too(
         await stream.aclose()
 
 
-async def test_commands_that_wait_are_carried_out_in_their_order(
+async def test_waiting_commands_are_carried_out_in_order(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """With the errors of those between them that mean nothing."""
+    """The errors of invalid commands between them keep their places."""
     client = Client(await served.upgrade("/ws-feed"))
     texts = [_heavy("subscribe"), "{}", _heavy("unsubscribe"), "[", _heavy("subscribe")]
     for text in texts:

@@ -1,4 +1,4 @@
-"""Cancelled at each await, a stream leaves nothing behind (httpcore's habit)."""
+"""A stream that is cancelled at any await leaves no state (httpcore tests its code so)."""
 
 import pytest
 import trio
@@ -13,7 +13,7 @@ from tests.streaming.test_connection import SUBSCRIBE, Client
 
 
 async def _life(served: Served, until: str) -> None:
-    """Take one subscriber up to a point of its life."""
+    """Bring one subscriber to a chosen point of its life."""
     if until == "head":
         stream = await served.connect()
         await stream.send_all(b"GET / HT")
@@ -36,8 +36,8 @@ async def _life(served: Served, until: str) -> None:
 
 
 @pytest.mark.parametrize("until", ["head", "open", "reading", "flushing", "farewell"])
-async def test_a_cancelled_stream_leaves_nothing_behind(until: str) -> None:
-    """Detached, closed, and no demand."""
+async def test_a_cancelled_stream_leaves_no_session_and_no_demand(until: str) -> None:
+    """The member is detached, the socket closed, the demand released."""
     instance = make_instance(Settings())
     async with trio.open_nursery() as nursery:
         plane = StreamingPlane(instance, OutletSettings(nursery, instance.counts))

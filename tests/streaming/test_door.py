@@ -1,4 +1,4 @@
-"""The door: who goes where, and what those get who do not know how to knock."""
+"""The door: the plane of each request, and the refusals of bad requests."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from tests.streaming.conftest import CONTROL_ANSWER, Served, read_all, read_to, 
 
 
 async def _refused(stream: trio.SocketStream) -> tuple[int, str]:
-    """Return status and error code of a refusal, checking its form."""
+    """Return status and error code of a refusal; assert its form."""
     head, _, body = (await read_all(stream)).partition(b"\r\n\r\n")
     assert b"\r\nConnection: close" in head
     error = msgspec.json.decode(body)["error"]
@@ -26,8 +26,8 @@ async def _refused(stream: trio.SocketStream) -> tuple[int, str]:
     return int(head.split()[1]), error["code"]
 
 
-async def test_what_is_no_stream_goes_to_the_control_plane_head_and_all(served: Served) -> None:
-    """Hypercorn must see the request as if it had read it itself."""
+async def test_a_request_for_no_stream_reaches_the_control_plane_unchanged(served: Served) -> None:
+    """Hypercorn must receive the request as if it had read it itself."""
     stream = await served.ask("POST /api/v1/subscribe/BTC-USD HTTP/1.1\nHost: x\nContent-Length: 0")
 
     assert await read_all(stream) == CONTROL_ANSWER
@@ -35,8 +35,8 @@ async def test_what_is_no_stream_goes_to_the_control_plane_head_and_all(served: 
     await served.all_gone()
 
 
-async def test_an_upgrade_to_http2_is_dropped_on_the_way(served: Served) -> None:
-    """Hypercorn would follow it and keep the connection for more requests."""
+async def test_an_upgrade_to_http2_is_removed(served: Served) -> None:
+    """Hypercorn would accept it and keep the connection for more requests."""
     stream = await served.ask(
         "GET /healthz HTTP/1.1\nHost: x\nUpgrade: h2c\nHTTP2-Settings: AAMA\nConnection: Upgrade"
     )
@@ -94,8 +94,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_a_request_that_cannot_be_served_is_told_why(served: Served, case: str) -> None:
-    """Never a traceback, never silence: a status, a code for machines, a sentence."""
+async def test_a_request_that_cannot_be_served_gets_an_error(served: Served, case: str) -> None:
+    """The error has a status, a code for machines and a sentence, and never a traceback."""
     request, status, code = REFUSED[case]
 
     assert (status, code) == await _refused(await served.ask(request))
@@ -104,17 +104,17 @@ async def test_a_request_that_cannot_be_served_is_told_why(served: Served, case:
 
 
 async def test_a_head_that_is_too_large_is_refused(served: Served) -> None:
-    """What has no limit is a way to exhaust memory."""
+    """An input without a limit can exhaust the memory."""
     stream = await served.connect()
     await stream.send_all(b"GET / HTTP/1.1\r\nA: " + b"x" * limits.HEAD_BYTES_MAX)
 
     assert await _refused(stream) == (431, "head_too_large")
 
 
-async def test_heads_that_came_together_are_refused_one_after_the_other(
+async def test_heads_that_arrived_together_are_refused_one_after_the_other(
     served: Served, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand refusals in one turn of the loop would delay all that is served."""
+    """A thousand refusals in one turn of the loop would delay all other work."""
     shares = [0.0, 0.25, 0.5, 1.0]
     chance = SimpleNamespace(random=iter(shares).__next__)
     monkeypatch.setattr("hedgehogd.streaming.door.random", chance)
@@ -134,17 +134,17 @@ async def test_heads_that_came_together_are_refused_one_after_the_other(
 async def test_a_head_that_is_too_slow_is_refused(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A peer that drips a byte a second holds nothing for long."""
+    """A peer that sends a byte per second holds no place for long."""
     stream = await served.connect()
     await stream.send_all(b"GET / HT")
 
     assert await _refused(stream) == (408, "head_too_slow")
 
 
-async def test_a_peer_that_says_nothing_is_hung_up_on(
+async def test_a_peer_that_sends_nothing_is_closed(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """There is nothing to answer, but it is counted."""
+    """There is no request to answer, but the connection is counted."""
     stream = await served.connect()
 
     assert await read_all(stream) == b""
@@ -152,15 +152,17 @@ async def test_a_peer_that_says_nothing_is_hung_up_on(
 
 
 async def test_a_tls_hello_on_the_plain_port_is_answered_at_once(served: Served) -> None:
-    """The commonest mistake of all, wss:// for ws://, must not look like a hang."""
+    """The most common mistake, wss:// instead of ws://, must not look like a hang."""
     stream = await served.connect()
     await stream.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
 
     assert await _refused(stream) == (400, "bad_request")
 
 
-async def test_a_peer_that_leaves_before_its_head_is_done_costs_nothing(served: Served) -> None:
-    """Port scanners and health checks do it all day."""
+async def test_a_peer_that_leaves_before_its_head_is_complete_leaves_no_state(
+    served: Served,
+) -> None:
+    """Port scanners and health checks do so all day."""
     stream = await served.connect()
     await stream.send_all(b"GET / HT")
     await stream.aclose()
@@ -170,7 +172,7 @@ async def test_a_peer_that_leaves_before_its_head_is_done_costs_nothing(served: 
 
 
 async def test_a_head_may_come_byte_by_byte_and_after_blank_lines(served: Served) -> None:
-    """RFC 9112 §2.2 wants leading empty lines ignored; TCP keeps no boundaries."""
+    """RFC 9112 §2.2 has leading empty lines ignored; TCP keeps no boundaries."""
     stream = await served.connect()
     for byte in b"\r\n\r\nGET /x HTTP/1.1\nHost: x\n\n":
         await stream.send_all(bytes((byte,)))
@@ -179,7 +181,7 @@ async def test_a_head_may_come_byte_by_byte_and_after_blank_lines(served: Served
 
 
 async def _ended(stream: trio.SocketStream) -> bool:
-    """Wait until the peer says something, and hang up; say whether it was the end."""
+    """Wait until the peer sends bytes or ends, and close; return whether it ended."""
     async with stream:
         try:
             return await stream.receive_some() == b""
@@ -188,16 +190,16 @@ async def _ended(stream: trio.SocketStream) -> bool:
 
 
 async def _visitors(served: Served, count: int) -> None:
-    """Wait until the door has let in so many."""
+    """Wait until the door has accepted this number of connections."""
     with trio.fail_after(5):
         while served.instance.counts.visitors != count:
             await trio.sleep(0.001)
 
 
-async def test_the_oldest_silent_connection_makes_room(
+async def test_the_oldest_silent_connection_is_evicted(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections that send no head must not lock out clients that do."""
+    """Connections without a head must not lock out clients that send one."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 2)
     idle = [await served.connect()]
     await _visitors(served, 1)
@@ -214,10 +216,10 @@ async def test_the_oldest_silent_connection_makes_room(
     await served.all_gone()
 
 
-async def test_a_crowd_that_comes_at_once_is_bounded_too(
+async def test_many_simultaneous_connections_are_bounded_too(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of many accepts of one turn ends another of those who came before."""
+    """Each of many accepts in one turn evicts an earlier connection."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 3)
     crowd = [await served.connect() for _ in range(20)]
     with trio.fail_after(5):
@@ -234,7 +236,7 @@ async def test_a_crowd_that_comes_at_once_is_bounded_too(
 async def test_an_address_with_many_silent_connections_pays_for_newcomers(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest connection of all is an honest one, and keeps its place."""
+    """The oldest connection belongs to another address, and keeps its place."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 4)
     honest = await served.connect(source="127.0.0.3")
     await _visitors(served, 1)
@@ -250,10 +252,10 @@ async def test_an_address_with_many_silent_connections_pays_for_newcomers(
     await served.all_gone()
 
 
-async def test_a_refusal_that_is_being_sent_makes_room(
+async def test_a_connection_whose_refusal_is_being_sent_can_be_evicted(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that keeps its refused connection open holds a place for 2 s otherwise."""
+    """Otherwise a client that keeps its refused connection open holds a place for 2 s."""
     monkeypatch.setattr(limits, "VISITORS_MAX", 1)
     first = await served.ask("HELLO")
     answer = await read_to(first, b"\r\n")
@@ -270,16 +272,16 @@ POST = "POST /x HTTP/1.1\nHost: x\nContent-Length: 9"
 
 
 async def _answering(served: Served, count: int) -> None:
-    """Wait until the control plane has so many requests."""
+    """Wait until the control plane has this number of requests."""
     with trio.fail_after(5):
         while len(served.door._controls) != count:
             await trio.sleep(0.001)
 
 
-async def test_a_control_request_that_waits_makes_room_for_another(
+async def test_an_idle_control_request_is_evicted_for_another(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The one without progress for the longest is closed, and the newcomer is served."""
+    """The request without progress for the longest time is closed, and the newcomer is served."""
     monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 2)
     served = await serve(nursery, waits_for_bodies=True)
     slow = []
@@ -299,10 +301,10 @@ async def test_a_control_request_that_waits_makes_room_for_another(
     await served.all_gone()
 
 
-async def test_a_full_control_plane_answers_503_and_still_takes_streams(
+async def test_a_full_control_plane_answers_503_and_still_accepts_streams(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests that have just come are not ended for another of the same address."""
+    """Recent requests are not ended for another of the same address."""
     monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 2)
     monkeypatch.setattr(limits, "VISITORS_MAX", 1)
     monkeypatch.setattr(limits, "CONTROL_GRACE_S", 60.0)
@@ -323,7 +325,7 @@ async def test_a_full_control_plane_answers_503_and_still_takes_streams(
 async def test_an_address_with_many_control_requests_pays_for_newcomers(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also within the grace: its share is the largest."""
+    """This holds within the grace too, because its share is the largest."""
     monkeypatch.setattr(limits, "CONTROL_REQUESTS_MAX", 3)
     monkeypatch.setattr(limits, "CONTROL_GRACE_S", 60.0)
     served = await serve(nursery, waits_for_bodies=True)
@@ -381,7 +383,7 @@ async def test_control_requests_of_one_address_are_delayed_and_not_those_of_anot
 async def test_delayed_control_requests_are_all_answered(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """They start one after the other, at the pace of an address."""
+    """They start one after the other, at the rate of an address."""
     _pace(monkeypatch, per_s=10.0, wait_max_s=5.0)
     served = await serve(nursery)
     begin = trio.current_time()
@@ -393,10 +395,10 @@ async def test_delayed_control_requests_are_all_answered(
     await served.all_gone()
 
 
-async def test_a_delayed_control_request_whose_place_went_to_another_is_not_started(
+async def test_an_evicted_delayed_control_request_is_not_started(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is closed at once, not when its turn would have come."""
+    """Its connection is closed at once, not at the time of its turn."""
     _pace(monkeypatch, per_s=0.001, wait_max_s=500.0)
     monkeypatch.setattr(limits, "VISITORS_MAX", 1)
     served = await serve(nursery, waits_for_bodies=True)
@@ -441,10 +443,10 @@ async def _serve_with_a_crowd(
     return served, crowd
 
 
-async def test_streams_whose_clients_leave_while_they_wait_for_their_turn_leave_nothing(
+async def test_streams_whose_clients_leave_while_waiting_leave_no_state(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They count as visitors until then, and another address is served meanwhile."""
+    """They count as visitors until their turn, and another address is served meanwhile."""
     monkeypatch.setattr(limits, "HALF_CLOSED_WAIT_S", 0.01)
     served, crowd = await _serve_with_a_crowd(nursery, monkeypatch)
     assert (served.instance.counts.visitors, len(served.door._heads)) == (3, 3)
@@ -461,7 +463,7 @@ async def test_streams_whose_clients_leave_while_they_wait_for_their_turn_leave_
 async def test_a_stream_whose_turn_does_not_come_in_time_is_refused(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client learns when to ask again; so does one that has ended its own side."""
+    """The client learns when to retry; so does one that has ended its sending side."""
     served, crowd = await _serve_with_a_crowd(nursery, monkeypatch, wait_max_s=0.2)
     for stream in crowd[1:]:
         with trio.fail_after(3):
@@ -482,10 +484,10 @@ async def test_a_stream_whose_turn_does_not_come_in_time_is_refused(
     assert served.instance.counts.refusals["too_many_requests"] == 4
 
 
-async def test_a_stream_that_waits_for_its_turn_gives_its_place_to_a_newcomer(
+async def test_a_stream_that_waits_for_its_turn_can_be_evicted(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is closed at once; bytes that it sent meanwhile do not matter."""
+    """Its connection is closed at once, even if it has sent more bytes."""
     served, crowd = await _serve_with_a_crowd(nursery, monkeypatch)
     await crowd[1].send_all(b"more")
     monkeypatch.setattr(limits, "VISITORS_MAX", 3)
@@ -500,7 +502,7 @@ async def test_a_stream_that_waits_for_its_turn_gives_its_place_to_a_newcomer(
 async def test_streams_that_wait_for_their_turn_are_refused_when_the_door_closes(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A drain does not wait for turns; the clients ask another instance."""
+    """A drain does not wait for turns; the clients retry at another instance."""
     served, crowd = await _serve_with_a_crowd(nursery, monkeypatch)
     served.accepting.cancel()
 
@@ -510,10 +512,10 @@ async def test_streams_that_wait_for_their_turn_are_refused_when_the_door_closes
     await served.all_gone()
 
 
-async def test_an_address_has_a_limit_of_connections_and_other_addresses_do_not_notice(
+async def test_an_address_has_a_limit_of_connections_of_its_own(
     nursery: trio.Nursery,
 ) -> None:
-    """Counted at accept: connections that send nothing count too. Streams are among them."""
+    """Connections count from accept on, silent ones and streams included."""
     served = await serve(nursery, addresses=Addresses(connections_max=2))
     stream = await served.upgrade("/ws", source="127.0.0.2")
     silent = await served.connect(source="127.0.0.2")
@@ -535,10 +537,10 @@ async def test_an_address_has_a_limit_of_connections_and_other_addresses_do_not_
 FROM = "GET /x HTTP/1.1\nHost: x\nX-Forwarded-For: "
 
 
-async def test_behind_a_trusted_proxy_each_forwarded_address_has_its_own_limits(
+async def test_with_a_trusted_proxy_each_forwarded_address_has_its_own_limits(
     nursery: trio.Nursery,
 ) -> None:
-    """A proxy on this machine must not exempt the world, and has no limit itself."""
+    """A proxy on this machine must not exempt all clients, and has no limit itself."""
     addresses = Addresses(connections_max=1, connections_per_s=0.1)  # one in ten seconds
     served = await serve(nursery, addresses=addresses, trusted=read_networks(["127.0.0.1"]))
 
@@ -555,8 +557,8 @@ async def test_behind_a_trusted_proxy_each_forwarded_address_has_its_own_limits(
     await served.all_gone()
 
 
-async def test_a_stream_behind_a_proxy_counts_until_it_ends(nursery: trio.Nursery) -> None:
-    """The connection is the proxy's, the place among the limits is the subscriber's."""
+async def test_a_stream_through_a_proxy_counts_until_it_ends(nursery: trio.Nursery) -> None:
+    """The connection is the proxy's, but it is charged to the subscriber's address."""
     addresses = Addresses(connections_max=1)
     served = await serve(nursery, addresses=addresses, trusted=read_networks(["127.0.0.1"]))
     first = await served.ask(FROM.replace("/x", "/api/v1/stream") + "203.0.113.9")
@@ -569,10 +571,10 @@ async def test_a_stream_behind_a_proxy_counts_until_it_ends(nursery: trio.Nurser
     await served.all_gone()
 
 
-async def test_a_loopback_address_that_is_no_trusted_proxy_is_an_address_like_others(
+async def test_an_untrusted_loopback_address_has_limits(
     nursery: trio.Nursery,
 ) -> None:
-    """Its header is not believed, and it has limits."""
+    """Its forwarding header is ignored."""
     served = await serve(nursery, addresses=Addresses(connections_max=1))
     held = await served.connect()
     await _visitors(served, 1)
@@ -583,10 +585,10 @@ async def test_a_loopback_address_that_is_no_trusted_proxy_is_an_address_like_ot
     await served.all_gone()
 
 
-async def test_a_door_that_closes_waits_a_moment_for_heads_and_no_longer(
+async def test_a_closing_door_waits_briefly_for_heads(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """One idle connection, a browser's spare one, would delay every restart by 10 s."""
+    """A browser's spare idle connection would delay every restart by 10 s."""
     served = await serve(nursery)
     silent, half, late = [await served.connect() for _ in range(3)]
     await half.send_all(b"GET / HT")
@@ -602,7 +604,7 @@ async def test_a_door_that_closes_waits_a_moment_for_heads_and_no_longer(
     assert trio.current_time() - began < limits.FAREWELL_S
 
 
-async def test_a_page_may_read_why_it_was_refused(nursery: trio.Nursery) -> None:
+async def test_a_page_can_read_the_reason_of_a_refusal(nursery: trio.Nursery) -> None:
     """Without the header a browser hides even the status."""
     served = await serve(nursery, cors_origins=("https://a.example",))
     for origin, expected in (("https://a.example", True), ("http://x", False)):
@@ -615,8 +617,8 @@ async def test_a_page_may_read_why_it_was_refused(nursery: trio.Nursery) -> None
         assert b"unknown_pair" in body
 
 
-async def test_no_more_subscribers_than_the_limit_are_taken(nursery: trio.Nursery) -> None:
-    """A full instance says so, and a balancer tries the next one."""
+async def test_no_more_subscribers_than_the_limit_are_admitted(nursery: trio.Nursery) -> None:
+    """A full instance answers 503, and a load balancer tries the next instance."""
     served = await serve(nursery, subscribers_max=1)
     first = await served.upgrade("/ws")
 
@@ -625,10 +627,10 @@ async def test_no_more_subscribers_than_the_limit_are_taken(nursery: trio.Nurser
     await first.aclose()
 
 
-async def test_accepting_survives_the_lack_of_file_descriptors(
+async def test_accepting_continues_after_file_descriptors_run_out(
     served: Served, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """It pauses, counts, and goes on; it does not spin and it does not die."""
+    """It pauses, counts and continues; it neither spins nor ends."""
     real, failures = socket.socket.accept, [errno.EMFILE, errno.ECONNABORTED]
 
     def accept(self: socket.socket) -> object:
@@ -646,7 +648,7 @@ async def test_accepting_survives_the_lack_of_file_descriptors(
 async def test_a_bug_while_serving_one_peer_ends_that_peer_alone(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process serves thousands; one of them found a bug."""
+    """The other subscribers of the process must not be affected."""
 
     def bug(*_: object) -> None:
         raise RuntimeError("planted")
@@ -663,7 +665,7 @@ async def test_a_bug_while_serving_one_peer_ends_that_peer_alone(
 
 
 async def test_accepted_sockets_inherit_what_streams_need(served: Served) -> None:
-    """Set on the listener once; not every kernel need do this, so it is looked at."""
+    """The listener has the options; not every kernel passes them on, so this test checks."""
     stream = await served.upgrade("/ws")
     sock = next(iter(served.plane.outlets))._socket
     tcp = socket.IPPROTO_TCP
@@ -678,10 +680,10 @@ async def test_accepted_sockets_inherit_what_streams_need(served: Served) -> Non
 @pytest.mark.parametrize(
     ("channel", "code"), [("full", "refused_channel"), ("user", "private_channel")]
 )
-async def test_a_stream_of_what_nobody_may_have_here_is_forbidden(
+async def test_a_stream_of_a_refused_or_private_channel_is_forbidden(
     served: Served, channel: str, code: str
 ) -> None:
-    """A stream that stays empty would say less than a status does."""
+    """A status states the reason; an empty stream would not."""
     served.instance.pipe.catalogue.refuse_channel("full", "Failed to subscribe", "sign it")
     stream = await served.ask(
         f"GET /api/v1/stream?pairs=BTC-USD&channels=ticker,{channel} HTTP/1.1\nHost: x"
@@ -736,7 +738,7 @@ HOSTS_AND_ORIGINS = [
 async def test_every_request_is_checked_at_the_door(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, asking: str
 ) -> None:
-    """Both planes and all forms; a check in each would be missing in the next one."""
+    """One check covers both planes and all forms."""
     served = await serve(nursery, cors_origins=("https://app.example",))
     access = Access(CrossOrigins(("https://app.example",)), ("relay.example",))
     monkeypatch.setattr(served.door, "_access", access)
@@ -753,7 +755,7 @@ async def test_every_request_is_checked_at_the_door(
             assert found in {101, 200}, what
             await stream.aclose()
             continue
-        assert found == status, what  # a stream would have no end to read
+        assert found == status, what  # a stream does not end
         body = msgspec.json.decode(await read_all(stream))
         assert b"Access-Control" not in head, what
         assert served.control_saw == b"", what
@@ -781,7 +783,7 @@ async def test_every_request_is_checked_at_the_door(
         ("/http://evil.example/x", "localhost", None, 200),
     ],
 )
-async def test_an_absolute_target_counts_instead_of_host(
+async def test_an_absolute_target_takes_precedence_over_host(
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,
     target: str,
@@ -789,7 +791,7 @@ async def test_an_absolute_target_counts_instead_of_host(
     origin: str | None,
     status: int,
 ) -> None:
-    """A server must ignore ``Host`` then (RFC 9112 §3.2.2), and so must its check."""
+    """A server must ignore ``Host`` then (RFC 9112 §3.2.2), and the check must too."""
     served = await serve(nursery)
     monkeypatch.setattr(served.door, "_access", Access(CrossOrigins(), ()))
     rows = f"Host: {host}" + (f"\nOrigin: {origin}" if origin else "")
@@ -798,10 +800,10 @@ async def test_an_absolute_target_counts_instead_of_host(
     assert int(answer.split()[1]) == status
 
 
-async def test_two_hosts_are_no_request_and_none_is_allowed_by_http_1_0(
+async def test_two_hosts_are_refused_and_http_1_0_may_have_none(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No browser sends either."""
+    """No browser sends such requests."""
     served = await serve(nursery)
     monkeypatch.setattr(served.door, "_access", Access(CrossOrigins(), ()))
     two = await served.ask("GET /x HTTP/1.1\nHost: localhost\nHost: evil.example")
@@ -812,7 +814,7 @@ async def test_two_hosts_are_no_request_and_none_is_allowed_by_http_1_0(
 async def test_the_first_refusal_of_each_kind_is_logged(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An operator whose proxy is refused has to find out why; a flood must not fill the disk."""
+    """An operator has to find the reason for a refused proxy; a flood must not fill the disk."""
     served = await serve(nursery)
     monkeypatch.setattr(served.door, "_access", Access(CrossOrigins(), ()))
     with capture_logs() as logs:
@@ -861,7 +863,7 @@ async def test_an_error_of_the_door_has_the_form_of_its_path(
     path: str,
     is_coinbases: bool,
 ) -> None:
-    """Coinbase's clients read ``message``, whichever part of the daemon answers them."""
+    """Coinbase's clients read ``message``, from every part of the daemon."""
     stream = await served.connect()
     await stream.send_all(head.format(path=path).encode())
     answer, _, body = (await read_all(stream)).partition(b"\r\n\r\n")
@@ -886,10 +888,10 @@ async def test_an_error_of_the_door_has_the_form_of_its_path(
     ],
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_head_of_a_stream_is_its_head_without_a_stream(
+async def test_head_answers_with_the_head_of_a_stream_only(
     served: Served, target: str, headers: str, status: int, version: str
 ) -> None:
-    """A monitor that asks for the head must not be held as a subscriber."""
+    """A monitor that sends HEAD must not become a subscriber."""
     lines = f"{target} HTTP/{version}\nHost: x\n{headers}".strip()
     asked = await read_all(await served.ask(f"HEAD {lines}"))
     stream = await served.ask(f"GET {lines}")

@@ -25,28 +25,28 @@ RETRY = b"retry: 1000\n\n"
         (SSE[False], 1012, SSE[False].tell(CLOSING) + RETRY),
         (SSE[False], 4001, SSE[False].tell(SLOW) + RETRY),
         (NDJSON[True], 1012, NDJSON[True].tell(CLOSING) + b"0\r\n\r\n"),
-        (NDJSON[True], 4001, NDJSON[True].tell(SLOW)),  # no last chunk: it was not planned
+        (NDJSON[True], 4001, NDJSON[True].tell(SLOW)),  # no last chunk: the end was not planned
         (NDJSON[False], 1012, CLOSING + b"\n"),
         (NDJSON_BARE[True], 1012, b"0\r\n\r\n"),
-        (NDJSON_BARE[True], 4001, b""),  # a cut must look like one
+        (NDJSON_BARE[True], 4001, b""),  # an unplanned end must look like one
         (NDJSON_BARE[False], 1012, b""),
     ],
 )
-def test_each_form_says_what_it_can(form: WireForm, code: int, last: bytes) -> None:
-    """And no strict client hears a word that Coinbase would not say."""
+def test_each_wire_form_has_its_farewell(form: WireForm, code: int, last: bytes) -> None:
+    """A strict client gets no message that Coinbase would not send."""
     assert last == goodbye(form, code, "restart", "why", POSITION, "too much")
 
 
-def test_a_slow_consumer_is_told_the_figures() -> None:
-    """Whoever reads it can decide what to change: the pace, or the limit."""
+def test_a_slow_consumer_gets_the_figures() -> None:
+    """With them a person can decide to change the reader or the limit."""
     assert (
         "9 bytes were waiting for this subscriber, the oldest 3.2 s old; "
         "the limits are 8 bytes and 10 s." == excess(9, 3.21, 8, 10.0)
     )
 
 
-def test_a_subscriber_ended_for_all_reads_whose_bound_it_was() -> None:
-    """Its own backlog was within its own bound."""
+def test_a_subscriber_ended_by_the_budget_gets_the_bound_of_the_budget() -> None:
+    """Its backlog was within the bound of one subscriber."""
     text = excess_of_all(9, 8000)
 
     assert text.startswith("9 bytes were waiting for this subscriber; all subscribers together")

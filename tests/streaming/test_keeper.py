@@ -15,7 +15,7 @@ from tests.streaming.test_connection import Client
 async def test_quiet_streams_are_kept_alive(
     served: Served, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Proxies close connections on which nothing moves."""
+    """Proxies close idle connections."""
     forms = {"text/event-stream": b":\n\n", "application/x-ndjson": b"\n"}
     streams = []
     for accept in forms:
@@ -37,10 +37,10 @@ async def test_quiet_streams_are_kept_alive(
         await stream.aclose()
 
 
-async def test_a_websocket_that_answers_pings_stays_and_a_silent_one_goes(
+async def test_a_websocket_that_answers_pings_stays_and_a_silent_one_is_closed(
     served: Served, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A dead peer behind a proxy takes our bytes for ever; only its silence shows it."""
+    """A proxy accepts the bytes for a dead peer for ever; only the missing pongs show it."""
     alive, dead = Client(await served.upgrade("/ws")), Client(await served.upgrade("/ws"))
     await alive.next_json()
     await dead.next_json()
@@ -59,7 +59,7 @@ async def test_a_websocket_that_answers_pings_stays_and_a_silent_one_goes(
 async def test_farewells_are_spread_over_time(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Ten thousand clients that reconnect in one instant are a storm."""
+    """Ten thousand clients that reconnect in one instant would overload the other instances."""
     streams = []
     for _ in range(10):
         stream = await served.ask("GET /api/v1/stream?notices=none HTTP/1.1\nHost: x")
@@ -78,11 +78,11 @@ async def test_farewells_are_spread_over_time(
         await say_farewell(served.plane, 5.0, Random(1))
 
     assert [0.5 * n for n in range(10)] == pytest.approx(ended_at, abs=0.2)
-    await say_farewell(served.plane, 5.0, Random(1))  # nobody is left, nothing waits
+    await say_farewell(served.plane, 5.0, Random(1))  # no stream is left, so there is no wait
 
 
-async def test_a_slow_stream_gets_no_keep_alive_on_top(served: Served) -> None:
-    """Whoever has data waiting is not quiet."""
+async def test_a_stream_with_waiting_data_gets_no_keepalive(served: Served) -> None:
+    """The waiting data keeps its connection alive."""
     stream = await served.ask("GET /api/v1/stream?notices=none HTTP/1.1\nHost: x")
     await read_to(stream, b"\r\n\r\n")
     outlet = next(iter(served.plane.outlets))

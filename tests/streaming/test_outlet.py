@@ -1,4 +1,4 @@
-"""The writing end: slow consumers, their backlog, their farewell; nobody else notices."""
+"""The outlet: slow consumers, their backlogs and farewells, and no effect on other subscribers."""
 
 import socket
 from random import Random
@@ -47,7 +47,7 @@ async def _fill(served: Served, outlet: Outlet, first: int = 1) -> int:
 
 
 async def test_a_subscriber_that_reads_late_gets_everything_in_order(served: Served) -> None:
-    """What its socket refuses waits, and goes out when there is room."""
+    """Bytes that the socket refuses wait, and are sent when it is writable."""
     client, outlet = await _slow(served, "/ws-feed")
     last = await _fill(served, outlet) + 50
     for number in range(last - 50, last):
@@ -62,8 +62,8 @@ async def test_a_subscriber_that_reads_late_gets_everything_in_order(served: Ser
     await client.stream.aclose()
 
 
-async def test_pongs_and_answers_go_ahead_of_waiting_data(served: Served) -> None:
-    """coinbase-api gives a server one second to answer a ping (FEED §15.3)."""
+async def test_pongs_and_answers_precede_waiting_data(served: Served) -> None:
+    """coinbase-api allows one second for the answer to a ping (COINBASE §15.3)."""
     client, outlet = await _slow(served, "/ws-feed")
     last = await _fill(served, outlet) + 100
     for number in range(last - 100, last):
@@ -81,8 +81,10 @@ async def test_pongs_and_answers_go_ahead_of_waiting_data(served: Served) -> Non
     await client.stream.aclose()
 
 
-async def test_a_subscriber_too_many_bytes_behind_is_told_and_closed(nursery: trio.Nursery) -> None:
-    """With the position it can resume from: exactly what it had been sent."""
+async def test_a_subscriber_over_the_bound_of_bytes_gets_an_error_and_is_closed(
+    nursery: trio.Nursery,
+) -> None:
+    """The error has the resume position: exactly the messages that were sent."""
     served = await serve(nursery, backlog_bytes_max=10 * PAD)
     client, outlet = await _slow(served, "/ws")
     number = await _fill(served, outlet)
@@ -102,10 +104,10 @@ async def test_a_subscriber_too_many_bytes_behind_is_told_and_closed(nursery: tr
     assert served.instance.counts.ends == {"slow_consumer": 1}
 
 
-async def test_a_subscriber_too_long_behind_is_closed_even_without_new_messages(
+async def test_a_subscriber_over_the_bound_of_age_is_closed_without_new_messages(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A price of ten seconds ago is worth nothing, and nobody needs to come to say so."""
+    """A price of ten seconds ago is worth nothing, and no further message may arrive."""
     client, outlet = await _slow(served, "/ws-feed")
     number = await _fill(served, outlet)
     begin = trio.current_time()
@@ -117,10 +119,10 @@ async def test_a_subscriber_too_long_behind_is_closed_even_without_new_messages(
     await client.stream.aclose()
 
 
-async def test_a_subscriber_that_never_reads_is_cut_after_its_farewell(
+async def test_a_subscriber_that_never_reads_is_closed_after_its_farewell(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A farewell that nobody reads must not hold anything up."""
+    """An unread farewell must not keep the connection open."""
     client, outlet = await _slow(served, "/ws-feed")
     await _fill(served, outlet)
     with trio.fail_after(limits.UNACKED_MAX_S):
@@ -131,15 +133,15 @@ async def test_a_subscriber_that_never_reads_is_cut_after_its_farewell(
     await client.stream.aclose()
 
 
-async def test_a_slow_reader_gets_to_its_goodbye(
+async def test_a_slow_reader_receives_its_farewell(
     served: Served, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """It reads, only too slowly: what the kernel holds for it must not be thrown away."""
+    """It reads slowly: the bytes in the kernel's buffer must not be discarded."""
     client, outlet = await _slow(served, "/ws")
     await _fill(served, outlet)
     while not outlet.is_ending:
         await trio.sleep(0.5)
-    await trio.sleep(limits.FAREWELL_S * 3)  # and then it takes its time
+    await trio.sleep(limits.FAREWELL_S * 3)  # and then it reads slowly
     while "ticker" == (message := await client.next_json())["type"]:
         pass
 
@@ -148,8 +150,8 @@ async def test_a_slow_reader_gets_to_its_goodbye(
     assert b"" == await read_all(client.stream)
 
 
-async def test_the_others_are_served_while_one_is_stuck(served: Served) -> None:
-    """Nobody waits for a subscriber (DESIGN, invariant 3)."""
+async def test_other_subscribers_are_served_while_one_is_stuck(served: Served) -> None:
+    """The feed waits for no subscriber (ARCHITECTURE, Invariants)."""
     stuck, outlet = await _slow(served, "/ws-feed")
     quick = Client(await served.upgrade("/ws-feed"))
     await quick.say(SUBSCRIBE)
@@ -172,7 +174,7 @@ CONFLATE = (
 async def test_a_conflating_subscriber_keeps_the_newest_ticker_and_every_trade(
     nursery: trio.Nursery,
 ) -> None:
-    """And is told how many tickers it did not get."""
+    """It gets a notice with the number of skipped tickers."""
     served = await serve(nursery, backlog_bytes_max=10 * PAD)
     client, outlet = await _slow(served, "/ws", CONFLATE)
     number = await _fill(served, outlet)
@@ -201,7 +203,7 @@ CONFLATE_BOOK = CONFLATE.replace("ticker", "level2")
 
 
 class Book:
-    """A market's bids, and what a client makes of what it is told of them."""
+    """The bids of a market, and the book that a client builds from its messages."""
 
     def __init__(self) -> None:
         self.truth: dict[str, str] = {}
@@ -210,12 +212,12 @@ class Book:
         self.snapshots = 0
 
     def snapshot(self) -> bytes:
-        """Return the whole of it."""
+        """Return a snapshot of the bids."""
         body = {"type": "snapshot", "product_id": "BTC-USD", "asks": []}
         return msgspec.json.encode({**body, "bids": list(self.truth.items())})
 
     def change(self, price: str, size: str, pad: int) -> bytes:
-        """Change a level; return what the exchange says of it, ``pad`` bytes longer than that."""
+        """Change a level; return the exchange's update, with ``pad`` additional bytes."""
         if float(size):
             self.truth[price] = size
         else:
@@ -223,8 +225,8 @@ class Book:
         body = {"type": "l2update", "product_id": "BTC-USD", "pad": "x" * pad}
         return msgspec.json.encode({**body, "changes": [["buy", price, size]]})
 
-    def hear(self, message: dict) -> None:
-        """Be the client: crash on what makes no sense."""
+    def apply(self, message: dict) -> None:
+        """Apply a message as a client does; fail on an inconsistent one."""
         if message["type"] == "snapshot":
             self.kept = dict(message["bids"])
             self.snapshots += 1
@@ -240,16 +242,16 @@ class Book:
                     del self.kept[price]
 
 
-async def _hear_all(book: Book, client: Client) -> None:
+async def _apply_all(book: Book, client: Client) -> None:
     with trio.fail_after(5):
         while book.kept != book.truth:
-            book.hear(await client.next_json())
+            book.apply(await client.next_json())
 
 
 async def test_a_conflating_subscriber_of_a_book_gets_a_fresh_snapshot_when_there_is_room(
     nursery: trio.Nursery,
 ) -> None:
-    """Changes add up, so none can be left out of those that wait: all are, and it is told."""
+    """Updates are cumulative, so all waiting ones are dropped, and a notice reports them."""
     served = await serve(nursery, backlog_bytes_max=10 * PAD)
     nursery.start_soon(served.instance.pipe.snapshots.run)
     client, outlet = await _slow(served, "/ws", CONFLATE_BOOK)
@@ -261,20 +263,20 @@ async def test_a_conflating_subscriber_of_a_book_gets_a_fresh_snapshot_when_ther
         await served.publish(book.change(str(trades), "1", PAD), match(trades, trades))
     await served.publish(book.change("1", "0", PAD))
     assert outlet.waiting_bytes <= 10 * PAD
-    await _hear_all(book, client)
+    await _apply_all(book, client)
 
     assert book.skipped == outlet.skipped > 5
     assert book.snapshots == 2
     assert {"conflated": book.skipped} == served.instance.counts.drops
     await served.publish(book.change("2", "0", 0), book.change("3", "7", 0))
-    await _hear_all(book, client)
+    await _apply_all(book, client)
     assert book.snapshots == 2
     await client.stream.aclose()
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_book_is_true_however_slowly_it_is_read(nursery: trio.Nursery, seed: int) -> None:
-    """Whatever is dropped in the meantime, and whatever the exchange sends anew."""
+async def test_a_book_is_right_at_any_speed_of_reading(nursery: trio.Nursery, seed: int) -> None:
+    """This holds for any dropped updates and any new snapshots of the exchange."""
     random = Random(seed)
     served = await serve(nursery, backlog_bytes_max=4 * PAD)
     nursery.start_soon(served.instance.pipe.snapshots.run)
@@ -285,7 +287,7 @@ async def test_a_book_is_true_however_slowly_it_is_read(nursery: trio.Nursery, s
         with cancelled:
             while True:
                 await may_read.wait()
-                book.hear(await client.next_json())
+                book.apply(await client.next_json())
 
     reading = trio.CancelScope()
     nursery.start_soon(read, reading)
@@ -312,8 +314,8 @@ async def test_a_book_is_true_however_slowly_it_is_read(nursery: trio.Nursery, s
     await client.stream.aclose()
 
 
-async def test_conflation_that_does_not_help_ends_in_a_close(nursery: trio.Nursery) -> None:
-    """Trades are never conflated, so a backlog of trades has one way out."""
+async def test_insufficient_conflation_ends_the_stream(nursery: trio.Nursery) -> None:
+    """Trades are never conflated, so a backlog of trades only grows."""
     served = await serve(nursery, backlog_bytes_max=2000)
     client, outlet = await _slow(served, "/ws", CONFLATE)
     number = await _fill(served, outlet)
@@ -326,10 +328,10 @@ async def test_conflation_that_does_not_help_ends_in_a_close(nursery: trio.Nurse
     await client.stream.aclose()
 
 
-async def test_a_peer_that_lets_its_pongs_pile_up_is_closed(
+async def test_a_peer_that_does_not_read_its_pongs_is_closed(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control messages have a limit too."""
+    """Control bytes have a bound too."""
     monkeypatch.setattr(limits, "CONTROL_BYTES_MAX", 1000)
     client, outlet = await _slow(served, "/ws-feed")
     await _fill(served, outlet)
@@ -340,10 +342,10 @@ async def test_a_peer_that_lets_its_pongs_pile_up_is_closed(
     await client.stream.aclose()
 
 
-async def test_thousands_of_errors_are_few_writes_and_bounded_like_others(
+async def test_thousands_of_errors_are_few_writes_within_the_bound(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command has an error for each thing that it names; a peer may read none of them."""
+    """A command may cause an error for each of its topics, and a peer may read none of them."""
     client, outlet = await _slow(served, "/ws-feed")
     sent: list[int] = []
 
@@ -366,8 +368,10 @@ async def test_thousands_of_errors_are_few_writes_and_bounded_like_others(
     await client.stream.aclose()
 
 
-async def test_sse_is_told_of_its_slowness_and_ndjson_is_cut(nursery: trio.Nursery) -> None:
-    """SSE has notices and its last chunk; a cut NDJSON has neither, so it shows as a cut."""
+async def test_a_slow_sse_stream_gets_an_error_and_a_slow_ndjson_stream_breaks_off(
+    nursery: trio.Nursery,
+) -> None:
+    """SSE has an error event and its last chunk; NDJSON has neither: its end is unplanned."""
     served = await serve(nursery, backlog_bytes_max=3 * PAD)
     bodies = {}
     for accept in ("text/event-stream", "application/x-ndjson"):
@@ -388,7 +392,7 @@ async def test_sse_is_told_of_its_slowness_and_ndjson_is_cut(nursery: trio.Nurse
     assert not ndjson.endswith(b"0\r\n\r\n")
 
 
-async def test_a_stream_that_ends_in_a_drain_says_where_to_resume(served: Served) -> None:
+async def test_a_stream_that_ends_in_a_drain_has_its_resume_position(served: Served) -> None:
     """/ws gets a notice and 1012, SSE an event, NDJSON a line, both with their last chunk."""
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
@@ -422,10 +426,10 @@ async def test_a_stream_that_ends_in_a_drain_says_where_to_resume(served: Served
     await client.stream.aclose()
 
 
-async def test_a_subscriber_whose_connection_breaks_is_dropped_at_the_next_write(
+async def test_a_broken_connection_is_detected_at_the_next_write(
     served: Served,
 ) -> None:
-    """The reader may not have noticed yet; the writer does."""
+    """The reading task may not have detected it yet."""
     client, outlet = await _slow(served, "/ws-feed")
     outlet._socket.shutdown(1)
     await served.publish(ticker(1))
@@ -437,7 +441,7 @@ async def test_a_subscriber_whose_connection_breaks_is_dropped_at_the_next_write
 
 
 async def test_a_reset_while_data_waits_ends_quietly(served: Served) -> None:
-    """The flushing task finds the socket broken or closed, and ends."""
+    """The flush task finds the socket broken or closed, and ends."""
     client, outlet = await _slow(served, "/ws-feed")
     await _fill(served, outlet)
     client.stream.socket.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER 0: a reset
@@ -447,15 +451,15 @@ async def test_a_reset_while_data_waits_ends_quietly(served: Served) -> None:
     assert served.instance.counts.ends.total() == 1
 
 
-class Stubborn:
-    """A socket that takes half of one write, then nothing until told otherwise."""
+class StubbornSocket:
+    """A fake socket that accepts ``room`` bytes and refuses all other bytes."""
 
     def __init__(self) -> None:
         self.taken = b""
         self.room = 0
 
     def send(self, data: bytes) -> int:
-        """Take what there is room for."""
+        """Accept the bytes that there is room for."""
         if not self.room:
             raise BlockingIOError
         sent = min(self.room, len(data))
@@ -464,10 +468,10 @@ class Stubborn:
         return sent
 
     def shutdown(self, how: int) -> None:
-        """Nobody looks."""
+        """Do nothing: no test reads the effect."""
 
     def fileno(self) -> int:
-        """Be closed already."""
+        """Return the descriptor of a closed socket."""
         return -1
 
 
@@ -477,9 +481,11 @@ def _chunk(*payloads: bytes) -> Chunk:
     return Chunk([m.frame for m in messages], messages, list(range(1, len(messages) + 1)))
 
 
-async def test_nothing_is_said_inside_a_frame_that_has_begun(nursery: trio.Nursery) -> None:
-    """Not even the farewell, and not even when the socket finds room for it at that moment."""
-    sock = Stubborn()
+async def test_a_frame_that_has_begun_is_finished_before_any_other_byte(
+    nursery: trio.Nursery,
+) -> None:
+    """This holds for the farewell too, even if the socket becomes writable at that moment."""
+    sock = StubbornSocket()
     settings = OutletSettings(nursery, StreamCounts(), backlog_bytes_max=1000)
     outlet = Outlet(sock, WEBSOCKET, settings)
     chunk = _chunk(b"x" * 100, b"y" * 2000, b"z" * 2000)
@@ -503,16 +509,16 @@ async def test_nothing_is_said_inside_a_frame_that_has_begun(nursery: trio.Nurse
 
 
 async def test_a_socket_that_closes_before_flushing_begins_ends_it_quietly() -> None:
-    """All flushing tasks share a nursery: an error of one would end every stream."""
+    """All flush tasks share a nursery: an exception in one would end every stream."""
     async with trio.open_nursery() as nursery:
-        outlet = Outlet(Stubborn(), WEBSOCKET, OutletSettings(nursery, StreamCounts()))
+        outlet = Outlet(StubbornSocket(), WEBSOCKET, OutletSettings(nursery, StreamCounts()))
         outlet.write(_chunk(b"x"))
         assert 1 == len(nursery.child_tasks)
         outlet.close()
 
 
 def _snapshot(size: int) -> bytes:
-    """Return a book whose message is at least ``size`` bytes long."""
+    """Return a book message of at least ``size`` bytes."""
     rows = ",".join(f'["{n}.00","1.00000000"]' for n in range(1_000_000, 1_000_000 + size // 28))
     text = (
         f'{{"type":"snapshot","product_id":"BTC-USD","bids":[{rows}],"asks":[["9999999.00","1"]]}}'
@@ -528,10 +534,10 @@ async def _read_some(sock: trio.socket.SocketType, count: int) -> bytes:
     return bytes(data)
 
 
-async def test_a_snapshot_above_the_limit_arrives_whole_and_two_are_too_much(
+async def test_one_snapshot_above_the_bound_is_sent_and_two_end_the_stream(
     nursery: trio.Nursery,
 ) -> None:
-    """5 MB is what a deep book has (FEED §7); a limit of 4 MiB must not make it unreadable."""
+    """A deep book has 5 MB (COINBASE §7); a bound of 4 MiB must not make it unreadable."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     counts = StreamCounts()
@@ -554,11 +560,11 @@ async def test_a_snapshot_above_the_limit_arrives_whole_and_two_are_too_much(
         outlet.close()
 
 
-async def test_what_comes_behind_a_snapshot_that_is_nearly_sent_is_bounded_as_ever(
+async def test_data_after_a_nearly_sent_snapshot_is_bounded(
     nursery: trio.Nursery,
 ) -> None:
-    """Only the part of it that waits is excused, or 5 MB more could pile up behind it."""
-    sock = Stubborn()
+    """Only its unsent part is exempt from the bound; otherwise 5 MB more could wait."""
+    sock = StubbornSocket()
     settings = OutletSettings(nursery, StreamCounts(), backlog_bytes_max=1000)
     outlet = Outlet(sock, WEBSOCKET, settings)
     snapshot = _chunk(b"x" * 50_000)
@@ -574,10 +580,10 @@ async def test_what_comes_behind_a_snapshot_that_is_nearly_sent_is_bounded_as_ev
     outlet.close()
 
 
-async def test_the_largest_backlog_is_closed_when_all_together_are_too_much(
+async def test_the_largest_backlog_is_closed_when_the_budget_is_exceeded(
     nursery: trio.Nursery,
 ) -> None:
-    """Each is within its own bound; the one that is hardly slow stays and misses nothing."""
+    """Each is within its own bound; the slightly slow one stays open and misses no message."""
     served = await serve(nursery, waiting_bytes_max=20 * PAD)
     large, large_outlet = await _slow(served, "/ws")
     other = SUBSCRIBE.replace("BTC-USD", "ETH-USD")
@@ -616,7 +622,7 @@ async def test_the_largest_backlog_is_closed_when_all_together_are_too_much(
 async def test_two_hundred_slow_readers_of_different_topics_keep_the_bound(
     nursery: trio.Nursery,
 ) -> None:
-    """Cohorts of one share no bytes; pongs and answers count too, and farewells."""
+    """Cohorts of one member share no bytes; pongs, answers and farewells count too."""
     served = await serve(nursery, waiting_bytes_max=1_000_000)
     random = Random(15)
     streams = []

@@ -1,4 +1,4 @@
-"""What connections share."""
+"""State that the connections of a plane share."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.streaming.conftest import Served
 
 
 async def test_session_ids_start_with_the_instance_and_cannot_be_guessed(served: Served) -> None:
-    """Whoever knows the id controls the stream; another instance knows whose it is."""
+    """The id grants control of the stream, and shows its owner to other instances."""
     ids = {served.plane.new_session(None, WEBSOCKET).id for _ in range(1000)}
 
     assert len(ids) == 1000
@@ -17,8 +17,8 @@ async def test_session_ids_start_with_the_instance_and_cannot_be_guessed(served:
     assert all(len(session_id) >= 2 + 22 for session_id in ids)  # 128 bits in base64
 
 
-async def test_pairs_are_checked_against_what_the_exchange_lists(served: Served) -> None:
-    """Before the stream is answered, so that the answer can be a 404."""
+async def test_pairs_are_checked_against_the_list_of_the_exchange(served: Served) -> None:
+    """The check precedes the head of the answer, so that it can be a 404."""
     served.instance.pipe.catalogue.replace(frozenset({"BTC-USD"}))
     served.instance.check(channel_requests(["ticker"], ("BTC-USD",)))
 

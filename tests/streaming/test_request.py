@@ -1,4 +1,4 @@
-"""Which requests are streams, and what they ask for."""
+"""Requests of the streaming plane, and their contents."""
 
 import h11
 import pytest
@@ -29,7 +29,7 @@ UPGRADE = (
 
 
 def request(target: str, *headers: tuple[str, str], method: str = "GET", version: str = "1.1"):
-    """Return a request as h11 reads it."""
+    """Return a request as h11 parses it."""
     return h11.Request(
         method=method, target=target, headers=[("Host", "x"), *headers], http_version=version
     )
@@ -57,8 +57,8 @@ def request(target: str, *headers: tuple[str, str], method: str = "GET", version
         (request("http://x", *UPGRADE), Plane.STREAMING),
     ],
 )
-def test_streams_are_told_from_the_rest(asked: h11.Request, plane: Plane) -> None:
-    """By path and method alone, or by the upgrade."""
+def test_requests_for_streams_are_recognized(asked: h11.Request, plane: Plane) -> None:
+    """Path and method decide, or the upgrade."""
     assert plane == plane_of(asked)
 
 
@@ -77,7 +77,7 @@ def test_streams_are_told_from_the_rest(asked: h11.Request, plane: Plane) -> Non
     ],
 )
 def test_each_websocket_path_has_its_dialect(path: str, form: WireForm, strict: bool) -> None:
-    """ccxt appends a bare question mark (FEED §15.1)."""
+    """ccxt appends a bare question mark (COINBASE §15.1)."""
     asked = read_stream_request(request(path, *UPGRADE))
 
     assert (form, strict, KEY[1].encode()) == (asked.form, asked.is_strict, asked.websocket_key)
@@ -96,8 +96,8 @@ ANSWER = b"permessage-deflate; server_no_context_takeover; client_no_context_tak
         ("/api/v1/subscribe/BTC-USD", WEBSOCKET_DEFLATE),
     ],
 )
-def test_who_offers_compression_gets_a_form_that_deflates(path: str, form: WireForm) -> None:
-    """On every path of a WebSocket, in its dialect."""
+def test_an_offer_of_compression_selects_a_form_that_deflates(path: str, form: WireForm) -> None:
+    """This holds on every path of a WebSocket, in its dialect."""
     chrome = ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
     asked = read_stream_request(request(path, *UPGRADE, chrome))
 
@@ -116,10 +116,10 @@ def test_who_offers_compression_gets_a_form_that_deflates(path: str, form: WireF
         ([";;;"], b""),
     ],
 )
-def test_an_offer_that_cannot_be_kept_is_declined_and_no_more(
+def test_an_unacceptable_offer_is_declined_without_an_error(
     offers: list[str], answer: bytes
 ) -> None:
-    """The stream is had, uncompressed; several headers are one list (RFC 6455 §9.1)."""
+    """The stream is served uncompressed; several headers are one list (RFC 6455 §9.1)."""
     headers = [("Sec-WebSocket-Extensions", offer) for offer in offers]
     asked = read_stream_request(request("/ws", *UPGRADE, *headers))
 
@@ -128,7 +128,7 @@ def test_an_offer_that_cannot_be_kept_is_declined_and_no_more(
 
 
 def test_only_a_websocket_is_compressed() -> None:
-    """The header means nothing elsewhere."""
+    """The header has no meaning for other forms."""
     headers = [("Sec-WebSocket-Extensions", "permessage-deflate")]
     asked = read_stream_request(request("/api/v1/stream", *headers))
 
@@ -157,7 +157,7 @@ def test_only_a_websocket_is_compressed() -> None:
     ],
 )
 def test_the_form_is_chosen_by_accept(accept: str | None, version: str, form: WireForm) -> None:
-    """A plain curl gets NDJSON, an EventSource SSE."""
+    """Plain curl gets NDJSON, an EventSource gets SSE."""
     headers = [("Accept", accept)] if accept is not None else []
 
     assert form is read_stream_request(request("/api/v1/stream", *headers, version=version)).form
@@ -167,7 +167,7 @@ def test_the_form_is_chosen_by_accept(accept: str | None, version: str, form: Wi
     "accept",
     ["text/csv", "text/event-stream;q=0", "application/json", "*/*;q=0.0"],
 )
-def test_a_form_that_was_ruled_out_is_not_sent(accept: str) -> None:
+def test_an_excluded_form_is_not_sent(accept: str) -> None:
     """A weight of 0 means never (RFC 9110 §12.4.2)."""
     with pytest.raises(SubscriberError) as caught:
         read_stream_request(request("/api/v1/stream", ("Accept", accept)))
@@ -175,8 +175,8 @@ def test_a_form_that_was_ruled_out_is_not_sent(accept: str) -> None:
     assert caught.value.status == 406
 
 
-def asked_for(target: str) -> dict[str, tuple[tuple[str, ...], str | None]]:
-    """Return channel → (products, policy) of a request's command."""
+def requested(target: str) -> dict[str, tuple[tuple[str, ...], str | None]]:
+    """Return channel → (products, policy) of the command in a request."""
     command = read_stream_request(request(target)).command
     assert command is not None
     assert command.subscribes
@@ -185,33 +185,33 @@ def asked_for(target: str) -> dict[str, tuple[tuple[str, ...], str | None]]:
 
 @pytest.mark.parametrize("query", ["", "?channels=", "?channels=%20,"])
 def test_a_pair_alone_means_ticker_and_matches(query: str) -> None:
-    """The default of DESIGN §3, and no silent stream; pairs may be typed small."""
+    """Without a default the stream would stay empty; pairs may be in lower case."""
     pair = (("BTC-USD",), None)
 
-    assert {"ticker": pair, "matches": pair} == asked_for("/api/v1/subscribe/btc-usd" + query)
+    assert {"ticker": pair, "matches": pair} == requested("/api/v1/subscribe/btc-usd" + query)
 
 
 def test_channels_pairs_and_policy_are_read_from_the_query() -> None:
-    """The policy goes where it can be followed: trades are never conflated."""
+    """The policy applies to the channels that can be conflated: trades never are."""
     target = "/api/v1/stream?pairs=a-b,%20C-D,&channels=ticker,matches&policy=conflate"
 
-    assert asked_for(target) == {
+    assert requested(target) == {
         "ticker": (("A-B", "C-D"), "conflate"),
         "matches": (("A-B", "C-D"), None),
     }
 
 
-def test_an_absolute_url_asks_for_the_same() -> None:
-    """RFC 9112 §3.2.2: clients behind a proxy send one, and a server must take it."""
-    absolute = asked_for("http://x:8001/api/v1/subscribe/BTC-USD?channels=ticker")
+def test_an_absolute_url_is_the_same_request() -> None:
+    """RFC 9112 §3.2.2: clients of a proxy send one, and a server must accept it."""
+    absolute = requested("http://x:8001/api/v1/subscribe/BTC-USD?channels=ticker")
 
-    assert absolute == asked_for("/api/v1/subscribe/BTC-USD?channels=ticker")
+    assert absolute == requested("/api/v1/subscribe/BTC-USD?channels=ticker")
 
 
 def test_a_stream_without_pairs_waits_for_commands() -> None:
-    """And one whose channels need no pair does not."""
+    """A stream of channels without products does not wait."""
     assert None is read_stream_request(request("/api/v1/stream")).command
-    assert asked_for("/api/v1/stream?channels=status") == {"status": ((), None)}
+    assert requested("/api/v1/stream?channels=status") == {"status": ((), None)}
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_a_stream_without_pairs_waits_for_commands() -> None:
         (request("/api/v1/x", *UPGRADE), 404),
     ],
 )
-def test_a_broken_handshake_is_refused(asked: h11.Request, status: int) -> None:
-    """RFC 6455 §4.2.1, each of its demands."""
+def test_an_invalid_handshake_is_refused(asked: h11.Request, status: int) -> None:
+    """Each requirement of RFC 6455 §4.2.1 is checked."""
     with pytest.raises(SubscriberError) as caught:
         read_stream_request(asked)
 
@@ -256,17 +256,17 @@ def since(target: str, *headers: tuple[str, str]) -> dict[Topic, Start]:
     ],
 )
 @pytest.mark.parametrize("headers", [(), (EVENTS,), UPGRADE])
-def test_a_url_says_since_when(
+def test_a_url_has_the_start_of_a_resume(
     text: str, start: Start, headers: tuple[tuple[str, str], ...]
 ) -> None:
-    """All channels of a pair share its counter, so one number is enough."""
+    """All channels of a pair share its sequence, so one number suffices."""
     target = f"/api/v1/subscribe/BTC-USD?since={text}"
 
     assert since(target, *headers) == dict.fromkeys(BTC_TOPICS, start)
 
 
-def test_an_event_source_says_what_it_got_last() -> None:
-    """The header comes with each reconnect; the URL is that of its first day."""
+def test_the_event_id_of_a_reconnect_takes_precedence_over_the_url() -> None:
+    """An EventSource sends the header at each reconnect; the URL is that of its first request."""
     target = "/api/v1/subscribe/BTC-USD?since=-5m&last_event_id=ticker:BTC-USD@3"
     last = ("Last-Event-ID", "matches:BTC-USD@7,ticker:BTC-USD@8")
     ticker, matches = BTC_TOPICS
@@ -279,8 +279,8 @@ def test_an_event_source_says_what_it_got_last() -> None:
 
 
 @pytest.mark.parametrize("strict", ["true", "1"])
-def test_a_url_may_want_all_or_nothing(strict: str) -> None:
-    """A recorder that cannot have it all wants to know, and ask somebody else."""
+def test_a_url_may_be_strict(strict: str) -> None:
+    """A recorder must learn of missing messages, to request them elsewhere."""
     target = "/api/v1/subscribe/BTC-USD?since=7&strict="
     asked = read_stream_request(request(target + strict)).command
     other = read_stream_request(request(target + "false")).command
@@ -294,7 +294,7 @@ def test_a_url_may_want_all_or_nothing(strict: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_lines_carry_notices_unless_the_url_opts_out(version: str) -> None:
-    """``notices`` has one value, and one form that it applies to."""
+    """``notices`` has one value, and applies to one form."""
     target, chunked = "/api/v1/subscribe/BTC-USD?notices=", version == "1.1"
     bare = read_stream_request(request(target + "none", version=version))
     assert bare.form is NDJSON_BARE[chunked]
@@ -306,7 +306,7 @@ def test_lines_carry_notices_unless_the_url_opts_out(version: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["/api/v1/subscribe/BTC-USD", "/api/v1/stream?pairs=A-B"])
-def test_a_url_may_name_its_form(target: str) -> None:
+def test_a_url_may_select_its_form(target: str) -> None:
     """A link and a browser's address bar cannot set ``Accept``."""
     mark = "&" if "?" in target else "?"
     for name, form in (("sse", SSE[True]), ("ndjson", NDJSON[True])):
@@ -332,15 +332,15 @@ def test_a_url_may_name_its_form(target: str) -> None:
 def test_an_unknown_or_repeated_parameter_is_refused(
     target: str, said: str, headers: tuple[tuple[str, str], ...]
 ) -> None:
-    """A stream of the wrong thing would be silent for ever."""
+    """A stream of the wrong topics would stay empty without an error."""
     with pytest.raises(SubscriberError, match=said) as caught:
         read_stream_request(request(target, *headers))
     assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("path", ["/", "/ws-feed", "/ws"])
-def test_websockets_that_wait_for_commands_have_no_parameters(path: str) -> None:
-    """``/ws?channels=ticker`` would wait for ever."""
+def test_websockets_that_wait_for_commands_accept_no_parameters(path: str) -> None:
+    """``/ws?channels=ticker`` would get no message, and no error."""
     with pytest.raises(SubscriberError, match="which has no parameters"):
         read_stream_request(request(f"{path}?channels=ticker", *UPGRADE))
 
@@ -353,8 +353,8 @@ def test_websockets_that_wait_for_commands_have_no_parameters(path: str) -> None
         "/api/v1/stream?pairs=A-B,C-D&since=7",
     ],
 )
-def test_a_position_that_means_nothing_is_refused(target: str) -> None:
-    """Beginning anywhere else would be a silent loss; a number of two pairs is none of both."""
+def test_an_invalid_position_is_refused(target: str) -> None:
+    """Another start would be a silent gap; a sequence belongs to one pair."""
     with pytest.raises(SubscriberError) as caught:
         read_stream_request(request(target))
 
@@ -367,8 +367,8 @@ def pace(query: str) -> Pace | None:
     return command.pace
 
 
-def test_a_url_may_ask_for_a_replay() -> None:
-    """A speed or an end makes one of it; since alone resumes."""
+def test_a_url_may_request_a_replay() -> None:
+    """A speed or an end makes it a replay; ``since`` alone resumes."""
     assert pace("since=-5m") is None
     assert pace("since=-5m&speed=10") == Pace(10.0)
     assert pace("since=-5m&speed=0.5&until=-1m") == Pace(0.5, NOW_US - 60_000_000)
@@ -381,8 +381,8 @@ def test_a_url_may_ask_for_a_replay() -> None:
     ["speed=1", "until=-1m", "since=-5m&speed=-1", "since=-5m&speed=fast", "since=-5m&speed=nan",
         "since=-5m&speed=1001", "since=-5m&until=7", "since=-5m&until=soon", "since=-5m&speed=inf"],
 )  # fmt: skip
-def test_a_replay_that_means_nothing_is_refused(query: str) -> None:
-    """It has a beginning, and a pace that can be kept."""
+def test_an_invalid_replay_is_refused(query: str) -> None:
+    """A replay needs a start and a valid speed."""
     with pytest.raises(SubscriberError) as caught:
         pace(query)
 

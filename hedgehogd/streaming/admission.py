@@ -16,6 +16,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.lru import Lru
 from hedgehogd.protocol.backoff import TokenBucket
 
 # Seconds after which a refused address may try again, by the code of the reason.
@@ -179,7 +180,7 @@ class Addresses:
         self.connections_max = connections_max
         self.connections_per_s = connections_per_s
         self._present: dict[str, _Holder] = {}
-        self._past: dict[str, _Holder] = {}
+        self._past: Lru[str, _Holder] = Lru(limits.ADDRESSES_REMEMBERED_MAX)
 
     def __len__(self) -> int:
         """Return the number of addresses with an open connection."""
@@ -202,7 +203,7 @@ class Addresses:
             was not counted.
         """
         self._forget(now)
-        holder = self._present.get(address) or self._past.pop(address, None)
+        holder = self._present.get(address) or self._past.pop(address)
         if holder is None:
             holder = _Holder(_bucket(self.connections_per_s, limits.ADDRESS_BURST_S))
         if holder.open >= self.connections_max:
@@ -254,13 +255,11 @@ class Addresses:
         for address, holder in list(islice(self._past.items(), _FORGOTTEN_AT_ONCE)):
             if not holder.bucket.is_full(now):
                 return  # the following ones left later
-            del self._past[address]
+            self._past.pop(address)
 
     def _remember(self, address: str, holder: _Holder) -> None:
         holder.starts = None  # no request of the address is left that could wait
-        self._past[address] = holder
-        if len(self._past) > limits.ADDRESSES_REMEMBERED_MAX:
-            del self._past[next(iter(self._past))]
+        self._past.put(address, holder)
 
 
 def _bucket(per_s: float, burst_s: float) -> TokenBucket:

@@ -1,0 +1,87 @@
+"""A cache bounded in entries and in weight; the least recently used entries are evicted.
+
+One implementation for all caches: what differs between them is the unit of the weight, and the
+work that an eviction causes. ``put`` therefore returns the evicted entries, and the owner of the
+cache releases what belongs to them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from math import inf
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Lru(Generic[Key, Value]):
+    """A mapping that evicts its least recently used entries to keep two bounds.
+
+    ``put`` and ``get`` count as uses. The newest entry is never evicted, even if it alone exceeds
+    the bound of the weight: a cache that must not hold such a value does not ``put`` it. All
+    methods take constant time; nothing waits.
+
+    Args:
+        entries_max: largest number of entries, at least 1.
+        weight_max: largest sum of the weights, in the unit that the owner chooses.
+
+    Attributes:
+        weight: sum of the weights of the entries.
+    """
+
+    __slots__ = ("_entries", "_entries_max", "_weight_max", "weight")
+
+    def __init__(self, entries_max: float = inf, weight_max: float = inf) -> None:
+        self.weight = 0
+        self._entries_max = entries_max
+        self._weight_max = weight_max
+        self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Key) -> Value | None:
+        """Return the value of ``key`` and mark it as used; None when there is none."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return entry[0]
+
+    def put(self, key: Key, value: Value, weight: int = 0) -> list[tuple[Key, Value]]:
+        """Add or replace an entry.
+
+        Returns:
+            The evicted entries, least recently used first; a replaced value is not among them.
+        """
+        self.pop(key)
+        self._entries[key] = (value, weight)
+        self.weight += weight
+        evicted: list[tuple[Key, Value]] = []
+        while len(self._entries) > 1 and (
+            len(self._entries) > self._entries_max or self.weight > self._weight_max
+        ):
+            oldest, (old_value, old_weight) = self._entries.popitem(last=False)
+            self.weight -= old_weight
+            evicted.append((oldest, old_value))
+        return evicted
+
+    def pop(self, key: Key) -> Value | None:
+        """Remove ``key`` and return its value; None when there is none."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return None
+        self.weight -= entry[1]
+        return entry[0]
+
+    def items(self) -> Iterator[tuple[Key, Value]]:
+        """Iterate over the entries, least recently used first, without marking them as used.
+
+        The cache must not change during the iteration.
+        """
+        return ((key, value) for key, (value, _) in self._entries.items())
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
+        self.weight = 0

@@ -40,9 +40,9 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
     @app.post("/api/v1/subscribe/<pair>")
     async def start(pair: str) -> Response:
         pair = _product_id(pair)
-        if (owner := _elsewhere(_session_id(), peers)) is not None:
-            return await _pass_on(instance, *owner)
-        names, policy = await _wishes()
+        if (owner := _remote_owner(_session_id(), peers)) is not None:
+            return await _forward(instance, *owner)
+        names, policy = await _channels_and_policy()
         requests = channel_requests(names or DEFAULT_CHANNELS, (pair,), policy)
         instance.check(requests)
         session = _session(instance, _session_id())
@@ -51,9 +51,9 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
     @app.delete("/api/v1/subscribe/<pair>")
     async def stop(pair: str) -> Response:
         pair = _product_id(pair)
-        if (owner := _elsewhere(_session_id(), peers)) is not None:
-            return await _pass_on(instance, *owner)
-        names, _ = await _wishes()
+        if (owner := _remote_owner(_session_id(), peers)) is not None:
+            return await _forward(instance, *owner)
+        names, _ = await _channels_and_policy()
         requests = channel_requests(names, (pair,))
         session = _session(instance, _session_id())
         if all(pair not in held for held in session.subscription.state.values()):
@@ -64,8 +64,8 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
 
     @app.get("/api/v1/sessions/<session_id>")
     async def show(session_id: str) -> Response:
-        if (owner := _elsewhere(session_id, peers)) is not None:
-            return await _pass_on(instance, *owner)
+        if (owner := _remote_owner(session_id, peers)) is not None:
+            return await _forward(instance, *owner)
         session = _session(instance, session_id)
         about = {"address": session.address, **session.statistics()._asdict()}
         return json_response({**_state(session), **about})
@@ -103,7 +103,7 @@ def _session_id() -> str:
     return request.headers.get(SESSION_HEADER) or query().get("session", "")
 
 
-def _elsewhere(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None:
+def _remote_owner(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None:
     """Return the peers and the owner's number; None when this instance answers itself."""
     owner = owner_of(session_id)
     if peers is None or owner is None or owner == peers.number:
@@ -111,7 +111,7 @@ def _elsewhere(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None
     return peers, owner
 
 
-async def _pass_on(instance: Instance, peers: Peers, owner: int) -> Response:
+async def _forward(instance: Instance, peers: Peers, owner: int) -> Response:
     """Forward this request to the owner of the stream and return its answer."""
     headers = [  # unchanged: a header may have bytes that are not ASCII
         (name.encode(), value.encode("latin-1"))
@@ -160,7 +160,7 @@ def _unknown_session() -> SubscriberError:
     )
 
 
-async def _wishes() -> tuple[list[str], str | None]:
+async def _channels_and_policy() -> tuple[list[str], str | None]:
     """Return the channels and the policy of a request, from its query or JSON body."""
     body: Any = {}
     raw = await request.get_data()

@@ -100,7 +100,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
         answer = await fetched(overview_read(name))
         if not name and _has_no_service(rest, answer):
             answer = _known_products(instance.pipe, answer)
-        return await responded(_restricted(answer, catalogue.only, is_by_id=name in BY_PRODUCT))
+        return await responded(_served_only(answer, catalogue.only, is_by_id=name in BY_PRODUCT))
 
     @app.get("/products/<pair>")
     @app.get("/products/<pair>/book", defaults={"subject": "book"})
@@ -118,7 +118,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
             return await responded(failure(400, str(error)))
         if rest is None and not subject:
             return await responded(_known_product(product_id))
-        answer = await _own(instance, companion.books, product_id, subject, read)
+        answer = await _answer_here(instance, companion.books, product_id, subject, read)
         answer = answer or await fetched(read)
         if _has_no_service(rest, answer):
             answer = from_memory(instance.pipe, product_id, subject, dict(read.query)) or answer
@@ -138,7 +138,7 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
         return _response(_time(time.time_ns()))
 
 
-async def _own(
+async def _answer_here(
     instance: Instance, books: HeldBooks | None, product_id: str, subject: str, read: Read
 ) -> Answer | None:
     """Answer from this instance's books or history; None when only the exchange can answer."""
@@ -179,7 +179,7 @@ def _time(now_ns: int) -> Answer:
     return Answer(200, msgspec.json.encode({"iso": iso, "epoch": now_ms / 1000}))
 
 
-def _restricted(answer: Answer, only: frozenset[str] | None, *, is_by_id: bool) -> Answer:
+def _served_only(answer: Answer, only: frozenset[str] | None, *, is_by_id: bool) -> Answer:
     """Return the answer, a list or an object of products, with the served products only."""
     if answer.status != 200 or only is None:
         return answer
@@ -229,14 +229,14 @@ def _known_products(pipe: Pipe, answer: Answer) -> Answer:
         return failure(503, "the products of this feed are not known")
     if not known:
         return answer
-    return Answer(200, msgspec.json.encode([_minimal(each) for each in sorted(known)]))
+    return Answer(200, msgspec.json.encode([_product_entry(each) for each in sorted(known)]))
 
 
 def _known_product(product_id: str) -> Answer:
-    return Answer(200, msgspec.json.encode(_minimal(product_id)))
+    return Answer(200, msgspec.json.encode(_product_entry(product_id)))
 
 
-def _minimal(product_id: str) -> dict[str, Any]:
+def _product_entry(product_id: str) -> dict[str, Any]:
     """Return a product's description, as far as its id determines it."""
     base, _, quote = product_id.partition("-")
     return {

@@ -64,17 +64,17 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
         past = instance.pipe.resumes.past
         if past is None:
             raise SubscriberError("no_history", "this instance has no history (--history)", 404)
-        asked = _read(pair.upper(), query(), instance.pipe.wall_us())
-        if not past.keeps(asked.topic):
-            raise SubscriberError("not_kept", f"{asked.topic} is not recorded here", 404)
+        requested = _read(pair.upper(), query(), instance.pipe.wall_us())
+        if not past.keeps(requested.topic):
+            raise SubscriberError("not_kept", f"{requested.topic} is not recorded here", 404)
         form = choose_form(request.headers.get("Accept"), query().get("format"), FORMS)
         instance.readings.check(CALLER.get())
         pages = InTurn(past, instance.readings, CALLER.get())
         try:
-            end, gaps, has_more = await _measure(pages, asked)
+            end, gaps, has_more = await _measure(pages, requested)
         except PastUnavailable as error:
             raise SubscriberError("history_unavailable", str(error), 503) from None
-        stretch = asked._replace(until=end)
+        stretch = requested._replace(until=end)
         after = str(end) if has_more else ""
         response = Response(_BODIES[form](pages, stretch, after, gaps), content_type=form)
         response.timeout = None  # a slow client is no error
@@ -186,19 +186,19 @@ def _number(name: str, text: str, minimum: int) -> int:
     return number
 
 
-async def _measure(past: InTurn, asked: Stretch) -> tuple[int, list[PastGap], bool]:
+async def _measure(past: InTurn, requested: Stretch) -> tuple[int, list[PastGap], bool]:
     """Return the end of the answer (its last receive time), its gaps, and whether more follow."""
-    count, end, gaps = 0, asked.after, list[PastGap]()
-    async with aclosing(_pages(past, asked)) as pages:
-        async for messages, found in pages:
-            part = messages[: asked.limit - count]
+    count, end, gaps = 0, requested.after, list[PastGap]()
+    async with aclosing(_pages(past, requested)) as pages:
+        async for messages, page_gaps in pages:
+            part = messages[: requested.limit - count]
             count += len(part)
             end = part[-1].received_us if part else end
             is_full = len(part) < len(messages)
-            gaps += [gap for gap in found if not is_full or gap.place < end]
+            gaps += [gap for gap in page_gaps if not is_full or gap.place < end]
             if is_full:
                 return end, gaps, True
-    return max(end, asked.until), gaps, False
+    return max(end, requested.until), gaps, False
 
 
 async def _pages(

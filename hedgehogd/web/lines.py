@@ -14,8 +14,8 @@ def add_lines(app: QuartTrio, instance: Instance) -> None:
     async def lines() -> Response:
         health = instance.health
         products = {
-            product_id: {"heard_age_s": heard, "data_age_s": data}
-            for product_id, (heard, data) in sorted(health.read_products().items())
+            product_id: {"heard_age_s": message_age_s, "data_age_s": data_age_s}
+            for product_id, (message_age_s, data_age_s) in sorted(health.read_products().items())
         }
         return json_response(
             {

@@ -50,10 +50,10 @@ async def watch_lag(instance: Instance, read: Callable[[], float] = perf_counter
             log.warning("the process did not run", seconds=round(instance.loop_lag_s, 1))
 
 
-def exposition(instance: Instance, *others: Collector) -> tuple[bytes, str]:
+def exposition(instance: Instance, *collectors: Collector) -> tuple[bytes, str]:
     """Return all metrics in Prometheus' text format, and its content type."""
     registry = CollectorRegistry()
-    for collector in (InstanceCollector(instance), *others):
+    for collector in (InstanceCollector(instance), *collectors):
         registry.register(collector)
     return generate_latest(registry) + generate_latest(_lag_registry), CONTENT_TYPE_LATEST
 

@@ -44,14 +44,14 @@ class _Server(TCPServer):
     ends its sending side after the request is answered; Hypercorn would cancel the request.
 
     Attributes:
-        asked: the head of the request.
+        request_head: the head of the request.
     """
 
-    asked = b""
+    request_head = b""
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, RawData) and (refusal := _EMPTY_REFUSAL.match(event.data)):
-            event = RawData(_explained(event.data, refusal, self.asked))
+            event = RawData(_with_error_body(event.data, refusal, self.request_head))
         await super().protocol_send(event)
 
     async def _read_data(self) -> None:
@@ -66,14 +66,14 @@ class _Server(TCPServer):
         # A peer that has left is detected when the answer is sent.
 
 
-def _explained(answer: bytes, refusal: re.Match[bytes], asked: bytes) -> bytes:
+def _with_error_body(answer: bytes, refusal: re.Match[bytes], request_head: bytes) -> bytes:
     status = HTTPStatus(int(refusal[1]))
     code = status.phrase.lower().replace(" ", "_")
-    error = error_object(asked_path(asked), code, "the request is not valid HTTP")
+    error = error_object(asked_path(request_head), code, "the request is not valid HTTP")
     body = msgspec.json.encode(error) + b"\n"
     fields = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
     answer = answer.replace(b"content-length: 0\r\n", fields, 1)
-    return answer if wants_no_body(asked) else answer + body
+    return answer if wants_no_body(request_head) else answer + body
 
 
 def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
@@ -93,7 +93,7 @@ def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
 
     async def handle(stream: Any) -> None:
         server = _Server(wrapped, config, context, ConnectionState({}), stream)
-        server.asked = getattr(stream, "head", b"")
+        server.request_head = getattr(stream, "head", b"")
         await server
 
     return handle

@@ -31,13 +31,13 @@ async def recorded_trades(
     Raises:
         SubscriberError: 429; too many queries of the caller's address wait for the store.
     """
-    asked = dict(query)
-    if past is None or "after" not in asked or "before" in asked:
+    args = dict(query)
+    if past is None or "after" not in args or "before" in args:
         return None
     if not past.keeps(MATCHES.topic(product_id)):
         return None
-    last = int(asked["after"]) - 1
-    first = last - int(asked.get("limit", _PAGE_TRADES_MAX)) + 1
+    last = int(args["after"]) - 1
+    first = last - int(args.get("limit", _PAGE_TRADES_MAX)) + 1
     if first < 1:
         return None
     readings.check(CALLER.get())

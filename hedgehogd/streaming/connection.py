@@ -87,37 +87,37 @@ async def serve_stream(
         if request.form.has_notices:
             if request.form.kind != "ndjson":  # the head of an NDJSON answer has the session
                 outlet.tell(notices.session(session.id, plane.instance.number))
-            _introduce(plane, outlet)
+            _send_stale_notice(plane, outlet)
         if request.command is not None:
             session.apply(request.command)
         with outlet.reading:
             if reader is not None:
                 await reader.run(sock, early)
             else:
-                await _until_unreachable(outlet, sock)
+                await _discard_until_unreachable(outlet, sock)
             outlet.lose("peer_gone")
-        await _part(outlet, sock)
+        await _wait_for_close(outlet, sock)
     finally:
         plane.leave(outlet)
 
 
-def _introduce(plane: StreamingPlane, outlet: Outlet) -> None:
+def _send_stale_notice(plane: StreamingPlane, outlet: Outlet) -> None:
     """Send a new subscriber a notice when the feed is stale."""
     health = plane.instance.health
     if health.state is FeedState.STALE:
         outlet.tell(notices.stale(is_stale=True, reason=health.reason))
 
 
-async def _part(outlet: Outlet, sock: trio.socket.SocketType) -> None:
+async def _wait_for_close(outlet: Outlet, sock: trio.socket.SocketType) -> None:
     """Wait until the farewell is sent, then until the peer closes; both waits are bounded."""
     if outlet.farewell_done is not None:
         with trio.move_on_after(limits.GOODBYE_WRITTEN_S):
             await outlet.farewell_done.wait()
     with trio.move_on_after(limits.FAREWELL_S):
-        await _until_gone(sock)
+        await _discard_until_closed(sock)
 
 
-async def _until_gone(sock: trio.socket.SocketType) -> bool:
+async def _discard_until_closed(sock: trio.socket.SocketType) -> bool:
     """Discard bytes until the peer ends its sending side; return False on a connection error."""
     try:
         while await sock.recv(_READ_BYTES):
@@ -127,7 +127,7 @@ async def _until_gone(sock: trio.socket.SocketType) -> bool:
     return True
 
 
-async def _until_unreachable(outlet: Outlet, sock: trio.socket.SocketType) -> None:
+async def _discard_until_unreachable(outlet: Outlet, sock: trio.socket.SocketType) -> None:
     """Discard bytes until an SSE or NDJSON subscriber can no longer be written to.
 
     A subscriber may end its sending side after its request and still read. A subscriber that has
@@ -135,7 +135,7 @@ async def _until_unreachable(outlet: Outlet, sock: trio.socket.SocketType) -> No
     keepalive is sent at once, and again after each pause of ``HALF_CLOSED_PROBES_S``, when a reset
     has arrived. Later data and keepalives detect such a subscriber.
     """
-    if not await _until_gone(sock):
+    if not await _discard_until_closed(sock):
         return
     for pause_s in limits.HALF_CLOSED_PROBES_S:
         outlet.keep_alive()

@@ -52,7 +52,7 @@ _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 ControlHandler = Callable[[ReplayStream], Awaitable[None]]
 
 
-class _Guest:
+class _Connection:
     """One connection, from ``accept`` until it is closed.
 
     Attributes:
@@ -161,13 +161,13 @@ class Door:
             raw.close()
             return
         sock = trio.socket.from_stdlib_socket(raw)
-        guest = _Guest(address, share, Visit(share_of(address), sock.close, now))
-        self._receive(guest.visit)
+        connection = _Connection(address, share, Visit(share_of(address), sock.close, now))
+        self._receive(connection.visit)
         patience_s = limits.HEAD_TIMEOUT_S + limits.HEAD_TIMEOUT_SPREAD_S * random.random()
         reading = trio.CancelScope(deadline=now + patience_s)
         self._reading[reading] = None
         self._counts.visitors += 1
-        streams.start_soon(self._serve, raw, sock, guest, reading)
+        streams.start_soon(self._serve, raw, sock, connection, reading)
 
     def _receive(self, visit: Visit) -> None:
         """Give ``visit`` a place among the heads, evicting another visit if all are occupied."""
@@ -180,7 +180,7 @@ class Door:
         self,
         raw: socket.socket,
         sock: trio.socket.SocketType,
-        guest: _Guest,
+        connection: _Connection,
         reading: trio.CancelScope,
     ) -> None:
         """Serve one connection; an unexpected exception ends that connection alone.
@@ -190,12 +190,12 @@ class Door:
         """
         is_visitor = True
         try:
-            stream = await self._read_request(sock, guest, reading)
+            stream = await self._read_request(sock, connection, reading)
             del reading
             if stream is not None:
                 is_visitor = False
                 self._counts.visitors -= 1
-                self._heads.leave(guest.visit)
+                self._heads.leave(connection.visit)
                 await serve_stream(self._plane, raw, sock, *stream)
         except Exception:
             self._counts.refusals["bug"] += 1
@@ -203,14 +203,14 @@ class Door:
         finally:
             if is_visitor:
                 self._counts.visitors -= 1
-            self._heads.leave(guest.visit)
-            self._controls.leave(guest.visit)
-            if guest.share:
-                self._plane.addresses.leave(guest.share)
+            self._heads.leave(connection.visit)
+            self._controls.leave(connection.visit)
+            if connection.share:
+                self._plane.addresses.leave(connection.share)
             sock.close()
 
     async def _read_request(
-        self, sock: trio.socket.SocketType, guest: _Guest, reading: trio.CancelScope
+        self, sock: trio.socket.SocketType, connection: _Connection, reading: trio.CancelScope
     ) -> tuple[StreamRequest, bytes, str] | None:
         """Read a connection's first request and answer it, unless it requests a stream.
 
@@ -227,15 +227,15 @@ class Door:
             request = read_head(data)
             headers = headers_of(request)
             origin = headers.get(b"origin", b"").decode("latin-1")
-            address = self._locate(guest, headers)
+            address = self._locate(connection, headers)
             self._check_access(request, headers)
             if plane_of(request) is Plane.CONTROL:
-                if not await self._enter_control(sock, guest, share_of(address)):
+                if not await self._enter_control(sock, connection, share_of(address)):
                     return None
                 CALLER.set(share_of(address))
                 replay = without_upgrade(data, head_end)
                 await self._control(
-                    ReplayStream(trio.SocketStream(sock), replay, guest.visit.progress)
+                    ReplayStream(trio.SocketStream(sock), replay, connection.visit.progress)
                 )
                 return None
             stream = read_stream_request(request, self._plane.instance.pipe.wall_us())
@@ -248,7 +248,9 @@ class Door:
                 await _answer(sock, answer_head(stream, "", self._plane.cors_headers(origin)))
                 return None
             if stream.command is not None:
-                if not await self._has_turn(sock, guest, share_of(address), stream.command.weight):
+                if not await self._has_turn(
+                    sock, connection, share_of(address), stream.command.weight
+                ):
                     return None
                 self._plane.check_room()
         except BadHead as error:
@@ -260,7 +262,7 @@ class Door:
             return None
         return stream, data[head_end:], address
 
-    def _locate(self, guest: _Guest, headers: Mapping[bytes, bytes]) -> str:
+    def _locate(self, connection: _Connection, headers: Mapping[bytes, bytes]) -> str:
         """Return the subscriber's address, and charge the connection to it if it is not charged.
 
         A trusted proxy's request without a client address is not limited: it is the operator's.
@@ -268,15 +270,17 @@ class Door:
         Raises:
             SubscriberError: 429; the address has reached its limit of connections.
         """
-        address = client_address(guest.address, headers, self._trusted)
-        if not guest.share and not is_trusted(address, self._trusted):
+        address = client_address(connection.address, headers, self._trusted)
+        if not connection.share and not is_trusted(address, self._trusted):
             share, addresses = share_of(address), self._plane.addresses
             if reason := addresses.enter(share, trio.current_time()):
                 raise SubscriberError(reason, addresses.explain(reason), 429)
-            guest.share = share
+            connection.share = share
         return address
 
-    async def _enter_control(self, sock: trio.socket.SocketType, guest: _Guest, share: str) -> bool:
+    async def _enter_control(
+        self, sock: trio.socket.SocketType, connection: _Connection, share: str
+    ) -> bool:
         """Wait for the turn of the address, then move a connection from heads to controls.
 
         The connection keeps its place among the heads until then.
@@ -289,12 +293,12 @@ class Door:
                 the address wait.
         """
         now = trio.current_time()
-        share_max = limits.CONTROL_REQUESTS_PER_ADDRESS_MAX if guest.share else None
+        share_max = limits.CONTROL_REQUESTS_PER_ADDRESS_MAX if connection.share else None
         try:
-            if guest.share:
+            if connection.share:
                 held = self._controls.held(share)
-                wait_s = self._plane.addresses.start(guest.share, now, held)
-                if wait_s and not await _keeps_place(guest.visit, wait_s):
+                wait_s = self._plane.addresses.start(connection.share, now, held)
+                if wait_s and not await _keeps_place(connection.visit, wait_s):
                     return False
                 now = trio.current_time()
             visit = Visit(share, sock.close, now)
@@ -305,15 +309,15 @@ class Door:
                 "too many requests of your address, or of all addresses, are being answered; retry",
                 503,
             ) from None
-        self._heads.leave(guest.visit)
-        guest.visit = visit
+        self._heads.leave(connection.visit)
+        connection.visit = visit
         if evicted is not None:
             self._counts.refusals["control_evicted"] += 1
             evicted.end()
         return True
 
     async def _has_turn(
-        self, sock: trio.socket.SocketType, guest: _Guest, share: str, weight: int
+        self, sock: trio.socket.SocketType, connection: _Connection, share: str, weight: int
     ) -> bool:
         """Wait for the turn of a stream's first topics: a URL may name as many as a command.
 
@@ -326,7 +330,7 @@ class Door:
             SubscriberError: 503; the turn did not come in time, or the peer ended its sending
                 side, as a peer that has left does.
         """
-        has_turn, evicted, visit = False, trio.Event(), guest.visit
+        has_turn, evicted, visit = False, trio.Event(), connection.visit
         deadline = trio.current_time() + limits.CONTROL_WAIT_MAX_S
         share = share or f"connection {next(self._unnamed)}"
         close, visit.end = visit.end, evicted.set
@@ -417,11 +421,11 @@ class Door:
         status: int,
         code: str,
         message: str,
-        asked: bytes = b"",
+        request_head: bytes = b"",
     ) -> None:
-        """Answer a request with an error and close; ``asked`` is its head or the first bytes."""
+        """Answer with an error and close; ``request_head`` may be the first bytes of it only."""
         self._counts.refusals[code] += 1
-        body = msgspec.json.encode(error_object(asked_path(asked), code, message)) + b"\n"
+        body = msgspec.json.encode(error_object(asked_path(request_head), code, message)) + b"\n"
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
         retry_s = 1 if status == 503 else ADDRESS_RETRY_S.get(code, 0)
         extra += f"Retry-After: {retry_s}\r\n" if retry_s else ""
@@ -430,7 +434,7 @@ class Door:
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n{extra}"
         )
-        if wants_no_body(asked):
+        if wants_no_body(request_head):
             body = b""
         await _answer(sock, head.encode() + cors + b"\r\n" + body)
 

@@ -9,13 +9,13 @@ from hedgehogd.protocol.frames import encode_close
 from hedgehogd.protocol.wire import SSE_RETRY_MS, SseForm, WireForm
 
 
-def goodbye(
+def farewell(
     form: WireForm,
     code: int,
     reason: str,
     detail: str,
     position: Mapping[Topic, int],
-    why_slow: str,
+    exceeded: str,
 ) -> bytes:
     """Return the last bytes of a stream that hedgehogd ends.
 
@@ -26,12 +26,12 @@ def goodbye(
         reason: a stable name.
         detail: text of the close frame.
         position: the resume position: all messages sent completely.
-        why_slow: for a slow consumer, a sentence with the exceeded bound.
+        exceeded: for a slow consumer, a sentence with the bound that it exceeded.
     """
     planned = code in {CLOSE_NORMAL, CLOSE_RESTART}
     note = b""
     if form.has_notices and code == CLOSE_SLOW_CONSUMER:
-        note = form.tell(notices.slow_consumer(code, why_slow, position))
+        note = form.tell(notices.slow_consumer(code, exceeded, position))
     elif form.has_notices and planned:
         note = form.tell(notices.closing(reason, position, SSE_RETRY_MS / 1000))
     if form.kind == "websocket":

@@ -76,7 +76,7 @@ from hedgehogd.fanout.session import Session
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.wire import WireForm
 from hedgehogd.streaming.backlog import Backlog
-from hedgehogd.streaming.farewell import excess, excess_of_all, goodbye
+from hedgehogd.streaming.farewell import excess, excess_of_all, farewell
 
 log = structlog.get_logger("outlet")
 
@@ -253,17 +253,17 @@ class Outlet(Member):
         """Drop the waiting data, send the farewell, and let the connection close."""
         if self.is_ending:
             return
-        self._farewell(reason, self._goodbye(code, reason, detail or reason))
+        self._start_ending(reason, self._farewell_bytes(code, reason, detail or reason))
 
     def answer_close(self, frame: bytes) -> None:
         """End the stream with ``frame``, the answer to the peer's close frame."""
         if not self.is_ending:
-            self._farewell("peer_closed", frame)
+            self._start_ending("peer_closed", frame)
 
     def lose(self, reason: str) -> None:
         """End the stream without a farewell: the peer cannot be reached."""
         if not self.is_ending:
-            self._farewell(reason, b"")
+            self._start_ending(reason, b"")
         self.close()
 
     async def wait_written(self) -> None:
@@ -293,7 +293,7 @@ class Outlet(Member):
         if self.farewell_done is not None:
             self.farewell_done.set()
 
-    def _farewell(self, reason: str, goodbye: bytes) -> None:
+    def _start_ending(self, reason: str, last_bytes: bytes) -> None:
         self.is_ending = True
         self.farewell_done = trio.Event()
         settings = self._settings
@@ -305,22 +305,22 @@ class Outlet(Member):
             if dropped:
                 settings.counts.drops[reason] += dropped
         self.reading.cancel()
-        self.control(goodbye)
+        self.control(last_bytes)
         settings.budget.relieve()  # the copy of the piece in flight needs memory of its own
         if not self._flushing:
             self._shut_writing()
 
-    def _goodbye(self, code: int, reason: str, detail: str) -> bytes:
+    def _farewell_bytes(self, code: int, reason: str, detail: str) -> bytes:
         """Return the farewell. Call it before the data is dropped: it states size and position."""
         settings, oldest_s = self._settings, self.oldest_s(trio.current_time())
         if reason == _SHED:
-            why_slow = excess_of_all(self.waiting_bytes, settings.budget.bytes_max)
+            exceeded = excess_of_all(self.waiting_bytes, settings.budget.bytes_max)
         else:
-            why_slow = excess(
+            exceeded = excess(
                 self.waiting_bytes, oldest_s, settings.backlog_bytes_max, settings.backlog_age_max_s
             )
         position = self._position() if self._form.has_notices else {}
-        return goodbye(self._form, code, reason, detail, position, why_slow)
+        return farewell(self._form, code, reason, detail, position, exceeded)
 
     def _position(self) -> dict[Topic, int]:
         """Return the resume position: all messages sent completely, and no waiting message."""

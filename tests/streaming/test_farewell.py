@@ -6,7 +6,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.frames import encode_close, encode_text
 from hedgehogd.protocol.wire import NDJSON, NDJSON_BARE, SSE, WEBSOCKET, WEBSOCKET_STRICT, WireForm
-from hedgehogd.streaming.farewell import excess, excess_of_all, goodbye
+from hedgehogd.streaming.farewell import excess, excess_of_all, farewell
 
 POSITION = {Topic("matches", "BTC-USD"): 7}
 CLOSING = notices.closing("restart", POSITION, 1.0)
@@ -34,7 +34,7 @@ RETRY = b"retry: 1000\n\n"
 )
 def test_each_wire_form_has_its_farewell(form: WireForm, code: int, last: bytes) -> None:
     """A strict client gets no message that Coinbase would not send."""
-    assert last == goodbye(form, code, "restart", "why", POSITION, "too much")
+    assert last == farewell(form, code, "restart", "why", POSITION, "too much")
 
 
 def test_a_slow_consumer_gets_the_figures() -> None:

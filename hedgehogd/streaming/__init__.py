@@ -1,1 +1,1 @@
-"""The streaming plane: long-lived streams, written to without waiting."""
+"""The streaming plane: long-lived streams; a write to one never waits for its reader."""

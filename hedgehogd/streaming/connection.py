@@ -131,7 +131,7 @@ async def _discard_until_unreachable(outlet: Outlet, sock: trio.socket.SocketTyp
     """Discard bytes until an SSE or NDJSON subscriber can no longer be written to.
 
     A subscriber may end its sending side after its request and still read. A subscriber that has
-    closed both sides looks the same until its machine answers a packet of ours with a reset. So a
+    closed both sides looks the same until its machine answers a packet with a reset. So a
     keepalive is sent at once, and again after each pause of ``HALF_CLOSED_PROBES_S``, when a reset
     has arrived. Later data and keepalives detect such a subscriber.
     """

@@ -78,7 +78,7 @@ def test_books_of_the_simulated_market(seed):
     """Messages for windows of 50 ms have many changes each."""
     market = Market(seed, START_NS, LISTED[:2])
     for product_id in market.products:
-        messages = [market.greeting("level2_50", product_id)]
+        messages = [market.initial_state("level2_50", product_id)]
         messages += [
             message.payload
             for message in market.advance(market.now_ns + 5_000_000_000)

@@ -1,51 +1,10 @@
-"""Numbers that rise by one, and the gaps between them.
-
-``GapDetector`` accepts every number. ``Numbers`` rejects numbers that the exchange cannot mean.
-"""
+"""Numbers that rise by one, and the gaps between them."""
 
 from typing import NamedTuple
 
 from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.instant import time_of
 from hedgehogd.domain.limits import ODD_NUMBERS_MAX, SET_BACK_AFTER_S
-
-
-class GapDetector:
-    """Distinguish new numbers from repeats, and report the gaps between them.
-
-    Sans-I/O: no clock, no socket, no logging. One instance watches one stream,
-    for example the trade ids of BTC-USD on the ``matches`` channel.
-
-    The caller passes numbers in arrival order. A number at or below the highest
-    one received is a repeat or a straggler and is not delivered again: hedgehogd
-    keeps the order of a market and reports a gap rather than change it.
-    """
-
-    __slots__ = ("_highest",)
-
-    def __init__(self) -> None:
-        self._highest: int | None = None
-
-    @property
-    def highest(self) -> int | None:
-        """The highest number received; None before the first."""
-        return self._highest
-
-    def observe(self, number: int) -> tuple[bool, Gap | None]:
-        """Account for one number.
-
-        Returns:
-            ``(deliver, gap)``. ``deliver`` is False for a repeat or straggler.
-            ``gap`` is the gap just before ``number``, or None. The first
-            number opens the stream and cannot reveal a gap.
-        """
-        highest = self._highest
-        if highest is not None and number <= highest:
-            return False, None
-        self._highest = number
-        if highest is None or number == highest + 1:
-            return True, None
-        return True, Gap(highest + 1, number - 1)
 
 
 class Verdict(NamedTuple):

@@ -124,17 +124,12 @@ class FrozenBook(NamedTuple):
             first: 0 or more; the best level is 0.
             last: None for all further levels; may be beyond the end.
         """
-        return _rows(self.keys[side], self.levels[side], first, last)
-
-
-def _rows(
-    keys: list[Number], levels: dict[Number, Level], first: int, last: int | None = None
-) -> list[Level]:
-    depth = len(keys)
-    begin = 0 if last is None else max(depth - last, 0)
-    chosen = keys[begin : max(depth - first, 0)]
-    chosen.reverse()
-    return [levels[key] for key in chosen]
+        keys, levels = self.keys[side], self.levels[side]
+        depth = len(keys)
+        begin = 0 if last is None else max(depth - last, 0)
+        chosen = keys[begin : max(depth - first, 0)]
+        chosen.reverse()
+        return [levels[key] for key in chosen]
 
 
 class Book:
@@ -272,19 +267,6 @@ class Book:
     def _best(self, side: str) -> Level | None:
         ladder = self._sides[side]
         return ladder.levels[ladder.keys[-1]] if ladder.keys else None
-
-    def top(self, depth: int) -> tuple[list[Level], list[Level]]:
-        """Return ``(bids, asks)``, at most ``depth`` levels each, best first.
-
-        Raises:
-            BookNotReady: no snapshot is loaded.
-        """
-        if not self.is_ready:
-            raise BookNotReady
-        bids, asks = (
-            _rows(ladder.keys, ladder.levels, 0, depth) for ladder in self._sides.values()
-        )
-        return bids, asks
 
     def freeze(self) -> FrozenBook:
         """Return a copy of the book as it is now: 1 ms for 46,000 levels.

@@ -45,7 +45,7 @@ async def begin(books, *more, channel="level2"):
 
 
 def bids_of(books):
-    return [list(row) for row in books.get(BTC).book.top(9)[0]]
+    return [list(row) for row in books.get(BTC).book.freeze().rows("buy")]
 
 
 async def test_messages_of_the_exchange_are_delivered_unchanged(books):

@@ -72,7 +72,8 @@ def test_snapshot_and_updates_equal_the_book_from_scratch(bids, asks, messages):
     assert scratch_rows == rows(book)
     assert best == [book.best_bid, book.best_ask]
     assert book.is_crossed == bool(all(best) and Decimal(best[0][0]) >= Decimal(best[1][0]))
-    assert tuple(side[:3] for side in scratch_rows) == book.top(3)
+    top = [book.freeze().rows(side, 0, 3) for side in ("buy", "sell")]
+    assert [side[:3] for side in scratch_rows] == top
 
 
 @given(snapshots, snapshots, st.integers(1, 50))
@@ -203,11 +204,11 @@ def test_an_unordered_snapshot_is_sorted():
 def test_a_book_without_a_snapshot_is_not_ready():
     """Updates alone would build a book of a few levels that looks complete."""
     book = Book()
-    for use in (lambda: book.apply([]), lambda: book.top(1), book.freeze):
+    for use in (lambda: book.apply([]), book.freeze):
         with pytest.raises(BookNotReady):
             use()
     book.load([], [])
-    assert ([], []) == book.top(1)
+    assert [[], []] == rows(book)
     book.clear()
     assert not book.is_ready
 

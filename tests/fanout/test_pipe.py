@@ -195,7 +195,7 @@ class World:
                 assert json.loads(answer)["sequence"] == self.sequence[product_id]
             held = pipe.books.get(product_id)
             if held is not None:
-                assert dict(held.book.top(99)[0]) == self.levels[product_id]
+                assert dict(held.book.freeze().rows("buy")) == self.levels[product_id]
         states = pipe.book_states()
         assert states[2]["live"] == len(pipe.books)
         assert states[3]["live"] == len(pipe.orders)

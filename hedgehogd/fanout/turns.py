@@ -12,7 +12,6 @@ A session submits its next command after the last one was executed, so each queu
 between sessions. No command is refused here: meanwhile the subscriber's bytes are not read.
 """
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -22,6 +21,7 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.lru import Lru
 from hedgehogd.protocol.backoff import TokenBucket
 
 TOO_MANY_QUERIES = "too_many_queries"
@@ -69,7 +69,7 @@ class Turns:
         self._beyond = trio.Lock()
         self._beyond_by_share = _Queues()  # one command of each address waits for _beyond
         self._all = TokenBucket(limits.COMMAND_TOPICS_PER_S, limits.COMMAND_TOPICS_BURST)
-        self._allowances: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._allowances: Lru[str, TokenBucket] = Lru(limits.ALLOWANCES_MAX)
 
     @asynccontextmanager
     async def turn(self, share: str, weight: int) -> AsyncIterator[None]:
@@ -107,17 +107,13 @@ class Turns:
         for share, bucket in list(islice(self._allowances.items(), _FORGOTTEN_AT_ONCE)):
             if not bucket.is_full(now):
                 return  # later allowances were used more recently
-            del self._allowances[share]
+            self._allowances.pop(share)
 
     def _allowance(self, share: str) -> TokenBucket:
         bucket = self._allowances.get(share)
         if bucket is None:
             bucket = TokenBucket(limits.ADDRESS_TOPICS_PER_S, limits.COMMAND_TOPICS_BURST)
-            self._allowances[share] = bucket
-            if len(self._allowances) > limits.ALLOWANCES_MAX:
-                self._allowances.popitem(last=False)
-        else:
-            self._allowances.move_to_end(share)
+            self._allowances.put(share, bucket)
         return bucket
 
 

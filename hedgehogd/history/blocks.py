@@ -1,10 +1,10 @@
 """Blocks of the store, unpacked once and kept for the next reader."""
 
 import sqlite3
-from collections import OrderedDict
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.lru import Lru
 from hedgehogd.domain.message import Message
 from hedgehogd.history.block_codec import BadBlock, unpack
 from hedgehogd.history.schema import CorruptStore
@@ -12,20 +12,20 @@ from hedgehogd.recovery.history_port import message_of
 
 
 class Blocks:
-    """The messages in blocks; of what was unpacked, that which was wanted last.
-
-    Attributes:
-        bytes: memory that they take, about.
-    """
+    """The messages of blocks; the blocks that were read last are kept unpacked."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self.bytes = 0
         self._connection = connection
-        self._kept: OrderedDict[int, tuple[int, list[Message]]] = OrderedDict()
+        self._kept: Lru[int, list[Message]] = Lru(weight_max=limits.HISTORY_CACHE_BYTES_MAX)
 
     def __len__(self) -> int:
         """Return how many blocks are kept unpacked."""
         return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """Estimated memory of the unpacked blocks."""
+        return self._kept.weight
 
     def messages(self, topic: Topic, block: int) -> list[Message]:
         """Return the messages of one block; what was wanted longest ago makes room.
@@ -35,8 +35,7 @@ class Blocks:
         """
         kept = self._kept.get(block)
         if kept is not None:
-            self._kept.move_to_end(block)
-            return kept[1]
+            return kept
         row = self._connection.execute("SELECT data FROM block WHERE id = ?", (block,)).fetchone()
         try:
             messages = [
@@ -45,9 +44,5 @@ class Blocks:
         except BadBlock as error:
             raise CorruptStore(f"block {block} of {topic}: {error}") from None
         weight = sum(4 * len(message.payload) + 400 for message in messages)
-        self._kept[block] = (weight, messages)
-        self.bytes += weight
-        while self.bytes > limits.HISTORY_CACHE_BYTES_MAX and len(self._kept) > 1:
-            _, (oldest, _) = self._kept.popitem(last=False)
-            self.bytes -= oldest
+        self._kept.put(block, messages, weight)
         return messages

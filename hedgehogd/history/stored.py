@@ -4,7 +4,6 @@ One thread reads. A page that ends with blocks never changes, so it is kept for 
 reader: a thousand who come back at once read it once.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.lru import Lru
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import BadQuery, StoreError
 from hedgehogd.recovery.history_port import PastPage, PastUnavailable
@@ -35,8 +35,8 @@ class StoredPast:
         self._reader: Reader | None = None
         self._turn = trio.CapacityLimiter(1)
         self._paging = trio.Lock()
-        self._found: OrderedDict[tuple[Topic, int], tuple[int, int]] = OrderedDict()
-        self._pages: OrderedDict[tuple[frozenset[Topic], int], PastPage] = OrderedDict()
+        self._found: Lru[tuple[Topic, int], tuple[int, int]] = Lru(limits.HISTORY_PLACES_MAX)
+        self._pages: Lru[tuple[frozenset[Topic], int], PastPage] = Lru(limits.HISTORY_PAGES_MAX)
 
     def keeps(self, topic: Topic) -> bool:
         """See ``recovery.history_port.Past``."""
@@ -52,9 +52,7 @@ class StoredPast:
                 if found is None:
                     found = await self.read(lambda reader: reader.find(topic, sequence))
                 if found is not None and found[1] == sequence:  # where it is, it stays
-                    self._found[key] = found
-                    while len(self._found) > limits.HISTORY_PLACES_MAX:
-                        self._found.popitem(last=False)
+                    self._found.put(key, found)
         return found
 
     async def first_place(self, topic: Topic) -> int | None:
@@ -79,11 +77,7 @@ class StoredPast:
                 if page is None:
                     page = await self.read(lambda reader: reader.page(key[0], after))
                 if page.is_sealed:
-                    self._pages[key] = page
-                    while len(self._pages) > limits.HISTORY_PAGES_MAX:
-                        self._pages.popitem(last=False)
-        else:
-            self._pages.move_to_end(key)
+                    self._pages.put(key, page)
         return page
 
     async def read(self, ask: Callable[[Reader], Result]) -> Result:

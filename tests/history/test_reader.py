@@ -112,7 +112,7 @@ def test_a_page_of_open_messages_is_full_or_the_last(store, monkeypatch):
 def test_unpacked_blocks_are_bounded(store, monkeypatch):
     """A week of blocks must not stay in memory."""
     monkeypatch.setattr(limits, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(limits, "HISTORY_CACHE_BYTES_MAX", 2500)
+    monkeypatch.setattr(limits, "HISTORY_CACHE_BYTES_MAX", 2500)  # read when the reader opens
     store.writer.write([match(n) for n in range(1, 30)], NOW)
     for _ in range(2):
         assert len(store.payloads(MATCHES)) == 29

@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.lru import Lru
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import FILE_NAME
 from hedgehogd.history.stored import StoredPast
@@ -74,7 +75,7 @@ async def test_a_page_that_is_still_growing_is_read_each_time(past, store, asked
 async def test_pages_that_nobody_wants_make_room(past, store, asked, monkeypatch):
     """The one that was asked for longest ago goes first."""
     monkeypatch.setattr(limits, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(limits, "HISTORY_PAGES_MAX", 2)
+    monkeypatch.setattr(past, "_pages", Lru(2))
     store.writer.write([match(n) for n in range(1, 9)], NOW)
     for after in (1, 2, 1, 3, 1, 3, 2):
         await past.page([MATCHES], NOW + after)

@@ -5,7 +5,7 @@ that a block of three messages shrinks as well as one of three hundred. Inside a
 payloads, byte for byte, and behind them when each was received, as differences.
 
 Measured on the shared recording in its own rhythm (a block is sealed after ten seconds),
-as ``scripts/bench/run history`` does: matches shrink 4.2 times, ticker 7.9, level2 8.3. Level 8
+as ``bench/run history`` does: matches shrink 4.2 times, ticker 7.9, level2 8.3. Level 8
 of zlib is what takes level2 there; 6 reaches 7.9, 9 no more than 8.
 """
 

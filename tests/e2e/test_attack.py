@@ -1,6 +1,6 @@
 """One address uses all places that it can get; every honest client is still served.
 
-The attacks and the honest clients are those of the benchmark (``scripts/bench/run attack``), which
+The attacks and the honest clients are those of the benchmark (``bench/run attack``), which
 also measures times; here a small seeded crowd of each is counted.
 """
 
@@ -42,7 +42,7 @@ async def history_bytes(port):
 @pytest.fixture
 def attacks(monkeypatch):
     """Return the benchmark's module."""
-    monkeypatch.syspath_prepend("scripts/bench")
+    monkeypatch.syspath_prepend("bench")
     return importlib.import_module("attacks")
 
 

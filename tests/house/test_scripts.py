@@ -22,7 +22,7 @@ TOO_OLD = 'case "$*" in -V) echo Python 3.9.2;; *version_info*) exit 1; esac'
 @pytest.fixture
 def machine(tmp_path):
     """A checkout on a machine with hardly any programs."""
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("bench"))
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "bin").mkdir()
     for program in PROGRAMS:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parents[1]
+ROOT = BENCH.parent
 BUILD = BENCH / "build"
 RESULTS = BENCH / "results"
 PROJECT_PYTHON = ROOT / ".venv" / "bin" / "python"

@@ -1,6 +1,6 @@
 """Building what the benchmarks need: C helpers, a venv of peers, Node's ws, nginx with Nchan.
 
-Everything goes to ``scripts/bench/build/``, which git ignores. nginx is unpacked there from
+Everything goes to ``bench/build/``, which git ignores. nginx is unpacked there from
 Debian's packages, not installed: no service starts, nothing of the system changes. A peer that
 cannot be had is remembered with the reason, and named in the tables.
 """

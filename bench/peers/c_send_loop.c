@@ -3,7 +3,7 @@
  *
  *   c_send_loop --port P --schedule FILE [--stamp KEY]
  *
- * FILE is a schedule (scripts/bench/workload.py): for each message its due time in µs
+ * FILE is a schedule (bench/workload.py): for each message its due time in µs
  * (8 bytes), its length (4 bytes), both little-endian, and its payload. Frames are made
  * before the clock starts. "go" on standard input plays the schedule once to all
  * subscribers; "ready" and "done" are printed. With --stamp KEY, the 19 digits behind

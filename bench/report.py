@@ -49,7 +49,7 @@ def write(name: str, *, quick: bool, result: Mapping[str, Any]) -> None:
         "benchmark": name,
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         **commit(),
-        "command": " ".join(["scripts/bench/run", *sys.argv[1:]]),
+        "command": " ".join(["bench/run", *sys.argv[1:]]),
         "quick": quick,
         "machine": machine(),
         "peers": prepare.versions(),

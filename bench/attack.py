@@ -1,15 +1,15 @@
-"""What honest clients notice of one address that takes all the places it can get.
+"""Service for honest clients while one address uses every place that it can get.
 
-For each attack of ``attacks.ATTACKS`` and each way in, in one round: honest clients alone, then
-the same beside 1,500 sockets of the attack, fewer where each does more. Attackers come from
+For each attack of ``attacks.ATTACKS`` and each route, in one round: honest clients alone, then
+the same beside 1,500 sockets of the attack, fewer where each does more. Attackers connect from
 127.0.0.2, honest clients from 127.0.0.3, 30 a second: a quarter each reads a ticker, reads
-history, sends a command with a body, and opens a WebSocket. The ways in: ``direct``; ``no
-limits``, which is direct without limits per address, so that only the rooms of the door protect;
+history, sends a command with a body, and opens a WebSocket. The routes: ``direct``; ``no
+limits``, which is direct without limits per address, so that only the door's places protect;
 and ``HAProxy``, with 1,500 connections in all, as many as the attack has. The daemon's memory is
 shown before the attack, at its highest, and 12 s after it.
 
 Success is the share of honest clients that were served within 5 s; times are from connecting to
-the end. The bar: all are served, and p99 is at most twice what it is without the attack.
+the end. The bar: all are served, and p99 is at most twice its value without the attack.
 """
 
 import contextlib
@@ -46,20 +46,20 @@ from stalled import Watch
 SOCKETS = 1500
 PER_S = 30.0
 MB = ("MB before", "highest", "after")
-AFTER_S = 12.0  # backlogs live for 10 s; then the freed memory goes back
-WARM_UP_S = 8.0  # for some history to read slowly
+AFTER_S = 12.0  # backlogs live for 10 s; then the allocator returns the freed memory
+WARM_UP_S = 8.0  # records some history for the slow readers
 RATIO_MAX = 2.0
 FIRST_PORT = 8000  # an instance's number is its port less this
 NO_LIMITS = ("--address-connections-max", "1000000", "--address-connections-per-s", "1000000")
-WAYS_IN = ("direct", "no limits", "HAProxy")
+ROUTES = ("direct", "no limits", "HAProxy")
 
 
 @contextmanager
 def daemon(*flags: str, holds_all: bool = False) -> Iterator[tuple[Child, int]]:
     """Run hedgehogd on its demo market, with some history; yield it and its port.
 
-    With ``holds_all`` it holds all that the attack asks for from the start: the demo market runs
-    in the same process, and its work for what is held must not be counted for the attack's.
+    With ``holds_all`` it holds all topics of the attack from the start: the demo market runs in
+    the same process, and its work for held topics must not count as the attack's.
     """
     held = ["--demo-rate", "10", "--pairs", "BTC-USD"]
     if holds_all:
@@ -76,8 +76,8 @@ def daemon(*flags: str, holds_all: bool = False) -> Iterator[tuple[Child, int]]:
 
 
 @contextmanager
-def way_in(name: str, *, holds_all: bool = False) -> Iterator[tuple[list[Child], int]]:
-    """Run what is attacked; yield its processes and the port."""
+def attacked_daemon(name: str, *, holds_all: bool = False) -> Iterator[tuple[list[Child], int]]:
+    """Run the attacked daemon on this route; yield its processes and the port."""
     with contextlib.ExitStack() as stack:
         flags = NO_LIMITS if name == "no limits" else ()
         if flags and not knows(NO_LIMITS[0]):
@@ -100,29 +100,29 @@ def way_in(name: str, *, holds_all: bool = False) -> Iterator[tuple[list[Child],
             Child("haproxy", ["haproxy", "-db", "-f", path], core=SERVER_CORE, silent=True)
         )
         servers.wait_listening(haproxy, public)
-        time.sleep(1.5)  # until its checks have found the instance
+        time.sleep(1.5)  # until its health checks mark the instance as up
         yield [server, haproxy], public
 
 
 def knows(flag: str) -> bool:
-    """Report whether the daemon that is measured has ``flag``; older ones have no limits."""
+    """Report whether the measured daemon has ``flag``; older ones have no limits."""
     command = [*servers.daemon_command, "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return flag in done.stdout
 
 
-def process(what: str, port: int, *arguments: object) -> Child:
-    """Start the crowd or the honest clients, which go before it on the core that both have."""
-    command = [PROJECT_PYTHON, BENCH / "attack_process.py", what, str(port), "1"]
-    child = Child(f"attack-{what}", [*command, *map(str, arguments)], core=LOAD_CORE)
-    if what == "crowd":
+def process(role: str, port: int, *arguments: object) -> Child:
+    """Start the crowd or the honest clients, which have priority on the core that both share."""
+    command = [PROJECT_PYTHON, BENCH / "attack_process.py", role, str(port), "1"]
+    child = Child(f"attack-{role}", [*command, *map(str, arguments)], core=LOAD_CORE)
+    if role == "crowd":
         with contextlib.suppress(OSError):
             Path(f"/proc/{child.pid}/autogroup").write_text("0")
     return child
 
 
 def served(port: int, count: int) -> dict[str, Any]:
-    """Let honest clients come; return how they were served."""
+    """Run honest clients; return their figures."""
     with process("honest", port, count, PER_S) as honest:
         honest.expect("ready")
         honest.tell("go")
@@ -132,9 +132,9 @@ def served(port: int, count: int) -> dict[str, Any]:
 
 
 def measure(way: str, attack: str, count: int, sockets: int) -> dict[str, Any]:
-    """Measure one attack by one way in; return the raw figures."""
+    """Measure one attack on one route; return the raw figures."""
     holds_all = getattr(ATTACKS[attack], "subscribes", False)
-    with way_in(way, holds_all=holds_all) as (children, port):
+    with attacked_daemon(way, holds_all=holds_all) as (children, port):
         calm = served(port, count)
         watch = Watch(children[0].pid)
         watch.start()
@@ -143,7 +143,7 @@ def measure(way: str, attack: str, count: int, sockets: int) -> dict[str, Any]:
             before = sum(cpu_s(child.pid) for child in children)
             began = time.monotonic()
             attacked = served(port, count)
-            took_s = time.monotonic() - began
+            elapsed_s = time.monotonic() - began
             used_s = sum(cpu_s(child.pid) for child in children) - before
             rss = [watch.samples[0], max(watch.samples)]
             crowd.tell("stop")
@@ -158,16 +158,16 @@ def measure(way: str, attack: str, count: int, sockets: int) -> dict[str, Any]:
         "calm": calm,
         "attacked": attacked,
         "toll": toll,
-        "core": used_s / took_s,
+        "core": used_s / elapsed_s,
     }
 
 
 def run(*, quick: bool, only: list[str] | None = None, ways: list[str] | None = None) -> None:
-    """Measure the attacks by the ways in, print the table, write the JSON."""
+    """Measure the attacks on each route, print the table, write the JSON."""
     count, rounds = (240, 1) if quick else (600, 3)
-    ways = ways or list(WAYS_IN)
-    if unknown := [way for way in ways if way not in WAYS_IN]:
-        raise BenchError(f"no way in {', '.join(unknown)}; there are {', '.join(WAYS_IN)}")
+    ways = ways or list(ROUTES)
+    if unknown := [way for way in ways if way not in ROUTES]:
+        raise BenchError(f"no route {', '.join(unknown)}; the routes are {', '.join(ROUTES)}")
     names = [name for name in ATTACKS if not only or any(part in name for part in only)]
     if "HAProxy" in ways and not shutil.which("haproxy"):
         ways = [way for way in ways if way != "HAProxy"]
@@ -195,18 +195,18 @@ def run(*, quick: bool, only: list[str] | None = None, ways: list[str] | None = 
                 median([each["calm"]["p99_ms"] for each in runs]),
                 median([each["attacked"]["p99_ms"] for each in runs]),
                 median(ratios),
-                "/".join(sorted({what for what, _ in slowest})),
+                "/".join(sorted({visit for visit, _ in slowest})),
                 median([each["toll"]["held_most"] for each in runs]),
                 median([each["core"] for each in runs]),
                 *((median([each["rss"][n] for each in runs]) or 0.0) / 2**20 for n in range(3)),
-                ", ".join(f"{what} × {count}" for what, count in failures.items()),
+                ", ".join(f"{failure} × {count}" for failure, count in failures.items()),
             ]
         )
     table(
         f"attack: up to {SOCKETS} sockets of one address, {PER_S:g} honest clients a second; "
         f"median of {rounds}",
         [
-            *("attack", "way in", "served %", "calm p99 ms", "p99 ms", "ratio", "slowest", "held"),
+            *("attack", "route", "served %", "calm p99 ms", "p99 ms", "ratio", "slowest", "held"),
             *("core", *MB, ""),
         ],
         rows,

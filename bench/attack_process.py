@@ -3,10 +3,10 @@
     attack_process.py crowd PORT SEED ATTACK SOCKETS
     attack_process.py honest PORT SEED COUNT PER_S
 
-The crowd says "ready" once its sockets have been opened, goes on until a line of standard input,
-and prints its toll as JSON. The honest clients say "ready", begin on a line, and print how they
-were served. Where it is allowed they run before all else on the core that they share with the
-crowd (SCHED_FIFO): in the field the crowd is on another machine.
+The crowd prints "ready" once its sockets are open, continues until a line arrives on standard
+input, and prints its toll as JSON. The honest clients print "ready", start on a line, and print
+their figures. Where the system permits it, they run before all other processes on the core that
+they share with the crowd (SCHED_FIFO): in the field the crowd is on another machine.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ ALL_OPENED_S = 3.0
 
 
 async def attack(port: int, random: Random, name: str, sockets: int) -> None:
-    """Attack until a line comes."""
+    """Attack until a line arrives on standard input."""
     toll = Toll()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crowd, ATTACKS[name], port, sockets, toll, random)
@@ -34,8 +34,8 @@ async def attack(port: int, random: Random, name: str, sockets: int) -> None:
     print("toll", json.dumps(asdict(toll)), flush=True)
 
 
-async def come(port: int, random: Random, count: int, per_s: float) -> None:
-    """Be served."""
+async def run_honest(port: int, random: Random, count: int, per_s: float) -> None:
+    """Run the honest clients and print their figures."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     service = Service()
@@ -46,15 +46,15 @@ async def come(port: int, random: Random, count: int, per_s: float) -> None:
         "success": service.success,
         "p50_ms": service.quantile_ms(0.5),
         "p99_ms": service.quantile_ms(0.99),
-        "slowest_ms": {what: took * 1000 for what, took in service.slowest_s.items()},
+        "slowest_ms": {visit: s * 1000 for visit, s in service.slowest_s.items()},
         "failures": dict(service.failures),
     }
     print("served", json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":
-    what, port, seed, *rest = sys.argv[1:]
-    if what == "crowd":
+    role, port, seed, *rest = sys.argv[1:]
+    if role == "crowd":
         trio.run(attack, int(port), Random(int(seed)), rest[0], int(rest[1]))
     else:
-        trio.run(come, int(port), Random(int(seed)), int(rest[0]), float(rest[1]))
+        trio.run(run_honest, int(port), Random(int(seed)), int(rest[0]), float(rest[1]))

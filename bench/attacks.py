@@ -1,9 +1,9 @@
-"""Attacks on a server's places, and the honest clients beside them; trio alone, no peers.
+"""Attacks on a server's places, and the honest clients beside them; only trio, no peers.
 
-An attack is a small class: ``name``, ``says`` and ``hold``, which harms the server by one
-connection for as long as the server lets it. ``ATTACKS`` is the table of all. A crowd holds a
-number of such connections from one address, and opens another for each that ended. Honest
-clients come from another address at a steady rate, whether earlier ones were served or not.
+An attack is a small class: ``name``, ``says`` (its description) and ``hold``, which harms the
+server by one connection for as long as the server permits. ``ATTACKS`` is the table of all. A
+crowd holds a number of such connections from one address, and replaces each that ended. Honest
+clients connect from another address at a steady rate, even if earlier ones were not served.
 """
 
 import base64
@@ -19,8 +19,8 @@ import trio
 
 ATTACKER = "127.0.0.2"
 HONEST = "127.0.0.3"
-RECEIVE_BYTES = 4096  # the smallest buffer: what a slow reader does not read waits at the server
-AGAIN_S = 1.0  # before a connection that ended is replaced, on average
+RECEIVE_BYTES = 4096  # the smallest buffer: the server keeps bytes that a slow reader ignores
+AGAIN_S = 1.0  # average pause before an ended connection is replaced
 CONNECT_S = 5.0
 HONEST_S = 5.0  # an honest client that is not served by then has failed
 DRIP_S = 1.0
@@ -36,7 +36,7 @@ class Attack(Protocol):
     says: str
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
-        """Harm until the server ends the connection, or the caller does."""
+        """Harm the server until it ends the connection, or the caller does."""
         ...
 
 
@@ -59,7 +59,7 @@ class SlowHeads:
     says = "request heads of one line a second"
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
-        """Drip lines."""
+        """Send one header line after the other."""
         await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
         while True:
             await trio.sleep(DRIP_S * (0.5 + random.random()))
@@ -73,7 +73,7 @@ class SlowBodies:
     says = "POST bodies of one byte a second"
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
-        """Drip bytes."""
+        """Send the body byte by byte."""
         await stream.send_all(
             b"POST /api/v1/subscribe/BTC-USD HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Length: 60000\r\n\r\n{"
@@ -92,13 +92,13 @@ class SlowBodies:
 
 
 class SlowReaders:
-    """Ask for a long answer and read a few bytes of it a second."""
+    """Request a long answer and read a few bytes of it a second."""
 
     name = "slow readers"
-    says = "answers of history, read by 64 bytes a second"
+    says = "answers of history, read 64 bytes a second"
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
-        """Sip."""
+        """Read 64 bytes a second."""
         await stream.send_all(
             b"GET /api/v1/history/BTC-USD?limit=100000 HTTP/1.1\r\nHost: localhost\r\n"
             b"Accept: */*\r\n\r\n"
@@ -116,7 +116,7 @@ class StuckStreams:
     subscribes = True
 
     async def hold(self, stream: trio.SocketStream, random: Random) -> None:
-        """Wait without reading: what the kernel does not take waits at the server."""
+        """Wait without reading: bytes that the kernel refuses wait at the server."""
         pairs = [PAIRS[0], *(pair for pair in PAIRS[1:] if random.random() < 0.5)]
         channels = ["full", *(name for name in CHANNELS[1:] if random.random() < 0.5)]
         path = f"/api/v1/stream?pairs={','.join(pairs)}&channels={','.join(channels)}"
@@ -164,7 +164,7 @@ class ManyHeavyCommands(HeavyCommands):
 
 
 class LongQueries:
-    """Ask for all of history again and again, and read it as fast as it comes."""
+    """Request all of history repeatedly, and read it as fast as it arrives."""
 
     name = "long queries"
     says = "queries for 100,000 messages of history, one after the other"
@@ -207,7 +207,7 @@ ATTACKS: dict[str, Attack] = {
 
 @dataclass
 class Toll:
-    """How a crowd fared: connections opened, held at most, and ended by the server."""
+    """Counts of a crowd: connections opened, held at most, and ended by the server."""
 
     opened: int = 0
     held: int = 0
@@ -272,12 +272,12 @@ async def crowd(
 
 @dataclass
 class Service:
-    """How honest clients were served.
+    """Figures of the honest clients.
 
     Attributes:
-        took_s: of each that was served, from connecting to the end of what it wanted.
-        slowest_s: the longest of these, by what was wanted.
-        failures: of the others, by what they wanted and what became of it.
+        took_s: for each served client, from connecting to the end of its visit.
+        slowest_s: the longest of these, by kind of visit.
+        failures: unserved clients, by kind of visit and fault.
     """
 
     took_s: list[float] = field(default_factory=list)
@@ -286,17 +286,17 @@ class Service:
 
     @property
     def success(self) -> float:
-        """The share that was served."""
+        """Share of clients that were served."""
         return len(self.took_s) / max(len(self.took_s) + self.failures.total(), 1)
 
     def quantile_ms(self, share: float) -> float:
-        """Return the time within which ``share`` of those that were served were."""
+        """Return the time within which ``share`` of the served clients were served."""
         ranked = sorted(self.took_s)
         return ranked[max(math.ceil(share * len(ranked)) - 1, 0)] * 1000 if ranked else math.inf
 
 
 async def _rest(stream: trio.SocketStream, path: str) -> str:
-    """GET ``path``; return what is wrong with the answer, or nothing."""
+    """GET ``path``; return the fault of the answer, or an empty text."""
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     await stream.send_all(head.encode())
     answer = bytearray()
@@ -315,7 +315,7 @@ async def _history(stream: trio.SocketStream, random: Random) -> str:  # noqa: A
 
 
 async def _command(stream: trio.SocketStream, random: Random) -> str:
-    """Send a command with a body; there is no such stream, which only the app can know."""
+    """Send a command with a body for a stream that does not exist, which only the app can tell."""
     body = json.dumps({"channels": ["ticker"]}).encode()
     key = f"{random.getrandbits(64):x}"
     head = (
@@ -359,23 +359,23 @@ async def serve_honest(
     source: str = HONEST,
     visits: tuple[str, ...] = tuple(HONEST_VISITS),
 ) -> None:
-    """Let ``count`` honest clients come, ``per_s`` a second, and note how each was served."""
+    """Run ``count`` honest clients, ``per_s`` a second, and record the figures of each."""
 
-    async def one(what: str) -> None:
+    async def one(visit: str) -> None:
         begin = trio.current_time()
         fault = "silent"
         with trio.move_on_after(HONEST_S):
             try:
                 async with await _connect(host, port, source) as stream:
-                    fault = await HONEST_VISITS[what](stream, random)
+                    fault = await HONEST_VISITS[visit](stream, random)
             except (OSError, trio.BrokenResourceError) as error:
                 fault = type(error.__cause__ or error).__name__
         if fault:
-            service.failures[f"{what}: {fault}"] += 1
+            service.failures[f"{visit}: {fault}"] += 1
         else:
             took_s = trio.current_time() - begin
             service.took_s.append(took_s)
-            service.slowest_s[what] = max(took_s, service.slowest_s.get(what, 0.0))
+            service.slowest_s[visit] = max(took_s, service.slowest_s.get(visit, 0.0))
 
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:

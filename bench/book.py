@@ -1,14 +1,14 @@
-"""Order books: CPU per level2 change, and how long one turn of the loop can get.
+"""Order books: CPU per level2 change, and the longest turn of the loop.
 
 Two streams of l2updates, one change a message: the recording of ten products, and random
 changes of a book of 46,000 levels, 70 % near the best and 30 % anywhere. Decoding (msgspec) and
-applying are timed apart. The peer is what clients do: ``sortedcontainers.SortedDict`` with
-Decimal keys; and one with the whole-number keys of ours, which shows the structure alone. Both
-are spared what we do beside: checking every amount before anything is applied, and naming
-bare removals.
+applying are timed apart. The peer is the usual book of a client: ``sortedcontainers.SortedDict``
+with Decimal keys; a second one has hedgehogd's whole-number keys, to measure the structure alone.
+Neither does hedgehogd's further work: checking every amount before any change is applied, and
+naming bare removals.
 
 Then the long turns: a snapshot of 46,000 levels loaded in slices, frozen, and one of 1 MB
-written in slices of 4,000 levels; of single orders the same. Figures are medians over the
+written in slices of 4,000 levels; the same for single orders. Figures are medians over the
 rounds; of slices, the median of each round's longest. CPU time of the thread, cycle collector
 set as the daemon sets it.
 """
@@ -37,7 +37,7 @@ def measure(*, quick: bool) -> list[dict[str, Any]]:
     """Return the rounds' figures, from a process of the project's Python."""
     folders = sorted(RECORDINGS.glob("cryptofeed-2021-*"))
     if not folders:
-        raise BenchError(f"the recording is not there: {RECORDINGS}/cryptofeed-2021-*")
+        raise BenchError(f"the recording is missing: {RECORDINGS}/cryptofeed-2021-*")
     packages = [str(path) for path in (prepare.BUILD / "venv" / "lib").glob("*/site-packages")]
     command = [PROJECT_PYTHON, BENCH / "book_process.py", folders[0] / "feed.jsonl", *packages]
     count = 2 if quick else 9
@@ -46,7 +46,7 @@ def measure(*, quick: bool) -> list[dict[str, Any]]:
 
 
 def changes_table(rounds: list[dict[str, Any]]) -> None:
-    """Print what a change costs, and beside which peers."""
+    """Print the cost of a change for hedgehogd and the peers."""
     rows = []
     for stream in ("recording", "46,000 levels"):
         for key, name in NAMES.items():
@@ -77,10 +77,10 @@ def turns_table(rounds: list[dict[str, Any]]) -> None:
         bar = bars.get(name, SLICE_MS_BAR if sliced else None)
         remark = "" if bar is None else verdict(longest, bar)
         rows.append([name, rounds[0]["turns_ms"][name][2], whole, longest, remark])
-    table("book: long turns", ["what", "turns", "whole ms", "longest ms", "bar"], rows)
+    table("book: long turns", ["step", "turns", "whole ms", "longest ms", "bar"], rows)
     rows = [[name, median([one["orders_us"][name] for one in rounds]), ""]
             for name in rounds[0]["orders_us"]]  # fmt: skip
-    table("orders: CPU per event of full", ["what", "µs", "remarks"], rows)
+    table("orders: CPU per event of full", ["step", "µs", "remarks"], rows)
 
 
 def run(*, quick: bool) -> None:

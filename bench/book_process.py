@@ -1,6 +1,7 @@
-"""The process that ``book`` measures: one line of JSON for each round.
+"""Measured process of ``book``: prints one line of JSON for each round.
 
-Runs in the project's venv, whose modules it needs, with the peers' packages last on the path.
+It runs in the project's venv, because it needs the project's modules, with the peers' packages
+last on the path.
 """
 
 import argparse
@@ -102,7 +103,7 @@ def apply_ours(snapshots: Snapshots, stream: Stream) -> float:
 
 
 def apply_peer(snapshots: Snapshots, stream: Stream, key: Callable[[str], Any]) -> float:
-    """Apply with SortedDicts, without any check: as in a client that trusts the exchange."""
+    """Apply with SortedDicts, without any check, like a client that trusts the exchange."""
     from sortedcontainers import SortedDict  # noqa: PLC0415 - a peer may be missing
 
     books = {
@@ -126,7 +127,7 @@ def apply_peer(snapshots: Snapshots, stream: Stream, key: Callable[[str], Any]) 
 
 
 def turns(parts: Iterator[object]) -> list[float]:
-    """Use up an iterator; return the whole time and the longest turn in ms, and their number."""
+    """Exhaust an iterator; return the whole time and the longest turn in ms, and their number."""
     times = []
     ended = object()
     last: object = None
@@ -164,13 +165,13 @@ def events(chance: random.Random, sequence: int) -> list[bytes]:
             side = chance.choice(("buy", "sell"))
             opened.append(f"{chance.getrandbits(128):032x}")
             at = price(side, chance.randrange(1, NEAR_LEVELS))
-            told = {"type": "open", "side": side, "price": at, "remaining_size": size(chance)}
-            messages.append({**told, "order_id": opened[-1], "time": TIME})
+            message = {"type": "open", "side": side, "price": at, "remaining_size": size(chance)}
+            messages.append({**message, "order_id": opened[-1], "time": TIME})
         else:
             order_id = opened.pop(chance.randrange(len(opened)))
             if chance.random() < 0.2:
-                told = {"type": "match", "maker_order_id": order_id, "size": "0.00000001"}
-                messages.append({**told, "side": "buy", "price": "60000.00", "time": TIME})
+                message = {"type": "match", "maker_order_id": order_id, "size": "0.00000001"}
+                messages.append({**message, "side": "buy", "price": "60000.00", "time": TIME})
             messages.append({"type": "done", "order_id": order_id, "reason": "canceled"})
     for message in messages:
         sequence += 1
@@ -226,7 +227,7 @@ def main() -> None:
                 costs["decimal"] = apply_peer(snapshots, stream, Decimal)
                 costs["int"] = apply_peer(snapshots, stream, scaled)
             except ImportError:
-                pass  # the table says why
+                pass  # the table states the reason
             texts = [l2update(product_id, changes, TIME) for product_id, changes in stream]
             decode = cpu_us(lambda texts=texts: [read_update(text) for text in texts])
             figures["apply_us"][name] = costs

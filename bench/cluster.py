@@ -1,12 +1,12 @@
-"""What a load balancer and a second instance cost: one hedgehogd alone, then behind HAProxy.
+"""Cost of a load balancer and a second instance: one hedgehogd alone, then HAProxy in front.
 
-The same load three times in one round: one instance that subscribers reach directly, one behind
-HAProxy, two behind HAProxy. 500 subscribers want a ticker that comes 40 times a second,
-each time on its own, so nothing is joined by anybody. All instances and HAProxy (with the
-configuration of ``hedgehogd haproxy-config``) share core 0, load and feeder core 1, as everywhere
-here: what is compared is the CPU of all of them for each delivery, not how much more two cores
-can do; "per CPU s" is how many deliveries a second of one core pays for. Two instances read the
-feed twice, which shows only where few subscribers share it.
+The same load three times in one round: one instance that subscribers reach directly, and one and
+two instances behind HAProxy. 500 subscribers want a ticker that arrives 40 times a second, each
+time alone, so that no part joins messages. All instances and HAProxy (with the configuration of
+``hedgehogd haproxy-config``) share core 0, load and feeder core 1, as in every benchmark: the
+figure is the CPU of all of them per delivery, not the gain of two cores; "per CPU s" is the
+number of deliveries per second of one core. Two instances read the feed twice, which shows only
+with few subscribers.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ ALONE = "1 alone"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Instances that are ready, and the way in.
+    """Ready instances, and the port for subscribers.
 
     Attributes:
         instances: their processes.
         haproxy: None when subscribers reach the one instance directly.
         port: where subscribers connect.
-        player: plays the workload when told "go".
+        player: plays the workload when it receives "go".
     """
 
     instances: list[Child]
@@ -177,4 +177,4 @@ def run(*, quick: bool) -> None:
     )
     write("cluster", quick=quick, result={"rounds": rounds, "raw": figures})
     if any(run["faults"] for runs in figures.values() for run in runs):
-        raise BenchError("not everything was delivered in time")
+        raise BenchError("not all messages were delivered in time")

@@ -1,10 +1,10 @@
-"""What an idle WebSocket subscriber costs: resident memory, and CPU to let it in.
+"""Cost of an idle WebSocket subscriber: resident memory, and CPU of its handshake.
 
-After 100 subscribers that warm the server up, N more connect, 64 handshakes at a time. Their
-handshake is the server's CPU until all are open and it is idle again; then each sends a
-Coinbase subscribe message (what that costs is shown apart; the peers ignore it). Memory is the
-growth of the resident set from before they came to a second after. What the kernel holds for a
-socket is not in it, and is the same for all.
+After 100 subscribers that warm the server up, N more connect, 64 handshakes at a time. The
+handshake figure is the server's CPU until all are open and it is idle again; then each sends a
+Coinbase subscribe message (its cost is shown apart; the peers ignore it). Memory is the
+growth of the resident set from before they connected to a second after. The kernel's memory for
+a socket is not included; it is the same for all servers.
 """
 
 import time
@@ -30,7 +30,7 @@ SERVERS = {
 
 
 def measure(starting: AbstractContextManager[Running], count: int) -> dict[str, Any]:
-    """Let ``count`` subscribers in once; return the raw figures."""
+    """Connect ``count`` subscribers once; return the raw figures."""
     text = workload.subscribe(["BTC-USD"], ("ticker",))
     with (
         starting as running,

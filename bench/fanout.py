@@ -1,19 +1,19 @@
 """Server CPU per delivered message, hedgehogd and its peers side by side.
 
-Two workloads: *steady*, tickers of 350 bytes at 200 a second, each on its own; and
-*recording*, a real half minute of Coinbase's feed at its own times, bursts and all. 500
-subscribers want all of it. The server has core 0, load and feeder core 1.
+Two workloads: *steady*, tickers of 350 bytes at 200 a second, each alone; and *recording*, a
+real half minute of Coinbase's feed at its own times, bursts included. 500 subscribers want all
+of it. The server has core 0, load and feeder core 1.
 
 hedgehogd is measured whole: an upstream WebSocket, its ingest, its hub, its sockets. Nchan and
-uWebSockets are published to over a WebSocket, as they join what comes together; the other peers
-hold the workload in memory, which favours them.
+uWebSockets receive each message over a WebSocket, because they join messages that arrive
+together; the other peers hold the workload in memory, which favours them.
 
-Deliveries are verified: a server whose subscribers did not all get every byte is marked, and so
-is one that ended more than 100 ms behind the schedule, since being late joins messages. How many
-messages a subscriber found at each read shows it too: 1.00 is unbatched. The receiver does not
-sleep while it counts, or the server would pay for waking it, as it would for no remote one. The
-obvious Quart-trio server cannot serve 500 at these rates by far; it gets as many subscribers
-as it can hold, and its cost is per delivery all the same.
+Deliveries are verified: a server is marked if a subscriber did not get every byte, or if it
+ended more than 100 ms after the schedule, since lateness joins messages. The number of messages
+that a subscriber found per read shows it too: 1.00 is unbatched. The receiver does not sleep
+while it counts: waking it would cost the server CPU that a remote receiver does not cost. The
+obvious Quart-trio server cannot serve 500 subscribers at these rates; it gets as many as it can
+hold, and its cost too is per delivery.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ from workload import Workload
 
 SUBSCRIBERS = 500
 LATE_S = 0.1
-DISTURBED = 0.05  # share of the time that the server was ready to run and had no core
+DISTURBED = 0.05  # share of the time in which the server was ready to run and had no core
 FLOOR = "C send loop"
 OURS = "hedgehogd"
 DISTURBED_TEXT = "disturbed"
@@ -71,7 +71,7 @@ def measure(start: Start, load: Workload, subscribers: int) -> dict[str, Any]:
     if (counts["min"], counts["max"]) != (expected, expected):
         faults.append(f"got {counts['min']}–{counts['max']} of {expected}")
     elif counts["bytes"] != load.payload_bytes * subscribers:
-        faults.append("other bytes than were sent")
+        faults.append("bytes differ from those sent")
     if counts["closes"] or counts["cut"]:
         faults.append(f"closed {sum(counts['closes'].values()) + counts['cut']}")
     late_s = counts["last_s"] - load.duration_s
@@ -103,7 +103,7 @@ def run_workload(load: Workload, rounds: int, only: list[str]) -> dict[str, list
             subscribers = FEWER.get(name, {}).get(load.name, SUBSCRIBERS)
             try:
                 figure = measure(start, load, subscribers)
-                if DISTURBED_TEXT in figure["faults"]:  # once more, and the better of the two
+                if DISTURBED_TEXT in figure["faults"]:  # keep the better of two
                     again = measure(start, load, subscribers)
                     figure = min(figure, again, key=lambda run: run["server_waited_s"])
             except BenchError as error:
@@ -116,7 +116,7 @@ def run_workload(load: Workload, rounds: int, only: list[str]) -> dict[str, list
 
 
 def remarks(runs: list[dict[str, Any]]) -> list[str]:
-    """Return what was wrong, and in how many runs if not in all."""
+    """Return the faults, each with its number of runs if not all."""
     faults = Counter(fault for run in runs for fault in run["faults"])
     return [
         fault if times == len(runs) else f"{fault} ({times}/{len(runs)})"
@@ -125,7 +125,7 @@ def remarks(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def summarise(figures: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return medians, and ratios taken within each round (the same minute of the machine)."""
+    """Return medians, and ratios within each round (the same minute of the machine)."""
 
     def per_round(name: str) -> list[float | None]:
         return [run["us_per_delivery"] for run in figures.get(name, [])]
@@ -190,7 +190,7 @@ def run(*, quick: bool, only: list[str] | None = None) -> None:
 
 
 def judge(name: str, summary: dict[str, dict[str, Any]]) -> None:
-    """Say how hedgehogd stands to DESIGN's bars."""
+    """Print hedgehogd's ratios and whether they reach their bars."""
     if name == "steady":
         print(f"  ÷ C loop: {verdict(summary[OURS]['to_c_loop'], 1.5, 1.2)}")
         return

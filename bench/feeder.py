@@ -3,20 +3,19 @@
     feeder.py upstream PORT SCHEDULE [--stamp] [--saturate]
     feeder.py publish PORT SCHEDULE
 
-``upstream`` is an exchange as hedgehogd sees it: it acknowledges subscribe messages with
-``subscriptions``, answers with the state of what was asked for, sends heartbeats each second
-where asked, answers pings, and sends a message of the schedule to each connection that holds
-its topic. ``publish`` is a client that publishes each message over one WebSocket.
+``upstream`` imitates the exchange: it acknowledges subscribe messages with ``subscriptions``,
+sends the state of the new topics, sends a heartbeat each second where one is subscribed, answers
+pings, and sends each message of the schedule to each connection that holds its topic.
+``publish`` is a client that publishes each message over one WebSocket.
 
-"go" on standard input plays the schedule once. Each message is sent on its own, at its own
-time to within some 0.1 ms, also those that were recorded close together: whatever is read
-together downstream was joined by the reader's being busy, not by us. With ``--stamp`` the send
-time is put into each message that has a place for it, with ``--saturate`` all of them are sent
-as fast as the socket takes them, in writes of 256 KiB.
+"go" on standard input plays the schedule once. Each message is sent alone, within some 0.1 ms
+of its time, even if it was recorded close to another: messages that a reader finds together were
+joined because the reader was busy, not by the feeder. ``--stamp`` writes the send time into each
+message that has a place for it; ``--saturate`` sends all messages as fast as the socket accepts
+them, in writes of 256 KiB.
 
-"ready", "complete" (a connection holds every topic of the schedule), and "done {json}" (how
-late messages were sent) are printed.
-Runs on the project's own Python, with its wsproto.
+It prints "ready", "complete" (a connection holds every topic of the schedule), and "done {json}"
+(the lateness of the messages). It runs on the project's own Python, with its wsproto.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from wsproto import events
 
 STAMP_KEY = b'"bench_ns":"'
 WRITE_BYTES = 256 * 1024
-KIND = {  # what a channel's messages have in common on the wire
+KIND = {  # channels with the same message types on the wire
     "ticker_batch": "ticker",
     "ticker_1000": "ticker",
     "level2_batch": "level2",
@@ -59,13 +58,13 @@ def frame(payload: bytes) -> bytes:
 
 
 def topic_of(payload: bytes) -> Topic:
-    """Return what a message belongs to."""
+    """Return the topic of a message."""
     message = json.loads(payload)
     return TYPE_KIND[message["type"]], message["product_id"]
 
 
 class Connection:
-    """One downstream connection: what it holds, and a lock around its socket."""
+    """One downstream connection: its topics, and a lock around its socket."""
 
     def __init__(self, sock: socket.socket, upstream: "Upstream") -> None:
         self.socket = sock
@@ -75,7 +74,7 @@ class Connection:
         self.topics: set[Topic] = set()
 
     def send(self, data: bytes) -> None:
-        """Send bytes, whole frames of them; a connection that is gone loses them."""
+        """Send whole frames; they are dropped if the connection has ended."""
         try:
             with self.lock:
                 self.socket.sendall(data)
@@ -83,7 +82,7 @@ class Connection:
             self.upstream.connections.discard(self)
 
     def serve(self) -> None:
-        """Shake hands and obey until the peer leaves."""
+        """Do the handshake and carry out commands until the peer closes."""
         protocol = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
         text = ""
         try:
@@ -105,7 +104,7 @@ class Connection:
                     elif isinstance(event, events.TextMessage):
                         text += event.data
                         if event.message_finished:
-                            self.obey(json.loads(text))
+                            self.carry_out(json.loads(text))
                             text = ""
                     elif isinstance(event, events.CloseConnection):
                         self.send(protocol.send(event.response()))
@@ -114,14 +113,14 @@ class Connection:
         self.upstream.connections.discard(self)
         self.socket.close()
 
-    def obey(self, message: dict[str, object]) -> None:
+    def carry_out(self, message: dict[str, object]) -> None:
         """Carry out a subscribe or unsubscribe; acknowledge it; send the new topics' state."""
         root = message.get("product_ids") or []
-        asked = []
+        requested = []
         for channel in message.get("channels") or []:
             named = channel if isinstance(channel, dict) else {"name": channel}
-            asked.append((named["name"], {*root, *named.get("product_ids", [])}))
-        for name, products in asked:
+            requested.append((named["name"], {*root, *named.get("product_ids", [])}))
+        for name, products in requested:
             held = self.held.setdefault(name, set())
             if message["type"] == "subscribe":
                 held |= products
@@ -167,7 +166,7 @@ class Upstream:
             threading.Thread(target=Connection(sock, self).serve, daemon=True).start()
 
     def beat(self) -> None:
-        """Send a heartbeat a second for each product whose heartbeat is held."""
+        """Send a heartbeat a second for each product with a subscribed heartbeat."""
         for topic, payload in self.state:
             self.note(topic, payload)
         while True:
@@ -190,7 +189,7 @@ class Upstream:
             self.last[topic[1]] = match["sequence"], match["trade_id"]
 
     def send(self, topic: Topic, payload: bytes) -> None:
-        """Send one message to everybody who holds its topic."""
+        """Send one message to each connection that holds its topic."""
         self.note(topic, payload)
         data = frame(payload)
         for connection in list(self.connections):
@@ -198,7 +197,7 @@ class Upstream:
                 connection.send(data)
 
     def saturate(self, messages: list[tuple[float, bytes]]) -> None:
-        """Send everything at once to everybody."""
+        """Send all messages at once to all connections."""
         data = b"".join(frame(payload) for _, payload in messages)
         for at in range(0, len(data), WRITE_BYTES):
             for connection in list(self.connections):
@@ -206,7 +205,7 @@ class Upstream:
 
 
 class Publisher:
-    """A client that publishes each message over one WebSocket; what is answered is dropped."""
+    """A client that publishes each message over one WebSocket and drops the answers."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -216,7 +215,7 @@ class Publisher:
         self.socket.sendall(self.protocol.send(request))
         self.protocol.receive_data(self.socket.recv(65536))
         if not any(isinstance(event, events.AcceptConnection) for event in self.protocol.events()):
-            sys.exit("feeder: the publisher was refused")
+            sys.exit("feeder: the server refused the publisher")
         threading.Thread(target=self.drain, daemon=True).start()
 
     def drain(self) -> None:
@@ -230,7 +229,7 @@ class Publisher:
 
 
 def punctual() -> None:
-    """Go before the receiver, which shares our core, or bursts would be pulled apart."""
+    """Get priority over the receiver, which shares the core; else bursts would be stretched."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     except OSError as error:
@@ -238,7 +237,7 @@ def punctual() -> None:
 
 
 def play(sink: Upstream | Publisher, plan: list[tuple[float, Topic, bytes]], stamp: bool) -> str:
-    """Send each message at its time; return how late they were, as JSON."""
+    """Send each message at its time; return their lateness as JSON."""
     late_us = []
     origin = time.monotonic()
     for due_s, topic, payload in plan:

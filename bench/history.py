@@ -1,16 +1,17 @@
-"""History: what writing, reading and resuming cost, and how small what is kept is.
+"""History: the cost of writing, reading and resuming, and the size of the store.
 
-The store is written as the recorder does it, a quarter of a second of messages at a time, with
-the shared recording over and over, numbers and times rising; then one topic of each channel is
-read from its beginning by a reader that has read nothing yet (the file is in the system's
-cache). The peer does the plainest thing: SQLite, a row for each message, an index, the same
-transactions. It is read twice: rows alone, and made into messages that can be sent, as our
-reader's are. Wall time on one core; memory is the highest growth of the process.
+The store is written as the recorder does it, a quarter of a second of messages at a time: the
+shared recording repeatedly, with rising numbers and times. Then a reader with an empty cache
+reads one topic of each channel from its beginning (the file is in the system's cache). The peer
+is the plainest store: SQLite, a row for each message, an index, the same transactions. It is
+read twice: rows alone, and rows made into messages ready to send, as hedgehogd's reader makes
+them. Wall time on one core; memory is the highest growth of the process.
 
-Blocks are those of the recording once, in its own rhythm. The peers have the same to keep,
-payloads and receive times: zlib a block at a time without our dictionary, and one gzip of all.
+Blocks are those of the recording once, in its own rhythm. The peers compress the same content,
+payloads and receive times: zlib a block at a time without hedgehogd's dictionary, and one gzip
+of all.
 
-Then hundreds resume at once; ``history_resume`` says how.
+Then hundreds of subscribers resume at once; ``history_resume`` describes it.
 """
 
 import json
@@ -25,24 +26,24 @@ from workload import RECORDINGS
 
 LIMIT_S = 120.0
 WRITE_BAR, READ_BAR = 50_000.0, 200_000.0  # messages a second
-MEMORY_MB_BAR = 64.0  # what the reader may hold unpacked (limits.HISTORY_CACHE_BYTES_MAX)
+MEMORY_MB_BAR = 64.0  # unpacked messages in the reader's cache (limits.HISTORY_CACHE_BYTES_MAX)
 SHRINK_BARS = {"matches": 3.5, "ticker": 3.5, "level2": 8.0}
 RESUME_S_BAR, P99_MS_BAR = 10.0, 100.0
 DISTURBED = 0.05
 
 
 def at_least(value: float | None, bar: float) -> str:
-    """Say how a figure stands to its bar, where more is better."""
+    """Return whether a figure reaches its bar, where more is better."""
     if value is None:
         return "not measured"
     return f"{'passes (≥' if value >= bar else 'FAILS (<'} {bar:,.10g})"
 
 
 def store_rounds(copies: int, rounds: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what compression and the rounds gave, from a process of the project's Python."""
+    """Return the figures of compression and of the rounds, from the project's Python."""
     folders = sorted(RECORDINGS.glob("cryptofeed-2021-*"))
     if not folders:
-        raise BenchError(f"the recording is not there: {RECORDINGS}/cryptofeed-2021-*")
+        raise BenchError(f"the recording is missing: {RECORDINGS}/cryptofeed-2021-*")
     command = [PROJECT_PYTHON, BENCH / "history_process.py", folders[0]]
     command += ["--rounds", str(rounds), "--copies", str(copies)]
     with Child("history", command, core=LOAD_CORE) as child:
@@ -83,13 +84,13 @@ def store_table(rounds: list[dict[str, Any]]) -> None:
     written = [one["write"] for one in rounds]
     rows = [
         line("write", written, written, "disk", WRITE_BAR),
-        line("  SQLite, a row each", [one["write_peer"] for one in rounds], written,
+        line("  SQLite, one row each", [one["write_peer"] for one in rounds], written,
              "disk_peer", None),
     ]  # fmt: skip
     for channel, found in sorted(rounds[0]["read"].items()):
         runs = {key: [one["read"][channel][key] for one in rounds]
                 for key in ("ours", "rows", "messages")}  # fmt: skip
-        bar = READ_BAR if channel == "level2" else None  # the others are quiet in the recording
+        bar = READ_BAR if channel == "level2" else None  # the rest is quiet in the recording
         rows += [
             line(f"read {found['topic']}", runs["ours"], runs["ours"], "", bar),
             line("  SQLite, rows alone", runs["rows"], runs["ours"], "", None),
@@ -98,13 +99,13 @@ def store_table(rounds: list[dict[str, Any]]) -> None:
     table(
         f"history: the store, {rounds[0]['raw'] / 1e6:.1f} MB of payloads in "
         f"{rounds[0]['transactions']:,} transactions; median of {len(rounds)}",
-        ["what", "messages", "per s", "CPU µs", "× ours", "RSS + MB", "disk MB", "bar"],
+        ["step", "messages", "per s", "CPU µs", "× ours", "RSS + MB", "disk MB", "bar"],
         rows,
     )
 
 
 def shrink_table(found: dict[str, dict[str, float]]) -> None:
-    """Print how many times smaller what is kept is."""
+    """Print the compression ratios."""
     rows = []
     for channel, row in sorted(found.items()):
         times = row["raw"] / row["ours"]
@@ -137,7 +138,7 @@ def resume_row(name: str, runs: list[dict[str, Any]], key: str, fault: str) -> l
     late = any(run["late_s"] > 0 for run in runs) and is_ours
     overrun = any(run["overruns"] for run in runs)
     share = median([run["tape_share"] for run in runs]) or 0.0
-    remarks = [f"{share:.0%} on the tape; all got each message once" * is_ours]
+    remarks = [f"{share:.0%} on the tape; each message arrived once" * is_ours]
     remarks += ["disturbed" * disturbed, "late" * late]
     remarks += ["overrun" * overrun, fault * is_ours]
     return [
@@ -159,14 +160,14 @@ def resume_row(name: str, runs: list[dict[str, Any]], key: str, fault: str) -> l
 def resume_tables(
     plan: Plan, figures: dict[str, list[dict[str, Any]]], faults: dict[str, str]
 ) -> None:
-    """Print what resuming costs, beside joining without a position."""
+    """Print the cost of resuming and of joining without a position."""
     rows = []
     for name, runs in figures.items():
         rows.append(resume_row(name, runs, "resumed", faults.get(name, "")))
         rows.append(resume_row("  join, no position", runs, "joined", ""))
     table(
         f"history: {plan.count:,} resume {plan.back_s} s of {TRADES_PER_S * MESSAGES} messages/s at"
-        f" once, beside {plan.count:,} others; median of {max(map(len, figures.values()))}",
+        f" once, beside {plan.count:,} live ones; median of {max(map(len, figures.values()))}",
         ["resumed", "s", "CPU s", "calm CPU", "MB", "p99 before", "p50 ms", "p99 ms", "max ms",
          "RSS + MB", "remarks"],
         rows,
@@ -176,7 +177,7 @@ def resume_tables(
         seconds = median([run["resumed"]["seconds"] for run in runs])
         p99 = median([run["resumed"]["latency_us"]["p99"] / 1000 for run in runs])
         print(f"  {name}: all caught up {verdict(seconds, RESUME_S_BAR, unit=' s')}; "
-              f"others' p99 {verdict(p99, P99_MS_BAR, unit=' ms')}")  # fmt: skip
+              f"live p99 {verdict(p99, P99_MS_BAR, unit=' ms')}")  # fmt: skip
 
 
 def run(*, quick: bool) -> None:
@@ -184,7 +185,7 @@ def run(*, quick: bool) -> None:
     copies, rounds, storms = (12, 1, 1) if quick else (40, 5, 3)
     plan = Plan(100, 20, 2.5, 5, 3) if quick else Plan(500, 60, 4.0, 9, 12)
     if why := prepare.why_missing("python"):
-        raise BenchError(f"no library for the resumer that looks: {why}")
+        raise BenchError(f"no library for the resumer that checks each byte: {why}")
     shrunk, stores = store_rounds(copies, rounds)
     shrink_table(shrunk)
     store_table(stores)

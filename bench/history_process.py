@@ -1,8 +1,8 @@
-"""The process that ``history`` measures: a line of JSON for compression, then one a round.
+"""Measured process of ``history``: a line of JSON for compression, then one a round.
 
-Runs in the project's venv, whose modules it needs. Everything is made ready before the clock
-starts: the shared recording, one copy behind the other with times, sequences and trade ids
-that go on rising, cut where the recorder would write.
+It runs in the project's venv, because it needs the project's modules. Everything is prepared
+before the clock starts: copies of the shared recording in sequence, with times, sequences and
+trade ids that continue to rise, split where the recorder would write.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CHANNELS = {
     "snapshot": LEVEL2,
     "l2update": LEVEL2,
 }
-STATE = {"last_match", "snapshot"}  # what a connection begins with; the copies have none
+STATE = {"last_match", "snapshot"}  # first messages of a connection; the copies have none
 US = 1_000_000
 PEER_TABLES = """
 PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
@@ -54,7 +54,7 @@ Batch = tuple[list[Entry], int]
 
 
 def recorded(folder: Path) -> list[tuple[dict[str, Any], Entry]]:
-    """Return the recording's messages, decoded and as the recorder would hand them over."""
+    """Return the recording's messages, decoded and in the form that the recorder passes on."""
     lines = (folder / "feed.jsonl").read_bytes().splitlines()
     times = (folder / "feed.recv_ts.txt").read_text().split()
     found = []
@@ -68,7 +68,7 @@ def recorded(folder: Path) -> list[tuple[dict[str, Any], Entry]]:
 
 
 def repeated(messages: list[tuple[dict[str, Any], Entry]], copies: int) -> list[Entry]:
-    """Return the recording ``copies`` times, as if it were one."""
+    """Return ``copies`` of the recording as one."""
     spans: dict[tuple[str, str], int] = {}
     for product_id, rows in itertools.groupby(
         sorted((head for head, _ in messages), key=lambda head: str(head["product_id"])),
@@ -80,7 +80,7 @@ def repeated(messages: list[tuple[dict[str, Any], Entry]], copies: int) -> list[
             spans[product_id, name] = max(numbers) - min(numbers) + more
     length_us = messages[-1][1].received_us - messages[0][1].received_us + 3_000
     entries = [entry for _, entry in messages]
-    first = {  # of each product the ticker that it was greeted with
+    first = {  # for each product the ticker of its greeting
         id(head) for head in {h["product_id"]: h for h, _ in reversed(messages)
         if h["type"] == "ticker"}.values()
     }  # fmt: skip
@@ -108,7 +108,7 @@ def repeated(messages: list[tuple[dict[str, Any], Entry]], copies: int) -> list[
 
 
 def batches(entries: Iterable[Entry]) -> list[Batch]:
-    """Return what is written at once: what came within ``HISTORY_FLUSH_S``, and when."""
+    """Return each write: the messages received within ``HISTORY_FLUSH_S``, and its time."""
     width_us = int(limits.HISTORY_FLUSH_S * US)
     return [
         (list(rows), (number + 1) * width_us)
@@ -117,14 +117,14 @@ def batches(entries: Iterable[Entry]) -> list[Batch]:
 
 
 def plain(kept: list[Kept]) -> bytes:
-    """Return what a peer compresses: payloads, and when they were received, as we keep it."""
+    """Return the input of a peer's compression: payloads and receive times."""
     places = [0, *(each.place for each in kept)]
     times = ",".join([str(b - a) for a, b in itertools.pairwise(places)])
     return b"\n".join([*(each.payload for each in kept), times.encode()])
 
 
 def compression(messages: list[tuple[dict[str, Any], Entry]]) -> dict[str, dict[str, float]]:
-    """Return bytes by channel: raw, in blocks of ours, of zlib's alone, and as one gzip."""
+    """Return bytes by channel: raw, in our blocks, in plain zlib's, and as one gzip."""
     found: dict[str, dict[str, float]] = {}
     whole: dict[str, list[Kept]] = defaultdict(list)
     pending: dict[Topic, list[Kept]] = {}
@@ -135,7 +135,7 @@ def compression(messages: list[tuple[dict[str, Any], Entry]]) -> dict[str, dict[
         block = pack(topic, kept)
         packed = time.thread_time()
         if unpack(topic, block) != kept:
-            raise AssertionError(f"a block of {topic} is not what was packed")
+            raise AssertionError(f"a block of {topic} differs from the packed messages")
         row = found.setdefault(topic.channel, dict.fromkeys(
             ("messages", "blocks", "raw", "ours", "zlib", "gzip", "pack_s", "unpack_s"), 0
         ))  # fmt: skip
@@ -176,9 +176,9 @@ def status(name: str) -> int:
 
 
 def timed(work: Callable[[], int]) -> dict[str, float]:
-    """Return how many messages it was, what it took, and how far memory grew meanwhile."""
+    """Return the number of messages, the time and CPU used, and the growth of memory."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): the highest RSS begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): reset the highest RSS
     rss, cpu, wall = status("VmRSS"), time.process_time(), time.perf_counter()
     messages = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -194,7 +194,7 @@ def write_ours(folder: Path, written: list[Batch]) -> int:
 
 
 def write_peer(file: Path, written: list[Batch]) -> int:
-    """Keep a row for each message, in the same transactions."""
+    """Write a row for each message, in the same transactions."""
     connection = sqlite3.connect(file, isolation_level=None)
     connection.executescript(PEER_TABLES)
     for entries, _ in written:
@@ -209,7 +209,7 @@ def write_peer(file: Path, written: list[Batch]) -> int:
 
 
 def read_ours(folder: Path, topic: Topic, check: list[bytes] | None = None) -> int:
-    """Read all of one topic by a reader that has read nothing yet."""
+    """Read all of one topic with a reader that has an empty cache."""
     reader = Reader(folder)
     after = count = 0
     while True:
@@ -224,7 +224,7 @@ def read_ours(folder: Path, topic: Topic, check: list[bytes] | None = None) -> i
 
 
 def read_peer(file: Path, topic: Topic, *, whole: bool) -> int:
-    """Read its rows; ``whole``: make of each what our reader does, ready to be sent."""
+    """Read its rows; ``whole``: make each a message ready to send, as hedgehogd's reader does."""
     connection = sqlite3.connect(file)
     count = 0
     query = "SELECT received, payload FROM message WHERE topic = ? ORDER BY received"
@@ -237,7 +237,7 @@ def read_peer(file: Path, topic: Topic, *, whole: bool) -> int:
 
 
 def busiest(entries: list[Entry]) -> dict[str, Topic]:
-    """Return of each channel the topic that has most messages."""
+    """Return each channel's topic with the most messages."""
     counts: dict[Topic, int] = defaultdict(int)
     for entry in entries:
         counts[entry.topic] += 1
@@ -256,7 +256,7 @@ def one_round(written: list[Batch], topics: dict[str, Topic]) -> dict[str, Any]:
             "read": {},
         }
         if figures["write"]["messages"] != figures["write_peer"]["messages"]:
-            raise AssertionError("not everything was kept")
+            raise AssertionError("the store does not have all messages")
         for channel, topic in topics.items():
             figures["read"][channel] = {
                 "topic": str(topic),
@@ -267,7 +267,7 @@ def one_round(written: list[Batch], topics: dict[str, Topic]) -> dict[str, Any]:
             found: list[bytes] = []
             read_ours(ours, topic, found)
             if found != [e.payload for entries, _ in written for e in entries if e.topic == topic]:
-                raise AssertionError(f"{topic} is not read as it was written")
+                raise AssertionError(f"{topic} is read differently from how it was written")
     return figures
 
 

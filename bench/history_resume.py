@@ -1,19 +1,22 @@
-"""The part of ``history`` about coming back: hundreds at once, and what the others notice.
+"""Resuming, the second part of ``history``: hundreds of subscribers at once, beside live ones.
 
 A busy market of one product: 100 trades a second, each a match and a ticker. Its first part is
-played at ten times its pace to a daemon that keeps history and has no subscribers yet; then the
-others subscribe to the ticker, and the rest comes at its own pace. First as many as will
-resume join without a position, for comparison, and leave. Then the resumers, connected already,
-subscribe to both channels in one burst, with the sequence of a minute before.
+played at ten times its pace to a daemon that records history and has no subscribers yet; then
+the live subscribers join the ticker, and the rest is played at its own pace. First as many
+subscribers as will resume join without a position, for comparison, and leave. Then the resumers,
+which are connected already, subscribe to both channels in one burst, with the sequence of a
+minute before.
 
-Each must get all behind it once: by counts of messages for all, and one more, by a library that
-is not ours, compares every byte (``resumer_process``). The time is that from the first
-subscribe to when the slowest has as many messages as the others, and the notice that it has
-caught up (looked at every 50 ms). Latencies are the others', of messages sent meanwhile; they
-read before the resumers do, on the load's core.
+Each must get every later message once: message counts verify it for all, and one more resumer,
+which uses a foreign library, compares every byte (``resumer_process``). The time is that from
+the first subscribe until the slowest resumer has as many messages as the live subscribers and
+its notice that it has caught up (checked every 50 ms). Latencies are those of the live
+subscribers, for messages sent meanwhile; on the load's core their reader has priority over the
+resumers'.
 
-From the tape: all of it is in the daemon's memory. From the store: the daemon's memory is the
-smallest that can be configured, and holds the newest 2,500 messages or so; the rest is on disk.
+From the tape: all messages are in the daemon's memory. From the store: the daemon's memory is
+the smallest that can be configured, and holds about the newest 2,500 messages; the rest is on
+disk.
 """
 
 import contextlib
@@ -28,35 +31,35 @@ from typing import Any, NamedTuple
 import prepare
 import servers
 import workload
-from joiners import others
+from joiners import bystanders
 from rig import BENCH, BUILD, LOAD_CORE, BenchError, Child, Receiver, cpu_s, waited_s
 from stalled import Watch
 from workload import Workload
 
 TRADES_PER_S = 100
 MESSAGES = 2  # of a trade
-FAST = 10  # how much faster than its own pace the first part is played
+FAST = 10  # the first part is played so many times faster than its own pace
 SEQUENCE, TRADE_ID = 135437581000, 1087540000  # of trade 0, as in workload.ticker
 CHANNELS = ("ticker", "matches")
 LOOK_S = 0.05
 PATIENCE_S = 60.0
-LEAVE_S = 1.0  # for those who joined without a position
+LEAVE_S = 1.0  # for the subscribers that joined without a position
 CONNECT_S = 2.5  # for the resumers
 GREETING = 2  # session and subscriptions, on /ws
 STATE = 2  # last ticker and last match
-TAPE_FORMS, TAPE_OBJECTS_BYTES = 4, 330  # how the tape weighs a message
+TAPE_FORMS, TAPE_OBJECTS_BYTES = 4, 330  # the tape's estimate of a message's memory
 WHERE = {"from the tape": (), "from the store": ("--tape-bytes-max", str(2**20))}
 
 
 class Plan(NamedTuple):
-    """How much is played, and when.
+    """Lengths and counts of one run.
 
     Attributes:
-        count: resumers, plain joiners and others: each as many.
-        back_s: how far back the resumers were.
-        gap_s: of silence, in which the others subscribe.
-        before_s: from then on to the storm.
-        after_s: of market after it.
+        count: number of resumers, of plain joiners and of live subscribers.
+        back_s: age of the resumers' position.
+        gap_s: silence, in which the live subscribers join.
+        before_s: time from then to the storm.
+        after_s: time of market after it.
     """
 
     count: int
@@ -72,23 +75,23 @@ class Plan(NamedTuple):
 
     @property
     def position(self) -> int:
-        """The trade that the resumers have got last."""
+        """Last trade that the resumers have received."""
         return self.first + (self.before_s - self.back_s) * TRADES_PER_S
 
     @property
     def steady_from_s(self) -> float:
-        """When the part at its own pace begins."""
+        """Start of the part at its own pace."""
         return self.first / TRADES_PER_S / FAST + self.gap_s
 
     def due_s(self, number: int) -> float:
-        """Return when a trade is due; they count from 1."""
+        """Return the due time of a trade; numbers start at 1."""
         if number <= self.first:
             return number / TRADES_PER_S / FAST
         return self.steady_from_s + (number - self.first) / TRADES_PER_S
 
 
 def match(number: int, rng: random.Random, kind: str = "match") -> bytes:
-    """Return the match that the ticker of the same number tells of."""
+    """Return the match that the ticker of the same number reports."""
     maker, taker = (uuid.UUID(int=rng.getrandbits(128), version=4) for _ in range(2))
     return (
         f'{{"type":"{kind}","trade_id":{TRADE_ID + number},"maker_order_id":"{maker}",'
@@ -110,7 +113,7 @@ def load(plan: Plan) -> Workload:
 
 
 def resume_text(sequence: int) -> str:
-    """Return the subscribe of somebody who had everything up to ``sequence``."""
+    """Return the subscribe of a subscriber that received everything up to ``sequence``."""
     channels = [
         {"name": name, "product_ids": ["BTC-USD"], "since": {"BTC-USD": sequence}}
         for name in CHANNELS
@@ -121,11 +124,11 @@ def resume_text(sequence: int) -> str:
 def burst(
     pid: int, group: Receiver, live: Receiver, wanted: Callable[[int], int], keeper: Child | None
 ) -> dict[str, float]:
-    """Have a connected group subscribe; return how long it was until each had ``wanted``.
+    """Have a connected group subscribe; return the time until each member had ``wanted``.
 
-    That is asked with how many messages each of the others has.
+    ``wanted`` maps the live subscribers' message count to the count that is due.
     """
-    used_s, had_to_wait_s = cpu_s(pid), waited_s(pid)
+    used_s, starved_s = cpu_s(pid), waited_s(pid)
     begin = time.monotonic()
     group.ask("subscribe")
     if keeper is not None:
@@ -145,13 +148,13 @@ def burst(
     return {
         "seconds": seconds,
         "cpu_s": cpu_s(pid) - used_s,
-        "waited_s": waited_s(pid) - had_to_wait_s,
+        "waited_s": waited_s(pid) - starved_s,
         "bytes": answer["bytes"],
     }
 
 
 def connect(stack: contextlib.ExitStack, port: int, count: int, text: str, name: str) -> Receiver:
-    """Connect a group to ``/ws`` that subscribes when it is told to."""
+    """Connect a group to ``/ws`` that subscribes on command."""
     receiver = Receiver(port, count, path="/ws", subscribe=text, eager=False, name=name)
     stack.enter_context(receiver)
     receiver.ask("start")
@@ -165,11 +168,11 @@ def measure(plan: Plan, flow: Workload, flags: tuple[str, ...]) -> dict[str, Any
     """Run one storm; return the raw figures.
 
     Raises:
-        BenchError: somebody did not get what is due to it.
+        BenchError: a subscriber did not receive all due messages.
     """
     sequence = SEQUENCE + 3 * plan.position
     text = resume_text(sequence)
-    skipped = plan.position * MESSAGES  # what the resumers had
+    skipped = plan.position * MESSAGES  # messages that the resumers had
     due = len(flow.messages) - skipped + GREETING + 1
     tickers = len(flow.messages) // MESSAGES - plan.first
     with contextlib.ExitStack() as stack:
@@ -181,7 +184,7 @@ def measure(plan: Plan, flow: Workload, flags: tuple[str, ...]) -> dict[str, Any
         command += [flow.write(), text, str(sequence)]
         keeper = stack.enter_context(Child("resumer", command, core=LOAD_CORE))
         keeper.expect("ready")
-        live = stack.enter_context(others(running, ("ticker",), plan.count))
+        live = stack.enter_context(bystanders(running, ("ticker",), plan.count))
         begun = time.monotonic()
 
         def sleep_to(at_s: float) -> None:
@@ -192,7 +195,7 @@ def measure(plan: Plan, flow: Workload, flags: tuple[str, ...]) -> dict[str, Any
         live.join(2)
         live.ask("start")
         if time.monotonic() - begun > plan.steady_from_s:
-            raise BenchError("the others were not there in time")
+            raise BenchError("the live subscribers were not connected in time")
         sleep_to(plan.steady_from_s + 0.5)
         live.ask("window")
         calm_begun, calm_used_s = time.monotonic(), cpu_s(pid)
@@ -228,12 +231,12 @@ def measure(plan: Plan, flow: Workload, flags: tuple[str, ...]) -> dict[str, Any
         final = live.ask(f"wait {tickers} 5000", PATIENCE_S)
         rest = resumers.ask(f"wait {due} 5000", PATIENCE_S)
         kept = json.loads(keeper.expect("{", PATIENCE_S))
-    behind = flow.messages[skipped : skipped + plan.back_s * TRADES_PER_S * MESSAGES]
-    weight = sum(TAPE_FORMS * len(payload) + TAPE_OBJECTS_BYTES for _, payload in behind)
+    missed = flow.messages[skipped : skipped + plan.back_s * TRADES_PER_S * MESSAGES]
+    weight = sum(TAPE_FORMS * len(payload) + TAPE_OBJECTS_BYTES for _, payload in missed)
     grown = {name: value - before.get(name, 0.0) for name, value in after.items()}
     gaps = grown["hedgehogd_resume_gaps_total"]
     for name, group, counts, wanted in (
-        ("the others", live, final, tickers),
+        ("the live subscribers", live, final, tickers),
         ("resumers", resumers, rest, due),
     ):
         if counts["open"] != group.connections:
@@ -241,7 +244,7 @@ def measure(plan: Plan, flow: Workload, flags: tuple[str, ...]) -> dict[str, Any
         if (counts["min"], counts["max"]) != (wanted, wanted):
             raise BenchError(f"{name} got {counts['min']}–{counts['max']} of {wanted}")
     if kept["fault"] or gaps:
-        raise BenchError(f"the resumer that looks: {kept['fault']}; {gaps:g} gaps; {kept}")
+        raise BenchError(f"the checking resumer: {kept['fault']}; {gaps:g} gaps; {kept}")
     return {
         "resumed": {**resumed, "latency_us": final["latency_us"]},
         "joined": joined,

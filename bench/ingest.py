@@ -1,10 +1,10 @@
 """Ingest: CPU per upstream message, from the socket to the tape, with no subscriber.
 
-The pairs are held, nobody listens, and the feeder sends as fast as the socket takes it, in
+The pairs are held without subscribers, and the feeder sends as fast as the socket accepts, in
 writes of 256 KiB, so that each read finds far more than 32 messages. Three mixes: tickers of
 350 bytes, l2updates of 125 bytes (levels of a book of 1,000 that was sent before), and nine
-l2updates to a ticker, as in the recording. Counted is all CPU of the daemon from the order to
-its being idle again; that it took every message is verified by a counter in its /metrics.
+l2updates to a ticker, as in the recording. The figure is all CPU of the daemon from the command
+until it is idle again; a counter in its /metrics verifies that it received every message.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from workload import Workload
 
 MIXES = {"ticker": ("ticker",), "l2update": ("level2_batch",), "mixed": ("ticker", "level2_batch")}
 LIMIT_S = 120.0
-OTHERS_MAX = 100  # heartbeats and acknowledgements that may be counted too
+OTHERS_MAX = 100  # heartbeats and acknowledgements may be counted too
 
 
 def load(mix: str, count: int) -> Workload:
@@ -88,4 +88,4 @@ def run(*, quick: bool) -> None:
     )
     write("ingest", quick=quick, result={"rounds": rounds, "raw": figures})
     if not all(run["counter"] for runs in figures.values() for run in runs):
-        raise BenchError("no metric says that every message arrived")
+        raise BenchError("no metric shows that every message arrived")

@@ -1,10 +1,10 @@
-"""One late joiner that looks at what it gets; a process of the ``joiners`` benchmark.
+"""One late joiner that checks every byte it receives; a process of the ``joiners`` benchmark.
 
-It says "ready", joins on the first line of standard input by the ``websockets`` library, keeps
-every message until the schedule's last update has come, and then compares with the book that
-the schedule's own messages make: the snapshot must be that book at some update, every level of
-it in order; each update behind that one must come once and in order; and a book kept from them
-must be the schedule's last. Prints one line of JSON; "fault" is empty when all is well.
+It prints "ready", joins on the first line of standard input with the ``websockets`` library, and
+keeps every message until the schedule's last update has arrived. Then it compares them with the
+book made from the schedule's own messages: the snapshot must be that book at some update, every
+level of it in order; each later update must arrive once and in order; and a book made from both
+must equal the schedule's last. It prints one line of JSON; "fault" is empty when all is correct.
 
     joiner_process.py PORT SCHEDULE SUBSCRIBE [--deflate]
 """
@@ -22,7 +22,7 @@ Side = dict[str, str]
 
 
 class Reference:
-    """A book kept in the plainest way: texts of prices to texts of sizes."""
+    """The plainest book: texts of prices to texts of sizes."""
 
     def __init__(self, snapshot: dict[str, Any]) -> None:
         self.sides: dict[str, Side] = {
@@ -45,7 +45,7 @@ class Reference:
 
 
 def listen(port: int, subscribe: str, last_time: str, *, deflate: bool) -> list[str]:
-    """Join; return all messages up to the update of ``last_time``, or until it is silent."""
+    """Join; return all messages up to the update of ``last_time``, or until silence."""
     messages: list[str] = []
     with connect(
         f"ws://127.0.0.1:{port}/ws-feed",
@@ -54,7 +54,7 @@ def listen(port: int, subscribe: str, last_time: str, *, deflate: bool) -> list[
         ping_interval=None,
     ) as connection:
         if deflate and not connection.protocol.extensions:
-            raise SystemExit("permessage-deflate was not granted")
+            raise SystemExit("the server declined permessage-deflate")
         connection.send(subscribe)
         while not (messages and last_time in messages[-1][-64:]):
             try:
@@ -67,11 +67,11 @@ def listen(port: int, subscribe: str, last_time: str, *, deflate: bool) -> list[
 def judge(
     got: list[dict[str, Any]], snapshot: dict[str, Any], updates: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Compare what came with what the schedule says."""
+    """Compare the received messages with the schedule."""
     snapshots = [message for message in got if message["type"] == "snapshot"]
     if len(snapshots) != 1:
-        return {"fault": f"{len(snapshots)} snapshots came"}
-    behind = got[got.index(snapshots[0]) + 1 :]
+        return {"fault": f"{len(snapshots)} snapshots arrived"}
+    later = got[got.index(snapshots[0]) + 1 :]
     times = [update["time"] for update in updates]
     at = times.index(snapshots[0]["time"]) + 1 if snapshots[0].get("time") in times else 0
     reference = Reference(snapshot)
@@ -79,27 +79,27 @@ def judge(
         reference.apply(update)
     result = {
         "snapshot_at": at,
-        "updates": len(behind),
+        "updates": len(later),
         "levels": len(snapshots[0]["bids"]) + len(snapshots[0]["asks"]),
         "fault": "",
     }
     for name, side in (("bids", "buy"), ("asks", "sell")):
         if snapshots[0][name] != reference.rows(side):
-            return {**result, "fault": f"the snapshot's {name} are not those after update {at}"}
-    if [message.get("time") for message in behind] != times[at:]:
-        return {**result, "fault": f"the updates behind update {at} did not come once, in order"}
+            return {**result, "fault": f"the snapshot's {name} differ from those after update {at}"}
+    if [message.get("time") for message in later] != times[at:]:
+        return {**result, "fault": f"the updates after update {at} did not arrive once, in order"}
     kept = Reference(snapshots[0])
-    for update in behind:
+    for update in later:
         kept.apply(update)
     for update in updates[at:]:
         reference.apply(update)
     if kept.sides != reference.sides:
-        return {**result, "fault": "the book at the end is another"}
+        return {**result, "fault": "the last book differs"}
     return result
 
 
 def main(port: int, schedule: Path, subscribe: str, *options: str) -> None:
-    """Join when told to, and report."""
+    """Join on command, and report."""
     messages = [json.loads(payload) for _, payload in load(str(schedule))]
     updates = [message for message in messages if message["type"] == "l2update"]
     state = [json.loads(line) for line in schedule.with_suffix(".state").read_bytes().splitlines()]

@@ -1,19 +1,20 @@
-"""1,000 late joiners of BTC-USD's book, whose snapshot is 1.1 MB, and what the others notice.
+"""1,000 late joiners of BTC-USD's book with its snapshot of 1.1 MB, beside other subscribers.
 
 The feeder's exchange sends the snapshot, 46,000 levels, and then 20 l2updates of 8 changes and
-100 tickers a second. 450 subscribers have the ticker, 50 the ticker and the book. After some
-seconds 1,000 joiners, connected already, subscribe to level2_batch in one burst, or each as soon
-as it is connected; with permessage-deflate or without. Each must get a whole snapshot and then
-the updates behind it, nobody may be closed, and the others must get every message.
+100 tickers a second. The bystanders are 450 subscribers of the ticker and 50 of ticker and book.
+After some seconds 1,000 joiners, which are connected already, subscribe to level2_batch in one
+burst, or each as soon as it is connected; with permessage-deflate or without. Each must get a
+whole snapshot and then all later updates, no joiner may be closed, and the bystanders must get
+every message.
 
 The time is that from the first subscribe sent to the last snapshot received whole. Latencies are
-the others', of messages sent from the first joiner's connecting until then, and of the two groups'
-the worse; they read before the joiners do, on the load's core. One more joiner, by a library that
-is not ours, checks every byte (``joiner_process``).
+the bystanders', for messages sent between the first joiner's connect and that moment, and the
+worse of the two groups; on the load's core their readers have priority over the joiners'. One
+more joiner, which uses a foreign library, checks every byte (``joiner_process``).
 
 The peer is ``websockets``, which sends one ready-made snapshot text to each joiner and makes
-none; its messages carry the time they were due. Where it compresses it does so for every joiner,
-and is measured once.
+none; its messages carry their due time. Where it compresses, it does so for every joiner, and it
+is measured once.
 """
 
 import contextlib
@@ -36,16 +37,16 @@ from workload import STAMP_KEY, Workload
 
 JOIN_S_BAR = 10.0
 P99_MS_BAR = 100.0
-LEVELS = 23_000  # on each side: what BTC-USD had in the recordings
+LEVELS = 23_000  # on each side, as BTC-USD in the recordings
 MIDDLE_CENTS = 7_757_500
 TICKERS_PER_S = 100
 UPDATES_PER_S = 20
 CHANGES = 8
 TICKER_OTHERS, BOOK_OTHERS = 450, 50
-BEFORE_S = 4.0  # of load before anybody joins
-LARGE_BYTES = 64 * 1024  # a message as large is the snapshot, compressed too
+BEFORE_S = 4.0  # of load before the first join
+LARGE_BYTES = 64 * 1024  # only a snapshot is this large, even compressed
 PATIENCE_S = 120.0  # for the last joiner's snapshot
-MARGIN_S = 1.0  # between the last snapshot and the updates that everybody must have
+MARGIN_S = 1.0  # between the last snapshot and the updates that each joiner must get
 DISTURBED = 0.05
 
 
@@ -68,7 +69,7 @@ def price_text(cents: int) -> str:
 
 
 def updates(sides: dict[str, list[list[str]]], count: int, rng: random.Random) -> list[bytes]:
-    """Return l2updates of the hundred best levels: new sizes, removals and what comes back."""
+    """Return l2updates of the hundred best levels: new sizes, removals and new levels."""
     near = {"buy": sides["bids"][:100], "sell": sides["asks"][:100]}
     gone: set[tuple[str, str]] = set()
     messages = []
@@ -130,8 +131,8 @@ class Case:
         return servers.script("snapshots", flow, *["--deflate"] * self.deflate)
 
 
-def others(running: Running, channels: tuple[str, ...], count: int) -> Receiver:
-    """Start a group of the others; it goes before the joiners on the load's core."""
+def bystanders(running: Running, channels: tuple[str, ...], count: int) -> Receiver:
+    """Start a group of bystanders, with priority over the joiners on the load's core."""
     text = workload.subscribe(["BTC-USD"], channels)
     name = "receiver-" + "-".join(channels)
     receiver = Receiver(running.port, count, subscribe=text, stamp=STAMP_KEY, name=name)
@@ -141,15 +142,15 @@ def others(running: Running, channels: tuple[str, ...], count: int) -> Receiver:
 
 
 def worse(counts: list[dict[str, Any]]) -> dict[str, int]:
-    """Return each percentile of the group that had it worse."""
+    """Return each percentile's larger value of the groups."""
     found = [one["latency_us"] for one in counts if "latency_us" in one]
     if not found:
-        raise BenchError("the others got no message at all meanwhile")
+        raise BenchError("the bystanders got no message meanwhile")
     return {key: max(one[key] for one in found) for key in found[0]}
 
 
 def storm(joiners: Receiver, keeper: Child | None, *, eager: bool) -> dict[str, Any]:
-    """Let everybody join; return what was seen from outside."""
+    """Let all joiners join; return the observations of their receiver."""
     joiners.ask("start")
     if keeper is not None:
         keeper.tell("join")
@@ -173,7 +174,7 @@ def measure(case: Case, flow: Workload, count: int) -> dict[str, Any]:
     """Run one storm; return the raw figures.
 
     Raises:
-        BenchError: somebody did not get what is due to it.
+        BenchError: a subscriber did not receive all due messages.
     """
     book_text = workload.subscribe(["BTC-USD"], ("level2_batch",))
     tickers = sum(payload.startswith(b'{"type":"ticker"') for _, payload in flow.messages)
@@ -181,7 +182,7 @@ def measure(case: Case, flow: Workload, count: int) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         running = stack.enter_context(case.start(flow))
         groups = [
-            (stack.enter_context(others(running, channels, members)), expected)
+            (stack.enter_context(bystanders(running, channels, members)), expected)
             for channels, members, expected in (
                 (("ticker",), TICKER_OTHERS, tickers),
                 (("ticker", "level2_batch"), BOOK_OTHERS, len(flow.messages)),
@@ -216,11 +217,11 @@ def measure(case: Case, flow: Workload, count: int) -> dict[str, Any]:
         calm = worse([receiver.ask("window") for receiver, _ in groups])
         watch = Watch(pid, every_s=0.05)
         watch.start()
-        used_s, had_to_wait_s, storm_begun = cpu_s(pid), waited_s(pid), time.monotonic()
+        used_s, starved_s, storm_begun = cpu_s(pid), waited_s(pid), time.monotonic()
         joined = storm(joiners, keeper, eager=case.eager)
         for receiver, _ in groups:
             receiver.ask("shut")
-        used_s, had_to_wait_s = cpu_s(pid) - used_s, waited_s(pid) - had_to_wait_s
+        used_s, starved_s = cpu_s(pid) - used_s, waited_s(pid) - starved_s
         whole_s = time.monotonic() - storm_begun
         over_us = (time.monotonic() - begun + MARGIN_S) * 1e6
         time.sleep(max(0.0, flow.duration_s - (time.monotonic() - begun)))
@@ -235,9 +236,9 @@ def measure(case: Case, flow: Workload, count: int) -> dict[str, Any]:
         kept = json.loads(keeper.expect("{", 60)) if keeper is not None else {"fault": ""}
     for final, (receiver, expected) in zip(finals, groups, strict=True):
         if (final["min"], final["max"]) != (expected, expected):
-            raise BenchError(f"the others got {final['min']}–{final['max']} of {expected}")
+            raise BenchError(f"the bystanders got {final['min']}–{final['max']} of {expected}")
         if final["open"] != receiver.connections:
-            raise BenchError(f"of the others {receiver.connections - final['open']} were closed")
+            raise BenchError(f"{receiver.connections - final['open']} bystanders were closed")
     if rest["open"] != count:
         raise BenchError(f"joiners were closed: {rest['closes']}, cut {rest['cut']}")
     if rest["large"]["frames"] != count:
@@ -246,7 +247,7 @@ def measure(case: Case, flow: Workload, count: int) -> dict[str, Any]:
     if rest["large"]["after_min"] < due:
         raise BenchError(f"a joiner got {rest['large']['after_min']} updates, {due} were due")
     if kept["fault"]:
-        raise BenchError(f"the joiner that keeps its book: {kept['fault']}; {kept}")
+        raise BenchError(f"the joiner that checks each byte: {kept['fault']}; {kept}")
     if kept.get("levels", LEVELS * 2) < LEVELS * 2 - 200:
         raise BenchError(f"the snapshot had {kept['levels']} levels")
     return {
@@ -256,7 +257,7 @@ def measure(case: Case, flow: Workload, count: int) -> dict[str, Any]:
         "latency_before_us": calm,
         "latency_us": worse(finals),
         "cpu_s": used_s,
-        "waited_s": had_to_wait_s,
+        "waited_s": starved_s,
         "storm_s": whole_s,
         "rss_before": watch.samples[0],
         "rss_highest": max(watch.samples),
@@ -290,7 +291,7 @@ def row(case: Case) -> list[object]:
     disturbed = any(run["waited_s"] > DISTURBED * run["storm_s"] for run in runs)
     made = middle("metrics_grown", "hedgehogd_snapshots_made_total") if case.is_ours else None
     shared = middle("metrics_grown", "hedgehogd_snapshot_joiners_total") if case.is_ours else None
-    remarks = ["all whole, nobody closed", "disturbed" * disturbed, case.fault]
+    remarks = ["all whole, none closed", "disturbed" * disturbed, case.fault]
     return [
         case.name,
         middle("connect_s"),
@@ -329,7 +330,7 @@ def run(*, quick: bool) -> None:
 
     table(
         f"joiners: {count:,} of a book of {max(map(len, flow.state)) / 1e6:.2f} MB, beside "
-        f"{TICKER_OTHERS + BOOK_OTHERS} others; median of {rounds}",
+        f"{TICKER_OTHERS + BOOK_OTHERS} bystanders; median of {rounds}",
         ["server", "connect s", "join s", "MB each", "p99 before", "p50 ms", "p99 ms", "max ms",
          "CPU s", "RSS + MB", "made", "given", "remarks"],
         [row(case) for case in cases],

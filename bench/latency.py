@@ -1,9 +1,9 @@
 """Latency from the feed to 1,000 subscribers at 100 messages a second, beside the C loop.
 
-The feeder puts the time into each message as it sends it to hedgehogd; the C loop puts it in
-just before the first of its thousand sends. The receiver takes the time once per read of a
-socket. So hedgehogd's figure has one hop more, and both have the thousand sends: the median
-subscriber stands behind 500 others.
+The feeder writes the time into each message when it sends it to hedgehogd; the C loop writes it
+just before the first of its thousand sends. The receiver reads the clock once per read of a
+socket. So hedgehogd's figure has one hop more, and both contain the thousand sends: 500 sends
+precede that of the median subscriber.
 """
 
 from contextlib import AbstractContextManager

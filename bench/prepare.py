@@ -1,8 +1,8 @@
-"""Building what the benchmarks need: C helpers, a venv of peers, Node's ws, nginx with Nchan.
+"""Building the parts of the benchmarks: C helpers, a venv of peers, Node's ws, nginx with Nchan.
 
-Everything goes to ``bench/build/``, which git ignores. nginx is unpacked there from
-Debian's packages, not installed: no service starts, nothing of the system changes. A peer that
-cannot be had is remembered with the reason, and named in the tables.
+Everything goes to ``bench/build/``, which git ignores. nginx is unpacked there from Debian's
+packages, not installed: no service starts, and the system does not change. An unavailable peer
+is remembered with the reason, and named in the tables.
 """
 
 import json
@@ -26,7 +26,7 @@ _missing: dict[str, str] = {}
 
 
 def _run(*command: str | Path, cwd: Path = BUILD, timeout_s: float = 300) -> str:
-    """Run a command; raise BenchError with the end of what it said if it fails."""
+    """Run a command; raise BenchError with the end of its output if it fails."""
     try:
         done = subprocess.run(
             [str(part) for part in command],
@@ -99,7 +99,7 @@ def nchan_module() -> Path:
 
 
 def everything() -> None:
-    """Prepare all of it. C helpers must build; a peer may be missing, and is remembered."""
+    """Prepare all of it. C helpers must build; a missing peer is remembered."""
     BUILD.mkdir(exist_ok=True)
     build_c("receiver", "receiver.c", "receiver_frames.c")
     build_c("c_send_loop", "peers/c_send_loop.c")
@@ -121,7 +121,7 @@ def why_missing(what: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the peers that are there."""
+    """Return the versions of the available peers."""
     found = {}
     for path in sorted((BUILD / "venv" / "lib").glob("python*/site-packages/*.dist-info")):
         name, _, version = path.name.removesuffix(".dist-info").partition("-")

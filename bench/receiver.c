@@ -1,34 +1,34 @@
 /*
- * The load receiver: N WebSocket subscribers in one thread, which count what they get.
+ * The load receiver: N WebSocket subscribers in one thread, which count the messages they receive.
  *
  *   receiver --port P --connections N [--path /ws-feed] [--rate R] [--subscribe TEXT]
  *            [--eager] [--spin] [--stamp KEY] [--stalled] [--large BYTES] [--deflate]
  *
- * Every message is counted by parsing frame headers; the payload is not looked at,
+ * Every message is counted by parsing frame headers; the payload is not read,
  * except for a send time when --stamp is given: 19 digits of CLOCK_MONOTONIC in ns,
- * right behind the text KEY in messages up to FRAME_WHOLE_MAX bytes. Pings are
+ * right after the text KEY in messages up to FRAME_WHOLE_MAX bytes. Pings are
  * answered and closes returned, as any client would. --stalled subscribers finish
  * the handshake, send their subscribe text and never read again. With --spin the
- * receiver does not sleep during `wait`: a sleeping one on this machine must be woken
- * by the server's own sends, which costs the server time that no remote subscriber
- * would, the more so the slower the server is. --large tells apart frames of that many
- * payload bytes: when each has come whole, and what came after it. With --deflate
- * permessage-deflate is asked for and must be granted; nothing is inflated.
+ * receiver does not sleep during `wait`: the server's own sends would have to wake a
+ * sleeping receiver on this machine, which costs the server time that no remote subscriber
+ * would cost, and more of it the slower the server is. --large counts frames of that many
+ * payload bytes apart: when each is complete, and the messages after it. With --deflate
+ * permessage-deflate is offered and must be accepted; nothing is inflated.
  *
- * Orders come on standard input, one a line; each is answered by one line of JSON:
+ * Commands arrive on standard input, one a line; each is answered by one line of JSON:
  *
- *   connect            open all, at R a second (0: as fast as 64 at a time allow)
+ *   connect            open all, R a second (0: as fast as possible with 64 at a time)
  *   subscribe          send the subscribe text on every open connection (with --eager
  *                      it was sent on each as soon as it was open)
  *   settle MS          wait until nothing has arrived for MS milliseconds
  *   start              forget all counts
  *   wait N MS          wait until every subscriber has N messages (and 200 ms more,
- *                      to see surplus ones), or nothing has arrived for MS
- *   large MS           wait until every subscriber has a frame of --large bytes whole, or
+ *                      to see surplus ones), or until nothing has arrived for MS
+ *   large MS           wait until every subscriber has a complete frame of --large bytes, or
  *                      has ended; MS at most
- *   window             the counts, now; then forget the latencies: from here on those of
- *                      messages sent from now on are kept,
- *   shut               and from here on none of messages sent from now on
+ *   window             the counts, now; then forget all latencies and keep those of
+ *                      messages sent from now on
+ *   shut               keep no latencies of messages sent from now on
  *   closed MS          wait until the server has closed every connection, MS at most
  *   report             the counts, now
  *
@@ -47,7 +47,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define IN_FLIGHT_MAX 64       /* handshakes begun and not finished */
+#define IN_FLIGHT_MAX 64       /* handshakes in progress */
 #define DEFLATE_OFFER "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 #define SURPLUS_NS 200000000LL /* time for messages beyond those expected */
 
@@ -123,7 +123,7 @@ static void subscribe(struct connection *c) {
     send_frame(c, 1, options.subscribe, strlen(options.subscribe));
 }
 
-/* Read an answer head; what follows it belongs to the frames. */
+/* Read an answer head; the bytes after it belong to the frames. */
 static void read_head(struct connection *c, uint8_t *data, int length) {
     uint8_t *end = memmem(data, length, "\r\n\r\n", 4);
     if (!end) {
@@ -176,7 +176,7 @@ static void answer(const char *order) {
     fflush(stdout);
 }
 
-/* Carry out one line of input; those that must wait are finished in `progress`. */
+/* Carry out one line of input; `progress` finishes commands that must wait. */
 static void obey(char *line) {
     char word[16] = "";
     long long a = 0, b = 0;
@@ -251,7 +251,7 @@ static void progress(void) {
     }
 }
 
-/* Read orders; returns 0 at the end of input. */
+/* Read commands; returns 0 at the end of input. */
 static int read_orders(void) {
     static char text[4096];
     static size_t used;

@@ -1,12 +1,12 @@
-/* What the two halves of the load receiver share: receiver.c (connections and
- * orders) and receiver_frames.c (frames and counts). */
+/* Declarations shared by the two halves of the load receiver: receiver.c (connections and
+ * commands) and receiver_frames.c (frames and counts). */
 #include <stdint.h>
 #include <stddef.h>
 
 #define CONNECTIONS_MAX 10000
 #define CLOSE_CODES 5000
 #define READ_BYTES (256 * 1024)
-#define FRAME_WHOLE_MAX 16384 /* larger frames are counted, never kept or looked at */
+#define FRAME_WHOLE_MAX 16384 /* larger frames are counted, never kept or read */
 
 /* The example pair of RFC 6455, section 1.3: any server must give this answer. */
 #define SAMPLE_KEY "dGhlIHNhbXBsZSBub25jZQ=="
@@ -20,7 +20,7 @@ struct connection {
     uint64_t messages, bytes; /* since `start`; payload bytes */
     uint64_t skip;            /* bytes of a large frame still to come */
     uint64_t large, after;    /* with --large: such frames received whole; messages since */
-    int is_large;             /* what is skipped is one of those */
+    int is_large;             /* the skipped frame is one of those */
     uint8_t *carry;           /* the beginning of a frame (or head) not yet complete */
     uint32_t carried;
 };

@@ -1,4 +1,4 @@
-/* Frames, counts and latencies of the load receiver; receiver.h says what is what. */
+/* Frames, counts and latencies of the load receiver; receiver.h describes the fields. */
 #define _GNU_SOURCE
 #include "receiver.h"
 
@@ -12,7 +12,7 @@
 #define BUCKETS 100000
 static uint64_t fine[BUCKETS], coarse[BUCKETS], stamped;
 static int64_t slowest_us;
-static int64_t window_begin_ns, window_end_ns = INT64_MAX; /* of send times that count */
+static int64_t window_begin_ns, window_end_ns = INT64_MAX; /* range of send times that count */
 
 int64_t now_ns(void) {
     struct timespec time;
@@ -57,7 +57,7 @@ void send_frame(struct connection *c, int opcode, const void *payload, size_t le
         frame[at + 4 + i] = ((const uint8_t *)payload)[i] ^ mask[i & 3];
     /* Small and rare: a socket that refuses it belongs to a server that never reads. */
     if (send(c->fd, frame, at + 4 + length, MSG_NOSIGNAL) != (ssize_t)(at + 4 + length))
-        fprintf(stderr, "receiver: a frame of ours was not taken whole\n");
+        fprintf(stderr, "receiver: the socket accepted only a part of a frame\n");
 }
 
 static void note_latency(const uint8_t *payload, size_t length, int64_t now) {
@@ -101,7 +101,7 @@ static void close_frame(struct connection *c, const uint8_t *payload, size_t len
     end_connection(c, length < 2 ? 1005 : payload[0] << 8 | payload[1]);
 }
 
-/* A frame of --large bytes or more has come whole. */
+/* A frame of --large bytes or more is complete. */
 static void note_large(struct connection *c, int64_t now) {
     c->is_large = 0;
     c->after = 0;
@@ -120,7 +120,7 @@ static void begin_large(struct connection *c, uint64_t size) {
         counts.large_most = size;
 }
 
-/* Account for all frames in `data`; the beginning of one more is kept for later. */
+/* Count all frames in `data`; an incomplete one is kept for later. */
 void parse_frames(struct connection *c, uint8_t *data, int64_t length) {
     int64_t now = counts.last_read_ns;
     while (length > 0) {
@@ -197,7 +197,7 @@ void forget_counts(int begun) {
         connections[i].messages = connections[i].bytes = connections[i].large = 0;
 }
 
-/* From now on count the connections that have `target` messages, or ended before. */
+/* From now on count the connections that have `target` messages, or have ended. */
 void set_target(int begun, uint64_t target) {
     counts.target = target;
     counts.reached = 0;

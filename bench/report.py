@@ -1,4 +1,4 @@
-"""Tables for people, JSON for machines: what every benchmark ends with."""
+"""Output of every benchmark: a table, and JSON."""
 
 import datetime as dt
 import json
@@ -18,7 +18,7 @@ REMARK_MAX = 60
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """Return a description of the measuring machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """Return the commit that was measured, and whether anything differed from it."""
+    """Return the measured commit, and whether the tree differed from it."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -98,18 +98,18 @@ def _text(cell: object) -> str:
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """Return the median of those that are there, or None."""
+    """Return the median of the values that are not None, or None."""
     found = [value for value in values if value is not None]
     return statistics.median(found) if found else None
 
 
 def ratio(value: float | None, other: float | None) -> float | None:
-    """Return value ÷ other where both are there."""
+    """Return value ÷ other, or None if one of them is None or zero."""
     return value / other if value is not None and other else None
 
 
 def verdict(value: float | None, bar: float, moonshot: float | None = None, unit: str = "") -> str:
-    """Say how a figure stands to its bar and moonshot, where less is better."""
+    """Return whether a figure reaches its bar and moonshot, where less is better."""
     if value is None:
         return "not measured"
     if moonshot is not None and value <= moonshot:

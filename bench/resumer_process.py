@@ -1,10 +1,10 @@
-"""One resumer that looks at what it gets; a process of the ``history`` benchmark.
+"""One resumer that checks every byte it receives; a process of the ``history`` benchmark.
 
-It says "ready", resumes on the first line of standard input by the ``websockets`` library, and
-keeps every message until the schedule's last has come. All of the schedule behind the position
-must have come, each message once, in order, and as it was sent but for the send time in it;
-and once, behind as many messages as it says, the notice that all has been given. Prints one
-line of JSON; "fault" is empty when all is well.
+It prints "ready", resumes on the first line of standard input with the ``websockets`` library,
+and keeps every message until the schedule's last has arrived. All messages of the schedule after
+the position must have arrived, each once, in order, and as sent except for the send time; and
+once, after the number of messages that it states, the notice that the resume is complete. It
+prints one line of JSON; "fault" is empty when all is correct.
 
     resumer_process.py PORT SCHEDULE SUBSCRIBE SEQUENCE
 """
@@ -29,7 +29,7 @@ def unstamped(payload: bytes) -> bytes:
 
 
 def listen(port: int, subscribe: str, last: int) -> tuple[list[bytes], float]:
-    """Resume; return all up to the ticker of sequence ``last``, and when the notice came."""
+    """Resume; return all up to the ticker of sequence ``last``, and the time of the notice."""
     messages: list[bytes] = []
     resumed_s = 0.0
     end = f'"sequence":{last},'.encode()
@@ -51,26 +51,26 @@ def listen(port: int, subscribe: str, last: int) -> tuple[list[bytes], float]:
 
 
 def judge(got: list[bytes], expected: list[bytes]) -> dict[str, Any]:
-    """Compare what came with what the schedule says."""
+    """Compare the received messages with the schedule."""
     types = [json.loads(message)["type"] for message in got]
     data = [unstamped(message) for message, kind in zip(got, types, strict=True) if kind in DATA]
     result: dict[str, Any] = {"messages": len(data), "expected": len(expected), "fault": ""}
-    others = [kind for kind in types if kind not in DATA]
-    if others != [*GREETING, "resumed"]:
-        return {**result, "fault": f"beside data came {others[:6]}"}
+    notices = [kind for kind in types if kind not in DATA]
+    if notices != [*GREETING, "resumed"]:
+        return {**result, "fault": f"unexpected messages: {notices[:6]}"}
     if data != expected:
         pairs = enumerate(zip(data, expected, strict=False))
         at = next((i for i, (a, b) in pairs if a != b), min(len(data), len(expected)))
-        return {**result, "fault": f"{len(data)} of {len(expected)} came; number {at} is wrong"}
+        return {**result, "fault": f"{len(data)} of {len(expected)} arrived; number {at} is wrong"}
     at = types.index("resumed")
     result["resumed_at"] = sum(kind in DATA for kind in types[:at])
-    if (told := json.loads(got[at])["messages"]) != result["resumed_at"]:
-        return {**result, "fault": f"resumed says {told}, {result['resumed_at']} came before"}
+    if (stated := json.loads(got[at])["messages"]) != result["resumed_at"]:
+        return {**result, "fault": f"resumed states {stated}, {result['resumed_at']} arrived"}
     return result
 
 
 def main(port: int, schedule: str, subscribe: str, sequence: int) -> None:
-    """Resume when told to, and report."""
+    """Resume on command, and report."""
     sent = [(json.loads(payload)["sequence"], payload) for _, payload in load(schedule)]
     expected = [unstamped(payload) for number, payload in sent if number > sequence]
     print("ready", flush=True)

@@ -1,12 +1,12 @@
-"""What all benchmarks stand on: child processes, cores, CPU clocks, memory.
+"""Foundation of all benchmarks: child processes, cores, CPU clocks, memory.
 
 The server under test is pinned to core 0 and everything that loads it to core 1, so that a
 server's figure never contains its load, and a machine with more cores gives the same figure.
-Both go before the machine's other work: a server that has to wait for its core finds messages
-joined that came apart, and seems cheaper than it is.
+Both have priority over the machine's other processes: a server that waits for its core finds
+separate messages joined, and seems cheaper than it is.
 
 CPU is read from each process' own CPU clock (``clock_getcpuclockid``): user and system time
-of all its threads, in ns. It includes what the kernel does within the server's own calls, the
+of all its threads, in ns. It includes the kernel's work within the server's own calls, the
 loopback's receive path among it, for every server alike.
 """
 
@@ -31,21 +31,21 @@ PROJECT_PYTHON = ROOT / ".venv" / "bin" / "python"
 
 SERVER_CORE = 0
 LOAD_CORE = 1
-NICENESS = "-15"  # before what else the machine does, where we may
-START_S = 20.0  # longest wait for a process to say that it is ready
+NICENESS = "-15"  # priority over the machine's other processes, where permitted
+START_S = 20.0  # longest wait until a process is ready
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class BenchError(Exception):
-    """A benchmark cannot give a figure; the text says why."""
+    """A benchmark has no figure; the text states the reason."""
 
 
 class Child:
-    """A process of ours: pinned, spoken to by lines, ended by its own pid.
+    """A child process: pinned to a core, controlled by lines of text, ended by its own pid.
 
     Standard error (and output, if ``silent``: it is not read then) goes to
-    ``build/logs/NAME.log``, whose end is part of any error about it.
+    ``build/logs/NAME.log``; errors about the process quote its end.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Child:
                 env={**os.environ, **(env or {})},
                 start_new_session=True,  # Linux schedules sessions against each other, …
             )
-        with contextlib.suppress(OSError):  # … and so it is a session that has a niceness
+        with contextlib.suppress(OSError):  # … so the niceness is set for the session
             Path(f"/proc/{self.process.pid}/autogroup").write_text(NICENESS)
         self.pid = self.process.pid
 
@@ -141,7 +141,7 @@ class Child:
 
 
 class Receiver(Child):
-    """The load receiver (receiver.c says what it understands)."""
+    """The load receiver (receiver.c describes its commands)."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class Receiver(Child):
         self.connections = connections
 
     def ask(self, order: str, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Give one order and return its answer; a late one is cut short by ``report``."""
+        """Send one command and return its answer; ``report`` ends a late one."""
         self.tell(order)
         text = self.line(timeout_s)
         if text is None:
@@ -193,9 +193,9 @@ class Receiver(Child):
         return answer
 
     def join(self, state_messages: int = 0, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Connect and subscribe everybody; return the connect answer.
+        """Connect and subscribe all; return the connect answer.
 
-        Waits until everybody has ``state_messages`` (the initial state) and it is silent.
+        Waits until each subscriber has ``state_messages`` (the initial state) and it is silent.
         """
         answer = self.ask("connect", timeout_s)
         if answer["open"] != self.connections:
@@ -233,9 +233,9 @@ def cpu_s(pid: int) -> float:
 
 
 def waited_s(pid: int) -> float:
-    """Return how long a process and its children were ready to run and had no core, in s.
+    """Return how long a process and its children were ready to run without a core, in s.
 
-    Main threads only; what it grows by tells whether something else disturbed a run.
+    Main threads only; its growth shows whether another process disturbed a run.
     """
     waits = (Path(f"/proc/{member}/schedstat").read_text().split()[1] for member in family(pid))
     return sum(int(wait) for wait in waits) / 1e9

@@ -1,8 +1,8 @@
-"""The servers that the benchmarks compare: how each is started, told to play, and ended.
+"""The compared servers: how each is started, plays the workload, and ends.
 
 All of them listen on a port of their own, serve WebSockets on ``/ws-feed``, run on core 0, and
-print nothing but what the rig waits for. What makes the comparison fair is said in each peer's
-own file under ``peers/``.
+print only the lines that the rig expects. Each peer's own file under ``peers/`` states
+the settings for a fair comparison.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ class Running:
     """A server that is ready.
 
     Attributes:
-        server: the process whose CPU and memory are counted, with its children.
-        port: where it listens.
-        player: the process that plays the workload when told "go"; often the server itself.
-        subscribe: what a subscriber must say to get the workload; "" for nothing.
-        state_messages: how many messages of initial state each subscriber gets at least.
-        operator_port: where hedgehogd's operator listener is; 0 for other servers.
+        server: the process of which CPU and memory are counted, with its children.
+        port: its port.
+        player: the process that plays the workload when it receives "go"; often the server itself.
+        subscribe: message that a subscriber must send to get the workload; "" for none.
+        state_messages: least number of messages of initial state for each subscriber.
+        operator_port: port of hedgehogd's operator listener; 0 for other servers.
     """
 
     server: Child
@@ -81,7 +81,7 @@ def _own_player(name: str, command: list[str | Path], port: int) -> Iterator[Run
 
 @contextmanager
 def c_send_loop(workload: Workload, *, stamp: bool = False) -> Iterator[Running]:
-    """Run the physical floor."""
+    """Run the C loop, the lower bound of the cost."""
     port = free_port()
     command = [BUILD / "c_send_loop", "--port", str(port), "--schedule", workload.write()]
     if stamp:
@@ -144,8 +144,8 @@ def nchan(workload: Workload) -> Iterator[Running]:
         text = text.replace(key, str(value))
     conf = folder / "nginx.conf"
     conf.write_text(text)
-    # Nchan makes a temporary folder at the place it was compiled with, whatever the
-    # configuration says; a mount namespace of its own keeps that out of the system.
+    # Nchan makes a temporary folder at its compiled-in path, despite the configuration;
+    # a mount namespace of its own keeps that out of the system.
     private = "mount -t tmpfs tmpfs /var/lib && mkdir /var/lib/nginx && exec "
     nginx = f"{prepare.NGINX}/usr/sbin/nginx -p {folder} -c {conf}"
     command = ["unshare", "--mount", "sh", "-c", private + nginx]
@@ -191,7 +191,7 @@ def instance(
 
 
 def state_of(workload: Workload) -> int:
-    """Return how many messages a subscriber gets before any other: state and answer."""
+    """Return the number of a subscriber's first messages: state and acknowledgement."""
     return len(workload.state_topics) + 1
 
 
@@ -201,7 +201,7 @@ def feeder(mode: str, port: int, workload: Workload, *options: str) -> Child:
 
 
 def wait_listening(server: Child, port: int) -> None:
-    """Wait until a server answers HTTP at all."""
+    """Wait until a server answers HTTP."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
@@ -209,7 +209,7 @@ def wait_listening(server: Child, port: int) -> None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2).close()
         except urllib.error.HTTPError:
-            return  # an answer all the same
+            return  # any status is an answer
         except OSError:
             time.sleep(0.05)
         else:
@@ -218,6 +218,6 @@ def wait_listening(server: Child, port: int) -> None:
 
 
 def feeder_lateness(line: str) -> dict[str, int]:
-    """Return how late the player's messages were, from its "done" line."""
+    """Return the lateness of the player's messages, from its "done" line."""
     result: dict[str, int] = json.loads(line.partition(" ")[2] or "{}")
     return result

@@ -1,9 +1,9 @@
-"""What one subscriber that never reads costs 500 that do: nothing, it is hoped.
+"""Cost of one subscriber that never reads for 500 that do; the aim is none.
 
 Both runs play the same: tickers of BTC-USD at 100 a second, which all want, and tickers of 8 KB
-of ETH-USD at the same rate, which nobody wants but the stalled one, so that its socket is full
-within seconds and its backlog soon after. It shakes hands, subscribes, and never reads again;
-what the daemon does about it is its policy. Shown are the others' latencies, and the daemon's
+of ETH-USD at the same rate, which only the stalled subscriber wants, so that its socket is full
+within seconds and its backlog soon after. It does the handshake, subscribes, and never reads
+again; then the daemon's policy decides. Shown are the latencies of the 500, and the daemon's
 memory: before, at its highest, and at the end.
 """
 
@@ -19,9 +19,9 @@ from workload import STAMP_KEY, Workload
 SUBSCRIBERS = 500
 PER_S = 100
 FAT_BYTES = 8000
-NOISE = 1.2  # p99 may differ by this and a ms between two runs of the same thing
+NOISE = 1.2  # p99 of two equal runs may differ by this factor and a ms
 NOISE_MS = 1.0
-GROWTH_BYTES_MAX = 16 * 2**20  # more memory than without it; its backlog may have 4 MiB
+GROWTH_BYTES_MAX = 16 * 2**20  # beyond the run without it; its backlog may have 4 MiB
 
 
 def load(seconds: float) -> Workload:
@@ -36,7 +36,7 @@ def load(seconds: float) -> Workload:
 
 
 class Watch(threading.Thread):
-    """Follows a process' memory, every ``every_s`` seconds."""
+    """Samples a process' memory every ``every_s`` seconds."""
 
     def __init__(self, pid: int, every_s: float = 0.2) -> None:
         super().__init__(daemon=True)
@@ -46,7 +46,7 @@ class Watch(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        """Take samples until ended."""
+        """Sample until ended."""
         while not self.ended.wait(self.every_s):
             self.samples.append(rss_bytes(self.pid))
 
@@ -75,7 +75,7 @@ def measure(flows: Workload, *, stalled: bool) -> dict[str, Any]:
         watch.join()
         after = running.metrics()
     if (counts["min"], counts["max"]) != (expected, expected):
-        raise BenchError(f"the others got {counts['min']}–{counts['max']} of {expected}")
+        raise BenchError(f"the 500 got {counts['min']}–{counts['max']} of {expected}")
     return {
         "stalled": stalled,
         "receiver": counts,
@@ -91,9 +91,9 @@ def measure(flows: Workload, *, stalled: bool) -> dict[str, Any]:
 
 
 def fate(runs: list[dict[str, Any]]) -> str:
-    """Say what became of the stalled subscriber, by the daemon's own count of subscribers."""
-    cut = sum(run["metrics_grown"].get("hedgehogd_subscribers") == -1 for run in runs)
-    return f"it was cut off in {cut} of {len(runs)} runs"
+    """Return the outcome for the stalled subscriber, by the daemon's count of subscribers."""
+    closed = sum(run["metrics_grown"].get("hedgehogd_subscribers") == -1 for run in runs)
+    return f"it was closed in {closed} of {len(runs)} runs"
 
 
 def run(*, quick: bool) -> None:
@@ -116,10 +116,10 @@ def run(*, quick: bool) -> None:
     table(
         f"stalled: {SUBSCRIBERS} subscribers, {PER_S} messages/s for {seconds} s; "
         f"median of {rounds}",
-        ["beside them", "p50 ms", "p99 ms", "max ms", "MB before", "highest", "end", "remarks"],
+        ["stalled", "p50 ms", "p99 ms", "max ms", "MB before", "highest", "end", "remarks"],
         [
             [
-                "one that never reads" if stalled else "nobody",
+                "one that never reads" if stalled else "none",
                 *(ms(stalled, key) for key in ("p50", "p99", "max")),
                 *(
                     (median([figure[key] for figure in runs]) or 0.0) / 2**20

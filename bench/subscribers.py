@@ -1,9 +1,8 @@
 """5,000 subscribers on one instance for a minute, none dropped; then SIGTERM under load.
 
-Ten messages a second for a minute; everybody must get every one of them. After a pause of some
-seconds, in which that is counted, the load goes on, and two seconds later the daemon is told to
-end. It must tell everybody (close 1012, "service restart") and exit with 0 within its drain
-time.
+Ten messages a second for a minute; each subscriber must get every one. The counts are read in a
+pause of some seconds; then the load continues, and two seconds later the daemon gets SIGTERM. It
+must close every subscriber with 1012 ("service restart") and exit with 0 within its drain time.
 """
 
 import signal
@@ -20,11 +19,11 @@ from workload import STAMP_KEY, Workload
 PER_S = 10
 PAUSE_S = 5.0
 AFTER_S = 40.0  # load after the pause: longer than any drain
-DRAIN_S = 20.0  # DESIGN §6: drain_timeout_s
+DRAIN_S = 20.0  # the default of drain.timeout_s
 
 
 def load(seconds: float) -> Workload:
-    """Return the counted part, a pause, and the part that the end falls into."""
+    """Return the counted part, a pause, and the part during which the daemon ends."""
     whole = workload.steady("", seconds=seconds + AFTER_S, per_s=PER_S)
     counted = round(seconds * PER_S)
     messages = [
@@ -35,12 +34,12 @@ def load(seconds: float) -> Workload:
 
 
 def drain(running: servers.Running, receiver: Receiver) -> dict[str, Any]:
-    """Send SIGTERM while messages flow; return how it ended."""
+    """Send SIGTERM during the load; return the figures of the end."""
     receiver.ask("start")
     deadline = time.monotonic() + 2 * PAUSE_S
     while receiver.ask("report")["messages"] == 0:
         if time.monotonic() > deadline:
-            raise BenchError("the load did not go on after the pause")
+            raise BenchError("the load did not continue after the pause")
         time.sleep(0.1)
     time.sleep(2)
     begun = time.monotonic()
@@ -81,14 +80,14 @@ def run(*, quick: bool) -> None:
         counts = receiver.ask(f"wait {expected} {round(PAUSE_S * 800)}", seconds * 2 + 30)
         used_s, memory = cpu_s(pid) - before, rss_bytes(pid)
         end = drain(running, receiver)
-    told = end["closes"].get("1012", 0)
+    closed = end["closes"].get("1012", 0)
     kept = (counts["min"], counts["max"], counts["open"]) == (expected, expected, subscribers)
-    orderly = end["exit_status"] == 0 and told == subscribers and end["seconds"] <= DRAIN_S
+    orderly = end["exit_status"] == 0 and closed == subscribers and end["seconds"] <= DRAIN_S
     latency = counts.get("latency_us", {})
     table(
         f"subscribers: {subscribers:,} on one instance, {PER_S} messages/s for {seconds} s, "
         "then SIGTERM",
-        ["what", "figure", "expected"],
+        ["figure", "value", "expected"],
         [
             ["connected and subscribed in, s", joined["seconds"], ""],
             ["messages per subscriber, least", counts["min"], f"{expected}"],
@@ -97,7 +96,7 @@ def run(*, quick: bool) -> None:
             ["p99 latency, ms", latency.get("p99", 0) / 1000, ""],
             ["daemon's core", f"{used_s / max(counts['last_s'], 1e-9):.0%}", ""],
             ["daemon's memory, MB", memory / 2**20, ""],
-            ["told with close 1012", told, f"{subscribers:,}"],
+            ["closed with 1012", closed, f"{subscribers:,}"],
             [
                 "other closes",
                 str({**end["closes"], "none": end["cut"]}),

@@ -1,9 +1,9 @@
-"""The messages that the benchmarks send, and when.
+"""The messages of the benchmarks, and their due times.
 
 A workload is written to two files, which every server and the feeder read: a *schedule* (for
 each message its due time in µs in 8 bytes, its length in 4, both little-endian, and its
-payload), and the *state*, one message a line: what the exchange answers to a subscribe before
-anything else (snapshots, last matches). State is never counted.
+payload), and the *state*, one message a line: the exchange's first messages after a subscribe
+(snapshots, last matches). State is never counted.
 """
 
 import json
@@ -23,7 +23,7 @@ BOOK_LEVELS = 500  # of each side, in a synthetic snapshot
 
 @dataclass(frozen=True)
 class Workload:
-    """Messages with their due times, and the state that goes before them.
+    """Messages with their due times, and the state that precedes them.
 
     Attributes:
         name: names its files.
@@ -55,7 +55,7 @@ class Workload:
 
     @cached_property
     def products(self) -> list[str]:
-        """The products that occur, sorted."""
+        """The products of the workload, sorted."""
         found = {json.loads(payload)["product_id"] for payload in self.state}
         return sorted(found | {json.loads(payload)["product_id"] for _, payload in self.messages})
 
@@ -122,7 +122,7 @@ def snapshot(product: str = "BTC-USD") -> bytes:
 
 
 def steady(name: str, *, seconds: float, per_s: float, product: str = "BTC-USD") -> Workload:
-    """Return tickers of 350 bytes at equal distances, each due on its own."""
+    """Return tickers of 350 bytes at equal intervals, each due alone."""
     count = max(1, round(seconds * per_s))
     messages = [(round(i * 1e6 / per_s), ticker(i + 1, product=product)) for i in range(count)]
     return Workload(name, messages, [ticker(0, product=product)], ("ticker",))
@@ -136,7 +136,7 @@ def recording(seconds: float | None = None) -> Workload:
     """
     folders = sorted(RECORDINGS.glob("cryptofeed-2021-*"))
     if not folders:
-        raise BenchError(f"the recording is not there: {RECORDINGS}/cryptofeed-2021-*")
+        raise BenchError(f"the recording is missing: {RECORDINGS}/cryptofeed-2021-*")
     lines = (folders[0] / "feed.jsonl").read_bytes().splitlines()
     times_s = [float(text) for text in (folders[0] / "feed.recv_ts.txt").read_text().split()]
     types = [json.loads(line)["type"] for line in lines]

@@ -1,18 +1,17 @@
 /*
- * The physical floor: a C loop that calls send(2) once per message and subscriber.
+ * The lower bound of the cost: a C loop that calls send(2) once per message and subscriber.
  *
  *   c_send_loop --port P --schedule FILE [--stamp KEY]
  *
  * FILE is a schedule (bench/workload.py): for each message its due time in µs
  * (8 bytes), its length (4 bytes), both little-endian, and its payload. Frames are made
  * before the clock starts. "go" on standard input plays the schedule once to all
- * subscribers; "ready" and "done" are printed. With --stamp KEY, the 19 digits behind
+ * subscribers; "ready" and "done" are printed. With --stamp KEY, the 19 digits after
  * the text KEY of a payload become CLOCK_MONOTONIC in ns just before its first send.
  *
- * TCP_NODELAY, no batching, no compression. What a socket refuses is lost, counted, and
- * ends that subscriber: keeping it for later is what the real servers are there for.
- * Only the handshake key of RFC 6455's own example is answered: the one that the
- * receiver sends.
+ * TCP_NODELAY, no batching, no compression. Bytes that a socket refuses are lost and counted,
+ * and that subscriber ends: keeping them for later is the task of the real servers.
+ * Only the handshake key of RFC 6455's own example is answered, which the receiver sends.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -114,7 +113,7 @@ static void drop(int fd) {
     close(fd);
 }
 
-/* A request head (the receiver sends it in one piece), or frames that nobody needs. */
+/* A request head (the receiver sends it in one piece), or frames that are ignored. */
 static void read_peer(int fd) {
     char data[65536];
     ssize_t got = recv(fd, data, sizeof data - 1, 0);

@@ -1,7 +1,7 @@
 """A peer of the fan-out benchmark: picows (Cython) on uvloop.
 
 ``transport.send`` to each subscriber, as its documentation shows. Defaults otherwise: no
-compression (it has none), TCP_NODELAY set by the event loop.
+compression (picows has none), TCP_NODELAY set by the event loop.
 
     picows_server.py PORT SCHEDULE
 """
@@ -14,14 +14,14 @@ from schedule import load, play_on_go
 
 
 class Subscriber(picows.WSListener):
-    """One connection; what it says is ignored."""
+    """One connection; its messages are ignored."""
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
-        """Count it in."""
+        """Add the connection."""
         transports[transport] = None
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
-        """Count it out."""
+        """Remove the connection."""
         transports.pop(transport, None)
 
 
@@ -29,7 +29,7 @@ transports: dict[picows.WSTransport, None] = {}
 
 
 def publish(payload: bytes) -> None:
-    """Send one text message to everybody."""
+    """Send one text message to all connections."""
     text = picows.WSMsgType.TEXT
     for transport in transports:
         transport.send(text, payload)

@@ -1,7 +1,7 @@
 """A peer of the benchmarks: the obvious Quart-trio server, under Hypercorn's trio worker.
 
-A memory channel per subscriber, and ``await websocket.send`` behind it. The publisher waits
-where a channel is full, so nothing is lost: a server that cannot keep up is late instead.
+Each subscriber has a memory channel and a task that awaits ``websocket.send``. The publisher
+waits while a channel is full, so nothing is lost: a server that cannot keep up is late instead.
 Defaults otherwise; the receiver offers no compression.
 
     quart_server.py PORT SCHEDULE
@@ -22,7 +22,7 @@ channels: dict[trio.MemorySendChannel[str], None] = {}
 
 
 async def listen() -> None:
-    """Read what the subscriber says, and ignore it."""
+    """Read the subscriber's messages and ignore them."""
     while True:
         await websocket.receive()
 

@@ -1,4 +1,4 @@
-"""What the Python peers share: reading a schedule, and playing it on asyncio's clock.
+"""Shared code of the Python peers: reading a schedule, and playing it on asyncio's clock.
 
 A schedule is a file of messages: for each its due time in µs (8 bytes), its length
 (4 bytes), both little-endian, and its payload. Every peer plays the same one.
@@ -31,7 +31,7 @@ def load(path: str) -> list[tuple[float, bytes]]:
 
 
 def stamped(payload: bytes, at_s: float) -> bytes:
-    """Return ``payload`` with a time of ``time.monotonic`` where it has a place for one."""
+    """Return ``payload`` with the ``time.monotonic`` time in its place for one, if it has one."""
     before, key, rest = payload.partition(STAMP_KEY)
     return b"%b%b%019d%b" % (before, key, round(at_s * 1e9), rest[19:]) if key else payload
 
@@ -44,8 +44,8 @@ async def play_on_go(
 ) -> None:
     """Print ready, then play the schedule for each line on standard input, until its end.
 
-    With ``stamp`` messages carry the time at which they were due: a server that was busy then
-    has made its subscribers wait since then.
+    With ``stamp`` messages carry their due time: if the server was busy then, its subscribers
+    have waited since.
     """
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader()

@@ -1,12 +1,11 @@
-"""A peer of the joiners benchmark: ``websockets`` on asyncio, which sends what it is asked for.
+"""A peer of the joiners benchmark: ``websockets`` on asyncio, which sends a fixed snapshot.
 
-Who subscribes to level2_batch gets the state's snapshot in a task of its own, ready-made bytes
-sent as text, and updates from then on; tickers go to all who want them. It keeps no book and
-makes no snapshot: each of its joiners is spared that, and gets one that has grown old.
+A subscriber of level2_batch gets the state's snapshot from a task of its own, ready-made bytes
+sent as text, and all later updates; tickers go to all that want them. It keeps no book and makes
+no snapshot: each of its joiners saves that work, and gets an outdated one.
 
-Messages carry the time at which they were due. Keepalives are off, or it would close those it
-keeps waiting. With ``--deflate`` it is as ``websockets`` is by default, and compresses for each
-connection anew.
+Messages carry their due time. Keepalives are off, or it would close connections that wait for
+it. With ``--deflate`` it has the defaults of ``websockets``, and compresses once per connection.
 
     snapshots_server.py PORT SCHEDULE [--deflate]
 """
@@ -36,7 +35,7 @@ async def subscriber(connection: ServerConnection, snapshot: bytes) -> None:
 
 
 def publish(payload: bytes) -> None:
-    """Send one message to those who want it."""
+    """Send one message to the subscribers of its channel."""
     channel = "ticker" if payload.startswith(b'{"type":"ticker"') else "level2_batch"
     broadcast(wanting[channel], payload, text=True)
 

@@ -1,10 +1,10 @@
 """A peer of the fan-out benchmark: uWebSockets (C++), through the bindings of socketify.
 
 ``app.publish`` to a topic; all fan-out is uWebSockets' own. The feeder publishes over one
-WebSocket, so that messages come at the times they would come from an exchange: uWebSockets
-joins what is published in one turn of its loop into one write per subscriber.
+WebSocket, so that messages arrive at the times of an exchange's: uWebSockets joins the messages
+of one turn of its loop into one write per subscriber.
 
-Its libuv loop is run alone, without socketify's asyncio loop, which polls. Defaults otherwise:
+Its libuv loop runs alone, without socketify's asyncio loop, which polls. Defaults otherwise:
 no compression, TCP_NODELAY; the backpressure limit is raised from 64 KiB to 4 MiB, or it would
 drop messages in bursts.
 

@@ -1,6 +1,6 @@
 """A peer of the fan-out benchmark: ``websockets.broadcast`` on asyncio.
 
-Defaults, but no compression. Payloads are bytes sent as text, which spares it the encoding.
+Defaults, but no compression. Payloads are bytes sent as text, which saves the encoding.
 
     websockets_server.py PORT SCHEDULE
 """
@@ -15,7 +15,7 @@ connections: set[ServerConnection] = set()
 
 
 async def subscriber(connection: ServerConnection) -> None:
-    """Hold one connection; what it says is ignored."""
+    """Hold one connection; its messages are ignored."""
     connections.add(connection)
     try:
         async for _ in connection:
@@ -25,7 +25,7 @@ async def subscriber(connection: ServerConnection) -> None:
 
 
 def publish(payload: bytes) -> None:
-    """Send one text message to everybody."""
+    """Send one text message to all connections."""
     broadcast(connections, payload, text=True)
 
 

@@ -1,4 +1,4 @@
-"""Writes what a build contains: a CycloneDX bill of materials, and all licence texts.
+"""Write the contents of a build: a CycloneDX bill of materials, and all licence texts.
 
     ENVIRONMENT-OF-BILL/bin/python bill.py --python BIN/PYTHON --out DIRECTORY [--libraries FOLDER]
 
@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
     Attributes:
         name: as its own project writes it.
-        version: of what was shipped.
+        version: the shipped version.
         purl: its package URL.
         texts: licence texts, by the file they come from.
     """
@@ -70,7 +70,7 @@ def distribution_parts(folder: str, names: set[str]) -> list[Part]:
 
 
 def interpreter_part(facts: dict[str, str]) -> Part:
-    """Return Python itself; its text is where CPython's or Debian's build puts it."""
+    """Return Python itself; its licence text is where CPython's or Debian's build puts it."""
     short = facts["version"].rpartition(".")[0]
     places = (
         Path(facts["stdlib"]) / "LICENSE.txt",
@@ -98,12 +98,12 @@ def library_parts(folder: Path) -> list[Part]:
 
 
 def run(*command: str) -> str:
-    """Return what a command prints."""
+    """Return the output of a command."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def bill(python: str, parts: list[Part], version: str) -> dict[str, Any]:
-    """Return the CycloneDX bill: that of the environment, without what is not shipped."""
+    """Return the CycloneDX bill of the environment, reduced to the shipped parts."""
     made: dict[str, Any] = json.loads(
         run(
             str(Path(sys.executable).with_name("cyclonedx-py")), "environment", python,
@@ -139,7 +139,7 @@ def bill(python: str, parts: list[Part], version: str) -> dict[str, Any]:
 
 def licences(parts: list[Part]) -> str:
     """Return all texts, each after a line that names its part."""
-    rows = ["Licences of what this build of hedgehogd contains besides hedgehogd itself."]
+    rows = ["Licences of the third-party parts in this build of hedgehogd."]
     for part in sorted(parts, key=lambda each: each.name.lower()):
         for place, text in sorted(part.texts.items()):
             rows.append(f"{'=' * 78}\n{part.name} {part.version}: {Path(place).name}\n{'=' * 78}")

@@ -1,4 +1,4 @@
-"""The text of the HAProxy configuration; ``haproxy`` fills in what begins with a dollar."""
+"""Text of the HAProxy configuration; ``haproxy`` replaces the names after dollar signs."""
 
 HEAD = """\
 # HAProxy in front of hedgehogd: one public address, several instances on this machine.
@@ -25,17 +25,17 @@ TLS = "    ssl-default-bind-options ssl-min-ver TLSv1.2\n"
 GLOBAL = """\
 global
 $process
-$tls    # Connections at once: an instance takes $subscribers_max subscribers, and $visitors_max
-    # that ask for something else; here are two file descriptors for each, and some to spare.
-    # With less (LimitNOFILE=, ulimit -Hn) HAProxy makes do. Further ones wait in the kernel.
+$tls    # Open connections: an instance accepts $subscribers_max subscribers and $visitors_max other
+    # connections; here are two file descriptors for each, and a reserve. With fewer
+    # (LimitNOFILE=, ulimit -Hn) HAProxy serves fewer; further connections wait in the kernel.
     fd-hard-limit $files_max
-    # After a reload the old process keeps the streams that are open, until they end, or this
-    # time is over, or so many reloads have passed: then it cuts them, without a farewell.
+    # After a reload the old process keeps its open streams until they end, until this time is
+    # over, or until so many reloads have passed: then it closes them, without a farewell.
     hard-stop-after 24h
     mworker-max-reloads 20
-    # Kernel buffers, which Linux doubles. Left to itself it grows them to megabytes, and a
-    # subscriber that reads too slowly would be noticed minutes late: what waits for it has to
-    # stand in the instance, which knows what to do about it. 1 MB/s over 100 ms still fits.
+    # Kernel buffers, which Linux doubles. By default Linux grows them to megabytes, and a
+    # subscriber that reads too slowly would be noticed minutes late: its unread bytes have to
+    # wait in the instance, which applies its policy. 1 MB/s over 100 ms still fits.
     tune.sndbuf.client $buffer_bytes
     tune.rcvbuf.server $buffer_bytes
 
@@ -47,45 +47,45 @@ defaults
     log global
     option dontlognull
 
-    # The client's connection is kept for its next request, the one to an instance is not: an
-    # instance takes one request a connection.
+    # HAProxy keeps the client's connection for its next request, but not the one to an
+    # instance: an instance answers one request per connection.
     option http-server-close
-    # Every message of a stream is worth sending at once; without this, the last part of each
-    # could wait up to 200 ms for a next one.
+    # Send every message of a stream at once; without this, its last part could wait up to
+    # 200 ms for the next message.
     option http-no-delay
-    # On a reload, idle connections of clients end with an answer, not under a request.
+    # After a reload, an idle connection of a client closes after an answer, not on a request.
     option idle-close-on-response
 
-    # A request is passed on with its body, or the first 16 KiB of it, so that bodies which do not
-    # come end here, by timeout http-request, and take no place of an instance.
+    # Forward a request together with its body, or the first 16 KiB of it. A request without its
+    # complete body ends here, by timeout http-request, and uses no place of an instance.
     option http-buffer-request
 
-    # A request that an instance did not take, or dropped unanswered because it died, goes to
-    # another. All of them may be repeated: POST and DELETE say what shall be, not what to do.
+    # A request that an instance did not accept, or left unanswered because it ended, goes to
+    # another one. All requests may be repeated: POST and DELETE are idempotent.
     retries 3
     option redispatch 1
     retry-on conn-failure empty-response
 
-    # An instance sends something at least every $keep_alive_s s, on a quiet stream too. So these
-    # end only what is dead. A tunnel is a WebSocket; SSE and NDJSON are ordinary long answers.
+    # An instance sends bytes at least every $keep_alive_s s, on a quiet stream too. So these
+    # timeouts end only dead connections. A tunnel is a WebSocket; SSE and NDJSON are answers.
     timeout connect 2s
     timeout http-request ${head_timeout_s}s
     timeout http-keep-alive 30s
     timeout client ${quiet_max_s}s
     timeout server ${quiet_max_s}s
     timeout tunnel ${tunnel_quiet_max_s}s
-    # One side has said its last word: how long the other may be silent.
+    # Longest silence of one side after the other has ended its own.
     timeout client-fin ${half_closed_max_s}s
     timeout server-fin ${half_closed_max_s}s
 
-    # The instances see this HAProxy, not the clients: whoever is gone is noticed here, by TCP
-    # keep-alive when the line is quiet and by tcp-ut (bind lines) when data is not acknowledged.
+    # The instances see this HAProxy, not the clients. HAProxy detects a vanished client by TCP
+    # keep-alive on a quiet connection and by tcp-ut (bind lines) for unacknowledged data.
     option clitcpka
     clitcpka-idle 30s
     clitcpka-intvl 10s
     clitcpka-cnt 3
 
-    # What HAProxy says itself looks like what the instances say.
+    # HAProxy's own errors have the form of the instances' errors.
 $errors
 
 """
@@ -95,21 +95,21 @@ frontend public
 $binds
     maxconn $connections_max
 
-    # What one address may have is counted at accept, so that connections which send nothing count
-    # too; IPv6 by /64. More are closed without an answer. Proxies of the operator's own have no
-    # limit: for them, the address counts that they name in X-Forwarded-For.
+    # Connections of an address are counted at accept, so that those which send nothing count too;
+    # IPv6 by /64. Further ones are closed without an answer. The operator's own proxies have no
+    # limit: for them, the address that they name in X-Forwarded-For counts.
     acl from_proxy src $trusted_proxies
     tcp-request connection track-sc0 src,ipmask(32,64) table addresses unless from_proxy
     tcp-request connection reject if { sc_conn_cur(0) gt $address_connections_max }
     tcp-request connection reject if { sc_conn_rate(0) gt $address_connections_max }
 
-    # One line for each answer or stream, at its end. No query and no session's id: ids are keys.
+    # One log line per answer or stream, at its end, without query and session id: ids are keys.
     http-request set-var(txn.path) path,regsub(/sessions/.*,/sessions/-)
     log-format "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %tsc %ac/%fc/%bc/%sc/%rc \
 %HM %[var(txn.path)] %HV"
 
-    # A stream is one request, however long it lasts. By HTTP/2, or from a proxy, one connection
-    # has many: so open requests are counted as well.
+    # A stream is one request, of any length. One connection of HTTP/2, or of a proxy, has many:
+    # so open requests are counted too.
     http-request set-src req.hdr_ip(x-forwarded-for,-1) if from_proxy
     http-request track-sc0 src,ipmask(32,64) table addresses unless from_proxy
     http-request track-sc1 src,ipmask(32,64) table streams unless from_proxy
@@ -117,7 +117,7 @@ $binds
     acl too_many sc_conn_cur(1) gt $address_connections_max
     http-request deny deny_status 429 $too_many if too_many
 
-    # Who the client is, we say. What it says itself about that is dropped.
+    # HAProxy states the client's address; the client's own statements are removed.
     http-request del-header Forwarded
     http-request del-header X-Real-IP
     http-request del-header Proxy
@@ -125,8 +125,8 @@ $binds
     http-request set-header X-Forwarded-Proto http
     http-request set-header X-Forwarded-Proto https if { ssl_fc }
 
-    # A command for an open stream goes to the instance that has it: ids of sessions start with
-    # its number. Any other instance would pass it on; this saves the detour.
+    # A command for an open stream goes to the instance that has it: session ids start with its
+    # number. Any other instance would forward the command; this saves the detour.
     acl about_pair path_beg /api/v1/subscribe/
     acl about_session path_beg /api/v1/sessions/
     acl command method POST DELETE
@@ -136,16 +136,16 @@ $binds
     http-request set-var(txn.owner) req.hdr(Hedgehog-Session),field(1,.) \
 if about_pair command named
 
-    # When no instance has a fresh feed, clients are served by those that live and are told
-    # `stale`, instead of being refused.
+    # When no instance has a fresh feed, live instances serve the clients and report `stale`,
+    # instead of refusing them.
     use_backend living if { nbsrv(ready) eq 0 }
     default_backend ready
 
-# What each address has open, and did in the last 10 s.
+# Open connections of each address, and its activity in the last 10 s.
 backend addresses
     stick-table type ipv6 size 100k expire 1m store conn_cur,conn_rate(10s),http_req_rate(10s)
 
-# The requests of each address that are being answered, streams among them.
+# Open requests of each address, streams included.
 backend streams
     stick-table type ipv6 size 100k expire 1m store conn_cur
 
@@ -158,24 +158,24 @@ _CHECKED_BY = """\
     http-check expect status 200
     timeout check 1s
     default-server check inter 500ms fall 2 rise 2
-    # Ignored when there is no such instance or it is down.
+    # Ignored if the instance does not exist or is down.
     use-server %[var(txn.owner)] if { var(txn.owner) -m found }
 $servers
 
 """
 
 BACKENDS = f"""\
-# The instances with a fresh feed. One that drains says 503 here first; it is out after at most
-# 1.5 s, and gets no new streams. Its open ones go on until its farewell: so do not add
-# `on-marked-down shutdown-sessions`, which would cut them.
+# The instances with a fresh feed. A draining instance answers 503 here first; it is down after
+# at most 1.5 s, and gets no new streams. Its open streams continue until their farewell: so do
+# not add `on-marked-down shutdown-sessions`, which would close them.
 backend ready
 {_CHECKED_BY.replace("ROUTE", "/readyz")}\
-# The same instances, as long as they live and do not drain.
+# The same instances, while they are alive and do not drain.
 backend living
 {_CHECKED_BY.replace("ROUTE", "/healthz")}"""
 
 STATISTICS = """\
-# For people at /, for Prometheus at /metrics; from this machine only.
+# Statistics page at /, Prometheus at /metrics; from this machine only.
 frontend statistics
     bind 127.0.0.1:$statistics_port
     maxconn $statistics_connections_max

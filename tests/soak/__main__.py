@@ -1,4 +1,4 @@
-"""Soak one daemon, and compare how much its memory, files and tasks rise with what is allowed."""
+"""Soak one daemon, and compare the rise of its memory, files and tasks with its bars."""
 
 import argparse
 import sys
@@ -41,9 +41,9 @@ def _arguments() -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=60, help="how long; default 60")
+    parser.add_argument("--minutes", type=float, default=60, help="length of the run; default 60")
     parser.add_argument(
-        "--warm-up-minutes", type=float, default=10, help="not judged at first; default 10"
+        "--warm-up-minutes", type=float, default=10, help="unjudged minutes at first; default 10"
     )
     parser.add_argument("--seed", type=int, default=1, help="of market and churn; default 1")
     parser.add_argument(
@@ -55,7 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plant-leak",
         action="store_true",
-        help="let the daemon keep 100 bytes a message for ever: the status has to be 1",
+        help="plant a leak of 100 bytes a message in the daemon: the status has to be 1",
     )
     arguments = parser.parse_args()
     if arguments.minutes < arguments.warm_up_minutes + _JUDGED_MINUTES_MIN:
@@ -68,7 +68,7 @@ def _say(*lines: object) -> None:
 
 
 def _counts(name: str, counts: Counter[str]) -> str:
-    return f"{name}: " + (", ".join(f"{what} {n}" for what, n in sorted(counts.items())) or "none")
+    return f"{name}: " + (", ".join(f"{item} {n}" for item, n in sorted(counts.items())) or "none")
 
 
 def _line(sample: Sample) -> str:
@@ -79,7 +79,7 @@ def _line(sample: Sample) -> str:
 
 
 async def _soak(daemon: SoakedDaemon, arguments: argparse.Namespace) -> bool:
-    """Soak ``daemon``; return whether all is well."""
+    """Soak ``daemon``; return whether no figure rises faster than its bar."""
     samples: list[Sample] = []
     await daemon.wait_ready()
     crowd = Crowd(daemon.port, arguments.seed)

@@ -1,8 +1,8 @@
 """300 subscribers of all kinds that connect, resume, lag and die; and requests beside them.
 
 Each has a loopback address of its own. The crowd discards the messages it receives: this
-test measures memory, and other tests compare messages. Everything that is drawn
-comes from one seed; when it happens depends on the machine.
+test measures memory, and other tests compare messages. All random choices
+come from one seed; their times depend on the machine.
 """
 
 import socket
@@ -37,7 +37,7 @@ _READ_BYTES = 65_536
 _PONG_EVERY_S = 20.0
 _HEAD_S = 20.0
 _SLOW_S_MAX = 20.0
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: what the kernel does for a killed process
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: a reset, as the kernel sends for a killed process
 _BAD_HEADS = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\n",  # never ends
     b"BREW /pot HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -49,15 +49,15 @@ _BAD_HEADS = (
 
 
 class Crowd:
-    """The subscribers, and how they change.
+    """The subscribers, and the acts that change them.
 
     Args:
-        port: where the daemon serves.
-        seed: of everything that is drawn.
+        port: the daemon's port.
+        seed: of all random choices.
 
     Attributes:
-        done: how often each thing happened, for people.
-        problems: what must not happen, counted.
+        done: number of acts, by name, for the report.
+        problems: number of faults, by text.
     """
 
     def __init__(self, port: int, seed: int) -> None:
@@ -71,7 +71,7 @@ class Crowd:
         self._is_calm = False
 
     async def run(self, acts_per_s: float) -> None:
-        """Keep all places filled, and let ``acts_per_s`` things happen, for ever."""
+        """Replace ended subscribers, and do ``acts_per_s`` acts, until cancelled."""
         async with trio.open_nursery() as nursery:
             for place in range(SIZE):
                 nursery.start_soon(self._stay, place)
@@ -81,10 +81,10 @@ class Crowd:
                     nursery.start_soon(self._act)
 
     async def calm_down(self) -> bool:
-        """Start no more acts, and wait until nothing but the whole crowd is connected.
+        """Start no more acts, and wait until exactly the whole crowd is connected.
 
         Returns:
-            False when that did not come to pass; ``problems`` counts it.
+            False on a time-out; ``problems`` counts it.
         """
         self._is_calm = True
         with trio.move_on_after(_SLOW_S_MAX + 2 * _HEAD_S):
@@ -95,7 +95,7 @@ class Crowd:
         return False
 
     def go_on(self) -> None:
-        """Let things happen again."""
+        """Start acts again."""
         self._is_calm = False
 
     async def _stay(self, place: int) -> None:
@@ -173,7 +173,7 @@ class Crowd:
         return stream, int(answer.split(b" ", 2)[1]), answer.partition(b"\r\n\r\n")[0].decode()
 
     async def _act(self) -> None:
-        """Let one thing happen."""
+        """Do one act."""
         act = self._random.choice((
             self._leave, self._die, self._lag, self._command, self._command, self._request,
             self._request, self._request, self._control, self._break_off,
@@ -192,7 +192,7 @@ class Crowd:
         return self._random.choice(list(self._open.values())) if self._open else None
 
     async def _leave(self) -> None:
-        """One subscriber hangs up."""
+        """One subscriber closes its connection."""
         if subscriber := self._anyone():
             subscriber.leave("left")
 
@@ -266,7 +266,7 @@ class Crowd:
             self.problems[f"500: {method} {target}"] += 1
 
     async def _break_off(self) -> None:
-        """One client sends a request that is incomplete or wrong, and hangs up."""
+        """One client sends an incomplete or wrong request, and closes."""
         head = self._random.choice(_BAD_HEADS)
         try:
             stream = await connect(self._port, next(self._addresses))
@@ -283,7 +283,7 @@ class Crowd:
 
 
 class Unserved(Exception):
-    """The daemon did not answer, or not as it has to."""
+    """The daemon did not answer, or answered wrongly."""
 
 
 class Subscriber:
@@ -307,7 +307,7 @@ class Subscriber:
         self._buffer = bytearray(_READ_BYTES)
 
     async def read(self) -> str:
-        """Read until the stream ends or the subscriber leaves; return which it was."""
+        """Read until the stream ends or the subscriber leaves; return the cause."""
         pong_at = trio.current_time() + _PONG_EVERY_S
         with trio.CancelScope() as self._reading:
             try:
@@ -320,7 +320,7 @@ class Subscriber:
         return self._left
 
     async def send(self, command: object) -> None:
-        """Send a command; nothing happens on a stream that has ended."""
+        """Send a command; no effect on a stream that has ended."""
         ended = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
         with suppress(*ended):
             await self._stream.send_all(masked(TEXT_HEAD, msgspec.json.encode(command)))
@@ -337,5 +337,5 @@ class Subscriber:
             self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def hang_up(self) -> None:
-        """Close the connection without ceremony."""
+        """Close the connection without a close frame."""
         self._stream.socket.close()

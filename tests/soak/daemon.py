@@ -1,4 +1,4 @@
-"""The daemon under test: a process of its own, and what it holds."""
+"""The daemon under test: a process of its own, and its memory, files and tasks."""
 
 import os
 import signal
@@ -25,11 +25,10 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class SoakedDaemon:
     """A hedgehogd without history, and the simulated exchange that feeds it.
 
-    The exchange is a process of its own: what a market remembers of its trades is no memory of
-    the relay.
+    The exchange is a separate process: the market's own memory must not count as the relay's.
 
     Attributes:
-        port: where it serves.
+        port: its port.
     """
 
     def __init__(self, folder: Path, rate: float, seed: int, *, plants_leak: bool) -> None:
@@ -55,7 +54,7 @@ class SoakedDaemon:
         return self._process.poll() is None
 
     def log(self) -> str:
-        """Return what it logged."""
+        """Return its log."""
         return self._log.read_text(errors="replace")
 
     def bugs(self) -> list[str]:
@@ -73,7 +72,7 @@ class SoakedDaemon:
                 await trio.sleep(0.2)
 
     async def sample(self, at_s: float) -> Sample:
-        """Return what it holds now.
+        """Return its memory, open files and tasks now.
 
         Raises:
             OSError: it does not run.
@@ -92,7 +91,7 @@ class SoakedDaemon:
         )
 
     def stop(self) -> int:
-        """End it and its exchange; return its exit status."""
+        """Stop it and its exchange; return its exit status."""
         self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(_STOP_S)
@@ -104,7 +103,7 @@ class SoakedDaemon:
             self._exchange.wait()
 
     async def _get(self, path: str) -> bytes:
-        """Return the answer to a GET on the runtime socket; nothing while there is none."""
+        """Return the answer to a GET on the runtime socket; empty while the socket is missing."""
         try:
             with trio.fail_after(_ANSWER_S):
                 stream = await trio.open_unix_socket(str(self._socket))
@@ -130,7 +129,7 @@ def _start(log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
     quiet_malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
     with log.open("w") as file:
         return subprocess.Popen(
-            # The kernel ends it when this process dies, however that dies.
+            # The kernel ends it when this process ends for any reason.
             ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env={**os.environ, **quiet_malloc},

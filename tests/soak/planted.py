@@ -1,7 +1,7 @@
 """hedgehogd with a planted leak of 100 bytes a message, to prove that the soak finds one.
 
-``python -m tests.soak.planted ARGUMENTS`` is ``hedgehogd ARGUMENTS``, except that 100 bytes
-are kept for ever for each message that is put on the tape.
+``python -m tests.soak.planted ARGUMENTS`` is ``hedgehogd ARGUMENTS``, except that it never
+frees 100 bytes for each message that is put on the tape.
 """
 
 import sys

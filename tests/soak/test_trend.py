@@ -1,4 +1,4 @@
-"""The soak's verdict: a rise is found among noise, and noise is no rise."""
+"""The soak's verdict: a rise is detected among noise, and noise is no rise."""
 
 from random import Random
 
@@ -26,14 +26,14 @@ def samples(rise_per_hour=0, noise=0.0, seed=1):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_is_no_rise(seed):
-    """malloc gives pages back late: half a MiB more or less says nothing."""
+    """malloc returns pages late: half a MiB more or less is noise."""
     verdicts = judge(samples(noise=0.5, seed=seed), 600)
     assert not any(verdict.is_over for verdict in verdicts)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_rise_among_noise_is_found(seed):
-    """Two MiB an hour are over the bar, whatever a single sample says."""
+    """Two MiB an hour are over the bar, even if a single sample is not."""
     memory, files, tasks = judge(samples(rise_per_hour=2, noise=0.5, seed=seed), 600)
     assert memory.is_over
     assert files.last > files.first
@@ -41,7 +41,7 @@ def test_a_rise_among_noise_is_found(seed):
 
 
 def test_files_and_tasks_that_rise_are_found():
-    """One stream that leaves its file or task open each minute is found."""
+    """One stream a minute that leaves its file or task open is detected."""
     _, files, tasks = judge(samples(rise_per_hour=60), 600)
     assert files.is_over
     assert tasks.is_over

@@ -1,8 +1,8 @@
-"""How fast a figure rises, and whether that is too fast. Pure.
+"""The rise of a figure per hour, and whether it exceeds its bar. Pure.
 
 The rise is the median of the slopes between all pairs of samples (Theil-Sen): one sample out
-of four may be wrong by any amount before the median follows it, so a snapshot that was being
-made, or an arena that malloc kept, does not decide.
+of four may be wrong by any amount before the median follows it, so a sample during a
+snapshot, or with an arena that malloc kept, does not decide.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 
 class Sample(NamedTuple):
-    """What a daemon holds at one instant.
+    """A daemon's resources at one instant.
 
     Attributes:
         at_s: since its start, in seconds.
@@ -33,13 +33,13 @@ class Sample(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """How much one figure may rise.
+    """Largest permitted rise of one figure.
 
     Attributes:
         name: the field of ``Sample``.
-        unit: what it is printed in.
-        scale: how many of the field's own units are one ``unit``.
-        per_hour_max: the largest rise allowed, in ``unit`` an hour.
+        unit: unit in the report.
+        scale: number of the field's own units in one ``unit``.
+        per_hour_max: largest permitted rise, in ``unit`` an hour.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Verdict(NamedTuple):
     """One figure beside its bar, both in the bar's unit.
 
     Attributes:
-        bar: what was allowed.
+        bar: the permitted rise.
         first: the median of the first tenth of the samples.
         last: the median of the last tenth.
         per_hour: the rise in one hour.
@@ -76,7 +76,7 @@ class Verdict(NamedTuple):
         return self.per_hour > self.bar.per_hour_max
 
     def __str__(self) -> str:
-        """Return a line for people."""
+        """Return a line of the report."""
         bar = self.bar
         state = "OVER" if self.is_over else "ok"
         return (

@@ -1,4 +1,4 @@
-"""``python -m tests.systemd PACKAGE.deb [CHECK …]``: what ``scripts/test-systemd`` runs as root."""
+"""``python -m tests.systemd PACKAGE.deb [CHECK …]``; ``scripts/test-systemd`` runs it as root."""
 
 import secrets
 import signal
@@ -22,8 +22,8 @@ JOURNAL_LINES = "200"
 
 Check = Callable[[Site], Awaitable[str]]
 
-# These two make the site that the others find and leave behind, but for the last one.
-MAKING: tuple[Check, ...] = (installing.bare_install, installing.four_instances)
+# These two set up the site. All later checks but the last leave it in the same state.
+SETUP: tuple[Check, ...] = (installing.bare_install, installing.four_instances)
 CHECKS: tuple[Check, ...] = (
     installing.balance,
     controlling.every_kind,
@@ -45,12 +45,12 @@ CHECKS: tuple[Check, ...] = (
 
 
 def say(text: str) -> None:
-    """Print a line at once."""
-    print(text, flush=True)  # noqa: T201  # it talks to a person
+    """Print a line and flush it."""
+    print(text, flush=True)  # noqa: T201  # output for a person
 
 
-async def make_check(site: Site, check: Check) -> None:
-    """Make one check and say what it found.
+async def run_check(site: Site, check: Check) -> None:
+    """Run one check and print its report.
 
     Raises:
         trio.TooSlowError: it hangs.
@@ -62,29 +62,29 @@ async def make_check(site: Site, check: Check) -> None:
     say(f"ok {took:6.1f} s  {check.__name__.replace('_', ' ')}: {found}")
 
 
-async def make_checks(site: Site, chosen: Sequence[Check]) -> None:
-    """Make one check after the other; the first that fails ends them."""
-    for check in MAKING:
-        await make_check(site, check)
+async def run_checks(site: Site, chosen: Sequence[Check]) -> None:
+    """Run the checks in order; the first failure ends the run."""
+    for check in SETUP:
+        await run_check(site, check)
     async with trio.open_nursery() as nursery:
         await nursery.start(site.reference.run)
         for check in chosen:
-            await make_check(site, check)
+            await run_check(site, check)
         nursery.cancel_scope.cancel()
 
 
 def dump_journals(site: Site) -> None:
-    """Show to people what the machine has to say about a failure."""
+    """Print the machine's failed units and journal."""
     for command in (
         ("systemctl", "--failed", "--no-pager"),
         ("journalctl", "--no-pager", "-o", "short-precise", "-n", JOURNAL_LINES),
     ):
-        words = site.machine.call(*command).stdout
-        print(f"\n--- {' '.join(command)}\n{words}", file=sys.stderr)  # noqa: T201
+        output = site.machine.call(*command).stdout
+        print(f"\n--- {' '.join(command)}\n{output}", file=sys.stderr)  # noqa: T201
 
 
 def sum_up(site: Site) -> tuple[str, bool]:
-    """Return the last line, and whether it is as it has to be."""
+    """Return the last line, and whether its counts are as required."""
     tally, exposure = site.tally, site.exposure
     counts = {
         "failed": tally.failed,
@@ -92,14 +92,14 @@ def sum_up(site: Site) -> tuple[str, bool]:
         "5xx": tally.five_hundreds,
         "unannounced": tally.unannounced,
     }
-    told = " ".join(f"{name}={count}" for name, count in counts.items())
+    text = " ".join(f"{name}={count}" for name, count in counts.items())
     good = tally.pairs == PAIRS_DUE and not any(counts.values())
     good = good and exposure is not None and exposure <= EXPOSURE_MAX
-    return f"pairs={tally.pairs} {told} exposure={exposure}", good
+    return f"pairs={tally.pairs} {text} exposure={exposure}", good
 
 
 def main(package: str, *names: str) -> int:
-    """Boot a machine and make the checks in it; all of them, unless some are named."""
+    """Boot a machine and run the checks in it; all of them, unless ``names`` selects some."""
     chosen = [check for check in CHECKS if not names or check.__name__ in names]
     seed = secrets.randbits(32)
     with tempfile.TemporaryDirectory(prefix="hedgehogd-test-") as folder:
@@ -109,9 +109,9 @@ def main(package: str, *names: str) -> int:
                 machine.enter_network()
                 site = Site(machine, Path(package).resolve(), seed, Path(folder))
                 try:
-                    trio.run(make_checks, site, chosen)
+                    trio.run(run_checks, site, chosen)
                     failed = False
-                except Exception as error:  # noqa: BLE001  # whatever it is, people want to see why
+                except Exception as error:  # noqa: BLE001  # any failure is reported
                     dump_journals(site)
                     traceback.print_exception(error)
                     failed = True
@@ -126,7 +126,7 @@ def main(package: str, *names: str) -> int:
 
 
 if __name__ == "__main__":
-    # Whoever ends us gets the same tidy end as Ctrl-C, which a shell's background job ignores.
+    # SIGTERM and SIGHUP clean up as Ctrl-C does, which a shell's background job ignores.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))

@@ -1,8 +1,8 @@
 """A control group for one machine.
 
 systemd-nspawn puts a machine's processes into the group ``payload`` below its own. Two
-machines started from the same group would share it, and each one's systemd would kill what
-it does not know: the other's processes.
+machines started from the same group would share it, and each one's systemd would kill the
+processes that it does not know: those of the other machine.
 """
 
 import os
@@ -16,7 +16,7 @@ class ControlGroup:
     """A group of its own in each hierarchy that systemd uses.
 
     Attributes:
-        folders: where it is: one folder, or two where systemd has the hybrid layout.
+        folders: its folder, or two where systemd has the hybrid layout.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,7 +25,7 @@ class ControlGroup:
             folder.mkdir()
 
     def enter(self) -> None:
-        """Put this process into it; for a child, before it becomes another program."""
+        """Put this process into it; a child calls it before exec."""
         for folder in self.folders:
             (folder / "cgroup.procs").write_text(str(os.getpid()))
 
@@ -48,7 +48,7 @@ class ControlGroup:
 
 
 def _own_groups() -> list[Path]:
-    """Return the folders of the groups that this process is in."""
+    """Return the folders of this process' groups."""
     mounts = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")

@@ -1,4 +1,4 @@
-"""Many subscribers of all kinds, who come back at once when they are sent away."""
+"""Many subscribers of all kinds that reconnect at once after each farewell."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -19,10 +19,10 @@ PROBE_EVERY_S = 0.05
 
 @dataclass
 class Tally:
-    """What must not happen, counted over the whole run.
+    """Faults, counted over the whole run.
 
     Attributes:
-        details: the first of each, for people.
+        details: the first faults, as text.
     """
 
     pairs: int = 0
@@ -33,12 +33,12 @@ class Tally:
     details: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Keep ``text``, unless there is enough of it already."""
+        """Keep ``text``, up to ``DETAILS_MAX`` texts."""
         if len(self.details) < DETAILS_MAX:
             self.details.append(text.strip())
 
     def note_refusal(self, error: Refused | BadAnswer) -> None:
-        """Count a stream that was not opened."""
+        """Count a stream that could not be opened."""
         if isinstance(error, BadAnswer) and error.status >= 500:
             self.five_hundreds += 1
         elif isinstance(error, Refused):
@@ -50,7 +50,7 @@ class Tally:
 
 @dataclass
 class Record:
-    """What one stream got, from its opening to its end.
+    """Messages of one stream, from its opening to its end.
 
     Attributes:
         opened: in seconds of ``trio.current_time``; so is ``ended``.
@@ -64,11 +64,11 @@ class Record:
 
 
 class Crowd:
-    """A number of subscribers that are always there.
+    """A number of permanently connected subscribers.
 
     Attributes:
         records: one for every stream so far.
-        farewells: instance → when each farewell came, in seconds of ``trio.current_time``.
+        farewells: instance → time of each farewell, in seconds of ``trio.current_time``.
     """
 
     def __init__(self, reference: Reference, tally: Tally, size: int) -> None:
@@ -84,10 +84,10 @@ class Crowd:
         """Return instance → its number of open streams."""
         return Counter(subscriber.instance for subscriber in self._open)
 
-    def start_in(self, nursery: trio.Nursery, *, comes_back: bool = True) -> None:
-        """Let all come, in ``nursery``; they leave when it is cancelled, or when sent away."""
+    def start_in(self, nursery: trio.Nursery, *, reconnects: bool = True) -> None:
+        """Start all subscribers in ``nursery``; they end on its cancellation or on a farewell."""
         for number in range(self.size):
-            nursery.start_soon(self._stay, KINDS[number % len(KINDS)], comes_back)
+            nursery.start_soon(self._stay, KINDS[number % len(KINDS)], reconnects)
 
     async def wait_full(self) -> None:
         """Wait until all have a stream.
@@ -99,7 +99,7 @@ class Crowd:
             while len(self._open) < self.size:
                 await trio.sleep(0.05)
 
-    async def _stay(self, kind: str, comes_back: bool) -> None:
+    async def _stay(self, kind: str, reconnects: bool) -> None:
         while True:
             try:
                 async with self._opening:
@@ -118,7 +118,7 @@ class Crowd:
                 record.ended = trio.current_time()
                 self._open.discard(subscriber)
             self._note_end(subscriber)
-            if not comes_back:
+            if not reconnects:
                 return
 
     async def _read(self, record: Record) -> None:
@@ -141,11 +141,11 @@ class Crowd:
         else:
             self.farewells[subscriber.instance].append(trio.current_time())
 
-    async def judge(self) -> tuple[int, Sequence[str]]:
-        """Return how many messages the streams got, and what is wrong with them.
+    async def verify(self) -> tuple[int, Sequence[str]]:
+        """Return the number of messages of all streams, and their faults.
 
         Raises:
-            trio.TooSlowError: a stream has what the exchange has not sent to the reference.
+            trio.TooSlowError: a stream has a message that the reference did not receive.
         """
         faults, count = [], 0
         topics = list(itertools.product(CHANNELS, self._reference.pairs))
@@ -155,16 +155,16 @@ class Crowd:
             if received:
                 await self._reference.wait_for(received[-1])
             if fault := self._reference.fault(topic, received, (record.opened, record.ended)):
-                who = f"{record.subscriber.kind} of {record.subscriber.instance}"
-                faults.append(f"{who}: {fault}")
+                stream = f"{record.subscriber.kind} of {record.subscriber.instance}"
+                faults.append(f"{stream}: {fault}")
         return count, faults
 
 
 class Probe:
-    """Opens one stream after the other, waits for its first trade or price, and hangs up.
+    """Opens one stream after the other, waits for its first trade or price, and closes it.
 
     Attributes:
-        opened: how many were, by instance.
+        opened: number of opened streams, by instance.
         longest_s: the longest wait for the first message.
     """
 
@@ -175,7 +175,7 @@ class Probe:
         self._tally = tally
 
     async def run(self) -> None:
-        """Probe for ever."""
+        """Probe until cancelled."""
         number = 0
         while True:
             began = trio.current_time()
@@ -196,4 +196,4 @@ class Probe:
             if any(self._reference.topic_of(raw) for raw in messages):
                 self.opened[subscriber.instance] += 1
                 return
-        # Cut before its first message: the instance was killed under it, which is the test.
+        # Ended before its first message: the test killed the instance.

@@ -1,8 +1,8 @@
-"""A Debian 12 root, made once and kept under the hash of what it is made of.
+"""A Debian 12 root, made once and kept under the hash of its inputs.
 
-Machines boot throw-away copies of it, so it stays as it was made. ``.made`` is written last,
-beside the root: a root without it is unfinished, and is made anew. Whoever makes one holds a
-lock.
+Machines boot throw-away copies of it, so it never changes. ``.made`` is written last, beside
+the root: a root without it is incomplete, and is made again. The process that makes a root
+holds a lock.
 """
 
 import fcntl
@@ -14,16 +14,16 @@ from pathlib import Path
 
 SUITE = "bookworm"
 PACKAGES = ("curl", "dbus", "haproxy", "procps", "systemd", "systemd-sysv")
-REVISION = 1  # of _finish: rise it when that changes, so that all roots are made anew
+REVISION = 1  # of _finish: increase it with each change there, so that all roots are made again
 MAKE_TIMEOUT_S = 600
 
 
 class CannotMake(Exception):
-    """The root could not be made; the text says why."""
+    """The root could not be made; the text states the reason."""
 
 
 def debian_root() -> Path:
-    """Return the root; makes it before, if need be.
+    """Return the root; make it first if it is missing.
 
     Raises:
         CannotMake: debootstrap failed.
@@ -45,7 +45,7 @@ def debian_root() -> Path:
 
 def _make(root: Path) -> None:
     options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
-    # debootstrap leaves an orphaned apt behind when it is killed alone: a group of its own.
+    # debootstrap killed alone would leave an orphaned apt, so it gets a process group.
     process = subprocess.Popen(
         ["debootstrap", *options, SUITE, str(root)],
         stdin=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ def _make(root: Path) -> None:
 def _finish(root: Path) -> None:
     """Make it a machine that boots to "running" without a network.
 
-    An empty machine-id means: make one up at every boot. A missing one means a first boot,
+    With an empty machine-id systemd makes one at every boot. A missing one means a first boot,
     which enables systemd-networkd, and network-online.target then waits two minutes for it.
     """
     (root / "etc/machine-id").write_text("")

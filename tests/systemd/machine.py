@@ -1,4 +1,4 @@
-"""A booted machine: systemd as process 1, a network of its own, nothing kept afterwards."""
+"""A booted machine: systemd as process 1, a network of its own, no files kept afterwards."""
 
 import ctypes
 import os
@@ -27,14 +27,14 @@ ENVIRONMENT = {
 
 
 class CommandFailed(Exception):
-    """A command in the machine failed; the text has its words."""
+    """A command in the machine failed; the text has its output."""
 
 
 class Machine:
     """One booted machine.
 
     Attributes:
-        leader: process id of its systemd, seen from here.
+        leader: process id of its systemd on this side.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", leader: int) -> None:
@@ -42,13 +42,13 @@ class Machine:
         self._process = process
 
     def path(self, inside: str) -> Path:
-        """Return where we see the machine's file ``inside``."""
+        """Return the path, on this side, of the machine's file ``inside``."""
         return Path(f"/proc/{self.leader}/root{inside}")
 
     def call(
         self, *command: str, timeout_s: float = COMMAND_S
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command in it to its end, whatever that is; stderr goes where stdout goes."""
+        """Run a command in it to its end, with any exit status; stderr is joined with stdout."""
         entering = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-w", "--"]
         try:
             return subprocess.run(
@@ -66,7 +66,7 @@ class Machine:
             raise CommandFailed(f"{' '.join(command)}: not done in {timeout_s:g} s") from None
 
     async def run(self, *command: str, timeout_s: float = COMMAND_S) -> str:
-        """Run a command in it; return its words.
+        """Run a command in it; return its output.
 
         Raises:
             CommandFailed: its exit status is not 0.
@@ -91,12 +91,12 @@ class Machine:
         self.path(inside).write_text(text)
 
     def enter_network(self) -> None:
-        """Put this process into the machine's network for good: its 127.0.0.1 is ours then.
+        """Move this process into the machine's network for good, its 127.0.0.1 included.
 
-        Only this thread and those it starts from now on; call it before there are others.
+        Only this thread and those that it starts later move; call it before starting threads.
 
         Raises:
-            CommandFailed: it is not allowed, or the network is of no use.
+            CommandFailed: it is not permitted, or the network does not work.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         try:
@@ -105,12 +105,12 @@ class Machine:
                     raise OSError(ctypes.get_errno(), "setns")
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
                 datagrams.connect(("127.0.0.1", 9))  # sends nothing
-        except OSError as error:  # in a container that gives us too little
+        except OSError as error:  # in a container with too few capabilities
             needs = "it takes CAP_SYS_ADMIN and CAP_NET_ADMIN"
             raise CommandFailed(f"the machine has no network: {error}; {needs}") from None
 
     def _halt(self) -> None:
-        """End it at once: nothing in it is to be kept."""
+        """End it at once: none of its files are kept."""
         with suppress(ProcessLookupError):
             os.kill(self.leader, signal.SIGKILL)
         try:
@@ -122,11 +122,11 @@ class Machine:
 
 @contextmanager
 def booted(root: Path, log: Path) -> Iterator[Machine]:
-    """Boot ``root`` with a layer of memory above it, so that it stays as it is.
+    """Boot ``root`` with a layer of memory above it, so that it does not change.
 
     Args:
         root: of a Debian.
-        log: gets what the machine says on its console.
+        log: receives the machine's console output.
 
     Raises:
         CommandFailed: it does not boot, or a unit of it failed.
@@ -149,7 +149,7 @@ def booted(root: Path, log: Path) -> Iterator[Machine]:
             machine._halt()
     finally:
         group.remove()
-        # nspawn leaves this behind where /run is on a disk.
+        # nspawn does not remove this where /run is on a disk.
         shutil.rmtree(f"/run/systemd/nspawn/propagate/{name}", ignore_errors=True)
 
 
@@ -158,16 +158,16 @@ def _start(root: Path, log: Path, name: str, group: ControlGroup) -> "subprocess
         "--quiet",
         "--boot",
         "--private-network",
-        "--register=no",  # there may be no systemd around us
+        "--register=no",  # systemd may not run on this side
         "--keep-unit",
         "--volatile=overlay",
         f"--machine={name}",
         f"--directory={root}",
     ]
     with log.open("wb") as console:
-        # setpriv: the machine ends with us however we end. That holds for the thread that
-        # starts it, so it is the main one. TERM, because a killed nspawn leaves its machine.
-        # A session of its own: Ctrl-C is for us alone.
+        # setpriv: the machine ends with this process, for any reason. The signal follows the
+        # thread that starts it, so it is the main one. TERM, because a killed nspawn would leave
+        # its machine running. A session of its own: Ctrl-C reaches only this process.
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", "systemd-nspawn", *options],
             stdin=subprocess.DEVNULL,

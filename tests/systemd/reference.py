@@ -1,7 +1,7 @@
-"""What the exchange sent, seen by one connection of ours, and what a subscriber made of it.
+"""Messages of the exchange, received by one connection of the test, to compare streams with.
 
-A relay owes its subscribers, per topic, an exact stretch of that: the same bytes, in the same
-order, nothing left out, nothing twice.
+A relay owes its subscribers, per topic, an exact section of them: the same bytes, in the same
+order, none missing, none repeated.
 """
 
 from bisect import bisect_left
@@ -18,7 +18,7 @@ CHANNELS = ("ticker", "matches")
 _CHANNEL_OF = {"ticker": "ticker", "match": "matches", "last_match": "last_match"}
 HARMLESS = frozenset({"session", "subscriptions", "stale", "resumed", "closing", "heartbeat"})
 CATCH_UP_S = 5.0
-DELAY_S = 2.0  # the most a message may take to a subscriber, or a subscription to be made
+DELAY_S = 2.0  # longest time of a message to a subscriber, or of a subscribe
 
 Topic = tuple[str, str]
 
@@ -37,14 +37,14 @@ class Reference:
 
     Attributes:
         places: topic → message → its place in the topic.
-        came: topic → place → when it came, in seconds of ``trio.current_time``.
+        arrived: topic → place → time of arrival, in seconds of ``trio.current_time``.
         may_end: the simulator is about to be stopped.
     """
 
     def __init__(self, pairs: Sequence[str]) -> None:
         self.pairs = tuple(pairs)
         self.places: dict[Topic, dict[bytes, int]] = defaultdict(dict)
-        self.came: dict[Topic, list[float]] = defaultdict(list)
+        self.arrived: dict[Topic, list[float]] = defaultdict(list)
         self.may_end = False
         self._by_sequence: dict[Topic, dict[int, int]] = defaultdict(dict)
         self._heads: dict[bytes, _Head] = {}
@@ -52,10 +52,10 @@ class Reference:
         self._grown = trio.Condition()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen to the exchange, for ever.
+        """Receive the exchange's messages until cancelled.
 
         Raises:
-            EOFError: it hung up.
+            EOFError: the exchange closed the connection.
         """
         async with await Subscriber.open("strict", self.pairs, CHANNELS, SIMULATOR_PORT) as line:
             while (messages := await line.receive()) is not None:
@@ -69,17 +69,17 @@ class Reference:
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
         if not self.may_end:
-            raise EOFError("the simulator hung up on the reference")
+            raise EOFError("the simulator closed the connection of the reference")
 
     def _add(self, topic: Topic, raw: bytes) -> None:
         places = self.places[topic]
         place = places.setdefault(self.known(raw), len(places))
-        if place == len(self.came[topic]):
-            self.came[topic].append(trio.current_time())
+        if place == len(self.arrived[topic]):
+            self.arrived[topic].append(trio.current_time())
         self._by_sequence[topic].setdefault(self.head(raw).sequence, place)
 
     def known(self, raw: bytes) -> bytes:
-        """Return the one copy of ``raw`` that all keep."""
+        """Return the shared copy of ``raw``."""
         return self._known.setdefault(raw, raw)
 
     def head(self, raw: bytes) -> _Head:
@@ -90,10 +90,10 @@ class Reference:
         return head
 
     def topic_of(self, raw: bytes) -> Topic | None:
-        """Return channel and product of a data message; None for what hedgehogd says itself.
+        """Return channel and product of a data message; None for hedgehogd's own messages.
 
         Raises:
-            ValueError: the message tells of something that must not happen.
+            ValueError: the message reports a fault.
         """
         if raw.startswith(b'{"type":"session"'):  # different on every stream: keep no copy
             return None
@@ -105,10 +105,10 @@ class Reference:
         return None
 
     async def wait_for(self, raw: bytes) -> None:
-        """Wait until the exchange has sent ``raw`` to us too.
+        """Wait until the reference has received ``raw``.
 
         Raises:
-            trio.TooSlowError: it has not.
+            trio.TooSlowError: it has not, within ``CATCH_UP_S``.
         """
         topic = self.topic_of(raw)
         assert topic is not None
@@ -118,11 +118,11 @@ class Reference:
                     await self._grown.wait()
 
     def _place(self, topic: Topic, raw: bytes, *, is_first: bool) -> int | None:
-        """Return where ``raw`` is in its topic.
+        """Return the place of ``raw`` in its topic.
 
-        The ticker with which the exchange greets a new connection is not the one it sent
-        before: the same sequence, but the day's figures are of now. An instance that has just
-        started greets its first subscribers with it.
+        The exchange's first ticker on a new connection has the sequence of an earlier one, but
+        the day's figures are current. An instance that has just started sends it to its first
+        subscribers.
         """
         place = self.places[topic].get(raw)
         if place is None and is_first and topic[0] == "ticker":
@@ -130,24 +130,25 @@ class Reference:
         return place
 
     def fault(self, topic: Topic, received: Sequence[bytes], span: tuple[float, float]) -> str:
-        """Say how ``received`` is no exact stretch of ``topic``; empty when it is one.
+        """Return why ``received`` is no exact section of ``topic``; empty when it is one.
 
         Args:
-            topic: of all of them.
-            received: the messages, in the order they came.
-            span: when their stream was opened and when it ended: it must have them all.
+            topic: topic of all messages.
+            received: the messages, in order of arrival.
+            span: opening and end of their stream, which must have all messages in between.
         """
         last = None
         for index, raw in enumerate(received):
             place = self._place(topic, raw, is_first=index == 0)
             if place is None:
-                return f"{topic}: number {index} is not the exchange's: {raw[:200]!r}"
+                return f"{topic}: number {index} is no message of the exchange: {raw[:200]!r}"
             if last is not None and place != last + 1:
-                return f"{topic}: after place {last} came {place} (number {index})"
+                return f"{topic}: place {place} follows place {last} (number {index})"
             last = place
-        came, (opened, ended) = self.came[topic], span
-        begin, end = bisect_left(came, opened + DELAY_S), bisect_left(came, ended - DELAY_S)
-        if begin >= end:  # it was too short
+        arrived, (opened, ended) = self.arrived[topic], span
+        begin = bisect_left(arrived, opened + DELAY_S)
+        end = bisect_left(arrived, ended - DELAY_S)
+        if begin >= end:  # the stream was too short
             return ""
         first = self._place(topic, received[0], is_first=True) if received else None
         if first is None or last is None or first > begin or last < end - 1:

@@ -1,4 +1,4 @@
-"""What the checks work on: the machine, its instances, and what has been counted so far."""
+"""State of the checks: the machine, its instances, and the counts so far."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -22,21 +22,21 @@ POLL_S = 0.1
 
 
 class CheckFailed(Exception):
-    """Something is not as it has to be; the text says what."""
+    """A check found a fault; the text names it."""
 
 
 @dataclass
 class Site:
-    """The machine and what we know of it.
+    """The machine and the files, reference and counts of the run.
 
     Attributes:
-        machine: booted, and its network is ours.
-        package: the Debian package, on our side.
-        seed: of all that is drawn.
-        folder: for files of ours, gone at the end.
-        reference: what the exchange sends.
-        tally: what must not happen.
-        exposure: as ``systemd-analyze security`` counts it; None before it has been asked.
+        machine: booted; this process is in its network.
+        package: path of the Debian package on this side.
+        seed: of all random choices.
+        folder: for temporary files of the run.
+        reference: the exchange's messages.
+        tally: the counted faults.
+        exposure: result of ``systemd-analyze security``; None before that check.
     """
 
     machine: Machine
@@ -48,7 +48,7 @@ class Site:
     exposure: float | None = None
 
     async def run(self, *command: str, timeout_s: float = 90.0) -> str:
-        """Run a command in the machine; return its words."""
+        """Run a command in the machine; return its output."""
         return await self.machine.run(*command, timeout_s=timeout_s)
 
     async def property_of(self, unit: str, name: str) -> str:
@@ -56,7 +56,7 @@ class Site:
         return (await self.run("systemctl", "show", "--value", "-p", name, unit)).strip()
 
     async def main_pids(self) -> dict[int, int]:
-        """Return instance → process id of its daemon, 0 when there is none."""
+        """Return instance → process id of its daemon, 0 if it does not run."""
         return {
             number: int(await self.property_of(f"hedgehogd@{number}", "MainPID"))
             for number in INSTANCES
@@ -69,31 +69,31 @@ class Site:
         self.machine.write(TOML, text)
 
     async def wait_ready(self, number: int, within_s: float = 20.0) -> float:
-        """Wait until instance ``number`` takes subscribers; return how long it took."""
+        """Wait until instance ``number`` accepts subscribers; return the time in seconds."""
         return await wait_until(
             lambda: is_ready(number), within_s, f"instance {number} is not ready"
         )
 
     async def wait_all_up(self, within_s: float = 30.0) -> None:
-        """Wait until all instances are ready, and HAProxy knows it."""
+        """Wait until all instances are ready and up in HAProxy."""
         for number in INSTANCES:
             await self.wait_ready(number, within_s)
         await wait_until(
-            lambda: self.are_up(INSTANCES), within_s, "HAProxy does not see all instances up"
+            lambda: self.are_up(INSTANCES), within_s, "not all instances are up in HAProxy"
         )
 
     async def are_up(self, numbers: tuple[int, ...]) -> bool:
-        """Say whether HAProxy sends new streams to all of ``numbers``."""
+        """Return whether HAProxy sends new streams to all of ``numbers``."""
         up = await instances_up()
         return all(number in up for number in numbers)
 
     async def journal(self, *options: str) -> str:
-        """Return what the journal has, by ``journalctl``'s options."""
+        """Return the journal's lines for these options of ``journalctl``."""
         return await self.run("journalctl", "--no-pager", "-o", "cat", *options)
 
 
 async def is_ready(number: int) -> bool:
-    """Ask an instance itself."""
+    """Return whether an instance answers that it is ready."""
     try:
         status, _ = await request("GET", "/readyz", port=FIRST_PORT + number)
     except Refused:
@@ -119,7 +119,7 @@ async def instances_up() -> set[int]:
 async def wait_until(
     condition: Callable[[], Awaitable[bool]], within_s: float, complaint: str
 ) -> float:
-    """Wait until ``condition`` holds; return how long it took, in seconds.
+    """Wait until ``condition`` holds; return the time in seconds.
 
     Raises:
         CheckFailed: it does not, within ``within_s``.

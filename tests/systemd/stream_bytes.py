@@ -1,6 +1,6 @@
-"""What a stream's bytes say: messages, and how it ends. Pure, and cheap enough for hundreds.
+"""Parsers of a stream's bytes: its messages and its end. Pure, and cheap enough for hundreds.
 
-Neither of the two knows how hedgehogd writes.
+They share no code with hedgehogd's writers.
 """
 
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ TEXT_HEAD, CLOSE_HEAD, PONG_HEAD = 0x81, 0x88, 0x8A
 
 @dataclass
 class Ending:
-    """How a stream ended, as far as it has.
+    """The end of a stream, as far as it has arrived.
 
     Attributes:
         close_code: of a WebSocket's close frame.
-        last_chunk: an HTTP body came to its end.
-        closing: the notice was there.
+        last_chunk: the last chunk of an HTTP body has arrived.
+        closing: the notice ``closing`` has arrived.
     """
 
     close_code: int = 0
@@ -59,7 +59,7 @@ class Frames:
 
 
 def _frame(data: bytes, at: int) -> tuple[int, int, int] | None:
-    """Return head, start and end of the frame at ``at``; None when it is not whole."""
+    """Return head, start and end of the frame at ``at``; None when it is incomplete."""
     if len(data) < at + 2:
         return None
     size, start = data[at + 1], at + 2
@@ -71,7 +71,7 @@ def _frame(data: bytes, at: int) -> tuple[int, int, int] | None:
 
 @dataclass
 class Chunks:
-    """A chunked body, cut into what ``separator`` separates: NDJSON lines, SSE events."""
+    """A chunked body, split at ``separator`` into NDJSON lines or SSE events."""
 
     ending: Ending
     separator: bytes
@@ -88,7 +88,7 @@ class Chunks:
             if len(raw) < end:
                 break
             if raw[end - 2 : end] != b"\r\n":
-                raise ValueError("a chunk does not end where it says")
+                raise ValueError("a chunk has another length than it states")
             self.ending.last_chunk = size == 0
             pieces.append(raw[line_end + 2 : end - 2])
             at = end
@@ -101,15 +101,15 @@ class Lines(Chunks):
     """NDJSON."""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the messages that ``data`` completes; blank lines only keep alive."""
+        """Return the messages that ``data`` completes; blank lines are ignored."""
         return [line for line in super().feed(data) if line]
 
 
 class Events(Chunks):
-    """SSE; notices are messages here too."""
+    """SSE; notices count as messages."""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the messages that ``data`` completes; comments only keep alive."""
+        """Return the messages that ``data`` completes; comments are ignored."""
         return [
             line[len(b"data: ") :]
             for block in super().feed(data)

@@ -26,11 +26,11 @@ RESTART_CODE = 1012
 
 
 class Refused(Exception):
-    """Nobody listened, or the connection ended before an answer came."""
+    """The connection was refused, or it ended before an answer."""
 
 
 class BadAnswer(Exception):
-    """The answer is not the one asked for.
+    """The answer is not the expected one.
 
     Attributes:
         status: of HTTP.
@@ -47,7 +47,7 @@ class Subscriber:
     Attributes:
         kind: one of ``KINDS``.
         session: its id; empty when it is not hedgehogd's.
-        ending: how it ended.
+        ending: its end.
     """
 
     def __init__(self, kind: str, stream: trio.SocketStream) -> None:
@@ -71,7 +71,7 @@ class Subscriber:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its last bytes were there; a cut is none."""
+        """True when its end has arrived completely."""
         return self.ending.last_chunk or self.ending.close_code != 0
 
     @classmethod
@@ -102,9 +102,9 @@ class Subscriber:
         return self
 
     async def receive(self) -> list[bytes] | None:
-        """Return the messages that came; None at the end, whatever end it is.
+        """Return the received messages; None at any kind of end.
 
-        The last chunk is an end: HAProxy keeps the connection open for a next request.
+        The last chunk is an end: HAProxy keeps the connection open for another request.
         """
         messages: list[bytes] = []
         while not messages:
@@ -125,12 +125,12 @@ class Subscriber:
         return messages
 
     async def read_to_the_end(self) -> None:
-        """Read until it ends, however it does."""
+        """Read until any kind of end."""
         while await self.receive() is not None:
             pass
 
     def farewell_missing(self) -> str:
-        """Say what its end lacks of the farewell of its kind; empty when nothing."""
+        """Return the missing part of its kind's farewell; empty when it is complete."""
         ending, missing = self.ending, []
         if self.kind in ("ws", "sse") and not ending.closing:
             missing.append("closing notice")
@@ -141,11 +141,11 @@ class Subscriber:
         return ", ".join(missing)
 
     async def aclose(self) -> None:
-        """Hang up without ceremony."""
+        """Close the connection without a close frame."""
         await trio.aclose_forcefully(self._stream)
 
     async def __aenter__(self) -> Self:
-        """It is open already."""
+        """Return the open stream."""
         return self
 
     async def __aexit__(
@@ -154,7 +154,7 @@ class Subscriber:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self.aclose()
 
 

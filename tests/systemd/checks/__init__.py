@@ -1,4 +1,4 @@
-"""The checks, in the order they are made: each a function of the site that returns a short report.
+"""The checks, in order: each is a function of the site that returns a short report.
 
-Whoever leaves the site in another state than four ready instances, says so.
+A check that does not leave four ready instances says so in its docstring.
 """

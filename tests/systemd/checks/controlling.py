@@ -1,4 +1,4 @@
-"""Streams and REST control through HAProxy, whichever instance has the stream."""
+"""Streams and REST control through HAProxy, with the stream on any instance."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ COMMANDS = 1000
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "BTC-EUR", "DOGE-USD")
 CHOICES = ((), ("ticker",), ("matches",), CHANNELS)  # none: the default
 STREAMS_MAX = 200
-DATA_S = 10.0  # until the first message of what was started
-IN_FLIGHT_S = 3.0  # how long after an answer a message of what was stopped may still come
+DATA_S = 10.0  # longest wait for the first message of a started topic
+IN_FLIGHT_S = 3.0  # a stopped topic's messages may arrive so long after the answer
 WATCHED_EVERY = 10
 
 
@@ -41,10 +41,10 @@ async def every_kind(site: Site) -> str:
 
 @dataclass
 class Pair:
-    """One command for one stream, and by which way it goes.
+    """One command for one stream, and its route.
 
     Attributes:
-        watch: whether the stream's data is waited for, besides its answer.
+        watch: True to check the stream's data as well as the answer.
     """
 
     number: int
@@ -58,13 +58,13 @@ class Pair:
 
 @dataclass(eq=False)
 class Controlled:
-    """A stream, what it should be subscribed to, and what it gets.
+    """A stream, its expected subscription, and its messages.
 
     Attributes:
-        wanted: the topics, as our own model has them.
-        stopped: topic → when its stop was answered.
-        got: topic → messages so far.
-        strays: messages that came long after their topic was stopped.
+        wanted: the expected topics, by the test's model.
+        stopped: topic → time of the answer that stopped it.
+        got: topic → number of messages so far.
+        strays: messages received long after their topic was stopped.
     """
 
     subscriber: Subscriber
@@ -74,7 +74,7 @@ class Controlled:
     strays: list[str] = field(default_factory=list)
 
     async def read(self, site: Site) -> None:
-        """Read for ever.
+        """Read until cancelled.
 
         Raises:
             EOFError: the stream ended.
@@ -87,11 +87,11 @@ class Controlled:
                     continue
                 self.got[topic] += 1
                 if topic not in self.wanted and now - self.stopped[topic] > IN_FLIGHT_S:
-                    self.strays.append(f"{topic} still comes, {now - self.stopped[topic]:.1f} s on")
+                    self.strays.append(f"{topic} arrives {now - self.stopped[topic]:.1f} s late")
         raise EOFError(f"{self.subscriber.kind} of {self.subscriber.instance} ended")
 
     async def command(self, pair: Pair) -> str:
-        """Send a command; return what is wrong with its answer, or with what followed."""
+        """Send a command; return the fault of its answer or of the data after it."""
         names = pair.channels or CHANNELS
         topics = {(name, pair.product) for name in names}
         target = f"/api/v1/subscribe/{pair.product}"
@@ -112,27 +112,27 @@ class Controlled:
             for topic in topics & self.wanted:
                 self.stopped[topic] = trio.current_time()
             self.wanted -= topics
-        wrong = self._wrong_with(status, body)
-        if not wrong and pair.watch:  # asked of the same instance, owner or not
+        fault = self._fault_of(status, body)
+        if not fault and pair.watch:  # sent to the same instance, owner or not
             target = f"/api/v1/sessions/{self.subscriber.session}"
-            wrong = self._wrong_with(*await request("GET", target, port=pair.port))
-        if wrong:
-            return wrong
+            fault = self._fault_of(*await request("GET", target, port=pair.port))
+        if fault:
+            return fault
         if pair.method == "POST" and pair.watch and fresh:
             return await self._wait_for_data(before)
         return ""
 
-    def _wrong_with(self, status: int, body: bytes) -> str:
+    def _fault_of(self, status: int, body: bytes) -> str:
         if status != 200:
             return f"status {status}: {body.decode(errors='replace')[:200]}"
         answer = msgspec.json.decode(body)
-        told = {
+        stated = {
             (channel["name"], product)
             for channel in answer["channels"]
             for product in channel["product_ids"]
         }
-        if answer["session"] != self.subscriber.session or told != self.wanted:
-            return f"the answer says {sorted(told)}, it is {sorted(self.wanted)}"
+        if answer["session"] != self.subscriber.session or stated != self.wanted:
+            return f"the answer states {sorted(stated)}, expected {sorted(self.wanted)}"
         return ""
 
     async def _wait_for_data(self, before: dict[Topic, int]) -> str:
@@ -141,19 +141,19 @@ class Controlled:
                 await trio.sleep(0.02)
             return ""
         silent = [topic for topic, count in before.items() if self.got[topic] == count]
-        return f"started, and nothing comes: {silent}"
+        return f"started, but without messages: {silent}"
 
 
 async def thousand_pairs(site: Site) -> str:
-    """Any command for any stream does, and says, exactly what it has to, wherever it lands."""
+    """Each command has exactly its effect and answer, on any instance and for any stream."""
     random = Random(site.seed)
     streams = await _one_of_each()
     queues: dict[tuple[str, int], list[Pair]] = {key: [] for key in sorted(streams)}
-    ways: defaultdict[str, int] = defaultdict(int)
+    routes: defaultdict[str, int] = defaultdict(int)
     for number in range(COMMANDS):
         key = random.choice(list(queues))
         pair = _draw(random, number, key[1])
-        ways["HAProxy" if pair.port == PUBLIC_PORT else "not the owner"] += 1
+        routes["HAProxy" if pair.port == PUBLIC_PORT else "not the owner"] += 1
         queues[key].append(pair)
     async with trio.open_nursery() as readers:
         for controlled in streams.values():
@@ -161,7 +161,7 @@ async def thousand_pairs(site: Site) -> str:
         async with trio.open_nursery() as senders:
             for key, queue in queues.items():
                 senders.start_soon(_send_all, site, streams[key], queue)
-        await trio.sleep(IN_FLIGHT_S + 1)  # what was stopped last would show itself now
+        await trio.sleep(IN_FLIGHT_S + 1)  # for late messages of the last stopped topic
         readers.cancel_scope.cancel()
     for controlled in streams.values():
         for stray in controlled.strays:
@@ -169,11 +169,11 @@ async def thousand_pairs(site: Site) -> str:
             site.tally.note(stray)
         await controlled.subscriber.aclose()
     expect(site.tally.failed == 0, f"{site.tally.failed} failed (seed {site.seed})")
-    return f"seed {site.seed}; {len(streams)} streams; sent to {dict(ways)}"
+    return f"seed {site.seed}; {len(streams)} streams; sent to {dict(routes)}"
 
 
 def _draw(random: Random, number: int, owner: int) -> Pair:
-    """HAProxy knows the owner by the session's id; half of the commands must be forwarded."""
+    """Return a random command; HAProxy knows the owner, so half of them must be forwarded."""
     other = random.choice([n for n in INSTANCES if n != owner])
     return Pair(
         number,
@@ -190,9 +190,10 @@ async def _one_of_each() -> dict[tuple[str, int], Controlled]:
     """Return a stream of each kind on each instance."""
     streams: dict[tuple[str, int], Controlled] = {}
     due = len(KINDS) * len(INSTANCES)
-    async with AsyncExitStack() as spares:  # open as long as we search, or HAProxy repeats itself
+    async with AsyncExitStack() as spares:  # kept open, or HAProxy would choose the same instances
         for number in range(STREAMS_MAX):
-            kind = KINDS[(number + number // len(INSTANCES)) % len(KINDS)]  # never in step with it
+            # Out of step with HAProxy's choice of instances.
+            kind = KINDS[(number + number // len(INSTANCES)) % len(KINDS)]
             subscriber = await Subscriber.open(kind, ("BTC-USD",), ("ticker",))
             key = (kind, subscriber.instance)
             if key in streams:
@@ -209,14 +210,14 @@ async def _send_all(site: Site, controlled: Controlled, pairs: Sequence[Pair]) -
     for pair in pairs:
         site.tally.pairs += 1
         try:
-            wrong = await controlled.command(pair)
+            fault = await controlled.command(pair)
         except Refused as error:
             site.tally.refused += 1
-            wrong = str(error)
-        if wrong:
+            fault = str(error)
+        if fault:
             site.tally.failed += 1
             owner = controlled.subscriber
             site.tally.note(
                 f"{pair.method} {pair.product} {pair.channels} by port {pair.port} "
-                f"for {owner.kind} of {owner.instance}: {wrong}"
+                f"for {owner.kind} of {owner.instance}: {fault}"
             )

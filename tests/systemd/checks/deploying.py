@@ -1,4 +1,4 @@
-"""A new version under load: nobody is refused, nobody is cut, nobody loses a byte of a stream."""
+"""A new version under load: no stream is refused, interrupted, or loses a byte."""
 
 import re
 
@@ -27,7 +27,7 @@ NEXT_PACKAGE = "/root/hedgehogd-next.deb"
 
 
 async def _build_next_package(site: Site) -> str:
-    """Make the package anew with a higher version; return that."""
+    """Build the package with a higher version; return that version."""
     await site.run("dpkg-deb", "-R", "/root/hedgehogd.deb", "/root/next")
     control = site.machine.path("/root/next/DEBIAN/control")
     text = re.sub(r"(?m)^Version: (.*)$", r"Version: \1+next1", control.read_text())
@@ -61,9 +61,9 @@ async def rolling_upgrade(site: Site) -> str:
         nursery.cancel_scope.cancel()
     same = [number for number in INSTANCES if after[number] == before[number]]
     expect(not same, f"not restarted: {same}")
-    count, faults = await crowd.judge()
+    count, faults = await crowd.verify()
     site.tally.failed += len(faults)
-    expect(not faults, f"{len(faults)} streams are no exact stretch:\n" + "\n".join(faults[:5]))
+    expect(not faults, f"{len(faults)} streams are no exact section:\n" + "\n".join(faults[:5]))
     return (
         f"upgrade to {version} restarted nothing; restarted in {took:.0f} s; {_farewells(crowd)}; "
         f"{len(crowd.records)} streams, {count} messages exact"
@@ -71,21 +71,21 @@ async def rolling_upgrade(site: Site) -> str:
 
 
 def _farewells(crowd: Crowd) -> str:
-    """Say how the farewells of each instance were spread; they must be."""
-    told, total = [], 0
+    """Return the spread of each instance's farewells; it must be wide enough."""
+    spreads, total = [], 0
     for number, times in sorted(crowd.farewells.items()):
         middle = sorted(times)[len(times) // 20 : -len(times) // 20 or None]
         spread = middle[-1] - middle[0]
         expect(
             spread >= SPREAD_LEAST_S, f"{len(times)} farewells of {number} within {spread:.1f} s"
         )
-        told.append(f"{spread:.1f}")
+        spreads.append(f"{spread:.1f}")
         total += len(times)
-    return f"{total} farewells, 90 % of each instance's within {', '.join(told)} s"
+    return f"{total} farewells, 90 % of each instance's within {', '.join(spreads)} s"
 
 
 async def without_its_files(site: Site) -> str:
-    """Between upgrade and restart a process lives beside other files: it must miss none."""
+    """Between upgrade and restart a process runs without its files: it must miss none."""
     unit, port = f"hedgehogd@{BEREFT}", FIRST_PORT + BEREFT
     await site.run("systemctl", "restart", unit)
     await site.wait_ready(BEREFT)
@@ -108,11 +108,11 @@ async def without_its_files(site: Site) -> str:
     expect(status == "0", f"it left with {status}")
     await site.run("systemctl", "start", unit)
     await site.wait_all_up()
-    return f"{asked} routes answered, reload and drain went well"
+    return f"{asked} routes answered, reload and drain succeeded"
 
 
 async def _ask_everything(session: str, port: int) -> int:
-    """Ask for what a process may bring in late; return how many routes that is."""
+    """Request all routes that import modules late; return their number."""
     commands = [
         ("POST", f"/api/v1/subscribe/SOL-USD?session={session}", 200),
         ("DELETE", f"/api/v1/subscribe/SOL-USD?session={session}", 200),

@@ -1,4 +1,4 @@
-"""From a bare Debian to four instances behind HAProxy, as OPERATIONS tells an operator."""
+"""From a minimal Debian to four instances behind HAProxy, by the steps of OPERATIONS.md."""
 
 import resource
 from pathlib import Path
@@ -11,14 +11,14 @@ from tests.systemd.site import INSTANCES, Site, expect, wait_until
 
 BALANCED_STREAMS = 400
 FEWEST, MOST = 60, 140
-FILES_OF_HAPROXY = 100_000  # two a connection
+FILES_OF_HAPROXY = 100_000  # two per connection
 PACKAGE_INSIDE = "/root/hedgehogd.deb"
 RUN_LOCK = Path(__file__).parents[3] / "scripts/locks/run.txt"
 SIMULATOR_UNIT = Path(__file__).parents[1] / "simulator.service"
 
 
 async def bare_install(site: Site) -> str:
-    """The package alone must do: `dpkg -i` and `systemctl start hedgehogd@1`."""
+    """The package alone must suffice: `dpkg -i` and `systemctl start hedgehogd@1`."""
     site.machine.path(PACKAGE_INSIDE).write_bytes(site.package.read_bytes())
     await site.run("dpkg", "-i", PACKAGE_INSIDE)
     _everything_is_listed(site)
@@ -27,15 +27,15 @@ async def bare_install(site: Site) -> str:
     took = trio.current_time() - began
     state = (await site.run("systemctl", "is-active", "hedgehogd@1")).strip()
     expect(state == "active", f"hedgehogd@1 is {state}")
-    # It is told on its own, just after READY.
+    # The daemon sends it separately, just after READY.
     await wait_until(lambda: _tells_status(site), 5, "systemctl status has no Status line")
-    told = await site.property_of("hedgehogd@1", "StatusText")
+    status_text = await site.property_of("hedgehogd@1", "StatusText")
     await site.run("systemctl", "stop", "hedgehogd@1")
-    return f"ready {took:.1f} s after the start; Status: {told}"
+    return f"ready {took:.1f} s after the start; Status: {status_text}"
 
 
 def _everything_is_listed(site: Site) -> None:
-    """The package holds its bill of materials and a licence text of each part in it."""
+    """The package contains its bill of materials and the licence text of each part."""
     documents = site.machine.path("/usr/share/doc/hedgehogd")
     bill = msgspec.json.decode((documents / "hedgehogd.cdx.json").read_bytes())
     texts = (documents / "THIRD-PARTY-LICENSES").read_text()
@@ -44,10 +44,10 @@ def _everything_is_listed(site: Site) -> None:
     }
     pins = [row for row in RUN_LOCK.read_text().splitlines() if "==" in row and "win32" not in row]
     for pin in pins:
-        expect(pin.split("==")[0] in listed, f"the bill of materials lacks {pin}")
+        expect(pin.split("==")[0] in listed, f"the bill of materials has no {pin}")
     for part in listed.values():
         named = f"\n{part['name']} {part['version']}: "
-        expect(named in texts, f"THIRD-PARTY-LICENSES lacks {part['name']}")
+        expect(named in texts, f"THIRD-PARTY-LICENSES has no {part['name']}")
 
 
 async def _tells_status(site: Site) -> bool:
@@ -56,7 +56,7 @@ async def _tells_status(site: Site) -> bool:
 
 
 async def four_instances(site: Site) -> str:
-    """One market, four instances fed from it, HAProxy in front: the machine of all that follows."""
+    """One market, four instances that read it, HAProxy in front: the site of all later checks."""
     site.machine.write("/etc/systemd/system/simulator.service", SIMULATOR_UNIT.read_text())
     site.write_configuration()
     await site.run("systemctl", "daemon-reload")
@@ -75,9 +75,9 @@ async def four_instances(site: Site) -> str:
 
 
 def _with_our_limits(text: str) -> str:
-    """Let HAProxy start on a machine whose limits are ours, when those are below what it asks for.
+    """Let HAProxy start although the limits of open files are below its configuration.
 
-    A real machine's systemd may raise them; in a sandbox without CAP_SYS_RESOURCE nobody may.
+    A real machine's systemd may raise them; a sandbox without CAP_SYS_RESOURCE cannot.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = most == resource.RLIM_INFINITY or most >= FILES_OF_HAPROXY
@@ -85,7 +85,7 @@ def _with_our_limits(text: str) -> str:
 
 
 async def balance(site: Site) -> str:
-    """Load goes to all instances, or the others are no use."""
+    """HAProxy distributes the load over all instances."""
     crowd = Crowd(site.reference, site.tally, BALANCED_STREAMS)
     async with trio.open_nursery() as nursery:
         crowd.start_in(nursery)

@@ -1,4 +1,4 @@
-"""All instances at once: stopped, started, and gone for good. The last check leaves no site."""
+"""All instances at once: stopped, started, and removed. The last check leaves no site."""
 
 import trio
 
@@ -10,13 +10,13 @@ STOP_S = 30.0  # TimeoutStopSec
 
 
 async def whole_target(site: Site) -> str:
-    """`systemctl stop hedgehogd.target` drains all at once, in time; `start` brings them back."""
+    """`systemctl stop hedgehogd.target` drains all at once, in time; `start` starts them again."""
     crowd = Crowd(site.reference, site.tally, SUBSCRIBERS)
     unannounced = site.tally.unannounced
     async with trio.open_nursery() as nursery:
         crowd.start_in(nursery, comes_back=False)
         await crowd.wait_full()
-        # systemctl waits for the target alone, and that is stopped before its instances.
+        # systemctl waits only for the target, which stops before its instances.
         await site.run("systemctl", "stop", "hedgehogd.target")
 
         async def stopped() -> bool:
@@ -30,7 +30,7 @@ async def whole_target(site: Site) -> str:
         expect(state == ("inactive", "success", "0"), f"instance {number} ended as {state}")
     await site.run("systemctl", "start", "hedgehogd.target")
     await site.wait_all_up()
-    return f"drained {SUBSCRIBERS} in {took:.1f} s, exit 0 each; back again"
+    return f"drained {SUBSCRIBERS} in {took:.1f} s, exit 0 each; started again"
 
 
 async def _state(site: Site, number: int) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ async def _state(site: Site, number: int) -> tuple[str, ...]:
 
 
 async def purge(site: Site) -> str:
-    """Nothing of the package runs or lies about afterwards."""
+    """No process or file of the package remains."""
     site.reference.may_end = True
     await site.run("systemctl", "stop", "simulator")
     await site.run("dpkg", "--purge", "hedgehogd")

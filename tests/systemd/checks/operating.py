@@ -1,4 +1,4 @@
-"""What an operator does on a working machine: read logs, judge the sandbox, reload, stop one."""
+"""An operator's work on a running machine: read logs, check the sandbox, reload, stop one."""
 
 import re
 from contextlib import AsyncExitStack
@@ -29,7 +29,7 @@ async def journal(site: Site) -> str:
     """An instance's lines are found by its unit and by its number, and each has its priority."""
     by_unit = (await site.journal("-u", "hedgehogd@2")).splitlines()
     expect(
-        any('"serving"' in line for line in by_unit), "journalctl -u hedgehogd@2 lacks `serving`"
+        any('"serving"' in line for line in by_unit), "journalctl -u hedgehogd@2 has no `serving`"
     )
     lines = (await site.journal("HEDGEHOGD_INSTANCE=2", "-o", "json")).splitlines()
     rows = [msgspec.json.decode(line) for line in lines]
@@ -48,7 +48,7 @@ async def journal(site: Site) -> str:
 
 
 async def security(site: Site) -> str:
-    """The daemon reads what strangers send: what it could do to the machine has to be little."""
+    """The daemon reads input of strangers, so its rights on the machine have to be few."""
     report = await site.run("systemd-analyze", "security", "--no-pager", "hedgehogd@1")
     found = EXPOSURE.search(report)
     if found is None:
@@ -58,16 +58,16 @@ async def security(site: Site) -> str:
 
 
 async def reload(site: Site) -> str:
-    """Pairs change without a restart; a file that is wrong changes nothing, and is told."""
+    """Pairs change without a restart; a wrong file is reported and changes nothing."""
     before = await site.main_pids()
     site.write_configuration((*PAIRS, ADDED_PAIR))
     await site.run("systemctl", "reload", "hedgehogd@1")
     took = await wait_until(lambda: _holds(1, ADDED_PAIR), 5, f"{ADDED_PAIR} is not held")
-    expect(not await _holds(2, ADDED_PAIR), f"instance 2 holds {ADDED_PAIR}, and was not asked to")
+    expect(not await _holds(2, ADDED_PAIR), f"instance 2 holds {ADDED_PAIR}, unrequested")
 
     site.machine.write(TOML, "[feed]\npears = []\n")
     await site.run("systemctl", "reload", "hedgehogd@1")
-    await wait_until(lambda: _told(site, "pears"), 5, "a wrong file is not told as a warning")
+    await wait_until(lambda: _is_reported(site, "pears"), 5, "a wrong file causes no warning")
     warnings = await site.journal("-u", "hedgehogd@1", "-p", "warning")
     expect('"serving"' not in warnings, "journalctl -p warning shows lines of level info")
     expect(await _holds(1, ADDED_PAIR), "a wrong file changed something")
@@ -75,7 +75,7 @@ async def reload(site: Site) -> str:
     site.write_configuration()
     await site.run("systemctl", "reload", "hedgehogd@1")
     expect(await site.main_pids() == before, "reload restarted something")
-    return f"{ADDED_PAIR} held {took:.1f} s after it; a wrong file was told and changed nothing"
+    return f"{ADDED_PAIR} held {took:.1f} s after it; a wrong file was reported and changed nothing"
 
 
 async def _holds(number: int, pair: str) -> bool:
@@ -83,18 +83,18 @@ async def _holds(number: int, pair: str) -> bool:
     return pair in msgspec.json.decode(body)["products"]
 
 
-async def _told(site: Site, word: str) -> bool:
+async def _is_reported(site: Site, word: str) -> bool:
     return word in await site.journal("-u", "hedgehogd@1", "-p", "warning")
 
 
 async def one_stops(site: Site) -> str:
-    """The others keep their sockets, which are for the daemon's user only; HAProxy moves on."""
+    """The other instances keep their sockets, for the daemon's user only; HAProxy avoids it."""
     subscriber = await _on_instance(2)
     async with subscriber, trio.open_nursery() as nursery:
         nursery.start_soon(subscriber.read_to_the_end)
         nursery.start_soon(site.run, "systemctl", "stop", "hedgehogd@2")
-        left = await wait_until(lambda: _is_out(2), 5, "HAProxy does not see the drain")
-        # Whoever is sent away comes back at once: not to the same instance, if HAProxy knows.
+        left = await wait_until(lambda: _is_out(2), 5, "HAProxy does not mark it down")
+        # Subscribers reconnect at once: not to the same instance, if HAProxy knows of the drain.
         expect(not subscriber.has_ended, "the farewell came before HAProxy knew of the drain")
     expect(not subscriber.farewell_missing(), f"no {subscriber.farewell_missing()}")
     found = (await site.run("ls", "/run/hedgehogd")).split()
@@ -102,7 +102,7 @@ async def one_stops(site: Site) -> str:
     asking = ["curl", "-s", "--max-time", "5", "--unix-socket", "/run/hedgehogd/1.sock"]
     asking.append("http://hedgehogd/healthz")
     stranger = await site.machine.attempt("runuser", "-u", "nobody", "--", *asking)
-    expect(stranger.returncode != 0, f"nobody may connect: {stranger.stdout}")
+    expect(stranger.returncode != 0, f"no process may connect: {stranger.stdout}")
     await site.run("runuser", "-u", "hedgehogd", "--", *asking)
     status, body = await request("GET", f"/api/v1/sessions/{subscriber.session}")
     expect(status == GONE_404, f"a stream of a stopped instance: {status} {body.decode()}")
@@ -126,7 +126,7 @@ async def _is_out(number: int) -> bool:
 
 
 async def _on_instance(number: int) -> Subscriber:
-    async with AsyncExitStack() as others:  # open as long as we search, or HAProxy repeats itself
+    async with AsyncExitStack() as others:  # kept open, or HAProxy would choose the same instances
         for _ in range(40):
             subscriber = await Subscriber.open("ws", PAIRS, CHANNELS)
             if subscriber.instance == number:

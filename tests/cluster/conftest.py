@@ -1,4 +1,4 @@
-"""One cluster for all tests; those that break it put it right again."""
+"""One cluster for all tests; a test that breaks it repairs it."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.cluster.harness import machine
 
-# A drain that lasts long enough to watch, and subscribers that may be slow for two seconds.
+# A drain of observable length, and subscribers that may be slow for two seconds.
 FLAGS = ("--pairs", "BTC-USD", "--drain-notice-s", "3.5", "--drain-spread-s", "0.5",
     "--backlog-age-max-s", "2")  # fmt: skip
 
@@ -20,14 +20,14 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def cluster(running):
-    """The cluster, whole before the test and after it."""
+    """The cluster, complete before and after the test."""
     yield running
     running.restore()
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory) -> Path:
-    """Return a PEM file of a certificate that we made ourselves, and its key."""
+    """Return a PEM file of a self-signed certificate and its key."""
     folder = tmp_path_factory.mktemp("tls")
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     command += f" -keyout {folder}/key.pem -out {folder}/certificate.pem"

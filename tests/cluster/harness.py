@@ -1,4 +1,4 @@
-"""A real HAProxy, with hedgehogd's own configuration, before real instances."""
+"""A real HAProxy, with hedgehogd's own configuration, in front of real instances."""
 
 import contextlib
 import csv
@@ -25,24 +25,24 @@ HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "ha
 
 
 def get(port: int, path: str) -> bytes:
-    """Return what a local server answers to a GET; blocks."""
+    """Return the body of a local server's answer to a GET; blocks."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
         return answer.read()
 
 
-def wait_until(is_so: Callable[[], object], what: str) -> None:
-    """Block until ``is_so``; a server that does not answer yet counts as no."""
+def wait_until(is_so: Callable[[], object], condition: str) -> None:
+    """Block until ``is_so()`` is true; a server that does not answer yet counts as false."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
             if is_so():
                 return
         time.sleep(0.05)
-    raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+    raise AssertionError(f"not within {PATIENCE_S} s: {condition}")
 
 
 def free_numbers(count: int) -> tuple[int, ...]:
-    """Return numbers of instances whose ports nobody has."""
+    """Return numbers of instances with free ports."""
     for first in random.sample(range(1100, 20000, 10), 100):
         numbers = tuple(range(first, first + count))
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
@@ -75,19 +75,19 @@ class Proxy:
             raise
 
     def stop(self) -> None:
-        """End it, at once; it may have complained of nothing but of what tests do to instances."""
-        said = self._log.read_text()
+        """Terminate it; its alerts may concern only instances that a test stopped."""
+        log = self._log.read_text()
         self.master.terminate()
         self.master.wait(PATIENCE_S)
-        alerts = [line for line in said.splitlines() if "[ALERT]" in line]
-        assert not [line for line in alerts if "has no server available" not in line], said
+        alerts = [line for line in log.splitlines() if "[ALERT]" in line]
+        assert not [line for line in alerts if "has no server available" not in line], log
 
     def reload(self) -> None:
-        """What ``systemctl reload haproxy`` does."""
+        """Reload the configuration, as ``systemctl reload haproxy`` does."""
         self.master.send_signal(signal.SIGUSR2)
 
     def workers(self) -> list[int]:
-        """Return the processes that serve, new and old."""
+        """Return the worker processes, new and old."""
         path = Path(f"/proc/{self.master.pid}/task/{self.master.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
 
@@ -103,7 +103,7 @@ class Proxy:
         return {int(row["svname"]): row for row in rows if row["svname"].isdecimal()}
 
     def up(self, backend: str = "ready") -> set[int]:
-        """Return the instances that get new streams: up, by a check that was really made."""
+        """Return the instances that get new streams: up, by a completed check."""
         rows = self.servers(backend).items()
         return {
             number for number, row in rows
@@ -112,12 +112,12 @@ class Proxy:
 
     def wait_all_up(self) -> None:
         """Block until every instance gets new streams."""
-        everyone = set(self.cluster.instances)
-        wait_until(lambda: self.up("ready") == self.up("living") == everyone, "all are up")
+        instances = set(self.cluster.instances)
+        wait_until(lambda: self.up("ready") == self.up("living") == instances, "all are up")
 
 
 class Machine:
-    """One exchange, some instances that read it, and HAProxy before them."""
+    """One exchange, some instances that read it, and HAProxy in front of them."""
 
     def __init__(self, folder: Path, count: int, *flags: str, **changes: object) -> None:
         self._folder = folder
@@ -131,7 +131,7 @@ class Machine:
         self.port = 0
 
     def run(self) -> None:
-        """Start everything; block until all is well."""
+        """Start all processes; block until all are ready."""
         (self._folder / "run").mkdir(mode=0o700)
         self.start_exchange()
         for number in self.numbers:
@@ -149,13 +149,13 @@ class Machine:
             )
 
     def start_exchange(self) -> None:
-        """Start the simulated exchange, at the same place with the same market."""
+        """Start the simulated exchange on the same port with the same market."""
         where = ("--port", str(self._exchange_port))
         self._run("exchange", "simulate", *where, "--seed", "5", "--rate", "8")
         wait_until(lambda: get(self._exchange_port, "/products"), "the exchange answers")
 
     def stop_exchange(self) -> None:
-        """Pull the plug."""
+        """Kill the exchange."""
         exchange = self._processes.pop("exchange")
         exchange.kill()
         exchange.wait(PATIENCE_S)
@@ -181,7 +181,7 @@ class Machine:
             return await trio.to_thread.run_sync(process.wait)
 
     def restore(self) -> None:
-        """Start whatever is missing; block until all is well again."""
+        """Start missing processes; block until all are ready again."""
         if "exchange" not in self._processes:
             self.start_exchange()
         for number in self.numbers:
@@ -192,7 +192,7 @@ class Machine:
         self.proxy.wait_all_up()
 
     def stop(self) -> None:
-        """End everything; no process may have met a bug."""
+        """Stop all processes; none may have logged a bug."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
@@ -215,23 +215,23 @@ def machine(folder: Path, count: int, *flags: str, **changes: object) -> Iterato
 
 
 def instance_of(stream: HttpStream) -> int:
-    """Return which instance serves a stream: its session's id begins with the number."""
+    """Return the instance that serves a stream: its session id begins with the number."""
     return int(stream.headers["hedgehog-session"].partition(".")[0])
 
 
-async def eventually(is_so: Callable[[], object], what: str) -> None:
-    """Wait until ``is_so``; a server that does not answer counts as no."""
+async def eventually(is_so: Callable[[], object], condition: str) -> None:
+    """Wait until ``is_so()`` is true; a server that does not answer counts as false."""
     with trio.move_on_after(PATIENCE_S):
         while True:
             with contextlib.suppress(OSError):
                 if is_so():
                     return
             await trio.sleep(0.05)
-    raise AssertionError(f"not within {PATIENCE_S} s: {what}")
+    raise AssertionError(f"not within {PATIENCE_S} s: {condition}")
 
 
 def alive(pid: int) -> bool:
-    """Say whether a process exists, and is more than a zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -1,4 +1,4 @@
-"""Instances that are not hedgehogd: they show what HAProxy passes on, and fail as told."""
+"""Simulated instances: they show the requests that HAProxy forwards, and fail on command."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ class MadeUpInstance:
     On the stream's path it sends, 40 times, two lines with the time at which it did so.
 
     Attributes:
-        visits: requests that came, other than checks.
-        is_mute: it hangs up on requests without an answer.
+        visits: number of requests, without health checks.
+        is_mute: it closes connections without an answer.
     """
 
     def __init__(self, number: int) -> None:
@@ -28,7 +28,7 @@ class MadeUpInstance:
         self._serving = trio.CancelScope()
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until cancelled, or until it leaves."""
+        """Serve until cancelled, or until ``leave``."""
         listeners = await trio.open_tcp_listeners(8000 + self.number, host="127.0.0.1")
         task_status.started()
         with self._serving:
@@ -72,7 +72,7 @@ class MadeUpInstance:
 async def made_up(
     folder: Path, count: int, **changes: object
 ) -> AsyncIterator[tuple[Proxy, dict[int, MadeUpInstance]]]:
-    """Run HAProxy before made-up instances."""
+    """Run HAProxy in front of simulated instances."""
     instances = {number: MadeUpInstance(number) for number in free_numbers(count)}
     async with trio.open_nursery() as nursery:
         for instance in instances.values():

@@ -1,8 +1,8 @@
-"""Subscribers that come back: cut off, they connect again and say where they were.
+"""Subscribers that resume: after each end of a stream they reconnect with their position.
 
-They read frames, chunks and events by themselves, know nothing of hedgehogd but its
-documents, and are quick enough that two hundred of them fit into one process. Each writes
-down the numbers it was given; ``account`` compares them with what the exchange said.
+They parse frames, chunks and events themselves, use only the documented protocol, and are fast
+enough that two hundred of them fit into one process. Each records the numbers it received;
+``account`` compares them with the messages of the exchange.
 """
 
 import json
@@ -20,7 +20,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.position import from_text
 
 PAUSE_S = (0.02, 0.3)  # between an end and the next try ...
-ABSENCE_S = (1.0, 6.0)  # ... of those who stay away longer than an instance needs to start
+ABSENCE_S = (1.0, 6.0)  # ... of subscribers that stay away longer than an instance needs to start
 _ASK_WEBSOCKET = (
     "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
@@ -28,7 +28,7 @@ _ASK_WEBSOCKET = (
 
 
 class Head(msgspec.Struct):
-    """What is looked at of a message."""
+    """The fields of a message that the subscribers read."""
 
     type: str = ""
     product_id: str = ""
@@ -44,26 +44,26 @@ def from_object(position: Mapping[str, Mapping[str, int]]) -> dict[Topic, int]:
 
 
 class Ended(Exception):
-    """The stream is over, or never began."""
+    """The stream has ended, or never began."""
 
 
 class Subscriber:
     """One subscriber, and all its streams one after the other.
 
     Attributes:
-        name: for people.
-        topics: what it wants.
+        name: shown in failures.
+        topics: its subscription.
         is_patient: it stays away for a while each time.
-        got: by topic, each number that came, in the order in which they came.
-        notices: what it was told, by type.
-        gaps: the gaps that it was told, and how many messages of the topic came before.
-        wrong: what must not be, for people.
-        streams: how many it had.
-        cuts: how many of them ended after they had begun.
-        refusals: tries that were no stream.
-        resumed: how often it was told to have caught up.
-        by_resume: messages that came on streams that were not live yet.
-        catch_ups_s: how long each time, from the stream's begin.
+        got: by topic, the received numbers in order of arrival.
+        notices: number of received notices, by type.
+        gaps: received gap notices, and the number of messages of the topic before each.
+        faults: violations of the protocol, as text.
+        streams: number of its streams.
+        ended: number of streams that ended after they had begun.
+        refusals: requests that opened no stream.
+        resumed: number of ``resumed`` notices.
+        by_resume: messages received on streams that were not live yet.
+        catch_ups_s: duration of each catch-up, from the start of the stream.
     """
 
     form = ""
@@ -77,14 +77,14 @@ class Subscriber:
         self.got: dict[Topic, array[int]] = {topic: array("Q") for topic in sorted(self.topics)}
         self.notices: Counter[str] = Counter()
         self.gaps: list[dict[str, object]] = []
-        self.wrong: list[str] = []
-        self._complaints: set[str] = set()
-        self.streams = self.cuts = self.refusals = self.resumed = self.by_resume = 0
+        self.faults: list[str] = []
+        self._known_faults: set[str] = set()
+        self.streams = self.ended = self.refusals = self.resumed = self.by_resume = 0
         self.catch_ups_s: list[float] = []
         self._port = port
         self._path = path
         self._random = random
-        self._missing: dict[Topic, int] = {}  # all up to this is told to be missing
+        self._missing: dict[Topic, int] = {}  # last number reported missing
         self._is_live = True
         self._began_at = 0.0
         self._buffer = bytearray()
@@ -97,17 +97,17 @@ class Subscriber:
             with suppress(OSError, trio.BrokenResourceError, Ended):
                 await self._visit()
             if self.streams > count:
-                self.cuts += 1
+                self.ended += 1
             else:
                 self.refusals += 1
             await trio.sleep(self._random.uniform(*(ABSENCE_S if self.is_patient else PAUSE_S)))
 
     def position(self) -> dict[Topic, int]:
-        """Return what it has got last of each topic."""
+        """Return the last received number of each topic."""
         return {topic: numbers[-1] for topic, numbers in self.got.items() if numbers}
 
     def has(self, until: Mapping[Topic, int]) -> bool:
-        """Say whether it is as far as ``until``."""
+        """Return whether it has received all topics up to ``until``."""
         return all(numbers and numbers[-1] >= until[t] for t, numbers in self.got.items())
 
     async def _visit(self) -> None:
@@ -129,7 +129,7 @@ class Subscriber:
             await self._begin(position)
             while True:
                 for payload in self._payloads():
-                    self._take(payload)
+                    self._read_payload(payload)
                 await self._reply()
                 await self._receive()
 
@@ -140,20 +140,20 @@ class Subscriber:
         self._buffer += data
 
     def _request(self, position: dict[Topic, int]) -> Iterator[str]:
-        """Yield the target and headers that ask for the stream."""
+        """Yield the target and headers of the request for the stream."""
         raise NotImplementedError
 
     async def _begin(self, position: dict[Topic, int]) -> None:
-        """Say what is to be said on a stream that has begun."""
+        """Send the first client messages of a stream."""
 
     def _payloads(self) -> Iterator[bytes]:
-        """Take whole messages from the buffer; the rest of it stays."""
+        """Remove and yield complete messages; the rest stays in the buffer."""
         raise NotImplementedError
 
     async def _reply(self) -> None:
-        """Say what is owed for what came."""
+        """Send the answers that received messages require."""
 
-    def _take(self, payload: bytes) -> None:
+    def _read_payload(self, payload: bytes) -> None:
         head = _read(payload)
         kind, product_id, number = head.type, head.product_id, head.sequence
         if kind == "ticker":
@@ -163,7 +163,7 @@ class Subscriber:
         elif kind == "last_match":
             topics = (Topic("matches", product_id),)
         elif number is None or kind == "heartbeat":
-            self._hear(kind, payload)
+            self._read_notice(kind, payload)
             return
         else:
             topics = (Topic("full", product_id),)
@@ -171,11 +171,11 @@ class Subscriber:
         for numbers in found:
             numbers.append(number)
         if not found:
-            self.wrong.append(f"not asked for: {payload[:100]}")
+            self.faults.append(f"not subscribed: {payload[:100]}")
         if not self._is_live:
             self.by_resume += 1
 
-    def _hear(self, kind: str, payload: bytes) -> None:
+    def _read_notice(self, kind: str, payload: bytes) -> None:
         self.notices[kind] += 1
         if kind == "resumed":
             self.resumed += 1
@@ -185,28 +185,28 @@ class Subscriber:
             self.gaps.append(gap := json.loads(payload))
             topic = Topic(gap["channel"], gap["product_id"])
             self._missing[topic] = gap.get("last_sequence") or 0
-            gap["came_before"] = len(self.got[topic])
+            gap["messages_before"] = len(self.got[topic])
         elif kind == "error":
-            self.wrong.append(payload.decode())
+            self.faults.append(payload.decode())
         elif kind == "closing":
             self._compare("farewell", from_object(json.loads(payload)["position"]))
 
-    def _compare(self, what: str, told: Mapping[Topic, int]) -> None:
-        """See that a position that it is told is its own, where it has one."""
+    def _compare(self, source: str, stated: Mapping[Topic, int]) -> None:
+        """Compare a received position with its own, where it has one."""
         has = {t: max(n, self._missing.get(t, 0)) for t, n in self.position().items()}
         for topic, number in has.items():
-            if told.get(topic) != number:
-                self._complain(f"the {what} says {told.get(topic)} of {topic}", str(number))
+            if stated.get(topic) != number:
+                self._add_fault(f"the {source} states {stated.get(topic)} of {topic}", str(number))
 
-    def _complain(self, what: str, more: str) -> None:
-        """Write down something wrong; the same again is not worth a second line."""
-        if what not in self._complaints:
-            self._complaints.add(what)
-            self.wrong.append(f"{what}, it has {more}")
+    def _add_fault(self, fault: str, own: str) -> None:
+        """Record a fault, once for each text."""
+        if fault not in self._known_faults:
+            self._known_faults.add(fault)
+            self.faults.append(f"{fault}, it has {own}")
 
 
 class WebSocketSubscriber(Subscriber):
-    """On ``/ws``, or on another path as far as that says the same."""
+    """A WebSocket on ``/ws``, or on a path with the same messages."""
 
     form = "websocket"
     _owes_pong = False
@@ -255,7 +255,7 @@ class WebSocketSubscriber(Subscriber):
             elif kind == 0x89:
                 self._owes_pong = True
             else:
-                self.wrong.append(f"a frame of kind {kind:#x}")
+                self.faults.append(f"a frame of kind {kind:#x}")
         del raw[:at]
 
     async def _reply(self) -> None:
@@ -265,18 +265,18 @@ class WebSocketSubscriber(Subscriber):
 
 
 class Witness(WebSocketSubscriber):
-    """A client of the exchange's own: what it got is the truth."""
+    """A client of the exchange itself; its messages are the reference."""
 
     def __init__(self, port: int, topics: Iterable[Topic]) -> None:
         super().__init__("witness", port, topics, Random(), "/")
 
     def _asked(self) -> frozenset[Topic]:
-        # Who asks the exchange for both gets trades twice.
+        # A client of both channels gets trades twice from the exchange.
         return frozenset(topic for topic in self.topics if topic.channel != "matches")
 
 
 class _HttpSubscriber(Subscriber):
-    """A long answer in chunks."""
+    """A stream over HTTP, in chunks."""
 
     media = ""
     separator = b""
@@ -316,7 +316,7 @@ class _HttpSubscriber(Subscriber):
 
 
 class SseSubscriber(_HttpSubscriber):
-    """An EventSource: it says the id of the last event that it has got."""
+    """An EventSource: it sends the id of its last event."""
 
     form = "sse"
     separator = b"\n\n"
@@ -341,7 +341,7 @@ class SseSubscriber(_HttpSubscriber):
 
 
 class NdjsonSubscriber(_HttpSubscriber):
-    """Lines without notices; it may have one topic only, since a number is of one."""
+    """Lines without notices; it has one topic only, since a sequence belongs to one."""
 
     form = "ndjson"
     separator = b"\n"
@@ -357,14 +357,14 @@ class NdjsonSubscriber(_HttpSubscriber):
 
 
 class Account(msgspec.Struct):
-    """What is to be said of what somebody got, in numbers.
+    """Counts of a subscriber's messages against the reference.
 
     Attributes:
-        due: what there was between its first message and the end.
-        lost: how many of them did not come.
-        repeated: how many came again.
-        disordered: how many came behind one with a higher number.
-        invented: how many the exchange never said.
+        due: messages of the exchange between its first one and the end.
+        lost: those that it did not receive.
+        repeated: those that it received again.
+        disordered: messages received after one with a higher number.
+        invented: messages that the exchange never sent.
     """
 
     due: int = 0
@@ -374,23 +374,23 @@ class Account(msgspec.Struct):
     invented: int = 0
 
     def add(self, other: "Account") -> None:
-        """Add another one to this."""
+        """Add another account to this one."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def account(numbers: Iterable[int], truth: list[int], until: int) -> Account:
-    """Compare what came of a topic with all there was, which begins no later, up to ``until``."""
-    came = [number for number in numbers if number <= until]
-    due = [number for number in truth if came[0] <= number <= until]
-    if came == due:
+    """Compare received numbers with the reference, which begins no later, up to ``until``."""
+    received = [number for number in numbers if number <= until]
+    due = [number for number in truth if received[0] <= number <= until]
+    if received == due:
         return Account(len(due))
-    seen, real = set(came), set(due)
+    seen, real = set(received), set(due)
     return Account(
         due=len(due),
         lost=len(real - seen),
-        repeated=len(came) - len(seen),
-        disordered=sum(b < a for a, b in pairwise(came)),
+        repeated=len(received) - len(seen),
+        disordered=sum(b < a for a, b in pairwise(received)),
         invented=sum(number >= truth[0] for number in seen - real),
     )
 
@@ -398,7 +398,7 @@ def account(numbers: Iterable[int], truth: list[int], until: int) -> Account:
 def settle(
     subscribers: Iterable[Subscriber], truth: Mapping[Topic, list[int]], until: Mapping[Topic, int]
 ) -> tuple[dict[str, Account], list[str]]:
-    """Return the accounts by channel, and what was wrong with whom."""
+    """Return the accounts by channel, and the faults by subscriber."""
     accounts: dict[str, Account] = defaultdict(Account)
     faults: list[str] = []
     for subscriber in subscribers:
@@ -407,6 +407,6 @@ def settle(
             accounts[topic.channel].add(one)
             if one != Account(one.due):
                 faults.append(f"{subscriber.name} {topic}: {one}")
-        faults += [f"{subscriber.name}: {each}" for each in subscriber.wrong]
+        faults += [f"{subscriber.name}: {each}" for each in subscriber.faults]
         faults += [f"{subscriber.name}: {each}" for each in subscriber.gaps]
     return dict(accounts), faults

@@ -1,4 +1,4 @@
-"""Instances that leave, die or lose their feed, and a reload, as clients see them."""
+"""Instances that drain, die or lose their feed, and a reload of HAProxy, as clients see clients."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -24,28 +24,28 @@ from tests.e2e.harness import (  # fmt: skip
 pytestmark = pytest.mark.cluster
 NDJSON = "/api/v1/subscribe/BTC-USD"
 AT_A_TIME = 3
-NOTICED_S = 2.0  # within this time HAProxy has to have noticed a drain
+NOTICED_S = 2.0  # HAProxy has to notice a drain within this time
 
 
 class Visitors:
-    """Clients that come all the time: each opens a stream, reads a message and hangs up.
+    """Clients that connect continuously: each opens a stream, reads a message and closes.
 
     Attributes:
-        seen: when each was answered, and by which instance.
-        failures: what went wrong, for people.
-        cut: answers that broke off in their middle; nobody can ask again for them.
-        is_over: nobody comes any more.
+        seen: time and instance of each answer.
+        failures: faults, as text.
+        incomplete: answers that ended early; HAProxy cannot repeat those requests.
+        is_over: no further client connects.
     """
 
     def __init__(self, port: int) -> None:
         self._port = port
         self.seen: list[tuple[float, int]] = []
         self.failures: list[str] = []
-        self.cut = 0
+        self.incomplete = 0
         self.is_over = False
 
-    async def come(self) -> None:
-        """Come, one after the other, until it is over."""
+    async def connect(self) -> None:
+        """Connect one client after the other until ``is_over``."""
         while not self.is_over:
             try:
                 stream = await HttpStream.open(self._port, NDJSON)
@@ -58,30 +58,30 @@ class Visitors:
                 if status != 200:
                     self.failures.append(f"/time: status {status}")
             except h11.RemoteProtocolError:
-                self.cut += 1
+                self.incomplete += 1
             except (AssertionError, OSError, KeyError, trio.BrokenResourceError) as error:
                 self.failures.append(repr(error))
             await trio.sleep(0.01)
 
     async def more(self, count: int = 40) -> None:
-        """Wait until ``count`` more have been answered."""
+        """Wait for ``count`` more answers."""
         goal = len(self.seen) + count
         await eventually(lambda: len(self.seen) + len(self.failures) >= goal, "more visitors")
 
 
 @asynccontextmanager
-async def visitors(port: int, *, cut_max: int = 0) -> AsyncIterator[Visitors]:
-    """Let some at a time come, until the block ends; none may fail."""
-    them = Visitors(port)
+async def visitors(port: int, *, incomplete_max: int = 0) -> AsyncIterator[Visitors]:
+    """Run some clients at a time until the block ends; none may fail."""
+    clients = Visitors(port)
     async with trio.open_nursery() as nursery:
         for _ in range(AT_A_TIME):
-            nursery.start_soon(them.come)
+            nursery.start_soon(clients.connect)
         try:
-            yield them
+            yield clients
         finally:
-            them.is_over = True
-    assert them.failures == []
-    assert them.cut <= cut_max
+            clients.is_over = True
+    assert clients.failures == []
+    assert clients.incomplete <= incomplete_max
 
 
 @asynccontextmanager
@@ -100,96 +100,96 @@ async def a_stream_on_each(cluster) -> AsyncIterator[dict[int, WebSocketConnecti
         yield found
 
 
-async def test_an_instance_that_drains_is_left_in_peace_and_its_streams_get_their_farewell(cluster):
-    """A deploy: no new streams there within two seconds, the old ones go on until they are told."""
+async def test_a_draining_instance_gets_no_new_streams_and_sends_farewells_to_the_old_ones(cluster):
+    """A deploy: no new streams there after two seconds, old ones continue until the farewell."""
     leaving = cluster.numbers[0]
-    async with a_stream_on_each(cluster) as streams, visitors(cluster.port) as them:
-        await them.more()
+    async with a_stream_on_each(cluster) as streams, visitors(cluster.port) as clients:
+        await clients.more()
         begin = trio.current_time()
         cluster.signal(leaving, signal.SIGTERM)
         await trio.sleep(NOTICED_S)
         noticed = trio.current_time()
-        await next_of(streams[leaving], "ticker")  # the old stream goes on ...
+        await next_of(streams[leaving], "ticker")  # the old stream continues ...
         key = dict(streams[leaving].handshake_headers)[b"hedgehog-session"].decode()
-        told = await rest(cluster.port, "POST", "/api/v1/subscribe/ETH-USD", Hedgehog_Session=key)
-        open_stream = await HttpStream.open(8000 + leaving, NDJSON)  # ... and the door is open
+        answer = await rest(cluster.port, "POST", "/api/v1/subscribe/ETH-USD", Hedgehog_Session=key)
+        open_stream = await HttpStream.open(8000 + leaving, NDJSON)  # ... and the port is open
         went_on = trio.current_time()
         closing = await next_of(streams[leaving], "closing")
         with pytest.raises(ConnectionClosed) as farewell:
             await streams[leaving].get_message()
         await open_stream.body()
         status = await cluster.end_of(leaving)
-        await them.more()
+        await clients.more()
         for number in cluster.numbers[1:]:
             await next_of(streams[number], "ticker")
 
-    assert leaving in {instance for at, instance in them.seen if at < begin}
-    assert leaving not in {instance for at, instance in them.seen if at > noticed}
-    assert went_on - begin < 3.5  # the drain's own notice had not run out
+    assert leaving in {instance for at, instance in clients.seen if at < begin}
+    assert leaving not in {instance for at, instance in clients.seen if at > noticed}
+    assert went_on - begin < 3.5  # drain.notice_s was not over
     assert "BTC-USD" in closing["position"]["ticker"]
     assert (farewell.value.reason.code, status) == (1012, 0)
-    assert (told[0], told[1]["session"]) == (200, key)  # another instance passed it on
+    assert (answer[0], answer[1]["session"]) == (200, key)  # another instance forwarded it
 
 
 async def test_an_instance_that_is_killed_costs_its_own_streams_only(cluster):
-    """Nobody who comes then sees an error, whatever the dead one had accepted already.
+    """No later client sees an error, even if the dead instance had accepted its request.
 
-    Only an answer that has begun cannot be had again from another.
+    Only an answer that has begun cannot be repeated by another instance.
     """
     killed = cluster.numbers[1]
     async with (
         a_stream_on_each(cluster) as streams,
-        visitors(cluster.port, cut_max=AT_A_TIME) as them,
+        visitors(cluster.port, incomplete_max=AT_A_TIME) as clients,
     ):
-        await them.more()
+        await clients.more()
         cluster.signal(killed, signal.SIGKILL)
         await cluster.end_of(killed)
-        await them.more(100)
+        await clients.more(100)
         with pytest.raises(ConnectionClosed):
             while True:
                 await next_of(streams[killed], "ticker")
         for number in set(cluster.numbers) - {killed}:
             await next_of(streams[number], "ticker")
         cluster.start(killed)
-        await eventually(lambda: killed in cluster.proxy.up(), "it is back")
+        await eventually(lambda: killed in cluster.proxy.up(), "it is up again")
         back = trio.current_time()
-        await them.more(100)
+        await clients.more(100)
 
-    assert killed in {instance for at, instance in them.seen if at > back}
+    assert killed in {instance for at, instance in clients.seen if at > back}
 
 
-async def test_without_a_feed_clients_are_served_and_told(cluster):
-    """The exchange is away: no instance is ready, but each is better than a refusal."""
-    async with visitors(cluster.port) as them:
-        await them.more()
+async def test_without_a_feed_clients_are_served_and_notified(cluster):
+    """Without the exchange no instance is ready, but each is better than a refusal."""
+    async with visitors(cluster.port) as clients:
+        await clients.more()
         cluster.stop_exchange()
         await eventually(lambda: not cluster.proxy.up(), "no instance is ready")
         lost = trio.current_time()
-        await them.more(60)
+        await clients.more(60)
         async with websocket(cluster.port, "/ws") as client:
             stale = await next_of(client, "stale")
         events = await HttpStream.open(cluster.port, NDJSON, Accept="text/event-stream")
-        session, told = await next_event(events), await next_event(events)
+        session, notice = await next_event(events), await next_event(events)
         await events.aclose()
         cluster.start_exchange()
         await eventually(cluster.proxy.up, "an instance is ready again")
-        await them.more()
+        await clients.more()
 
     assert cluster.proxy.up("living") == set(cluster.numbers)
-    assert {instance for at, instance in them.seen if at > lost} == set(cluster.numbers)
+    assert {instance for at, instance in clients.seen if at > lost} == set(cluster.numbers)
     assert stale["type"] == "stale"
-    assert "stale" in told["data"], (session, told)
+    assert "stale" in notice["data"], (session, notice)
 
 
 async def test_a_reload_of_the_proxy_keeps_open_streams(cluster):
-    """They stay in the old process; who comes meanwhile meets the new one."""
+    """They stay in the old process; new clients reach the new one."""
     lines = await HttpStream.open(cluster.port, NDJSON)
-    async with a_stream_on_each(cluster) as streams, visitors(cluster.port) as them:
-        await them.more()
+    async with a_stream_on_each(cluster) as streams, visitors(cluster.port) as clients:
+        await clients.more()
         (old,) = cluster.proxy.workers()
         cluster.proxy.reload()
         await eventually(lambda: len(cluster.proxy.workers()) == 2, "a new process serves")
-        await them.more(100)
+        await clients.more(100)
         for client in streams.values():
             for _ in range(3):
                 await next_of(client, "ticker")
@@ -203,16 +203,16 @@ async def test_a_reload_of_the_proxy_keeps_open_streams(cluster):
 
 
 async def test_a_hung_instance_gets_no_more_streams_and_its_visitors_go_elsewhere(cluster):
-    """What the watchdog does next, a kill, sends on those who were waiting for an answer."""
+    """The watchdog's next action, a kill, redirects clients that waited for an answer."""
     hung = cluster.numbers[2]
-    async with visitors(cluster.port, cut_max=AT_A_TIME) as them:
-        await them.more()
+    async with visitors(cluster.port, incomplete_max=AT_A_TIME) as clients:
+        await clients.more()
         cluster.signal(hung, signal.SIGSTOP)
-        await eventually(lambda: hung not in cluster.proxy.up(), "the hung one is found")
+        await eventually(lambda: hung not in cluster.proxy.up(), "the hung instance is down")
         waiting = int(cluster.proxy.servers()[hung]["scur"])
         cluster.signal(hung, signal.SIGKILL)
         await cluster.end_of(hung)
         with trio.fail_after(PATIENCE_S):
-            await them.more(100)
+            await clients.more(100)
 
     assert waiting >= 1

@@ -18,7 +18,7 @@ STREAM = "/api/v1/stream"
 
 
 async def test_any_command_reaches_the_stream_it_names(cluster):
-    """No cookie, no stickiness: a key is enough, wherever the stream is and the command goes."""
+    """No cookie, no stickiness: the session id suffices, on any instance."""
     random = Random(seed := 4)
     accepts = ("text/event-stream", "application/x-ndjson")
     streams = [await HttpStream.open(cluster.port, STREAM, Accept=accepts[i % 2]) for i in range(6)]
@@ -58,7 +58,7 @@ async def test_a_pair_started_by_rest_flows(cluster):
     ("client", "address"), [("127.0.0.1", "6.6.6.6"), ("127.0.0.9", "127.0.0.9")]
 )
 async def test_a_client_s_address_is_stated_by_trusted_proxies_alone(cluster, client, address):
-    """For limits and for people; 127.0.0.1 is a proxy in front of HAProxy, by default."""
+    """Limits and log lines use it; 127.0.0.1 is a proxy in front of HAProxy, by default."""
     asked = f"GET {STREAM} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n"
     stream = await trio.open_tcp_stream("127.0.0.1", cluster.port, local_address=client)
     async with stream:
@@ -71,7 +71,7 @@ async def test_a_client_s_address_is_stated_by_trusted_proxies_alone(cluster, cl
 
 
 async def test_a_session_of_an_instance_that_does_not_exist_is_a_404(cluster):
-    """Said by whoever was asked."""
+    """Any instance answers so."""
     status, answer = await rest(cluster.port, "GET", "/api/v1/sessions/57000.nothing")
 
     assert (status, answer["error"]["code"]) == (404, "unknown_session")

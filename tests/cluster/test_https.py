@@ -24,7 +24,7 @@ NDJSON = "/api/v1/subscribe/BTC-USD"
 
 @pytest.fixture(scope="module")
 def secure(running, certificate, tmp_path_factory):
-    """A second HAProxy before the same instances, with a certificate."""
+    """A second HAProxy in front of the same instances, with a certificate."""
     proxy = Proxy(tmp_path_factory.mktemp("https"), running.numbers, certificate=str(certificate))
     try:
         proxy.wait_all_up()
@@ -36,7 +36,7 @@ def secure(running, certificate, tmp_path_factory):
 @pytest.mark.parametrize(("flag", "version"), [("--http2", "2"), ("--http1.1", "1.1")])
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
 async def test_curl_gets_a_stream(secure, flag, version, accept):
-    """One who has TLS has HTTP/2 without asking; a long answer must flow all the same."""
+    """A TLS client gets HTTP/2 by default; a stream must flow over it too."""
     port = secure.cluster.https_port
     command = ["curl", "-sSkN", flag, "-H", f"Accept: {accept}", "-D", "-"]
     process = await trio.lowlevel.open_process(
@@ -70,7 +70,7 @@ class Http2:
             await self.events()
 
     async def ask(self, headers: list[tuple[str, str]], *, ends: bool) -> int:
-        """Begin a request; return its stream's number."""
+        """Start a request; return its stream's number."""
         number = self._http.get_next_available_stream_id()
         self._http.send_headers(number, headers, end_stream=ends)
         await self._flush()
@@ -82,9 +82,9 @@ class Http2:
         await self._flush()
 
     async def events(self) -> list[h2.events.Event]:
-        """Return what the server says next."""
+        """Return the next events from the server."""
         data = await self._stream.receive_some()
-        assert data, "the server hung up"
+        assert data, "the server closed the connection"
         events = self._http.receive_data(data)
         for event in events:
             if isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
@@ -115,7 +115,7 @@ async def http2(port: int) -> AsyncIterator[Http2]:
 
 
 async def test_a_websocket_and_a_request_share_an_http2_connection(secure):
-    """Browsers do so where they may (RFC 8441): the proxy makes an upgrade of it for us."""
+    """Browsers do so if the server permits (RFC 8441): HAProxy turns it into an upgrade."""
     where = [(":scheme", "https"), (":authority", "localhost")]
     connect = [(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/ws-feed"), *where,
         ("sec-websocket-version", "13"),

@@ -1,7 +1,7 @@
-"""Two hundred subscribers while instances die, leave and come: nobody loses a message.
+"""Two hundred subscribers, and instances that die, stop and start: no subscriber loses a message.
 
-Each comes back through HAProxy to whatever instance is there, with its position. What it got
-is compared with what the exchange said to a client of its own, number by number.
+Each reconnects through HAProxy to any instance, with its position. Its messages are compared,
+number by number, with those that the exchange sent to a client of its own.
 """
 
 import os
@@ -35,20 +35,20 @@ EVERYTHING = [Topic(channel, pair) for channel in CHANNELS for pair in PAIRS]
 INSTANCES = 4
 SUBSCRIBERS = 200
 ROUNDS = 2
-PATIENT = 0.2  # of them stay away for some seconds each time
+PATIENT = 0.2  # share of subscribers that stay away for some seconds each time
 RATE = 0.12  # of the exchange: about 200 messages a second
-AGAIN_S = 1.0  # after which systemd starts what has died (RestartSec=)
-GOES_ON_S = 3.0  # how long the market goes on at the end
+AGAIN_S = 1.0  # pause before systemd starts an ended instance (RestartSec=)
+GOES_ON_S = 3.0  # time of market after the last fault
 
 
 class KeepingMachine(Machine):
-    """Instances that keep history together, and an exchange of a rate that all can carry."""
+    """Instances with a shared history, and an exchange with a rate that all can process."""
 
-    full: SmallDisk | None = None  # where the last instance keeps a history of its own
+    full: SmallDisk | None = None  # folder of the last instance's own history
 
     @property
     def exchange_port(self) -> int:
-        """Where the exchange is."""
+        """Port of the exchange."""
         return self._exchange_port
 
     def start_exchange(self) -> None:
@@ -61,31 +61,31 @@ class KeepingMachine(Machine):
         """Start an instance."""
         shared, disk = self._flags, self.full
         if disk is not None and number == self.numbers[-1]:
-            self._flags = (*shared, "--history", str(disk.path))  # the last one counts
+            self._flags = (*shared, "--history", str(disk.path))  # the last flag wins
         super().start(number)
         self._flags = shared
 
-    def says_of_itself(self, number: int) -> bytes:
-        """Return what an instance says of how it is."""
+    def readiness(self, number: int) -> bytes:
+        """Return an instance's answer to ``/readyz``."""
         return get(8000 + number, "/readyz")
 
 
 @pytest.fixture
 def seed():
-    """What decides who wants what and when it comes back."""
+    """Seed of the subscriptions and of the pauses between streams."""
     return int(os.environ.get("CLUSTER_SEED") or secrets.randbits(31))
 
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk for one of them: room for some minutes of the market."""
+    """A disk for one instance: room for some minutes of the market."""
     with small_disk(tmp_path / "disk", size_kib=16 * 1024) as disk:
         yield disk
 
 
 @pytest.fixture
 def keeping(tmp_path, seed, request):
-    """A cluster of its own; one of it on the ``disk``, where a test has one."""
+    """A cluster of its own; the last instance uses ``disk``, if the test has one."""
     flags = ("--pairs", ",".join(PAIRS), "--channels", ",".join((*CHANNELS, "heartbeat")))
     flags += ("--history", str(tmp_path / "history"))
     flags += ("--drain-notice-s", "1.6", "--drain-spread-s", "0.5")
@@ -119,7 +119,7 @@ def crowd(port: int, random: Random) -> list[Subscriber]:
 
 
 class Market:
-    """What happened, and to whom."""
+    """The subscribers, their witness, and the verdict about both."""
 
     def __init__(self, seed: int, witness: Witness, subscribers: list[Subscriber]) -> None:
         self._seed = seed
@@ -127,44 +127,44 @@ class Market:
         self._subscribers = subscribers
 
     def has_begun(self) -> bool:
-        """Say whether all have something of everything."""
-        everyone = (self._witness, *self._subscribers)
-        return all(each.position().keys() == each.topics for each in everyone)
+        """Return whether all have a message of each of their topics."""
+        clients = (self._witness, *self._subscribers)
+        return all(each.position().keys() == each.topics for each in clients)
 
     async def wait_until_all_have(self, until: dict[Topic, int]) -> None:
-        """Wait until nobody is behind."""
+        """Wait until all subscribers have caught up."""
         with trio.move_on_after(PATIENCE_S * 2):
             while any(not each.has(until) for each in self._subscribers):
                 await trio.sleep(0.1)
 
-    async def judge(self) -> None:
-        """Let the market go on, have all catch up, and see that nobody lacks anything."""
+    async def assert_nothing_lost(self) -> None:
+        """Let the market run, wait until all have caught up, and assert that no message is lost."""
         await trio.sleep(GOES_ON_S)
         until = self._witness.position()
         await self.wait_until_all_have(until)
-        behind = [each.name for each in self._subscribers if not each.has(until)]
-        subscribers = [each for each in self._subscribers if each.name not in behind]
+        late = [each.name for each in self._subscribers if not each.has(until)]
+        subscribers = [each for each in self._subscribers if each.name not in late]
         accounts, faults = settle(subscribers, self._witness.got, until)
         counts = {
             "streams": sum(each.streams for each in self._subscribers),
-            "cuts": sum(each.cuts for each in self._subscribers),
-            "cuts min": min(each.cuts for each in self._subscribers),
+            "ended": sum(each.ended for each in self._subscribers),
+            "ended min": min(each.ended for each in self._subscribers),
             "refusals": sum(each.refusals for each in self._subscribers),
             "resumed": sum(each.resumed for each in self._subscribers),
             "by resume": sum(each.by_resume for each in self._subscribers),
             "seconds to catch up": _spread(t for s in self._subscribers for t in s.catch_ups_s),
             "notices": dict(sum((each.notices for each in self._subscribers), Counter())),
         }
-        said = f"seed {self._seed}: {accounts}, {counts}"
-        print(said)  # noqa: T201  # how it was, for who runs it with -s
+        result = f"seed {self._seed}: {accounts}, {counts}"
+        print(result)  # noqa: T201  # for runs with -s
 
-        assert self._witness.cuts == 0, said
-        assert (behind, faults[:20]) == ([], []), said
-        assert all(accounts[channel].due for channel in CHANNELS), said
-        assert counts["cuts min"] >= 1, said  # the faults have met everybody ...
-        told = [each for each in self._subscribers if not isinstance(each, NdjsonSubscriber)]
-        assert all(each.resumed for each in told), said  # ... who then came back ...
-        assert counts["by resume"] > SUBSCRIBERS, said  # ... to more than nothing
+        assert self._witness.ended == 0, result
+        assert (late, faults[:20]) == ([], []), result
+        assert all(accounts[channel].due for channel in CHANNELS), result
+        assert counts["ended min"] >= 1, result  # each subscriber lost a stream ...
+        notified = [each for each in self._subscribers if not isinstance(each, NdjsonSubscriber)]
+        assert all(each.resumed for each in notified), result  # ... then resumed ...
+        assert counts["by resume"] > SUBSCRIBERS, result  # ... and received messages by it
 
 
 def _spread(values: Iterable[float]) -> str:
@@ -176,11 +176,11 @@ def _spread(values: Iterable[float]) -> str:
 
 @asynccontextmanager
 async def market(cluster, seed):
-    """Run a witness and two hundred subscribers; what they got is judged at the end."""
+    """Run a witness and two hundred subscribers; assert at the end that no message is lost."""
     random = Random(seed)
     witness = Witness(cluster.exchange_port, EVERYTHING)
     subscribers = crowd(cluster.port, random)
-    them = Market(seed, witness, subscribers)
+    market_run = Market(seed, witness, subscribers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(witness.run)
         with trio.fail_after(PATIENCE_S):
@@ -189,15 +189,15 @@ async def market(cluster, seed):
         for each in subscribers:
             nursery.start_soon(each.run)
         with trio.fail_after(PATIENCE_S * 2):
-            while not them.has_begun():
+            while not market_run.has_begun():
                 await trio.sleep(0.1)
-        yield them
-        await them.judge()
+        yield market_run
+        await market_run.assert_nothing_lost()
         nursery.cancel_scope.cancel()
 
 
-async def comes_back(cluster, number) -> None:
-    """Have the service manager start an instance again, until HAProxy sends streams there."""
+async def restart(cluster, number) -> None:
+    """Start an instance again, as systemd does, and wait until HAProxy sends streams there."""
 
     def wait() -> None:
         cluster.wait_ready(number)
@@ -209,29 +209,29 @@ async def comes_back(cluster, number) -> None:
 
 
 async def test_nothing_is_lost_when_instances_are_killed(keeping, seed):
-    """kill -9, each in turn and twice: no farewell, no last words, half a message on the way."""
+    """kill -9, each in turn and twice: no farewell, no flush, half a message in transit."""
     async with market(keeping, seed):
         for number in keeping.numbers * ROUNDS:
             keeping.signal(number, signal.SIGKILL)
             await keeping.end_of(number)
-            await comes_back(keeping, number)
+            await restart(keeping, number)
 
 
 async def test_nothing_is_lost_by_a_rolling_restart(keeping, seed):
-    """A deploy, twice: each leaves with farewells and is back before the next one goes."""
+    """A deploy, twice: each sends farewells and is ready again before the next one stops."""
     async with market(keeping, seed):
         for number in keeping.numbers * ROUNDS:
             keeping.signal(number, signal.SIGTERM)
             assert await keeping.end_of(number) == 0
-            await comes_back(keeping, number)
+            await restart(keeping, number)
 
 
 async def test_nothing_is_lost_where_the_disk_is_full(disk, keeping, seed):
-    """One keeps a history of its own, on a disk that is full: who lands there lacks nothing."""
+    """One instance has its own history, on a full disk: its subscribers lose nothing either."""
     last, full = keeping.numbers[-1], b"history is not kept: database or disk is full"
 
     def is_full() -> bool:
-        return full in keeping.says_of_itself(last)
+        return full in keeping.readiness(last)
 
     async with market(keeping, seed):
         disk.fill()
@@ -239,7 +239,7 @@ async def test_nothing_is_lost_where_the_disk_is_full(disk, keeping, seed):
         for number in keeping.numbers * ROUNDS:
             keeping.signal(number, signal.SIGKILL)
             await keeping.end_of(number)
-            await comes_back(keeping, number)
+            await restart(keeping, number)
             await trio.to_thread.run_sync(wait_until, is_full, "its disk is still full")
         disk.clear()
-        await trio.to_thread.run_sync(wait_until, lambda: not is_full(), "it keeps history again")
+        await trio.to_thread.run_sync(wait_until, lambda: not is_full(), "it records history again")

@@ -1,4 +1,4 @@
-"""What HAProxy does by itself: headers, limits, routes, retries, its own answers, HTTP/2."""
+"""HAProxy's own functions: headers, limits, routes, retries, its own answers, HTTP/2."""
 
 import json
 import os
@@ -31,7 +31,7 @@ STREAM = "/api/v1/stream"
         "--trusted-proxies 10.0.0.0/8,2001:db8::/32,192.0.2.7",
     ],
 )
-def test_haproxy_finds_nothing_to_say_about_it(said, clean, certificate, tmp_path, flags):
+def test_haproxy_accepts_the_configuration(said, clean, certificate, tmp_path, flags):
     """Not an error, not a warning, for any set of instances."""
     status, text, _ = said("haproxy-config", *flags.format(certificate=certificate).split())
     file = tmp_path / "haproxy.cfg"
@@ -43,8 +43,8 @@ def test_haproxy_finds_nothing_to_say_about_it(said, clean, certificate, tmp_pat
     assert "Configuration file is valid" in done.stdout
 
 
-async def test_who_the_client_is_only_the_proxy_says(tmp_path):
-    """Limits and logs by address would be worthless if a client could choose its own."""
+async def test_only_the_proxy_states_the_client_s_address(tmp_path):
+    """Limits and logs by address would be worthless if a client could choose its address."""
     async with made_up(tmp_path, 1, trusted_proxies=("203.0.113.1",)) as (proxy, _):
         forged = {"X_Forwarded_For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X_Real_IP": "6.6.6.6",
             "Proxy": "http://6.6.6.6", "X_Forwarded_Proto": "https"}  # fmt: skip
@@ -60,7 +60,7 @@ async def test_who_the_client_is_only_the_proxy_says(tmp_path):
 
 
 async def test_a_command_goes_to_the_owner_of_its_session(tmp_path):
-    """Instances would forward it; this way it takes no detour."""
+    """Instances would forward it; this saves the detour."""
     async with made_up(tmp_path, 3) as (proxy, instances):
         for number in instances:
             key = f"{number}.q3Zk"
@@ -72,7 +72,7 @@ async def test_a_command_goes_to_the_owner_of_its_session(tmp_path):
                     Hedgehog_Session=key),
             ]  # fmt: skip
             assert [answer["number"] for _, answer in asked] == [number] * 4
-        for odd in ("99999.x", "x", "%00.x", "-1.x"):  # whoever gets it answers
+        for odd in ("99999.x", "x", "%00.x", "-1.x"):  # any instance answers
             status, _ = await rest(proxy.port, "GET", f"/api/v1/sessions/{odd}")
             assert status == 200
         streams = [
@@ -84,7 +84,7 @@ async def test_a_command_goes_to_the_owner_of_its_session(tmp_path):
 
 
 async def test_a_request_that_an_instance_drops_goes_to_another(tmp_path):
-    """Refused, or taken and dropped unanswered: the client sees neither."""
+    """Refused, or accepted and left unanswered: the client sees neither."""
     async with made_up(tmp_path, 2) as (proxy, instances):
         mute, other = instances.values()
         mute.is_mute = True
@@ -97,18 +97,18 @@ async def test_a_request_that_an_instance_drops_goes_to_another(tmp_path):
 
     assert [answer["number"] for _, answer in answers] == [other.number] * 5
     assert mute.visits == 5
-    assert took_s < 2  # at once: not a second later, as HAProxy would ask the same one again
+    assert took_s < 2  # not after HAProxy's pause of 1 s for the same server
 
 
-async def test_nobody_there_is_a_503_in_json(tmp_path):
-    """Also what the proxy says itself can be read by a program."""
+async def test_without_instances_the_answer_is_a_503_in_json(tmp_path):
+    """A program can read HAProxy's own answers too."""
     async with made_up(tmp_path, 1) as (proxy, instances):
         (instance,) = instances.values()
         instance.is_mute = True
         dropped = await rest(proxy.port, "GET", "/")
         instance.leave()
         await eventually(lambda: proxy.servers("living")[instance.number]["status"] != "UP",
-            "it is found out")  # fmt: skip
+            "it is down")  # fmt: skip
         status, nobody = await rest(proxy.port, "GET", "/")
 
     assert (dropped[0], dropped[1]["error"]["code"]) == (502, "bad_gateway")
@@ -148,12 +148,14 @@ def elsewhere():
         ip(f"-n {name} link set {plugs[1]} up")
         yield name, here, there
     finally:
-        subprocess.run(["ip", "link", "del", plugs[0]], capture_output=True)  # now, not some time
+        subprocess.run(["ip", "link", "del", plugs[0]], capture_output=True)  # now, not later
         ip(f"netns del {name}")
 
 
-async def test_an_address_that_asks_too_much_is_told_so_and_this_machine_never(tmp_path, elsewhere):
-    """One client cannot take the service from the others; local tools and tests are exempt."""
+async def test_an_address_with_too_many_requests_gets_429_but_this_machine_never(
+    tmp_path, elsewhere
+):
+    """One client cannot block the service of all; local tools and tests are exempt."""
     name, here, there = elsewhere
     async with made_up(tmp_path, 1, bind=("*",), address_requests_max=20) as (proxy, _):
         url = f"http://{here}:{proxy.port}/"
@@ -174,7 +176,7 @@ async def test_an_address_that_asks_too_much_is_told_so_and_this_machine_never(t
 
 
 async def test_an_address_that_holds_too_many_connections_gets_no_more(tmp_path, elsewhere):
-    """At accept, so that those which send nothing count too; the sixth is closed unanswered."""
+    """At accept, so that silent connections count too; the sixth is closed unanswered."""
     name, here, _ = elsewhere
     async with (
         made_up(tmp_path, 1, bind=("*",), address_connections_max=5) as (proxy, instances),
@@ -260,7 +262,7 @@ async def test_one_connection_of_a_proxy_carries_requests_of_several_clients(tmp
     assert seen == [True, True]
 
 
-async def test_a_body_that_does_not_come_takes_no_place_of_an_instance(tmp_path):
+async def test_a_body_that_does_not_arrive_uses_no_place_of_an_instance(tmp_path):
     """Slow bodies wait in HAProxy, which ends them."""
     async with made_up(tmp_path, 1) as (proxy, instances):
         (instance,) = instances.values()

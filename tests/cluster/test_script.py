@@ -1,4 +1,4 @@
-"""``scripts/cluster``: everything comes up by one command, and nothing of it stays."""
+"""``scripts/cluster``: one command starts the cluster, and no process outlives it."""
 
 import os
 import signal
@@ -32,19 +32,19 @@ class Script:
 
     Attributes:
         process: the script.
-        numbers: the instances it runs.
-        said: what came on stderr, its own and its children's.
-        port: where HAProxy listens.
+        numbers: its instances.
+        stderr: its standard error so far, that of its children included.
+        port: HAProxy's port.
     """
 
     def __init__(self, process: trio.Process, numbers: tuple[int, ...], port: int) -> None:
         self.process = process
         self.numbers = numbers
         self.port = port
-        self.said = ""
+        self.stderr = ""
 
     def children(self) -> dict[str, int]:
-        """Return what it runs, by name: the instances' numbers, ``simulate``, ``haproxy``."""
+        """Return its child processes by name: instance numbers, ``simulate``, ``haproxy``."""
         found = {}
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         for pid in map(int, path.read_text().split()):
@@ -56,7 +56,7 @@ class Script:
         return found
 
     def press_ctrl_c(self) -> None:
-        """What a terminal does: the whole process group gets it."""
+        """Signal the whole process group, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     async def end(self) -> int:
@@ -67,7 +67,7 @@ class Script:
 
 @pytest.fixture
 def folder():
-    """Return where the script keeps its files: a short path, as sockets need one."""
+    """Return the folder of the script's files: a short path, as sockets need one."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
@@ -81,7 +81,7 @@ def command(*arguments: str) -> tuple[list[str], tuple[int, ...], int]:
 
 @asynccontextmanager
 async def cluster(folder: Path, *arguments: str) -> AsyncIterator[Script]:
-    """Run two instances of one demo market; leave nothing behind."""
+    """Run two instances of one demo market; end all of it afterwards."""
     demo = ("--feed", "demo", "--pairs", "BTC-USD", "--drain-spread-s", "0.5")
     line, numbers, port = command(*demo, *arguments)
     process = await trio.lowlevel.open_process(
@@ -90,15 +90,15 @@ async def cluster(folder: Path, *arguments: str) -> AsyncIterator[Script]:
     )  # fmt: skip
     script = Script(process, numbers, port)
 
-    async def listen() -> None:
+    async def read_stderr() -> None:
         async for data in process.stderr:
-            script.said += data.decode()
+            script.stderr += data.decode()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listen)
+        nursery.start_soon(read_stderr)
         try:
-            await eventually(lambda: "Ctrl-C" in script.said or process.poll(), "it says it runs")
-            assert process.poll() is None, script.said
+            await eventually(lambda: "Ctrl-C" in script.stderr or process.poll(), "it is up")
+            assert process.poll() is None, script.stderr
             yield script
         finally:
             if process.poll() is None:
@@ -118,14 +118,14 @@ async def streams_of_all(script: Script) -> list[HttpStream]:
 
 
 async def status_of_host(port: int, host: str) -> int:
-    """Ask for the health of an instance by the name ``host``; return the status."""
+    """Request the health of an instance with ``Host: host``; return the status."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
         await stream.send_all(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         return int((await stream.receive_some()).split()[1])
 
 
-async def test_a_public_address_is_asked_by_any_name(folder):
-    """Whoever publishes a cluster has a name for it; the page under this name is its own."""
+async def test_a_public_address_accepts_any_host_name(folder):
+    """An operator publishes a cluster under a name; pages under this name are its own."""
     async with cluster(folder, "--bind", "0.0.0.0") as script:
         await eventually_ready(script)
         for host, status in (
@@ -157,7 +157,7 @@ async def test_one_command_is_a_cluster_of_one_market_and_ctrl_c_ends_it_in_orde
             script.press_ctrl_c()
             closing = await next_of(client, "closing")
         for stream in streams:
-            await stream.body()  # h11 is satisfied by a planned end only
+            await stream.body()  # h11 accepts only a planned end
         status = await script.end()
 
     assert all(b"BTC-USD" in line for line in lines)
@@ -166,16 +166,16 @@ async def test_one_command_is_a_cluster_of_one_market_and_ctrl_c_ends_it_in_orde
     assert children.keys() == {*map(str, script.numbers), "simulate", "haproxy"}
     assert not [pid for pid in children.values() if alive(pid)]
     assert list(folder.iterdir()) == []
-    assert "Traceback" not in script.said
+    assert "Traceback" not in script.stderr
 
 
 async def test_a_second_ctrl_c_ends_it_at_once(folder):
-    """For who does not care to wait for the subscribers."""
+    """An operator need not wait for the subscribers."""
     async with cluster(folder, "--drain-notice-s", "15") as script:
         stream = await HttpStream.open(script.port, NDJSON)
         children = script.children()
         script.press_ctrl_c()
-        await eventually(lambda: "cluster: draining" in script.said, "it drains")
+        await eventually(lambda: "cluster: draining" in script.stderr, "it drains")
         script.press_ctrl_c()
         status = await script.end()
         await stream.aclose()
@@ -184,8 +184,8 @@ async def test_a_second_ctrl_c_ends_it_at_once(folder):
     assert not [pid for pid in children.values() if alive(pid)]
 
 
-async def test_an_instance_that_dies_is_told_and_started_again(folder):
-    """As systemd does; meanwhile the other serves."""
+async def test_an_instance_that_dies_is_reported_and_started_again(folder):
+    """As systemd does; meanwhile the other instance serves."""
     async with cluster(folder) as script:
         killed = str(script.numbers[0])
         before = script.children()[killed]
@@ -198,12 +198,12 @@ async def test_an_instance_that_dies_is_told_and_started_again(folder):
             "it is back",
         )
 
-    assert f"cluster: instance {killed} has ended (137); it is started again" in script.said
+    assert f"cluster: instance {killed} has ended (137); it is started again" in script.stderr
     assert script.process.returncode == 0
 
 
 async def test_two_that_die_together_are_both_started_again(folder):
-    """A cluster that goes on with half of what it says is worse than none."""
+    """A cluster with half of its instances is worse than none."""
     async with cluster(folder) as script:
         before = script.children()
         killed = [str(number) for number in script.numbers]
@@ -221,27 +221,27 @@ async def test_two_that_die_together_are_both_started_again(folder):
 
 
 async def test_a_proxy_that_dies_just_after_an_instance_is_not_overlooked(folder):
-    """The script is busy with the instance for a second then."""
+    """The script waits a second for the instance then."""
     async with cluster(folder) as script:
         children = script.children()
         os.kill(children[str(script.numbers[0])], signal.SIGKILL)
-        await eventually(lambda: "started again" in script.said, "it is told")
+        await eventually(lambda: "started again" in script.stderr, "it is told")
         os.kill(children["haproxy"], signal.SIGKILL)
         status = await script.end()
 
     assert status == 70
-    assert "HAProxy has ended" in script.said
+    assert "HAProxy has ended" in script.stderr
 
 
 async def test_it_serves_on_another_address(folder):
-    """One that nobody reaches by 127.0.0.1."""
+    """This address is not reachable as 127.0.0.1."""
     async with cluster(folder, "--bind", "::1") as script:
-        assert f"http://[::1]:{script.port}/" in script.said
+        assert f"http://[::1]:{script.port}/" in script.stderr
 
 
 @pytest.mark.parametrize("name", ["simulate", "haproxy"])
-async def test_without_exchange_or_proxy_all_of_it_goes_down(folder, name):
-    """Half a cluster that looks like a whole one would cost somebody an evening."""
+async def test_without_exchange_or_proxy_the_cluster_stops(folder, name):
+    """Half a cluster that looks complete would mislead its operator."""
     async with cluster(folder) as script:
         children = script.children()
         os.kill(children[name], signal.SIGKILL)
@@ -261,7 +261,7 @@ async def test_nothing_outlives_the_script_that_is_killed(folder):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "count", "status", "says"),
+    ("arguments", "count", "status", "error"),
     [
         (["--port"], "2", 64, "--port needs a value"),
         (["--instance", "3"], "2", 64, "--instance is set for each instance"),
@@ -273,16 +273,16 @@ async def test_nothing_outlives_the_script_that_is_killed(folder):
         (["--port", "8404", "--statistics-port", "8404"], "2", 64, "have the same port, 8404"),
     ],
 )
-def test_a_wrong_word_is_told_at_once(arguments, count, status, says):
-    """By a line and a status, before anything runs."""
+def test_a_usage_error_is_reported_at_once(arguments, count, status, error):
+    """One line and a status, before any process starts."""
     environment = {**os.environ, "WEB_CONCURRENCY": count}
     done = subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True)
 
     assert (done.returncode, done.stdout) == (status, "")
-    assert says in done.stderr
+    assert error in done.stderr
 
 
-async def test_a_port_in_use_is_told_before_anything_runs():
+async def test_a_port_in_use_is_reported_before_any_process_starts():
     """The likeliest mistake: another cluster runs already."""
     line, numbers, _ = command()
     async with trio.open_nursery() as nursery:

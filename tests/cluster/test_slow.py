@@ -1,4 +1,4 @@
-"""A subscriber that does not read, behind a proxy that would be glad to read for it."""
+"""A subscriber that does not read, behind a proxy with buffers of its own."""
 
 import json
 import socket
@@ -11,16 +11,16 @@ from tests.e2e.harness import PATIENCE_S, WEBSOCKET_HEADERS, next_of, subscribe,
 
 pytestmark = pytest.mark.cluster
 SLOW = 5
-# What may be on its way to one who does not read: the kernel's buffers of the instance and of
+# Bytes in transit to a subscriber that does not read: the kernel's buffers of the instance and of
 # both sides of HAProxy (128 KiB each, after Linux has doubled them, and on the loopback a
-# segment of 64 KiB that was begun when there was room), HAProxy's own (two of 16 KiB), and the
-# reader's; then comes the farewell. Without bounds it would be megabytes.
+# segment of 64 KiB that was started when there was room), HAProxy's own (two of 16 KiB), and the
+# reader's; the farewell follows. Without bounds it would be megabytes.
 ON_ITS_WAY_BYTES_MAX = 3 * (128 + 64) * 1024 + 2 * 16 * 1024 + 64 * 1024 + 1024
 BIG = subscribe(["BTC-USD", "ETH-USD"], ["full"])  # 2 MB/s
 
 
 def slow_consumers(cluster) -> float:
-    """Return how many subscribers were closed for being slow."""
+    """Return the number of subscribers closed as too slow."""
     found = 0.0
     for number in cluster.numbers:
         for row in get(9000 + number, "/metrics").decode().splitlines():
@@ -30,7 +30,7 @@ def slow_consumers(cluster) -> float:
 
 
 async def not_reading(port: int) -> trio.SocketStream:
-    """Open a WebSocket, ask for much, and read nothing but the handshake."""
+    """Open a WebSocket, subscribe to much, and read only the handshake."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     await sock.connect(("127.0.0.1", port))
@@ -45,14 +45,14 @@ async def not_reading(port: int) -> trio.SocketStream:
 
 
 async def test_a_slow_consumer_is_noticed_by_its_instance_in_time(cluster):
-    """Neither kernel nor proxy may hide it: with a backlog of 2 s it is closed soon after, told
-    so when it reads at last, and what stood between was little."""
+    """Neither kernel nor proxy may hide it: with a backlog of 2 s it is closed soon after, gets
+    its farewell when it reads at last, and few bytes were in transit."""
     before, kib = slow_consumers(cluster), cluster.proxy.memory_kib()
     async with websocket(cluster.port, "/ws-feed") as quick:
         await quick.send_message(subscribe(["BTC-USD"], ["ticker"]))
         begin = trio.current_time()
         slow = [await not_reading(cluster.port) for _ in range(SLOW)]
-        await eventually(lambda: slow_consumers(cluster) == before + SLOW, "all were noticed")
+        await eventually(lambda: slow_consumers(cluster) == before + SLOW, "all were closed")
         noticed_s = trio.current_time() - begin
         grown_kib = cluster.proxy.memory_kib() - kib
         await next_of(quick, "ticker")

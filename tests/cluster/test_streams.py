@@ -24,7 +24,7 @@ NDJSON = "/api/v1/subscribe/BTC-USD"
 
 
 async def test_streams_are_spread_evenly(cluster):
-    """Each instance carries its share, whatever came before."""
+    """Each instance gets its share, regardless of earlier streams."""
     streams = [await HttpStream.open(cluster.port, NDJSON) for _ in range(12)]
     counts = Counter(instance_of(stream) for stream in streams)
     for stream in streams:
@@ -35,7 +35,7 @@ async def test_streams_are_spread_evenly(cluster):
 
 @pytest.mark.parametrize("path", ["/", "/ws-feed"])
 async def test_a_coinbase_client_notices_no_proxy(cluster, path):
-    """Nothing but Coinbase's own messages, on a connection that works both ways."""
+    """Only Coinbase's own messages, on a connection that works in both directions."""
     async with websocket(cluster.port, path) as client:
         await client.send_message(subscribe(["BTC-USD"], ["ticker", "matches"]))
         types = {json.loads(await client.get_message())["type"] for _ in range(3)}
@@ -58,7 +58,7 @@ async def test_the_extended_websocket_begins_with_its_session(cluster):
 
 
 async def test_sse_and_ndjson_arrive_message_by_message(cluster):
-    """Not in lumps: the proxy holds nothing back until a buffer is full."""
+    """HAProxy does not hold messages back until a buffer is full."""
     events = await HttpStream.open(cluster.port, NDJSON, Accept="text/event-stream")
     lines = await HttpStream.open(cluster.port, NDJSON)
     first = await next_event(events)
@@ -73,7 +73,7 @@ async def test_sse_and_ndjson_arrive_message_by_message(cluster):
 
 
 async def test_a_kept_alive_connection_reaches_the_streaming_plane(cluster):
-    """DESIGN §1: a stream asked for behind a control answer must not land in Hypercorn."""
+    """A stream requested after a control answer must not reach Hypercorn."""
     http = h11.Connection(h11.CLIENT)
     stream = await trio.open_tcp_stream("127.0.0.1", cluster.port)
 
@@ -107,14 +107,14 @@ async def test_a_kept_alive_connection_reaches_the_streaming_plane(cluster):
 
 
 async def test_rest_answers_through_the_proxy_as_without_it(cluster):
-    """The same status and body, whichever instance is asked; errors included."""
+    """The same status and body from each instance; errors included."""
     direct = 8000 + cluster.numbers[0]
     for path in ("/products/BTC-USD", "/api/v1/subscribe/NO-PAIR", "/nothing"):
         assert await rest(cluster.port, "GET", path) == await rest(direct, "GET", path)
 
 
 async def test_statistics_and_prometheus_answer(cluster):
-    """What an operator's browser and Prometheus ask for."""
+    """An operator's browser and Prometheus read them."""
     port = cluster.proxy.cluster.statistics_port
     metrics = get(port, "/metrics").decode()
 

@@ -108,8 +108,8 @@ class BookWitness(Witness):
         super().__init__(port, [*NUMBERED, LEVEL2])
         self.book: list[bytes] = []
 
-    def _hear(self, kind: str, payload: bytes) -> None:
-        super()._hear(kind, payload)
+    def _read_notice(self, kind: str, payload: bytes) -> None:
+        super()._read_notice(kind, payload)
         if kind in {"snapshot", "l2update"}:
             self.book.append(payload)
 
@@ -229,7 +229,7 @@ async def test_what_anybody_received_is_kept_when_the_writer_is_killed(tmp_path)
             nursery.cancel_scope.cancel()
     finally:
         instances.stop()
-    assert witness.cuts == 0
+    assert witness.ended == 0
     for topic, numbers in kept.items():
         truth = [n for n in witness.got[topic] if numbers[0] <= n <= until[topic]]
         assert truth == [n for n in numbers if n <= until[topic]], topic

@@ -30,6 +30,7 @@ from hedgehogd.feeds.dial import (
     FeedAddress,
     parse_url,
 )
+from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.order_book_bootstrap import Bootstrap
 from hedgehogd.feeds.recording import RecordingFeed, find_recording
 from hedgehogd.feeds.rest_client import RestClient
@@ -103,17 +104,20 @@ class Intake:
         if credentials is not None:
             check_secrecy(address)
             hide_in_logs(credentials.secrets)
-        return CoinbaseFeed(
+        dialer = Dialer(
             address,
+            self._random,
+            credentials=credentials,
+            stale_after_s=settings.feed_stale_after_s,
+            message_bytes_max=settings.feed_message_bytes_max,
+        )
+        return CoinbaseFeed(
+            dialer,
             self._instance.pipe.demand,
             inbox.clone(),
             self._instance.health,
-            random=self._random,
             lines=settings.feed_lines,
-            credentials=credentials,
-            stale_after_s=settings.feed_stale_after_s,
             gap_patience_s=settings.feed_gap_patience_s,
-            message_bytes_max=settings.feed_message_bytes_max,
             on_missing_trades=lambda product_id, gap: backfill.ask(product_id, *gap),
         )
 
@@ -124,7 +128,7 @@ class Intake:
             with suppress(OSError):  # out of files: as many as before
                 among = max(1, len(numbers_in(directory)))
                 rest.share(among)
-                feed.share(among)
+                feed.dialer.share(among)
             await trio.sleep(limits.INSTANCES_LOOK_S)
 
     def _deliver_to(self, inbox: Inbox) -> Deliver:

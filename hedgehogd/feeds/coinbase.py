@@ -9,10 +9,9 @@ The feed ends for its cancellation alone, or with ``FeedError.for_good`` when th
 refuses the very first connection.
 """
 
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from random import Random
 
 import structlog
 import trio
@@ -27,12 +26,9 @@ from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
 from hedgehogd.engine.health import FeedHealth, FeedState, LineHealth
 from hedgehogd.feeds.accounting import account
-from hedgehogd.feeds.connection import Connection
-from hedgehogd.feeds.dial import FeedAddress, dial
+from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.line import Line
 from hedgehogd.feeds.staleness import Staleness
-from hedgehogd.protocol.backoff import TokenBucket
-from hedgehogd.protocol.signing import Credentials
 
 log = structlog.get_logger("feed")
 
@@ -42,62 +38,43 @@ def _ignore_trades(product_id: str, gap: Gap) -> None:
 
 
 class CoinbaseFeed:
-    """Keep what is wanted flowing from ``address`` into ``inbox``.
+    """Keep what is wanted flowing from the exchange into ``inbox``.
+
+    It is the ``Sink`` of its connections.
 
     Args:
-        address: where the exchange is.
+        dialer: connects to the exchange.
         demand: what is wanted.
         inbox: where deliveries go; closed when ``run`` ends.
         health: written here, read by others.
-        random: for jitter.
         lines: how many whole feeds to hold, 1 or 2.
-        credentials: for channels that need a key; None for none.
-        stale_after_s: silence that means a connection is dead, in seconds.
         gap_patience_s: how long a hole in one line waits for the other, in seconds.
-        message_bytes_max: longest upstream message, in bytes.
         on_missing_trades: told of each hole in trade ids, by product.
-        open_stream: how to connect; tests pass their own.
-        wall_s: the time that signatures state, seconds since the epoch.
 
     Attributes:
-        secrets: those of the address and of the key; no text that is shown may contain them.
+        dialer: connects to the exchange.
     """
 
     def __init__(
         self,
-        address: FeedAddress,
+        dialer: Dialer,
         demand: Demand,
         inbox: trio.MemorySendChannel[Delivery],
         health: FeedHealth,
         *,
-        random: Random,
         lines: int = 1,
-        credentials: Credentials | None = None,
-        stale_after_s: float = limits.STALE_AFTER_S,
         gap_patience_s: float = limits.GAP_PATIENCE_S,
-        message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX,
         on_missing_trades: Callable[[str, Gap], None] = _ignore_trades,
-        open_stream: Callable[[FeedAddress], Awaitable[trio.abc.Stream]] = dial,
-        wall_s: Callable[[], float] = time.time,
     ) -> None:
-        self.address = address
-        self.secrets = address.secrets
-        if credentials is not None:
-            self.secrets |= credentials.secrets
+        self.dialer = dialer
         self.demand = demand
         self.health = health
-        self.random = random
-        self.stale_after_s = stale_after_s
-        self.message_bytes_max = message_bytes_max
-        self.open_stream = open_stream
+        self.stale_after_s = dialer.stale_after_s
         self.session = UpstreamSession(gap_patience_s)
-        self.requests = TokenBucket(limits.UPSTREAM_REQUESTS_PER_S, limits.UPSTREAM_REQUESTS_BURST)
-        self.not_before = -float("inf")  # the exchange has had enough of our dials until then
-        self._dials = TokenBucket(limits.DIALS_PER_S, limits.DIALS_BURST)
         self._inbox = inbox
-        self._lines = [Line(self, number) for number in range(lines)]
-        self._credentials = credentials
-        self._wall_s = wall_s
+        self._lines = [
+            Line(number, dialer, self, self.session, health, self.wake) for number in range(lines)
+        ]
         self._on_missing_trades = on_missing_trades
         self._changed = trio.Event()
         self._hole = trio.Event()
@@ -106,15 +83,10 @@ class CoinbaseFeed:
         self._staleness = Staleness(self.session, health)
         self._again_at: dict[str, float] = {}  # when a refused channel is asked for again
         self._complained_at = 0.0
-        self._logged_failure, self._logged_at = "", 0.0
         self._relay_is_stale = False  # another hedgehogd feeds us, and its own feed is stale
         health.dropped = self.session.dropped
         health.read_lines = self._line_health
         health.read_products = self._product_ages
-
-    def share(self, among: int) -> None:
-        """``among`` feeds of one address share the dials that the exchange allows it."""
-        self._dials.share(among)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the feed until cancelled.
@@ -141,45 +113,15 @@ class CoinbaseFeed:
         for about in [about for about in alarms if any(about) and not self.demand.holds(*about)]:
             del alarms[about]  # a mistake that was mended
 
-    async def wait_for_a_dial(self) -> None:
-        """Wait until the exchange's limits allow another connection."""
-        while True:
-            await trio.sleep_until(self.not_before)
-            await trio.sleep(self._dials.take(trio.current_time()))
-            if self.not_before <= trio.current_time():  # nobody was refused meanwhile
-                return
-
-    def is_news(self, failure: str) -> bool:
-        """Say whether a failed dial deserves a log line: for a new reason, or after a while."""
-        now = trio.current_time()
-        is_known = failure == self._logged_failure
-        if is_known and now < self._logged_at + limits.DIAL_LOGGED_S:
-            return False
-        self._logged_failure, self._logged_at = failure, now
-        return True
-
-    def forget_failure(self) -> None:
-        """A dial succeeded: the next failure is another fault."""
-        self._logged_failure = ""
-
-    @property
-    def sign(self) -> Callable[[], Mapping[str, str]] | None:
-        """What signs a request; None when there are no credentials."""
-        credentials = self._credentials
-        return None if credentials is None else lambda: credentials.sign(self._wall_s())
-
-    async def deliver(self, received: Received, connection: Connection | None = None) -> None:
+    async def deliver(self, received: Received) -> None:
         """Put what was received into the inbox; waits while that is full.
 
         What has been decided has to arrive: the numbers are counted already. So the wait
         goes on when the connection is cancelled; it ends when the broker takes it or is gone.
         """
-        received.hide(self.secrets)
+        received.hide(self.dialer.secrets)
         account(received, self.session, self.health)
         self._resync(received.resyncs)
-        if received.unacknowledged and connection is not None:
-            connection.renewals.ask_again(received.unacknowledged)
-            connection.wake()
         for product_id, gap in received.missing_trades:
             self._on_missing_trades(product_id, gap)
         if self.session.refused != self._refused:
@@ -197,20 +139,24 @@ class CoinbaseFeed:
             )
         if self.session.told_stale != self._relay_is_stale:
             self._relay_is_stale = self.session.told_stale
-            await self.tell_state()
+            await self.state_changed()
 
-    async def end_source(self, line: Line, slot: int, source: Source) -> None:
+    async def ended(self, source: Source) -> None:
         """A connection has ended: deliver what no longer waits for it."""
-        line.plan.ended(slot)
         await self.deliver(self.session.lost(source, trio.current_time()))
 
-    async def tell_state(self) -> None:
+    async def state_changed(self) -> None:
         """Tell what has changed about which connections are live."""
         told = self._staleness.of_lines(self._lines, trio.current_time())
         if told:
             await self._put(Delivery([], told))
 
-    async def watch_products(self, connection: Connection, source: Source, now: float) -> None:
+    async def watch_products(
+        self,
+        source: Source,
+        now: float,
+        resubscribe: Callable[[Sequence[Topic], AbstractSet[str]], None],
+    ) -> None:
         """Tell which products of ``source`` have fallen silent or are back; ask for them anew."""
         unheard = source.unheard(now, self.stale_after_s)
         quiet = frozenset(self.session.quiet_products(source, now, self.stale_after_s)) | {
@@ -222,7 +168,7 @@ class CoinbaseFeed:
         }
         silent = [t for t in source.held or () if t.product_id in quiet or t in unheard]
         if silent:
-            connection.ask_anew(silent, quiet)
+            resubscribe(silent, quiet)
         heard = frozenset(
             state.product_id
             for state in self.session.states(source)
@@ -252,14 +198,12 @@ class CoinbaseFeed:
         await self._remember_only(wanted | asked | trades)
         for line in self._lines:
             line.plan.follow(asked, now)
-            for slot in line.plan.slots():
-                if slot not in line.connections:
-                    connection = line.connections[slot] = Connection(line, slot)
-                    nursery.start_soon(connection.run)
+            for connection in line.add_connections():
+                nursery.start_soon(connection.run)
             for connection in line.connections.values():
                 connection.wake()
         self._resync(self.demand.take_snapshots())
-        await self.tell_state()
+        await self.state_changed()
 
     async def _try_refused_again(self, now: float) -> None:
         """Have channels asked for again whose refusal may have been lifted.

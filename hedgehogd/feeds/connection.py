@@ -13,20 +13,25 @@ whose heartbeats alone have stopped is asked for anew, and nothing else is. An e
 sends data and no heartbeat at all has no heartbeats: their absence proves nothing there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from hedgehogd import __version__
+from hedgehogd.arbitration.batch import Received
 from hedgehogd.arbitration.connection_state import Source
+from hedgehogd.arbitration.placement import Plan
 from hedgehogd.arbitration.resubscribe import Renewals
+from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import HEARTBEAT, LEVEL2, LEVEL2_BATCH, Topic
 from hedgehogd.domain.errors import FeedError
+from hedgehogd.engine.health import FeedHealth
+from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.disconnects import (
     OUTSIDE_ERRORS,
     cause_of,
@@ -38,9 +43,6 @@ from hedgehogd.feeds.tap import Frames, FrameTap
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.backoff import Backoff
 
-if TYPE_CHECKING:
-    from hedgehogd.feeds.line import Line
-
 log = structlog.get_logger("feed")
 
 _REMEDY = "it is dialled again; check network, DNS and proxy, or try --feed demo"
@@ -48,8 +50,43 @@ _BOOKS = frozenset(channel.topic_channel for channel in (LEVEL2, LEVEL2_BATCH))
 _HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
 
 
+class Sink(Protocol):
+    """The receiving end of a feed's connections: it delivers messages and reports states."""
+
+    async def deliver(self, received: Received) -> None:
+        """Deliver one batch; waits while the inbox is full."""
+
+    async def ended(self, source: Source) -> None:
+        """Deliver the messages that waited for ``source``, a connection that has ended."""
+
+    async def state_changed(self) -> None:
+        """Report that a connection has become live, or is no longer."""
+
+    async def watch_products(
+        self,
+        source: Source,
+        now: float,
+        resubscribe: Callable[[Sequence[Topic], AbstractSet[str]], None],
+    ) -> None:
+        """Report the products of ``source`` that have become silent or flow again.
+
+        ``resubscribe`` is called with the silent topics and with the products whose heartbeats
+        have stopped.
+        """
+
+
 class Connection:
     """One slot of one line.
+
+    Args:
+        dialer: connects to the exchange.
+        sink: receives messages and changes of state.
+        session: arbitrates between all connections of the feed.
+        health: the state of the feed; connections, losses and dropped messages are counted in it.
+        plan: the placement of products of the line.
+        line: number of the line.
+        slot: number of the connection in ``plan``.
+        wake: called when ``plan`` may have changed.
 
     Attributes:
         slot: its number in the line's plan.
@@ -57,20 +94,38 @@ class Connection:
         is_live: data has come on it.
         loss: why the last one ended; empty when none has, or a new one is live.
         connects: connections opened since start.
+        losses: connections lost since start.
         renewals: what is to be subscribed to once more; call ``wake`` after asking.
         heard_at: when data came last, or it was opened, on ``trio.current_time``'s clock. While
             heartbeats are due, data of products counts alone.
     """
 
-    def __init__(self, line: "Line", slot: int) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        sink: Sink,
+        session: UpstreamSession,
+        health: FeedHealth,
+        plan: Plan,
+        *,
+        line: int,
+        slot: int,
+        wake: Callable[[], None],
+    ) -> None:
         self.slot = slot
         self.source: Source | None = None
         self.is_live = False
         self.loss = ""
         self.connects = 0
+        self.losses = 0
+        self._dialer = dialer
+        self._sink = sink
+        self._session = session
+        self._health = health
+        self._plan = plan
         self._line = line
-        self._feed = line.feed
-        self._backoff = Backoff(limits.BACKOFF_FIRST_S, limits.BACKOFF_MAX_S, line.feed.random)
+        self._wake_feed = wake
+        self._backoff = Backoff(limits.BACKOFF_FIRST_S, limits.BACKOFF_MAX_S, dialer.random)
         self._changed = trio.Event()
         self._known_silent: set[Topic] = set()
         self.heard_at = 0.0
@@ -89,15 +144,15 @@ class Connection:
         new = [str(topic) for topic in silent if topic not in self._known_silent]
         self._known_silent.update(silent)
         if new:
-            log.warning("silent topics", line=self._line.number, topics=new[:10], count=len(new))
+            log.warning("silent topics", line=self._line, topics=new[:10], count=len(new))
         self.renewals.ask_anew(silent)
         self.wake()
         for topic in silent:
             is_beat = topic.channel == HEARTBEAT.topic_channel
             is_proof = topic.channel in _BOOKS or (is_beat and topic.product_id in quiet)
             if is_proof and self.renewals.tries(topic) >= limits.RENEWALS_BEFORE_MOVE_MAX:
-                self._line.plan.avoid(self.slot, topic.product_id)
-                self._feed.wake()
+                self._plan.avoid(self.slot, topic.product_id)
+                self._wake_feed()
 
     async def run(self) -> None:
         """Hold what the plan says until cancelled.
@@ -106,7 +161,7 @@ class Connection:
             FeedError: the exchange refused the feed's very first connection for good.
         """
         while True:
-            if not self._line.plan.topics(self.slot):
+            if not self._plan.topics(self.slot):
                 self.loss = ""
                 await self._changed.wait()
                 self._changed = trio.Event()
@@ -115,7 +170,7 @@ class Connection:
 
     async def _one_connection(self) -> None:
         """Dial, hold the connection until it ends, and pause when it ended badly."""
-        await self._feed.wait_for_a_dial()
+        await self._dialer.wait_for_a_dial()
         started_at, connects = trio.current_time(), self.connects
         error: Exception | None = None
         try:
@@ -124,10 +179,10 @@ class Connection:
             error = cause_of(group)
         if error is None:
             return
-        feed = self._feed
-        failure = feed.secrets.hide(describe(error))
-        if not feed.health.connects and is_for_good(error):
-            raise FeedError(f"{feed.address.url}: {failure}", for_good=True)
+        dialer = self._dialer
+        failure = dialer.secrets.hide(describe(error))
+        if not self._health.connects and is_for_good(error):
+            raise FeedError(f"{dialer.address.url}: {failure}", for_good=True)
         lived_s = trio.current_time() - started_at
         opened = self.connects > connects
         if lived_s >= limits.BACKOFF_RESET_S:
@@ -135,17 +190,17 @@ class Connection:
         pause_s = self._backoff.next_s()
         if is_rate_limit(error):
             pause_s = max(pause_s, limits.RATE_LIMITED_PAUSE_S)
-            feed.not_before = max(feed.not_before, trio.current_time() + pause_s)
-        feed.health.losses[failure.split(":")[0]] += 1
-        self._line.losses += 1
-        about = {"line": self._line.number, "connection": self.slot, "pause_s": round(pause_s, 2)}
+            dialer.not_before = max(dialer.not_before, trio.current_time() + pause_s)
+        self._health.losses[failure.split(":")[0]] += 1
+        self.losses += 1
+        about = {"line": self._line, "connection": self.slot, "pause_s": round(pause_s, 2)}
         if opened:
-            feed.forget_failure()
+            dialer.forget_failure()
             log.warning("feed lost", reason=failure, lived_s=round(lived_s, 1), **about)
-        elif feed.is_news(failure):
+        elif dialer.is_news(failure):
             log.warning(
                 "the feed cannot be reached",
-                host=feed.address.host,
+                host=dialer.address.host,
                 reason=failure,
                 remedy=_REMEDY,
                 **about,
@@ -153,18 +208,18 @@ class Connection:
         else:
             log.debug("the feed cannot be reached", reason=failure, **about)
         self.loss = failure
-        await feed.tell_state()
+        await self._sink.state_changed()
         await trio.sleep(pause_s)
 
     async def _connect_and_hold(self) -> None:
         """Return when nothing is wanted any more; raise when the connection ends otherwise."""
-        feed = self._feed
+        dialer, address = self._dialer, self._dialer.address
         connect_by = trio.current_time() + limits.DIAL_TIMEOUT_S
         with trio.fail_at(connect_by):
-            stream = await feed.open_stream(feed.address)
+            stream = await dialer.open_stream(address)
         hung_up = False
-        source = Source(self._line.number)
-        tap = FrameTap(stream, self._receive, feed.message_bytes_max)
+        source = Source(self._line)
+        tap = FrameTap(stream, self._receive, dialer.message_bytes_max)
         try:
             async with trio.open_nursery() as nursery:
                 with trio.fail_at(connect_by):
@@ -172,17 +227,17 @@ class Connection:
                     connection = await wrap_client_stream(
                         nursery,
                         tap,  # type: ignore[arg-type]  # any stream will do
-                        feed.address.host_header,
-                        feed.address.resource,
-                        extra_headers=[*_HEADERS, *feed.address.headers],
+                        address.host_header,
+                        address.resource,
+                        extra_headers=[*_HEADERS, *address.headers],
                     )
                 self.connects += 1
-                feed.health.connects += 1
+                self._health.connects += 1
                 self.heard_at = trio.current_time()
-                log.info("feed connected", url=feed.address.url, line=self._line.number)
+                log.info("feed connected", url=address.url, line=self._line)
                 nursery.start_soon(_until_closed, tap, connection)
                 nursery.start_soon(self._watch_line, tap, source)
-                nursery.start_soon(_ping_when_silent, tap, connection, feed.stale_after_s / 2)
+                nursery.start_soon(_ping_when_silent, tap, connection, dialer.stale_after_s / 2)
                 try:
                     await self._keep_subscribed(connection, source)
                     hung_up = True
@@ -198,19 +253,20 @@ class Connection:
                 raise
         finally:
             self.source, self.is_live = None, False
-            feed.health.dropped["binary"] += tap.binary_dropped
-            await feed.end_source(self._line, self.slot, source)
+            self._health.dropped["binary"] += tap.binary_dropped
+            self._plan.ended(self.slot)
+            await self._sink.ended(source)
             await trio.aclose_forcefully(stream)
 
     def _begin(self, source: Source) -> None:
         self.source = source
         self._known_silent.clear()
         self.renewals = Renewals()
-        self._feed.session.connected(source)
+        self._session.connected(source)
 
     async def _keep_subscribed(self, connection: WebSocketConnection, source: Source) -> None:
         """Make the connection hold what the plan says; return when that is nothing."""
-        plan, feed = self._line.plan, self._feed
+        plan = self._plan
         while True:
             self._changed = trio.Event()
             now = trio.current_time()
@@ -224,7 +280,7 @@ class Connection:
             source.ask(added, trio.current_time())
             if not was_watched:  # patience with its products begins now
                 self.heard_at = trio.current_time()
-            feed.session.let_go(source)
+            self._session.let_go(source)
             await self._send(connection, source, "subscribe", added)
             if not source.held and not wanted:
                 return
@@ -236,21 +292,21 @@ class Connection:
     async def _send(
         self, connection: WebSocketConnection, source: Source, kind: str, topics: frozenset[Topic]
     ) -> None:
-        for request in coinbase.requests(kind, topics, self._feed.sign):
-            await trio.sleep(self._feed.requests.take(trio.current_time()))
+        for request in coinbase.requests(kind, topics, self._dialer.sign):
+            await trio.sleep(self._dialer.requests.take(trio.current_time()))
             source.acks_due += 1
             await connection.send_message(request.decode())
-            log.debug("asked upstream", line=self._line.number, topics=len(topics), kind=kind)
+            log.debug("asked upstream", line=self._line, topics=len(topics), kind=kind)
 
     async def _receive(self, frames: Frames) -> None:
         """Take the frames of one read; waits while the inbox is full."""
-        source, feed = self.source, self._feed
+        source = self.source
         if source is None:
             raise AssertionError("frames before the connection has begun")
         now, known = trio.current_time(), len(source.products)
-        feed.health.heard_at = now
+        self._health.heard_at = now
         was_stale = source.told_stale
-        received = feed.session.receive(source, frames, now)
+        received = self._session.receive(source, frames, now)
         if was_stale:  # what a relay says while it has no data is a sign of life too
             self.heard_at = now
             if not source.told_stale:  # it is back: its products have their time to speak
@@ -260,23 +316,33 @@ class Connection:
         if has_data:
             self.heard_at = now
         if len(source.products) != known:
-            self._line.heard(self.slot, source, now)
+            self._note_arrivals(source, now)
+        if received.unacknowledged:
+            self.renewals.ask_again(received.unacknowledged)
+            self.wake()
         if not self.is_live and source.products:
             self.is_live, self.loss = True, ""
-            await feed.deliver(received, self)
-            await feed.tell_state()
+            await self._sink.deliver(received)
+            await self._sink.state_changed()
         else:
-            await feed.deliver(received, self)
+            await self._sink.deliver(received)
         if has_data:  # while a full inbox waited, no data was read
             self.heard_at = trio.current_time()
 
+    def _note_arrivals(self, source: Source, now: float) -> None:
+        """Note in the plan which products flow on ``source``."""
+        for product_id in source.products:
+            self._plan.arrived(self.slot, product_id, now)
+        if self._plan.next_change_at() is not None:
+            self._wake_feed()
+
     def _is_watched(self, source: Source) -> bool:
         """Say whether silence means that the connection is dead; a relay says why it is silent."""
-        return not source.told_stale and source.expects_data(self._line.plan.silent)
+        return not source.told_stale and source.expects_data(self._plan.silent)
 
     async def _watch_line(self, tap: FrameTap, source: Source) -> None:
         """Raise as soon as the connection is dead; ask anew for products that fell silent."""
-        feed, patience_s = self._feed, self._feed.stale_after_s
+        patience_s = self._dialer.stale_after_s
         while True:
             now = trio.current_time()
             if tap.is_delivering:  # the inbox is full; what has arrived is not read yet
@@ -290,7 +356,7 @@ class Connection:
                 what = "heartbeat" if source.heard_heartbeat else "data"
                 raise FeedError(f"silent: no {what} for {now - self.heard_at:.1f} s")
             if not source.told_stale:
-                await feed.watch_products(self, source, now)
+                await self._sink.watch_products(source, now, self.ask_anew)
             await trio.sleep_until(min(byte_by, beat_by, now + patience_s / 4))
 
 

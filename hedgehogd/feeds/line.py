@@ -1,41 +1,65 @@
 """A line: one whole feed, made of as many connections as its plan has."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
-from hedgehogd.arbitration.connection_state import Source
 from hedgehogd.arbitration.line_statistics import Race
 from hedgehogd.arbitration.placement import Plan
-from hedgehogd.engine.health import LineHealth
-from hedgehogd.feeds.connection import Connection
-
-if TYPE_CHECKING:
-    from hedgehogd.feeds.coinbase import CoinbaseFeed
+from hedgehogd.arbitration.session import UpstreamSession
+from hedgehogd.engine.health import FeedHealth, LineHealth
+from hedgehogd.feeds.connection import Connection, Sink
+from hedgehogd.feeds.dialer import Dialer
 
 
 class Line:
     """One whole feed.
 
+    Args:
+        number: 0 or 1.
+        dialer: connects to the exchange.
+        sink: receives messages and changes of state.
+        session: arbitrates between all connections of the feed.
+        health: the state of the feed; connections count in it.
+        wake: called when the plan may have changed.
+
     Attributes:
-        feed: what it belongs to.
         number: 0 or 1.
         plan: which connection holds which product.
         connections: by slot; once made, they stay.
-        losses: connections lost since start.
     """
 
-    def __init__(self, feed: "CoinbaseFeed", number: int) -> None:
-        self.feed = feed
+    def __init__(
+        self,
+        number: int,
+        dialer: Dialer,
+        sink: Sink,
+        session: UpstreamSession,
+        health: FeedHealth,
+        wake: Callable[[], None],
+    ) -> None:
         self.number = number
         self.plan = Plan()
         self.connections: dict[int, Connection] = {}
-        self.losses = 0
+        self._dialer = dialer
+        self._sink = sink
+        self._session = session
+        self._health = health
+        self._wake = wake
 
-    def heard(self, slot: int, source: Source, now: float) -> None:
-        """Products have begun to flow on ``source``."""
-        for product_id in source.products:
-            self.plan.arrived(slot, product_id, now)
-        if self.plan.next_change_at() is not None:
-            self.feed.wake()
+    def add_connections(self) -> Iterator[Connection]:
+        """Add a connection for each slot of the plan that has none; yield the new ones."""
+        for slot in self.plan.slots():
+            if slot not in self.connections:
+                connection = self.connections[slot] = Connection(
+                    self._dialer,
+                    self._sink,
+                    self._session,
+                    self._health,
+                    self.plan,
+                    line=self.number,
+                    slot=slot,
+                    wake=self._wake,
+                )
+                yield connection
 
     def live(self) -> list[int]:
         """Return the slots whose connections bring data."""
@@ -59,7 +83,7 @@ class Line:
             live=len(self.live()),
             products=sum(len(each.source.products) for each in connections if each.source),
             connects=sum(each.connects for each in connections),
-            losses=self.losses,
+            losses=sum(each.losses for each in connections),
             last_loss=next((loss for loss in self.down().values() if loss), ""),
             heard_age_s=min(ages, default=None),
             wins=race.wins[self.number],

@@ -9,7 +9,7 @@ import trio
 from hedgehogd.app import upstream as intake
 from hedgehogd.app.daemon import Daemon
 from hedgehogd.domain.errors import FeedError, OperatorError
-from hedgehogd.feeds.coinbase import CoinbaseFeed
+from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.rest_client import RestClient
 from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
@@ -117,7 +117,7 @@ async def test_instances_share_what_the_exchange_allows_an_address(tmp_path, mon
     """Four that fetch missing trades at once would be shut out together."""
     shares = []
     monkeypatch.setattr(RestClient, "share", lambda _, among: shares.append(("rest", among)))
-    monkeypatch.setattr(CoinbaseFeed, "share", lambda _, among: shares.append(("dials", among)))
+    monkeypatch.setattr(Dialer, "share", lambda _, among: shares.append(("dials", among)))
     monkeypatch.setattr(intake.limits, "INSTANCES_LOOK_S", 0.05)
     settings = quick(feed_where="demo", instance=2, serve_runtime_dir=str(tmp_path))
     async with running(settings):

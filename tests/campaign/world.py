@@ -29,6 +29,7 @@ from hedgehogd.fanout.ticker_batch import TickerBatch
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dial import parse_url
+from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.order_book_bootstrap import Bootstrap
 from hedgehogd.feeds.rest_client import RestClient
 from hedgehogd.protocol import notices
@@ -136,17 +137,20 @@ class World:
                 await trio.lowlevel.checkpoint()
                 return connect(self.server, nursery)
 
-            self.feed = CoinbaseFeed(
+            dialer = Dialer(
                 parse_url("ws://exchange.test/"),
+                self.random,
+                credentials=self._credentials,
+                open_stream=open_stream,
+                wall_s=lambda: START_NS / 1e9 + trio.current_time(),
+            )
+            self.feed = CoinbaseFeed(
+                dialer,
                 self.pipe.demand,
                 tx.clone(),
                 self.health,
-                random=self.random,
                 lines=self._lines,
-                credentials=self._credentials,
                 on_missing_trades=lambda product_id, gap: self.backfill.ask(product_id, *gap),
-                open_stream=open_stream,
-                wall_s=lambda: START_NS / 1e9 + trio.current_time(),
             )
             nursery.start_soon(self._feed)
             yield self

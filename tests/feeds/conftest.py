@@ -7,8 +7,11 @@ from hedgehogd.app.daemon import make_instance
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dial import parse_url
+from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.settings.load import Settings
 from tests.feeds.script import Exchange, LongestPauses, Running
+
+FEED_OPTIONS = {"lines", "gap_patience_s", "on_missing_trades"}  # the rest is the dialer's
 
 
 @pytest.fixture
@@ -25,15 +28,14 @@ def make_feed(exchange):
         instance = make_instance(settings)
         # One more: the first delivery says which topics flow.
         tx, rx = trio.open_memory_channel[Delivery](inbox + 1)
-        feed = CoinbaseFeed(
+        of_feed = {name: options.pop(name) for name in FEED_OPTIONS & options.keys()}
+        dialer = Dialer(
             parse_url("ws://exchange.test/feed"),
-            instance.pipe.demand,
-            tx,
-            instance.health,
-            random=random or LongestPauses(),
+            random or LongestPauses(),
             open_stream=exchange.open_stream,
             **options,
         )
+        feed = CoinbaseFeed(dialer, instance.pipe.demand, tx, instance.health, **of_feed)
         return Running(exchange, instance, feed, rx)
 
     return make

@@ -736,8 +736,8 @@ async def test_a_thousand_reconnects_keep_to_the_dials_a_second(
     exchange.failures = [OSError("no route")] * 1000
     running = await start_feed(channels=("full",), pairs=[f"A{n}-USD" for n in range(9)], lines=2)
     for number in range(100):
-        running.feed.not_before = max(
-            running.feed.not_before, trio.current_time() + (5 if number % 40 == 39 else 0)
+        running.feed.dialer.not_before = max(
+            running.feed.dialer.not_before, trio.current_time() + (5 if number % 40 == 39 else 0)
         )
         for line in running.feed._lines:
             for connection in line.connections.values():

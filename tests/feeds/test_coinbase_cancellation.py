@@ -96,7 +96,7 @@ async def idle(running):
 
 async def wait_for_a_dial(running):
     """While the exchange's limit of dials makes us wait."""
-    running.feed.not_before = 1000.0
+    running.feed.dialer.not_before = 1000.0
 
 
 async def tell_of_a_loss(running):
@@ -158,13 +158,13 @@ def keep_streams(exchange):
 async def test_cancelled_there_it_leaves_nothing_open(autojump_clock, make_feed, exchange, reach):
     """A drain cancels the feed wherever it is; an open socket would outlive the daemon."""
     running = make_feed(pairs=(), inbox=1)
-    streams, running.feed.open_stream = keep_streams(exchange)
+    streams, running.feed.dialer.open_stream = keep_streams(exchange)
     running.demand.want([TICKER])
     if reach is refuse_dial:
         exchange.failures = [OSError("no route")] * 9
     if reach is dial:
         hang = partial(trio.sleep, 1000)
-        running.feed.open_stream = lambda address: hang()
+        running.feed.dialer.open_stream = lambda address: hang()
     begun = 0.0
     async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
         await nursery.start(running.run)
@@ -184,7 +184,7 @@ async def test_cancelled_after_any_number_of_steps_it_leaves_nothing_open(
 ):
     """The moments nobody thought of, between the ones above."""
     running = make_feed(inbox=1)
-    streams, running.feed.open_stream = keep_streams(exchange)
+    streams, running.feed.dialer.open_stream = keep_streams(exchange)
 
     async def be_an_exchange():
         while True:
@@ -247,7 +247,7 @@ async def test_what_is_counted_is_delivered_although_the_feed_is_cancelled(
 async def test_a_broker_that_is_gone_keeps_nobody(autojump_clock, make_feed, exchange):
     """After a bug in the pipe the process has to end, not to wait for who will never read."""
     running = make_feed(inbox=1)
-    streams, running.feed.open_stream = keep_streams(exchange)
+    streams, running.feed.dialer.open_stream = keep_streams(exchange)
     async with trio.open_nursery() as nursery:
         await nursery.start(running.run)
         line, _ = await exchange.subscribed()
@@ -286,7 +286,7 @@ async def test_a_feed_cancelled_in_the_middle_of_a_move_leaves_nothing_open(
 ):
     """Two connections hold one product then."""
     running = make_feed(channels=("matches",))
-    streams, running.feed.open_stream = keep_streams(exchange)
+    streams, running.feed.dialer.open_stream = keep_streams(exchange)
     async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
         await nursery.start(running.run)
         line, _ = await exchange.subscribed()

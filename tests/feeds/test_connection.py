@@ -553,7 +553,7 @@ async def test_dial_and_handshake_share_one_patience(
         return await fast(address)
 
     running = await start_feed(pairs=())
-    running.feed.open_stream = slow
+    running.feed.dialer.open_stream = slow
     running.demand.want([TICKER])
     await exchange.dialled()
     handshake_at = trio.current_time()
@@ -570,7 +570,7 @@ async def test_a_dial_that_hangs_is_given_up(autojump_clock, exchange, start_fee
     async def hang(address):
         await trio.sleep_forever()
 
-    running.feed.open_stream = hang
+    running.feed.dialer.open_stream = hang
     running.demand.want([TICKER])
     await trio.sleep(limits.DIAL_TIMEOUT_S + 0.1)
 

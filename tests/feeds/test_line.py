@@ -365,7 +365,7 @@ async def test_what_is_wanted_while_a_request_waits_is_asked_for_next(
     running = await serve()
     await exchange.lines_with("ticker")
     for _ in range(limits.UPSTREAM_REQUESTS_BURST + 8):
-        running.feed.requests.take(trio.current_time())
+        running.feed.dialer.requests.take(trio.current_time())
     running.demand.want([MATCHES])
     await trio.sleep(0.1)
     running.demand.want([Topic("auctionfeed", "BTC-USD")])

@@ -83,8 +83,10 @@ class Arbiter:
         race: which line delivers first, and by how much.
     """
 
-    def __init__(self, gap_patience_s: float = GAP_PATIENCE_S) -> None:
-        self.dropped: Counter[str] = Counter()
+    def __init__(
+        self, gap_patience_s: float = GAP_PATIENCE_S, dropped: Counter[str] | None = None
+    ) -> None:
+        self.dropped: Counter[str] = Counter() if dropped is None else dropped
         self.gaps = 0
         self.missing: Counter[str] = Counter()
         self.race = Race()

@@ -58,12 +58,17 @@ class UpstreamSession:
         products: the state of each product, by id.
     """
 
-    def __init__(self, gap_patience_s: float = GAP_PATIENCE_S) -> None:
-        self.arbiter = Arbiter(gap_patience_s)
+    def __init__(
+        self,
+        gap_patience_s: float = GAP_PATIENCE_S,
+        dropped: Counter[str] | None = None,
+        products: dict[str, ProductState] | None = None,
+    ) -> None:
+        self.arbiter = Arbiter(gap_patience_s, dropped)
         self.dropped: Counter[str] = self.arbiter.dropped
         self.refused: frozenset[str] = frozenset()
         self.key_failed: frozenset[str] = frozenset()
-        self.products: dict[str, ProductState] = {}
+        self.products: dict[str, ProductState] = {} if products is None else products
         self._flows = Flows()
         self._odd_types: set[str] = set()
         self._news: dict[bytes, None] = {}

@@ -103,12 +103,14 @@ class Books:
         is_in_auction: returns whether the exchange's product list has a product in an auction.
     """
 
-    def __init__(self, demand: Demand) -> None:
+    def __init__(
+        self, demand: Demand, is_in_auction: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self.resyncs: Counter[str] = Counter()
         self.withheld: Counter[str] = Counter()
         self.unreadable = 0
         self.bare_removals = 0
-        self.is_in_auction: Callable[[str], bool] = lambda _: False
+        self.is_in_auction = is_in_auction
         self._logged = 0
         self._demand = demand
         self._held: dict[str, HeldBook] = {}

@@ -1,7 +1,7 @@
 """Level-3 books of every product with ``full`` or ``level3`` on the feed.
 
 The channels send changes and no snapshot. A book starts with a REST level-3 book, which the
-callable ``on_missing`` requests, joined to the events that are on the tape already. Then the book
+task that ``missed`` wakes requests, joined to the events that are on the tape already. Then the book
 follows the tape, in the same turn. So an answer made from it matches the messages that subscribers
 of ``full`` have received, to the sequence (COINBASE §9). A gap ends the book, and a new one is
 fetched.
@@ -20,6 +20,7 @@ from hedgehogd.domain.order_event import OrderEvent, from_full, from_level3
 from hedgehogd.domain.orders import OrderBook, SequenceGap
 from hedgehogd.engine.delivery import FetchedOrders
 from hedgehogd.engine.tape import Tape
+from hedgehogd.engine.wakeup import Wakeup
 
 _FULL, _LEVEL3 = FULL.topic_channel, LEVEL3.topic_channel
 _READ: dict[str, Callable[[bytes], OrderEvent | None]] = {_FULL: from_full, _LEVEL3: from_level3}
@@ -53,13 +54,13 @@ class OrderBooks:
     Attributes:
         lost: books dropped, by reason.
         unreadable: unreadable rows and events; each costs its own order.
-        on_missing: called when a product's book is missing, to have one fetched.
+        missed: set when a product's book is missing and has to be fetched.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, missed: Wakeup | None = None) -> None:
+        self.missed = Wakeup() if missed is None else missed
         self.lost: Counter[str] = Counter()
         self.unreadable = 0
-        self.on_missing: Callable[[], None] = lambda: None
         self._held: dict[str, _Held] = {}
         self._loaded = trio.Event()
 
@@ -110,7 +111,7 @@ class OrderBooks:
             held = self._held.get(product_id)
             if held is None:
                 self._held[product_id] = _Held(channel, message.sequence)
-                self.on_missing()
+                self.missed.set()
             elif held.channel == channel:
                 held.set_back(message.sequence)
                 if held.book.is_ready:
@@ -185,4 +186,4 @@ class OrderBooks:
     def _lose(self, held: _Held, reason: str) -> None:
         self.lost[reason] += 1
         held.book.clear()
-        self.on_missing()
+        self.missed.set()

@@ -5,26 +5,36 @@ one leaves, an unsubscribe follows when ``linger_s`` is over, so a client that r
 fleet that restarts, changes nothing upstream.
 
 Time is an argument. The feed calls ``wanted`` and compares the result with the topics that it
-holds; ``on_change`` wakes it.
+holds; ``changed`` wakes it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from hedgehogd.domain.channel import HEARTBEAT, Topic
 from hedgehogd.domain.limits import LINGER_S
+from hedgehogd.engine.wakeup import Wakeup
 
 
 class Demand:
-    """Reference counts of the topics that subscribers want."""
+    """Reference counts of the topics that subscribers want.
 
-    def __init__(self, held: Iterable[Topic] = (), linger_s: float = LINGER_S) -> None:
+    Attributes:
+        changed: set when ``wanted`` or the requests for snapshots have changed.
+    """
+
+    def __init__(
+        self,
+        held: Iterable[Topic] = (),
+        linger_s: float = LINGER_S,
+        changed: Wakeup | None = None,
+    ) -> None:
+        self.changed = Wakeup() if changed is None else changed
         self._held = frozenset(held)
         self._linger_s = linger_s
         self._count: Counter[Topic] = Counter()
         self._until: dict[Topic, float] = {}
         self._snapshots: set[Topic] = set()
-        self.on_change: Callable[[], None] = lambda: None
 
     def hold(self, topics: Iterable[Topic], now: float) -> None:
         """Replace the configured topics; former ones without a subscriber linger."""
@@ -37,7 +47,7 @@ class Demand:
             if topic not in self._count:
                 self._until[topic] = now + self._linger_s
         self._held = held
-        self.on_change()
+        self.changed.set()
 
     def want(self, topics: Iterable[Topic]) -> None:
         """Count one more subscriber of each of ``topics``."""
@@ -47,7 +57,7 @@ class Demand:
             if self._count[topic] == 1 and self._until.pop(topic, None) is None:
                 changed |= topic not in self._held
         if changed:
-            self.on_change()
+            self.changed.set()
 
     def release(self, topics: Iterable[Topic], now: float) -> None:
         """Count one subscriber fewer of each of ``topics``."""
@@ -60,7 +70,7 @@ class Demand:
                     self._until[topic] = now + self._linger_s
                     changed = True
         if changed:
-            self.on_change()
+            self.changed.set()
 
     def refuse(self, product_id: str, channel: str = "") -> None:
         """End the linger of the topics of a product, or a channel, that the exchange refused."""
@@ -72,7 +82,7 @@ class Demand:
         for topic in gone:
             del self._until[topic]
         if gone:
-            self.on_change()
+            self.changed.set()
 
     def is_wanted(self, topic: Topic) -> bool:
         """Say whether ``topic`` has a subscriber or is configured."""
@@ -82,7 +92,7 @@ class Demand:
         """Request a new snapshot of ``topic``: its book is unknown or wrong."""
         if topic not in self._snapshots:
             self._snapshots.add(topic)
-            self.on_change()
+            self.changed.set()
 
     def take_snapshots(self) -> frozenset[Topic]:
         """Return the topics to subscribe to again, for a new snapshot of each."""

@@ -1,9 +1,12 @@
 """Health of feed and history, for ``/readyz``, metrics and the status page."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import trio
+
+from hedgehogd.arbitration.product_state import ProductState
 
 
 class FeedState(StrEnum):
@@ -44,6 +47,13 @@ class LineHealth(NamedTuple):
     wins: int
     lead_s: float | None
     gaps_saved: int
+
+
+class Line(Protocol):
+    """One line of the feed, as far as its state is concerned."""
+
+    def health(self, now: float) -> LineHealth:
+        """Return the state of the line at ``now``."""
 
 
 class HistoryState(StrEnum):
@@ -96,9 +106,8 @@ class FeedHealth:
         gaps: gaps found in numbers since start.
         missing: missing numbers in those gaps, by channel.
         quiet_products: number of products without heartbeats on a live line.
-        read_lines: returns the health of each line.
-        read_products: returns for each product the time since its last message, and since its
-            last message other than a heartbeat, in seconds.
+        lines: the lines of the feed, which it adds when it is built.
+        products: the state of each product on the feed, kept by the feed's session.
     """
 
     def __init__(self) -> None:
@@ -114,8 +123,8 @@ class FeedHealth:
         self.gaps = 0
         self.missing: Counter[str] = Counter()
         self.quiet_products = 0
-        self.read_lines: Callable[[], Sequence[LineHealth]] = lambda: ()
-        self.read_products: Callable[[], Mapping[str, tuple[float, float | None]]] = dict
+        self.lines: list[Line] = []
+        self.products: dict[str, ProductState] = {}
 
     def become(self, state: FeedState, now: float, reason: str = "") -> None:
         """Change the state at ``now``; a change of reason alone keeps the time."""
@@ -123,6 +132,26 @@ class FeedHealth:
             self.changed_at = now
         self.state = state
         self.reason = reason
+
+    def read_lines(self) -> list[LineHealth]:
+        """Return the state of each line."""
+        now = trio.current_time()
+        return [line.health(now) for line in self.lines]
+
+    def read_products(self) -> dict[str, tuple[float, float | None]]:
+        """Return the ages of each product's last message and of its last data, in seconds.
+
+        A heartbeat is a message and no data; the second age is None before the first data.
+        """
+        now = trio.current_time()
+        return {
+            product_id: (
+                now - state.heard_at,
+                None if state.data_at is None else now - state.data_at,
+            )
+            for product_id, state in self.products.items()
+            if product_id
+        }
 
     @property
     def alarm(self) -> str:

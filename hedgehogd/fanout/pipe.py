@@ -52,8 +52,7 @@ class Pipe(NamedTuple):
         waiting_bytes_max: int = WAITING_BYTES_MAX,
     ) -> "Pipe":
         """Build the parts of one instance and connect them."""
-        books = Books(demand)
-        books.is_in_auction = catalogue.is_in_auction
+        books = Books(demand, catalogue.is_in_auction)
         budget = Budget(waiting_bytes_max)
         return cls(
             tape=tape,

@@ -24,7 +24,7 @@ from hedgehogd.domain.channel import FULL, HEARTBEAT, LEVEL2, MATCHES, Topic, up
 from hedgehogd.domain.gap import Gap
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
-from hedgehogd.engine.health import FeedHealth, FeedState, LineHealth
+from hedgehogd.engine.health import FeedHealth, FeedState
 from hedgehogd.feeds.accounting import account
 from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.line import Line
@@ -70,13 +70,12 @@ class CoinbaseFeed:
         self.demand = demand
         self.health = health
         self.stale_after_s = dialer.stale_after_s
-        self.session = UpstreamSession(gap_patience_s)
+        self.session = UpstreamSession(gap_patience_s, health.dropped, health.products)
         self._inbox = inbox
         self._lines = [
             Line(number, dialer, self, self.session, health, self.wake) for number in range(lines)
         ]
         self._on_missing_trades = on_missing_trades
-        self._changed = trio.Event()
         self._hole = trio.Event()
         self._remembered: frozenset[Topic] = frozenset()
         self._refused: frozenset[str] = frozenset()
@@ -84,9 +83,7 @@ class CoinbaseFeed:
         self._again_at: dict[str, float] = {}  # when a refused channel is asked for again
         self._complained_at = 0.0
         self._relay_is_stale = False  # another hedgehogd feeds us, and its own feed is stale
-        health.dropped = self.session.dropped
-        health.read_lines = self._line_health
-        health.read_products = self._product_ages
+        health.lines += self._lines
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the feed until cancelled.
@@ -94,24 +91,20 @@ class CoinbaseFeed:
         Raises:
             FeedError: the exchange refused the first connection for good.
         """
-        self.demand.on_change = self.wake
         task_status.started()
         async with self._inbox, trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_holes)
             while True:
-                self._changed = trio.Event()
+                self.demand.changed.clear()
                 await self._plan(nursery)
                 at = self._next_change_at()
                 with trio.move_on_at(float("inf") if at is None else at):
-                    await self._changed.wait()
+                    await self.demand.changed.wait()
                 await trio.sleep(limits.SUBSCRIBE_COLLECT_S)
 
     def wake(self) -> None:
-        """What is wanted may have changed."""
-        self._changed.set()
-        alarms = self.health.alarms
-        for about in [about for about in alarms if any(about) and not self.demand.holds(*about)]:
-            del alarms[about]  # a mistake that was mended
+        """Plan again, as when the demand has changed."""
+        self.demand.changed.set()
 
     async def deliver(self, received: Received) -> None:
         """Put what was received into the inbox; waits while that is full.
@@ -188,6 +181,7 @@ class CoinbaseFeed:
         """Bring plans, connections and memory in line with what is wanted."""
         now = trio.current_time()
         wanted = self.demand.wanted(now)
+        self._forget_alarms()
         await self._try_refused_again(now)
         if self.session.refused != self._refused:
             self._refused = self.session.refused
@@ -285,6 +279,12 @@ class CoinbaseFeed:
             self.health.alarms["", ""] = received.complaints[-1]
             self._complained_at = trio.current_time()
 
+    def _forget_alarms(self) -> None:
+        """Forget the alarms of products and channels that are no longer held."""
+        alarms = self.health.alarms
+        for about in [about for about in alarms if any(about) and not self.demand.holds(*about)]:
+            del alarms[about]
+
     def _end_alarms(self, received: Received) -> None:
         """What was refused has arrived: the refusal was lifted."""
         for message in received.messages:
@@ -304,19 +304,3 @@ class CoinbaseFeed:
                 and all(source.flows(now) for source in sources)
             ):
                 del self.health.alarms["", ""]
-
-    def _line_health(self) -> list[LineHealth]:
-        now = trio.current_time()
-        return [line.health(self.session.arbiter.race, now) for line in self._lines]
-
-    def _product_ages(self) -> dict[str, tuple[float, float | None]]:
-        """Return for each product how long ago it was heard, and how long ago it had data."""
-        now = trio.current_time()
-        return {
-            product_id: (
-                now - state.heard_at,
-                None if state.data_at is None else now - state.data_at,
-            )
-            for product_id, state in self.session.products.items()
-            if product_id
-        }

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 
-from hedgehogd.arbitration.line_statistics import Race
 from hedgehogd.arbitration.placement import Plan
 from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.engine.health import FeedHealth, LineHealth
@@ -73,8 +72,9 @@ class Line:
             if not connection.is_live
         }
 
-    def health(self, race: Race, now: float) -> LineHealth:
+    def health(self, now: float) -> LineHealth:
         """Return how the line is at ``now``."""
+        race = self._session.arbiter.race
         connections = self.connections.values()
         ages = [now - each.heard_at for each in connections if each.source]
         return LineHealth(

@@ -55,10 +55,8 @@ class Bootstrap:
         self.failures = 0
         self._books = books
         self._rest = rest
-        self._missing = trio.Event()
         self._due: dict[str, float] = {}  # of those that miss theirs
         self._not_before: dict[str, float] = {}  # of those asked for a moment ago
-        books.on_missing = lambda: self._missing.set()
 
     async def run(self, inbox: trio.MemorySendChannel[Delivery]) -> None:
         """Fetch what is missing, for ever."""
@@ -67,8 +65,8 @@ class Bootstrap:
                 missing = self._books.missing()
                 if not missing:
                     self._due.clear()
-                    self._missing = trio.Event()
-                    await self._missing.wait()
+                    self._books.missed.clear()
+                    await self._books.missed.wait()
                     continue
                 now = trio.current_time()
                 settled_at = now + limits.ORDER_BOOK_SETTLE_S
@@ -80,9 +78,9 @@ class Bootstrap:
                 product_id = min(missing, key=self._due.__getitem__)
                 due = self._due[product_id]
                 if due > now:  # another one, that misses its book meanwhile, may be due sooner
-                    self._missing = trio.Event()
+                    self._books.missed.clear()
                     with trio.move_on_at(due):
-                        await self._missing.wait()
+                        await self._books.missed.wait()
                     continue
                 await self._fetch(product_id, inbox)
 

@@ -75,10 +75,8 @@ class RecordingFeed:
         self._pipe = pipe
         self._inbox = inbox
         self._health = health
-        self._session = UpstreamSession()
+        self._session = UpstreamSession(dropped=health.dropped)
         self._source = Source(held=None)
-        self._changed = trio.Event()
-        health.dropped = self._session.dropped
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Play once, then stay up until cancelled.
@@ -86,13 +84,13 @@ class RecordingFeed:
         Raises:
             OperatorError: the recording is broken; the message says in which line.
         """
-        self._pipe.demand.on_change = self._wake
         await self._list_products(self._pipe.catalogue)
         task_status.started()
         async with self._inbox:
-            while not self._pipe.demand.wanted(trio.current_time()):
-                await self._changed.wait()
-                self._changed = trio.Event()
+            demand = self._pipe.demand
+            while not demand.wanted(trio.current_time()):
+                await demand.changed.wait()
+                demand.changed.clear()
             self._health.become(FeedState.LIVE, trio.current_time())
             self._health.connects += 1
             await self._play()
@@ -146,9 +144,6 @@ class RecordingFeed:
             raise OperatorError(f"{self._messages}: {error}") from None
         except OSError as error:
             raise OperatorError(f"{error.filename}: {error.strerror}") from None
-
-    def _wake(self) -> None:
-        self._changed.set()
 
     async def _send(self, batch: list[Recorded]) -> None:
         frames = [(encode_text(recorded.payload), recorded.payload) for recorded in batch]

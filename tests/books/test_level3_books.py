@@ -36,9 +36,12 @@ class Followed:
     """Books that follow a tape as the broker updates it."""
 
     def __init__(self):
-        self.books, self.tape = OrderBooks(), Tape()
+        self.books, self.tape = OrderBooks(self), Tape()
         self.asked = []
-        self.books.on_missing = lambda: self.asked.append(self.books.missing())
+
+    def set(self):
+        """Stand for the ``Wakeup`` of the books."""
+        self.asked.append(self.books.missing())
 
     def put(self, *messages):
         self.tape.append(messages)

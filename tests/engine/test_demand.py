@@ -14,11 +14,17 @@ STATUS = Topic("status", "")
 TOPICS = [TICKER, MATCHES, BOOK, STATUS, TICKER_BATCH.topic("BTC-USD"), Topic("ticker", "ETH-USD")]
 
 
+class Changes(list):
+    """Stands for the ``Wakeup`` of a demand; grows by one with each call of ``set``."""
+
+    def set(self):
+        self.append(None)
+
+
 def watched(*held, linger_s=30.0):
     """Return a demand, and a list that grows by one with each change."""
-    demand, changes = Demand(held, linger_s), []
-    demand.on_change = lambda: changes.append(None)
-    return demand, changes
+    changes = Changes()
+    return Demand(held, linger_s, changes), changes
 
 
 def test_a_topic_is_wanted_from_its_first_subscriber_to_its_last():

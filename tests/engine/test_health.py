@@ -1,7 +1,9 @@
 """Health of the feed and of history."""
 
 import pytest
+import trio
 
+from hedgehogd.arbitration.product_state import ProductState
 from hedgehogd.engine.health import FeedHealth, FeedState, HistoryHealth, HistoryState
 
 
@@ -34,3 +36,29 @@ def test_history_is_off_until_an_instance_records_it():
     assert (health.state, health.reason) == (HistoryState.FAILED, "disk is full")
     health.become(HistoryState.WRITING)
     assert (health.state, health.reason) == (HistoryState.WRITING, "")
+
+
+async def test_the_ages_of_products_are_those_of_the_moment_of_reading(autojump_clock):
+    """A product with heartbeats and without data has one age; topics of all products have none."""
+    health = FeedHealth()
+    for product_id, data_at in (("BTC-USD", 1.0), ("ETH-USD", None), ("", 0.0)):
+        state = health.products[product_id] = ProductState(product_id, 2.0)
+        state.data_at = data_at
+    await trio.sleep(5)
+
+    assert health.read_products() == {"BTC-USD": (3.0, 4.0), "ETH-USD": (3.0, None)}
+
+
+async def test_each_line_states_its_health_at_the_moment_of_reading(autojump_clock):
+    """Without a feed there are none; the state of a line is its own."""
+
+    class Line:
+        def health(self, now):
+            return ("line", now)
+
+    health = FeedHealth()
+    assert health.read_lines() == []
+    health.lines += [Line(), Line()]
+    await trio.sleep(5)
+
+    assert health.read_lines() == [("line", 5.0)] * 2

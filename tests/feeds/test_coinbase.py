@@ -494,6 +494,7 @@ async def test_an_alarm_ends_when_its_reason_is_no_longer_held(autojump_clock, e
     await trio.sleep(1)
     before = dict(running.health.alarms)
     running.demand.hold([Topic("ticker", "BTC-USD")], trio.current_time())
+    await trio.sleep(2 * limits.SUBSCRIBE_COLLECT_S)
 
     assert list(before) == [("", "full"), ("", "")]
     assert list(running.health.alarms) == [("", "")]

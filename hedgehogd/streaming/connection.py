@@ -78,8 +78,7 @@ async def serve_stream(
         early: bytes that arrived after the request head; they belong to the stream.
         address: the peer's address, for people.
     """
-    outlet = Outlet(raw, request.form, plane.settings)
-    session = plane.new_session(outlet, request.form, address)
+    outlet, session = plane.new_stream(raw, request.form, address)
     outlet.control(answer_head(request, session.id, plane.cors_headers(request.origin)))
     reader = Reader(plane, outlet, request) if request.websocket_key else None
     plane.enter(outlet, session)

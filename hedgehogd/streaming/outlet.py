@@ -58,7 +58,7 @@ Not safe to share between threads.
 
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -109,7 +109,7 @@ class Outlet(Member):
     """The writing end of one subscriber's socket.
 
     Attributes:
-        session: the subscriber's session; the connection sets it before the first write.
+        session: the subscriber's session; None after the end of the stream.
         delivered: number of messages that the kernel has accepted completely.
         skipped: number of messages that conflation dropped.
         is_ending: the stream ends: no more data is accepted, the farewell is being sent.
@@ -140,9 +140,14 @@ class Outlet(Member):
         "slot",
     )
 
-    def __init__(self, sock: socket.socket, form: WireForm, settings: OutletSettings) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        form: WireForm,
+        settings: OutletSettings,
+        open_session: "Callable[[Outlet], Session] | None" = None,
+    ) -> None:
         super().__init__()
-        self.session: Session | None = None
         self.delivered = 0
         self.skipped = 0
         self.silent_rounds = 0
@@ -158,6 +163,8 @@ class Outlet(Member):
         self._flushing = False
         self._written: trio.Event | None = None  # for ``wait_written``: the backlog is empty
         self._books_dropped = False  # request their snapshots when the backlog is empty
+        # Last: outlet and session refer to each other, and the session needs a complete outlet.
+        self.session: Session | None = None if open_session is None else open_session(self)
 
     @property
     def waiting_bytes(self) -> int:

@@ -2,6 +2,8 @@
 
 import itertools
 import secrets
+import socket
+from functools import partial
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
@@ -63,6 +65,16 @@ class StreamingPlane:
                 "too_many_subscribers", f"the limit is {self.subscribers_max} subscribers", 503
             )
 
+    def new_stream(
+        self, sock: socket.socket, form: WireForm, address: str = ""
+    ) -> tuple[Outlet, Session]:
+        """Return outlet and session of a stream to ``address``; not registered yet."""
+        opener = partial(self.new_session, form=form, address=address)
+        outlet = Outlet(sock, form, self.settings, opener)
+        if outlet.session is None:
+            raise AssertionError("an outlet without the session that it has opened")
+        return outlet, outlet.session
+
     def new_session(self, outlet: Outlet, form: WireForm, address: str = "") -> Session:
         """Return a session for ``outlet`` and its peer's ``address``; ``enter`` registers it."""
         session_id = f"{self.instance.number}.{secrets.token_urlsafe(_SESSION_ID_BYTES)}"
@@ -84,7 +96,6 @@ class StreamingPlane:
 
     def enter(self, outlet: Outlet, session: Session) -> None:
         """Register an open stream: commands find its session, its outlet gets keepalives."""
-        outlet.session = session
         outlet.slot = next(self._slots) % round(limits.KEEP_ALIVE_S)
         self.outlets[outlet] = None
         self.instance.sessions.add(session)

@@ -24,7 +24,7 @@ from hedgehogd.protocol.wire import (
 )
 from hedgehogd.settings.load import Settings
 from hedgehogd.streaming.connection import Reader
-from hedgehogd.streaming.outlet import Outlet, OutletSettings
+from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.streaming.request import StreamRequest
 from tests.fuzz.mutate import changed, damaged, odd_value, pieces, text_of
@@ -182,8 +182,7 @@ async def _run(random: Random, inputs: int) -> int:
             stream = b"".join(client_frames(random, deflates=form.deflates) for _ in range(frames))
             fed += frames
             socket = Socket(pieces(random, stream))
-            outlet = Outlet(socket, form, plane.settings)
-            session = plane.new_session(outlet, form, f"192.0.2.{number % 250}")
+            outlet, session = plane.new_stream(socket, form, f"192.0.2.{number % 250}")
             plane.enter(outlet, session)
             reader = Reader(plane, outlet, request)
             with outlet.reading:

@@ -360,7 +360,7 @@ async def test_the_demo_can_run_without_modify_order(monkeypatch, argv, variable
     }
     settings = load({**flags, "feed.where": "demo"}, variables, None).settings
     async with trio.open_nursery() as nursery:
-        await intake.Intake(None, settings, None)._address(nursery)
+        await intake.Intake(None, settings, None, None)._address(nursery)
 
     assert [simulation.modifies for simulation in simulations] == [modifies]
 

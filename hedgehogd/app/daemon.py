@@ -27,7 +27,7 @@ import structlog
 import trio
 
 from hedgehogd import __version__
-from hedgehogd.app.history import history
+from hedgehogd.app.history import open_history, recording
 from hedgehogd.app.listeners import Entrances, entrances
 from hedgehogd.app.memory import return_memory
 from hedgehogd.app.reload import apply, held_topics, only_products
@@ -45,6 +45,9 @@ from hedgehogd.fanout.instance import Instance
 from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.logs.setup import report_left_out
+from hedgehogd.recovery.history_port import Past
+from hedgehogd.relay.peers import Peers
+from hedgehogd.relay.tapes import Tapes
 from hedgehogd.settings.load import Settings, in_url
 from hedgehogd.streaming.admission import Addresses
 from hedgehogd.streaming.keeper import keep_alive, say_farewell
@@ -63,8 +66,16 @@ def wall_us() -> int:
     return time.time_ns() // 1000
 
 
-def make_instance(settings: Settings) -> Instance:
-    """Return the parts of one instance, plugged together, nothing running yet."""
+def make_instance(
+    settings: Settings, past: Past | None = None, peers: Peers | None = None
+) -> Instance:
+    """Return the parts of one instance, connected to each other, nothing running yet.
+
+    Args:
+        settings: of the instance.
+        past: the recorded messages; None without history.
+        peers: the other instances of the machine; None when there can be none.
+    """
     pipe = Pipe.build(
         Tape(settings.limits_tape_bytes_max, int(limits.TAPE_KEEP_S * 1_000_000)),
         Demand(held_topics(settings), settings.feed_linger_s),
@@ -72,6 +83,8 @@ def make_instance(settings: Settings) -> Instance:
         trio.current_time,
         wall_us,
         settings.limits_waiting_bytes_max,
+        past,
+        None if peers is None else Tapes(peers),
     )
     sessions = Sessions()
     return Instance(settings.instance, pipe, sessions, Broker(pipe, sessions), FeedHealth())
@@ -119,13 +132,14 @@ class Daemon:
     """One running instance; the binary and the end-to-end tests start the same one.
 
     Attributes:
-        instance: its parts.
+        instance: its parts, once ``run`` has started.
         port: the port it listens on, once ``run`` has started.
         stop: set it to drain.
     """
 
+    instance: Instance
+
     def __init__(self, settings: Settings) -> None:
-        self.instance = make_instance(settings)
         self.port = 0
         self.stop = trio.Event()
         self._settings = settings
@@ -143,16 +157,19 @@ class Daemon:
             FeedError: the exchange refused us for good.
         """
         raise_file_limit(self._settings.limits_subscribers_max)
-        async with entrances(self._settings) as ways_in:
+        settings = self._settings
+        async with entrances(settings) as ways_in, open_history(settings) as history:
             self.port = ways_in.port
+            past = None if history is None else history.past
+            instance = self.instance = make_instance(settings, past, ways_in.peers)
             inbox_tx, inbox_rx = trio.open_memory_channel[Delivery](limits.INBOX_BATCHES_MAX)
             async with (
-                history(self.instance, self._settings, wall_us),
+                recording(history, instance, wall_us) as keep_trades,
                 trio.open_nursery() as consumers,
             ):
-                await consumers.start(self.instance.broker.run, inbox_rx)
+                await consumers.start(instance.broker.run, inbox_rx)
                 async with trio.open_nursery() as producers, inbox_tx:
-                    intake = Intake(self.instance, self._settings, self._random)
+                    intake = Intake(instance, settings, self._random, keep_trades)
                     companion = await intake.start(producers, inbox_tx)
                     async with trio.open_nursery() as services:
                         await self._serve(services, ways_in, companion, task_status)

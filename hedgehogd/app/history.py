@@ -6,14 +6,16 @@ an instance that would keep other things than the one that writes does not start
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import structlog
 import trio
 
 from hedgehogd.app.reload import held_topics
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.fanout.instance import Instance
 from hedgehogd.history.lock import WriterLock
@@ -25,6 +27,7 @@ from hedgehogd.settings.load import Settings
 
 log = structlog.get_logger("history")
 
+KeepTrades = Callable[[str, Sequence[Mapping[str, Any]]], None]
 AUTO, NOWHERE = "auto", "none"
 _NAMES_LOOKS = 10
 _NAMES_LOOK_S = 0.1
@@ -44,17 +47,35 @@ def history_directory(settings: Settings, environment: Mapping[str, str]) -> Pat
     return Path(state) if state else None
 
 
+class History(NamedTuple):
+    """The store of an instance, opened for reading and not yet recorded into.
+
+    Attributes:
+        directory: where the store is.
+        recorded: the topics that are recorded there.
+        names: the pairs and channels that the store names.
+        lock: the right to write; perhaps held already.
+        retention: how much is kept.
+        past: the recorded messages.
+    """
+
+    directory: Path
+    recorded: frozenset[Topic]
+    names: dict[str, str]
+    lock: WriterLock
+    retention: Retention
+    past: StoredPast
+
+
 @asynccontextmanager
-async def history(
-    instance: Instance, settings: Settings, wall_us: Callable[[], int]
-) -> AsyncIterator[StoredPast | None]:
-    """Keep what is held always; at the end write what is left.
+async def open_history(settings: Settings) -> AsyncIterator[History | None]:
+    """Open the store for the topics that are always held; close it at the end.
 
     Yields:
-        What is kept, to be read; None when nothing is.
+        The store; None when nothing is recorded.
 
     Raises:
-        OperatorError: other instances keep other pairs or channels here.
+        OperatorError: other instances record other pairs or channels here.
     """
     recorded = frozenset(held_topics(settings))
     directory = history_directory(settings, os.environ)
@@ -72,23 +93,36 @@ async def history(
         await _agree(Path(place), lock, names)
         retention = Retention(settings.history_age_max_s, settings.history_bytes_max)
         past = StoredPast(Path(place), recorded)
-        recorder = Recorder(
-            Path(place),
-            instance.pipe,
-            recorded,
-            names,
-            lock,
-            instance.history,
-            wall_us,
-            retention,
-        )
-        instance.pipe.resumes.past = past
-        instance.pipe.backfilled.on_add = recorder.keep_trades
-        async with trio.open_nursery() as nursery:
-            await nursery.start(recorder.run)
-            yield past
-            nursery.cancel_scope.cancel()
+        yield History(Path(place), recorded, names, lock, retention, past)
         await past.close()
+
+
+@asynccontextmanager
+async def recording(
+    history: History | None, instance: Instance, wall_us: Callable[[], int]
+) -> AsyncIterator[KeepTrades]:
+    """Record the messages of ``instance`` in ``history``; at the end write the rest.
+
+    Yields:
+        The function that records backfilled trades of a product.
+    """
+    if history is None:
+        yield lambda _product_id, _trades: None
+        return
+    recorder = Recorder(
+        history.directory,
+        instance.pipe,
+        history.recorded,
+        history.names,
+        history.lock,
+        instance.history,
+        wall_us,
+        history.retention,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(recorder.run)
+        yield recorder.keep_trades
+        nursery.cancel_scope.cancel()
 
 
 class _Kept:

@@ -17,7 +17,6 @@ from hedgehogd.domain.errors import OperatorError
 from hedgehogd.protocol.access import ANY, Access
 from hedgehogd.relay.peers import Peers
 from hedgehogd.relay.sockets import own_socket
-from hedgehogd.relay.tapes import Tapes
 from hedgehogd.settings.load import Settings
 from hedgehogd.streaming.address import read_networks
 from hedgehogd.streaming.door import Door, open_listener
@@ -49,6 +48,11 @@ class Entrances:
         self._own = own
         self._accepting: list[trio.CancelScope] = []
 
+    @property
+    def peers(self) -> Peers | None:
+        """The other instances of the machine; None without a runtime directory."""
+        return None if self._own is None else self._own[1]
+
     async def open(
         self, plane: StreamingPlane, companion: Companion, connections: trio.Nursery
     ) -> None:
@@ -61,7 +65,6 @@ class Entrances:
         peers = None
         if self._own is not None:
             own_listener, peers = self._own
-            instance.pipe.resumes.others = Tapes(peers)
             app = make_app(instance, companion=companion, serves_operators=True)
             await connections.start(
                 Door(plane, control_handler(app)).run, own_listener, connections

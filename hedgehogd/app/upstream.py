@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 import trio
 
+from hedgehogd.app.history import KeepTrades
 from hedgehogd.arbitration.batch import TopicNotice
 from hedgehogd.books.level2_batch import Level2Batch
 from hedgehogd.domain import limits
@@ -54,12 +55,22 @@ Inbox = trio.MemorySendChannel[Delivery]
 
 
 class Intake:
-    """Starts what puts deliveries into an instance's inbox, and what knows the products."""
+    """Starts what puts deliveries into an instance's inbox, and what knows the products.
 
-    def __init__(self, instance: Instance, settings: Settings, random: Random) -> None:
+    Args:
+        instance: the instance whose inbox is filled.
+        settings: where the feed is, and its limits.
+        random: source of jitter.
+        keep_trades: records backfilled trades of a product.
+    """
+
+    def __init__(
+        self, instance: Instance, settings: Settings, random: Random, keep_trades: KeepTrades
+    ) -> None:
         self._instance = instance
         self._settings = settings
         self._random = random
+        self._keep_trades = keep_trades
 
     async def start(self, producers: trio.Nursery, inbox: Inbox) -> Companion:
         """Start everything in ``producers``; return what the REST companion reads from.
@@ -136,6 +147,7 @@ class Intake:
         backfilled = self._instance.pipe.backfilled
 
         async def deliver(product_id: str, trades: list[dict[str, Any]]) -> None:
+            self._keep_trades(product_id, trades)
             backfilled.add(product_id, trades, trio.current_time())
             notice = TopicNotice(MATCHES.topic(product_id), notices.backfilled(product_id, trades))
             await inbox.send(Delivery([], [notice]))

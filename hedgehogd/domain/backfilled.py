@@ -1,7 +1,7 @@
 """Trades missed by the feed and fetched by REST, kept for subscribers that resume soon."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hedgehogd.domain.limits import BACKFILLED_KEEP_S, BACKFILLED_TRADES_MAX
@@ -16,9 +16,6 @@ class _Batch(NamedTuple):
 class Backfilled:
     """Recently backfilled trades; at the limit the oldest batches are dropped first.
 
-    Attributes:
-        on_add: called with product id and trades of each batch when it is added.
-
     Args:
         trades_max: trades kept at most, all products together.
         keep_s: seconds for which a trade is kept.
@@ -27,7 +24,6 @@ class Backfilled:
     def __init__(
         self, trades_max: int = BACKFILLED_TRADES_MAX, keep_s: float = BACKFILLED_KEEP_S
     ) -> None:
-        self.on_add: Callable[[str, Sequence[Mapping[str, Any]]], None] = lambda *_: None
         self._trades_max = trades_max
         self._keep_s = keep_s
         self._count = 0
@@ -39,7 +35,6 @@ class Backfilled:
 
     def add(self, product_id: str, trades: Sequence[Mapping[str, Any]], now: float) -> None:
         """Keep ``trades``, in ascending order of trade id; ``now`` is monotonic, in seconds."""
-        self.on_add(product_id, trades)
         kept = trades[-self._trades_max :]
         if kept:
             batch = _Batch(now, product_id, kept)

@@ -19,6 +19,7 @@ from hedgehogd.engine.tape import Tape
 from hedgehogd.fanout.active_notices import ActiveNotices
 from hedgehogd.fanout.hub import Hub
 from hedgehogd.fanout.last_values import LastValues
+from hedgehogd.recovery.history_port import Others, Past
 from hedgehogd.recovery.service import Resumes
 
 
@@ -50,6 +51,8 @@ class Pipe(NamedTuple):
         now: Callable[[], float],
         wall_us: Callable[[], int] = lambda: 0,
         waiting_bytes_max: int = WAITING_BYTES_MAX,
+        past: Past | None = None,
+        others: Others | None = None,
     ) -> "Pipe":
         """Build the parts of one instance and connect them."""
         books = Books(demand, catalogue.is_in_auction)
@@ -65,7 +68,7 @@ class Pipe(NamedTuple):
             books=books,
             orders=OrderBooks(),
             snapshots=Snapshots(books, tape, budget),
-            resumes=Resumes(tape, wall_us, budget),
+            resumes=Resumes(tape, wall_us, budget, past, others),
             backfilled=Backfilled(),
             budget=budget,
             now=now,

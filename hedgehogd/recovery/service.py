@@ -41,9 +41,16 @@ class Resumes:
         expired: how often they were told, or ended, because something was gone.
     """
 
-    def __init__(self, tape: Tape, wall_us: Callable[[], int], budget: Budget) -> None:
-        self.past: Past | None = None
-        self.others: Others | None = None
+    def __init__(
+        self,
+        tape: Tape,
+        wall_us: Callable[[], int],
+        budget: Budget,
+        past: Past | None = None,
+        others: Others | None = None,
+    ) -> None:
+        self.past = past
+        self.others = others
         self.resumed = 0
         self.replayed = 0
         self.expired = 0

@@ -2,13 +2,14 @@
 
 import os
 import stat
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
 from hedgehogd.app.daemon import make_instance, wall_us
-from hedgehogd.app.history import history, history_directory, names_of
+from hedgehogd.app.history import history_directory, names_of, open_history, recording
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.engine.delivery import Delivery
@@ -39,10 +40,19 @@ def test_what_was_set_wins_then_systemd_says_where(where, state, expected):
     assert expected == history_directory(Settings(history_where=where), environment)
 
 
+@asynccontextmanager
+async def running(settings):
+    """Run the history of a new instance; yield the instance."""
+    async with open_history(settings) as history:
+        instance = make_instance(settings, None if history is None else history.past)
+        async with recording(history, instance, wall_us):
+            yield instance
+
+
 async def kept(settings):
     """Run an instance's history for a moment, with one trade on its tape."""
-    instance = make_instance(settings)
-    async with history(instance, settings, wall_us) as past:
+    async with running(settings) as instance:
+        past = instance.pipe.resumes.past
         if past is None:
             return instance, None
         trade = make_message("matches", sequence=7, trade_id=3)
@@ -93,19 +103,19 @@ async def test_the_demo_keeps_a_temporary_one(tmp_path, monkeypatch):
 async def test_an_instance_that_would_keep_other_things_does_not_start(tmp_path):
     """Taking over it would write what the others do not expect; it says who has what."""
     ours = Settings(feed_pairs=BTC, history_where=str(tmp_path))
-    async with history(make_instance(ours), ours, wall_us):
+    async with running(ours):
         with trio.fail_after(20):
             while not (tmp_path / FILE_NAME).exists():
                 await trio.sleep(0.01)
         others = Settings(feed_pairs=("ETH-USD",), history_where=str(tmp_path))
         with pytest.raises(OperatorError) as caught:
-            async with history(make_instance(others), others, wall_us):
+            async with running(others):
                 pytest.fail("it started")
         assert caught.value.exit_status == EXIT_CONFIG
         assert "BTC-USD" in str(caught.value)
         assert "ETH-USD" in str(caught.value)
-        async with history(make_instance(ours), ours, wall_us) as past:
-            assert past.keeps(Topic("ticker", "BTC-USD"))
+        async with running(ours) as instance:
+            assert instance.pipe.resumes.past.keeps(Topic("ticker", "BTC-USD"))
 
 
 async def test_a_writer_that_has_not_said_yet_what_it_keeps_is_waited_for(tmp_path, autojump_clock):
@@ -114,7 +124,7 @@ async def test_a_writer_that_has_not_said_yet_what_it_keeps_is_waited_for(tmp_pa
     assert lock.try_take()
     settings = Settings(feed_pairs=BTC, history_where=str(tmp_path))
 
-    async with history(make_instance(settings), settings, wall_us):
+    async with running(settings):
         assert trio.current_time() >= 0.5
 
     lock.release()
@@ -124,9 +134,8 @@ async def test_where_no_directory_can_be_made_the_instance_starts(tmp_path, capl
     """Streams matter more; readiness says what is wrong as long as it lasts."""
     (tmp_path / "file").write_text("")
     settings = Settings(feed_pairs=BTC, history_where=str(tmp_path / "file" / "h"))
-    instance = make_instance(settings)
 
-    async with history(instance, settings, wall_us):
+    async with running(settings) as instance:
         with trio.fail_after(20):
             while instance.history.state is not HistoryState.FAILED:
                 await trio.sleep(0.01)
@@ -149,7 +158,7 @@ async def test_the_stores_files_are_for_user_and_group_whatever_the_umask(tmp_pa
     """What somebody records is nobody else's business, and a backup of the group reads it."""
     directory = tmp_path / "new" / "history"
     settings = Settings(feed_pairs=BTC, history_where=str(directory))
-    async with history(make_instance(settings), settings, wall_us):
+    async with running(settings):
         for name in ("", "-wal", "-shm"):
             await wait_for_file(directory / f"{FILE_NAME}{name}")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
@@ -166,7 +175,7 @@ async def test_files_of_an_earlier_version_get_the_mode_too(tmp_path):
         (tmp_path / name).chmod(0o666)
     tmp_path.chmod(0o755)
     settings = Settings(feed_pairs=BTC, history_where=str(tmp_path))
-    async with history(make_instance(settings), settings, wall_us):
+    async with running(settings):
         await wait_for_file(tmp_path / f"{FILE_NAME}-wal")
 
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}

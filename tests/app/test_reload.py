@@ -112,8 +112,7 @@ async def test_what_needs_a_restart_says_so_and_stays(nursery, told) -> None:
 async def test_history_keeps_what_it_kept_and_says_so(nursery, told, past) -> None:
     """All instances that share it have to keep the same; one alone cannot change that."""
     old = Settings(feed_pairs=("A-B",))
-    instance = make_instance(old)
-    instance.pipe.resumes.past = past
+    instance = make_instance(old, past)
     plane = make_plane(instance, old, nursery)
     apply(old, Settings(feed_pairs=("C-D",)), instance.pipe, plane)
 

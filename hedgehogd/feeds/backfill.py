@@ -1,8 +1,9 @@
-"""Trades that the feed has missed, fetched by REST.
+"""Backfill: trades that the feed missed, fetched by REST.
 
-``after=X`` gives the page just below X; ``before=X`` gives the *newest* above X, not the
-next (FEED §13). So a gap is walked downwards from its end, and told upwards when done.
-The newest trades may not be there yet: then the same page is asked for again.
+``after=X`` returns the page just below X; ``before=X`` returns the *newest* trades above X, not
+the next ones (COINBASE §13). So pages are requested downwards from the gap's end, and the trades
+are delivered in ascending order when the gap is complete. REST may not list the newest trades
+yet: then the same page is requested again.
 
 Every trade of every gap is delivered once or counted in ``given_up``.
 """
@@ -52,15 +53,15 @@ _decode_trade = msgspec.json.Decoder(_Trade).decode
 
 
 class _BadPage(Exception):
-    """What came is not a page of trades."""
+    """The answer is not a page of trades."""
 
 
 class _Walk:
-    """How far one gap has been filled, from its end down. Pure.
+    """Progress of filling one gap, from its end down. Pure.
 
     Attributes:
-        cursor: ids from here to the gap's end are settled: found, or given up.
-        given_up: how many of them are given up.
+        cursor: all ids from here to the gap's end are settled: found or abandoned.
+        given_up: number of abandoned ids.
     """
 
     def __init__(self, first: int, last: int) -> None:
@@ -75,7 +76,7 @@ class _Walk:
         return self.cursor <= self._first
 
     def take(self, page: dict[int, _Trade]) -> bool:
-        """Take a page; say whether the newest trade that is missing was on it."""
+        """Add a page; return whether it had the newest missing trade."""
         at = self.cursor
         for trade_id, trade in page.items():
             if self._first <= trade_id < at:
@@ -85,14 +86,14 @@ class _Walk:
         return self.cursor < at
 
     def settle(self) -> None:
-        """Give up what was not found above the lowest trade found; all when there is none."""
+        """Give up the missing trades above the lowest trade found; all of them if none was."""
         below = [trade_id for trade_id in self._found if trade_id < self.cursor]
         lowest = min(below, default=self._first)
         self.given_up += self.cursor - lowest - len(below)
         self.cursor = lowest
 
     def end(self) -> int:
-        """Give up what was not found; return how many trades that were in all."""
+        """Give up all missing trades; return the total of abandoned ids."""
         below = sum(trade_id < self.cursor for trade_id in self._found)
         self.given_up += self.cursor - self._first - below
         self.cursor = self._first
@@ -104,19 +105,20 @@ class _Walk:
 
 
 class Backfill:
-    """Fills gaps, one after the other, a page at a time.
+    """Fill gaps one after the other, a page at a time.
 
     Args:
-        rest: who asks the exchange; it is running.
-        deliver: takes at most ``BACKFILL_CHUNK_TRADES_MAX`` trades of a product, ascending;
+        rest: the REST client; it is running.
+        deliver: receives at most ``BACKFILL_CHUNK_TRADES_MAX`` trades of a product, ascending;
             each has ``trade_id``, ``side`` (the maker's), ``size``, ``price``, ``time``.
-        random: for the jitter of pauses.
+        random: source of the jitter of pauses.
 
     Attributes:
-        gaps: gaps asked to be filled since start.
-        delivered: trades handed on since start.
-        given_up: trades that were not, by reason: ``too_many`` in one gap, ``queue_full`` of
-            gaps, ``not_listed`` by the exchange, ``refused`` by it, or it is ``unavailable``.
+        gaps: gaps requested since start.
+        delivered: trades delivered since start.
+        given_up: trades not delivered, by reason: ``too_many`` in one gap, ``queue_full`` (too
+            many gaps), ``not_listed`` by the exchange, ``refused`` by it, or ``unavailable``
+            service.
     """
 
     def __init__(self, rest: RestClient, deliver: Deliver, random: Random) -> None:
@@ -130,12 +132,12 @@ class Backfill:
         self._wake = trio.Event()
 
     def ask(self, product_id: str, first_trade_id: int, last_trade_id: int) -> None:
-        """Have the trades of a gap fetched, both ends included, and delivered when they are."""
+        """Request the trades of a gap, both ends included."""
         self.gaps += 1
         first = max(first_trade_id, last_trade_id - limits.BACKFILL_TRADES_MAX + 1)
-        is_odd = not is_product_id(product_id)  # a feed may say anything; this goes into a path
-        if is_odd or len(self._waiting) >= limits.BACKFILL_GAPS_MAX:
-            reason = "refused" if is_odd else "queue_full"
+        is_invalid = not is_product_id(product_id)  # from a feed, and part of a path below
+        if is_invalid or len(self._waiting) >= limits.BACKFILL_GAPS_MAX:
+            reason = "refused" if is_invalid else "queue_full"
             self.given_up[reason] += last_trade_id - first_trade_id + 1
             return
         if first > first_trade_id:
@@ -172,7 +174,7 @@ class Backfill:
             self.delivered += len(chunk)
 
     async def _walk_down(self, product_id: str, walk: _Walk) -> str:
-        """Walk to the end of the gap if possible; return why trades are missing if any are."""
+        """Request pages down to the gap's first trade; return the reason of any missing trades."""
         patience_ends: float | None = None
         pauses = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S, self._random)
         failures = 0
@@ -203,24 +205,24 @@ class Backfill:
 
 
 def _read_page(answer: Answer) -> dict[int, _Trade]:
-    """Return the trades on a page by their ids.
+    """Return the trades of a page by their ids.
 
     Raises:
-        _BadPage: there is none.
+        _BadPage: the answer is not a page of trades.
     """
     if answer.status != 200:
         raise _BadPage(answer.message)
     try:
         trades, unreadable = read_list(answer.body, _read_trade)
     except msgspec.DecodeError as error:
-        raise _BadPage(f"it is no page of trades: {error}") from None
+        raise _BadPage(f"not a page of trades: {error}") from None
     if unreadable and not trades:
         raise _BadPage("no trade on the page can be read")
     return {trade.trade_id: trade for trade in trades}
 
 
 def _read_trade(raw: msgspec.Raw) -> _Trade:
-    """Read one trade; its numbers may be JSON numbers, which stay the texts that they were.
+    """Read one trade; size and price may be JSON numbers; their text is kept unchanged.
 
     Raises:
         msgspec.DecodeError: a field cannot be read.

@@ -1,4 +1,4 @@
-"""Which products there are, read from the exchange's REST service now and then."""
+"""The list of products, read from the exchange's REST service at intervals."""
 
 from typing import Any, NamedTuple
 
@@ -30,12 +30,12 @@ _decode_product = msgspec.json.Decoder(_Product).decode
 
 
 class Products(NamedTuple):
-    """What a list of products says.
+    """The content of a list of products.
 
     Attributes:
         ids: the products that are not delisted.
-        in_auction: those of them that are in an auction.
-        unreadable: entries that could not be read; each costs itself.
+        in_auction: the products among ``ids`` that are in an auction.
+        unreadable: number of entries that could not be read and are left out.
     """
 
     ids: frozenset[str]
@@ -47,7 +47,7 @@ def read_products(body: bytes) -> Products:
     """Read the answer of ``GET /products``.
 
     Raises:
-        msgspec.DecodeError: the body is no list.
+        msgspec.DecodeError: the body is not a list.
     """
     products, unreadable = read_list(body, _decode_product)
     listed = [product for product in products if is_product_id(product.id)]
@@ -65,10 +65,10 @@ async def keep_catalogue(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Read the list of products now and then, for ever; ``rest`` is running.
+    """Read the list of products at intervals, for ever; ``rest`` is running.
 
-    Started means: the first answer has come, or has been waited for long enough. Where
-    there is no such service the feed's own answers decide which products exist.
+    Started means: the first answer has arrived, or its wait has ended. Without a REST service
+    the feed's own acknowledgements and errors show which products exist.
     """
     with trio.move_on_after(_FIRST_ANSWER_S):
         await _refresh(rest, catalogue)
@@ -85,7 +85,7 @@ def keep_products(answer: Answer) -> float:  # noqa: ARG001
 
 
 async def _refresh(rest: RestClient, catalogue: Catalogue) -> bool:
-    """Read the list once; say whether there was one. What was known stays when not."""
+    """Read the list once; return False if there is none, which keeps the previous list."""
     answer = await rest.get(PRODUCTS_PATH, keeping=keep_products)
     reason = "" if answer.status == 200 else answer.message
     if not reason:
@@ -94,18 +94,18 @@ async def _refresh(rest: RestClient, catalogue: Catalogue) -> bool:
             if products.ids:
                 if products.unreadable != catalogue.unreadable:
                     log.warning(
-                        "entries of the list of products cannot be read",
+                        "unreadable entries in the list of products",
                         url=rest.url,
                         entries=products.unreadable,
                         of=products.unreadable + len(products.ids),
                     )
                 catalogue.replace(products.ids, products.in_auction, products.unreadable)
                 return True
-            reason = "the list is empty"  # an exchange in trouble, not one without a market
+            reason = "the list is empty"  # a fault of the exchange: it has products
         except msgspec.DecodeError as error:
             reason = str(error)
     log.warning(
-        "no list of products: the feed's own answers decide which there are",
+        "no list of products: the feed's answers show which products exist",
         url=rest.url,
         reason=reason,
     )

@@ -1,12 +1,12 @@
-"""The feed: one or two lines to the exchange, asked for exactly what is wanted.
+"""The feed: one or two lines to the exchange, subscribed to exactly the topics in demand.
 
-A line is a whole feed of its own, made of as many connections as its plan has. What wants
-to flow comes from ``Demand``; each line's plan says which connection holds it, each
-``Connection`` keeps itself alive, and one ``UpstreamSession`` decides between all of them
-what is delivered. Deliveries enter the inbox in the order of those decisions.
+A line carries the whole feed, on as many connections as its plan has. ``Demand`` lists the
+topics; each line's plan assigns them to connections; each ``Connection`` keeps itself alive; one
+``UpstreamSession`` arbitrates between all connections. Deliveries enter the inbox in the order
+in which the session decided on them.
 
-The feed ends for its cancellation alone, or with ``FeedError.for_good`` when the exchange
-refuses the very first connection.
+The feed ends only when it is cancelled, or with ``FeedError.for_good`` when the exchange
+refuses the first connection permanently.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -34,22 +34,22 @@ log = structlog.get_logger("feed")
 
 
 def _ignore_trades(product_id: str, gap: Gap) -> None:
-    """Nobody fetches what is missing."""
+    """Ignore missing trades: no backfill is running."""
 
 
 class CoinbaseFeed:
-    """Keep what is wanted flowing from the exchange into ``inbox``.
+    """Deliver the messages of all topics in demand from the exchange into ``inbox``.
 
-    It is the ``Sink`` of its connections.
+    The feed is the ``Sink`` of its connections.
 
     Args:
         dialer: connects to the exchange.
-        demand: what is wanted.
-        inbox: where deliveries go; closed when ``run`` ends.
-        health: written here, read by others.
-        lines: how many whole feeds to hold, 1 or 2.
-        gap_patience_s: how long a hole in one line waits for the other, in seconds.
-        on_missing_trades: told of each hole in trade ids, by product.
+        demand: the topics that subscribers and the configuration want.
+        inbox: receives the deliveries; closed when ``run`` ends.
+        health: the state of the feed; the feed writes it.
+        lines: number of lines, 1 or 2.
+        gap_patience_s: how long messages after a gap in one line wait for the other, in seconds.
+        on_missing_trades: called with the product and the gap in its trade ids.
 
     Attributes:
         dialer: connects to the exchange.
@@ -76,24 +76,24 @@ class CoinbaseFeed:
             Line(number, dialer, self, self.session, health, self.wake) for number in range(lines)
         ]
         self._on_missing_trades = on_missing_trades
-        self._hole = trio.Event()
+        self._gap = trio.Event()
         self._remembered: frozenset[Topic] = frozenset()
         self._refused: frozenset[str] = frozenset()
         self._staleness = Staleness(self.session, health)
-        self._again_at: dict[str, float] = {}  # when a refused channel is asked for again
+        self._again_at: dict[str, float] = {}  # when each refused channel is requested again
         self._complained_at = 0.0
-        self._relay_is_stale = False  # another hedgehogd feeds us, and its own feed is stale
+        self._relay_is_stale = False  # upstream is another hedgehogd, and its own feed is stale
         health.lines += self._lines
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the feed until cancelled.
+        """Run the feed until cancelled.
 
         Raises:
-            FeedError: the exchange refused the first connection for good.
+            FeedError: the exchange refused the first connection permanently.
         """
         task_status.started()
         async with self._inbox, trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_holes)
+            nursery.start_soon(self._watch_gaps)
             while True:
                 self.demand.changed.clear()
                 await self._plan(nursery)
@@ -103,14 +103,15 @@ class CoinbaseFeed:
                 await trio.sleep(limits.SUBSCRIBE_COLLECT_S)
 
     def wake(self) -> None:
-        """Plan again, as when the demand has changed."""
+        """Plan again, as after a change of demand."""
         self.demand.changed.set()
 
     async def deliver(self, received: Received) -> None:
-        """Put what was received into the inbox; waits while that is full.
+        """Put ``received`` into the inbox; wait while the inbox is full.
 
-        What has been decided has to arrive: the numbers are counted already. So the wait
-        goes on when the connection is cancelled; it ends when the broker takes it or is gone.
+        Its sequence numbers are counted as delivered already, so the delivery must not be lost:
+        the wait continues when the connection is cancelled, until the broker receives the
+        delivery or has ended.
         """
         received.hide(self.dialer.secrets)
         account(received, self.session, self.health)
@@ -120,7 +121,7 @@ class CoinbaseFeed:
         if self.session.refused != self._refused:
             self.wake()
         if self.session.arbiter.next_expiry() is not None:
-            self._hole.set()
+            self._gap.set()
         if self.health.alarms:
             self._end_alarms(received)
         self._raise_alarm(received)
@@ -135,14 +136,14 @@ class CoinbaseFeed:
             await self.state_changed()
 
     async def ended(self, source: Source) -> None:
-        """A connection has ended: deliver what no longer waits for it."""
+        """Deliver the messages that waited for ``source``, a connection that has ended."""
         await self.deliver(self.session.lost(source, trio.current_time()))
 
     async def state_changed(self) -> None:
-        """Tell what has changed about which connections are live."""
-        told = self._staleness.of_lines(self._lines, trio.current_time())
-        if told:
-            await self._put(Delivery([], told))
+        """Deliver notices about products that became stale or live with a connection."""
+        notices = self._staleness.of_lines(self._lines, trio.current_time())
+        if notices:
+            await self._put(Delivery([], notices))
 
     async def watch_products(
         self,
@@ -150,35 +151,38 @@ class CoinbaseFeed:
         now: float,
         resubscribe: Callable[[Sequence[Topic], AbstractSet[str]], None],
     ) -> None:
-        """Tell which products of ``source`` have fallen silent or are back; ask for them anew."""
+        """Report products of ``source`` that became silent or live; resubscribe the silent ones.
+
+        See ``Sink``.
+        """
         unheard = source.unheard(now, self.stale_after_s)
         quiet = frozenset(self.session.quiet_products(source, now, self.stale_after_s)) | {
             t.product_id
             for t in unheard
             if t.channel == HEARTBEAT.topic_channel
             and source.heard_heartbeat
-            and not self._is_heard(t.product_id, now)
+            and not self._is_live(t.product_id, now)
         }
         silent = [t for t in source.held or () if t.product_id in quiet or t in unheard]
         if silent:
             resubscribe(silent, quiet)
-        heard = frozenset(
+        live = frozenset(
             state.product_id
             for state in self.session.states(source)
             if state.leader is source and now - state.heard_at < self.stale_after_s
         )
-        told = self._staleness.of_products(quiet, heard | quiet)
+        notices = self._staleness.of_products(quiet, live | quiet)
         self._end_complaint(now)
-        if told:
-            await self._put(Delivery([], told))
+        if notices:
+            await self._put(Delivery([], notices))
 
-    def _is_heard(self, product_id: str, now: float) -> bool:
-        """Say whether the product flows, on whichever connection."""
+    def _is_live(self, product_id: str, now: float) -> bool:
+        """Return whether messages of the product arrive, on any connection."""
         state = self.session.products.get(product_id)
         return state is not None and now - state.heard_at < self.stale_after_s
 
     async def _plan(self, nursery: trio.Nursery) -> None:
-        """Bring plans, connections and memory in line with what is wanted."""
+        """Adapt plans, connections, alarms and remembered topics to the demand."""
         now = trio.current_time()
         wanted = self.demand.wanted(now)
         self._forget_alarms()
@@ -200,9 +204,10 @@ class CoinbaseFeed:
         await self.state_changed()
 
     async def _try_refused_again(self, now: float) -> None:
-        """Have channels asked for again whose refusal may have been lifted.
+        """Request refused channels again when the exchange may accept them by now.
 
-        Not ``level2`` for want of a key: ``level2_batch`` stands in for it.
+        A ``level2`` that is refused for a missing key is not requested again: ``level2_batch``
+        replaces it.
         """
         session = self.session
         for channel in session.refused - self._again_at.keys():
@@ -223,10 +228,10 @@ class CoinbaseFeed:
         return min((at for at in times if at is not None), default=None)
 
     async def _remember_only(self, topics: frozenset[Topic]) -> None:
-        """Forget topics that no longer flow, here and down the pipe.
+        """Forget all topics but ``topics``, in the session and, by a delivery, in the broker.
 
-        Called before anything is asked for, so no answer comes too early. When they flow
-        again nothing is compared with what came before.
+        It is called before the requests are sent, so no answer arrives earlier. When a forgotten
+        topic is subscribed to again, its numbers are not compared with the earlier ones.
         """
         if topics == self._remembered:
             return
@@ -237,7 +242,7 @@ class CoinbaseFeed:
         await self._put(Delivery([], flows=topics))
 
     def _resync(self, topics: Iterable[Topic]) -> None:
-        """Have ``topics`` begin anew, on the connection that they are followed on."""
+        """Resubscribe ``topics`` for a snapshot, each on its product's primary connection."""
         for topic in topics:
             state = self.session.products.get(topic.product_id)
             for line in self._lines:
@@ -248,28 +253,29 @@ class CoinbaseFeed:
                         connection.renewals.ask_anew([topic])
                         connection.wake()
 
-    async def _watch_holes(self) -> None:
-        """Deliver what has waited long enough for a hole to be filled, for ever."""
+    async def _watch_gaps(self) -> None:
+        """Deliver messages after a gap, for ever, when their wait for the missing ones expires."""
         while True:
-            await self._hole.wait()
+            await self._gap.wait()
             at = self.session.arbiter.next_expiry()
             if at is None:
-                self._hole = trio.Event()
+                self._gap = trio.Event()
                 continue
             await trio.sleep_until(at)
             await self.deliver(self.session.expire(trio.current_time()))
 
     async def _put(self, delivery: Delivery) -> None:
-        """Put ``delivery`` into the inbox, after all that others put there before.
+        """Put ``delivery`` into the inbox, after all earlier deliveries.
 
-        Its numbers are counted already, so it has to arrive: the wait goes on when the
-        connection that brought it is cancelled. It ends when the broker takes it or is gone.
+        Its sequence numbers are counted as delivered already, so it must not be lost: the wait
+        is shielded from the cancellation of the connection that received it. It ends when the
+        broker receives the delivery or has ended.
         """
         with trio.CancelScope(shield=True), suppress(trio.BrokenResourceError):
             await self._inbox.send(delivery)
 
     def _raise_alarm(self, received: Received) -> None:
-        """Let ``/readyz`` say what the exchange has against what is held always."""
+        """Report in ``/readyz`` that the exchange refuses held topics, or has sent an error."""
         for refusal in received.refusals:
             has_substitute = refusal.channel == LEVEL2.topic_channel
             if not has_substitute and self.demand.holds(refusal.product_id, refusal.channel):
@@ -286,13 +292,13 @@ class CoinbaseFeed:
             del alarms[about]
 
     def _end_alarms(self, received: Received) -> None:
-        """What was refused has arrived: the refusal was lifted."""
+        """End the alarm of each refused product or channel when its messages arrive again."""
         for message in received.messages:
             self.health.alarms.pop((message.topic.product_id, ""), None)
             self.health.alarms.pop(("", message.topic.channel), None)
 
     def _end_complaint(self, now: float) -> None:
-        """End the alarm of a complaint when all that is held has flowed since, for long enough."""
+        """End the alarm of an upstream error once all held topics have flowed long enough."""
         if ("", "") in self.health.alarms and now - self._complained_at >= self.stale_after_s:
             connections = [c for line in self._lines for c in line.connections.values()]
             sources = [c.source for c in connections if c.source is not None]

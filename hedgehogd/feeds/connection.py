@@ -1,16 +1,21 @@
-"""One upstream connection, kept alive: dialled again whatever ends it.
+"""One upstream connection that dials again after any end.
 
-It is one slot of one line. It dials when its slot has something to hold and hangs up when
-it has nothing (Coinbase closes connections that do not subscribe, FEED §3.1). What it holds
-is compared with the plan and the difference is sent, in as few messages as the exchange's
-limits ask for.
+A connection is one slot of one line. It dials when the plan assigns topics to its slot and
+closes when the plan assigns none (Coinbase closes connections that do not subscribe, COINBASE
+§3.1). It compares its subscriptions with the plan and sends the difference, in as few requests
+as the exchange's limits allow.
 
-A connection is dead when no byte has come for ``stale_after_s`` although we pinged, or when
-it holds heartbeats and no data of a product has arrived for as long, whatever pings say:
-sockets that stay open and silent are the most common complaint about this exchange (PAIN
-§1). Products that were moved to a connection because they are silent do not count. A product
-whose heartbeats alone have stopped is asked for anew, and nothing else is. An exchange that
-sends data and no heartbeat at all has no heartbeats: their absence proves nothing there.
+A connection is dead in two cases:
+
+* No byte has arrived for ``stale_after_s``, although it pinged.
+* It subscribes to heartbeats, and no data of a product has arrived for ``stale_after_s``,
+  even if its pings are answered: sockets that stay open and silent are the most common
+  complaint about this exchange (COINBASE §16.1). Products that were moved to this connection
+  because they are silent do not count.
+
+If only the heartbeats of a product stop, the connection subscribes to that product again and
+keeps all other subscriptions. An exchange that sends data and never a heartbeat does not support
+heartbeats; their absence is no evidence there.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +50,7 @@ from hedgehogd.protocol.backoff import Backoff
 
 log = structlog.get_logger("feed")
 
-_REMEDY = "it is dialled again; check network, DNS and proxy, or try --feed demo"
+_REMEDY = "dialling again; check network, DNS and proxy, or try --feed demo"
 _BOOKS = frozenset(channel.topic_channel for channel in (LEVEL2, LEVEL2_BATCH))
 _HEADERS = [(b"User-Agent", f"hedgehogd/{__version__}".encode())]
 
@@ -70,8 +75,7 @@ class Sink(Protocol):
     ) -> None:
         """Report the products of ``source`` that have become silent or flow again.
 
-        ``resubscribe`` is called with the silent topics and with the products whose heartbeats
-        have stopped.
+        ``resubscribe`` is called with the silent topics and with the products without heartbeats.
         """
 
 
@@ -90,14 +94,14 @@ class Connection:
 
     Attributes:
         slot: its number in the line's plan.
-        source: the connection as the session knows it; None while there is none.
-        is_live: data has come on it.
-        loss: why the last one ended; empty when none has, or a new one is live.
+        source: arbitration's record of the open connection; None while there is none.
+        is_live: data has arrived on it.
+        loss: why the last connection ended; empty before, and when a new one is live.
         connects: connections opened since start.
         losses: connections lost since start.
-        renewals: what is to be subscribed to once more; call ``wake`` after asking.
-        heard_at: when data came last, or it was opened, on ``trio.current_time``'s clock. While
-            heartbeats are due, data of products counts alone.
+        renewals: topics to subscribe to again; call ``wake`` after adding to it.
+        heard_at: when data arrived last, or when it was opened, on ``trio.current_time``'s clock.
+            While heartbeats are due, only data of products counts.
     """
 
     def __init__(
@@ -132,14 +136,14 @@ class Connection:
         self.renewals = Renewals()
 
     def wake(self) -> None:
-        """The plan, or what has to begin anew, may have changed."""
+        """Compare the subscriptions with the plan and with ``renewals`` again."""
         self._changed.set()
 
-    def ask_anew(self, silent: Sequence[Topic], quiet: AbstractSet[str]) -> None:
-        """Subscribe to ``silent`` topics anew; move a product for which that does not help.
+    def resubscribe(self, silent: Sequence[Topic], quiet: AbstractSet[str]) -> None:
+        """Subscribe to ``silent`` topics again; move a product for which that does not help.
 
-        A ticker or match may not come because nothing was traded. A book always comes, and so
-        does a heartbeat of a product that is ``quiet``.
+        A missing ticker or match proves nothing: there may have been no trade. A book always
+        arrives, and so does a heartbeat of a product that is ``quiet``: these two are evidence.
         """
         new = [str(topic) for topic in silent if topic not in self._known_silent]
         self._known_silent.update(silent)
@@ -148,17 +152,17 @@ class Connection:
         self.renewals.ask_anew(silent)
         self.wake()
         for topic in silent:
-            is_beat = topic.channel == HEARTBEAT.topic_channel
-            is_proof = topic.channel in _BOOKS or (is_beat and topic.product_id in quiet)
-            if is_proof and self.renewals.tries(topic) >= limits.RENEWALS_BEFORE_MOVE_MAX:
+            is_heartbeat = topic.channel == HEARTBEAT.topic_channel
+            is_evidence = topic.channel in _BOOKS or (is_heartbeat and topic.product_id in quiet)
+            if is_evidence and self.renewals.tries(topic) >= limits.RENEWALS_BEFORE_MOVE_MAX:
                 self._plan.avoid(self.slot, topic.product_id)
                 self._wake_feed()
 
     async def run(self) -> None:
-        """Hold what the plan says until cancelled.
+        """Keep a connection with the topics of the plan until cancelled.
 
         Raises:
-            FeedError: the exchange refused the feed's very first connection for good.
+            FeedError: the exchange refused the feed's first connection permanently.
         """
         while True:
             if not self._plan.topics(self.slot):
@@ -169,7 +173,7 @@ class Connection:
             await self._one_connection()
 
     async def _one_connection(self) -> None:
-        """Dial, hold the connection until it ends, and pause when it ended badly."""
+        """Dial, keep the connection until it ends, and pause if it ended with an error."""
         await self._dialer.wait_for_a_dial()
         started_at, connects = trio.current_time(), self.connects
         error: Exception | None = None
@@ -212,7 +216,7 @@ class Connection:
         await trio.sleep(pause_s)
 
     async def _connect_and_hold(self) -> None:
-        """Return when nothing is wanted any more; raise when the connection ends otherwise."""
+        """Return when the plan assigns no topics; raise when the connection ends otherwise."""
         dialer, address = self._dialer, self._dialer.address
         connect_by = trio.current_time() + limits.DIAL_TIMEOUT_S
         with trio.fail_at(connect_by):
@@ -249,7 +253,7 @@ class Connection:
                             await tap.say_goodbye()
                 nursery.cancel_scope.cancel()
         except* OUTSIDE_ERRORS:
-            if not hung_up:  # what comes of our own goodbye is no loss
+            if not hung_up:  # errors that follow our own close frame are no disconnect
                 raise
         finally:
             self.source, self.is_live = None, False
@@ -265,7 +269,7 @@ class Connection:
         self._session.connected(source)
 
     async def _keep_subscribed(self, connection: WebSocketConnection, source: Source) -> None:
-        """Make the connection hold what the plan says; return when that is nothing."""
+        """Keep the subscriptions equal to the plan; return when the plan assigns no topics."""
         plan = self._plan
         while True:
             self._changed = trio.Event()
@@ -278,7 +282,7 @@ class Connection:
             await self._send(connection, source, "unsubscribe", (held - wanted) | due.anew)
             added = (wanted - held) | due.anew | due.again
             source.ask(added, trio.current_time())
-            if not was_watched:  # patience with its products begins now
+            if not was_watched:  # its products have ``stale_after_s`` from now on
                 self.heard_at = trio.current_time()
             self._session.let_go(source)
             await self._send(connection, source, "subscribe", added)
@@ -296,21 +300,21 @@ class Connection:
             await trio.sleep(self._dialer.requests.take(trio.current_time()))
             source.acks_due += 1
             await connection.send_message(request.decode())
-            log.debug("asked upstream", line=self._line, topics=len(topics), kind=kind)
+            log.debug("upstream request", line=self._line, topics=len(topics), kind=kind)
 
     async def _receive(self, frames: Frames) -> None:
-        """Take the frames of one read; waits while the inbox is full."""
+        """Deliver the frames of one read; wait while the inbox is full."""
         source = self.source
         if source is None:
-            raise AssertionError("frames before the connection has begun")
+            raise AssertionError("frames before the handshake began")
         now, known = trio.current_time(), len(source.products)
         self._health.heard_at = now
         was_stale = source.told_stale
         received = self._session.receive(source, frames, now)
-        if was_stale:  # what a relay says while it has no data is a sign of life too
+        if was_stale:  # a message of a relay without data proves that the relay is alive
             self.heard_at = now
-            if not source.told_stale:  # it is back: its products have their time to speak
-                for state in feed.session.states(source):
+            if not source.told_stale:  # it is live again: its products have ``stale_after_s``
+                for state in self._session.states(source):
                     state.heard_at = now
         has_data = source.heard_at == now or not self._is_watched(source)
         if has_data:
@@ -337,35 +341,38 @@ class Connection:
             self._wake_feed()
 
     def _is_watched(self, source: Source) -> bool:
-        """Say whether silence means that the connection is dead; a relay says why it is silent."""
+        """Return whether silence means that the connection is dead.
+
+        It does not when a relay has reported that its own feed is stale.
+        """
         return not source.told_stale and source.expects_data(self._plan.silent)
 
     async def _watch_line(self, tap: FrameTap, source: Source) -> None:
-        """Raise as soon as the connection is dead; ask anew for products that fell silent."""
+        """Raise as soon as the connection is dead; resubscribe products that became silent."""
         patience_s = self._dialer.stale_after_s
         while True:
             now = trio.current_time()
-            if tap.is_delivering:  # the inbox is full; what has arrived is not read yet
+            if tap.is_delivering:  # the inbox is full; more bytes may wait in the socket
                 await trio.sleep(patience_s / 4)
                 continue
             byte_by = tap.heard_at + patience_s
-            beat_by = self.heard_at + patience_s if self._is_watched(source) else byte_by
+            data_by = self.heard_at + patience_s if self._is_watched(source) else byte_by
             if now >= byte_by:
                 raise FeedError(f"silent: no byte for {now - tap.heard_at:.1f} s")
-            if now >= beat_by:
-                what = "heartbeat" if source.heard_heartbeat else "data"
-                raise FeedError(f"silent: no {what} for {now - self.heard_at:.1f} s")
+            if now >= data_by:
+                missing = "heartbeat" if source.heard_heartbeat else "data"
+                raise FeedError(f"silent: no {missing} for {now - self.heard_at:.1f} s")
             if not source.told_stale:
-                await self._sink.watch_products(source, now, self.ask_anew)
-            await trio.sleep_until(min(byte_by, beat_by, now + patience_s / 4))
+                await self._sink.watch_products(source, now, self.resubscribe)
+            await trio.sleep_until(min(byte_by, data_by, now + patience_s / 4))
 
 
 async def _ping_when_silent(
     tap: FrameTap, connection: WebSocketConnection, silence_s: float
 ) -> None:
-    """Ask for a sign of life whenever there was none for ``silence_s``.
+    """Ping whenever no byte has arrived for ``silence_s``.
 
-    Nobody waits for the answer but this task: what silence means is ``_watch_line``'s to say.
+    This task alone waits for the pong; ``_watch_line`` decides when silence means dead.
     """
     while True:
         if trio.current_time() >= tap.heard_at + silence_s:
@@ -375,11 +382,11 @@ async def _ping_when_silent(
 
 
 async def _until_closed(tap: FrameTap, connection: WebSocketConnection) -> None:
-    """Raise when the connection is closed; the tap keeps all messages.
+    """Raise when the connection is closed; no message arrives here, the tap removes them all.
 
     Raises:
-        ConnectionClosed: by the exchange, or by us.
-        Exception: by us, because of what the exchange sent.
+        ConnectionClosed: the exchange or this side closed it.
+        Exception: the tap's error, when this side closed it for bytes that the exchange sent.
     """
     try:
         while True:

@@ -1,4 +1,4 @@
-"""Where a feed is, and how to connect to it."""
+"""The address of a feed, and how to connect to it."""
 
 import ssl
 from typing import NamedTuple
@@ -22,7 +22,7 @@ SANDBOX_REST_URL = "https://api-public.sandbox.exchange.coinbase.com"
 
 
 class FeedAddress(NamedTuple):
-    """A WebSocket URL in parts, and the REST service beside it. Printing it shows no secret.
+    """A WebSocket URL in parts, and the URL of its REST service. Its ``repr`` shows no secret.
 
     Attributes:
         host: name or address.
@@ -31,7 +31,7 @@ class FeedAddress(NamedTuple):
         is_tls: True for ``wss``.
         rest_url: ``https://host[:port]`` without a path.
         authorization: the header for the URL's ``user:password@``; empty without one.
-        secrets: what no text that is shown may contain.
+        secrets: strings that no displayed text may contain.
     """
 
     host: str
@@ -43,31 +43,31 @@ class FeedAddress(NamedTuple):
     secrets: Secrets = NO_SECRETS
 
     def __repr__(self) -> str:
-        """Return the URL that may be shown."""
+        """Return a text with the URL that may be displayed."""
         return f"FeedAddress({self.url!r})"
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that the URL asks for, in the form of trio-websocket."""
+        """The request headers for the URL, in the form of trio-websocket."""
         return [(b"Authorization", self.authorization.encode())] if self.authorization else []
 
     @property
     def host_header(self) -> str:
-        """The ``Host`` to ask for: the port only when it is not the usual one."""
+        """The ``Host`` header; it names the port only if it is not the default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The URL for people: without user, password and query."""
+        """The URL for display: without user, password and query."""
         return hide_in_url(f"{'wss' if self.is_tls else 'ws'}://{self.host_header}{self.resource}")
 
 
 def parse_url(url: str, rest_url: str = "") -> FeedAddress:
-    """Read a ``ws://`` or ``wss://`` URL; REST is at the same host unless given.
+    """Parse a ``ws://`` or ``wss://`` URL; the REST service is at the same host by default.
 
     Raises:
-        OperatorError: another scheme, no host, or a port that is none.
+        OperatorError: the URL has another scheme, no host, or an invalid port.
     """
     try:
         parts = urlsplit(url)
@@ -98,7 +98,7 @@ async def dial(address: FeedAddress) -> trio.abc.Stream:
     """Connect to ``address``; the caller limits the time and closes the stream.
 
     Raises:
-        OSError: no route, refused, no such name, a certificate that does not fit.
+        OSError: no route, connection refused, unknown host name, certificate not valid.
         trio.BrokenResourceError: the connection broke during the TLS handshake.
     """
     stream = await trio.open_tcp_stream(address.host, address.port)

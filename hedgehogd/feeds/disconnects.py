@@ -1,7 +1,7 @@
-"""What can end an upstream connection, and in which words it is told.
+"""The errors that end an upstream connection, and their descriptions.
 
-The words go into the log, ``/readyz``, the ``stale`` notice and, up to the first colon, into
-the metric ``hedgehogd_feed_losses``: a stable name first, then the detail.
+A description has a stable name first, then the detail. It is shown in the log, ``/readyz`` and
+the ``stale`` notice; the metric ``hedgehogd_feed_losses`` has the part before the first colon.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ OUTSIDE_ERRORS = (
     trio.TooSlowError,
     trio.BrokenResourceError,
     trio.ClosedResourceError,
-    trio.BusyResourceError,  # our goodbye met the library's ping or pong: the line is over
+    trio.BusyResourceError,  # our close frame collided with a ping or pong of the library
     ConnectionClosed,
-    ProtocolError,  # a ping crossed our close: the library may no longer answer it
-    h11.ProtocolError,  # an answer to the handshake that is none: it wants to refuse that
+    ProtocolError,  # a ping crossed our close frame: the library may no longer answer it
+    h11.ProtocolError,  # an invalid answer to the handshake
     FrameError,
     FeedError,
 )
-"""What others do to us; everything else that ends a connection is a bug of ours."""
+"""Errors caused by the exchange or the network; any other error is a bug of hedgehogd."""
 
 _TOO_MANY_REQUESTS = 429
 _TRY_AGAIN_STATUSES = frozenset({408, 425, _TOO_MANY_REQUESTS})
@@ -35,10 +35,10 @@ _CONSEQUENCES = (ConnectionClosed, trio.BusyResourceError)
 
 
 def cause_of(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the error in ``group`` that the others came of.
+    """Return the error in ``group`` that caused the other ones.
 
-    Whatever ends a connection also makes the library say that it is closed, and our goodbye
-    may be in the way of a ping; which of them comes first is chance.
+    When a connection ends, the library also raises ``ConnectionClosed``, and our close frame may
+    collide with a ping (``BusyResourceError``). The order of these errors is arbitrary.
     """
     errors = list(_leaves(group))
     causes = (error for error in errors if not isinstance(error, _CONSEQUENCES))
@@ -54,7 +54,7 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 def is_for_good(error: Exception) -> bool:
-    """Say whether the exchange refused us in a way that dialling again will not change."""
+    """Return whether the exchange refused the handshake with a status that another dial keeps."""
     return (
         isinstance(error, UpgradeRefused)
         and 400 <= error.status < 500
@@ -63,12 +63,12 @@ def is_for_good(error: Exception) -> bool:
 
 
 def is_rate_limit(error: Exception) -> bool:
-    """Say whether the exchange refused us for dialling too often."""
+    """Return whether the exchange refused the handshake because of too many dials."""
     return isinstance(error, UpgradeRefused) and error.status == _TOO_MANY_REQUESTS
 
 
 def describe(error: Exception) -> str:
-    """Say in a few words what ended the connection: a stable name, then the detail."""
+    """Describe the error that ended a connection: a stable name, then the detail."""
     if isinstance(error, ConnectionClosed):
         reason = error.reason
         return f"closed: {reason.code} {reason.reason or ''}".rstrip() if reason else "closed"
@@ -82,23 +82,23 @@ def describe(error: Exception) -> str:
         return str(error) if ": " in str(error) else f"ended: {error}"
     if isinstance(error, OSError):
         return f"network: {_reasons(error)}"
-    detail = str(error) or str(error.__cause__ or "")  # trio keeps TLS's reason in the cause
+    detail = str(error) or str(error.__cause__ or "")  # trio has the TLS reason in the cause
     return f"broken: {detail}" if detail else "broken"
 
 
 def _reasons(error: OSError) -> str:
-    """Return why a host cannot be reached; trio names each address's reason in the cause."""
+    """Return why a host cannot be reached; trio has the reason of each address in the cause."""
     if not isinstance(error.__cause__, BaseExceptionGroup):
         return str(error)
     causes = {str(each).replace("Error connecting to ", "") for each in error.__cause__.exceptions}
-    return f"{error}: " + "; ".join(sorted(causes))  # tried in any order: one text for one failure
+    return f"{error}: " + "; ".join(sorted(causes))  # in a stable order
 
 
 def _refusal_of(error: h11.ProtocolError) -> BaseException:
-    """Return what was wrong with the answer to our handshake.
+    """Return the error that the library found in the answer to the handshake.
 
-    The library notices, and while it handles that it tries to answer as a server would. What
-    it raises is about its own answer; what it noticed is the context.
+    The library handles that error by answering as a server would, which fails in turn. It raises
+    the second error; the first one is in its ``__context__``.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""A line: one whole feed, made of as many connections as its plan has."""
+"""A line: the whole feed once, on as many connections as its plan has."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from hedgehogd.feeds.dialer import Dialer
 
 
 class Line:
-    """One whole feed.
+    """The whole feed once.
 
     Args:
         number: 0 or 1.
@@ -22,8 +22,8 @@ class Line:
 
     Attributes:
         number: 0 or 1.
-        plan: which connection holds which product.
-        connections: by slot; once made, they stay.
+        plan: the placement of products on connections.
+        connections: by slot; none is ever removed.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Line:
                 yield connection
 
     def live(self) -> list[int]:
-        """Return the slots whose connections bring data."""
+        """Return the slots with a live connection."""
         return [slot for slot, connection in self.connections.items() if connection.is_live]
 
     def down(self) -> dict[int, str]:
-        """Return why each connection that should be live is not."""
+        """Return the reason of the last disconnect of each connection that is not live."""
         return {
             slot: connection.loss
             for slot, connection in self.connections.items()
@@ -73,7 +73,7 @@ class Line:
         }
 
     def health(self, now: float) -> LineHealth:
-        """Return how the line is at ``now``."""
+        """Return the state of the line at ``now``."""
         race = self._session.arbiter.race
         connections = self.connections.values()
         ages = [now - each.heard_at for each in connections if each.source]

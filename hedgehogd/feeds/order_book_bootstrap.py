@@ -1,8 +1,8 @@
-"""Level-3 books, fetched by REST for products whose ``full`` or ``level3`` flows.
+"""Level-3 books, fetched by REST for products with ``full`` or ``level3`` messages.
 
-A moment is waited after the events have begun to flow, so that the book is not older than the
-first of them (FEED §9). Polling level-3 books is sanctioned (FEED §13), so each product's is
-asked for at most once in ``ORDER_BOOK_PAUSE_S``.
+The request is sent ``ORDER_BOOK_SETTLE_S`` after the first event, so that the book is not older
+than that event (COINBASE §9). The exchange sanctions clients that poll level-3 books
+(COINBASE §13), so each product's book is requested at most once in ``ORDER_BOOK_PAUSE_S``.
 """
 
 import msgspec
@@ -27,10 +27,10 @@ class _Book(msgspec.Struct):
 
 
 def read_book(product_id: str, body: bytes) -> FetchedOrders:
-    """Read REST's answer to ``/products/<id>/book?level=3``; unreadable rows are among it.
+    """Decode the answer to ``/products/<id>/book?level=3``; unreadable rows stay in it as they are.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: the body is not a book.
     """
     try:
         book = msgspec.json.decode(body, type=_Book)
@@ -41,11 +41,11 @@ def read_book(product_id: str, body: bytes) -> FetchedOrders:
 
 
 class Bootstrap:
-    """Fetches the level-3 books that are missing.
+    """Fetch missing level-3 books.
 
     Args:
-        books: who misses them.
-        rest: who asks the exchange; it is running.
+        books: the level-3 books of the instance.
+        rest: the REST client; it is running.
 
     Attributes:
         failures: books that could not be fetched.
@@ -55,11 +55,11 @@ class Bootstrap:
         self.failures = 0
         self._books = books
         self._rest = rest
-        self._due: dict[str, float] = {}  # of those that miss theirs
-        self._not_before: dict[str, float] = {}  # of those asked for a moment ago
+        self._due: dict[str, float] = {}  # when to request each missing book
+        self._not_before: dict[str, float] = {}  # end of the pause after each recent request
 
     async def run(self, inbox: trio.MemorySendChannel[Delivery]) -> None:
-        """Fetch what is missing, for ever."""
+        """Fetch missing books, for ever."""
         async with inbox:
             while True:
                 missing = self._books.missing()
@@ -77,7 +77,7 @@ class Bootstrap:
                 }
                 product_id = min(missing, key=self._due.__getitem__)
                 due = self._due[product_id]
-                if due > now:  # another one, that misses its book meanwhile, may be due sooner
+                if due > now:  # a book that becomes missing meanwhile may be due sooner
                     self._books.missed.clear()
                     with trio.move_on_at(due):
                         await self._books.missed.wait()

@@ -1,9 +1,9 @@
-"""A recording as the feed: its messages at their own pace, without a network.
+"""A recording as the feed: its messages at their recorded pace, without a network.
 
-It begins when something is wanted for the first time, plays once, and stays up at its
-end: subscribers keep their streams, and ``/readyz`` says ``recording ended``.
+Playing starts when a topic is in demand for the first time, and happens once. At the end the
+feed stays up: subscribers keep their streams, and ``/readyz`` reports ``recording ended``.
 
-The file is read in threads, a batch at a time; a disk that hangs keeps nobody waiting.
+The file is read in threads, a batch at a time, so a disk that hangs blocks no stream.
 """
 
 from collections.abc import Generator
@@ -40,10 +40,10 @@ _BATCH_MESSAGES_MAX = 64
 
 
 def find_recording(path: Path) -> Path:
-    """Return the file of messages that ``path`` (that file, or its directory) names.
+    """Return the file of messages for ``path``, which is that file or its directory.
 
     Raises:
-        OperatorError: there is no such file.
+        OperatorError: the file does not exist.
     """
     found = path / MESSAGES_FILE if path.is_dir() else path
     if not found.is_file():
@@ -59,9 +59,9 @@ class RecordingFeed:
 
     Args:
         path: the file of messages, or its directory.
-        pipe: what is wanted; nothing is played before anything is.
-        inbox: where deliveries go; closed when ``run`` ends.
-        health: written here, read by others.
+        pipe: its demand starts the playing; its catalogue gets the recorded products.
+        inbox: receives the deliveries; closed when ``run`` ends.
+        health: the state of the feed; written here.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RecordingFeed:
         """Play once, then stay up until cancelled.
 
         Raises:
-            OperatorError: the recording is broken; the message says in which line.
+            OperatorError: the recording is not valid; the message names the line.
         """
         await self._list_products(self._pipe.catalogue)
         task_status.started()
@@ -99,7 +99,7 @@ class RecordingFeed:
             await trio.sleep_forever()
 
     async def _list_products(self, catalogue: Catalogue) -> None:
-        """Take the list of products recorded beside the messages, if there is one."""
+        """Read the list of products that was recorded with the messages, if there is one."""
         path = self._messages.with_name(PRODUCTS_FILE)
         if path.is_file():
             try:

@@ -1,4 +1,4 @@
-"""Answers of the exchange's REST service, and those kept for the next who ask."""
+"""Answers of the exchange's REST service, and their cache."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -10,15 +10,15 @@ from hedgehogd.domain.limits import REST_KEPT_ANSWERS_MAX, REST_KEPT_BYTES_MAX
 
 
 class Answer(NamedTuple):
-    """What a client of the exchange would have got, or what we say in its place.
+    """The answer of the exchange to a client, or an error of hedgehogd in its place.
 
     Attributes:
-        status: the HTTP status. 200, 400 and 404 are the exchange's; 502, 503 and 504 say
-            that it could not be asked.
+        status: the HTTP status. 200, 400 and 404 are the exchange's; 502, 503 and 504 mean that
+            there is no answer of the exchange.
         body: JSON; an object with a ``message`` for every status but 200.
         before: the header ``cb-before``, the newest trade id of a page; or empty.
         after: the header ``cb-after``, the oldest one; or empty.
-        retry_after_s: for 503, when to ask again; 0 when that is not known.
+        retry_after_s: for 503, when to try again, in seconds; 0 if that is not known.
     """
 
     status: int
@@ -29,38 +29,41 @@ class Answer(NamedTuple):
 
     @property
     def message(self) -> str:
-        """What the ``message`` of an error says; empty when it is none."""
+        """The ``message`` of an error body; empty for any other body."""
         return error_message(self.body)
 
 
 Keeping = Callable[[Answer], float]
-"""How long an answer of status 200 may be kept, in seconds."""
+"""Time for which an answer of status 200 may be cached, in seconds."""
 
 
-class _Said(msgspec.Struct):
+class _Error(msgspec.Struct):
     message: str
 
 
 def error_message(body: bytes) -> str:
-    """Return the ``message`` of an error in the exchange's form; empty when it is another."""
+    """Return the ``message`` of an error body in the exchange's form; empty for other forms."""
     try:
-        return msgspec.json.decode(body, type=_Said).message
+        return msgspec.json.decode(body, type=_Error).message
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
 
 
 def failure(status: int, message: str, retry_after_s: float = 0.0) -> Answer:
-    """Return an error of ours in the form that the exchange's clients read."""
+    """Return an error of hedgehogd in the form of the exchange's errors."""
     body = msgspec.json.encode({"message": message})
     return Answer(status, body, retry_after_s=retry_after_s)
 
 
 class KeptAnswers:
-    """Answers by what was asked, each until it is too old; the least recently used go first.
+    """Cache of answers by request, each with an expiry; evicts the least recently used.
 
     Args:
-        answers_max: answers kept at most.
-        bytes_max: what their bodies take at most; a larger one is not kept at all.
+        answers_max: greatest number of answers.
+        bytes_max: greatest size of all bodies together; a larger body is not cached.
+
+    Attributes:
+        bytes: size of all cached bodies together.
     """
 
     def __init__(
@@ -74,29 +77,29 @@ class KeptAnswers:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, asked: Hashable, now: float) -> Answer | None:
-        """Return the answer if it is kept and not too old at ``now``, in seconds."""
-        found = self._kept.get(asked)
+    def find(self, request: Hashable, now: float) -> Answer | None:
+        """Return the cached answer if it has not expired at ``now``, in seconds."""
+        found = self._kept.get(request)
         if found is None:
             return None
         until, answer = found
         if now >= until:
-            self._drop(asked)
+            self._drop(request)
             return None
-        self._kept.move_to_end(asked)
+        self._kept.move_to_end(request)
         return answer
 
-    def keep(self, asked: Hashable, answer: Answer, until: float) -> None:
-        """Keep ``answer`` up to ``until``, on the same clock as ``find``."""
-        if asked in self._kept:
-            self._drop(asked)
+    def keep(self, request: Hashable, answer: Answer, until: float) -> None:
+        """Cache ``answer`` up to ``until``, on the same clock as ``find``."""
+        if request in self._kept:
+            self._drop(request)
         if len(answer.body) > self._bytes_max:
             return
-        self._kept[asked] = (until, answer)
+        self._kept[request] = (until, answer)
         self.bytes += len(answer.body)
         while self.bytes > self._bytes_max or len(self._kept) > self._answers_max:
             self._drop(next(iter(self._kept)))
 
-    def _drop(self, asked: Hashable) -> None:
-        _, answer = self._kept.pop(asked)
+    def _drop(self, request: Hashable) -> None:
+        _, answer = self._kept.pop(request)
         self.bytes -= len(answer.body)

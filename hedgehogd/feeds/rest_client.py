@@ -1,16 +1,16 @@
-"""The exchange's REST service, asked as seldom as possible and never too fast.
+"""Client of the exchange's REST service: as few requests as possible, at a bounded rate.
 
-Thousands may ask us; we ask the exchange at most ``REST_REQUESTS_PER_S`` a second, because
-it counts per address and shuts out who asks more. So:
+Thousands of callers may ask for data; the client sends at most ``REST_REQUESTS_PER_S`` requests a
+second, because the exchange counts them per address and blocks an address that sends more. So:
 
-* The same question from many is asked once, and its answer is kept for a moment.
-* A request belongs to this client, not to who asked: one who leaves takes nothing from the
-  others. A request that nobody waits for any more is not made.
-* What cannot be asked soon is refused at once. Everything that waits is bounded.
-* ``429`` stops all requests for a while, longer each time.
-* Backfill asks by ``get_later``: askers go first, but not for ever.
+* Equal questions of several callers share one request, and its answer is cached for a moment.
+* A request belongs to the client, not to its first caller: a caller that is cancelled does not
+  cancel it for the other callers. A queued request without callers is not sent.
+* A request that cannot be sent soon is refused at once. Every queue is bounded.
+* ``429`` pauses all requests; consecutive pauses grow.
+* Backfill uses ``get_later``: callers of ``get`` go first, but not for ever.
 
-Nothing here raises for what the exchange does: every outcome is an ``Answer``.
+No fault of the exchange raises an exception here: every outcome is an ``Answer``.
 """
 
 from collections import Counter, deque
@@ -27,42 +27,42 @@ from hedgehogd.feeds.rest_request import HEADERS, Query, ask
 from hedgehogd.protocol.backoff import Backoff, TokenBucket
 
 _NO_ANSWER = frozenset({"unreachable", "timeout"})
-_FAILURE_KEEP_S = 1.0  # nobody makes us ask a service in trouble again and again
+_FAILURE_KEEP_S = 1.0  # callers must not cause repeated requests to a failing service
 
 
 class _Fetch:
-    """One request, from the first who asks to its answer."""
+    """One request, from its first caller to its answer."""
 
     def __init__(self, key: Hashable, path: str, query: Query, keeping: Keeping | None) -> None:
         self.key = key
         self.path = path
         self.query = query
-        self.keeping = keeping  # None: not kept, and of no hurry
-        self.askers = 0
+        self.keeping = keeping  # None: not cached, and of low priority
+        self.callers = 0
         self.tries = 0
         self.done = trio.Event()
-        self.answer = failure(503, "this hedgehogd is going down")
+        self.answer = failure(503, "this hedgehogd is shutting down")
 
 
 class RestClient:
-    """One instance's access to the exchange's REST service.
+    """Access of one instance to the exchange's REST service.
 
     Args:
         url: ``https://host[:port]`` without a path.
-        random: for the jitter of pauses.
+        random: source of the jitter of pauses.
         authorization: the ``Authorization`` header; empty for none.
         secrets: removed from the error messages of the service.
-        transport: in place of the network, for tests.
-        exists: True when the service is known to exist, whatever it answers now.
+        transport: replaces the network in tests.
+        exists: True if the service is known to exist.
 
     Attributes:
-        exists: True once the service has answered anything but 404, in whatever trouble it is, or
-            from the start where it is known to exist.
-        requests: requests made since start.
-        errors: those that brought no answer of the exchange, by reason.
-        cache_hits: askers answered by what was kept.
-        coalesced: askers who waited for a request that was under way already.
-        refused: askers refused because too many waited.
+        exists: True once the service has answered with any status but 404, errors included, or
+            from the start if it is known to exist.
+        requests: requests sent since start.
+        errors: requests without an answer of the exchange, by reason.
+        cache_hits: calls answered from the cache.
+        coalesced: calls that waited for a request that was queued or sent already.
+        refused: calls refused because too many were waiting, or during a long pause.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class RestClient:
         self._transport = transport
         self._kept = KeptAnswers()
         self._fetches: dict[Hashable, _Fetch] = {}
-        self._askers: deque[_Fetch] = deque()
+        self._urgent: deque[_Fetch] = deque()
         self._later: deque[_Fetch] = deque()
-        self._askers_in_a_row = 0
+        self._urgent_in_a_row = 0
         self._wake = trio.Event()
         self._slots = trio.Semaphore(limits.REST_IN_FLIGHT_MAX)
         self._bucket = TokenBucket(limits.REST_REQUESTS_PER_S, limits.REST_REQUESTS_BURST)
@@ -98,16 +98,16 @@ class RestClient:
         self._is_running = False
 
     def share(self, among: int) -> None:
-        """``among`` clients of one address share what the exchange allows it."""
+        """Divide the request rate that the exchange allows an address by ``among`` clients."""
         self._bucket.share(among)
 
     async def get(self, path: str, query: Query = (), *, keeping: Keeping) -> Answer:
-        """Return the answer to a question, which others may ask as well; the caller limits time.
+        """Return an answer that several callers may share; the caller limits the time.
 
         Args:
-            path: absolute, with nothing in it that needs quoting.
-            query: keys and values; their order makes no difference.
-            keeping: how long the answer may serve others.
+            path: absolute path, without characters that need quoting.
+            query: keys and values, in any order.
+            keeping: returns how long the answer may be cached, in seconds.
         """
         query = tuple(sorted(query))
         key = (path, query)
@@ -121,14 +121,14 @@ class RestClient:
         if fetch is not None:
             self.coalesced += 1
             return await self._wait(fetch)
-        return await self._enter(_Fetch(key, path, query, keeping), self._askers)
+        return await self._enter(_Fetch(key, path, query, keeping), self._urgent)
 
     async def get_later(self, path: str, query: Query = ()) -> Answer:
-        """Return a new answer, not a kept one, when those who wait for theirs leave room."""
+        """Return a new, uncached answer, when the callers of ``get`` leave room for it."""
         return await self._enter(_Fetch(object(), path, query, None), self._later)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Make the requests until cancelled; who still waits then is refused."""
+        """Send requests until cancelled; calls that still wait are then refused."""
         async with httpx.AsyncClient(
             base_url=self.url,
             headers=self._headers,
@@ -144,7 +144,7 @@ class RestClient:
                     await self._dispatch(client, nursery)
             finally:
                 self._is_running = False
-                self._askers.clear()
+                self._urgent.clear()
                 self._later.clear()
                 for fetch in self._fetches.values():
                     fetch.done.set()
@@ -164,36 +164,36 @@ class RestClient:
 
     def _refusal(self, queue: deque[_Fetch]) -> Answer | None:
         if not self._is_running:
-            return failure(503, "the exchange cannot be asked now")
+            return failure(503, "the exchange's REST service cannot be used now")
         pause_s = self._paused_until - trio.current_time()
         if pause_s > limits.REST_ASKER_S:
-            return failure(503, "the exchange limits our requests", pause_s)
+            return failure(503, "the exchange's rate limit is reached", pause_s)
         if len(queue) >= limits.REST_WAITING_MAX:
             wait_s = max(pause_s, 0.0) + len(queue) / limits.REST_REQUESTS_PER_S
             return failure(503, "too many requests are waiting for the exchange", wait_s)
         return None
 
     async def _wait(self, fetch: _Fetch) -> Answer:
-        fetch.askers += 1
+        fetch.callers += 1
         try:
             await fetch.done.wait()
         finally:
-            fetch.askers -= 1
-            if not fetch.askers:
+            fetch.callers -= 1
+            if not fetch.callers:
                 self._abandon(fetch)
         return fetch.answer
 
     def _abandon(self, fetch: _Fetch) -> None:
-        """Take a request that nobody waits for out of its queue, if it has not been made."""
-        queue = self._later if fetch.keeping is None else self._askers
+        """Remove a request without callers from its queue, if it has not been sent."""
+        queue = self._later if fetch.keeping is None else self._urgent
         if fetch in queue:
             queue.remove(fetch)
             del self._fetches[fetch.key]
 
     async def _dispatch(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
-        """Start requests in their turn, for ever."""
+        """Start requests in order of priority, for ever."""
         while True:
-            while not self._askers and not self._later:
+            while not self._urgent and not self._later:
                 self._wake = trio.Event()
                 await self._wake.wait()
             await self._slots.acquire()
@@ -201,24 +201,24 @@ class RestClient:
             while self._paused_until > trio.current_time():  # noqa: ASYNC110  # it moves
                 await trio.sleep_until(self._paused_until)
             fetch = self._next()
-            if fetch is None:  # all who waited have left
+            if fetch is None:  # the callers of all queued requests were cancelled
                 self._slots.release()
             else:
-                nursery.start_soon(self._make, client, fetch)
+                nursery.start_soon(self._send, client, fetch)
 
     def _next(self) -> _Fetch | None:
         if self._later and (
-            not self._askers or self._askers_in_a_row >= limits.REST_ASKERS_IN_A_ROW_MAX
+            not self._urgent or self._urgent_in_a_row >= limits.REST_ASKERS_IN_A_ROW_MAX
         ):
-            self._askers_in_a_row = 0
+            self._urgent_in_a_row = 0
             return self._later.popleft()
-        if self._askers:
-            self._askers_in_a_row = self._askers_in_a_row + 1 if self._later else 0
-            return self._askers.popleft()
+        if self._urgent:
+            self._urgent_in_a_row = self._urgent_in_a_row + 1 if self._later else 0
+            return self._urgent.popleft()
         return None
 
-    async def _make(self, client: httpx.AsyncClient, fetch: _Fetch) -> None:
-        """Make one request, and tell everybody who waits for it."""
+    async def _send(self, client: httpx.AsyncClient, fetch: _Fetch) -> None:
+        """Send one request, and wake all callers that wait for it."""
         try:
             self.requests += 1
             answer, error = await ask(client, fetch.path, fetch.query)
@@ -235,8 +235,8 @@ class RestClient:
             fetch.tries += 1
             answer = self._pause(answer)
             retriable = self._paused_until - trio.current_time() <= limits.REST_ASKER_S
-            if retriable and fetch.askers and fetch.tries < limits.REST_LIMITED_TRIES_MAX:
-                (self._later if fetch.keeping is None else self._askers).appendleft(fetch)
+            if retriable and fetch.callers and fetch.tries < limits.REST_LIMITED_TRIES_MAX:
+                (self._later if fetch.keeping is None else self._urgent).appendleft(fetch)
                 self._wake.set()
                 return
         elif answer.status < 500:
@@ -249,11 +249,11 @@ class RestClient:
         fetch.done.set()
 
     def _pause(self, limited: Answer) -> Answer:
-        """Ask nothing for a while, and return what to say to those who cannot wait."""
+        """Pause all requests, and return the answer for callers that cannot wait so long."""
         now = trio.current_time()
-        if now >= self._paused_until:  # further ones of the same moment are the same refusal
+        if now >= self._paused_until:  # a 429 during a pause does not lengthen the next one
             pause_s = max(self._pauses.next_s(), limited.retry_after_s)
         else:
             pause_s = limited.retry_after_s
         self._paused_until = max(self._paused_until, now + pause_s)
-        return failure(503, "the exchange limits our requests", self._paused_until - now)
+        return failure(503, "the exchange's rate limit is reached", self._paused_until - now)

@@ -1,7 +1,7 @@
-"""One request to the exchange's REST service, and what came of it.
+"""One request to the exchange's REST service, and its bounded answer.
 
-The exchange may be anything: slow, endless, a proxy's login page, a small packet that
-unpacks to gigabytes. What comes back from here is bounded, and JSON by the looks of it.
+The peer is not trusted: its answer may be slow, endless, a proxy's login page, or a small body
+that unpacks to gigabytes. ``ask`` returns a body of bounded size that begins like JSON.
 """
 
 import re
@@ -26,15 +26,16 @@ _CURSOR = re.compile(r"[0-9]{1,16}")
 
 
 class _Unreadable(Exception):
-    """An answer that is too large, or not what its head says it is."""
+    """The answer is too large, or its body does not match its head."""
 
 
 async def ask(client: httpx.AsyncClient, path: str, query: Query) -> tuple[Answer, str]:
-    """Ask once, for at most ``REST_TIMEOUT_S``.
+    """Send one request and wait for at most ``REST_TIMEOUT_S``.
 
     Returns:
-        The answer, and why it is not the exchange's: a name for counting, or empty. Status
-        429 is the exchange's own, with its ``Retry-After``; all others are as in ``Answer``.
+        The answer, and the reason why it is not the exchange's: a label of the error counter, or
+        empty. Status 429 is the exchange's own, with its ``Retry-After``; all other statuses are
+        as in ``Answer``.
     """
     try:
         with trio.fail_after(limits.REST_TIMEOUT_S):
@@ -45,16 +46,16 @@ async def ask(client: httpx.AsyncClient, path: str, query: Query) -> tuple[Answe
     except (trio.TooSlowError, httpx.TimeoutException):
         return failure(504, "the exchange did not answer in time"), "timeout"
     except (httpx.HTTPError, OSError) as error:
-        said = str(error) or type(error).__name__
-        return failure(502, f"the exchange cannot be reached: {said}"), "unreachable"
+        reason = str(error) or type(error).__name__
+        return failure(502, f"the exchange cannot be reached: {reason}"), "unreachable"
     except _Unreadable as error:
         return failure(502, f"the exchange's answer cannot be read: {error}"), "unreadable"
     finally:
-        client.cookies.clear()  # nobody needs them, and nothing bounds them
+        client.cookies.clear()  # no request needs them, and their number is not bounded
 
 
 async def _error(response: httpx.Response) -> tuple[Answer, str]:
-    """Return what an error of the exchange comes to for those who asked."""
+    """Return the answer for an error status of the exchange, and the error's label."""
     status = response.status_code
     if status == 429:
         return failure(429, "", _retry_after_s(response)), "limited"
@@ -66,31 +67,31 @@ async def _error(response: httpx.Response) -> tuple[Answer, str]:
         return failure(404, message or "NotFound"), ""
     if status == 400:
         return failure(400, message or "Bad Request"), ""
-    said = f"the exchange answered HTTP {status} {message}".rstrip()
-    return failure(502, said), f"status_{status // 100}xx"
+    text = f"the exchange answered HTTP {status} {message}".rstrip()
+    return failure(502, text), f"status_{status // 100}xx"
 
 
 async def _whole(response: httpx.Response) -> Answer:
     body = await _read(response, limits.REST_ANSWER_BYTES_MAX)
     if body[:100].lstrip()[:1] not in (b"{", b"["):
-        raise _Unreadable("it is not JSON")
+        raise _Unreadable("not JSON")
     cursors = (response.headers.get(name, "") for name in ("cb-before", "cb-after"))
     before, after = (cursor if _CURSOR.fullmatch(cursor) else "" for cursor in cursors)
     return Answer(200, body, before, after)
 
 
 async def _read(response: httpx.Response, bytes_max: int) -> bytes:
-    """Return the body, at most ``bytes_max``, however small it was packed.
+    """Return the unpacked body, at most ``bytes_max`` bytes of it.
 
     Raises:
-        _Unreadable: it is larger, cut off, or packed in another way than it says or we asked for.
+        _Unreadable: the body is larger, truncated, damaged, or in an encoding not asked for.
     """
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in {"identity", "gzip"}:
         raise _Unreadable(f"its encoding is {encoding[:20]}")
     body = _Body(bytes_max, is_packed=encoding == "gzip")
-    # httpx reads by generators in generators. Left early, the inner ones would be closed by the
-    # garbage collector; cancelled where they wait, all of them end at once.
+    # httpx reads by nested generators. If the loop were left early, the garbage collector would
+    # close the inner ones; a cancelled read ends all of them at once.
     with trio.CancelScope() as reading:
         async for part in response.aiter_raw():
             if not body.take(part):
@@ -99,7 +100,7 @@ async def _read(response: httpx.Response, bytes_max: int) -> bytes:
 
 
 class _Body:
-    """A body that is being read. Pure."""
+    """A body that is being received. Pure."""
 
     def __init__(self, bytes_max: int, *, is_packed: bool) -> None:
         self._bytes_max = bytes_max
@@ -108,7 +109,7 @@ class _Body:
         self._error = ""
 
     def take(self, part: bytes) -> bool:
-        """Take the next part; say whether more of it is wanted."""
+        """Append the next part; return whether more parts are needed."""
         if self._error:
             return False
         try:
@@ -119,21 +120,25 @@ class _Body:
         except zlib.error as error:
             self._error = str(error)
         if len(self._body) > self._bytes_max:
-            self._error = f"it is over {self._bytes_max} bytes"
+            self._error = f"over {self._bytes_max} bytes"
         return not self._error
 
     def whole(self) -> bytes:
-        """Return all of it, or say by ``_Unreadable`` what is wrong with it."""
+        """Return the whole body.
+
+        Raises:
+            _Unreadable: the body is too large, truncated or damaged.
+        """
         if self._unpacker is not None and not self._unpacker.eof:
-            self._error = self._error or "it ends too early"
+            self._error = self._error or "truncated"
         if self._error:
             raise _Unreadable(self._error)
         return bytes(self._body)
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Return what ``Retry-After`` asks for in seconds; a date or nonsense counts as nothing."""
-    said = response.headers.get("retry-after", "")
-    if not (said.isascii() and said.isdigit()) or len(said) > 9:
+    """Return ``Retry-After`` in seconds; 0 for a date or an invalid value."""
+    text = response.headers.get("retry-after", "")
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
         return 0.0
-    return min(float(said), limits.REST_RETRY_AFTER_MAX_S)
+    return min(float(text), limits.REST_RETRY_AFTER_MAX_S)

@@ -1,8 +1,9 @@
-"""Which part of the feed is stale, and who has to be told.
+"""Which part of the feed is stale, and the notices that report it.
 
-A slot is down when no line has it. All down is the feed's staleness, told to everybody; one
-of several down concerns its products alone, and so does a product whose heartbeats have
-stopped on a connection that is alive. Each is told once, and its end too.
+A slot is down when no line has a live connection for it. If all slots are down, the feed is
+stale, and all subscribers get a notice. If one of several slots is down, only subscribers of its
+products do; the same holds for a product without heartbeats on a live connection.
+The beginning and the end of each such state are reported once.
 """
 
 from collections.abc import Sequence
@@ -18,21 +19,26 @@ from hedgehogd.protocol import notices
 log = structlog.get_logger("feed")
 
 _PRODUCTS_LOGGED_MAX = 10
-_RELAY_IS_STALE = "the relay that feeds us is stale"
+_RELAY_IS_STALE = "the upstream relay is stale"
 
 
 class Staleness:
-    """What subscribers have been told of the feed's state."""
+    """The states of the feed that have been reported to subscribers.
+
+    Args:
+        session: arbitration between all connections.
+        health: the state of the feed; written here.
+    """
 
     def __init__(self, session: UpstreamSession, health: FeedHealth) -> None:
         self._session = session
         self._health = health
-        self._all_stale = False  # everybody was told that the feed is stale
-        self._stale = frozenset[str]()  # products told to be stale: their connection is down
-        self._quiet = frozenset[str]()  # the same: their heartbeats have stopped
+        self._all_stale = False  # the feed is reported as stale, to all subscribers
+        self._stale = frozenset[str]()  # products reported as stale: their connection is down
+        self._quiet = frozenset[str]()  # products reported as stale: their heartbeats stopped
 
     def of_lines(self, lines: Sequence[Line], now: float) -> list[TopicNotice]:
-        """Write down how the feed is; return what is to be told about it."""
+        """Update the state of the feed in its health; return the notices that report changes."""
         wanted = {slot for line in lines for slot in line.plan.slots()}
         live = {slot for line in lines for slot in line.live()} & wanted
         down = wanted - live
@@ -43,30 +49,35 @@ class Staleness:
             if loss and slot in down
         }
         reason = next(iter(lost.values()), "")
-        self._quiet &= lines[0].plan.products(wanted)  # nobody asks how the others are
+        self._quiet &= lines[0].plan.products(wanted)  # other products are no longer held
         self._health.quiet_products = len(self._quiet)
         self._health.become(*self._state(live, down, reason, now))
         if live and self._session.told_stale:
-            told = self._about_all(set(), live, _RELAY_IS_STALE)
+            due = self._about_all(set(), live, _RELAY_IS_STALE)
         else:
-            told = self._about_all(live, down, reason)
+            due = self._about_all(live, down, reason)
         if not self._all_stale:
             stale = frozenset[str]()
             if live:
                 plan = lines[0].plan
-                # What moves to a connection that is not there yet is not back before it is.
+                # A product that moves to a new connection stays stale until that one is live.
                 stale = plan.products(lost) | (self._stale & plan.products(down))
-            told += _news(self._stale, stale, reason, "the connection is back")
+            due += _changes(self._stale, stale, reason, "the connection is back")
             self._stale = stale
-        return told
+        return due
 
     def of_products(self, quiet: frozenset[str], watched: frozenset[str]) -> list[TopicNotice]:
-        """Return what is to be told of the ``watched`` products, of which some are ``quiet``."""
+        """Return the notices about stopped and resumed heartbeats of ``watched`` products.
+
+        Args:
+            quiet: the watched products without heartbeats now.
+            watched: the products that were checked.
+        """
         before = self._quiet & watched
-        told = _news(before, quiet, "no heartbeat", "heartbeats are back")
+        due = _changes(before, quiet, "no heartbeat", "heartbeats are back")
         self._quiet = (self._quiet - watched) | quiet
         self._health.quiet_products = len(self._quiet)
-        return told
+        return due
 
     def _state(
         self, live: set[int], down: set[int], reason: str, now: float
@@ -98,14 +109,25 @@ class Staleness:
         return []
 
 
-def _news(before: frozenset[str], now: frozenset[str], why: str, why_not: str) -> list[TopicNotice]:
-    """Return the notices about products that became stale, and about those that are back."""
-    told = []
-    for products, is_stale, reason in ((now - before, True, why), (before - now, False, why_not)):
+def _changes(
+    before: frozenset[str], now: frozenset[str], why_stale: str, why_live: str
+) -> list[TopicNotice]:
+    """Return the notices about products that became stale, and about those that are live again."""
+    due = []
+    for products, is_stale, reason in (
+        (now - before, True, why_stale),
+        (before - now, False, why_live),
+    ):
         if products:
             some = sorted(products)[:_PRODUCTS_LOGGED_MAX]
-            log.warning("products", stale=is_stale, reason=reason, some=some, count=len(products))
+            log.warning(
+                "products changed state",
+                stale=is_stale,
+                reason=reason,
+                some=some,
+                count=len(products),
+            )
             notice = notices.stale(is_stale=is_stale, reason=reason, product_ids=products)
             kind = NoticeKind.STALE if is_stale else NoticeKind.BACK
-            told.append(TopicNotice(products, notice, kind))
-    return told
+            due.append(TopicNotice(products, notice, kind))
+    return due

@@ -32,7 +32,7 @@ from tests.e2e.harness import PATIENCE_S, HttpStream, free_port, quick, running
 pytestmark = pytest.mark.e2e
 
 CHARACTERS = string.ascii_letters + string.digits + "/?#@:%&=+ é€\"'\\"
-_REPORTED = {"feed lost", "the feed cannot be reached", "the exchange complains"}
+_REPORTED = {"feed lost", "the feed cannot be reached", "upstream error"}
 PATHS = (
     "/", "/readyz", "/metrics", "/api/v1/health", "/api/v1/lines", "/api/v1/instances",
     "/products", "/products/BTC-USD/candles", "/products/BTC-USD/stats",

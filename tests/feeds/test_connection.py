@@ -489,8 +489,8 @@ async def test_once_connected_no_refusal_is_for_good(autojump_clock, exchange, s
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"", "ended: the exchange hung up before"),
-        (b"HTTP/1.1 101 Swi", "ended: the exchange hung up before"),
+        (b"", "ended: the exchange closed the connection"),
+        (b"HTTP/1.1 101 Swi", "ended: the exchange closed the connection"),
         (b"220 smtp.example ESMTP\r\n", "ended: the exchange's handshake answer is not HTTP"),
         (
             b"HTTP/1.1 101 Yes\r\n\r\n",

@@ -299,9 +299,9 @@ async def test_what_is_odd_in_a_recording_is_logged_and_bounded(autojump_clock, 
         playing = await play(record(lines, [1.0] * len(lines)))
     events = [line["event"] for line in logs]
 
-    assert events.count("upstream message is odd") == 3
-    assert events.count("the exchange complains") == 1
-    assert events.count("the exchange refuses") == 1
+    assert events.count("unexpected upstream message") == 3
+    assert events.count("upstream error") == 1
+    assert events.count("upstream refusal") == 1
     assert playing.instance.health.complaints == 1
     assert [payload for _, payload in playing.heard] == [ticker()]
 

@@ -202,7 +202,7 @@ async def test_a_long_pause_is_told_at_once(autojump_clock, ask, rest, upstream)
     later = await rest.get("/currencies", keeping=for_a_second)
 
     assert (later.status, later.retry_after_s) == (503, 50)
-    assert later.message == "the exchange limits our requests"
+    assert later.message == "the exchange's rate limit is reached"
     assert len(upstream.seen) == 1
 
 
@@ -363,7 +363,7 @@ async def test_who_waits_when_the_client_ends_is_told(autojump_clock, upstream):
     late = await client.get("/products", keeping=for_a_second)
 
     assert [answer.status for answer in [*got, late]] == [503] * 21
-    assert late.message == "the exchange cannot be asked now"
+    assert late.message == "the exchange's REST service cannot be used now"
 
 
 async def test_random_askers_never_hang_nor_exceed_the_limits(autojump_clock, upstream):

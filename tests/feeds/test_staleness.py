@@ -357,7 +357,7 @@ async def test_a_stale_relay_is_a_stale_feed(autojump_clock, exchange, serve):
     (line,) = await exchange.lines_with("ticker")
     await heard(line, heartbeat(), notice("stale", stale=True, reason="silent"))
     assert not running.instance.readiness()[0]
-    assert running.health.reason == "the relay that feeds us is stale"
+    assert running.health.reason == "the upstream relay is stale"
     await heard(line, notice("stale", stale=False, reason="the feed is back"))
 
     assert running.instance.readiness() == (True, "live")

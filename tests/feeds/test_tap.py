@@ -99,9 +99,9 @@ async def test_a_refusal_is_its_status_whatever_body_follows(status, body):
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
         (b"\x15\x03\x01\x00\x02", "not HTTP"),  # a TLS alert: ws:// where wss:// belongs
         (b"HTTP/9 101 Hello\r\n\r\n", "not HTTP/1"),
-        (b"HTTP/1.1 101 " + b"x" * 100_000, "no end"),
-        (b"HTTP/1.1 101 Switch", "hung up"),
-        (b"", "hung up"),
+        (b"HTTP/1.1 101 " + b"x" * 100_000, "too long"),
+        (b"HTTP/1.1 101 Switch", "closed the connection"),
+        (b"", "closed the connection"),
     ],
 )
 async def test_what_is_no_handshake_is_named(said, complaint):

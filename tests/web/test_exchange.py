@@ -146,7 +146,7 @@ async def test_any_accept_gets_json(client, accept):
         (lambda: reply({}, 500), 502, "the exchange answered HTTP 500"),
         (lambda: httpx.ConnectError("no"), 502, "the exchange cannot be reached: no"),
         (lambda: httpx.ReadTimeout(""), 504, "the exchange did not answer in time"),
-        (lambda: reply({}, 429, Retry_After="99"), 503, "the exchange limits our requests"),
+        (lambda: reply({}, 429, Retry_After="99"), 503, "the exchange's rate limit is reached"),
     ],
 )
 async def test_a_failure_of_the_exchange_is_explained(

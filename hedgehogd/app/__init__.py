@@ -1,1 +1,1 @@
-"""The daemon: what it starts, reloads and stops, and how its parts are wired."""
+"""The daemon: it builds, connects, starts, reloads and stops the parts of an instance."""

@@ -1,10 +1,9 @@
 """The clock of the event loop: it stops while the process does not run.
 
-A process that was stopped (SIGSTOP, a debugger, a paused virtual machine) finds all its
-deadlines in the past when it continues: the feed looks silent although its data waits in the
-socket, and each subscriber with a backlog looks slow. No peer is to blame for the time in
-which this process did not run, so that time does not count. Durations, ages and deadlines
-are all read from ``trio.current_time()``, so one clock settles it for all of them.
+When a stopped process (SIGSTOP, a debugger, a paused virtual machine) continues, all its
+deadlines are in the past: the feed looks silent although its data waits in the socket, and each
+subscriber with a backlog looks slow. No peer caused the pause, so the clock leaves it out. All
+durations, ages and deadlines are read from ``trio.current_time()``, so one clock is enough.
 """
 
 from collections.abc import Callable
@@ -16,12 +15,12 @@ from hedgehogd.domain.limits import PAUSE_MIN_S
 
 
 class AwakeClock(trio.abc.Clock):
-    """A steady clock that skips the time in which nothing read it.
+    """A steady clock that leaves out pauses of the process.
 
-    Trio reads its clock in each turn of the loop, and says before it sleeps for how long. What
-    passes between two readings beyond that sleep and ``PAUSE_MIN_S`` was a pause. Some task has to
-    have a deadline always, as the keepalives do each second: a sleep without an end cannot be
-    told from a pause.
+    Trio reads its clock in each turn of the loop, and passes it the length of each sleep before
+    the sleep. If the time between two readings exceeds that sleep by more than ``PAUSE_MIN_S``,
+    the excess was a pause. Some task must always have a deadline, as the keepalives have each
+    second: a pause cannot be distinguished from a sleep without a deadline.
 
     Args:
         read: a steady clock in seconds.
@@ -36,11 +35,11 @@ class AwakeClock(trio.abc.Clock):
         self._due = read() + PAUSE_MIN_S  # a later reading comes after a pause
 
     def start_clock(self) -> None:
-        """Begin: the time before the run is no pause."""
+        """Start the clock; the time before the run is not a pause."""
         self._due = self._read() + PAUSE_MIN_S
 
     def current_time(self) -> float:
-        """Return the time in which the process ran, in seconds; the beginning is arbitrary."""
+        """Return the time during which the process ran, in seconds, from an arbitrary origin."""
         now = self._read()
         if now > self._due:
             self.paused_s += now - self._due

@@ -1,17 +1,17 @@
-"""The daemon: the only place that knows everyone. The nursery tree and the drain.
+"""The daemon: it builds all parts of an instance, starts them in order, and drains them.
 
-Consumers start before producers and producers stop before consumers::
+Consumers start before producers, and producers stop before consumers::
 
     root ── signals, lag, keepalives, notifications
-      ├── history           writes what is on the tape     (ends last, with what is left)
+      ├── history           records messages of the tape   (ends last, with the remaining ones)
       ├── broker            ends when the last producer has closed the inbox
       ├── control           Hypercorn's connections       (cancelled after the streams)
       ├── streams           one task per subscriber        (ended by their farewells)
-      ├── door              accepts                        (closed first in a drain)
+      ├── door              accepts connections            (closed first in a drain)
       └── feed, ticker_batch, catalogue, resumes           (cancelled after the farewells)
 
-A bug while serving one peer ends that peer. A bug in feed, broker, hub or tape ends the
-process: there is no supervisor inside, systemd restarts us.
+A bug while serving one peer ends that peer's connection. A bug in feed, broker, hub or tape
+ends the process: it contains no supervisor, and systemd restarts it.
 """
 
 import gc
@@ -62,7 +62,7 @@ _LEAVING_POLL_S = 0.05
 
 
 def wall_us() -> int:
-    """Return the time of day, µs since the epoch."""
+    """Return the wall-clock time, µs since the epoch."""
     return time.time_ns() // 1000
 
 
@@ -74,7 +74,7 @@ def make_instance(
     Args:
         settings: of the instance.
         past: the recorded messages; None without history.
-        peers: the other instances of the machine; None when there can be none.
+        peers: the other instances of the machine; None without a runtime directory.
     """
     pipe = Pipe.build(
         Tape(settings.limits_tape_bytes_max, int(limits.TAPE_KEEP_S * 1_000_000)),
@@ -91,7 +91,7 @@ def make_instance(
 
 
 def make_plane(instance: Instance, settings: Settings, connections: trio.Nursery) -> StreamingPlane:
-    """Return the plane whose outlets flush in ``connections``."""
+    """Return the streaming plane; its outlets start their flushing tasks in ``connections``."""
     outlets = OutletSettings(
         connections,
         instance.counts,
@@ -129,12 +129,12 @@ def raise_file_limit(subscribers_max: int) -> None:
 
 
 class Daemon:
-    """One running instance; the binary and the end-to-end tests start the same one.
+    """One running instance; the command line and the end-to-end tests use the same class.
 
     Attributes:
-        instance: its parts, once ``run`` has started.
-        port: the port it listens on, once ``run`` has started.
-        stop: set it to drain.
+        instance: the parts of the instance, once ``run`` has started.
+        port: the stream port, once ``run`` has started.
+        stop: an event; setting it begins the drain.
     """
 
     instance: Instance
@@ -150,11 +150,11 @@ class Daemon:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` is set and the drain is over.
 
-        Started means: everything that can fail at start has not, and the port is open.
+        Started means: every step that can fail at start has succeeded, and the port is open.
 
         Raises:
-            OperatorError: the machine or the settings do not allow what was asked for.
-            FeedError: the exchange refused us for good.
+            OperatorError: the machine or the settings do not allow the start.
+            FeedError: the exchange refused the first connection permanently.
         """
         raise_file_limit(self._settings.limits_subscribers_max)
         settings = self._settings
@@ -177,19 +177,19 @@ class Daemon:
                     producers.cancel_scope.cancel()
 
     def reload(self, settings: Settings) -> None:
-        """Put into force what may change while streams are open; say what may not.
+        """Apply the settings that may change while streams are open; log those that may not.
 
         Raises:
-            OperatorError: the machine does not allow it; nothing has changed.
+            OperatorError: the machine does not allow the settings; none was applied.
         """
         if self._plane is None:
-            self._too_early = settings  # it starts with others; these as soon as it serves
+            self._too_early = settings  # applied as soon as the daemon serves
             return
         raise_file_limit(settings.limits_subscribers_max)
         self._settings = apply(self._settings, settings, self.instance.pipe, self._plane)
 
     def try_reload(self, read_settings: Callable[[], Settings]) -> None:
-        """Reload; what is wrong is logged and changes nothing."""
+        """Reload; a wrong configuration is logged and changes nothing."""
         try:
             self.reload(read_settings())
         except OperatorError as error:
@@ -202,7 +202,7 @@ class Daemon:
         companion: Companion,
         task_status: trio.TaskStatus[None],
     ) -> None:
-        """Open the doors, wait for ``stop``, and drain."""
+        """Open the listeners, wait for ``stop``, and drain."""
         instance, settings = self.instance, self._settings
         async with trio.open_nursery() as connections:
             plane = self._plane = make_plane(instance, settings, connections)
@@ -223,7 +223,7 @@ class Daemon:
             connections.cancel_scope.cancel()
 
     def _report_drain(self) -> None:
-        """Log what the drain waits for; an operator at a terminal learns how to cut it short."""
+        """Log the subscribers that the drain waits for, and how an operator can end it early."""
         subscribers, visitors = len(self.instance.sessions), self.instance.counts.visitors
         if not subscribers and not visitors:
             log.info("draining", subscribers=0)
@@ -239,10 +239,10 @@ class Daemon:
     async def _drain(
         self, plane: StreamingPlane, ways_in: Entrances, connections: trio.Nursery
     ) -> None:
-        """Leave orderly: be noticed, accept no more, say farewell, wait for all to leave.
+        """Report the drain, stop accepting, send farewells, and wait until all peers have left.
 
-        Streams are still taken while a balancer has not noticed yet: a refusal then would
-        be an error that somebody sees.
+        New streams are accepted during ``drain_notice_s``, until the load balancer has noticed
+        the drain: a refusal in that time would be an error for a subscriber.
         """
         settings, instance, counts = self._settings, self.instance, plane.counts
         instance.is_draining = True
@@ -255,16 +255,18 @@ class Daemon:
             await say_farewell(plane, settings.drain_spread_s, self._random)
             while plane.outlets or counts.visitors:
                 await trio.sleep(_LEAVING_POLL_S)
-                await say_farewell(plane, 0, self._random)  # who was at the door meanwhile
+                await say_farewell(plane, 0, self._random)  # streams opened meanwhile
         ways_in.close_ports()
         if in_time.cancelled_caught:
             tasks = Counter(task.name for task in connections.child_tasks)
-            log.warning("drain took too long", streams=len(plane.outlets), tasks=dict(tasks))
+            log.warning(
+                "drain exceeded its time limit", streams=len(plane.outlets), tasks=dict(tasks)
+            )
         log.info("drained")
 
 
 async def _report_left_out() -> None:
-    """Log once a period how many lines were left out, until cancelled."""
+    """Log once a period the number of suppressed log lines, until cancelled."""
     while True:
         await trio.sleep(limits.LOG_PERIOD_S)
         report_left_out()
@@ -273,11 +275,11 @@ async def _report_left_out() -> None:
 async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -> None:
     """Drain on SIGTERM and SIGINT, exit at once on a second one, reload on SIGHUP; for ever.
 
-    A second signal within ``SECOND_SIGNAL_S`` is the same Ctrl-C arriving twice (from a
-    terminal it reaches a launcher and us).
+    A second signal within ``SECOND_SIGNAL_S`` is the same Ctrl-C received twice: a terminal sends
+    it to the daemon and to its launcher, which forwards it.
 
     Raises:
-        KeyboardInterrupt: the second signal came.
+        KeyboardInterrupt: a second signal arrived.
     """
     first_at: float | None = None
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -292,12 +294,12 @@ async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -
 
 
 def calm_garbage_collector() -> None:
-    """Let the cycle collector run rarely.
+    """Configure the cycle collector to run rarely.
 
-    What the pipe makes for a message is freed by counting references; cycles come from
-    connections alone. With Python's default of a look after 700 new objects, and a full one
-    over the objects of thousands of subscribers now and then, the collector took a tenth of
-    the fan-out's time and its pauses were the longest of all.
+    The objects that the pipe creates for a message are freed by reference counting; only
+    connections create reference cycles. Python's default is a collection after 700 new objects,
+    and from time to time a full one over the objects of thousands of subscribers: the collector
+    took a tenth of the fan-out's time, and its pauses were the longest of all.
     """
     gc.collect()
     gc.freeze()
@@ -305,16 +307,16 @@ def calm_garbage_collector() -> None:
 
 
 async def serve(settings: Settings, read_settings: Callable[[], Settings]) -> None:
-    """Run a daemon under signals until it has drained.
+    """Run a daemon, controlled by signals, until it has drained.
 
     Args:
-        settings: what to begin with.
+        settings: the settings at start.
         read_settings: reads the configuration again, for SIGHUP.
 
     Raises:
-        OperatorError: it cannot start as asked.
-        FeedError: the exchange refused us for good.
-        KeyboardInterrupt: a second signal cut the drain short.
+        OperatorError: the daemon cannot start with these settings.
+        FeedError: the exchange refused the first connection permanently.
+        KeyboardInterrupt: a second signal ended the drain early.
     """
     calm_garbage_collector()
     daemon = Daemon(settings)

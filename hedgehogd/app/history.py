@@ -1,7 +1,7 @@
-"""Keeping history: where the store is, who writes it, and who reads it.
+"""Recorded history of an instance: the place of the store, its writer and its reader.
 
-All instances of a machine share one store. Whatever is wrong with it, streams go on; only
-an instance that would keep other things than the one that writes does not start.
+All instances of a machine share one store. No fault of the store interrupts streams; but an
+instance does not start if it would record other pairs or channels than the present writer.
 """
 
 import os
@@ -34,9 +34,10 @@ _NAMES_LOOK_S = 0.1
 
 
 def history_directory(settings: Settings, environment: Mapping[str, str]) -> Path | None:
-    """Return where history is kept; None for nowhere, and for a place of its own (demo).
+    """Return the directory of the store.
 
-    What was set wins; then the state directory that systemd names.
+    The setting takes precedence over the state directory that systemd names. None means no
+    directory is known: no history, or a temporary one in a demo.
     """
     where = settings.history_where
     if where == NOWHERE:
@@ -86,7 +87,7 @@ async def open_history(settings: Settings) -> AsyncIterator[History | None]:
     with (
         tempfile.TemporaryDirectory(prefix="hedgehogd-")
         if directory is None
-        else _Kept(directory) as place
+        else _Permanent(directory) as place
     ):
         names = names_of(settings)
         lock = WriterLock(Path(place))
@@ -125,8 +126,8 @@ async def recording(
         nursery.cancel_scope.cancel()
 
 
-class _Kept:
-    """A directory that stays; made if it is not there and can be."""
+class _Permanent:
+    """A permanent directory; it is created if it does not exist and that is possible."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -135,8 +136,8 @@ class _Kept:
         try:
             if not self._directory.is_dir():
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._directory.chmod(DIRECTORY_MODE)  # whatever the umask is
-        except OSError as error:  # the recorder meets it again, and says so as long as it lasts
+                self._directory.chmod(DIRECTORY_MODE)  # mkdir applies the umask
+        except OSError as error:  # the recorder fails for the same reason, and reports it
             log.error("no directory for history", path=str(self._directory), reason=str(error))
         return str(self._directory)
 
@@ -145,7 +146,7 @@ class _Kept:
 
 
 def names_of(settings: Settings) -> dict[str, str]:
-    """Return what the store names: pairs and channels, sorted."""
+    """Return the entries that identify a store's content: its pairs and channels, sorted."""
     return {
         PAIRS: ",".join(sorted(settings.feed_pairs)),
         CHANNELS: ",".join(sorted(settings.feed_channels)),
@@ -153,10 +154,10 @@ def names_of(settings: Settings) -> dict[str, str]:
 
 
 async def _agree(directory: Path, lock: WriterLock, names: Mapping[str, str]) -> None:
-    """See that whoever writes here keeps the same.
+    """Check that this instance may write, or that the writer records the same names.
 
     Raises:
-        OperatorError: it keeps other things.
+        OperatorError: the writer records other pairs or channels.
     """
     for _ in range(_NAMES_LOOKS):
         try:
@@ -171,14 +172,14 @@ async def _agree(directory: Path, lock: WriterLock, names: Mapping[str, str]) ->
             named = {}
         if named:
             break
-        await trio.sleep(_NAMES_LOOK_S)  # it has only just begun
+        await trio.sleep(_NAMES_LOOK_S)  # the writer has only just started
     else:
         return
     for name, ours in names.items():
         theirs = named.get(name, "")
         if theirs != ours:
             raise OperatorError(
-                f"the history in {directory} is kept by another instance for {name} {theirs};"
+                f"another instance records the history in {directory} for {name} {theirs};"
                 f" this one has {ours}\n  Expected the same --pairs and --channels in all"
                 " instances that share a history, or a --history of its own for each.",
                 EXIT_CONFIG,

@@ -1,8 +1,8 @@
-"""Where an instance is entered: its ports, and the unix socket by which others ask it.
+"""The listeners of an instance: its ports, and the unix socket for its peer instances.
 
-All lead to the same plane. The stream port is the public one; metrics, lines and instances are
-served on the operator listener and on the unix socket alone. What comes by the unix socket is
-answered for this instance alone, so that nothing is passed on twice.
+All listeners serve the same streams. The stream port is the public one; metrics, lines and
+instances are served only on the operator listener and on the unix socket. A request on the unix
+socket is answered for this instance only, so no request is forwarded twice.
 """
 
 import socket
@@ -27,7 +27,7 @@ from hedgehogd.web.server import control_handler
 
 
 class Entrances:
-    """The listeners of one instance, of which nobody is answered before ``open``.
+    """The listeners of one instance; connections wait unanswered until ``open``.
 
     Attributes:
         port: the stream port.
@@ -40,7 +40,7 @@ class Entrances:
         operator_listener: socket.socket | None,
         own: tuple[socket.socket, Peers] | None,
     ) -> None:
-        """``own`` are the unix socket and the other instances, where there is a place for them."""
+        """``own`` is the unix socket with the peer instances; None without a runtime directory."""
         self.port: int = listener.getsockname()[1]
         self._settings = settings
         self._listener = listener
@@ -56,10 +56,10 @@ class Entrances:
     async def open(
         self, plane: StreamingPlane, companion: Companion, connections: trio.Nursery
     ) -> None:
-        """Let people in; connections live in ``connections``.
+        """Accept connections, and serve them in the nursery ``connections``.
 
-        The unix socket stays open as long as ``connections``: while streams are left, others may
-        have something to say to them.
+        The unix socket stays open as long as ``connections``: while streams are open, peer
+        instances may forward commands for them.
         """
         instance, settings = plane.instance, self._settings
         peers = None
@@ -92,10 +92,11 @@ class Entrances:
 
 @asynccontextmanager
 async def entrances(settings: Settings) -> AsyncIterator[Entrances]:
-    """Listen; at the end close what was opened, and remove the unix socket's file.
+    """Open the listeners; at the end close them, and remove the unix socket's file.
 
     Raises:
-        OperatorError: a port or the number is taken, or the machine does not allow it.
+        OperatorError: a port or the instance's number is in use, or the machine does not allow
+            a listener.
     """
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(_listen(settings.serve_bind, settings.port))
@@ -133,11 +134,11 @@ def _listen_for_operators(address: tuple[str, int]) -> socket.socket:
 def _hosts(
     settings: Settings, listener: socket.socket, *, serves_operators: bool
 ) -> Collection[str] | None:
-    """Return the names that ``listener`` serves beside loopback ones; None: every name.
+    """Return the host names that ``listener`` serves beside loopback names; None for all names.
 
-    The stream port may be published by a proxy, under whatever name; then ``*`` costs nothing,
-    because a page that points its own name to the proxy is served too. No proxy is in front of
-    the operator listener, so there only names that are listed one by one count.
+    A proxy may publish the stream port under any name. Then ``*`` is no additional risk: a web
+    page that points its own name to the proxy is served anyway. The operator listener has no
+    proxy in front of it, so it serves only names that are listed one by one.
     """
     if not ip_address(listener.getsockname()[0]).is_loopback:
         return None

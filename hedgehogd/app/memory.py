@@ -1,8 +1,8 @@
-"""Returning memory to the system after subscribers have been slow.
+"""Return of freed memory to the system after a burst of slow subscribers.
 
-The C library keeps what is freed between blocks that are in use, and the tape, which always
-grows, puts such blocks everywhere: after a burst of slow subscribers the process would keep
-the memory of the burst for ever. ``malloc_trim`` returns the free pages inside the heap too.
+The C library keeps free memory that lies between blocks in use, and the tape, which always
+grows, places such blocks everywhere: after a burst of slow subscribers the process would keep
+the memory of the burst for ever. ``malloc_trim`` also returns the free pages inside the heap.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ _LOOK_S = 5.0
 
 
 def _find_trim() -> Callable[[int], int] | None:
-    """Return the C library's ``malloc_trim``; None where there is none, as on musl."""
+    """Return the C library's ``malloc_trim``; None if it has none, for example musl."""
     trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim
 
@@ -29,7 +29,7 @@ async def return_memory(
     budget: Budget,
     trim: Callable[[int], int] | None = _find_trim(),  # noqa: B008  # looked up once
 ) -> None:
-    """Trim the heap when much of ``budget`` has been freed, for ever."""
+    """Trim the heap, for ever, each time ``TRIM_BYTES_MIN`` of ``budget`` have been freed."""
     highest = 0
     while True:
         highest = max(highest, budget.bytes)

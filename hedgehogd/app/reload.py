@@ -1,9 +1,9 @@
-"""SIGHUP: what may change while the daemon runs, and how it does.
+"""Reload on SIGHUP: the settings that change while the daemon runs.
 
-The configuration is read again from the same flags, environment and file. Products held,
-limits, the drain's times and the log level change at once, for streams that are open too (but
-``limits.topics_max`` for new ones only); everything else says that it needs a restart. A
-configuration that is wrong changes nothing.
+The configuration is read again from the same flags, environment and file. Held products,
+limits, the times of a drain and the log level change at once, for open streams too (but
+``limits.topics_max`` only for new ones). For any other changed key the log states that it needs
+a restart. A configuration with an error changes nothing.
 """
 
 from dataclasses import fields, replace
@@ -22,7 +22,7 @@ log = structlog.get_logger("reload")
 
 
 def held_topics(settings: Settings) -> list[Topic]:
-    """Return what is held upstream always: each channel of ``--channels`` for each pair."""
+    """Return the topics that are always held: each channel of ``--channels`` for each pair."""
     if not settings.feed_pairs:
         return []
     return [
@@ -33,12 +33,12 @@ def held_topics(settings: Settings) -> list[Topic]:
 
 
 def only_products(settings: Settings) -> frozenset[str] | None:
-    """Return the products that alone are served; None for all that the exchange lists."""
+    """Return the only products that are served; None for all that the exchange lists."""
     return frozenset(settings.feed_pairs) if settings.feed_only_pairs else None
 
 
 def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Settings:
-    """Put into force what may change; return the settings that are in force now."""
+    """Apply the settings that may change; return the settings that are now in force."""
     names = {key.field: key.name for key in KEYS}
     changed = {f.name for f in fields(Settings) if getattr(old, f.name) != getattr(new, f.name)}
     reloaded = {key.field for key in KEYS if key.reloads}
@@ -57,7 +57,7 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     set_level(settings.log_level)
     log.info("reloaded", changed=sorted(names[field] for field in changed & reloaded))
     if changed & {"feed_pairs", "feed_channels"} and pipe.resumes.past is not None:
-        log.warning("history goes on with the pairs and channels that it had until a restart")
+        log.warning("history records the previous pairs and channels until a restart")
     if changed - reloaded:
         log.warning("needs a restart", keys=sorted(names[field] for field in changed - reloaded))
     return settings

@@ -1,8 +1,8 @@
-"""Replaying: a stretch of history, served on a port as an exchange serves its feed.
+"""Replay of a stretch of history, served on a port as an exchange serves its feed.
 
-A book begins with the newest snapshot before the stretch, and what followed on it. The store
-is read page by page, in threads, as the messages are needed; it may be written meanwhile.
-Gaps are told in the log, and that history may have been removed before it was replayed.
+A book begins with the newest snapshot before the stretch and the updates after that snapshot.
+The store is read page by page, in threads, when the messages are needed; a daemon may write it
+meanwhile. The log reports gaps, and messages that retention may have removed before their replay.
 """
 
 import time
@@ -31,22 +31,22 @@ from hedgehogd.simulator.stretch import Due, StretchExchange, sources
 log = structlog.get_logger("replay")
 
 _US = 1_000_000
-_TOPICS_TOLD_MAX = 10
+_TOPICS_SHOWN_MAX = 10
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What to replay, and where.
+    """The stretch to replay, and the address to serve it on.
 
     Attributes:
-        directory: of the store.
-        since_us: from when on, µs since the epoch, included.
-        until_us: up to when, not included.
-        pairs: these products alone; none for all that are kept.
-        channels: these channels alone, by any of their names; none for all.
-        speed: how much faster than it was; 0 is as fast as clients read.
+        directory: directory of the store.
+        since_us: begin of the stretch, µs since the epoch, included.
+        until_us: end of the stretch, excluded.
+        pairs: the products to replay; empty for all recorded ones.
+        channels: the channels to replay, by any of their names; empty for all.
+        speed: factor to the recorded speed; 0 is as fast as clients read.
         host: address to listen on.
-        port: port to listen on; 0 takes a free one.
+        port: port to listen on; 0 selects a free one.
     """
 
     directory: Path
@@ -62,11 +62,11 @@ class Replay:
 async def replay(
     wish: Replay, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Serve a stretch of history until cancelled; started with its address once it listens.
+    """Serve a stretch of history until cancelled; started, with the address, once it listens.
 
     Raises:
-        OperatorError: there is no history, or none of what is wished for; or it cannot be
-            read any more.
+        OperatorError: there is no history, or no message of the requested stretch; or the store
+            can no longer be read.
     """
     stretch = await trio.to_thread.run_sync(Stretch, wish)
     try:
@@ -76,7 +76,7 @@ async def replay(
         listeners = await listen(wish.host, wish.port)
         address = address_of(wish.host, listeners)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell_end, exchange, stretch)
+            nursery.start_soon(_log_end, exchange, stretch)
             log.info(
                 "replaying", url=address.url, rest=address.rest_url,
                 since=to_text(wish.since_us), until=to_text(wish.until_us), speed=wish.speed,
@@ -89,26 +89,28 @@ async def replay(
             await trio.to_thread.run_sync(stretch.close)
 
 
-async def _tell_end(exchange: StretchExchange, stretch: "Stretch") -> None:
+async def _log_end(exchange: StretchExchange, stretch: "Stretch") -> None:
     await exchange.ended.wait()
-    log.info("the replay has ended", messages=stretch.messages, gaps=stretch.gaps.total())
+    log.info("replay ended", messages=stretch.messages, gaps=stretch.gaps.total())
 
 
 class Stretch:
-    """A stretch of what is kept, to be played once.
+    """A stretch of recorded messages, to be replayed once.
 
     Attributes:
-        offered: what of it can be subscribed to.
-        messages: how many were read of it so far, without what books begin with.
-        gaps: what was not kept of it, as far as it was read, by kind: numbers that are
-            ``missing``, books that begin anew behind a ``seam``.
+        offered: the topics that clients can subscribe to.
+        messages: number of messages read so far, without the initial states of books.
+        gaps: number of gaps read so far, by kind: ``missing`` numbers, and a ``seam`` where a
+            book restarts with a snapshot because updates may be missing.
     """
 
     def __init__(self, wish: Replay) -> None:
-        """Find it. Not for the loop, as all the rest: it waits for the disk.
+        """Open the store and find the stretch.
+
+        This and all other methods read the disk: call them in a thread, not in the event loop.
 
         Raises:
-            OperatorError: there is no history, or none of what is wished for.
+            OperatorError: there is no history, or no message of the requested stretch.
         """
         self.messages = 0
         self.gaps: Counter[str] = Counter()
@@ -132,10 +134,10 @@ class Stretch:
 
     @contextmanager
     def opened(self) -> Iterator[Iterator[Due]]:
-        """Give the messages in the order of the feed, with the times they are due.
+        """Yield an iterator of the messages in the order of the feed, with their due times.
 
-        What books begin with comes first, at times below 0. Reading on raises OperatorError
-        when the store cannot be read.
+        The initial states of books come first, at times below 0. The iterator raises
+        OperatorError if the store cannot be read.
         """
         yield self._timeline()
 
@@ -152,7 +154,7 @@ class Stretch:
                 self._watch_removal(page.end)
 
     def _beginning(self, topic: Topic) -> Iterator[Due]:
-        """Give what a book is at the beginning: a snapshot, and what followed on it."""
+        """Yield the initial state of a book: a snapshot and its updates up to the stretch."""
         if not BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
             return
         since_us = self._wish.since_us
@@ -164,7 +166,7 @@ class Stretch:
                 yield self._due(message, self._topics[topic])
 
     def _pages(self, topics: Collection[Topic], first_us: int, end_us: int) -> Iterator[PastPage]:
-        """Read page after page; the last one is cut where the stretch ends."""
+        """Yield page after page; the last one has no messages after the end of the stretch."""
         after = first_us - 1
         while after < end_us - 1:
             page = self._reader.page(topics, after)
@@ -180,24 +182,24 @@ class Stretch:
         return Due((message.received_us - self._begin_us) / _US, message, topics)
 
     def _receiving(self, message: Message) -> tuple[Topic, ...]:
-        """Return what ``message`` is given to the subscribers of: of ``full``, trades alone."""
+        """Return the topics that receive ``message``; of ``full``, ``matches`` gets only trades."""
         topics = self._topics[message.topic]
         if message.topic.channel == FULL.topic_channel and message.also is None:
             return tuple(topic for topic in topics if topic.channel == FULL.topic_channel)
         return topics
 
     def _account(self, page: PastPage) -> None:
-        """Tell what was not kept."""
-        # What stands before the first message of all is no gap: a record begins there.
+        """Count and log the gaps of a page."""
+        # A gap before the first recorded message is no gap: the record begins there.
         gaps = [gap for gap in page.gaps if gap.place > self._extents[gap.topic].first_place]
         if gaps:
             kinds = Counter(gap.kind for gap in gaps)
             self.gaps += kinds
-            topics = sorted({str(gap.topic) for gap in gaps})[:_TOPICS_TOLD_MAX]
+            topics = sorted({str(gap.topic) for gap in gaps})[:_TOPICS_SHOWN_MAX]
             log.warning("gaps in history", count=len(gaps), kinds=dict(kinds), topics=topics)
 
     def _watch_removal(self, after: int) -> None:
-        """Tell, once, that the store's retention has come up with us: what is next may be gone."""
+        """Log, once, that retention removes messages that have not been replayed yet."""
         for topic in () if self._is_overtaken else self._topics:
             first = self._reader.first_place(topic)
             if first is None or first > max(self._extents[topic].first_place, after + 1):
@@ -206,10 +208,10 @@ class Stretch:
                 break
 
     def _choose(self) -> dict[Topic, tuple[Topic, ...]]:
-        """Return what is read, and which topics each is served as.
+        """Return the recorded topics to read, each with the topics that it is served as.
 
         Raises:
-            OperatorError: nothing is kept of a pair or a channel that was named.
+            OperatorError: no message of a requested pair or channel is recorded.
         """
         wish = self._wish
         kept = {
@@ -239,10 +241,10 @@ class Stretch:
         return chosen
 
     def _first_place(self) -> int:
-        """Return where the first message stands.
+        """Return the place of the first message.
 
         Raises:
-            OperatorError: there is none.
+            OperatorError: the stretch has no message.
         """
         for page in self._pages(self._topics, self._wish.since_us, self._wish.until_us):
             for message in page.messages:
@@ -251,16 +253,16 @@ class Stretch:
         raise self._nothing()
 
     def _nothing(self, of: str = "") -> OperatorError:
-        """Return the error that says what is kept instead."""
+        """Return the error for an empty stretch; it lists the recorded topics."""
         since, until = to_text(self._wish.since_us), to_text(self._wish.until_us)
         rows = [
             f"\n  {topic} from {to_text(extent.first_place)} to {to_text(extent.last_place)}"
             for topic, extent in sorted(self._extents.items())
         ]
-        more = len(rows) - _TOPICS_TOLD_MAX
-        told = "".join(rows[:_TOPICS_TOLD_MAX]) + (f"\n  and {more} more" if more > 0 else "")
-        kept = f"\n  Kept are{told}" if rows else "\n  The history is empty."
-        return OperatorError(f"nothing is kept{of} from {since} to {until}{kept}", EXIT_USAGE)
+        more = len(rows) - _TOPICS_SHOWN_MAX
+        shown = "".join(rows[:_TOPICS_SHOWN_MAX]) + (f"\n  and {more} more" if more > 0 else "")
+        kept = f"\n  Recorded:{shown}" if rows else "\n  The history is empty."
+        return OperatorError(f"nothing is recorded{of} from {since} to {until}{kept}", EXIT_USAGE)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """systemd's notification protocol: READY, STATUS, STOPPING and the watchdog.
 
-A datagram to the socket that ``NOTIFY_SOCKET`` names. Without one (no systemd) nothing
-happens. Source: sd_notify(3).
+A notification is a datagram to the socket that ``NOTIFY_SOCKET`` names. Without that variable
+(no systemd) none is sent. Source: sd_notify(3).
 """
 
 import os
@@ -16,7 +16,7 @@ log = structlog.get_logger("notify")
 
 
 def notify(*lines: str) -> None:
-    """Tell systemd ``lines``, for example ``READY=1``; failures are logged, never raised."""
+    """Send ``lines``, for example ``READY=1``, to systemd; failures are logged, never raised."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -27,18 +27,18 @@ def notify(*lines: str) -> None:
             sock.setblocking(False)
             sock.sendto("\n".join(map(_one_line, lines)).encode(), address)
     except OSError as error:
-        log.warning("systemd does not listen", reason=str(error))
+        log.warning("cannot notify systemd", reason=str(error))
 
 
 def _one_line(text: str) -> str:
-    """What others wrote (a close reason) must not become a line of its own."""
+    """Join the lines of ``text``: a peer's close reason must not add a line to the datagram."""
     return " ".join(text.splitlines())
 
 
 def watchdog_interval_s() -> float | None:
-    """Return how often systemd wants to hear from us, in seconds; None when it does not.
+    """Return the interval of watchdog notifications, in seconds; None without a watchdog.
 
-    Half of what it waits for, as sd_watchdog_enabled(3) advises.
+    It is half of systemd's timeout, as sd_watchdog_enabled(3) advises.
     """
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not usec.isdigit() or (pid and pid != str(os.getpid())):
@@ -47,7 +47,7 @@ def watchdog_interval_s() -> float | None:
 
 
 async def keep_notifying(instance: Instance) -> None:
-    """Tell systemd that the loop turns, and in one line how things are, until cancelled."""
+    """Notify systemd of a running loop, and of the state in one line, until cancelled."""
     interval_s = watchdog_interval_s()
     while True:
         _, reason = instance.readiness()

@@ -1,6 +1,7 @@
-"""What flows into an instance: the feed, the channels made from it, and what is read by REST.
+"""The producers of an instance's inbox: the feed, derived channels, and REST reads.
 
-All of it are producers of the inbox; they are started last and stopped first.
+Derived channels are ``ticker_batch`` and ``level2_batch``; REST provides the products, level-3
+books and missing trades. Producers are started last and stopped first.
 """
 
 import os
@@ -55,11 +56,11 @@ Inbox = trio.MemorySendChannel[Delivery]
 
 
 class Intake:
-    """Starts what puts deliveries into an instance's inbox, and what knows the products.
+    """Start the producers of an instance's inbox, and the catalogue of products.
 
     Args:
-        instance: the instance whose inbox is filled.
-        settings: where the feed is, and its limits.
+        instance: the instance to deliver to.
+        settings: the address of the feed, and its limits.
         random: source of jitter.
         keep_trades: records backfilled trades of a product.
     """
@@ -73,11 +74,11 @@ class Intake:
         self._keep_trades = keep_trades
 
     async def start(self, producers: trio.Nursery, inbox: Inbox) -> Companion:
-        """Start everything in ``producers``; return what the REST companion reads from.
+        """Start all producers in the nursery ``producers``; return the sources of REST answers.
 
         Raises:
-            OperatorError: the feed or the credentials cannot be what was asked for.
-            FeedError: the exchange refused us for good.
+            OperatorError: the feed or the credentials of the settings cannot be used.
+            FeedError: the exchange refused the first connection permanently.
         """
         pipe = self._instance.pipe
         producers.start_soon(TickerBatch(pipe.hub, pipe.latest).run, inbox.clone())
@@ -133,17 +134,20 @@ class Intake:
         )
 
     async def _share(self, rest: RestClient, feed: CoinbaseFeed) -> None:
-        """The exchange counts by address, and so all instances of a machine as one; for ever."""
+        """Divide the exchange's limits among the instances of the machine, for ever.
+
+        The exchange counts by address, so all instances of a machine share its limits.
+        """
         directory = Path(self._settings.serve_runtime_dir)
         while True:
-            with suppress(OSError):  # out of files: as many as before
+            with suppress(OSError):  # no file descriptor is free: keep the previous number
                 among = max(1, len(numbers_in(directory)))
                 rest.share(among)
                 feed.dialer.share(among)
             await trio.sleep(limits.INSTANCES_LOOK_S)
 
     def _deliver_to(self, inbox: Inbox) -> Deliver:
-        """Return what tells subscribers of backfilled trades, and keeps them for a while."""
+        """Return the function that records backfilled trades and sends a notice with them."""
         backfilled = self._instance.pipe.backfilled
 
         async def deliver(product_id: str, trades: list[dict[str, Any]]) -> None:
@@ -156,7 +160,7 @@ class Intake:
         return deliver
 
     async def _address(self, producers: trio.Nursery) -> FeedAddress | None:
-        """Return where the feed is; None when it is a recording. Starts the demo exchange."""
+        """Return the address of the feed, None for a recording; start the exchange of a demo."""
         where = self._settings.feed_where
         if where in _NAMED_FEEDS:
             return parse_url(*_NAMED_FEEDS[where])

@@ -116,4 +116,6 @@ async def test_history_keeps_what_it_kept_and_says_so(nursery, told, past) -> No
     plane = make_plane(instance, old, nursery)
     apply(old, Settings(feed_pairs=("C-D",)), instance.pipe, plane)
 
-    assert any(event.startswith("history goes on") for event in told) is (past is not None)
+    assert any(event.startswith("history records the previous") for event in told) is (
+        past is not None
+    )

@@ -251,10 +251,16 @@ def test_retention_that_overtakes_the_replay_is_told(tmp_path, kept):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"since_s": 1000, "until_s": 2000}, "nothing is kept from 2023-11-14T22:30:00.000000Z to"),
-        ({"since_s": 0.01, "until_s": 0.02}, "nothing is kept from 2023-11-14T22:13:20.010000Z to"),
-        ({"pairs": (BTC, "LTC-USD")}, "nothing is kept of LTC-USD from"),
-        ({"channels": ("ticker", "heartbeat")}, "nothing is kept of heartbeat from"),
+        (
+            {"since_s": 1000, "until_s": 2000},
+            "nothing is recorded from 2023-11-14T22:30:00.000000Z to",
+        ),
+        (
+            {"since_s": 0.01, "until_s": 0.02},
+            "nothing is recorded from 2023-11-14T22:13:20.010000Z to",
+        ),
+        ({"pairs": (BTC, "LTC-USD")}, "nothing is recorded of LTC-USD from"),
+        ({"channels": ("ticker", "heartbeat")}, "nothing is recorded of heartbeat from"),
     ],
 )
 async def test_a_stretch_of_nothing_says_what_is_kept(directory, more, says):
@@ -377,10 +383,10 @@ async def test_the_command_serves_any_client(directory, kept, speed):
                 trades = [each for each in kept if each.topic == Topic("matches", ETH)]
                 await other.get_message()
                 heard = [(await other.get_message()).encode() for _ in trades]
-                while not any('"the replay has ended"' in line for line in lines):
+                while not any('"replay ended"' in line for line in lines):
                     await trio.sleep(0.01)
             await client.ping()
-    ended = [json.loads(line) for line in lines if "the replay has ended" in line]
+    ended = [json.loads(line) for line in lines if "replay ended" in line]
 
     assert (status, [product["id"] for product in products]) == (200, [BTC, ETH])
     assert got[1:] == payloads(kept)

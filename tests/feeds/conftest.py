@@ -55,7 +55,7 @@ def start_feed(make_feed, nursery):
 
 @pytest.fixture
 def serve(exchange, start_feed, nursery):
-    """Start a feed whose connections are served in the background."""
+    """Start a feed; the scripted exchange serves its connections in the background."""
 
     async def serve(*args, **options):
         nursery.start_soon(exchange.serve, nursery)

@@ -47,13 +47,13 @@ def error(reason, message="Failed to subscribe"):
 
 
 def ack(**channels):
-    """The exchange's idea of what the connection holds."""
+    """Return an acknowledgement that lists ``channels`` as the connection's subscriptions."""
     rows = [{"name": name, "product_ids": list(ids)} for name, ids in channels.items()]
     return json.dumps({"type": "subscriptions", "channels": rows}).encode()
 
 
 def asked(request):
-    """Return what a request asks for: its type, and channel -> products."""
+    """Return the type of a request, and its products by channel."""
     channels = {row["name"]: row.get("product_ids", []) for row in request["channels"]}
     return request["type"], channels
 
@@ -65,9 +65,9 @@ class Line:
         self.stream = stream
         self.far_end = far_end  # the feed's own end, for hooks
         self.head = b""
-        self.requests = []  # type and channels of each, as ``answer_pings`` heard them
-        self.said = []  # the same, whole
-        self.held = set()  # (channel, product) that they come to
+        self.requests = []  # type and channels of each, in the order of ``answer_pings``
+        self.raw_requests = []  # the same requests, as JSON objects
+        self.held = set()  # (channel, product) subscribed to by all requests so far
         self.is_over = False
         self._read = b""
 
@@ -77,18 +77,18 @@ class Line:
             raise EOFError
         self._read += data
 
-    async def hear_head(self):
+    async def receive_head(self):
         while b"\r\n\r\n" not in self._read:
             await self._more()
         self.head, _, self._read = self._read.partition(b"\r\n\r\n")
         return self.head
 
-    async def shake_hands(self, behind=b"", *, accept=None, headers=b""):
-        """Accept the upgrade; ``behind`` travels in the same packet.
+    async def shake_hands(self, after=b"", *, accept=None, headers=b""):
+        """Accept the upgrade; ``after`` travels in the same packet.
 
-        ``accept`` instead of the right token, or ``headers`` nobody asked for, make it wrong.
+        Another ``accept`` than the right token, or unexpected ``headers``, make it invalid.
         """
-        head = await self.hear_head()
+        head = await self.receive_head()
         key = next(
             line.split(b": ")[1]
             for line in head.split(b"\r\n")
@@ -97,22 +97,22 @@ class Line:
         accept = accept or base64.b64encode(hashlib.sha1(key + _ACCEPT).digest())
         await self.stream.send_all(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n" + headers + b"\r\n" + behind
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n" + headers + b"\r\n" + after
         )
 
-    async def say(self, *payloads):
+    async def send(self, *payloads):
         """Send messages, all in one packet."""
         await self.stream.send_all(b"".join(map(encode_text, payloads)))
 
-    async def hear_frame(self):
+    async def receive_frame(self):
         """Return the feed's next frame: first byte and unmasked payload."""
         while True:
-            frame = self._cut()
+            frame = self._next_frame()
             if frame:
                 return frame
             await self._more()
 
-    def _cut(self):
+    def _next_frame(self):
         data = self._read
         if len(data) < 2:
             return None
@@ -131,17 +131,17 @@ class Line:
         )
         return data[0], payload
 
-    async def hear(self):
+    async def receive_request(self):
         """Return the feed's next request."""
-        first, payload = await self.hear_frame()
+        first, payload = await self.receive_frame()
         assert first == TEXT
         return json.loads(payload)
 
     async def answer_pings(self):
-        """Answer pings and write down requests, to the connection's end."""
+        """Answer pings and record requests until the connection ends."""
         try:
             while True:
-                first, payload = await self.hear_frame()
+                first, payload = await self.receive_frame()
                 if first == PING:
                     await self.stream.send_all(encode_pong(payload))
                 elif first == TEXT:
@@ -150,8 +150,8 @@ class Line:
             pass
 
     def note(self, request):
-        """Write down a request, and what is held because of it."""
-        self.said.append(request)
+        """Record a request, and the subscriptions after it."""
+        self.raw_requests.append(request)
         kind, channels = asked(request)
         self.requests.append((kind, channels))
         for name, products in channels.items():
@@ -159,24 +159,24 @@ class Line:
             self.held = self.held | topics if kind == "subscribe" else self.held - topics
 
     async def serve(self):
-        """Shake hands, answer pings, write down requests, to the connection's end."""
+        """Do the handshake, answer pings and record requests until the connection ends."""
         await self.shake_hands()
         await self.answer_pings()
         self.is_over = True
 
-    async def hear_end(self, *, answer=True):
-        """Return what the feed sends until it closes: frames, close included."""
+    async def receive_until_closed(self, *, answer=True):
+        """Return all frames that the feed sends, up to its close frame."""
         frames = []
         try:
             while True:
-                frames.append(await self.hear_frame())
+                frames.append(await self.receive_frame())
                 if frames[-1][0] == CLOSE and answer:
                     await self.stream.send_all(encode_close(1000))
         except (EOFError, trio.BrokenResourceError):
             return frames
 
     def break_next_read(self):
-        """From its next read on the feed finds its connection reset."""
+        """Reset the connection at the feed's next read."""
 
         async def reset():
             await trio.lowlevel.checkpoint()
@@ -186,7 +186,7 @@ class Line:
 
 
 class Exchange:
-    """Answers dials: hands out lines, or fails as told."""
+    """Answers dials with scripted connections, or with the errors in ``failures``."""
 
     def __init__(self):
         self.dialled_at = []
@@ -204,7 +204,7 @@ class Exchange:
         return near
 
     async def serve(self, nursery):
-        """Serve all that dial; see ``line_with``."""
+        """Serve all connections; see ``lines_with``."""
         while True:
             line = await self.dialled()
             self.served.append(line)
@@ -224,30 +224,30 @@ class Exchange:
                 await trio.sleep(0.01)
 
     async def dialled(self):
-        """Return the next line, nothing said yet."""
+        """Return the next connection, before its handshake."""
         return await self._lines_rx.receive()
 
     async def connected(self):
-        """Return the next line after the handshake."""
+        """Return the next connection, after its handshake."""
         line = await self.dialled()
         await line.shake_hands()
         return line
 
     async def subscribed(self):
-        """Return the next line after the first request, and that request."""
+        """Return the next connection after its first request, and that request."""
         line = await self.connected()
-        return line, await line.hear()
+        return line, await line.receive_request()
 
 
 class LongestPauses(Random):
-    """Jitter at its upper end: pauses that can be counted on."""
+    """Jitter at its upper bound, so that pauses are predictable."""
 
     def uniform(self, a, b):
         return b
 
 
 class Inbox:
-    """A feed's inbox; what the feed reports of its topics is kept apart, in ``flows``."""
+    """A feed's inbox; deliveries that only state the flowing topics go to ``flows``."""
 
     def __init__(self, inbox):
         self._inbox = inbox
@@ -291,7 +291,7 @@ class Inbox:
 
 
 class Running:
-    """A feed on its way, with everything around it."""
+    """A running feed, with its exchange, instance and inbox."""
 
     def __init__(self, exchange, instance, feed, inbox):
         self.exchange = exchange
@@ -323,17 +323,17 @@ class Running:
             if delivery.messages:
                 return [message.payload for message in delivery.messages]
 
-    def taken(self):
-        """Return the payloads that wait in the inbox, and the notices among them, in order."""
-        payloads, told = [], []
+    def received(self):
+        """Return the payloads and the notices that wait in the inbox, each in order."""
+        payloads, notices = [], []
         while True:
             try:
                 delivery = self.inbox.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
-                return payloads, told
+                return payloads, notices
             payloads += [message.payload for message in delivery.messages]
-            told += [json.loads(each.payload) for each in delivery.notices if each.payload]
+            notices += [json.loads(each.payload) for each in delivery.notices if each.payload]
 
     def notices(self):
-        """Return the notices among what waits in the inbox."""
-        return self.taken()[1]
+        """Return the notices that wait in the inbox."""
+        return self.received()[1]

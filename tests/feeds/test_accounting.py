@@ -1,4 +1,4 @@
-"""What every feed does with what its session read."""
+"""Log lines and counters of one read."""
 
 import structlog
 
@@ -8,8 +8,8 @@ from hedgehogd.engine.health import FeedHealth
 from hedgehogd.feeds.accounting import account
 
 
-async def test_a_read_full_of_oddities_is_counted_whole_and_logged_in_three_lines(autojump_clock):
-    """Garbage at full speed must not fill the disk with words about it."""
+async def test_unexpected_messages_are_all_counted_and_three_are_logged(autojump_clock):
+    """Garbage at full speed must not fill the disk with log lines."""
     session, health = UpstreamSession(), FeedHealth()
     session.dropped["garbage"] = 50
     session.arbiter.gaps, session.arbiter.missing["matches"] = 1, 7
@@ -25,8 +25,8 @@ async def test_a_read_full_of_oddities_is_counted_whole_and_logged_in_three_line
     assert (health.gaps, health.missing, health.complaints) == (1, {"matches": 7}, 4)
 
 
-async def test_a_refusal_is_logged_by_what_it_refuses(autojump_clock):
-    """``level2`` has a substitute, so that is no error; the others are."""
+async def test_a_refusal_is_logged_with_its_product_or_channel(autojump_clock):
+    """A refused ``level2`` has a substitute and is no error; other refusals are errors."""
     received = Received()
     for channel in ("level2", "full"):
         received.refusals.append(Refusal("", "Failed to subscribe", "needs a key", channel))

@@ -1,4 +1,4 @@
-"""Missing trades come once each or are counted, whatever the service does."""
+"""Each missing trade is delivered once or counted, even if the service fails."""
 
 import json
 from random import Random
@@ -60,7 +60,7 @@ class Taker:
 
 
 async def filled(upstream, *gaps, for_s=600.0):
-    """Fill gaps; return what was taken, and the backfill."""
+    """Fill gaps; return the receiver of the trades, and the backfill."""
     taker = Taker()
     async with trio.open_nursery() as nursery:
         rest = rest_client(upstream)
@@ -74,8 +74,8 @@ async def filled(upstream, *gaps, for_s=600.0):
     return taker, backfill
 
 
-async def test_a_gap_is_walked_down_and_told_upwards(autojump_clock):
-    """``after`` is the cursor that does what one expects (FEED §13)."""
+async def test_a_gap_is_fetched_downwards_and_delivered_ascending(autojump_clock):
+    """``after`` returns the adjacent page, ``before`` does not (COINBASE §13)."""
     upstream = Trades()
     taker, backfill = await filled(upstream, (1001, 3500))
 
@@ -94,7 +94,7 @@ async def test_gaps_are_filled_in_their_order(autojump_clock):
 
 
 async def test_trades_that_are_not_listed_yet_are_waited_for(autojump_clock):
-    """The first pages are some seconds old (FEED §13)."""
+    """The first pages are some seconds old (COINBASE §13)."""
     upstream = Trades(newest=50, late=3, lag_s=6.0)
     taker, backfill = await filled(upstream, (40, 50))
 
@@ -113,7 +113,7 @@ async def test_trades_that_are_not_listed_yet_are_waited_for(autojump_clock):
     ],
 )
 async def test_trades_that_never_come_are_given_up(autojump_clock, absent, gap, listed, given_up):
-    """After fifteen seconds; those around them are delivered all the same."""
+    """They are abandoned after fifteen seconds; adjacent trades are delivered."""
     upstream = Trades(absent=absent)
     with capture_logs() as lines:
         taker, backfill = await filled(upstream, gap)
@@ -125,7 +125,7 @@ async def test_trades_that_never_come_are_given_up(autojump_clock, absent, gap, 
 
 
 async def test_errors_are_tried_again(autojump_clock):
-    """With pauses; a good page sets them back."""
+    """Pauses grow with each error; a good page resets them."""
     faults = [lambda: httpx.ReadTimeout(""), lambda: reply({}, 500), lambda: reply({"a": 1})] * 2
     upstream = Trades(faults=[*faults[:5], None, *faults[:5]])
     taker, backfill = await filled(upstream, (1, 1500))
@@ -137,7 +137,7 @@ async def test_errors_are_tried_again(autojump_clock):
 
 
 async def test_after_so_many_errors_the_rest_is_given_up(autojump_clock):
-    """What came is delivered; the log says it once."""
+    """Received trades are delivered; the failure is logged once."""
     upstream = Trades(faults=[None, *[lambda: reply({}, 503)] * 99])
     with capture_logs() as lines:
         taker, backfill = await filled(upstream, (1, 1500))
@@ -149,7 +149,7 @@ async def test_after_so_many_errors_the_rest_is_given_up(autojump_clock):
 
 
 async def test_a_long_pause_of_the_service_is_waited_for(autojump_clock):
-    """Asking on would only use the tries up."""
+    """Further requests would only use up the tries."""
     upstream = Trades(faults=[lambda: reply({}, 429, Retry_After="60")])
     taker, _ = await filled(upstream, (1, 9))
 
@@ -159,7 +159,7 @@ async def test_a_long_pause_of_the_service_is_waited_for(autojump_clock):
 
 @pytest.mark.parametrize("status", [400, 404])
 async def test_a_refusal_is_for_good(autojump_clock, status):
-    """A feed without REST is asked once a gap."""
+    """A feed without REST gets one request for each gap."""
     upstream = Trades(faults=[lambda: reply({}, status)])
     taker, backfill = await filled(upstream, (1, 9))
 
@@ -182,8 +182,8 @@ async def test_a_refusal_is_for_good(autojump_clock, status):
         b"[tr]",
     ],
 )
-async def test_what_is_no_page_of_trades_is_an_error(autojump_clock, body):
-    """It must not end the daemon."""
+async def test_an_invalid_page_of_trades_is_an_error(autojump_clock, body):
+    """An invalid answer must not end the daemon."""
     upstream = Trades(faults=[lambda: reply(raw=body)])
     taker, _ = await filled(upstream, (3, 3))
 
@@ -191,11 +191,16 @@ async def test_what_is_no_page_of_trades_is_an_error(autojump_clock, body):
 
 
 @pytest.mark.parametrize(
-    "odd", ["null", "7", "{}", '{"trade_id":2}', '{"trade_id":2,"price":true,"size":"1"}', '"x"']
+    "unreadable",
+    ["null", "7", "{}", '{"trade_id":2}', '{"trade_id":2,"price":true,"size":"1"}', '"x"'],
 )
-async def test_an_odd_trade_costs_itself(autojump_clock, odd):
-    """The rest of its page is delivered, its numbers as they were written."""
-    texts = [json.dumps(trade(3, price="?")).replace('"?"', "3.50"), odd, json.dumps(trade(1))]
+async def test_an_unreadable_trade_alone_is_left_out(autojump_clock, unreadable):
+    """The rest of its page is delivered, with the numbers as written."""
+    texts = [
+        json.dumps(trade(3, price="?")).replace('"?"', "3.50"),
+        unreadable,
+        json.dumps(trade(1)),
+    ]
     body = f"[{','.join(texts)}]".encode()
     upstream = Trades(faults=[lambda: reply(raw=body)] * 99)
     taker, backfill = await filled(upstream, (1, 3))
@@ -203,16 +208,16 @@ async def test_an_odd_trade_costs_itself(autojump_clock, odd):
     assert (taker.ids, backfill.given_up) == ([1, 3], {"not_listed": 1})
 
 
-async def test_what_a_trade_has_beside_is_not_passed_on(autojump_clock):
-    """It may be bad text, or nested without end."""
-    odd = json.dumps([trade(3, x="?", y=[[1]])]).encode().replace(b"?", b"\xff")
-    taker, _ = await filled(Trades(faults=[lambda: reply(raw=odd)]), (3, 3))
+async def test_other_fields_of_a_trade_are_not_passed_on(autojump_clock):
+    """Other fields may be invalid text, or nested too deeply."""
+    page = json.dumps([trade(3, x="?", y=[[1]])]).encode().replace(b"?", b"\xff")
+    taker, _ = await filled(Trades(faults=[lambda: reply(raw=page)]), (3, 3))
 
     assert taker.ids == [3]
 
 
 async def test_of_a_long_gap_the_newest_are_fetched(autojump_clock):
-    """Two hours are enough; who needs days has the exchange's history."""
+    """Two hours are enough; for days there is the exchange's history."""
     newest = limits.BACKFILL_TRADES_MAX + 500
     taker, backfill = await filled(Trades(newest=newest), (101, newest))
 
@@ -221,7 +226,7 @@ async def test_of_a_long_gap_the_newest_are_fetched(autojump_clock):
 
 
 async def test_too_many_gaps_are_dropped_and_counted(autojump_clock):
-    """A thousand wait at most."""
+    """At most a thousand gaps wait."""
     taker = Taker()
     backfill = Backfill(rest_client(Trades()), taker.deliver, Random(1))
     for _ in range(limits.BACKFILL_GAPS_MAX + 1):
@@ -232,7 +237,7 @@ async def test_too_many_gaps_are_dropped_and_counted(autojump_clock):
 
 @pytest.mark.parametrize("product_id", ["", "../x", "BTC-USD\n", "BTC-USD/book", "\x00"])
 async def test_a_product_that_cannot_be_is_not_asked_for(autojump_clock, product_id):
-    """It comes from a feed that may say anything, and would be part of a path."""
+    """The id comes from an untrusted feed, and would be part of a path."""
     backfill = Backfill(rest_client(Trades()), Taker().deliver, Random(1))
     backfill.ask(product_id, 1, 3)
 
@@ -263,7 +268,7 @@ async def test_a_product_that_cannot_be_is_not_asked_for(autojump_clock, product
     ),
 )
 def test_every_trade_comes_once_or_is_counted(gaps, absent, late, lag_s, faults):
-    """Random gaps, stale pages, holes, errors: nothing lost silently, nothing twice."""
+    """With random gaps, stale pages, missing trades and errors, no trade is lost or repeated."""
     at, wanted = 1, []
     for distance, size in gaps:
         wanted.append((at + distance, at + distance + size - 1))

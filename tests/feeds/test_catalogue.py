@@ -1,4 +1,4 @@
-"""The list of products, from a REST service that may be anything."""
+"""The list of products, from a REST service that is not trusted."""
 
 import json
 
@@ -25,15 +25,15 @@ LISTED = {"BTC-USD", "ETH-USD", "NEW-USD"}
 
 
 def test_delisted_products_are_not_listed():
-    """They stay in Coinbase's list for years, and subscribing to them fails."""
+    """Delisted products stay in Coinbase's list for years; subscribing to them fails."""
     assert read_products(json.dumps(PRODUCTS).encode()) == (LISTED, frozenset(), 0)
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"null", b'["a"', b"<html>", b'[{"id":"a","x":' + b"[" * 5000]
 )
-def test_what_is_no_list_is_refused(body):
-    """A proxy's login page is not a market without products."""
+def test_a_body_that_is_not_a_list_is_refused(body):
+    """A proxy's login page must not count as a market without products."""
     with pytest.raises(msgspec.DecodeError):
         read_products(body)
 
@@ -45,8 +45,8 @@ ODD_ENTRIES = [
 
 
 @given(st.lists(st.one_of(st.sampled_from(ODD_ENTRIES), st.sampled_from(PRODUCTS))))
-def test_an_odd_entry_costs_itself(entries):
-    """Without the rest of the list, unknown pairs would open streams."""
+def test_an_unreadable_entry_alone_is_left_out(entries):
+    """Without the rest of the list, streams of unknown pairs would be accepted."""
     good = [entry for entry in entries if isinstance(entry, dict)]
     texts = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
     products = read_products(f"[{','.join(texts)}]".encode())
@@ -55,13 +55,13 @@ def test_an_odd_entry_costs_itself(entries):
     assert products.unreadable == len(entries) - len(good)
 
 
-def test_bad_text_costs_its_entry():
-    """It once got past the handler and ended the daemon."""
+def test_invalid_text_alone_is_left_out():
+    """Invalid UTF-8 once raised an unhandled error that ended the daemon."""
     assert read_products(b'[{"id":"\xff"},{"id":"A-B"}]') == ({"A-B"}, frozenset(), 1)
 
 
-def test_odd_fields_do_not_cost_the_product():
-    """Only the id says which product it is; auctions are those that are said to be one."""
+def test_a_product_with_unexpected_fields_is_listed():
+    """Only the id is required; ``auction_mode`` counts only if it is true."""
     products = [
         {"id": "A-B", "status": None, "auction_mode": True},
         {"id": "C-D", "status": 7, "auction_mode": "true"},
@@ -69,8 +69,8 @@ def test_odd_fields_do_not_cost_the_product():
     assert read_products(json.dumps(products).encode()) == ({"A-B", "C-D"}, {"A-B"}, 0)
 
 
-async def test_odd_entries_are_reported_once(autojump_clock, nursery, queue, rest, capsys):
-    """Every five minutes the same line would say nothing new."""
+async def test_unreadable_entries_are_reported_once(autojump_clock, nursery, queue, rest, capsys):
+    """The same line every five minutes would be no news."""
     queue.append(listing([*PRODUCTS, None, {"id": 7}]))
     catalogue = Catalogue()
     await nursery.start(keep_catalogue, catalogue, rest)
@@ -83,7 +83,7 @@ async def test_odd_entries_are_reported_once(autojump_clock, nursery, queue, res
 
 @pytest.fixture
 def queue():
-    """What the service answers, one after the other, the last again and again."""
+    """The answers of the service, in order; it repeats the last one."""
     return []
 
 
@@ -104,7 +104,7 @@ def listing(products=PRODUCTS):
 
 
 async def test_the_list_is_there_when_it_has_started(autojump_clock, nursery, queue, rest):
-    """The first subscriber is refused a wrong pair already."""
+    """Even the first subscriber gets an error for an unknown pair."""
     queue.append(listing())
     catalogue = Catalogue()
     await nursery.start(keep_catalogue, catalogue, rest)
@@ -114,7 +114,7 @@ async def test_the_list_is_there_when_it_has_started(autojump_clock, nursery, qu
 
 
 async def test_the_list_is_read_again_now_and_then(autojump_clock, nursery, queue, upstream, rest):
-    """Coinbase lists new products every week, and we run for months."""
+    """Coinbase lists new products every week, and a daemon runs for months."""
     queue += [listing(PRODUCTS[:1]), listing()]
     catalogue = Catalogue()
     await nursery.start(keep_catalogue, catalogue, rest)
@@ -140,20 +140,20 @@ async def test_the_list_is_read_again_now_and_then(autojump_clock, nursery, queu
 async def test_without_a_list_every_well_formed_pair_may_exist(
     autojump_clock, nursery, queue, rest, failure
 ):
-    """A feed may have no REST, and an outage of it must not stop the feed."""
+    """A feed may have no REST service, and an outage of REST must not stop the feed."""
     queue += [failure, listing()]
     catalogue = Catalogue()
     await nursery.start(keep_catalogue, catalogue, rest)
     assert not catalogue.is_known
     assert catalogue.accepts("ANY-THING")
-    # asked again sooner than a list that is known, unless it was one that may be kept
+    # a missing list is requested sooner again than a known one, unless it may be cached
     await trio.sleep(76)
 
     assert not catalogue.accepts("ANY-THING")
 
 
-async def test_what_was_known_stays_when_the_service_fails(autojump_clock, nursery, queue, rest):
-    """An empty list during maintenance once would have refused every pair."""
+async def test_the_last_list_stays_when_the_service_fails(autojump_clock, nursery, queue, rest):
+    """An empty list during maintenance would refuse every pair."""
     queue += [listing(), listing([]), lambda: reply({}, 500)]
     catalogue = Catalogue()
     await nursery.start(keep_catalogue, catalogue, rest)
@@ -173,8 +173,8 @@ async def test_a_slow_service_does_not_hold_up_the_start(
     assert trio.current_time() == 3
 
 
-async def test_nobody_there_is_no_error(nursery):
-    """``--feed ws://…`` with nothing but a feed is fine."""
+async def test_a_missing_service_is_not_an_error(nursery):
+    """``--feed ws://…`` without a REST service is valid."""
     client = rest_client(None)
     client.url = "http://127.0.0.1:1"
     await nursery.start(client.run)

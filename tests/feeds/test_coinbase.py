@@ -1,4 +1,4 @@
-"""The feed against an exchange that keeps to the script, however awkward the script is."""
+"""The feed against a scripted exchange, its errors included."""
 
 import base64
 import contextlib
@@ -26,11 +26,11 @@ MATCHES = Topic("matches", "BTC-USD")
 LEVEL2 = Topic("level2", "BTC-USD")
 
 
-# Asking
+# Requests
 
 
-async def test_it_asks_for_what_is_held_and_for_heartbeats(autojump_clock, exchange, start_feed):
-    """A heartbeat per product is how a silent line is told from a quiet market."""
+async def test_held_topics_and_heartbeats_are_subscribed_to(autojump_clock, exchange, start_feed):
+    """A heartbeat per product distinguishes a silent connection from a quiet market."""
     await start_feed(pairs=("BTC-USD", "ETH-USD"), channels=("ticker", "status"))
     line, request = await exchange.subscribed()
 
@@ -45,11 +45,11 @@ async def test_it_asks_for_what_is_held_and_for_heartbeats(autojump_clock, excha
 
 
 async def test_838_products_are_five_requests(autojump_clock, exchange, start_feed):
-    """The exchange limits requests a second, not products in one."""
+    """The exchange limits requests per second, not products per request."""
     pairs = [f"A{number}-USD" for number in range(838)]
     await start_feed(pairs=pairs)
     line, request = await exchange.subscribed()
-    requests = [request] + [await line.hear() for _ in range(4)]
+    requests = [request] + [await line.receive_request() for _ in range(4)]
 
     sizes = [sum(map(len, asked(each)[1].values())) for each in requests]
     assert sizes == [400, 400, 400, 400, 76]
@@ -71,17 +71,17 @@ async def test_a_thousand_joiners_are_one_request(autojump_clock, exchange, star
 async def test_the_first_subscriber_causes_a_subscribe_and_the_second_nothing(
     autojump_clock, exchange, start_feed
 ):
-    """One upstream connection, asked once, is what this program is for."""
+    """A relay sends one upstream request for all its subscribers."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     running.demand.want([MATCHES])
     running.demand.want([MATCHES])
-    request = await line.hear()
+    request = await line.receive_request()
     running.demand.want([MATCHES])
 
     assert asked(request) == ("subscribe", {"matches": ["BTC-USD"]})
     with trio.move_on_after(4) as nothing:
-        await line.hear()
+        await line.receive_request()
     assert nothing.cancelled_caught
 
 
@@ -92,45 +92,45 @@ async def test_the_last_one_leaving_unsubscribes_after_the_linger(
     running = await start_feed(stale_after_s=1000)
     line, _ = await exchange.subscribed()
     running.demand.want([MATCHES])
-    await line.hear()
+    await line.receive_request()
     left_at = trio.current_time()
     running.demand.release([MATCHES], left_at)
-    request = await line.hear()
+    request = await line.receive_request()
 
     assert asked(request) == ("unsubscribe", {"matches": ["BTC-USD"]})
     assert trio.current_time() - left_at == pytest.approx(limits.LINGER_S, abs=0.1)
 
 
-async def test_a_late_joiner_of_a_book_gets_it_asked_for_anew(autojump_clock, exchange, start_feed):
-    """Changes mean nothing without the snapshot that only a new subscription brings."""
+async def test_a_late_joiner_of_a_book_causes_a_resubscribe(autojump_clock, exchange, start_feed):
+    """Updates are useless without the snapshot that only a new subscription brings."""
     running = await start_feed(channels=("level2",))
     line, _ = await exchange.subscribed()
-    assert asked(await line.hear()) == ("subscribe", {"level2": ["BTC-USD"]})
+    assert asked(await line.receive_request()) == ("subscribe", {"level2": ["BTC-USD"]})
     running.demand.ask_snapshot(LEVEL2)
 
-    assert asked(await line.hear()) == ("unsubscribe", {"level2": ["BTC-USD"]})
-    assert asked(await line.hear()) == ("subscribe", {"level2": ["BTC-USD"]})
+    assert asked(await line.receive_request()) == ("unsubscribe", {"level2": ["BTC-USD"]})
+    assert asked(await line.receive_request()) == ("subscribe", {"level2": ["BTC-USD"]})
 
 
 async def test_requests_keep_to_the_exchanges_rate(autojump_clock, exchange, start_feed):
-    """Too many requests a second and the exchange hangs up; then the storm begins."""
+    """The exchange closes a connection with too many requests a second."""
     pairs = [f"{number}-USD" for number in range(11_000)]  # 55 requests, burst 50
     await start_feed(pairs=pairs)
     line, _ = await exchange.subscribed()
     times = []
     for _ in range(54):
-        await line.hear()
+        await line.receive_request()
         times.append(trio.current_time())
 
     assert times[48] == times[0]
     assert times[-1] - times[48] == pytest.approx(5 / limits.UPSTREAM_REQUESTS_PER_S)
 
 
-# Hanging up
+# Closing
 
 
-async def test_with_nothing_wanted_nothing_is_connected(autojump_clock, exchange, start_feed):
-    """Coinbase closes connections that do not subscribe; so none is opened."""
+async def test_without_demand_no_connection_is_opened(autojump_clock, exchange, start_feed):
+    """Coinbase closes connections that do not subscribe, so none is opened."""
     running = await start_feed(pairs=())
     await trio.sleep(100)
 
@@ -139,15 +139,15 @@ async def test_with_nothing_wanted_nothing_is_connected(autojump_clock, exchange
 
 
 @pytest.mark.parametrize("answer", [True, False])
-async def test_it_hangs_up_when_nothing_is_wanted_and_that_is_no_loss(
+async def test_closing_without_demand_is_not_a_disconnect(
     autojump_clock, exchange, start_feed, answer
 ):
-    """Idle is not ill: no stale notice, no loss counted, ready again at once."""
+    """Idle is not an outage: no stale notice, no disconnect counted, ready at once."""
     running = await start_feed(pairs=())
     running.demand.want([TICKER])
     line, _ = await exchange.subscribed()
     running.demand.release([TICKER], trio.current_time() - limits.LINGER_S)
-    frames = await line.hear_end(answer=answer)
+    frames = await line.receive_until_closed(answer=answer)
     await trio.sleep(5)
 
     assert [json.loads(text)["type"] for _, text in frames[:-1]] == ["unsubscribe"]
@@ -163,13 +163,15 @@ async def test_it_hangs_up_when_nothing_is_wanted_and_that_is_no_loss(
 
 
 @pytest.mark.parametrize("crossing", [encode_ping(b"hi"), encode_text(b"{}"), b"\xff\xff\xff"])
-async def test_what_crosses_our_close_ends_nothing(autojump_clock, exchange, start_feed, crossing):
-    """A ping on its way when we hang up once ended the daemon as a bug."""
+async def test_a_frame_that_crosses_our_close_frame_is_harmless(
+    autojump_clock, exchange, start_feed, crossing
+):
+    """A ping that crossed our close frame once ended the daemon as a bug."""
     running = await start_feed(pairs=())
     running.demand.want([TICKER])
     line, _ = await exchange.subscribed()
     running.demand.release([TICKER], trio.current_time() - limits.LINGER_S)
-    while (await line.hear_frame())[0] != CLOSE:
+    while (await line.receive_frame())[0] != CLOSE:
         pass
     await line.stream.send_all(crossing + encode_close(1000))
     await trio.sleep(1)
@@ -179,92 +181,94 @@ async def test_what_crosses_our_close_ends_nothing(autojump_clock, exchange, sta
     assert dict(running.health.losses) == {}
 
 
-async def test_what_no_longer_flows_is_forgotten_and_its_stragglers_dropped(
+async def test_a_released_topic_is_forgotten_and_its_late_messages_dropped(
     autojump_clock, exchange, start_feed
 ):
-    """Whoever joins in an hour must not be greeted with a price of now, nor hear of a gap."""
+    """A subscriber that joins in an hour must get neither an old price nor a gap notice."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     running.demand.want([MATCHES])
-    await line.hear()
-    await line.say(match(10))
+    await line.receive_request()
+    await line.send(match(10))
     assert await running.messages() == [match(10)]
     running.demand.release([MATCHES], trio.current_time() - limits.LINGER_S)
-    assert asked(await line.hear())[0] == "unsubscribe"
-    await line.say(match(11), ticker())
+    assert asked(await line.receive_request())[0] == "unsubscribe"
+    await line.send(match(11), ticker())
     assert await running.messages() == [ticker()]
     assert running.health.dropped["unwanted"] == 1
     assert [MATCHES in flows for flows in running.inbox.flows] == [False, True, False]
     running.demand.want([MATCHES])
-    await line.hear()
-    await line.say(match(99))
+    await line.receive_request()
+    await line.send(match(99))
     assert await running.messages() == [match(99)]
     assert running.health.gaps == 0
 
 
 async def test_matches_are_not_forgotten_while_full_is_held(autojump_clock, exchange, serve):
-    """``full`` brings them all the while: a hole is one, whoever comes and goes."""
+    """``full`` carries the trades meanwhile, so missing ones are a gap for the next subscriber."""
     running = await serve(channels=("full",))
     (line,) = await exchange.lines_with("full")
     running.demand.want([MATCHES])
     await trio.sleep(1)
-    await line.say(full(100, trade_id=10), full(101))
+    await line.send(full(100, trade_id=10), full(101))
     await wait_all_tasks_blocked()
     running.demand.release([MATCHES], trio.current_time() - limits.LINGER_S)
     await trio.sleep(1)
     running.demand.want([MATCHES])
     await trio.sleep(1)
-    await line.say(full(102, trade_id=13))
+    await line.send(full(102, trade_id=13))
     await trio.sleep(limits.GAP_PATIENCE_S + 1)
-    _, told = running.taken()
+    _, notices = running.received()
 
     assert [
-        (n["channel"], n["first_trade_id"], n["last_trade_id"]) for n in told if n["type"] == "gap"
+        (n["channel"], n["first_trade_id"], n["last_trade_id"])
+        for n in notices
+        if n["type"] == "gap"
     ] == [("matches", 11, 12)]
 
 
-async def test_what_ceases_to_be_wanted_while_the_line_is_down_is_forgotten(
+async def test_a_topic_released_while_the_line_is_down_is_forgotten(
     autojump_clock, exchange, start_feed
 ):
-    """The new connection never carries it, so nothing would ever refresh it."""
+    """The new connection never carries the topic, so its state would never be refreshed."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     running.demand.want([MATCHES])
-    await line.hear()
-    await line.say(match(10))
+    await line.receive_request()
+    await line.send(match(10))
     assert await running.messages() == [match(10)]
     await line.stream.aclose()
     running.demand.release([MATCHES], trio.current_time() - limits.LINGER_S)
     _, request = await exchange.subscribed()
     assert len((await running.inbox.receive()).notices) == 1
-    running.taken()
+    running.received()
 
     assert "matches" not in asked(request)[1]
     assert [MATCHES in flows for flows in running.inbox.flows] == [False, True, False]
 
 
-async def test_what_was_not_asked_for_is_dropped(autojump_clock, exchange, start_feed):
-    """An exchange that sends 200,000 products must not fill our memory with them."""
+async def test_messages_not_subscribed_to_are_dropped(autojump_clock, exchange, start_feed):
+    """An exchange that sends 200,000 products must not fill the memory."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
-    await line.say(*(ticker(f"A{number}-USD") for number in range(100)), heartbeat(), ticker())
+    await line.send(*(ticker(f"A{number}-USD") for number in range(100)), heartbeat(), ticker())
 
     assert await running.messages() == [heartbeat(), ticker()]
     assert running.health.dropped == {"unwanted": 100}
 
 
-async def test_a_book_asked_for_anew_is_wanted_all_along(autojump_clock, exchange, start_feed):
-    """Its other subscribers read on between our unsubscribe and the new snapshot."""
+async def test_a_book_stays_held_during_a_resubscribe(autojump_clock, exchange, start_feed):
+    """Other subscribers stay between the unsubscribe and the new snapshot."""
     running = await start_feed(channels=("level2",))
     line, _ = await exchange.subscribed()
-    await line.hear()
-    await line.say(level2("snapshot"), level2("l2update"))
+    await line.receive_request()
+    await line.send(level2("snapshot"), level2("l2update"))
     await running.messages()
     running.demand.ask_snapshot(LEVEL2)
-    await line.hear()
-    assert asked(await line.hear()) == ("subscribe", {"level2": ["BTC-USD"]})
+    await line.receive_request()
+    assert asked(await line.receive_request()) == ("subscribe", {"level2": ["BTC-USD"]})
     for kind in ("l2update", "snapshot", "l2update"):
-        await line.say(level2(kind))
+        await line.send(level2(kind))
         assert await running.messages() == [level2(kind)]
 
 
@@ -272,43 +276,47 @@ async def test_a_book_asked_for_anew_is_wanted_all_along(autojump_clock, exchang
 
 
 async def test_a_message_is_the_very_frame_that_came(autojump_clock, exchange, start_feed):
-    """Raw is sacred; and one read is one delivery, in order."""
+    """Messages stay byte for byte; one read is one delivery, in order."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
-    odd = b'{ "type":"ticker" , "price":"1.10000000", "product_id":"BTC-USD","sequence":7}'
-    await line.say(heartbeat(), odd, ticker(sequence=8))
+    spaced = b'{ "type":"ticker" , "price":"1.10000000", "product_id":"BTC-USD","sequence":7}'
+    await line.send(heartbeat(), spaced, ticker(sequence=8))
     delivery = await running.inbox.receive()
 
-    assert [m.payload for m in delivery.messages] == [heartbeat(), odd, ticker(sequence=8)]
-    assert delivery.messages[1].frame == encode_text(odd)
+    assert [m.payload for m in delivery.messages] == [heartbeat(), spaced, ticker(sequence=8)]
+    assert delivery.messages[1].frame == encode_text(spaced)
     await wait_all_tasks_blocked()
     assert running.health.state is FeedState.LIVE
 
 
-async def test_a_gap_is_told_where_it_is(autojump_clock, exchange, start_feed):
-    """A read may carry trades from both sides of it; the notice belongs between them."""
+async def test_a_gap_notice_is_between_the_messages_around_the_gap(
+    autojump_clock, exchange, start_feed
+):
+    """One read may have the trades before and after a gap; the notice belongs between them."""
     running = await start_feed(channels=("matches",))
     line, _ = await exchange.subscribed()
-    await line.say(match(1), match(2), match(5))
+    await line.send(match(1), match(2), match(5))
     delivery = await running.inbox.receive()
 
     assert [m.payload for m in delivery.messages] == [match(1), match(2), match(5)]
     assert (len(delivery.notices), list(delivery.notices_at)) == (1, [2])
 
 
-async def test_what_is_said_behind_the_handshake_is_heard(autojump_clock, exchange, start_feed):
-    """A relay greets before it is asked; TCP may deliver both in one packet."""
+async def test_a_message_in_the_packet_of_the_handshake_is_received(
+    autojump_clock, exchange, start_feed
+):
+    """A relay sends messages before the first request; TCP may join them with the handshake."""
     running = await start_feed()
     line = await exchange.dialled()
-    await line.shake_hands(behind=encode_text(error("slow down")) + encode_text(ticker()))
+    await line.shake_hands(after=encode_text(error("slow down")) + encode_text(ticker()))
     await wait_all_tasks_blocked()
 
     assert running.health.alarm == "Failed to subscribe: slow down"
-    assert running.health.dropped["unwanted"] == 1  # nobody had asked for it yet
+    assert running.health.dropped["unwanted"] == 1  # not subscribed to yet
 
 
 async def test_a_fragmented_message_is_one_message(autojump_clock, exchange, start_feed):
-    """RFC 6455 lets an exchange send a snapshot in pieces, with pings between."""
+    """RFC 6455 allows a snapshot in fragments, with pings between them."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     text = ticker()
@@ -318,17 +326,17 @@ async def test_a_fragmented_message_is_one_message(autojump_clock, exchange, sta
 
     delivery = await running.inbox.receive()
     assert [m.frame for m in delivery.messages] == [encode_text(text)]
-    assert await line.hear_frame() == (0x8A, b"x")
+    assert await line.receive_frame() == (0x8A, b"x")
 
 
 async def test_garbage_is_dropped_and_counted(autojump_clock, exchange, start_feed):
-    """Crash never on what others send."""
+    """No upstream message may end the daemon."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     junk = [b"hello", b"[]", b"{}", b'{"type":1}', b"[" * 5000]
-    await line.say(*junk, b'{"type":"new_thing"}', ticker())
+    await line.send(*junk, b'{"type":"new_thing"}', ticker())
     await line.stream.send_all(bytes((0x82, 2)) + b"\x00\x01")  # a binary message
-    await line.say(ticker(sequence=2))
+    await line.send(ticker(sequence=2))
 
     assert await running.messages() == [ticker()]
     assert await running.messages() == [ticker(sequence=2)]
@@ -336,23 +344,23 @@ async def test_garbage_is_dropped_and_counted(autojump_clock, exchange, start_fe
     assert len(exchange.dialled_at) == 1
 
 
-async def test_complaints_of_the_exchange_are_counted(autojump_clock, exchange, start_feed):
-    """An error about no product means that we are doing something wrong: an alarm."""
+async def test_upstream_errors_are_counted(autojump_clock, exchange, start_feed):
+    """An error that names no product means that a request is wrong: it raises an alarm."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
-    await line.say(b'{"type":"error","message":"Failed to subscribe","reason":"too many"}')
-    await line.say(b'{"type":"subscriptions","channels":[]}', ticker())
+    await line.send(b'{"type":"error","message":"Failed to subscribe","reason":"too many"}')
+    await line.send(b'{"type":"subscriptions","channels":[]}', ticker())
     await running.messages()
 
     assert running.health.complaints == 1
 
 
 async def test_a_full_inbox_pushes_back_and_loses_nothing(autojump_clock, exchange, start_feed):
-    """TCP makes the exchange wait; memory does not grow."""
+    """TCP slows the exchange; the memory does not grow."""
     running = await start_feed(inbox=1)
     line, _ = await exchange.subscribed()
     for number in range(5):
-        await line.say(ticker(sequence=number))
+        await line.send(ticker(sequence=number))
         await wait_all_tasks_blocked()
 
     got = []
@@ -362,24 +370,26 @@ async def test_a_full_inbox_pushes_back_and_loses_nothing(autojump_clock, exchan
 
 
 class Quiet(Member):
-    """A subscriber that remembers what it was told."""
+    """A subscriber that records its notices."""
 
     def __init__(self):
         super().__init__()
-        self.told = []
+        self.notices = []
 
     def write(self, chunk):
         pass
 
     def tell(self, payload):
-        self.told.append(json.loads(payload)["type"])
+        self.notices.append(json.loads(payload)["type"])
 
     def end(self, code, reason):
         raise AssertionError
 
 
-async def test_a_refused_product_hurts_nobody_else(autojump_clock, exchange, start_feed, nursery):
-    """One typo of one subscriber must not cost another one its stream."""
+async def test_a_refused_product_affects_no_other_subscriber(
+    autojump_clock, exchange, start_feed, nursery
+):
+    """A typing mistake of one subscriber must not end the stream of another one."""
     running = await start_feed(pairs=())
     instance = running.instance
     nursery.start_soon(instance.broker.run, running.inbox)
@@ -393,12 +403,12 @@ async def test_a_refused_product_hurts_nobody_else(autojump_clock, exchange, sta
     assert asked(request)[1]["ticker"] == ["BTC-USD", "NO-SUCH"]
     reason = "NO-SUCH is not a valid product"
     answer = {"type": "error", "message": "Failed to subscribe", "reason": reason}
-    await line.say(json.dumps(answer).encode())
+    await line.send(json.dumps(answer).encode())
 
-    kind, channels = asked(await line.hear())
+    kind, channels = asked(await line.receive_request())
     assert (kind, channels["ticker"]) == ("unsubscribe", ["NO-SUCH"])
-    assert wrong.told == ["error", "subscriptions"]
-    assert right.told == []
+    assert wrong.notices == ["error", "subscriptions"]
+    assert right.notices == []
     assert not instance.pipe.catalogue.accepts("NO-SUCH")
     assert len(exchange.dialled_at) == 1
 
@@ -413,12 +423,12 @@ SECRET = base64.b64encode(b"a secret of the house").decode()
 
 
 async def test_without_a_key_level2_is_served_from_level2_batch(autojump_clock, exchange, serve):
-    """The exchange refuses it in so many words; subscribers notice nothing."""
+    """The exchange refuses ``level2`` by an error; subscribers get the same book."""
     running = await serve(channels=("ticker", "level2"))
     (line,) = await exchange.lines_with("level2")
-    await line.say(error(NEEDS_KEY))
+    await line.send(error(NEEDS_KEY))
     await exchange.lines_with("level2_batch")
-    await line.say(level2("snapshot"), level2("l2update"))
+    await line.send(level2("snapshot"), level2("l2update"))
     delivery = await running.inbox.receive()
     while not delivery.messages:
         assert [r.channel for r in delivery.refusals] in ([], ["level2"])
@@ -436,10 +446,10 @@ async def test_without_a_key_level2_is_served_from_level2_batch(autojump_clock, 
 
 
 async def test_a_refusal_of_level2_is_remembered(autojump_clock, exchange, serve):
-    """Asking again on every reconnect would leave the book without a snapshot meanwhile."""
+    """A request on every reconnect would leave the book without a snapshot meanwhile."""
     await serve(channels=("level2",))
     (line,) = await exchange.lines_with("level2")
-    await line.say(error(NEEDS_KEY))
+    await line.send(error(NEEDS_KEY))
     await exchange.lines_with("level2_batch")
     await line.stream.send_eof()
     await wait_all_tasks_blocked()
@@ -450,13 +460,13 @@ async def test_a_refusal_of_level2_is_remembered(autojump_clock, exchange, serve
 
 
 @pytest.mark.parametrize("channel", ["full", "level3"])
-async def test_a_refusal_of_a_channel_names_it_and_hurts_no_other(
+async def test_a_refusal_of_a_channel_names_it_and_affects_no_other(
     autojump_clock, exchange, serve, channel
 ):
-    """Nothing stands in for ``full``: whoever asked for it has to know."""
+    """``full`` has no substitute: its subscribers get an error."""
     running = await serve(channels=("ticker", channel))
     (line,) = await exchange.lines_with(channel)
-    await line.say(error(NEEDS_KEY), ticker())
+    await line.send(error(NEEDS_KEY), ticker())
     refusals, messages = [], []
     while not messages:
         delivery = await running.inbox.receive()
@@ -472,10 +482,10 @@ async def test_a_refusal_of_a_channel_names_it_and_hurts_no_other(
 
 
 async def test_an_alarm_outlives_a_reconnect_when_its_reason_does(autojump_clock, exchange, serve):
-    """What is refused is not asked for again, so the exchange will not say it again."""
+    """A refused channel is not requested again, so the exchange does not repeat its error."""
     running = await serve(channels=("ticker", "full"))
     (line,) = await exchange.lines_with("full")
-    await line.say(error(NEEDS_KEY), ticker())
+    await line.send(error(NEEDS_KEY), ticker())
     await trio.sleep(1)
     for line in exchange.served:
         if not line.is_over:
@@ -487,10 +497,10 @@ async def test_an_alarm_outlives_a_reconnect_when_its_reason_does(autojump_clock
 
 
 async def test_an_alarm_ends_when_its_reason_is_no_longer_held(autojump_clock, exchange, serve):
-    """A mistake that a reload has mended brings no new connection that would end it."""
+    """A reload that corrects a mistake opens no connection that would end the alarm."""
     running = await serve(channels=("ticker", "full"))
     (line,) = await exchange.lines_with("full")
-    await line.say(error(NEEDS_KEY), error("slow down"), ticker())
+    await line.send(error(NEEDS_KEY), error("slow down"), ticker())
     await trio.sleep(1)
     before = dict(running.health.alarms)
     running.demand.hold([Topic("ticker", "BTC-USD")], trio.current_time())
@@ -503,44 +513,46 @@ async def test_an_alarm_ends_when_its_reason_is_no_longer_held(autojump_clock, e
 
 @pytest.mark.parametrize("reconnects", [False, True])
 @pytest.mark.parametrize("channel", ["ticker", "level2"])
-async def test_a_complaint_ends_when_all_has_flowed_since(
+async def test_the_alarm_of_an_error_ends_when_all_topics_have_flowed_since(
     autojump_clock, exchange, serve, channel, reconnects
 ):
-    """A passing error must not leave the alarm on for ever, nor the next connection end it."""
+    """A passing error must not leave the alarm on for ever; a reconnect alone must not end it."""
     running = await serve(channels=(channel,), stale_after_s=10)
     (line,) = await exchange.lines_with(channel)
     if channel == "level2":  # without a key: level2_batch serves it
-        await line.say(error(NEEDS_KEY), error(NEEDS_KEY))
+        await line.send(error(NEEDS_KEY), error(NEEDS_KEY))
         (line,) = await exchange.lines_with("level2_batch")
-        await line.say(level2("snapshot"))
-    await line.say(error("please try again later", "Internal error"))
+        await line.send(level2("snapshot"))
+    await line.send(error("please try again later", "Internal error"))
     await wait_all_tasks_blocked()
-    complaint = "Internal error: please try again later"
-    assert running.health.alarm == complaint
+    alarm = "Internal error: please try again later"
+    assert running.health.alarm == alarm
     if reconnects:
         await line.stream.send_eof()
         await trio.sleep(1)
-        assert running.health.alarm == complaint
+        assert running.health.alarm == alarm
         (line,) = await exchange.lines_with("level2_batch" if channel == "level2" else channel)
         if channel == "level2":
-            await line.say(level2("snapshot"))
+            await line.send(level2("snapshot"))
     for second in range(15):
-        await line.say(heartbeat(sequence=second))
+        await line.send(heartbeat(sequence=second))
         if second < 8:
-            assert running.health.alarm == complaint
+            assert running.health.alarm == alarm
         await trio.sleep(1)
 
     assert running.health.alarm == ""
     assert running.health.complaints == 1
 
 
-async def test_a_complaint_stays_while_a_product_is_silent(autojump_clock, exchange, serve):
-    """It may be the reason."""
+async def test_the_alarm_of_an_error_stays_while_a_product_is_silent(
+    autojump_clock, exchange, serve
+):
+    """The silent product may be the reason of the error."""
     running = await serve(pairs=("BTC-USD", "ETH-USD"), stale_after_s=10)
     (line,) = await exchange.lines_with("ticker")
-    await line.say(error("something else"), heartbeat("ETH-USD"))
+    await line.send(error("something else"), heartbeat("ETH-USD"))
     for second in range(60):
-        await line.say(heartbeat(sequence=second))
+        await line.send(heartbeat(sequence=second))
         await trio.sleep(1)
 
     assert running.health.alarm == "Failed to subscribe: something else"
@@ -556,16 +568,16 @@ async def test_a_complaint_stays_while_a_product_is_silent(autojump_clock, excha
 async def test_a_refusal_of_a_channel_that_was_lifted_ends_with_its_alarm(
     autojump_clock, exchange, serve, channel, data
 ):
-    """Asked for again now and then; its data ends the alarm, and subscribers may have it."""
+    """A refused channel is requested again at intervals; its data ends alarm and refusal."""
 
     def asking():
-        """Return the lines that asked for the channel, one for each time."""
+        """Return the connections that requested the channel, once per request."""
         requests = [(x, kind, names) for x in exchange.served for kind, names in x.requests]
         return [x for x, kind, names in requests if kind == "subscribe" and channel in names]
 
     running = await serve(channels=("ticker", channel))
     (line,) = await exchange.lines_with(channel)
-    await line.say(error(f"{channel} is not a valid channel"), ticker())
+    await line.send(error(f"{channel} is not a valid channel"), ticker())
     await trio.sleep(limits.REFUSED_AGAIN_S - 1)
     assert len(asking()) == 1
     await trio.sleep(2)
@@ -576,7 +588,7 @@ async def test_a_refusal_of_a_channel_that_was_lifted_ends_with_its_alarm(
             allowed += running.inbox.receive_nowait().allowed
     assert allowed == [channel]
     assert running.health.alarm == f"Failed to subscribe: {channel} is not a valid channel"
-    await asking()[-1].say(data)
+    await asking()[-1].send(data)
     await wait_all_tasks_blocked()
 
     assert running.health.alarm == ""
@@ -585,25 +597,23 @@ async def test_a_refusal_of_a_channel_that_was_lifted_ends_with_its_alarm(
 async def test_a_refusal_of_a_product_that_was_lifted_ends_with_its_alarm(
     autojump_clock, exchange, serve
 ):
-    """Its data disproves it."""
+    """Data of the product ends the alarm."""
     running = await serve(pairs=("BTC-USD", "ETH-USD"))
     (line,) = await exchange.lines_with("ticker")
-    await line.say(error("ETH-USD is delisted"), heartbeat())
+    await line.send(error("ETH-USD is delisted"), heartbeat())
     await wait_all_tasks_blocked()
     assert running.health.alarm == "Failed to subscribe: ETH-USD is delisted"
-    await line.say(ticker("ETH-USD"))
+    await line.send(ticker("ETH-USD"))
     await wait_all_tasks_blocked()
 
     assert running.health.alarm == ""
 
 
-async def test_open_channels_are_asked_for_in_messages_of_their_own(
-    autojump_clock, exchange, serve
-):
-    """A refusal voids the message that it answers."""
+async def test_channels_without_a_key_have_requests_of_their_own(autojump_clock, exchange, serve):
+    """A refusal cancels the whole request that it answers."""
     await serve(channels=("ticker", "matches", "level2"), credentials=Credentials("k", SECRET, "p"))
     (line,) = await exchange.lines_with("level2")
-    open_one, with_key = line.said
+    open_one, with_key = line.raw_requests
 
     assert asked(with_key)[1] == {"level2": ["BTC-USD"]}
     assert asked(open_one)[1].keys() == {"heartbeat", "matches", "ticker"}
@@ -611,7 +621,7 @@ async def test_open_channels_are_asked_for_in_messages_of_their_own(
 
 
 async def test_with_a_key_the_message_is_signed(autojump_clock, exchange, serve):
-    """With the time of the moment, on every connection, unsubscribes included."""
+    """Every request on every connection is signed with the present time, unsubscribes included."""
     credentials = Credentials("k", SECRET, "p")
     running = await serve(
         channels=("level2",), credentials=credentials, wall_s=lambda: 1700000000.25
@@ -619,7 +629,7 @@ async def test_with_a_key_the_message_is_signed(autojump_clock, exchange, serve)
     (line,) = await exchange.lines_with("level2")
     running.demand.ask_snapshot(LEVEL2)
     await trio.sleep(0.2)
-    signed = [each for each in line.said if "level2" in asked(each)[1]]
+    signed = [each for each in line.raw_requests if "level2" in asked(each)[1]]
 
     assert [asked(each)[0] for each in signed] == ["subscribe", "unsubscribe", "subscribe"]
     assert all(credentials.verifies(each) for each in signed)
@@ -637,33 +647,39 @@ async def test_with_a_key_the_message_is_signed(autojump_clock, exchange, serve)
 async def test_a_bad_key_is_an_alarm_and_level2_falls_back(
     autojump_clock, exchange, serve, message, reason
 ):
-    """The operator has to act; subscribers have a book meanwhile."""
+    """The operator has to act; meanwhile subscribers have a book from ``level2_batch``."""
     running = await serve(channels=("level2",), credentials=Credentials("k", SECRET, "p"))
     (line,) = await exchange.lines_with("level2")
-    await line.say(error(reason, message))
+    await line.send(error(reason, message))
     await exchange.lines_with("level2_batch")
 
     assert running.health.complaints == 1
     assert running.health.alarm == f"{message}: {reason}"
     line.requests.clear()
     await trio.sleep(limits.KEY_AGAIN_S)
-    assert any("level2" in asked(each)[1] for each in line.said[-3:])  # perhaps it is believed now
+    assert any("level2" in asked(each)[1] for each in line.raw_requests[-3:])
 
 
 async def test_no_secret_is_ever_logged(autojump_clock, exchange, serve):
-    """Logs go to places where keys must not."""
+    """Logs are copied to places where keys must not be."""
     key, passphrase = "the-api-key", "the-passphrase"
     credentials = Credentials(key, SECRET, passphrase)
     with structlog.testing.capture_logs() as logs:
         await serve(channels=("level2", "full"), credentials=credentials)
         (line,) = await exchange.lines_with("full")
-        await line.say(heartbeat(), b"junk", error("invalid", "Authentication Failed"))
+        await line.send(heartbeat(), b"junk", error("invalid", "Authentication Failed"))
         await line.stream.send_eof()
         await trio.sleep(5)
     text = repr(logs) + repr(credentials)
 
     assert len(logs) > 5
-    for secret in (key, SECRET, passphrase, line.said[-1]["signature"], "a secret of the house"):
+    for secret in (
+        key,
+        SECRET,
+        passphrase,
+        line.raw_requests[-1]["signature"],
+        "a secret of the house",
+    ):
         assert secret not in text
 
 
@@ -677,15 +693,15 @@ async def test_no_secret_is_ever_logged(autojump_clock, exchange, serve):
 async def test_after_a_refusal_acknowledgements_are_still_compared(
     autojump_clock, exchange, serve, answers
 ):
-    """A refused request is acknowledged as well, unless it is our own key that is no good."""
+    """A refused request is acknowledged too, unless the refusal is for an invalid key."""
     await serve(channels=("ticker", "level2"), credentials=Credentials("k", SECRET, "p"))
     (line,) = await exchange.lines_with("level2")
     assert len(line.requests) == 2
     products = ["BTC-USD"]
-    await line.say(ack(heartbeat=products, ticker=products), *answers)
+    await line.send(ack(heartbeat=products, ticker=products), *answers)
     await exchange.lines_with("level2_batch")
     line.requests.clear()
-    await line.say(ack(heartbeat=products, level2_50=products))
+    await line.send(ack(heartbeat=products, level2_50=products))
     await trio.sleep(0.1)
 
     assert ("subscribe", {"ticker": products}) in line.requests
@@ -694,11 +710,11 @@ async def test_after_a_refusal_acknowledgements_are_still_compared(
 # Dialling
 
 
-async def test_after_429_nobody_dials_for_a_while(autojump_clock, exchange, start_feed):
-    """The exchange counts addresses, not connections: eager clients are locked out."""
+async def test_after_429_no_connection_dials_for_a_while(autojump_clock, exchange, start_feed):
+    """The exchange counts by address, and blocks clients that dial too often."""
     running = await start_feed(channels=("full",), pairs=[f"A{n}-USD" for n in range(6)])
     lines = [await exchange.dialled() for _ in range(6)]
-    await lines[0].hear_head()
+    await lines[0].receive_head()
     await lines[0].stream.send_all(b"HTTP/1.1 429 Slow\r\n\r\n")
     refused_at = trio.current_time()
     for line in lines[1:]:
@@ -711,15 +727,15 @@ async def test_after_429_nobody_dials_for_a_while(autojump_clock, exchange, star
     assert min(exchange.dialled_at) - refused_at >= limits.RATE_LIMITED_PAUSE_S
 
 
-async def test_who_waits_for_a_dial_already_hears_of_a_429(
+async def test_a_429_also_delays_dials_that_wait_already(
     autojump_clock, exchange, make_feed, nursery
 ):
-    """Nine connections: the ninth stands in line when the first is refused."""
+    """With nine connections, the ninth waits for its dial when the first is refused."""
     running = make_feed(channels=("full",), pairs=[f"A{n}-USD" for n in range(8)])
     running.demand.want([TICKER])
     nursery.start_soon(running.run)
     first = await exchange.dialled()
-    await first.hear_head()
+    await first.receive_head()
     await first.stream.send_all(b"HTTP/1.1 429 Slow\r\n\r\n")
     refused_at = trio.current_time()
     await trio.sleep(limits.RATE_LIMITED_PAUSE_S - 1)
@@ -733,7 +749,7 @@ async def test_who_waits_for_a_dial_already_hears_of_a_429(
 async def test_a_thousand_reconnects_keep_to_the_dials_a_second(
     autojump_clock, exchange, start_feed
 ):
-    """Whatever ends connections, and however many there are, dials are bounded."""
+    """The rate of dials is bounded for any number of connections and any cause."""
     exchange.failures = [OSError("no route")] * 1000
     running = await start_feed(channels=("full",), pairs=[f"A{n}-USD" for n in range(9)], lines=2)
     for number in range(100):
@@ -753,7 +769,7 @@ async def test_a_thousand_reconnects_keep_to_the_dials_a_second(
 
 
 async def test_binary_messages_are_counted(autojump_clock, exchange, start_feed):
-    """The feed has none; whoever sends them is no Coinbase."""
+    """Coinbase sends no binary messages; they are dropped."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     await line.stream.send_all(bytes((0x82, 2)) + b"\x00\x01")
@@ -764,43 +780,43 @@ async def test_binary_messages_are_counted(autojump_clock, exchange, start_feed)
 
 
 @pytest.mark.parametrize("lines", [1, 2])
-async def test_for_good_is_for_good_on_every_line(
+async def test_a_permanent_refusal_ends_every_line(
     autojump_clock, exchange, make_feed, nursery, lines
 ):
-    """Two lines are refused in the same words; the daemon ends once."""
+    """Both lines get the same refusal; the daemon ends with one error."""
     running = make_feed(lines=lines)
     nursery.start_soon(running.run)
     for _ in range(lines):
         line = await exchange.dialled()
-        await line.hear_head()
+        await line.receive_head()
         await line.stream.send_all(b"HTTP/1.1 403 No\r\n\r\n")
     await trio.sleep(1)
 
     assert running.ended_by.for_good
 
 
-async def test_a_relay_that_is_stale_itself_is_told_once_and_kept(
+async def test_a_stale_relay_is_reported_once_and_kept(
     autojump_clock, exchange, start_feed, nursery
 ):
-    """It is alive and has said why it is silent; hanging up on it would be one more loss."""
+    """The relay is alive and has reported why it is silent; closing would add a disconnect."""
     running = await start_feed(lines=2)
     lines = [(await exchange.subscribed())[0] for _ in range(2)]
     for line in lines:
-        await line.say(heartbeat(), ticker())
+        await line.send(heartbeat(), ticker())
         nursery.start_soon(line.answer_pings)
     await running.messages()
     for line in lines:
-        await line.say(notices.stale(is_stale=True, reason="closed"))
+        await line.send(notices.stale(is_stale=True, reason="closed"))
     await trio.sleep(58.7)
-    assert [told["stale"] for told in running.notices()] == [True]
+    assert [notices["stale"] for notices in running.notices()] == [True]
     assert running.health.state is FeedState.STALE
     for line in lines:
-        await line.say(notices.stale(is_stale=False, reason="back"))
+        await line.send(notices.stale(is_stale=False, reason="back"))
     await trio.sleep(4.9)
     for line in lines:
-        await line.say(heartbeat(sequence=2))
+        await line.send(heartbeat(sequence=2))
     await trio.sleep(5)
 
-    assert [told["stale"] for told in running.notices()] == [False]
+    assert [notices["stale"] for notices in running.notices()] == [False]
     assert running.health.state is FeedState.LIVE
     assert running.health.losses == {}

@@ -1,4 +1,4 @@
-"""Cancelled at whatever await: the stream is closed, the inbox is closed, nothing hangs."""
+"""Cancelled at any await, the feed closes its streams and its inbox, and ends."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ async def dial(running):
 
 async def shake_hands(running):
     """While the handshake's answer is awaited."""
-    await (await running.exchange.dialled()).hear_head()
+    await (await running.exchange.dialled()).receive_head()
 
 
 async def subscribe(running):
@@ -41,30 +41,30 @@ async def subscribe(running):
 
 
 async def listen(running):
-    """While nothing happens: the usual case."""
+    """While no message arrives: the usual case."""
     line, _ = await running.exchange.subscribed()
-    await line.say(heartbeat())
+    await line.send(heartbeat())
 
 
 async def fill_inbox(running):
     """While the inbox is full."""
     line, _ = await running.exchange.subscribed()
-    await line.say(ticker())
-    await line.say(ticker(sequence=2))
+    await line.send(ticker())
+    await line.send(ticker(sequence=2))
 
 
 async def wait_for_tokens(running):
-    """While the exchange's rate limit makes us wait."""
+    """While a request waits for the exchange's rate limit."""
     line, _ = await running.exchange.subscribed()
     running.demand.want([Topic("ticker", f"{n}-USD") for n in range(11_000)])
     for _ in range(50):
-        await line.hear()
+        await line.receive_request()
 
 
 async def ping(running):
     """While a pong is awaited."""
     line, _ = await running.exchange.subscribed()
-    while (await line.hear_frame())[0] != PING:
+    while (await line.receive_frame())[0] != PING:
         pass
 
 
@@ -80,35 +80,35 @@ async def pong(running):
 
 
 async def hang_up(running):
-    """While our close waits for the exchange's."""
+    """While the feed waits for the exchange's close frame."""
     line, _ = await running.exchange.subscribed()
     running.demand.release([TICKER], trio.current_time() - limits.LINGER_S)
-    while (await line.hear_frame())[0] != CLOSE:
+    while (await line.receive_frame())[0] != CLOSE:
         pass
 
 
 async def idle(running):
-    """While nothing is wanted."""
+    """While no topic is in demand."""
     line, _ = await running.exchange.subscribed()
     running.demand.release([TICKER], trio.current_time() - limits.LINGER_S)
-    await line.hear_end()
+    await line.receive_until_closed()
 
 
 async def wait_for_a_dial(running):
-    """While the exchange's limit of dials makes us wait."""
+    """While a dial waits for the exchange's rate limit."""
     running.feed.dialer.not_before = 1000.0
 
 
 async def tell_of_a_loss(running):
-    """While the notice of a loss waits for the inbox."""
+    """While the notice of a disconnect waits for the inbox."""
     line, _ = await running.exchange.subscribed()
-    await line.say(ticker())
+    await line.send(ticker())
     await wait_all_tasks_blocked()
     await line.stream.send_eof()
 
 
 async def assert_all_closed(running, streams):
-    """Every stream of the feed is closed, and its inbox has come to an end: ``reads`` knows."""
+    """Check that every stream of the feed is closed, and that its inbox has ended."""
     assert running.inbox_ended
     for stream in streams:
         with pytest.raises(trio.ClosedResourceError):
@@ -118,7 +118,7 @@ async def assert_all_closed(running, streams):
 
 
 async def read_to_the_end(running):
-    """Be the broker: it reads on until the feed has closed the inbox."""
+    """Read as the broker does, until the feed has closed the inbox."""
     with trio.fail_after(1):
         async for delivery in running.inbox:
             running.read += [message.payload for message in delivery.messages]
@@ -126,7 +126,7 @@ async def read_to_the_end(running):
 
 
 def keep_streams(exchange):
-    """Remember the feed's ends of all streams."""
+    """Return a list of the feed's streams, and the function that opens them."""
     streams, original = [], exchange.open_stream
 
     async def opening(address):
@@ -155,8 +155,10 @@ def keep_streams(exchange):
     ],
     ids=lambda reach: reach.__name__,
 )
-async def test_cancelled_there_it_leaves_nothing_open(autojump_clock, make_feed, exchange, reach):
-    """A drain cancels the feed wherever it is; an open socket would outlive the daemon."""
+async def test_a_feed_cancelled_in_any_state_leaves_nothing_open(
+    autojump_clock, make_feed, exchange, reach
+):
+    """A drain cancels the feed in any state; every socket has to be closed."""
     running = make_feed(pairs=(), inbox=1)
     streams, running.feed.dialer.open_stream = keep_streams(exchange)
     running.demand.want([TICKER])
@@ -179,19 +181,19 @@ async def test_cancelled_there_it_leaves_nothing_open(autojump_clock, make_feed,
 
 
 @pytest.mark.parametrize("steps", range(60))
-async def test_cancelled_after_any_number_of_steps_it_leaves_nothing_open(
+async def test_a_feed_cancelled_after_any_number_of_steps_leaves_nothing_open(
     autojump_clock, make_feed, exchange, steps
 ):
-    """The moments nobody thought of, between the ones above."""
+    """This covers the moments between the cases above."""
     running = make_feed(inbox=1)
     streams, running.feed.dialer.open_stream = keep_streams(exchange)
 
     async def be_an_exchange():
         while True:
             line = await exchange.connected()
-            await line.hear()
+            await line.receive_request()
             await line.stream.send_all(encode_ping(b"x") + encode_text(ticker()))
-            await line.say(heartbeat(), ticker(sequence=2))
+            await line.send(heartbeat(), ticker(sequence=2))
             await line.stream.send_eof()
 
     async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
@@ -205,17 +207,17 @@ async def test_cancelled_after_any_number_of_steps_it_leaves_nothing_open(
     await assert_all_closed(running, streams)
 
 
-async def test_a_cancelled_feed_says_goodbye(autojump_clock, make_feed, exchange):
-    """The exchange frees our place at once instead of finding a dead line later."""
+async def test_a_cancelled_feed_sends_a_close_frame(autojump_clock, make_feed, exchange):
+    """With a close frame the exchange frees the connection at once."""
     running = make_feed()
     frames = []
 
-    async def hear_end():
+    async def receive_until_closed():
         line, _ = await exchange.subscribed()
-        frames.extend(await line.hear_end())
+        frames.extend(await line.receive_until_closed())
 
     async with trio.open_nursery() as outside:
-        outside.start_soon(hear_end)
+        outside.start_soon(receive_until_closed)
         async with trio.open_nursery() as nursery:
             await nursery.start(running.run)
             await trio.sleep(1)
@@ -225,16 +227,16 @@ async def test_a_cancelled_feed_says_goodbye(autojump_clock, make_feed, exchange
     assert trio.current_time() == 1
 
 
-async def test_what_is_counted_is_delivered_although_the_feed_is_cancelled(
+async def test_counted_messages_are_delivered_although_the_feed_is_cancelled(
     autojump_clock, make_feed, exchange
 ):
-    """A number counted and not delivered would be a hole that nobody is ever told of."""
+    """A number that is counted and not delivered would be a gap without a notice."""
     running = make_feed(inbox=1, channels=("matches",))
     async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
         await nursery.start(running.run)
         line, _ = await exchange.subscribed()
         for number in (1, 2, 3):
-            await line.say(match(number))
+            await line.send(match(number))
             await wait_all_tasks_blocked()
         counted = running.feed.session.products["BTC-USD"].numbers["matches"].highest
         nursery.cancel_scope.cancel()
@@ -244,15 +246,17 @@ async def test_what_is_counted_is_delivered_although_the_feed_is_cancelled(
     assert running.read == [match(1), match(2)]
 
 
-async def test_a_broker_that_is_gone_keeps_nobody(autojump_clock, make_feed, exchange):
-    """After a bug in the pipe the process has to end, not to wait for who will never read."""
+async def test_a_feed_does_not_wait_for_a_broker_that_has_ended(
+    autojump_clock, make_feed, exchange
+):
+    """After a bug in the pipe the process has to end, not to wait for a reader that has ended."""
     running = make_feed(inbox=1)
     streams, running.feed.dialer.open_stream = keep_streams(exchange)
     async with trio.open_nursery() as nursery:
         await nursery.start(running.run)
         line, _ = await exchange.subscribed()
-        await line.say(ticker())
-        await line.say(ticker(sequence=2))
+        await line.send(ticker())
+        await line.send(ticker(sequence=2))
         await wait_all_tasks_blocked()
         running.inbox.close()
         await wait_all_tasks_blocked()
@@ -263,16 +267,16 @@ async def test_a_broker_that_is_gone_keeps_nobody(autojump_clock, make_feed, exc
     await assert_all_closed(running, streams)
 
 
-async def test_what_waits_behind_a_hole_is_delivered_although_the_feed_is_cancelled(
+async def test_messages_after_a_gap_are_delivered_although_the_feed_is_cancelled(
     autojump_clock, make_feed, exchange
 ):
-    """A drain ends the wait for the other line, not the trades; the hole is told."""
+    """A drain ends the wait for the other line: the trades and a gap notice are delivered."""
     running = make_feed(channels=("matches",), lines=2, gap_patience_s=5)
     async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
         await nursery.start(running.run)
         line, _ = await exchange.subscribed()
         await exchange.subscribed()
-        await line.say(match(1), match(4))
+        await line.send(match(1), match(4))
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         outside.start_soon(read_to_the_end, running)
@@ -284,13 +288,13 @@ async def test_what_waits_behind_a_hole_is_delivered_although_the_feed_is_cancel
 async def test_a_feed_cancelled_in_the_middle_of_a_move_leaves_nothing_open(
     autojump_clock, make_feed, exchange
 ):
-    """Two connections hold one product then."""
+    """During a move two connections hold one product."""
     running = make_feed(channels=("matches",))
     streams, running.feed.dialer.open_stream = keep_streams(exchange)
     async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
         await nursery.start(running.run)
         line, _ = await exchange.subscribed()
-        await line.say(match(1))
+        await line.send(match(1))
         running.demand.want([Topic("full", "BTC-USD")])
         await exchange.subscribed()
         nursery.cancel_scope.cancel()

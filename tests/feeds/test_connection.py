@@ -1,4 +1,4 @@
-"""One connection of the feed, against an exchange that keeps to the script, however awkward."""
+"""One connection of the feed against a scripted exchange, its errors included."""
 
 import ssl
 from itertools import pairwise
@@ -24,10 +24,10 @@ LEVEL2 = Topic("level2", "BTC-USD")
 
 
 async def test_a_line_without_a_byte_is_dialled_again(autojump_clock, exchange, start_feed):
-    """Ten seconds of nothing, although we pinged: dead, whatever TCP says."""
+    """Without a byte for ten seconds, although it was pinged, a connection is dead."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
-    frames = await line.hear_end()
+    frames = await line.receive_until_closed()
     await exchange.subscribed()
 
     assert PING in [first for first, _ in frames]
@@ -36,13 +36,13 @@ async def test_a_line_without_a_byte_is_dialled_again(autojump_clock, exchange, 
     assert "no byte" in running.notices()[0]["reason"]
 
 
-async def test_a_line_that_answers_pings_but_beats_no_more_is_dialled_again(
+async def test_a_line_that_answers_pings_without_heartbeats_is_dialled_again(
     autojump_clock, exchange, start_feed, nursery
 ):
-    """The most common complaint about this exchange: open, and says nothing."""
+    """An open and silent connection is the most common complaint about this exchange."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
-    await line.say(heartbeat())
+    await line.send(heartbeat())
     nursery.start_soon(line.answer_pings)
     await exchange.subscribed()
 
@@ -52,14 +52,14 @@ async def test_a_line_that_answers_pings_but_beats_no_more_is_dialled_again(
 
 
 @pytest.mark.parametrize("heard_at", [0.1, 2.6, 4.9, 5.1, 9.9])
-async def test_silence_is_noticed_when_patience_ends_and_no_later(
+async def test_silence_is_noticed_at_its_limit_and_no_later(
     autojump_clock, exchange, start_feed, heard_at
 ):
-    """Ten seconds are ten seconds: a ping that waits for its answer must not add five."""
+    """A ping that waits for its pong must not extend the ten seconds by five."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     await trio.sleep(heard_at)
-    await line.say(ticker())
+    await line.send(ticker())
     said_at = trio.current_time()
     while running.health.state is not FeedState.STALE:
         await trio.sleep(0.01)
@@ -67,13 +67,13 @@ async def test_silence_is_noticed_when_patience_ends_and_no_later(
     assert trio.current_time() - said_at == pytest.approx(10, abs=0.1)
 
 
-async def test_a_slow_handshake_is_no_silence(autojump_clock, exchange, start_feed, nursery):
-    """Patience begins with the exchange's answer, not with our dial."""
+async def test_a_slow_handshake_is_not_silence(autojump_clock, exchange, start_feed, nursery):
+    """The time limit begins with the exchange's answer, not with the dial."""
     running = await start_feed(stale_after_s=5)
     line = await exchange.dialled()
     await trio.sleep(6)
     await line.shake_hands()
-    await line.hear()
+    await line.receive_request()
     nursery.start_soon(line.answer_pings)
     await trio.sleep(4.9)
     assert running.health.losses == {}
@@ -85,17 +85,17 @@ async def test_a_slow_handshake_is_no_silence(autojump_clock, exchange, start_fe
 async def test_a_silent_feed_is_dialled_again_although_it_answers_pings(
     autojump_clock, exchange, serve
 ):
-    """An acknowledgement and pongs bring no data: the second dial must not wait for more."""
+    """An acknowledgement and pongs are no data, so they do not extend the time limit."""
     running = await serve(stale_after_s=10)
     (line,) = await exchange.lines_with("ticker")
-    await line.say(ack(ticker=["BTC-USD"], heartbeat=["BTC-USD"]))
+    await line.send(ack(ticker=["BTC-USD"], heartbeat=["BTC-USD"]))
     await trio.sleep(10.1)
     ready, reason = running.instance.readiness()
     assert (ready, reason) == (False, "stale: silent: no data for 10.0 s")
     await trio.sleep(0.5)
     assert len(exchange.dialled_at) == 2
 
-    await exchange.served[-1].say(heartbeat())
+    await exchange.served[-1].send(heartbeat())
     await wait_all_tasks_blocked()
     assert running.instance.readiness() == (True, "live")
     assert [n["stale"] for n in running.notices()] == [True, False]
@@ -104,29 +104,29 @@ async def test_a_silent_feed_is_dialled_again_although_it_answers_pings(
 async def test_data_of_no_product_does_not_hide_that_all_products_are_silent(
     autojump_clock, exchange, serve
 ):
-    """The status of the exchange comes each second, whatever happens to the markets."""
+    """``status`` arrives each second, even if all markets are silent."""
     running = await serve(channels=("ticker", "status"), stale_after_s=10)
     (line,) = await exchange.lines_with("ticker")
-    await line.say(heartbeat())
+    await line.send(heartbeat())
     for _ in range(9):
         await trio.sleep(1)
-        await line.say(b'{"type":"status","products":[]}')
+        await line.send(b'{"type":"status","products":[]}')
     assert not line.is_over
     await trio.sleep(1.1)
     assert running.health.losses == {"silent": 1}
 
 
-async def test_a_full_inbox_is_no_silence(autojump_clock, exchange, start_feed, nursery):
-    """What has arrived and was not read yet is data: we were late, not the exchange."""
+async def test_a_full_inbox_is_not_silence(autojump_clock, exchange, start_feed, nursery):
+    """Data that waits unread in the socket is not silence of the exchange."""
     running = await start_feed(inbox=1)
     line, _ = await exchange.subscribed()
     nursery.start_soon(line.answer_pings)
     for number in range(30):
-        await line.say(ticker(sequence=number))
+        await line.send(ticker(sequence=number))
         await trio.sleep(1)
     got = []
     while len(got) < 30:
-        messages, notices = running.taken()
+        messages, notices = running.received()
         got += messages
         assert notices == []
         await wait_all_tasks_blocked()
@@ -134,7 +134,7 @@ async def test_a_full_inbox_is_no_silence(autojump_clock, exchange, start_feed, 
     assert got == [ticker(sequence=number) for number in range(30)]
     assert running.health.losses == {}
     for _ in range(10):
-        running.taken()
+        running.received()
         await trio.sleep(0.99)
     assert running.health.losses == {}
     await trio.sleep(0.2)
@@ -143,7 +143,7 @@ async def test_a_full_inbox_is_no_silence(autojump_clock, exchange, start_feed, 
 
 @pytest.mark.parametrize("channel", ["status", "rfq_matches"])
 async def test_a_feed_without_products_is_not_stale(autojump_clock, exchange, serve, channel):
-    """Nothing need arrive; a pong proves that the peer lives."""
+    """Without products no data is expected; a pong proves that the peer is alive."""
     running = await serve(pairs=(), channels=(channel,), stale_after_s=10)
     running.demand.want([Topic(channel, "")])
     await trio.sleep(100)
@@ -152,10 +152,10 @@ async def test_a_feed_without_products_is_not_stale(autojump_clock, exchange, se
     assert running.health.losses == {}
 
 
-async def test_a_product_that_joins_a_connection_without_products_has_its_time(
+async def test_a_product_that_joins_a_connection_without_products_has_the_whole_limit(
     autojump_clock, exchange, serve
 ):
-    """Patience with a product begins when it was asked for, not when the connection opened."""
+    """The time limit of a product begins with its subscribe, not with the connection."""
     running = await serve(pairs=(), channels=("status",), stale_after_s=10)
     running.demand.want([Topic("status", "")])
     await trio.sleep(100)
@@ -164,7 +164,7 @@ async def test_a_product_that_joins_a_connection_without_products_has_its_time(
     for _ in range(3):
         await trio.sleep(9)
         assert not line.is_over
-        await line.say(heartbeat())
+        await line.send(heartbeat())
 
     assert running.health.losses == {}
 
@@ -174,13 +174,13 @@ async def test_a_product_that_joins_a_connection_without_products_has_its_time(
 async def test_an_exchange_without_heartbeats_is_not_dialled_again_while_data_flows(
     autojump_clock, exchange, serve, is_refused, pairs
 ):
-    """The absence of heartbeats proves nothing where no product has them."""
+    """The absence of heartbeats is no evidence if no product has them."""
     running = await serve(pairs=pairs, stale_after_s=10)
     (line,) = await exchange.lines_with("ticker")
     if is_refused:
-        await line.say(error("heartbeat is not a valid channel"))
+        await line.send(error("heartbeat is not a valid channel"))
     for number in range(120):
-        await line.say(ticker(sequence=number))
+        await line.send(ticker(sequence=number))
         await trio.sleep(1)
 
     assert len(exchange.dialled_at) == 1
@@ -191,25 +191,25 @@ async def test_an_exchange_without_heartbeats_is_not_dialled_again_while_data_fl
 async def test_one_product_without_heartbeats_does_not_move_while_its_data_flows(
     autojump_clock, exchange, serve
 ):
-    """The product is there: another connection could bring no more of it."""
+    """Its data arrives, so another connection would not bring more."""
     running = await serve(pairs=("BTC-USD", "ETH-USD"), stale_after_s=10)
     (line,) = await exchange.lines_with("ticker")
     for number in range(120):
-        await line.say(heartbeat(sequence=number), ticker("ETH-USD", number))
+        await line.send(heartbeat(sequence=number), ticker("ETH-USD", number))
         await trio.sleep(1)
 
     assert len(exchange.dialled_at) == 1
     assert running.notices() == []
 
 
-async def test_a_silent_product_is_moved_a_few_times_and_then_let_be(
+async def test_a_silent_product_is_moved_a_few_times_and_then_stays(
     autojump_clock, exchange, serve
 ):
-    """Its own connection is not dialled again for its silence; the silence is reported once."""
+    """Its silence does not end the connection, and is reported once."""
     running = await serve(pairs=("BTC-USD", "ETH-USD"), stale_after_s=10)
     (line,) = await exchange.lines_with("ticker")
     for number in range(900):
-        await line.say(heartbeat(sequence=number))
+        await line.send(heartbeat(sequence=number))
         await trio.sleep(1)
 
     assert 1 < len(exchange.dialled_at) <= 1 + limits.MOVES_MAX
@@ -218,23 +218,23 @@ async def test_a_silent_product_is_moved_a_few_times_and_then_let_be(
     assert running.health.quiet_products == 1
 
 
-async def test_a_silent_book_is_asked_for_anew_and_then_moved(autojump_clock, exchange, serve):
-    """Its snapshot always comes; when it does not, another connection may be luckier."""
+async def test_a_silent_book_is_resubscribed_and_then_moved(autojump_clock, exchange, serve):
+    """A snapshot always arrives; if it does not, another connection may get it."""
     with structlog.testing.capture_logs() as logs:
         running = await serve(channels=("level2",), stale_after_s=10)
         (line,) = await exchange.lines_with("level2")
         began_at = trio.current_time()
         while len(exchange.served) < 2:
-            await line.say(heartbeat())
+            await line.send(heartbeat())
             await trio.sleep(1)
         moved_after_s = trio.current_time() - began_at
         (_, new) = await exchange.lines_with("level2", count=2)
-        await new.say(heartbeat(sequence=2), level2("snapshot", bids=[], asks=[]))
+        await new.send(heartbeat(sequence=2), level2("snapshot", bids=[], asks=[]))
         await trio.sleep(3)
-    told = [event["topics"] for event in logs if event["event"] == "silent topics"]
+    logged = [event["topics"] for event in logs if event["event"] == "silent topics"]
     subscribed = [kind for kind, channels in line.requests if "level2" in channels]
 
-    assert told == [["level2:BTC-USD"]]
+    assert logged == [["level2:BTC-USD"]]
     assert 0 <= subscribed.count("subscribe") - (1 + limits.RENEWALS_BEFORE_MOVE_MAX) <= 1
     assert moved_after_s < 4 * 10
     assert line.is_over
@@ -242,18 +242,18 @@ async def test_a_silent_book_is_asked_for_anew_and_then_moved(autojump_clock, ex
 
 
 async def test_a_silent_ticker_never_moves(autojump_clock, exchange, serve):
-    """Nothing need have been traded."""
+    """There may have been no trade."""
     running = await serve(stale_after_s=10)
     (line,) = await exchange.lines_with("ticker")
     for number in range(300):
-        await line.say(heartbeat(sequence=number))
+        await line.send(heartbeat(sequence=number))
         await trio.sleep(1)
 
     assert len(exchange.dialled_at) == 1
     assert running.notices() == []
 
 
-# Loss, and coming back
+# Disconnects and reconnecting
 
 
 async def _eof(line):
@@ -262,21 +262,21 @@ async def _eof(line):
 
 async def _reset(line):
     line.break_next_read()
-    await line.say(heartbeat())
+    await line.send(heartbeat())
 
 
 def raw(data):
-    async def say(line):
+    async def send(line):
         await line.stream.send_all(data)
 
-    return say
+    return send
 
 
 def close(code):
-    async def say(line):
+    async def send(line):
         await line.stream.send_all(encode_close(code, "because"))
 
-    return say
+    return send
 
 
 @pytest.mark.parametrize(
@@ -303,25 +303,25 @@ def close(code):
         (raw(b"HTTP/1.1 500 oops\r\n\r\n"), ""),
     ],
 )
-async def test_however_a_line_ends_all_is_asked_for_again(
+async def test_all_topics_are_resubscribed_after_any_end_of_a_line(
     autojump_clock, exchange, start_feed, end, reason
 ):
-    """Exchanges, proxies and cables end connections in every way there is."""
+    """Exchanges, proxies and networks end connections in all these ways."""
     running = await start_feed(channels=("ticker", "matches"))
     line, first = await exchange.subscribed()
-    await line.say(ticker())
+    await line.send(ticker())
     assert await running.messages() == [ticker()]
     await end(line)
     again_line, again = await exchange.subscribed()
 
     assert again == first
     assert running.health.state is FeedState.STALE
-    told = running.notices()
-    assert [(notice["type"], notice["stale"]) for notice in told] == [("stale", True)]
-    assert told[0]["reason"].startswith(reason)
+    notices = running.notices()
+    assert [(notice["type"], notice["stale"]) for notice in notices] == [("stale", True)]
+    assert notices[0]["reason"].startswith(reason)
     assert sum(running.health.losses.values()) == 1
 
-    await again_line.say(ticker(sequence=2))
+    await again_line.send(ticker(sequence=2))
     assert await running.messages() == [ticker(sequence=2)]
     await wait_all_tasks_blocked()
     assert [notice["stale"] for notice in running.notices()] == [False]
@@ -333,28 +333,28 @@ async def test_however_a_line_ends_all_is_asked_for_again(
     ("wrong", "code"),
     [(b"\x81\x82", 1002), (b"\x81\x02\xff\xff", 1007), (b"\x81\x7e\x27\x10", 1009)],
 )
-async def test_a_broken_protocol_is_answered_with_its_code(
+async def test_a_protocol_violation_is_answered_with_its_code(
     autojump_clock, exchange, start_feed, wrong, code
 ):
-    """The exchange's people find in their logs what we could not read."""
+    """The exchange's log shows why the connection was closed."""
     await start_feed(message_bytes_max=1000)
     line, _ = await exchange.subscribed()
     await line.stream.send_all(wrong)
 
-    assert (await line.hear_end())[-1] == (CLOSE, code.to_bytes(2, "big"))
+    assert (await line.receive_until_closed())[-1] == (CLOSE, code.to_bytes(2, "big"))
 
 
-async def test_a_loss_is_told_once_and_its_end_once(autojump_clock, exchange, start_feed):
-    """Ten failed dials are one outage to a subscriber."""
+async def test_an_outage_is_reported_once_and_its_end_once(autojump_clock, exchange, start_feed):
+    """For a subscriber ten failed dials are one outage."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
-    await line.say(ticker())
+    await line.send(ticker())
     await running.messages()
     exchange.failures = [ConnectionRefusedError("refused")] * 5
     await line.stream.send_eof()
     again, _ = await exchange.subscribed()
-    await again.say(ticker(sequence=2))
-    await again.say(ticker(sequence=3))
+    await again.send(ticker(sequence=2))
+    await again.send(ticker(sequence=3))
     await wait_all_tasks_blocked()
 
     assert [notice["stale"] for notice in running.notices()] == [True, False]
@@ -364,14 +364,14 @@ async def test_a_loss_is_told_once_and_its_end_once(autojump_clock, exchange, st
 async def test_trades_missed_while_the_line_was_down_are_a_gap(
     autojump_clock, exchange, start_feed
 ):
-    """Trade ids rise by one across connections: what is missing can be named."""
+    """Trade ids rise by one across connections, so the notice can state the missing ones."""
     running = await start_feed(channels=("matches",))
     line, _ = await exchange.subscribed()
-    await line.say(match(10))
+    await line.send(match(10))
     await running.messages()
     await line.stream.send_eof()
     again, _ = await exchange.subscribed()
-    await again.say(match(10), match(13))
+    await again.send(match(10), match(13))
     await wait_all_tasks_blocked()
     gaps = [notice for notice in running.notices() if notice["type"] == "gap"]
 
@@ -381,7 +381,7 @@ async def test_trades_missed_while_the_line_was_down_are_a_gap(
 
 
 async def test_pauses_double_up_to_a_cap(autojump_clock, exchange, start_feed):
-    """An exchange that is down is not helped by being dialled every second."""
+    """An exchange that is down should not be dialled every second."""
     exchange.failures = [ConnectionRefusedError("refused")] * 9
     running = await start_feed()
     await exchange.subscribed()
@@ -393,7 +393,7 @@ async def test_pauses_double_up_to_a_cap(autojump_clock, exchange, start_feed):
 
 
 async def test_pauses_are_jittered(autojump_clock, exchange, start_feed):
-    """A fleet that lost its feed at one moment must not dial at one moment."""
+    """Instances that lost their feed at the same moment must not dial at the same moment."""
     exchange.failures = [OSError("no route")] * 30
     await start_feed(random=Random(7))
     await exchange.subscribed()
@@ -407,13 +407,13 @@ async def test_pauses_are_jittered(autojump_clock, exchange, start_feed):
 async def test_after_a_long_life_the_first_pause_is_short_again(
     autojump_clock, exchange, start_feed, nursery
 ):
-    """A night's outage must not slow down tomorrow's reconnect."""
+    """An outage in the night must not delay a reconnect the next day."""
     exchange.failures = [OSError("no route")] * 6
     await start_feed()
     line, _ = await exchange.subscribed()
     nursery.start_soon(line.answer_pings)
     for number in range(round(limits.BACKOFF_RESET_S) + 1):
-        await line.say(heartbeat(sequence=number))
+        await line.send(heartbeat(sequence=number))
         await trio.sleep(1)
     ended_at = trio.current_time()
     await line.stream.send_all(encode_close(1001))
@@ -422,8 +422,10 @@ async def test_after_a_long_life_the_first_pause_is_short_again(
     assert exchange.dialled_at[-1] - ended_at == pytest.approx(limits.BACKOFF_FIRST_S, abs=0.01)
 
 
-async def test_a_line_that_ends_at_once_is_no_good_line(autojump_clock, exchange, start_feed):
-    """Accepting and hanging up must not turn into a dial loop."""
+async def test_a_line_that_ends_at_once_does_not_reset_the_backoff(
+    autojump_clock, exchange, start_feed
+):
+    """An exchange that accepts and closes must not cause a loop of dials."""
     await start_feed()
     for _ in range(6):
         line, _ = await exchange.subscribed()
@@ -439,14 +441,14 @@ async def test_a_line_that_ends_at_once_is_no_good_line(autojump_clock, exchange
 
 @pytest.mark.parametrize("body", [b"", b'{"message":"not allowed"}'])
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 451])
-async def test_a_refusal_of_the_first_dial_is_for_good(
+async def test_a_refusal_of_the_first_dial_is_permanent(
     autojump_clock, exchange, make_feed, nursery, status, body
 ):
-    """A blocked address stays blocked: exit 69, and let the operator know."""
+    """A blocked address stays blocked: the daemon exits with status 69."""
     running = make_feed()
     nursery.start_soon(running.run)
     line = await exchange.dialled()
-    await line.hear_head()
+    await line.receive_head()
     head = b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
     await line.stream.send_all(head)
     await line.stream.send_all(body)
@@ -461,10 +463,10 @@ async def test_a_refusal_of_the_first_dial_is_for_good(
 
 @pytest.mark.parametrize("status", [301, 408, 425, 429, 500, 502, 503])
 async def test_a_busy_exchange_is_dialled_again(autojump_clock, exchange, start_feed, status):
-    """Too many requests, or an outage: it passes."""
+    """Rate limits and outages pass."""
     running = await start_feed()
     line = await exchange.dialled()
-    await line.hear_head()
+    await line.receive_head()
     await line.stream.send_all(b"HTTP/1.1 %d Wait\r\nContent-Length: 0\r\n\r\n" % status)
     await exchange.subscribed()
 
@@ -473,13 +475,15 @@ async def test_a_busy_exchange_is_dialled_again(autojump_clock, exchange, start_
 
 
 @pytest.mark.parametrize("status", [403, 404, 429])
-async def test_once_connected_no_refusal_is_for_good(autojump_clock, exchange, start_feed, status):
-    """A deployment at the exchange answers 404 for a minute; we have seen it work."""
+async def test_after_a_connection_no_refusal_is_permanent(
+    autojump_clock, exchange, start_feed, status
+):
+    """During a deployment the exchange may answer 404 for a minute."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
     await line.stream.send_eof()
     line = await exchange.dialled()
-    await line.hear_head()
+    await line.receive_head()
     await line.stream.send_all(b"HTTP/1.1 %d No\r\n\r\n" % status)
     await exchange.subscribed()
 
@@ -495,13 +499,13 @@ async def test_once_connected_no_refusal_is_for_good(autojump_clock, exchange, s
         (
             b"HTTP/1.1 101 Yes\r\n\r\n",
             "handshake: ",
-        ),  # whoever says yes to everything
+        ),  # a peer that accepts every upgrade
     ],
 )
-async def test_no_handshake_is_a_loss_like_others(
+async def test_a_failed_handshake_is_a_disconnect(
     autojump_clock, exchange, start_feed, answer, reason
 ):
-    """Whoever answers there, we stay up and keep trying."""
+    """The feed dials again, whichever service answers at the address."""
     running = await start_feed()
     line = await exchange.dialled()
     await line.stream.send_all(answer)
@@ -519,10 +523,10 @@ async def test_no_handshake_is_a_loss_like_others(
         ({"headers": b"Sec-WebSocket-Extensions: rot13\r\n"}, "unrecognized extension"),
     ],
 )
-async def test_a_wrong_handshake_is_told_by_what_is_wrong_with_it(
+async def test_the_reason_of_a_wrong_handshake_is_its_fault(
     autojump_clock, exchange, start_feed, wrong, reason
 ):
-    """Whoever reads "can't handle event type Response" looks for the bug at our end."""
+    """The library's own error, "can't handle event type Response", would suggest a bug here."""
     running = await start_feed()
     line = await exchange.dialled()
     await line.shake_hands(**wrong)
@@ -533,7 +537,7 @@ async def test_a_wrong_handshake_is_told_by_what_is_wrong_with_it(
 
 
 async def test_a_handshake_without_an_answer_is_given_up(autojump_clock, exchange, start_feed):
-    """Accepting at TCP is the kernel's work; it says nothing about the exchange."""
+    """The kernel accepts TCP connections even if the exchange's process hangs."""
     running = await start_feed()
     await exchange.dialled()
     await exchange.dialled()
@@ -542,10 +546,10 @@ async def test_a_handshake_without_an_answer_is_given_up(autojump_clock, exchang
     assert running.health.losses == {"timeout": 1}
 
 
-async def test_dial_and_handshake_share_one_patience(
+async def test_dial_and_handshake_share_one_time_limit(
     autojump_clock, exchange, start_feed, monkeypatch
 ):
-    """Two patiences in a row would pass for a long life and reset the backoff."""
+    """Two time limits in a row would count as a long connection and reset the backoff."""
     fast = exchange.open_stream
 
     async def slow(address):
@@ -564,7 +568,7 @@ async def test_dial_and_handshake_share_one_patience(
 
 
 async def test_a_dial_that_hangs_is_given_up(autojump_clock, exchange, start_feed):
-    """A firewall that drops packets answers nothing, for two minutes if we let it."""
+    """A firewall that drops packets would delay the error for two minutes."""
     running = await start_feed(pairs=())
 
     async def hang(address):
@@ -586,8 +590,8 @@ async def test_a_dial_that_hangs_is_given_up(autojump_clock, exchange, start_fee
         (trio.ClosedResourceError("gone"), "broken: gone"),
     ],
 )
-async def test_a_dial_that_fails_says_why(autojump_clock, exchange, start_feed, error, reason):
-    """``/readyz`` shows it to whoever is woken at night."""
+async def test_a_failed_dial_has_its_reason(autojump_clock, exchange, start_feed, error, reason):
+    """``/readyz`` shows the reason to the operator on call."""
     exchange.failures = [error]
     running = await start_feed()
     await wait_all_tasks_blocked()
@@ -597,8 +601,8 @@ async def test_a_dial_that_fails_says_why(autojump_clock, exchange, start_feed, 
     assert running.health.reason.startswith(reason)
 
 
-async def test_a_bug_is_not_taken_for_a_loss(autojump_clock, exchange, make_feed):
-    """Only what others do to us is tried again; our own mistakes end the process."""
+async def test_a_bug_is_not_a_disconnect(autojump_clock, exchange, make_feed):
+    """Only errors of the exchange or the network lead to another dial; a bug ends the process."""
     exchange.failures = [ZeroDivisionError()]
     running = make_feed()
     with pytest.raises(ExceptionGroup) as caught:
@@ -606,7 +610,7 @@ async def test_a_bug_is_not_taken_for_a_loss(autojump_clock, exchange, make_feed
     assert caught.value.split(ZeroDivisionError)[1] is None
 
 
-async def test_pongs_we_did_not_ask_for_are_harmless(autojump_clock, exchange, start_feed):
+async def test_unsolicited_pongs_are_harmless(autojump_clock, exchange, start_feed):
     """RFC 6455 allows them as heartbeats."""
     running = await start_feed()
     line, _ = await exchange.subscribed()
@@ -618,7 +622,7 @@ async def test_pongs_we_did_not_ask_for_are_harmless(autojump_clock, exchange, s
 async def test_a_feed_that_cannot_be_reached_is_one_line_in_the_log(
     autojump_clock, exchange, serve
 ):
-    """The host, the cause and what to do; then silence until something changes."""
+    """The line has host, cause and remedy; the next one follows when the cause changes."""
     refused, unknown = OSError(111, "Connection refused"), OSError(-2, "Name not known")
     exchange.failures = [refused] * 5 + [unknown] * 3
     with structlog.testing.capture_logs() as logs:
@@ -629,9 +633,9 @@ async def test_a_feed_that_cannot_be_reached_is_one_line_in_the_log(
         await exchange.served[-1].stream.send_eof()
         await trio.sleep(limits.DIAL_LOGGED_S * 1.5)
     lines = [each for each in logs if each["log_level"] != "debug"]
-    told = [(each["event"], each.get("reason", "")) for each in lines]
+    logged = [(each["event"], each.get("reason", "")) for each in lines]
 
-    assert told == [
+    assert logged == [
         ("the feed cannot be reached", f"network: {refused}"),
         ("the feed cannot be reached", f"network: {unknown}"),
         ("feed connected", ""),

@@ -1,4 +1,4 @@
-"""Where a feed is, and the way there, TLS included."""
+"""The address of a feed, and connecting to it, TLS included."""
 
 import ssl
 
@@ -9,7 +9,7 @@ from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.feeds import dial as module
 from hedgehogd.feeds.dial import FeedAddress, dial, parse_url
 
-# A certificate of nobody for localhost, good until 2126.
+# A self-signed certificate for localhost, valid until 2126.
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
 MIIBnDCCAUGgAwIBAgIUAoFMRawAD9Fie3bk17YtetdPpJUwCgYIKoZIzj0EAwIw
@@ -45,13 +45,13 @@ kkpaErbAJ1QF6SxkhRIGqmb6gkjBr9wsbzVaB5bYMkKh514x3piZ6XYE
     ],
 )
 def test_a_url_is_read_into_parts(url, expected):
-    """REST is looked for at the same host and port."""
+    """The REST service is expected at the same host and port."""
     assert parse_url(url) == expected
 
 
 @pytest.mark.parametrize("url", ["ws://a", "wss://a:8443/ws", "ws://[::1]:9/x"])
 def test_an_address_names_its_url_again(url):
-    """The log says where we are connected, in the operator's own words."""
+    """The log shows the URL as the operator wrote it."""
     assert parse_url(url + ("/" if url.count("/") == 2 else "")).url.rstrip("/") == url
 
 
@@ -80,7 +80,7 @@ def test_a_url_that_is_refused_is_named_without_its_secrets(url):
 
 
 def test_rest_may_be_elsewhere():
-    """Coinbase's is."""
+    """Coinbase has its REST service on another host."""
     assert parse_url(module.COINBASE_URL, module.COINBASE_REST_URL).rest_url == (
         "https://api.exchange.coinbase.com"
     )
@@ -90,8 +90,8 @@ def test_rest_may_be_elsewhere():
     "url",
     ["http://a", "ws://", "ws:///x", "ws://a:99999", "ws://a:x", "ws://a:0", "ws://[a", "", "coin"],
 )
-def test_what_is_no_feed_is_named(url):
-    """A typo is the operator's to mend: exit 78, and no traceback."""
+def test_an_invalid_url_is_named(url):
+    """A typing mistake ends with exit status 78, without a traceback."""
     with pytest.raises(OperatorError, match="is not a feed") as caught:
         parse_url(url)
     assert caught.value.exit_status == EXIT_CONFIG
@@ -99,7 +99,7 @@ def test_what_is_no_feed_is_named(url):
 
 @pytest.fixture
 def certificate(tmp_path, monkeypatch):
-    """Make ours the one certificate that is trusted."""
+    """Make the test's certificate the only trusted one."""
     path = tmp_path / "cert.pem"
     path.write_text(CERTIFICATE + PRIVATE_KEY)
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
@@ -132,7 +132,7 @@ async def serve_echo(nursery, certificate=None):
 
 
 async def test_a_plain_address_is_a_plain_connection(nursery):
-    """Relays in one house need no TLS."""
+    """Relays in one network need no TLS."""
     port = await serve_echo(nursery)
     async with await dial(parse_url(f"ws://127.0.0.1:{port}")) as stream:
         await stream.send_all(b"hello")
@@ -140,7 +140,7 @@ async def test_a_plain_address_is_a_plain_connection(nursery):
 
 
 async def test_a_secure_address_is_a_secure_connection(nursery, certificate):
-    """The certificate and the name in it are checked before a byte is said."""
+    """The certificate and its name are checked before the first byte is sent."""
     port = await serve_echo(nursery, certificate)
     stream = await dial(parse_url(f"wss://localhost:{port}"))
     await stream.wait_send_all_might_not_block()
@@ -152,10 +152,10 @@ async def test_a_secure_address_is_a_secure_connection(nursery, certificate):
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-async def test_a_certificate_that_does_not_fit_is_no_connection(
+async def test_an_invalid_certificate_prevents_the_connection(
     nursery, certificate, monkeypatch, trusted
 ):
-    """Prices from a stranger in the middle are worse than none."""
+    """Prices from an attacker in between are worse than none."""
     port = await serve_echo(nursery, certificate)
     host = "127.0.0.2" if trusted else "localhost"
     if not trusted:
@@ -165,7 +165,7 @@ async def test_a_certificate_that_does_not_fit_is_no_connection(
     assert "certificate verify failed" in str(caught.value.__cause__)
 
 
-async def test_nobody_there_is_an_os_error():
-    """The feed takes it for an outage and dials again."""
+async def test_an_unreachable_host_is_an_os_error():
+    """The feed treats it as an outage and dials again."""
     with pytest.raises(OSError, match="all attempts"):
         await dial(parse_url("ws://127.0.0.1:1"))

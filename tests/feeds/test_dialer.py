@@ -34,7 +34,7 @@ async def test_dials_after_the_burst_keep_to_the_rate(autojump_clock, dialer):
 
 
 async def test_feeds_of_one_machine_divide_the_rate(autojump_clock, dialer):
-    """The exchange sees one address, whatever the number of instances."""
+    """The exchange counts by address, and all instances have the same one."""
     dialer.share(2)
     await dial_times(dialer, limits.DIALS_BURST)
     before = trio.current_time()

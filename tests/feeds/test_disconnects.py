@@ -1,4 +1,4 @@
-"""What ends a connection, and the words for it."""
+"""The errors that end a connection, and their descriptions."""
 
 import ssl
 
@@ -64,15 +64,15 @@ def unreachable():
         (tls_failure(), "broken: ('certificate verify failed',)"),
     ],
 )
-def test_every_loss_has_a_name_and_a_detail(error, words):
+def test_every_disconnect_has_a_name_and_a_detail(error, words):
     """The name is a metric's label, so it must not vary; the detail is for people."""
     assert isinstance(error, OUTSIDE_ERRORS)
     assert describe(error) == words
 
 
 @pytest.mark.parametrize("others_first", [True, False])
-def test_the_cause_is_told_not_its_consequence(others_first):
-    """Which task fails first is chance; "closed", or a ping in our goodbye's way, hides why."""
+def test_the_cause_is_reported_not_its_consequence(others_first):
+    """The order of failing tasks is arbitrary; "closed" or a collision with a ping is no cause."""
     why = ExceptionGroup("", [FrameError(1002, "why")])
     errors = [ConnectionClosed(None), trio.BusyResourceError("in the way"), why]
     group = ExceptionGroup("", errors if others_first else errors[::-1])
@@ -81,7 +81,7 @@ def test_the_cause_is_told_not_its_consequence(others_first):
 
 
 def test_a_close_alone_is_its_own_cause():
-    """Then there is nothing better to say."""
+    """Without another error, ``ConnectionClosed`` is the cause."""
     closed = ConnectionClosed(CloseReason(1001, None))
 
     assert cause_of(ExceptionGroup("", [closed, ConnectionClosed(None)])) is closed
@@ -95,13 +95,13 @@ def test_a_close_alone_is_its_own_cause():
     ],
 )
 def test_a_refusal_is_for_good_when_asking_again_would_not_help(status, expected):
-    """Exit 69 asks for a person; a 503 asks for patience."""
+    """Exit status 69 needs an operator; a 503 only needs time."""
     assert is_for_good(UpgradeRefused(status)) is expected
     assert not is_for_good(FeedError("refused: HTTP 403"))
 
 
 @pytest.mark.parametrize(("status", "expected"), [(429, True), (403, False), (503, False)])
-def test_too_many_requests_are_told_from_other_refusals(status, expected):
-    """They ask for a longer pause, of all connections."""
+def test_too_many_requests_are_distinguished_from_other_refusals(status, expected):
+    """A 429 needs a longer pause, of all connections."""
     assert is_rate_limit(UpgradeRefused(status)) is expected
     assert not is_rate_limit(FeedError("refused: HTTP 429"))

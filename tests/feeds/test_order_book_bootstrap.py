@@ -1,4 +1,4 @@
-"""Level-3 books: fetched when they are missing, late enough to fit and seldom enough to be let."""
+"""Level-3 books: fetched when they are missing, not too early and not too often."""
 
 import json
 
@@ -20,7 +20,7 @@ FAILURE = Answer(503, b'{"message":"we are busy"}')
 
 
 class Rest:
-    """An exchange's REST service that writes down who asks when."""
+    """A REST service that records each request with its time."""
 
     def __init__(self):
         self.asked = []
@@ -55,7 +55,7 @@ async def booting(nursery):
 
 
 async def test_a_book_is_fetched_a_moment_after_its_events_flow(autojump_clock, booting):
-    """An older book does not meet the first event, and would have to be fetched again."""
+    """A book older than the first event leaves a gap, and would have to be fetched again."""
     await trio.sleep(5)
     assert booting.rest.asked == []
     booting.flow()
@@ -68,7 +68,7 @@ async def test_a_book_is_fetched_a_moment_after_its_events_flow(autojump_clock, 
 
 
 async def test_a_product_is_not_asked_for_more_often_than_that(autojump_clock, booting):
-    """Polling level-3 books is sanctioned by the exchange."""
+    """The exchange sanctions clients that poll level-3 books."""
     booting.rest.answers = [FAILURE] * 3
     booting.flow()
     await booting.inbox.receive()
@@ -81,8 +81,8 @@ async def test_a_product_is_not_asked_for_more_often_than_that(autojump_clock, b
 @pytest.mark.parametrize(
     "body", [b"{", b"[]", b'{"sequence":"7"}', b'{"a":"\xff"}', b"[" * 100_000]
 )
-async def test_an_answer_that_is_no_book_is_a_failure(autojump_clock, booting, body):
-    """What others send never stops us."""
+async def test_an_invalid_book_is_a_failure(autojump_clock, booting, body):
+    """An invalid answer does not end the task."""
     booting.rest.answers = [Answer(200, body)]
     booting.flow()
     await booting.inbox.receive()
@@ -92,8 +92,8 @@ async def test_an_answer_that_is_no_book_is_a_failure(autojump_clock, booting, b
         read_book("BTC-USD", body)
 
 
-def test_one_odd_row_does_not_cost_the_book():
-    """It would be fetched again every ten seconds, for ever."""
+def test_one_unreadable_row_does_not_prevent_the_book():
+    """Otherwise the book would be fetched again every ten seconds, for ever."""
     body = b'{"sequence":7,"bids":[["1",2.50,"a","more"],null,[7]],"asks":null}'
 
     assert read_book("BTC-USD", body) == (
@@ -101,8 +101,8 @@ def test_one_odd_row_does_not_cost_the_book():
     )  # fmt: skip
 
 
-async def test_one_products_pause_does_not_keep_another_waiting(autojump_clock, booting):
-    """BTC-USD fails; ETH-USD has its book in its own time."""
+async def test_the_pause_of_one_product_delays_no_other(autojump_clock, booting):
+    """BTC-USD fails; the book of ETH-USD is fetched without delay."""
     booting.rest.answers = [FAILURE]
     booting.flow()
     await trio.sleep(3)
@@ -116,7 +116,7 @@ async def test_one_products_pause_does_not_keep_another_waiting(autojump_clock, 
 
 
 async def test_a_product_that_flows_no_longer_is_not_fetched(autojump_clock, booting):
-    """Its subscriber was a moment on the wrong channel."""
+    """A subscriber may leave before the book is due."""
     booting.flow()
     await trio.sleep(1)
     booting.books.forget(make_message("full").topic)
@@ -125,8 +125,8 @@ async def test_a_product_that_flows_no_longer_is_not_fetched(autojump_clock, boo
     assert booting.rest.asked == []
 
 
-async def test_a_book_lost_later_settles_again(autojump_clock, booting):
-    """After a gap REST may be older than the event behind it, as at the start."""
+async def test_a_book_that_is_lost_later_is_fetched_after_the_same_delay(autojump_clock, booting):
+    """After a gap, REST may be older than the next event, as at the start."""
     booting.flow()
     fetched = (await booting.inbox.receive()).order_book
     await trio.sleep(1)
@@ -141,7 +141,7 @@ async def test_a_book_lost_later_settles_again(autojump_clock, booting):
     assert booting.asked_at == [2, lost_at + limits.ORDER_BOOK_SETTLE_S]
 
 
-async def test_cancelled_it_closes_the_inbox(autojump_clock):
+async def test_a_cancelled_producer_closes_the_inbox(autojump_clock):
     """The broker ends when its last producer has closed."""
     booting = Booting()
     async with trio.open_nursery() as nursery:

@@ -23,21 +23,21 @@ from hedgehogd.feeds.rest_cache import Answer, KeptAnswers, error_message, failu
         (b'{"a":' + b"[" * 5000, ""),
     ],
 )
-def test_the_message_of_an_error_is_read_whatever_it_is(body, message):
-    """It may be a proxy's page; then it says nothing."""
+def test_the_message_of_any_error_body_is_read(body, message):
+    """The body may be a proxy's page; then the message is empty."""
     assert error_message(body) == message
     assert Answer(404, body).message == message
 
 
 def test_a_failure_has_the_exchanges_form():
-    """Its clients read ``message``."""
+    """The exchange's clients read ``message``."""
     answer = failure(503, "later", 2.5)
 
     assert (answer.status, answer.retry_after_s) == (503, 2.5)
     assert json.loads(answer.body) == {"message": "later"}
 
 
-def test_an_answer_is_kept_until_then():
+def test_an_answer_is_cached_until_its_expiry():
     kept = KeptAnswers()
     kept.keep("a", Answer(200, b"123"), until=10.0)
 
@@ -49,7 +49,7 @@ def test_an_answer_is_kept_until_then():
 
 
 def test_the_least_recently_used_goes_first():
-    """The books that everybody wants stay."""
+    """Books that are requested often stay in the cache."""
     kept = KeptAnswers(answers_max=2)
     for key in "ab":
         kept.keep(key, Answer(200, b""), until=10)
@@ -59,11 +59,11 @@ def test_the_least_recently_used_goes_first():
     assert [key for key in "abc" if kept.find(key, 0)] == ["a", "c"]
 
 
-def test_what_is_larger_than_all_is_not_kept():
+def test_a_body_above_the_limit_is_not_cached():
     kept = KeptAnswers(bytes_max=10)
     kept.keep("a", Answer(200, b"12345"), until=10)
     kept.keep("b", Answer(200, b"x" * 11), until=10)
-    kept.keep("a", Answer(200, b"x" * 11), until=10)  # the old one is wrong now
+    kept.keep("a", Answer(200, b"x" * 11), until=10)  # the cached answer is outdated now
 
     assert (len(kept), kept.bytes) == (0, 0)
 
@@ -77,4 +77,4 @@ def test_both_bounds_hold(steps):
 
         assert len(kept) <= 4
         assert kept.bytes == sum(map(len, bodies)) <= 20
-        assert kept.find(key, 0) is not None  # the newest fits always
+        assert kept.find(key, 0) is not None  # the newest answer is always cached

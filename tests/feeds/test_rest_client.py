@@ -1,4 +1,4 @@
-"""The exchange's REST service is asked once for all, never too fast, and never waited for long."""
+"""One request serves all callers; the rate is limited, and so is every wait."""
 
 from random import Random
 
@@ -34,37 +34,37 @@ async def rest(nursery, upstream):
 
 @pytest.fixture
 def ask(nursery, rest):
-    """Let somebody ask; returns the list that the answer will be put into."""
+    """Start a caller; return the list that its answer will be appended to."""
 
     def ask(path="/products", query=(), keeping=for_a_second, scope=None):
         got = []
 
-        async def asker():
+        async def caller():
             with scope or trio.CancelScope():
                 got.append(await rest.get(path, query, keeping=keeping))
 
-        nursery.start_soon(asker)
+        nursery.start_soon(caller)
         return got
 
     return ask
 
 
-async def test_a_hundred_askers_are_one_request(autojump_clock, ask, upstream, rest):
-    """Never one upstream request per downstream request."""
+async def test_a_hundred_callers_are_one_request(autojump_clock, ask, upstream, rest):
+    """The exchange must not get one request per caller."""
     upstream.gate = trio.Event()
-    askers = [ask(query=(("a", "1"), ("b", "2"))) for _ in range(50)]
-    askers += [ask(query=(("b", "2"), ("a", "1"))) for _ in range(50)]
+    callers = [ask(query=(("a", "1"), ("b", "2"))) for _ in range(50)]
+    callers += [ask(query=(("b", "2"), ("a", "1"))) for _ in range(50)]
     await wait_all_tasks_blocked()
     upstream.gate.set()
     await wait_all_tasks_blocked()
 
     assert upstream.asked == ["/products?a=1&b=2"]
-    assert {got[0].status for got in askers} == {200}
+    assert {got[0].status for got in callers} == {200}
     assert (rest.requests, rest.coalesced, rest.cache_hits) == (1, 99, 0)
 
 
-async def test_an_answer_serves_others_for_its_time(autojump_clock, rest, upstream):
-    """And not longer: a price of two seconds ago is wrong."""
+async def test_an_answer_is_cached_for_its_time(autojump_clock, rest, upstream):
+    """It serves no longer: a price of two seconds ago is wrong."""
     for pause in (0, 0.9, 0.2):
         await trio.sleep(pause)
         await rest.get("/products", keeping=for_a_second)
@@ -73,8 +73,8 @@ async def test_an_answer_serves_others_for_its_time(autojump_clock, rest, upstre
     assert rest.cache_hits == 1
 
 
-async def test_the_answer_says_how_long_it_may_be_kept(autojump_clock, rest, upstream):
-    """An old page of trades cannot change, a new one does."""
+async def test_the_answer_decides_how_long_it_is_cached(autojump_clock, rest, upstream):
+    """An old page of trades cannot change; a new one does."""
     await rest.get("/products", keeping=lambda answer: len(answer.body))
     await trio.sleep(10)
     await rest.get("/products", keeping=for_a_second)
@@ -82,8 +82,8 @@ async def test_the_answer_says_how_long_it_may_be_kept(autojump_clock, rest, ups
     assert len(upstream.seen) == 1
 
 
-async def test_one_who_leaves_takes_nothing_from_the_others(autojump_clock, ask, upstream):
-    """The fetch is the client's own."""
+async def test_a_cancelled_caller_does_not_affect_the_others(autojump_clock, ask, upstream):
+    """The request belongs to the client, not to its first caller."""
     upstream.gate = trio.Event()
     leaving = trio.CancelScope()
     first, second = ask(scope=leaving), ask()
@@ -96,10 +96,10 @@ async def test_one_who_leaves_takes_nothing_from_the_others(autojump_clock, ask,
     assert (first, second[0].status, len(upstream.seen)) == ([], 200, 1)
 
 
-async def test_when_all_have_left_the_answer_is_kept_all_the_same(
+async def test_an_answer_is_cached_even_if_all_callers_have_left(
     autojump_clock, ask, rest, upstream
 ):
-    """It has been paid for."""
+    """The request has counted against the limit already."""
     upstream.gate = trio.Event()
     leaving = trio.CancelScope()
     ask(scope=leaving)
@@ -112,8 +112,8 @@ async def test_when_all_have_left_the_answer_is_kept_all_the_same(
     assert (len(upstream.seen), rest.cache_hits) == (1, 1)
 
 
-async def test_what_nobody_waits_for_any_more_is_not_asked(autojump_clock, ask, rest, upstream):
-    """Connections opened and cut must not fill the queue."""
+async def test_a_request_without_callers_is_not_sent(autojump_clock, ask, rest, upstream):
+    """Clients that connect and leave must not fill the queue."""
     upstream.gate = trio.Event()
     leaving = [trio.CancelScope() for _ in range(40)]
     for number, scope in enumerate(leaving):
@@ -130,14 +130,14 @@ async def test_what_nobody_waits_for_any_more_is_not_asked(autojump_clock, ask, 
 
 
 async def test_the_exchanges_limits_are_kept(autojump_clock, ask, upstream):
-    """A burst, then so many a second; few at once."""
+    """Requests: first a burst, then a fixed rate, and few at the same time."""
     upstream.gate = trio.Event()
-    askers = [ask(f"/products/{number}") for number in range(40)]
+    callers = [ask(f"/products/{number}") for number in range(40)]
     await wait_all_tasks_blocked()
     upstream.gate.set()
     await trio.sleep(30)
 
-    assert all(got[0].status == 200 for got in askers)
+    assert all(got[0].status == 200 for got in callers)
     assert upstream.most == limits.REST_IN_FLIGHT_MAX
     times = [at for at, _ in upstream.seen]
     for start in times:
@@ -148,8 +148,10 @@ async def test_the_exchanges_limits_are_kept(autojump_clock, ask, upstream):
     )
 
 
-async def test_who_would_wait_too_long_is_refused_at_once(autojump_clock, ask, rest, upstream):
-    """With the time after which it is worth asking again."""
+async def test_a_caller_with_too_long_a_wait_is_refused_at_once(
+    autojump_clock, ask, rest, upstream
+):
+    """The refusal states when to try again."""
     upstream.gate = trio.Event()
     most = limits.REST_WAITING_MAX + limits.REST_IN_FLIGHT_MAX
     for number in range(most):
@@ -161,12 +163,12 @@ async def test_who_would_wait_too_long_is_refused_at_once(autojump_clock, ask, r
     assert (refused[0].status, refused[0].retry_after_s) == (503, 5.0)
     assert refused[0].message == "too many requests are waiting for the exchange"
     assert rest.refused == 1
-    assert ask("/products/7") == []  # the same as another's question is no more to wait for
+    assert ask("/products/7") == []  # it shares the request of another caller
     upstream.gate.set()
 
 
-async def test_a_limit_stops_everybody_for_a_while(autojump_clock, ask, rest, upstream):
-    """Who goes on asking is shut out for longer (PAIN §7)."""
+async def test_a_429_pauses_all_requests(autojump_clock, ask, rest, upstream):
+    """The exchange blocks clients that continue for longer (COINBASE §16.7)."""
     upstream.answer = lambda _: reply({}, 429) if len(upstream.seen) == 1 else reply([])
     first = ask("/products")
     await wait_all_tasks_blocked()
@@ -192,8 +194,8 @@ async def test_retry_after_is_honoured(autojump_clock, ask, upstream):
     assert [at for at, _ in upstream.seen] == [0, 7]
 
 
-async def test_a_long_pause_is_told_at_once(autojump_clock, ask, rest, upstream):
-    """Nobody waits a minute for a book."""
+async def test_during_a_long_pause_callers_are_refused_at_once(autojump_clock, ask, rest, upstream):
+    """A caller should not wait a minute for a book."""
     upstream.answer = lambda _: reply({}, 429, Retry_After="60")
     got = ask()
     await wait_all_tasks_blocked()
@@ -206,8 +208,8 @@ async def test_a_long_pause_is_told_at_once(autojump_clock, ask, rest, upstream)
     assert len(upstream.seen) == 1
 
 
-async def test_limits_in_a_row_pause_longer_and_end(autojump_clock, ask, upstream):
-    """No retry storm: three tries, further and further apart."""
+async def test_consecutive_429s_pause_longer_and_end(autojump_clock, ask, upstream):
+    """Three tries with growing pauses are no retry storm."""
     upstream.answer = lambda _: reply({}, 429)
     got = ask()
     await trio.sleep(60)
@@ -217,21 +219,21 @@ async def test_limits_in_a_row_pause_longer_and_end(autojump_clock, ask, upstrea
     assert 1 <= second - first <= 2 <= third - second <= 4
 
 
-async def test_limits_of_one_moment_are_one_pause(autojump_clock, ask, upstream):
-    """Eight requests in flight meet the same wall."""
+async def test_429s_of_one_moment_are_one_pause(autojump_clock, ask, upstream):
+    """Eight requests in flight get the same 429."""
     upstream.gate = trio.Event()
     upstream.answer = lambda _: reply({}, 429) if trio.current_time() == 0 else reply([])
-    askers = [ask(f"/products/{number}") for number in range(8)]
+    callers = [ask(f"/products/{number}") for number in range(8)]
     await wait_all_tasks_blocked()
     upstream.gate.set()
     await trio.sleep(4)
 
-    assert all(got[0].status == 200 for got in askers)
+    assert all(got[0].status == 200 for got in callers)
     assert upstream.seen[8][0] <= 2
 
 
 async def test_a_good_answer_makes_the_next_pause_short_again(autojump_clock, ask, upstream):
-    """Limits an hour apart are not in a row."""
+    """Two limits an hour apart are not consecutive."""
     upstream.answer = lambda _: reply({}, 429) if len(upstream.seen) % 2 else reply([])
     for _ in range(3):
         ask()
@@ -241,7 +243,7 @@ async def test_a_good_answer_makes_the_next_pause_short_again(autojump_clock, as
     assert [1 <= times[i + 1] - times[i] <= 2 for i in (0, 2, 4)] == [True] * 3
 
 
-async def test_who_was_first_stays_first(autojump_clock, ask, upstream):
+async def test_a_repeated_request_keeps_its_place(autojump_clock, ask, upstream):
     """A limited request does not go to the end of the queue."""
     upstream.gate = trio.Event()
     upstream.answer = lambda _: reply({}, 429) if trio.current_time() == 0 else reply([])
@@ -256,10 +258,10 @@ async def test_who_was_first_stays_first(autojump_clock, ask, upstream):
     assert upstream.asked[-1] == "/last"
 
 
-async def test_those_who_leave_while_it_is_nobodys_turn_take_no_turn_with_them(
+async def test_callers_that_leave_during_the_wait_use_up_no_slot(
     autojump_clock, ask, rest, upstream
 ):
-    """Else the eighth of them would be the end of all requests."""
+    """Otherwise eight cancelled callers would stop all requests."""
     for number in range(limits.REST_REQUESTS_BURST):
         ask(f"/products/{number}")
     await wait_all_tasks_blocked()
@@ -275,9 +277,7 @@ async def test_those_who_leave_while_it_is_nobodys_turn_take_no_turn_with_them(
     assert len(upstream.seen) == limits.REST_REQUESTS_BURST + 1
 
 
-async def test_a_limited_request_that_nobody_waits_for_is_not_repeated(
-    autojump_clock, ask, upstream
-):
+async def test_a_limited_request_without_callers_is_not_repeated(autojump_clock, ask, upstream):
     upstream.gate = trio.Event()
     upstream.answer = lambda _: reply({}, 429)
     leaving = trio.CancelScope()
@@ -295,8 +295,8 @@ async def test_a_limited_request_that_nobody_waits_for_is_not_repeated(
     ("answer", "status"),
     [(lambda: httpx.ConnectError("x"), 502), (lambda: reply({"message": "NotFound"}, 404), 404)],
 )
-async def test_failures_are_kept_for_a_second(autojump_clock, rest, upstream, answer, status):
-    """A service in trouble is not asked by everybody in turn."""
+async def test_failures_are_cached_for_a_second(autojump_clock, rest, upstream, answer, status):
+    """A failing service must not get a request from each caller in turn."""
     upstream.answer = lambda _: answer()
     for pause in (0, 0.5, 0.6):
         await trio.sleep(pause)
@@ -306,10 +306,10 @@ async def test_failures_are_kept_for_a_second(autojump_clock, rest, upstream, an
     assert len(upstream.seen) == 2
 
 
-async def test_backfill_comes_after_askers_but_not_never(
+async def test_backfill_has_lower_priority_but_is_not_starved(
     autojump_clock, nursery, ask, rest, upstream
 ):
-    """An asker waits for an answer, a gap for minutes; but a busy relay fills its gaps too."""
+    """Callers wait for answers, gaps can wait for minutes; but a busy relay fills gaps too."""
     upstream.gate = trio.Event()
     for number in range(limits.REST_IN_FLIGHT_MAX):
         ask(f"/first/{number}")
@@ -328,7 +328,7 @@ async def test_backfill_comes_after_askers_but_not_never(
 
 
 async def test_backfill_gets_new_answers(autojump_clock, rest, upstream):
-    """Its first one may have been stale."""
+    """An earlier answer may be stale."""
     for _ in range(3):
         await rest.get_later("/products")
         await rest.get("/products", keeping=for_a_second)
@@ -345,19 +345,19 @@ async def test_backfill_is_bounded_too(autojump_clock, nursery, rest, upstream):
     upstream.gate.set()
 
 
-async def test_who_waits_when_the_client_ends_is_told(autojump_clock, upstream):
-    """A drain does not leave a request hanging."""
+async def test_callers_that_wait_at_the_end_are_refused(autojump_clock, upstream):
+    """A drain leaves no caller waiting."""
     client = rest_client(upstream)
     upstream.gate = trio.Event()
     got = []
 
-    async def asker(path):
+    async def caller(path):
         got.append(await client.get(path, keeping=for_a_second))
 
     async with trio.open_nursery() as outer, trio.open_nursery() as inner:
         await inner.start(client.run)
         for number in range(20):
-            outer.start_soon(asker, f"/products/{number}")
+            outer.start_soon(caller, f"/products/{number}")
         await wait_all_tasks_blocked()
         inner.cancel_scope.cancel()
     late = await client.get("/products", keeping=for_a_second)
@@ -366,8 +366,8 @@ async def test_who_waits_when_the_client_ends_is_told(autojump_clock, upstream):
     assert late.message == "the exchange's REST service cannot be used now"
 
 
-async def test_random_askers_never_hang_nor_exceed_the_limits(autojump_clock, upstream):
-    """Askers come, leave and repeat; the service errs; every one who stays gets an answer."""
+async def test_random_callers_never_hang_nor_exceed_the_limits(autojump_clock, upstream):
+    """Callers come, leave and repeat; the service fails; every caller that stays gets an answer."""
     dice = Random(7)
     kinds = (
         lambda: reply([]), lambda: reply([]), lambda: reply({}, 429), lambda: reply({}, 500),
@@ -377,7 +377,7 @@ async def test_random_askers_never_hang_nor_exceed_the_limits(autojump_clock, up
     client = rest_client(upstream)
     statuses = []
 
-    async def asker():
+    async def caller():
         await trio.sleep(dice.uniform(0, 60))
         with trio.move_on_after(dice.choice((0.01, 1, 1000))):
             path = f"/products/{dice.randrange(40)}"
@@ -387,9 +387,9 @@ async def test_random_askers_never_hang_nor_exceed_the_limits(autojump_clock, up
 
     async with trio.open_nursery() as outer:
         await outer.start(client.run)
-        async with trio.open_nursery() as askers:
+        async with trio.open_nursery() as callers:
             for _ in range(1500):
-                askers.start_soon(asker)
+                callers.start_soon(caller)
         outer.cancel_scope.cancel()
 
     assert {200, 502} < set(statuses) <= {200, 502, 503, 504}
@@ -401,8 +401,8 @@ async def test_random_askers_never_hang_nor_exceed_the_limits(autojump_clock, up
         assert sum(at < start + 10 for at in after) <= 12 + 80 + 1
 
 
-async def test_it_speaks_with_the_simulated_exchange(autojump_clock, nursery):
-    """The real shapes: a page of trades and its cursors, a 404, a 400."""
+async def test_the_client_reads_the_simulated_exchange(autojump_clock, nursery):
+    """Real answers: a page of trades with its cursors, a 404, a 400."""
     market = Market(1, 10**18, products_for(()), 1.0)
     app = market_app(market)
     transport = httpx.ASGITransport(app)

@@ -1,4 +1,4 @@
-"""One request, to a service that may be anything."""
+"""One request, to a service that is not trusted."""
 
 import contextlib
 import gc
@@ -27,8 +27,8 @@ async def asked(answer, query=()):
     return answer, error, upstream
 
 
-async def test_an_answer_comes_as_it_was_with_its_cursors():
-    """Clients page by them."""
+async def test_body_and_cursors_of_an_answer_are_unchanged():
+    """Clients use the cursors for paging."""
     answer, error, upstream = await asked(
         reply([1], CB_BEFORE="9", cb_after="3"), (("after", "10"), ("limit", "7"))
     )
@@ -41,15 +41,15 @@ async def test_an_answer_comes_as_it_was_with_its_cursors():
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1\u0661", "-1", "1" * 17])
-async def test_a_cursor_that_is_no_number_is_dropped(cursor):
-    """It would be passed on in a header of ours."""
+async def test_a_cursor_that_is_not_a_number_is_dropped(cursor):
+    """It would be copied into a header of hedgehogd's answer."""
     answer, _, _ = await asked(reply([1], cb_before=cursor.encode()))
 
     assert (answer.before, answer.after) == ("", "")
 
 
 async def test_a_packed_answer_is_unpacked():
-    """A level 2 book is 2 MB, packed a tenth of it."""
+    """A level-2 book has 2 MB, compressed a tenth of that."""
     answer, error, _ = await asked(reply({"a": [1] * 9999}, packed=True))
 
     assert (json.loads(answer.body), error) == ({"a": [1] * 9999}, "")
@@ -94,27 +94,27 @@ HUGE = b'["' + b"x" * 17_000_000 + b'"]'
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
-async def test_every_failure_has_a_status_words_and_a_name(answer, status, message, error):
-    """Nothing is raised, and nothing of unknown size is kept."""
+async def test_every_failure_has_a_status_a_message_and_a_label(answer, status, message, error):
+    """No exception is raised, and no body of unknown size is kept."""
     got, why, _ = await asked(answer)
 
     assert (got.status, got.message, why) == (status, message, error)
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("value", "expected"),
     [("7", 7.0), ("", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0), ("-1", 0.0), ("9" * 30, 0.0),
      ("86400", 300.0)],
 )  # fmt: skip
-async def test_a_limit_comes_with_its_retry_after(said, expected):
-    """A day of silence by a typo is not wanted either."""
-    got, why, _ = await asked(reply({}, 429, Retry_After=said))
+async def test_a_429_has_its_retry_after(value, expected):
+    """A wrong value must not cause a day of silence."""
+    got, why, _ = await asked(reply({}, 429, Retry_After=value))
 
     assert (got.status, got.retry_after_s, why) == (429, expected, "limited")
 
 
-async def test_of_an_answer_that_is_too_large_no_more_is_read():
-    """The rest may be gigabytes; parts that are there already are dropped."""
+async def test_reading_stops_when_an_answer_is_too_large():
+    """The rest may be gigabytes; parts that have arrived already are dropped."""
     left = []
 
     class Parts(httpx.AsyncByteStream):
@@ -133,7 +133,7 @@ async def test_of_an_answer_that_is_too_large_no_more_is_read():
 
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_a_body_never_takes_more_than_it_may(is_packed):
-    """A packet of a kilobyte unpacks to a megabyte, and parts may come after it."""
+    """A kilobyte may unpack to a megabyte, and more parts may follow."""
     body = _Body(1000, is_packed=is_packed)
     part = b"[" * 600
     packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
@@ -148,7 +148,7 @@ def test_a_body_never_takes_more_than_it_may(is_packed):
 
 @pytest.mark.e2e
 async def test_a_real_connection_is_left_at_once(nursery):
-    """httpx reads by generators in generators, and none may be left to the garbage collector."""
+    """httpx reads by nested generators, and none may be left to the garbage collector."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\nSet-Cookie: a=b\r\n\r\n"
 
     async def serve(stream):
@@ -170,7 +170,7 @@ async def test_a_real_connection_is_left_at_once(nursery):
 
 
 async def test_an_endless_answer_ends_in_time(autojump_clock):
-    """A byte a second keeps every timeout of a read from coming."""
+    """One byte a second prevents every read timeout."""
 
     class Drip(httpx.AsyncByteStream):
         async def __aiter__(self):

@@ -1,4 +1,4 @@
-"""The tap: data frames leave the stream here, everything else passes, nothing changes order."""
+"""The tap removes data frames from the stream, in order; all other bytes pass."""
 
 import pytest
 import trio
@@ -12,38 +12,38 @@ HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
 
 class Tapped:
-    """A tap, its far end, and what it took off."""
+    """A tap, the far end of its stream, and the frames that it removed."""
 
     def __init__(self, message_bytes_max=1000):
         inner, self.far = memory_stream_pair()
         self.inner = inner
-        self.taken = []
-        self.tap = FrameTap(inner, self._take, message_bytes_max)
+        self.batches = []
+        self.tap = FrameTap(inner, self._append, message_bytes_max)
 
-    async def _take(self, frames):
+    async def _append(self, frames):
         await trio.lowlevel.checkpoint()
-        self.taken.append([payload for _, payload in frames])
+        self.batches.append([payload for _, payload in frames])
 
-    async def say(self, *packets):
+    async def send(self, *packets):
         for packet in packets:
             await self.far.send_all(packet)
 
 
 async def test_the_handshake_passes_and_data_does_not():
-    """The library behind the tap must never see a data frame: that is where the 46 µs went."""
+    """The library must not read data frames: it needs 46 µs for each."""
     tapped = Tapped()
-    await tapped.say(HEAD + encode_text(b"one") + encode_text(b"two") + encode_ping(b"p"))
+    await tapped.send(HEAD + encode_text(b"one") + encode_text(b"two") + encode_ping(b"p"))
 
     assert await tapped.tap.receive_some() == HEAD
     assert encode_ping(b"p") == await tapped.tap.receive_some()
-    assert tapped.taken == [[b"one", b"two"]]
+    assert tapped.batches == [[b"one", b"two"]]
 
 
 async def test_a_head_may_come_byte_by_byte():
-    """TCP keeps no packets together."""
+    """TCP may split a packet anywhere."""
     tapped = Tapped()
     for byte in HEAD:
-        await tapped.say(bytes((byte,)))
+        await tapped.send(bytes((byte,)))
     await tapped.far.send_eof()
 
     assert await tapped.tap.receive_some() == HEAD
@@ -51,31 +51,31 @@ async def test_a_head_may_come_byte_by_byte():
 
 
 async def test_frames_of_one_read_are_one_batch(autojump_clock, nursery):
-    """A batch is joined once per cohort downstream: what came together stays together."""
+    """A batch is joined once per cohort, so the frames of one read stay together."""
     tapped = Tapped()
-    await tapped.say(HEAD)
+    await tapped.send(HEAD)
     await tapped.tap.receive_some()
     frame = encode_text(b"x" * 200)
 
     async def talk():
-        await tapped.say(encode_text(b"a") + frame[:50])
+        await tapped.send(encode_text(b"a") + frame[:50])
         await trio.sleep(1)
-        await tapped.say(frame[50:] + encode_text(b"b"))
+        await tapped.send(frame[50:] + encode_text(b"b"))
         await trio.sleep(1)
-        await tapped.say(encode_close(1000))
+        await tapped.send(encode_close(1000))
 
     nursery.start_soon(talk)
     assert encode_close(1000) == await tapped.tap.receive_some()
-    assert tapped.taken == [[b"a"], [b"x" * 200, b"b"]]
+    assert tapped.batches == [[b"a"], [b"x" * 200, b"b"]]
 
 
 async def test_the_time_of_every_read_is_kept(autojump_clock):
-    """A dead line is told from a quiet one by bytes, not by messages."""
+    """Bytes, not messages, distinguish a dead connection from a quiet one."""
     tapped = Tapped()
-    await tapped.say(HEAD)
+    await tapped.send(HEAD)
     await tapped.tap.receive_some()
     await trio.sleep(5)
-    await tapped.say(encode_ping())
+    await tapped.send(encode_ping())
     await tapped.tap.receive_some()
 
     assert tapped.tap.heard_at == 5
@@ -83,10 +83,10 @@ async def test_the_time_of_every_read_is_kept(autojump_clock):
 
 @pytest.mark.parametrize("status", [200, 301, 401, 403, 404, 429, 503])
 @pytest.mark.parametrize("body", [b"", b'{"message":"go away"}', b"<html>" + b"x" * 9000])
-async def test_a_refusal_is_its_status_whatever_body_follows(status, body):
-    """A body that comes later, or never ends, must not turn a refusal into a time-out."""
+async def test_a_refusal_is_its_status_with_any_body(status, body):
+    """A late or endless body must not turn a refusal into a timeout."""
     tapped = Tapped()
-    await tapped.say(b"HTTP/1.1 %d Some Words\r\nContent-Length: 99999\r\n\r\n" % status + body)
+    await tapped.send(b"HTTP/1.1 %d Some Words\r\nContent-Length: 99999\r\n\r\n" % status + body)
 
     with pytest.raises(UpgradeRefused, match=f"refused: HTTP {status}") as caught:
         await tapped.tap.receive_some()
@@ -94,7 +94,7 @@ async def test_a_refusal_is_its_status_whatever_body_follows(status, body):
 
 
 @pytest.mark.parametrize(
-    ("said", "complaint"),
+    ("answer", "reason"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
         (b"\x15\x03\x01\x00\x02", "not HTTP"),  # a TLS alert: ws:// where wss:// belongs
@@ -104,20 +104,20 @@ async def test_a_refusal_is_its_status_whatever_body_follows(status, body):
         (b"", "closed the connection"),
     ],
 )
-async def test_what_is_no_handshake_is_named(said, complaint):
-    """The operator reads this when the URL is somebody else's."""
+async def test_an_invalid_handshake_is_named(answer, reason):
+    """The operator reads this error when the URL belongs to another service."""
     tapped = Tapped()
-    await tapped.say(said)
+    await tapped.send(answer)
     await tapped.far.send_eof()
 
-    with pytest.raises(FeedError, match=complaint):
+    with pytest.raises(FeedError, match=reason):
         await tapped.tap.receive_some()
 
 
 async def test_a_message_over_the_limit_ends_the_connection():
-    """Memory is bounded even against the exchange."""
+    """Memory is bounded even if the exchange sends too much."""
     tapped = Tapped(message_bytes_max=100)
-    await tapped.say(HEAD + encode_text(b"x" * 101))
+    await tapped.send(HEAD + encode_text(b"x" * 101))
     await tapped.tap.receive_some()
 
     with pytest.raises(FrameError, match="101 bytes"):
@@ -125,7 +125,7 @@ async def test_a_message_over_the_limit_ends_the_connection():
 
 
 async def test_writing_and_closing_pass_through():
-    """The library owns the writing half; the tap only listens."""
+    """The library writes to the stream; the tap only reads."""
     tapped = Tapped()
     await tapped.tap.wait_send_all_might_not_block()
     await tapped.tap.send_all(b"hello")

@@ -1,4 +1,4 @@
-"""A REST service at the other end, that does as it is told. No sockets."""
+"""A scripted REST service, without sockets."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ from hedgehogd.feeds.rest_client import RestClient
 
 
 def reply(value=None, status=200, *, raw=None, packed=False, **headers):
-    """Return a response that has not been read yet, as one from the network."""
+    """Return a response with an unread body, as one from the network has."""
     body = json.dumps(value).encode() if raw is None else raw
     fields = {name.replace("_", "-"): text for name, text in headers.items()}
     if packed:
@@ -23,9 +23,9 @@ class Upstream(httpx.AsyncBaseTransport):
     """Answers by ``answer(request)``, which returns a response or raises.
 
     Attributes:
-        seen: when what was asked: ``(seconds, "/path?query")``.
-        open: requests in flight now; ``most`` the most there were.
-        gate: answers wait for it.
+        seen: time and target of each request: ``(seconds, "/path?query")``.
+        open: number of requests in flight; ``most`` is its maximum.
+        gate: an event that all answers wait for.
     """
 
     def __init__(self, answer=None):

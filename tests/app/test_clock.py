@@ -1,4 +1,4 @@
-"""The clock of the loop: a pause of the process is nobody's silence."""
+"""The clock of the loop: a pause of the process does not count as silence of a peer."""
 
 import socket
 import sys
@@ -41,13 +41,13 @@ def steady():
 @pytest.fixture
 def clock(steady):
     clock = AwakeClock(steady)
-    steady.now += 500  # between making and running
+    steady.now += 500  # between creation and run
     clock.start_clock()
     return clock
 
 
 def test_a_running_process_reads_a_plain_clock(clock, steady):
-    """Turns of the loop, and sleeps of any length that it announced."""
+    """Turns of the loop and announced sleeps of any length are no pauses."""
     begun = clock.current_time()
     for step_s in (0.0, 0.001, PAUSE_MIN_S):
         steady.now += step_s
@@ -61,7 +61,7 @@ def test_a_running_process_reads_a_plain_clock(clock, steady):
 
 @pytest.mark.parametrize("sleep_s", [-5.0, 0.0, 1.0])
 def test_a_pause_counts_as_the_shortest_one(clock, steady, sleep_s):
-    """Whether the loop slept or worked when the process was stopped."""
+    """This holds whether the loop slept or worked when the process was stopped."""
     begun = clock.current_time()
     clock.deadline_to_sleep_time(begun + sleep_s)
     steady.now += 30
@@ -84,11 +84,11 @@ def test_time_never_goes_back(clock, steady):
 
 
 def paused_for(steady, clock, main):
-    """Run ``main``; return what it returns."""
+    """Run ``main``; return its result."""
     return trio.run(main, clock=clock)
 
 
-def test_a_pause_makes_no_deadline_of_a_peer_pass(steady, clock):
+def test_a_pause_does_not_use_up_a_peers_deadline(steady, clock):
     """A head that arrives in two parts, before and after the pause."""
 
     async def main():
@@ -102,7 +102,7 @@ def test_a_pause_makes_no_deadline_of_a_peer_pass(steady, clock):
 
 
 def test_a_pause_makes_no_feed_silent(steady, clock):
-    """What has arrived is read before anybody judges."""
+    """Data that waits in the socket is read before the silence is measured."""
 
     async def main():
         near, far = trio.testing.memory_stream_pair()
@@ -116,7 +116,7 @@ def test_a_pause_makes_no_feed_silent(steady, clock):
 
 
 def test_a_pause_makes_no_subscriber_slow(steady, clock):
-    """Its backlog did not grow old: we did not send."""
+    """The age of its backlog does not include the pause."""
     counts = StreamCounts()
 
     async def main():
@@ -145,7 +145,7 @@ def test_a_pause_makes_no_subscriber_slow(steady, clock):
     [(cli, cli.run_serve, ["--feed", "demo"]), (replay_command, replay_command.run_replay, None)],
 )
 def test_the_daemon_and_a_replay_run_on_this_clock(monkeypatch, tmp_path, module, run, argv):
-    """Trio's own clock counts pauses."""
+    """Trio's own clock includes pauses."""
     clocks, turns = [], []
     monkeypatch.setattr(sys, "setswitchinterval", turns.append)
     monkeypatch.setattr(module, "configure_logs", lambda *_: None)

@@ -1,4 +1,4 @@
-"""The daemon as a whole: how it starts, refuses to start, and leaves."""
+"""The whole daemon: its start, errors at the start, reload and drain."""
 
 import gc
 import os
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.e2e  # most of these boot a real daemon
 
 
 def test_a_machine_with_too_few_open_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At start, with the numbers, and not at 3 a.m. with EMFILE."""
+    """The error comes at the start, with the numbers, and not at 3 a.m. as EMFILE."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
 
     with pytest.raises(OperatorError, match=r"4096 open files are allowed, 6500 are needed"):
@@ -42,7 +42,7 @@ def test_a_machine_with_too_few_open_files_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_the_soft_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian's soft limit of 1024 would be the end at the thousandth subscriber."""
+    """Debian's soft limit of 1024 would refuse the thousandth subscriber."""
     asked = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 20_000))
     monkeypatch.setattr(resource, "setrlimit", lambda *a: asked.append(a))
@@ -55,7 +55,7 @@ def test_the_soft_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch)
     ("bind", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")]
 )
 async def test_the_url_in_the_log_can_be_opened(bind: str, host: str) -> None:
-    """An IPv6 address needs its brackets: `http://::1:8001` is no URL."""
+    """An IPv6 address needs brackets: `http://::1:8001` is not a URL."""
     with structlog.testing.capture_logs() as lines:
         async with running(quick(feed_where="demo", serve_bind=bind)) as daemon:
             port = daemon.port
@@ -66,8 +66,8 @@ async def test_the_url_in_the_log_can_be_opened(bind: str, host: str) -> None:
 
 
 @pytest.mark.parametrize("streams", [0, 2])
-async def test_a_drain_says_what_it_waits_for(streams: int) -> None:
-    """At a terminal Ctrl-C otherwise looks like a hang, and a second one like a risk."""
+async def test_a_drain_logs_the_peers_that_it_waits_for(streams: int) -> None:
+    """Otherwise a drain after Ctrl-C looks like a hang at a terminal."""
     with structlog.testing.capture_logs() as lines:
         async with running(quick(feed_where="demo")) as daemon, AsyncExitStack() as stack:
             opened = [websocket(daemon.port, "/ws") for _ in range(streams)]
@@ -88,7 +88,7 @@ async def test_a_drain_says_what_it_waits_for(streams: int) -> None:
 
 
 async def test_a_lost_feed_makes_the_instance_not_ready_until_it_is_back() -> None:
-    """A balancer sends nobody to an instance without data; /ws subscribers are told."""
+    """A load balancer avoids an instance without data; /ws subscribers get a notice."""
     port = free_port()
     settings = quick(feed_where=f"ws://127.0.0.1:{port}", feed_pairs=("BTC-USD",))
     async with running(settings) as daemon, websocket(daemon.port, "/ws") as client:
@@ -106,8 +106,8 @@ async def test_a_lost_feed_makes_the_instance_not_ready_until_it_is_back() -> No
     assert [lost["stale"], back["stale"]] == [True, False]
 
 
-async def test_a_drain_tells_everybody_takes_nobody_new_and_ends() -> None:
-    """Planned ends look planned, on every kind of stream."""
+async def test_a_drain_notifies_all_streams_and_accepts_no_new_ones() -> None:
+    """Each kind of stream ends with its own farewell."""
     settings = quick(feed_where="demo", drain_notice_s=0.2)
     daemon = Daemon(settings)
     async with trio.open_nursery() as nursery:
@@ -132,10 +132,10 @@ async def test_a_drain_tells_everybody_takes_nobody_new_and_ends() -> None:
     assert daemon.instance.counts.ends["restart"] == 2
 
 
-async def test_a_drain_does_not_wait_for_ever_for_those_who_stay(
+async def test_a_drain_ends_at_its_time_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A control request that never ends is cut after drain_timeout_s."""
+    """A control request that never ends is closed after drain_timeout_s."""
     settings = quick(feed_where="demo", drain_timeout_s=0.2)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -153,7 +153,7 @@ async def test_a_drain_does_not_wait_for_ever_for_those_who_stay(
 async def test_sigterm_drains_and_a_second_one_later_exits_at_once(
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    """The same Ctrl-C that arrives twice is one; an impatient one is another."""
+    """One Ctrl-C that arrives twice counts once; a later one ends the daemon at once."""
     daemon = Daemon(quick())
     with pytest.raises(BaseExceptionGroup) as caught:
         async with trio.open_nursery() as nursery:
@@ -172,7 +172,7 @@ async def test_sigterm_drains_and_a_second_one_later_exits_at_once(
 
 
 async def test_sighup_reloads_and_a_wrong_configuration_changes_nothing() -> None:
-    """A typing mistake at 3 a.m. must not end the streams of ten thousand."""
+    """A typing mistake must not end the streams of ten thousand subscribers."""
     begin = quick(feed_where="demo", feed_pairs=("BTC-USD",))
     answers = [OperatorError("pairs: no"), replace(begin, feed_pairs=("BTC-USD", "ETH-USD"))]
 
@@ -200,7 +200,7 @@ async def test_sighup_reloads_and_a_wrong_configuration_changes_nothing() -> Non
 
 
 async def test_a_reload_while_it_starts_is_done_when_it_serves() -> None:
-    """The port is open some milliseconds before anybody is served; a signal then is not lost."""
+    """A signal in the milliseconds between open port and first answer is not lost."""
     settings = quick(feed_where="demo")
     daemon = Daemon(settings)
     daemon.reload(replace(settings, feed_pairs=("ETH-USD",)))
@@ -212,7 +212,7 @@ async def test_a_reload_while_it_starts_is_done_when_it_serves() -> None:
 
 
 async def test_a_wrong_reload_while_it_starts_changes_nothing() -> None:
-    """It would be the end with 78, after which systemd does not start it again."""
+    """Exit status 78 would be final: systemd does not restart the daemon after it."""
     settings = quick(feed_where="demo")
     daemon = Daemon(settings)
     daemon.reload(replace(settings, limits_subscribers_max=10**9, feed_pairs=("ETH-USD",)))
@@ -224,14 +224,14 @@ async def test_a_wrong_reload_while_it_starts_changes_nothing() -> None:
 
 
 async def test_serve_ends_when_the_drain_is_over() -> None:
-    """The binary's main function is this, with the cycle collector calmed, and nothing more."""
+    """``serve`` runs a daemon with the cycle collector configured, until the drain is over."""
     before = gc.get_threshold()
     try:
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(serve, quick(feed_where="demo"), quick)
                 while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                    await trio.sleep(0.01)  # nobody listens yet, and it would be the end of us
+                    await trio.sleep(0.01)  # without a handler the signal would end this process
                 os.kill(os.getpid(), signal.SIGTERM)
         assert daemon_module.limits.GC_NEW_OBJECTS_MAX == gc.get_threshold()[0]
         assert gc.get_freeze_count()

@@ -1,4 +1,4 @@
-"""Where history is kept, and that all who keep it there keep the same."""
+"""The directory of the store, and the check that all its instances record the same."""
 
 import os
 import stat
@@ -33,8 +33,8 @@ BTC = ("BTC-USD",)
         ("auto", None, None),
     ],
 )
-def test_what_was_set_wins_then_systemd_says_where(where, state, expected):
-    """Under systemd it is kept without being asked for; on a laptop only when asked for."""
+def test_the_setting_precedes_the_directory_of_systemd(where, state, expected):
+    """Under systemd history is recorded by default; on a laptop only on request."""
     environment = {} if state is None else {"STATE_DIRECTORY": state}
 
     assert expected == history_directory(Settings(history_where=where), environment)
@@ -50,7 +50,7 @@ async def running(settings):
 
 
 async def kept(settings):
-    """Run an instance's history for a moment, with one trade on its tape."""
+    """Record one trade; return the instance, and the access to its recorded messages."""
     async with running(settings) as instance:
         past = instance.pipe.resumes.past
         if past is None:
@@ -63,7 +63,7 @@ async def kept(settings):
     return instance, past
 
 
-async def test_what_came_is_written_at_the_latest_at_the_end(tmp_path):
+async def test_all_messages_are_written_at_the_end(tmp_path):
     """The last round of the recorder comes after the last message of the broker."""
     settings = Settings(feed_pairs=BTC, history_where=str(tmp_path / "a" / "b"))
     await kept(settings)
@@ -78,7 +78,7 @@ async def test_what_came_is_written_at_the_latest_at_the_end(tmp_path):
     [Settings(history_where="somewhere"), Settings(feed_pairs=BTC, history_where="none")],
 )
 async def test_without_pairs_or_a_place_nothing_is_kept(settings, tmp_path, monkeypatch):
-    """A store of nothing would only look as if something were kept."""
+    """An empty store would look as if messages were recorded."""
     monkeypatch.chdir(tmp_path)
 
     instance, past = await kept(settings)
@@ -89,7 +89,7 @@ async def test_without_pairs_or_a_place_nothing_is_kept(settings, tmp_path, monk
 
 
 async def test_the_demo_keeps_a_temporary_one(tmp_path, monkeypatch):
-    """Whoever tries hedgehogd shall see resume work, and find nothing left behind."""
+    """In a demo resume works, and the temporary store is removed at the end."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
 
@@ -100,8 +100,8 @@ async def test_the_demo_keeps_a_temporary_one(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_an_instance_that_would_keep_other_things_does_not_start(tmp_path):
-    """Taking over it would write what the others do not expect; it says who has what."""
+async def test_an_instance_that_would_record_other_topics_does_not_start(tmp_path):
+    """After a takeover it would record other topics; the error names the topics of both."""
     ours = Settings(feed_pairs=BTC, history_where=str(tmp_path))
     async with running(ours):
         with trio.fail_after(20):
@@ -118,8 +118,8 @@ async def test_an_instance_that_would_keep_other_things_does_not_start(tmp_path)
             assert instance.pipe.resumes.past.keeps(Topic("ticker", "BTC-USD"))
 
 
-async def test_a_writer_that_has_not_said_yet_what_it_keeps_is_waited_for(tmp_path, autojump_clock):
-    """The lock is taken before the file is made; whoever comes in between asks again."""
+async def test_an_instance_waits_for_the_names_of_a_new_writer(tmp_path, autojump_clock):
+    """A writer acquires the lock before it creates the file; other instances wait for the file."""
     lock = WriterLock(tmp_path)
     assert lock.try_take()
     settings = Settings(feed_pairs=BTC, history_where=str(tmp_path))
@@ -131,7 +131,7 @@ async def test_a_writer_that_has_not_said_yet_what_it_keeps_is_waited_for(tmp_pa
 
 
 async def test_where_no_directory_can_be_made_the_instance_starts(tmp_path, caplog):
-    """Streams matter more; readiness says what is wrong as long as it lasts."""
+    """Streams do not depend on history; readiness reports the fault as long as it lasts."""
     (tmp_path / "file").write_text("")
     settings = Settings(feed_pairs=BTC, history_where=str(tmp_path / "file" / "h"))
 
@@ -148,14 +148,14 @@ async def test_where_no_directory_can_be_made_the_instance_starts(tmp_path, capl
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
 def umask(request):
-    """Set the process's umask; put it back at the end."""
+    """Set the process's umask; restore it at the end."""
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
 
 
-async def test_the_stores_files_are_for_user_and_group_whatever_the_umask(tmp_path, umask):
-    """What somebody records is nobody else's business, and a backup of the group reads it."""
+async def test_the_stores_files_are_for_user_and_group_with_any_umask(tmp_path, umask):
+    """Recorded data is private to the user; a backup can read it through the group."""
     directory = tmp_path / "new" / "history"
     settings = Settings(feed_pairs=BTC, history_where=str(directory))
     async with running(settings):
@@ -169,7 +169,7 @@ async def test_the_stores_files_are_for_user_and_group_whatever_the_umask(tmp_pa
 
 
 async def test_files_of_an_earlier_version_get_the_mode_too(tmp_path):
-    """They were readable for all; a directory that the operator made keeps its own mode."""
+    """Earlier files were readable for all; a directory created by the operator keeps its mode."""
     for name in (FILE_NAME, LOCK_NAME):
         (tmp_path / name).touch(0o666)
         (tmp_path / name).chmod(0o666)

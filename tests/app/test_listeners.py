@@ -1,4 +1,4 @@
-"""The two doors of an instance: its port, and the socket by which other instances ask it."""
+"""The listeners of an instance: its ports, and the unix socket for its peer instances."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.e2e  # a real daemon each
 
 
 async def test_a_port_in_use_is_the_operators_error() -> None:
-    """With the address, in one line."""
+    """The error has the address, in one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OperatorError) as caught:
@@ -69,7 +69,7 @@ async def _ask(path: str, stream: trio.abc.Stream) -> bytes:
 
 
 async def test_operators_are_served_on_their_listener_and_on_the_socket_alone(tmp_path) -> None:
-    """A proxy in front of the stream port passes on whatever the stream port has."""
+    """A proxy in front of the stream port publishes every route of that port."""
     port = free_port()
     settings = quick(
         feed_where="demo",
@@ -107,7 +107,7 @@ async def _host_status(host: str, port: int) -> int:
 async def test_loopback_listeners_serve_the_names_that_they_know(
     changes: dict, streams: int, operators: int
 ) -> None:
-    """``*`` is for a proxy, which publishes the stream port by any name, and nothing else."""
+    """``*`` is meant only for a proxy, which publishes the stream port under any name."""
     port = free_port()
     settings = quick(feed_where="demo", serve_operator_bind=f"127.0.0.1:{port}", **changes)
     async with running(settings) as daemon:
@@ -119,7 +119,7 @@ async def test_loopback_listeners_serve_the_names_that_they_know(
 
 
 async def test_foreign_pages_are_refused_on_every_listener() -> None:
-    """Also a page of the stream port is foreign to the operator listener."""
+    """A page of the stream port is foreign to the operator listener too."""
     port = free_port()
     allowed = "https://app.example"
     settings = quick(
@@ -140,7 +140,7 @@ async def test_foreign_pages_are_refused_on_every_listener() -> None:
 
 
 async def test_the_operator_listener_serves_streams_and_closes_in_a_drain() -> None:
-    """A page of the operators needs both planes on one port."""
+    """A page for operators needs REST and streams on one port."""
     port = free_port()
     settings = quick(feed_where="demo", serve_operator_bind=f"127.0.0.1:{port}")
     async with running(settings) as daemon, websocket(port, "/ws") as client:
@@ -153,7 +153,7 @@ async def test_the_operator_listener_serves_streams_and_closes_in_a_drain() -> N
 
 
 async def test_a_number_in_use_is_the_operators_error_and_frees_the_port(tmp_path) -> None:
-    """Two instances of one number would answer for each other's streams."""
+    """Two instances with one number would answer for each other's streams."""
     mine = quick(feed_where="demo", instance=5, serve_runtime_dir=str(tmp_path))
     async with running(mine):
         late = quick(feed_where="demo", instance=5, serve_runtime_dir=str(tmp_path))
@@ -199,8 +199,8 @@ async def test_streams_are_controlled_from_any_instance_until_they_end(tmp_path)
         assert not socket_path(tmp_path, 2).exists()
 
 
-async def test_what_comes_from_another_instance_is_not_passed_on(tmp_path) -> None:
-    """Two instances that take each other for an owner would ask each other for ever."""
+async def test_a_request_of_a_peer_instance_is_not_forwarded(tmp_path) -> None:
+    """Otherwise two instances could forward a request to each other for ever."""
     async with running(quick(feed_where="demo", instance=2, serve_runtime_dir=str(tmp_path))):
         ask = b"GET /api/v1/sessions/3.key HTTP/1.1\r\nHost: x\r\n\r\n"
         async with await trio.open_unix_socket(str(socket_path(tmp_path, 2))) as stream:
@@ -213,8 +213,8 @@ async def test_what_comes_from_another_instance_is_not_passed_on(tmp_path) -> No
     assert b"it may have ended" in answer
 
 
-async def test_an_address_is_believed_from_a_trusted_proxy_alone(tmp_path) -> None:
-    """Whoever connects directly could write anything there."""
+async def test_only_a_trusted_proxy_may_state_an_address(tmp_path) -> None:
+    """A client that connects directly could send any address."""
     for trusted, address in (("127.0.0.1",), "203.0.113.9"), ((), "127.0.0.1"):
         async with running(quick(feed_where="demo", serve_trusted_proxies=trusted)) as daemon:
             claim = {"X_Forwarded_For": "6.6.6.6, 203.0.113.9"}

@@ -1,4 +1,4 @@
-"""Memory goes back to the system when a burst of slow subscribers is over."""
+"""Memory is returned to the system after a burst of slow subscribers."""
 
 import trio
 
@@ -10,7 +10,7 @@ from hedgehogd.engine.budget import Budget
 async def test_the_heap_is_trimmed_once_after_much_was_freed(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Not while it waits, and not for what is small: each trim holds up the loop a little."""
+    """The heap is not trimmed during the burst, nor for small amounts: a trim delays the loop."""
     budget, trims = Budget(), []
     account = budget.account(lambda: None)
     nursery.start_soon(return_memory, budget, trims.append)

@@ -1,4 +1,4 @@
-"""SIGHUP: what changes while streams are open, and what does not."""
+"""Reload on SIGHUP: the keys that change while streams are open, and those that do not."""
 
 import logging
 
@@ -13,7 +13,7 @@ from hedgehogd.settings.load import Settings
 
 
 def test_pairs_are_held_with_their_channels_and_status_once() -> None:
-    """status is about no product, however many pairs are held."""
+    """``status`` has no product, so it is held once for any number of pairs."""
     settings = Settings(feed_pairs=("A-B", "C-D"), feed_channels=("matches", "status"))
     wanted = make_instance(settings).pipe.demand.wanted(0)
 
@@ -24,7 +24,7 @@ def test_pairs_are_held_with_their_channels_and_status_once() -> None:
 
 
 def test_only_pairs_means_only_those() -> None:
-    """Others are refused before anybody asks upstream."""
+    """Other products are refused without an upstream request."""
     settings = Settings(feed_pairs=("A-B",), feed_only_pairs=True)
     catalogue = make_instance(settings).pipe.catalogue
 
@@ -32,7 +32,7 @@ def test_only_pairs_means_only_those() -> None:
 
 
 def test_without_pairs_nothing_is_held() -> None:
-    """Then all of it is on demand, and no connection is open."""
+    """Without pairs all topics are on demand, and no connection is open."""
     settings = Settings(feed_channels=("status",))
 
     assert (held_topics(settings), only_products(settings)) == ([], None)
@@ -56,8 +56,8 @@ CHANGED = {
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """Return what is logged, by event."""
+def logged(monkeypatch):
+    """Return the fields of each log line, by event."""
     lines = {}
 
     class Log:
@@ -72,8 +72,8 @@ def told(monkeypatch):
     logging.getLogger().setLevel(level)
 
 
-async def test_what_reloads_is_in_force_at_once(nursery, told) -> None:
-    """Every key that says so does, and this is the list of them."""
+async def test_reloaded_keys_are_in_force_at_once(nursery, logged) -> None:
+    """Every key with ``reloads`` changes at once; the test lists them all."""
     assert CHANGED.keys() == {key.name for key in KEYS if key.reloads}
     old = Settings(feed_pairs=("A-B",), feed_only_pairs=True)
     instance = make_instance(old)
@@ -90,11 +90,11 @@ async def test_what_reloads_is_in_force_at_once(nursery, told) -> None:
     assert (plane.settings.backlog_bytes_max, plane.settings.backlog_age_max_s) == (9000, 1.5)
     assert (instance.pipe.budget.bytes_max, plane.settings.budget) == (2**20, instance.pipe.budget)
     assert logging.getLogger().level == logging.WARNING
-    assert told == {"reloaded": {"changed": sorted(CHANGED)}}
+    assert logged == {"reloaded": {"changed": sorted(CHANGED)}}
 
 
-async def test_what_needs_a_restart_says_so_and_stays(nursery, told) -> None:
-    """Otherwise an operator believes that it is done."""
+async def test_keys_that_need_a_restart_are_logged_and_unchanged(nursery, logged) -> None:
+    """Otherwise the operator would believe that the change is in force."""
     old = Settings()
     instance = make_instance(old)
     plane = make_plane(instance, old, nursery)
@@ -102,20 +102,20 @@ async def test_what_needs_a_restart_says_so_and_stays(nursery, told) -> None:
     now = apply(old, new, instance.pipe, plane)
 
     assert now == Settings(limits_topics_max=5)
-    assert told == {
+    assert logged == {
         "reloaded": {"changed": ["limits.topics_max"]},
         "needs a restart": {"keys": ["feed.lines", "serve.bind"]},
     }
 
 
 @pytest.mark.parametrize("past", [None, object()])
-async def test_history_keeps_what_it_kept_and_says_so(nursery, told, past) -> None:
-    """All instances that share it have to keep the same; one alone cannot change that."""
+async def test_history_records_the_previous_topics_after_a_reload(nursery, logged, past) -> None:
+    """All instances of a store record the same topics, so one alone cannot change them."""
     old = Settings(feed_pairs=("A-B",))
     instance = make_instance(old, past)
     plane = make_plane(instance, old, nursery)
     apply(old, Settings(feed_pairs=("C-D",)), instance.pipe, plane)
 
-    assert any(event.startswith("history records the previous") for event in told) is (
+    assert any(event.startswith("history records the previous") for event in logged) is (
         past is not None
     )

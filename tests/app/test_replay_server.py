@@ -1,4 +1,4 @@
-"""A stretch of history replayed: what was kept, byte for byte, in the order it came."""
+"""Replay of a stretch of history: the recorded messages, byte for byte, in their order."""
 
 import json
 from collections import Counter
@@ -75,7 +75,7 @@ def market():
 
 
 def write(directory, entries):
-    """Keep ``entries`` as a writer does, a second of them at a time; it seals what is old."""
+    """Record ``entries`` as a writer does, a second at a time; it seals old ones into blocks."""
     writer = Writer(directory, NAMES)
     for begin in range(0, len(entries), 10):
         some = entries[begin : begin + 10]
@@ -91,7 +91,7 @@ def kept():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory, kept):
-    """A store of ``kept``: sealed blocks, and open rows behind them."""
+    """A store of ``kept``: sealed blocks, and open rows after them."""
     directory = tmp_path_factory.mktemp("history")
     write(directory, kept)
     return directory
@@ -102,7 +102,7 @@ def wish(directory, since_s=0.0, until_s=100.0, **more):
 
 
 def played(stretch):
-    """Return all of a stretch, and close it."""
+    """Return all messages of a stretch, and close it."""
     with stretch.opened() as timeline:
         found = list(timeline)
     stretch.close()
@@ -113,11 +113,11 @@ def payloads(entries):
     return [each.payload for each in entries]
 
 
-# What is played
+# Messages of a stretch
 
 
-def test_all_that_was_kept_is_played_in_its_order(directory, kept):
-    """Over all channels and products; times count from the first message."""
+def test_all_recorded_messages_are_replayed_in_order(directory, kept):
+    """The order is that of all topics together; times count from the first message."""
     stretch = Stretch(wish(directory, since_s=-1000))
     found = played(stretch)
 
@@ -133,7 +133,7 @@ def test_all_that_was_kept_is_played_in_its_order(directory, kept):
 def test_a_stretch_ends_before_its_end_and_books_begin_before_its_beginning(
     directory, kept, since_s, until_s
 ):
-    """``since`` is included, ``until`` is not: one stretch takes up where another ends."""
+    """``since`` is included, ``until`` is not, so one stretch continues another one."""
     found = played(Stretch(wish(directory, since_s, until_s)))
     since, until = NOW + since_s * US, NOW + until_s * US
     before = [each.message.payload for each in found if each.due_s < 0]
@@ -150,7 +150,7 @@ def test_a_stretch_ends_before_its_end_and_books_begin_before_its_beginning(
 
 
 def test_a_book_may_have_no_snapshot_before(tmp_path):
-    """Then it begins with what there is."""
+    """Without one the book begins with its first recorded message."""
     entries = [entry(NOW + n * US, "level2", BTC, changes=[["buy", "1", "1"]]) for n in range(4)]
     write(tmp_path, entries)
 
@@ -170,13 +170,13 @@ def test_pages_are_read_when_they_are_needed(directory, kept, monkeypatch):
     with stretch.opened() as timeline:
         for each in timeline:
             assert places[-1] < each.message.received_us
-            assert places[-1] >= each.message.received_us - 11 * US  # what a block may span
+            assert places[-1] >= each.message.received_us - 11 * US  # the span of a block
     stretch.close()
     assert len(places) > 10
 
 
 def test_pairs_and_channels_choose(directory, kept):
-    """By any of a channel's names; also what is served from another channel."""
+    """Any name of a channel selects it, also if it is served from another channel."""
     found = played(Stretch(wish(directory, pairs=(ETH,), channels=("matches", "ticker_1000"))))
 
     assert [each.message.payload for each in found] == payloads(
@@ -187,8 +187,8 @@ def test_pairs_and_channels_choose(directory, kept):
     }  # fmt: skip
 
 
-def test_trades_are_served_from_full_where_that_alone_was_kept(tmp_path):
-    """Orders are not among them."""
+def test_trades_are_served_from_full_if_only_full_was_recorded(tmp_path):
+    """Order events are not trades."""
     entries = [
         entry(NOW, "full", BTC, 1, kind="open"),
         entry(NOW + US, "full", BTC, 2, kind="match", trade_id=1),
@@ -207,8 +207,8 @@ def test_trades_are_served_from_full_where_that_alone_was_kept(tmp_path):
     ]
 
 
-def test_gaps_are_counted_and_told(tmp_path):
-    """Nobody shall take a stretch for whole that is not."""
+def test_gaps_are_counted_and_logged(tmp_path):
+    """An incomplete stretch must not look complete."""
     entries = [
         entry(NOW, "matches", BTC, 10, trade_id=1),
         entry(NOW + US, "matches", BTC, 20, trade_id=5),
@@ -229,8 +229,8 @@ def test_gaps_are_counted_and_told(tmp_path):
     assert logs[0]["topics"] == ["level2:BTC-USD", "matches:BTC-USD"]
 
 
-def test_retention_that_overtakes_the_replay_is_told(tmp_path, kept):
-    """What is removed before it is read is a hole that nothing else would show."""
+def test_retention_that_overtakes_the_replay_is_logged(tmp_path, kept):
+    """Messages removed before they are read are a gap that only this line reports."""
     write(tmp_path, kept)
     stretch = Stretch(wish(tmp_path))
     writer = Writer(tmp_path, NAMES)
@@ -245,7 +245,7 @@ def test_retention_that_overtakes_the_replay_is_told(tmp_path, kept):
     assert [row["event"] for row in logs] == ["history is removed faster than replayed"]
 
 
-# What cannot be played
+# Stretches that cannot be replayed
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_retention_that_overtakes_the_replay_is_told(tmp_path, kept):
         ({"channels": ("ticker", "heartbeat")}, "nothing is recorded of heartbeat from"),
     ],
 )
-async def test_a_stretch_of_nothing_says_what_is_kept(directory, more, says):
-    """Whoever mistook the day sees which there are."""
+async def test_an_error_about_an_empty_stretch_lists_the_recorded_topics(directory, more, says):
+    """An operator with a wrong date sees the recorded times."""
     with pytest.raises(OperatorError) as raised:
         await replay(wish(directory, **more))
 
@@ -274,8 +274,8 @@ async def test_a_stretch_of_nothing_says_what_is_kept(directory, more, says):
     assert raised.value.exit_status == 64
 
 
-def test_what_is_kept_is_told_in_a_few_lines(tmp_path):
-    """An exchange has hundreds of products."""
+def test_the_list_of_recorded_topics_is_short(tmp_path):
+    """An exchange has hundreds of products, and the error names few."""
     write(tmp_path, [entry(NOW + n, "ticker", f"A{n}-USD", n) for n in range(12)])
     with pytest.raises(OperatorError) as raised:
         Stretch(wish(tmp_path, 1000, 2000))
@@ -284,7 +284,7 @@ def test_what_is_kept_is_told_in_a_few_lines(tmp_path):
     assert str(raised.value).count("\n") == 12
 
 
-def test_an_empty_history_says_so(tmp_path):
+def test_an_empty_history_is_named(tmp_path):
     write(tmp_path, [])
     Writer(tmp_path, NAMES).close()
     with pytest.raises(OperatorError, match="The history is empty"):
@@ -300,7 +300,7 @@ def test_a_directory_without_a_history_is_named(tmp_path, content):
 
 
 def test_a_history_that_breaks_under_way_ends_the_replay(directory, monkeypatch):
-    """With the directory's name, not with a traceback."""
+    """The error has the directory's name, and no traceback."""
     stretch = Stretch(wish(directory))
     monkeypatch.setattr(
         stretch._reader, "page", lambda *_: (_ for _ in ()).throw(replaying.StoreError("locked"))
@@ -314,7 +314,7 @@ def test_a_history_that_breaks_under_way_ends_the_replay(directory, monkeypatch)
 
 @contextmanager
 def without_threads(monkeypatch):
-    """On a mock clock time would jump while a thread works."""
+    """The mock clock would jump while a thread works."""
 
     async def run_sync(call, *arguments, **_):
         await trio.lowlevel.checkpoint()
@@ -329,24 +329,24 @@ def without_threads(monkeypatch):
 async def test_it_is_served_byte_for_byte_at_its_pace(
     autojump_clock, nursery, monkeypatch, directory, kept, speed
 ):
-    """At speed 0 all at once; at speed 1 each message exactly when it came."""
+    """At speed 0 messages arrive at once; at speed 1 each at its recorded time."""
     stretch = Stretch(wish(directory, since_s=10))
     exchange = StretchExchange(stretch.opened, stretch.offered, speed)
     server = Server(exchange, catalogue_app([], lambda: 0))
-    heard, times = [], []
+    received, times = [], []
     with without_threads(monkeypatch):
         nursery.start_soon(server.run)
         client = await wrap_client_stream(nursery, connect(server, nursery), "x", "/ws-feed")
         await client.send_message(subscribe([BTC, ETH], CHANNELS))
         assert json.loads(await client.get_message())["type"] == "subscriptions"
         last = payloads(kept)[-1]
-        while last not in heard[-1:]:
-            heard.append((await client.get_message()).encode())
+        while last not in received[-1:]:
+            received.append((await client.get_message()).encode())
             times.append(trio.current_time())
     inside = [each for each in kept if each.received_us >= NOW + 10 * US]
-    del heard[: -len(inside)], times[: -len(inside)]
+    del received[: -len(inside)], times[: -len(inside)]
 
-    assert heard == payloads(inside)
+    assert received == payloads(inside)
     assert [at - times[0] for at in times] == pytest.approx(
         [speed * (each.received_us - inside[0].received_us) / US for each in inside]
     )
@@ -355,7 +355,7 @@ async def test_it_is_served_byte_for_byte_at_its_pace(
 
 @pytest.mark.e2e
 async def test_a_server_listens_until_it_is_cancelled(nursery, directory):
-    """Whoever starts it learns where."""
+    """``started`` has the address."""
     async with trio.open_nursery() as inner:
         address = await inner.start(replay, wish(directory, host="::1"))
         inner.cancel_scope.cancel()
@@ -366,7 +366,7 @@ async def test_a_server_listens_until_it_is_cancelled(nursery, directory):
 @pytest.mark.e2e
 @pytest.mark.parametrize("speed", ["0", "100"])
 async def test_the_command_serves_any_client(directory, kept, speed):
-    """A process, a plain WebSocket, REST; and at the end a line in the log, and silence."""
+    """A process serves plain WebSockets and REST; at the end it logs a line and sends no more."""
     port = free_port()
     arguments = ("--history", str(directory), "--since", "2023-11-14T22:13:20Z", "--speed", speed)
     async with process("replay", *arguments, "--port", str(port), ready='"replaying"') as (
@@ -382,7 +382,7 @@ async def test_the_command_serves_any_client(directory, kept, speed):
                 error = json.loads(await other.get_message())
                 trades = [each for each in kept if each.topic == Topic("matches", ETH)]
                 await other.get_message()
-                heard = [(await other.get_message()).encode() for _ in trades]
+                received = [(await other.get_message()).encode() for _ in trades]
                 while not any('"replay ended"' in line for line in lines):
                     await trio.sleep(0.01)
             await client.ping()
@@ -391,7 +391,7 @@ async def test_the_command_serves_any_client(directory, kept, speed):
     assert (status, [product["id"] for product in products]) == (200, [BTC, ETH])
     assert got[1:] == payloads(kept)
     assert error["reason"] == "NO-NO is not a valid product"
-    assert heard == payloads(trades)
+    assert received == payloads(trades)
     assert [(row["messages"], row["gaps"]) for row in ended] == [(len(kept), 0)]
 
 
@@ -415,7 +415,7 @@ def recorded(tmp_path_factory):
 
 @pytest.mark.e2e
 async def test_another_hedgehogd_can_be_run_on_yesterday(recorded):
-    """Its subscribers get what those of that day got: all of it, in order, byte for byte."""
+    """Its subscribers receive all recorded messages in order, byte for byte."""
     directory, expected = recorded
     products = sorted({msgspec.json.decode(line)["product_id"] for line in expected})
     channels = ["level2", "ticker", "matches"]

@@ -1,4 +1,4 @@
-"""systemd's notifications: what is sent, and that nothing of it can hurt."""
+"""systemd's notifications: their content, and that a failure does no harm."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from hedgehogd.settings.load import Settings
 
 @pytest.fixture(params=["file", "abstract"])
 def systemd(request, tmp_path, monkeypatch):
-    """A socket as systemd opens it, in both name spaces."""
+    """A socket as systemd opens it: a path, or a name in the abstract namespace."""
     name = str(tmp_path / "notify") if request.param == "file" else f"@{uuid.uuid4()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(name.replace("@", "\0") if name.startswith("@") else name)
@@ -25,28 +25,28 @@ def systemd(request, tmp_path, monkeypatch):
 
 
 def test_lines_are_one_datagram(systemd):
-    """READY and its STATUS belong together."""
+    """READY and its STATUS are sent together."""
     notify("READY=1", "STATUS=up")
 
     assert systemd.recv(1000) == b"READY=1\nSTATUS=up"
 
 
-def test_what_others_wrote_is_no_line_of_its_own(systemd):
-    """An exchange's close reason ends up in STATUS; it must not say STOPPING for us."""
+def test_a_peers_text_adds_no_line(systemd):
+    """STATUS may have an exchange's close reason, which must not add a STOPPING line."""
     notify("STATUS=closed: 4000 ha\nMAINPID=1\r\nSTOPPING=1")
 
     assert systemd.recv(1000) == b"STATUS=closed: 4000 ha MAINPID=1 STOPPING=1"
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@nobody-listens", "x" * 200])
-def test_without_a_listener_nothing_happens(monkeypatch, address):
-    """A dead systemd is no reason to stop serving."""
+def test_a_missing_socket_is_not_an_error(monkeypatch, address):
+    """A failed notification is no reason to stop serving."""
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify("READY=1")
 
 
 def test_without_systemd_nothing_happens(monkeypatch):
-    """Most daemons are started by hand first."""
+    """A daemon started by hand has no ``NOTIFY_SOCKET``."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")
 
@@ -63,8 +63,8 @@ def test_without_systemd_nothing_happens(monkeypatch):
         ("", None, None),
     ],
 )
-def test_the_watchdog_is_fed_twice_in_its_time(monkeypatch, usec, pid, expected):
-    """Half of the patience, as sd_watchdog_enabled(3) advises."""
+def test_the_watchdog_is_notified_twice_in_its_timeout(monkeypatch, usec, pid, expected):
+    """The interval is half the timeout, as sd_watchdog_enabled(3) advises."""
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):
         if value is None:
             monkeypatch.delenv(name, raising=False)
@@ -78,10 +78,10 @@ def test_the_watchdog_is_fed_twice_in_its_time(monkeypatch, usec, pid, expected)
     ("usec", "times", "watchdog"),
     [("4000000", [0, 2, 4], True), ("60000000", [0, 10, 20], True), (None, [0, 10, 20], False)],
 )
-async def test_the_loop_tells_that_it_turns(
+async def test_a_running_loop_notifies_the_watchdog(
     autojump_clock, nursery, systemd, monkeypatch, usec, times, watchdog
 ):
-    """If it stopped, systemd would start us again."""
+    """If the loop stopped, systemd would restart the daemon."""
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     if usec:
         monkeypatch.setenv("WATCHDOG_USEC", usec)
@@ -90,12 +90,12 @@ async def test_the_loop_tells_that_it_turns(
     instance = make_instance(Settings())
     instance.health.become(FeedState.STALE, 0.0, "closed: 1006")
     nursery.start_soon(keep_notifying, instance)
-    heard = []
+    received = []
     for at in times:
         await trio.sleep_until(at + 0.5)
-        heard.append(systemd.recv(1000))
+        received.append(systemd.recv(1000))
         with pytest.raises(BlockingIOError):
             systemd.recv(1000)
 
     status = b"STATUS=stale: closed: 1006; 0 subscribers"
-    assert heard == [b"WATCHDOG=1\n" + status if watchdog else status] * 3
+    assert received == [b"WATCHDOG=1\n" + status if watchdog else status] * 3

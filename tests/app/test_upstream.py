@@ -1,4 +1,4 @@
-"""What flows in: which feed it is, and what ends the start."""
+"""The producers of an instance: the kinds of feed, and the errors that end the start."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,8 @@ from tests.e2e.harness import (
 pytestmark = pytest.mark.e2e  # a real daemon each
 
 
-async def test_a_feed_that_is_nowhere_is_the_operators_error(tmp_path: Path) -> None:
-    """A typo in --feed is taken for a path, and the path does not exist."""
+async def test_a_missing_recording_is_an_operators_error(tmp_path: Path) -> None:
+    """A typing mistake in --feed is read as a path that does not exist."""
     with pytest.raises(ExceptionGroup) as caught:
         await Daemon(quick(feed_where=str(tmp_path / "none"))).run()
 
@@ -56,7 +56,7 @@ async def test_an_exchange_that_refuses_the_first_connection_ends_the_daemon() -
 
 
 async def test_credentials_that_cannot_be_read_end_the_start(tmp_path: Path) -> None:
-    """Starting without them would serve level2_batch for level2, and nobody would know why."""
+    """Without them ``level2_batch`` would replace ``level2`` for no visible reason."""
     async with exchange(Simulation()) as url:
         settings = quick(feed_where=url, feed_credentials=str(tmp_path))
         with trio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
@@ -67,8 +67,8 @@ async def test_credentials_that_cannot_be_read_end_the_start(tmp_path: Path) -> 
     assert "coinbase-key: No such file" in str(error)
 
 
-async def test_lines_are_whole_feeds() -> None:
-    """``--lines 2`` opens two of each connection, and both are live."""
+async def test_each_line_carries_the_whole_feed() -> None:
+    """``--lines 2`` opens each connection twice, and both are live."""
     settings = quick(feed_pairs=("BTC-USD",), feed_lines=2)
     async with (
         exchange(Simulation()) as url,
@@ -83,8 +83,8 @@ async def test_lines_are_whole_feeds() -> None:
     assert daemon.instance.health.connects == 2
 
 
-async def test_with_nothing_wanted_nothing_is_dialled_and_the_instance_is_ready() -> None:
-    """Coinbase closes connections that subscribe to nothing; so none is opened."""
+async def test_without_demand_no_connection_is_dialled_and_the_instance_is_ready() -> None:
+    """Coinbase closes connections that do not subscribe, so none is opened."""
     async with exchange(Simulation()) as url, running(quick(feed_where=url)) as daemon:
         ready = await rest(daemon.port, "GET", "/readyz")
 
@@ -93,7 +93,7 @@ async def test_with_nothing_wanted_nothing_is_dialled_and_the_instance_is_ready(
 
 
 async def test_a_recording_is_a_feed_of_its_own(tmp_path: Path) -> None:
-    """It starts with the first subscriber, and its end leaves the streams open."""
+    """A recording starts with the first subscriber, and its end leaves the streams open."""
     path = tmp_path / "feed.jsonl"
     lines = [
         f'{{"type":"match","trade_id":{n},"product_id":"BTC-USD","sequence":{n}}}' for n in (1, 2)
@@ -113,8 +113,8 @@ async def test_a_recording_is_a_feed_of_its_own(tmp_path: Path) -> None:
         assert ready == (200, {"ready": True, "reason": "recording ended"})
 
 
-async def test_instances_share_what_the_exchange_allows_an_address(tmp_path, monkeypatch) -> None:
-    """Four that fetch missing trades at once would be shut out together."""
+async def test_instances_of_one_address_share_the_exchanges_limits(tmp_path, monkeypatch) -> None:
+    """Four instances that fetch missing trades at once would be blocked together."""
     shares = []
     monkeypatch.setattr(RestClient, "share", lambda _, among: shares.append(("rest", among)))
     monkeypatch.setattr(Dialer, "share", lambda _, among: shares.append(("dials", among)))

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from hedgehogd import cli
-from hedgehogd.app import upstream as intake
+from hedgehogd.app import upstream
 from hedgehogd.app.replay_server import Replay
 from hedgehogd.cli import main
 from hedgehogd.commands import replay as replay_command
@@ -352,7 +352,7 @@ async def test_the_demo_can_run_without_modify_order(monkeypatch, argv, variable
         simulations.append(simulation)
         task_status.started(Address("ws://a", "http://a", 1, None))
 
-    monkeypatch.setattr(intake, "serve_exchange", serve_exchange)
+    monkeypatch.setattr(upstream, "serve_exchange", serve_exchange)
     flags = {
         key.name: value
         for key in KEYS
@@ -360,7 +360,7 @@ async def test_the_demo_can_run_without_modify_order(monkeypatch, argv, variable
     }
     settings = load({**flags, "feed.where": "demo"}, variables, None).settings
     async with trio.open_nursery() as nursery:
-        await intake.Intake(None, settings, None, None)._address(nursery)
+        await upstream.Upstream(None, settings, None, None)._address(nursery)
 
     assert [simulation.modifies for simulation in simulations] == [modifies]
 

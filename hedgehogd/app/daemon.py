@@ -28,11 +28,11 @@ import trio
 
 from hedgehogd import __version__
 from hedgehogd.app.history import open_history, recording
-from hedgehogd.app.listeners import Entrances, entrances
+from hedgehogd.app.listeners import Listeners, open_listeners
 from hedgehogd.app.memory import return_memory
 from hedgehogd.app.reload import apply, held_topics, only_products
 from hedgehogd.app.systemd import keep_notifying, notify
-from hedgehogd.app.upstream import Intake
+from hedgehogd.app.upstream import Upstream
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.product import Catalogue
@@ -158,10 +158,10 @@ class Daemon:
         """
         raise_file_limit(self._settings.limits_subscribers_max)
         settings = self._settings
-        async with entrances(settings) as ways_in, open_history(settings) as history:
-            self.port = ways_in.port
+        async with open_listeners(settings) as listeners, open_history(settings) as history:
+            self.port = listeners.port
             past = None if history is None else history.past
-            instance = self.instance = make_instance(settings, past, ways_in.peers)
+            instance = self.instance = make_instance(settings, past, listeners.peers)
             inbox_tx, inbox_rx = trio.open_memory_channel[Delivery](limits.INBOX_BATCHES_MAX)
             async with (
                 recording(history, instance, wall_us) as keep_trades,
@@ -169,10 +169,10 @@ class Daemon:
             ):
                 await consumers.start(instance.broker.run, inbox_rx)
                 async with trio.open_nursery() as producers, inbox_tx:
-                    intake = Intake(instance, settings, self._random, keep_trades)
-                    companion = await intake.start(producers, inbox_tx)
+                    upstream = Upstream(instance, settings, self._random, keep_trades)
+                    companion = await upstream.start(producers, inbox_tx)
                     async with trio.open_nursery() as services:
-                        await self._serve(services, ways_in, companion, task_status)
+                        await self._serve(services, listeners, companion, task_status)
                         services.cancel_scope.cancel()
                     producers.cancel_scope.cancel()
 
@@ -198,7 +198,7 @@ class Daemon:
     async def _serve(
         self,
         services: trio.Nursery,
-        ways_in: Entrances,
+        listeners: Listeners,
         companion: Companion,
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -206,7 +206,7 @@ class Daemon:
         instance, settings = self.instance, self._settings
         async with trio.open_nursery() as connections:
             plane = self._plane = make_plane(instance, settings, connections)
-            await ways_in.open(plane, companion, connections)
+            await listeners.open(plane, companion, connections)
             services.start_soon(watch_lag, instance)
             services.start_soon(_report_left_out)
             services.start_soon(keep_alive, plane)
@@ -219,7 +219,7 @@ class Daemon:
             if (too_early := self._too_early) is not None:
                 self.try_reload(lambda: too_early)
             await self.stop.wait()
-            await self._drain(plane, ways_in, connections)
+            await self._drain(plane, listeners, connections)
             connections.cancel_scope.cancel()
 
     def _report_drain(self) -> None:
@@ -237,7 +237,7 @@ class Daemon:
         )
 
     async def _drain(
-        self, plane: StreamingPlane, ways_in: Entrances, connections: trio.Nursery
+        self, plane: StreamingPlane, listeners: Listeners, connections: trio.Nursery
     ) -> None:
         """Report the drain, stop accepting, send farewells, and wait until all peers have left.
 
@@ -251,12 +251,12 @@ class Daemon:
         with trio.move_on_after(settings.drain_timeout_s) as in_time:
             if plane.outlets or counts.visitors:
                 await trio.sleep(settings.drain_notice_s)
-            ways_in.close_ports()
+            listeners.close_ports()
             await say_farewell(plane, settings.drain_spread_s, self._random)
             while plane.outlets or counts.visitors:
                 await trio.sleep(_LEAVING_POLL_S)
                 await say_farewell(plane, 0, self._random)  # streams opened meanwhile
-        ways_in.close_ports()
+        listeners.close_ports()
         if in_time.cancelled_caught:
             tasks = Counter(task.name for task in connections.child_tasks)
             log.warning(

@@ -26,7 +26,7 @@ from hedgehogd.web.exchange import Companion
 from hedgehogd.web.server import control_handler
 
 
-class Entrances:
+class Listeners:
     """The listeners of one instance; connections wait unanswered until ``open``.
 
     Attributes:
@@ -91,7 +91,7 @@ class Entrances:
 
 
 @asynccontextmanager
-async def entrances(settings: Settings) -> AsyncIterator[Entrances]:
+async def open_listeners(settings: Settings) -> AsyncIterator[Listeners]:
     """Open the listeners; at the end close them, and remove the unix socket's file.
 
     Raises:
@@ -110,7 +110,7 @@ async def entrances(settings: Settings) -> AsyncIterator[Entrances]:
             directory, number = Path(settings.serve_runtime_dir), settings.instance
             own_listener = stack.enter_context(own_socket(directory, number))
             own = (own_listener, await stack.enter_async_context(Peers(directory, number)))
-        yield Entrances(settings, listener, operator_listener, own)
+        yield Listeners(settings, listener, operator_listener, own)
 
 
 def _listen(bind: str, port: int) -> socket.socket:

@@ -29,7 +29,7 @@ async def return_memory(
     budget: Budget,
     trim: Callable[[int], int] | None = _find_trim(),  # noqa: B008  # looked up once
 ) -> None:
-    """Trim the heap, for ever, each time ``TRIM_BYTES_MIN`` of ``budget`` have been freed."""
+    """Trim the heap, for ever, each time ``TRIM_BYTES_MIN`` of ``budget`` were freed."""
     highest = 0
     while True:
         highest = max(highest, budget.bytes)

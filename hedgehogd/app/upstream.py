@@ -55,8 +55,8 @@ _NAMED_FEEDS = {
 Inbox = trio.MemorySendChannel[Delivery]
 
 
-class Intake:
-    """Start the producers of an instance's inbox, and the catalogue of products.
+class Upstream:
+    """The producers of an instance's inbox, and the reader of the list of products.
 
     Args:
         instance: the instance to deliver to.

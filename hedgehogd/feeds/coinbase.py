@@ -242,7 +242,10 @@ class CoinbaseFeed:
         await self._put(Delivery([], flows=topics))
 
     def _resync(self, topics: Iterable[Topic]) -> None:
-        """Resubscribe ``topics`` for a snapshot, each on its product's primary connection."""
+        """Resubscribe ``topics`` for a snapshot, each on its product's primary connection.
+
+        Without a primary connection, every connection that holds the topic resubscribes.
+        """
         for topic in topics:
             state = self.session.products.get(topic.product_id)
             for line in self._lines:

@@ -221,7 +221,7 @@ class Connection:
         connect_by = trio.current_time() + limits.DIAL_TIMEOUT_S
         with trio.fail_at(connect_by):
             stream = await dialer.open_stream(address)
-        hung_up = False
+        closed_by_us = False
         source = Source(self._line)
         tap = FrameTap(stream, self._receive, dialer.message_bytes_max)
         try:
@@ -244,16 +244,16 @@ class Connection:
                 nursery.start_soon(_ping_when_silent, tap, connection, dialer.stale_after_s / 2)
                 try:
                     await self._keep_subscribed(connection, source)
-                    hung_up = True
+                    closed_by_us = True
                 finally:
                     with trio.move_on_after(limits.FAREWELL_S / 4, shield=True):
-                        if hung_up:
+                        if closed_by_us:
                             await connection.aclose()
                         elif connection.closed is None:
-                            await tap.say_goodbye()
+                            await tap.send_close()
                 nursery.cancel_scope.cancel()
         except* OUTSIDE_ERRORS:
-            if not hung_up:  # errors that follow our own close frame are no disconnect
+            if not closed_by_us:  # errors that follow our own close frame are no disconnect
                 raise
         finally:
             self.source, self.is_live = None, False

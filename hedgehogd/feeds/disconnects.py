@@ -54,7 +54,7 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 def is_for_good(error: Exception) -> bool:
-    """Return whether the exchange refused the handshake with a status that another dial keeps."""
+    """Return whether the exchange refused us with a status that another dial will not change."""
     return (
         isinstance(error, UpgradeRefused)
         and 400 <= error.status < 500

@@ -1,4 +1,4 @@
-"""A line: the whole feed once, on as many connections as its plan has."""
+"""A line: a set of connections that carries the whole feed."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from hedgehogd.feeds.dialer import Dialer
 
 
 class Line:
-    """The whole feed once.
+    """A set of connections that carries the whole feed.
 
     Args:
         number: 0 or 1.

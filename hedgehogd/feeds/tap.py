@@ -127,7 +127,7 @@ class FrameTap(PassingStream):
         self._is_open = True
         return head
 
-    async def say_goodbye(self) -> None:
+    async def send_close(self) -> None:
         """Send a close frame without the library, which would wait for the answer.
 
         Its code says so if the exchange violated the protocol. A socket that accepts no more

@@ -1,10 +1,10 @@
 """Level-3 books of every product with ``full`` or ``level3`` on the feed.
 
 The channels send changes and no snapshot. A book starts with a REST level-3 book, which the
-task that ``missed`` wakes requests, joined to the events that are on the tape already. Then the book
-follows the tape, in the same turn. So an answer made from it matches the messages that subscribers
-of ``full`` have received, to the sequence (COINBASE §9). A gap ends the book, and a new one is
-fetched.
+task that ``missed`` wakes requests, joined to the events that are on the tape already. Then the
+book follows the tape, in the same turn. So an answer made from it matches the messages that
+subscribers of ``full`` have received, to the sequence (COINBASE §9). A gap ends the book, and a
+new one is fetched.
 """
 
 from collections import Counter

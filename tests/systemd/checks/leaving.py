@@ -14,7 +14,7 @@ async def whole_target(site: Site) -> str:
     crowd = Crowd(site.reference, site.tally, SUBSCRIBERS)
     unannounced = site.tally.unannounced
     async with trio.open_nursery() as nursery:
-        crowd.start_in(nursery, comes_back=False)
+        crowd.start_in(nursery, reconnects=False)
         await crowd.wait_full()
         # systemctl waits only for the target, which stops before its instances.
         await site.run("systemctl", "stop", "hedgehogd.target")

@@ -35,12 +35,12 @@ from hedgehogd.domain.errors import (
     FeedError,
     OperatorError,
 )
+from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.domain.limits import THREAD_TURN_S
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.domain.secret import hide_in_url
-from hedgehogd.feeds.dial import parse_url
-from hedgehogd.feeds.recording import find_recording
 from hedgehogd.logs.setup import configure_logs
+from hedgehogd.protocol.recording import find_recording
 from hedgehogd.settings.credentials import read_credentials
 from hedgehogd.settings.example import example_file
 from hedgehogd.settings.keys import BY_NAME, KEYS, Key

@@ -14,11 +14,11 @@ from pathlib import Path
 import trio
 
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.networks import read_networks
 from hedgehogd.protocol.access import ANY, Access
 from hedgehogd.relay.peers import Peers
 from hedgehogd.relay.sockets import own_socket
 from hedgehogd.settings.load import Settings
-from hedgehogd.streaming.address import read_networks
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.web.app import make_app

@@ -18,26 +18,21 @@ from hedgehogd.arbitration.batch import TopicNotice
 from hedgehogd.books.level2_batch import Level2Batch
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES
+from hedgehogd.domain.feed_address import FeedAddress, parse_url
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.fanout.instance import Instance
 from hedgehogd.fanout.ticker_batch import TickerBatch
 from hedgehogd.feeds.backfill import Backfill, Deliver
 from hedgehogd.feeds.catalogue import keep_catalogue
 from hedgehogd.feeds.coinbase import CoinbaseFeed
-from hedgehogd.feeds.dial import (
-    COINBASE_REST_URL,
-    COINBASE_URL,
-    SANDBOX_REST_URL,
-    SANDBOX_URL,
-    FeedAddress,
-    parse_url,
-)
+from hedgehogd.feeds.dial import COINBASE_REST_URL, COINBASE_URL, SANDBOX_REST_URL, SANDBOX_URL
 from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.order_book_bootstrap import Bootstrap
-from hedgehogd.feeds.recording import RecordingFeed, find_recording
+from hedgehogd.feeds.recording import RecordingFeed
 from hedgehogd.feeds.rest_client import RestClient
 from hedgehogd.logs.setup import hide_in_logs
 from hedgehogd.protocol import notices
+from hedgehogd.protocol.recording import find_recording
 from hedgehogd.relay.sockets import numbers_in
 from hedgehogd.settings.credentials import check_secrecy, read_credentials
 from hedgehogd.settings.load import Settings

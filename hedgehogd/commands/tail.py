@@ -25,8 +25,9 @@ from trio_websocket import (
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_UNAVAILABLE
+from hedgehogd.domain.feed_address import FeedAddress, parse_url
 from hedgehogd.domain.secret import hide_in_url
-from hedgehogd.feeds.dial import FeedAddress, dial, parse_url
+from hedgehogd.feeds.dial import dial
 from hedgehogd.feeds.disconnects import OUTSIDE_ERRORS, cause_of, describe
 from hedgehogd.logs.bounds import printable
 

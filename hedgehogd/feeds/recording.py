@@ -26,32 +26,17 @@ from hedgehogd.feeds.accounting import account
 from hedgehogd.feeds.catalogue import read_products
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.protocol.recording import (
-    MESSAGES_FILE,
     PRODUCTS_FILE,
     TIMES_SUFFIX,
     Recorded,
     RecordingError,
+    find_recording,
     read_recording,
 )
 
 log = structlog.get_logger("feed")
 
 _BATCH_MESSAGES_MAX = 64
-
-
-def find_recording(path: Path) -> Path:
-    """Return the file of messages for ``path``, which is that file or its directory.
-
-    Raises:
-        OperatorError: the file does not exist.
-    """
-    found = path / MESSAGES_FILE if path.is_dir() else path
-    if not found.is_file():
-        raise OperatorError(
-            f"{path}: there is no recording.\n"
-            f"  Expected a file of one message a line, or a directory with a {MESSAGES_FILE}."
-        )
-    return found
 
 
 class RecordingFeed:

@@ -1,7 +1,8 @@
 """Recordings of a feed: one raw message per line, and the replay time of each message.
 
-Sans-I/O: lines are converted to messages with times one by one, so a recording may be larger
-than memory. A message is replayed unchanged; only the line break is removed.
+Sans-I/O, except for ``find_recording``, which looks for the file: lines are converted to
+messages with times one by one, so a recording may be larger than memory. A message is replayed
+unchanged; only the line break is removed.
 
 The replay time comes from the file of receive times, if there is one. Otherwise it comes from
 the messages' own ``time``, as far as that is plausible: a step backwards counts as zero, and a
@@ -13,9 +14,12 @@ import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import zip_longest
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+
+from hedgehogd.domain.errors import OperatorError
 
 MESSAGES_FILE = "feed.jsonl"
 """Name of the file of messages in the directory of a recording."""
@@ -50,6 +54,21 @@ class _Timed(msgspec.Struct, gc=False):
 
 
 _decode_timed = msgspec.json.Decoder(_Timed).decode
+
+
+def find_recording(path: Path) -> Path:
+    """Return the file of messages that ``path`` (that file, or its directory) names.
+
+    Raises:
+        OperatorError: there is no such file.
+    """
+    found = path / MESSAGES_FILE if path.is_dir() else path
+    if not found.is_file():
+        raise OperatorError(
+            f"{path}: there is no recording.\n"
+            f"  Expected a file of one message a line, or a directory with a {MESSAGES_FILE}."
+        )
+    return found
 
 
 def read_recording(

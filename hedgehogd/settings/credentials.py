@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hedgehogd.domain.errors import OperatorError
-from hedgehogd.feeds.dial import FeedAddress
+from hedgehogd.domain.feed_address import FeedAddress
 from hedgehogd.protocol.signing import BadSecret, Credentials
 
 NAMES = ("coinbase-key", "coinbase-secret", "coinbase-passphrase")

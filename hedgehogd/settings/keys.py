@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_ALIAS
+from hedgehogd.domain.networks import read_networks
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.domain.secret import hide_in_url
 from hedgehogd.protocol.access import ANY, read_authority, read_origin
-from hedgehogd.streaming.address import read_networks
 
 ENVIRONMENT_PREFIX = "HEDGEHOGD_"
 FIRST_PORT = 8000

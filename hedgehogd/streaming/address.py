@@ -7,16 +7,9 @@ therefore read from the right, for as long as the proxy that appended an entry i
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
-Network = IPv4Network | IPv6Network
+from hedgehogd.domain.networks import Network
 
 _TEXT_MAX = 45  # the longest form is an IPv6 address that contains an IPv4 address
 # Consecutive proxies. More than three are rare, and each costs some µs.
@@ -32,15 +25,6 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PAIR = rf"{_CHARS}=(?:{_NODE_CHARS}|{_QUOTED})"
 _ELEMENT = re.compile(rf"[ \t]*{_PAIR}(?:[ \t]*;[ \t]*{_PAIR})*[ \t]*")
 _ANY_PAIR = re.compile(rf"({_CHARS})=({_NODE_CHARS}|{_QUOTED})")
-
-
-def read_networks(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Parse ``texts``, such as ``127.0.0.1`` or ``10.0.0.0/8``, as networks.
-
-    Raises:
-        ValueError: a text is neither an address nor a network.
-    """
-    return tuple(ip_network(text, strict=False) for text in texts)
 
 
 def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: Sequence[Network]) -> str:

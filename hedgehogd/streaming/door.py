@@ -23,11 +23,12 @@ import trio
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.networks import Network
 from hedgehogd.engine.streams import ReplayStream
 from hedgehogd.fanout.turns import CALLER
 from hedgehogd.protocol.access import Access
 from hedgehogd.protocol.refusal import asked_path, error_object, wants_no_body
-from hedgehogd.streaming.address import Network, client_address, is_trusted, share_of
+from hedgehogd.streaming.address import client_address, is_trusted, share_of
 from hedgehogd.streaming.admission import ADDRESS_RETRY_S, Room, RoomFull, Visit
 from hedgehogd.streaming.connection import answer_head, serve_stream
 from hedgehogd.streaming.head import HEAD_END, BadHead, is_not_http, read_head, without_upgrade

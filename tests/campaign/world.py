@@ -16,6 +16,7 @@ from hedgehogd.arbitration.batch import TopicNotice
 from hedgehogd.books.level2_batch import Level2Batch
 from hedgehogd.domain.channel import MATCHES
 from hedgehogd.domain.errors import FeedError
+from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.demand import Demand
@@ -28,7 +29,6 @@ from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.fanout.ticker_batch import TickerBatch
 from hedgehogd.feeds.backfill import Backfill
 from hedgehogd.feeds.coinbase import CoinbaseFeed
-from hedgehogd.feeds.dial import parse_url
 from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.feeds.order_book_bootstrap import Bootstrap
 from hedgehogd.feeds.rest_client import RestClient

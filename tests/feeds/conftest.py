@@ -4,9 +4,9 @@ import pytest
 import trio
 
 from hedgehogd.app.daemon import make_instance
+from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.feeds.coinbase import CoinbaseFeed
-from hedgehogd.feeds.dial import parse_url
 from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.settings.load import Settings
 from tests.feeds.script import Exchange, LongestPauses, Running

@@ -1,13 +1,12 @@
-"""The address of a feed, and connecting to it, TLS included."""
+"""Connect to a feed, TLS included."""
 
 import ssl
 
 import pytest
 import trio
 
-from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
-from hedgehogd.feeds import dial as module
-from hedgehogd.feeds.dial import FeedAddress, dial, parse_url
+from hedgehogd.domain.feed_address import parse_url
+from hedgehogd.feeds.dial import dial
 
 # A self-signed certificate for localhost, valid until 2126.
 CERTIFICATE = """\
@@ -30,71 +29,6 @@ gcJ+K1AtDOwFePPeTppQSvwS7pWhRANCAARVdXORCELb1/nUmScpSd0pzc/tRrtj
 kkpaErbAJ1QF6SxkhRIGqmb6gkjBr9wsbzVaB5bYMkKh514x3piZ6XYE
 -----END PRIVATE KEY-----
 """
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("ws://example", FeedAddress("example", 80, "/", False, "http://example")),
-        ("wss://example", FeedAddress("example", 443, "/", True, "https://example")),
-        ("ws://a:8001/ws?x=1", FeedAddress("a", 8001, "/ws?x=1", False, "http://a:8001")),
-        ("wss://a:80/", FeedAddress("a", 80, "/", True, "https://a:80")),
-        ("ws://[::1]:9/x", FeedAddress("::1", 9, "/x", False, "http://[::1]:9")),
-        ("WS://Example:80", FeedAddress("example", 80, "/", False, "http://example")),
-        ("ws://a?channels=x", FeedAddress("a", 80, "/?channels=x", False, "http://a")),
-    ],
-)
-def test_a_url_is_read_into_parts(url, expected):
-    """The REST service is expected at the same host and port."""
-    assert parse_url(url) == expected
-
-
-@pytest.mark.parametrize("url", ["ws://a", "wss://a:8443/ws", "ws://[::1]:9/x"])
-def test_an_address_names_its_url_again(url):
-    """The log shows the URL as the operator wrote it."""
-    assert parse_url(url + ("/" if url.count("/") == 2 else "")).url.rstrip("/") == url
-
-
-def test_an_address_sends_its_secrets_and_shows_none():
-    """The URL's password is a header of the handshake; printing the address is harmless."""
-    address = parse_url("wss://reader:p%2Fw-s3cret@a/ws?token=t0ken-s3cret")
-
-    assert address.host_header == "a"
-    assert address.resource == "/ws?token=t0ken-s3cret"
-    assert address.headers == [(b"Authorization", b"Basic cmVhZGVyOnAvdy1zM2NyZXQ=")]
-    assert address.rest_url == "https://a"
-    assert address.url == "wss://a/ws?***"
-    assert "s3cret" not in repr(address)
-    assert address.secrets.hide("p%2fw-s3cret p/w-s3cret t0ken-s3cret") == "*** *** ***"
-    assert parse_url("ws://a").headers == []
-
-
-@pytest.mark.parametrize(
-    "url", ["http://u:s3cret@a/?t=s3cret", "ws://u:s3/cret@a", "ws://u:s3cret@"]
-)
-def test_a_url_that_is_refused_is_named_without_its_secrets(url):
-    """The message reaches a terminal, and from there a bug report."""
-    with pytest.raises(OperatorError) as caught:
-        parse_url(url)
-    assert "cret" not in str(caught.value)
-
-
-def test_rest_may_be_elsewhere():
-    """Coinbase has its REST service on another host."""
-    assert parse_url(module.COINBASE_URL, module.COINBASE_REST_URL).rest_url == (
-        "https://api.exchange.coinbase.com"
-    )
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["http://a", "ws://", "ws:///x", "ws://a:99999", "ws://a:x", "ws://a:0", "ws://[a", "", "coin"],
-)
-def test_an_invalid_url_is_named(url):
-    """A typing mistake ends with exit status 78, without a traceback."""
-    with pytest.raises(OperatorError, match="is not a feed") as caught:
-        parse_url(url)
-    assert caught.value.exit_status == EXIT_CONFIG
 
 
 @pytest.fixture

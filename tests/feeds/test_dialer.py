@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.feeds.dial import parse_url
+from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.protocol.signing import Credentials
 

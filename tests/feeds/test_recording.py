@@ -1,7 +1,6 @@
 """A recording as the feed: the same bytes at the same pace; its end is no outage."""
 
 import json
-from pathlib import Path
 
 import pytest
 import structlog
@@ -14,7 +13,7 @@ from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedState
 from hedgehogd.fanout.session import Session
-from hedgehogd.feeds.recording import RecordingFeed, find_recording
+from hedgehogd.feeds.recording import RecordingFeed
 from hedgehogd.protocol.commands import parse
 from hedgehogd.protocol.wire import WEBSOCKET
 from hedgehogd.settings.load import Settings
@@ -275,17 +274,6 @@ async def test_the_list_beside_a_recording_has_the_only_products(autojump_clock,
 
     assert catalogue.accepts("BTC-USD")
     assert not catalogue.accepts("OLD-USD")
-
-
-def test_a_recording_is_a_file_or_the_directory_of_one(record, tmp_path):
-    """Operators have either."""
-    folder = record([ticker()])
-
-    assert find_recording(folder) == folder / "feed.jsonl"
-    assert find_recording(folder / "feed.jsonl") == folder / "feed.jsonl"
-    for nothing in (tmp_path / "nowhere", Path("demoo")):
-        with pytest.raises(OperatorError, match="there is no recording"):
-            find_recording(nothing)
 
 
 async def test_log_lines_about_unexpected_messages_are_bounded(autojump_clock, play, record):

@@ -1,12 +1,14 @@
 """Recordings: each message is replayed byte for byte, at a plausible time."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgehogd.protocol.recording import RecordingError, read_recording
+from hedgehogd.domain.errors import OperatorError
+from hedgehogd.protocol.recording import RecordingError, find_recording, read_recording
 from tests.recordings import FULL, PRO, recording
 
 
@@ -118,3 +120,14 @@ def test_the_error_of_a_long_line_quotes_a_part_of_it():
         list(read_recording([b"x" * 1_000_000]))
 
     assert len(str(caught.value)) < 200
+
+
+def test_a_recording_is_a_file_or_the_directory_of_one(tmp_path):
+    """Both are what people have."""
+    (tmp_path / "feed.jsonl").touch()
+
+    assert find_recording(tmp_path) == tmp_path / "feed.jsonl"
+    assert find_recording(tmp_path / "feed.jsonl") == tmp_path / "feed.jsonl"
+    for nothing in (tmp_path / "nowhere", Path("demoo")):
+        with pytest.raises(OperatorError, match="there is no recording"):
+            find_recording(nothing)

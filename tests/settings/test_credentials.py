@@ -7,7 +7,7 @@ import pytest
 
 from hedgehogd.app.daemon import Daemon
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
-from hedgehogd.feeds.dial import parse_url
+from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.settings.credentials import NAMES, check_secrecy, read_credentials
 from hedgehogd.settings.load import Settings
 

@@ -11,8 +11,8 @@ import trio
 from structlog.testing import capture_logs
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.networks import read_networks
 from hedgehogd.protocol.access import Access, CrossOrigins
-from hedgehogd.streaming.address import read_networks
 from hedgehogd.streaming.admission import Addresses
 from tests.streaming.conftest import CONTROL_ANSWER, Served, read_all, read_to, serve
 

@@ -1,0 +1,86 @@
+"""The address of a feed: a WebSocket URL in parts, and the REST service beside it."""
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.domain.secret import (
+    NO_SECRETS,
+    Secrets,
+    basic_authorization,
+    hide_in_url,
+    secrets_of,
+)
+
+
+class FeedAddress(NamedTuple):
+    """A WebSocket URL in parts, and the REST service beside it. Printing it shows no secret.
+
+    Attributes:
+        host: name or address.
+        port: TCP port.
+        resource: path and query, at least ``/``.
+        is_tls: True for ``wss``.
+        rest_url: ``https://host[:port]`` without a path.
+        authorization: the header for the URL's ``user:password@``; empty without one.
+        secrets: what no text that is shown may contain.
+    """
+
+    host: str
+    port: int
+    resource: str
+    is_tls: bool
+    rest_url: str
+    authorization: str = ""
+    secrets: Secrets = NO_SECRETS
+
+    def __repr__(self) -> str:
+        """Return the URL that may be shown."""
+        return f"FeedAddress({self.url!r})"
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that the URL asks for, in the form of trio-websocket."""
+        return [(b"Authorization", self.authorization.encode())] if self.authorization else []
+
+    @property
+    def host_header(self) -> str:
+        """The ``Host`` to ask for: the port only when it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The URL for people: without user, password and query."""
+        return hide_in_url(f"{'wss' if self.is_tls else 'ws'}://{self.host_header}{self.resource}")
+
+
+def parse_url(url: str, rest_url: str = "") -> FeedAddress:
+    """Read a ``ws://`` or ``wss://`` URL; REST is at the same host unless given.
+
+    Raises:
+        OperatorError: another scheme, no host, or a port that is none.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0 or parts.scheme not in {"ws", "wss"} or not parts.hostname:
+        raise OperatorError(
+            f"{hide_in_url(url)!r} is not a feed.\n  Expected ws://HOST[:PORT][/PATH] or wss://…",
+            EXIT_CONFIG,
+        )
+    is_tls = parts.scheme == "wss"
+    resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    address = FeedAddress(
+        parts.hostname,
+        port or (443 if is_tls else 80),
+        resource,
+        is_tls,
+        "",
+        basic_authorization(parts),
+        secrets_of(parts),
+    )
+    scheme = "https" if is_tls else "http"
+    return address._replace(rest_url=rest_url or f"{scheme}://{address.host_header}")

@@ -1,0 +1,15 @@
+"""IP networks: the addresses of proxies that the operator trusts."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+Network = IPv4Network | IPv6Network
+
+
+def read_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Return what ``texts``, such as ``127.0.0.1`` or ``10.0.0.0/8``, stand for.
+
+    Raises:
+        ValueError: one is no address and no network.
+    """
+    return tuple(ip_network(text, strict=False) for text in texts)

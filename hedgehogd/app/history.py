@@ -23,29 +23,14 @@ from hedgehogd.history.reader import Reader
 from hedgehogd.history.recorder import CHANNELS, PAIRS, Recorder, Retention
 from hedgehogd.history.schema import DIRECTORY_MODE, StoreError
 from hedgehogd.history.stored import StoredPast
+from hedgehogd.settings.keys import AUTO
 from hedgehogd.settings.load import Settings
 
 log = structlog.get_logger("history")
 
 KeepTrades = Callable[[str, Sequence[Mapping[str, Any]]], None]
-AUTO, NOWHERE = "auto", "none"
 _NAMES_LOOKS = 10
 _NAMES_LOOK_S = 0.1
-
-
-def history_directory(settings: Settings, environment: Mapping[str, str]) -> Path | None:
-    """Return the directory of the store.
-
-    The setting takes precedence over the state directory that systemd names. None means no
-    directory is known: no history, or a temporary one in a demo.
-    """
-    where = settings.history_where
-    if where == NOWHERE:
-        return None
-    if where != AUTO:
-        return Path(where)
-    state = environment.get("STATE_DIRECTORY", "").partition(":")[0]
-    return Path(state) if state else None
 
 
 class History(NamedTuple):
@@ -79,7 +64,7 @@ async def open_history(settings: Settings) -> AsyncIterator[History | None]:
         OperatorError: other instances record other pairs or channels here.
     """
     recorded = frozenset(held_topics(settings))
-    directory = history_directory(settings, os.environ)
+    directory = settings.history_directory(os.environ)
     is_demo = settings.feed_where == "demo" and settings.history_where == AUTO
     if not recorded or (directory is None and not is_demo):
         yield None

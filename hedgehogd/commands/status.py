@@ -6,8 +6,7 @@ from typing import TextIO
 import httpx
 import msgspec
 
-from hedgehogd.web import health, instances
-from hedgehogd.web.instances import Row
+from hedgehogd.web.instance_status import HEALTH_PATH, INSTANCES_PATH, Health, Row, Rows
 
 EXIT_NOT_READY = 1
 _ANSWER_S = 5.0
@@ -53,11 +52,11 @@ def _ask(where: str) -> tuple[bool, list[Row]]:
     """
     with httpx.Client(base_url=where, timeout=_ANSWER_S, trust_env=False) as client:
         ready = client.get("/readyz")
-        answer = client.get(instances.PATH)
+        answer = client.get(INSTANCES_PATH)
         if answer.status_code != httpx.codes.NOT_FOUND:
-            rows = msgspec.json.decode(answer.content, type=instances.Rows).instances
+            rows = msgspec.json.decode(answer.content, type=Rows).instances
             return ready.is_success, rows
-        own = msgspec.json.decode(client.get(health.PATH).content, type=health.Health)
+        own = msgspec.json.decode(client.get(HEALTH_PATH).content, type=Health)
     reason = msgspec.json.decode(ready.content, type=_Ready).reason
     row = Row(own.instance, own.state, own.ready, reason, feed_age_s=own.feed_age_s)
     return ready.is_success, [row]

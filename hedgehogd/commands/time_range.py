@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hedgehogd.app.history import NOWHERE, history_directory
 from hedgehogd.commands.arguments import checked
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
 from hedgehogd.domain.position import BadPosition, read_moment
+from hedgehogd.settings.keys import NONE
 from hedgehogd.settings.load import load
 
 STATE_DIRECTORY = Path("/var/lib/hedgehogd")
@@ -66,10 +66,10 @@ def directory_of(flag: str | None, file: Path | None) -> Path:
     """
     flags = {} if flag is None else {"history.where": flag}
     settings = load(flags, os.environ, file).settings
-    if settings.history_where == NOWHERE:
+    if settings.history_where == NONE:
         raise OperatorError(
             "no history is kept here\n  Expected --history DIR, the directory that --history of"
             " a hedgehogd named.",
             EXIT_USAGE if flags else EXIT_CONFIG,
         )
-    return history_directory(settings, os.environ) or STATE_DIRECTORY
+    return settings.history_directory(os.environ) or STATE_DIRECTORY

@@ -98,6 +98,19 @@ class Settings:
         address = self.operator_address
         return None if address is None else _local_place(*address)
 
+    def history_directory(self, environment: Mapping[str, str]) -> Path | None:
+        """Return where history is kept; None for nowhere, and for a place of its own (demo).
+
+        What was set wins; then the state directory that systemd names.
+        """
+        where = self.history_where
+        if where == NONE:
+            return None
+        if where != AUTO:
+            return Path(where)
+        state = environment.get("STATE_DIRECTORY", "").partition(":")[0]
+        return Path(state) if state else None
+
 
 class Configuration(NamedTuple):
     """Settings, and where each of them came from.

@@ -4,42 +4,16 @@
 reason. Metrics, lines and instances are served to operators only.
 """
 
-import msgspec
 import trio
 from quart import Response
 from quart_trio import QuartTrio
 
 from hedgehogd.engine.health import HistoryState
 from hedgehogd.fanout.instance import Instance
+from hedgehogd.web.instance_status import HEALTH_PATH, Health
 from hedgehogd.web.responses import json_response
 
-PATH = "/api/v1/health"
-
 _ROLES = {HistoryState.WRITING: "writer", HistoryState.READING: "reader"}
-
-
-class Health(msgspec.Struct):
-    """The answer of ``GET /api/v1/health``.
-
-    Attributes:
-        instance: the instance's number.
-        state: the state of its feed, or ``draining``.
-        ready: whether new streams may be sent to it.
-        role: ``writer`` records history, ``reader`` reads the history that another instance
-            records, ``none`` has no history.
-        feed_age_s: seconds since the feed last received bytes; None before the first.
-        loop_lag_s: latest measured delay of the event loop, in seconds.
-        history_age_s: seconds since the time up to which the writer has recorded history; None
-            for instances that do not write.
-    """
-
-    instance: int
-    state: str
-    ready: bool
-    role: str
-    feed_age_s: float | None
-    loop_lag_s: float
-    history_age_s: float | None
 
 
 def add_health(app: QuartTrio, instance: Instance) -> None:
@@ -55,7 +29,7 @@ def add_health(app: QuartTrio, instance: Instance) -> None:
         ready, reason = instance.readiness()
         return json_response({"ready": ready, "reason": reason}, 200 if ready else 503)
 
-    @app.get(PATH)
+    @app.get(HEALTH_PATH)
     async def health() -> Response:
         return json_response(_health_of(instance))
 

@@ -9,46 +9,15 @@ from hedgehogd import __version__
 from hedgehogd.domain import limits
 from hedgehogd.fanout.instance import Instance
 from hedgehogd.relay.peers import PeerGone, Peers, PeerSilent
+from hedgehogd.web.instance_status import INSTANCES_PATH, Row, Rows
 from hedgehogd.web.responses import json_response
-
-PATH = "/api/v1/instances"
-
-
-class Row(msgspec.Struct):
-    """The state of one instance.
-
-    Attributes:
-        instance: its number.
-        state: the state of its feed, or ``draining``, ``gone`` (not running), ``silent`` (no
-            answer in time), ``odd`` (its answer cannot be parsed).
-        ready: whether new streams may be sent to it.
-        reason: the reason of ``state``, for people.
-        version: its version of hedgehogd; None when it does not answer.
-        subscribers: its number of open streams; None when it does not answer.
-        feed_age_s: seconds since its feed last received bytes; None when it has received none or
-            does not answer.
-    """
-
-    instance: int
-    state: str
-    ready: bool
-    reason: str
-    version: str | None = None
-    subscribers: int | None = None
-    feed_age_s: float | None = None
-
-
-class Rows(msgspec.Struct):
-    """The answer of the route."""
-
-    instances: list[Row]
 
 
 def add_instances(app: QuartTrio, instance: Instance, peers: Peers | None) -> None:
     """Add the route to ``app``; without ``peers`` it reports ``instance`` alone."""
     peer_rows = _PeerRows(peers)
 
-    @app.get(PATH)
+    @app.get(INSTANCES_PATH)
     async def instances() -> Response:
         rows = [_own_row(instance), *await peer_rows.rows()]
         return json_response({"instances": sorted(rows, key=lambda row: row.instance)})
@@ -104,7 +73,7 @@ class _PeerRows:
 
 async def _row_of(peers: Peers, number: int) -> Row:
     try:
-        answer = await peers.ask(number, "GET", PATH)
+        answer = await peers.ask(number, "GET", INSTANCES_PATH)
         return msgspec.json.decode(answer.body, type=Rows).instances[0]
     except PeerGone as gone:
         return Row(number, "gone", ready=False, reason=str(gone))

@@ -3,13 +3,12 @@
 import os
 import stat
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
 
 from hedgehogd.app.daemon import make_instance, wall_us
-from hedgehogd.app.history import history_directory, names_of, open_history, recording
+from hedgehogd.app.history import names_of, open_history, recording
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.engine.delivery import Delivery
@@ -21,23 +20,6 @@ from hedgehogd.settings.load import Settings
 from tests.fakes import make_message
 
 BTC = ("BTC-USD",)
-
-
-@pytest.mark.parametrize(
-    ("where", "state", "expected"),
-    [
-        ("none", "/var/lib/hedgehogd", None),
-        ("/mnt/h", "/var/lib/hedgehogd", Path("/mnt/h")),
-        ("auto", "/var/lib/hedgehogd", Path("/var/lib/hedgehogd")),
-        ("auto", "/var/lib/a:/var/lib/b", Path("/var/lib/a")),
-        ("auto", None, None),
-    ],
-)
-def test_the_setting_precedes_the_directory_of_systemd(where, state, expected):
-    """Under systemd history is recorded by default; on a laptop only on request."""
-    environment = {} if state is None else {"STATE_DIRECTORY": state}
-
-    assert expected == history_directory(Settings(history_where=where), environment)
 
 
 @asynccontextmanager

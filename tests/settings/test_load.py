@@ -339,3 +339,20 @@ def test_nothing_alike_gets_no_hint():
 def test_the_operator_listener_follows_the_number_or_is_named(flags, address):
     """A port that an operator chose says nothing about a second port that is free."""
     assert load(flags, {}, None).settings.operator_address == address
+
+
+@pytest.mark.parametrize(
+    ("where", "state", "expected"),
+    [
+        ("none", "/var/lib/hedgehogd", None),
+        ("/mnt/h", "/var/lib/hedgehogd", Path("/mnt/h")),
+        ("auto", "/var/lib/hedgehogd", Path("/var/lib/hedgehogd")),
+        ("auto", "/var/lib/a:/var/lib/b", Path("/var/lib/a")),
+        ("auto", None, None),
+    ],
+)
+def test_what_was_set_wins_then_systemd_says_where(where, state, expected):
+    """Under systemd it is kept without being asked for; on a laptop only when asked for."""
+    environment = {} if state is None else {"STATE_DIRECTORY": state}
+
+    assert expected == Settings(history_where=where).history_directory(environment)

@@ -5,14 +5,14 @@ import trio
 
 from hedgehogd.engine.health import FeedState, HistoryState
 from hedgehogd.web.app import make_app
-from hedgehogd.web.health import PATH
+from hedgehogd.web.instance_status import HEALTH_PATH
 from tests.web.answers import body
 
 
 async def test_it_has_state_role_and_ages_but_no_address(autojump_clock, instance):
     """The reason of a lost feed may contain a host name; only ``/readyz`` states it."""
     client = make_app(instance).test_client()
-    assert await body(await client.get(PATH)) == {
+    assert await body(await client.get(HEALTH_PATH)) == {
         "instance": 1,
         "state": "idle",
         "ready": True,
@@ -25,7 +25,7 @@ async def test_it_has_state_role_and_ages_but_no_address(autojump_clock, instanc
     instance.health.heard_at = trio.current_time()
     instance.loop_lag_s = 0.25
     await trio.sleep(2)
-    found = await body(await client.get(PATH))
+    found = await body(await client.get(HEALTH_PATH))
 
     assert (found["state"], found["ready"], found["loop_lag_s"]) == ("stale", False, 0.25)
     assert found["feed_age_s"] == pytest.approx(2)
@@ -35,7 +35,7 @@ async def test_it_has_state_role_and_ages_but_no_address(autojump_clock, instanc
 async def test_a_draining_instance_has_the_state_draining(instance):
     """Its feed may still be live."""
     instance.is_draining = True
-    found = await body(await make_app(instance).test_client().get(PATH))
+    found = await body(await make_app(instance).test_client().get(HEALTH_PATH))
 
     assert (found["state"], found["ready"]) == ("draining", False)
 
@@ -53,9 +53,9 @@ async def test_the_role_follows_the_state_of_history(instance, state, role):
     """Only a writer knows the age of history, and only after its first write."""
     client = make_app(instance).test_client()
     instance.history.become(state)
-    assert (await body(await client.get(PATH)))["history_age_s"] is None
+    assert (await body(await client.get(HEALTH_PATH)))["history_age_s"] is None
     instance.history.written_us = instance.pipe.wall_us() - 5_000_000
-    found = await body(await client.get(PATH))
+    found = await body(await client.get(HEALTH_PATH))
 
     assert found["role"] == role
     expected = pytest.approx(5, abs=2) if role == "writer" else None

@@ -9,7 +9,7 @@ from hedgehogd.domain import limits
 from hedgehogd.engine.health import FeedState
 from hedgehogd.relay.peers import Answer, PeerGone, PeerSilent
 from hedgehogd.web.app import make_app
-from hedgehogd.web.instances import PATH, Row, Rows
+from hedgehogd.web.instance_status import INSTANCES_PATH, Row, Rows
 from tests.web.answers import body
 
 
@@ -26,7 +26,7 @@ class FakePeers:
         return list(self.answers)
 
     async def ask(self, number, method, target):
-        assert (method, target) == ("GET", PATH)
+        assert (method, target) == ("GET", INSTANCES_PATH)
         self.asked.append(number)
         await trio.sleep(0.1)
         answer = self.answers[number]
@@ -48,9 +48,9 @@ async def test_an_instance_without_peers_reports_itself(autojump_clock, instance
         "instance": 1, "state": "stale", "ready": False, "reason": "stale: closed: 1006",
         "version": __version__, "subscribers": 1, "feed_age_s": 3.0,
     }  # fmt: skip
-    assert await body(await client.get(PATH)) == {"instances": [row]}
+    assert await body(await client.get(INSTANCES_PATH)) == {"instances": [row]}
     instance.is_draining = True
-    (row,) = (await body(await client.get(PATH)))["instances"]
+    (row,) = (await body(await client.get(INSTANCES_PATH)))["instances"]
 
     assert (row["state"], row["ready"], row["reason"]) == ("draining", False, "draining")
 
@@ -68,7 +68,7 @@ async def test_all_peers_are_asked_concurrently_and_each_has_a_row(autojump_cloc
     )
     client = make_app(instance, peers=peers, serves_operators=True).test_client()
     begin = trio.current_time()
-    rows = (await body(await client.get(PATH)))["instances"]
+    rows = (await body(await client.get(INSTANCES_PATH)))["instances"]
 
     assert trio.current_time() - begin == pytest.approx(0.1)
     assert [row["instance"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -87,9 +87,9 @@ async def test_many_requests_cause_one_request_per_peer(autojump_clock, instance
     client = make_app(instance, peers=peers, serves_operators=True).test_client()
     async with trio.open_nursery() as nursery:
         for _ in range(20):
-            nursery.start_soon(client.get, PATH)
+            nursery.start_soon(client.get, INSTANCES_PATH)
     assert peers.asked == [2]
 
     await trio.sleep(limits.INSTANCES_KEEP_S)
-    await client.get(PATH)
+    await client.get(INSTANCES_PATH)
     assert peers.asked == [2, 2]

@@ -25,7 +25,7 @@ from hedgehogd.commands.export import run_export
 from hedgehogd.commands.haproxy import Cluster, clash_of, haproxy_config
 from hedgehogd.commands.replay import run_replay
 from hedgehogd.commands.status import status
-from hedgehogd.commands.tail import Tail, tail
+from hedgehogd.commands.stream_printer import Tail, tail
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import (
     EXIT_BUG,

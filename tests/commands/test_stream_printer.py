@@ -12,8 +12,8 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, serve_websocket
 
-from hedgehogd.commands import tail as module
-from hedgehogd.commands.tail import Counts, Tail, human, tail
+from hedgehogd.commands import stream_printer as module
+from hedgehogd.commands.stream_printer import Counts, Tail, human, tail
 from hedgehogd.domain import limits
 
 # trio-websocket does not close the socket of a connection that its peer has closed first.

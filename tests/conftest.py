@@ -10,6 +10,8 @@ import pytest
 
 from hedgehogd import cli
 from hedgehogd.cli import run
+from hedgehogd.commands import serve as serve_command
+from hedgehogd.commands import simulate as simulate_command
 from hedgehogd.settings import load as config
 
 # No deadlines: the duration of an example depends on the machine more than on the code.
@@ -46,7 +48,8 @@ def clean(monkeypatch, tmp_path):
         if name.startswith("HEDGEHOGD_"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "none.toml")
-    monkeypatch.setattr(cli, "configure_logs", lambda *arguments: None)
+    for module in (cli, serve_command, simulate_command):
+        monkeypatch.setattr(module, "configure_logs", lambda *arguments: None)
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import trio
 
 from hedgehogd import cli
 from hedgehogd.app import upstream
-from hedgehogd.app.replay_server import Replay
 from hedgehogd.cli import main
-from hedgehogd.commands import replay as replay_command
-from hedgehogd.commands.arguments import serve_parser
+from hedgehogd.commands import serve as serve_command
+from hedgehogd.commands import status as status_command
+from hedgehogd.commands import tail as tail_command
+from hedgehogd.commands.serve import serve_parser
 from hedgehogd.domain.errors import FeedError, OperatorError
 from hedgehogd.settings.keys import KEYS
 from hedgehogd.settings.load import load
-from hedgehogd.simulator import Address, Simulation
-from hedgehogd.simulator.faults import KINDS
+from hedgehogd.simulator import Address
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -34,7 +34,7 @@ def serve(monkeypatch):
             if error is not None:
                 raise error
 
-        monkeypatch.setattr(cli, "serve", serve)
+        monkeypatch.setattr(serve_command, "serve", serve)
         return served
 
     return end_with
@@ -86,7 +86,8 @@ def test_a_bug_is_70_and_goes_to_the_log(serve, said, monkeypatch, error, config
 
     monkeypatch.setattr(cli.structlog, "get_logger", lambda name: Log())
     serve(error)
-    monkeypatch.setattr(cli, "configure_logs", lambda *arguments: set_up.append(arguments))
+    for module in (cli, serve_command):
+        monkeypatch.setattr(module, "configure_logs", lambda *arguments: set_up.append(arguments))
 
     assert said()[0] == 70
     assert logged == [error]
@@ -105,66 +106,7 @@ def test_main_exits_with_the_status(serve, monkeypatch):
     assert caught.value.code == 64
 
 
-# Wrong arguments
-
-
-@pytest.mark.parametrize("check", [[], ["--check"]])
-@pytest.mark.parametrize(
-    ("where", "expected_text"),
-    [
-        ("nowhere", "nowhere: there is no recording."),
-        ("demoo", "Did you mean 'demo'?"),
-        ("nowhere", "Other feeds are coinbase, sandbox, demo and ws:// or wss:// URLs."),
-        ("http://a", "'http://a' is not a feed."),
-        ("ws://a:99999", "'ws://a:99999' is not a feed."),
-    ],
-)
-def test_an_invalid_feed_is_refused(said, monkeypatch, check, where, expected_text):
-    """``--check`` finds the errors of a start; the status follows from the origin of the value."""
-    monkeypatch.setenv("HEDGEHOGD_FEED_WHERE", where)
-    for argv, expected in ((["--feed", where], 64), ([], 78)):
-        status, out, err = said(*argv, *check)
-
-        assert (status, out) == (expected, "")
-        assert expected_text in err
-
-
-@pytest.mark.parametrize("where", ["coinbase", "sandbox", "demo", "ws://a/ws", "wss://a:1"])
-def test_a_sound_configuration_is_reported_as_such(said, where):
-    """The check does not contact the feed."""
-    assert said("--feed", where, "--check") == (0, "the configuration is sound\n", "")
-
-
-def test_an_existing_recording_is_sound(said, tmp_path):
-    """A file, or the directory that contains one."""
-    (tmp_path / "feed.jsonl").touch()
-
-    assert said("--feed", str(tmp_path), "--check")[0] == 0
-
-
-def test_a_bad_file_is_78(said, tmp_path):
-    """The error names the file."""
-    assert said("--config", str(tmp_path / "x.toml"), "--check")[0] == 78
-
-
-# config
-
-
-def test_config_shows_every_value_and_its_origin(said, monkeypatch, tmp_path):
-    """So an operator can explain a setting."""
-    file = tmp_path / "x.toml"
-    file.write_text("[drain]\nspread_s = 2.5\n")
-    monkeypatch.setenv("HEDGEHOGD_INSTANCE", "7")
-    status, out, _ = said("config", "--config", str(file), "--pairs", "btc-usd", "--only-pairs")
-    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
-
-    assert status == 0
-    assert rows.keys() == {key.name for key in KEYS} - {"x"}
-    assert rows["drain.spread_s"] == ["2.5", f"file {file}"]
-    assert rows["instance"] == ["7", "environment HEDGEHOGD_INSTANCE"]
-    assert rows["serve.port"] == ["8007", "default"]
-    assert rows["feed.pairs"] == ["BTC-USD", "flag --pairs"]
-    assert rows["feed.only_pairs"] == ["true", "flag --only-pairs"]
+# Secrets
 
 
 @pytest.mark.parametrize(
@@ -197,89 +139,7 @@ def test_no_message_of_the_command_line_shows_a_secret(said, argv):
     assert "cret" not in out + err
 
 
-@pytest.mark.parametrize("value", ['["wss://u:s3cret@a"]', "{x = 'wss://u:s3cret@a/?t=s3cret'}"])
-def test_a_wrong_value_in_the_file_is_named_without_its_secrets(said, tmp_path, value):
-    """The error still names the key and the expected form."""
-    file = tmp_path / "x.toml"
-    file.write_text(f"[feed]\nwhere = {value}\n")
-    status, _, err = said("--config", str(file), "--check")
-
-    assert status == 78
-    assert "feed.where" in err
-    assert "cret" not in err
-
-
-# simulate and tail
-
-
-def test_simulate_passes_on_its_flags(said, monkeypatch, tmp_path):
-    """Flags are the simulator's only configuration."""
-    seen = []
-
-    async def serve_exchange(simulation, *, task_status):
-        seen.append(simulation)
-        task_status.started(cli_address)
-
-    class cli_address:  # noqa: N801  # the address of a started exchange
-        url, rest_url, seed = "ws://x", "http://x", 1
-
-    monkeypatch.setattr(cli, "serve_exchange", serve_exchange)
-    argv = ["--port", "0", "--bind", "::1", "--seed", "5", "--pairs", "a-b,c-d"]
-    argv += ["--rate", "2", "--speed", "3", "--require-auth"]
-    argv += ["--fault", "sequence_gap", "--fault", "reset:30"]
-    status, _, _ = said("simulate", *argv, "--recording", str(tmp_path))
-
-    assert status == 0
-    (simulation,) = seen
-    assert (simulation.host, simulation.port, simulation.seed) == ("::1", 0, 5)
-    assert simulation.pairs == ("A-B", "C-D")
-    assert (simulation.rate, simulation.speed, simulation.recording) == (2.0, 3.0, tmp_path)
-    assert (simulation.require_auth, simulation.control) == (True, True)
-    assert simulation.faults == ("sequence_gap", "reset:30")
-
-
-def test_simulate_lists_its_faults(said):
-    """With their parameters, and the request that fires one."""
-    status, out, err = said("simulate", "--fault", "help")
-
-    assert (status, err) == (0, "")
-    for name in KINDS:
-        assert f"\n  {name}" in out
-    assert "POST /faults/NAME" in out
-
-
-def test_the_demo_of_a_daemon_has_no_faults():
-    """No client can arm faults in a daemon's demo feed."""
-    simulation = Simulation()
-
-    assert (simulation.faults, simulation.control, simulation.require_auth) == ((), False, False)
-
-
-@pytest.mark.parametrize(
-    ("argv", "url", "pairs", "form"),
-    [
-        ("btc-usd", "ws://127.0.0.1:8001/ws-feed", ("BTC-USD",), "raw"),
-        ("BTC-USD --port 9 --pairs a-b", "ws://127.0.0.1:9/ws-feed", ("BTC-USD", "A-B"), "raw"),
-        ("ws://a/ws --pairs A-B --format human", "ws://a/ws", ("A-B",), "human"),
-        ("wss://a", "wss://a", (), "raw"),
-    ],
-)  # fmt: skip
-def test_tail_reads_a_pair_of_the_local_daemon_or_any_url(
-    said, monkeypatch, argv, url, pairs, form
-):
-    """``hedgehogd tail BTC-USD`` works without further flags."""
-    seen = []
-
-    async def tail(request):
-        await trio.lowlevel.checkpoint()
-        seen.append(request)
-        return 69
-
-    monkeypatch.setattr(cli, "tail", tail)
-    assert said("tail", *argv.split())[0] == 69
-    (request,) = seen
-    assert (request.url, request.pairs, request.form) == (url, pairs, form)
-    assert request.channels == ("ticker", "matches")
+# The configuration is the same for every command
 
 
 @pytest.mark.parametrize(
@@ -315,8 +175,10 @@ def test_status_and_tail_find_the_daemon_that_serve_would_start(
         read.append(request.url)
         return 0
 
-    monkeypatch.setattr(cli, "status", lambda places, out: asked.append(tuple(places)) or 0)
-    monkeypatch.setattr(cli, "tail", tail)
+    monkeypatch.setattr(
+        status_command, "status", lambda places, out: asked.append(tuple(places)) or 0
+    )
+    monkeypatch.setattr(tail_command, "tail", tail)
     served, arguments = serve(), (*argv.split(), "--config", str(path))
     assert [said(*words)[0] for words in (arguments, ("status", *arguments))] == [0, 0]
     assert said("tail", "BTC-USD", *arguments)[0] == 0
@@ -365,27 +227,7 @@ async def test_the_demo_can_run_without_modify_order(monkeypatch, argv, variable
     assert [simulation.modifies for simulation in simulations] == [modifies]
 
 
-def test_replay_passes_on_its_arguments(said, monkeypatch, tmp_path):
-    """Its flags, and the history directory of the configuration."""
-    seen = []
-
-    async def replay(replayed):
-        await trio.lowlevel.checkpoint()
-        seen.append(replayed)
-
-    monkeypatch.setattr(replay_command, "replay", replay)
-    monkeypatch.setattr(replay_command, "configure_logs", lambda *arguments: None)
-    argv = ["--since", "2026-01-31T12:00:00Z", "--until", "2026-01-31T13:00:00Z", "--port", "9"]
-    argv += ["--speed", "10", "--pairs", "a-b,c-d", "--channels", "ticker", "--bind", "::1"]
-
-    assert said("replay", *argv, "--history", str(tmp_path)) == (0, "", "")
-    noon = 1_769_860_800_000_000
-    assert seen == [
-        Replay(tmp_path, noon, noon + 3_600_000_000, ("A-B", "C-D"), ("ticker",), 10.0, "::1", 9)
-    ]
-
-
-# The installed module, once
+# The real thing, once
 
 
 def test_python_m_hedgehogd_is_the_same():

@@ -52,7 +52,7 @@ def _format_of(file: str) -> str:
     return form
 
 
-def run_export(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Export a stretch of history."""
     arguments = export_parser(time.time_ns() // 1000).parse_args(joined(argv))
     pair = arguments.pair.upper()

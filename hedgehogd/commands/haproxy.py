@@ -4,11 +4,14 @@ An operator reads the result, so most reasons stand in its comments (``haproxy_t
 are the figures, and what follows from the daemon's own limits. No I/O.
 """
 
+import argparse
 import re
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from string import Template
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from hedgehogd.commands.arguments import Parser, checked, new_parser
 from hedgehogd.commands.haproxy_text import (
     BACKENDS,
     DEBIAN,
@@ -21,7 +24,14 @@ from hedgehogd.commands.haproxy_text import (
     UNPRIVILEGED,
 )
 from hedgehogd.domain import limits
-from hedgehogd.settings.keys import FIRST_OPERATOR_PORT, FIRST_PORT, INSTANCE_MAX
+from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
+from hedgehogd.settings.keys import (
+    FIRST_OPERATOR_PORT,
+    FIRST_PORT,
+    INSTANCE_MAX,
+    PORT_MAX,
+    whole_number,
+)
 
 STATISTICS_CONNECTIONS_MAX = 100
 _SPARE_FILES = 200  # listeners, checks, logs
@@ -234,3 +244,52 @@ def _bind_lines(cluster: Cluster) -> list[str]:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port} v6only" if ":" in host else f"{host}:{port}"
+
+
+def haproxy_parser() -> Parser:
+    """Return the parser of ``haproxy-config``; what it finds are fields of ``Cluster``."""
+    parser = new_parser(
+        "haproxy-config",
+        "Print the configuration of HAProxy before the instances of this machine, for\n"
+        "example to /etc/haproxy/haproxy.cfg.",
+    )
+    default = Cluster()
+    port = checked(whole_number(1, PORT_MAX))
+    count = checked(whole_number(1, 10_000_000))
+
+    def add(flag: str, read: Callable[[str], Any], metavar: str, says: str) -> None:
+        parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=says)
+
+    add("--instances", checked(instance_numbers), "SET",
+        "their numbers; instance N listens on 127.0.0.1, port 8000+N; 1,3,5-7 for "
+        "example; default 1-4")  # fmt: skip
+    add("--bind", checked(addresses), "A,B",
+        "public addresses; default *, which is every IPv4 one")  # fmt: skip
+    add("--port", port, "PORT", "public port for HTTP; default 80")
+    add("--https-port", port, "PORT", "public port for HTTPS; default 443")
+    add("--certificate", checked(word), "FILE",
+        "PEM file of certificate, chain and key; HTTPS is served with it only")  # fmt: skip
+    add("--statistics-port", port, "PORT", "for statistics and Prometheus; default 8404")
+    add("--connections-max", count, "N",
+        "open public connections; default what the instances can hold")  # fmt: skip
+    add("--address-connections-max", count, "N",
+        "of one address at once, and of new ones in 10 s; default "
+        f"{default.address_connections_max}")  # fmt: skip
+    add("--address-requests-max", count, "N",
+        f"of one address in 10 s; default {default.address_requests_max}")  # fmt: skip
+    add("--trusted-proxies", checked(networks), "A,B",
+        "addresses or networks of proxies in front, whose X-Forwarded-For names the client; "
+        f"default {','.join(default.trusted_proxies)}")  # fmt: skip
+    parser.add_argument("--unprivileged", action="store_true",
+        help="for HAProxy run by an ordinary user or in a container: it keeps its user "
+        "and logs to standard output")  # fmt: skip
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the configuration of HAProxy."""
+    cluster = Cluster(**vars(haproxy_parser().parse_args(argv)))
+    if clash := clash_of(cluster):
+        raise OperatorError(clash, EXIT_USAGE)
+    print(haproxy_config(cluster), end="")
+    return 0

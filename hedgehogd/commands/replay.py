@@ -46,7 +46,7 @@ def replay_parser(now_us: int) -> Parser:
     return parser
 
 
-def run_replay(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Serve a stretch of history until a signal."""
     arguments = replay_parser(time.time_ns() // 1000).parse_args(joined(argv))
     if arguments.since >= arguments.until:

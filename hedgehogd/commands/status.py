@@ -1,16 +1,39 @@
 """``hedgehogd status``: how the instances of this machine are, for people and health checks."""
 
+import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 import httpx
 import msgspec
 
+from hedgehogd.commands.arguments import Parser, add_where, configuration_of, new_parser
 from hedgehogd.web.instance_status import HEALTH_PATH, INSTANCES_PATH, Health, Row, Rows
 
 EXIT_NOT_READY = 1
 _ANSWER_S = 5.0
 _TITLES = ("instance", "state", "subscribers", "feed heard", "version", "")
+
+
+def status_parser() -> Parser:
+    """Return the parser of ``status``."""
+    parser = new_parser(
+        "status",
+        "Show how the instances of this machine are. Exits with 0 when the one that was asked\n"
+        "takes new subscribers, with 1 when it does not. The operator listener is asked; a\n"
+        "stream port shows its own instance alone.",
+    )
+    add_where(parser, "the port to ask, and no other")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Show how the instances are."""
+    arguments = status_parser().parse_args(argv)
+    settings = configuration_of(arguments).settings
+    operator = None if arguments.serve_port else settings.operator_place
+    places = (operator, settings.stream_place) if operator else (settings.stream_place,)
+    return status(places, sys.stdout)
 
 
 def status(places: Sequence[str], out: TextIO) -> int:

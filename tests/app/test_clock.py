@@ -6,9 +6,9 @@ import sys
 import pytest
 import trio
 
-from hedgehogd import cli
 from hedgehogd.app.clock import AwakeClock
 from hedgehogd.commands import replay as replay_command
+from hedgehogd.commands import serve as serve_command
 from hedgehogd.domain.limits import (
     BACKLOG_AGE_MAX_S,
     HEAD_TIMEOUT_S,
@@ -141,16 +141,16 @@ def test_a_pause_makes_no_subscriber_slow(steady, clock):
 
 
 @pytest.mark.parametrize(
-    ("module", "run", "argv"),
-    [(cli, cli.run_serve, ["--feed", "demo"]), (replay_command, replay_command.run_replay, None)],
+    ("module", "argv"),
+    [(serve_command, ["--feed", "demo"]), (replay_command, None)],
 )
-def test_the_daemon_and_a_replay_run_on_this_clock(monkeypatch, tmp_path, module, run, argv):
+def test_the_daemon_and_a_replay_run_on_this_clock(monkeypatch, tmp_path, module, argv):
     """Trio's own clock includes pauses."""
     clocks, turns = [], []
     monkeypatch.setattr(sys, "setswitchinterval", turns.append)
     monkeypatch.setattr(module, "configure_logs", lambda *_: None)
     monkeypatch.setattr(module.trio, "run", lambda *_, clock: clocks.append(clock))
-    run(argv or ["--history", str(tmp_path), "--since", "-5m", "--port", "1"])
+    module.run(argv or ["--history", str(tmp_path), "--since", "-5m", "--port", "1"])
 
     assert [AwakeClock] == [type(clock) for clock in clocks]
-    assert turns == ([THREAD_TURN_S] if module is cli else [])
+    assert turns == ([THREAD_TURN_S] if module is serve_command else [])

@@ -5,7 +5,7 @@ import time
 import pytest
 import trio
 
-from hedgehogd.app.replay_server import Stretch
+from hedgehogd.app.replay_server import Replay, Stretch
 from hedgehogd.commands import replay as replay_command
 from hedgehogd.domain.channel import Topic
 from hedgehogd.history.writer import Entry, Writer
@@ -88,3 +88,23 @@ def test_without_until_a_replay_has_what_a_clock_that_was_ahead_dated(asked, tmp
     stretch.close()
 
     assert found == [0, 1, 2]
+
+
+def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):
+    """Its flags, and of the configuration where history is."""
+    seen = []
+
+    async def replay(wish):
+        await trio.lowlevel.checkpoint()
+        seen.append(wish)
+
+    monkeypatch.setattr(replay_command, "replay", replay)
+    monkeypatch.setattr(replay_command, "configure_logs", lambda *arguments: None)
+    argv = ["--since", "2026-01-31T12:00:00Z", "--until", "2026-01-31T13:00:00Z", "--port", "9"]
+    argv += ["--speed", "10", "--pairs", "a-b,c-d", "--channels", "ticker", "--bind", "::1"]
+
+    assert said("replay", *argv, "--history", str(tmp_path)) == (0, "", "")
+    noon = 1_769_860_800_000_000
+    assert seen == [
+        Replay(tmp_path, noon, noon + 3_600_000_000, ("A-B", "C-D"), ("ticker",), 10.0, "::1", 9)
+    ]

@@ -20,7 +20,7 @@ import pytest
 import structlog
 import trio
 
-from hedgehogd.cli import _status_of, run_config
+from hedgehogd.cli import _status_of, run
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.secret import NO_SECRETS
 from hedgehogd.logs import setup as logs
@@ -194,7 +194,7 @@ async def test_no_text_shows_a_secret_for_any_answer_of_the_exchange(
         nursery.cancel_scope.cancel()
     if error is not None:
         _status_of(error)
-    run_config(["--feed", url])
+    run(["config", "--feed", url])
     out, _ = capsys.readouterr()
     texts += [logged(), out, repr(settings), repr(Settings(feed_where=url))]
 

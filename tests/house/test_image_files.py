@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hedgehogd.commands.arguments import haproxy_parser, simulate_parser, status_parser
-from hedgehogd.commands.haproxy import Cluster, haproxy_config
+from hedgehogd.commands.haproxy import Cluster, haproxy_config, haproxy_parser
+from hedgehogd.commands.simulate import simulate_parser
+from hedgehogd.commands.status import status_parser
 from hedgehogd.domain import limits
 from hedgehogd.settings.keys import FIRST_PORT, KEYS
 from hedgehogd.settings.load import load

@@ -1,0 +1,105 @@
+"""``hedgehogd serve``: run the daemon, or check its configuration."""
+
+import faulthandler
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from hedgehogd.app.clock import AwakeClock
+from hedgehogd.app.daemon import serve
+from hedgehogd.commands.arguments import Parser, add_keys, configuration_of, new_parser
+from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
+from hedgehogd.domain.feed_address import parse_url
+from hedgehogd.domain.limits import THREAD_TURN_S
+from hedgehogd.domain.secret import hide_in_url
+from hedgehogd.logs.setup import configure_logs
+from hedgehogd.protocol.recording import find_recording
+from hedgehogd.settings.credentials import read_credentials
+from hedgehogd.settings.load import nearest
+
+_STDERR = 2
+FEED_NAMES = ("coinbase", "sandbox", "demo")
+
+_EPILOG = """\
+every option can also be set in the file (key in brackets) or in the
+environment (HEDGEHOGD_ + key in capitals, dots as underscores). Flags win over
+environment, environment over file, file over defaults. See what is in force,
+and where it came from, with `hedgehogd config`.
+
+other commands:
+  hedgehogd simulate         the exchange simulator on a port of its own
+  hedgehogd replay           a stretch of history, served as an exchange
+  hedgehogd tail URL|PAIR    print a stream, one line a message
+  hedgehogd config           effective configuration, and where it came from
+  hedgehogd status           how the instances of this machine are
+  hedgehogd export FILE      a stretch of history, as CSV or NDJSON
+  hedgehogd haproxy-config   configuration of HAProxy before several instances
+
+signals:
+  SIGTERM, SIGINT            drain, then exit 0; a second one, more than a
+                             second later, exits at once
+  SIGHUP                     read pairs, channels, limits, drain times and the
+                             log level again; the rest needs a restart
+
+exit status:
+  0 drained   64 bad usage   69 upstream refused us   70 bug   78 bad config
+
+examples:
+  hedgehogd --pairs BTC-USD,ETH-USD --port 8001
+  hedgehogd --feed demo --port 8001                    no internet needed
+  hedgehogd tail BTC-USD                               watch it
+"""
+
+
+def serve_parser() -> Parser:
+    """Return the parser of ``serve``."""
+    parser = new_parser(
+        "serve",
+        "Read market data from Coinbase once and fan it out to WebSocket, SSE and\n"
+        "NDJSON subscribers.",
+        _EPILOG,
+    )
+    add_keys(parser)
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the daemon, or check its configuration."""
+    arguments = serve_parser().parse_args(argv)
+    configuration = configuration_of(arguments)
+    settings = configuration.settings
+    try:
+        _check_feed(settings.feed_where)
+    except OperatorError as error:
+        by_flag = configuration.origins["feed.where"].startswith("flag ")
+        raise OperatorError(str(error), EXIT_USAGE if by_flag else EXIT_CONFIG) from None
+    if arguments.check:
+        read_credentials(settings.feed_credentials, os.environ)
+        print("the configuration is sound")
+        return 0
+    configure_logs(settings.log_level, settings.log_format, settings.instance)
+    sys.setswitchinterval(THREAD_TURN_S)
+    faulthandler.enable(_STDERR)  # the watchdog's SIGABRT then says where the loop hung
+    trio.run(serve, settings, lambda: configuration_of(arguments).settings, clock=AwakeClock())
+    return 0
+
+
+def _check_feed(where: str) -> None:
+    """Refuse a feed that cannot be one; whether it answers is another question."""
+    if where in FEED_NAMES:
+        return
+    if "://" in where:
+        parse_url(where)
+        return
+    path = Path(where)
+    try:
+        find_recording(path)
+    except OperatorError as error:
+        why = str(error).replace(str(path), hide_in_url(where))
+        raise OperatorError(
+            f"{why}\n  Other feeds are {', '.join(FEED_NAMES)} and ws:// or wss:// URLs."
+            f"{nearest(where, FEED_NAMES)}"
+        ) from None

@@ -1,13 +1,13 @@
-"""The command line: run the command that the first word names, and set the exit status."""
+"""The command line: run the command that the first word names, and set the exit status.
+
+Only the module of this command is imported, so that ``hedgehogd --version`` or ``hedgehogd config``
+starts without trio, Quart and structlog (tests/house/test_imports.py).
+"""
 
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import structlog
-
-from hedgehogd.commands import config, export, haproxy, replay, serve, simulate, status, tail
-from hedgehogd.commands.arguments import COMMANDS
 from hedgehogd.domain.errors import (
     EXIT_BUG,
     EXIT_UNAVAILABLE,
@@ -15,22 +15,8 @@ from hedgehogd.domain.errors import (
     FeedError,
     OperatorError,
 )
-from hedgehogd.domain.secret import hide_in_url
-from hedgehogd.logs.setup import configure_logs
-from hedgehogd.settings.load import nearest
 
 EXIT_INTERRUPTED = 130
-
-_RUN: dict[str, Callable[[Sequence[str]], int]] = {
-    "serve": serve.run,
-    "config": config.run,
-    "simulate": simulate.run,
-    "tail": tail.run,
-    "status": status.run,
-    "replay": replay.run,
-    "haproxy-config": haproxy.run,
-    "export": export.run,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -39,21 +25,66 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command line; return the exit status. Never shows a traceback to a person."""
+    """Run the command line; return the exit status. An operator never sees a traceback."""
     command, rest = "serve", list(argv)
     if rest and not rest[0].startswith("-"):
         command = rest.pop(0)
         if command == "help":
             command, rest = "serve", ["--help"]
-        if command not in _RUN:
-            hint = nearest(command, COMMANDS) or f"\n  Commands are {', '.join(COMMANDS)}."
-            shown = hide_in_url(command)
-            print(f"hedgehogd: there is no command {shown!r}{hint}", file=sys.stderr)
-            return EXIT_USAGE
     try:
-        return _RUN[command](rest)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, a person reads it
+        return _run_of(command)(rest)
+    except BaseException as error:  # noqa: BLE001  # every error has an exit status
         return _status_of(error)
+
+
+def _run_of(command: str) -> Callable[[Sequence[str]], int]:
+    """Import the module of ``command``; return its ``run``.
+
+    The imports are statements because PyInstaller does not find modules that are imported by
+    a computed name.
+
+    Raises:
+        OperatorError: there is no such command.
+    """
+    match command:
+        case "serve":
+            from hedgehogd.commands import serve
+
+            return serve.run
+        case "config":
+            from hedgehogd.commands import config
+
+            return config.run
+        case "simulate":
+            from hedgehogd.commands import simulate
+
+            return simulate.run
+        case "tail":
+            from hedgehogd.commands import tail
+
+            return tail.run
+        case "status":
+            from hedgehogd.commands import status
+
+            return status.run
+        case "replay":
+            from hedgehogd.commands import replay
+
+            return replay.run
+        case "export":
+            from hedgehogd.commands import export
+
+            return export.run
+        case "haproxy-config":
+            from hedgehogd.commands import haproxy
+
+            return haproxy.run
+    from hedgehogd.commands.arguments import COMMANDS
+    from hedgehogd.domain.secret import hide_in_url
+    from hedgehogd.settings.load import nearest
+
+    hint = nearest(command, COMMANDS) or f"\n  Commands are {', '.join(COMMANDS)}."
+    raise OperatorError(f"there is no command {hide_in_url(command)!r}{hint}", EXIT_USAGE)
 
 
 def _status_of(error: BaseException) -> int:
@@ -71,7 +102,15 @@ def _status_of(error: BaseException) -> int:
         return EXIT_UNAVAILABLE
     if isinstance(first, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    _log_bug(error)
+    return EXIT_BUG
+
+
+def _log_bug(error: BaseException) -> None:
+    import structlog
+
+    from hedgehogd.logs.setup import configure_logs
+
     if not structlog.is_configured():  # it would go to stdout, among what was asked for
         configure_logs("info", "auto")
     structlog.get_logger("bug").critical("this is a bug of hedgehogd", exc_info=error)
-    return EXIT_BUG

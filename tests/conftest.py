@@ -8,10 +8,8 @@ import sys
 import hypothesis
 import pytest
 
-from hedgehogd import cli
 from hedgehogd.cli import run
-from hedgehogd.commands import serve as serve_command
-from hedgehogd.commands import simulate as simulate_command
+from hedgehogd.logs import setup
 from hedgehogd.settings import load as config
 
 # No deadlines: the duration of an example depends on the machine more than on the code.
@@ -48,8 +46,7 @@ def clean(monkeypatch, tmp_path):
         if name.startswith("HEDGEHOGD_"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "none.toml")
-    for module in (cli, serve_command, simulate_command):
-        monkeypatch.setattr(module, "configure_logs", lambda *arguments: None)
+    monkeypatch.setattr(setup, "configure_logs", lambda *arguments: None)
 
 
 @pytest.fixture

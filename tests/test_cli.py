@@ -5,16 +5,16 @@ import subprocess
 import sys
 
 import pytest
+import structlog
 import trio
 
-from hedgehogd import cli
-from hedgehogd.app import upstream
+from hedgehogd.app import daemon, upstream
 from hedgehogd.cli import main
-from hedgehogd.commands import serve as serve_command
 from hedgehogd.commands import status as status_command
-from hedgehogd.commands import tail as tail_command
+from hedgehogd.commands import stream_printer
 from hedgehogd.commands.serve import serve_parser
 from hedgehogd.domain.errors import FeedError, OperatorError
+from hedgehogd.logs import setup
 from hedgehogd.settings.keys import KEYS
 from hedgehogd.settings.load import load
 from hedgehogd.simulator import Address
@@ -34,7 +34,7 @@ def serve(monkeypatch):
             if error is not None:
                 raise error
 
-        monkeypatch.setattr(serve_command, "serve", serve)
+        monkeypatch.setattr(daemon, "serve", serve)
         return served
 
     return end_with
@@ -78,16 +78,15 @@ def test_each_end_has_its_status_and_no_traceback(serve, said, error, status, te
 def test_a_bug_is_70_and_goes_to_the_log(serve, said, monkeypatch, error, configured):
     """Any unexpected error; it is reported on stderr also before logs are set up."""
     logged, set_up = [], []
-    monkeypatch.setattr(cli.structlog, "is_configured", lambda: configured)
+    monkeypatch.setattr(structlog, "is_configured", lambda: configured)
 
     class Log:
         def critical(self, event, exc_info):
             logged.append(exc_info)
 
-    monkeypatch.setattr(cli.structlog, "get_logger", lambda name: Log())
+    monkeypatch.setattr(structlog, "get_logger", lambda name: Log())
     serve(error)
-    for module in (cli, serve_command):
-        monkeypatch.setattr(module, "configure_logs", lambda *arguments: set_up.append(arguments))
+    monkeypatch.setattr(setup, "configure_logs", lambda *arguments: set_up.append(arguments))
 
     assert said()[0] == 70
     assert logged == [error]
@@ -178,7 +177,7 @@ def test_status_and_tail_find_the_daemon_that_serve_would_start(
     monkeypatch.setattr(
         status_command, "status", lambda places, out: asked.append(tuple(places)) or 0
     )
-    monkeypatch.setattr(tail_command, "tail", tail)
+    monkeypatch.setattr(stream_printer, "tail", tail)
     served, arguments = serve(), (*argv.split(), "--config", str(path))
     assert [said(*words)[0] for words in (arguments, ("status", *arguments))] == [0, 0]
     assert said("tail", "BTC-USD", *arguments)[0] == 0

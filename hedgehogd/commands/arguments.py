@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -43,6 +42,8 @@ def version_text() -> str:
         return f"hedgehogd {__version__} ({commit})"
     root = package.parent
     if (root / ".git").exists():
+        import subprocess
+
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude", "*"]
         try:
             found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603

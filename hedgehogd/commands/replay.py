@@ -5,14 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import trio
-
-from hedgehogd.app.clock import AwakeClock
-from hedgehogd.app.replay_server import Replay, replay
 from hedgehogd.commands.arguments import Parser, checked, new_parser
 from hedgehogd.commands.time_range import add_stretch, directory_of, joined
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
-from hedgehogd.logs.setup import configure_logs
 from hedgehogd.settings.keys import BY_NAME, PORT_MAX, number, whole_number
 
 _EPILOG = """\
@@ -54,6 +49,12 @@ def run(argv: Sequence[str]) -> int:
     if arguments.speed == math.inf:
         expected = "0 (as fast as clients read) or a factor above it"
         raise OperatorError(f"speed inf: expected {expected}", EXIT_USAGE)
+    import trio
+
+    from hedgehogd.app.clock import AwakeClock
+    from hedgehogd.app.replay_server import Replay, replay
+    from hedgehogd.logs.setup import configure_logs
+
     wish = Replay(
         directory=directory_of(arguments.history, None),
         since_us=arguments.since,

@@ -6,17 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import trio
-
-from hedgehogd.app.clock import AwakeClock
-from hedgehogd.app.daemon import serve
 from hedgehogd.commands.arguments import Parser, add_keys, configuration_of, new_parser
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
 from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.domain.limits import THREAD_TURN_S
 from hedgehogd.domain.secret import hide_in_url
-from hedgehogd.logs.setup import configure_logs
-from hedgehogd.protocol.recording import find_recording
 from hedgehogd.settings.credentials import read_credentials
 from hedgehogd.settings.load import nearest
 
@@ -80,6 +74,12 @@ def run(argv: Sequence[str]) -> int:
         read_credentials(settings.feed_credentials, os.environ)
         print("the configuration is sound")
         return 0
+    import trio
+
+    from hedgehogd.app.clock import AwakeClock
+    from hedgehogd.app.daemon import serve
+    from hedgehogd.logs.setup import configure_logs
+
     configure_logs(settings.log_level, settings.log_format, settings.instance)
     sys.setswitchinterval(THREAD_TURN_S)
     faulthandler.enable(_STDERR)  # the watchdog's SIGABRT then says where the loop hung
@@ -94,6 +94,8 @@ def _check_feed(where: str) -> None:
     if "://" in where:
         parse_url(where)
         return
+    from hedgehogd.protocol.recording import find_recording
+
     path = Path(where)
     try:
         find_recording(path)

@@ -4,17 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import structlog
-import trio
-
 from hedgehogd.commands.arguments import Parser, checked, new_parser, split_names
-from hedgehogd.logs.setup import configure_logs
 from hedgehogd.settings.keys import PORT_MAX, number, whole_number
-from hedgehogd.simulator import Simulation, serve_exchange
-from hedgehogd.simulator.faults import fault_list
-from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET
-
-log = structlog.get_logger("cli")
 
 
 def simulate_parser() -> Parser:
@@ -65,6 +56,15 @@ def simulate_parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     """Run the simulator until a signal."""
     arguments = simulate_parser().parse_args(argv)
+
+    import structlog
+    import trio
+
+    from hedgehogd.logs.setup import configure_logs
+    from hedgehogd.simulator import Simulation, serve_exchange
+    from hedgehogd.simulator.faults import fault_list
+    from hedgehogd.simulator.keys import TEST_KEY, TEST_PASSPHRASE, TEST_SECRET
+
     if "help" in arguments.fault:
         print("hedgehogd simulate --fault NAME[:PARAM]\n")
         print(fault_list(), end="")
@@ -84,16 +84,16 @@ def run(argv: Sequence[str]) -> int:
         faults=tuple(arguments.fault),
         control=True,
     )
-    trio.run(_simulate, simulation)
+
+    async def simulate() -> None:
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(serve_exchange, simulation)
+            # The key gives access to nothing else; a client needs all three parts to sign.
+            keys = {"key": TEST_KEY, "secret": TEST_SECRET, "passphrase": TEST_PASSPHRASE}
+            structlog.get_logger("cli").info(
+                "simulating", url=address.url, rest=address.rest_url, seed=address.seed,
+                **(keys if simulation.require_auth else {}),
+            )  # fmt: skip
+
+    trio.run(simulate)
     return 0
-
-
-async def _simulate(simulation: Simulation) -> None:
-    async with trio.open_nursery() as nursery:
-        address = await nursery.start(serve_exchange, simulation)
-        # A key that opens nothing; whoever is to sign needs all three.
-        keys = {"key": TEST_KEY, "secret": TEST_SECRET, "passphrase": TEST_PASSPHRASE}
-        log.info(
-            "simulating", url=address.url, rest=address.rest_url, seed=address.seed,
-            **(keys if simulation.require_auth else {}),
-        )  # fmt: skip

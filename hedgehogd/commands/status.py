@@ -1,10 +1,12 @@
 """``hedgehogd status``: how the instances of this machine are, for people and health checks."""
 
+import http.client
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from http import HTTPStatus
 from typing import TextIO
 
-import httpx
 import msgspec
 
 from hedgehogd.commands.arguments import Parser, add_where, configuration_of, new_parser
@@ -49,11 +51,12 @@ def status(places: Sequence[str], out: TextIO) -> int:
     """
     failures = []
     for place in places:
-        where = f"http://{place}"
         try:
-            is_ready, rows = _ask(where)
-        except (httpx.TransportError, msgspec.DecodeError) as error:
-            failures.append(f"no hedgehogd answers at {where}: {error}")
+            is_ready, rows = _ask(place)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            failures.append(f"no hedgehogd answers at http://{place}: {error}")
+        except http.client.HTTPException:
+            failures.append(f"no hedgehogd answers at http://{place}: the answer is not HTTP")
         else:
             break
     else:
@@ -66,23 +69,32 @@ def status(places: Sequence[str], out: TextIO) -> int:
     return 0 if is_ready else EXIT_NOT_READY
 
 
-def _ask(where: str) -> tuple[bool, list[Row]]:
-    """Return whether the instance at ``where`` is ready, and a row for each that it knows.
+def _ask(place: str) -> tuple[bool, list[Row]]:
+    """Return whether the instance at ``place`` is ready, and a row for each that it knows.
 
     Raises:
-        httpx.TransportError: no answer.
+        OSError: no answer.
+        http.client.HTTPException: the answer is not HTTP.
         msgspec.DecodeError: another program answers.
     """
-    with httpx.Client(base_url=where, timeout=_ANSWER_S, trust_env=False) as client:
-        ready = client.get("/readyz")
-        answer = client.get(INSTANCES_PATH)
-        if answer.status_code != httpx.codes.NOT_FOUND:
-            rows = msgspec.json.decode(answer.content, type=Rows).instances
-            return ready.is_success, rows
-        own = msgspec.json.decode(client.get(HEALTH_PATH).content, type=Health)
-    reason = msgspec.json.decode(ready.content, type=_Ready).reason
-    row = Row(own.instance, own.state, own.ready, reason, feed_age_s=own.feed_age_s)
-    return ready.is_success, [row]
+    connection = http.client.HTTPConnection(place, timeout=_ANSWER_S)
+    with closing(connection):
+        status, ready = _get(connection, "/readyz")
+        is_ready = status == HTTPStatus.OK
+        status, body = _get(connection, INSTANCES_PATH)
+        if status != HTTPStatus.NOT_FOUND:
+            return is_ready, msgspec.json.decode(body, type=Rows).instances
+        _, body = _get(connection, HEALTH_PATH)
+    own = msgspec.json.decode(body, type=Health)
+    reason = msgspec.json.decode(ready, type=_Ready).reason
+    return is_ready, [Row(own.instance, own.state, own.ready, reason, feed_age_s=own.feed_age_s)]
+
+
+def _get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
+    """Return status and body; a connection that the instance has closed is opened again."""
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
 
 
 class _Ready(msgspec.Struct):

@@ -3,8 +3,6 @@
 import sys
 from collections.abc import Sequence
 
-import trio
-
 from hedgehogd.commands.arguments import (
     Parser,
     add_where,
@@ -13,7 +11,6 @@ from hedgehogd.commands.arguments import (
     new_parser,
     split_names,
 )
-from hedgehogd.commands.stream_printer import Tail, tail
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.feed_address import parse_url
@@ -66,5 +63,9 @@ def run(argv: Sequence[str]) -> int:
                 f"there is no channel {name!r}{nearest(name, BY_ALIAS)}", EXIT_USAGE
             )
     form = arguments.format or ("human" if sys.stdout.isatty() else "raw")
+    import trio
+
+    from hedgehogd.commands.stream_printer import Tail, tail
+
     status: int = trio.run(tail, Tail(what, pairs, channels, form, arguments.count))
     return status

@@ -19,6 +19,7 @@ from hedgehogd.domain.limits import (
 from hedgehogd.engine.chunk import Chunk
 from hedgehogd.fanout.instance import StreamCounts
 from hedgehogd.feeds.tap import FrameTap
+from hedgehogd.logs import setup
 from hedgehogd.protocol.wire import WEBSOCKET
 from hedgehogd.streaming.outlet import Outlet, OutletSettings
 
@@ -148,8 +149,8 @@ def test_the_daemon_and_a_replay_run_on_this_clock(monkeypatch, tmp_path, module
     """Trio's own clock includes pauses."""
     clocks, turns = [], []
     monkeypatch.setattr(sys, "setswitchinterval", turns.append)
-    monkeypatch.setattr(module, "configure_logs", lambda *_: None)
-    monkeypatch.setattr(module.trio, "run", lambda *_, clock: clocks.append(clock))
+    monkeypatch.setattr(setup, "configure_logs", lambda *_: None)
+    monkeypatch.setattr(trio, "run", lambda *_, clock: clocks.append(clock))
     module.run(argv or ["--history", str(tmp_path), "--since", "-5m", "--port", "1"])
 
     assert [AwakeClock] == [type(clock) for clock in clocks]

@@ -128,7 +128,7 @@ def test_the_version_names_the_commit_of_a_checkout(said, monkeypatch, tmp_path)
     (repository / ".git").mkdir()  # no repository: git fails
     assert said("--version") == (0, f"hedgehogd {__version__}\n", "")
     monkeypatch.setattr(
-        flags.subprocess,
+        subprocess,
         "run",
         lambda command, **_: subprocess.CompletedProcess(command, 0, "abc123-dirty\n"),
     )

@@ -5,8 +5,8 @@ import time
 import pytest
 import trio
 
+from hedgehogd.app import replay_server
 from hedgehogd.app.replay_server import Replay, Stretch
-from hedgehogd.commands import replay as replay_command
 from hedgehogd.domain.channel import Topic
 from hedgehogd.history.writer import Entry, Writer
 from tests.fakes import make_message
@@ -25,8 +25,7 @@ def asked(said, monkeypatch):
         await trio.lowlevel.checkpoint()
         seen.append(wish)
 
-    monkeypatch.setattr(replay_command, "replay", replay)
-    monkeypatch.setattr(replay_command, "configure_logs", lambda *arguments: None)
+    monkeypatch.setattr(replay_server, "replay", replay)
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
 
     def asked(*argv):
@@ -62,7 +61,6 @@ def test_all_else_has_a_default(asked, tmp_path):
 
 def test_a_directory_without_a_history_is_78(said, tmp_path, monkeypatch):
     """And is named; nothing is made there."""
-    monkeypatch.setattr(replay_command, "configure_logs", lambda *arguments: None)
     argv = ("--port", "0", "--since", "-1h", "--history", str(tmp_path))
     status, out, err = said("replay", *argv)
 
@@ -98,8 +96,7 @@ def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):
         await trio.lowlevel.checkpoint()
         seen.append(wish)
 
-    monkeypatch.setattr(replay_command, "replay", replay)
-    monkeypatch.setattr(replay_command, "configure_logs", lambda *arguments: None)
+    monkeypatch.setattr(replay_server, "replay", replay)
     argv = ["--since", "2026-01-31T12:00:00Z", "--until", "2026-01-31T13:00:00Z", "--port", "9"]
     argv += ["--speed", "10", "--pairs", "a-b,c-d", "--channels", "ticker", "--bind", "::1"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hedgehogd.commands import simulate as simulate_command
+from hedgehogd import simulator
 from hedgehogd.simulator import Simulation
 from hedgehogd.simulator.faults import KINDS
 
@@ -20,7 +20,7 @@ def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
     class cli_address:  # noqa: N801  # what a started exchange answers
         url, rest_url, seed = "ws://x", "http://x", 1
 
-    monkeypatch.setattr(simulate_command, "serve_exchange", serve_exchange)
+    monkeypatch.setattr(simulator, "serve_exchange", serve_exchange)
     argv = ["--port", "0", "--bind", "::1", "--seed", "5", "--pairs", "a-b,c-d"]
     argv += ["--rate", "2", "--speed", "3", "--require-auth"]
     argv += ["--fault", "sequence_gap", "--fault", "reset:30"]

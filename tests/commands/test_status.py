@@ -1,6 +1,7 @@
 """``hedgehogd status``: for a person at 3 a.m., and for health checks."""
 
 import io
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -92,3 +93,35 @@ async def test_a_daemon_is_found_at_whatever_address_it_listens(bind: str) -> No
         for place in (settings.stream_place, settings.operator_place):
             code, _ = await _status(place)
             assert code == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 32\r\n\r\n{"instances":[{"instance":"\xff"}]} ',
+    ],
+)
+async def test_another_program_at_the_port_is_not_ready(nursery, answer: bytes) -> None:
+    """The port of an instance that has stopped may belong to another program."""
+
+    async def respond(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async with stream:
+                while await stream.receive_some() and answer:
+                    await stream.send_all(answer)
+                    if b"short" in answer or b"HTTP" not in answer:
+                        return
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, respond, listeners)
+    port = listeners[0].socket.getsockname()[1]
+    code, (line,) = await _status(port)
+
+    assert code == EXIT_NOT_READY
+    assert line[:5] == ["no", "hedgehogd", "answers", "at", f"http://127.0.0.1:{port}:"]
+    assert len(line) > 5

@@ -3,7 +3,7 @@
 import pytest
 import trio
 
-from hedgehogd.commands import tail as tail_command
+from hedgehogd.commands import stream_printer
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -26,7 +26,7 @@ def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pair
         seen.append(what)
         return 69
 
-    monkeypatch.setattr(tail_command, "tail", tail)
+    monkeypatch.setattr(stream_printer, "tail", tail)
     assert said("tail", *argv.split())[0] == 69
     (what,) = seen
     assert (what.url, what.pairs, what.form) == (url, pairs, form)

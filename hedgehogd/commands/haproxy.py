@@ -25,13 +25,8 @@ from hedgehogd.commands.haproxy_text import (
 )
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
-from hedgehogd.settings.keys import (
-    FIRST_OPERATOR_PORT,
-    FIRST_PORT,
-    INSTANCE_MAX,
-    PORT_MAX,
-    whole_number,
-)
+from hedgehogd.settings.keys import FIRST_OPERATOR_PORT, FIRST_PORT, INSTANCE_MAX
+from hedgehogd.settings.readers import PORT_MAX, whole_number
 
 STATISTICS_CONNECTIONS_MAX = 100
 _SPARE_FILES = 200  # listeners, checks, logs

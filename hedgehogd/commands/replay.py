@@ -8,7 +8,8 @@ from typing import Any
 from hedgehogd.commands.arguments import Parser, checked, new_parser
 from hedgehogd.commands.time_range import add_stretch, directory_of, joined
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
-from hedgehogd.settings.keys import BY_NAME, PORT_MAX, number, whole_number
+from hedgehogd.settings.keys import BY_NAME
+from hedgehogd.settings.readers import PORT_MAX, number, whole_number
 
 _EPILOG = """\
 examples:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hedgehogd.commands.arguments import Parser, checked, new_parser, split_names
-from hedgehogd.settings.keys import PORT_MAX, number, whole_number
+from hedgehogd.settings.readers import PORT_MAX, number, whole_number
 
 
 def simulate_parser() -> Parser:

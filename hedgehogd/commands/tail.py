@@ -16,8 +16,8 @@ from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.domain.product import is_product_id
 from hedgehogd.domain.secret import hide_in_url
-from hedgehogd.settings.keys import whole_number
 from hedgehogd.settings.load import nearest
+from hedgehogd.settings.readers import whole_number
 
 
 def tail_parser() -> Parser:

@@ -9,8 +9,8 @@ from typing import Any
 from hedgehogd.commands.arguments import checked
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
 from hedgehogd.domain.position import BadPosition, read_moment
-from hedgehogd.settings.keys import NONE
 from hedgehogd.settings.load import load
+from hedgehogd.settings.readers import NONE
 
 STATE_DIRECTORY = Path("/var/lib/hedgehogd")
 """What hedgehogd@.service keeps it in; whoever reads it by hand is not run by systemd."""

@@ -8,18 +8,25 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import BY_ALIAS
-from hedgehogd.domain.networks import read_networks
-from hedgehogd.domain.product import is_product_id
-from hedgehogd.domain.secret import hide_in_url
-from hedgehogd.protocol.access import ANY, read_authority, read_origin
+from hedgehogd.settings.readers import (
+    PORT_MAX,
+    number,
+    one_of,
+    read_channels,
+    read_hosts,
+    read_network_list,
+    read_operator_bind,
+    read_origins,
+    read_pairs,
+    read_switch,
+    read_text,
+    whole_number,
+)
 
 ENVIRONMENT_PREFIX = "HEDGEHOGD_"
 FIRST_PORT = 8000
 FIRST_OPERATOR_PORT = 9000
-PORT_MAX = 65535
 INSTANCE_MAX = PORT_MAX - FIRST_OPERATOR_PORT
-AUTO, NONE = "auto", "none"
 
 
 class Key(NamedTuple):
@@ -57,142 +64,6 @@ class Key(NamedTuple):
         return ENVIRONMENT_PREFIX + self.field.upper()
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = value.split(",")
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise ValueError("a list of names")
-    return tuple(dict.fromkeys(item.strip() for item in value if item.strip()))
-
-
-def _pairs(value: Any) -> tuple[str, ...]:
-    pairs = tuple(item.upper() for item in _texts(value))
-    for pair in pairs:
-        if not is_product_id(pair):
-            raise ValueError(f"pairs such as BTC-USD, and {pair!r} is none")
-    return pairs
-
-
-def _channels(value: Any) -> tuple[str, ...]:
-    names = _texts(value)
-    for name in names:
-        if name not in BY_ALIAS:
-            raise ValueError(f"channels among {', '.join(sorted(BY_ALIAS))}; {name!r} is none")
-    return names
-
-
-def _networks(value: Any) -> tuple[str, ...]:
-    texts = _texts(value)
-    try:
-        read_networks(texts)
-    except ValueError as error:
-        raise ValueError(f"addresses and networks such as 10.0.0.0/8; {error}") from None
-    return texts
-
-
-def read_address(text: str) -> tuple[str, int]:
-    """Read ``ADDRESS:PORT``; an IPv6 address stands in brackets.
-
-    Raises:
-        ValueError: says what was expected.
-    """
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        is_sound = ":" in host
-    else:
-        is_sound = not set(host) & set(":[]")
-    if not (host and colon and is_sound and port.isascii() and port.isdecimal()):
-        raise ValueError("ADDRESS:PORT such as 127.0.0.1:9001 or [::1]:9001, or none")
-    return host, whole_number(1, PORT_MAX)(port)
-
-
-def _operator_bind(value: Any) -> str:
-    text = _text(value)
-    if text not in {AUTO, NONE}:
-        read_address(text)
-    return text
-
-
-def _hosts(value: Any) -> tuple[str, ...]:
-    hosts = []
-    for text in _texts(value):
-        is_bare = text.count(":") > 1 and not text.startswith("[")  # an IPv6 address
-        named = read_authority(f"[{text}]" if is_bare else text)
-        if text != ANY and (named is None or named.port is not None):
-            raise ValueError(f"names or addresses without a port, or *; {text!r} is none")
-        hosts.append(ANY if named is None else named.host)
-    return tuple(hosts)
-
-
-def _origins(value: Any) -> tuple[str, ...]:
-    texts = _texts(value)
-    for text in texts:
-        if text != ANY and read_origin(text) is None:
-            raise ValueError(
-                f"origins such as https://app.example, or *; {hide_in_url(text)!r} is none"
-            )
-    return texts
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("a text that is not empty")
-    return value
-
-
-def _one_of(*choices: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)}")
-        return str(value)
-
-    return read
-
-
-def whole_number(low: int, high: int) -> Callable[[Any], int]:
-    """Return what reads a whole number between ``low`` and ``high``, both included."""
-
-    def read(value: Any) -> int:
-        expected = f"a whole number from {low} to {high}"
-        try:
-            found = int(value) if isinstance(value, str | int) else None
-        except ValueError:
-            found = None
-        if found is None or isinstance(value, bool) or not low <= found <= high:
-            raise ValueError(expected)
-        return found
-
-    return read
-
-
-def number(low: float, high: float) -> Callable[[Any], float]:
-    """Return what reads a number between ``low`` and ``high``, both included."""
-
-    def read(value: Any) -> float:
-        expected = f"a number from {low:g} to {high:g}"
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(expected)
-        try:
-            found = float(value)
-        except ValueError:
-            raise ValueError(expected) from None
-        if not low <= found <= high:
-            raise ValueError(expected)
-        return found
-
-    return read
-
-
-def _switch(value: Any) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in words:
-        return words[value.lower()]
-    raise ValueError("true or false")
-
-
 _READ, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
     "what to read", "where to serve", "history", "limits", "the demo market", "other",
 )  # fmt: skip
@@ -200,20 +71,20 @@ _MIB = 1024 * 1024
 
 KEYS = (
     Key(
-        "feed.pairs", "--pairs", "A,B", _READ, "products held from the start", _pairs,
+        "feed.pairs", "--pairs", "A,B", _READ, "products held from the start", read_pairs,
         reloads=True,
     ),
     Key(
-        "feed.channels", "--channels", "a,b", _READ, "channels held for them", _channels,
+        "feed.channels", "--channels", "a,b", _READ, "channels held for them", read_channels,
         reloads=True,
     ),
     Key(
         "feed.only_pairs", "--only-pairs", "", _READ,
-        "serve only --pairs; others are added on demand otherwise", _switch,
+        "serve only --pairs; others are added on demand otherwise", read_switch,
     ),
     Key(
         "feed.where", "--feed", "WHERE", _READ,
-        "coinbase, sandbox, demo, a ws:// or wss:// URL, or a recording's path", _text,
+        "coinbase, sandbox, demo, a ws:// or wss:// URL, or a recording's path", read_text,
         has_secrets=True,
     ),
     Key(
@@ -240,7 +111,7 @@ KEYS = (
     Key(
         "feed.credentials", "--credentials", "DIR", _READ,
         "directory of the files coinbase-key, coinbase-secret, coinbase-passphrase; systemd's"
-        " credentials of these names need no flag", _text,
+        " credentials of these names need no flag", read_text,
     ),
     Key("serve.port", "--port", "PORT", _SERVE, "TCP port", whole_number(1, PORT_MAX)),
     Key(
@@ -248,36 +119,37 @@ KEYS = (
         "this daemon's number; without --port it means port 8000+N",
         whole_number(0, INSTANCE_MAX),
     ),
-    Key("serve.bind", "--bind", "ADDRESS", _SERVE, "address to listen on", _text),
+    Key("serve.bind", "--bind", "ADDRESS", _SERVE, "address to listen on", read_text),
     Key(
         "serve.operator_bind", "--operator-bind", "ADDRESS:PORT", _SERVE,
         "where operators are served: /metrics, lines and instances beside all that --port serves;"
         " none for the runtime socket alone; auto for 127.0.0.1:9000+N, and for none with --port",
-        _operator_bind,
+        read_operator_bind,
     ),
     Key(
         "serve.cors_origins", "--cors-origins", "A,B", _SERVE,
-        "origins of web pages on other hosts that may read this relay, or *", _origins,
+        "origins of web pages on other hosts that may read this relay, or *", read_origins,
     ),
     Key(
         "serve.hosts", "--hosts", "A,B", _SERVE,
         "names beside localhost that a loopback --bind is asked by, as behind a proxy; * for any,"
-        " but on the operator listener", _hosts,
+        " but on the operator listener", read_hosts,
     ),
     Key(
         "serve.trusted_proxies", "--trusted-proxies", "A,B", _SERVE,
         "addresses or networks whose X-Forwarded-For or Forwarded names the subscriber's address",
-        _networks,
+        read_network_list,
     ),
     Key(
         "serve.runtime_dir", "--runtime-dir", "DIR", _SERVE,
-        "directory of the sockets by which the instances of this machine find each other", _text,
+        "directory of the sockets by which the instances of this machine find each other",
+        read_text,
     ),
     Key(
         "history.where", "--history", "DIR", _HISTORY,
         "directory in which --channels of --pairs are kept, shared by the instances of a machine;"
         " none for nowhere; auto for systemd's state directory, where there is one, and for"
-        " --feed demo a temporary one", _text,
+        " --feed demo a temporary one", read_text,
     ),
     Key(
         "history.age_max_s", "--history-age-max-s", "SECONDS", _HISTORY,
@@ -345,15 +217,15 @@ KEYS = (
     Key(
         "demo.modify_orders", "--no-modify-orders", "", _DEMO,
         "never send `modify_order`, for clients of 2018: OrderbookSync and cbpro.OrderBook do not"
-        " know it; false in the file and the environment", _switch,
+        " know it; false in the file and the environment", read_switch,
     ),
     Key(
         "log.level", "--log-level", "LEVEL", _OTHER,
-        "debug, info, warning or error", _one_of("debug", "info", "warning", "error"), reloads=True,
+        "debug, info, warning or error", one_of("debug", "info", "warning", "error"), reloads=True,
     ),
     Key(
         "log.format", "--log-format", "FORM", _OTHER,
-        "json, human, or auto: human on a terminal", _one_of("auto", "json", "human"),
+        "json, human, or auto: human on a terminal", one_of("auto", "json", "human"),
     ),
 )  # fmt: skip
 

@@ -16,17 +16,15 @@ from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
 from hedgehogd.domain.nearest import nearest as nearest_name
 from hedgehogd.domain.secret import hide_in_text, hide_in_url
 from hedgehogd.settings.keys import (
-    AUTO,
     BY_NAME,
     BY_VARIABLE,
     ENVIRONMENT_PREFIX,
     FIRST_OPERATOR_PORT,
     FIRST_PORT,
     KEYS,
-    NONE,
     Key,
-    read_address,
 )
+from hedgehogd.settings.readers import AUTO, NONE, read_address
 
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # it is not listened on
 DEFAULT_FILE = Path("/etc/hedgehogd/hedgehogd.toml")

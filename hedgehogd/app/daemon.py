@@ -48,7 +48,7 @@ from hedgehogd.logs.setup import report_left_out
 from hedgehogd.recovery.history_port import Past
 from hedgehogd.relay.peers import Peers
 from hedgehogd.relay.tapes import Tapes
-from hedgehogd.settings.load import Settings, in_url
+from hedgehogd.settings.keys import Settings, in_url
 from hedgehogd.streaming.admission import Addresses
 from hedgehogd.streaming.keeper import keep_alive, say_farewell
 from hedgehogd.streaming.outlet import OutletSettings

@@ -23,7 +23,7 @@ from hedgehogd.history.reader import Reader
 from hedgehogd.history.recorder import CHANNELS, PAIRS, Recorder, Retention
 from hedgehogd.history.schema import DIRECTORY_MODE, StoreError
 from hedgehogd.history.stored import StoredPast
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.settings.readers import AUTO
 
 log = structlog.get_logger("history")

@@ -18,7 +18,7 @@ from hedgehogd.domain.networks import read_networks
 from hedgehogd.protocol.access import ANY, Access
 from hedgehogd.relay.peers import Peers
 from hedgehogd.relay.sockets import own_socket
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.plane import StreamingPlane
 from hedgehogd.web.app import make_app

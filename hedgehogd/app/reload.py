@@ -6,16 +6,13 @@ limits, the times of a drain and the log level change at once, for open streams 
 a restart. A configuration with an error changes nothing.
 """
 
-from dataclasses import fields, replace
-
 import structlog
 import trio
 
 from hedgehogd.domain.channel import BY_ALIAS, Topic
 from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.logs.setup import set_level
-from hedgehogd.settings.keys import KEYS
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings, reloaded
 from hedgehogd.streaming.plane import StreamingPlane
 
 log = structlog.get_logger("reload")
@@ -39,10 +36,7 @@ def only_products(settings: Settings) -> frozenset[str] | None:
 
 def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Settings:
     """Apply the settings that may change; return the settings that are now in force."""
-    names = {key.field: key.name for key in KEYS}
-    changed = {f.name for f in fields(Settings) if getattr(old, f.name) != getattr(new, f.name)}
-    reloaded = {key.field for key in KEYS if key.reloads}
-    settings = replace(old, **{field: getattr(new, field) for field in changed & reloaded})
+    settings, changed, needs_restart = reloaded(old, new)
     pipe.catalogue.restrict(only_products(settings))
     pipe.demand.hold(held_topics(settings), trio.current_time())
     plane.subscribers_max = settings.limits_subscribers_max
@@ -55,9 +49,9 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     pipe.budget.bytes_max = settings.limits_waiting_bytes_max
     pipe.budget.relieve()
     set_level(settings.log_level)
-    log.info("reloaded", changed=sorted(names[field] for field in changed & reloaded))
-    if changed & {"feed_pairs", "feed_channels"} and pipe.resumes.past is not None:
+    log.info("reloaded", changed=changed)
+    if {"feed.pairs", "feed.channels"} & set(changed) and pipe.resumes.past is not None:
         log.warning("history records the previous pairs and channels until a restart")
-    if changed - reloaded:
-        log.warning("needs a restart", keys=sorted(names[field] for field in changed - reloaded))
+    if needs_restart:
+        log.warning("needs a restart", keys=needs_restart)
     return settings

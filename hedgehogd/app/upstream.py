@@ -35,7 +35,7 @@ from hedgehogd.protocol import notices
 from hedgehogd.protocol.recording import find_recording
 from hedgehogd.relay.sockets import numbers_in
 from hedgehogd.settings.credentials import check_secrecy, read_credentials
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.web.exchange import Companion
 from hedgehogd.web.own_books import OwnBooks

@@ -12,7 +12,7 @@ from hedgehogd import __version__
 from hedgehogd.domain.errors import EXIT_USAGE
 from hedgehogd.domain.secret import hide_in_text
 from hedgehogd.settings.keys import BY_NAME, KEYS
-from hedgehogd.settings.load import Configuration, default_of, load, nearest
+from hedgehogd.settings.load import Configuration, load, nearest, shown
 
 COMMANDS = (
     "serve", "simulate", "tail", "config", "status", "replay", "export", "haproxy-config",
@@ -80,7 +80,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
         group = groups.get(key.group)
         if group is None:
             group = groups[key.group] = parser.add_argument_group(key.group)
-        default = default_of(key)
+        default = shown(key.default)
         has_default = default not in {"", "0", "false"} and key.metavar
         default = f"; default {default}" if has_default else ""
         help_text = f"{key.help}{default} [{key.name}]".replace("%", "%%")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hedgehogd.commands.arguments import Parser, add_keys, configuration_of, new_parser
 from hedgehogd.settings.example import example_file
-from hedgehogd.settings.keys import BY_NAME, Key
+from hedgehogd.settings.keys import KEYS, Key
 from hedgehogd.settings.load import Configuration, shown_value
 
 
@@ -25,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
         print(example_file(), end="")
         return 0
     configuration = configuration_of(arguments)
-    rows = [_config_row(key, configuration) for key in BY_NAME.values()]
+    rows = [_config_row(key, configuration) for key in KEYS]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, origin in rows:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")

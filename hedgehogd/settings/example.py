@@ -7,12 +7,10 @@ change in a later version for whoever has not decided otherwise.
 
 import json
 import textwrap
-from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
-from hedgehogd.settings.keys import KEYS, Key
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import KEYS, Key, Settings
 
 _WIDTH = 100
 _HEAD = """\
@@ -24,22 +22,15 @@ _HEAD = """\
 #
 # `hedgehogd --check` judges the file, `hedgehogd config` shows what is in force.
 """
-# What is true of a key only where systemd runs us.
-_NOTES = {
-    "drain.notice_s": "hedgehogd@.service sets HEDGEHOGD_DRAIN_NOTICE_S=3, which wins over this"
-    " file; to change it for all instances: systemctl edit hedgehogd@.service",
-    "drain.timeout_s": "keep it below TimeoutStopSec= of hedgehogd@.service, which is 30 s",
-}
 
 
 def example_file() -> str:
     """Return the file; with every value's comment sign taken away it still says the defaults."""
-    defaults = {field.name: field.default for field in fields(Settings)}
     parts = [_HEAD]
     by_section = sorted(KEYS, key=lambda key: ("." in key.name, _section_rank(key)))
     for section, keys in groupby(by_section, _section):
         parts.append(f"[{section}]\n" if section else "")
-        parts.extend(_entry(key, defaults[key.field]) for key in keys)
+        parts.extend(_entry(key) for key in keys)
     return "\n".join(part for part in parts if part)
 
 
@@ -52,21 +43,21 @@ def _section_rank(key: Key) -> int:
     return next(rank for rank, each in enumerate(KEYS) if _section(each) == _section(key))
 
 
-def _entry(key: Key, default: Any) -> str:
-    value, without = _value(key, default)
-    sentences = [key.help + without, *filter(None, [_NOTES.get(key.name)])]
+def _entry(key: Key) -> str:
+    value, without = _value(key)
+    sentences = [key.help + without, key.note]
     text = "\n".join(line for each in sentences for line in textwrap.wrap(each, _WIDTH - 2))
     return f"{textwrap.indent(text, '# ')}\n#{key.name.rpartition('.')[2]} = {value}\n"
 
 
-def _value(key: Key, default: Any) -> tuple[str, str]:
+def _value(key: Key) -> tuple[str, str]:
     """Return the default in TOML, and what to say when it has none that a file could hold."""
     try:
-        key.read(default)
+        key.read(key.default)
     except ValueError:
         stand_in = Settings().port if key.name == "serve.port" else key.metavar
         return _toml(stand_in), "; not set by default"
-    return _toml(default), ""
+    return _toml(key.default), ""
 
 
 def _toml(value: Any) -> str:

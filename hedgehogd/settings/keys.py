@@ -1,17 +1,23 @@
-"""The table of keys: everything that can be set, its flag, its meaning and how it is read.
+"""The keys: everything that can be set, declared once as a field of ``Settings``.
 
-One row here makes the flag, the line in ``--help``, the environment variable and the key in
-the file; only the default lives elsewhere, in ``load.Settings``.
+A field's declaration holds its default, flag, help text and reader. The flag, the line in
+``--help``, the environment variable, the key in the file, the example of a file, the output of
+``hedgehogd config`` and what SIGHUP changes are derived from it.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from hedgehogd.domain import limits
 from hedgehogd.settings.readers import (
+    AUTO,
+    NONE,
     PORT_MAX,
     number,
     one_of,
+    read_address,
     read_channels,
     read_hosts,
     read_network_list,
@@ -28,23 +34,33 @@ FIRST_PORT = 8000
 FIRST_OPERATOR_PORT = 9000
 INSTANCE_MAX = PORT_MAX - FIRST_OPERATOR_PORT
 
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # it is not listened on
+_READ, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
+    "what to read", "where to serve", "history", "limits", "the demo market", "other",
+)  # fmt: skip
+_MIB = 1024 * 1024
+
+_Value = TypeVar("_Value")
+
 
 class Key(NamedTuple):
-    """One thing that can be set.
+    """What a field of ``Settings`` declares.
 
     Attributes:
-        name: in the file, ``section.key``.
+        default: the value when nothing sets it.
         flag: on the command line; a switch that begins with ``--no-`` sets False.
-        metavar: what stands for the value in ``--help``; empty for a switch.
+        metavar: the placeholder for the value in ``--help``; empty for a switch.
         group: the heading in ``--help``.
-        help: what it means, without its default.
-        read: turns text or a TOML value into the value; raises ValueError saying what was
-            expected.
-        reloads: SIGHUP changes it without a restart.
-        has_secrets: the value may be a URL with a password or token; it is shown without.
+        help: the meaning, without the default.
+        read: turns text or a TOML value into the value; raises ValueError with the words that
+            follow "expected".
+        reloads: SIGHUP changes the value without a restart.
+        has_secrets: the value may be a URL with a password or token, which are not shown.
+        note: what the example of a file adds, for instances that systemd runs.
+        field: the attribute of ``Settings``.
     """
 
-    name: str
+    default: Any
     flag: str
     metavar: str
     group: str
@@ -52,11 +68,13 @@ class Key(NamedTuple):
     read: Callable[[Any], Any]
     reloads: bool = False
     has_secrets: bool = False
+    note: str = ""
+    field: str = ""
 
     @property
-    def field(self) -> str:
-        """The attribute of ``Settings``."""
-        return self.name.replace(".", "_")
+    def name(self) -> str:
+        """The name in the file, ``section.key``."""
+        return self.field.replace("_", ".", 1)
 
     @property
     def variable(self) -> str:
@@ -64,170 +82,302 @@ class Key(NamedTuple):
         return ENVIRONMENT_PREFIX + self.field.upper()
 
 
-_READ, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
-    "what to read", "where to serve", "history", "limits", "the demo market", "other",
-)  # fmt: skip
-_MIB = 1024 * 1024
+def key(
+    default: _Value,
+    flag: str,
+    metavar: str,
+    group: str,
+    text: str,
+    read: Callable[[Any], _Value],
+    *,
+    reloads: bool = False,
+    has_secrets: bool = False,
+    note: str = "",
+) -> _Value:
+    """Declare a key as the value of a field of ``Settings``; ``Key`` describes the arguments."""
+    declared = Key(default, flag, metavar, group, text, read, reloads, has_secrets, note)
+    return field(default=default, repr=not has_secrets, metadata={Key: declared})
 
-KEYS = (
-    Key(
-        "feed.pairs", "--pairs", "A,B", _READ, "products held from the start", read_pairs,
-        reloads=True,
-    ),
-    Key(
-        "feed.channels", "--channels", "a,b", _READ, "channels held for them", read_channels,
-        reloads=True,
-    ),
-    Key(
-        "feed.only_pairs", "--only-pairs", "", _READ,
-        "serve only --pairs; others are added on demand otherwise", read_switch,
-    ),
-    Key(
-        "feed.where", "--feed", "WHERE", _READ,
-        "coinbase, sandbox, demo, a ws:// or wss:// URL, or a recording's path", read_text,
-        has_secrets=True,
-    ),
-    Key(
-        "feed.linger_s", "--linger-s", "SECONDS", _READ,
-        "how long a topic is kept upstream after its last subscriber", number(0, 3600),
-    ),
-    Key(
-        "feed.stale_after_s", "--stale-after-s", "SECONDS", _READ,
-        "silence after which the feed is dialled again", number(0.1, 3600),
-    ),
-    Key(
-        "feed.message_bytes_max", "--upstream-message-bytes-max", "BYTES", _READ,
-        "longest upstream message", whole_number(1024, 1024 * _MIB),
-    ),
-    Key(
-        "feed.lines", "--lines", "N", _READ,
+
+@dataclass(frozen=True)
+class Settings:
+    """The value of each key."""
+
+    # fmt: off
+    feed_pairs: tuple[str, ...] = key(
+        (), "--pairs", "A,B", _READ,
+        "products held from the start",
+        read_pairs, reloads=True,
+    )
+    feed_channels: tuple[str, ...] = key(
+        ("ticker", "matches", "heartbeat"), "--channels", "a,b", _READ,
+        "channels held for them",
+        read_channels, reloads=True,
+    )
+    feed_only_pairs: bool = key(
+        False, "--only-pairs", "", _READ,
+        "serve only --pairs; others are added on demand otherwise",
+        read_switch,
+    )
+    feed_where: str = key(
+        "coinbase", "--feed", "WHERE", _READ,
+        "coinbase, sandbox, demo, a ws:// or wss:// URL, or a recording's path",
+        read_text, has_secrets=True,
+    )
+    feed_linger_s: float = key(
+        limits.LINGER_S, "--linger-s", "SECONDS", _READ,
+        "how long a topic is kept upstream after its last subscriber",
+        number(0, 3600),
+    )
+    feed_stale_after_s: float = key(
+        limits.STALE_AFTER_S, "--stale-after-s", "SECONDS", _READ,
+        "silence after which the feed is dialled again",
+        number(0.1, 3600),
+    )
+    feed_message_bytes_max: int = key(
+        limits.UPSTREAM_MESSAGE_BYTES_MAX, "--upstream-message-bytes-max", "BYTES", _READ,
+        "longest upstream message",
+        whole_number(1024, 1024 * _MIB),
+    )
+    feed_lines: int = key(
+        1, "--lines", "N", _READ,
         "upstream connections for the same products; with 2 neither's end loses anything",
         whole_number(1, limits.LINES_MAX),
-    ),
-    Key(
-        "feed.gap_patience_s", "--gap-patience-s", "SECONDS", _READ,
-        "how long a hole in one line waits for the other to fill it", number(0, 5),
-    ),
-    Key(
-        "feed.credentials", "--credentials", "DIR", _READ,
+    )
+    feed_gap_patience_s: float = key(
+        limits.GAP_PATIENCE_S, "--gap-patience-s", "SECONDS", _READ,
+        "how long a hole in one line waits for the other to fill it",
+        number(0, 5),
+    )
+    feed_credentials: str = key(
+        "", "--credentials", "DIR", _READ,
         "directory of the files coinbase-key, coinbase-secret, coinbase-passphrase; systemd's"
-        " credentials of these names need no flag", read_text,
-    ),
-    Key("serve.port", "--port", "PORT", _SERVE, "TCP port", whole_number(1, PORT_MAX)),
-    Key(
-        "instance", "--instance", "N", _SERVE,
+        " credentials of these names need no flag",
+        read_text,
+    )
+    serve_port: int = key(
+        0, "--port", "PORT", _SERVE,
+        "TCP port",
+        whole_number(1, PORT_MAX),
+    )
+    instance: int = key(
+        1, "--instance", "N", _SERVE,
         "this daemon's number; without --port it means port 8000+N",
         whole_number(0, INSTANCE_MAX),
-    ),
-    Key("serve.bind", "--bind", "ADDRESS", _SERVE, "address to listen on", read_text),
-    Key(
-        "serve.operator_bind", "--operator-bind", "ADDRESS:PORT", _SERVE,
-        "where operators are served: /metrics, lines and instances beside all that --port serves;"
-        " none for the runtime socket alone; auto for 127.0.0.1:9000+N, and for none with --port",
+    )
+    serve_bind: str = key(
+        "127.0.0.1", "--bind", "ADDRESS", _SERVE,
+        "address to listen on",
+        read_text,
+    )
+    serve_operator_bind: str = key(
+        AUTO, "--operator-bind", "ADDRESS:PORT", _SERVE,
+        "where operators are served: /metrics, lines and instances beside all that --port"
+        " serves; none for the runtime socket alone; auto for 127.0.0.1:9000+N, and for none"
+        " with --port",
         read_operator_bind,
-    ),
-    Key(
-        "serve.cors_origins", "--cors-origins", "A,B", _SERVE,
-        "origins of web pages on other hosts that may read this relay, or *", read_origins,
-    ),
-    Key(
-        "serve.hosts", "--hosts", "A,B", _SERVE,
-        "names beside localhost that a loopback --bind is asked by, as behind a proxy; * for any,"
-        " but on the operator listener", read_hosts,
-    ),
-    Key(
-        "serve.trusted_proxies", "--trusted-proxies", "A,B", _SERVE,
-        "addresses or networks whose X-Forwarded-For or Forwarded names the subscriber's address",
+    )
+    serve_cors_origins: tuple[str, ...] = key(
+        (), "--cors-origins", "A,B", _SERVE,
+        "origins of web pages on other hosts that may read this relay, or *",
+        read_origins,
+    )
+    serve_hosts: tuple[str, ...] = key(
+        (), "--hosts", "A,B", _SERVE,
+        "names beside localhost that a loopback --bind is asked by, as behind a proxy; * for"
+        " any, but on the operator listener",
+        read_hosts,
+    )
+    serve_trusted_proxies: tuple[str, ...] = key(
+        ("127.0.0.1", "::1"), "--trusted-proxies", "A,B", _SERVE,
+        "addresses or networks whose X-Forwarded-For or Forwarded names the subscriber's"
+        " address",
         read_network_list,
-    ),
-    Key(
-        "serve.runtime_dir", "--runtime-dir", "DIR", _SERVE,
+    )
+    serve_runtime_dir: str = key(
+        "", "--runtime-dir", "DIR", _SERVE,
         "directory of the sockets by which the instances of this machine find each other",
         read_text,
-    ),
-    Key(
-        "history.where", "--history", "DIR", _HISTORY,
-        "directory in which --channels of --pairs are kept, shared by the instances of a machine;"
-        " none for nowhere; auto for systemd's state directory, where there is one, and for"
-        " --feed demo a temporary one", read_text,
-    ),
-    Key(
-        "history.age_max_s", "--history-age-max-s", "SECONDS", _HISTORY,
-        "how long it is kept", number(60, 10_000_000_000),
-    ),
-    Key(
-        "history.bytes_max", "--history-bytes-max", "BYTES", _HISTORY,
-        "how large it may be", whole_number(_MIB, 1024 * 1024 * 1024 * _MIB),
-    ),
-    Key(
-        "limits.subscribers_max", "--subscribers-max", "N", _LIMITS,
-        "refuse more than N subscribers", whole_number(1, 1_000_000), reloads=True,
-    ),
-    Key(
-        "limits.address_connections_max", "--address-connections-max", "N", _LIMITS,
+    )
+    history_where: str = key(
+        "auto", "--history", "DIR", _HISTORY,
+        "directory in which --channels of --pairs are kept, shared by the instances of a"
+        " machine; none for nowhere; auto for systemd's state directory, where there is one,"
+        " and for --feed demo a temporary one",
+        read_text,
+    )
+    history_age_max_s: float = key(
+        limits.HISTORY_AGE_MAX_S, "--history-age-max-s", "SECONDS", _HISTORY,
+        "how long it is kept",
+        number(60, 10_000_000_000),
+    )
+    history_bytes_max: int = key(
+        limits.HISTORY_BYTES_MAX, "--history-bytes-max", "BYTES", _HISTORY,
+        "how large it may be",
+        whole_number(_MIB, 1024 * 1024 * 1024 * _MIB),
+    )
+    limits_subscribers_max: int = key(
+        limits.SUBSCRIBERS_MAX, "--subscribers-max", "N", _LIMITS,
+        "refuse more than N subscribers",
+        whole_number(1, 1_000_000), reloads=True,
+    )
+    limits_address_connections_max: int = key(
+        limits.ADDRESS_CONNECTIONS_MAX, "--address-connections-max", "N", _LIMITS,
         "connections of one address (IPv6: one /64); trusted proxies are not limited",
         whole_number(1, 1_000_000), reloads=True,
-    ),
-    Key(
-        "limits.address_connections_per_s", "--address-connections-per-s", "N", _LIMITS,
+    )
+    limits_address_connections_per_s: float = key(
+        limits.ADDRESS_CONNECTIONS_PER_S, "--address-connections-per-s", "N", _LIMITS,
         "new connections of one address a second, and at once those of ten seconds",
         number(0.1, 1_000_000), reloads=True,
-    ),
-    Key(
-        "limits.topics_max", "--topics-max", "N", _LIMITS,
-        "channels times products that one subscriber may have", whole_number(1, 1_000_000),
-        reloads=True,
-    ),
-    Key(
-        "limits.backlog_bytes_max", "--backlog-bytes-max", "BYTES", _LIMITS,
+    )
+    limits_topics_max: int = key(
+        limits.TOPICS_PER_SUBSCRIBER_MAX, "--topics-max", "N", _LIMITS,
+        "channels times products that one subscriber may have",
+        whole_number(1, 1_000_000), reloads=True,
+    )
+    limits_backlog_bytes_max: int = key(
+        limits.BACKLOG_BYTES_MAX, "--backlog-bytes-max", "BYTES", _LIMITS,
         "bytes a subscriber may fall behind before its policy acts",
         whole_number(1024, 1024 * _MIB), reloads=True,
-    ),
-    Key(
-        "limits.backlog_age_max_s", "--backlog-age-max-s", "SECONDS", _LIMITS,
-        "seconds it may fall behind", number(0.1, limits.BACKLOG_AGE_MAX_S), reloads=True,
-    ),
-    Key(
-        "limits.waiting_bytes_max", "--waiting-bytes-max", "BYTES", _LIMITS,
+    )
+    limits_backlog_age_max_s: float = key(
+        limits.BACKLOG_AGE_MAX_S, "--backlog-age-max-s", "SECONDS", _LIMITS,
+        "seconds it may fall behind",
+        number(0.1, limits.BACKLOG_AGE_MAX_S), reloads=True,
+    )
+    limits_waiting_bytes_max: int = key(
+        limits.WAITING_BYTES_MAX, "--waiting-bytes-max", "BYTES", _LIMITS,
         "memory for all that waits for subscribers, all of them together; beyond it the largest"
         " backlogs are closed first",
         whole_number(_MIB, 1024 * 1024 * _MIB), reloads=True,
-    ),
-    Key(
-        "limits.tape_bytes_max", "--tape-bytes-max", "BYTES", _LIMITS,
-        "memory for recent messages", whole_number(_MIB, 1024 * 1024 * _MIB),
-    ),
-    Key(
-        "drain.notice_s", "--drain-notice-s", "SECONDS", _LIMITS,
-        "time for a balancer to notice that we are leaving", number(0, 300), reloads=True,
-    ),
-    Key(
-        "drain.spread_s", "--drain-spread-s", "SECONDS", _LIMITS,
-        "time over which subscribers are sent away", number(0, 300), reloads=True,
-    ),
-    Key(
-        "drain.timeout_s", "--drain-timeout-s", "SECONDS", _LIMITS,
-        "longest wait for subscribers to leave on stop", number(0.1, 3600), reloads=True,
-    ),
-    Key(
-        "demo.seed", "--demo-seed", "N", _DEMO,
-        "seed of --feed demo; 0 draws one and logs it", whole_number(0, 2**31 - 1),
-    ),
-    Key("demo.rate", "--demo-rate", "X", _DEMO, "how busy it is; 1 is real", number(0.01, 100)),
-    Key(
-        "demo.modify_orders", "--no-modify-orders", "", _DEMO,
-        "never send `modify_order`, for clients of 2018: OrderbookSync and cbpro.OrderBook do not"
-        " know it; false in the file and the environment", read_switch,
-    ),
-    Key(
-        "log.level", "--log-level", "LEVEL", _OTHER,
-        "debug, info, warning or error", one_of("debug", "info", "warning", "error"), reloads=True,
-    ),
-    Key(
-        "log.format", "--log-format", "FORM", _OTHER,
-        "json, human, or auto: human on a terminal", one_of("auto", "json", "human"),
-    ),
-)  # fmt: skip
+    )
+    limits_tape_bytes_max: int = key(
+        limits.TAPE_BYTES_MAX, "--tape-bytes-max", "BYTES", _LIMITS,
+        "memory for recent messages",
+        whole_number(_MIB, 1024 * 1024 * _MIB),
+    )
+    drain_notice_s: float = key(
+        limits.DRAIN_NOTICE_S, "--drain-notice-s", "SECONDS", _LIMITS,
+        "time for a balancer to notice that we are leaving",
+        number(0, 300), reloads=True,
+        note="hedgehogd@.service sets HEDGEHOGD_DRAIN_NOTICE_S=3, which wins over this file; to"
+        " change it for all instances: systemctl edit hedgehogd@.service",
+    )
+    drain_spread_s: float = key(
+        limits.DRAIN_SPREAD_S, "--drain-spread-s", "SECONDS", _LIMITS,
+        "time over which subscribers are sent away",
+        number(0, 300), reloads=True,
+    )
+    drain_timeout_s: float = key(
+        limits.DRAIN_TIMEOUT_S, "--drain-timeout-s", "SECONDS", _LIMITS,
+        "longest wait for subscribers to leave on stop",
+        number(0.1, 3600), reloads=True,
+        note="keep it below TimeoutStopSec= of hedgehogd@.service, which is 30 s",
+    )
+    demo_seed: int = key(
+        0, "--demo-seed", "N", _DEMO,
+        "seed of --feed demo; 0 draws one and logs it",
+        whole_number(0, 2**31 - 1),
+    )
+    demo_rate: float = key(
+        1.0, "--demo-rate", "X", _DEMO,
+        "how busy it is; 1 is real",
+        number(0.01, 100),
+    )
+    demo_modify_orders: bool = key(
+        True, "--no-modify-orders", "", _DEMO,
+        "never send `modify_order`, for clients of 2018: OrderbookSync and cbpro.OrderBook do"
+        " not know it; false in the file and the environment",
+        read_switch,
+    )
+    log_level: str = key(
+        "info", "--log-level", "LEVEL", _OTHER,
+        "debug, info, warning or error",
+        one_of("debug", "info", "warning", "error"), reloads=True,
+    )
+    log_format: str = key(
+        "auto", "--log-format", "FORM", _OTHER,
+        "json, human, or auto: human on a terminal",
+        one_of("auto", "json", "human"),
+    )
+    # fmt: on
 
-BY_NAME = {key.name: key for key in KEYS}
-BY_VARIABLE = {key.variable: key for key in KEYS}
+    @property
+    def port(self) -> int:
+        """The port to listen on: the one that was set, else 8000 + the instance's number."""
+        return self.serve_port or FIRST_PORT + self.instance
+
+    @property
+    def operator_address(self) -> tuple[str, int] | None:
+        """Address and port of the operator listener; None for no such listener."""
+        if self.serve_operator_bind == AUTO:
+            is_numbered = not self.serve_port
+            return ("127.0.0.1", FIRST_OPERATOR_PORT + self.instance) if is_numbered else None
+        return None if self.serve_operator_bind == NONE else read_address(self.serve_operator_bind)
+
+    @property
+    def stream_place(self) -> str:
+        """``HOST:PORT`` by which a program of this machine reaches the stream port."""
+        return _local_place(self.serve_bind, self.port)
+
+    @property
+    def operator_place(self) -> str | None:
+        """The same for the operator listener; None for no such listener."""
+        address = self.operator_address
+        return None if address is None else _local_place(*address)
+
+    def history_directory(self, environment: Mapping[str, str]) -> Path | None:
+        """Return where history is kept; None for nowhere, and for a place of its own (demo).
+
+        What was set wins; then the state directory that systemd names.
+        """
+        where = self.history_where
+        if where == NONE:
+            return None
+        if where != AUTO:
+            return Path(where)
+        state = environment.get("STATE_DIRECTORY", "").partition(":")[0]
+        return Path(state) if state else None
+
+
+KEYS: tuple[Key, ...] = tuple(
+    each.metadata[Key]._replace(field=each.name) for each in fields(Settings)
+)
+BY_NAME = {each.name: each for each in KEYS}
+BY_VARIABLE = {each.variable: each for each in KEYS}
+
+
+class Reload(NamedTuple):
+    """The difference between the settings in force and those read again.
+
+    Attributes:
+        settings: those in force after the reload.
+        changed: names of the keys whose new value is in force, sorted.
+        needs_restart: names of the keys whose new value needs a restart, sorted.
+    """
+
+    settings: Settings
+    changed: list[str]
+    needs_restart: list[str]
+
+
+def reloaded(old: Settings, new: Settings) -> Reload:
+    """Return ``old`` with the new values of the keys that reload."""
+    differs = [each for each in KEYS if getattr(old, each.field) != getattr(new, each.field)]
+    values = {each.field: getattr(new, each.field) for each in differs if each.reloads}
+    return Reload(
+        replace(old, **values),
+        sorted(each.name for each in differs if each.reloads),
+        sorted(each.name for each in differs if not each.reloads),
+    )
+
+
+def _local_place(host: str, port: int) -> str:
+    """Return ``HOST:PORT``; what listens on every address is reached by the loopback one."""
+    return f"{in_url(_LOOPBACK_OF.get(host, host))}:{port}"
+
+
+def in_url(host: str) -> str:
+    """Return ``host`` as it is written in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host

@@ -7,11 +7,9 @@ found, what was expected and the nearest right name.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
 from hedgehogd.domain.nearest import nearest as nearest_name
 from hedgehogd.domain.secret import hide_in_text, hide_in_url
@@ -19,95 +17,12 @@ from hedgehogd.settings.keys import (
     BY_NAME,
     BY_VARIABLE,
     ENVIRONMENT_PREFIX,
-    FIRST_OPERATOR_PORT,
-    FIRST_PORT,
     KEYS,
     Key,
+    Settings,
 )
-from hedgehogd.settings.readers import AUTO, NONE, read_address
 
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # it is not listened on
 DEFAULT_FILE = Path("/etc/hedgehogd/hedgehogd.toml")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that can be set; ``keys.KEYS`` says what each one means."""
-
-    feed_pairs: tuple[str, ...] = ()
-    feed_channels: tuple[str, ...] = ("ticker", "matches", "heartbeat")
-    feed_only_pairs: bool = False
-    feed_where: str = field(default="coinbase", repr=False)  # a URL may hold secrets
-    feed_linger_s: float = limits.LINGER_S
-    feed_stale_after_s: float = limits.STALE_AFTER_S
-    feed_lines: int = 1
-    feed_gap_patience_s: float = limits.GAP_PATIENCE_S
-    feed_credentials: str = ""
-    feed_message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX
-    serve_port: int = 0
-    instance: int = 1
-    serve_bind: str = "127.0.0.1"
-    serve_operator_bind: str = AUTO
-    serve_cors_origins: tuple[str, ...] = ()
-    serve_hosts: tuple[str, ...] = ()
-    serve_trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
-    serve_runtime_dir: str = ""
-    history_where: str = "auto"
-    history_age_max_s: float = limits.HISTORY_AGE_MAX_S
-    history_bytes_max: int = limits.HISTORY_BYTES_MAX
-    limits_subscribers_max: int = limits.SUBSCRIBERS_MAX
-    limits_address_connections_max: int = limits.ADDRESS_CONNECTIONS_MAX
-    limits_address_connections_per_s: float = limits.ADDRESS_CONNECTIONS_PER_S
-    limits_topics_max: int = limits.TOPICS_PER_SUBSCRIBER_MAX
-    limits_backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX
-    limits_backlog_age_max_s: float = limits.BACKLOG_AGE_MAX_S
-    limits_waiting_bytes_max: int = limits.WAITING_BYTES_MAX
-    limits_tape_bytes_max: int = limits.TAPE_BYTES_MAX
-    drain_notice_s: float = limits.DRAIN_NOTICE_S
-    drain_spread_s: float = limits.DRAIN_SPREAD_S
-    drain_timeout_s: float = limits.DRAIN_TIMEOUT_S
-    demo_seed: int = 0
-    demo_rate: float = 1.0
-    demo_modify_orders: bool = True
-    log_level: str = "info"
-    log_format: str = "auto"
-
-    @property
-    def port(self) -> int:
-        """The port to listen on: the one that was set, else 8000 + the instance's number."""
-        return self.serve_port or FIRST_PORT + self.instance
-
-    @property
-    def operator_address(self) -> tuple[str, int] | None:
-        """Address and port of the operator listener; None for no such listener."""
-        if self.serve_operator_bind == AUTO:
-            is_numbered = not self.serve_port
-            return ("127.0.0.1", FIRST_OPERATOR_PORT + self.instance) if is_numbered else None
-        return None if self.serve_operator_bind == NONE else read_address(self.serve_operator_bind)
-
-    @property
-    def stream_place(self) -> str:
-        """``HOST:PORT`` by which a program of this machine reaches the stream port."""
-        return _local_place(self.serve_bind, self.port)
-
-    @property
-    def operator_place(self) -> str | None:
-        """The same for the operator listener; None for no such listener."""
-        address = self.operator_address
-        return None if address is None else _local_place(*address)
-
-    def history_directory(self, environment: Mapping[str, str]) -> Path | None:
-        """Return where history is kept; None for nowhere, and for a place of its own (demo).
-
-        What was set wins; then the state directory that systemd names.
-        """
-        where = self.history_where
-        if where == NONE:
-            return None
-        if where != AUTO:
-            return Path(where)
-        state = environment.get("STATE_DIRECTORY", "").partition(":")[0]
-        return Path(state) if state else None
 
 
 class Configuration(NamedTuple):
@@ -120,16 +35,6 @@ class Configuration(NamedTuple):
 
     settings: Settings
     origins: dict[str, str]
-
-
-def _local_place(host: str, port: int) -> str:
-    """Return ``HOST:PORT``; what listens on every address is reached by the loopback one."""
-    return f"{in_url(_LOOPBACK_OF.get(host, host))}:{port}"
-
-
-def in_url(host: str) -> str:
-    """Return ``host`` as it is written in a URL: an IPv6 address in brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -248,12 +153,6 @@ def _check(settings: Settings) -> None:
             f" ({settings.drain_spread_s:g}) take all of drain.timeout_s"
             f" ({settings.drain_timeout_s:g}).\n  Expected time left to say goodbye in."
         )
-
-
-def default_of(key: Key) -> str:
-    """Return the default of ``key`` for people; empty for none."""
-    defaults = {each.name: each.default for each in fields(Settings)}
-    return shown(defaults[key.field])
 
 
 def shown_value(key: Key, settings: Settings) -> str:

@@ -15,7 +15,7 @@ from trio_websocket import ConnectionClosed
 from hedgehogd.app import daemon as daemon_module
 from hedgehogd.app.daemon import Daemon, raise_file_limit, serve, watch_signals
 from hedgehogd.domain.errors import OperatorError
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.simulator import Simulation
 from tests.e2e.harness import (
     HttpStream,

@@ -16,7 +16,7 @@ from hedgehogd.engine.health import HistoryState
 from hedgehogd.history.lock import WriterLock
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import FILE_NAME, LOCK_NAME
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from tests.fakes import make_message
 
 BTC = ("BTC-USD",)

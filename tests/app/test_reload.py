@@ -8,8 +8,7 @@ import trio
 from hedgehogd.app.daemon import make_instance, make_plane
 from hedgehogd.app.reload import apply, held_topics, only_products
 from hedgehogd.domain.channel import Topic
-from hedgehogd.settings.keys import KEYS
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import KEYS, Settings
 
 
 def test_pairs_are_held_with_their_channels_and_status_once() -> None:

@@ -10,7 +10,7 @@ import trio
 from hedgehogd.app.daemon import make_instance
 from hedgehogd.app.systemd import keep_notifying, notify, watchdog_interval_s
 from hedgehogd.engine.health import FeedState
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 
 
 @pytest.fixture(params=["file", "abstract"])

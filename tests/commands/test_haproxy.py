@@ -15,7 +15,7 @@ from hedgehogd.commands.haproxy import (
     word,
 )
 from hedgehogd.domain import limits
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 
 pytestmark = pytest.mark.usefixtures("clean")
 FILE = Path(__file__).parents[2] / "haproxy" / "haproxy.cfg"

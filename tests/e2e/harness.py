@@ -15,7 +15,7 @@ import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from hedgehogd.app.daemon import Daemon
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.simulator import Simulation, serve_exchange
 
 PATIENCE_S = 20

@@ -26,7 +26,7 @@ from hedgehogd.domain.secret import NO_SECRETS
 from hedgehogd.logs import setup as logs
 from hedgehogd.logs.setup import configure_logs
 from hedgehogd.protocol.frames import encode_close, encode_text
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from tests.e2e.harness import PATIENCE_S, HttpStream, free_port, quick, running
 
 pytestmark = pytest.mark.e2e

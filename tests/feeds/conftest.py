@@ -8,7 +8,7 @@ from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.feeds.coinbase import CoinbaseFeed
 from hedgehogd.feeds.dialer import Dialer
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from tests.feeds.script import Exchange, LongestPauses, Running
 
 FEED_OPTIONS = {"lines", "gap_patience_s", "on_missing_trades"}  # the rest is the dialer's

@@ -16,7 +16,7 @@ from hedgehogd.fanout.session import Session
 from hedgehogd.feeds.recording import RecordingFeed
 from hedgehogd.protocol.commands import parse
 from hedgehogd.protocol.wire import WEBSOCKET
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from tests.fakes import FakeMember
 from tests.feeds.script import full, match, ticker
 from tests.recordings import FULL, PRO, recording

@@ -14,7 +14,7 @@ import trio
 
 from hedgehogd.app.daemon import make_instance
 from hedgehogd.protocol.refusal import asked_path, error_object
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.door import Door
 from hedgehogd.streaming.head import HEAD_END
 from hedgehogd.streaming.outlet import OutletSettings

@@ -22,7 +22,7 @@ from hedgehogd.protocol.wire import (
     WEBSOCKET_STRICT,
     WEBSOCKET_STRICT_DEFLATE,
 )
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.connection import Reader
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane

@@ -14,7 +14,7 @@ import trio
 
 from hedgehogd.app.daemon import make_instance
 from hedgehogd.engine.streams import ReplayStream
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.door import Door
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane

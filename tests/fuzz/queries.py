@@ -16,7 +16,7 @@ from hedgehogd.domain.channel import CHANNELS, MATCHES
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.head import BadHead, read_head
 from hedgehogd.streaming.request import read_stream_request
 from hedgehogd.web.app import make_app

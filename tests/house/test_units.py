@@ -13,7 +13,8 @@ import pytest
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_BUG, EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_USAGE
 from hedgehogd.settings.credentials import NAMES
-from hedgehogd.settings.load import Settings, load
+from hedgehogd.settings.keys import Settings
+from hedgehogd.settings.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "systemd/hedgehogd@.service"

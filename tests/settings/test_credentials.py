@@ -9,7 +9,7 @@ from hedgehogd.app.daemon import Daemon
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.settings.credentials import NAMES, check_secrecy, read_credentials
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 
 SECRET = base64.b64encode(b"house secret").decode()
 CONTENTS = ("the-key-itself", SECRET, "the-passphrase-itself")

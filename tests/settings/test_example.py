@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hedgehogd.settings.example import example_file
-from hedgehogd.settings.keys import BY_NAME, KEYS
-from hedgehogd.settings.load import Settings, load
+from hedgehogd.settings.keys import BY_NAME, KEYS, Settings
+from hedgehogd.settings.load import load
 
 pytestmark = pytest.mark.usefixtures("clean")
 

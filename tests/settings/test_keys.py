@@ -1,13 +1,9 @@
 """The table of keys: every way to say a value, and what is no value."""
 
-from dataclasses import fields
-
 import pytest
 
-from hedgehogd.settings.keys import BY_NAME, BY_VARIABLE, KEYS
-from hedgehogd.settings.load import Settings, shown
-
-DEFAULTS = {field.name: field.default for field in fields(Settings)}
+from hedgehogd.settings.keys import BY_NAME, BY_VARIABLE, KEYS, Settings, reloaded
+from hedgehogd.settings.load import shown
 
 
 def test_a_key_has_one_name_of_each_kind() -> None:
@@ -19,7 +15,7 @@ def test_a_key_has_one_name_of_each_kind() -> None:
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_a_default_written_out_is_the_default(key) -> None:
     """What `config` shows can be put into a file or a variable as it stands."""
-    default = DEFAULTS[key.field]
+    default = key.default
     if key.name == "serve.port":
         return  # 0 stands for "8000 + instance" and cannot be asked for
     if key.name in {"feed.credentials", "serve.runtime_dir"}:
@@ -30,3 +26,13 @@ def test_a_default_written_out_is_the_default(key) -> None:
 
     assert default == key.read(default)
     assert default == key.read(shown(default))
+
+
+def test_a_reload_takes_the_keys_that_reload_and_names_the_rest() -> None:
+    """The declaration of a key alone says to which of the two it belongs."""
+    old, new = Settings(), Settings(feed_lines=2, serve_bind="::1", log_level="debug")
+
+    assert reloaded(old, new) == (
+        Settings(log_level="debug"), ["log.level"], ["feed.lines", "serve.bind"]
+    )  # fmt: skip
+    assert reloaded(old, old) == (old, [], [])

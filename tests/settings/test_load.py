@@ -6,8 +6,8 @@ import pytest
 
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
 from hedgehogd.settings import load as config
-from hedgehogd.settings.keys import BY_NAME, KEYS
-from hedgehogd.settings.load import Settings, default_of, load, nearest, shown
+from hedgehogd.settings.keys import BY_NAME, KEYS, Settings
+from hedgehogd.settings.load import load, nearest, shown
 
 # For each key: two texts that are right, and what they mean.
 RIGHT = {
@@ -313,8 +313,8 @@ def test_values_are_shown_as_they_are_written(value, text):
 
 def test_defaults_are_shown_in_the_same_words():
     """``--help`` and ``config`` must not differ."""
-    assert default_of(BY_NAME["feed.channels"]) == "ticker,matches,heartbeat"
-    assert default_of(BY_NAME["serve.port"]) == "0"
+    assert shown(BY_NAME["feed.channels"].default) == "ticker,matches,heartbeat"
+    assert shown(BY_NAME["serve.port"].default) == "0"
 
 
 def test_nothing_alike_gets_no_hint():

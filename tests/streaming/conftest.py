@@ -12,7 +12,7 @@ from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.streams import ReplayStream
 from hedgehogd.fanout.instance import Instance
 from hedgehogd.protocol.frames import encode_text
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane

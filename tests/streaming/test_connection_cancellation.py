@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from hedgehogd.app.daemon import make_instance
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.door import Door, open_listener
 from hedgehogd.streaming.outlet import OutletSettings
 from hedgehogd.streaming.plane import StreamingPlane

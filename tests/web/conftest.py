@@ -6,7 +6,7 @@ from hedgehogd.app.daemon import make_instance
 from hedgehogd.fanout.member import Member, MemberStatistics
 from hedgehogd.fanout.session import Session
 from hedgehogd.protocol.wire import NDJSON, SSE, WEBSOCKET
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 
 
 class IdleMember(Member):

@@ -13,7 +13,7 @@ from hedgehogd.app.daemon import make_instance
 from hedgehogd.domain import limits
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.feeds.rest_cache import failure
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.simulator.market import Market
 from hedgehogd.simulator.products import products_for
 from hedgehogd.simulator.rest import market_app

@@ -8,7 +8,7 @@ from hedgehogd.app.daemon import make_instance
 from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.delivery import Delivery
-from hedgehogd.settings.load import Settings
+from hedgehogd.settings.keys import Settings
 from hedgehogd.web.memory import from_memory, live_products
 from tests.fakes import make_message
 

@@ -1,28 +1,19 @@
-"""The HAProxy configuration for the instances of one machine.
+"""``hedgehogd haproxy-config``: the configuration of HAProxy for the instances of one machine.
 
-An operator reads the result, so most reasons stand in its comments (``haproxy_text``); here
-are the figures, and what follows from the daemon's own limits. No I/O.
+``haproxy.cfg.template`` is the text, whose comments give the reasons to the operator. This module
+has the flags, and computes from them and from the limits of the daemon the values that replace
+``$name`` in the template.
 """
 
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from ipaddress import ip_address, ip_network
 from string import Template
 from typing import Any, NamedTuple
 
 from hedgehogd.commands.arguments import Parser, checked, new_parser
-from hedgehogd.commands.haproxy_text import (
-    BACKENDS,
-    DEBIAN,
-    DEFAULTS,
-    GLOBAL,
-    HEAD,
-    PUBLIC,
-    STATISTICS,
-    TLS,
-    UNPRIVILEGED,
-)
 from hedgehogd.domain import limits
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.settings.keys import FIRST_OPERATOR_PORT, FIRST_PORT, INSTANCE_MAX
@@ -53,6 +44,20 @@ _OWN_ANSWERS = (
     (504, "gateway_timeout", "the instance did not answer in time; try again", 0),
 )
 _TOO_MANY = "too many requests or connections from your address; wait ten seconds"
+
+# The lines of the section "global" that depend on flags.
+_DEBIAN = """
+    log /dev/log local0
+    user haproxy
+    group haproxy
+    chroot /var/lib/haproxy
+    # For the operator, through socat: "show servers state", "set server ready/2 state drain".
+    stats socket /run/haproxy/admin.sock mode 660 level admin
+"""
+_UNPRIVILEGED = """
+    log stdout format raw local0 notice
+"""
+_TLS = "    ssl-default-bind-options ssl-min-ver TLSv1.2\n"
 
 _ITEM = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 _NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+")
@@ -202,7 +207,7 @@ def haproxy_config(cluster: Cluster) -> str:
         "half_closed_max_s": HALF_CLOSED_MAX_S,
         "head_timeout_s": round(limits.HEAD_TIMEOUT_S),
         "keep_alive_s": round(limits.KEEP_ALIVE_S),
-        "process": (UNPRIVILEGED if cluster.unprivileged else DEBIAN).strip("\n"),
+        "process": (_UNPRIVILEGED if cluster.unprivileged else _DEBIAN).strip("\n"),
         "quiet_max_s": QUIET_MAX_S,
         "servers": "\n".join(
             f"    server {number} 127.0.0.1:{FIRST_PORT + number}" for number in cluster.instances
@@ -210,13 +215,13 @@ def haproxy_config(cluster: Cluster) -> str:
         "statistics_connections_max": STATISTICS_CONNECTIONS_MAX,
         "statistics_port": cluster.statistics_port,
         "subscribers_max": limits.SUBSCRIBERS_MAX,
-        "tls": TLS if cluster.certificate else "",
+        "tls": _TLS if cluster.certificate else "",
         "too_many": _json_answer("too_many_requests", _TOO_MANY, 10),
         "trusted_proxies": " ".join(cluster.trusted_proxies),
         "tunnel_quiet_max_s": TUNNEL_QUIET_MAX_S,
         "visitors_max": visitors,
     }
-    text = HEAD + GLOBAL + DEFAULTS + PUBLIC + BACKENDS + STATISTICS
+    text = files("hedgehogd.commands").joinpath("haproxy.cfg.template").read_text("utf-8")
     return Template(text).substitute(values)
 
 

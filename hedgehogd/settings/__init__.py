@@ -1,1 +1,1 @@
-"""The configuration: its keys, where their values come from, and the credentials."""
+"""The configuration: its keys, the sources of their values, and the exchange's credentials."""

@@ -1,8 +1,8 @@
 """The exchange's API key: read from files, never from flags or the environment.
 
-Three files in one directory: ``coinbase-key``, ``coinbase-secret``, ``coinbase-passphrase``.
+One directory has three files: ``coinbase-key``, ``coinbase-secret``, ``coinbase-passphrase``.
 systemd puts its credentials into such a directory and names it in ``CREDENTIALS_DIRECTORY``.
-What is in them never appears in a log, an error or the output of ``hedgehogd config``.
+Their content never appears in a log line, an error or the output of ``hedgehogd config``.
 """
 
 import stat
@@ -20,10 +20,10 @@ _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def read_credentials(directory: str, environment: Mapping[str, str]) -> Credentials | None:
-    """Return the credentials in ``directory`` or, when it is empty, systemd's; None for none.
+    """Return the credentials in ``directory``, by default systemd's; None when there are none.
 
     Raises:
-        OperatorError: a file is missing, unreadable, empty, readable by others, or the
+        OperatorError: a file is missing, unreadable, empty or readable by all users, or the
             secret is not base64.
     """
     where = directory or environment.get(_SYSTEMD, "")
@@ -37,10 +37,10 @@ def read_credentials(directory: str, environment: Mapping[str, str]) -> Credenti
 
 
 def check_secrecy(address: FeedAddress) -> None:
-    """Refuse to send credentials where others can read them.
+    """Refuse to send credentials over a network without encryption.
 
     Raises:
-        OperatorError: the feed is not encrypted, and not on this machine.
+        OperatorError: the feed is on another machine, and its URL is not ``wss://``.
     """
     if not address.is_tls and address.host not in _THIS_MACHINE:
         raise OperatorError(
@@ -51,7 +51,7 @@ def check_secrecy(address: FeedAddress) -> None:
 def _are_there(directory: Path) -> bool:
     try:
         return any((directory / name).exists() for name in NAMES)
-    except OSError:  # not for us
+    except OSError:  # this user may not read the directory
         return False
 
 
@@ -59,7 +59,9 @@ def _read(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         if mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise OperatorError(f"{path}: others may read it.\n  Expected mode 0600 or 0400.")
+            raise OperatorError(
+                f"{path}: all users may read or write it.\n  Expected mode 0600 or 0400."
+            )
         with path.open("rb") as file:
             text = file.read(_BYTES_MAX).decode().strip()
     except OSError as error:

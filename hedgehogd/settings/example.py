@@ -1,8 +1,8 @@
 """The configuration file as an example: every key with its meaning and its default.
 
-``hedgehogd config --example`` prints it, and the Debian package installs it. Values are
-commented out, so that the file sets nothing until somebody means it to; the defaults can then
-change in a later version for whoever has not decided otherwise.
+``hedgehogd config --example`` prints it, and the Debian package installs it. Each value is
+commented out: the file sets nothing until an operator edits it, and operators that did not
+set a key get the new default when a later version changes it.
 """
 
 import json
@@ -16,16 +16,16 @@ _WIDTH = 100
 _HEAD = """\
 # The configuration of hedgehogd: every key with its default.
 #
-# All instances of a machine read this file. What only instance 3 shall have stands in
+# All instances of a machine read this file. Values for instance 3 alone are set in
 # /etc/hedgehogd/3.env, as HEDGEHOGD_ + key in capitals, dots as underscores; such variables
 # win over this file, flags over both.
 #
-# `hedgehogd --check` judges the file, `hedgehogd config` shows what is in force.
+# `hedgehogd --check` checks the file, `hedgehogd config` shows the values in force.
 """
 
 
 def example_file() -> str:
-    """Return the file; with every value's comment sign taken away it still says the defaults."""
+    """Return the file; without the comment signs before its values it still sets the defaults."""
     parts = [_HEAD]
     by_section = sorted(KEYS, key=lambda key: ("." in key.name, _section_rank(key)))
     for section, keys in groupby(by_section, _section):
@@ -39,7 +39,7 @@ def _section(key: Key) -> str:
 
 
 def _section_rank(key: Key) -> int:
-    """Sections stand in the order in which the table of keys first names them."""
+    """Return the place of the section: sections have the order of their first keys."""
     return next(rank for rank, each in enumerate(KEYS) if _section(each) == _section(key))
 
 
@@ -51,7 +51,7 @@ def _entry(key: Key) -> str:
 
 
 def _value(key: Key) -> tuple[str, str]:
-    """Return the default in TOML, and what to say when it has none that a file could hold."""
+    """Return the default in TOML, and a remark when no value in a file can express it."""
     try:
         key.read(key.default)
     except ValueError:
@@ -61,7 +61,7 @@ def _value(key: Key) -> tuple[str, str]:
 
 
 def _toml(value: Any) -> str:
-    """Return ``value`` in TOML, which for what we have is the same as in JSON."""
+    """Return ``value`` in TOML; for texts, numbers and truth values that is the same as JSON."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)

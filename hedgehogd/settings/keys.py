@@ -1,8 +1,8 @@
-"""The keys: everything that can be set, declared once as a field of ``Settings``.
+"""The keys of the configuration, each declared once as a field of ``Settings``.
 
 A field's declaration holds its default, flag, help text and reader. The flag, the line in
 ``--help``, the environment variable, the key in the file, the example of a file, the output of
-``hedgehogd config`` and what SIGHUP changes are derived from it.
+``hedgehogd config`` and the effect of SIGHUP are derived from it.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ FIRST_PORT = 8000
 FIRST_OPERATOR_PORT = 9000
 INSTANCE_MAX = PORT_MAX - FIRST_OPERATOR_PORT
 
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # it is not listened on
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # not to listen on
 _READ, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
     "what to read", "where to serve", "history", "limits", "the demo market", "other",
 )  # fmt: skip
@@ -44,11 +44,11 @@ _Value = TypeVar("_Value")
 
 
 class Key(NamedTuple):
-    """What a field of ``Settings`` declares.
+    """The declaration of a key, in a field of ``Settings``.
 
     Attributes:
         default: the value when nothing sets it.
-        flag: on the command line; a switch that begins with ``--no-`` sets False.
+        flag: the flag of the command line; a switch that begins with ``--no-`` sets False.
         metavar: the placeholder for the value in ``--help``; empty for a switch.
         group: the heading in ``--help``.
         help: the meaning, without the default.
@@ -56,7 +56,7 @@ class Key(NamedTuple):
             follow "expected".
         reloads: SIGHUP changes the value without a restart.
         has_secrets: the value may be a URL with a password or token, which are not shown.
-        note: what the example of a file adds, for instances that systemd runs.
+        note: a remark in the example of a file, for instances that systemd runs.
         field: the attribute of ``Settings``.
     """
 
@@ -106,17 +106,17 @@ class Settings:
     # fmt: off
     feed_pairs: tuple[str, ...] = key(
         (), "--pairs", "A,B", _READ,
-        "products held from the start",
+        "products subscribed upstream from the start on",
         read_pairs, reloads=True,
     )
     feed_channels: tuple[str, ...] = key(
         ("ticker", "matches", "heartbeat"), "--channels", "a,b", _READ,
-        "channels held for them",
+        "channels subscribed for --pairs",
         read_channels, reloads=True,
     )
     feed_only_pairs: bool = key(
         False, "--only-pairs", "", _READ,
-        "serve only --pairs; others are added on demand otherwise",
+        "serve only --pairs; without this, other products are added on demand",
         read_switch,
     )
     feed_where: str = key(
@@ -141,12 +141,12 @@ class Settings:
     )
     feed_lines: int = key(
         1, "--lines", "N", _READ,
-        "upstream connections for the same products; with 2 neither's end loses anything",
+        "upstream lines for the same products; with 2, no message is lost when one line ends",
         whole_number(1, limits.LINES_MAX),
     )
     feed_gap_patience_s: float = key(
         limits.GAP_PATIENCE_S, "--gap-patience-s", "SECONDS", _READ,
-        "how long a hole in one line waits for the other to fill it",
+        "how long a gap in one line waits for the other line to fill it",
         number(0, 5),
     )
     feed_credentials: str = key(
@@ -172,9 +172,9 @@ class Settings:
     )
     serve_operator_bind: str = key(
         AUTO, "--operator-bind", "ADDRESS:PORT", _SERVE,
-        "where operators are served: /metrics, lines and instances beside all that --port"
-        " serves; none for the runtime socket alone; auto for 127.0.0.1:9000+N, and for none"
-        " with --port",
+        "address of the operator listener, which serves /metrics, lines and instances besides"
+        " all that --port serves; none for the runtime socket alone; auto for"
+        " 127.0.0.1:9000+N, or none with --port",
         read_operator_bind,
     )
     serve_cors_origins: tuple[str, ...] = key(
@@ -184,8 +184,8 @@ class Settings:
     )
     serve_hosts: tuple[str, ...] = key(
         (), "--hosts", "A,B", _SERVE,
-        "names beside localhost that a loopback --bind is asked by, as behind a proxy; * for"
-        " any, but on the operator listener",
+        "host names besides localhost that requests to a loopback --bind may have, such as those"
+        " that a proxy forwards; * for any, except on the operator listener",
         read_hosts,
     )
     serve_trusted_proxies: tuple[str, ...] = key(
@@ -196,24 +196,24 @@ class Settings:
     )
     serve_runtime_dir: str = key(
         "", "--runtime-dir", "DIR", _SERVE,
-        "directory of the sockets by which the instances of this machine find each other",
+        "directory of the sockets through which the instances of this machine reach each other",
         read_text,
     )
     history_where: str = key(
         "auto", "--history", "DIR", _HISTORY,
-        "directory in which --channels of --pairs are kept, shared by the instances of a"
-        " machine; none for nowhere; auto for systemd's state directory, where there is one,"
-        " and for --feed demo a temporary one",
+        "directory in which the history of --channels of --pairs is kept, shared by the"
+        " instances of a machine; none for no history; auto for systemd's state directory, if"
+        " there is one, and for a temporary directory with --feed demo",
         read_text,
     )
     history_age_max_s: float = key(
         limits.HISTORY_AGE_MAX_S, "--history-age-max-s", "SECONDS", _HISTORY,
-        "how long it is kept",
+        "how long history is kept",
         number(60, 10_000_000_000),
     )
     history_bytes_max: int = key(
         limits.HISTORY_BYTES_MAX, "--history-bytes-max", "BYTES", _HISTORY,
-        "how large it may be",
+        "how large history may be",
         whole_number(_MIB, 1024 * 1024 * 1024 * _MIB),
     )
     limits_subscribers_max: int = key(
@@ -228,28 +228,28 @@ class Settings:
     )
     limits_address_connections_per_s: float = key(
         limits.ADDRESS_CONNECTIONS_PER_S, "--address-connections-per-s", "N", _LIMITS,
-        "new connections of one address a second, and at once those of ten seconds",
+        "new connections of one address a second; a burst may have those of ten seconds",
         number(0.1, 1_000_000), reloads=True,
     )
     limits_topics_max: int = key(
         limits.TOPICS_PER_SUBSCRIBER_MAX, "--topics-max", "N", _LIMITS,
-        "channels times products that one subscriber may have",
+        "topics (channel × product) that one subscriber may have",
         whole_number(1, 1_000_000), reloads=True,
     )
     limits_backlog_bytes_max: int = key(
         limits.BACKLOG_BYTES_MAX, "--backlog-bytes-max", "BYTES", _LIMITS,
-        "bytes a subscriber may fall behind before its policy acts",
+        "bytes of backlog of one subscriber before its overflow policy applies",
         whole_number(1024, 1024 * _MIB), reloads=True,
     )
     limits_backlog_age_max_s: float = key(
         limits.BACKLOG_AGE_MAX_S, "--backlog-age-max-s", "SECONDS", _LIMITS,
-        "seconds it may fall behind",
+        "age of this backlog before the policy applies",
         number(0.1, limits.BACKLOG_AGE_MAX_S), reloads=True,
     )
     limits_waiting_bytes_max: int = key(
         limits.WAITING_BYTES_MAX, "--waiting-bytes-max", "BYTES", _LIMITS,
-        "memory for all that waits for subscribers, all of them together; beyond it the largest"
-        " backlogs are closed first",
+        "memory for the backlogs of all subscribers together; above it the subscribers with the"
+        " largest backlogs are closed first",
         whole_number(_MIB, 1024 * 1024 * _MIB), reloads=True,
     )
     limits_tape_bytes_max: int = key(
@@ -259,30 +259,30 @@ class Settings:
     )
     drain_notice_s: float = key(
         limits.DRAIN_NOTICE_S, "--drain-notice-s", "SECONDS", _LIMITS,
-        "time for a balancer to notice that we are leaving",
+        "time for a load balancer to notice that this instance drains",
         number(0, 300), reloads=True,
         note="hedgehogd@.service sets HEDGEHOGD_DRAIN_NOTICE_S=3, which wins over this file; to"
         " change it for all instances: systemctl edit hedgehogd@.service",
     )
     drain_spread_s: float = key(
         limits.DRAIN_SPREAD_S, "--drain-spread-s", "SECONDS", _LIMITS,
-        "time over which subscribers are sent away",
+        "time over which the farewells of subscribers are spread",
         number(0, 300), reloads=True,
     )
     drain_timeout_s: float = key(
         limits.DRAIN_TIMEOUT_S, "--drain-timeout-s", "SECONDS", _LIMITS,
-        "longest wait for subscribers to leave on stop",
+        "longest time of a whole drain",
         number(0.1, 3600), reloads=True,
         note="keep it below TimeoutStopSec= of hedgehogd@.service, which is 30 s",
     )
     demo_seed: int = key(
         0, "--demo-seed", "N", _DEMO,
-        "seed of --feed demo; 0 draws one and logs it",
+        "seed of --feed demo; 0 for a random one, which is logged",
         whole_number(0, 2**31 - 1),
     )
     demo_rate: float = key(
         1.0, "--demo-rate", "X", _DEMO,
-        "how busy it is; 1 is real",
+        "how busy the market is; 1 is about the real rate",
         number(0.01, 100),
     )
     demo_modify_orders: bool = key(
@@ -305,12 +305,12 @@ class Settings:
 
     @property
     def port(self) -> int:
-        """The port to listen on: the one that was set, else 8000 + the instance's number."""
+        """The port to listen on: ``serve.port``, by default 8000 + the instance's number."""
         return self.serve_port or FIRST_PORT + self.instance
 
     @property
     def operator_address(self) -> tuple[str, int] | None:
-        """Address and port of the operator listener; None for no such listener."""
+        """Address and port of the operator listener; None without this listener."""
         if self.serve_operator_bind == AUTO:
             is_numbered = not self.serve_port
             return ("127.0.0.1", FIRST_OPERATOR_PORT + self.instance) if is_numbered else None
@@ -323,14 +323,14 @@ class Settings:
 
     @property
     def operator_place(self) -> str | None:
-        """The same for the operator listener; None for no such listener."""
+        """The same for the operator listener; None without this listener."""
         address = self.operator_address
         return None if address is None else _local_place(*address)
 
     def history_directory(self, environment: Mapping[str, str]) -> Path | None:
-        """Return where history is kept; None for nowhere, and for a place of its own (demo).
+        """Return the directory of history, by default the state directory that systemd names.
 
-        What was set wins; then the state directory that systemd names.
+        None when no history is kept, and for a temporary directory (demo).
         """
         where = self.history_where
         if where == NONE:
@@ -353,8 +353,8 @@ class Reload(NamedTuple):
 
     Attributes:
         settings: those in force after the reload.
-        changed: names of the keys whose new value is in force, sorted.
-        needs_restart: names of the keys whose new value needs a restart, sorted.
+        changed: names of the keys with a new value in force, sorted.
+        needs_restart: names of the keys with a new value that needs a restart, sorted.
     """
 
     settings: Settings
@@ -374,7 +374,7 @@ def reloaded(old: Settings, new: Settings) -> Reload:
 
 
 def _local_place(host: str, port: int) -> str:
-    """Return ``HOST:PORT``; what listens on every address is reached by the loopback one."""
+    """Return ``HOST:PORT``; a listener on all addresses is reached at the loopback address."""
     return f"{in_url(_LOOPBACK_OF.get(host, host))}:{port}"
 
 

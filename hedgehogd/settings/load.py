@@ -1,8 +1,8 @@
-"""Configuration: flags, environment, file and defaults fill the table of ``keys``.
+"""Load the configuration from flags, environment, file and defaults.
 
 Flags win over environment, environment over file, file over defaults. An unknown key, an
-unknown ``HEDGEHOGD_*`` variable or a bad value is an error that names the key, what was
-found, what was expected and the nearest right name.
+unknown ``HEDGEHOGD_*`` variable or a bad value is an error that names the key, the value
+found, the values expected and the nearest valid name.
 """
 
 import tomllib
@@ -26,10 +26,10 @@ DEFAULT_FILE = Path("/etc/hedgehogd/hedgehogd.toml")
 
 
 class Configuration(NamedTuple):
-    """Settings, and where each of them came from.
+    """Settings, and the origin of each value.
 
     Attributes:
-        settings: what is in force.
+        settings: the values in force.
         origins: for each key's name, ``flag --x``, ``environment X``, ``file PATH`` or ``default``.
     """
 
@@ -38,22 +38,23 @@ class Configuration(NamedTuple):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a sentence that offers the nearest right name, or nothing."""
+    """Return a sentence that suggests the nearest of ``names``; empty when none is similar."""
     return _hint(name, {each: each for each in names})
 
 
 def load(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
 ) -> Configuration:
-    """Put the configuration together.
+    """Load the configuration.
 
     Args:
-        flags: values given on the command line, by key's name.
+        flags: values of the command line, by name of the key.
         environment: the process's environment.
-        file: the file named by ``--config``; None for the default one, if it exists.
+        file: the file that ``--config`` names; None for the default file, if it exists.
 
     Raises:
-        OperatorError: a bad flag (exit 64), or anything else that is wrong (exit 78).
+        OperatorError: a flag is wrong (exit status 64), or a value of the environment or the
+            file (exit status 78).
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(BY_NAME, "default")
@@ -82,7 +83,7 @@ def load(
 
 
 def _nearest_variable(variable: str) -> str:
-    """Compare what comes behind the prefix: the prefix alone makes all of them alike."""
+    """Compare names without the prefix; with it, all of them would be similar."""
     by_flag = {_flag_word(key).upper(): key.variable for key in KEYS}
     by_ending = {key.field.upper(): key.variable for key in KEYS}
     return _hint(variable.removeprefix(ENVIRONMENT_PREFIX), by_flag | by_ending)
@@ -93,18 +94,21 @@ def _nearest_key(name: str) -> str:
 
 
 def _flag_word(key: Key) -> str:
-    """Return the flag as people who know it may write it elsewhere: ``port``."""
+    """Return the flag as an operator may write it in a file by mistake: ``port``."""
     return key.flag.removeprefix("--").replace("-", "_")
 
 
 def _hint(name: str, meant: Mapping[str, str]) -> str:
-    """Offer what the nearest of the names stands for, or nothing."""
+    """Return a sentence that suggests the key of the nearest name; empty when none is similar."""
     alike = nearest_name(name, meant)
     return "" if alike is None else f"\n  Did you mean {meant[alike]!r}?"
 
 
 def _default_file() -> Path | None:
-    """Return the default file if it is there; one that may not be seen is there."""
+    """Return the default file if it exists.
+
+    A file that this user may not see counts as one that exists: reading it reports the error.
+    """
     try:
         return DEFAULT_FILE if DEFAULT_FILE.exists() else None
     except OSError:
@@ -127,7 +131,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise OperatorError(f"{path}: {error.strerror}") from None
     except RecursionError:
         raise OperatorError(f"{path}: it is nested too deeply") from None
-    except ValueError as error:  # no TOML, no UTF-8, a number of thousands of digits
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise OperatorError(f"{path}: {error}") from None
     found: dict[str, Any] = {}
     for section, value in tables.items():
@@ -144,25 +148,25 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _check(settings: Settings) -> None:
-    """Check what no single value can show."""
+    """Check conditions on more than one value."""
     if settings.feed_only_pairs and not settings.feed_pairs:
-        raise OperatorError("--only-pairs serves nothing without --pairs", EXIT_USAGE)
+        raise OperatorError("--only-pairs without --pairs would serve no product", EXIT_USAGE)
     if settings.drain_notice_s + settings.drain_spread_s >= settings.drain_timeout_s:
         raise OperatorError(
             f"drain.notice_s ({settings.drain_notice_s:g}) and drain.spread_s"
-            f" ({settings.drain_spread_s:g}) take all of drain.timeout_s"
-            f" ({settings.drain_timeout_s:g}).\n  Expected time left to say goodbye in."
+            f" ({settings.drain_spread_s:g}) use all of drain.timeout_s"
+            f" ({settings.drain_timeout_s:g}).\n  Expected some time left for farewells."
         )
 
 
 def shown_value(key: Key, settings: Settings) -> str:
-    """Return what is in force for ``key``, for people and without secrets."""
+    """Return the value in force for ``key`` as text, without secrets."""
     value = settings.port if key.name == "serve.port" else getattr(settings, key.field)
     return hide_in_url(shown(value)) if key.has_secrets else shown(value)
 
 
 def shown(value: Any) -> str:
-    """Return a value for people."""
+    """Return a value as text."""
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, bool):

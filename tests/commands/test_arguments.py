@@ -30,7 +30,7 @@ SINCE = ["--port", "0", "--since", "-5m"]
         (["config", "x"], "unrecognized arguments: x\n  See `hedgehogd config --help`."),
         (["--port", "0"], "--port: found '0'\n  Expected a whole number from 1 to 65535."),
         (["--pairs", "BTC"], "--pairs: found 'BTC'\n  Expected pairs such as BTC-USD"),
-        (["--only-pairs"], "--only-pairs serves nothing without --pairs"),
+        (["--only-pairs"], "--only-pairs without --pairs would serve no product"),
         (["simulate", "--port", "99999"], "found '99999', expected a whole number from 0 to 65535"),
         (["simulate", "--seed", "x"], "argument --seed: found 'x', expected a whole number"),
         (["simulate", "--rate", "nan"], "argument --rate: found 'nan', expected a number"),

@@ -1,4 +1,4 @@
-"""The exchange's API key: from files alone, and never shown."""
+"""The exchange's API key: read from files alone, and never shown."""
 
 import base64
 from pathlib import Path
@@ -17,7 +17,7 @@ CONTENTS = ("the-key-itself", SECRET, "the-passphrase-itself")
 
 @pytest.fixture
 def write(tmp_path):
-    """Write the three files, as they should be but for what is said; return their folder."""
+    """Write the three files, valid except for the arguments; return their folder."""
 
     def write(mode=0o600, **contents):
         for name, content in zip(NAMES, CONTENTS, strict=True):
@@ -33,7 +33,7 @@ def write(tmp_path):
 
 
 def refused(directory, environment=None):
-    """Return what is said about it; never anything of what is in the files."""
+    """Return the error message for ``directory``, after a check that it quotes no file."""
     with pytest.raises(OperatorError) as caught:
         read_credentials(str(directory), environment or {})
     text = f"{caught.value!r} {caught.value} {caught.value.__cause__!r}"
@@ -47,8 +47,8 @@ def signs_as_expected(credentials):
     return (fields["key"], fields["passphrase"]) == CONTENTS[::2] and credentials.verifies(fields)
 
 
-def test_they_are_read_from_a_directory(write):
-    """An editor's newline at the end is no part of a key."""
+def test_credentials_are_read_from_a_directory(write):
+    """An editor's newline at the end of a file is not part of a key."""
     assert signs_as_expected(read_credentials(str(write()), {}))
     write(key=CONTENTS[0] + "\n", secret=f" {SECRET}\r\n", passphrase=CONTENTS[2] + "\n")
     assert signs_as_expected(read_credentials(str(write()), {}))
@@ -62,13 +62,13 @@ def test_systemd_names_the_directory(write):
 
 
 @pytest.mark.parametrize("environment", [{}, {"CREDENTIALS_DIRECTORY": "/nowhere"}])
-def test_without_files_there_are_none(environment):
-    """systemd may have other credentials for us, and none of these."""
+def test_without_files_there_are_no_credentials(environment):
+    """systemd may pass other credentials to the daemon, and none of these."""
     assert read_credentials("", environment) is None
 
 
-def test_a_directory_of_systemds_that_may_not_be_entered_has_none(monkeypatch):
-    """It belongs to another service; ours starts without a key."""
+def test_a_directory_of_systemd_that_may_not_be_entered_has_no_credentials(monkeypatch):
+    """It belongs to another service; the daemon starts without a key."""
 
     def denied(self):
         raise PermissionError
@@ -86,14 +86,14 @@ def test_a_directory_of_systemds_that_may_not_be_entered_has_none(monkeypatch):
         "ws://[::1]:9000",
     ],
 )
-def test_credentials_go_out_encrypted_or_not_at_all_off_this_machine(url):
+def test_credentials_leave_this_machine_encrypted_only(url):
     """A simulator or a proxy on this machine needs no TLS."""
     check_secrecy(parse_url(url))
 
 
 @pytest.mark.parametrize("url", ["ws://feed.example/", "ws://127.0.0.2:9000/", "ws://10.0.0.7:80/"])
-def test_an_unencrypted_feed_elsewhere_is_refused_by_name(url):
-    """Everybody on the way could read the key, and use it."""
+def test_an_unencrypted_feed_on_another_machine_is_refused_by_name(url):
+    """Every router between could read the key, and use it."""
     with pytest.raises(OperatorError) as caught:
         check_secrecy(parse_url(url))
 
@@ -104,7 +104,7 @@ def test_an_unencrypted_feed_elsewhere_is_refused_by_name(url):
 
 
 async def test_a_daemon_with_a_key_does_not_even_dial_an_unencrypted_feed(write):
-    """The check is of no use where it is not made; and it says nothing of the key."""
+    """The daemon makes the check before it dials, and its error does not quote the key."""
     settings = Settings(
         feed_where="ws://feed.invalid/", feed_credentials=str(write()), serve_port=0
     )
@@ -119,8 +119,8 @@ async def test_a_daemon_with_a_key_does_not_even_dial_an_unencrypted_feed(write)
 
 
 @pytest.mark.parametrize("missing", ["key", "secret", "passphrase"])
-def test_two_of_three_are_an_error(write, missing):
-    """Half a key would be found out by the exchange, on the first subscribe."""
+def test_two_files_of_three_are_an_error(write, missing):
+    """The exchange would refuse an incomplete key only on the first subscribe."""
     directory = write(**{missing: None})
 
     expected = f"{directory}/coinbase-{missing}: No such file or directory"
@@ -139,30 +139,32 @@ def test_two_of_three_are_an_error(write, missing):
         ({"key": b"\xff\xfe"}, "coinbase-key: it is not text"),
     ],
 )
-def test_what_is_wrong_is_said_without_what_is_in_it(write, contents, complaint):
-    """The error goes to a journal that others read."""
+def test_an_error_names_the_file_and_quotes_nothing_of_it(write, contents, complaint):
+    """The error goes to a journal that other users read."""
     said = refused(write(**contents))
     assert said.endswith(complaint)
     assert "not base64!" not in said
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602, 0o666])
-def test_files_that_others_may_read_are_refused(write, mode):
-    """A key that everybody on the machine can read is no secret."""
-    assert "others may read it.\n  Expected mode 0600 or 0400." in refused(write(mode=mode))
+def test_files_that_all_users_may_read_are_refused(write, mode):
+    """A key that every user of the machine can read is no secret."""
+    assert "all users may read or write it.\n  Expected mode 0600 or 0400." in refused(
+        write(mode=mode)
+    )
 
 
-def test_a_directory_in_a_files_place_is_named(write, tmp_path):
-    """A mistake of whoever mounts secrets in containers."""
+def test_a_directory_in_place_of_a_file_is_named(write, tmp_path):
+    """A common mistake where secrets are mounted in containers."""
     directory = write(secret=None)
     (tmp_path / "coinbase-secret").mkdir(mode=0o700)
     assert refused(directory).endswith("coinbase-secret: Is a directory")
 
 
-def test_a_printed_configuration_has_the_place_and_nothing_of_what_is_there(
+def test_a_printed_configuration_has_the_directory_and_nothing_of_the_files(
     clean, said, write, monkeypatch
 ):
-    """``hedgehogd config`` is pasted into bug reports."""
+    """Operators paste the output of ``hedgehogd config`` into bug reports."""
     directory = str(write())
     status, out, err = said("config", "--credentials", directory)
 
@@ -171,8 +173,8 @@ def test_a_printed_configuration_has_the_place_and_nothing_of_what_is_there(
     assert not any(content in out for content in CONTENTS)
 
 
-def test_a_check_of_the_configuration_reads_them(clean, said, write, monkeypatch):
-    """Whoever checks before a restart must not find out by it."""
+def test_a_check_of_the_configuration_reads_the_files(clean, said, write, monkeypatch):
+    """An operator that checks before a restart must not learn of a bad file by the restart."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     right = ("--check", "--feed", "demo", "--credentials", str(write()))
     assert said(*right) == (0, "the configuration is sound\n", "")

@@ -1,4 +1,4 @@
-"""The example of a configuration file: complete, sound, and true to the defaults."""
+"""The example of a configuration file: complete, valid, and true to the defaults."""
 
 import re
 import tomllib
@@ -16,7 +16,7 @@ UNIT = Path(__file__).resolve().parents[2] / "systemd/hedgehogd@.service"
 
 
 def refuses_its_default(key):
-    """True for a key that can be set but not be set to what it is without: no value says so."""
+    """Report whether the default of ``key`` is no value that a file could set."""
     try:
         key.read(getattr(Settings(), key.field))
     except ValueError:
@@ -25,12 +25,12 @@ def refuses_its_default(key):
 
 
 def words():
-    """Return the example's text on one line, whatever way it was wrapped."""
+    """Return the example's text on one line, however it was wrapped."""
     return " ".join(example_file().replace("\n#", "\n").split())
 
 
 def uncommented(*without):
-    """Return the example with every value in force but those of the keys ``without``."""
+    """Return the example with every value in force, except those of the keys ``without``."""
     lines, section = [], ""
     for line in example_file().splitlines():
         section = line.strip("[]") if line.startswith("[") else section
@@ -41,8 +41,8 @@ def uncommented(*without):
     return "\n".join(lines)
 
 
-def test_as_it_is_it_sets_nothing(tmp_path):
-    """Installing a package must not decide anything."""
+def test_the_example_as_installed_sets_nothing(tmp_path):
+    """The installation of a package must not change a value."""
     file = tmp_path / "x.toml"
     file.write_text(example_file())
 
@@ -51,7 +51,7 @@ def test_as_it_is_it_sets_nothing(tmp_path):
 
 
 def test_every_key_is_there_with_its_help():
-    """What can be set is found where it is set."""
+    """An operator finds every key in the file where it is set."""
     tables = tomllib.loads(uncommented())
     found = {
         name
@@ -67,16 +67,16 @@ def test_every_key_is_there_with_its_help():
     assert max(map(len, example_file().splitlines())) <= 100
 
 
-def test_with_every_comment_sign_taken_away_it_says_the_defaults(tmp_path):
-    """Else it would lie about what is in force."""
+def test_without_comment_signs_the_example_sets_the_defaults(tmp_path):
+    """Otherwise the example would show values that are not in force."""
     file = tmp_path / "x.toml"
     file.write_text(uncommented(*(key.name for key in KEYS if refuses_its_default(key))))
 
     assert load({}, {}, file).settings == Settings()
 
 
-def test_a_key_without_a_default_has_a_value_it_would_take(tmp_path):
-    """An example that is refused when used is none."""
+def test_a_key_without_a_default_has_a_valid_value(tmp_path):
+    """An example with a refused value would be useless."""
     file = tmp_path / "x.toml"
     file.write_text(uncommented())
     settings = load({}, {}, file).settings
@@ -96,7 +96,7 @@ def test_a_key_without_a_default_has_a_value_it_would_take(tmp_path):
         ("TimeoutStopSec=30", "below TimeoutStopSec= of hedgehogd@.service, which is 30 s"),
     ],
 )
-def test_what_it_says_of_the_unit_is_true(directive, sentence):
-    """The two are read together, and changed apart."""
+def test_the_remarks_about_the_unit_are_true(directive, sentence):
+    """The two files are read together, and edited apart."""
     assert directive in UNIT.read_text().splitlines()
     assert sentence in words()

@@ -1,4 +1,4 @@
-"""The table of keys: every way to say a value, and what is no value."""
+"""The keys: their names, their defaults, and which of them reload."""
 
 import pytest
 
@@ -14,12 +14,12 @@ def test_a_key_has_one_name_of_each_kind() -> None:
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_a_default_written_out_is_the_default(key) -> None:
-    """What `config` shows can be put into a file or a variable as it stands."""
+    """An operator can copy the output of `config` into a file or a variable unchanged."""
     default = key.default
     if key.name == "serve.port":
-        return  # 0 stands for "8000 + instance" and cannot be asked for
+        return  # 0 means "8000 + instance" and cannot be set
     if key.name in {"feed.credentials", "serve.runtime_dir"}:
-        assert default == ""  # none: nobody can ask for that
+        assert default == ""  # no value, which cannot be set
         return
     if default == "":
         pytest.fail("no other key has an empty text for its default")
@@ -29,7 +29,7 @@ def test_a_default_written_out_is_the_default(key) -> None:
 
 
 def test_a_reload_takes_the_keys_that_reload_and_names_the_rest() -> None:
-    """The declaration of a key alone says to which of the two it belongs."""
+    """The declaration of a key alone decides to which of the two it belongs."""
     old, new = Settings(), Settings(feed_lines=2, serve_bind="::1", log_level="debug")
 
     assert reloaded(old, new) == (

@@ -1,4 +1,4 @@
-"""Configuration: where a value comes from, and what is said about a wrong one."""
+"""Configuration: the origin of each value, and the error for a wrong one."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hedgehogd.settings import load as config
 from hedgehogd.settings.keys import BY_NAME, KEYS, Settings
 from hedgehogd.settings.load import load, nearest, shown
 
-# For each key: two texts that are right, and what they mean.
+# For each key: two valid texts, and their values.
 RIGHT = {
     "feed.pairs": [("BTC-USD, eth-usd", ("BTC-USD", "ETH-USD")), ("A-B,A-B", ("A-B",))],
     "feed.channels": [("ticker,level2", ("ticker", "level2")), ("status", ("status",))],
@@ -86,7 +86,7 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def no_default_file(monkeypatch, tmp_path):
-    """Whatever this machine has in /etc, the tests do not read it."""
+    """Keep the tests from reading a file in this machine's /etc."""
     monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "default.toml")
 
 
@@ -117,20 +117,20 @@ def refused(flags=None, environment=None, file=None):
     return str(caught.value), caught.value.exit_status
 
 
-def test_every_key_is_tried_here():
+def test_every_key_has_examples_here():
     """A new key gets its line in RIGHT."""
     assert RIGHT.keys() == BY_NAME.keys()
 
 
-def test_the_table_and_the_settings_agree():
-    """A key without a field, or a field without a key, could be set or read by nobody."""
+def test_keys_and_settings_agree():
+    """A key without a field could not be read, a field without a key not be set."""
     assert {key.field for key in KEYS} == set(Settings.__dataclass_fields__)
     assert len({key.flag for key in KEYS}) == len({key.variable for key in KEYS}) == len(KEYS)
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_key_is_set_by_flag_environment_and_file_in_this_order(name, write):
-    """Whoever looks for a value looks in this order; ``config`` says where it was found."""
+    """An operator looks for a value in this order; ``config`` shows where it was found."""
     key, ((first, one), (second, two)) = BY_NAME[name], RIGHT[name]
     # --only-pairs makes sense with pairs alone
     extra = {"feed.pairs": "A-B"} if name == "feed.only_pairs" else {}
@@ -150,7 +150,7 @@ def test_a_key_is_set_by_flag_environment_and_file_in_this_order(name, write):
 
 @pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in WRONG.items() for t in texts])
 def test_a_bad_value_names_key_found_and_expected(name, text, write):
-    """One line says what to change; the exit status says whether it was typed or written."""
+    """One line names the change to make; the exit status differs for a flag and the file."""
     key = BY_NAME[name]
     message, status = refused(flags={name: text})
     assert message.startswith(f"{key.flag}: found {text!r}\n  Expected ")
@@ -216,7 +216,7 @@ def test_an_unknown_key_offers_the_nearest(line, name, hint, write):
     [
         ("HEDGEHOGD_PORT", "HEDGEHOGD_SERVE_PORT"),
         ("HEDGEHOGD_FEED_PAIR", "HEDGEHOGD_FEED_PAIRS"),
-        ("HEDGEHOGD_XYZ", None),  # the prefix alone makes nothing alike
+        ("HEDGEHOGD_XYZ", None),  # the prefix alone does not make names similar
         ("HEDGEHOGD_", None),
     ],
 )
@@ -229,15 +229,15 @@ def test_an_unknown_variable_offers_the_nearest(variable, hint):
     assert (f"Did you mean {hint!r}?" in message) if hint else ("mean" not in message)
 
 
-DEEP = "a = " + "[" * 100_000  # Python's own limits: no reason to end a running daemon
+DEEP = "a = " + "[" * 100_000  # limits of Python's parsers: these must not end a running daemon
 LONG = "a = " + "9" * 5_000
 
 
 @pytest.mark.parametrize(
     "text", ["[feed", "a = ", "pairs = BTC-USD", b"\xff\xfe", "a = 1\na = 2", DEEP, LONG]
 )
-def test_a_file_that_is_no_toml_names_file_and_place(text, write):
-    """The parser's words, behind the file's name."""
+def test_a_file_that_is_not_toml_is_named_with_the_place(text, write):
+    """The parser's message follows the name of the file."""
     file = write(text)
     message, status = refused(file=file)
 
@@ -245,13 +245,13 @@ def test_a_file_that_is_no_toml_names_file_and_place(text, write):
     assert status == EXIT_CONFIG
 
 
-def test_a_named_file_must_be_there(tmp_path):
-    """Falling back to defaults in silence would serve the wrong market."""
+def test_a_named_file_must_exist(tmp_path):
+    """Defaults in its place would serve the wrong market without a warning."""
     assert refused(file=tmp_path / "nowhere")[0].endswith("nowhere: No such file or directory")
     assert refused(file=tmp_path)[0].endswith("Is a directory")
 
 
-def test_the_default_file_is_read_if_it_is_there(write):
+def test_the_default_file_is_read_if_it_exists(write):
     """A package installs it; a checkout has none."""
     write("[serve]\nport = 9", "default.toml")
     found = load({}, {}, None)
@@ -262,7 +262,7 @@ def test_the_default_file_is_read_if_it_is_there(write):
 
 
 def test_a_default_file_that_may_not_be_seen_is_an_error(monkeypatch):
-    """``/etc/hedgehogd`` that only root may enter once was a traceback."""
+    """A directory ``/etc/hedgehogd`` that only root may enter must not lead to a traceback."""
 
     class Locked(type(Path())):
         def exists(self):
@@ -276,15 +276,15 @@ def test_a_default_file_that_may_not_be_seen_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [{"drain.timeout_s": "5"}, {"drain.notice_s": "15"}])
-def test_a_drain_without_time_for_goodbyes_is_refused(flags):
-    """Everybody would be cut without a word, on every planned stop."""
+def test_a_drain_without_time_for_farewells_is_refused(flags):
+    """Every planned stop would close all streams without a farewell."""
     message, status = refused(flags)
-    assert "Expected time left to say goodbye in" in message
+    assert "Expected some time left for farewells" in message
     assert status == EXIT_CONFIG
 
 
 def test_only_pairs_needs_pairs():
-    """It would serve nothing."""
+    """Without pairs it would serve no product."""
     assert refused(flags={"feed.only_pairs": True})[1] == EXIT_USAGE
 
 
@@ -297,7 +297,7 @@ def test_only_pairs_needs_pairs():
         (Settings(instance=3, serve_port=9), 9),
     ],
 )
-def test_the_instance_means_a_port_unless_there_is_one(settings, port):
+def test_the_instance_number_means_a_port_unless_one_is_set(settings, port):
     """``hedgehogd@3`` needs no file to know its port."""
     assert settings.port == port
 
@@ -307,7 +307,7 @@ def test_the_instance_means_a_port_unless_there_is_one(settings, port):
     [(("a", "b"), "a,b"), ((), ""), (True, "true"), (2.0, "2"), (0.25, "0.25"), (7, "7")],
 )
 def test_values_are_shown_as_they_are_written(value, text):
-    """What ``config`` prints can be put into a file."""
+    """An operator can copy the output of ``config`` into a file."""
     assert shown(value) == text
 
 
@@ -317,7 +317,7 @@ def test_defaults_are_shown_in_the_same_words():
     assert shown(BY_NAME["serve.port"].default) == "0"
 
 
-def test_nothing_alike_gets_no_hint():
+def test_an_unlike_name_gets_no_hint():
     """A wrong hint is worse than none."""
     assert nearest("xyzzy", BY_NAME) == ""
 
@@ -336,8 +336,8 @@ def test_nothing_alike_gets_no_hint():
         ({"serve.operator_bind": "localhost:9001"}, ("localhost", 9001)),
     ],
 )
-def test_the_operator_listener_follows_the_number_or_is_named(flags, address):
-    """A port that an operator chose says nothing about a second port that is free."""
+def test_the_operator_listener_follows_the_instance_number_or_is_set(flags, address):
+    """A port that an operator chose does not tell which second port is free."""
     assert load(flags, {}, None).settings.operator_address == address
 
 
@@ -351,8 +351,8 @@ def test_the_operator_listener_follows_the_number_or_is_named(flags, address):
         ("auto", None, None),
     ],
 )
-def test_what_was_set_wins_then_systemd_says_where(where, state, expected):
-    """Under systemd it is kept without being asked for; on a laptop only when asked for."""
+def test_a_set_history_directory_wins_then_systemds(where, state, expected):
+    """Under systemd history is kept by default, without systemd only when it is set."""
     environment = {} if state is None else {"STATE_DIRECTORY": state}
 
     assert expected == Settings(history_where=where).history_directory(environment)

@@ -1,4 +1,4 @@
-"""Readers: every way to write a value, and what is refused."""
+"""Readers: valid and invalid values, as text and with a type."""
 
 import pytest
 
@@ -45,8 +45,8 @@ from hedgehogd.settings.readers import number, whole_number
         ),
     ],
 )
-def test_what_is_a_value_and_what_is_not(read, right, wrong) -> None:
-    """From the command line everything is text; from TOML it has a type."""
+def test_a_reader_accepts_and_refuses(read, right, wrong) -> None:
+    """On the command line every value is text; in TOML it has a type."""
     for value in right:
         read(value)
     for value in wrong:
@@ -54,6 +54,6 @@ def test_what_is_a_value_and_what_is_not(read, right, wrong) -> None:
             read(value)
 
 
-def test_pairs_may_be_typed_small_and_twice() -> None:
-    """Users say pair, and say it in small letters."""
+def test_pairs_may_be_in_small_letters_and_repeated() -> None:
+    """Users write pairs in small letters."""
     assert ("A-B", "C-D") == BY_NAME["feed.pairs"].read(" a-b, C-D,a-b,")

@@ -1,8 +1,6 @@
 """hedgehogd: one upstream connection to Coinbase, thousands of subscribers.
 
-The floors of the house, lowest first: ``domain``, ``protocol``, ``engine``, then
-``feeds`` and ``simulator`` side by side, then ``streaming`` and ``web``, then
-configuration, daemon and command line. docs/ARCHITECTURE.md is the map.
+docs/ARCHITECTURE.md is the map of its packages and layers.
 """
 
 __version__ = "0.1.0"

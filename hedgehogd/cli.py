@@ -88,7 +88,7 @@ def _run_of(command: str) -> Callable[[Sequence[str]], int]:
 
 
 def _status_of(error: BaseException) -> int:
-    """Tell a person what ended us, and return the exit status for it."""
+    """Print the error for the operator, and return its exit status."""
     first = error
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
@@ -111,6 +111,6 @@ def _log_bug(error: BaseException) -> None:
 
     from hedgehogd.logs.setup import configure_logs
 
-    if not structlog.is_configured():  # it would go to stdout, among what was asked for
+    if not structlog.is_configured():  # else it would go to stdout
         configure_logs("info", "auto")
     structlog.get_logger("bug").critical("this is a bug of hedgehogd", exc_info=error)

@@ -12,7 +12,7 @@ from hedgehogd.cli import run
 from hedgehogd.logs import setup
 from hedgehogd.settings import load as config
 
-# No deadlines: the duration of an example depends on the machine more than on the code.
+# No deadlines: the time of an example depends on the machine more than on hedgehogd.
 hypothesis.settings.register_profile(
     "hedgehogd",
     deadline=None,
@@ -25,23 +25,24 @@ hypothesis.settings.load_profile("hedgehogd")
 def pytest_addoption(parser):
     """``scripts/test tests/test_command.py --command dist/hedgehogd`` tests a build."""
     parser.addoption(
-        "--command", help="what tests of the command line run; default this Python's hedgehogd"
+        "--command",
+        help="the program that tests of the command line run; default this Python's hedgehogd",
     )
 
 
 @pytest.fixture(scope="session")
 def command(request):
-    """Return the command line of the program under test."""
-    option = request.config.getoption("--command")
-    if not option:
+    """The program under test, as the first words of a command line."""
+    words = request.config.getoption("--command")
+    if not words:
         return [sys.executable, "-m", "hedgehogd"]
-    program, *arguments = shlex.split(option)
+    program, *arguments = shlex.split(words)
     return [str(shutil.which(program) or program), *arguments]
 
 
 @pytest.fixture
 def clean(monkeypatch, tmp_path):
-    """Remove all configuration except the test's own; set up no logs."""
+    """Only the test's own configuration; no logs configured, no daemon started."""
     for name in list(os.environ):
         if name.startswith("HEDGEHOGD_"):
             monkeypatch.delenv(name)
@@ -50,10 +51,10 @@ def clean(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def said(capsys):
-    """Run the command line, and return the status, stdout and stderr."""
+def run_command(capsys):
+    """Run, and return the status, stdout and stderr."""
 
-    def said(*argv):
+    def run_command(*argv):
         try:
             status = run(argv)
         except SystemExit as end:
@@ -61,4 +62,4 @@ def said(capsys):
         out, err = capsys.readouterr()
         return status, out, err
 
-    return said
+    return run_command

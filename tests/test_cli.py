@@ -1,4 +1,4 @@
-"""The command line for a user: exit statuses, help, and errors for wrong arguments."""
+"""The command line as a whole: exit statuses, secrets, and one configuration for all commands."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Replace the daemon: record its settings, end with ``error`` if there is one."""
+    """Replace the daemon by one that stores its settings and ends with ``error``."""
     served = []
 
     def end_with(error=None):
@@ -44,11 +44,11 @@ def serve(monkeypatch):
 
 
 @pytest.mark.parametrize("argv", [[], ["serve"], ["--feed", "demo"], ["serve", "--port", "9"]])
-def test_a_drained_daemon_is_0(serve, said, argv):
-    """``serve`` may be omitted."""
+def test_a_drained_daemon_is_0(serve, run_command, argv):
+    """``serve`` may be left out."""
     served = serve()
 
-    assert said(*argv) == (0, "", "")
+    assert run_command(*argv) == (0, "", "")
     assert len(served) == 1
 
 
@@ -63,10 +63,10 @@ def test_a_drained_daemon_is_0(serve, said, argv):
         (ExceptionGroup("", [FeedError("deep", for_good=True)]), 69, "hedgehogd: deep"),
     ],
 )
-def test_each_end_has_its_status_and_no_traceback(serve, said, error, status, text):
+def test_each_end_has_its_status_and_no_traceback(serve, run_command, error, status, text):
     """systemd restarts or not by the status; an operator reads the line."""
     serve(error)
-    found, out, err = said()
+    found, out, err = run_command()
 
     assert (found, out) == (status, "")
     assert err.startswith(text)
@@ -75,8 +75,8 @@ def test_each_end_has_its_status_and_no_traceback(serve, said, error, status, te
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("oops"), FeedError("lost, not for good")])
 @pytest.mark.parametrize("configured", [True, False])
-def test_a_bug_is_70_and_goes_to_the_log(serve, said, monkeypatch, error, configured):
-    """Any unexpected error; it is reported on stderr also before logs are set up."""
+def test_a_bug_is_70_and_goes_to_the_log(serve, run_command, monkeypatch, error, configured):
+    """Every unforeseen error; on stderr too before logs are configured."""
     logged, set_up = [], []
     monkeypatch.setattr(structlog, "is_configured", lambda: configured)
 
@@ -88,9 +88,9 @@ def test_a_bug_is_70_and_goes_to_the_log(serve, said, monkeypatch, error, config
     serve(error)
     monkeypatch.setattr(setup, "configure_logs", lambda *arguments: set_up.append(arguments))
 
-    assert said()[0] == 70
+    assert run_command()[0] == 70
     assert logged == [error]
-    assert len(set_up) == (1 if configured else 2)  # one of them by the daemon's start
+    assert len(set_up) == (1 if configured else 2)  # one of them at the daemon's start
 
 
 def test_main_exits_with_the_status(serve, monkeypatch):
@@ -130,9 +130,9 @@ def test_main_exits_with_the_status(serve, monkeypatch):
         ["simulate", "--port", "wss://u:s3cret@a"],
     ],
 )
-def test_no_message_of_the_command_line_shows_a_secret(said, argv):
-    """Users paste terminal output into bug reports, and CI keeps it."""
-    _, out, err = said(*argv)
+def test_no_message_of_the_command_line_shows_a_secret(run_command, argv):
+    """Operators paste terminals into bug reports, and CI keeps them."""
+    _, out, err = run_command(*argv)
 
     assert out + err
     assert "cret" not in out + err
@@ -160,18 +160,18 @@ def test_no_message_of_the_command_line_shows_a_secret(said, argv):
     ],
 )
 def test_status_and_tail_find_the_daemon_that_serve_would_start(
-    said, serve, monkeypatch, tmp_path, file, variables, argv, stream, operator
+    run_command, serve, monkeypatch, tmp_path, file, variables, argv, stream, operator
 ):
-    """The same file, variables and flags give the same addresses for every command."""
+    """The same file, variables and flags name the same place for every command."""
     path = tmp_path / "x.toml"
     path.write_text(file)
     for name, value in variables.items():
         monkeypatch.setenv(f"HEDGEHOGD_{name}", value)
-    asked, read = [], []
+    asked, urls = [], []
 
     async def tail(request):
         await trio.lowlevel.checkpoint()
-        read.append(request.url)
+        urls.append(what.url)
         return 0
 
     monkeypatch.setattr(
@@ -179,21 +179,21 @@ def test_status_and_tail_find_the_daemon_that_serve_would_start(
     )
     monkeypatch.setattr(stream_printer, "tail", tail)
     served, arguments = serve(), (*argv.split(), "--config", str(path))
-    assert [said(*words)[0] for words in (arguments, ("status", *arguments))] == [0, 0]
-    assert said("tail", "BTC-USD", *arguments)[0] == 0
+    assert [run_command(*words)[0] for words in (arguments, ("status", *arguments))] == [0, 0]
+    assert run_command("tail", "BTC-USD", *arguments)[0] == 0
 
-    assert read == [f"ws://{stream}/ws-feed"]
+    assert urls == [f"ws://{stream}/ws-feed"]
     assert asked == [(operator, stream) if operator else (stream,)]
     assert (served[0].stream_place, served[0].operator_place) == (stream, operator)
 
 
 @pytest.mark.parametrize("command", [["status"], ["tail", "BTC-USD"]])
-def test_a_wrong_configuration_is_wrong_for_every_command(said, tmp_path, command):
-    """A request to the default port instead would report on another daemon."""
+def test_a_wrong_configuration_is_wrong_for_every_command(run_command, tmp_path, command):
+    """A request to the default port instead would reach another daemon."""
     path = tmp_path / "x.toml"
     path.write_text("[serve]\nprot = 7000")
 
-    status, _, err = said(*command, "--config", str(path))
+    status, _, err = run_command(*command, "--config", str(path))
     assert (status, "serve.port" in err) == (78, True)
 
 
@@ -205,8 +205,8 @@ def test_a_wrong_configuration_is_wrong_for_every_command(said, tmp_path, comman
         ([], {"HEDGEHOGD_DEMO_MODIFY_ORDERS": "false"}, False),
     ],
 )
-async def test_the_demo_can_run_without_modify_order(monkeypatch, argv, variables, modifies):
-    """Clients of 2018 lose their order book at the first modified order."""
+async def test_the_demo_may_omit_modify_order(monkeypatch, argv, variables, modifies):
+    """Clients of 2018 lose their order book at the first one."""
     simulations = []
 
     async def serve_exchange(simulation, *, task_status):
@@ -226,13 +226,13 @@ async def test_the_demo_can_run_without_modify_order(monkeypatch, argv, variable
     assert [simulation.modifies for simulation in simulations] == [modifies]
 
 
-# The real thing, once
+# A real process, once
 
 
 def test_python_m_hedgehogd_is_the_same():
-    """For users without the script on the path; stdout holds only the requested output."""
+    """Where no script is on the path; stdout has the command's output alone."""
     command = [sys.executable, "-m", "hedgehogd", "--feed", "demo", "--check"]
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is sound\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is valid\n", "")

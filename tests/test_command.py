@@ -179,7 +179,7 @@ def test_the_example_is_a_sound_configuration(run, tmp_path):
     file.write_text(text)
 
     assert status == 0
-    assert run("--config", str(file), "--check") == (0, "the configuration is sound\n", "")
+    assert run("--config", str(file), "--check") == (0, "the configuration is valid\n", "")
     assert f"file {file}" not in run("config", "--config", str(file))[1]
 
 

@@ -1,4 +1,4 @@
-"""What the command line takes: a parser for each command, and ``--version``."""
+"""Flags: the parser of every command, the flags that commands share, and ``--version``."""
 
 import argparse
 import os
@@ -20,10 +20,10 @@ COMMANDS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our exit status, and the nearest right flag for a wrong one."""
+    """An argument parser with the exit status 64 and a suggestion for a misspelt flag."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong in two lines and exit with 64."""
+        """Print the error in at most two lines and exit with 64."""
         unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split(" ")[0]
         flags = [flag for action in self._actions for flag in action.option_strings]
         hint = nearest(unknown, flags if unknown.startswith("-") else COMMANDS)
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def version_text() -> str:
-    """Return version and commit: a build has it in a file, a checkout in git."""
+    """Return version and commit; a build has the commit in a file, a checkout in git."""
     package = Path(__file__).resolve().parents[1]
     try:
         commit = (package / "commit").read_text(encoding="utf-8").strip()
@@ -61,7 +61,7 @@ class _Version(argparse.Action):
 
 
 def checked(read: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """Return ``read``, which says what was expected, in the way that argparse repeats it."""
+    """Return ``read`` for ``argparse``, which shows only the message of its own exception."""
 
     def read_checked(text: str) -> Any:
         try:
@@ -105,7 +105,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def new_parser(command: str, description: str, epilog: str = "") -> Parser:
-    """Return a parser that knows ``--help`` alone."""
+    """Return a parser with ``--help`` and no other flag."""
     parser = Parser(
         prog=f"hedgehogd {command}",
         usage=f"hedgehogd {'[serve]' if command == 'serve' else command} [options]",
@@ -122,7 +122,7 @@ def new_parser(command: str, description: str, epilog: str = "") -> Parser:
 
 
 def add_where(parser: argparse.ArgumentParser, port_says: str) -> None:
-    """Add what decides where the local daemon is: its configuration, and the keys in it."""
+    """Add the flags that locate the local daemon: ``--config``, and three of its keys."""
     says = {
         "serve.port": port_says,
         "instance": "of this number",

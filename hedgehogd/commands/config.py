@@ -19,7 +19,7 @@ def config_parser() -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print every key, its value and its origin; or an example of a file."""
+    """Print every key, its value and its origin, or with ``--example`` a file of all defaults."""
     arguments = config_parser().parse_args(argv)
     if arguments.example:
         print(example_file(), end="")

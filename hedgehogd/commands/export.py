@@ -1,4 +1,4 @@
-"""The command ``hedgehogd export``: what it takes, and what is made of that."""
+"""``hedgehogd export``: write a time range of history into a file."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hedgehogd.commands.arguments import Parser, new_parser
-from hedgehogd.commands.time_range import add_stretch, directory_of, joined
+from hedgehogd.commands.time_range import add_time_range, directory_of, joined
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.product import is_product_id
@@ -17,29 +17,29 @@ _SUFFIXES = {"": "ndjson", ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson
 
 
 def export_parser(now_us: int) -> Parser:
-    """Return the parser of ``export``; ages are counted back from ``now_us``."""
+    """Return the parser of ``export``; ages are subtracted from ``now_us``."""
     parser = new_parser(
         "export",
-        "Write what history keeps of one channel of a pair into a file, as CSV or as one\n"
-        "message a line.",
+        "Write the recorded messages of one channel of a pair into a file, as CSV or as one\n"
+        "JSON message a line.",
     )
     parser.usage = "hedgehogd export --pair PAIR [options] FILE"
     add = parser.add_argument
-    add("file", metavar="FILE", help="where to; - for standard output")
+    add("file", metavar="FILE", help="file to write; - for standard output")
     add("--pair", required=True, metavar="PAIR", help="for example BTC-USD")
     add("--channel", default="matches", metavar="NAME", help="default matches")
-    add_stretch(parser, now_us, default=0)
+    add_time_range(parser, now_us, default=0)
     add("--format", choices=FORMATS, help="default by the suffix of FILE; ndjson without one")
-    add("--history", metavar="DIR", help="where it is kept; default as configured")
-    add("--config", type=Path, metavar="FILE", help="configuration that says where")
+    add("--history", metavar="DIR", help="directory of history; default as configured")
+    add("--config", type=Path, metavar="FILE", help="configuration file that names this directory")
     return parser
 
 
 def _format_of(file: str) -> str:
-    """Return the format that the suffix of a file stands for.
+    """Return the format that the suffix of ``file`` means.
 
     Raises:
-        OperatorError: a suffix of another format; its programs could not read the file.
+        OperatorError: the suffix belongs to another format; its programs could not read the file.
     """
     suffix = Path(file).suffix.lower()
     form = _SUFFIXES.get(suffix)
@@ -53,7 +53,7 @@ def _format_of(file: str) -> str:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Export a stretch of history."""
+    """Export a time range of history."""
     arguments = export_parser(time.time_ns() // 1000).parse_args(joined(argv))
     pair = arguments.pair.upper()
     channel = BY_ALIAS.get(arguments.channel)
@@ -61,12 +61,12 @@ def run(argv: Sequence[str]) -> int:
         hint = nearest(arguments.channel, BY_ALIAS)
         raise OperatorError(f"there is no channel {arguments.channel!r}{hint}", EXIT_USAGE)
     if not is_product_id(pair):
-        raise OperatorError(f"{pair!r} is no pair like BTC-USD", EXIT_USAGE)
+        raise OperatorError(f"{pair!r} is not a pair like BTC-USD", EXIT_USAGE)
     form = arguments.format or _format_of(arguments.file)
     directory = directory_of(arguments.history, arguments.config)
     since, until = arguments.since, arguments.until
-    what = Export(directory, channel.topic(pair), since, until, form, arguments.file)
-    count = export(what, sys.stderr)
+    wish = Export(directory, channel.topic(pair), since, until, form, arguments.file)
+    count = export(wish, sys.stderr)
     if arguments.file != "-":
         print(f"{count} messages in {arguments.file}", file=sys.stderr)
     return 0

@@ -1,6 +1,6 @@
 """``hedgehogd haproxy-config``: the configuration of HAProxy for the instances of one machine.
 
-``haproxy.cfg.template`` is the text, whose comments give the reasons to the operator. This module
+``haproxy.cfg.template`` is the text; its comments give the reasons to the operator. This module
 has the flags, and computes from them and from the limits of the daemon the values that replace
 ``$name`` in the template.
 """
@@ -21,25 +21,26 @@ from hedgehogd.settings.readers import PORT_MAX, whole_number
 
 STATISTICS_CONNECTIONS_MAX = 100
 _SPARE_FILES = 200  # listeners, checks, logs
-# What one address may do. A bot holds some tens of streams and asks a few times a second; an
-# office of them behind one address stays below this, and so does its return after a restart.
+# Limits of one address. A bot holds some tens of streams and sends a few requests a second; an
+# office of bots with one public address stays below the limits, even when all of them reconnect
+# after a restart.
 ADDRESS_CONNECTIONS_MAX = 1000
 ADDRESS_REQUESTS_MAX = 2000
-# Whose X-Forwarded-For is believed: what the instances' own default is.
+# Proxies with a trusted X-Forwarded-For: the default of the instances too.
 TRUSTED_PROXIES = ("127.0.0.1", "::1")
 
-# Above our pings and comments (KEEP_ALIVE_S), so that a quiet stream is never cut ...
+# Above the interval of pings and comments (KEEP_ALIVE_S), so that no quiet stream is closed ...
 QUIET_MAX_S = round(4 * limits.KEEP_ALIVE_S)
-# ... and above the silence after which the daemon itself gives up a WebSocket.
+# ... and above the silence after which the daemon itself closes a WebSocket.
 TUNNEL_QUIET_MAX_S = round(limits.PEER_SILENCE_MAX_S + 2 * limits.KEEP_ALIVE_S)
-# A goodbye may wait that long behind what stands in the buffers already.
+# A farewell may wait this long until the bytes before it in the buffers are sent.
 HALF_CLOSED_MAX_S = round(limits.GOODBYE_WRITTEN_S + limits.FAREWELL_S + 3)
 
-# What HAProxy answers itself: status, code, message, seconds after which to come again. Requests
-# that are no HTTP (400, 408) get a page of its own, whatever is set.
+# HAProxy's own answers: status, code, message, seconds of Retry-After. Requests that are not HTTP
+# (400, 408) get HAProxy's built-in page in any case.
 _OWN_ANSWERS = (
-    (500, "internal_server_error", "something is wrong in the load balancer", 0),
-    (502, "bad_gateway", "the instance broke off before it answered; try again", 0),
+    (500, "internal_server_error", "internal error of the load balancer", 0),
+    (502, "bad_gateway", "the instance closed the connection before it answered; try again", 0),
     (503, "service_unavailable", "no instance can be reached; try again in a moment", 1),
     (504, "gateway_timeout", "the instance did not answer in time; try again", 0),
 )
@@ -61,24 +62,25 @@ _TLS = "    ssl-default-bind-options ssl-min-ver TLSv1.2\n"
 
 _ITEM = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 _NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+")
-_WORD = re.compile(r"[A-Za-z0-9*:._%/@+-]+")  # nothing that HAProxy would read as more than a word
+_WORD = re.compile(r"[A-Za-z0-9*:._%/@+-]+")  # no character that ends a word for HAProxy
 
 
 class Cluster(NamedTuple):
-    """What is in front of and behind HAProxy.
+    """The instances behind HAProxy, and its public side.
 
     Attributes:
-        instances: the daemons' numbers; number N listens on 127.0.0.1, port 8000+N.
+        instances: numbers of the daemons; number N listens on 127.0.0.1, port 8000+N.
         bind: public addresses; ``*`` is every IPv4 address, ``::`` every IPv6 one.
         port: public port for HTTP.
-        https_port: public port for HTTPS, where there is a certificate.
+        https_port: public port for HTTPS, in use with a certificate.
         certificate: PEM file of certificate, chain and key; empty for no HTTPS.
         statistics_port: port on 127.0.0.1 for the statistics page and Prometheus.
-        connections_max: open public connections at once; 0 is what the instances can hold.
-        address_connections_max: of one address at once, and anew in 10 s.
-        address_requests_max: of one address in 10 s.
-        trusted_proxies: addresses or networks of proxies before HAProxy, which name their clients.
-        unprivileged: it runs as whoever starts it and logs to standard output.
+        connections_max: open public connections; 0 for as many as the instances can hold.
+        address_connections_max: open connections of one address, and new ones in 10 s.
+        address_requests_max: requests of one address in 10 s.
+        trusted_proxies: addresses or networks of proxies in front of HAProxy that name the
+            client.
+        unprivileged: HAProxy keeps the user that starts it and logs to standard output.
     """
 
     instances: tuple[int, ...] = (1, 2, 3, 4)
@@ -98,7 +100,7 @@ def instance_numbers(text: str) -> tuple[int, ...]:
     """Read a set of instances such as ``1-4`` or ``1,3,5-7``.
 
     Raises:
-        ValueError: says what was expected.
+        ValueError: with the words that follow "expected".
     """
     found: list[int] = []
     for item in text.split(","):
@@ -115,10 +117,10 @@ def instance_numbers(text: str) -> tuple[int, ...]:
 
 
 def word(text: str) -> str:
-    """Read an address or a path, which HAProxy has to take as one word.
+    """Read an address or a path that HAProxy parses as one word.
 
     Raises:
-        ValueError: says what was expected.
+        ValueError: with the words that follow "expected".
     """
     if not _WORD.fullmatch(text):
         raise ValueError("letters, digits and *:._%/@+- only")
@@ -126,23 +128,23 @@ def word(text: str) -> str:
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """Read addresses to listen on, with commas between: ``*``, names, IPv4 and IPv6.
+    """Read addresses to listen on, separated by commas: ``*``, names, IPv4 and IPv6.
 
     Raises:
-        ValueError: says what was expected.
+        ValueError: with the words that follow "expected".
     """
     found = tuple(word(item.strip()) for item in text.split(","))
     for item in found:
         if item != "*" and not _NAME.fullmatch(item) and not _is_ip_address(item):
-            raise ValueError(f"addresses without a port, and {item!r} is none")
+            raise ValueError(f"addresses without a port, and {item!r} is not one")
     return found
 
 
 def networks(text: str) -> tuple[str, ...]:
-    """Read addresses and networks, with commas between.
+    """Read addresses and networks, separated by commas.
 
     Raises:
-        ValueError: says what was expected.
+        ValueError: with the words that follow "expected".
     """
     found = tuple(item.strip() for item in text.split(",") if item.strip())
     for item in found:
@@ -150,7 +152,7 @@ def networks(text: str) -> tuple[str, ...]:
             ip_network(item, strict=False)
         except ValueError:
             raise ValueError(
-                f"addresses or networks such as 10.0.0.0/8; {item!r} is none"
+                f"addresses or networks such as 10.0.0.0/8; {item!r} is not one"
             ) from None
         if "%" in item:
             raise ValueError("addresses without a zone")
@@ -164,11 +166,11 @@ def _is_ip_address(text: str) -> bool:
         ip_address(text)
     except ValueError:
         return False
-    return "%" not in text  # HAProxy knows no zones
+    return "%" not in text  # HAProxy does not support zones
 
 
 def ports_of(cluster: Cluster) -> list[tuple[str, int]]:
-    """Return every port in use on this machine, each with who has it."""
+    """Return every port in use on this machine, each with the name of its user."""
     found = [(f"instance {number}", FIRST_PORT + number) for number in cluster.instances]
     found += [
         (f"the operator listener of instance {number}", FIRST_OPERATOR_PORT + number)
@@ -179,12 +181,12 @@ def ports_of(cluster: Cluster) -> list[tuple[str, int]]:
 
 
 def clash_of(cluster: Cluster) -> str:
-    """Say which two want the same port; empty when all is well."""
-    taken: dict[int, str] = {}
+    """Return the error when two listeners have the same port; empty when no two have."""
+    users: dict[int, str] = {}
     for name, port in ports_of(cluster):
-        if port in taken:
-            return f"{taken[port]} and {name} have the same port, {port}"
-        taken[port] = name
+        if port in users:
+            return f"{users[port]} and {name} have the same port, {port}"
+        users[port] = name
     return ""
 
 
@@ -226,14 +228,14 @@ def haproxy_config(cluster: Cluster) -> str:
 
 
 def _json_answer(code: str, message: str, retry_after_s: int) -> str:
-    """Return an answer in the form of the daemon's errors, as HAProxy's directives take it."""
+    """Return an answer in the form of the daemon's errors, for a directive of HAProxy."""
     body = f'{{"error":{{"code":"{code}","message":"{message}"}}}}'
     retry = f" hdr Retry-After {retry_after_s}" if retry_after_s else ""
     return f"content-type application/json string '{body}'{retry}"
 
 
 def _bind_lines(cluster: Cluster) -> list[str]:
-    """Return the ``bind`` lines of the public side."""
+    """Return the ``bind`` lines of the public frontend."""
     options = f"tcp-ut {limits.UNACKED_MAX_S:g}s"
     secure = f"{options} ssl crt {cluster.certificate} alpn h2,http/1.1"
     lines = [f"    bind {_address(host, cluster.port)} {options}" for host in cluster.bind]
@@ -247,10 +249,10 @@ def _address(host: str, port: int) -> str:
 
 
 def haproxy_parser() -> Parser:
-    """Return the parser of ``haproxy-config``; what it finds are fields of ``Cluster``."""
+    """Return the parser of ``haproxy-config``; its values are fields of ``Cluster``."""
     parser = new_parser(
         "haproxy-config",
-        "Print the configuration of HAProxy before the instances of this machine, for\n"
+        "Print the configuration of HAProxy in front of the instances of this machine, for\n"
         "example to /etc/haproxy/haproxy.cfg.",
     )
     default = Cluster()
@@ -261,28 +263,28 @@ def haproxy_parser() -> Parser:
         parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=says)
 
     add("--instances", checked(instance_numbers), "SET",
-        "their numbers; instance N listens on 127.0.0.1, port 8000+N; 1,3,5-7 for "
-        "example; default 1-4")  # fmt: skip
+        "numbers of the instances, such as 1,3,5-7; instance N listens on 127.0.0.1, port "
+        "8000+N; default 1-4")  # fmt: skip
     add("--bind", checked(addresses), "A,B",
         "public addresses; default *, which is every IPv4 one")  # fmt: skip
     add("--port", port, "PORT", "public port for HTTP; default 80")
     add("--https-port", port, "PORT", "public port for HTTPS; default 443")
     add("--certificate", checked(word), "FILE",
-        "PEM file of certificate, chain and key; HTTPS is served with it only")  # fmt: skip
+        "PEM file of certificate, chain and key; without it HTTPS is not served")  # fmt: skip
     add("--statistics-port", port, "PORT", "for statistics and Prometheus; default 8404")
     add("--connections-max", count, "N",
-        "open public connections; default what the instances can hold")  # fmt: skip
+        "open public connections; default as many as the instances can hold")  # fmt: skip
     add("--address-connections-max", count, "N",
-        "of one address at once, and of new ones in 10 s; default "
+        "open connections of one address, and new ones in 10 s; default "
         f"{default.address_connections_max}")  # fmt: skip
     add("--address-requests-max", count, "N",
-        f"of one address in 10 s; default {default.address_requests_max}")  # fmt: skip
+        f"requests of one address in 10 s; default {default.address_requests_max}")  # fmt: skip
     add("--trusted-proxies", checked(networks), "A,B",
         "addresses or networks of proxies in front, whose X-Forwarded-For names the client; "
         f"default {','.join(default.trusted_proxies)}")  # fmt: skip
     parser.add_argument("--unprivileged", action="store_true",
-        help="for HAProxy run by an ordinary user or in a container: it keeps its user "
-        "and logs to standard output")  # fmt: skip
+        help="for HAProxy run by an ordinary user or in a container: HAProxy keeps this user and "
+        "logs to standard output")  # fmt: skip
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The command ``hedgehogd replay``: what it takes, and what is made of that."""
+"""``hedgehogd replay``: serve a time range of history as an exchange."""
 
 import math
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hedgehogd.commands.arguments import Parser, checked, new_parser
-from hedgehogd.commands.time_range import add_stretch, directory_of, joined
+from hedgehogd.commands.time_range import add_time_range, directory_of, joined
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.settings.keys import BY_NAME
 from hedgehogd.settings.readers import PORT_MAX, number, whole_number
@@ -19,31 +19,37 @@ examples:
 
 
 def replay_parser(now_us: int) -> Parser:
-    """Return the parser of ``replay``; ages are counted back from ``now_us``."""
+    """Return the parser of ``replay``; ages are subtracted from ``now_us``."""
     parser = new_parser(
         "replay",
-        "Serve a stretch of history as an exchange that speaks Coinbase's protocol, each\n"
-        "message byte for byte. It begins when the first client has subscribed.",
+        "Serve a time range of history as an exchange with Coinbase's protocol, each\n"
+        "message byte for byte. The replay starts when the first client has subscribed.",
         _EPILOG,
     )
 
     def add(flag: str, read: Callable[[Any], Any], metavar: str, says: str, **more: Any) -> None:
         parser.add_argument(flag, type=checked(read), metavar=metavar, help=says, **more)
 
-    add_stretch(parser, now_us, required=True)
+    add_time_range(parser, now_us, required=True)
     add("--speed", number(0, math.inf), "X",
-        "1 is the pace it had, the default; 0 is as fast as clients read", default=1.0)  # fmt: skip
+        "default 1, the recorded speed; 0 is as fast as clients read", default=1.0)  # fmt: skip
     add("--port", whole_number(0, PORT_MAX), "PORT", "TCP port", required=True)
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
     add("--history", BY_NAME["history.where"].read, "DIR",
-        "where it is kept; default as `hedgehogd config` says: history.where")  # fmt: skip
-    add("--pairs", BY_NAME["feed.pairs"].read, "A,B", "these alone; default all", default=())
-    add("--channels", BY_NAME["feed.channels"].read, "a,b", "these alone; default all", default=())
+        "directory of history; default history.where of `hedgehogd config`")  # fmt: skip
+    add("--pairs", BY_NAME["feed.pairs"].read, "A,B", "only these pairs; default all", default=())
+    add(
+        "--channels",
+        BY_NAME["feed.channels"].read,
+        "a,b",
+        "only these channels; default all",
+        default=(),
+    )
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
-    """Serve a stretch of history until a signal."""
+    """Serve a time range of history until a signal."""
     arguments = replay_parser(time.time_ns() // 1000).parse_args(joined(argv))
     if arguments.since >= arguments.until:
         raise OperatorError("--since is not before --until", EXIT_USAGE)

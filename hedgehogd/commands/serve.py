@@ -20,26 +20,26 @@ FEED_NAMES = ("coinbase", "sandbox", "demo")
 _EPILOG = """\
 every option can also be set in the file (key in brackets) or in the
 environment (HEDGEHOGD_ + key in capitals, dots as underscores). Flags win over
-environment, environment over file, file over defaults. See what is in force,
-and where it came from, with `hedgehogd config`.
+environment, environment over file, file over defaults. `hedgehogd config`
+shows each value in force, and its origin.
 
 other commands:
   hedgehogd simulate         the exchange simulator on a port of its own
-  hedgehogd replay           a stretch of history, served as an exchange
+  hedgehogd replay           a time range of history, served as an exchange
   hedgehogd tail URL|PAIR    print a stream, one line a message
-  hedgehogd config           effective configuration, and where it came from
-  hedgehogd status           how the instances of this machine are
-  hedgehogd export FILE      a stretch of history, as CSV or NDJSON
+  hedgehogd config           the configuration in force, and its origins
+  hedgehogd status           state of the instances of this machine
+  hedgehogd export FILE      a time range of history, as CSV or NDJSON
   hedgehogd haproxy-config   configuration of HAProxy before several instances
 
 signals:
   SIGTERM, SIGINT            drain, then exit 0; a second one, more than a
                              second later, exits at once
   SIGHUP                     read pairs, channels, limits, drain times and the
-                             log level again; the rest needs a restart
+                             log level again; other keys need a restart
 
 exit status:
-  0 drained   64 bad usage   69 upstream refused us   70 bug   78 bad config
+  0 drained   64 bad usage   69 refused by upstream   70 bug   78 bad config
 
 examples:
   hedgehogd --pairs BTC-USD,ETH-USD --port 8001
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
         raise OperatorError(str(error), EXIT_USAGE if by_flag else EXIT_CONFIG) from None
     if arguments.check:
         read_credentials(settings.feed_credentials, os.environ)
-        print("the configuration is sound")
+        print("the configuration is valid")
         return 0
     import trio
 
@@ -82,13 +82,17 @@ def run(argv: Sequence[str]) -> int:
 
     configure_logs(settings.log_level, settings.log_format, settings.instance)
     sys.setswitchinterval(THREAD_TURN_S)
-    faulthandler.enable(_STDERR)  # the watchdog's SIGABRT then says where the loop hung
+    faulthandler.enable(_STDERR)  # a SIGABRT of the watchdog then prints where the loop hangs
     trio.run(serve, settings, lambda: configuration_of(arguments).settings, clock=AwakeClock())
     return 0
 
 
 def _check_feed(where: str) -> None:
-    """Refuse a feed that cannot be one; whether it answers is another question."""
+    """Check that ``where`` names a feed; the feed is not contacted.
+
+    Raises:
+        OperatorError: it is no name, no WebSocket URL and no recording.
+    """
     if where in FEED_NAMES:
         return
     if "://" in where:
@@ -102,6 +106,6 @@ def _check_feed(where: str) -> None:
     except OperatorError as error:
         why = str(error).replace(str(path), hide_in_url(where))
         raise OperatorError(
-            f"{why}\n  Other feeds are {', '.join(FEED_NAMES)} and ws:// or wss:// URLs."
+            f"{why}\n  Valid feeds are also {', '.join(FEED_NAMES)} and ws:// or wss:// URLs."
             f"{nearest(where, FEED_NAMES)}"
         ) from None

@@ -11,7 +11,7 @@ from hedgehogd.settings.readers import PORT_MAX, number, whole_number
 def simulate_parser() -> Parser:
     """Return the parser of ``simulate``."""
     parser = new_parser(
-        "simulate", "Serve a simulated exchange that speaks Coinbase's protocol, REST included."
+        "simulate", "Serve a simulated exchange with Coinbase's protocol, REST included."
     )
     add = parser.add_argument
     add(
@@ -26,30 +26,30 @@ def simulate_parser() -> Parser:
         "--seed",
         type=checked(whole_number(0, 2**63)),
         metavar="N",
-        help="same seed, same market; drawn and printed if absent",
+        help="the same seed makes the same market; default a random one, which is logged",
     )
-    add("--pairs", default="", metavar="A,B", help="products beside the built-in ones")
+    add("--pairs", default="", metavar="A,B", help="products besides the built-in ones")
     add(
         "--rate",
         type=checked(number(0, math.inf)),
         default=1.0,
         metavar="X",
-        help="how busy it is; default 1, near real",
+        help="how busy the market is; default 1, about the real rate",
     )
-    add("--recording", type=Path, metavar="PATH", help="replay this instead of a market")
+    add("--recording", type=Path, metavar="PATH", help="recording to replay instead of a market")
     add("--speed", type=checked(number(0, math.inf)), default=1.0, metavar="X",
-        help="how fast to replay; default 1, 0 is as fast as clients read")  # fmt: skip
+        help="speed of the replay; default 1; 0 is as fast as clients read")  # fmt: skip
     add(
         "--no-modify-orders",
         action="store_true",
-        help="never send `modify_order`, which OrderbookSync and cbpro.OrderBook do not know",
+        help="never send `modify_order`, which OrderbookSync and cbpro.OrderBook do not support",
     )
     add("--require-auth", action="store_true",
-        help="give level2, level3 and full only to those who sign with the test key, "
-        "which is logged at the start")  # fmt: skip
+        help="send level2, level3 and full only to clients that sign with the test key, which "
+        "is logged at the start")  # fmt: skip
     add("--fault", action="append", default=[], metavar="NAME[:PARAM]",
-        help="let this go wrong again and again; can be repeated; `--fault help` lists "
-        "what there is")  # fmt: skip
+        help="inject this fault repeatedly; the flag may be repeated; `--fault help` lists the "
+        "faults")  # fmt: skip
     return parser
 
 

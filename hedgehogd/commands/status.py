@@ -1,4 +1,4 @@
-"""``hedgehogd status``: how the instances of this machine are, for people and health checks."""
+"""``hedgehogd status``: print the state of the instances, for operators and health checks."""
 
 import http.client
 import sys
@@ -14,23 +14,23 @@ from hedgehogd.web.instance_status import HEALTH_PATH, INSTANCES_PATH, Health, R
 
 EXIT_NOT_READY = 1
 _ANSWER_S = 5.0
-_TITLES = ("instance", "state", "subscribers", "feed heard", "version", "")
+_TITLES = ("instance", "state", "subscribers", "last data", "version", "")
 
 
 def status_parser() -> Parser:
     """Return the parser of ``status``."""
     parser = new_parser(
         "status",
-        "Show how the instances of this machine are. Exits with 0 when the one that was asked\n"
-        "takes new subscribers, with 1 when it does not. The operator listener is asked; a\n"
-        "stream port shows its own instance alone.",
+        "Show the state of the instances of this machine. The exit status is 0 when the asked\n"
+        "instance takes new subscribers, and 1 when it does not. The operator listener is\n"
+        "asked; a stream port shows its own instance alone.",
     )
-    add_where(parser, "the port to ask, and no other")
+    add_where(parser, "the only port to ask")
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
-    """Show how the instances are."""
+    """Print the state of the instances."""
     arguments = status_parser().parse_args(argv)
     settings = configuration_of(arguments).settings
     operator = None if arguments.serve_port else settings.operator_place
@@ -42,9 +42,9 @@ def status(places: Sequence[str], out: TextIO) -> int:
     """Print a line for each instance that the asked instance knows.
 
     Args:
-        places: ``HOST:PORT`` of one instance, the operator listener's first; the first that
-            answers counts. A stream port tells about its own instance alone.
-        out: where the lines are printed.
+        places: ``HOST:PORT`` of one instance, first of its operator listener; the first that
+            answers is used. A stream port reports its own instance alone.
+        out: receives the lines.
 
     Returns:
         0 when the asked instance takes new subscribers, ``EXIT_NOT_READY`` otherwise.
@@ -73,9 +73,9 @@ def _ask(place: str) -> tuple[bool, list[Row]]:
     """Return whether the instance at ``place`` is ready, and a row for each that it knows.
 
     Raises:
-        OSError: no answer.
+        OSError: there is no answer.
         http.client.HTTPException: the answer is not HTTP.
-        msgspec.DecodeError: another program answers.
+        msgspec.DecodeError, UnicodeDecodeError: the answer is not an instance's.
     """
     connection = http.client.HTTPConnection(place, timeout=_ANSWER_S)
     with closing(connection):
@@ -102,12 +102,12 @@ class _Ready(msgspec.Struct):
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    heard = "never" if row.feed_age_s is None else f"{row.feed_age_s:.1f} s ago"
+    feed_age = "never" if row.feed_age_s is None else f"{row.feed_age_s:.1f} s ago"
     return (
         str(row.instance),
         row.state,
         "-" if row.subscribers is None else str(row.subscribers),
-        "-" if row.version is None else heard,
+        "-" if row.version is None else feed_age,
         row.version or "-",
         "" if row.ready else f"not ready: {row.reason}",
     )

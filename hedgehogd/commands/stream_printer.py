@@ -1,7 +1,7 @@
-"""``hedgehogd tail``: a stream for people, one line a message.
+"""Print a stream, one line a message.
 
-Speaks Coinbase's protocol, so it reads a hedgehogd, a simulator or the exchange itself.
-On a terminal a line of counts and rate is kept below the messages.
+The client has Coinbase's protocol, so it reads from a hedgehogd, a simulator or the exchange
+itself. On a terminal a line of counts and rate stays below the messages.
 """
 
 import os
@@ -39,13 +39,13 @@ _NOTHING_SUBSCRIBED = '{"type":"subscriptions","channels":[]'
 
 
 class Tail(NamedTuple):
-    """What to print.
+    """The stream to print.
 
     Attributes:
         url: a ``ws://`` or ``wss://`` URL.
-        pairs: products to subscribe to; empty when the URL says it all.
+        pairs: products to subscribe to; empty when the URL subscribes already.
         channels: channels to subscribe to.
-        form: ``raw`` (the very text) or ``human``.
+        form: ``raw`` (the message's own text) or ``human``.
         count_max: stop after this many messages; 0 for never.
     """
 
@@ -57,7 +57,7 @@ class Tail(NamedTuple):
 
 
 def human(payload: str) -> str:
-    """Return one message in a line of its essential fields; odd ones as they are."""
+    """Return one message as a line of its essential fields; an unexpected one unchanged."""
     try:
         message = msgspec.json.decode(payload)
     except msgspec.DecodeError:
@@ -102,7 +102,7 @@ class Counts:
         self._by_type[rest.partition('"')[0] or "?"] += 1
 
     def clear(self) -> None:
-        """Take the line away, so that a message can be printed in its place."""
+        """Erase the line, so that a message can be printed in its place."""
         if self._out.isatty():
             self._out.write("\r\x1b[K")
             self._out.flush()
@@ -128,11 +128,11 @@ async def tail(what: Tail) -> int:
     """Print messages until ``count_max``, the peer's end, or cancellation.
 
     Returns:
-        The exit status: 0, or 69 when the peer could not be reached, closed on us, or had
-        nothing of what was asked for.
+        The exit status: 0, or 69 when the peer could not be reached, closed the connection, or
+        has none of the topics.
 
     Raises:
-        OperatorError: the URL is none.
+        OperatorError: the URL is not a WebSocket URL.
     """
     counts = Counts(sys.stderr)
     status = EXIT_UNAVAILABLE
@@ -140,7 +140,7 @@ async def tail(what: Tail) -> int:
     try:
         async with _connected(address) as connection:
             status = await _print_messages(connection, what, counts)
-    except* BrokenPipeError:  # `| head` has seen enough
+    except* BrokenPipeError:  # `| head` has ended
         _silence_stdout()
         status = 0
     except* (HandshakeError, *OUTSIDE_ERRORS) as group:
@@ -157,7 +157,7 @@ async def tail(what: Tail) -> int:
 async def _connected(address: FeedAddress) -> AsyncIterator[WebSocketConnection]:
     """Open a WebSocket.
 
-    The library, left to itself, waits a minute for a peer whose certificate it does not like.
+    ``trio-websocket``'s own connect waits a minute for a peer with an invalid certificate.
     """
     with trio.fail_after(limits.DIAL_TIMEOUT_S):
         stream = await dial(address)
@@ -166,7 +166,7 @@ async def _connected(address: FeedAddress) -> AsyncIterator[WebSocketConnection]
             with trio.fail_after(limits.DIAL_TIMEOUT_S):
                 connection = await wrap_client_stream(
                     nursery,
-                    stream,  # type: ignore[arg-type]  # any stream will do
+                    stream,  # type: ignore[arg-type]  # trio-websocket accepts any stream
                     address.host_header,
                     address.resource,
                     extra_headers=address.headers,
@@ -195,13 +195,13 @@ async def _print_messages(connection: WebSocketConnection, what: Tail, counts: C
         print(human(payload) if what.form == "human" else payload, flush=True)
         counts.show()
         if what.pairs and payload.startswith(_NOTHING_SUBSCRIBED):
-            print("hedgehogd: nothing of that can be had there", file=sys.stderr)
+            print("hedgehogd: none of these topics exists there", file=sys.stderr)
             return EXIT_UNAVAILABLE
     return 0
 
 
 def _why(error: Exception, url: str) -> str:
-    """Say why a stream ended, or could not be opened."""
+    """Return the reason why a stream ended, or could not be opened."""
     if isinstance(error, ConnectionClosed):
         return f"{url} {describe(error)}"
     if isinstance(error, ConnectionRejected):
@@ -211,6 +211,6 @@ def _why(error: Exception, url: str) -> str:
 
 
 def _silence_stdout() -> None:
-    """Let Python's last flush of a broken stdout go nowhere instead of complaining."""
+    """Redirect stdout to /dev/null, so that Python's last flush does not report a broken pipe."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

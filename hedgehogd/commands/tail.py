@@ -25,10 +25,10 @@ def tail_parser() -> Parser:
     parser = new_parser("tail", "Print a stream, one line a message.")
     parser.usage = "hedgehogd tail URL|PAIR [options]"
     add = parser.add_argument
-    add("what", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local hedgehogd")
+    add("what", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local daemon")
     add("--pairs", default="", metavar="A,B", help="products to subscribe to at URL")
     add("--channels", default="ticker,matches", metavar="a,b", help="default ticker,matches")
-    add_where(parser, "of the local one")
+    add_where(parser, "its port")
     add("--format", choices=("human", "raw"), default=None,
         help="default human on a terminal, raw otherwise")  # fmt: skip
     add(
@@ -44,16 +44,16 @@ def tail_parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     """Print a stream."""
     arguments = tail_parser().parse_args(argv)
-    what, pairs = arguments.what, split_names(arguments.pairs.upper())
-    if "://" not in what:
-        if not is_product_id(what.upper()):
-            shown = hide_in_url(what)
+    source, pairs = arguments.what, split_names(arguments.pairs.upper())
+    if "://" not in source:
+        if not is_product_id(source.upper()):
+            shown = hide_in_url(source)
             raise OperatorError(f"{shown!r} is neither a URL nor a pair like BTC-USD", EXIT_USAGE)
         place = configuration_of(arguments).settings.stream_place
-        what, pairs = f"ws://{place}/ws-feed", (what.upper(), *pairs)
+        source, pairs = f"ws://{place}/ws-feed", (source.upper(), *pairs)
     else:
         try:
-            parse_url(what)
+            parse_url(source)
         except OperatorError as error:
             raise OperatorError(str(error), EXIT_USAGE) from None
     channels = split_names(arguments.channels)
@@ -67,5 +67,5 @@ def run(argv: Sequence[str]) -> int:
 
     from hedgehogd.commands.stream_printer import Tail, tail
 
-    status: int = trio.run(tail, Tail(what, pairs, channels, form, arguments.count))
+    status: int = trio.run(tail, Tail(source, pairs, channels, form, arguments.count))
     return status

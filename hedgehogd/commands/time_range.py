@@ -1,4 +1,4 @@
-"""The flags that name a stretch of history: from when, up to when, and where it is kept."""
+"""The flags for a time range of history, and the directory of history."""
 
 import argparse
 import os
@@ -13,25 +13,25 @@ from hedgehogd.settings.load import load
 from hedgehogd.settings.readers import NONE
 
 STATE_DIRECTORY = Path("/var/lib/hedgehogd")
-"""What hedgehogd@.service keeps it in; whoever reads it by hand is not run by systemd."""
+"""The directory of hedgehogd@.service; a command that an operator runs has no variable for it."""
 
 
-def add_stretch(parser: argparse.ArgumentParser, now_us: int, **since: Any) -> None:
-    """Add ``--since`` and ``--until``, in µs since the epoch; ages count back from ``now_us``.
+def add_time_range(parser: argparse.ArgumentParser, now_us: int, **since: Any) -> None:
+    """Add ``--since`` and ``--until``, in µs since the epoch; ages are subtracted from ``now_us``.
 
     Args:
-        parser: to which.
+        parser: receives the flags.
         now_us: µs since the epoch.
-        since: whether ``--since`` is ``required``, or what is its ``default``.
+        since: ``required`` or ``default`` of ``--since``.
     """
     default = "" if since.get("required") else "; default the oldest"
     parser.add_argument(
         "--since", type=checked(_moment(now_us)), metavar="WHEN", **since,
-        help=f"from when on, included: a time (2026-01-31T12:00:00Z) or an age (-5m, -2h){default}",
+        help=f"start, included: a time (2026-01-31T12:00:00Z) or an age (-5m, -2h){default}",
     )  # fmt: skip
     parser.add_argument(
         "--until", type=checked(_moment(now_us)), metavar="WHEN", default=now_us,
-        help="up to when, not included; default now",
+        help="end, not included; default now",
     )  # fmt: skip
 
 
@@ -59,10 +59,10 @@ def joined(argv: Sequence[str]) -> list[str]:
 
 
 def directory_of(flag: str | None, file: Path | None) -> Path:
-    """Return where history is kept: as the flag says, or as a daemon here would find it.
+    """Return the directory of history: the flag's, by default that of a daemon on this machine.
 
     Raises:
-        OperatorError: the configuration is wrong, or says that none is kept.
+        OperatorError: the configuration is wrong, or history is disabled in it.
     """
     flags = {} if flag is None else {"history.where": flag}
     settings = load(flags, os.environ, file).settings

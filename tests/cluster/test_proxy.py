@@ -31,9 +31,9 @@ STREAM = "/api/v1/stream"
         "--trusted-proxies 10.0.0.0/8,2001:db8::/32,192.0.2.7",
     ],
 )
-def test_haproxy_accepts_the_configuration(said, clean, certificate, tmp_path, flags):
+def test_haproxy_accepts_the_configuration(run_command, clean, certificate, tmp_path, flags):
     """Not an error, not a warning, for any set of instances."""
-    status, text, _ = said("haproxy-config", *flags.format(certificate=certificate).split())
+    status, text, _ = run_command("haproxy-config", *flags.format(certificate=certificate).split())
     file = tmp_path / "haproxy.cfg"
     file.write_text(text)
     done = subprocess.run([HAPROXY, "-c", "-f", file], capture_output=True, text=True)
@@ -201,13 +201,13 @@ async def test_an_address_that_holds_too_many_connections_gets_no_more(tmp_path,
         ]
         await eventually(lambda: instance.visits == 2, "two streams are open")
         sixth = await trio.run_process(inside, capture_stdout=True, check=False)
-        said = [(await process.stdout.receive_some(1 << 20))[:9] for process in held]
+        run_command = [(await process.stdout.receive_some(1 << 20))[:9] for process in held]
         local = await HttpStream.open(proxy.port, STREAM)
         await local.aclose()
         nursery.cancel_scope.cancel()
 
     assert sixth.stdout == b"000"  # closed without an answer
-    assert all(float(line) for line in said)  # the two were served
+    assert all(float(line) for line in run_command)  # the two were served
     assert local.status == 200
 
 

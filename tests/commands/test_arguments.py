@@ -1,4 +1,4 @@
-"""What the command line takes, and what it says of itself."""
+"""Flags, their errors, and ``--version``."""
 
 import subprocess
 
@@ -71,9 +71,9 @@ SINCE = ["--port", "0", "--since", "-5m"]
         (["tail", "BTC-USD", "--format", "xml"], "invalid choice: 'xml'"),
     ],
 )
-def test_a_wrong_word_is_64_and_says_what_would_be_right(said, argv, says):
+def test_a_wrong_word_is_64_and_the_error_names_a_valid_one(run_command, argv, says):
     """Two lines at most, and the second one helps."""
-    status, out, err = said(*argv)
+    status, out, err = run_command(*argv)
 
     assert (status, out) == (64, "")
     assert err.startswith("hedgehogd: ")
@@ -82,9 +82,9 @@ def test_a_wrong_word_is_64_and_says_what_would_be_right(said, argv, says):
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["serve", "--help"], ["help"]])
-def test_help_has_every_key_with_its_flag(said, argv):
-    """What can be set is found in one place."""
-    status, out, err = said(*argv)
+def test_help_has_every_key_with_its_flag(run_command, argv):
+    """An operator finds every key in one place."""
+    status, out, err = run_command(*argv)
 
     assert (status, err) == (0, "")
     for key in KEYS:
@@ -98,46 +98,46 @@ def test_help_has_every_key_with_its_flag(said, argv):
 
 
 @pytest.mark.parametrize("command", ["config", "simulate", "tail", "replay"])
-def test_every_command_has_help(said, command):
-    """And its first line is its usage."""
-    status, out, _ = said(command, "--help")
+def test_every_command_has_help(run_command, command):
+    """Its first line is the usage."""
+    status, out, _ = run_command(command, "--help")
 
     assert status == 0
     assert out.startswith(f"usage: hedgehogd {command} ")
 
 
-def test_defaults_are_in_the_help(said):
-    """Nobody should have to read the code for them."""
-    text = " ".join(said("--help")[1].split())
+def test_defaults_are_in_the_help(run_command):
+    """An operator must not have to read the code for them."""
+    text = " ".join(run_command("--help")[1].split())
 
     assert "default ticker,matches,heartbeat [feed.channels]" in text
     assert "default 127.0.0.1 [serve.bind]" in text
 
 
-def test_abbreviations_are_not_guessed(said):
+def test_abbreviations_are_refused(run_command):
     """``--p`` would change its meaning with the next flag."""
-    assert said("--por", "8001")[0] == 64
+    assert run_command("--por", "8001")[0] == 64
 
 
-def test_the_version_names_the_commit_of_a_checkout(said, monkeypatch, tmp_path):
-    """The first thing to ask of a bug report."""
+def test_the_version_names_the_commit_of_a_checkout(run_command, monkeypatch, tmp_path):
+    """The first question about a bug report."""
     repository = tmp_path / "checkout"
     (repository / "hedgehogd").mkdir(parents=True)
     monkeypatch.setattr(flags, "__file__", str(repository / "hedgehogd/commands/arguments.py"))
-    assert said("--version") == (0, f"hedgehogd {__version__}\n", "")
-    (repository / ".git").mkdir()  # no repository: git fails
-    assert said("--version") == (0, f"hedgehogd {__version__}\n", "")
+    assert run_command("--version") == (0, f"hedgehogd {__version__}\n", "")
+    (repository / ".git").mkdir()  # not a repository: git fails
+    assert run_command("--version") == (0, f"hedgehogd {__version__}\n", "")
     monkeypatch.setattr(
         subprocess,
         "run",
         lambda command, **_: subprocess.CompletedProcess(command, 0, "abc123-dirty\n"),
     )
-    assert said("--version") == (0, f"hedgehogd {__version__} (abc123-dirty)\n", "")
+    assert run_command("--version") == (0, f"hedgehogd {__version__} (abc123-dirty)\n", "")
 
 
-def test_the_version_of_a_build_names_the_commit_it_was_made_from(said, monkeypatch, tmp_path):
-    """There is no git where it runs; scripts/build-binary left a file."""
+def test_the_version_of_a_build_names_its_commit(run_command, monkeypatch, tmp_path):
+    """A build runs without git; scripts/build-binary wrote the commit into a file."""
     (tmp_path / "commit").write_text("abc123\n")
     monkeypatch.setattr(flags, "__file__", str(tmp_path / "commands" / "arguments.pyc"))
 
-    assert said("--version") == (0, f"hedgehogd {__version__} (abc123)\n", "")
+    assert run_command("--version") == (0, f"hedgehogd {__version__} (abc123)\n", "")

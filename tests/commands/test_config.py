@@ -1,4 +1,4 @@
-"""``config``: each value, and where it came from."""
+"""``config``: each value, and its origin."""
 
 import pytest
 
@@ -7,12 +7,14 @@ from hedgehogd.settings.keys import KEYS
 pytestmark = pytest.mark.usefixtures("clean")
 
 
-def test_config_shows_every_value_and_where_it_came_from(said, monkeypatch, tmp_path):
-    """The answer to "why does it do that?"."""
+def test_config_shows_every_value_and_its_origin(run_command, monkeypatch, tmp_path):
+    """An operator finds out why the daemon behaves as it does."""
     file = tmp_path / "x.toml"
     file.write_text("[drain]\nspread_s = 2.5\n")
     monkeypatch.setenv("HEDGEHOGD_INSTANCE", "7")
-    status, out, _ = said("config", "--config", str(file), "--pairs", "btc-usd", "--only-pairs")
+    status, out, _ = run_command(
+        "config", "--config", str(file), "--pairs", "btc-usd", "--only-pairs"
+    )
     rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines()}
 
     assert status == 0

@@ -1,4 +1,4 @@
-"""``hedgehogd export``: what it is told, and what it says."""
+"""``hedgehogd export``: its flags, its output and its errors."""
 
 import time
 
@@ -32,8 +32,8 @@ def kept(tmp_path):
         (["--since", "2020-01-31T12:00:00Z", "--channel", "matches"], "4 messages"),
     ],
 )
-def test_ages_and_times_say_which_stretch(kept, options, expected, capsys):
-    """An age begins with a dash, and is no flag for that."""
+def test_ages_and_times_limit_the_range(kept, options, expected, capsys):
+    """An age begins with a dash, and still is not a flag."""
     file = kept / "out.csv"
     status = run(["export", "--history", str(kept), "--pair", "btc-usd", *options, str(file)])
 
@@ -61,10 +61,10 @@ def test_the_suffix_of_a_file_chooses_its_format(kept, name, options, begins):
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.csv.gz", "x.json", "x.txt", "x.cvs"])
-def test_a_file_of_another_suffix_is_not_written(kept, name, said):
-    """Its programs could not read it."""
+def test_a_file_with_another_suffix_is_not_written(kept, name, run_command):
+    """The programs for that suffix could not read it."""
     file = kept / name
-    found, _, err = said("export", "--history", str(kept), "--pair", "BTC-USD", str(file))
+    found, _, err = run_command("export", "--history", str(kept), "--pair", "BTC-USD", str(file))
 
     assert found == 64
     assert f"{file}: the suffix {file.suffix} is not known" in err
@@ -74,7 +74,7 @@ def test_a_file_of_another_suffix_is_not_written(kept, name, said):
 
 
 def test_standard_output_has_the_messages_and_nothing_else(kept, capfd):
-    """Whatever is said to a person goes elsewhere, and here nothing is."""
+    """Remarks go to stderr, and a pipe to standard output gets none."""
     assert run(["export", "--history", str(kept), "--pair", "BTC-USD", "-"]) == 0
     out, err = capfd.readouterr()
 
@@ -91,23 +91,23 @@ def test_standard_output_has_the_messages_and_nothing_else(kept, capfd):
         ),
         (["--pair", "BTC-USD", "--until", "7"], 64, "--until: found '7', expected a time like"),
         (["--pair", "BTC-USD", "--channel", "match"], 64, "Did you mean 'matches'?"),
-        (["--pair", "BTC"], 64, "'BTC' is no pair like BTC-USD"),
+        (["--pair", "BTC"], 64, "'BTC' is not a pair like BTC-USD"),
         (["--pair", "BTC-USD", "--history", "/nonexistent"], 78, "unable to open"),
         (["--pair", "BTC-USD", "--config", "/nonexistent"], 78, "No such file"),
         ([], 64, "--pair"),
     ],
 )
-def test_what_is_wrong_is_said(options, status, says, said):
-    """Before anything is written."""
-    found, out, err = said("export", *options, "-")
+def test_a_wrong_argument_is_an_error(options, status, says, run_command):
+    """Before a byte is written."""
+    found, out, err = run_command("export", *options, "-")
 
     assert (found, out) == (status, "")
     assert says in err
 
 
 @pytest.mark.xfail(strict=True, reason="The log")
-def test_without_times_a_file_has_what_a_clock_that_was_ahead_dated(tmp_path, capsys):
-    """An export ends at the newest message, not at the wall clock: a clock may be behind."""
+def test_without_times_a_file_has_messages_dated_by_a_fast_clock(tmp_path, capsys):
+    """An export ends at the newest message, not at the wall clock, which may be slow."""
     writer = Writer(tmp_path, {})
     year_2100_us = 4_102_444_800_000_000
     for n in range(3):

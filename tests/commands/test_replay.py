@@ -1,4 +1,4 @@
-"""The words of ``replay`` and their defaults; ``test_time_range`` has those it shares."""
+"""The flags of ``replay`` and their defaults; ``test_time_range`` has those it shares."""
 
 import time
 
@@ -17,8 +17,8 @@ NOW = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z, µs since the epoch
 
 
 @pytest.fixture
-def asked(said, monkeypatch):
-    """Run the command without serving anything; return its status, stderr and what was asked."""
+def run_replay(run_command, monkeypatch):
+    """Run the command without serving anything; return its status, stderr and ``Replay``."""
     seen = []
 
     async def replay(wish):
@@ -28,20 +28,20 @@ def asked(said, monkeypatch):
     monkeypatch.setattr(replay_server, "replay", replay)
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
 
-    def asked(*argv):
-        status, _, err = said("replay", "--port", "0", *argv)
+    def run_replay(*argv):
+        status, _, err = run_command("replay", "--port", "0", *argv)
         return status, err, seen.pop() if seen else None
 
-    return asked
+    return run_replay
 
 
 @pytest.mark.parametrize(
     "argv", [["--since", "-2d", "--until", "-1d"], ["--until=-1d", "--since=-2d"]]
 )
-def test_an_age_needs_no_equals_sign(asked, tmp_path, argv):
+def test_an_age_needs_no_equals_sign(run_replay, tmp_path, argv):
     """``-2d`` looks like a flag, and is none."""
     before_us = time.time_ns() // 1000
-    status, _, wish = asked(*argv, "--history", str(tmp_path))
+    status, _, wish = run_replay(*argv, "--history", str(tmp_path))
 
     day_us = 86_400_000_000
     assert status == 0
@@ -49,9 +49,9 @@ def test_an_age_needs_no_equals_sign(asked, tmp_path, argv):
     assert before_us - day_us <= wish.until_us <= time.time_ns() // 1000 - day_us
 
 
-def test_all_else_has_a_default(asked, tmp_path):
-    """Up to now, all that is kept, at the pace it had."""
-    status, _, wish = asked("--since", "-1h", "--history", str(tmp_path))
+def test_other_flags_have_defaults(run_replay, tmp_path):
+    """Up to now, all recorded topics, at the recorded speed."""
+    status, _, wish = run_replay("--since", "-1h", "--history", str(tmp_path))
 
     assert status == 0
     assert wish.until_us - wish.since_us == 3_600_000_000
@@ -59,10 +59,10 @@ def test_all_else_has_a_default(asked, tmp_path):
     assert (wish.host, wish.port, wish.directory) == ("127.0.0.1", 0, tmp_path)
 
 
-def test_a_directory_without_a_history_is_78(said, tmp_path, monkeypatch):
-    """And is named; nothing is made there."""
+def test_a_directory_without_a_history_is_78(run_command, tmp_path, monkeypatch):
+    """The error names it, and no file is created there."""
     argv = ("--port", "0", "--since", "-1h", "--history", str(tmp_path))
-    status, out, err = said("replay", *argv)
+    status, out, err = run_command("replay", *argv)
 
     assert (status, out) == (78, "")
     assert f"the history in {tmp_path} cannot be read: " in err
@@ -70,8 +70,8 @@ def test_a_directory_without_a_history_is_78(said, tmp_path, monkeypatch):
 
 
 @pytest.mark.xfail(strict=True, reason="The log")
-def test_without_until_a_replay_has_what_a_clock_that_was_ahead_dated(asked, tmp_path):
-    """A replay ends at the newest message, not at the wall clock: a clock may be behind."""
+def test_without_until_a_replay_has_messages_dated_by_a_fast_clock(run_replay, tmp_path):
+    """A replay ends at the newest message, not at the wall clock, which may be slow."""
     writer = Writer(tmp_path, {})
     year_2100_us = 4_102_444_800_000_000
     for n in range(3):
@@ -79,7 +79,7 @@ def test_without_until_a_replay_has_what_a_clock_that_was_ahead_dated(asked, tmp
         entry = Entry(Topic("matches", "BTC-USD"), year_2100_us + n, payload, n, n)
         writer.write([entry], entry.received_us)
     writer.close()
-    _, _, wish = asked("--since", "2026-01-31T12:00:00Z", "--history", str(tmp_path))
+    _, _, wish = run_replay("--since", "2026-01-31T12:00:00Z", "--history", str(tmp_path))
     stretch = Stretch(wish)
     with stretch.opened() as timeline:
         found = [due.message.trade_id for due in timeline]
@@ -88,8 +88,8 @@ def test_without_until_a_replay_has_what_a_clock_that_was_ahead_dated(asked, tmp
     assert found == [0, 1, 2]
 
 
-def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):
-    """Its flags, and of the configuration where history is."""
+def test_replay_passes_its_flags_on(run_command, monkeypatch, tmp_path):
+    """With the directory of history from the configuration."""
     seen = []
 
     async def replay(wish):
@@ -100,7 +100,7 @@ def test_replay_passes_on_what_was_asked(said, monkeypatch, tmp_path):
     argv = ["--since", "2026-01-31T12:00:00Z", "--until", "2026-01-31T13:00:00Z", "--port", "9"]
     argv += ["--speed", "10", "--pairs", "a-b,c-d", "--channels", "ticker", "--bind", "::1"]
 
-    assert said("replay", *argv, "--history", str(tmp_path)) == (0, "", "")
+    assert run_command("replay", *argv, "--history", str(tmp_path)) == (0, "", "")
     noon = 1_769_860_800_000_000
     assert seen == [
         Replay(tmp_path, noon, noon + 3_600_000_000, ("A-B", "C-D"), ("ticker",), 10.0, "::1", 9)

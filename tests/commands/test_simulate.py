@@ -1,4 +1,4 @@
-"""``simulate``: its flags, and what the simulator gets of them."""
+"""``simulate``: its flags, and the simulation made of them."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from hedgehogd.simulator.faults import KINDS
 pytestmark = pytest.mark.usefixtures("clean")
 
 
-def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
+def test_simulate_passes_its_flags_on(run_command, monkeypatch, tmp_path):
     """Flags are the simulator's only configuration."""
     seen = []
 
@@ -17,14 +17,14 @@ def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
         seen.append(simulation)
         task_status.started(cli_address)
 
-    class cli_address:  # noqa: N801  # what a started exchange answers
+    class cli_address:  # noqa: N801  # the address of a started exchange
         url, rest_url, seed = "ws://x", "http://x", 1
 
     monkeypatch.setattr(simulator, "serve_exchange", serve_exchange)
     argv = ["--port", "0", "--bind", "::1", "--seed", "5", "--pairs", "a-b,c-d"]
     argv += ["--rate", "2", "--speed", "3", "--require-auth"]
     argv += ["--fault", "sequence_gap", "--fault", "reset:30"]
-    status, _, _ = said("simulate", *argv, "--recording", str(tmp_path))
+    status, _, _ = run_command("simulate", *argv, "--recording", str(tmp_path))
 
     assert status == 0
     (simulation,) = seen
@@ -35,9 +35,9 @@ def test_simulate_passes_on_what_was_asked(said, monkeypatch, tmp_path):
     assert simulation.faults == ("sequence_gap", "reset:30")
 
 
-def test_simulate_lists_the_faults_it_knows(said):
+def test_simulate_lists_the_faults(run_command):
     """With their parameters, and the way to fire one by hand."""
-    status, out, err = said("simulate", "--fault", "help")
+    status, out, err = run_command("simulate", "--fault", "help")
 
     assert (status, err) == (0, "")
     for name in KINDS:
@@ -46,7 +46,7 @@ def test_simulate_lists_the_faults_it_knows(said):
 
 
 def test_the_demo_of_a_daemon_has_no_faults():
-    """Nobody can make a daemon's feed misbehave from outside."""
+    """No client can inject faults into a daemon's feed."""
     simulation = Simulation()
 
     assert (simulation.faults, simulation.control, simulation.require_auth) == ((), False, False)

@@ -1,4 +1,4 @@
-"""``hedgehogd status``: for a person at 3 a.m., and for health checks."""
+"""``hedgehogd status``: for operators and health checks."""
 
 import io
 from contextlib import suppress
@@ -23,7 +23,7 @@ async def _status(*ports: int | str) -> tuple[int, list[list[str]]]:
 
 
 async def test_every_instance_has_a_line(tmp_path) -> None:
-    """The exit status is that of the one that was asked."""
+    """The exit status is that of the asked instance."""
     settings = [
         quick(
             feed_where="demo",
@@ -50,7 +50,7 @@ async def test_every_instance_has_a_line(tmp_path) -> None:
     assert (code, rows[1][1]) == (EXIT_NOT_READY, "draining")
 
 
-def test_nobody_there_is_not_ready(capsys) -> None:
+def test_a_port_without_an_instance_is_not_ready(capsys) -> None:
     """In one line, and not as a traceback."""
     port = free_port()
 
@@ -69,7 +69,7 @@ def test_an_instance_may_be_named_by_its_number(capsys) -> None:
     ]  # fmt: skip
 
 
-async def test_a_stream_port_tells_about_its_own_instance() -> None:
+async def test_a_stream_port_reports_its_own_instance() -> None:
     """An instance that was started with --port has no operator listener."""
     async with running(quick(feed_where="demo", instance=4)) as daemon:
         code, rows = await _status(free_port(), daemon.port)
@@ -82,8 +82,8 @@ async def test_a_stream_port_tells_about_its_own_instance() -> None:
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::", "localhost"])
-async def test_a_daemon_is_found_at_whatever_address_it_listens(bind: str) -> None:
-    """A wildcard address cannot be connected to everywhere, and IPv6 needs brackets."""
+async def test_a_daemon_is_found_at_every_kind_of_address(bind: str) -> None:
+    """A wildcard address is not one to connect to, and IPv6 needs brackets."""
     operators = f"[{bind}]" if ":" in bind else bind
     settings = quick(
         feed_where="demo", serve_bind=bind, serve_operator_bind=f"{operators}:{free_port()}"

@@ -1,4 +1,4 @@
-"""``tail``: a stream for people, and an end that says why."""
+"""The printed stream: one line a message, and the reason of its end."""
 
 import gc
 import io
@@ -52,8 +52,8 @@ TICKER = (
         ("hello", "hello"),
     ],
 )  # fmt: skip
-def test_a_message_is_a_line_of_what_matters(payload, line):
-    """Odd ones are shown as they are: hiding them would help nobody."""
+def test_a_message_is_a_line_of_its_essential_fields(payload, line):
+    """Unexpected messages are shown unchanged: to hide them would help no operator."""
     assert human(payload) == line
 
 
@@ -104,7 +104,7 @@ def exchange(nursery):
         return f"ws://127.0.0.1:{server.port}"
 
     yield serve
-    gc.collect()  # its warning must not find another test
+    gc.collect()  # so that its warning does not reach another test
 
 
 def wish(url, pairs=("BTC-USD",), form="raw", count_max=0):
@@ -113,12 +113,12 @@ def wish(url, pairs=("BTC-USD",), form="raw", count_max=0):
 
 @pytest.mark.parametrize(("form", "start"), [("raw", '{"type'), ("human", "16:43:30")])
 async def test_it_subscribes_and_prints(exchange, capsys, form, start):
-    """Raw is the very text; it can be piped into a file and played again."""
-    asked = []
+    """The raw form is the message's own text, fit for a recording."""
+    requests = []
 
     async def talk(request):
         connection = await request.accept()
-        asked.append(json.loads(await connection.get_message()))
+        requests.append(json.loads(await connection.get_message()))
         while True:
             await connection.send_message(TICKER)
 
@@ -126,14 +126,14 @@ async def test_it_subscribes_and_prints(exchange, capsys, form, start):
     lines = capsys.readouterr().out.splitlines()
 
     assert status == 0
-    assert asked == [{"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["ticker"]}]
+    assert requests == [{"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["ticker"]}]
     assert len(lines) == 2
     assert lines[0].startswith(start)
     assert form == "human" or lines == [TICKER] * 2
 
 
-async def test_a_url_that_says_it_all_is_not_asked(exchange, capsys):
-    """``/api/v1/subscribe/BTC-USD`` is subscribed already; binary text is text."""
+async def test_a_url_that_subscribes_gets_no_request(exchange, capsys):
+    """``/api/v1/subscribe/BTC-USD`` is subscribed already; binary text is printed as text."""
 
     async def talk(request):
         connection = await request.accept()
@@ -147,8 +147,8 @@ async def test_a_url_that_says_it_all_is_not_asked(exchange, capsys):
     ("code", "reason", "says"),
     [(1012, "restart", "closed: 1012 restart"), (4001, None, "closed: 4001")],
 )
-async def test_a_close_is_69_and_says_why(exchange, capsys, code, reason, says):
-    """A script restarts it; a person reads it."""
+async def test_a_close_is_69_with_its_reason(exchange, capsys, code, reason, says):
+    """A script restarts the command; an operator reads the reason."""
 
     async def talk(request):
         connection = await request.accept()
@@ -159,8 +159,8 @@ async def test_a_close_is_69_and_says_why(exchange, capsys, code, reason, says):
     assert capsys.readouterr().err == f"hedgehogd: {url} {says}\n"
 
 
-async def test_a_pair_that_is_not_there_ends_it(exchange, capsys):
-    """Waiting for ever behind an error that has scrolled away helps nobody."""
+async def test_an_unknown_pair_ends_the_command(exchange, capsys):
+    """To wait for ever after an error that has scrolled away helps no operator."""
 
     async def talk(request):
         connection = await request.accept()
@@ -170,11 +170,11 @@ async def test_a_pair_that_is_not_there_ends_it(exchange, capsys):
         await trio.sleep_forever()
 
     assert await tail(wish(await exchange(talk))) == 69
-    assert capsys.readouterr().err == "hedgehogd: nothing of that can be had there\n"
+    assert capsys.readouterr().err == "hedgehogd: none of these topics exists there\n"
 
 
-async def test_a_refusal_is_said_in_the_servers_words(exchange, capsys):
-    """The body says which path or pair is wrong."""
+async def test_a_refusal_has_the_servers_text(exchange, capsys):
+    """The body names the wrong path or pair."""
 
     async def talk(request):
         await request.reject(404, body=b'{"error":"no stream"}')
@@ -187,7 +187,7 @@ async def test_a_refusal_is_said_in_the_servers_words(exchange, capsys):
 
 
 async def test_a_password_and_a_token_are_sent_and_not_shown(exchange, capsys):
-    """Also when the server repeats them, with an escape sequence."""
+    """Even when the server repeats them, with an escape sequence."""
     heads = []
 
     async def talk(request):
@@ -202,8 +202,8 @@ async def test_a_password_and_a_token_are_sent_and_not_shown(exchange, capsys):
     assert "s3cret" not in err
 
 
-async def test_nobody_there_is_said_in_words(capsys):
-    """It once said "HandshakeError", the first thing a new user saw."""
+async def test_a_refused_connection_is_reported_in_words(capsys):
+    """A new user must not see "HandshakeError" first."""
     assert await tail(wish("ws://127.0.0.1:1/")) == 69
     err = capsys.readouterr().err
 
@@ -211,8 +211,8 @@ async def test_nobody_there_is_said_in_words(capsys):
     assert "Error" not in err
 
 
-async def test_no_tls_there_is_said_at_once(exchange, capsys):
-    """The library alone waits a minute for a peer that speaks no TLS, and then says nothing."""
+async def test_a_peer_without_tls_is_reported_at_once(exchange, capsys):
+    """The library alone waits a minute for such a peer, and then reports nothing."""
     url = (await exchange(None)).replace("ws:", "wss:")
     assert await tail(wish(url)) == 69
 
@@ -221,8 +221,8 @@ async def test_no_tls_there_is_said_at_once(exchange, capsys):
     assert "SSL" in err
 
 
-async def test_a_peer_that_says_nothing_is_given_up(nursery, capsys, autojump_clock):
-    """Nor for ever for one that takes the connection and is silent."""
+async def test_a_silent_peer_is_closed_after_a_timeout(nursery, capsys, autojump_clock):
+    """A peer may accept the connection and send nothing."""
 
     async def say_nothing(stream):
         await trio.sleep_forever()
@@ -239,7 +239,7 @@ async def test_a_peer_that_says_nothing_is_given_up(nursery, capsys, autojump_cl
 
 
 async def test_on_a_terminal_the_counts_stay_at_the_end(exchange, capsys, monkeypatch):
-    """How much was that?"""
+    """The total remains on the screen."""
     monkeypatch.setattr(sys, "stderr", Terminal())
 
     async def talk(request):
@@ -250,7 +250,7 @@ async def test_on_a_terminal_the_counts_stay_at_the_end(exchange, capsys, monkey
     assert "1 messages" in sys.stderr.getvalue().splitlines()[-1]
 
 
-async def test_head_may_have_seen_enough(exchange):
+async def test_head_may_close_the_pipe(exchange):
     """``hedgehogd tail BTC-USD | head -1`` ends quietly, with 0."""
 
     async def talk(request):

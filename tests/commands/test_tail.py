@@ -1,4 +1,4 @@
-"""``tail``: the URL and the topics that its words stand for."""
+"""``tail``: the URL and the topics that its arguments mean."""
 
 import pytest
 import trio
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("clean")
         ("wss://a", "wss://a", (), "raw"),
     ],
 )  # fmt: skip
-def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pairs, form):
-    """``hedgehogd tail BTC-USD`` just works."""
+def test_tail_reads_a_local_pair_or_any_url(run_command, monkeypatch, argv, url, pairs, form):
+    """``hedgehogd tail BTC-USD`` needs no URL."""
     seen = []
 
     async def tail(what):
@@ -27,7 +27,7 @@ def test_tail_reads_a_pair_of_ours_or_any_url(said, monkeypatch, argv, url, pair
         return 69
 
     monkeypatch.setattr(stream_printer, "tail", tail)
-    assert said("tail", *argv.split())[0] == 69
+    assert run_command("tail", *argv.split())[0] == 69
     (what,) = seen
     assert (what.url, what.pairs, what.form) == (url, pairs, form)
     assert what.channels == ("ticker", "matches")

@@ -1,18 +1,18 @@
-"""From when, up to when, and where: what ``export`` and ``replay`` are told alike."""
+"""The time range and the directory of history, for ``export`` and ``replay``."""
 
 import argparse
 
 import pytest
 
-from hedgehogd.commands.time_range import STATE_DIRECTORY, add_stretch, directory_of, joined
+from hedgehogd.commands.time_range import STATE_DIRECTORY, add_time_range, directory_of, joined
 from hedgehogd.domain.errors import OperatorError
 
 NOW = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z, µs since the epoch
 
 
-def asked(*argv, **since):
+def parse(*argv, **since):
     parser = argparse.ArgumentParser()
-    add_stretch(parser, NOW, **since)
+    add_time_range(parser, NOW, **since)
     arguments = parser.parse_args(joined(argv))
     return arguments.since, arguments.until
 
@@ -28,35 +28,35 @@ def asked(*argv, **since):
 )
 def test_a_moment_is_a_time_or_an_age(text, us):
     """Ages count back from the start of the command; they look like flags, and are none."""
-    assert asked("--since", text, "--until", text) == (us, us)
-    assert asked(f"--since={text}", f"--until={text}") == (us, us)
+    assert parse("--since", text, "--until", text) == (us, us)
+    assert parse(f"--since={text}", f"--until={text}") == (us, us)
 
 
-def test_a_stretch_goes_up_to_now():
-    """Where it begins is the command's to say."""
-    assert asked(default=0) == (0, NOW)
+def test_a_range_ends_now_by_default():
+    """Each command sets the default of its start."""
+    assert parse(default=0) == (0, NOW)
     with pytest.raises(SystemExit):
-        asked(required=True)
+        parse(required=True)
 
 
 @pytest.mark.parametrize("text", ["yesterday", "7", ""])
-def test_what_is_no_moment_is_told(text, capsys):
-    """A sequence is one of one product, and of one channel."""
+def test_an_invalid_time_is_an_error(text, capsys):
+    """A sequence is not accepted: it belongs to one product and one channel."""
     with pytest.raises(SystemExit):
-        asked("--until", text, default=0)
+        parse("--until", text, default=0)
 
     assert f"found '{text}', expected a time like 2026-01-31T12:00:00Z" in capsys.readouterr().err
 
 
 def test_only_the_two_flags_take_ages():
-    """Another flag behind them would be swallowed."""
+    """Another flag after them would be read as an age."""
     assert joined(["--since", "-5m", "-x", "--until", "now", "-"]) == [
         "--since=-5m", "-x", "--until", "now", "-",
     ]  # fmt: skip
 
 
-def test_history_is_looked_for_where_a_daemon_keeps_it(clean, tmp_path, monkeypatch):
-    """As set; else as systemd says; else where the unit's is, since nobody runs us here."""
+def test_the_directory_is_that_of_a_daemon_here(clean, tmp_path, monkeypatch):
+    """As set; else as systemd sets it; else the unit's, since systemd does not run the command."""
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     assert directory_of(None, None) == STATE_DIRECTORY
     monkeypatch.setenv("STATE_DIRECTORY", "/mnt/state")
@@ -70,8 +70,8 @@ def test_history_is_looked_for_where_a_daemon_keeps_it(clean, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("setting", "flag", "status"), [("none", None, 78), ("/a", "none", 64)])
-def test_none_is_an_error_that_says_what_is_expected(clean, monkeypatch, setting, flag, status):
-    """Whose fault it is follows from where that was said."""
+def test_none_is_an_error_with_the_expected_flag(clean, monkeypatch, setting, flag, status):
+    """The status depends on the origin of the value."""
     monkeypatch.setenv("HEDGEHOGD_HISTORY_WHERE", setting)
     with pytest.raises(OperatorError, match="no history is kept here\n  Expected --history") as it:
         directory_of(flag, None)

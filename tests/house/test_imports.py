@@ -1,4 +1,4 @@
-"""Short commands import only what they need, so that each starts in a tenth of a second.
+"""Short commands import few modules, so that each starts in a tenth of a second.
 
 The test counts and names modules instead of measuring time: a count is the same on every
 machine. An import of trio, Quart or structlog alone costs more than all of ``hedgehogd config``.
@@ -86,7 +86,7 @@ def third_party(modules):
         ("sevre", 64),
     ],
 )
-def test_a_short_command_imports_what_it_needs(imported, store, words, status):
+def test_a_short_command_imports_few_modules(imported, store, words, status):
     """An operator waits for it; a health check runs ``status`` every few seconds."""
     command, *rest = words.replace("STORE", store).split()
     found, modules = imported(command, *rest)

@@ -141,9 +141,9 @@ def test_two_files_of_three_are_an_error(write, missing):
 )
 def test_an_error_names_the_file_and_quotes_nothing_of_it(write, contents, complaint):
     """The error goes to a journal that other users read."""
-    said = refused(write(**contents))
-    assert said.endswith(complaint)
-    assert "not base64!" not in said
+    message = refused(write(**contents))
+    assert message.endswith(complaint)
+    assert "not base64!" not in message
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602, 0o666])
@@ -162,23 +162,23 @@ def test_a_directory_in_place_of_a_file_is_named(write, tmp_path):
 
 
 def test_a_printed_configuration_has_the_directory_and_nothing_of_the_files(
-    clean, said, write, monkeypatch
+    clean, run_command, write, monkeypatch
 ):
     """Operators paste the output of ``hedgehogd config`` into bug reports."""
     directory = str(write())
-    status, out, err = said("config", "--credentials", directory)
+    status, out, err = run_command("config", "--credentials", directory)
 
     assert (status, err) == (0, "")
     assert directory in out
     assert not any(content in out for content in CONTENTS)
 
 
-def test_a_check_of_the_configuration_reads_the_files(clean, said, write, monkeypatch):
+def test_a_check_of_the_configuration_reads_the_files(clean, run_command, write, monkeypatch):
     """An operator that checks before a restart must not learn of a bad file by the restart."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     right = ("--check", "--feed", "demo", "--credentials", str(write()))
-    assert said(*right) == (0, "the configuration is sound\n", "")
-    status, out, err = said("--check", "--feed", "demo", "--credentials", "/nowhere")
+    assert run_command(*right) == (0, "the configuration is valid\n", "")
+    status, out, err = run_command("--check", "--feed", "demo", "--credentials", "/nowhere")
 
     assert (status, out) == (EXIT_CONFIG, "")
     assert "/nowhere/coinbase-key: No such file or directory" in err

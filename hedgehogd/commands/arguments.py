@@ -100,7 +100,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--check", action="store_true",
-        help="read the configuration, say whether it is sound, exit",
+        help="check the configuration and exit",
     )  # fmt: skip
 
 
@@ -125,11 +125,11 @@ def add_where(parser: argparse.ArgumentParser, port_says: str) -> None:
     """Add the flags that locate the local daemon: ``--config``, and three of its keys."""
     says = {
         "serve.port": port_says,
-        "instance": "of this number",
-        "serve.bind": "at this address",
+        "instance": "its number",
+        "serve.bind": "its address",
     }
     group = parser.add_argument_group(
-        "which local hedgehogd; without these flags as `hedgehogd serve` is configured here"
+        "the local daemon; default the one that `hedgehogd serve` would start here"
     )
     for name, text in says.items():
         key = BY_NAME[name]

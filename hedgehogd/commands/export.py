@@ -20,8 +20,8 @@ def export_parser(now_us: int) -> Parser:
     """Return the parser of ``export``; ages are subtracted from ``now_us``."""
     parser = new_parser(
         "export",
-        "Write the recorded messages of one channel of a pair into a file, as CSV or as one\n"
-        "JSON message a line.",
+        "Write the recorded messages of one channel of a pair into a file, as CSV or as\n"
+        "one JSON message a line.",
     )
     parser.usage = "hedgehogd export --pair PAIR [options] FILE"
     add = parser.add_argument

@@ -252,8 +252,8 @@ def haproxy_parser() -> Parser:
     """Return the parser of ``haproxy-config``; its values are fields of ``Cluster``."""
     parser = new_parser(
         "haproxy-config",
-        "Print the configuration of HAProxy in front of the instances of this machine, for\n"
-        "example to /etc/haproxy/haproxy.cfg.",
+        "Print the configuration of HAProxy in front of the instances of this machine,\n"
+        "for example to /etc/haproxy/haproxy.cfg.",
     )
     default = Cluster()
     port = checked(whole_number(1, PORT_MAX))
@@ -280,7 +280,8 @@ def haproxy_parser() -> Parser:
     add("--address-requests-max", count, "N",
         f"requests of one address in 10 s; default {default.address_requests_max}")  # fmt: skip
     add("--trusted-proxies", checked(networks), "A,B",
-        "addresses or networks of proxies in front, whose X-Forwarded-For names the client; "
+        "addresses or networks of proxies in front, which name the client in "
+        "X-Forwarded-For; "
         f"default {','.join(default.trusted_proxies)}")  # fmt: skip
     parser.add_argument("--unprivileged", action="store_true",
         help="for HAProxy run by an ordinary user or in a container: HAProxy keeps this user and "

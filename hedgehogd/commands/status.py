@@ -21,9 +21,9 @@ def status_parser() -> Parser:
     """Return the parser of ``status``."""
     parser = new_parser(
         "status",
-        "Show the state of the instances of this machine. The exit status is 0 when the asked\n"
-        "instance takes new subscribers, and 1 when it does not. The operator listener is\n"
-        "asked; a stream port shows its own instance alone.",
+        "Show the state of the instances of this machine. The exit status is 0 when the\n"
+        "asked instance takes new subscribers, and 1 when it does not. The operator\n"
+        "listener is asked; a stream port shows its own instance alone.",
     )
     add_where(parser, "the only port to ask")
     return parser

@@ -190,8 +190,8 @@ class Settings:
     )
     serve_trusted_proxies: tuple[str, ...] = key(
         ("127.0.0.1", "::1"), "--trusted-proxies", "A,B", _SERVE,
-        "addresses or networks whose X-Forwarded-For or Forwarded names the subscriber's"
-        " address",
+        "addresses or networks of proxies that name the subscriber's address in"
+        " X-Forwarded-For or Forwarded",
         read_network_list,
     )
     serve_runtime_dir: str = key(
@@ -288,7 +288,7 @@ class Settings:
     demo_modify_orders: bool = key(
         True, "--no-modify-orders", "", _DEMO,
         "never send `modify_order`, for clients of 2018: OrderbookSync and cbpro.OrderBook do"
-        " not know it; false in the file and the environment",
+        " not support it; false in the file and the environment",
         read_switch,
     )
     log_level: str = key(

@@ -97,13 +97,14 @@ def test_help_has_every_key_with_its_flag(run_command, argv):
     assert max(map(len, out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", ["config", "simulate", "tail", "replay"])
+@pytest.mark.parametrize("command", flags.COMMANDS)
 def test_every_command_has_help(run_command, command):
     """Its first line is the usage."""
     status, out, _ = run_command(command, "--help")
 
     assert status == 0
-    assert out.startswith(f"usage: hedgehogd {command} ")
+    assert out.startswith(f"usage: hedgehogd {'[serve]' if command == 'serve' else command} ")
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_defaults_are_in_the_help(run_command):

@@ -169,15 +169,15 @@ def test_status_and_tail_find_the_daemon_that_serve_would_start(
         monkeypatch.setenv(f"HEDGEHOGD_{name}", value)
     asked, urls = [], []
 
-    async def tail(request):
+    async def print_stream(stream):
         await trio.lowlevel.checkpoint()
-        urls.append(what.url)
+        urls.append(stream.url)
         return 0
 
     monkeypatch.setattr(
         status_command, "status", lambda places, out: asked.append(tuple(places)) or 0
     )
-    monkeypatch.setattr(stream_printer, "tail", tail)
+    monkeypatch.setattr(stream_printer, "print_stream", print_stream)
     served, arguments = serve(), (*argv.split(), "--config", str(path))
     assert [run_command(*words)[0] for words in (arguments, ("status", *arguments))] == [0, 0]
     assert run_command("tail", "BTC-USD", *arguments)[0] == 0

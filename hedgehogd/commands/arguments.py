@@ -61,7 +61,7 @@ class _Version(argparse.Action):
 
 
 def checked(read: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """Return ``read`` for ``argparse``, which shows only the message of its own exception."""
+    """Wrap ``read`` for ``argparse``, which prints only messages of its own exception type."""
 
     def read_checked(text: str) -> Any:
         try:
@@ -121,17 +121,17 @@ def new_parser(command: str, description: str, epilog: str = "") -> Parser:
     return parser
 
 
-def add_where(parser: argparse.ArgumentParser, port_says: str) -> None:
+def add_where(parser: argparse.ArgumentParser, port_help: str) -> None:
     """Add the flags that locate the local daemon: ``--config``, and three of its keys."""
-    says = {
-        "serve.port": port_says,
+    texts = {
+        "serve.port": port_help,
         "instance": "its number",
         "serve.bind": "its address",
     }
     group = parser.add_argument_group(
         "the local daemon; default the one that `hedgehogd serve` would start here"
     )
-    for name, text in says.items():
+    for name, text in texts.items():
         key = BY_NAME[name]
         group.add_argument(
             key.flag, dest=key.field, type=checked(key.read), metavar=key.metavar, help=text

@@ -259,8 +259,8 @@ def haproxy_parser() -> Parser:
     port = checked(whole_number(1, PORT_MAX))
     count = checked(whole_number(1, 10_000_000))
 
-    def add(flag: str, read: Callable[[str], Any], metavar: str, says: str) -> None:
-        parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=says)
+    def add(flag: str, read: Callable[[str], Any], metavar: str, text: str) -> None:
+        parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=text)
 
     add("--instances", checked(instance_numbers), "SET",
         "numbers of the instances, such as 1,3,5-7; instance N listens on 127.0.0.1, port "

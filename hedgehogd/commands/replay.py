@@ -27,8 +27,8 @@ def replay_parser(now_us: int) -> Parser:
         _EPILOG,
     )
 
-    def add(flag: str, read: Callable[[Any], Any], metavar: str, says: str, **more: Any) -> None:
-        parser.add_argument(flag, type=checked(read), metavar=metavar, help=says, **more)
+    def add(flag: str, read: Callable[[Any], Any], metavar: str, text: str, **more: Any) -> None:
+        parser.add_argument(flag, type=checked(read), metavar=metavar, help=text, **more)
 
     add_time_range(parser, now_us, required=True)
     add("--speed", number(0, math.inf), "X",

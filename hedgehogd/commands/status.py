@@ -53,7 +53,7 @@ def status(places: Sequence[str], out: TextIO) -> int:
     for place in places:
         try:
             is_ready, rows = _ask(place)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeError) as error:
             failures.append(f"no hedgehogd answers at http://{place}: {error}")
         except http.client.HTTPException:
             failures.append(f"no hedgehogd answers at http://{place}: the answer is not HTTP")
@@ -75,7 +75,7 @@ def _ask(place: str) -> tuple[bool, list[Row]]:
     Raises:
         OSError: there is no answer.
         http.client.HTTPException: the answer is not HTTP.
-        msgspec.DecodeError, UnicodeDecodeError: the answer is not an instance's.
+        msgspec.DecodeError, UnicodeError: the answer is not an instance's.
     """
     connection = http.client.HTTPConnection(place, timeout=_ANSWER_S)
     with closing(connection):

@@ -38,7 +38,7 @@ _CHANGES_SHOWN_MAX = 3
 _NOTHING_SUBSCRIBED = '{"type":"subscriptions","channels":[]'
 
 
-class Tail(NamedTuple):
+class Stream(NamedTuple):
     """The stream to print.
 
     Attributes:
@@ -124,7 +124,7 @@ class Counts:
         return f"{total} messages, {rate:.1f}/s  {kinds}"
 
 
-async def tail(what: Tail) -> int:
+async def print_stream(stream: Stream) -> int:
     """Print messages until ``count_max``, the peer's end, or cancellation.
 
     Returns:
@@ -136,16 +136,16 @@ async def tail(what: Tail) -> int:
     """
     counts = Counts(sys.stderr)
     status = EXIT_UNAVAILABLE
-    address = parse_url(what.url)
+    address = parse_url(stream.url)
     try:
         async with _connected(address) as connection:
-            status = await _print_messages(connection, what, counts)
+            status = await _print_messages(connection, stream, counts)
     except* BrokenPipeError:  # `| head` has ended
         _silence_stdout()
         status = 0
     except* (HandshakeError, *OUTSIDE_ERRORS) as group:
-        why = _why(cause_of(group), hide_in_url(what.url))
-        print(f"hedgehogd: {printable(address.secrets.hide(why))}", file=sys.stderr)
+        reason = _reason_of(cause_of(group), hide_in_url(stream.url))
+        print(f"hedgehogd: {printable(address.secrets.hide(reason))}", file=sys.stderr)
     finally:
         counts.clear()
         if sys.stderr.isatty():
@@ -180,27 +180,27 @@ async def _connected(address: FeedAddress) -> AsyncIterator[WebSocketConnection]
         await trio.aclose_forcefully(stream)
 
 
-async def _print_messages(connection: WebSocketConnection, what: Tail, counts: Counts) -> int:
+async def _print_messages(connection: WebSocketConnection, stream: Stream, counts: Counts) -> int:
     """Subscribe and print; return the exit status."""
-    if what.pairs:
-        request = {"type": "subscribe", "product_ids": what.pairs, "channels": what.channels}
+    if stream.pairs:
+        request = {"type": "subscribe", "product_ids": stream.pairs, "channels": stream.channels}
         await connection.send_message(msgspec.json.encode(request).decode())
     seen = 0
-    while not what.count_max or seen < what.count_max:
+    while not stream.count_max or seen < stream.count_max:
         message = await connection.get_message()
         payload = message if isinstance(message, str) else message.decode(errors="replace")
         seen += 1
         counts.add(payload)
         counts.clear()
-        print(human(payload) if what.form == "human" else payload, flush=True)
+        print(human(payload) if stream.form == "human" else payload, flush=True)
         counts.show()
-        if what.pairs and payload.startswith(_NOTHING_SUBSCRIBED):
+        if stream.pairs and payload.startswith(_NOTHING_SUBSCRIBED):
             print("hedgehogd: none of these topics exists there", file=sys.stderr)
             return EXIT_UNAVAILABLE
     return 0
 
 
-def _why(error: Exception, url: str) -> str:
+def _reason_of(error: Exception, url: str) -> str:
     """Return the reason why a stream ended, or could not be opened."""
     if isinstance(error, ConnectionClosed):
         return f"{url} {describe(error)}"

@@ -25,7 +25,7 @@ def tail_parser() -> Parser:
     parser = new_parser("tail", "Print a stream, one line a message.")
     parser.usage = "hedgehogd tail URL|PAIR [options]"
     add = parser.add_argument
-    add("what", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local daemon")
+    add("source", metavar="URL|PAIR", help="a ws:// or wss:// URL, or a pair of the local daemon")
     add("--pairs", default="", metavar="A,B", help="products to subscribe to at URL")
     add("--channels", default="ticker,matches", metavar="a,b", help="default ticker,matches")
     add_where(parser, "its port")
@@ -44,7 +44,7 @@ def tail_parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     """Print a stream."""
     arguments = tail_parser().parse_args(argv)
-    source, pairs = arguments.what, split_names(arguments.pairs.upper())
+    source, pairs = arguments.source, split_names(arguments.pairs.upper())
     if "://" not in source:
         if not is_product_id(source.upper()):
             shown = hide_in_url(source)
@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     form = arguments.format or ("human" if sys.stdout.isatty() else "raw")
     import trio
 
-    from hedgehogd.commands.stream_printer import Tail, tail
+    from hedgehogd.commands.stream_printer import Stream, print_stream
 
-    status: int = trio.run(tail, Tail(source, pairs, channels, form, arguments.count))
+    status: int = trio.run(print_stream, Stream(source, pairs, channels, form, arguments.count))
     return status

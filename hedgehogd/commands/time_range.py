@@ -68,8 +68,8 @@ def directory_of(flag: str | None, file: Path | None) -> Path:
     settings = load(flags, os.environ, file).settings
     if settings.history_where == NONE:
         raise OperatorError(
-            "no history is kept here\n  Expected --history DIR, the directory that --history of"
-            " a hedgehogd named.",
+            "no history is kept here\n  Expected --history DIR, the directory of --history of"
+            " a daemon.",
             EXIT_USAGE if flags else EXIT_CONFIG,
         )
     return settings.history_directory(os.environ) or STATE_DIRECTORY

@@ -35,8 +35,8 @@ FIRST_OPERATOR_PORT = 9000
 INSTANCE_MAX = PORT_MAX - FIRST_OPERATOR_PORT
 
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # not to listen on
-_READ, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
-    "what to read", "where to serve", "history", "limits", "the demo market", "other",
+_FEED, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
+    "feed", "serving", "history", "limits", "the demo market", "other",
 )  # fmt: skip
 _MIB = 1024 * 1024
 
@@ -105,52 +105,52 @@ class Settings:
 
     # fmt: off
     feed_pairs: tuple[str, ...] = key(
-        (), "--pairs", "A,B", _READ,
+        (), "--pairs", "A,B", _FEED,
         "products subscribed upstream from the start on",
         read_pairs, reloads=True,
     )
     feed_channels: tuple[str, ...] = key(
-        ("ticker", "matches", "heartbeat"), "--channels", "a,b", _READ,
+        ("ticker", "matches", "heartbeat"), "--channels", "a,b", _FEED,
         "channels subscribed for --pairs",
         read_channels, reloads=True,
     )
     feed_only_pairs: bool = key(
-        False, "--only-pairs", "", _READ,
+        False, "--only-pairs", "", _FEED,
         "serve only --pairs; without this, other products are added on demand",
         read_switch,
     )
     feed_where: str = key(
-        "coinbase", "--feed", "WHERE", _READ,
+        "coinbase", "--feed", "WHERE", _FEED,
         "coinbase, sandbox, demo, a ws:// or wss:// URL, or a recording's path",
         read_text, has_secrets=True,
     )
     feed_linger_s: float = key(
-        limits.LINGER_S, "--linger-s", "SECONDS", _READ,
+        limits.LINGER_S, "--linger-s", "SECONDS", _FEED,
         "how long a topic is kept upstream after its last subscriber",
         number(0, 3600),
     )
     feed_stale_after_s: float = key(
-        limits.STALE_AFTER_S, "--stale-after-s", "SECONDS", _READ,
+        limits.STALE_AFTER_S, "--stale-after-s", "SECONDS", _FEED,
         "silence after which the feed is dialled again",
         number(0.1, 3600),
     )
     feed_message_bytes_max: int = key(
-        limits.UPSTREAM_MESSAGE_BYTES_MAX, "--upstream-message-bytes-max", "BYTES", _READ,
+        limits.UPSTREAM_MESSAGE_BYTES_MAX, "--upstream-message-bytes-max", "BYTES", _FEED,
         "longest upstream message",
         whole_number(1024, 1024 * _MIB),
     )
     feed_lines: int = key(
-        1, "--lines", "N", _READ,
+        1, "--lines", "N", _FEED,
         "upstream lines for the same products; with 2, no message is lost when one line ends",
         whole_number(1, limits.LINES_MAX),
     )
     feed_gap_patience_s: float = key(
-        limits.GAP_PATIENCE_S, "--gap-patience-s", "SECONDS", _READ,
+        limits.GAP_PATIENCE_S, "--gap-patience-s", "SECONDS", _FEED,
         "how long a gap in one line waits for the other line to fill it",
         number(0, 5),
     )
     feed_credentials: str = key(
-        "", "--credentials", "DIR", _READ,
+        "", "--credentials", "DIR", _FEED,
         "directory of the files coinbase-key, coinbase-secret, coinbase-passphrase; systemd's"
         " credentials of these names need no flag",
         read_text,

@@ -90,7 +90,7 @@ def test_help_has_every_key_with_its_flag(run_command, argv):
     for key in KEYS:
         assert f"  {key.flag}" in out
         assert f"[{key.name}]" in " ".join(out.split())
-    for heading in ("what to read:", "where to serve:", "limits:", "signals:", "exit status:"):
+    for heading in ("feed:", "serving:", "limits:", "signals:", "exit status:"):
         assert f"\n{heading}\n" in out
     for word in ("--config FILE", "--check", "--version", "hedgehogd tail", "HEDGEHOGD_"):
         assert word in out

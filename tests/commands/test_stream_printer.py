@@ -13,7 +13,7 @@ import trio
 from trio_websocket import ConnectionClosed, serve_websocket
 
 from hedgehogd.commands import stream_printer as module
-from hedgehogd.commands.stream_printer import Counts, Tail, human, tail
+from hedgehogd.commands.stream_printer import Counts, Stream, human, print_stream
 from hedgehogd.domain import limits
 
 # trio-websocket does not close the socket of a connection that its peer has closed first.
@@ -108,7 +108,7 @@ def exchange(nursery):
 
 
 def wish(url, pairs=("BTC-USD",), form="raw", count_max=0):
-    return Tail(url, pairs, ("ticker",), form, count_max)
+    return Stream(url, pairs, ("ticker",), form, count_max)
 
 
 @pytest.mark.parametrize(("form", "start"), [("raw", '{"type'), ("human", "16:43:30")])
@@ -122,7 +122,7 @@ async def test_it_subscribes_and_prints(exchange, capsys, form, start):
         while True:
             await connection.send_message(TICKER)
 
-    status = await tail(wish(await exchange(talk), form=form, count_max=2))
+    status = await print_stream(wish(await exchange(talk), form=form, count_max=2))
     lines = capsys.readouterr().out.splitlines()
 
     assert status == 0
@@ -139,7 +139,7 @@ async def test_a_url_that_subscribes_gets_no_request(exchange, capsys):
         connection = await request.accept()
         await connection.send_message(b"\xff!")
 
-    assert await tail(wish(await exchange(talk), pairs=(), count_max=1)) == 0
+    assert await print_stream(wish(await exchange(talk), pairs=(), count_max=1)) == 0
     assert capsys.readouterr().out == "\N{REPLACEMENT CHARACTER}!\n"
 
 
@@ -155,7 +155,7 @@ async def test_a_close_is_69_with_its_reason(exchange, capsys, code, reason, say
         await connection.aclose(code, reason)
 
     url = await exchange(talk)
-    assert await tail(wish(url, pairs=())) == 69
+    assert await print_stream(wish(url, pairs=())) == 69
     assert capsys.readouterr().err == f"hedgehogd: {url} {says}\n"
 
 
@@ -169,7 +169,7 @@ async def test_an_unknown_pair_ends_the_command(exchange, capsys):
         await connection.send_message('{"type":"subscriptions","channels":[]}')
         await trio.sleep_forever()
 
-    assert await tail(wish(await exchange(talk))) == 69
+    assert await print_stream(wish(await exchange(talk))) == 69
     assert capsys.readouterr().err == "hedgehogd: none of these topics exists there\n"
 
 
@@ -180,7 +180,7 @@ async def test_a_refusal_has_the_servers_text(exchange, capsys):
         await request.reject(404, body=b'{"error":"no stream"}')
 
     url = await exchange(talk)
-    assert await tail(wish(url)) == 69
+    assert await print_stream(wish(url)) == 69
     assert capsys.readouterr().err == (
         f'hedgehogd: cannot open {url}: HTTP 404 {{"error":"no stream"}}\n'
     )
@@ -195,7 +195,7 @@ async def test_a_password_and_a_token_are_sent_and_not_shown(exchange, capsys):
         await request.reject(403, body=b"p%2Fw-s3cret\x1b[2J t0ken-s3cret")
 
     url = (await exchange(talk)).replace("ws://", "ws://reader:p%2Fw-s3cret@")
-    assert await tail(wish(f"{url}/x?token=t0ken-s3cret")) == 69
+    assert await print_stream(wish(f"{url}/x?token=t0ken-s3cret")) == 69
     assert heads == [("/x?token=t0ken-s3cret", b"Basic cmVhZGVyOnAvdy1zM2NyZXQ=")]
     err = capsys.readouterr().err
     assert "HTTP 403 ***\\x1b[2J ***" in err
@@ -204,7 +204,7 @@ async def test_a_password_and_a_token_are_sent_and_not_shown(exchange, capsys):
 
 async def test_a_refused_connection_is_reported_in_words(capsys):
     """A new user must not see "HandshakeError" first."""
-    assert await tail(wish("ws://127.0.0.1:1/")) == 69
+    assert await print_stream(wish("ws://127.0.0.1:1/")) == 69
     err = capsys.readouterr().err
 
     assert err.startswith("hedgehogd: cannot open ws://127.0.0.1:1/: network: all attempts")
@@ -214,7 +214,7 @@ async def test_a_refused_connection_is_reported_in_words(capsys):
 async def test_a_peer_without_tls_is_reported_at_once(exchange, capsys):
     """The library alone waits a minute for such a peer, and then reports nothing."""
     url = (await exchange(None)).replace("ws:", "wss:")
-    assert await tail(wish(url)) == 69
+    assert await print_stream(wish(url)) == 69
 
     err = capsys.readouterr().err
     assert err.startswith(f"hedgehogd: cannot open {url}: ")
@@ -231,7 +231,7 @@ async def test_a_silent_peer_is_closed_after_a_timeout(nursery, capsys, autojump
     nursery.start_soon(trio.serve_listeners, say_nothing, [listener])
     url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"
     with trio.fail_after(limits.DIAL_TIMEOUT_S + 1):
-        assert await tail(wish(url)) == 69
+        assert await print_stream(wish(url)) == 69
 
     assert capsys.readouterr().err == (
         f"hedgehogd: cannot open {url}: timeout: no connection in time\n"
@@ -246,7 +246,7 @@ async def test_on_a_terminal_the_counts_stay_at_the_end(exchange, capsys, monkey
         connection = await request.accept()
         await connection.send_message(TICKER)
 
-    assert await tail(wish(await exchange(talk), pairs=(), count_max=1)) == 0
+    assert await print_stream(wish(await exchange(talk), pairs=(), count_max=1)) == 0
     assert "1 messages" in sys.stderr.getvalue().splitlines()[-1]
 
 

@@ -21,13 +21,13 @@ def test_tail_reads_a_local_pair_or_any_url(run_command, monkeypatch, argv, url,
     """``hedgehogd tail BTC-USD`` needs no URL."""
     seen = []
 
-    async def tail(what):
+    async def print_stream(stream):
         await trio.lowlevel.checkpoint()
-        seen.append(what)
+        seen.append(stream)
         return 69
 
-    monkeypatch.setattr(stream_printer, "tail", tail)
+    monkeypatch.setattr(stream_printer, "print_stream", print_stream)
     assert run_command("tail", *argv.split())[0] == 69
-    (what,) = seen
-    assert (what.url, what.pairs, what.form) == (url, pairs, form)
-    assert what.channels == ("ticker", "matches")
+    (stream,) = seen
+    assert (stream.url, stream.pairs, stream.form) == (url, pairs, form)
+    assert stream.channels == ("ticker", "matches")

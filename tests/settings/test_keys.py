@@ -1,5 +1,7 @@
 """The keys: their names, their defaults, and which of them reload."""
 
+from pathlib import Path
+
 import pytest
 
 from hedgehogd.settings.keys import BY_NAME, BY_VARIABLE, KEYS, Settings, reloaded
@@ -36,3 +38,34 @@ def test_a_reload_takes_the_keys_that_reload_and_names_the_rest() -> None:
         Settings(log_level="debug"), ["log.level"], ["feed.lines", "serve.bind"]
     )  # fmt: skip
     assert reloaded(old, old) == (old, [], [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "port"),
+    [
+        (Settings(), 8001),
+        (Settings(instance=3), 8003),
+        (Settings(instance=0), 8000),
+        (Settings(instance=3, serve_port=9), 9),
+    ],
+)
+def test_the_instance_number_means_a_port_unless_one_is_set(settings, port):
+    """``hedgehogd@3`` needs no file to know its port."""
+    assert settings.port == port
+
+
+@pytest.mark.parametrize(
+    ("where", "state", "expected"),
+    [
+        ("none", "/var/lib/hedgehogd", None),
+        ("/mnt/h", "/var/lib/hedgehogd", Path("/mnt/h")),
+        ("auto", "/var/lib/hedgehogd", Path("/var/lib/hedgehogd")),
+        ("auto", "/var/lib/a:/var/lib/b", Path("/var/lib/a")),
+        ("auto", None, None),
+    ],
+)
+def test_a_set_history_directory_wins_then_systemds(where, state, expected):
+    """Under systemd history is kept by default, without systemd only when it is set."""
+    environment = {} if state is None else {"STATE_DIRECTORY": state}
+
+    assert expected == Settings(history_where=where).history_directory(environment)

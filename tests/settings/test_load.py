@@ -289,20 +289,6 @@ def test_only_pairs_needs_pairs():
 
 
 @pytest.mark.parametrize(
-    ("settings", "port"),
-    [
-        (Settings(), 8001),
-        (Settings(instance=3), 8003),
-        (Settings(instance=0), 8000),
-        (Settings(instance=3, serve_port=9), 9),
-    ],
-)
-def test_the_instance_number_means_a_port_unless_one_is_set(settings, port):
-    """``hedgehogd@3`` needs no file to know its port."""
-    assert settings.port == port
-
-
-@pytest.mark.parametrize(
     ("value", "text"),
     [(("a", "b"), "a,b"), ((), ""), (True, "true"), (2.0, "2"), (0.25, "0.25"), (7, "7")],
 )
@@ -339,20 +325,3 @@ def test_an_unlike_name_gets_no_hint():
 def test_the_operator_listener_follows_the_instance_number_or_is_set(flags, address):
     """A port that an operator chose does not tell which second port is free."""
     assert load(flags, {}, None).settings.operator_address == address
-
-
-@pytest.mark.parametrize(
-    ("where", "state", "expected"),
-    [
-        ("none", "/var/lib/hedgehogd", None),
-        ("/mnt/h", "/var/lib/hedgehogd", Path("/mnt/h")),
-        ("auto", "/var/lib/hedgehogd", Path("/var/lib/hedgehogd")),
-        ("auto", "/var/lib/a:/var/lib/b", Path("/var/lib/a")),
-        ("auto", None, None),
-    ],
-)
-def test_a_set_history_directory_wins_then_systemds(where, state, expected):
-    """Under systemd history is kept by default, without systemd only when it is set."""
-    environment = {} if state is None else {"STATE_DIRECTORY": state}
-
-    assert expected == Settings(history_where=where).history_directory(environment)

@@ -14,7 +14,7 @@ from hedgehogd.domain.secret import (
 
 
 class FeedAddress(NamedTuple):
-    """A WebSocket URL in parts, and the REST service beside it. Printing it shows no secret.
+    """A WebSocket URL in parts, and the REST service beside it. Its text shows no secret.
 
     Attributes:
         host: name or address.
@@ -23,7 +23,7 @@ class FeedAddress(NamedTuple):
         is_tls: True for ``wss``.
         rest_url: ``https://host[:port]`` without a path.
         authorization: the header for the URL's ``user:password@``; empty without one.
-        secrets: what no text that is shown may contain.
+        secrets: values that no log line, error or page may contain.
     """
 
     host: str
@@ -35,31 +35,31 @@ class FeedAddress(NamedTuple):
     secrets: Secrets = NO_SECRETS
 
     def __repr__(self) -> str:
-        """Return the URL that may be shown."""
+        """Return the URL without secrets."""
         return f"FeedAddress({self.url!r})"
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that the URL asks for, in the form of trio-websocket."""
+        """The headers that the URL requires, in the form of trio-websocket."""
         return [(b"Authorization", self.authorization.encode())] if self.authorization else []
 
     @property
     def host_header(self) -> str:
-        """The ``Host`` to ask for: the port only when it is not the usual one."""
+        """The value of ``Host``: with the port only when it is not the default one."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The URL for people: without user, password and query."""
+        """The URL for logs and errors: without user, password and query."""
         return hide_in_url(f"{'wss' if self.is_tls else 'ws'}://{self.host_header}{self.resource}")
 
 
 def parse_url(url: str, rest_url: str = "") -> FeedAddress:
-    """Read a ``ws://`` or ``wss://`` URL; REST is at the same host unless given.
+    """Read a ``ws://`` or ``wss://`` URL; REST is at the same host unless ``rest_url`` is set.
 
     Raises:
-        OperatorError: another scheme, no host, or a port that is none.
+        OperatorError: the scheme is another one, the host is missing, or the port is not one.
     """
     try:
         parts = urlsplit(url)

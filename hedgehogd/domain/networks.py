@@ -7,9 +7,9 @@ Network = IPv4Network | IPv6Network
 
 
 def read_networks(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Return what ``texts``, such as ``127.0.0.1`` or ``10.0.0.0/8``, stand for.
+    """Return the networks that ``texts`` name, such as ``127.0.0.1`` or ``10.0.0.0/8``.
 
     Raises:
-        ValueError: one is no address and no network.
+        ValueError: a text is neither an address nor a network.
     """
     return tuple(ip_network(text, strict=False) for text in texts)

@@ -1,4 +1,4 @@
-"""The addresses of the exchange, and how to connect to a feed."""
+"""The URLs of the exchange, and the connection to a feed."""
 
 import ssl
 
@@ -16,7 +16,7 @@ async def dial(address: FeedAddress) -> trio.abc.Stream:
     """Connect to ``address``; the caller limits the time and closes the stream.
 
     Raises:
-        OSError: no route, connection refused, unknown host name, certificate not valid.
+        OSError: no route, refused, no such name, a certificate that does not fit.
         trio.BrokenResourceError: the connection broke during the TLS handshake.
     """
     stream = await trio.open_tcp_stream(address.host, address.port)

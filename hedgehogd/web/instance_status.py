@@ -10,18 +10,18 @@ INSTANCES_PATH = "/api/v1/instances"
 
 
 class Health(msgspec.Struct):
-    """What ``GET /api/v1/health`` answers.
+    """The answer of ``GET /api/v1/health``.
 
     Attributes:
         instance: the instance's number.
-        state: of its feed, or ``draining``.
-        ready: new streams may be sent to it.
-        role: ``writer`` writes history, ``reader`` reads what another instance writes, ``none``
-            has no history.
-        feed_age_s: since the feed last received bytes, in seconds; None before the first.
-        loop_lag_s: how late the event loop was when it was last measured, in seconds.
-        history_age_s: since the moment up to which a writer has written, in seconds; None for
-            instances that do not write.
+        state: the state of its feed, or ``draining``.
+        ready: whether new streams may be sent to it.
+        role: ``writer`` records history, ``reader`` reads the history that another instance
+            records, ``none`` has no history.
+        feed_age_s: seconds since the feed last received bytes; None before the first.
+        loop_lag_s: latest measured delay of the event loop, in seconds.
+        history_age_s: seconds since the time up to which the writer has recorded history; None
+            for instances that do not write.
     """
 
     instance: int
@@ -34,16 +34,18 @@ class Health(msgspec.Struct):
 
 
 class Row(msgspec.Struct):
-    """How one instance is.
+    """The state of one instance.
 
     Attributes:
         instance: its number.
-        state: of its feed, or ``draining``, ``gone``, ``silent``, ``odd`` (its answer is none).
-        ready: new streams may be sent there.
-        reason: for people.
-        version: of hedgehogd; None when it does not answer.
-        subscribers: open streams; None when it does not answer.
-        feed_age_s: since its feed was last heard, in seconds; None for never, or no answer.
+        state: the state of its feed, or ``draining``, ``gone`` (not running), ``silent`` (no
+            answer in time), ``odd`` (its answer cannot be parsed).
+        ready: whether new streams may be sent to it.
+        reason: the reason of ``state``, for people.
+        version: its version of hedgehogd; None when it does not answer.
+        subscribers: its number of open streams; None when it does not answer.
+        feed_age_s: seconds since its feed last received bytes; None when it has received none or
+            does not answer.
     """
 
     instance: int
@@ -56,6 +58,6 @@ class Row(msgspec.Struct):
 
 
 class Rows(msgspec.Struct):
-    """What the route answers."""
+    """The answer of ``GET /api/v1/instances``."""
 
     instances: list[Row]

@@ -19,18 +19,18 @@ from hedgehogd.domain.feed_address import FeedAddress, parse_url
     ],
 )
 def test_a_url_is_read_into_parts(url, expected):
-    """REST is looked for at the same host and port."""
+    """REST is expected at the same host and port."""
     assert parse_url(url) == expected
 
 
 @pytest.mark.parametrize("url", ["ws://a", "wss://a:8443/ws", "ws://[::1]:9/x"])
 def test_an_address_names_its_url_again(url):
-    """The log says where we are connected, in the operator's own words."""
+    """A log line shows the URL as the operator wrote it."""
     assert parse_url(url + ("/" if url.count("/") == 2 else "")).url.rstrip("/") == url
 
 
 def test_an_address_sends_its_secrets_and_shows_none():
-    """The URL's password is a header of the handshake; printing the address is harmless."""
+    """The URL's password is a header of the handshake; the text of the address has none."""
     address = parse_url("wss://reader:p%2Fw-s3cret@a/ws?token=t0ken-s3cret")
 
     assert address.host_header == "a"
@@ -47,14 +47,14 @@ def test_an_address_sends_its_secrets_and_shows_none():
     "url", ["http://u:s3cret@a/?t=s3cret", "ws://u:s3/cret@a", "ws://u:s3cret@"]
 )
 def test_a_url_that_is_refused_is_named_without_its_secrets(url):
-    """The message reaches a terminal, and from there a bug report."""
+    """The error reaches a terminal, and from there a bug report."""
     with pytest.raises(OperatorError) as caught:
         parse_url(url)
     assert "cret" not in str(caught.value)
 
 
-def test_rest_may_be_elsewhere():
-    """Coinbase's is."""
+def test_rest_may_be_at_another_host():
+    """Coinbase's REST service is."""
     assert parse_url("wss://ws-feed.a", "https://api.a").rest_url == "https://api.a"
 
 
@@ -62,8 +62,8 @@ def test_rest_may_be_elsewhere():
     "url",
     ["http://a", "ws://", "ws:///x", "ws://a:99999", "ws://a:x", "ws://a:0", "ws://[a", "", "coin"],
 )
-def test_what_is_no_feed_is_named(url):
-    """A typo is the operator's to mend: exit 78, and no traceback."""
+def test_a_text_that_is_not_a_feed_is_named(url):
+    """The operator corrects the typo: exit status 78, and no traceback."""
     with pytest.raises(OperatorError, match="is not a feed") as caught:
         parse_url(url)
     assert caught.value.exit_status == EXIT_CONFIG

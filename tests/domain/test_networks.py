@@ -15,7 +15,7 @@ def test_an_address_is_the_network_of_itself():
 
 
 @pytest.mark.parametrize("text", ["proxy", "10.0.0.0/33", "", "10.0.0.1,10.0.0.2"])
-def test_a_network_that_is_none_is_refused(text):
-    """At start, not when the first subscriber comes."""
+def test_a_text_that_is_not_a_network_is_refused(text):
+    """At start, not when the first subscriber connects."""
     with pytest.raises(ValueError, match=r"address|network|does not appear"):
         read_networks([text])

@@ -123,7 +123,7 @@ def test_the_error_of_a_long_line_quotes_a_part_of_it():
 
 
 def test_a_recording_is_a_file_or_the_directory_of_one(tmp_path):
-    """Both are what people have."""
+    """Users have either."""
     (tmp_path / "feed.jsonl").touch()
 
     assert find_recording(tmp_path) == tmp_path / "feed.jsonl"

@@ -7,7 +7,8 @@ from random import Random
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.feed_address import FeedAddress, dial
+from hedgehogd.domain.feed_address import FeedAddress
+from hedgehogd.feeds.dial import dial
 from hedgehogd.protocol.backoff import TokenBucket
 from hedgehogd.protocol.signing import Credentials
 

@@ -620,6 +620,7 @@ async def test_many_concurrent_subscribes_are_served_in_turns(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand subscribes after a restart must not delay data for a second; none starves."""
+    monkeypatch.setattr(limits, "FIRST_SUBSCRIBE_S", 60.0)  # no command before all are open
     clients = [Client(await served.upgrade("/ws-feed")) for _ in range(200)]
     turns = _watch_turns(served, monkeypatch)
     for client in clients:

@@ -95,8 +95,8 @@ class FeedHealth:
     Attributes:
         state: the state of the feed.
         reason: why it is not live, for people; empty when it is.
-        changed_at: when ``state`` changed, on the clock of ``trio.current_time``, seconds.
-        heard_at: when the last byte was received, on the same clock; None before the first.
+        heard_at: when the last byte was received, on the clock of ``trio.current_time``, seconds;
+            None before the first.
         connects: connections opened since start.
         losses: connections lost since start, by reason.
         dropped: upstream messages dropped since start, by reason.
@@ -113,7 +113,6 @@ class FeedHealth:
     def __init__(self) -> None:
         self.state = FeedState.IDLE
         self.reason = ""
-        self.changed_at = 0.0
         self.heard_at: float | None = None
         self.connects = 0
         self.losses: Counter[str] = Counter()
@@ -126,12 +125,9 @@ class FeedHealth:
         self.lines: list[Line] = []
         self.products: dict[str, ProductState] = {}
 
-    def become(self, state: FeedState, now: float, reason: str = "") -> None:
-        """Change the state at ``now``; a change of reason alone keeps the time."""
-        if state is not self.state:
-            self.changed_at = now
-        self.state = state
-        self.reason = reason
+    def become(self, state: FeedState, reason: str = "") -> None:
+        """Change the state."""
+        self.state, self.reason = state, reason
 
     def read_lines(self) -> list[LineHealth]:
         """Return the state of each line."""

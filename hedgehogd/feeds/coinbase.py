@@ -141,7 +141,7 @@ class CoinbaseFeed:
 
     async def state_changed(self) -> None:
         """Deliver notices about products that became stale or live with a connection."""
-        notices = self._staleness.of_lines(self._lines, trio.current_time())
+        notices = self._staleness.of_lines(self._lines)
         if notices:
             await self._put(Delivery([], notices))
 

@@ -76,10 +76,10 @@ class RecordingFeed:
             while not demand.wanted(trio.current_time()):
                 await demand.changed.wait()
                 demand.changed.clear()
-            self._health.become(FeedState.LIVE, trio.current_time())
+            self._health.become(FeedState.LIVE)
             self._health.connects += 1
             await self._play()
-            self._health.become(FeedState.ENDED, trio.current_time())
+            self._health.become(FeedState.ENDED)
             log.info("recording ended", path=str(self._messages))
             await trio.sleep_forever()
 

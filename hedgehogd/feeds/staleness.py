@@ -37,7 +37,7 @@ class Staleness:
         self._stale = frozenset[str]()  # products reported as stale: their connection is down
         self._quiet = frozenset[str]()  # products reported as stale: their heartbeats stopped
 
-    def of_lines(self, lines: Sequence[Line], now: float) -> list[TopicNotice]:
+    def of_lines(self, lines: Sequence[Line]) -> list[TopicNotice]:
         """Update the state of the feed in its health; return the notices that report changes."""
         wanted = {slot for line in lines for slot in line.plan.slots()}
         live = {slot for line in lines for slot in line.live()} & wanted
@@ -51,7 +51,7 @@ class Staleness:
         reason = next(iter(lost.values()), "")
         self._quiet &= lines[0].plan.products(wanted)  # other products are no longer held
         self._health.quiet_products = len(self._quiet)
-        self._health.become(*self._state(live, down, reason, now))
+        self._health.become(*self._state(live, down, reason))
         if live and self._session.told_stale:
             due = self._about_all(set(), live, _RELAY_IS_STALE)
         else:
@@ -79,23 +79,21 @@ class Staleness:
         self._health.quiet_products = len(self._quiet)
         return due
 
-    def _state(
-        self, live: set[int], down: set[int], reason: str, now: float
-    ) -> tuple[FeedState, float, str]:
+    def _state(self, live: set[int], down: set[int], reason: str) -> tuple[FeedState, str]:
         if not live and not down:
-            return FeedState.IDLE, now, ""
+            return FeedState.IDLE, ""
         if live and self._session.told_stale:
-            return FeedState.STALE, now, _RELAY_IS_STALE
+            return FeedState.STALE, _RELAY_IS_STALE
         if not down:
-            return FeedState.LIVE, now, ""
+            return FeedState.LIVE, ""
         if live:
             text = f"{len(down)} of {len(live | down)} connections are down: {reason}"
-            return FeedState.LIVE, now, text if reason else ""
+            return FeedState.LIVE, text if reason else ""
         if reason:
-            return FeedState.STALE, now, reason
+            return FeedState.STALE, reason
         if self._health.state is FeedState.STALE:
-            return FeedState.STALE, now, self._health.reason
-        return FeedState.CONNECTING, now, ""
+            return FeedState.STALE, self._health.reason
+        return FeedState.CONNECTING, ""
 
     def _about_all(self, live: set[int], down: set[int], reason: str) -> list[TopicNotice]:
         if down and not live and reason and not self._all_stale:

@@ -88,7 +88,7 @@ async def test_a_running_loop_notifies_the_watchdog(
     else:
         monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     instance = make_instance(Settings())
-    instance.health.become(FeedState.STALE, 0.0, "closed: 1006")
+    instance.health.become(FeedState.STALE, "closed: 1006")
     nursery.start_soon(keep_notifying, instance)
     received = []
     for at in times:

@@ -7,23 +7,22 @@ from hedgehogd.arbitration.product_state import ProductState
 from hedgehogd.engine.health import FeedHealth, FeedState, HistoryHealth, HistoryState
 
 
-def test_the_time_of_a_change_is_the_time_of_the_state():
-    """ "Stale since" must not restart with each failed dial."""
+def test_a_reason_belongs_to_its_state():
+    """The reason of a repaired fault must not be reported any longer."""
     health = FeedHealth()
-    health.become(FeedState.STALE, 5.0, "silent")
-    health.become(FeedState.STALE, 9.0, "refused")
+    health.become(FeedState.STALE, "silent")
+    health.become(FeedState.STALE, "refused")
+    assert (health.state, health.reason) == (FeedState.STALE, "refused")
 
-    assert (health.state, health.reason, health.changed_at) == (FeedState.STALE, "refused", 5.0)
-
-    health.become(FeedState.LIVE, 11.0)
-    assert (health.state, health.reason, health.changed_at) == (FeedState.LIVE, "", 11.0)
+    health.become(FeedState.LIVE)
+    assert (health.state, health.reason) == (FeedState.LIVE, "")
 
 
 @pytest.mark.parametrize("state", FeedState)
 def test_ready_means_that_a_subscriber_receives_every_message(state):
     """A load balancer sends clients elsewhere only while another instance may be better."""
     health = FeedHealth()
-    health.become(state, 0.0)
+    health.become(state)
 
     assert (state not in {FeedState.CONNECTING, FeedState.STALE}) == health.is_ready
 

@@ -14,10 +14,10 @@ def test_readiness_has_a_reason(plumbing):
     instance = Instance(1, plumbing.pipe, plumbing.sessions, plumbing.broker, FeedHealth())
     assert instance.readiness() == (True, "idle")
 
-    instance.health.become(FeedState.STALE, 1.0, "silent: no byte for 10.0 s")
+    instance.health.become(FeedState.STALE, "silent: no byte for 10.0 s")
     assert instance.readiness() == (False, "stale: silent: no byte for 10.0 s")
 
-    instance.health.become(FeedState.LIVE, 2.0)
+    instance.health.become(FeedState.LIVE)
     instance.is_draining = True
     assert instance.readiness() == (False, "draining")
 
@@ -25,11 +25,11 @@ def test_readiness_has_a_reason(plumbing):
 def test_an_alarm_is_part_of_the_reason(plumbing):
     """A configured topic is refused: the line is live, and the operator has to act."""
     instance = Instance(1, plumbing.pipe, plumbing.sessions, plumbing.broker, FeedHealth())
-    instance.health.become(FeedState.LIVE, 1.0)
+    instance.health.become(FeedState.LIVE)
     instance.health.alarms["", "full"] = "no key"
     assert instance.readiness() == (True, "live: no key")
 
-    instance.health.become(FeedState.STALE, 2.0, "silent")
+    instance.health.become(FeedState.STALE, "silent")
     assert instance.readiness() == (False, "stale: silent; no key")
 
 

@@ -109,7 +109,7 @@ async def test_a_subscriber_that_joins_while_the_feed_is_stale_gets_a_notice(
     served: Served,
 ) -> None:
     """Without it the silence would look like a quiet market."""
-    served.instance.health.become(FeedState.STALE, 0, "closed: 1006")
+    served.instance.health.become(FeedState.STALE, "closed: 1006")
     client = Client(await served.upgrade("/ws"))
     await client.next_json()
 

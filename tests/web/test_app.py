@@ -31,7 +31,7 @@ def client(instance):
 )
 async def test_readyz_follows_the_feed(client, instance, state, reason, status, expected):
     """A load balancer sends subscribers to instances with a live feed only."""
-    instance.health.become(state, 0.0, reason)
+    instance.health.become(state, reason)
     answer = await client.get("/readyz")
 
     assert answer.status_code == status
@@ -51,7 +51,7 @@ async def test_a_draining_instance_is_neither_ready_nor_healthy(client, instance
 
 async def test_healthz_is_well_while_the_feed_is_not(client, instance):
     """A restart of the instance would not repair the exchange."""
-    instance.health.become(FeedState.STALE, 0.0, "closed")
+    instance.health.become(FeedState.STALE, "closed")
 
     assert (await client.get("/healthz")).status_code == 200
 

@@ -21,7 +21,7 @@ async def test_it_has_state_role_and_ages_but_no_address(autojump_clock, instanc
         "loop_lag_s": 0.0,
         "history_age_s": None,
     }
-    instance.health.become(FeedState.STALE, 0.0, "10.0.0.7 refused")
+    instance.health.become(FeedState.STALE, "10.0.0.7 refused")
     instance.health.heard_at = trio.current_time()
     instance.loop_lag_s = 0.25
     await trio.sleep(2)

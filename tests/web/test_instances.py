@@ -41,7 +41,7 @@ LIVE = Row(2, "live", True, "live", __version__, 17, 0.25)
 async def test_an_instance_without_peers_reports_itself(autojump_clock, instance, open_session):
     """The row has its state and its number of subscribers."""
     open_session("1.a")
-    instance.health.become(FeedState.STALE, 0.0, "closed: 1006")
+    instance.health.become(FeedState.STALE, "closed: 1006")
     instance.health.heard_at = trio.current_time() - 3.0
     client = make_app(instance, serves_operators=True).test_client()
     row = {

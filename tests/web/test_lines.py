@@ -6,7 +6,7 @@ from hedgehogd.web.app import make_app
 
 async def test_each_line_has_its_state_and_each_product_its_age(instance):
     """An operator of two lines wants to know the benefit of the second."""
-    instance.health.become(FeedState.LIVE, 0.0, "1 of 2 connections are down: closed: 1006")
+    instance.health.become(FeedState.LIVE, "1 of 2 connections are down: closed: 1006")
     lines = [LineHealth(0, 1, 1, 2, 1, 0, "", 0.5, 12, 0.004, 1)]
     instance.health.read_lines = lambda: lines
     instance.health.read_products = lambda: {"BTC-USD": (0.25, None)}

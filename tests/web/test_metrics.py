@@ -136,7 +136,7 @@ async def test_before_the_first_byte_there_is_no_age(autojump_clock, instance):
 async def test_values_are_the_counts_of_the_parts(autojump_clock, instance, open_session):
     """A scrape copies counts and does not count itself."""
     health, counts = instance.health, instance.counts
-    health.become(FeedState.STALE, 0.0, "closed")
+    health.become(FeedState.STALE, "closed")
     health.heard_at, health.connects, health.complaints = 0.0, 3, 4
     health.gaps, health.missing["full"] = 5, 6
     health.losses["closed"] = 2
@@ -222,7 +222,7 @@ async def test_the_counts_of_rest_and_backfill_are_exposed(autojump_clock, insta
 async def test_one_state_of_the_feed_is_true(autojump_clock, instance):
     """Alerts rely on a sum of one over all states."""
     for state in FeedState:
-        instance.health.become(state, 0.0)
+        instance.health.become(state)
         _, samples = scrape(instance)
         values = [value for key, value in samples.items() if key[0] == "feed_state"]
         assert sorted(values) == [0, 0, 0, 0, 1]

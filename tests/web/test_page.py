@@ -9,7 +9,7 @@ from hedgehogd.web.page import status_page
 
 async def test_the_page_has_the_state_of_the_instance(autojump_clock, instance, session):
     """A person opens the port in a browser and sees the state first."""
-    instance.health.become(FeedState.LIVE, 0.0)
+    instance.health.become(FeedState.LIVE)
     instance.health.heard_at = 0.0
     instance.broker.messages_in = 1234567
     await trio.sleep(2)
@@ -36,7 +36,7 @@ async def test_a_feed_without_a_message_has_the_age_never(autojump_clock, instan
 
 async def test_text_from_outside_is_escaped(autojump_clock, instance):
     """The exchange's close reason and the header Host come from outside."""
-    instance.health.become(FeedState.STALE, 0.0, "<script>alert(1)</script>{x}")
+    instance.health.become(FeedState.STALE, "<script>alert(1)</script>{x}")
     page = status_page(instance, "a'\"><script>{y}")
 
     assert "<script" not in page

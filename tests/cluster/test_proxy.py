@@ -201,13 +201,13 @@ async def test_an_address_that_holds_too_many_connections_gets_no_more(tmp_path,
         ]
         await eventually(lambda: instance.visits == 2, "two streams are open")
         sixth = await trio.run_process(inside, capture_stdout=True, check=False)
-        run_command = [(await process.stdout.receive_some(1 << 20))[:9] for process in held]
+        served_s = [(await process.stdout.receive_some(1 << 20))[:9] for process in held]
         local = await HttpStream.open(proxy.port, STREAM)
         await local.aclose()
         nursery.cancel_scope.cancel()
 
     assert sixth.stdout == b"000"  # closed without an answer
-    assert all(float(line) for line in run_command)  # the two were served
+    assert all(float(line) for line in served_s)  # the two were served
     assert local.status == 200
 
 

@@ -297,7 +297,7 @@ def test_an_encrypted_feed_is_dialled_when_its_certificate_is_known(
     port = free_port()
     feed = ("--feed", f"wss://localhost:{feed_port}/ws-feed", "--pairs", "BTC-USD")
     with start(*feed, port=port, **variables) as process:
-        expected = "before the WebSocket handshake" if trusted else "CERTIFICATE_VERIFY_FAILED"
+        expected = "during the WebSocket handshake" if trusted else "CERTIFICATE_VERIFY_FAILED"
         wait_until(lambda: expected in log_of(process))
 
     assert (b"GET /ws-feed HTTP/1.1" in first_lines) is trusted

@@ -13,7 +13,7 @@ from tests.clients.checks import (
 from tests.clients.harness import drive
 from tests.clients.wire import PING, PONG, opcodes, tapped
 
-pytestmark = [pytest.mark.e2e, pytest.mark.clients]
+pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.xdist_group("clients")]
 
 PRODUCTS = ["BTC-USD", "ETH-USD", "LTC-USD"]
 

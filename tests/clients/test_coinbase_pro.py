@@ -13,7 +13,7 @@ from tests.clients.checks import (
 from tests.clients.harness import drive
 from tests.clients.wire import tapped
 
-pytestmark = [pytest.mark.e2e, pytest.mark.clients]
+pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.xdist_group("clients")]
 
 
 async def test_coinbase_pro_gets_trades_books_heartbeats_and_compression(coinbase_pro, relayed):

@@ -6,7 +6,7 @@ from tests.clients.checks import WRONG, check_heartbeats, check_level2, check_tr
 from tests.clients.harness import drive
 from tests.clients.wire import CLOSE, opcodes, tapped
 
-pytestmark = [pytest.mark.e2e, pytest.mark.clients]
+pytestmark = [pytest.mark.e2e, pytest.mark.clients, pytest.mark.xdist_group("clients")]
 
 
 async def test_copra_gets_all_its_channels_and_a_close_frame(copra, relayed):

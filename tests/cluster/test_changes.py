@@ -21,7 +21,7 @@ from tests.e2e.harness import (  # fmt: skip
     websocket,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 NDJSON = "/api/v1/subscribe/BTC-USD"
 AT_A_TIME = 3
 NOTICED_S = 2.0  # HAProxy has to notice a drain within this time

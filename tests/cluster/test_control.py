@@ -11,7 +11,7 @@ import trio
 from tests.cluster.harness import instance_of
 from tests.e2e.harness import HttpStream, next_line, rest
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 COMMANDS = 60
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 STREAM = "/api/v1/stream"

@@ -18,7 +18,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 from tests.cluster.harness import Proxy
 from tests.e2e.harness import PATIENCE_S, subscribe
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 NDJSON = "/api/v1/subscribe/BTC-USD"
 
 

@@ -28,7 +28,7 @@ from tests.cluster.returning import (
 from tests.disks import SmallDisk, small_disk
 from tests.e2e.harness import PATIENCE_S
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster_nothing_lost")]
 PAIRS = ("BTC-USD", "ETH-USD")
 CHANNELS = ("full", "matches", "ticker")
 EVERYTHING = [Topic(channel, pair) for channel in CHANNELS for pair in PAIRS]

@@ -15,7 +15,7 @@ from tests.cluster.harness import HAPROXY, eventually
 from tests.cluster.made_up import made_up
 from tests.e2e.harness import HttpStream, rest
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster_proxy")]
 STREAM = "/api/v1/stream"
 
 

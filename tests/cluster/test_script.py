@@ -22,7 +22,7 @@ from tests.e2e.harness import (
     websocket,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster_script")]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "cluster"
 NDJSON = "/api/v1/subscribe/BTC-USD"
 

@@ -9,7 +9,7 @@ import trio
 from tests.cluster.harness import eventually, get
 from tests.e2e.harness import PATIENCE_S, WEBSOCKET_HEADERS, next_of, subscribe, websocket
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 SLOW = 5
 # Bytes in transit to a subscriber that does not read: the kernel's buffers of the instance and of
 # both sides of HAProxy (128 KiB each, after Linux has doubled them, and on the loopback a

@@ -19,7 +19,7 @@ from tests.e2e.harness import (
     websocket,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 NDJSON = "/api/v1/subscribe/BTC-USD"
 
 

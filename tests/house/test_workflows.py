@@ -17,6 +17,8 @@ WORKFLOWS = {path.name: path for path in sorted((ROOT / ".github/workflows").glo
 PROGRAMS = {"sha256sum", "gh", "buildah"}
 # `sudo` and variables, then a program, then the rest up to a pipe or a redirection.
 CALL = re.compile(r"(?:sudo )?(?:\w+=\S+ )*([\w./-]+)([^|>]*).*")
+# In .ci/run: the function that runs a part, and the part's name.
+PART = re.compile(r'part "[^"]*"\s+')
 SCRIPT = re.compile(r"scripts/[\w-]+")
 
 
@@ -34,15 +36,16 @@ def run_lines(name):
 
 
 def script_calls(lines):
-    """Return the scripts called; of scripts/test also which tests, and how much they must cover."""
+    """Return the scripts called; of scripts/test also which tests, and what they must cover."""
     calls = set()
     for line in lines:
-        call = CALL.fullmatch(line.strip())
+        call = CALL.fullmatch(PART.sub("", line.strip()))
         if call and SCRIPT.fullmatch(call[1]):
+            words = shlex.split(call[2])
             chosen = [
                 word
-                for word in shlex.split(call[2])
-                if word.startswith(("tests/", "--c", "--ignore"))
+                for before, word in zip(["", *words], words, strict=False)
+                if word.startswith(("tests/", "--c", "--ignore")) or before == "-m"
             ]
             calls.add(" ".join([call[1], *chosen]))
     return calls

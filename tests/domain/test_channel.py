@@ -41,7 +41,7 @@ def test_a_channel_is_found_by_each_of_its_names(requested, acknowledged, topic)
     assert channel is BY_TOPIC_CHANNEL[channel.topic_channel]
 
 
-@pytest.mark.parametrize("name", [*PRIVATE_CHANNELS, "Ticker", ""])
+@pytest.mark.parametrize("name", [*sorted(PRIVATE_CHANNELS), "Ticker", ""])
 def test_a_private_or_unknown_channel_is_not_found(name):
     """Its messages would never arrive, or would be the private data of an account."""
     assert name not in BY_ALIAS

@@ -3,6 +3,8 @@
 trio-websocket reads WebSockets and h11 reads HTTP; neither shares code with hedgehogd's writer.
 """
 
+import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,12 +21,19 @@ from hedgehogd.settings.keys import Settings
 from hedgehogd.simulator import Simulation, serve_exchange
 
 PATIENCE_S = 20
+_RANDOM = random.SystemRandom()  # not that of the tests, which has the same seed everywhere
 
 
 def free_port() -> int:
-    """Return a port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port that no program listens on, unlikely to be drawn by another test process.
+
+    It lies above the ports of ``tests/cluster`` and below those that Linux gives to clients:
+    a port from there may belong to a connection by the time a daemon listens on it.
+    """
+    for port in _RANDOM.sample(range(29_100, 32_700), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no free port")
 
 
 def quick(**changes: object) -> Settings:

@@ -16,7 +16,7 @@ from tests.fuzz import fuzzing
 from tests.fuzz.__main__ import main
 from tests.fuzz.targets import FUZZERS
 
-pytestmark = pytest.mark.e2e  # sockets, files and a few seconds
+pytestmark = [pytest.mark.e2e, pytest.mark.fuzz]
 
 
 @pytest.mark.parametrize("name", FUZZERS)

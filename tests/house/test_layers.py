@@ -36,9 +36,6 @@ BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager
 
 # Each hides one cycle.
 MAY_IMPORT_FOR_TYPE_CHECKING = {
-    "arbitration/connection_state.py",
-    "arbitration/relay_notices.py",
-    "fanout/member.py",
     "feeds/connection.py",
     "feeds/line.py",
 }

@@ -69,7 +69,7 @@ def test_tools_of_the_build_are_not_in_the_bill(bill, shipped, monkeypatch):
 
 
 def test_a_part_without_a_text_ends_the_build(bill, monkeypatch, tmp_path):
-    """It is found by whoever adds the dependency, not by its author."""
+    """The build fails in the change that adds the dependency, not at a user's machine."""
     monkeypatch.setattr(bill, "run", lambda *command: '{"purelib": "/x", "version": "3.11.2"}')
     nameless = bill.Part("thing", "1", "pkg:pypi/thing@1", {})
     monkeypatch.setattr(bill, "distribution_parts", lambda folder, names: [nameless])

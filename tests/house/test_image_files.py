@@ -1,6 +1,6 @@
 """Containerfile and compose.yaml agree with the daemon, with HAProxy's file, and with each other.
 
-That the images work is shown by scripts/test-image, which runs them.
+scripts/test-image runs the images and shows that they work.
 """
 
 import re
@@ -25,13 +25,13 @@ COMPOSE = (ROOT / "compose.yaml").read_text()
 
 
 def directive(name):
-    """Return what the last ``name`` of Containerfile says."""
+    """Return the argument of the last directive ``name`` in Containerfile."""
     return re.findall(rf"^{name} (.*(?:\\\n.*)*)", CONTAINERFILE, re.MULTILINE)[-1]
 
 
 @pytest.fixture(scope="module")
 def services():
-    """compose.yaml's services when nobody sets a variable."""
+    """The services of compose.yaml when no variable is set."""
     return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE))["services"]
 
 
@@ -60,7 +60,7 @@ def seconds(text):
 
 
 def test_every_variable_is_a_key(services):
-    """The daemon cannot complain of a misspelt variable that it does not look for."""
+    """The daemon ignores a misspelt variable, so only this test finds it."""
     known = {key.variable for key in KEYS}
     named = set(re.findall(r"HEDGEHOGD_[A-Z_]*[A-Z]", CONTAINERFILE + COMPOSE))
 
@@ -71,7 +71,7 @@ def test_every_variable_is_a_key(services):
 
 
 def test_haproxy_knows_just_these_instances(settings, proxy_text):
-    """One too many is down for ever; one too few gets no subscriber."""
+    """A server without an instance is always down; an instance without one gets no subscriber."""
     ports = {
         int(port)
         for port in re.findall(r"^\s*server \S+ 127\.0\.0\.1:(\d+)", proxy_text, re.MULTILINE)
@@ -86,7 +86,7 @@ def test_haproxy_knows_just_these_instances(settings, proxy_text):
 
 
 def test_haproxy_listens_where_it_is_published_and_where_its_health_is_asked(services, proxy_text):
-    """Else the cluster comes up, looks well and answers nobody."""
+    """Otherwise the cluster starts, reports healthy and answers no request."""
     published = services["network"]["ports"][0].rpartition(":")[2]
     asked = services["haproxy"]["healthcheck"]["test"][-1].rpartition("/")[2]
 
@@ -96,7 +96,7 @@ def test_haproxy_listens_where_it_is_published_and_where_its_health_is_asked(ser
 
 
 def test_health_is_asked_of_the_instance_itself(services):
-    """An instance that answers for its neighbour would never be seen to be down."""
+    """Otherwise the check of one instance could succeed by the answer of another."""
     for number, name in INSTANCES.items():
         kind, program, command, *flags = services[name]["healthcheck"]["test"]
         assert (kind, program, command) == ("CMD", "hedgehogd", "status")
@@ -105,7 +105,7 @@ def test_health_is_asked_of_the_instance_itself(services):
 
 
 def test_a_drain_ends_before_the_engine_loses_patience(services, settings):
-    """Whoever is killed has not said goodbye to anybody; HAProxy has to see it leave first."""
+    """A killed instance sends no farewell; HAProxy must see it leave before that."""
     for number, name in INSTANCES.items():
         given = settings[number]
         assert given.drain_notice_s > 1.5
@@ -116,7 +116,7 @@ def test_a_drain_ends_before_the_engine_loses_patience(services, settings):
 
 
 def test_there_are_files_enough_for_every_subscriber(services, proxy_text):
-    """Else the daemon refuses to start, and HAProxy takes fewer than it says."""
+    """Otherwise the daemon refuses to start, and HAProxy accepts fewer connections than stated."""
     connections_max = int(re.search(r"^\s*maxconn (\d+)", proxy_text, re.MULTILINE)[1])
 
     for name in INSTANCES.values():
@@ -126,7 +126,7 @@ def test_there_are_files_enough_for_every_subscriber(services, proxy_text):
 
 
 def test_the_instances_meet_in_one_folder_that_the_daemons_user_owns(services, settings):
-    """Without it none answers for another's streams; with root's they cannot start."""
+    """Without it no instance answers for the streams of another; owned by root, none starts."""
     user, _, group = directive("USER").partition(":")
     volume = yaml.safe_load(COMPOSE)["volumes"]["runtime"]["driver_opts"]
 
@@ -136,7 +136,7 @@ def test_the_instances_meet_in_one_folder_that_the_daemons_user_owns(services, s
 
 
 def test_no_container_can_do_more_than_it_has_to(services):
-    """One forgotten line, and what breaks into it may write, or become root."""
+    """Without one of these lines an intruder could write files or become root."""
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -149,7 +149,7 @@ def test_no_container_can_do_more_than_it_has_to(services):
 
 
 def test_the_market_of_the_demo_is_the_one_that_the_head_names(services):
-    """Someone without internet copies that line."""
+    """A user without internet access copies that line."""
     command, *flags = services["market"]["command"]
 
     assert command == "simulate"
@@ -157,7 +157,7 @@ def test_the_market_of_the_demo_is_the_one_that_the_head_names(services):
 
 
 def test_what_is_copied_into_the_image_is_there_and_let_in():
-    """A file that the ignore file keeps out fails the build, but only for those who build it."""
+    """A needed file that the ignore file excludes fails the build, which no unit test runs."""
     copied = [
         word
         for line in re.findall(r"^COPY (?!--)(.*) \S+$", CONTAINERFILE, re.MULTILINE)

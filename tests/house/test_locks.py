@@ -1,6 +1,6 @@
 """The locks: every package that pip installs, with its hashes, as pyproject.toml asks for it.
 
-scripts/lock writes them. What a script installs without a lock is found here as well.
+scripts/lock writes them. A script that installs without a lock fails here as well.
 """
 
 import importlib.metadata
@@ -47,14 +47,14 @@ def pins(name, python=PYTHONS[0]):
 
 
 def test_each_group_has_a_lock():
-    """A group without one is installed as the registry likes."""
+    """Without a lock, the registry decides which versions of a group are installed."""
     assert LOCKS.keys() == ASKED.keys()
     assert {"backend", *ASKED} >= GROUPS.keys()
 
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_is_pins_with_hashes_and_names_no_registry(name):
-    """One line without a hash, or a registry in the file, and someone else decides what runs."""
+    """A line without a hash, or a named registry, lets a third party choose the installed code."""
     text = LOCKS[name].read_text()
 
     assert ROW.sub("", text) == ""
@@ -75,7 +75,7 @@ def test_a_lock_is_what_pyproject_asks_for(name, python):
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_locks_of_one_environment_agree(python):
-    """scripts/run installs run and backend together; what is tested is what is shipped."""
+    """scripts/run installs run and backend together; tests run the shipped versions."""
     dev, build = pins("dev", python), pins("build", python)
 
     for name in ("run", "backend"):
@@ -101,7 +101,7 @@ def test_what_a_package_needs_is_locked_with_it():
 
 
 def test_the_environment_of_this_run_is_the_locked_one():
-    """Tests that pass with other versions say nothing about these."""
+    """Tests that pass with other versions prove nothing about the locked ones."""
     python = ".".join(map(str, __import__("sys").version_info[:2]))
     locked = pins("dev", python)
     found = {
@@ -113,7 +113,7 @@ def test_the_environment_of_this_run_is_the_locked_one():
 
 
 def test_nothing_is_installed_without_a_hash():
-    """Neither by a script nor in the image: only hedgehogd itself, which asks no registry."""
+    """Scripts and image install by hash; only hedgehogd itself comes without, from no registry."""
     for path in [
         *(ROOT / "scripts").glob("*"),
         ROOT / "Containerfile",

@@ -46,7 +46,7 @@ def run(machine):
     [(None, "python3-venv"), (NO_ENSUREPIP, "python3-venv"), (TOO_OLD, "PYTHON=")],
 )
 def test_an_unfit_python_is_one_line_and_leaves_nothing_behind(machine, python3, advice):
-    """The line says what to do; half a .venv would make the next run fail strangely."""
+    """The line names the remedy; a half-made .venv would break the next run."""
     if python3:
         add_program(machine / "bin/python3", python3)
     done = run(machine)
@@ -57,7 +57,7 @@ def test_an_unfit_python_is_one_line_and_leaves_nothing_behind(machine, python3,
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_only_a_finished_venv_of_this_checkout_starts_at_once(machine, moved):
-    """A moved .venv would quietly run the code of the old place."""
+    """A moved .venv would run the code of its old place without notice."""
     add_program(machine / ".venv/bin/python", '[ "$1" = -c ] && echo /usr 3.11')
     add_program(machine / ".venv/bin/hedgehogd", 'echo started "$@"')
     locks = sorted((machine / "scripts/locks").glob("*.txt"))

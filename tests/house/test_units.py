@@ -1,7 +1,7 @@
-"""The unit files: what systemd is told agrees with what the daemon does.
+"""The unit files agree with the behaviour of the daemon.
 
-That they work is shown by a booted machine; here is what such a machine cannot tell, or
-tells too late.
+A booted machine (``scripts/test-systemd``) shows that they work; these tests check the facts
+that such a machine shows late or never.
 """
 
 import shutil
@@ -36,7 +36,7 @@ def unit():
 
 
 def test_a_drain_ends_before_systemd_loses_patience(unit):
-    """Whoever is killed has not said goodbye to anybody."""
+    """A killed daemon sends no farewell to its subscribers."""
     notice_s = float(unit["Environment"][0].removeprefix("HEDGEHOGD_DRAIN_NOTICE_S="))
     settings = Settings(drain_notice_s=notice_s)
 
@@ -46,7 +46,7 @@ def test_a_drain_ends_before_systemd_loses_patience(unit):
 
 
 def test_the_names_that_haproxy_passes_on_are_served(unit):
-    """An instance listens on 127.0.0.1 and would refuse every name but localhost."""
+    """An instance on 127.0.0.1 refuses every host name but localhost by default."""
     variables = dict(each.split("=", 1) for each in unit["Environment"])
 
     assert load({}, variables, None).settings.serve_hosts == ("*",)
@@ -54,7 +54,7 @@ def test_the_names_that_haproxy_passes_on_are_served(unit):
 
 
 def test_only_an_operators_mistakes_are_not_tried_again(unit):
-    """A crash at night is put right by a restart; a wrong file is not."""
+    """A restart repairs a crash, but not a wrong configuration file."""
     never = set(map(int, unit["RestartPreventExitStatus"][0].split()))
 
     assert never == {EXIT_USAGE, EXIT_CONFIG}
@@ -64,17 +64,17 @@ def test_only_an_operators_mistakes_are_not_tried_again(unit):
 
 
 def test_there_are_files_enough_for_every_subscriber(unit):
-    """Else the daemon refuses to start, with 78, on a machine where nobody has changed anything."""
+    """Otherwise the daemon exits with 78 on a machine with an unchanged configuration."""
     assert int(unit["LimitNOFILE"][0]) >= limits.SUBSCRIBERS_MAX + limits.SPARE_FILES_MIN
 
 
 def test_credentials_are_looked_for_by_name(unit):
-    """By path, a missing file fails the start; most have none."""
+    """With a path a missing file fails the start, and most machines have none."""
     assert unit["LoadCredential"] == list(NAMES)
 
 
 def test_the_runtime_directory_belongs_to_no_instance(unit):
-    """systemd takes a RuntimeDirectory= away when the first instance stops."""
+    """systemd removes a RuntimeDirectory= when the first instance stops."""
     (line,) = [
         line
         for line in (ROOT / "systemd/tmpfiles.d/hedgehogd.conf").read_text().splitlines()
@@ -88,14 +88,14 @@ def test_the_runtime_directory_belongs_to_no_instance(unit):
 
 
 def test_stopping_the_target_stops_the_instances_and_starting_it_starts_the_enabled(unit):
-    """One word for all of them; the package enables the target."""
+    """One command stops all instances; the package enables the target."""
     assert unit["PartOf"] == unit["WantedBy"] == ["hedgehogd.target"]
     assert directives(ROOT / "systemd/hedgehogd.target")["WantedBy"] == ["multi-user.target"]
 
 
 @pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
 def test_scripts_of_the_package_are_sound_posix_shell(script):
-    """dpkg runs them by whatever /bin/sh is; one that fails leaves half a package behind."""
+    """dpkg runs them with any /bin/sh; a script that fails leaves a half-installed package."""
     path = ROOT / "scripts/packaging/debian" / script
     shell = shutil.which("dash") or "sh"
 

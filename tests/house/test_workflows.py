@@ -1,4 +1,4 @@
-"""The pipeline on other machines: it does what .ci/run does, by what can be called by hand."""
+"""The workflows on other machines run the parts of .ci/run, by scripts that a person can call."""
 
 import os
 import re
@@ -13,9 +13,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.name: path for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
-# What a release needs of the place where it is published; there is nothing to script.
+# Programs that only the place of publication has; there is nothing to script.
 PROGRAMS = {"sha256sum", "gh", "buildah"}
-# `sudo` and variables, then a program, then the rest up to a pipe or a redirection.
+# `sudo` and variables, then a program, then its arguments up to a pipe or a redirection.
 CALL = re.compile(r"(?:sudo )?(?:\w+=\S+ )*([\w./-]+)([^|>]*).*")
 # In .ci/run: the function that runs a part, and the part's name.
 PART = re.compile(r'part "[^"]*"\s+')
@@ -31,12 +31,12 @@ def steps(name):
 
 
 def run_lines(name):
-    """Return every line that a workflow gives to a shell."""
+    """Return every line that a workflow passes to a shell."""
     return [line for step in steps(name) if "run" in step for line in step["run"].splitlines()]
 
 
 def script_calls(lines):
-    """Return the scripts called; of scripts/test also which tests, and what they must cover."""
+    """Return the scripts called; of scripts/test also the selected tests and their coverage."""
     calls = set()
     for line in lines:
         call = CALL.fullmatch(PART.sub("", line.strip()))
@@ -52,7 +52,7 @@ def script_calls(lines):
 
 
 def test_ci_run_and_the_pipeline_call_the_same_scripts():
-    """A change that is green here and red there, or the other way round, is found too late."""
+    """A change that passes in one and fails in the other would be noticed too late."""
     text = (ROOT / ".ci/run").read_text().replace("\\\n", " ")
     here, there = script_calls(text.splitlines()), script_calls(run_lines("ci.yml"))
 
@@ -63,7 +63,7 @@ def test_ci_run_and_the_pipeline_call_the_same_scripts():
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_each_step_of_a_workflow_calls_a_script(name):
-    """What is written in a workflow can be tried nowhere but there."""
+    """Code in a workflow can be tried nowhere else."""
     for line in run_lines(name):
         program = CALL.fullmatch(line)[1]
         if program not in PROGRAMS:
@@ -72,7 +72,7 @@ def test_each_step_of_a_workflow_calls_a_script(name):
 
 
 def test_no_script_that_checks_or_builds_is_forgotten():
-    """A script that nobody calls breaks, and nobody notices."""
+    """A script without a caller breaks without notice."""
     wanted = {
         f"scripts/{path.name}"
         for path in (ROOT / "scripts").iterdir()
@@ -94,7 +94,7 @@ def test_no_script_that_checks_or_builds_is_forgotten():
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_may_do_no_more_than_it_has_to(name):
-    """It runs what a stranger proposes, by actions that strangers publish."""
+    """It runs proposed changes of strangers, with actions that strangers publish."""
     writing = {
         job: [scope for scope, level in given["permissions"].items() if level == "write"]
         for job, given in load(name)["jobs"].items()
@@ -126,7 +126,7 @@ def test_actions_are_named_by_commit_with_their_version_beside():
 
 
 def test_each_python_that_is_promised_is_tested():
-    """`requires-python` and the classifiers are what a user goes by."""
+    """Users rely on `requires-python` and the classifiers."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
 
@@ -171,7 +171,7 @@ CHANGELOG = """\
 def test_a_release_has_the_notes_of_its_version_or_there_is_none(
     tmp_path, ours, asked, printed, complaint
 ):
-    """A tag with a slip of the finger must not be published."""
+    """A mistyped tag must not be published."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / "hedgehogd").mkdir()
     shutil.copy(ROOT / "scripts/release-notes", tmp_path / "scripts")
@@ -187,7 +187,7 @@ def test_a_release_has_the_notes_of_its_version_or_there_is_none(
 
 
 def test_the_projects_own_version_can_be_told():
-    """scripts/release-notes reads it without Python, from a line that may be written anew."""
+    """scripts/release-notes reads it without Python, from a line that may change its form."""
     script = ROOT / "scripts/release-notes"
     done = subprocess.run([script, "v0.0.0"], text=True, capture_output=True, check=False)
 

@@ -40,21 +40,21 @@ class FakeMember(Member):
     Attributes:
         session: closed when the member ends; set by tests that need it.
         chunks: the chunks written.
-        told: the payloads of notices.
-        heard: all bytes, as its socket would carry them.
+        notices: the payloads of notices.
+        data: all bytes, as its socket would carry them.
         ends: the code and reason of each end.
         on_write: called with each chunk, at the end of the write.
     """
 
-    __slots__ = ("_chunks_max", "chunks", "ends", "form", "heard", "on_write", "session", "told")
+    __slots__ = ("_chunks_max", "chunks", "data", "ends", "form", "notices", "on_write", "session")
 
     def __init__(self, form=WEBSOCKET, chunks_max=None):
         super().__init__()
         self.form = form
         self.session = None
         self.chunks = []
-        self.told = []
-        self.heard = bytearray()
+        self.notices = []
+        self.data = bytearray()
         self.ends = []
         self.on_write = lambda chunk: None
         self._chunks_max = chunks_max
@@ -70,13 +70,13 @@ class FakeMember(Member):
             self.end(CLOSE_SLOW_CONSUMER, "slow_consumer")
             return
         self.chunks.append(chunk)
-        self.heard += chunk.data
+        self.data += chunk.data
         self.on_write(chunk)
 
     def tell(self, payload):
         if not self.ends:
-            self.told.append(payload)
-            self.heard += self.form.tell(payload)
+            self.notices.append(payload)
+            self.data += self.form.tell(payload)
 
     def end(self, code, reason, detail=""):
         if not self.ends:

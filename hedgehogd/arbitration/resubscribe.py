@@ -20,12 +20,12 @@ class Due(NamedTuple):
 
     Attributes:
         again: topics to subscribe to again.
-        anew: topics to unsubscribe from first, and then to subscribe to again.
+        fresh: topics to unsubscribe from first, and then to subscribe to again.
         next_at: when the next topic is due; infinity for never.
     """
 
     again: frozenset[Topic]
-    anew: frozenset[Topic]
+    fresh: frozenset[Topic]
     next_at: float
 
 
@@ -34,7 +34,7 @@ class Renewals:
 
     def __init__(self) -> None:
         self._again: set[Topic] = set()
-        self._anew: set[Topic] = set()
+        self._fresh: set[Topic] = set()
         self._pauses: dict[Topic, float] = {}
         self._not_before: dict[Topic, float] = {}
         self._tries: Counter[Topic] = Counter()
@@ -43,9 +43,9 @@ class Renewals:
         """Add ``topics`` that the exchange's acknowledgement leaves out."""
         self._again.update(topics)
 
-    def ask_anew(self, topics: Iterable[Topic]) -> None:
+    def ask_fresh(self, topics: Iterable[Topic]) -> None:
         """Add ``topics`` that need a new snapshot, or of which no message arrives."""
-        self._anew.update(topics)
+        self._fresh.update(topics)
 
     def tries(self, topic: Topic) -> int:
         """Return how often ``topic`` has been subscribed to again."""
@@ -54,11 +54,11 @@ class Renewals:
     def take(self, held: frozenset[Topic], now: float) -> Due:
         """Return the ``held`` topics that are due at ``now``; forget topics that are not held."""
         self._again &= held
-        self._anew &= held
-        due = {t for t in self._again | self._anew if self._not_before.get(t, now) <= now}
-        again, anew = frozenset(due - self._anew), frozenset(due & self._anew)
+        self._fresh &= held
+        due = {t for t in self._again | self._fresh if self._not_before.get(t, now) <= now}
+        again, fresh = frozenset(due - self._fresh), frozenset(due & self._fresh)
         self._again -= due
-        self._anew -= due
+        self._fresh -= due
         for topic in due:
             pause_s = self._pauses.get(topic, RENEW_FIRST_S)
             if now - self._not_before.get(topic, now) > RENEW_MAX_S:
@@ -66,5 +66,5 @@ class Renewals:
             self._pauses[topic] = min(2 * pause_s, RENEW_MAX_S)
             self._not_before[topic] = now + pause_s
             self._tries[topic] += 1
-        waiting = (self._not_before[t] for t in self._again | self._anew)
-        return Due(again, anew, min(waiting, default=float("inf")))
+        waiting = (self._not_before[t] for t in self._again | self._fresh)
+        return Due(again, fresh, min(waiting, default=float("inf")))

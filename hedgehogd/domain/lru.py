@@ -1,8 +1,7 @@
 """A cache bounded in entries and in weight; the least recently used entries are evicted.
 
-One implementation for all caches: what differs between them is the unit of the weight, and the
-work that an eviction causes. ``put`` therefore returns the evicted entries, and the owner of the
-cache releases what belongs to them.
+All caches use this class. They differ in the unit of the weight and in the work that an eviction
+causes, so ``put`` returns the evicted entries, and the owner of the cache releases them.
 """
 
 from collections import OrderedDict

@@ -253,7 +253,7 @@ class CoinbaseFeed:
                     source = connection.source
                     leads = state is None or state.leader in {None, source}
                     if source and source.held and topic in source.held and leads:
-                        connection.renewals.ask_anew([topic])
+                        connection.renewals.ask_fresh([topic])
                         connection.wake()
 
     async def _watch_gaps(self) -> None:

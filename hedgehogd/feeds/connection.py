@@ -149,7 +149,7 @@ class Connection:
         self._known_silent.update(silent)
         if new:
             log.warning("silent topics", line=self._line, topics=new[:10], count=len(new))
-        self.renewals.ask_anew(silent)
+        self.renewals.ask_fresh(silent)
         self.wake()
         for topic in silent:
             is_heartbeat = topic.channel == HEARTBEAT.topic_channel
@@ -278,9 +278,9 @@ class Connection:
             held = source.held or frozenset()
             was_watched = self._is_watched(source)
             due = self.renewals.take(held & wanted, now)
-            source.drop((held - wanted) | due.anew)
-            await self._send(connection, source, "unsubscribe", (held - wanted) | due.anew)
-            added = (wanted - held) | due.anew | due.again
+            source.drop((held - wanted) | due.fresh)
+            await self._send(connection, source, "unsubscribe", (held - wanted) | due.fresh)
+            added = (wanted - held) | due.fresh | due.again
             source.ask(added, trio.current_time())
             if not was_watched:  # its products have ``stale_after_s`` from now on
                 self.heard_at = trio.current_time()

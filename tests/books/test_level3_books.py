@@ -40,7 +40,7 @@ class Followed:
         self.asked = []
 
     def set(self):
-        """Stand for the ``Wakeup`` of the books."""
+        """Replace the ``Wakeup`` of the books."""
         self.asked.append(self.books.missing())
 
     def put(self, *messages):

@@ -165,7 +165,7 @@ async def _read(client: WebSocketConnection, told: list[dict], trade_ids: list[i
 
 @pytest.mark.parametrize("fault", ["reset", "eof"])
 async def test_the_loss_of_one_of_two_lines_costs_its_subscribers_nothing(fault: str) -> None:
-    """It is what the second line is for."""
+    """The second line exists for this case."""
     operator_port = free_port()
     async with (
         relayed(feed_lines=2, serve_operator_bind=f"127.0.0.1:{operator_port}") as (

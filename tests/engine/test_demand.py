@@ -15,7 +15,7 @@ TOPICS = [TICKER, MATCHES, BOOK, STATUS, TICKER_BATCH.topic("BTC-USD"), Topic("t
 
 
 class Changes(list):
-    """Stands for the ``Wakeup`` of a demand; grows by one with each call of ``set``."""
+    """Replaces the ``Wakeup`` of a demand; grows by one with each call of ``set``."""
 
     def set(self):
         self.append(None)

@@ -140,23 +140,23 @@ async def test_a_new_subscriber_gets_active_notices_after_the_state(plumbing):
         plumbing.join("matches", form=form)[1] for form in (WEBSOCKET_STRICT, NDJSON_BARE[True])
     )
 
-    assert member.told == [b"{}"]
-    assert member.heard.find(b"last_match") < member.heard.find(b"{}")
-    assert strict.told + lines.told == []
+    assert member.notices == [b"{}"]
+    assert member.data.find(b"last_match") < member.data.find(b"{}")
+    assert strict.notices + lines.notices == []
     session.apply(command("matches", "ticker", pairs=["BTC-USD", "ETH-USD"]))
-    assert member.told == [b"{}", b"[]"]
+    assert member.notices == [b"{}", b"[]"]
 
 
 async def test_an_ended_notice_is_not_sent_to_later_subscribers(plumbing):
     """It ends by the next message, by the notice that it is back, or by the topic's release."""
     await plumbing.publish(notices=[a_gap(), stale(b"stale", "BTC-USD")])
     await plumbing.publish(make_message("matches", sequence=9), notices=[back("BTC-USD")])
-    assert plumbing.join("matches")[1].told == []
+    assert plumbing.join("matches")[1].notices == []
 
     await plumbing.broker.publish([Delivery([], flows=frozenset({MATCHES, BEAT}))])
     await plumbing.publish(notices=[a_gap(), stale(b"stale", "BTC-USD")])
     await plumbing.broker.publish([Delivery([], flows=frozenset())])
-    assert plumbing.join("matches")[1].told == []
+    assert plumbing.join("matches")[1].notices == []
 
 
 def test_a_product_is_stale_until_it_or_the_feed_is_back(standing):

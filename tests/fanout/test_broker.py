@@ -63,7 +63,7 @@ async def test_a_notice_between_deliveries_stays_between_them(plumbing):
     await plumbing.broker.publish([Delivery([before]), Delivery([behind], [gap])])
 
     first, second = member.chunks
-    assert member.heard == first.data + SSE[False].tell(gap.payload) + second.data
+    assert member.data == first.data + SSE[False].tell(gap.payload) + second.data
 
 
 async def test_a_notice_for_all_reaches_sessions_without_live_topics(plumbing):
@@ -76,7 +76,7 @@ async def test_a_notice_for_all_reaches_sessions_without_live_topics(plumbing):
     gone[0].close()
     await plumbing.publish(notices=[TopicNotice(None, b"{}")])
 
-    assert [m.told for m in (waiting, idle[1], strict, gone[1])] == [[b"{}"], [b"{}"], [], []]
+    assert [m.notices for m in (waiting, idle[1], strict, gone[1])] == [[b"{}"], [b"{}"], [], []]
 
 
 async def test_a_whole_notice_is_sent_to_no_subscriber(plumbing):
@@ -89,7 +89,7 @@ async def test_a_whole_notice_is_sent_to_no_subscriber(plumbing):
     await plumbing.publish(notices=[TopicNotice(ticker.topic, b"", NoticeKind.WHOLE)])
 
     assert not plumbing.pipe.tape.is_open([ticker.topic])
-    assert member.told == [b"{}"]
+    assert member.notices == [b"{}"]
 
 
 async def test_a_released_topic_is_forgotten_in_order(plumbing):
@@ -151,8 +151,8 @@ async def test_a_notice_is_sent_before_the_messages_after_the_gap(plumbing):
 
     (chunk,) = member.chunks
     sent = b"".join(SSE[False].tell(notice.payload) for notice in notices)
-    assert member.heard == sent + chunk.data
-    assert other.told == [b'{"type":"stale"}']
+    assert member.data == sent + chunk.data
+    assert other.notices == [b'{"type":"stale"}']
 
 
 async def test_a_session_that_ends_on_a_notice_disturbs_no_other(plumbing, monkeypatch):
@@ -172,8 +172,8 @@ async def test_a_session_that_ends_on_a_notice_disturbs_no_other(plumbing, monke
     everybody, some = TopicNotice(None, b"{}"), TopicNotice(TICKER, b'{"type":"gap"}')
     await plumbing.publish(notices=[some, everybody])
 
-    assert third.told == [b'{"type":"gap"}', b"{}"]
-    assert notified_once.told == [b'{"type":"gap"}']
+    assert third.notices == [b'{"type":"gap"}', b"{}"]
+    assert notified_once.notices == [b'{"type":"gap"}']
 
 
 async def test_a_notice_for_thousands_takes_several_turns(plumbing, monkeypatch):
@@ -196,7 +196,7 @@ async def test_a_delivery_without_messages_appends_nothing_to_the_tape(plumbing)
     _, member = plumbing.join("ticker", form=WEBSOCKET)
     await plumbing.publish(notices=[TopicNotice(None, b"{}")])
 
-    assert (member.told, plumbing.pipe.tape.end, plumbing.broker.messages_in) == ([b"{}"], 0, 0)
+    assert (member.notices, plumbing.pipe.tape.end, plumbing.broker.messages_in) == ([b"{}"], 0, 0)
 
 
 async def test_a_refused_product_is_refused_at_once_the_next_time(plumbing, command):
@@ -237,7 +237,7 @@ async def test_a_notice_keeps_its_place_within_a_delivery(plumbing):
     tell = SSE[False].tell
     one, two, three, four = (chunk.data for chunk in member.chunks)
     assert [chunk.count for chunk in member.chunks] == [2, 1, 1, 1]
-    assert member.heard == one + tell(first.payload) + two + tell(second.payload) + (
+    assert member.data == one + tell(first.payload) + two + tell(second.payload) + (
         three + tell(last.payload) + four
     )
 
@@ -252,8 +252,8 @@ async def test_a_notice_about_products_reaches_sessions_with_any_of_their_topics
     leaver.close()
     await plumbing.publish(notices=[TopicNotice(frozenset({"BTC-USD"}), b"{}")])
 
-    assert [live.told, waiting.told] == [[b"{}"], [b"{}"]]
-    assert other.told + strict.told + left.told == []
+    assert [live.notices, waiting.notices] == [[b"{}"], [b"{}"]]
+    assert other.notices + strict.notices + left.notices == []
 
 
 @pytest.mark.parametrize("name", ["full", "level3"])
@@ -267,7 +267,7 @@ async def test_a_refused_channel_is_reported_to_present_and_later_subscribers(
     refusal = Refusal("", "Failed to subscribe", f"{name}: no key", name)
     await plumbing.publish(refusals=[refusal])
 
-    error, now = map(json.loads, member.told)
+    error, now = map(json.loads, member.notices)
     assert (error["message"], error["reason"]) == ("Failed to subscribe", f"{name}: no key")
     assert [row["name"] for row in now["channels"]] == ["ticker"]
     assert plumbing.wanted == ["ticker:BTC-USD"]
@@ -286,7 +286,7 @@ async def test_a_refusal_of_level2_is_not_reported(plumbing):
     )
     await plumbing.publish(snapshot)
 
-    assert (member.told, member.messages) == ([], [snapshot])
+    assert (member.notices, member.messages) == ([], [snapshot])
     assert plumbing.wanted == ["level2:BTC-USD"]
     assert plumbing.pipe.catalogue.refusal_of("level2") is None
 
@@ -321,9 +321,9 @@ async def test_a_large_message_is_compressed_once_if_negotiated(plumbing):
     compressed = a_snapshot()
     await plumbing.publish(compressed, small)
 
-    assert member.heard == compressed.deflated
+    assert member.data == compressed.deflated
     assert len(compressed.deflated) < len(compressed.frame) / 2
-    assert strict.heard == plain.frame + compressed.frame
+    assert strict.data == plain.frame + compressed.frame
     assert small.deflated is None
 
 
@@ -383,8 +383,8 @@ async def test_a_gap_ends_a_stream_of_bare_lines_and_no_other(plumbing, kind):
 
     assert bare.ends == ([(4002, "gap")] if kind is NoticeKind.GAP else [])
     assert [each.ends for each in (other_topic, lines, strict)] == [[], [], []]
-    assert lines.told == ([] if kind is NoticeKind.WHOLE else [b"{}"])
-    assert bare.told == strict.told == []
+    assert lines.notices == ([] if kind is NoticeKind.WHOLE else [b"{}"])
+    assert bare.notices == strict.notices == []
 
 
 @pytest.mark.parametrize("step_s", [-86_400, -1, 0, 86_400])

@@ -93,7 +93,7 @@ async def test_a_cohort_shares_one_chunk_a_batch(market):
     assert [[chunk]] * 3 == [member.chunks for member in members]
     assert chunk.messages == [messages[0], messages[2]]
     assert chunk.offsets == [1, 3]
-    assert other_form.heard == b"".join(m.payload + b"\n" for m in chunk.messages)
+    assert other_form.data == b"".join(m.payload + b"\n" for m in chunk.messages)
 
 
 async def test_no_member_is_always_last(market):
@@ -169,7 +169,7 @@ async def test_deliveries_are_counted(market):
     market.hub.deliver(frames, [ticker], [1])
 
     assert market.hub.deliveries == {"websocket": 2, "ndjson": 2}
-    assert market.hub.bytes_out == len(frames.heard) + len(lines.heard)
+    assert market.hub.bytes_out == len(frames.data) + len(lines.data)
 
 
 async def test_listeners_are_members_of_the_topic_on_streams_with_notices(market):
@@ -197,7 +197,7 @@ async def test_a_trade_of_full_reaches_members_of_either_topic_once(market):
     assert other.also is None
     assert full.messages == both.messages == [trade, other]
     assert matches.messages == event.messages == [trade]
-    assert [ids for _, ids in events(event.heard)] == [{MATCHES: 2}]
+    assert [ids for _, ids in events(event.data)] == [{MATCHES: 2}]
 
 
 async def test_rfq_matches_reach_members_of_all_products_or_of_that_one_once(market):
@@ -331,7 +331,7 @@ async def test_an_event_states_the_position_up_to_itself(market):
     await market.publish(MATCHES, HEARTBEAT, TICKER)
     await market.publish(MATCHES)
 
-    assert [ids for _, ids in events(reader.heard)] == [
+    assert [ids for _, ids in events(reader.data)] == [
         {MATCHES: 101},
         {MATCHES: 101},
         {MATCHES: 101, TICKER: 103},
@@ -344,7 +344,7 @@ async def test_with_many_topics_only_the_last_event_of_a_batch_states_a_position
     reader = market.place(*TOPICS[5:14], form=SSE[False])
     await market.publish(*TOPICS[5:8])
 
-    assert [ids for _, ids in events(reader.heard)] == [
+    assert [ids for _, ids in events(reader.data)] == [
         {},
         {},
         {TOPICS[5]: 101, TOPICS[6]: 102, TOPICS[7]: 103},
@@ -358,7 +358,7 @@ async def test_messages_for_one_member_state_its_position_once_at_the_end(market
     state = [make_message("matches", sequence=101), make_message("ticker", sequence=90)]
     market.hub.deliver(reader, state, [2, 2])
 
-    assert [ids for _, ids in events(reader.heard)] == [{}, {MATCHES: 101}]
+    assert [ids for _, ids in events(reader.data)] == [{}, {MATCHES: 101}]
 
 
 class Subscriber(FakeMember):
@@ -490,13 +490,13 @@ async def test_each_member_gets_its_messages_in_order_once(seed):
 
     for member in oracle.members:
         pieces = b"".join(piece for chunk in member.chunks for piece in chunk.pieces)
-        assert pieces == member.heard
+        assert pieces == member.data
         if not member.form.states_position:
             data = [member.form.data(message, "") for message in member.due]
-            assert b"".join(data) == member.heard
+            assert b"".join(data) == member.data
     written = sum(chunk.count for member in oracle.members for chunk in member.chunks)
     assert oracle.hub.deliveries.total() == written
-    assert oracle.hub.bytes_out == sum(len(member.heard) for member in oracle.members)
+    assert oracle.hub.bytes_out == sum(len(member.data) for member in oracle.members)
 
 
 @given(SEEDS)
@@ -507,7 +507,7 @@ async def test_an_event_id_covers_exactly_the_messages_up_to_it(seed):
     for member in oracle.members:
         if member.form is not SSE[False]:
             continue
-        found = events(member.heard)
+        found = events(member.data)
         assert [message.payload for message in member.messages] == [data for data, _ in found]
         seen = {}
         for index, (_, ids) in enumerate(found):

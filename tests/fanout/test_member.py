@@ -27,7 +27,7 @@ async def peers(request, plumbing):
         async with trio.open_nursery() as nursery:
             if request.param == "fake":
                 member = FakeMember(FORM, chunks_max=3)
-                received = lambda: bytes(member.heard)  # noqa: E731
+                received = lambda: bytes(member.data)  # noqa: E731
             else:
                 member = Outlet(ours, FORM, OutletSettings(nursery, StreamCounts(), 1024))
                 received = lambda: theirs.recv(10**6)  # noqa: E731

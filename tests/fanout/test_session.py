@@ -168,10 +168,10 @@ async def test_a_refused_product_is_dropped_and_reported(plumbing):
     refusal = Refusal("NO-USD", "Failed to subscribe", "NO-USD is not a valid product")
     await plumbing.publish(refusals=[refusal])
 
-    error, state = map(json.loads, member.told)
+    error, state = map(json.loads, member.notices)
     assert error == {"type": "error", "message": refusal.message, "reason": refusal.reason}
     assert [row["product_ids"] for row in state["channels"]] == [["BTC-USD"], ["BTC-USD"]]
-    assert other.told == []
+    assert other.notices == []
     assert plumbing.wanted == ["level2:BTC-USD", "ticker:BTC-USD"]
     assert member.ends == []
 
@@ -181,8 +181,8 @@ async def test_a_refusal_without_a_message_gets_the_default_one(plumbing):
     session, member = plumbing.join("ticker", form=WEBSOCKET_STRICT)
     session.refuse(Refusal("BTC-USD", "", "BTC-USD is delisted"))
 
-    assert json.loads(member.told[0])["message"] == "Failed to subscribe"
-    assert json.loads(member.told[1])["channels"] == []
+    assert json.loads(member.notices[0])["message"] == "Failed to subscribe"
+    assert json.loads(member.notices[1])["channels"] == []
 
 
 async def test_a_stream_that_cannot_carry_a_refusal_ends_with_it(plumbing):
@@ -303,7 +303,7 @@ TRADES = [{"trade_id": n} for n in range(1, 4)]
 
 
 def backfilled(member):
-    return [json.loads(notice) for notice in member.told]
+    return [json.loads(notice) for notice in member.notices]
 
 
 async def test_a_returning_subscriber_of_matches_gets_the_backfilled_trades(plumbing, monkeypatch):
@@ -321,9 +321,9 @@ async def test_a_returning_subscriber_of_matches_gets_the_backfilled_trades(plum
         {**notice, "trades": TRADES[:2]},
         {**notice, "trades": TRADES[2:]},
     ]
-    assert other.told + strict.told == []
+    assert other.notices + strict.notices == []
     plumbing.now += 1
-    assert plumbing.join("matches")[1].told == []
+    assert plumbing.join("matches")[1].notices == []
 
 
 async def test_of_many_backfilled_trades_the_newest_are_sent_again(plumbing, monkeypatch):

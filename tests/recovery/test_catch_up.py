@@ -111,7 +111,7 @@ async def test_who_comes_back_on_lines_gets_what_it_missed_and_no_word_of_it(bac
     await trio.sleep(1)
     await back.publish("matches", 3)
 
-    assert (data(member), told(member), member.told) == ([2, 3], [], [])
+    assert (data(member), told(member), member.notices) == ([2, 3], [], [])
 
 
 async def test_a_stretch_of_the_tape_without_its_topics_is_passed(
@@ -305,7 +305,7 @@ async def test_events_state_topics_that_have_not_spoken_here(stored, autojump_cl
     ids = [
         from_text(line[4:])
         for member in (first, second)
-        for line in member.heard.decode().splitlines()
+        for line in member.data.decode().splitlines()
         if line.startswith("id: ")
     ]
 
@@ -415,12 +415,12 @@ async def test_an_event_stream_states_all_it_has_when_it_has_many_topics(
         await back.publish("ticker", sequence)
     member, session = back.come({MATCH: Start(1), TICK: Start(1)}, SSE[True])
     await trio.sleep(1)
-    ids = [line[4:] for line in member.heard.decode().splitlines() if line.startswith("id: ")]
+    ids = [line[4:] for line in member.data.decode().splitlines() if line.startswith("id: ")]
 
     assert len(data(member)) == 6
     assert len(ids) < 6
     assert from_text(ids[-1]) == {MATCH: 4, TICK: 4} == session.position(back.pipe.tape.end)
-    assert b"event: hedgehogd\ndata: {" in member.heard
+    assert b"event: hedgehogd\ndata: {" in member.data
 
 
 async def test_what_an_event_stream_adds_meanwhile_waits_with_the_rest(stored, autojump_clock):
@@ -700,7 +700,7 @@ async def test_a_stream_cut_within_a_catch_up_resumes_there(back, autojump_clock
     await back.publish("matches", *range(1, 13))
     whole, _ = back.come({MATCH: Start(2)}, SSE[True])
     await trio.sleep(1)
-    events = bytes(whole.heard).split(b"data: {")
+    events = bytes(whole.data).split(b"data: {")
     repeated = {}
     for count in range(2, len(events)):  # the first one has nothing to resume from
         cut = b"data: {".join(events[:count])

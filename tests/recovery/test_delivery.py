@@ -88,7 +88,7 @@ async def test_who_has_caught_up_is_told_what_holds_still(back, autojump_clock):
     member, _ = back.come({MATCH: Start(3)})
     await trio.sleep(1)
 
-    assert member.told == [STALE.payload, missing]
+    assert member.notices == [STALE.payload, missing]
 
 
 async def test_who_lacks_trades_is_told_what_was_backfilled(back, autojump_clock):
@@ -100,7 +100,7 @@ async def test_who_lacks_trades_is_told_what_was_backfilled(back, autojump_clock
     await trio.sleep(1)
 
     assert [texts(member) for member in members] == [["gap", 6, "resumed"], ["resumed"]]
-    assert [[json.loads(x)["type"] for x in member.told] for member in members] == [
+    assert [[json.loads(x)["type"] for x in member.notices] for member in members] == [
         ["backfilled"],
         [],
     ]

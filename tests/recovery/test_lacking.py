@@ -189,7 +189,7 @@ async def test_a_ticker_that_goes_on_with_the_next_number_lacks_nothing(back, au
     member, _ = back.come({TICK: Start(10)})
     await trio.sleep(1)
 
-    assert (texts(member), member.told) == ([11, "resumed"], [])
+    assert (texts(member), member.notices) == ([11, "resumed"], [])
 
 
 async def test_a_ticker_that_has_not_spoken_since_may_lack_something(back, autojump_clock):
@@ -199,7 +199,7 @@ async def test_a_ticker_that_has_not_spoken_since_may_lack_something(back, autoj
     member, _ = back.come({TICK: Start(10)})
     await trio.sleep(1)
 
-    assert [json.loads(payload) for payload in member.told] == [gap(11, None, "ticker")]
+    assert [json.loads(payload) for payload in member.notices] == [gap(11, None, "ticker")]
 
 
 async def test_while_our_feed_is_down_what_others_write_is_followed(stored, autojump_clock):

@@ -265,7 +265,7 @@ async def test_an_event_stream_resumes_its_replay(stage, autojump_clock):
     await trio.sleep(10)
 
     assert data(member) == [5, 6, 7]
-    assert b"id: matches:BTC-USD@7\n" in member.heard
+    assert b"id: matches:BTC-USD@7\n" in member.data
 
 
 async def test_topics_that_are_not_equally_far_get_what_they_lack(stage, autojump_clock):

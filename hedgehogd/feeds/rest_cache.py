@@ -1,12 +1,12 @@
 """Answers of the exchange's REST service, and their cache."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import msgspec
 
 from hedgehogd.domain.limits import REST_KEPT_ANSWERS_MAX, REST_KEPT_BYTES_MAX
+from hedgehogd.domain.lru import Lru
 
 
 class Answer(NamedTuple):
@@ -61,21 +61,21 @@ class KeptAnswers:
     Args:
         answers_max: greatest number of answers.
         bytes_max: greatest size of all bodies together; a larger body is not cached.
-
-    Attributes:
-        bytes: size of all cached bodies together.
     """
 
     def __init__(
         self, answers_max: int = REST_KEPT_ANSWERS_MAX, bytes_max: int = REST_KEPT_BYTES_MAX
     ) -> None:
-        self._answers_max = answers_max
         self._bytes_max = bytes_max
-        self._kept: OrderedDict[Hashable, tuple[float, Answer]] = OrderedDict()
-        self.bytes = 0
+        self._kept: Lru[Hashable, tuple[float, Answer]] = Lru(answers_max, bytes_max)
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all cached bodies together."""
+        return self._kept.weight
 
     def find(self, request: Hashable, now: float) -> Answer | None:
         """Return the cached answer if it has not expired at ``now``, in seconds."""
@@ -84,22 +84,13 @@ class KeptAnswers:
             return None
         until, answer = found
         if now >= until:
-            self._drop(request)
+            self._kept.pop(request)
             return None
-        self._kept.move_to_end(request)
         return answer
 
     def keep(self, request: Hashable, answer: Answer, until: float) -> None:
         """Cache ``answer`` up to ``until``, on the same clock as ``find``."""
-        if request in self._kept:
-            self._drop(request)
         if len(answer.body) > self._bytes_max:
-            return
-        self._kept[request] = (until, answer)
-        self.bytes += len(answer.body)
-        while self.bytes > self._bytes_max or len(self._kept) > self._answers_max:
-            self._drop(next(iter(self._kept)))
-
-    def _drop(self, request: Hashable) -> None:
-        _, answer = self._kept.pop(request)
-        self.bytes -= len(answer.body)
+            self._kept.pop(request)
+        else:
+            self._kept.put(request, (until, answer), len(answer.body))

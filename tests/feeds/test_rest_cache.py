@@ -73,7 +73,7 @@ def test_both_bounds_hold(steps):
     kept = KeptAnswers(answers_max=4, bytes_max=20)
     for key, size in steps:
         kept.keep(key, Answer(200, b"x" * size), until=1)
-        bodies = [kept._kept[each][1].body for each in list(kept._kept)]
+        bodies = [answer.body for _, (_, answer) in kept._kept.items()]
 
         assert len(kept) <= 4
         assert kept.bytes == sum(map(len, bodies)) <= 20

@@ -41,9 +41,12 @@ apt_packages() {
     fail "$problem; as root, run: apt-get install $*"
   fi
   say "$problem; installing $*"
-  quietly "apt-get could not read the package lists" apt-get update -qq
-  quietly "apt-get could not install $*" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+  ( # One at a time: `apt-get update` does not wait for another one, and .ci/run has two lanes.
+    flock -w 600 8 || fail "another script has used apt-get for ten minutes"
+    quietly "apt-get could not read the package lists" apt-get update -qq
+    quietly "apt-get could not install $*" env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+  ) 8>/var/lock/hedgehogd-apt
 }
 
 # need_program PROGRAM PACKAGE: ensures a program that pip cannot install.

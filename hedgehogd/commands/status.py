@@ -14,7 +14,7 @@ from hedgehogd.web.instance_status import HEALTH_PATH, INSTANCES_PATH, Health, R
 
 EXIT_NOT_READY = 1
 _ANSWER_S = 5.0
-_TITLES = ("instance", "state", "subscribers", "last data", "version", "")
+_TITLES = ("instance", "state", "subscribers", "last message", "version", "")
 
 
 def status_parser() -> Parser:

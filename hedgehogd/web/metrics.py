@@ -89,7 +89,7 @@ class InstanceCollector(Collector):
         yield state
         if health.heard_at is not None:
             age_s = now - health.heard_at
-            yield _gauge("feed_age_seconds", "Time since the feed last received bytes", age_s)
+            yield _gauge("feed_age_seconds", "Time since the feed last received a message", age_s)
         yield _counter("feed_connects", "Upstream connections opened", health.connects)
         yield _counters("feed_losses", "Upstream connections lost", "reason", health.losses)
         yield _counter("messages_in", "Messages put on the tape", instance.broker.messages_in)
@@ -103,9 +103,7 @@ class InstanceCollector(Collector):
         yield _counter("gaps", "Gaps found in sequences and trade ids", health.gaps)
         missing = {"matches": 0, **health.missing}
         yield _counters("missing", "Numbers missing in those gaps", "channel", missing)
-        yield _gauge(
-            "feed_alarm", "1 while the exchange refuses an always-held topic", health.alarm != ""
-        )
+        yield _gauge("feed_alarm", "1 while an upstream error is not disproved", health.alarm != "")
         yield _gauge("quiet_products", "Products without heartbeats", health.quiet_products)
         ages = GaugeMetricFamily(
             "hedgehogd_product_age_seconds",

@@ -22,6 +22,7 @@ from hedgehogd.simulator import Simulation, serve_exchange
 
 PATIENCE_S = 20
 _RANDOM = random.SystemRandom()  # not that of the tests, which has the same seed everywhere
+_DRAWN: set[int] = set()
 
 
 def free_port() -> int:
@@ -31,6 +32,9 @@ def free_port() -> int:
     a port from there may belong to a connection by the time a daemon listens on it.
     """
     for port in _RANDOM.sample(range(29_100, 32_700), 100):
+        if port in _DRAWN:
+            continue
+        _DRAWN.add(port)  # a test may draw several before one is in use
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("no free port")

@@ -353,7 +353,7 @@ class Connection:
         while True:
             now = trio.current_time()
             if tap.is_delivering:  # the inbox is full; more bytes may wait in the socket
-                await trio.sleep(patience_s / 4)
+                await trio.sleep(patience_s / 40)  # most deliveries take milliseconds
                 continue
             byte_by = tap.heard_at + patience_s
             data_by = self.heard_at + patience_s if self._is_watched(source) else byte_by

@@ -47,7 +47,8 @@ def make_app(
     Without ``peers`` the app answers for this instance alone. The app for peer instances is made
     like that, so that no request is forwarded twice. Only an app that ``serves_operators`` has
     the routes for metrics, lines and instances. The listener selects the app: with a proxy on this
-    machine every request has a local address, so an address proves nothing.
+    machine every request has a local address, so an address proves nothing. Web pages of
+    ``cors_origins`` may read the answers.
     """
     app = QuartTrio("hedgehogd", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES_MAX
@@ -105,7 +106,8 @@ def _add_bodies(app: QuartTrio) -> None:
     async def read_body() -> None:
         """Read the body before the route runs.
 
-        Hypercorn refuses a malformed body; after the answer has begun it would truncate it.
+        Hypercorn refuses a malformed body; if the answer had begun, the refusal would truncate
+        the answer.
         """
         await request.get_data(cache=True, as_text=False, parse_form_data=False)
 

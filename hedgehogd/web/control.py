@@ -35,7 +35,10 @@ SESSION_HEADER = "Hedgehog-Session"
 
 
 def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None:
-    """Add the routes to ``app``; commands for streams of other instances go to ``peers``."""
+    """Add the routes for commands and sessions, and those that refuse misdirected streams.
+
+    Commands for streams of other instances are forwarded to ``peers``; none is if it is None.
+    """
 
     @app.post("/api/v1/subscribe/<pair>")
     async def start(pair: str) -> Response:
@@ -86,11 +89,11 @@ def add_control(app: QuartTrio, instance: Instance, peers: Peers | None) -> None
 
 
 def _product_id(pair: str) -> str:
-    """Return the product that a path names.
+    """Return the product that a path names, in upper case.
 
     Raises:
-        SubscriberError: it is no product id; ``..``, for example, would become another path when
-            the request is forwarded.
+        SubscriberError: 404; it is no product id. ``..``, for example, would become another path
+            when the request is forwarded.
     """
     product_id = pair.upper()
     if not is_product_id(product_id):
@@ -99,12 +102,15 @@ def _product_id(pair: str) -> str:
 
 
 def _session_id() -> str:
-    """Return the session id of a command, or an empty string when it has none."""
+    """Return the session id in the header or the query of a command; empty when it has none."""
     return request.headers.get(SESSION_HEADER) or query().get("session", "")
 
 
 def _remote_owner(session_id: str, peers: Peers | None) -> tuple[Peers, int] | None:
-    """Return the peers and the owner's number; None when this instance answers itself."""
+    """Return the peers and the owner's number; None when this instance answers the command.
+
+    It does so for its own streams, for an id without an instance's number, and without ``peers``.
+    """
     owner = owner_of(session_id)
     if peers is None or owner is None or owner == peers.number:
         return None
@@ -112,7 +118,11 @@ def _remote_owner(session_id: str, peers: Peers | None) -> tuple[Peers, int] | N
 
 
 async def _forward(instance: Instance, peers: Peers, owner: int) -> Response:
-    """Forward this request to the owner of the stream and return its answer."""
+    """Forward this request to the owner of the stream, count the result, return the answer.
+
+    Raises:
+        SubscriberError: the owner has stopped (404), or it has not answered (504).
+    """
     headers = [  # unchanged: a header may have bytes that are not ASCII
         (name.encode(), value.encode("latin-1"))
         for name in (SESSION_HEADER, "Content-Type")
@@ -138,7 +148,7 @@ async def _forward(instance: Instance, peers: Peers, owner: int) -> Response:
 
 
 def _target() -> str:
-    """Return path and query for the owner, which decodes them to the ones of this request."""
+    """Return path and query of this request, encoded again to be sent to the owner."""
     query = request.query_string.decode("latin-1")
     return quote(request.path) + (f"?{query}" if query else "")
 
@@ -161,7 +171,14 @@ def _unknown_session() -> SubscriberError:
 
 
 async def _channels_and_policy() -> tuple[list[str], str | None]:
-    """Return the channels and the policy of a request, from its query or JSON body."""
+    """Return the channel names and the backlog policy of a request; only their types are checked.
+
+    The query takes precedence over the JSON body. A request may name no channel, and no policy
+    (None).
+
+    Raises:
+        SubscriberError: 400; the body or a value in it has the wrong form.
+    """
     body: Any = {}
     raw = await request.get_data()
     if raw:
@@ -188,7 +205,12 @@ async def _channels_and_policy() -> tuple[list[str], str | None]:
 
 
 async def _carry_out(instance: Instance, session: Session, command: Command) -> Response:
-    """Carry out all of ``command``, or none of it when it exceeds the stream's limit of topics."""
+    """Wait for the command's turn, carry out all of it, and return the stream's subscription.
+
+    Raises:
+        SubscriberError: nothing is carried out: the stream has ended meanwhile (404), or the
+            command exceeds its limit of topics (429).
+    """
     async with instance.turns.turn(session.share, session.weight(command)):
         if session.is_closed:
             raise _unknown_session()

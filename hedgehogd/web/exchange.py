@@ -1,6 +1,6 @@
 """The REST companion: Coinbase's public REST reads, for clients that need them beside a stream.
 
-Requests are validated here, so that no request reaches the exchange that it would refuse. Answers
+Requests are validated here, so that the exchange receives none with an invalid value. Answers
 come from data of this instance, from cached answers of the exchange, or from the exchange; all
 clients that wait for the same answer share one request. Errors have the exchange's form,
 ``{"message":…}``, which is the form that its clients parse.
@@ -51,7 +51,10 @@ class HeldBooks(Protocol):
     """The order books that this instance keeps."""
 
     async def rest_book(self, product_id: str, level: int) -> bytes | None:
-        """Return the body of ``/products/<id>/book``; None without a current book."""
+        """Return the body of ``/products/<id>/book``; None without a current book.
+
+        ``level`` is 1, 2 or 3. The call may wait for a book that is being fetched.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Companion:
     """The sources of the answers.
 
     Attributes:
-        rest: the exchange's REST service; None when the feed has none.
+        rest: client of the exchange's REST service; None when the feed has no REST address.
         books: this instance's order books; None when it keeps none.
         backfill: fetches missing trades from ``rest``, here for the metrics; None without backfill.
     """
@@ -141,7 +144,11 @@ def add_exchange(app: QuartTrio, instance: Instance, companion: Companion) -> No
 async def _answer_here(
     instance: Instance, books: HeldBooks | None, product_id: str, subject: str, read: Read
 ) -> Answer | None:
-    """Answer from this instance's books or history; None when only the exchange can answer."""
+    """Answer from this instance's books or history; None when they have no complete answer.
+
+    Raises:
+        SubscriberError: 429; too many queries of the caller's address wait for history.
+    """
     if subject == "trades":
         past = instance.pipe.resumes.past
         return await recorded_trades(past, instance.readings, product_id, read.query)
@@ -165,7 +172,10 @@ def _response(answer: Answer) -> Response:
 
 
 def _count(instance: Instance, status: int) -> None:
-    """Count a refusal under the error code that other routes use for it."""
+    """Count an error status; 200 is none.
+
+    The codes are ``bad_request``, ``not_found``, and ``exchange_unavailable`` for other statuses.
+    """
     if status == 200:
         return
     codes = {400: "bad_request", 404: "not_found"}
@@ -180,7 +190,11 @@ def _time(now_ns: int) -> Answer:
 
 
 def _served_only(answer: Answer, only: frozenset[str] | None, *, is_by_id: bool) -> Answer:
-    """Return the answer, a list or an object of products, with the served products only."""
+    """Return the answer, a list or an object of products, with the products of ``only``.
+
+    An error, or any answer when ``only`` is None, is returned unchanged. An answer that cannot be
+    parsed becomes a 502.
+    """
     if answer.status != 200 or only is None:
         return answer
     kept: object
@@ -205,10 +219,12 @@ def _with_id(raw: msgspec.Raw) -> tuple[str, msgspec.Raw]:
 
 
 def _has_no_service(rest: RestClient | None, answer: Answer) -> bool:
-    """Return whether ``answer`` shows that the feed has no REST service.
+    """Return whether the feed has no REST service, according to ``answer``, the newest one.
 
-    A service that has answered before only fails now: its error is the answer, because this
-    instance's memory has only some of the products and trades that the service would list.
+    It has none without a client, or if ``answer`` is a 404 or 502 and the service has never existed
+    so far (``RestClient.exists``). A service that has answered before only fails now: its error is
+    the answer, because this instance's memory has only some of the products and trades that the
+    service would list.
     """
     if rest is None:
         return True
@@ -216,9 +232,11 @@ def _has_no_service(rest: RestClient | None, answer: Answer) -> bool:
 
 
 def _known_products(pipe: Pipe, answer: Answer) -> Answer:
-    """Return the known or received products, for a feed that never listed its products.
+    """Return a list of products made by this instance, for a feed without a REST service.
 
-    ``answer`` is the exchange's; it is returned if the exchange has listed its products before.
+    It has the products that ``Catalogue.known`` returns; when that is None, those of which messages
+    arrive. For a feed with a REST address, ``answer`` is returned instead when ``known`` is not
+    None, or when no message arrives. Without REST address and products the answer is a 503.
     """
     known: Collection[str] | None = pipe.catalogue.known()
     if known is None:
@@ -237,7 +255,7 @@ def _known_product(product_id: str) -> Answer:
 
 
 def _product_entry(product_id: str) -> dict[str, Any]:
-    """Return a product's description, as far as its id determines it."""
+    """Return a description made from the product's id alone, which states that it is tradable."""
     base, _, quote = product_id.partition("-")
     return {
         "id": product_id,

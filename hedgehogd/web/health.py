@@ -1,7 +1,7 @@
 """The public state of this instance: ``/healthz``, ``/readyz`` and ``GET /api/v1/health``.
 
-``GET /api/v1/health`` contains no address and no other instance; ``/readyz`` states the full
-reason. Metrics, lines and instances are served to operators only.
+``GET /api/v1/health`` contains no address and nothing about other instances; ``/readyz`` states
+the full reason. Metrics, lines and instances are served to operators only.
 """
 
 import trio

@@ -45,8 +45,8 @@ class Stretch(NamedTuple):
 
     Attributes:
         topic: channel and product.
-        after: receive time in µs before the first message; excluded.
-        until: receive time in µs of the last possible message; included.
+        after: receive time before the first message, in µs since the epoch; excluded.
+        until: receive time of the last possible message, in µs since the epoch; included.
         limit: largest number of messages.
     """
 
@@ -86,7 +86,11 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
 
 
 class InTurn:
-    """The history port for one query; it reads and encodes in turn with other addresses."""
+    """The history port for one query; it waits for its turn to read and to encode.
+
+    Only queries of the same address wait for each other to read; all queries do to encode. A turn
+    includes a pause as long as its work, except after a short read or the last encoded message.
+    """
 
     def __init__(self, past: Past, readings: Readings, share: str) -> None:
         self._past = past
@@ -98,6 +102,9 @@ class InTurn:
 
         The turn includes the pause, so the address cannot use the store for longer than half of
         the time.
+
+        Raises:
+            PastUnavailable: the store cannot be read now.
         """
         async with self._readings.turn(self._share):
             began = trio.current_time()
@@ -110,10 +117,10 @@ class InTurn:
     async def written(
         self, messages: Sequence[Message], write: Callable[[Sequence[Message]], bytes]
     ) -> list[bytes]:
-        """Return ``messages`` as encoded by ``write``, some of them in each turn of the loop.
+        """Encode ``messages`` by ``write``, a part in each writing turn; return all parts.
 
-        The query pauses for as long as it has worked, so that all queries together use at most
-        half of the loop's time. A thread encodes large messages, such as the snapshot of a book.
+        A turn ends with a pause for as long as it has worked, so that all queries together use at
+        most half of the loop's time. A thread encodes large messages, such as a book's snapshot.
         """
         parts: list[bytes] = []
         groups = _groups(messages)
@@ -134,7 +141,7 @@ class InTurn:
 
 
 def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Yield ``messages`` in groups; a large message is a group of its own."""
+    """Yield ``messages`` in groups of bounded length; a large message is a group of its own."""
     first = 0
     for index, message in enumerate(messages):
         is_large = len(message.payload) >= limits.HISTORY_LARGE_BYTES
@@ -149,10 +156,10 @@ def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 
 def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
-    """Return the part of the history that the query requests.
+    """Return the part of the history that the query requests; ``pair`` is not checked.
 
     Raises:
-        SubscriberError: a value is invalid.
+        SubscriberError: 400; a value is invalid.
     """
     channel = BY_ALIAS.get(args.get("channel", "matches"))
     if channel is None:
@@ -169,7 +176,11 @@ def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
 
 
 def _moment(args: Mapping[str, str], name: str, now_us: int) -> int | None:
-    """Return a time or an age of the query as µs since the epoch; None when it is absent."""
+    """Return a time or an age of the query as µs since the epoch; None when it is absent.
+
+    Raises:
+        SubscriberError: 400; the text is neither.
+    """
     text = args.get(name, "")
     try:
         return read_moment(text, now_us) if text else None
@@ -187,7 +198,14 @@ def _number(name: str, text: str, minimum: int) -> int:
 
 
 async def _measure(past: InTurn, requested: Stretch) -> tuple[int, list[PastGap], bool]:
-    """Return the end of the answer (its last receive time), its gaps, and whether more follow."""
+    """Read the answer once; return its end, its gaps, and whether ``limit`` has shortened it.
+
+    The end is the receive time of the last message of a shortened answer, else the end of the
+    requested stretch.
+
+    Raises:
+        PastUnavailable: the store cannot be read now.
+    """
     count, end, gaps = 0, requested.after, list[PastGap]()
     async with aclosing(_pages(past, requested)) as pages:
         async for messages, page_gaps in pages:
@@ -204,7 +222,11 @@ async def _measure(past: InTurn, requested: Stretch) -> tuple[int, list[PastGap]
 async def _pages(
     past: InTurn, stretch: Stretch
 ) -> AsyncGenerator[tuple[list[Message], list[PastGap]]]:
-    """Yield the messages of a stretch, and its gaps, page by page."""
+    """Yield the messages of a stretch, and its gaps, page by page; its ``limit`` is not applied.
+
+    Raises:
+        PastUnavailable: the store cannot be read now.
+    """
     cursor = stretch.after
     while cursor < stretch.until:
         page = await past.page((stretch.topic,), cursor)

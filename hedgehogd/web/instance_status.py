@@ -1,6 +1,6 @@
 """Answers about instances: ``GET /api/v1/health`` and ``GET /api/v1/instances``.
 
-The routes send them; ``hedgehogd status`` reads them and needs neither Quart nor trio for it.
+The routes send them, and ``hedgehogd status`` reads them; this module needs neither Quart nor trio.
 """
 
 import msgspec
@@ -21,7 +21,7 @@ class Health(msgspec.Struct):
         feed_age_s: seconds since the feed last received bytes; None before the first.
         loop_lag_s: latest measured delay of the event loop, in seconds.
         history_age_s: seconds since the time up to which the writer has recorded history; None
-            for instances that do not write.
+            when it does not write, or has written nothing so far.
     """
 
     instance: int
@@ -41,7 +41,7 @@ class Row(msgspec.Struct):
         state: the state of its feed, or ``draining``, ``gone`` (not running), ``silent`` (no
             answer in time), ``odd`` (its answer cannot be parsed).
         ready: whether new streams may be sent to it.
-        reason: the reason of ``state``, for people.
+        reason: the reason of ``state`` and ``ready``, for people.
         version: its version of hedgehogd; None when it does not answer.
         subscribers: its number of open streams; None when it does not answer.
         feed_age_s: seconds since its feed last received bytes; None when it has received none or
@@ -58,6 +58,10 @@ class Row(msgspec.Struct):
 
 
 class Rows(msgspec.Struct):
-    """The answer of ``GET /api/v1/instances``."""
+    """The answer of ``GET /api/v1/instances``.
+
+    Attributes:
+        instances: the rows by ascending number; a peer instance sends its own row alone.
+    """
 
     instances: list[Row]

@@ -39,9 +39,9 @@ def _own_row(instance: Instance) -> Row:
 
 
 class _PeerRows:
-    """The rows of the peer instances, requested concurrently and cached.
+    """The rows of the peer instances, requested concurrently, cached for ``INSTANCES_KEEP_S``.
 
-    ``limits.INSTANCES_KEEP_S`` is the time for which they are cached.
+    Without ``peers`` there are none.
     """
 
     def __init__(self, peers: Peers | None) -> None:

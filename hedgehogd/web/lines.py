@@ -1,4 +1,4 @@
-"""``GET /api/v1/lines``: the state of each line of the feed, and the gaps that a second saved."""
+"""``GET /api/v1/lines``: the state of each line of the feed, and the age of each product's data."""
 
 from quart import Response
 from quart_trio import QuartTrio

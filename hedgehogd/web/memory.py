@@ -35,7 +35,8 @@ def from_memory(pipe: Pipe, product_id: str, subject: str, query: dict[str, str]
     Args:
         pipe: the instance's parts.
         product_id: the product.
-        subject: ``ticker``, ``stats``, ``trades``, ``book``.
+        subject: ``ticker``, ``stats``, ``trades`` or ``book``; None is returned for any other, and
+            for a book of level 3.
         query: the query, validated by ``reads``.
     """
     match subject:
@@ -51,7 +52,7 @@ def from_memory(pipe: Pipe, product_id: str, subject: str, query: dict[str, str]
 
 
 def live_products(pipe: Pipe) -> list[str]:
-    """Return the products of which messages arrive, for a feed without a list of products."""
+    """Return the products that have had a message and are not stale now, in order of their ids."""
     return sorted(product_id for product_id in pipe.tape.products() if _is_live(pipe, product_id))
 
 
@@ -71,7 +72,11 @@ def _fields(payload: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _of_ticker(pipe: Pipe, product_id: str, names: dict[str, str]) -> Answer | None:
-    """Return the newest ticker with REST's field names and its values unchanged."""
+    """Return the newest ticker, its values unchanged under the keys of ``names``.
+
+    ``names`` maps each field of the answer to one of the message. None without a current ticker
+    that has all of them.
+    """
     newest = pipe.latest.ticker(product_id)
     if newest is None or not _flows(pipe, TICKER, product_id):
         return None
@@ -82,7 +87,11 @@ def _of_ticker(pipe: Pipe, product_id: str, names: dict[str, str]) -> Answer | N
 
 
 def _trades(pipe: Pipe, product_id: str, query: dict[str, str]) -> Answer | None:
-    """Return the newest trades, or those below ``after``, up to the first missing trade id."""
+    """Return the newest trades, or those below ``after``, newest first.
+
+    They end at the first missing trade id, or after ``limit`` trades. None without current trades,
+    and for a query with ``before``.
+    """
     if "before" in query or not _flows(pipe, MATCHES, product_id):
         return None
     topic = MATCHES.topic(product_id)
@@ -111,7 +120,10 @@ def _trades(pipe: Pipe, product_id: str, query: dict[str, str]) -> Answer | None
 
 
 def _level2(pipe: Pipe, product_id: str, depth: int | None) -> Answer | None:
-    """Return a level-2 book; ``sequence`` and each level's number of orders are null."""
+    """Return a level-2 book; ``sequence`` and each level's number of orders are null.
+
+    ``depth`` is the number of levels of each side; None means all. None without a complete book.
+    """
     held = pipe.books.get(product_id)
     if held is None:
         return None

@@ -35,7 +35,9 @@ _lag = Histogram(
 
 
 async def watch_lag(instance: Instance, read: Callable[[], float] = perf_counter) -> None:
-    """Measure the delay of the event loop until cancelled.
+    """Measure the delay of the event loop for the histogram, until cancelled.
+
+    A delay of ``PAUSE_MIN_S`` or longer is logged.
 
     Args:
         instance: its ``loop_lag_s`` is set to the latest delay, in seconds.
@@ -51,7 +53,10 @@ async def watch_lag(instance: Instance, read: Callable[[], float] = perf_counter
 
 
 def exposition(instance: Instance, *collectors: Collector) -> tuple[bytes, str]:
-    """Return all metrics in Prometheus' text format, and its content type."""
+    """Return all metrics in Prometheus' text format, and its content type.
+
+    They are those of ``instance`` and ``collectors``, and the loop lag of the process.
+    """
     registry = CollectorRegistry()
     for collector in (InstanceCollector(instance), *collectors):
         registry.register(collector)
@@ -59,7 +64,7 @@ def exposition(instance: Instance, *collectors: Collector) -> tuple[bytes, str]:
 
 
 class InstanceCollector(Collector):
-    """Collector of all counts of an instance."""
+    """Collector of all metrics of an instance but its REST client, its backfill and loop lag."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -231,7 +236,7 @@ class InstanceCollector(Collector):
 
 
 class RestCollector(Collector):
-    """Collector of the counts of REST client and backfill; either may be absent."""
+    """Collector of the counts of REST client and backfill; either may be None."""
 
     def __init__(self, rest: RestClient | None, backfill: Backfill | None) -> None:
         self._rest = rest

@@ -22,7 +22,7 @@ class OwnBooks:
         self._can_fetch = can_fetch
 
     async def rest_book(self, product_id: str, level: int) -> bytes | None:
-        """Return the JSON text of the answer; None when there is no current book.
+        """Return the JSON text of the answer; None when there is no complete book.
 
         Waits up to ``ORDER_BOOK_WAIT_S`` for a book that is being fetched: its channel is in
         demand, and ``can_fetch`` is true.

@@ -39,7 +39,11 @@ code {{ background: #f3f3f3; padding: .1rem .3rem }}
 def status_page(
     instance: Instance, host: str = "127.0.0.1:8001", *, serves_operators: bool = False
 ) -> str:
-    """Return the page for the present state of ``instance``; ``host`` is the request's Host."""
+    """Return the HTML page for the present state of ``instance``.
+
+    ``host`` is the request's Host, for the examples. A page that ``serves_operators`` has links to
+    the operators' routes.
+    """
     ready, reason = instance.readiness()
     health = instance.health
     age = (

@@ -16,17 +16,25 @@ _NAME_IN_RULE = re.compile(r"<([^>]+)>")
 
 
 def described_parameters(path: str, method: str) -> frozenset[str]:
-    """Return the names of the query parameters that the document has for a route."""
+    """Return the names of the query parameters that the document has for a route.
+
+    Raises:
+        KeyError: the document has no such route.
+    """
     described = map(resolved, PATHS[path][method.lower()].get("parameters", ()))
     return frozenset(each["name"] for each in described if each["in"] == "query")
 
 
 def add_parameters(app: QuartTrio) -> None:
-    """Read the query of each request to ``app`` before its route runs."""
+    """Read and check the query of each request to ``app`` before its route runs."""
 
     @app.before_request
     async def read() -> None:
-        """Raise ``SubscriberError`` for a parameter that the route does not have."""
+        """Store the values for ``query()``; a request without a route, and OPTIONS, have none.
+
+        Raises:
+            SubscriberError: 400; the route does not have a parameter, or it is repeated.
+        """
         method = "GET" if request.method == "HEAD" else request.method
         if request.url_rule is None or method == "OPTIONS":
             return
@@ -36,6 +44,9 @@ def add_parameters(app: QuartTrio) -> None:
 
 
 def query() -> dict[str, str]:
-    """Return the values of the request's query by name; each name is in the document."""
+    """Return the values of this request's query by name, inside a route only.
+
+    Each name is one that the document has for the route; the values are not validated.
+    """
     values: dict[str, str] = g.query
     return values

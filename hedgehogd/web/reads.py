@@ -60,17 +60,17 @@ def currency_read(currency_id: str) -> Read | None:
 
 
 def overview_read(name: str) -> Read:
-    """Return the request for all products: their list, or the overview ``name`` of all of them."""
+    """Return the request for the overview ``name`` of all products; if empty, for their list."""
     if not name:
         return Read(PRODUCTS_PATH, (), keep_for(LISTS_KEEP_S))
     return Read(f"{PRODUCTS_PATH}/{name}", (), keep_for(STATS_KEEP_S))
 
 
 def product_read(product_id: str, subject: str, args: Mapping[str, str]) -> Read:
-    """Return the request for ``subject`` of a listed product.
+    """Return the request for ``subject`` of a product.
 
     Args:
-        product_id: for example ``BTC-USD``.
+        product_id: for example ``BTC-USD``; the caller has checked that it is a product id.
         subject: ``book``, ``trades``, ``candles``, ``ticker``, ``stats``, or empty for the
             product itself.
         args: the client's query, not yet validated.
@@ -95,7 +95,7 @@ def product_read(product_id: str, subject: str, args: Mapping[str, str]) -> Read
 
 
 def book_level(args: Mapping[str, str]) -> str:
-    """Return the requested level of the book.
+    """Return the requested level of the book: ``1``, which is the default, ``2`` or ``3``.
 
     Raises:
         BadRead: there is no such level.
@@ -161,7 +161,13 @@ def _number(args: Mapping[str, str], key: str) -> int | None:
 
 
 def _time(args: Mapping[str, str], key: str) -> datetime | None:
-    """Return a time of the query in UTC; its text is seconds since 1970, or ISO 8601."""
+    """Return a time of the query in UTC; its text is seconds since 1970, or ISO 8601.
+
+    None when it is absent.
+
+    Raises:
+        BadRead: the text is neither, or the year is before 1000.
+    """
     text = args.get(key)
     if text is None:
         return None

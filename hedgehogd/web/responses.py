@@ -17,5 +17,8 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def error_response(code: str, message: str, status: int) -> Response:
-    """Return an error in the form that belongs to the request's path."""
+    """Return an error in the form of this request's path, Coinbase's or hedgehogd's.
+
+    Coinbase's form has no ``code``.
+    """
     return json_response(error_object(request.path, code, message), status)

@@ -1,4 +1,4 @@
-"""Hypercorn as a function that serves one connection: the door passes it all non-streams."""
+"""Hypercorn as a function that serves one connection: the door passes it all but streams."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -40,11 +40,11 @@ def hypercorn_config() -> Config:
 class _Server(TCPServer):
     """Hypercorn's server with two changes.
 
-    Hypercorn's own refusals, such as of a malformed body, get hedgehogd's error form. A peer that
-    ends its sending side after the request is answered; Hypercorn would cancel the request.
+    Hypercorn's own refusals, such as of a malformed body, get the error form of their path. A peer
+    that ends its sending side after its request still gets the answer; Hypercorn would cancel it.
 
     Attributes:
-        request_head: the head of the request.
+        request_head: the head of the request; it determines the error form.
     """
 
     request_head = b""
@@ -77,7 +77,7 @@ def _with_error_body(answer: bytes, refusal: re.Match[bytes], request_head: byte
 
 
 def control_handler(app: QuartTrio) -> Callable[[Any], Awaitable[None]]:
-    """Return the function that serves one connection of the control plane to its end."""
+    """Return the function that serves one connection to its end by ``app``."""
 
     async def answer_whole(scope: Any, receive: Any, send: Any) -> None:
         async def send_whole(message: Any) -> None:

@@ -23,10 +23,12 @@ class _Trade(msgspec.Struct):
 async def recorded_trades(
     past: Past | None, readings: Readings, product_id: str, query: Sequence[tuple[str, str]]
 ) -> Answer | None:
-    """Answer a page below a cursor from history; None when only the exchange can answer it.
+    """Answer a page of trades from history; None when the exchange has to answer it.
 
-    The exchange answers the newest page, because history is written with a small delay. Trades
-    that were backfilled after a gap count as recorded; a page with a gap is not answered.
+    History answers a page below the cursor ``after``, of which it has every trade; trades that were
+    backfilled count. The exchange answers any other: the newest page, because history is written
+    with a small delay, a page with a gap, and any page while history cannot be read. ``query`` has
+    been validated by ``reads``. The call waits for a turn of the caller's address.
 
     Raises:
         SubscriberError: 429; too many queries of the caller's address wait for the store.

@@ -30,6 +30,9 @@ _ANY_PAIR = re.compile(rf"({_CHARS})=({_NODE_CHARS}|{_QUOTED})")
 def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: Sequence[Network]) -> str:
     """Return the nearest address that does not belong to a trusted proxy.
 
+    If there is none, because all are trusted or a proxy's entry has no address, it is the last one
+    found; so it may be ``peer``, and empty.
+
     Args:
         peer: the peer address of the connection; empty for a unix socket, which only the
             daemon's own user may open.
@@ -51,7 +54,11 @@ def client_address(peer: str, headers: Mapping[bytes, bytes], trusted: Sequence[
 
 
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
-    """Return whether ``address`` is that of a unix socket or of a trusted proxy."""
+    """Return whether ``address`` is that of a unix socket, which is empty, or of a trusted proxy.
+
+    Raises:
+        ValueError: ``address`` is neither empty nor an IP address.
+    """
     if not address:
         return True
     found = _read(address)
@@ -62,7 +69,11 @@ def share_of(address: str) -> str:
     """Return the share of ``address``: the unit to which limits per address apply.
 
     It is the IPv4 address itself, or the /64 network of an IPv6 address, because a household or a
-    rented machine owns a whole /64 and may open each connection from another address of it.
+    rented machine owns a whole /64 and may open each connection from another address of it. For a
+    unix socket both are empty.
+
+    Raises:
+        ValueError: ``address`` has a colon and is not an IPv6 address.
     """
     if ":" not in address:
         return address
@@ -85,7 +96,10 @@ def _read(text: str) -> IPv4Address | IPv6Address:
 
 
 def _nodes(headers: Mapping[bytes, bytes]) -> Iterator[str]:
-    """Yield the entries of the forwarding header, the nearest proxy's first, unparsed."""
+    """Yield at most ``_HOPS_MAX`` entries of the forwarding header, the nearest proxy's first.
+
+    They are texts that need not have an address.
+    """
     if listed := headers.get(b"x-forwarded-for", b"").decode("latin-1"):
         for entry in reversed(listed.rsplit(",", _HOPS_MAX)[-_HOPS_MAX:]):
             yield entry.strip()
@@ -99,7 +113,7 @@ def _nodes(headers: Mapping[bytes, bytes]) -> Iterator[str]:
 
 
 def _last_element(text: str) -> tuple[str, str]:
-    """Split the last element off ``Forwarded``; both parts are empty when there is none.
+    """Return ``Forwarded`` without its last element, and this element; both empty without one.
 
     The last element is the shortest tail after a comma that is a valid element. So a quote that
     the client opened and did not close cannot include the element that a proxy appended; and a

@@ -116,6 +116,9 @@ class Room:
         An address that holds at least two more places than the newcomer's always yields one.
         Otherwise the eviction makes the shares no fairer, and grace and rate apply. If the
         newcomer's own address holds the most places, one of its visits is evicted.
+
+        Raises:
+            RoomFull: no visit may be evicted.
         """
         most = max(map(len, self._visits.values()), default=0)
         if len(own) == most:
@@ -129,7 +132,8 @@ class Room:
         """Return the visit without progress for the longest time, if it may be evicted.
 
         Raises:
-            RoomFull: it made progress within the grace, or the rate of evictions is reached.
+            RoomFull: it made progress within the grace, the rate of evictions is reached, or there
+                is no visit.
         """
         visits = (visit for held in crowd for visit in held)
         idlest = min(visits, key=lambda visit: visit.active_at, default=None)
@@ -145,11 +149,17 @@ class Room:
 
 
 class RoomFull(Exception):
-    """No place is free for a visit, and no other visit may be evicted."""
+    """No place is free and no visit may be evicted; or an address has too many waiting requests."""
 
 
 class _Holder:
-    """The connections of one address: how many are open, and how many more it may open."""
+    """The connections of one address.
+
+    Attributes:
+        bucket: the connections that it may still open.
+        open: number of its open connections.
+        starts: its control requests that may still start.
+    """
 
     __slots__ = ("bucket", "open", "starts")
 
@@ -187,7 +197,10 @@ class Addresses:
         return len(self._present)
 
     def change(self, connections_max: int, connections_per_s: float) -> None:
-        """Apply new limits; open connections stay open."""
+        """Apply new limits; open connections stay open.
+
+        A new rate begins with a full burst for every address.
+        """
         if connections_per_s != self.connections_per_s:
             self._past.clear()
             for holder in self._present.values():
@@ -199,8 +212,8 @@ class Addresses:
         """Count one more connection of ``address``.
 
         Returns:
-            An empty string, or the code of the reason for which the connection is refused and
-            was not counted.
+            An empty string; or ``address_connections`` or ``address_rate``, the code of the reason
+            for which the connection is refused and was not counted.
         """
         self._forget(now)
         holder = self._present.get(address) or self._past.pop(address)
@@ -222,13 +235,15 @@ class Addresses:
         Args:
             address: the address to which the request is charged.
             now: the time.
-            held: number of control requests of the address that are being answered.
+            held: number of control requests of the address that are being answered; many of them
+                delay its later ones.
 
         Returns:
             Seconds for which the request has to wait before it starts; 0 for none.
 
         Raises:
-            RoomFull: the request would wait for longer than ``CONTROL_WAIT_MAX_S``.
+            RoomFull: the requests before it already wait for ``CONTROL_WAIT_MAX_S`` or longer; it
+                is not scheduled.
         """
         holder = self._present[address]
         if holder.starts is None:
@@ -238,7 +253,7 @@ class Addresses:
         return holder.starts.take(now, 1 + held // limits.CONTROL_STARTS_BURST)
 
     def explain(self, reason: str) -> str:
-        """Return a sentence that explains a reason returned by ``enter``."""
+        """Return a sentence for the client that explains a reason returned by ``enter``."""
         if reason == "address_rate":
             return f"your address opens more than {self.connections_per_s:g} connections a second"
         return f"your address holds {self.connections_max} connections, which is the limit"

@@ -24,7 +24,15 @@ from hedgehogd.engine.memory import weight
 
 
 class _Waiting:
-    """A waiting chunk; its bytes before ``start`` have been sent."""
+    """A waiting chunk.
+
+    Attributes:
+        charge: the account's charge for it.
+        chunk: the chunk.
+        ends: the end of each piece in its bytes.
+        since: the time at which it was put.
+        start: its bytes before this index have been sent.
+    """
 
     __slots__ = ("charge", "chunk", "ends", "since", "start")
 
@@ -99,7 +107,10 @@ class Backlog:
         return waiting.whole(sent)
 
     def put_control(self, data: bytes, sent: int = 0) -> None:
-        """Append control bytes, ``sent`` of them sent already; > 0 requires an empty backlog."""
+        """Append control bytes, of which the socket has accepted ``sent`` bytes already.
+
+        ``sent`` > 0 requires an empty backlog.
+        """
         self.control_bytes += len(data) - sent
         if sent:
             self._begin(data, sent)
@@ -110,7 +121,10 @@ class Backlog:
             self._control.append(data)
 
     def next(self) -> memoryview:
-        """Return the bytes to send next; empty when no bytes wait."""
+        """Return the bytes to send next; empty when no bytes wait.
+
+        Control bytes that are next become one piece in flight, joined.
+        """
         if self._begun:
             return self._begun
         head = self._data[0] if self._data else None
@@ -150,7 +164,7 @@ class Backlog:
         return head.whole(head.start) - before
 
     def largest(self) -> int:
-        """Return the size of the largest waiting piece, or of its unsent rest, in bytes."""
+        """Return the bytes of the largest waiting piece or unsent rest; 0 without data."""
         return max((waiting.largest() for waiting in self._data), default=0)
 
     def oldest_since(self) -> float | None:
@@ -158,8 +172,9 @@ class Backlog:
         return self._data[0].since if self._data else None
 
     def delivered_to(self) -> int | None:
-        """Return the offset before the first message that has not begun; None without one.
+        """Return the tape offset before the first message of which no byte was sent.
 
+        None when no such message waits: then all messages written so far are delivered.
         The piece in flight counts as delivered: it is finished before any notice is sent.
         """
         for waiting in self._data:
@@ -175,7 +190,10 @@ class Backlog:
             yield from waiting.chunk.messages[begun:]
 
     def drop(self) -> int:
-        """Drop all waiting data but the piece in flight; return the number of dropped messages."""
+        """Drop all waiting data but the piece in flight; return the number of dropped messages.
+
+        The piece in flight counts as control bytes from then on; so ``bytes`` is 0.
+        """
         dropped = 0
         if self._data:
             head = self._data[0]
@@ -205,7 +223,7 @@ class Backlog:
 
         Args:
             topics: the newest waiting message of each is kept.
-            books: no waiting message is kept: a fresh snapshot will replace all of them.
+            books: no waiting message of these topics is kept: a new snapshot will replace them.
 
         Returns:
             The number of dropped messages by topic.
@@ -234,7 +252,7 @@ class Backlog:
         self._account.release(waiting.chunk.data, waiting.charge)
 
     def _begin(self, data: bytes, sent: int) -> memoryview:
-        """Make the rest of ``data`` after ``sent`` bytes the next bytes to send."""
+        """Make the rest of ``data`` after ``sent`` bytes the next bytes to send; charge for it."""
         self._begun_held = len(data) + HOLD_BYTES
         self._account.take(self._begun_held)
         self._begun = memoryview(data)[sent:]
@@ -244,10 +262,10 @@ class Backlog:
 def _kept_indices(
     waiting: _Waiting, topics: AbstractSet[Topic], seen: set[Topic], skipped: Counter[Topic]
 ) -> list[int]:
-    """Return the indices of the pieces of ``waiting`` that stay.
+    """Return the indices of the pieces of ``waiting`` that stay, ascending.
 
-    ``seen`` are the topics with a message in newer chunks; the topics of ``waiting`` are added.
-    ``skipped`` counts the dropped messages.
+    ``topics`` are the conflated ones. ``seen`` are the topics with a message in newer chunks, and
+    the books; the topics of ``waiting`` are added to it, and the dropped messages to ``skipped``.
     """
     first = waiting.whole(waiting.start)
     in_flight = waiting.begun_end() > waiting.start
@@ -265,7 +283,10 @@ def _kept_indices(
 
 
 def _topic_among(message: Message, topics: AbstractSet[Topic]) -> Topic:
-    """Return the topic by which the subscriber gets ``message``, which may belong to two."""
+    """Return the topic of ``message`` that is one of ``topics``.
+
+    If both or none of its topics are, it is ``message.topic``.
+    """
     if message.also is not None and message.topic not in topics and message.also in topics:
         return message.also
     return message.topic

@@ -38,7 +38,8 @@ _COMMANDS_ALLOWED = (
 def answer_head(request: StreamRequest, session_id: str, cors: bytes) -> bytes:
     """Return the head of the answer: 101 for a WebSocket, 200 for SSE and NDJSON.
 
-    ``session_id`` is empty for the method HEAD, which no stream follows.
+    ``session_id`` is empty for the method HEAD, which no stream follows. ``cors`` is header lines,
+    which a WebSocket does not get.
     """
     name = f"Hedgehog-Session: {session_id}\r\n".encode() if session_id else b""
     if request.websocket_key:
@@ -76,7 +77,8 @@ async def serve_stream(
         sock: the same socket, for waiting and reading.
         request: the peer's request; it has been checked, and its turn has come.
         early: bytes that arrived after the request head; they belong to the stream.
-        address: the peer's address, for people.
+        address: the subscriber's address; it is shown, and its share determines the turns of
+            commands.
     """
     outlet, session = plane.new_stream(raw, request.form, address)
     outlet.control(answer_head(request, session.id, plane.cors_headers(request.origin)))
@@ -127,12 +129,13 @@ async def _discard_until_closed(sock: trio.socket.SocketType) -> bool:
 
 
 async def _discard_until_unreachable(outlet: Outlet, sock: trio.socket.SocketType) -> None:
-    """Discard bytes until an SSE or NDJSON subscriber can no longer be written to.
+    """Discard bytes of an SSE or NDJSON subscriber; return only when the connection breaks.
 
     A subscriber may end its sending side after its request and still read. A subscriber that has
-    closed both sides looks the same until its machine answers a packet with a reset. So a
-    keepalive is sent at once, and again after each pause of ``HALF_CLOSED_PROBES_S``, when a reset
-    has arrived. Later data and keepalives detect such a subscriber.
+    closed both sides looks the same until its machine answers a packet with a reset. So keepalives
+    are sent at once and between the pauses of ``HALF_CLOSED_PROBES_S``: after a reset the next
+    write fails, and the outlet cancels this function. Later data and keepalives detect a
+    subscriber with a slower reset.
     """
     if not await _discard_until_closed(sock):
         return
@@ -176,8 +179,8 @@ class Reader:
     async def run(self, sock: trio.socket.SocketType, early: bytes) -> None:
         """Read until the peer closes the connection; its frames may end the stream earlier.
 
-        On strict endpoints a client has five seconds to subscribe, over the stream or by REST
-        (COINBASE §3.1).
+        On strict endpoints a client has ``FIRST_SUBSCRIBE_S`` to subscribe, over the stream or by
+        REST (COINBASE §3.1); otherwise the stream ends with ``CLOSE_POLICY``.
         """
         if self._is_strict:
             with trio.move_on_after(limits.FIRST_SUBSCRIBE_S) as first:
@@ -208,7 +211,7 @@ class Reader:
             pass  # the connection broke
 
     async def _carry_out(self) -> None:
-        """Carry out the commands, each in its turn; no further bytes are read meanwhile."""
+        """Wait for turns and answer all received commands; no further bytes are read meanwhile."""
         outlet, session = self._outlet, self._outlet.session
         while self._commands and session is not None and not outlet.is_ending:
             count, weight = self._next_commands(session)
@@ -217,7 +220,7 @@ class Reader:
                     self._answer(session, self._commands.popleft())
 
     def _next_commands(self, session: Session) -> tuple[int, int]:
-        """Return the number of commands to carry out in one turn, and their weight."""
+        """Return how many of the waiting commands to answer in one turn, and their weight."""
         count = weight = 0
         for command in self._commands:
             more = session.weight(command) if isinstance(command, Command) else 0
@@ -267,7 +270,10 @@ class Reader:
             self._commands.append(self._read_command(text))
 
     def _read_command(self, text: str) -> Command | bytes:
-        """Return the command, or the error message to send in its turn."""
+        """Return the command; for an invalid one or one too many, the error to send in its turn.
+
+        Such a command is counted as a refusal.
+        """
         refusals = self._plane.counts.refusals
         if self._bucket is None:
             self._bucket = TokenBucket(limits.CLIENT_COMMANDS_PER_S, limits.CLIENT_COMMANDS_BURST)

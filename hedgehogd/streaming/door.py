@@ -59,7 +59,7 @@ class _Connection:
     Attributes:
         address: the peer's address; empty for a unix socket.
         share: the address to which ``Addresses`` charges the connection; empty until it is
-            charged.
+            charged, and for a connection that is never charged, as the operator's.
         visit: its place in one of the rooms.
     """
 
@@ -132,7 +132,11 @@ class Door:
     def _accept_some(
         self, listener: socket.socket, streams: trio.Nursery, count_max: int = _ACCEPTS_PER_TURN_MAX
     ) -> bool:
-        """Accept the queued connections; return False when files or memory are exhausted."""
+        """Accept up to ``count_max`` connections from the kernel's queue.
+
+        Returns:
+            False when file descriptors or memory are exhausted, which is counted; else True.
+        """
         for _ in range(count_max):
             try:
                 raw, peer = listener.accept()
@@ -151,8 +155,9 @@ class Door:
         return True
 
     def _admit(self, raw: socket.socket, address: str, streams: trio.Nursery) -> None:
-        """Serve a connection, unless its address has reached its limit.
+        """Start a task in ``streams`` that serves a connection.
 
+        It is counted and closed instead if its address has reached a limit of connections.
         A trusted proxy's connection is charged later, because its head states the address.
         """
         now = trio.current_time()
@@ -171,7 +176,7 @@ class Door:
         streams.start_soon(self._serve, raw, sock, connection, reading)
 
     def _receive(self, visit: Visit) -> None:
-        """Give ``visit`` a place among the heads, evicting another visit if all are occupied."""
+        """Give ``visit`` a place among the heads; if all are occupied, evict another connection."""
         evicted = self._heads.enter(visit, limits.VISITORS_MAX, trio.current_time())
         if evicted is not None:
             self._counts.refusals["too_many_visitors"] += 1
@@ -284,7 +289,8 @@ class Door:
     ) -> bool:
         """Wait for the turn of the address, then move a connection from heads to controls.
 
-        The connection keeps its place among the heads until then.
+        The connection keeps its place among the heads until then. The move may evict another
+        connection from the controls.
 
         Returns:
             False when the connection was evicted from that place.
@@ -329,7 +335,7 @@ class Door:
 
         Raises:
             SubscriberError: 503; the turn did not come in time, or the peer ended its sending
-                side, as a peer that has left does.
+                side ``HALF_CLOSED_WAIT_S`` ago, as a peer that has left does.
         """
         has_turn, evicted, visit = False, trio.Event(), connection.visit
         deadline = trio.current_time() + limits.CONTROL_WAIT_MAX_S
@@ -381,6 +387,7 @@ class Door:
         """Return the bytes read and the end of the head; None when the peer has left.
 
         None is also returned when the connection was evicted, or when it sent no byte in time.
+        Bytes that cannot become a head (``is_not_http``) are returned at once, all as the head.
 
         Raises:
             BadHead: the head is too large (431) or came too slowly (408).
@@ -424,7 +431,10 @@ class Door:
         message: str,
         request_head: bytes = b"",
     ) -> None:
-        """Answer with an error and close; ``request_head`` may be the first bytes of it only."""
+        """Count a refusal, send the error, and wait until the peer closes, for a bounded time.
+
+        ``request_head`` determines the error's form; it may be incomplete.
+        """
         self._counts.refusals[code] += 1
         body = msgspec.json.encode(error_object(asked_path(request_head), code, message)) + b"\n"
         extra = "Sec-WebSocket-Version: 13\r\n" if status == 426 else ""
@@ -446,7 +456,7 @@ async def _cancel_after(scope: trio.CancelScope, wait: Callable[[], Awaitable[No
 
 
 async def _until_ended(sock: trio.socket.SocketType) -> None:
-    """Wait until the connection breaks, or until ``HALF_CLOSED_WAIT_S`` after the peer's end.
+    """Return when the connection breaks, or ``HALF_CLOSED_WAIT_S`` after the peer stops sending.
 
     A peer that ended its sending side may still read. If it sends more bytes this never returns.
     """
@@ -459,7 +469,10 @@ async def _until_ended(sock: trio.socket.SocketType) -> None:
 
 
 async def _keeps_place(visit: Visit, wait_s: float) -> bool:
-    """Wait for ``wait_s``, then return True; return False at once when ``visit`` is evicted."""
+    """Wait for ``wait_s``, then return True; return False at once when ``visit`` is evicted.
+
+    An eviction during the wait does not call ``visit.end``: the caller closes the connection.
+    """
     close, evicted = visit.end, trio.Event()
     visit.end = evicted.set
     with trio.move_on_after(wait_s):
@@ -469,7 +482,10 @@ async def _keeps_place(visit: Visit, wait_s: float) -> bool:
 
 
 async def _answer(sock: trio.socket.SocketType, answer: bytes) -> None:
-    """Send a complete answer, then wait for at most ``FAREWELL_S`` until the peer closes."""
+    """Send a complete answer, end the sending side, and wait until the peer closes.
+
+    All of it lasts for at most ``FAREWELL_S``; a broken connection is no error.
+    """
     with trio.move_on_after(limits.FAREWELL_S):
         try:
             await trio.SocketStream(sock).send_all(answer)
@@ -481,7 +497,7 @@ async def _answer(sock: trio.socket.SocketType, answer: bytes) -> None:
 
 
 def open_listener(bind: str, port: int) -> socket.socket:
-    """Return a listening socket with the options that every stream needs.
+    """Return a non-blocking listening socket with the options that every stream needs.
 
     On Linux the accepted sockets inherit them: TCP_NODELAY (a batch is complete), a bounded send
     buffer (a slow reader is noticed early), TCP keep-alive, and TCP_USER_TIMEOUT. That limit on

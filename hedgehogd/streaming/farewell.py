@@ -20,13 +20,14 @@ def farewell(
     """Return the last bytes of a stream that hedgehogd ends.
 
     Args:
-        form: the stream's wire form. A form with notices gets a notice besides the close code;
-            on NDJSON the last chunk is sent only when the end was planned.
-        code: the close code of a WebSocket; it has the same meaning on all forms.
-        reason: a stable name.
-        detail: text of the close frame.
-        position: the resume position: all messages sent completely.
-        exceeded: for a slow consumer, a sentence with the bound that it exceeded.
+        form: the stream's wire form. A form with notices gets a notice about a slow consumer or a
+            planned end; on NDJSON the last chunk is sent only when the end was planned.
+        code: the close code of a WebSocket; on all forms it determines the notice, and whether the
+            end is planned (``CLOSE_NORMAL``, ``CLOSE_RESTART``).
+        reason: a stable name, stated in the notice of a planned end.
+        detail: text of a WebSocket's close frame.
+        position: the resume position, after all messages that are sent completely.
+        exceeded: for a slow consumer, a sentence about the bound that it exceeded.
     """
     planned = code in {CLOSE_NORMAL, CLOSE_RESTART}
     note = b""
@@ -42,7 +43,7 @@ def farewell(
 
 
 def excess(waiting_bytes: int, oldest_s: float, bytes_max: int, age_max_s: float) -> str:
-    """Return a sentence, for people, with the bounds that a slow consumer's backlog exceeded."""
+    """Return a sentence, for people, about a slow consumer's backlog and its two bounds."""
     return (
         f"{waiting_bytes} bytes were waiting for this subscriber, the oldest {oldest_s:.1f} s old; "
         f"the limits are {bytes_max} bytes and {age_max_s:g} s."

@@ -1,4 +1,4 @@
-"""The first request head of a connection: its end, its validity, its removed lines; no I/O."""
+"""Find the end of a connection's first request head, parse it, remove upgrades; no I/O."""
 
 import re
 
@@ -16,12 +16,12 @@ _UPGRADE_LINES = re.compile(
 
 
 class BadHead(Exception):
-    """An invalid request head.
+    """A request head that is invalid, too large or too slow; the text is for the client.
 
     Attributes:
         status: the HTTP status of the refusal.
         code: the error code of the refusal.
-        received: the bytes that were received.
+        received: the bytes that were received; empty if the caller has them.
     """
 
     def __init__(self, status: int, code: str, message: str, received: bytes = b"") -> None:
@@ -35,8 +35,8 @@ def read_head(data: bytes) -> h11.Request:
     """Parse the request head at the beginning of ``data``.
 
     Raises:
-        BadHead: it is not HTTP/1.0 or HTTP/1.1, its method is not in capital letters, or its
-            target has a form that only a proxy accepts.
+        BadHead: it is incomplete or invalid, it is not HTTP/1.0 or HTTP/1.1 (505), its method is
+            not in capital letters, or its target has a form that only a proxy accepts.
     """
     if data.startswith(_HTTP2_PREFACE):
         raise BadHead(505, "http_version", "the protocol here is HTTP/1.1, not HTTP/2")
@@ -59,7 +59,7 @@ def read_head(data: bytes) -> h11.Request:
 
 
 def without_upgrade(data: bytes, head_end: int) -> bytes:
-    """Return ``data`` without the header lines that would change the protocol.
+    """Return ``data`` without the lines ``Upgrade`` and ``HTTP2-Settings`` of its head.
 
     Hypercorn accepts ``Upgrade: h2c``, and further requests on that HTTP/2 connection would not
     pass the door.

@@ -17,7 +17,7 @@ from hedgehogd.streaming.plane import StreamingPlane
 
 
 async def keep_alive(plane: StreamingPlane) -> None:
-    """Send each open stream a keepalive every ``KEEP_ALIVE_S``, until cancelled."""
+    """Call ``Outlet.keep_alive`` of each open stream every ``KEEP_ALIVE_S``, until cancelled."""
     for second in itertools.count():
         await trio.sleep(1.0)
         slot = second % round(limits.KEEP_ALIVE_S)
@@ -32,8 +32,9 @@ async def _each(outlets: Iterable[Outlet]) -> None:
 
 
 async def say_farewell(plane: StreamingPlane, spread_s: float, random: Random) -> None:
-    """End every open stream, spread over ``spread_s`` seconds in random order.
+    """End every stream that is open now, spread over ``spread_s`` seconds in random order.
 
+    It returns after the last farewell is passed to its outlet, which may still be sending it.
     The feed continues, so a stream that is still open misses no message.
     """
     outlets = [outlet for outlet in plane.outlets if not outlet.is_ending]

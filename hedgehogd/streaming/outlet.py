@@ -113,7 +113,7 @@ class Outlet(Member):
         delivered: number of messages that the kernel has accepted completely.
         skipped: number of messages that conflation dropped.
         is_ending: the stream ends: no more data is accepted, the farewell is being sent.
-        silent_rounds: keepalives sent since the last byte from the peer.
+        silent_rounds: calls of ``keep_alive`` since the last byte from a WebSocket peer.
         slot: second within ``KEEP_ALIVE_S`` in which the keepalives are sent.
         farewell_done: set when the farewell has been sent or cannot be sent any more; None
             before the stream ends.
@@ -183,7 +183,10 @@ class Outlet(Member):
         )
 
     def write(self, chunk: Chunk) -> None:
-        """Send ``chunk``; keep the bytes that the socket refuses."""
+        """Send ``chunk``; keep the bytes that the socket refuses.
+
+        It never waits and never raises; it may end the stream, or other streams, at a bound.
+        """
         if self._flushing:
             self._keep(chunk, 0)
             return
@@ -200,7 +203,10 @@ class Outlet(Member):
             self._keep(chunk, sent)
 
     def control(self, data: bytes) -> None:
-        """Send bytes that are not data, before the waiting data."""
+        """Send bytes that are not data, before the waiting data.
+
+        The stream ends when more than ``CONTROL_BYTES_MAX`` of such bytes wait.
+        """
         if not data:
             return
         sent = 0
@@ -222,7 +228,7 @@ class Outlet(Member):
         self._settings.budget.relieve()
 
     def tell(self, payload: bytes) -> None:
-        """Send a notice, acknowledgement or error in the stream's wire form."""
+        """Send a notice, acknowledgement or error in the wire form, unless the stream is ending."""
         self.tell_all((payload,))
 
     def tell_all(self, payloads: Iterable[bytes]) -> None:
@@ -257,18 +263,24 @@ class Outlet(Member):
             self.control(self._form.keep_alive())
 
     def end(self, code: int, reason: str, detail: str = "") -> None:
-        """Drop the waiting data, send the farewell, and let the connection close."""
+        """End the stream: drop the waiting data but the piece in flight, send the farewell.
+
+        The end is counted by ``reason``. A stream that is ending already is left alone.
+        """
         if self.is_ending:
             return
         self._start_ending(reason, self._farewell_bytes(code, reason, detail or reason))
 
     def answer_close(self, frame: bytes) -> None:
-        """End the stream with ``frame``, the answer to the peer's close frame."""
+        """End the stream with ``frame``, the answer to the peer's close frame, as its farewell."""
         if not self.is_ending:
             self._start_ending("peer_closed", frame)
 
     def lose(self, reason: str) -> None:
-        """End the stream without a farewell: the peer cannot be reached."""
+        """Drop all waiting bytes and end the stream without a farewell: the peer is unreachable.
+
+        A farewell that is being sent is dropped too.
+        """
         if not self.is_ending:
             self._start_ending(reason, b"")
         self.close()
@@ -293,7 +305,10 @@ class Outlet(Member):
             self.end(CLOSE_SLOW_CONSUMER, _SHED, "slow_consumer")
 
     def close(self) -> None:
-        """Drop all waiting bytes; nothing is sent after this."""
+        """Drop all waiting bytes, a farewell included, so that nothing more is sent.
+
+        This neither ends the stream nor closes the socket.
+        """
         backlog, self._backlog = self._backlog, None
         if backlog is not None:
             backlog.clear()
@@ -330,7 +345,7 @@ class Outlet(Member):
         return farewell(self._form, code, reason, detail, position, exceeded)
 
     def _position(self) -> dict[Topic, int]:
-        """Return the resume position: all messages sent completely, and no waiting message."""
+        """Return the resume position: all messages sent so far, the one in flight included."""
         if self.session is None:
             return {}
         to = self._backlog.delivered_to() if self._backlog else None
@@ -351,7 +366,7 @@ class Outlet(Member):
         return self._backlog
 
     def _is_over(self) -> bool:
-        """Return whether the bound of age or of bytes is exceeded.
+        """Return whether the backlog has reached its bound of age or exceeds that of bytes.
 
         The largest message does not count towards the bytes: a snapshot may exceed them alone.
         """
@@ -363,7 +378,10 @@ class Outlet(Member):
         return backlog.bytes - backlog.largest() > limit
 
     def _over_the_limit(self) -> None:
-        """Conflate the topics with that policy; end the stream if that does not suffice."""
+        """Conflate the topics with that policy and report it by a notice.
+
+        End the stream if there is no such topic, or if that does not suffice.
+        """
         session = self.session
         conflated = frozenset(session.subscription.conflated) if session else frozenset()
         if conflated and session is not None and self._backlog is not None:
@@ -387,7 +405,10 @@ class Outlet(Member):
             self._settings.nursery.start_soon(self._flush)
 
     async def _flush(self) -> None:
-        """Send the backlog; an unexpected exception ends this stream alone."""
+        """Send the backlog; then end the sending side, or request snapshots of dropped books.
+
+        An unexpected exception ends this stream alone.
+        """
         try:
             await self._send_while_waiting()
         except trio.ClosedResourceError:
@@ -408,7 +429,10 @@ class Outlet(Member):
             self.session.step_in()
 
     async def _send_while_waiting(self) -> None:
-        """Send whenever the socket is writable; return when the backlog is empty."""
+        """Send whenever the socket is writable; return when the backlog is empty.
+
+        Meanwhile data that reaches the bound of age is conflated, or ends the stream.
+        """
         while self._backlog:
             since = None if self.is_ending else self._backlog.oldest_since()
             limit = float("inf")
@@ -437,7 +461,7 @@ class Outlet(Member):
                 return
 
     def _shut_writing(self) -> None:
-        """Close the sending side of the socket: the farewell has been sent."""
+        """End the sending side of the socket, and close the outlet: the farewell has been sent."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         self.close()

@@ -68,7 +68,7 @@ class StreamingPlane:
     def new_stream(
         self, sock: socket.socket, form: WireForm, address: str = ""
     ) -> tuple[Outlet, Session]:
-        """Return outlet and session of a stream to ``address``; not registered yet."""
+        """Return outlet and session of a stream to ``address``; ``enter`` registers them."""
         opener = partial(self.new_session, form=form, address=address)
         outlet = Outlet(sock, form, self.settings, opener)
         if outlet.session is None:
@@ -84,7 +84,7 @@ class StreamingPlane:
         )
 
     def check_room_for(self, command: Command) -> None:
-        """Refuse a stream that requests more topics than one stream may hold.
+        """Refuse a new stream if its first command has more topics than one stream may hold.
 
         Raises:
             SubscriberError: 429.
@@ -101,7 +101,7 @@ class StreamingPlane:
         self.instance.sessions.add(session)
 
     def leave(self, outlet: Outlet) -> None:
-        """Unregister a stream that has ended; the caller closes its socket afterwards."""
+        """Unregister a stream and close its outlet; the caller closes its socket afterwards."""
         self.outlets.pop(outlet, None)
         outlet.close()
         # Breaks the reference cycle, so that both are freed without the garbage collector.

@@ -70,10 +70,11 @@ class StreamRequest(NamedTuple):
 
     Attributes:
         form: the wire form of the messages.
-        command: the subscribe to carry out at once; None when the client will send commands.
+        command: the subscribe to carry out at once; None when the request names no topic, and the
+            client subscribes later, by frames or by REST.
         websocket_key: ``Sec-WebSocket-Key``; empty for SSE and NDJSON.
         is_strict: whether Coinbase's protocol and its five-second rule apply.
-        origin: the header ``Origin``, or empty.
+        origin: the header ``Origin``; empty when there is none.
         extensions: ``Sec-WebSocket-Extensions`` of the answer; empty for none.
     """
 
@@ -123,7 +124,7 @@ def asks_for_websocket(headers: dict[bytes, bytes]) -> bool:
 
 
 def plane_of(request: h11.Request) -> Plane:
-    """Return the plane that answers ``request``."""
+    """Return the plane that answers ``request``; an upgrade on any path belongs to streaming."""
     path, _ = split_target(request)
     if asks_for_websocket(headers_of(request)):
         return Plane.STREAMING
@@ -141,7 +142,7 @@ def read_stream_request(request: h11.Request, now_us: int = 0) -> StreamRequest:
 
     Raises:
         SubscriberError: an invalid handshake (400, 426), no such stream (404), an invalid query
-            (400), or no acceptable wire form (406).
+            or position (400), a private channel (403), or no acceptable wire form (406).
     """
     path, query = split_target(request)
     headers = headers_of(request)
@@ -183,7 +184,8 @@ def _check_handshake(request: h11.Request, headers: dict[bytes, bytes]) -> bytes
     """Return the client's key from a valid handshake (RFC 6455 §4.2.1).
 
     Raises:
-        SubscriberError: the handshake is invalid; the message states the fault.
+        SubscriberError: the handshake is invalid (400), or of another version (426); the message
+            states the fault.
     """
     if request.method != b"GET" or request.http_version != b"1.1":
         raise SubscriberError("bad_handshake", "a WebSocket handshake is a GET with HTTP/1.1")
@@ -210,7 +212,7 @@ def _websocket_form(*, is_strict: bool, deflates: bool) -> WireForm:
 
 
 def parameters_of(path: str) -> frozenset[str]:
-    """Return the query parameters of the stream at ``path``.
+    """Return the names of the query parameters that the stream at ``path`` accepts.
 
     Raises:
         SubscriberError: there is no stream at ``path`` (404).
@@ -225,7 +227,13 @@ def parameters_of(path: str) -> frozenset[str]:
 
 
 def _command(path: str, values: dict[str, str], event_id: bytes, now_us: int) -> Command | None:
-    """Return the subscribe of a path and its query; None when they name no pairs."""
+    """Return the subscribe of a path and its query; None when they name no topic.
+
+    Without pairs only channels that have none, such as ``status``, name a topic.
+
+    Raises:
+        SubscriberError: a value of the query is invalid (400), or a channel is private (403).
+    """
     is_one = path.startswith(SUBSCRIBE_PREFIX)
     pairs = [path.removeprefix(SUBSCRIBE_PREFIX)] if is_one else split_list(values.get("pairs", ""))
     names = split_list(values.get("channels", "")) or DEFAULT_CHANNELS
@@ -285,7 +293,9 @@ def _since(
     requests: tuple[ChannelRequest, ...],
     now_us: int,
 ) -> dict[Topic, Start]:
-    """Return the positions at which a stream resumes; the header takes precedence over the query.
+    """Return the positions at which a stream resumes; empty when the request has none.
+
+    The header takes precedence over the query.
 
     An EventSource that reconnects sends the header together with the URL of its first request, so
     the header's position is the newer one.

@@ -7,7 +7,7 @@ receive the same numbered messages.
 ``serve_exchange`` listens on a port. Tests on a mock clock use ``market_server`` and connect
 their clients with ``inprocess.connect``.
 
-The package imports domain and protocol, and subscriptions from the packages above; no feed and
+The package imports domain, protocol, ``engine.streams`` and ``fanout.subscription``; no feed and
 no relay. Only this module reads the wall clock: for the start time of the market, and for
 ``/time`` of a recording.
 """
@@ -42,7 +42,8 @@ class Simulation:
         port: port to listen on; 0 chooses a free one.
         seed: determines the market; None draws one. A recording has none.
         pairs: products to list in addition to the built-in ones.
-        rate: activity of the market; 1.0 is near the real exchange's.
+        rate: activity of the market, above 0 and at most ``RATE_MAX``; 1.0 is near the real
+            exchange's.
         recording: a ``feed.jsonl``, or the directory that holds one, to serve instead of
             a market.
         speed: factor to the recorded pace; 0 is as fast as clients read.
@@ -95,7 +96,8 @@ async def serve_exchange(
     Cancellation ends every connection at once, also those of clients that do not read.
 
     Raises:
-        OperatorError: an invalid rate, speed, pair, address or recording.
+        OperatorError: an invalid rate, speed, pair, fault, address or recording; or a recording
+            together with faults or keys.
     """
     _check(simulation)
     seed: int | None = None
@@ -156,7 +158,7 @@ async def _replay_server(path: Path, speed: float) -> Server:
 
 
 def _recurring_faults(simulation: Simulation) -> list[tuple[str, str | None]]:
-    """Return the names and parameters of the recurring faults."""
+    """Return the names and parameters of the recurring faults; None for a default parameter."""
     parts = (text.partition(":") for text in simulation.faults)
     return [(name, param if colon else None) for name, colon, param in parts]
 

@@ -38,13 +38,16 @@ def parse(text: str, decimals: int) -> int:
 
     >>> parse("0.0435", 8)
     4350000
+
+    Raises:
+        ValueError: ``text`` is not a decimal number.
     """
     whole, _, rest = text.partition(".")
     return int(whole + rest[:decimals].ljust(decimals, "0"))
 
 
 def time_text(time_ns: int) -> str:
-    """Write ns since the epoch as the exchange does: RFC 3339, UTC, six decimals."""
+    """Write ns since the epoch as the exchange does: RFC 3339, UTC, rounded down to µs."""
     seconds, rest = divmod(time_ns, NS_PER_S)
     return f"{_second(seconds)}.{rest // 1000:06d}Z"
 

@@ -106,11 +106,19 @@ class Ladder:
                 del self._keys[bisect_left(self._keys, order.tick * self._sign)]
 
     def tick(self, rank: int) -> int:
-        """Return the tick of a level; rank 0 is the best. IndexError beyond the worst."""
+        """Return the tick of a level; rank 0 is the best.
+
+        Raises:
+            IndexError: there are not so many levels.
+        """
         return self._keys[-1 - rank] * self._sign
 
     def queue(self, tick: int) -> Iterator[Order]:
-        """Iterate over the orders of one level, oldest first; KeyError if there is none."""
+        """Iterate over the orders of one level, oldest first.
+
+        Raises:
+            KeyError: there is no level at ``tick``.
+        """
         return iter(self._levels[tick].orders.values())
 
     def crowd(self, tick: int) -> int:
@@ -150,10 +158,10 @@ class Book:
 
     @property
     def best_bid(self) -> int:
-        """The highest bid, in ticks."""
+        """The highest bid, in ticks; IndexError without bids."""
         return self.bids.tick(0)
 
     @property
     def best_ask(self) -> int:
-        """The lowest ask, in ticks."""
+        """The lowest ask, in ticks; IndexError without asks."""
         return self.asks.tick(0)

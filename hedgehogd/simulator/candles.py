@@ -21,7 +21,7 @@ _TOO_MANY = (
 
 
 class CandleError(ValueError):
-    """The requested candles do not exist; the text is the exchange's where that is known."""
+    """A request for candles is invalid; the text is the exchange's where that is known."""
 
 
 class _Candle:
@@ -43,9 +43,9 @@ def candles(
     Args:
         trading: source of the trades.
         granularity: seconds of one candle, one of ``GRANULARITIES``; 60 if absent.
-        start: first time, RFC 3339 or seconds since the epoch; if either is absent the
-            range ends with the latest trade and has the most intervals allowed.
-        end: last time.
+        start: earliest begin of a candle, RFC 3339 or seconds since the epoch.
+        end: latest begin of a candle. If ``start`` or ``end`` is absent, both are ignored: the
+            range ends with the latest trade and has ``INTERVALS_MAX`` intervals.
 
     Raises:
         CandleError: an unknown granularity, an invalid time, or too many intervals.

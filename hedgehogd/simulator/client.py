@@ -109,12 +109,16 @@ class Client:
             self.close_slow()
 
     def close_slow(self) -> None:
-        """Close the client because it reads too slowly; drop its queue."""
+        """Drop the queue, report ``ErrSlowConsume``, and close: the client reads too slowly."""
         reason = f"{self.waiting_bytes} bytes were waiting for this connection"
         self.leave(CLOSE_POLICY, "ErrSlowConsume", coinbase.error("ErrSlowConsume", reason))
 
     def leave(self, code: int | None, reason: str = "", error: bytes = b"") -> None:
-        """Drop the queue, send ``error``, if any, and close; after 2 s the connection ends."""
+        """Drop the queue, send ``error``, if any, and a close frame; its code may be None.
+
+        The connection ends after ``FAREWELL_S`` at the latest. Once it is closing, this does
+        nothing.
+        """
         if self._is_leaving:
             return
         self._is_leaving = True
@@ -127,7 +131,7 @@ class Client:
         self._scope.deadline = trio.current_time() + FAREWELL_S
 
     def drip(self, frame: bytes, bytes_per_s: float) -> None:
-        """Queue one frame that is written byte by byte."""
+        """Queue one frame that is written byte by byte, ``bytes_per_s`` of them a second."""
         drip = _Drip(frame)
         drip.per_s = bytes_per_s
         self.send(drip)
@@ -166,7 +170,7 @@ class Client:
         Args:
             early: bytes that followed the request head; they belong to the client's frames.
             on_text: called with each text message of the client.
-            first_subscribe_s: the client has this long to subscribe.
+            first_subscribe_s: seconds in which the client has to subscribe; else it is closed.
         """
         try:
             with self._scope:
@@ -185,7 +189,10 @@ class Client:
             self.leave(CLOSE_POLICY, f"no subscribe within {first_subscribe_s:g} s")
 
     async def _write(self) -> None:
-        """Write the queue, pongs first, until the farewell is written."""
+        """Write the queue, pongs first; return when the farewell is written.
+
+        If the connection breaks, end it (``_scope``).
+        """
         try:
             while True:
                 await self._wake.wait()

@@ -50,6 +50,7 @@ class Received(NamedTuple):
         units: its size; None for a market order that states funds.
         funds: money that a market order may spend, in ticks times units; None if it states a
             size.
+        changes: empty: no level changes.
     """
 
     sequence: int
@@ -61,7 +62,16 @@ class Received(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An order, or the rest of a partly filled one, is now on the book."""
+    """An order, or the rest of a partly filled one, is now on the book.
+
+    Attributes:
+        sequence: the product's counter.
+        number: the order's.
+        side: the order's.
+        tick: its price.
+        units: its size on the book.
+        changes: its level after it was added; empty for an order of ``AddedLevels``.
+    """
 
     sequence: int
     number: int
@@ -162,6 +172,7 @@ class Fleeting(NamedTuple):
         best_bid: in ticks, at their arrival.
         best_ask: in ticks, at their arrival.
         units: a typical size.
+        changes: empty: no level changes.
     """
 
     sequence: int

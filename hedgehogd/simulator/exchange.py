@@ -50,7 +50,7 @@ class MarketExchange:
         Args:
             market: source of the data.
             seed: determines the order of acknowledgement and state.
-            faults: made here if absent.
+            faults: the faults to apply; without them nothing can be armed.
             keyring: checks clients that ask for ``level2``, ``level3`` and ``full``; None
                 admits all clients.
         """
@@ -102,7 +102,7 @@ class MarketExchange:
         self._send(client, Outgoing("", "", payload, encode_text(payload)))
 
     def receive(self, client: Client, text: str) -> None:
-        """Carry out the client's command, and answer."""
+        """Carry out the client's command, and answer; an invalid one gets an error alone."""
         try:
             command = parse(text)
             is_trusted = self._keyring is None or self._keyring.is_signed(text)
@@ -117,7 +117,7 @@ class MarketExchange:
             self._unsubscribe(client, state, command)
 
     def left(self, client: Client) -> None:
-        """Forget the client."""
+        """Forget the client and its subscriptions."""
         for channel, product_ids in self._states.pop(client, {}).items():
             for product_id in product_ids:
                 self._detach(client, channel, product_id)
@@ -155,7 +155,10 @@ class MarketExchange:
     def _attach(
         self, client: Client, state: State, topics: Iterable[tuple[Channel, str]]
     ) -> list[Outgoing]:
-        """Subscribe to ``topics`` from now on; return the initial state of each."""
+        """Subscribe to ``topics`` from now on; return their initial states.
+
+        A topic may have none; an equal one of several topics is returned once.
+        """
         initial: dict[bytes, Outgoing] = {}
         for channel, product_id in topics:
             state.setdefault(channel, {})[product_id] = None
@@ -211,7 +214,7 @@ class MarketExchange:
 
 
 def _acknowledge(state: State) -> bytes:
-    """Return the acknowledgement; ``status`` has no products."""
+    """Return the acknowledgement, which lists all subscriptions; ``status`` has no products."""
     return coinbase.subscriptions(
         {channel: [name for name in held if name] for channel, held in state.items()}
     )

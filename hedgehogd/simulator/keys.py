@@ -40,7 +40,7 @@ class WrongSignature(Exception):
 
 
 class Keyring:
-    """The credentials that the exchange accepts: one."""
+    """The one set of credentials that the simulated exchange accepts."""
 
     def __init__(
         self, key: str = TEST_KEY, secret: str = TEST_SECRET, passphrase: str = TEST_PASSPHRASE
@@ -49,10 +49,10 @@ class Keyring:
         self._credentials = Credentials(key, secret, passphrase)
 
     def is_signed(self, text: str | bytes) -> bool:
-        """Say whether a subscribe, well-formed JSON, was signed.
+        """Return whether a subscribe, a well-formed JSON object, has a valid signature.
 
-        Empty keys, and a lone ``timestamp``, count as unsigned: some clients send them
-        (docs/COINBASE.md §3.1).
+        False for an unsigned one. Empty keys, and a lone ``timestamp``, count as unsigned: some
+        clients send them (docs/COINBASE.md §3.1).
 
         Raises:
             WrongSignature: it was signed with an unknown key, or the signature is invalid.

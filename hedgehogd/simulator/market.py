@@ -65,7 +65,10 @@ class _Process(Protocol):
     due_ns: int
 
     def fire(self, wanted: Wanted) -> Iterable[MarketMessage]:
-        """Carry it out, and move ``due_ns`` ahead."""
+        """Carry it out, move ``due_ns`` ahead, and return the messages to send.
+
+        Those of topics that are not in ``wanted`` may be left out.
+        """
 
 
 class _Every:
@@ -130,7 +133,7 @@ class _ProductFeed:
             yield batch
 
     def _snapshot(self, instead: dict[tuple[Side, int], int], time_ns: int) -> bytes:
-        """Return the book, with the sizes of ``instead`` at their levels."""
+        """Return a ``snapshot`` of the book, with the sizes of ``instead`` at their levels."""
 
         def rows(side: Side) -> list[tuple[int, int]]:
             sizes = dict(self.trading.engine.book.side(side).rows())
@@ -246,26 +249,38 @@ class Market:
     def add_levels(
         self, product_id: str, levels: int, wanted: Wanted = EVERYTHING
     ) -> Iterator[MarketMessage]:
-        """Add ``levels`` levels to each side of a product's book; return the messages."""
+        """Add ``levels`` levels to each side of a product's book; yield the messages.
+
+        They are added as the iterator is consumed: exhaust it before calling any other method.
+
+        Raises:
+            KeyError: the product is not listed.
+        """
         return self._feeds[product_id].add_levels(levels, self.now_ns, wanted)
 
     def hold_auction(self, product_id: str, seconds: float) -> None:
-        """Send an ``auction`` on ``auctionfeed`` once a second for ``product_id``.
+        """Send an ``auction`` of ``product_id`` on ``auctionfeed`` each second for ``seconds``.
 
         The auction affects only that channel and REST's ``auction_mode``: trading goes on.
         """
         self._feeds[product_id].auction_until_ns = self.now_ns + int(seconds * NS_PER_S)
 
     def in_auction(self, product_id: str) -> bool:
-        """Say whether ``product_id`` is in auction."""
+        """Return whether ``product_id`` is in an auction; KeyError if it is not listed."""
         return self.now_ns < self._feeds[product_id].auction_until_ns
 
     def trading(self, product_id: str) -> Trading:
-        """Return the market of one product, for access to its book and its trades."""
+        """Return the market of one product, for access to its book and its trades.
+
+        Raises:
+            KeyError: the product is not listed.
+        """
         return self._feeds[product_id].trading
 
     def initial_state(self, channel: str, product_id: str) -> bytes | None:
-        """Return the initial state that a new subscriber of ``channel`` gets, or None.
+        """Return the first message that a new subscriber of a topic gets.
+
+        None for a channel without an initial state, and for a product that is not listed.
 
         Args:
             channel: a canonical name.

@@ -145,10 +145,11 @@ class Engine:
         self.events.append(AddedLevels(self.sequence, tuple(orders), changes))
 
     def take(self, incoming: TakerOrder, time_ns: int) -> list[Matched]:
-        """Match ``incoming`` with the resting orders; return the trades.
+        """Match ``incoming`` with the resting orders; return the trades, if any.
 
-        The remainder rests at its limit, if it has one and all orders up to that price are
-        filled; otherwise it is canceled.
+        It has at most ``MATCHES_PER_TAKER_MAX`` trades, and leaves at least ``LEVELS_MIN`` levels.
+        The remainder rests at its limit, if it has one and all orders up to that price are filled;
+        otherwise it is canceled. If self-trade prevention ends it, there is no trade.
         """
         ladder = self.book.side("sell" if incoming.side == "buy" else "buy")
         fills, may_rest = _fills(ladder, incoming)

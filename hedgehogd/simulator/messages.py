@@ -44,7 +44,7 @@ class MarketMessage:
         self._made = made
 
     def __eq__(self, other: object) -> bool:
-        """Say whether both are the same bytes at the same time on the same channel."""
+        """Return whether both have the same bytes, time, channel and product."""
         return isinstance(other, MarketMessage) and self._key() == other._key()
 
     def __hash__(self) -> int:
@@ -101,7 +101,7 @@ def ticker(product: Product, trade: Matched, day: Day, book: Book) -> bytes:
 
 
 def volume(product: Product, units: int) -> str:
-    """Write a volume: always with eight decimals, for any base increment."""
+    """Write a volume: always with eight decimals; a base increment has at most as many."""
     return fixed(units * 10 ** (_VOLUME_DECIMALS - product.size_decimals), _VOLUME_DECIMALS)
 
 

@@ -18,11 +18,11 @@ class Product(NamedTuple):
         id: for example ``"BTC-USD"``.
         price_decimals: the quote increment is 10 to the minus this.
         size_decimals: the base increment is 10 to the minus this.
-            price_ticks: initial price, around which the market moves, in quote increments.
-            size_units: a typical size in the book, in base increments.
-            changes_per_s: changes to the book, on average (``level2`` messages).
-            takers_per_s: orders that trade at once, on average; each makes one to a few matches.
-            events_per_s: all engine events, most of which only ``full`` sends.
+        price_ticks: initial price, around which the market moves, in quote increments.
+        size_units: a typical size in the book, in base increments.
+        changes_per_s: changes to the book, on average (``level2`` messages).
+        takers_per_s: orders that trade at once, on average; most make one to a few matches.
+        events_per_s: all engine events, on average; most are sent on ``full`` and ``level3`` only.
     """
 
     id: str

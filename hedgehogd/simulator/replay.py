@@ -7,8 +7,8 @@ recorded acknowledgements included, and nothing else. At the end connections sta
 silent.
 
 At a recorded pace, a client that reads too slowly is closed, as on any exchange. At speed 0 (as
-fast as possible) the slowest client determines the pace; a client that accepts no byte for
-``_STALL_S`` is closed.
+fast as possible) the slowest client determines the pace; a client that has not accepted all bytes
+sent to it after a wait of ``_STALL_S`` is closed.
 """
 
 import math
@@ -48,7 +48,8 @@ class Recording:
 
     Attributes:
         path: the file of messages.
-        products: the objects of its ``GET /products``.
+        products: the objects of its ``GET /products``; without that file, minimal ones for the
+            products of its messages.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +63,8 @@ class Recording:
                 ``rest_products.json``, the exchange's answer to ``GET /products``.
 
         Raises:
-            OperatorError: the file does not exist, or it is no recording.
+            OperatorError: the file of messages does not exist or has no message, or a file is
+                invalid.
         """
         self.path = path / MESSAGES_FILE if path.is_dir() else path
         self._received_path = self.path.with_suffix(TIMES_SUFFIX)
@@ -80,7 +82,9 @@ class Recording:
 
     @contextmanager
     def opened(self) -> Iterator[Iterator[Recorded]]:
-        """Open the recording; yields its messages in order, with the times when they are due.
+        """Open the recording; yield its messages in order, with the times when they are due.
+
+        The iterator is valid until the context is left, and its errors are converted too.
 
         Raises:
             OperatorError: the file cannot be read, or a line is invalid.
@@ -153,8 +157,9 @@ class Playback(Generic[Played]):
     Args:
         opened: opens the timeline; it is read in threads, a batch at a time.
         speed: 1 for the recorded pace, 2 for twice as fast, 0 for as fast as clients read.
-        deliver: sends one message to its subscribers; returns its length in bytes.
-        clients: the playback waits for these where no pace is set.
+        deliver: sends one message to its subscribers; returns its length in bytes. It may return 0
+            if there is no subscriber.
+        clients: where no pace is set, the playback waits until these have accepted the bytes.
 
     Attributes:
         ended: set when all messages are delivered.
@@ -175,7 +180,7 @@ class Playback(Generic[Played]):
         self._start: float | None = None
 
     async def run(self) -> None:
-        """Play to the end; raises the errors of reading the timeline."""
+        """Play to the end, then set ``ended``; errors of reading the timeline are raised."""
         with self._opened() as timeline:
             while batch := await trio.to_thread.run_sync(_next_batch, timeline):
                 await self._play(batch)
@@ -202,7 +207,7 @@ class Playback(Generic[Played]):
             await self._wait_written()
 
     async def _wait_written(self) -> None:
-        """Wait for the slowest client; close clients that accept nothing."""
+        """Wait until each client has accepted its bytes; close one that takes ``_STALL_S``."""
         for client in list(self._clients):
             with trio.move_on_after(_STALL_S) as stall:
                 await client.wait_written()
@@ -226,7 +231,7 @@ class ReplayExchange:
         self._playback = Playback(recording.opened, speed, self._deliver, self._clients)
 
     def receive(self, client: Client, text: str) -> None:
-        """Add the client if the message is a subscribe; nothing is answered."""
+        """Add the client if the message is a valid subscribe; nothing is answered."""
         try:
             command = parse(text)
         except CommandError:
@@ -258,5 +263,5 @@ class ReplayExchange:
 
 
 def _next_batch(timeline: Iterator[Played]) -> list[Played]:
-    """Return the next messages; empty at the end."""
+    """Return up to ``_BATCH_MESSAGES_MAX`` next messages; none at the end. It may block."""
     return list(islice(timeline, _BATCH_MESSAGES_MAX))

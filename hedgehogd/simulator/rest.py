@@ -24,7 +24,7 @@ _SPARK_LINE_HOURS = 24
 
 
 def catalogue_app(products: Sequence[Mapping[str, object]], now_ns: Callable[[], int]) -> QuartTrio:
-    """Return an app with the routes of every exchange: ``/products`` and ``/time``.
+    """Return an app with the routes of every exchange: product list, one product, and time.
 
     Args:
         products: the objects of ``GET /products``; each has an ``id``.
@@ -55,7 +55,7 @@ def catalogue_app(products: Sequence[Mapping[str, object]], now_ns: Callable[[],
 
 
 def market_app(market: Market, faults: Faults | None = None) -> QuartTrio:
-    """Return the REST of a simulated market.
+    """Return the app with all REST routes of a simulated market.
 
     Args:
         market: source of the data.
@@ -194,7 +194,10 @@ def _volume_object(market: Market, product_id: str) -> dict[str, object]:
 
 
 def _spark_line(market: Market, product_id: str) -> list[list[object]]:
-    """Return the last price of each hour, ``[time, price]``, newest first."""
+    """Return ``[time, price]``, the last price of each of the last hours with trades, newest first.
+
+    They are at most ``_SPARK_LINE_HOURS``.
+    """
     rows = candles(market.trading(product_id), _HOUR, None, None)[:_SPARK_LINE_HOURS]
     return [[time, close] for time, _, _, _, close, _ in rows]
 
@@ -208,7 +211,11 @@ def _not_found() -> Response:
 
 
 def _number(key: str) -> int | None:
-    """Return a number of the query, or None if absent; ValueError if it is no number."""
+    """Return a whole number of the query; None if it is absent.
+
+    Raises:
+        ValueError: it is no such number; the text is for the client.
+    """
     text = request.args.get(key)
     if text is None:
         return None
@@ -220,7 +227,10 @@ def _number(key: str) -> int | None:
 def _page(
     trades: Sequence[Matched], limit: int | None, before: int | None, after: int | None
 ) -> list[Matched]:
-    """Return the newest trades with ``before`` < id < ``after``, newest first."""
+    """Return the newest ``limit`` trades with ``before`` < id < ``after``, newest first.
+
+    None is no bound; ``limit`` is then, and at most, ``_PAGE_TRADES_MAX``.
+    """
     selected = (
         trade
         for trade in reversed(trades)
@@ -240,7 +250,7 @@ def _trade_object(product: Product, trade: Matched) -> dict[str, object]:
 
 
 def _book_object(market: Market, product_id: str, level: str) -> dict[str, object]:
-    """Return the book by level: best prices, all prices, or all orders."""
+    """Return the book: the best prices (level 1), all prices (2), or all orders (3)."""
     product, trading = market.products[product_id], market.trading(product_id)
     places, size_places = product.price_decimals, product.size_decimals
 

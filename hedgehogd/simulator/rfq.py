@@ -47,7 +47,7 @@ class Rfq:
         self._schedule()
 
     def fire(self, wanted: Container[tuple[str, str]]) -> Iterable[MarketMessage]:  # noqa: ARG002
-        """Make one trade, and schedule the next."""
+        """Make one trade, schedule the next, and return the message of the first."""
         rng, trading, now_ns = self._random, self._trading, self.due_ns
         book, product = trading.engine.book, trading.product
         self._trade_id += 1

@@ -24,7 +24,10 @@ class _Hour:
 
 
 class Day(NamedTuple):
-    """Statistics of the last 24 hours; prices in ticks, volumes in units."""
+    """Statistics of the last 24 hours; ``volume_30d`` is of the last 30 days.
+
+    Prices are ticks, volumes are units.
+    """
 
     open: int
     low: int
@@ -76,7 +79,7 @@ class Statistics:
         self._sum_up()
 
     def _sum_up(self) -> None:
-        """Sum up the completed hours of the day."""
+        """Sum up the day's hours before the current one."""
         past = list(self._hours)[-_DAY_HOURS:-1]
         self._open = past[0].open
         self._low = min(hour.low for hour in past)

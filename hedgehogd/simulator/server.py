@@ -123,8 +123,9 @@ class Server:
                 stream.socket.close()
 
     async def serve(self, stream: trio.abc.HalfCloseableStream) -> None:
-        """Serve one connection of either kind until it ends; closes ``stream``.
+        """Serve one connection of either kind until it ends; close ``stream``.
 
+        A connection without a complete head within ``HEAD_TIMEOUT_S`` is closed unanswered.
         Any trio stream that can end its sending will do. REST needs a socket, because Hypercorn
         asks for its addresses.
         """
@@ -192,7 +193,10 @@ def _refusal(status: int) -> bytes:
 
 
 async def _read_head(stream: trio.abc.ReceiveStream) -> bytes:
-    """Return at least a whole request head, and bytes after it; empty for a bad one."""
+    """Return at least a whole request head, and bytes after it.
+
+    Empty if the peer ends before, or if the head has more than ``HEAD_BYTES_MAX``.
+    """
     head = b""
     while _HEAD_END not in head:
         data = await stream.receive_some()
@@ -203,7 +207,7 @@ async def _read_head(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 def _websocket_key(head: bytes) -> bytes:
-    """Return the key of a WebSocket handshake; empty for all other requests."""
+    """Return the key of a WebSocket handshake; empty for any other request or a broken one."""
     parser = h11.Connection(h11.SERVER)
     try:
         parser.receive_data(head)

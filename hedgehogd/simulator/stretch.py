@@ -63,7 +63,7 @@ class Due(NamedTuple):
         due_s: seconds after the first message; negative for messages before the range: the
             initial snapshots of the books, and the updates after them.
         message: the exchange's message.
-        topics: it is delivered to the subscribers of these.
+        topics: it is delivered once to each subscriber of any of these; at least one.
     """
 
     due_s: float
@@ -120,7 +120,7 @@ class StretchExchange:
         self.ended = self._playback.ended
 
     def receive(self, client: Client, text: str) -> None:
-        """Carry out the client's command, and answer."""
+        """Carry out the client's command, and answer; new books begin with a snapshot."""
         try:
             command = parse(text)
         except CommandError as error:
@@ -138,7 +138,7 @@ class StretchExchange:
         self._attach(client, sorted(after - before))
 
     def left(self, client: Client) -> None:
-        """Forget the client."""
+        """Forget the client and its subscriptions."""
         subscription = self._subscriptions.pop(client, None)
         if subscription is not None:
             self._detach(client, subscription.topics())
@@ -155,7 +155,11 @@ class StretchExchange:
         await trio.sleep_forever()
 
     def _without_missing(self, command: Command) -> Command:
-        """Remove products that have no records of the channel, although the catalogue has them."""
+        """Return a subscribe without the topics that are not on offer, and with an error for each.
+
+        Only products and channels of the catalogue are removed, which refuses any other itself.
+        An unsubscribe is returned unchanged.
+        """
         errors = list(command.errors)
         requests = []
         for request in command.requests:

@@ -59,8 +59,8 @@ class Trading:
         salt: its order ids are derived from it (``events.order_id``).
         engine: its book and its counters.
         trades: the latest trades, oldest first; never empty.
-        statistics: the statistics of the last day, for its ticker.
-        due_ns: time of the next action.
+        statistics: the statistics of the last day and month, for its ticker.
+        due_ns: time of the next action, ns since the epoch.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class Trading:
         return side, self.engine.book.side(side)
 
     def _modify(self) -> None:
-        """Reduce an order, or move it to another price."""
+        """Reduce an order, or move it to another price; do nothing where that is impossible."""
         side, ladder = self._side()
         order = self._choose(ladder)
         if self._random.random() < 0.5:
@@ -252,7 +252,10 @@ class Trading:
         self.engine.rest(side, self._price(side), self._size())
 
     def _price(self, side: Side) -> int:
-        """Draw a price below the best ask or above the best bid: it never trades at once."""
+        """Draw a price that never trades at once.
+
+        It is below the best ask for ``"buy"``, above the best bid for ``"sell"``.
+        """
         rng, book = self._random, self.engine.book
         draw = rng.random()
         reach = 0.2 if draw < 0.3 else 12 if draw < 0.8 else 200
@@ -260,7 +263,7 @@ class Trading:
         return max(1, book.best_ask - distance) if side == "buy" else book.best_bid + distance
 
     def _take(self) -> list[Matched]:
-        """Place one order that trades at once; return its matches, often several."""
+        """Place one order that trades at once; return its matches, of which it may have none."""
         rng, price, book = self._random, self.product.price_ticks, self.engine.book
         away = (book.best_bid - price) / price
         buys = rng.random() < min(max(0.5 - _RETURN_STRENGTH * away, 0.1), 0.9)

@@ -106,7 +106,7 @@ class Faults:
         return bool(self._lines)
 
     def apply(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
-        """Return the messages that are sent to ``client`` instead of ``outgoing``."""
+        """Apply the faults; return the messages that are sent to ``client`` for ``outgoing``."""
         if client.is_leaving:
             return (outgoing,)  # it will not be sent, so no fault counts
         messages: list[Outgoing] = [outgoing]
@@ -117,12 +117,18 @@ class Faults:
         return messages
 
     def refused_product(self, client: "Client", product_ids: Iterable[str]) -> str | None:
-        """Return the valid product of a subscribe that a fault refuses, or None."""
+        """Return the one of the valid ``product_ids`` of a subscribe that a fault refuses.
+
+        None when none does.
+        """
         listed = list(product_ids)
         return next(filter(None, (f.refused(client, listed) for f in self._doors())), None)
 
     def subscribed(self, client: "Client", topics: Iterable[Topic]) -> None:
-        """Note the topics that a subscribe adds, before any of their messages is sent."""
+        """Arm ``LostTopic`` if a fault suppresses one of the topics that a subscribe adds.
+
+        Call it before any of their messages is sent.
+        """
         listed = list(topics)
         for fault in self._doors():
             lost = fault.lost(client, listed)
@@ -134,13 +140,13 @@ class Faults:
         return sum(fault.levels_to_add(client, topic) for fault in self._doors())
 
     def unsubscribed(self, client: "Client", topic: Topic) -> None:
-        """Note that ``client`` has unsubscribed from ``topic``."""
+        """End the ``LostTopic`` of a topic from which ``client`` has unsubscribed."""
         for fault in self._lines:
             if isinstance(fault, LostTopic):
                 fault.dropped(client, topic)
 
     def joined(self, client: "Client") -> None:
-        """Note a new connection."""
+        """Record a new connection, so that faults can name it."""
         self.clients[client.number] = client
 
     def left(self, client: "Client") -> None:
@@ -150,22 +156,30 @@ class Faults:
             fault.left(client)
 
     def handshake_status(self) -> int | None:
-        """Return the HTTP status that refuses a handshake; None to accept it."""
+        """Return the HTTP status that refuses a handshake; None to accept it.
+
+        Each call is one handshake, and counts for the fault.
+        """
         for _, fault in self._armed:
             if isinstance(fault, Http) and not fault.is_over:
                 return fault.refused()
         return None
 
     def rest_status(self, path: str) -> int | None:
-        """Return the HTTP status that refuses a REST request; None to answer it."""
+        """Return the HTTP status that refuses a REST request; None to answer it.
+
+        Each call is one request, and counts for the fault.
+        """
         return next(filter(None, (fault.status(path) for fault in self._rest())), None)
 
     def rest_pause_s(self, path: str) -> float:
-        """Return the delay of a REST answer, in seconds."""
+        """Return the delay of a REST answer, in seconds; call it once for each request."""
         return sum(fault.pause_s(path) for fault in self._rest())
 
     def hidden_since_ns(self, product_id: str, newest_ns: int) -> int | None:
-        """Return the time, ns, from which on a first page hides trades; None to show all.
+        """Return the time, ns since the epoch, from which on a first page hides trades.
+
+        None to show all. Each call is one request for a first page, and may use the fault up.
 
         Args:
             product_id: product of the trades.

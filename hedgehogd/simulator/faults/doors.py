@@ -44,7 +44,7 @@ class SubscribeFault(_RequestFault):
     """A fault of a subscribe; each method is called at its point, and one of them has an effect."""
 
     def refused(self, client: "Client", product_ids: list[str]) -> str | None:  # noqa: ARG002
-        """Return the one of the valid ``product_ids`` of a message that is refused."""
+        """Return the one of a subscribe's valid ``product_ids`` that is refused, or None."""
         return None
 
     def lost(self, client: "Client", topics: list[Topic]) -> LostTopic | None:  # noqa: ARG002
@@ -60,7 +60,10 @@ class PartialAck(SubscribeFault):
     """An existing product is refused; the rest of the request is accepted."""
 
     def refused(self, client: "Client", product_ids: list[str]) -> str | None:
-        """Return the requested product, or the last of several; a single one only if named."""
+        """Return the product that the fault names, or the last of several that a client names.
+
+        None otherwise: a subscribe to one product is refused only if the fault names it.
+        """
         matching = [each for each in product_ids if self._matches(client, each)]
         if not matching or (self._order.product_id is None and len(product_ids) < 2):
             return None
@@ -73,7 +76,7 @@ class LostSubscription(SubscribeFault):
     """An acknowledged topic never gets a message; ``LostTopic`` suppresses them, and counts."""
 
     def lost(self, client: "Client", topics: list[Topic]) -> LostTopic | None:
-        """Return a fault that suppresses the last topic that matches."""
+        """Return a fault that suppresses the last topic that matches; None without one."""
         matching = [
             topic
             for topic in topics
@@ -86,10 +89,10 @@ class LostSubscription(SubscribeFault):
 
 
 class BigSnapshot(SubscribeFault):
-    """The book gets so many levels that its snapshot has the requested size."""
+    """The book gets so many levels that its next snapshot has at least the requested size."""
 
     def levels_to_add(self, client: "Client", topic: Topic) -> int:
-        """Return the number of levels that this takes."""
+        """Return the number of levels that this takes; 0 for a topic that does not match."""
         channel, product_id = topic
         if channel not in _BOOKS or not self._matches(client, product_id):
             return 0
@@ -106,7 +109,7 @@ class Http(_RequestFault):
     """A handshake is answered with an HTTP error status."""
 
     def refused(self) -> int:
-        """Return the status."""
+        """Return the status; the fault is over after as many calls as the parameter says."""
         status, times = self._param
         self._param = status, times - 1
         self.is_over = times == 1
@@ -138,7 +141,7 @@ class RestError(RestFault):
     """Requests are answered with an HTTP error status and no data."""
 
     def status(self, path: str) -> int | None:
-        """Return the status, for the requested number of times."""
+        """Return the status for the next matching requests, as many as the parameter says."""
         if not self._matches_path(path):
             return None
         status, times = self._param
@@ -152,7 +155,7 @@ class RestSlow(RestFault):
     """One answer is late."""
 
     def pause_s(self, path: str) -> float:
-        """Return the delay."""
+        """Return the delay of the first request that matches, in seconds; 0 for any other."""
         if not self._matches_path(path):
             return 0.0
         self.is_over = True
@@ -164,7 +167,7 @@ class RestStale(RestFault):
     """A first page of trades, without cursors, is some seconds old (docs/COINBASE.md §13)."""
 
     def hidden_ns(self, product_id: str, newest_ns: int) -> int | None:
-        """Return the time, if any trade is newer."""
+        """Return the time, for the first request that matches if any trade is newer; or None."""
         since_ns = self._order.market.now_ns - int(self._param * NS_PER_S)
         if self._order.product_id not in (None, product_id) or newest_ns < since_ns:
             return None

@@ -24,7 +24,7 @@ class _End(LineFault):
         return ()
 
     def _is_due(self) -> bool:
-        """Say whether this message triggers it; called once for each that matches."""
+        """Return whether a message triggers the fault; called once for each that matches."""
         return True
 
     def _end(self, client: "Client") -> None:
@@ -32,7 +32,7 @@ class _End(LineFault):
 
 
 class _Countdown(_End):
-    """Take effect at the n-th message that matches."""
+    """Take effect at the n-th message that matches; the parameter is n."""
 
     def _is_due(self) -> bool:
         self._param -= 1

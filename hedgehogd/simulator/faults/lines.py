@@ -29,7 +29,7 @@ class Outgoing(NamedTuple):
         channel: the canonical name; empty for acknowledgements and errors.
         product_id: its product; empty where there is none.
         payload: the JSON text; empty for a frame without JSON.
-        frame: the frame of the payload.
+        frame: the bytes to write: the frame of the payload, or an invalid or binary one.
     """
 
     channel: str
@@ -70,7 +70,7 @@ class LineFault:
         self._has_fired = False
 
     def apply(self, client: "Client", outgoing: Outgoing) -> Iterable[Outgoing]:
-        """Return the messages to send instead of ``outgoing``."""
+        """Return the messages to send for ``outgoing``: itself if the fault does not match it."""
         if self.is_over or not self._matches(client, outgoing):
             return (outgoing,)
         return self._replace(client, outgoing)
@@ -101,7 +101,10 @@ class LineFault:
 
 
 class SequenceGap(LineFault):
-    """Numbered messages of one product are lost on one connection."""
+    """The next n numbered messages of one product are lost on one connection.
+
+    The parameter is n.
+    """
 
     channels = _NUMBERED
 
@@ -122,7 +125,10 @@ class SequenceGap(LineFault):
 
 
 class TradeGap(LineFault):
-    """Trades are lost on one connection, on all its channels that carry them."""
+    """The next n trades of one product are lost on all channels of one connection.
+
+    The parameter is n.
+    """
 
     channels = _TRADING
     everywhere = False
@@ -174,7 +180,10 @@ class Duplicate(LineFault):
 
 
 class Late(LineFault):
-    """A numbered message is delayed until k later messages are sent on its connection."""
+    """A numbered message is delayed until k later messages are sent on its connection.
+
+    The parameter is k. Acknowledgements and errors are not counted.
+    """
 
     channels = _NUMBERED
 
@@ -209,7 +218,7 @@ class Late(LineFault):
 
 
 class AckAfterData(Late):
-    """An acknowledgement is sent only after k data messages.
+    """An acknowledgement is sent only after k data messages; the parameter is k.
 
     If the client sends another command meanwhile, the acknowledgement precedes the next answer:
     an older state after a newer one would be a different fault.

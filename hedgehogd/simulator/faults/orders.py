@@ -8,7 +8,7 @@ from hedgehogd.simulator.market import Market
 
 
 class FaultError(ValueError):
-    """No such fault, or an invalid parameter, product or connection."""
+    """No such fault, an invalid parameter, product or connection, or too many armed faults."""
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Faults that change a message, or send an invalid one in addition.
 
 An additional message is sent before the original one, which stays unchanged: a reader that
-ignores the invalid message misses nothing. Only ``garbage:truncated`` destroys the original.
+ignores the invalid message misses nothing. ``year_one``, ``malformed_amount``, ``bad_frame`` and
+``garbage:truncated`` change the original.
 """
 
 import re
@@ -106,7 +107,7 @@ class Garbage(_Once):
 
 
 class UnknownType(_Once):
-    """A message of an unknown type."""
+    """A message of an unknown type precedes a message."""
 
     def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         false_message = b'{"type":"surprise","product_id":"%b"}' % outgoing.product_id.encode()
@@ -114,14 +115,14 @@ class UnknownType(_Once):
 
 
 class Binary(_Once):
-    """A binary message; the real feed has none."""
+    """A binary message precedes a message; the real feed has none."""
 
     def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         return (Outgoing("", "", b"", bytes((_BINARY, 4)) + b"\x00\x01\x02\x03"), outgoing)
 
 
 class BadFrame(_Once):
-    """A frame with a reserved bit that no extension negotiated (RFC 6455 §5.2)."""
+    """A message's frame has a reserved bit that no extension negotiated (RFC 6455 §5.2)."""
 
     def _replacement(self, outgoing: Outgoing) -> Iterable[Outgoing] | None:
         frame = outgoing.frame

@@ -13,7 +13,11 @@ _LINES_PER_READ_MAX = 3
 
 
 def account(received: Received, session: UpstreamSession, health: FeedHealth) -> None:
-    """Log and count unexpected messages, errors and refusals; at most three lines of a kind."""
+    """Log one read's unexpected messages, errors and refusals; update the counts in ``health``.
+
+    Log lines: at most three of each kind. Counts: the session's totals of gaps and missing
+    numbers, and all errors of this read.
+    """
     for unexpected in received.oddities[:_LINES_PER_READ_MAX]:
         log.warning("unexpected upstream message", what=unexpected)
     for error in received.complaints[:_LINES_PER_READ_MAX]:

@@ -2,8 +2,8 @@
 
 ``after=X`` returns the page just below X; ``before=X`` returns the *newest* trades above X, not
 the next ones (COINBASE §13). So pages are requested downwards from the gap's end, and the trades
-are delivered in ascending order when the gap is complete. REST may not list the newest trades
-yet: then the same page is requested again.
+found are delivered in ascending order after the last page. REST may not list the newest trades
+yet: then the same page is requested again, for at most ``BACKFILL_PATIENCE_S`` per gap.
 
 Every trade of every gap is delivered once or counted in ``given_up``.
 """
@@ -53,14 +53,14 @@ _decode_trade = msgspec.json.Decoder(_Trade).decode
 
 
 class _BadPage(Exception):
-    """The answer is not a page of trades."""
+    """The answer is an error, or its body is not a page of trades."""
 
 
 class _Walk:
     """Progress of filling one gap, from its end down. Pure.
 
     Attributes:
-        cursor: all ids from here to the gap's end are settled: found or abandoned.
+        cursor: all ids from this one to the gap's end are settled: found or abandoned.
         given_up: number of abandoned ids.
     """
 
@@ -76,7 +76,7 @@ class _Walk:
         return self.cursor <= self._first
 
     def take(self, page: dict[int, _Trade]) -> bool:
-        """Add a page; return whether it had the newest missing trade."""
+        """Add the gap's trades that are on ``page``; return whether ``cursor`` has moved."""
         at = self.cursor
         for trade_id, trade in page.items():
             if self._first <= trade_id < at:
@@ -86,14 +86,17 @@ class _Walk:
         return self.cursor < at
 
     def settle(self) -> None:
-        """Give up the missing trades above the lowest trade found; all of them if none was."""
+        """Move ``cursor`` to the lowest trade found below it; abandon the missing ids above that.
+
+        Without such a trade, abandon all ids below ``cursor``.
+        """
         below = [trade_id for trade_id in self._found if trade_id < self.cursor]
         lowest = min(below, default=self._first)
         self.given_up += self.cursor - lowest - len(below)
         self.cursor = lowest
 
     def end(self) -> int:
-        """Give up all missing trades; return the total of abandoned ids."""
+        """Abandon the unsettled ids that were not found; return the total of abandoned ids."""
         below = sum(trade_id < self.cursor for trade_id in self._found)
         self.given_up += self.cursor - self._first - below
         self.cursor = self._first
@@ -114,11 +117,11 @@ class Backfill:
         random: source of the jitter of pauses.
 
     Attributes:
-        gaps: gaps requested since start.
+        gaps: calls of ``ask`` since start.
         delivered: trades delivered since start.
         given_up: trades not delivered, by reason: ``too_many`` in one gap, ``queue_full`` (too
-            many gaps), ``not_listed`` by the exchange, ``refused`` by it, or ``unavailable``
-            service.
+            many gaps), ``not_listed`` by the exchange, ``refused`` (status 400 or 404, or an
+            invalid product id), or ``unavailable`` (``BACKFILL_TRIES_MAX`` failures in a row).
     """
 
     def __init__(self, rest: RestClient, deliver: Deliver, random: Random) -> None:
@@ -132,7 +135,11 @@ class Backfill:
         self._wake = trio.Event()
 
     def ask(self, product_id: str, first_trade_id: int, last_trade_id: int) -> None:
-        """Request the trades of a gap, both ends included."""
+        """Queue a gap for ``run``, both ends included; never waits.
+
+        If the queue is full or the product id is invalid, the whole gap is counted in ``given_up``
+        at once. Of a gap longer than ``BACKFILL_TRADES_MAX`` only the newest trades are requested.
+        """
         self.gaps += 1
         first = max(first_trade_id, last_trade_id - limits.BACKFILL_TRADES_MAX + 1)
         is_invalid = not is_product_id(product_id)  # from a feed, and part of a path below
@@ -146,7 +153,7 @@ class Backfill:
         self._wake.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fill gaps until cancelled."""
+        """Fill the queued gaps, oldest first, until cancelled."""
         task_status.started()
         while True:
             while not self._waiting:
@@ -174,7 +181,11 @@ class Backfill:
             self.delivered += len(chunk)
 
     async def _walk_down(self, product_id: str, walk: _Walk) -> str:
-        """Request pages down to the gap's first trade; return the reason of any missing trades."""
+        """Request pages until the gap is settled or requests fail permanently.
+
+        Returns:
+            The reason in ``given_up`` for the ids that were not found, if there are any.
+        """
         patience_ends: float | None = None
         pauses = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S, self._random)
         failures = 0
@@ -205,10 +216,10 @@ class Backfill:
 
 
 def _read_page(answer: Answer) -> dict[int, _Trade]:
-    """Return the trades of a page by their ids.
+    """Return the trades of a page by their ids, without the entries that cannot be read.
 
     Raises:
-        _BadPage: the answer is not a page of trades.
+        _BadPage: the status is not 200, the body is not a list, or no entry can be read.
     """
     if answer.status != 200:
         raise _BadPage(answer.message)

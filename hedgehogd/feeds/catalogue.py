@@ -35,7 +35,7 @@ class Products(NamedTuple):
     Attributes:
         ids: the products that are not delisted.
         in_auction: the products among ``ids`` that are in an auction.
-        unreadable: number of entries that could not be read and are left out.
+        unreadable: number of entries left out: unreadable, or with an invalid product id.
     """
 
     ids: frozenset[str]
@@ -65,10 +65,12 @@ async def keep_catalogue(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Read the list of products at intervals, for ever; ``rest`` is running.
+    """Update ``catalogue`` from the exchange's list of products, at intervals, for ever.
 
-    Started means: the first answer has arrived, or its wait has ended. Without a REST service
-    the feed's own acknowledgements and errors show which products exist.
+    ``rest`` is running. A failed read leaves the catalogue unchanged and is repeated after
+    ``_RETRY_S``. Started means: the first answer has arrived, or the wait of ``_FIRST_ANSWER_S``
+    for it has ended. Without a REST service the feed's own acknowledgements and errors show which
+    products exist.
     """
     with trio.move_on_after(_FIRST_ANSWER_S):
         await _refresh(rest, catalogue)
@@ -80,12 +82,16 @@ async def keep_catalogue(
 
 
 def keep_products(answer: Answer) -> float:  # noqa: ARG001
-    """Return how long a list of products may be kept."""
+    """Return how long the answer, a list of products, may be cached, in seconds."""
     return PRODUCTS_KEEP_S
 
 
 async def _refresh(rest: RestClient, catalogue: Catalogue) -> bool:
-    """Read the list once; return False if there is none, which keeps the previous list."""
+    """Read the list once, and put it into ``catalogue``.
+
+    Returns:
+        False for an error, an unreadable list or an empty one: ``catalogue`` is then unchanged.
+    """
     answer = await rest.get(PRODUCTS_PATH, keeping=keep_products)
     reason = "" if answer.status == 200 else answer.message
     if not reason:

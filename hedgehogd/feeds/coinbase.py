@@ -34,7 +34,7 @@ log = structlog.get_logger("feed")
 
 
 def _ignore_trades(product_id: str, gap: Gap) -> None:
-    """Ignore missing trades: no backfill is running."""
+    """Do nothing: the default of ``on_missing_trades``, for a feed without backfill."""
 
 
 class CoinbaseFeed:
@@ -46,13 +46,18 @@ class CoinbaseFeed:
         dialer: connects to the exchange.
         demand: the topics that subscribers and the configuration want.
         inbox: receives the deliveries; closed when ``run`` ends.
-        health: the state of the feed; the feed writes it.
+        health: the state of the feed; the feed and its connections write it, and its lines are
+            added to ``health.lines``.
         lines: number of lines, 1 or 2.
         gap_patience_s: how long messages after a gap in one line wait for the other, in seconds.
         on_missing_trades: called with the product and the gap in its trade ids.
 
     Attributes:
         dialer: connects to the exchange.
+        demand: the topics that subscribers and the configuration want.
+        health: the state of the feed.
+        stale_after_s: silence after which a connection is dead or a product silent, in seconds.
+        session: arbitrates between all connections of the feed.
     """
 
     def __init__(
@@ -86,10 +91,11 @@ class CoinbaseFeed:
         health.lines += self._lines
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the feed until cancelled.
+        """Run the feed until cancelled; started at once, before the first connection.
 
         Raises:
-            FeedError: the exchange refused the first connection permanently.
+            FeedError: the exchange refused the first connection permanently; in an exception
+                group.
         """
         task_status.started()
         async with self._inbox, trio.open_nursery() as nursery:
@@ -103,11 +109,14 @@ class CoinbaseFeed:
                 await trio.sleep(limits.SUBSCRIBE_COLLECT_S)
 
     def wake(self) -> None:
-        """Plan again, as after a change of demand."""
+        """Make ``run`` plan again, as after a change of demand."""
         self.demand.changed.set()
 
     async def deliver(self, received: Received) -> None:
         """Put ``received`` into the inbox; wait while the inbox is full.
+
+        Before that, log and count it, report its missing trades, request the snapshots that it
+        needs, and raise and end alarms.
 
         Its sequence numbers are counted as delivered already, so the delivery must not be lost:
         the wait continues when the connection is cancelled, until the broker receives the
@@ -136,11 +145,14 @@ class CoinbaseFeed:
             await self.state_changed()
 
     async def ended(self, source: Source) -> None:
-        """Deliver the messages that waited for ``source``, a connection that has ended."""
+        """Remove ``source``, a connection that has ended; deliver the messages queued for it."""
         await self.deliver(self.session.lost(source, trio.current_time()))
 
     async def state_changed(self) -> None:
-        """Deliver notices about products that became stale or live with a connection."""
+        """Update the state in ``health``; deliver notices about a stale or live feed or products.
+
+        Only changes since the last call are reported.
+        """
         notices = self._staleness.of_lines(self._lines)
         if notices:
             await self._put(Delivery([], notices))
@@ -151,10 +163,7 @@ class CoinbaseFeed:
         now: float,
         resubscribe: Callable[[Sequence[Topic], AbstractSet[str]], None],
     ) -> None:
-        """Report products of ``source`` that became silent or live; resubscribe the silent ones.
-
-        See ``Sink``.
-        """
+        """Deliver notices about products that became silent or live; see ``Sink``."""
         unheard = source.unheard(now, self.stale_after_s)
         quiet = frozenset(self.session.quiet_products(source, now, self.stale_after_s)) | {
             t.product_id
@@ -177,7 +186,7 @@ class CoinbaseFeed:
             await self._put(Delivery([], notices))
 
     def _is_live(self, product_id: str, now: float) -> bool:
-        """Return whether messages of the product arrive, on any connection."""
+        """Return whether the last message of the product, on any connection, is recent."""
         state = self.session.products.get(product_id)
         return state is not None and now - state.heard_at < self.stale_after_s
 
@@ -204,10 +213,11 @@ class CoinbaseFeed:
         await self.state_changed()
 
     async def _try_refused_again(self, now: float) -> None:
-        """Request refused channels again when the exchange may accept them by now.
+        """End the refusal of each channel that the exchange may accept by now.
 
-        A ``level2`` that is refused for a missing key is not requested again: ``level2_batch``
-        replaces it.
+        That is ``KEY_AGAIN_S`` after a refusal for a wrong key, ``REFUSED_AGAIN_S`` after any
+        other one. A ``level2`` that is refused for a missing key stays refused: ``level2_batch``
+        replaces it. A delivery informs the broker.
         """
         session = self.session
         for channel in session.refused - self._again_at.keys():
@@ -278,7 +288,10 @@ class CoinbaseFeed:
             await self._inbox.send(delivery)
 
     def _raise_alarm(self, received: Received) -> None:
-        """Report in ``/readyz`` that the exchange refuses held topics, or has sent an error."""
+        """Raise an alarm (``/readyz``) if the exchange refuses held topics or sends an error.
+
+        A refused ``level2`` is no alarm: ``level2_batch`` replaces it.
+        """
         for refusal in received.refusals:
             has_substitute = refusal.channel == LEVEL2.topic_channel
             if not has_substitute and self.demand.holds(refusal.product_id, refusal.channel):
@@ -301,7 +314,10 @@ class CoinbaseFeed:
             self.health.alarms.pop(("", message.topic.channel), None)
 
     def _end_complaint(self, now: float) -> None:
-        """End the alarm of an upstream error once all held topics have flowed long enough."""
+        """End the alarm of an upstream error if it is old enough and all topics flow now.
+
+        Old enough means: ``stale_after_s`` has passed since the last upstream error.
+        """
         if ("", "") in self.health.alarms and now - self._complained_at >= self.stale_after_s:
             connections = [c for line in self._lines for c in line.connections.values()]
             sources = [c.source for c in connections if c.source is not None]

@@ -11,11 +11,12 @@ A connection is dead in two cases:
 * It subscribes to heartbeats, and no data of a product has arrived for ``stale_after_s``,
   even if its pings are answered: sockets that stay open and silent are the most common
   complaint about this exchange (COINBASE §16.1). Products that were moved to this connection
-  because they are silent do not count.
+  because they are silent do not count. A relay that reports its own feed as stale is exempt.
 
-If only the heartbeats of a product stop, the connection subscribes to that product again and
-keeps all other subscriptions. An exchange that sends data and never a heartbeat does not support
-heartbeats; their absence is no evidence there.
+If only some products or topics are silent, the connection subscribes to these again and keeps all
+other subscriptions; a product for which that does not help moves to another connection. An
+exchange that sends data and never a heartbeat does not support heartbeats; their absence is no
+evidence there.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,13 +60,13 @@ class Sink(Protocol):
     """The receiving end of a feed's connections: it delivers messages and reports states."""
 
     async def deliver(self, received: Received) -> None:
-        """Deliver one batch; waits while the inbox is full."""
+        """Deliver the result of one read; wait while the inbox is full, even if cancelled."""
 
     async def ended(self, source: Source) -> None:
-        """Deliver the messages that waited for ``source``, a connection that has ended."""
+        """Remove ``source``, a connection that has ended; deliver the messages queued for it."""
 
     async def state_changed(self) -> None:
-        """Report that a connection has become live, or is no longer."""
+        """Report the staleness that changed because a connection became live or was lost."""
 
     async def watch_products(
         self,
@@ -73,32 +74,39 @@ class Sink(Protocol):
         now: float,
         resubscribe: Callable[[Sequence[Topic], AbstractSet[str]], None],
     ) -> None:
-        """Report the products of ``source`` that have become silent or flow again.
+        """Report products of ``source`` that became silent or live; resubscribe silent topics.
 
-        ``resubscribe`` is called with the silent topics and with the products without heartbeats.
+        Args:
+            source: an open connection; it reports only products that it is the primary of, and
+                those with a heartbeat topic that has received nothing.
+            now: the time on the clock of ``trio.current_time``, in seconds.
+            resubscribe: called, if there are silent topics, with these topics and with the ids
+                of the products that are silent although their heartbeat is subscribed to.
         """
 
 
 class Connection:
-    """One slot of one line.
+    """One connection of a line: open while the plan has topics for it, dialled again when lost.
 
     Args:
         dialer: connects to the exchange.
         sink: receives messages and changes of state.
         session: arbitrates between all connections of the feed.
-        health: the state of the feed; connections, losses and dropped messages are counted in it.
+        health: the state of the feed; connections, losses, dropped messages and the time of the
+            last message are written into it.
         plan: the placement of products of the line.
         line: number of the line.
         slot: number of the connection in ``plan``.
-        wake: called when ``plan`` may have changed.
+        wake: called when the feed has to plan again.
 
     Attributes:
         slot: its number in the line's plan.
         source: arbitration's record of the open connection; None while there is none.
-        is_live: data has arrived on it.
-        loss: why the last connection ended; empty before, and when a new one is live.
-        connects: connections opened since start.
-        losses: connections lost since start.
+        is_live: it is open, and data of a product has arrived on it.
+        loss: why the last connection ended or the last dial failed; empty before, when a new one
+            is live, and while the plan has no topics for it.
+        connects: handshakes completed since start.
+        losses: connections lost and dials failed since start.
         renewals: topics to subscribe to again; call ``wake`` after adding to it.
         heard_at: when data arrived last, or when it was opened, on ``trio.current_time``'s clock.
             While heartbeats are due, only data of products counts.
@@ -142,8 +150,9 @@ class Connection:
     def resubscribe(self, silent: Sequence[Topic], quiet: AbstractSet[str]) -> None:
         """Subscribe to ``silent`` topics again; move a product for which that does not help.
 
-        A missing ticker or match proves nothing: there may have been no trade. A book always
-        arrives, and so does a heartbeat of a product that is ``quiet``: these two are evidence.
+        A product moves to another connection after ``RENEWALS_BEFORE_MOVE_MAX`` tries. A missing
+        ticker or match proves nothing: there may have been no trade. A book always arrives, and so
+        does a heartbeat of a product in ``quiet``: only these two are evidence.
         """
         new = [str(topic) for topic in silent if topic not in self._known_silent]
         self._known_silent.update(silent)
@@ -173,7 +182,11 @@ class Connection:
             await self._one_connection()
 
     async def _one_connection(self) -> None:
-        """Dial, keep the connection until it ends, and pause if it ended with an error."""
+        """Wait for a dial, keep the connection until it ends, and pause after an error.
+
+        Raises:
+            FeedError: the exchange refused the feed's first connection permanently.
+        """
         await self._dialer.wait_for_a_dial()
         started_at, connects = trio.current_time(), self.connects
         error: Exception | None = None
@@ -216,7 +229,11 @@ class Connection:
         await trio.sleep(pause_s)
 
     async def _connect_and_hold(self) -> None:
-        """Return when the plan assigns no topics; raise when the connection ends otherwise."""
+        """Open a connection and keep it; close it and return when the plan assigns no topics.
+
+        Raises one of ``OUTSIDE_ERRORS``, alone or in a group, if it cannot be opened or ends
+        otherwise.
+        """
         dialer, address = self._dialer, self._dialer.address
         connect_by = trio.current_time() + limits.DIAL_TIMEOUT_S
         with trio.fail_at(connect_by):
@@ -269,7 +286,10 @@ class Connection:
         self._session.connected(source)
 
     async def _keep_subscribed(self, connection: WebSocketConnection, source: Source) -> None:
-        """Keep the subscriptions equal to the plan; return when the plan assigns no topics."""
+        """Keep the subscriptions equal to the plan, and renew those that ``renewals`` lists.
+
+        Return when the plan assigns no topics and the unsubscribe has been sent.
+        """
         plan = self._plan
         while True:
             self._changed = trio.Event()
@@ -303,7 +323,10 @@ class Connection:
             log.debug("upstream request", line=self._line, topics=len(topics), kind=kind)
 
     async def _receive(self, frames: Frames) -> None:
-        """Deliver the frames of one read; wait while the inbox is full."""
+        """Arbitrate and deliver the frames of one read; wait while the inbox is full.
+
+        Also note that data has arrived, and request topics that an acknowledgement leaves out.
+        """
         source = self.source
         if source is None:
             raise AssertionError("frames before the handshake began")
@@ -334,21 +357,26 @@ class Connection:
             self.heard_at = trio.current_time()
 
     def _note_arrivals(self, source: Source, now: float) -> None:
-        """Note in the plan which products flow on ``source``."""
+        """Note in the plan which products have arrived; wake the feed if a change is due later."""
         for product_id in source.products:
             self._plan.arrived(self.slot, product_id, now)
         if self._plan.next_change_at() is not None:
             self._wake_feed()
 
     def _is_watched(self, source: Source) -> bool:
-        """Return whether silence means that the connection is dead.
+        """Return whether silence of all products means that the connection is dead.
 
-        It does not when a relay has reported that its own feed is stale.
+        True if the connection holds heartbeats of a product that was not moved because of its
+        silence, and no relay at its other end reports that its own feed is stale.
         """
         return not source.told_stale and source.expects_data(self._plan.silent)
 
     async def _watch_line(self, tap: FrameTap, source: Source) -> None:
-        """Raise as soon as the connection is dead; resubscribe products that became silent."""
+        """Watch for silence, for ever: of the connection, and of its products by the sink.
+
+        Raises:
+            FeedError: the connection is dead.
+        """
         patience_s = self._dialer.stale_after_s
         while True:
             now = trio.current_time()
@@ -382,11 +410,11 @@ async def _ping_when_silent(
 
 
 async def _until_closed(tap: FrameTap, connection: WebSocketConnection) -> None:
-    """Raise when the connection is closed; no message arrives here, the tap removes them all.
+    """Wait until the connection is closed; no message arrives here, the tap removes them all.
 
     Raises:
         ConnectionClosed: the exchange or this side closed it.
-        Exception: the tap's error, when this side closed it for bytes that the exchange sent.
+        Exception: the tap's error, if there was one: it is the cause of the close.
     """
     try:
         while True:

@@ -16,8 +16,8 @@ async def dial(address: FeedAddress) -> trio.abc.Stream:
     """Connect to ``address``; the caller limits the time and closes the stream.
 
     Raises:
-        OSError: no route, refused, no such name, a certificate that does not fit.
-        trio.BrokenResourceError: the connection broke during the TLS handshake.
+        OSError: no route, refused, no such name.
+        trio.BrokenResourceError: the TLS handshake failed, for example because of the certificate.
     """
     stream = await trio.open_tcp_stream(address.host, address.port)
     if not address.is_tls:

@@ -21,11 +21,11 @@ class Dialer:
     Args:
         address: address of the exchange.
         random: source of jitter.
-        credentials: for channels that need a key; None for none.
+        credentials: for channels that need a key; None without a key.
         stale_after_s: see the attribute.
         message_bytes_max: see the attribute.
         open_stream: connects to an address; tests pass their own function.
-        wall_s: the time that signatures state, seconds since the epoch.
+        wall_s: returns the time for signatures, seconds since the epoch.
 
     Attributes:
         address: address of the exchange.
@@ -34,7 +34,7 @@ class Dialer:
         stale_after_s: silence after which a connection is dead, in seconds.
         message_bytes_max: longest upstream message, in bytes.
         open_stream: connects to ``address``.
-        requests: rate limit of requests.
+        requests: rate limit of subscribe and unsubscribe requests.
         not_before: no dial before this time, because the exchange reported its rate limit; on
             the clock of ``trio.current_time``.
     """
@@ -67,16 +67,16 @@ class Dialer:
 
     @property
     def sign(self) -> Callable[[], Mapping[str, str]] | None:
-        """The function that signs a request; None without credentials."""
+        """The function that returns the fields of a signature; None without credentials."""
         credentials = self._credentials
         return None if credentials is None else lambda: credentials.sign(self._wall_s())
 
     def share(self, among: int) -> None:
-        """Divide the dials that the exchange allows this address by ``among`` feeds."""
+        """Limit the dials to one of ``among`` equal shares of those that the exchange allows."""
         self._dials.share(among)
 
     async def wait_for_a_dial(self) -> None:
-        """Wait until the exchange's limits allow another connection."""
+        """Wait until the exchange's limits allow another dial, and count it as made."""
         while True:
             await trio.sleep_until(self.not_before)
             await trio.sleep(self._dials.take(trio.current_time()))
@@ -84,7 +84,10 @@ class Dialer:
                 return
 
     def is_news(self, failure: str) -> bool:
-        """Say whether a failed dial deserves a log line: for a new reason, or after a while."""
+        """Say whether to log a failed dial: its reason is new, or was logged long ago.
+
+        Long ago means ``DIAL_LOGGED_S``. True records ``failure`` as logged now.
+        """
         now = trio.current_time()
         is_known = failure == self._logged_failure
         if is_known and now < self._logged_at + limits.DIAL_LOGGED_S:

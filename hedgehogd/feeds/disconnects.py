@@ -16,7 +16,7 @@ from hedgehogd.feeds.tap import UpgradeRefused
 from hedgehogd.protocol.frames import FrameError
 
 OUTSIDE_ERRORS = (
-    OSError,  # TLS's errors are among them
+    OSError,  # name resolution's errors are among them
     trio.TooSlowError,
     trio.BrokenResourceError,
     trio.ClosedResourceError,
@@ -35,7 +35,7 @@ _CONSEQUENCES = (ConnectionClosed, trio.BusyResourceError)
 
 
 def cause_of(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Return the error in ``group`` that caused the other ones.
+    """Return the first error in ``group`` that is no consequence; if all are, the first one.
 
     When a connection ends, the library also raises ``ConnectionClosed``, and our close frame may
     collide with a ping (``BusyResourceError``). The order of these errors is arbitrary.
@@ -54,7 +54,10 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 def is_for_good(error: Exception) -> bool:
-    """Return whether the exchange refused us with a status that another dial will not change."""
+    """Return whether the exchange refused the handshake permanently.
+
+    That is any status from 400 to 499, except those that ask for another try.
+    """
     return (
         isinstance(error, UpgradeRefused)
         and 400 <= error.status < 500
@@ -95,7 +98,7 @@ def _reasons(error: OSError) -> str:
 
 
 def _refusal_of(error: h11.ProtocolError) -> BaseException:
-    """Return the error that the library found in the answer to the handshake.
+    """Return the error that the library found in the answer to the handshake, else ``error``.
 
     The library handles that error by answering as a server would, which fails in turn. It raises
     the second error; the first one is in its ``__context__``.

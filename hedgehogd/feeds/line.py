@@ -17,8 +17,8 @@ class Line:
         dialer: connects to the exchange.
         sink: receives messages and changes of state.
         session: arbitrates between all connections of the feed.
-        health: the state of the feed; connections count in it.
-        wake: called when the plan may have changed.
+        health: the state of the feed; the connections write it.
+        wake: called when the feed has to plan again.
 
     Attributes:
         number: 0 or 1.
@@ -45,7 +45,10 @@ class Line:
         self._wake = wake
 
     def add_connections(self) -> Iterator[Connection]:
-        """Add a connection for each slot of the plan that has none; yield the new ones."""
+        """Add a connection for each slot of the plan that has none; the caller runs each of them.
+
+        A connection is added only when the iterator reaches it.
+        """
         for slot in self.plan.slots():
             if slot not in self.connections:
                 connection = self.connections[slot] = Connection(
@@ -65,7 +68,7 @@ class Line:
         return [slot for slot, connection in self.connections.items() if connection.is_live]
 
     def down(self) -> dict[int, str]:
-        """Return the reason of the last disconnect of each connection that is not live."""
+        """Return, by slot, the ``loss`` of each connection that is not live; it may be empty."""
         return {
             slot: connection.loss
             for slot, connection in self.connections.items()
@@ -73,7 +76,7 @@ class Line:
         }
 
     def health(self, now: float) -> LineHealth:
-        """Return the state of the line at ``now``."""
+        """Return the health of the line at ``now``, in seconds on ``trio.current_time``'s clock."""
         race = self._session.arbiter.race
         connections = self.connections.values()
         ages = [now - each.heard_at for each in connections if each.source]

@@ -41,14 +41,14 @@ def read_book(product_id: str, body: bytes) -> FetchedOrders:
 
 
 class Bootstrap:
-    """Fetch missing level-3 books.
+    """Fetch missing level-3 books, one at a time.
 
     Args:
         books: the level-3 books of the instance.
         rest: the REST client; it is running.
 
     Attributes:
-        failures: books that could not be fetched.
+        failures: requests since start without a book as answer.
     """
 
     def __init__(self, books: OrderBooks, rest: RestClient) -> None:
@@ -59,7 +59,7 @@ class Bootstrap:
         self._not_before: dict[str, float] = {}  # end of the pause after each recent request
 
     async def run(self, inbox: trio.MemorySendChannel[Delivery]) -> None:
-        """Fetch missing books, for ever."""
+        """Fetch missing books, for ever, and put each into ``inbox``; close it at the end."""
         async with inbox:
             while True:
                 missing = self._books.missing()

@@ -1,6 +1,6 @@
 """A recording as the feed: its messages at their recorded pace, without a network.
 
-Playing starts when a topic is in demand for the first time, and happens once. At the end the
+Playing begins when a topic is in demand for the first time, and happens once. At the end the
 feed stays up: subscribers keep their streams, and ``/readyz`` reports ``recording ended``.
 
 The file is read in threads, a batch at a time, so a disk that hangs blocks no stream.
@@ -47,6 +47,9 @@ class RecordingFeed:
         pipe: its demand starts the playing; its catalogue gets the recorded products.
         inbox: receives the deliveries; closed when ``run`` ends.
         health: the state of the feed; written here.
+
+    Raises:
+        OperatorError: there is no recording at ``path``.
     """
 
     def __init__(
@@ -66,8 +69,11 @@ class RecordingFeed:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Play once, then stay up until cancelled.
 
+        Started means: the recorded list of products has been read, or there is none.
+
         Raises:
-            OperatorError: the recording is not valid; the message names the line.
+            OperatorError: the recording or its list of products cannot be read or is not valid;
+                for an invalid message the error names the line.
         """
         await self._list_products(self._pipe.catalogue)
         task_status.started()
@@ -84,7 +90,11 @@ class RecordingFeed:
             await trio.sleep_forever()
 
     async def _list_products(self, catalogue: Catalogue) -> None:
-        """Read the list of products that was recorded with the messages, if there is one."""
+        """Put the recorded list of products, if there is one, into ``catalogue``.
+
+        Raises:
+            OperatorError: the list cannot be read.
+        """
         path = self._messages.with_name(PRODUCTS_FILE)
         if path.is_file():
             try:
@@ -116,7 +126,11 @@ class RecordingFeed:
             await self._send(batch)
 
     def _recorded(self) -> Generator[Recorded]:
-        """Read the recording line by line; it may be larger than memory."""
+        """Read the recording line by line; it may be larger than memory.
+
+        Raises:
+            OperatorError: a file cannot be read, or a line is not valid.
+        """
         times = self._messages.with_name(self._messages.stem + TIMES_SUFFIX)
         try:
             with self._messages.open("rb") as lines:

@@ -13,12 +13,14 @@ class Answer(NamedTuple):
     """The answer of the exchange to a client, or an error of hedgehogd in its place.
 
     Attributes:
-        status: the HTTP status. 200, 400 and 404 are the exchange's; 502, 503 and 504 mean that
-            there is no answer of the exchange.
+        status: the HTTP status. 200, 400 and 404 are the exchange's. 502: it cannot be reached,
+            its answer cannot be read, or it has another error status. 503: its rate limit is
+            reached, or the request was refused here. 504: it did not answer in time. (429 exists
+            only between ``rest_request`` and ``rest_client``.)
         body: JSON; an object with a ``message`` for every status but 200.
         before: the header ``cb-before``, the newest trade id of a page; or empty.
         after: the header ``cb-after``, the oldest one; or empty.
-        retry_after_s: for 503, when to try again, in seconds; 0 if that is not known.
+        retry_after_s: for 503, the time until another try, in seconds; 0 if that is not known.
     """
 
     status: int
@@ -78,7 +80,10 @@ class KeptAnswers:
         return self._kept.weight
 
     def find(self, request: Hashable, now: float) -> Answer | None:
-        """Return the cached answer if it has not expired at ``now``, in seconds."""
+        """Return the cached answer; None if there is none or it has expired at ``now`` (seconds).
+
+        An expired answer is removed.
+        """
         found = self._kept.get(request)
         if found is None:
             return None
@@ -89,7 +94,10 @@ class KeptAnswers:
         return answer
 
     def keep(self, request: Hashable, answer: Answer, until: float) -> None:
-        """Cache ``answer`` up to ``until``, on the same clock as ``find``."""
+        """Cache ``answer`` up to ``until``, on the clock of ``find``, in place of an earlier one.
+
+        An answer with a body larger than ``bytes_max`` only removes the earlier one.
+        """
         if len(answer.body) > self._bytes_max:
             self._kept.pop(request)
         else:

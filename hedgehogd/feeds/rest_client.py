@@ -8,7 +8,7 @@ second, because the exchange counts them per address and blocks an address that 
   cancel it for the other callers. A queued request without callers is not sent.
 * A request that cannot be sent soon is refused at once. Every queue is bounded.
 * ``429`` pauses all requests; consecutive pauses grow.
-* Backfill uses ``get_later``: callers of ``get`` go first, but not for ever.
+* Backfill and level-3 books use ``get_later``: callers of ``get`` go first, but not for ever.
 
 No fault of the exchange raises an exception here: every outcome is an ``Answer``.
 """
@@ -56,13 +56,15 @@ class RestClient:
         exists: True if the service is known to exist.
 
     Attributes:
+        url: the argument.
         exists: True once the service has answered with any status but 404, errors included, or
             from the start if it is known to exist.
-        requests: requests sent since start.
-        errors: requests without an answer of the exchange, by reason.
+        requests: requests sent since start, repeated ones included.
+        errors: failed requests, by the label of ``rest_request.ask``; 400 and 404 are no failures.
         cache_hits: calls answered from the cache.
         coalesced: calls that waited for a request that was queued or sent already.
-        refused: calls refused because too many were waiting, or during a long pause.
+        refused: calls refused at once: too many wait, a long pause is in force, or ``run`` does
+            not run.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class RestClient:
         self._is_running = False
 
     def share(self, among: int) -> None:
-        """Divide the request rate that the exchange allows an address by ``among`` clients."""
+        """Limit the request rate to one of ``among`` equal shares of ``REST_REQUESTS_PER_S``."""
         self._bucket.share(among)
 
     async def get(self, path: str, query: Query = (), *, keeping: Keeping) -> Answer:
@@ -107,7 +109,9 @@ class RestClient:
         Args:
             path: absolute path, without characters that need quoting.
             query: keys and values, in any order.
-            keeping: returns how long the answer may be cached, in seconds.
+            keeping: returns how long an answer of status 200 may be cached, in seconds; any other
+                answer is cached for a second. When callers share a request, that of the first
+                caller applies.
         """
         query = tuple(sorted(query))
         key = (path, query)
@@ -124,11 +128,11 @@ class RestClient:
         return await self._enter(_Fetch(key, path, query, keeping), self._urgent)
 
     async def get_later(self, path: str, query: Query = ()) -> Answer:
-        """Return a new, uncached answer, when the callers of ``get`` leave room for it."""
+        """Return an answer to a request of its own; wait until callers of ``get`` leave room."""
         return await self._enter(_Fetch(object(), path, query, None), self._later)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Send requests until cancelled; calls that still wait are then refused."""
+        """Send requests until cancelled; calls that still wait then get a 503."""
         async with httpx.AsyncClient(
             base_url=self.url,
             headers=self._headers,
@@ -151,7 +155,7 @@ class RestClient:
                 self._fetches.clear()
 
     async def _enter(self, fetch: _Fetch, queue: deque[_Fetch]) -> Answer:
-        """Put ``fetch`` into ``queue`` and wait for its answer, or refuse at once."""
+        """Put ``fetch`` into ``queue`` and wait for its answer, or return a refusal at once."""
         refusal = self._refusal(queue)
         if refusal is not None:
             self.refused += 1
@@ -218,7 +222,11 @@ class RestClient:
         return None
 
     async def _send(self, client: httpx.AsyncClient, fetch: _Fetch) -> None:
-        """Send one request, and wake all callers that wait for it."""
+        """Send one request, cache its answer, and wake all callers that wait for it.
+
+        After ``429`` the request goes back to the head of its queue, unless the pause is too long,
+        it has no callers, or its tries are used up.
+        """
         try:
             self.requests += 1
             answer, error = await ask(client, fetch.path, fetch.query)
@@ -249,7 +257,7 @@ class RestClient:
         fetch.done.set()
 
     def _pause(self, limited: Answer) -> Answer:
-        """Pause all requests, and return the answer for callers that cannot wait so long."""
+        """Pause all requests; return the 503 for callers that cannot wait so long."""
         now = trio.current_time()
         if now >= self._paused_until:  # a 429 during a pause does not lengthen the next one
             pause_s = max(self._pauses.next_s(), limited.retry_after_s)

@@ -26,16 +26,16 @@ _CURSOR = re.compile(r"[0-9]{1,16}")
 
 
 class _Unreadable(Exception):
-    """The answer is too large, or its body does not match its head."""
+    """The body is too large, truncated, damaged, in another encoding, or not JSON."""
 
 
 async def ask(client: httpx.AsyncClient, path: str, query: Query) -> tuple[Answer, str]:
     """Send one request and wait for at most ``REST_TIMEOUT_S``.
 
     Returns:
-        The answer, and the reason why it is not the exchange's: a label of the error counter, or
-        empty. Status 429 is the exchange's own, with its ``Retry-After``; all other statuses are
-        as in ``Answer``.
+        The answer, and its label for the error counter; empty for the exchange's 200, 400 and 404.
+        Status 429 has the exchange's ``Retry-After`` and no text; any other status of the exchange
+        becomes 502. A failure is an answer too: 504 for a time-out, 502 for all else.
     """
     try:
         with trio.fail_after(limits.REST_TIMEOUT_S):
@@ -81,10 +81,11 @@ async def _whole(response: httpx.Response) -> Answer:
 
 
 async def _read(response: httpx.Response, bytes_max: int) -> bytes:
-    """Return the unpacked body, at most ``bytes_max`` bytes of it.
+    """Return the whole body, unpacked.
 
     Raises:
-        _Unreadable: the body is larger, truncated, damaged, or in an encoding not asked for.
+        _Unreadable: it is longer than ``bytes_max`` when unpacked, truncated, damaged, or in an
+            encoding that was not requested.
     """
     encoding = response.headers.get("content-encoding", "identity").lower()
     if encoding not in {"identity", "gzip"}:
@@ -109,7 +110,7 @@ class _Body:
         self._error = ""
 
     def take(self, part: bytes) -> bool:
-        """Append the next part; return whether more parts are needed."""
+        """Append the next part; return False once the body is too large or damaged."""
         if self._error:
             return False
         try:
@@ -137,7 +138,10 @@ class _Body:
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Return ``Retry-After`` in seconds; 0 for a date or an invalid value."""
+    """Return ``Retry-After`` in seconds, at most ``REST_RETRY_AFTER_MAX_S``.
+
+    It is 0 if the header is absent, a date or invalid.
+    """
     text = response.headers.get("retry-after", "")
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
         return 0.0

@@ -2,8 +2,9 @@
 
 A slot is down when no line has a live connection for it. If all slots are down, the feed is
 stale, and all subscribers get a notice. If one of several slots is down, only subscribers of its
-products do; the same holds for a product without heartbeats on a live connection.
-The beginning and the end of each such state are reported once.
+products do; the same holds for a silent product on a live connection. If the feed comes from
+another hedgehogd that reports its own feed as stale, the feed is stale too. The beginning and the
+end of each such state are reported once.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,10 @@ class Staleness:
         self._quiet = frozenset[str]()  # products reported as stale: their heartbeats stopped
 
     def of_lines(self, lines: Sequence[Line]) -> list[TopicNotice]:
-        """Update the state of the feed in its health; return the notices that report changes."""
+        """Update the state of the feed in its health; return notices about changes since last time.
+
+        They concern the feed as a whole, and the products of lost connections.
+        """
         wanted = {slot for line in lines for slot in line.plan.slots()}
         live = {slot for line in lines for slot in line.live()} & wanted
         down = wanted - live
@@ -67,11 +71,12 @@ class Staleness:
         return due
 
     def of_products(self, quiet: frozenset[str], watched: frozenset[str]) -> list[TopicNotice]:
-        """Return the notices about stopped and resumed heartbeats of ``watched`` products.
+        """Record which products are silent now; return the notices about changes since last time.
 
         Args:
-            quiet: the watched products without heartbeats now.
-            watched: the products that were checked.
+            quiet: the silent products, all of them also in ``watched``.
+            watched: the products that are known to be silent or live now; all other products stay
+                as they were.
         """
         before = self._quiet & watched
         due = _changes(before, quiet, "no heartbeat", "heartbeats are back")
@@ -110,7 +115,14 @@ class Staleness:
 def _changes(
     before: frozenset[str], now: frozenset[str], why_stale: str, why_live: str
 ) -> list[TopicNotice]:
-    """Return the notices about products that became stale, and about those that are live again."""
+    """Log and return the notices about products that became stale or live again.
+
+    Args:
+        before: the products that were stale.
+        now: the products that are stale.
+        why_stale: the reason in the notice about products that became stale.
+        why_live: the reason in the other notice.
+    """
     due = []
     for products, is_stale, reason in (
         (now - before, True, why_stale),

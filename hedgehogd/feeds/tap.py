@@ -48,9 +48,11 @@ class FrameTap(PassingStream):
         message_bytes_max: longest message accepted, in bytes.
 
     Attributes:
-        heard_at: when the last byte arrived, on the clock of ``trio.current_time``, seconds.
+        heard_at: when the last byte arrived or ``on_frames`` last returned, on the clock of
+            ``trio.current_time``, seconds.
         is_delivering: ``on_frames`` is running; the peer may have sent more bytes meanwhile.
-        failure: the error that ``receive_some`` raised; the library may drop it when it ends.
+        failure: the error of the peer that ``receive_some`` raised, or None; the library may drop
+            it when it ends.
 
     ``receive_some`` raises ``FrameError`` when the peer violates RFC 6455 or the limit,
     ``UpgradeRefused`` for a status other than 101 (the body is not read), and ``FeedError`` when
@@ -79,7 +81,10 @@ class FrameTap(PassingStream):
         return self._scanner.binary_dropped
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
-        """Return the head of the handshake's answer, then control frames; empty at the end."""
+        """Return the head of the handshake's answer, then control frames; empty at the end.
+
+        Data frames that arrive meanwhile are passed to ``on_frames``. The class lists the errors.
+        """
         try:
             return await (self._receive_frames() if self._is_open else self._receive_head())
         except (FeedError, FrameError) as error:
@@ -130,8 +135,8 @@ class FrameTap(PassingStream):
     async def send_close(self) -> None:
         """Send a close frame without the library, which would wait for the answer.
 
-        Its code says so if the exchange violated the protocol. A socket that accepts no more
-        bytes is not an error.
+        Its code is 1001, or that of the violation if the exchange violated the protocol. A socket
+        that is closed, broken or busy is not an error. The caller limits the time.
         """
         code = self.failure.code if isinstance(self.failure, FrameError) else _GOING_AWAY
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):

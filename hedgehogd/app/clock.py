@@ -19,8 +19,8 @@ class AwakeClock(trio.abc.Clock):
 
     Trio reads its clock in each turn of the loop, and passes it the length of each sleep before
     the sleep. If the time between two readings exceeds that sleep by more than ``PAUSE_MIN_S``,
-    the excess was a pause. Some task must always have a deadline, as the keepalives have each
-    second: a pause cannot be distinguished from a sleep without a deadline.
+    all time above these two was a pause. Some task must always have a deadline, as the keepalives
+    have each second: a pause cannot be distinguished from a sleep without a deadline.
 
     Args:
         read: a steady clock in seconds.
@@ -47,7 +47,10 @@ class AwakeClock(trio.abc.Clock):
         return now - self.paused_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Return how long the loop may sleep, in seconds."""
+        """Return the time until ``deadline``, in seconds; such a sleep will be no pause.
+
+        The result is negative after the deadline.
+        """
         sleep_s = deadline - self.current_time()
         self._due += max(sleep_s, 0.0)
         return sleep_s

@@ -150,10 +150,12 @@ class Daemon:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until ``stop`` is set and the drain is over.
 
-        Started means: every step that can fail at start has succeeded, and the port is open.
+        Started means: every step at start that can fail has succeeded, except the first connection
+        to the exchange, and the port is open. Errors may be in an exception group.
 
         Raises:
-            OperatorError: the machine or the settings do not allow the start.
+            OperatorError: the machine or the settings do not allow the start, or a recording that
+                is the feed is not valid.
             FeedError: the exchange refused the first connection permanently.
         """
         raise_file_limit(self._settings.limits_subscribers_max)
@@ -179,6 +181,8 @@ class Daemon:
     def reload(self, settings: Settings) -> None:
         """Apply the settings that may change while streams are open; log those that may not.
 
+        Before the daemon serves, they are remembered and applied as soon as it does.
+
         Raises:
             OperatorError: the machine does not allow the settings; none was applied.
         """
@@ -189,7 +193,10 @@ class Daemon:
         self._settings = apply(self._settings, settings, self.instance.pipe, self._plane)
 
     def try_reload(self, read_settings: Callable[[], Settings]) -> None:
-        """Reload; a wrong configuration is logged and changes nothing."""
+        """Reload the settings that ``read_settings`` returns; an OperatorError is only logged.
+
+        A wrong configuration changes nothing.
+        """
         try:
             self.reload(read_settings())
         except OperatorError as error:
@@ -202,7 +209,7 @@ class Daemon:
         companion: Companion,
         task_status: trio.TaskStatus[None],
     ) -> None:
-        """Open the listeners, wait for ``stop``, and drain."""
+        """Open the listeners, start the services, wait for ``stop``, and drain."""
         instance, settings = self.instance, self._settings
         async with trio.open_nursery() as connections:
             plane = self._plane = make_plane(instance, settings, connections)
@@ -241,8 +248,9 @@ class Daemon:
     ) -> None:
         """Report the drain, stop accepting, send farewells, and wait until all peers have left.
 
-        New streams are accepted during ``drain_notice_s``, until the load balancer has noticed
-        the drain: a refusal in that time would be an error for a subscriber.
+        After ``drain_timeout_s`` it returns, even if peers are still connected. New streams are
+        accepted during ``drain_notice_s``, until the load balancer has noticed the drain: a refusal
+        in that time would be an error for a subscriber.
         """
         settings, instance, counts = self._settings, self.instance, plane.counts
         instance.is_draining = True
@@ -294,7 +302,7 @@ async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -
 
 
 def calm_garbage_collector() -> None:
-    """Configure the cycle collector to run rarely.
+    """Collect cycles now, exempt all objects so far, and collect rarely from now on.
 
     The objects that the pipe creates for a message are freed by reference counting; only
     connections create reference cycles. Python's default is a collection after 700 new objects,
@@ -309,9 +317,11 @@ def calm_garbage_collector() -> None:
 async def serve(settings: Settings, read_settings: Callable[[], Settings]) -> None:
     """Run a daemon, controlled by signals, until it has drained.
 
+    Errors may be in an exception group.
+
     Args:
         settings: the settings at start.
-        read_settings: reads the configuration again, for SIGHUP.
+        read_settings: reads the configuration again, for SIGHUP; it may raise OperatorError.
 
     Raises:
         OperatorError: the daemon cannot start with these settings.

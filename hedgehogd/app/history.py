@@ -39,8 +39,8 @@ class History(NamedTuple):
     Attributes:
         directory: where the store is.
         recorded: the topics that are recorded there.
-        names: the pairs and channels that the store names.
-        lock: the right to write; perhaps held already.
+        names: the entries for the pairs and channels of this instance (``names_of``).
+        lock: the right to write; this instance may hold it already.
         retention: how much is kept.
         past: the recorded messages.
     """
@@ -55,13 +55,15 @@ class History(NamedTuple):
 
 @asynccontextmanager
 async def open_history(settings: Settings) -> AsyncIterator[History | None]:
-    """Open the store for the topics that are always held; close it at the end.
+    """Open the store for the topics of ``held_topics``; close it at the end.
+
+    A demo without a directory gets a temporary one, which is removed at the end.
 
     Yields:
-        The store; None when nothing is recorded.
+        The store; None without such topics or without a directory.
 
     Raises:
-        OperatorError: other instances record other pairs or channels here.
+        OperatorError: another instance records other pairs or channels here.
     """
     recorded = frozenset(held_topics(settings))
     directory = settings.history_directory(os.environ)
@@ -90,7 +92,8 @@ async def recording(
     """Record the messages of ``instance`` in ``history``; at the end write the rest.
 
     Yields:
-        The function that records backfilled trades of a product.
+        The function that records backfilled trades of a product; without ``history`` it does
+        nothing.
     """
     if history is None:
         yield lambda _product_id, _trades: None
@@ -112,7 +115,7 @@ async def recording(
 
 
 class _Permanent:
-    """A permanent directory; it is created if it does not exist and that is possible."""
+    """A permanent directory, created if it does not exist; a failure is only logged."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -139,7 +142,9 @@ def names_of(settings: Settings) -> dict[str, str]:
 
 
 async def _agree(directory: Path, lock: WriterLock, names: Mapping[str, str]) -> None:
-    """Check that this instance may write, or that the writer records the same names.
+    """Take the lock, or check that the writer, which has it, records the same names.
+
+    If the names cannot be read for a second, the check is left out.
 
     Raises:
         OperatorError: the writer records other pairs or channels.

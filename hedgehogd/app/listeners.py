@@ -40,7 +40,7 @@ class Listeners:
         operator_listener: socket.socket | None,
         own: tuple[socket.socket, Peers] | None,
     ) -> None:
-        """``own`` is the unix socket with the peer instances; None without a runtime directory."""
+        """``own``: our unix socket, and the client of the peer instances; None without both."""
         self.port: int = listener.getsockname()[1]
         self._settings = settings
         self._listener = listener
@@ -50,13 +50,13 @@ class Listeners:
 
     @property
     def peers(self) -> Peers | None:
-        """The other instances of the machine; None without a runtime directory."""
+        """The client of the machine's other instances; None without a runtime directory."""
         return None if self._own is None else self._own[1]
 
     async def open(
         self, plane: StreamingPlane, companion: Companion, connections: trio.Nursery
     ) -> None:
-        """Accept connections, and serve them in the nursery ``connections``.
+        """Start to accept connections, and serve them in the nursery ``connections``.
 
         The unix socket stays open as long as ``connections``: while streams are open, peer
         instances may forward commands for them.
@@ -85,14 +85,17 @@ class Listeners:
             self._accepting.append(await connections.start(door.run, listener, connections))
 
     def close_ports(self) -> None:
-        """Accept no more connections on the stream port and the operator listener."""
+        """Accept no more connections on the stream port and the operator listener.
+
+        Connections that are open stay open.
+        """
         for accepting in self._accepting:
             accepting.cancel()
 
 
 @asynccontextmanager
 async def open_listeners(settings: Settings) -> AsyncIterator[Listeners]:
-    """Open the listeners; at the end close them, and remove the unix socket's file.
+    """Bind the listeners; at the end close them, and remove the unix socket's file.
 
     Raises:
         OperatorError: a port or the instance's number is in use, or the machine does not allow

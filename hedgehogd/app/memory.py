@@ -29,7 +29,10 @@ async def return_memory(
     budget: Budget,
     trim: Callable[[int], int] | None = _find_trim(),  # noqa: B008  # looked up once
 ) -> None:
-    """Trim the heap, for ever, each time ``TRIM_BYTES_MIN`` of ``budget`` were freed."""
+    """Trim the heap, for ever, each time ``TRIM_BYTES_MIN`` of ``budget`` were freed.
+
+    The budget is read every ``_LOOK_S`` seconds. Nothing is trimmed if ``trim`` is None.
+    """
     highest = 0
     while True:
         highest = max(highest, budget.bytes)

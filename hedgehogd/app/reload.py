@@ -1,9 +1,9 @@
 """Reload on SIGHUP: the settings that change while the daemon runs.
 
-The configuration is read again from the same flags, environment and file. Held products,
-limits, the times of a drain and the log level change at once, for open streams too (but
-``limits.topics_max`` only for new ones). For any other changed key the log states that it needs
-a restart. A configuration with an error changes nothing.
+The configuration is read again from the same flags, environment and file. Held topics, limits
+(except ``limits.tape_bytes_max``), the times of a drain and the log level change at once, for open
+streams too (but ``limits.topics_max`` only for new ones). For any other changed key the log states
+that it needs a restart. A configuration with an error changes nothing.
 """
 
 import structlog
@@ -19,7 +19,10 @@ log = structlog.get_logger("reload")
 
 
 def held_topics(settings: Settings) -> list[Topic]:
-    """Return the topics that are always held: each channel of ``--channels`` for each pair."""
+    """Return the topics that are always held: each channel of ``--channels`` for each pair.
+
+    A channel without products counts once. Without ``--pairs`` there are none.
+    """
     if not settings.feed_pairs:
         return []
     return [
@@ -30,12 +33,16 @@ def held_topics(settings: Settings) -> list[Topic]:
 
 
 def only_products(settings: Settings) -> frozenset[str] | None:
-    """Return the only products that are served; None for all that the exchange lists."""
+    """Return the products of ``--only-pairs``; None if all products of the exchange are served."""
     return frozenset(settings.feed_pairs) if settings.feed_only_pairs else None
 
 
 def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Settings:
-    """Apply the settings that may change; return the settings that are now in force."""
+    """Apply the settings that may change, and log all changed keys.
+
+    Returns:
+        The settings now in force: ``old``, with the changes that were applied.
+    """
     settings, changed, needs_restart = reloaded(old, new)
     pipe.catalogue.restrict(only_products(settings))
     pipe.demand.hold(held_topics(settings), trio.current_time())

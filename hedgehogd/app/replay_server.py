@@ -65,8 +65,8 @@ async def replay(
     """Serve a stretch of history until cancelled; started, with the address, once it listens.
 
     Raises:
-        OperatorError: there is no history, or no message of the requested stretch; or the store
-            can no longer be read.
+        OperatorError: as for ``Stretch``; or the address cannot be bound; or, in an exception
+            group, the store can no longer be read.
     """
     stretch = await trio.to_thread.run_sync(Stretch, wish)
     try:
@@ -110,7 +110,8 @@ class Stretch:
         This and all other methods read the disk: call them in a thread, not in the event loop.
 
         Raises:
-            OperatorError: there is no history, or no message of the requested stretch.
+            OperatorError: the store does not exist or cannot be read; the stretch has no message,
+                or none of a requested pair or channel.
         """
         self.messages = 0
         self.gaps: Counter[str] = Counter()
@@ -154,7 +155,10 @@ class Stretch:
                 self._watch_removal(page.end)
 
     def _beginning(self, topic: Topic) -> Iterator[Due]:
-        """Yield the initial state of a book: a snapshot and its updates up to the stretch."""
+        """Yield the initial state of a book: a snapshot and its updates up to the stretch.
+
+        Yield nothing for a channel without snapshots, or without a snapshot before the stretch.
+        """
         if not BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
             return
         since_us = self._wish.since_us
@@ -199,7 +203,7 @@ class Stretch:
             log.warning("gaps in history", count=len(gaps), kinds=dict(kinds), topics=topics)
 
     def _watch_removal(self, after: int) -> None:
-        """Log, once, that retention removes messages that have not been replayed yet."""
+        """Log, once, if retention has removed messages after the place ``after``."""
         for topic in () if self._is_overtaken else self._topics:
             first = self._reader.first_place(topic)
             if first is None or first > max(self._extents[topic].first_place, after + 1):
@@ -211,7 +215,7 @@ class Stretch:
         """Return the recorded topics to read, each with the topics that it is served as.
 
         Raises:
-            OperatorError: no message of a requested pair or channel is recorded.
+            OperatorError: a requested pair or channel has no recorded topic in the stretch.
         """
         wish = self._wish
         kept = {
@@ -241,7 +245,7 @@ class Stretch:
         return chosen
 
     def _first_place(self) -> int:
-        """Return the place of the first message.
+        """Return the receive time of the first message, µs since the epoch.
 
         Raises:
             OperatorError: the stretch has no message.

@@ -47,7 +47,10 @@ def watchdog_interval_s() -> float | None:
 
 
 async def keep_notifying(instance: Instance) -> None:
-    """Notify systemd of a running loop, and of the state in one line, until cancelled."""
+    """Send systemd the state in one line, and the sign of life for a watchdog, until cancelled.
+
+    This is done every ten seconds, or more often if the watchdog needs it.
+    """
     interval_s = watchdog_interval_s()
     while True:
         _, reason = instance.readiness()

@@ -71,9 +71,12 @@ class Upstream:
     async def start(self, producers: trio.Nursery, inbox: Inbox) -> Companion:
         """Start all producers in the nursery ``producers``; return the sources of REST answers.
 
+        It waits for the first list of products, for a few seconds at most. Later errors end the
+        nursery ``producers``: FeedError if the exchange refuses the first connection permanently,
+        OperatorError if the feed is a recording that is not valid.
+
         Raises:
             OperatorError: the feed or the credentials of the settings cannot be used.
-            FeedError: the exchange refused the first connection permanently.
         """
         pipe = self._instance.pipe
         producers.start_soon(TickerBatch(pipe.hub, pipe.latest).run, inbox.clone())
@@ -142,7 +145,10 @@ class Upstream:
             await trio.sleep(limits.INSTANCES_LOOK_S)
 
     def _deliver_to(self, inbox: Inbox) -> Deliver:
-        """Return the function that records backfilled trades and sends a notice with them."""
+        """Return the function that delivers backfilled trades of a product.
+
+        It records them, keeps them for resuming subscribers, sends a notice with them and pauses.
+        """
         backfilled = self._instance.pipe.backfilled
 
         async def deliver(product_id: str, trades: list[dict[str, Any]]) -> None:
@@ -155,7 +161,12 @@ class Upstream:
         return deliver
 
     async def _address(self, producers: trio.Nursery) -> FeedAddress | None:
-        """Return the address of the feed, None for a recording; start the exchange of a demo."""
+        """Return the address of the feed, None for a recording; start the exchange of a demo.
+
+        Raises:
+            OperatorError: the URL or the settings of the demo are not valid, or there is no such
+                recording.
+        """
         where = self._settings.feed_where
         if where in _NAMED_FEEDS:
             return parse_url(*_NAMED_FEEDS[where])

@@ -20,11 +20,14 @@ _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def read_credentials(directory: str, environment: Mapping[str, str]) -> Credentials | None:
-    """Return the credentials in ``directory``, by default systemd's; None when there are none.
+    """Return the credentials in ``directory``, by default in systemd's directory.
+
+    None only if ``directory`` is empty, and there is no directory of systemd, or none of the
+    files in it.
 
     Raises:
-        OperatorError: a file is missing, unreadable, empty or readable by all users, or the
-            secret is not base64.
+        OperatorError: a file is missing, unreadable, empty, not text, or readable or writable by
+            all users; or the secret is not base64.
     """
     where = directory or environment.get(_SYSTEMD, "")
     if not where or (not directory and not _are_there(Path(where))):

@@ -25,7 +25,10 @@ _HEAD = """\
 
 
 def example_file() -> str:
-    """Return the file; without the comment signs before its values it still sets the defaults."""
+    """Return the file; without the comment signs before its values it sets the defaults.
+
+    The exception: a key without a default that a file can express has an example as its value.
+    """
     parts = [_HEAD]
     by_section = sorted(KEYS, key=lambda key: ("." in key.name, _section_rank(key)))
     for section, keys in groupby(by_section, _section):
@@ -39,7 +42,7 @@ def _section(key: Key) -> str:
 
 
 def _section_rank(key: Key) -> int:
-    """Return the place of the section: sections have the order of their first keys."""
+    """Return the sort rank of the section: sections have the order of their first keys."""
     return next(rank for rank, each in enumerate(KEYS) if _section(each) == _section(key))
 
 
@@ -51,7 +54,10 @@ def _entry(key: Key) -> str:
 
 
 def _value(key: Key) -> tuple[str, str]:
-    """Return the default in TOML, and a remark when no value in a file can express it."""
+    """Return the default in TOML, and an empty remark.
+
+    If no value in a file can express the default: an example, and a remark about that.
+    """
     try:
         key.read(key.default)
     except ValueError:

@@ -73,7 +73,7 @@ class Key(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name in the file, ``section.key``."""
+        """The name in the file: ``section.key``, or ``instance``, which is in no section."""
         return self.field.replace("_", ".", 1)
 
     @property
@@ -94,14 +94,17 @@ def key(
     has_secrets: bool = False,
     note: str = "",
 ) -> _Value:
-    """Declare a key as the value of a field of ``Settings``; ``Key`` describes the arguments."""
+    """Declare a key as the value of a field of ``Settings``.
+
+    ``Key`` describes the arguments; ``text`` is its ``help``.
+    """
     declared = Key(default, flag, metavar, group, text, read, reloads, has_secrets, note)
     return field(default=default, repr=not has_secrets, metadata={Key: declared})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The value of each key."""
+    """The value of each key; ``load`` has checked them."""
 
     # fmt: off
     feed_pairs: tuple[str, ...] = key(
@@ -310,7 +313,10 @@ class Settings:
 
     @property
     def operator_address(self) -> tuple[str, int] | None:
-        """Address and port of the operator listener; None without this listener."""
+        """Address and port of the operator listener; None without this listener.
+
+        There is none with ``none``, and with ``auto`` if ``serve.port`` is set.
+        """
         if self.serve_operator_bind == AUTO:
             is_numbered = not self.serve_port
             return ("127.0.0.1", FIRST_OPERATOR_PORT + self.instance) if is_numbered else None
@@ -323,14 +329,15 @@ class Settings:
 
     @property
     def operator_place(self) -> str | None:
-        """The same for the operator listener; None without this listener."""
+        """``HOST:PORT`` of the operator listener for programs of this machine; None without it."""
         address = self.operator_address
         return None if address is None else _local_place(*address)
 
     def history_directory(self, environment: Mapping[str, str]) -> Path | None:
         """Return the directory of history, by default the state directory that systemd names.
 
-        None when no history is kept, and for a temporary directory (demo).
+        None for ``none``, and for ``auto`` without a state directory: then only a demo keeps
+        history, in a temporary directory.
         """
         where = self.history_where
         if where == NONE:
@@ -363,7 +370,7 @@ class Reload(NamedTuple):
 
 
 def reloaded(old: Settings, new: Settings) -> Reload:
-    """Return ``old`` with the new values of the keys that reload."""
+    """Return the difference; its settings are ``old`` with the new values of keys that reload."""
     differs = [each for each in KEYS if getattr(old, each.field) != getattr(new, each.field)]
     values = {each.field: getattr(new, each.field) for each in differs if each.reloads}
     return Reload(
@@ -374,7 +381,7 @@ def reloaded(old: Settings, new: Settings) -> Reload:
 
 
 def _local_place(host: str, port: int) -> str:
-    """Return ``HOST:PORT``; a listener on all addresses is reached at the loopback address."""
+    """Return ``HOST:PORT`` for a URL; for a listener on all addresses, the loopback address."""
     return f"{in_url(_LOOPBACK_OF.get(host, host))}:{port}"
 
 

@@ -38,7 +38,10 @@ class Configuration(NamedTuple):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a sentence that suggests the nearest of ``names``; empty when none is similar."""
+    """Return a line of an error text that suggests the nearest name; empty if none is similar.
+
+    The line begins with a line feed.
+    """
     return _hint(name, {each: each for each in names})
 
 
@@ -53,8 +56,9 @@ def load(
         file: the file that ``--config`` names; None for the default file, if it exists.
 
     Raises:
-        OperatorError: a flag is wrong (exit status 64), or a value of the environment or the
-            file (exit status 78).
+        OperatorError: a flag is wrong (exit status 64); the file cannot be read, or a key or value
+            in it or in the environment is wrong (exit status 78); or several values together
+            violate a condition (64 or 78).
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(BY_NAME, "default")
@@ -83,7 +87,10 @@ def load(
 
 
 def _nearest_variable(variable: str) -> str:
-    """Compare names without the prefix; with it, all of them would be similar."""
+    """Return a line that suggests the nearest variable; empty when none is similar.
+
+    Names are compared without the prefix; with it, all of them would be similar.
+    """
     by_flag = {_flag_word(key).upper(): key.variable for key in KEYS}
     by_ending = {key.field.upper(): key.variable for key in KEYS}
     return _hint(variable.removeprefix(ENVIRONMENT_PREFIX), by_flag | by_ending)
@@ -94,18 +101,21 @@ def _nearest_key(name: str) -> str:
 
 
 def _flag_word(key: Key) -> str:
-    """Return the flag as an operator may write it in a file by mistake: ``port``."""
+    """Return the flag as an operator may write it in a file by mistake: ``--x-s`` as ``x_s``."""
     return key.flag.removeprefix("--").replace("-", "_")
 
 
 def _hint(name: str, meant: Mapping[str, str]) -> str:
-    """Return a sentence that suggests the key of the nearest name; empty when none is similar."""
+    """Return a line that suggests a key or variable; empty when no name is similar to ``name``.
+
+    ``meant`` maps each name that an operator may write to the suggestion for it.
+    """
     alike = nearest_name(name, meant)
     return "" if alike is None else f"\n  Did you mean {meant[alike]!r}?"
 
 
 def _default_file() -> Path | None:
-    """Return the default file if it exists.
+    """Return the default file if it exists, else None.
 
     A file that this user may not see counts as one that exists: reading it reports the error.
     """
@@ -124,7 +134,11 @@ def _read(key: Key, value: Any, where: str, status: int) -> Any:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    """Return the file's values by key's name."""
+    """Return the unchecked values of a TOML file, by name of the key: ``section.key``.
+
+    Raises:
+        OperatorError: the file cannot be read, is not TOML, or has an unknown key.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -148,7 +162,11 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _check(settings: Settings) -> None:
-    """Check conditions on more than one value."""
+    """Check the conditions that involve several values.
+
+    Raises:
+        OperatorError: a condition is violated.
+    """
     if settings.feed_only_pairs and not settings.feed_pairs:
         raise OperatorError("--only-pairs without --pairs would serve no product", EXIT_USAGE)
     if settings.drain_notice_s + settings.drain_spread_s >= settings.drain_timeout_s:
@@ -166,7 +184,7 @@ def shown_value(key: Key, settings: Settings) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as text."""
+    """Return a value as text, as a flag or variable sets it; a list is joined with commas."""
     if isinstance(value, tuple):
         return ",".join(value)
     if isinstance(value, bool):

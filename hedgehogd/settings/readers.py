@@ -1,6 +1,7 @@
 """Readers of values: text of a flag or a variable, or a TOML value, becomes the value of a key.
 
-Each raises ValueError with the words that follow "expected".
+Each raises ValueError with the words that follow "expected". A list is a TOML list or a text with
+commas; an item that occurs twice counts once.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def read_pairs(value: Any) -> tuple[str, ...]:
-    """Read pairs, in any case of letters; each counts once."""
+    """Read a list of pairs in any case of letters; return them in capitals."""
     pairs = tuple(item.upper() for item in _texts(value))
     for pair in pairs:
         if not is_product_id(pair):
@@ -34,7 +35,7 @@ def read_pairs(value: Any) -> tuple[str, ...]:
 
 
 def read_channels(value: Any) -> tuple[str, ...]:
-    """Read names of channels, Coinbase's aliases included."""
+    """Read a list of channel names, Coinbase's aliases included; return them unchanged."""
     names = _texts(value)
     for name in names:
         if name not in BY_ALIAS:
@@ -43,7 +44,7 @@ def read_channels(value: Any) -> tuple[str, ...]:
 
 
 def read_network_list(value: Any) -> tuple[str, ...]:
-    """Read addresses and networks; return them as text."""
+    """Read a list of addresses and networks; return them as text."""
     texts = _texts(value)
     try:
         read_networks(texts)
@@ -53,7 +54,7 @@ def read_network_list(value: Any) -> tuple[str, ...]:
 
 
 def read_address(text: str) -> tuple[str, int]:
-    """Read ``ADDRESS:PORT``; an IPv6 address is written in brackets."""
+    """Read ``ADDRESS:PORT``; an IPv6 address has brackets, which are not returned."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -66,7 +67,7 @@ def read_address(text: str) -> tuple[str, int]:
 
 
 def read_operator_bind(value: Any) -> str:
-    """Read ``ADDRESS:PORT``, ``auto`` or ``none``."""
+    """Check ``ADDRESS:PORT``, ``auto`` or ``none``; return it unchanged."""
     text = read_text(value)
     if text not in {AUTO, NONE}:
         read_address(text)
@@ -74,7 +75,7 @@ def read_operator_bind(value: Any) -> str:
 
 
 def read_hosts(value: Any) -> tuple[str, ...]:
-    """Read names and addresses without a port, or ``*``."""
+    """Read a list of names and addresses without a port, or ``*``; return them in small letters."""
     hosts = []
     for text in _texts(value):
         is_bare = text.count(":") > 1 and not text.startswith("[")  # an IPv6 address
@@ -86,7 +87,7 @@ def read_hosts(value: Any) -> tuple[str, ...]:
 
 
 def read_origins(value: Any) -> tuple[str, ...]:
-    """Read origins of web pages, or ``*``."""
+    """Read a list of origins of web pages, or ``*``; return them unchanged."""
     texts = _texts(value)
     for text in texts:
         if text != ANY and read_origin(text) is None:
@@ -149,7 +150,7 @@ def number(low: float, high: float) -> Callable[[Any], float]:
 
 
 def read_switch(value: Any) -> bool:
-    """Read a truth value: true, 1, yes, false, 0 or no."""
+    """Read a truth value: true, 1, yes, false, 0 or no, in any case of letters."""
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if isinstance(value, bool):
         return value

@@ -1,4 +1,6 @@
-"""The command line: run the command that the first word names, and set the exit status.
+"""The command line: run the command that the first word names, and exit with its status.
+
+Without such a word, or if it is a flag, the command is ``serve``.
 
 Only the module of this command is imported, so that ``hedgehogd --version`` or ``hedgehogd config``
 starts without trio, Quart and structlog (tests/house/test_imports.py).
@@ -20,12 +22,18 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its status."""
+    """Run the command line, by default of this process, and exit with its status."""
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command line; return the exit status. An operator never sees a traceback."""
+    """Run the command line; return the exit status.
+
+    Every error is printed or logged, and becomes an exit status.
+
+    Raises:
+        SystemExit: the parser has printed a help text, the version or an error.
+    """
     command, rest = "serve", list(argv)
     if rest and not rest[0].startswith("-"):
         command = rest.pop(0)
@@ -38,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run_of(command: str) -> Callable[[Sequence[str]], int]:
-    """Import the module of ``command``; return its ``run``.
+    """Import the module of ``command``; return its ``run``, which returns the exit status.
 
     The imports are statements because PyInstaller does not find modules that are imported by
     a computed name.
@@ -88,7 +96,10 @@ def _run_of(command: str) -> Callable[[Sequence[str]], int]:
 
 
 def _status_of(error: BaseException) -> int:
-    """Print the error for the operator, and return its exit status."""
+    """Return the exit status of an error; print an operator's error, log a bug.
+
+    The first error of an exception group decides. SystemExit is raised again.
+    """
     first = error
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]

@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser with the exit status 64 and a suggestion for a misspelt flag."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the error in at most two lines and exit with 64."""
+        """Print the error and a hint to stderr, and exit with status 64."""
         unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split(" ")[0]
         flags = [flag for action in self._actions for flag in action.option_strings]
         hint = nearest(unknown, flags if unknown.startswith("-") else COMMANDS)
@@ -32,7 +32,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def version_text() -> str:
-    """Return version and commit; a build has the commit in a file, a checkout in git."""
+    """Return name, version and, if it is known, commit, for example ``hedgehogd 1.0 (abc1234)``.
+
+    A build has the commit in a file, a checkout in git.
+    """
     package = Path(__file__).resolve().parents[1]
     try:
         commit = (package / "commit").read_text(encoding="utf-8").strip()
@@ -61,7 +64,10 @@ class _Version(argparse.Action):
 
 
 def checked(read: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """Wrap ``read`` for ``argparse``, which prints only messages of its own exception type."""
+    """Return ``read`` for ``argparse``: a ValueError becomes an ArgumentTypeError.
+
+    ``argparse`` prints only the messages of its own exception type.
+    """
 
     def read_checked(text: str) -> Any:
         try:
@@ -73,7 +79,10 @@ def checked(read: Callable[[Any], Any]) -> Callable[[str], Any]:
 
 
 def add_keys(parser: argparse.ArgumentParser) -> None:
-    """Add ``--version``, and a flag for every key of the configuration, in its group."""
+    """Add a flag for every key of the configuration, in its group.
+
+    Also add ``--version``, ``--config`` and ``--check``. A flag that is absent has the value None.
+    """
     parser.add_argument("--version", action=_Version, nargs=0, help="show version and commit")
     groups: dict[str, Any] = {}
     for key in KEYS:
@@ -140,7 +149,9 @@ def add_where(parser: argparse.ArgumentParser, port_help: str) -> None:
 
 
 def configuration_of(arguments: argparse.Namespace) -> Configuration:
-    """Return the configuration in force with these flags.
+    """Return the configuration in force with these flags, of a parser with ``--config``.
+
+    The environment and the file are read again by each call.
 
     Raises:
         OperatorError: the configuration is wrong.
@@ -154,5 +165,5 @@ def configuration_of(arguments: argparse.Namespace) -> Configuration:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Return the names in ``text``, which commas separate."""
+    """Return the names in ``text``, which commas separate, without empty ones."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -19,7 +19,14 @@ def config_parser() -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print every key, its value and its origin, or with ``--example`` a file of all defaults."""
+    """Print every key, its value and its origin, or with ``--example`` a file of all defaults.
+
+    Returns:
+        The exit status 0.
+
+    Raises:
+        OperatorError: the configuration is wrong.
+    """
     arguments = config_parser().parse_args(argv)
     if arguments.example:
         print(example_file(), end="")

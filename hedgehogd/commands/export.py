@@ -39,7 +39,7 @@ def _format_of(file: str) -> str:
     """Return the format that the suffix of ``file`` means.
 
     Raises:
-        OperatorError: the suffix belongs to another format; its programs could not read the file.
+        OperatorError: the suffix is unknown; programs for its format could not read the file.
     """
     suffix = Path(file).suffix.lower()
     form = _SUFFIXES.get(suffix)
@@ -53,7 +53,15 @@ def _format_of(file: str) -> str:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Export a time range of history."""
+    """Export a time range of history, and print the number of messages to stderr.
+
+    Returns:
+        The exit status 0.
+
+    Raises:
+        OperatorError: a flag or the configuration is wrong, nothing is recorded in the range, or
+            the store or the file cannot be used.
+    """
     arguments = export_parser(time.time_ns() // 1000).parse_args(joined(argv))
     pair = arguments.pair.upper()
     channel = BY_ALIAS.get(arguments.channel)

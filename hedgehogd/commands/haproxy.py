@@ -170,7 +170,7 @@ def _is_ip_address(text: str) -> bool:
 
 
 def ports_of(cluster: Cluster) -> list[tuple[str, int]]:
-    """Return every port in use on this machine, each with the name of its user."""
+    """Return every port of the instances and of HAProxy, each with the name of its user."""
     found = [(f"instance {number}", FIRST_PORT + number) for number in cluster.instances]
     found += [
         (f"the operator listener of instance {number}", FIRST_OPERATOR_PORT + number)
@@ -181,7 +181,7 @@ def ports_of(cluster: Cluster) -> list[tuple[str, int]]:
 
 
 def clash_of(cluster: Cluster) -> str:
-    """Return the error when two listeners have the same port; empty when no two have."""
+    """Return an error text when two listeners have the same port; empty when no two have."""
     users: dict[int, str] = {}
     for name, port in ports_of(cluster):
         if port in users:
@@ -191,7 +191,7 @@ def clash_of(cluster: Cluster) -> str:
 
 
 def haproxy_config(cluster: Cluster) -> str:
-    """Return the whole configuration file."""
+    """Return the whole configuration file; the ports of ``cluster`` must not clash."""
     count = len(cluster.instances)
     visitors = limits.VISITORS_MAX + limits.CONTROL_REQUESTS_MAX
     connections = cluster.connections_max or count * (limits.SUBSCRIBERS_MAX + visitors)
@@ -228,14 +228,17 @@ def haproxy_config(cluster: Cluster) -> str:
 
 
 def _json_answer(code: str, message: str, retry_after_s: int) -> str:
-    """Return an answer in the form of the daemon's errors, for a directive of HAProxy."""
+    """Return the arguments of an HAProxy directive that answers like the daemon's errors.
+
+    There is no ``Retry-After`` if ``retry_after_s`` is 0.
+    """
     body = f'{{"error":{{"code":"{code}","message":"{message}"}}}}'
     retry = f" hdr Retry-After {retry_after_s}" if retry_after_s else ""
     return f"content-type application/json string '{body}'{retry}"
 
 
 def _bind_lines(cluster: Cluster) -> list[str]:
-    """Return the ``bind`` lines of the public frontend."""
+    """Return the ``bind`` lines of the public frontend: HTTP, and HTTPS with a certificate."""
     options = f"tcp-ut {limits.UNACKED_MAX_S:g}s"
     secure = f"{options} ssl crt {cluster.certificate} alpn h2,http/1.1"
     lines = [f"    bind {_address(host, cluster.port)} {options}" for host in cluster.bind]
@@ -249,7 +252,10 @@ def _address(host: str, port: int) -> str:
 
 
 def haproxy_parser() -> Parser:
-    """Return the parser of ``haproxy-config``; its values are fields of ``Cluster``."""
+    """Return the parser of ``haproxy-config``; its values are fields of ``Cluster``.
+
+    A flag that is absent has no value, so that the default of ``Cluster`` applies.
+    """
     parser = new_parser(
         "haproxy-config",
         "Print the configuration of HAProxy in front of the instances of this machine,\n"
@@ -290,7 +296,14 @@ def haproxy_parser() -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the configuration of HAProxy."""
+    """Print the configuration of HAProxy.
+
+    Returns:
+        The exit status 0.
+
+    Raises:
+        OperatorError: two listeners have the same port.
+    """
     cluster = Cluster(**vars(haproxy_parser().parse_args(argv)))
     if clash := clash_of(cluster):
         raise OperatorError(clash, EXIT_USAGE)

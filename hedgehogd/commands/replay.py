@@ -49,7 +49,12 @@ def replay_parser(now_us: int) -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Serve a time range of history until a signal."""
+    """Serve a time range of history until a signal; SIGINT raises KeyboardInterrupt.
+
+    Raises:
+        OperatorError: a flag or the configuration is wrong, or the history cannot be replayed;
+            perhaps in an exception group.
+    """
     arguments = replay_parser(time.time_ns() // 1000).parse_args(joined(argv))
     if arguments.since >= arguments.until:
         raise OperatorError("--since is not before --until", EXIT_USAGE)

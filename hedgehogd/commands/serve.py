@@ -61,7 +61,18 @@ def serve_parser() -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the daemon, or check its configuration."""
+    """Run the daemon until it has drained; with ``--check`` only check its configuration.
+
+    Errors while it runs may be in an exception group.
+
+    Returns:
+        The exit status 0.
+
+    Raises:
+        OperatorError: the configuration is wrong, or the machine does not allow the start.
+        FeedError: the exchange refused the first connection permanently.
+        KeyboardInterrupt: a second signal ended the drain early.
+    """
     arguments = serve_parser().parse_args(argv)
     configuration = configuration_of(arguments)
     settings = configuration.settings
@@ -91,7 +102,7 @@ def _check_feed(where: str) -> None:
     """Check that ``where`` names a feed; the feed is not contacted.
 
     Raises:
-        OperatorError: it is no name, no WebSocket URL and no recording.
+        OperatorError: it is none of the names, no WebSocket URL and no recording.
     """
     if where in FEED_NAMES:
         return

@@ -54,7 +54,13 @@ def simulate_parser() -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the simulator until a signal."""
+    """Run the simulator until a signal; with ``--fault help`` print the faults and return 0.
+
+    SIGINT raises KeyboardInterrupt.
+
+    Raises:
+        OperatorError: a flag is wrong, or the port is in use; in an exception group.
+    """
     arguments = simulate_parser().parse_args(argv)
 
     import structlog

@@ -30,7 +30,13 @@ def status_parser() -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the state of the instances."""
+    """Print the state of the instances; return the exit status of ``status``.
+
+    The operator listener is asked first, unless ``--port`` is set; then the stream port.
+
+    Raises:
+        OperatorError: the configuration is wrong.
+    """
     arguments = status_parser().parse_args(argv)
     settings = configuration_of(arguments).settings
     operator = None if arguments.serve_port else settings.operator_place
@@ -39,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def status(places: Sequence[str], out: TextIO) -> int:
-    """Print a line for each instance that the asked instance knows.
+    """Print a line for each instance that the asked instance knows, or why none answers.
 
     Args:
         places: ``HOST:PORT`` of one instance, first of its operator listener; the first that
@@ -47,7 +53,8 @@ def status(places: Sequence[str], out: TextIO) -> int:
         out: receives the lines.
 
     Returns:
-        0 when the asked instance takes new subscribers, ``EXIT_NOT_READY`` otherwise.
+        0 when the asked instance takes new subscribers, ``EXIT_NOT_READY`` when it does not or
+        no place answers.
     """
     failures = []
     for place in places:
@@ -70,7 +77,7 @@ def status(places: Sequence[str], out: TextIO) -> int:
 
 
 def _ask(place: str) -> tuple[bool, list[Row]]:
-    """Return whether the instance at ``place`` is ready, and a row for each that it knows.
+    """Return whether the instance at ``place`` is ready, and a row for each instance it knows.
 
     Raises:
         OSError: there is no answer.
@@ -91,7 +98,7 @@ def _ask(place: str) -> tuple[bool, list[Row]]:
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
-    """Return status and body; a connection that the instance has closed is opened again."""
+    """Return status and body; open the connection, again if the instance has closed it."""
     connection.request("GET", path)
     answer = connection.getresponse()
     return answer.status, answer.read()

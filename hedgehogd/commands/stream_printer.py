@@ -46,7 +46,7 @@ class Stream(NamedTuple):
         pairs: products to subscribe to; empty when the URL subscribes already.
         channels: channels to subscribe to.
         form: ``raw`` (the message's own text) or ``human``.
-        count_max: stop after this many messages; 0 for never.
+        count_max: stop after this many messages, acknowledgements included; 0 for never.
     """
 
     url: str
@@ -88,7 +88,7 @@ def _essence(message: dict[str, Any]) -> str:
 
 
 class Counts:
-    """Counts by type and the rate, shown on a terminal only."""
+    """Counts of messages by type, and their rate since the start; shown on a terminal only."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -125,11 +125,13 @@ class Counts:
 
 
 async def print_stream(stream: Stream) -> int:
-    """Print messages until ``count_max``, the peer's end, or cancellation.
+    """Print messages until ``count_max``, or until the peer or the reader of stdout closes.
+
+    The reason of a failure is printed to stderr.
 
     Returns:
-        The exit status: 0, or 69 when the peer could not be reached, closed the connection, or
-        has none of the topics.
+        The exit status: 0 after ``count_max`` or when the reader of stdout has closed it; 69 when
+        the peer cannot be reached, closes the connection, or has none of the topics.
 
     Raises:
         OperatorError: the URL is not a WebSocket URL.
@@ -155,8 +157,9 @@ async def print_stream(stream: Stream) -> int:
 
 @asynccontextmanager
 async def _connected(address: FeedAddress) -> AsyncIterator[WebSocketConnection]:
-    """Open a WebSocket.
+    """Open a WebSocket; close it at the end.
 
+    Opening it raises one of ``OUTSIDE_ERRORS`` or HandshakeError, perhaps in an exception group.
     ``trio-websocket``'s own connect waits a minute for a peer with an invalid certificate.
     """
     with trio.fail_after(limits.DIAL_TIMEOUT_S):
@@ -181,7 +184,12 @@ async def _connected(address: FeedAddress) -> AsyncIterator[WebSocketConnection]
 
 
 async def _print_messages(connection: WebSocketConnection, stream: Stream, counts: Counts) -> int:
-    """Subscribe and print; return the exit status."""
+    """Subscribe and print; return the exit status, 69 if the peer has none of the topics.
+
+    Raises:
+        ConnectionClosed: the peer closed the connection.
+        BrokenPipeError: the reader of stdout has closed it.
+    """
     if stream.pairs:
         request = {"type": "subscribe", "product_ids": stream.pairs, "channels": stream.channels}
         await connection.send_message(msgspec.json.encode(request).decode())
@@ -201,7 +209,7 @@ async def _print_messages(connection: WebSocketConnection, stream: Stream, count
 
 
 def _reason_of(error: Exception, url: str) -> str:
-    """Return the reason why a stream ended, or could not be opened."""
+    """Return a text with the reason why the stream at ``url`` ended or could not be opened."""
     if isinstance(error, ConnectionClosed):
         return f"{url} {describe(error)}"
     if isinstance(error, ConnectionRejected):

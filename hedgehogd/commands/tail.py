@@ -42,7 +42,11 @@ def tail_parser() -> Parser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print a stream."""
+    """Print a stream; return the exit status of ``print_stream``.
+
+    Raises:
+        OperatorError: an argument or the configuration is wrong.
+    """
     arguments = tail_parser().parse_args(argv)
     source, pairs = arguments.source, split_names(arguments.pairs.upper())
     if "://" not in source:

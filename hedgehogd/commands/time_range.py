@@ -61,8 +61,12 @@ def joined(argv: Sequence[str]) -> list[str]:
 def directory_of(flag: str | None, file: Path | None) -> Path:
     """Return the directory of history: the flag's, by default that of a daemon on this machine.
 
+    Args:
+        flag: the value of ``--history``; None if it is absent.
+        file: the value of ``--config``; None for the default file.
+
     Raises:
-        OperatorError: the configuration is wrong, or history is disabled in it.
+        OperatorError: the configuration is wrong, or history is ``none``.
     """
     flags = {} if flag is None else {"history.where": flag}
     settings = load(flags, os.environ, file).settings

@@ -142,7 +142,7 @@ class Backfill:
         """
         self.gaps += 1
         first = max(first_trade_id, last_trade_id - limits.BACKFILL_TRADES_MAX + 1)
-        is_invalid = not is_product_id(product_id)  # from a feed, and part of a path below
+        is_invalid = not is_product_id(product_id)  # it becomes part of a path
         if is_invalid or len(self._waiting) >= limits.BACKFILL_GAPS_MAX:
             reason = "refused" if is_invalid else "queue_full"
             self.given_up[reason] += last_trade_id - first_trade_id + 1

@@ -11,7 +11,8 @@ A connection is dead in two cases:
 * It subscribes to heartbeats, and no data of a product has arrived for ``stale_after_s``,
   even if its pings are answered: sockets that stay open and silent are the most common
   complaint about this exchange (COINBASE §16.1). Products that were moved to this connection
-  because they are silent do not count. A relay that reports its own feed as stale is exempt.
+  because they are silent do not count, and silence of a relay that reports its own feed as stale
+  is no evidence.
 
 If only some products or topics are silent, the connection subscribes to these again and keeps all
 other subscriptions; a product for which that does not help moves to another connection. An
@@ -77,8 +78,10 @@ class Sink(Protocol):
         """Report products of ``source`` that became silent or live; resubscribe silent topics.
 
         Args:
-            source: an open connection; it reports only products that it is the primary of, and
-                those with a heartbeat topic that has received nothing.
+            source: an open connection. A product is silent if no message of it has arrived on any
+                connection for ``stale_after_s``, and either ``source`` is its primary and it has
+                had a heartbeat, or ``source`` has received none of its heartbeats, but some of
+                another product.
             now: the time on the clock of ``trio.current_time``, in seconds.
             resubscribe: called, if there are silent topics, with these topics and with the ids
                 of the products that are silent although their heartbeat is subscribed to.
@@ -247,7 +250,7 @@ class Connection:
                     self._begin(source)
                     connection = await wrap_client_stream(
                         nursery,
-                        tap,  # type: ignore[arg-type]  # any stream will do
+                        tap,  # type: ignore[arg-type]  # the library accepts any stream
                         address.host_header,
                         address.resource,
                         extra_headers=[*_HEADERS, *address.headers],

@@ -18,7 +18,7 @@ from hedgehogd.protocol.frames import FrameError
 OUTSIDE_ERRORS = (
     OSError,  # name resolution's errors are among them
     trio.TooSlowError,
-    trio.BrokenResourceError,
+    trio.BrokenResourceError,  # a failed TLS handshake is one
     trio.ClosedResourceError,
     trio.BusyResourceError,  # our close frame collided with a ping or pong of the library
     ConnectionClosed,

@@ -15,8 +15,8 @@ class Answer(NamedTuple):
     Attributes:
         status: the HTTP status. 200, 400 and 404 are the exchange's. 502: it cannot be reached,
             its answer cannot be read, or it has another error status. 503: its rate limit is
-            reached, or the request was refused here. 504: it did not answer in time. (429 exists
-            only between ``rest_request`` and ``rest_client``.)
+            reached, or the request was refused here. 504: it did not answer in time. 429 never
+            leaves ``rest_client``.
         body: JSON; an object with a ``message`` for every status but 200.
         before: the header ``cb-before``, the newest trade id of a page; or empty.
         after: the header ``cb-after``, the oldest one; or empty.

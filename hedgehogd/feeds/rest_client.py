@@ -202,7 +202,7 @@ class RestClient:
                 await self._wake.wait()
             await self._slots.acquire()
             await trio.sleep(self._bucket.take(trio.current_time()))
-            while self._paused_until > trio.current_time():  # noqa: ASYNC110  # it moves
+            while self._paused_until > trio.current_time():  # noqa: ASYNC110  # a 429 moves it
                 await trio.sleep_until(self._paused_until)
             fetch = self._next()
             if fetch is None:  # the callers of all queued requests were cancelled
@@ -222,7 +222,7 @@ class RestClient:
         return None
 
     async def _send(self, client: httpx.AsyncClient, fetch: _Fetch) -> None:
-        """Send one request, cache its answer, and wake all callers that wait for it.
+        """Send one request, cache the answer to a ``get``, and wake the callers that wait for it.
 
         After ``429`` the request goes back to the head of its queue, unless the pause is too long,
         it has no callers, or its tries are used up.

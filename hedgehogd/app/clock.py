@@ -47,9 +47,9 @@ class AwakeClock(trio.abc.Clock):
         return now - self.paused_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Return the time until ``deadline``, in seconds; such a sleep will be no pause.
+        """Return how long the loop may sleep, in seconds; negative after the deadline.
 
-        The result is negative after the deadline.
+        A sleep of this length before the next reading does not count as a pause.
         """
         sleep_s = deadline - self.current_time()
         self._due += max(sleep_s, 0.0)

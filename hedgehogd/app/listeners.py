@@ -40,7 +40,10 @@ class Listeners:
         operator_listener: socket.socket | None,
         own: tuple[socket.socket, Peers] | None,
     ) -> None:
-        """``own``: our unix socket, and the client of the peer instances; None without both."""
+        """``own`` is our unix socket, and the client of the peer instances.
+
+        It is None without a runtime directory.
+        """
         self.port: int = listener.getsockname()[1]
         self._settings = settings
         self._listener = listener

@@ -47,9 +47,9 @@ def watchdog_interval_s() -> float | None:
 
 
 async def keep_notifying(instance: Instance) -> None:
-    """Send systemd the state in one line, and the sign of life for a watchdog, until cancelled.
+    """Send systemd the state in one line, and ``WATCHDOG=1`` if it has a watchdog, for ever.
 
-    This is done every ten seconds, or more often if the watchdog needs it.
+    The interval is ten seconds, or shorter if the watchdog needs it.
     """
     interval_s = watchdog_interval_s()
     while True:

@@ -22,14 +22,14 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line, by default of this process, and exit with its status."""
+    """Run ``argv``, by default the arguments of this process, and exit with its status."""
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line; return the exit status.
 
-    Every error is printed or logged, and becomes an exit status.
+    Every error becomes an exit status; it is printed or logged, except KeyboardInterrupt.
 
     Raises:
         SystemExit: the parser has printed a help text, the version or an error.
@@ -122,6 +122,6 @@ def _log_bug(error: BaseException) -> None:
 
     from hedgehogd.logs.setup import configure_logs
 
-    if not structlog.is_configured():  # else it would go to stdout
+    if not structlog.is_configured():  # its default is stdout
         configure_logs("info", "auto")
     structlog.get_logger("bug").critical("this is a bug of hedgehogd", exc_info=error)

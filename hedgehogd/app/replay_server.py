@@ -203,7 +203,7 @@ class Stretch:
             log.warning("gaps in history", count=len(gaps), kinds=dict(kinds), topics=topics)
 
     def _watch_removal(self, after: int) -> None:
-        """Log, once, if retention has removed messages after the place ``after``."""
+        """Log, once, if retention may have removed messages after the place ``after``."""
         for topic in () if self._is_overtaken else self._topics:
             first = self._reader.first_place(topic)
             if first is None or first > max(self._extents[topic].first_place, after + 1):

@@ -104,7 +104,7 @@ def key(
 
 @dataclass(frozen=True)
 class Settings:
-    """The value of each key; ``load`` has checked them."""
+    """The value of each key; a field that is not set has the default. ``load`` checks values."""
 
     # fmt: off
     feed_pairs: tuple[str, ...] = key(

@@ -1,7 +1,7 @@
 """Readers of values: text of a flag or a variable, or a TOML value, becomes the value of a key.
 
 Each raises ValueError with the words that follow "expected". A list is a TOML list or a text with
-commas; an item that occurs twice counts once.
+commas; an item that is written twice in the same form counts once.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def read_pairs(value: Any) -> tuple[str, ...]:
-    """Read a list of pairs in any case of letters; return them in capitals."""
+    """Read a list of pairs in any case of letters; return them in upper case."""
     pairs = tuple(item.upper() for item in _texts(value))
     for pair in pairs:
         if not is_product_id(pair):
@@ -75,7 +75,7 @@ def read_operator_bind(value: Any) -> str:
 
 
 def read_hosts(value: Any) -> tuple[str, ...]:
-    """Read a list of names and addresses without a port, or ``*``; return them in small letters."""
+    """Read a list of names and addresses without a port, or ``*``; return them in lower case."""
     hosts = []
     for text in _texts(value):
         is_bare = text.count(":") > 1 and not text.startswith("[")  # an IPv6 address

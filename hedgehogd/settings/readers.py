@@ -1,7 +1,7 @@
 """Readers of values: text of a flag or a variable, or a TOML value, becomes the value of a key.
 
 Each raises ValueError with the words that follow "expected". A list is a TOML list or a text with
-commas; an item that is written twice in the same form counts once.
+commas; an item that is written twice counts once, a pair in any case of letters.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def read_pairs(value: Any) -> tuple[str, ...]:
     """Read a list of pairs in any case of letters; return them in upper case."""
-    pairs = tuple(item.upper() for item in _texts(value))
+    pairs = tuple(dict.fromkeys(item.upper() for item in _texts(value)))
     for pair in pairs:
         if not is_product_id(pair):
             raise ValueError(f"pairs such as BTC-USD, and {pair!r} is none")

@@ -56,4 +56,4 @@ def test_a_reader_accepts_and_refuses(read, right, wrong) -> None:
 
 def test_pairs_may_be_in_small_letters_and_repeated() -> None:
     """Users write pairs in small letters."""
-    assert ("A-B", "C-D") == BY_NAME["feed.pairs"].read(" a-b, C-D,a-b,")
+    assert ("A-B", "C-D") == BY_NAME["feed.pairs"].read(" a-b, C-D,a-b,A-B,")

@@ -28,14 +28,14 @@ _GENERAL = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]{1,3}))?", re.A
 
 
 class BadAmount(ValueError):
-    """An invalid amount, or a row or side that cannot be part of a book."""
+    """An invalid amount, row, side or order, or one that exceeds a limit of its book."""
 
 
 def text_of(value: Any) -> str:
-    """Return an amount as text: a text unchanged, a JSON integer in digits.
+    """Return an amount as text: a text unchanged and unchecked, an int in digits.
 
     Raises:
-        BadAmount: ``value`` is neither.
+        BadAmount: ``value`` has another type (a bool or a float, for example).
     """
     if type(value) is str:
         return value
@@ -128,7 +128,11 @@ def total(texts: list[str]) -> str:
 
 
 def decimals(text: str) -> int:
-    """Return the number of decimals of an amount when it is written without an exponent."""
+    """Return the number of decimals of an amount when it is written without an exponent.
+
+    ``text`` must be an amount, which is not checked. With an exponent the result is at most
+    ``GENERAL_DECIMALS_MAX``.
+    """
     fraction = text.partition(".")[2]
     found = _GENERAL.fullmatch(text)
     if found is None or found.group(3) is None:
@@ -138,7 +142,10 @@ def decimals(text: str) -> int:
 
 
 def plain(number: Number, places: int) -> str:
-    """Format ``number``, an amount times 10**18 and not negative, with ``places`` decimals."""
+    """Format ``number``, an amount times 10**18 and not negative, with ``places`` decimals.
+
+    The result is rounded down.
+    """
     digits = str(int(number * 10**places // 10**DECIMALS_MAX))
     if not places:
         return digits

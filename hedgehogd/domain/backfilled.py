@@ -14,11 +14,13 @@ class _Batch(NamedTuple):
 
 
 class Backfilled:
-    """Recently backfilled trades; at the limit the oldest batches are dropped first.
+    """Recently backfilled trades, in batches; at the limit the oldest batches are dropped first.
+
+    Its length is the number of trades kept. Expired batches are dropped at each call of a method.
 
     Args:
         trades_max: trades kept at most, all products together.
-        keep_s: seconds for which a trade is kept.
+        keep_s: seconds for which a batch is kept unless the limit drops it earlier.
     """
 
     def __init__(
@@ -34,7 +36,13 @@ class Backfilled:
         return self._count
 
     def add(self, product_id: str, trades: Sequence[Mapping[str, Any]], now: float) -> None:
-        """Keep ``trades``, in ascending order of trade id; ``now`` is monotonic, in seconds."""
+        """Add ``trades`` of a product as one batch, of more than ``trades_max`` the last ones.
+
+        Args:
+            product_id: the market.
+            trades: in ascending order of trade id; each has an int as ``trade_id``.
+            now: the time of a monotonic clock, in seconds.
+        """
         kept = trades[-self._trades_max :]
         if kept:
             batch = _Batch(now, product_id, kept)
@@ -44,7 +52,11 @@ class Backfilled:
         self._expire(now)
 
     def since(self, product_id: str, now: float) -> list[Mapping[str, Any]]:
-        """Return the kept trades of ``product_id``, each once, in ascending order of trade id."""
+        """Return the kept trades of ``product_id``, each once, in ascending order of trade id.
+
+        Of two trades with one id the one added later is returned. ``now`` is the time of the
+        clock of ``add``.
+        """
         self._expire(now)
         by_id: dict[int, Mapping[str, Any]] = {}
         for batch in self._by_product.get(product_id, ()):
@@ -53,9 +65,10 @@ class Backfilled:
         return [by_id[trade_id] for trade_id in sorted(by_id)]
 
     def _expire(self, now: float) -> None:
-        """Drop expired batches, and the oldest beyond the limit.
+        """Drop expired batches, then the oldest ones until the limit is kept.
 
-        Each product's batches are in the order of ``_batches``, so its oldest is the first too.
+        Each product's batches are in the order of ``_batches``, so the oldest batch of all is
+        also the first one of its product.
         """
         batches = self._batches
         while batches and (

@@ -32,6 +32,7 @@ ways."""
 LEVELS_PER_SIDE_MAX = 1_000_000
 """Levels of one side: forty times the largest side seen. A feed that sends more prices attacks
 memory."""
+# Only changes are refused at this limit: a snapshot is bounded by the size of its message.
 
 Level = tuple[str, str]
 """``(price, size)`` as decimal texts: quote currency per unit of base, and base currency."""
@@ -40,7 +41,7 @@ Change = tuple[str, str, str]
 
 
 class BookNotReady(Exception):
-    """The book has no complete snapshot, and updates alone cannot build one."""
+    """No complete snapshot is loaded, and without one no change applies and nothing is readable."""
 
 
 class _Ladder:
@@ -50,8 +51,8 @@ class _Ladder:
         sign: 1 for bids, -1 for asks.
         keys: in ascending order, best level last.
         levels: by key.
-        known: cache of the keys of price texts in changes. The removal of a level removes its
-            text, so that the cache does not outgrow the levels.
+        known: cache of the keys of price texts in changes, emptied at ``KNOWN_PRICES_MAX``. The
+            removal of a level removes the price text of that change.
     """
 
     __slots__ = ("keys", "known", "levels", "sign")
@@ -72,7 +73,10 @@ class _Ladder:
         return key
 
     def add(self, rows: Sequence[Any]) -> int:
-        """Add a snapshot's rows to ``levels`` only; return the number of malformed rows."""
+        """Add a snapshot's rows to ``levels``, not to ``keys``; return the count of malformed rows.
+
+        A malformed row is skipped, and so is a row with a size of zero, which is not counted.
+        """
         levels, sign = self.levels, self.sign
         skipped = 0
         for row in rows:
@@ -88,14 +92,17 @@ class _Ladder:
         return skipped
 
     def sort(self) -> None:
-        """Build ``keys``: one comparison per level if the rows were best first, as is usual."""
+        """Build ``keys`` from ``levels``; fastest if the rows were best first, as is usual."""
         self.keys = list(self.levels)
         self.keys.reverse()
         self.keys.sort()
 
 
 def _texts(row: Any) -> Level:
-    """Return price and size of a row as texts; in the row they may be JSON numbers."""
+    """Return price and size of a row as texts; in the row they may be ints.
+
+    Raises BadAmount, TypeError or LookupError if the row has another form.
+    """
     if type(row) is str:
         raise BadAmount("a row must not be a text")
     return text_of(row[0]), text_of(row[1])
@@ -147,13 +154,16 @@ class Book:
         self.clear()
 
     def clear(self) -> None:
-        """Remove all levels, for example when the feed reconnects; a running load ends."""
+        """Remove all levels, for example when the feed reconnects; the book is no longer ready.
+
+        A running ``load_parts`` ends at its next step, without an error.
+        """
         self._sides = {"buy": _Ladder(1), "sell": _Ladder(-1)}
         self.is_ready = False
         self.skipped = 0
 
     def load(self, bids: Sequence[Any], asks: Sequence[Any]) -> None:
-        """Replace the book by a snapshot in one turn, at 1 µs per level."""
+        """Replace the book by a snapshot in one turn, at 1 µs per level; see ``load_parts``."""
         for _ in self.load_parts(bids, asks):
             pass
 
@@ -169,8 +179,9 @@ class Book:
             asks: likewise.
             levels_per_slice: rows read in one turn.
 
-        The book is ready only when the iterator is exhausted; the caller keeps changes that
-        arrive before. Another load, or ``clear``, ends this load without an error.
+        The first step clears the book, and only the end of the iterator makes it ready. The
+        caller keeps the changes that arrive in between, and applies them afterwards. Another
+        load, or ``clear``, ends this iterator at its next step, without an error.
         """
         self.clear()
         sides, read = self._sides, 0
@@ -188,8 +199,8 @@ class Book:
     def apply(self, changes: Sequence[Change | None]) -> list[int]:
         """Apply the changes of one message; skip and count unreadable changes.
 
-        A change is unreadable if it is None, if its price, size or side is invalid, or if it
-        adds a level to a side that has ``LEVELS_PER_SIDE_MAX``.
+        A change is unreadable if it is None, if its price, size or side is invalid, or if its
+        side has ``LEVELS_PER_SIDE_MAX`` levels and its price text is not in the cache of keys.
 
         Returns:
             The indexes in ``changes`` of bare removals, which remove a level that does not
@@ -236,7 +247,8 @@ class Book:
         """Return the key of a price on a side for ``level_at``; its level need not exist.
 
         Raises:
-            BadAmount: the side or the price is invalid.
+            BadAmount: the side or the price is invalid, or the side has ``LEVELS_PER_SIDE_MAX``
+                levels and the price text is not in the cache of keys.
         """
         ladder = self._sides.get(side)
         if ladder is None:
@@ -245,23 +257,26 @@ class Book:
         return ladder.key_of(price) if key is None else key
 
     def level_at(self, side: str, key: Number) -> Level | None:
-        """Return the level of a key from ``key_of``, or None."""
+        """Return the level of a key from ``key_of``; None if the book has no level there."""
         return self._sides[side].levels.get(key)
 
     @property
     def is_crossed(self) -> bool:
-        """True if the best bid is not below the best ask, because messages were lost."""
+        """True if the best bid is not below the best ask: after missed messages or in an auction.
+
+        False while a side is empty.
+        """
         bids, asks = self._sides["buy"].keys, self._sides["sell"].keys
         return bool(bids and asks) and bids[-1] >= -asks[-1]
 
     @property
     def best_bid(self) -> Level | None:
-        """The highest bid, or None."""
+        """The highest bid; None without bids."""
         return self._best("buy")
 
     @property
     def best_ask(self) -> Level | None:
-        """The lowest ask, or None."""
+        """The lowest ask; None without asks."""
         return self._best("sell")
 
     def _best(self, side: str) -> Level | None:

@@ -5,8 +5,8 @@ product, ``matches:BTC-USD``, and is the unit of subscription.
 
 The messages of three pairs of channels cannot be distinguished: ``ticker`` and ``ticker_batch``,
 ``level2`` and ``level2_batch``, ``full`` and ``matches``. So for each product the feed subscribes
-to one channel of a pair only, the richer one in demand, and derives the poorer one from it
-(``upstream_topics``).
+to one channel of a pair only, the richer one in demand (always ``ticker`` for ``ticker_batch``),
+and derives the poorer one from it (``upstream_topics``).
 
 Source: docs/COINBASE.md §4 and §5 (Coinbase Exchange WebSocket channels).
 """
@@ -19,9 +19,9 @@ class Topic(NamedTuple):
     """One channel of one product.
 
     Attributes:
-        channel: the channel's name on the tape, for example ``"matches"``.
-        product_id: the market, for example ``"BTC-USD"``; empty for ``status``, and for
-            ``rfq_matches`` of all products together.
+        channel: the topic channel (``Channel.topic_channel``), for example ``"matches"``.
+        product_id: the market, for example ``"BTC-USD"``; empty for ``status``, for
+            ``rfq_matches`` of all products together, and for the schema message of ``level3``.
     """
 
     channel: str
@@ -38,11 +38,12 @@ class Channel(NamedTuple):
     Attributes:
         name: the canonical name, as in acknowledgements (COINBASE §4).
         aliases: all names that a subscribe may use; the feed uses the first one upstream.
-        topic_channel: the channel part of the topic that serves it.
+        topic_channel: its name in topics: ``"ticker_batch"`` for the channel that Coinbase
+            acknowledges as ``"ticker_1000"``; for most channels the same as ``name``.
         needs_products: False if a subscribe may omit the products.
         takes_products: False if the channel is not about products.
-        conflates: True if waiting messages may be replaced by the newest message, or by a new
-            snapshot if the channel begins with one.
+        conflates: True if conflation is possible: the newest message, or a new snapshot if the
+            channel begins with one, may replace the messages that wait in a backlog.
         resumes: True if subscribers can resume it from a position.
         begins_with_snapshot: True if its messages are changes to a snapshot.
         needs_key: True if the exchange requires a signed subscribe.
@@ -59,7 +60,7 @@ class Channel(NamedTuple):
     needs_key: bool = False
 
     def topic(self, product_id: str) -> Topic:
-        """Return the topic that serves this channel for ``product_id``."""
+        """Return this channel's topic of ``product_id``."""
         return Topic(self.topic_channel, product_id)
 
 
@@ -101,14 +102,15 @@ _RICHER = ((FULL, MATCHES), (LEVEL2, LEVEL2_BATCH))
 def upstream_topics(
     wanted: Iterable[Topic], refused: frozenset[str] = frozenset()
 ) -> frozenset[Topic]:
-    """Return the topics that the feed needs upstream to serve all of ``wanted``.
+    """Return the topics that the feed needs upstream to serve ``wanted``.
 
-    For each product the richer of two channels that share message types serves both.
+    For each product the richer of two channels that share message types serves both, and
+    ``rfq_matches`` of all products replaces that of single products.
 
     Args:
         wanted: topics in demand.
         refused: topic channels that the exchange refuses us. ``level2`` is then served from
-            ``level2_batch``; ``full`` and ``level3`` have no substitute.
+            ``level2_batch``; the topics of other refused channels are left out.
     """
     needed: set[Topic] = set()
     for topic in wanted:

@@ -1,4 +1,4 @@
-"""Errors, grouped by the party that must act.
+"""Errors, grouped by the party that must act, with exit statuses and WebSocket close codes.
 
 HedgehogError
 ├── OperatorError     the operator: wrong flag, file or machine; exit 64 or 78
@@ -13,14 +13,14 @@ EXIT_CONFIG = 78
 
 
 class HedgehogError(Exception):
-    """Base class of all errors that hedgehogd raises itself."""
+    """Base class of the errors that the operator, the feed or a subscriber must act on."""
 
 
 class OperatorError(HedgehogError):
     """A request of the operator that cannot be carried out.
 
     Attributes:
-        exit_status: the process's exit status, ``EXIT_USAGE`` or ``EXIT_CONFIG``.
+        exit_status: the status with which the process exits, ``EXIT_USAGE`` or ``EXIT_CONFIG``.
     """
 
     def __init__(self, message: str, exit_status: int = EXIT_CONFIG) -> None:

@@ -14,15 +14,17 @@ from hedgehogd.domain.secret import (
 
 
 class FeedAddress(NamedTuple):
-    """A WebSocket URL in parts, and the REST service beside it. Its text shows no secret.
+    """A WebSocket URL in parts, and the REST service beside it; its ``repr`` shows no secret.
 
     Attributes:
-        host: name or address.
+        host: name or address, an IPv6 address without brackets.
         port: TCP port.
-        resource: path and query, at least ``/``.
+        resource: path and query, at least ``/``; the query is not hidden here.
         is_tls: True for ``wss``.
-        rest_url: ``https://host[:port]`` without a path.
-        authorization: the header for the URL's ``user:password@``; empty without one.
+        rest_url: base URL of REST: the same host and port with ``http`` or ``https``, or the
+            configured URL.
+        authorization: the value of ``Authorization`` for the URL's ``user:password@``; empty
+            without one.
         secrets: values that no log line, error or page may contain.
     """
 
@@ -40,18 +42,18 @@ class FeedAddress(NamedTuple):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that the URL requires, in the form of trio-websocket."""
+        """The headers that the URL requires, for trio-websocket: ``Authorization``, or none."""
         return [(b"Authorization", self.authorization.encode())] if self.authorization else []
 
     @property
     def host_header(self) -> str:
-        """The value of ``Host``: with the port only when it is not the default one."""
+        """The value of ``Host``: with the port only when it is not the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.is_tls else 80) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The URL for logs and errors: without user, password and query."""
+        """The URL for logs and errors: without user and password, its query replaced."""
         return hide_in_url(f"{'wss' if self.is_tls else 'ws'}://{self.host_header}{self.resource}")
 
 
@@ -59,7 +61,8 @@ def parse_url(url: str, rest_url: str = "") -> FeedAddress:
     """Read a ``ws://`` or ``wss://`` URL; REST is at the same host unless ``rest_url`` is set.
 
     Raises:
-        OperatorError: the scheme is another one, the host is missing, or the port is not one.
+        OperatorError: the URL is invalid, its scheme is another one, its host is missing, or its
+            port is not from 1 to 65535.
     """
     try:
         parts = urlsplit(url)

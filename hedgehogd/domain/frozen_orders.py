@@ -25,7 +25,7 @@ class FrozenOrders(NamedTuple):
 
     Attributes:
         keys: by side (``"buy"``, ``"sell"``), the keys of its levels, best last.
-        queues: the levels of both sides by key; read-only.
+        queues: the levels of both sides by key; shared with the live book, so read-only.
         sequence: the sequence of the last event applied.
     """
 
@@ -59,12 +59,14 @@ def book_parts(
 ) -> Iterator[bytes]:
     """Encode the answer to ``/products/<id>/book?level=…``; yield parts to be joined.
 
+    The field ``auction_mode`` is always false.
+
     Args:
         book: the book to encode.
         level: 3 for single orders, 2 for all levels with their number of orders, 1 for the
             best level of each side.
         time: RFC 3339; None to omit it, as older answers do.
-        rows_per_slice: rows of one part.
+        rows_per_slice: rows of one part, at most.
     """
     yield b'{"bids":['
     yield from _side_parts(book, "buy", level, rows_per_slice)

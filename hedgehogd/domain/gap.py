@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Gap(NamedTuple):
-    """Numbers known to be missing, both ends included."""
+    """A range of numbers known to be missing, from ``first`` to ``last``, both included."""
 
     first: int
     last: int

@@ -1,4 +1,4 @@
-"""Instants: µs since the epoch, and their text form (RFC 3339).
+"""Instants: µs since the epoch, and their text form (RFC 3339, and the ISO 8601 forms of Python).
 
 Source: RFC 3339 §5.6. The exchange writes six decimals of a second and ``Z`` (COINBASE §6).
 """
@@ -16,10 +16,12 @@ class BadInstant(ValueError):
 
 
 def to_us(text: str) -> int:
-    """Parse an instant; return µs since the epoch.
+    """Parse an instant; return whole µs since the epoch, negative before 1970.
+
+    Every form of ISO 8601 that ``datetime.fromisoformat`` reads is accepted, not only RFC 3339.
 
     Raises:
-        BadInstant: ``text`` does not follow RFC 3339, or has no time zone.
+        BadInstant: ``text`` has none of these forms, or has no time zone.
     """
     try:
         when = datetime.fromisoformat(text)
@@ -29,14 +31,19 @@ def to_us(text: str) -> int:
 
 
 def to_text(us: int) -> str:
-    """Format an instant as the exchange does, ``2026-01-31T12:00:00.000000Z``."""
+    """Format an instant as the exchange does, ``2026-01-31T12:00:00.000000Z``.
+
+    Raises:
+        OverflowError: ``us`` is outside the years 1 to 9999.
+    """
     return f"{(_EPOCH + us * _US).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def time_of(payload: bytes) -> int | None:
-    """Return the exchange's time of a message in µs since the epoch; None if it is unreadable.
+    """Return the exchange's time of a message in µs since the epoch; None if it is not found.
 
-    The time is the last element of a ``level3`` array, and the field ``time`` of an object.
+    The time is the last text of a ``level3`` array, and the last ``"time":"…"`` (without white
+    space) of an object. ``payload`` is searched, not parsed; an unreadable time is None too.
     """
     if payload[:1] == b"[":
         end = payload.rfind(b'"')

@@ -38,7 +38,10 @@ class _LenientSnapshot(msgspec.Struct, gc=False):
 
 
 class Rows(NamedTuple):
-    """A snapshot's rows for ``Book.load_parts``: ``[price, size]`` as received."""
+    """A snapshot's rows for ``Book.load_parts``: ``[price, size]`` as received.
+
+    An unreadable row is None or has another form.
+    """
 
     bids: Sequence[Any]
     asks: Sequence[Any]
@@ -54,9 +57,10 @@ _encode = msgspec.json.encode
 def read_update(payload: bytes) -> tuple[Sequence[Change | None], str]:
     """Return the changes of an ``l2update``, with amounts not yet parsed, and its ``time``.
 
-    The changes keep their indexes: a change without side, price and size is None. If the
-    changes are not a list, the result is one None. Further elements of a change are ignored.
-    The time is RFC 3339; empty if it is missing.
+    The changes keep their indexes: a change without a readable side, price and size is None. If
+    the changes are missing or not a list, the result is one None; null is no changes. Further
+    elements of a change are ignored. The time is the text received, RFC 3339 from the exchange;
+    empty if it is missing or not a text.
 
     Raises:
         BadMessage: ``payload`` is not a JSON object.
@@ -93,7 +97,11 @@ def _change(row: Any) -> Change | None:
 def without_changes(payload: bytes, indexes: Collection[int]) -> bytes | None:
     """Return an ``l2update`` without the changes at ``indexes``; None if no change remains.
 
-    All other bytes stay as received: further fields, further elements, spellings of numbers.
+    The remaining changes and the values of all other fields keep their bytes. ``payload`` must be
+    an object with a list of changes, as it is when ``Book.apply`` has returned ``indexes``.
+
+    Raises:
+        msgspec.DecodeError: ``payload`` has another form.
     """
     fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     rows = msgspec.json.decode(fields["changes"], type=list[msgspec.Raw])
@@ -107,7 +115,7 @@ def without_changes(payload: bytes, indexes: Collection[int]) -> bytes | None:
 def read_snapshot(payload: bytes) -> Rows:
     """Return the rows of a ``snapshot``, unreadable ones included, with amounts not yet parsed.
 
-    A null side is empty; a side of another type than list is one unreadable row.
+    A null or missing side is empty; a side of another type than list is one unreadable row.
 
     Raises:
         BadMessage: ``payload`` is not a JSON object, or has neither side.
@@ -149,7 +157,7 @@ def snapshot_parts(
         product_id: the market.
         book: the book to encode.
         time: RFC 3339; None to omit it, as in older snapshots of the exchange.
-        levels_per_slice: levels of one part; 4,000 take about 0.5 ms.
+        levels_per_slice: levels of one part, at most; 4,000 take about 0.5 ms.
     """
     yield b'{"type":"snapshot","product_id":' + _encode(product_id) + b',"asks":['
     yield from _side_parts(book, "sell", levels_per_slice)
@@ -187,7 +195,10 @@ class Gathering:
         self._before.clear()
 
     def note(self, book: Book, changes: Sequence[Change | None]) -> None:
-        """Store the levels of ``book`` that ``changes`` will change; 0.2 µs per change."""
+        """Store the levels of ``book`` that ``changes`` will change first in this window.
+
+        An unreadable change is ignored. Cost: 0.2 µs per change.
+        """
         before = self._before
         for change in changes:
             if change is None:
@@ -202,6 +213,8 @@ class Gathering:
 
     def changes(self, book: Book) -> list[Change]:
         """Return the net changes of the window, in the order of the first change of each level.
+
+        The window continues: only ``begin`` discards the noted levels.
 
         A level that was added and removed again causes no change, nor does a level with an equal
         size in another spelling. A removal (size ``"0"``) refers only to a level that existed

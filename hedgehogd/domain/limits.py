@@ -94,7 +94,8 @@ BACKLOG_AGE_MAX_S = 10.0
 # Memory of all backlogs of an instance together, in bytes: 32 subscribers at BACKLOG_BYTES_MAX. A
 # stall of a whole network fits, because the members of a cohort share bytes.
 WAITING_BYTES_MAX = 128 * 1024 * 1024
-# Freed bytes after which the allocator is asked to return memory to the system: a few ms each time.
+# Bytes freed by backlogs after which the allocator is asked to return memory to the system: it
+# takes a few ms each time.
 TRIM_BYTES_MIN = 16 * 1024 * 1024
 # Seconds that a subscriber has to close its connection after it received its farewell.
 FAREWELL_S = 2.0
@@ -113,7 +114,7 @@ KEEP_ALIVE_S = 15.0
 # Seconds that a new stream still waits for its turn after its client shut down its sending side:
 # most such clients have left, and those within their address's allowance get their turn at once.
 HALF_CLOSED_WAIT_S = 1.0
-# Pauses in seconds before each write that probes whether a subscriber still reads after it shut
+# Pauses in seconds after each write that probes whether a subscriber still reads after it shut
 # down its sending side: round trips within a machine, across a continent and over a bad link.
 HALF_CLOSED_PROBES_S = (0.3, 1.0, 3.0)
 # Seconds of silence, pongs included, after which a WebSocket peer counts as gone.
@@ -357,7 +358,7 @@ INSTANCES_MAX = 100
 PEER_ANSWER_S = 2.0
 # Seconds between two counts of the instances that share the address by which the exchange limits.
 INSTANCES_LOOK_S = 5.0
-# Seconds for which the collected answers of all instances are served again.
+# Seconds for which the collected answers of all instances are cached.
 INSTANCES_KEEP_S = 0.5
 
 # Bytes, or seconds since its first message, after which a block of history is sealed.
@@ -394,7 +395,8 @@ HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
 HISTORY_SNAPSHOT_S = 600.0
 # Pages of recorded messages cached for the next reader of the same topics.
 HISTORY_PAGES_MAX = 64
-# Places of messages cached for further subscribers that resume from the same message.
+# Locations of messages in the store, cached for further subscribers that resume from the same
+# message.
 HISTORY_PLACES_MAX = 1_000
 
 # Seconds for which the tape keeps messages for an instance that takes over as writer: the watchdog
@@ -435,8 +437,8 @@ RESUME_LOOK_S = 0.1
 # Seconds of waiting for the store to contain the missing messages, or of a store without new ones,
 # after which peer instances are asked.
 RESUME_ASK_S = 5.0
-# Seconds for the answers of all peers together: they are busy then themselves, they remember a page
-# or two, and a subscriber waits.
+# Seconds for the answers of all peers together: the peers are busy too, their tapes have a page or
+# two of the missing messages, and a subscriber waits.
 RESUME_FETCH_S = 5.0
 # Streams for which peers are asked at a time: more would only slow all of them down.
 RESUMES_ASKING_MAX = 4

@@ -40,7 +40,7 @@ class Lru(Generic[Key, Value]):
         return len(self._entries)
 
     def get(self, key: Key) -> Value | None:
-        """Return the value of ``key`` and mark it as used; None when there is none."""
+        """Return the value of ``key`` and mark it as used; None if there is no such entry."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -48,7 +48,7 @@ class Lru(Generic[Key, Value]):
         return entry[0]
 
     def put(self, key: Key, value: Value, weight: int = 0) -> list[tuple[Key, Value]]:
-        """Add or replace an entry.
+        """Add or replace an entry of this ``weight``; it becomes the most recently used one.
 
         Returns:
             The evicted entries, least recently used first; a replaced value is not among them.
@@ -66,7 +66,7 @@ class Lru(Generic[Key, Value]):
         return evicted
 
     def pop(self, key: Key) -> Value | None:
-        """Remove ``key`` and return its value; None when there is none."""
+        """Remove the entry of ``key`` and return its value; None if there is no such entry."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return None
@@ -81,6 +81,6 @@ class Lru(Generic[Key, Value]):
         return ((key, value) for key, (value, _) in self._entries.items())
 
     def clear(self) -> None:
-        """Remove all entries."""
+        """Remove all entries without returning them."""
         self._entries.clear()
         self.weight = 0

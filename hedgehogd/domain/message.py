@@ -20,9 +20,9 @@ class Head(msgspec.Struct, gc=False):
     Attributes:
         type: the kind of message, for example ``"ticker"``.
         product_id: the market; empty if the message is not about a product.
-        sequence: the product's counter of engine events, or None. No unit.
-        trade_id: the product's counter of trades, or None. No unit.
-        last_trade_id: the id of the newest trade in a heartbeat, or None. No unit.
+        sequence: the product's counter of engine events. No unit.
+        trade_id: the product's counter of trades. No unit.
+        last_trade_id: the id of the product's newest trade, in a heartbeat. No unit.
         message: the text of an ``error``.
         reason: the reason of an ``error``.
 
@@ -54,7 +54,10 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class BadMessage(Exception):
-    """An upstream message without a readable head; it is dropped and counted, never fatal."""
+    """An upstream message with an unreadable head, or unreadable content for a book.
+
+    It is dropped and counted, never fatal.
+    """
 
 
 _decode_row = msgspec.json.Decoder(list[Any]).decode
@@ -99,7 +102,11 @@ def read_head(payload: bytes) -> Head:
 
 
 def _read_row(payload: bytes) -> Head:
-    """Decode a ``level3`` array: ``[type, product, sequence, …]``, all elements texts."""
+    """Decode a ``level3`` array ``[type, product, sequence, …]`` of texts.
+
+    The sequence may be a JSON integer too; None if it is neither. Raises BadMessage if the array
+    has fewer than three elements, or if type or product is not a text.
+    """
     try:
         row = _decode_row(payload)
     except _UNREADABLE as error:
@@ -122,18 +129,19 @@ class Message(msgspec.Struct, gc=False):
 
     Attributes:
         topic: the topic of the message.
-        type: its ``type``, for example ``"l2update"``; ``"level3"`` for every level3 array.
+        type: the ``type`` of its head, for example ``"l2update"``; ``"level3"`` for every level3
+            array.
         frame: the unmasked WebSocket text frame, header included; WebSocket subscribers get
             these bytes.
         payload: the JSON text in the frame, as the exchange sent it.
-        sequence: the product's counter of engine events, or None. No unit.
-        trade_id: the product's counter of trades, or None. No unit.
+        sequence: as in its head.
+        trade_id: as in its head.
         also: a second topic of the message, for example ``matches`` for a match received on
             ``full``; or None.
-        line: its NDJSON wire form, once a cohort has needed it.
-        event: the part of its SSE wire form that all cohorts share, once a cohort has needed it.
-        deflated: its frame, compressed, for subscribers that negotiated compression; made
-            before publication, for large messages only.
+        line: its NDJSON wire form; None until a cohort needs it.
+        event: the part of its SSE wire form that all cohorts share; None until one needs it.
+        deflated: its frame, compressed, for subscribers that negotiated compression; None if
+            it was not made, as for small messages. It is made before publication.
         received_us: publication time, µs since the epoch; 0 before publication.
     """
 
@@ -154,10 +162,10 @@ _topics: dict[tuple[str, str], Topic] = {}
 
 
 def intern_topic(channel: str, product_id: str) -> Topic:
-    """Return the shared ``Topic`` object of a channel and a product.
+    """Return the ``Topic`` of a topic channel and a product: one shared object for all messages.
 
-    The exchange has a few thousand topics and sends a message each microsecond. A hostile feed
-    cannot grow the table beyond ``TOPICS_MAX``.
+    After ``TOPICS_MAX`` topics, which only a hostile feed reaches, each further topic is a new
+    object at each call.
     """
     key = (channel, product_id)
     topic = _topics.get(key)

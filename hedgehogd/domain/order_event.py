@@ -19,7 +19,7 @@ _Number = Annotated[int, msgspec.Meta(ge=0, le=SEQUENCE_MAX)]
 
 
 class OrderEvent(NamedTuple):
-    """One event of a product's matching engine; fields without a meaning for it are empty.
+    """One event of a product's matching engine; the texts that its kind does not use are empty.
 
     Attributes:
         kind: ``open``, ``match``, ``change`` or ``done``; ``noop`` for an event that has a
@@ -65,10 +65,12 @@ def from_full(payload: bytes) -> OrderEvent | None:
     """Parse one message of ``full``; return None if it is not an event of the matching engine.
 
     ``received`` is a ``noop``, and so is the change of a market order, which has funds and no
-    size. ``activate``, ``heartbeat``, ``last_match`` and all other types are None.
+    size. An event with a field of another type than text, number or null is ``unreadable``. For
+    ``activate``, ``heartbeat``, ``last_match`` and all other types the result is None. Amounts
+    are not checked.
 
     Raises:
-        BadMessage: ``payload`` is not JSON, or an event without a sequence.
+        BadMessage: ``payload`` is not JSON, or is an event without a valid sequence.
 
     Cost: 1 µs.
     """
@@ -82,7 +84,7 @@ def from_full(payload: bytes) -> OrderEvent | None:
 
 
 def _from_lenient_full(payload: bytes) -> OrderEvent | None:
-    """Parse a message with fields of unexpected types: JSON numbers, or unreadable values."""
+    """Do the work of ``from_full`` for fields of unexpected types: numbers or unreadable values."""
     fields = _fields(payload)
     kind, sequence = fields.get("type"), fields.get("sequence")
     if kind not in _EVENTS:
@@ -129,8 +131,11 @@ def _event(fields: _Full) -> OrderEvent | None:
 def from_level3(payload: bytes) -> OrderEvent | None:
     """Parse one message of ``level3``; return None for an object, such as the initial schema.
 
+    An array of an unknown kind, or with fewer elements than its kind has, is ``unreadable``.
+    Amounts are not checked.
+
     Raises:
-        BadMessage: ``payload`` is not JSON, or an array without a sequence.
+        BadMessage: ``payload`` is not JSON, or has no sequence.
 
     Cost: 1 µs.
     """
@@ -158,9 +163,9 @@ def from_level3(payload: bytes) -> OrderEvent | None:
 
 
 def _lenient_row(payload: bytes) -> tuple[str, ...]:
-    """Return an array's elements as texts, up to the first unreadable one.
+    """Return an array's elements as texts, up to the first one that is neither text nor number.
 
-    Its numbers may be JSON numbers.
+    Empty for another JSON value. Raises BadMessage if ``payload`` is not JSON.
     """
     try:
         row = decode_exactly(payload)

@@ -23,6 +23,7 @@ from hedgehogd.domain.order_event import OrderEvent
 ORDERS_MAX = 2_000_000
 """Orders of one book: ten times the largest expected book, BTC-USD. A feed that opens more attacks
 memory."""
+# Only events are refused at this limit: a REST book is bounded by the bytes of its answer.
 ORDER_ID_CHARACTERS_MAX = 100
 """Characters of an order id: the exchange's ids are UUIDs of 36."""
 
@@ -30,7 +31,9 @@ _SIGNS = {"buy": 1, "sell": -1}
 
 
 class SequenceGap(Exception):
-    """Events are missing before this one; it was not applied, and the book is now invalid.
+    """Events are missing before this one, which was not applied: the book must be loaded again.
+
+    The book itself is unchanged, and its ``is_ready`` stays True.
 
     Attributes:
         expected: the next sequence of the book.
@@ -56,7 +59,8 @@ class OrderBook:
 
     Attributes:
         is_ready: True once a REST book is loaded completely, until the next load or clear.
-        sequence: the sequence of the last event applied; 0 before the first load.
+        sequence: the sequence of the REST book, then of the last event applied; 0 while no REST
+            book is loaded.
         skipped: malformed rows of the last REST book; their orders are not in the book.
     """
 
@@ -66,7 +70,10 @@ class OrderBook:
         self.clear()
 
     def clear(self) -> None:
-        """Remove all orders; a running load ends."""
+        """Remove all orders; the book is no longer ready.
+
+        A running ``load_parts`` ends at its next step, without an error.
+        """
         self._keys: dict[str, list[Number]] = {"buy": [], "sell": []}
         self._queues: dict[Number, Queue] = {}
         self._level_of: dict[str, Number] = {}
@@ -77,7 +84,7 @@ class OrderBook:
         self.skipped = 0
 
     def load(self, bids: Sequence[Any], asks: Sequence[Any], sequence: int) -> None:
-        """Replace the book by a REST level-3 book in one turn, at 1 µs per order."""
+        """Replace the book by a REST book in one turn, at 1 µs per order; see ``load_parts``."""
         for _ in self.load_parts(bids, asks, sequence):
             pass
 
@@ -98,8 +105,9 @@ class OrderBook:
             sequence: the sequence of the REST book; later events follow it.
             rows_per_slice: rows read in one turn.
 
-        The book is ready only when the iterator is exhausted. Another load, or ``clear``, ends
-        this load without an error.
+        The first step clears the book, and only the end of the iterator makes it ready. The
+        caller keeps the events that arrive in between, and applies them afterwards. Another
+        load, or ``clear``, ends this iterator at its next step, without an error.
         """
         self.clear()
         queues, read = self._queues, 0
@@ -148,7 +156,8 @@ class OrderBook:
         filled at once. It counts as applied.
 
         Returns:
-            False for an event up to the book's sequence, which the book already contains.
+            True if the event was applied; False for an event up to the book's sequence, which
+            the book already contains.
 
         Raises:
             SequenceGap: events before this one are missing; the book must be loaded again.
@@ -216,7 +225,7 @@ class OrderBook:
             self._add((price, size, order_id), new_key)
 
     def _queue(self, key: Number) -> Queue:
-        """Return a level to be changed, copied first if a frozen book shares it."""
+        """Return the level of ``key`` for a change; if a frozen book shares it, copy it first."""
         unshared = self._unshared
         if unshared is not None and key not in unshared:
             unshared.add(key)
@@ -245,7 +254,9 @@ class OrderBook:
         del keys[bisect_left(keys, key)]
 
     def freeze(self) -> FrozenOrders:
-        """Return a copy of the book as it is now: 1 ms for 46,000 levels of any size.
+        """Return an immutable copy of the book as it is now: 1 ms for 46,000 levels of any size.
+
+        From now on the first change of each level copies that level.
 
         Raises:
             BookNotReady: no REST book is loaded.

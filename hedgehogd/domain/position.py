@@ -1,10 +1,10 @@
-"""Positions: the last message delivered to a subscriber, as a token for resuming.
+"""Positions: the last sequence delivered to a subscriber for each topic, as a token for resuming.
 
-A position holds one sequence per topic, ``channel → product → last sequence delivered``, because
-the channels of a product share one counter (a ticker has the sequence of its match). It needs no
-server state and is valid on every instance (docs/decisions/0005-positions-per-topic.md).
+A sequence is enough because the channels of a product share one counter (a ticker has the sequence
+of its match). A position needs no server state and is valid on every instance
+(docs/decisions/0005-positions-per-topic.md).
 
-On ``/ws`` it is a JSON object; in an SSE ``id:`` it is text,
+On ``/ws`` it is a JSON object, ``{channel: {product: sequence}}``; in an SSE ``id:`` it is text,
 ``matches:BTC-USD@135437581854,ticker:BTC-USD@135437581854``.
 """
 
@@ -26,12 +26,13 @@ class BadPosition(ValueError):
 
 
 class Start(NamedTuple):
-    """The place from which a topic is delivered.
+    """The point after which a topic is delivered.
 
     Attributes:
         sequence: deliver the messages after this sequence; None if ``after_us`` applies.
         after_us: deliver the messages received after this time, µs since the epoch.
-        is_new: True for a topic that was not subscribed to before: it misses no older message.
+        is_new: True for a topic without a position, and for one with a position that was
+            abandoned with a gap notice: no older message counts as missing.
     """
 
     sequence: int | None = None
@@ -40,7 +41,7 @@ class Start(NamedTuple):
 
 
 def read_number(text: str, maximum: int = SEQUENCE_MAX) -> int | None:
-    """Parse a whole number from 0 to ``maximum``; return None if ``text`` is not one."""
+    """Parse a whole number from 0 to ``maximum`` in ASCII digits; None if ``text`` is not one."""
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(maximum))
     return int(text) if is_number and int(text) <= maximum else None
 
@@ -48,8 +49,9 @@ def read_number(text: str, maximum: int = SEQUENCE_MAX) -> int | None:
 def read_moment(text: str, now_us: int) -> int:
     """Parse a time (RFC 3339) or an age such as ``-5m``; return µs since the epoch.
 
-    The query of a URL decodes the plus of a zone offset to a space, so a space before an offset
-    is read as a plus.
+    An age is a whole number of ``ms``, ``s``, ``m``, ``h`` or ``d`` before ``now_us``, which is in
+    µs since the epoch. The query of a URL decodes the plus of a zone offset to a space, so a
+    space before an offset is read as a plus.
 
     Raises:
         BadPosition: ``text`` is neither, or a time before 1970.
@@ -71,9 +73,9 @@ def _before(now_us: int, age: re.Match[str]) -> int:
 
 
 def read_start(text: str, now_us: int) -> Start:
-    """Parse a sequence, a time (RFC 3339), or an age such as ``-5m``.
+    """Parse a sequence, a time (RFC 3339), or an age such as ``-5m`` before ``now_us``.
 
-    A message received exactly at that time is delivered too.
+    The messages after that sequence are delivered, or those received at that time or later.
 
     Raises:
         BadPosition: ``text`` has none of these forms.
@@ -98,10 +100,12 @@ def part_of_text(topic: Topic, sequence: int) -> str:
 
 
 def from_text(text: str) -> dict[Topic, int]:
-    """Parse a text from ``to_text``.
+    """Parse a text from ``to_text``; an empty text is an empty position.
+
+    Of two parts for one topic the last one counts.
 
     Raises:
-        BadPosition: a part has another form, or an unknown channel.
+        BadPosition: a part has another form, or an unknown topic channel.
     """
     position: dict[Topic, int] = {}
     if not text:

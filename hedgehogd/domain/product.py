@@ -1,4 +1,4 @@
-"""Products (markets such as ``BTC-USD``) and the catalogue of the existing ones.
+"""Products (markets such as ``BTC-USD``), and the catalogue of those that are accepted.
 
 The command line, REST paths and the configuration file say *pair*, because users do;
 code and wire say product.
@@ -14,20 +14,24 @@ _PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}(?:-[A-Z0-9]{1,16}){1,3}")
 def is_product_id(text: str) -> bool:
     """Return True if ``text`` has the form of a product id, for example ``BTC-USD``.
 
-    Only the form is checked; the catalogue knows if the exchange lists the product.
+    Only the form is checked; ``Catalogue.accepts`` checks the lists of products too.
     """
     return _PRODUCT_ID.fullmatch(text) is not None
 
 
 class Catalogue:
-    """The products that subscribers may subscribe to.
+    """The products, and the channels, that subscribers may subscribe to.
 
-    Until the exchange's list is loaded, every well-formed id is accepted. During that time the
-    catalogue remembers the products that the exchange refused, so that the next subscribe to one
-    of them is refused at once.
+    A product must be on the configured fixed list and on the exchange's list, as far as they
+    exist. Without any list every well-formed id is accepted. Until the exchange's list is loaded,
+    the catalogue remembers the products that the exchange refused, so that the next subscribe to
+    one of them is refused at once.
+
+    Args:
+        only: the configured fixed list; None without one.
 
     Attributes:
-        unreadable: unreadable entries of the exchange's newest list.
+        unreadable: number of unreadable entries in the exchange's newest list.
     """
 
     def __init__(self, only: frozenset[str] | None = None) -> None:
@@ -49,17 +53,23 @@ class Catalogue:
         return self._only
 
     def restrict(self, only: frozenset[str] | None) -> None:
-        """Accept only these products from now on; None for all products of the exchange."""
+        """Set the fixed list from now on; None for all products of the exchange."""
         self._only = only
 
     def known(self) -> frozenset[str] | None:
-        """Return the accepted products; None without a list."""
+        """Return the products of the fixed list, of the exchange's list, or common to both.
+
+        None without either list: then every well-formed id is accepted.
+        """
         if self._listed is None or self._only is None:
             return self._listed if self._only is None else self._only
         return self._listed & self._only
 
     def is_in_auction(self, product_id: str) -> bool:
-        """Return True if the exchange's newest list marks a product as in an auction."""
+        """Return True if the exchange's newest list marks a product as in an auction.
+
+        False for a product that is not on the list, and before the first list.
+        """
         return product_id in self._in_auction
 
     def replace(
@@ -68,22 +78,31 @@ class Catalogue:
         in_auction: frozenset[str] = frozenset(),
         unreadable: int = 0,
     ) -> None:
-        """Set the exchange's list of products, which replaces the remembered refusals."""
+        """Set the exchange's list of products, and remove the refusals of products.
+
+        Args:
+            product_ids: the products that the exchange lists.
+            in_auction: those of them that are in an auction.
+            unreadable: number of unreadable entries in the list.
+        """
         self._listed = product_ids
         self._in_auction = in_auction
         self.unreadable = unreadable
         self._refused.clear()
 
     def refuse(self, product_id: str) -> None:
-        """Remember an id that the exchange does not know; at most ``TOPICS_MAX`` are kept."""
+        """Remember a product that the exchange refused; at most ``TOPICS_MAX`` are kept.
+
+        Nothing happens once the exchange's list is loaded.
+        """
         if self._listed is None and len(self._refused) < TOPICS_MAX:
             self._refused.add(product_id)
 
     def refuse_channel(self, channel: str, message: str, reason: str) -> None:
         """Remember the exchange's refusal of a topic channel: its message and reason.
 
-        Later subscribers are refused with the same texts until ``allow_channel``, because the
-        exchange requires a key.
+        The exchange refuses a channel that needs a key, or that it does not know. Later
+        subscribers are refused with the same texts until ``allow_channel``.
         """
         self._refused_channels[channel] = (message, reason)
 
@@ -92,11 +111,11 @@ class Catalogue:
         self._refused_channels.pop(channel, None)
 
     def refusal_of(self, channel: str) -> tuple[str, str] | None:
-        """Return the message and the reason of a topic channel's refusal, or None."""
+        """Return the message and the reason of a topic channel's refusal; None without one."""
         return self._refused_channels.get(channel)
 
     def accepts(self, product_id: str) -> bool:
-        """Return True if ``product_id`` is accepted, by all lists loaded so far."""
+        """Return True if ``product_id`` is well-formed, on each list, and not refused."""
         if self._only is not None and product_id not in self._only:
             return False
         if self._listed is not None and product_id not in self._listed:

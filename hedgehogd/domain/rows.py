@@ -31,10 +31,10 @@ class Read(NamedTuple, Generic[T]):
 
 
 def read_list(body: bytes | msgspec.Raw, decode: Callable[[msgspec.Raw], T]) -> Read[T]:
-    """Read a JSON list; skip and count each element that ``decode`` cannot read.
+    """Read a JSON list; skip and count each element for which ``decode`` raises ``UNREADABLE``.
 
     Raises:
-        msgspec.DecodeError: ``body`` is not a list.
+        msgspec.DecodeError: ``body`` is not a JSON list.
     """
     try:
         raws = _decode_each(body)
@@ -53,7 +53,8 @@ def read_rows(raw: bytes) -> list[Any]:
     """Read the rows of one side of a book, or the changes of an update.
 
     An unreadable element is None at its index. ``null`` is read as an empty list; any other
-    value that is not a list is read as one unreadable row.
+    value that is not a list, and invalid JSON, is read as one unreadable row. It raises no
+    error.
     """
     try:
         rows = decode_exactly(raw)

@@ -2,10 +2,12 @@
 
 Two functions recognise a secret by its place in a URL, and ``Secrets`` by its value:
 
-* ``hide_in_url`` removes user, password, query and fragment of one URL, valid or not.
+* ``hide_in_url`` replaces user, password, query and fragment of one URL, valid or not.
 * ``hide_in_text`` does so for each URL in a sentence.
-* ``Secrets.hide`` removes known values from a text sent by a peer: a server may repeat them in
+* ``Secrets.hide`` replaces known values in a text sent by a peer: a server may repeat them in
   an error message, a redirect or a close reason.
+
+The replacement is ``HIDDEN``.
 
 A path is not secret, and is shown.
 """
@@ -43,23 +45,23 @@ class Secrets:
         self._pattern = re.compile(pattern, re.IGNORECASE) if pattern else None
 
     def __or__(self, other: "Secrets") -> "Secrets":
-        """Return the secrets of both."""
+        """Return the values of both, as new ``Secrets``."""
         return Secrets(self._values | other._values)
 
     def __eq__(self, other: object) -> bool:
-        """Compare values."""
+        """Return True for ``Secrets`` of the same values."""
         return isinstance(other, Secrets) and self._values == other._values
 
     def __hash__(self) -> int:
-        """Hash values."""
+        """Return a hash of the values."""
         return hash(self._values)
 
     def __repr__(self) -> str:
-        """Return a text without the values."""
+        """Return a text with the number of values, without the values."""
         return f"Secrets({len(self._values)})"
 
     def hide(self, text: str) -> str:
-        """Return ``text`` with each secret replaced, in any letter case.
+        """Return ``text`` with each secret, in any letter case, replaced by ``HIDDEN``.
 
         A peer's text may have been truncated: a prefix of at least half a secret at the end of
         ``text`` is replaced too.
@@ -82,7 +84,7 @@ NO_SECRETS = Secrets()
 
 
 def _forms(value: str) -> Iterable[str]:
-    """Return a secret unchanged, percent-encoded, and as Python prints it inside quotes."""
+    """Return a secret in each form: unchanged, percent-encoded, and as Python quotes it."""
     return value, quote(value, safe=""), repr(value)[1:-1], ascii(value)[1:-1]
 
 
@@ -98,7 +100,11 @@ def basic_authorization(parts: SplitResult) -> str:
 
 
 def secrets_of(parts: SplitResult) -> Secrets:
-    """Return user, password, query values and fragment of a URL, encoded and decoded."""
+    """Return user, password, query values and fragment of a URL, encoded and decoded.
+
+    The Basic token of user and password is one of the values. A parameter without ``=`` counts as
+    a value; the values of hedgehogd's own stream parameters do not count.
+    """
     written = [parts.username or "", parts.password or "", parts.fragment]
     for parameter in parts.query.split("&"):
         name, equals, value = parameter.partition("=")
@@ -110,10 +116,11 @@ def secrets_of(parts: SplitResult) -> Secrets:
 
 
 def hide_in_url(url: str) -> str:
-    """Return ``url`` without user, password, query values and fragment.
+    """Return ``url`` with ``HIDDEN`` in place of user and password, and of query and fragment.
 
     An unquoted ``/``, ``?``, ``#`` or ``@`` in a password changes the structure of the URL, so
-    everything up to the last ``@`` is hidden. A text without ``://`` may be a path: it is
+    everything up to the last ``@`` is hidden, and the whole rest if that ``@`` is after a ``?`` or
+    ``#``. A text without ``://`` may be a path: it is
     returned unchanged unless it looks like userinfo or a query.
     """
     scheme, separator, rest = url.partition("://")

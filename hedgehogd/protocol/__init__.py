@@ -1,1 +1,1 @@
-"""Protocols of peers, without I/O: from bytes to values; time and randomness are arguments."""
+"""Protocols of peers, between bytes and values. No I/O; time and randomness are arguments."""

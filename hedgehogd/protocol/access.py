@@ -63,7 +63,8 @@ class Origin(NamedTuple):
     def is_of(self, authority: Authority) -> bool:
         """Return True if the page comes from ``authority``, with any scheme.
 
-        A proxy that terminates TLS removes the scheme, so a missing port matches both defaults.
+        A proxy that terminates TLS removes the scheme, so an ``authority`` without a port matches
+        the ports 80 and 443.
         """
         if self.host != authority.host or self.port is None:
             return False
@@ -73,7 +74,7 @@ class Origin(NamedTuple):
 
 
 def read_authority(text: str) -> Authority | None:
-    """Parse ``HOST[:PORT]``; return None for any other form, such as one with userinfo."""
+    """Parse ``HOST[:PORT]``; return None for any other form, with userinfo for example."""
     match = _AUTHORITY.fullmatch(text.lower())
     if match is None:
         return None
@@ -103,13 +104,16 @@ class CrossOrigins:
     """The page origins that the operator admits to a listener of another origin (CORS)."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        """``texts`` are origins, or ``*`` for any."""
+        """``texts`` are origins, or ``*`` for any; a text that is no origin is ignored."""
         listed = frozenset(texts)
         self._admits_any = ANY in listed
         self._admitted = {read_origin(text) for text in listed} - {None}
 
     def answer(self, origin: str) -> str:
-        """Return ``Access-Control-Allow-Origin`` for a page; empty for a page not admitted."""
+        """Return the value of ``Access-Control-Allow-Origin`` for a page of ``origin``.
+
+        It is ``*`` if any page is admitted, else ``origin``; empty for a page not admitted.
+        """
         if self._admits_any:
             return ANY
         return origin if self._admitted and read_origin(origin) in self._admitted else ""
@@ -119,7 +123,10 @@ class Access:
     """The host names and page origins that one listener serves."""
 
     def __init__(self, cross_origins: CrossOrigins, hosts: Iterable[str] | None = None) -> None:
-        """``hosts`` are the names served besides loopback ones, ``*`` for any; None: no check."""
+        """``hosts`` are the names served besides loopback ones, in lower case, ``*`` for any.
+
+        None switches the check of names off.
+        """
         self._cross_origins = cross_origins
         self._hosts = None if hosts is None else frozenset(hosts)
 
@@ -128,7 +135,7 @@ class Access:
 
         Args:
             authority: the host and port that the request names; None for an HTTP/1.0 request
-                without them, which no browser sends.
+                without them, which no browser sends and which is served for every name.
             origin: the ``Origin`` header; None for a request without one.
 
         Raises:

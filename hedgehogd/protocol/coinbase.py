@@ -42,19 +42,22 @@ def no_products(channel: Channel) -> str:
 
 
 def refused_product(head: Head) -> str | None:
-    """Return the product that an upstream ``error`` refuses, or None."""
+    """Return the product that an ``error`` refuses; None if its reason is another one."""
     found = _REFUSED_PRODUCT.fullmatch(head.reason)
     return found.group(1) if found else None
 
 
 def refused_channel(head: Head) -> str | None:
-    """Return the name of the channel that an upstream ``error`` refuses as unknown, or None."""
+    """Return the name of the channel that an ``error`` refuses as unknown, or None."""
     found = _REFUSED_CHANNEL.fullmatch(head.reason)
     return found.group(1) if found else None
 
 
 def is_about_keys(head: Head) -> bool:
-    """Return True if an ``error`` refuses channels that need a key (COINBASE §5, §6.16)."""
+    """Return True if an ``error`` refuses channels that need a key, or our key or signature.
+
+    Source: docs/COINBASE.md §5, §6.16.
+    """
     return "require authentication" in head.reason or is_about_our_key(head)
 
 
@@ -78,7 +81,8 @@ _decode_row = msgspec.json.Decoder(_Row).decode
 def acknowledged(payload: bytes) -> frozenset[Topic]:
     """Return the topics that a ``subscriptions`` message lists (COINBASE §4).
 
-    An unreadable channel is skipped.
+    An unreadable or unknown channel is skipped, and so is a product id that is not a text. A
+    channel that may be subscribed to without products also has its topic without a product.
 
     Raises:
         msgspec.DecodeError: ``payload`` has another form.
@@ -95,12 +99,15 @@ def acknowledged(payload: bytes) -> frozenset[Topic]:
 
 
 def subscriptions(state: Mapping[Channel, Iterable[str]]) -> bytes:
-    """Return the acknowledgement: all subscriptions, with canonical names (COINBASE §4)."""
+    """Return the acknowledgement of all subscriptions, with canonical names (COINBASE §4).
+
+    ``state`` has the product ids of each channel.
+    """
     return _encode({"type": "subscriptions", "channels": subscription_rows(state)})
 
 
 def subscription_rows(state: Mapping[Channel, Iterable[str]]) -> list[dict[str, object]]:
-    """Return the ``channels`` of an acknowledgement as plain values."""
+    """Return the ``channels`` of an acknowledgement as values ready for JSON."""
     return [
         {"name": channel.name, "product_ids": list(product_ids), "account_ids": None}
         for channel, product_ids in state.items()
@@ -116,7 +123,10 @@ def last_match(payload: bytes) -> bytes:
 
 
 def match_of(payload: bytes) -> bytes:
-    """Return a ``last_match`` as the original ``match``; only the type changes."""
+    """Return a ``last_match`` as the original ``match``; only the type changes.
+
+    A message of another type is returned unchanged.
+    """
     return _LAST_MATCH.sub(b'"type":"match"', payload, count=1)
 
 
@@ -131,7 +141,8 @@ def requests(
     Args:
         kind: ``"subscribe"`` or ``"unsubscribe"``.
         topics: the topics; none of them may be a topic that hedgehogd derives.
-        sign: returns the keys that sign a message; None without credentials.
+        sign: returns the root keys that sign a message; it is called once for each message
+            that needs a key. None without credentials: these messages are not signed.
 
     Returns:
         JSON texts with at most ``PRODUCTS_PER_REQUEST_MAX`` product ids each.

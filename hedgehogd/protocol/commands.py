@@ -74,8 +74,8 @@ class Command(NamedTuple):
 
     Attributes:
         subscribes: True for subscribe, False for unsubscribe.
-        requests: the channels of the command that exist.
-        errors: a reason for each channel that does not exist.
+        requests: the channels of the command that exist, each once.
+        errors: a reason for each channel name that does not exist.
         since: the start of each topic that is resumed.
         is_strict: True to end the stream if a resumed message is missing.
         is_alone: True if a peer instance sent the command: no further peer is asked for it.
@@ -92,7 +92,10 @@ class Command(NamedTuple):
 
     @property
     def weight(self) -> int:
-        """The number of topics that the command names, existing or not."""
+        """The number of topics that the command names, of existing channels and any products.
+
+        A channel without products counts as one topic.
+        """
         return sum(max(1, len(request.product_ids)) for request in self.requests)
 
     @property
@@ -103,6 +106,8 @@ class Command(NamedTuple):
 
 def parse(text: str | bytes) -> Command:
     """Parse one client message.
+
+    A channel that does not exist is in ``errors`` of the result; products are not checked.
 
     Raises:
         CommandError: ``text`` is not a JSON object, or has another ``type``, no channels, or
@@ -163,7 +168,10 @@ def _channel_item(item: Any, failure: str) -> tuple[str, tuple[str, ...], str | 
 
 
 def _since(channel: Channel, value: Any, failure: str) -> dict[Topic, Start]:
-    """Return the start of each topic of a channel that the command resumes."""
+    """Return the start of each topic of ``channel`` in the ``since`` of a command.
+
+    Empty without ``since``. Raises CommandError if it is not an object of sequences.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(
@@ -184,7 +192,7 @@ def _product_ids(value: Any, failure: str) -> tuple[str, ...]:
 def channel_requests(
     names: Sequence[str], pairs: tuple[str, ...], policy: str | None = None
 ) -> tuple[ChannelRequest, ...]:
-    """Return the requests of a URL: each channel of ``names`` for all ``pairs``.
+    """Return the requests of a URL: each channel of ``names`` (aliases), once, for all ``pairs``.
 
     The policy applies to the channels that can be conflated, because a URL cannot assign it to
     single channels.
@@ -211,6 +219,6 @@ def channel_requests(
 
 
 def drop_pair(pair: str) -> Command:
-    """Return the command that unsubscribes from every channel of one pair."""
+    """Return the command that unsubscribes from one pair on every channel that takes products."""
     about_pairs = [channel for channel in CHANNELS if channel.takes_products]
     return Command(False, tuple(ChannelRequest(channel, (pair,)) for channel in about_pairs))

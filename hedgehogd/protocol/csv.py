@@ -6,8 +6,10 @@ cell holds the whole message. The first column is the receive time of the messag
 within a topic.
 
 A text is written as it is, ``null`` and an absent key as an empty cell, and any other value as
-the JSON that the exchange sent. No cell is longer than ``CSV_CELL_CHARACTERS_MAX``: the last cell
-of a longer message continues in further rows, which repeat the other cells.
+the JSON that the exchange sent. No cell is longer than ``CSV_CELL_CHARACTERS_MAX``. A message with
+a longer cell, or of another form than its channel's, has only receive time, type and product in
+their columns and is wholly in its last cell. A last cell that is too long continues in further
+rows, which repeat the other cells.
 
 A trade that the exchange sent as ``last_match`` after a reconnect is written as a ``match``.
 """
@@ -48,23 +50,26 @@ _Levels = list[list[msgspec.Raw]]
 
 
 def payload_of(message: Message) -> bytes:
-    """Return the payload of a recorded message, of a ``last_match`` as a ``match``."""
+    """Return the payload of a recorded message; that of a ``last_match`` as a ``match``."""
     return match_of(message.payload) if message.type == "last_match" else message.payload
 
 
 def lines(messages: Iterable[Message]) -> bytes:
-    """Return ``messages`` as lines of JSON."""
+    """Return the payloads of ``messages``, one per line; a ``last_match`` as a ``match``."""
     return b"".join([one_line(payload_of(message)) + b"\n" for message in messages])
 
 
 def header(channel: str) -> bytes:
-    """Return the header row: the column names of a topic channel."""
+    """Return the header row of a topic channel; that of whole messages if it has no columns."""
     names = _COLUMNS.get(channel)
     return _written([("received", *((*names, "more") if names else _WHOLE))])
 
 
 def rows(messages: Iterable[Message]) -> bytes:
-    """Return ``messages`` as rows of CSV, in the same order."""
+    """Return ``messages`` as rows of CSV, without a header row, in the same order.
+
+    One message may have several rows; a ``last_match`` is a ``match``.
+    """
     return _written(row for message in messages for row in _rows_of(message))
 
 
@@ -93,7 +98,9 @@ def _per_row(payload: bytes) -> list[_Fields]:
     """Return the fields of each row of a message: one row, or one per level of a book.
 
     Raises:
-        msgspec.DecodeError: ``payload`` is not an object.
+        msgspec.DecodeError: ``payload`` is not an object, or a side of it is not a list of rows.
+        UnicodeDecodeError: ``payload`` is not UTF-8.
+        RecursionError: ``payload`` is nested too deeply.
     """
     fields = msgspec.json.decode(payload, type=_Fields)
     if not (fields.keys() & {*_SIDES, "changes"}):
@@ -122,7 +129,7 @@ def _row(fields: _Fields, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _cell(value: msgspec.Raw | None) -> str:
-    """Return a value as the text of a cell."""
+    """Return a value as the text of a cell: empty for null or None, a text without quotes."""
     raw = b"null" if value is None else bytes(value)
     if raw == b"null":
         return ""

@@ -66,7 +66,7 @@ _ACCEPTABLE = {
 
 
 def answer_offers(offers: bytes) -> bytes:
-    """Answer ``Sec-WebSocket-Extensions``; an offer that we cannot accept is ignored.
+    """Answer ``Sec-WebSocket-Extensions`` by the first offer that we can accept.
 
     Args:
         offers: the header's value; several headers are joined by commas; empty without one.
@@ -87,7 +87,10 @@ def answer_offers(offers: bytes) -> bytes:
 
 
 def _parameter(text: bytes) -> tuple[bytes, bytes] | None:
-    """Parse ``name``, ``name=value`` or ``name="value"``; return name and value, or None."""
+    """Parse ``name``, ``name=value`` or ``name="value"``; return name and value.
+
+    A missing value is empty. None for a text of another form.
+    """
     found = _PARAMETER.fullmatch(text)
     if found is None:
         return None
@@ -107,7 +110,11 @@ def deflate_frame(payload: bytes) -> bytes:
 
 
 def deflated(message: Message) -> bytes | None:
-    """Return the value for ``message.deflated``; None if compression does not save bytes."""
+    """Return the compressed frame for ``message.deflated``, which the caller sets.
+
+    None if the payload is smaller than ``DEFLATE_BYTES_MIN``, or the frame would not become
+    smaller.
+    """
     if len(message.payload) < DEFLATE_BYTES_MIN:
         return None
     frame = deflate_frame(message.payload)
@@ -123,7 +130,8 @@ class Inflater(Extension):
     ``message_bytes_max``.
 
     Raises:
-        ParseFailed: the data is invalid (1007) or inflates to too many bytes (1009).
+        ParseFailed: from the methods for payloads; the data is invalid (1007) or inflates to too
+            many bytes (1009).
     """
 
     def __init__(self, message_bytes_max: int) -> None:
@@ -148,7 +156,10 @@ class Inflater(Extension):
         rsv: RsvBits,
         payload_length: int,  # noqa: ARG002
     ) -> RsvBits:
-        """Return the reserved bits that this frame may have: RSV1 on a message's first frame."""
+        """Return the reserved bits that this frame may have: RSV1 on a message's first frame.
+
+        RSV1 there means that the whole message is compressed.
+        """
         begins = opcode in {Opcode.TEXT, Opcode.BINARY}
         if begins:
             self._is_message_deflated = rsv.rsv1
@@ -161,7 +172,7 @@ class Inflater(Extension):
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002
         data: bytes,
     ) -> bytes:
-        """Return ``data``, a part of a frame, inflated if the frame is compressed."""
+        """Return ``data``, a part of a frame's payload, inflated if the frame is compressed."""
         return self._inflate(data) if self._is_frame_deflated else data
 
     def frame_inbound_complete(
@@ -169,7 +180,10 @@ class Inflater(Extension):
         proto: FrameDecoder | FrameProtocol,  # noqa: ARG002
         fin: bool,
     ) -> bytes | None:
-        """Return the last inflated bytes of a message; None if it does not end with this frame."""
+        """Return the last inflated bytes of a compressed message that ends with this frame.
+
+        None if the message is not compressed or continues, or the frame is a control frame.
+        """
         if not fin or not self._is_frame_deflated:
             return None
         end = self._inflate(_TAIL)

@@ -1,11 +1,12 @@
 """WebSocket frames (RFC 6455): split the upstream's byte stream into frames, encode our own.
 
 A server's frames are unmasked, both the exchange's and ours. So subscribers get the frame that
-the exchange sent: the scanner extracts it, and it is not encoded again.
+the exchange sent: the scanner extracts it, and encodes only a fragmented message again, as one
+frame.
 
-``FrameScanner`` separates a byte stream into complete text messages (as ready frames) and all
-other bytes (control frames), which the caller passes to the WebSocket library. Measured with its
-caller: 0.8 µs per message, against 46 µs through the library.
+``FrameScanner`` separates a byte stream into complete text messages (as ready frames) and control
+frames, which the caller passes to the WebSocket library; it drops binary messages. Measured with
+its caller: 0.8 µs per message, against 46 µs through the library.
 """
 
 from hedgehogd.domain.errors import CLOSE_INVALID_UTF8, CLOSE_PROTOCOL_ERROR, CLOSE_TOO_BIG
@@ -24,7 +25,7 @@ class FrameError(Exception):
     """A violation of RFC 6455, or of a limit, by the peer.
 
     Attributes:
-        code: the close code for it.
+        code: the close code with which our side closes the connection.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -48,7 +49,10 @@ def encode_pong(payload: bytes) -> bytes:
 
 
 def encode_close(code: int | None, reason: str = "") -> bytes:
-    """Return a close frame; a ``reason`` over 123 bytes of UTF-8 is truncated."""
+    """Return a close frame; a ``reason`` over 123 bytes of UTF-8 is truncated.
+
+    With None as ``code`` the frame is empty, without a reason.
+    """
     if code is None:
         return _encode(_FIN | _CLOSE, b"")
     text = reason.encode()[:_CLOSE_REASON_BYTES_MAX].decode(errors="ignore").encode()
@@ -74,8 +78,8 @@ class FrameScanner:
     * Binary messages are dropped and counted in ``binary_dropped``: the feed has none.
     * Control frames are returned as bytes, complete frames only.
 
-    RSV bits, masks, unknown opcodes, invalid fragmentation, lengths not in their shortest form,
-    invalid UTF-8 and messages over ``message_bytes_max`` end the connection.
+    For RSV bits, masks, unknown opcodes, invalid fragmentation, lengths not in their shortest form,
+    invalid UTF-8 and messages over ``message_bytes_max``, ``receive`` raises an error.
     """
 
     def __init__(self, message_bytes_max: int) -> None:
@@ -89,14 +93,14 @@ class FrameScanner:
         self._parts_opcode = 0
 
     def receive(self, data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """Process bytes from the peer.
+        """Process the next bytes from the peer; those of an incomplete frame are kept.
 
         Returns:
             ``(messages, rest)``: the text messages that ``data`` completed, as pairs
             ``(frame, payload)``, and the control frames that it completed, both in order.
 
         Raises:
-            FrameError: the connection must be closed.
+            FrameError: the connection must be closed; the scanner is then of no further use.
         """
         buffer = self._gather(data)
         if buffer is None:
@@ -132,7 +136,9 @@ class FrameScanner:
         return messages, rest
 
     def _gather(self, data: bytes) -> bytes | None:
-        """Append ``data`` to the buffered bytes; return them once they complete a frame, else None.
+        """Append ``data`` to the buffered bytes; return all bytes to be scanned.
+
+        None while the first buffered frame is known to be incomplete.
 
         A 5 MB snapshot arrives in eighty reads; joining at each read would copy 200 MB.
         """
@@ -148,7 +154,10 @@ class FrameScanner:
         return buffer
 
     def _extended_length(self, buffer: bytes, at: int, size: int, code: int) -> tuple[int, int]:
-        """Return ``(payload start, payload length)``; start 0 if more bytes are needed."""
+        """Return ``(payload start, payload length)``; start 0 if more bytes are needed.
+
+        Raises FrameError for a masked frame, and for a length that is not in its shortest form.
+        """
         if code & _MASKED:
             raise FrameError(CLOSE_PROTOCOL_ERROR, "a server's frame is masked")
         start = at + (4 if code == 126 else 10)
@@ -167,7 +176,10 @@ class FrameScanner:
         return frame
 
     def _data(self, first: int, payload: bytes, messages: list[tuple[bytes, bytes]]) -> None:
-        """Process a fragment, or a binary message."""
+        """Process a fragment, or a binary message; raises FrameError if it is invalid.
+
+        A text message that it completes is added to ``messages``.
+        """
         opcode = first & _OPCODE
         if first & _RSV:
             raise FrameError(CLOSE_PROTOCOL_ERROR, f"a data frame begins with 0x{first:02x}")

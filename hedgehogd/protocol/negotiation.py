@@ -16,7 +16,7 @@ _JAVA_WEIGHT = re.compile(r"(;\s*q=)(?=\.)", re.IGNORECASE)  # ``q=.2``, which W
 
 
 def choose_form(accept: str | None, wanted: str | None, forms: Mapping[str, str]) -> str:
-    """Return the media type of the form that a client gets.
+    """Return the media type of the form that a client gets: the one that it prefers.
 
     Args:
         accept: the header ``Accept``; None or empty if the client accepts any form.
@@ -41,6 +41,8 @@ def choose_form(accept: str | None, wanted: str | None, forms: Mapping[str, str]
 
 def _best(accept: str | None, offered: Sequence[str]) -> str | None:
     """Return the offered type of the highest weight; None if none is acceptable.
+
+    Without a readable range in ``accept`` it is the first one in ``offered``.
 
     The weight of a type is that of the most specific range that matches it. Of types with equal
     weights, a type that the header names is preferred, then the first one in ``offered``.

@@ -24,40 +24,44 @@ def session(session_id: str, instance: int) -> bytes:
 def gap(topic: Topic, missing: Gap) -> bytes:
     """Return the notice of a gap: the first and last number that the feed did not deliver.
 
-    The numbers are trade ids on ``matches``, sequences on ``full`` and ``level3``.
+    The numbers are trade ids on ``matches``, sequences on every other channel.
     """
     kind = "trade_id" if topic.channel == MATCHES.topic_channel else "sequence"
     return _gap(topic, kind, missing.first, missing.last)
 
 
 def restarted(topic: Topic, first: int) -> bytes:
-    """Return the notice of a gap with an unknown beginning, before a reset of the numbers.
+    """Return the notice of a gap with an unknown beginning, caused by a reset of the numbers.
 
-    ``first`` is the first number after the reset by the exchange.
+    ``first`` is the first number after the reset by the exchange. The gap ends before it; if it
+    is 0, the end is unknown too (null).
     """
     kind = "trade_id" if topic.channel == MATCHES.topic_channel else "sequence"
     return _gap(topic, kind, None, first - 1 if first else None)
 
 
 def lost(topic: Topic, first: int | None, last: int | None) -> bytes:
-    """Return the notice of a gap that neither an instance nor a store can fill any more.
+    """Return the notice of a gap between messages that a subscriber receives again on resuming.
 
-    The sequences from ``first`` to ``last`` (inclusive) may belong to other channels too.
-    ``first`` is None if the subscriber resumes from a time; ``last`` is None while the next
-    message is unknown.
+    Neither an instance nor a store can fill it any more. The sequences from ``first`` to ``last``
+    (inclusive) may belong to other channels too. ``first`` is None if the subscriber resumes from
+    a time; ``last`` is None while the next message is unknown.
     """
     return _gap(topic, "sequence", first, last)
 
 
 def resumed(topics: Iterable[Topic], messages: int) -> bytes:
-    """Return the notice that all messages after the positions were sent and the stream is live."""
+    """Return the notice that all messages after the positions were sent and the stream is live.
+
+    ``messages`` is their number.
+    """
     return _encode(
         {"type": "resumed", "topics": [str(t) for t in sorted(topics)], "messages": messages}
     )
 
 
 def backfilled(product_id: str, trades: Sequence[Mapping[str, object]]) -> bytes:
-    """Return the notice with trades of a gap, fetched by REST.
+    """Return the notice with trades of a gap on ``matches``, fetched by REST.
 
     The trades have no sequence, and no place in the order of the stream.
     """
@@ -87,7 +91,13 @@ def skipped(counts: Mapping[Topic, int]) -> bytes:
 
 
 def closing(reason: str, position: Mapping[Topic, int], retry_after_s: float) -> bytes:
-    """Return the farewell of a planned end, with the position after all messages sent so far."""
+    """Return the farewell of a planned end, with the position after all messages sent so far.
+
+    Args:
+        reason: a stable name for programs.
+        position: the last sequence sent completely, by topic.
+        retry_after_s: seconds that the subscriber should wait before it reconnects.
+    """
     return _encode(
         {
             "type": "closing",
@@ -111,7 +121,13 @@ def _gap(topic: Topic, kind: str, first: int | None, last: int | None) -> bytes:
 
 
 def slow_consumer(code: int, message: str, position: Mapping[Topic, int]) -> bytes:
-    """Return the error for a slow subscriber before its stream is closed, with its position."""
+    """Return the error for a slow subscriber before its stream is closed.
+
+    Args:
+        code: the close code.
+        message: the limit that the backlog exceeded, for people.
+        position: the last sequence sent completely, by topic.
+    """
     return _encode(
         {
             "type": "error",

@@ -34,14 +34,15 @@ _NAME_SHOWN_MAX = 40  # characters of a name that an error quotes
 
 
 def read_query(text: str, known: Collection[str]) -> dict[str, str]:
-    """Return the decoded values of a query by parameter name.
+    """Return the decoded values of a query by parameter name; repeated ``LISTS`` are joined.
 
     Args:
         text: the query, without its question mark.
         known: the parameters of the route.
 
     Raises:
-        SubscriberError: a parameter is not ``known``, or is repeated (400).
+        SubscriberError: a parameter is not ``known``, or another one than ``LISTS`` is repeated
+            (400).
     """
     values: dict[str, str] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
@@ -57,7 +58,7 @@ def read_query(text: str, known: Collection[str]) -> dict[str, str]:
 
 
 def split_list(text: str) -> list[str]:
-    """Return the items of a comma-separated list."""
+    """Return the items of a comma-separated list, without surrounding space or empty items."""
     return [item.strip() for item in text.split(",") if item.strip()]
 
 

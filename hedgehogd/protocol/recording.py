@@ -34,14 +34,15 @@ _FOUND_CHARACTERS_MAX = 60
 
 
 class RecordingError(Exception):
-    """An invalid line; the error message states its number, its content and the expected form."""
+    """An invalid line of a recording; the text states its number, content and expected form."""
 
 
 class Recorded(NamedTuple):
     """One message of a recording.
 
     Attributes:
-        due_s: seconds after the recording's first message; never decreases.
+        due_s: seconds after the recording's first message; never less than that of the
+            message before.
         payload: the bytes that the exchange sent.
     """
 
@@ -74,7 +75,7 @@ def find_recording(path: Path) -> Path:
 def read_recording(
     lines: Iterable[bytes], received: Iterable[bytes] | None = None
 ) -> Iterator[Recorded]:
-    """Iterate over the messages of a recording, in order.
+    """Iterate over the messages of a recording, in order; lines are read one by one.
 
     Args:
         lines: one JSON object or array per line (``feed.jsonl``); blank lines are skipped.
@@ -82,8 +83,8 @@ def read_recording(
             (``feed.recv_ts.txt``); None if it was not recorded.
 
     Raises:
-        RecordingError: a line is not JSON or has no receive time, or a receive time has no
-            line. Raised at that line.
+        RecordingError: a line is neither a JSON object nor an array, or has no receive time;
+            or a receive time has no line or is not a number. Raised at that line.
     """
     if received is None:
         yield from _read_by_own_times(lines)
@@ -124,7 +125,9 @@ def _read_by_own_times(lines: Iterable[bytes]) -> Iterator[Recorded]:
 
 
 def _own_time(number: int, payload: bytes) -> float | None:
-    """Return the message's own time in seconds since the epoch, or None without one.
+    """Return the message's ``time`` in seconds since the epoch.
+
+    None for an array, and if ``time`` is missing or unreadable. A time without a zone is UTC.
 
     Raises:
         RecordingError: ``payload`` is neither a JSON object nor an array.

@@ -14,11 +14,11 @@ def is_coinbase_path(path: str) -> bool:
 
 
 def error_object(path: str, code: str, message: str) -> dict[str, object]:
-    """Return the body of an error as a plain value.
+    """Return the body of an error, ready for JSON, in the form that ``path`` requires.
 
     Args:
         path: the path of the request; empty if it is unreadable.
-        code: a stable name for programs; Coinbase's form has none.
+        code: a stable name for programs; omitted in Coinbase's form.
         message: a text for people.
     """
     if is_coinbase_path(path):
@@ -27,7 +27,7 @@ def error_object(path: str, code: str, message: str) -> dict[str, object]:
 
 
 def asked_path(head: bytes) -> str:
-    """Return the path in a request head; empty if it has none.
+    """Return the percent-decoded path in a request head, without the query; empty without one.
 
     The head may be incomplete or invalid, because its error has the form of its path as well.
     """
@@ -36,5 +36,5 @@ def asked_path(head: bytes) -> str:
 
 
 def wants_no_body(head: bytes) -> bool:
-    """Return True if the answer to a request must have no body (RFC 9110 §9.3.2)."""
+    """Return True for the head of a ``HEAD`` request: its answer has no body (RFC 9110 §9.3.2)."""
     return head.startswith(b"HEAD ")

@@ -18,7 +18,7 @@ _SIGNED_REQUEST = "GET/users/self/verify"
 
 
 class BadSecret(ValueError):
-    """The API secret is not base64; the error message does not quote it."""
+    """The API secret is not base64, or is empty; the error message does not quote it."""
 
 
 class Credentials:
@@ -49,7 +49,7 @@ class Credentials:
         return "Credentials(…)"
 
     def sign(self, now_s: float) -> dict[str, str]:
-        """Return the four root keys that authenticate a subscribe message.
+        """Return the root keys of a signed subscribe: signature, key, passphrase and timestamp.
 
         Args:
             now_s: seconds since the epoch; the exchange accepts a difference of up to 30 s.
@@ -63,7 +63,10 @@ class Credentials:
         }
 
     def verifies(self, fields: dict[str, object]) -> bool:
-        """Return True if ``fields``, the root keys of a subscribe, have a valid signature."""
+        """Return True if ``fields``, the root keys of a subscribe, are signed by these credentials.
+
+        The age of the timestamp is not checked.
+        """
         if fields.get("key") != self._key or fields.get("passphrase") != self._passphrase:
             return False
         timestamp, received = fields.get("timestamp"), fields.get("signature")
@@ -74,6 +77,6 @@ class Credentials:
 
 
 def signature(secret: bytes, timestamp: str) -> str:
-    """Return the signature for ``timestamp``; ``secret`` is already decoded."""
+    """Return the signature for ``timestamp``, in base64; ``secret`` is decoded from base64."""
     message = (timestamp + _SIGNED_REQUEST).encode()
     return base64.b64encode(hmac.digest(secret, message, hashlib.sha256)).decode()

@@ -41,7 +41,10 @@ class WireForm(Protocol):
     deflates: bool
 
     def data(self, message: Message, position: str) -> bytes:
-        """Return the bytes of one message, with ``position`` unless it is empty."""
+        """Return the bytes of one message, with ``position`` if the form states positions.
+
+        An empty ``position`` is left out. Bytes that all cohorts share are stored in ``message``.
+        """
 
     def tell(self, payload: bytes) -> bytes:
         """Return the bytes of a notice, an answer or an error; empty if the form has none."""
@@ -50,11 +53,13 @@ class WireForm(Protocol):
         """Return bytes without content that keep proxies from closing a quiet stream."""
 
     def end(self) -> bytes:
-        """Return the bytes of a planned end; empty if closing the connection is the end."""
+        """Return the bytes of a planned end; empty if the form has none."""
 
 
 class WebSocketForm:
-    """WebSocket frames as the exchange sent them; hedgehogd's own messages are never compressed.
+    """WebSocket frames as the exchange sent them, or the shared compressed ones for ``deflates``.
+
+    hedgehogd's own messages are never compressed.
 
     ``has_notices`` is False on the strict endpoints, ``/`` and ``/ws-feed``.
     """
@@ -69,7 +74,7 @@ class WebSocketForm:
         self.deflates = deflates
 
     def data(self, message: Message, position: str) -> bytes:  # noqa: ARG002
-        """Return the frame that arrived, or its compressed form if that was negotiated."""
+        """Return the frame that arrived, or the compressed one if it exists and was negotiated."""
         if self.deflates and message.deflated is not None:
             return message.deflated
         return message.frame
@@ -88,7 +93,7 @@ class WebSocketForm:
 
 
 class NdjsonForm:
-    """One message or notice per line; the keep-alive is a blank line.
+    """One message or notice per line, ``chunked`` on HTTP/1.1; the keep-alive is a blank line.
 
     Without notices every line is a message of the exchange, and a gap ends the stream.
     """
@@ -103,7 +108,7 @@ class NdjsonForm:
         self.ends_at_gaps = not has_notices
 
     def data(self, message: Message, position: str) -> bytes:  # noqa: ARG002
-        """Return the payload and a line feed."""
+        """Return the payload as one line, with its line feed."""
         line = message.line
         if line is None:
             line = message.line = one_line(message.payload) + b"\n"
@@ -117,16 +122,19 @@ class NdjsonForm:
         return chunk(line) if self._chunked else line
 
     def keep_alive(self) -> bytes:
-        """Return a blank line."""
+        """Return a blank line; on HTTP/1.1 as a chunk."""
         return chunk(b"\n") if self._chunked else b"\n"
 
     def end(self) -> bytes:
-        """Return the last chunk."""
+        """Return the last chunk; no bytes on HTTP/1.0."""
         return LAST_CHUNK if self._chunked else b""
 
 
 class SseForm:
-    """One message per event; data events have no name, notices have the name ``hedgehogd``."""
+    """One message per event, ``chunked`` on HTTP/1.1.
+
+    Data events have no name, notices have the name ``hedgehogd``.
+    """
 
     kind = "sse"
     states_position = True
@@ -152,16 +160,19 @@ class SseForm:
         return chunk(event) if self._chunked else event
 
     def keep_alive(self) -> bytes:
-        """Return a comment."""
+        """Return a comment, which clients ignore; on HTTP/1.1 as a chunk."""
         return chunk(b":\n\n") if self._chunked else b":\n\n"
 
     def retry(self, retry_ms: int) -> bytes:
-        """Return the field that sets the pause of an EventSource before it reconnects."""
+        """Return the field that sets the pause of an EventSource before it reconnects.
+
+        ``retry_ms`` is in milliseconds.
+        """
         field = b"retry: %d\n\n" % retry_ms
         return chunk(field) if self._chunked else field
 
     def end(self) -> bytes:
-        """Return the last chunk."""
+        """Return the last chunk; no bytes on HTTP/1.0."""
         return LAST_CHUNK if self._chunked else b""
 
 

@@ -53,9 +53,13 @@ class LineBudget:
         self._kinds: dict[Kind, _Kind] = {}
 
     def admit(self, kind: Kind) -> int | None:
-        """Return the number of lines of ``kind`` omitted before this one; None to omit it too.
+        """Count a line of ``kind`` and decide if it is written.
 
         Kinds beyond ``LOG_KINDS_MAX`` share one budget.
+
+        Returns:
+            The number of lines omitted since the last written or reported one, which is then
+            reset; None if this line must be omitted too.
         """
         now = self._clock()
         if kind not in self._kinds and len(self._kinds) >= limits.LOG_KINDS_MAX:
@@ -73,7 +77,10 @@ class LineBudget:
         return left_out
 
     def take_left_out(self, at_least_s: float) -> dict[Kind, int]:
-        """Return and reset the counts of omitted lines that are older than ``at_least_s``."""
+        """Return, by kind, and reset the counts that began at least ``at_least_s`` seconds ago.
+
+        A count begins with the first line that is omitted.
+        """
         now = self._clock()
         counts = {
             kind: state.left_out
@@ -90,8 +97,9 @@ class Raised(NamedTuple):
 
     Attributes:
         error: the exception, or the first leaf of an exception group.
-        whole: the exception, or the group that contains it.
-        place: type of the exception, file and line of its innermost frame.
+        whole: the exception, or the outermost group that contains it.
+        place: the code location of ``error``: its type, file and line of its innermost frame; the
+            type alone if it was never raised.
     """
 
     error: BaseException
@@ -100,7 +108,7 @@ class Raised(NamedTuple):
 
 
 def raised(exc_info: Any) -> Raised | None:
-    """Return the exception of ``exc_info`` (an exception or ``sys.exc_info()``), or None."""
+    """Describe the exception in ``exc_info``, an exception or a tuple; None if it has none."""
     # True was already replaced by sys.exc_info() where the line was written.
     whole = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     if not isinstance(whole, BaseException):
@@ -117,7 +125,8 @@ def raised(exc_info: Any) -> Raised | None:
 class Tracebacks:
     """Structlog processor: writes the traceback of an exception once per code location.
 
-    Further exceptions at the same location are one line each, with ``error`` and ``place``.
+    Further exceptions at the same location are one line each, with ``error`` and ``place``, and so
+    are all exceptions at a location beyond the first ``LOG_KINDS_MAX``.
     """
 
     def __init__(self) -> None:
@@ -126,7 +135,7 @@ class Tracebacks:
     def __call__(
         self, _logger: Any, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        """Replace ``exc_info`` by text."""
+        """Replace ``exc_info`` of ``event`` by ``exception``, or by ``error`` and ``place``."""
         exception = raised(event.pop("exc_info", None))
         if exception is None:
             return event
@@ -154,7 +163,7 @@ class Tidier:
     def __call__(
         self, _logger: Any, _method: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        """Return the line with every key and value truncated to its limit."""
+        """Return a new line: secrets hidden, each key and value and the traceback within limits."""
         room = _Room(self._text, limits.LOG_LINE_CHARACTERS_MAX)
         trace = event.pop("exception", None)
         tidy: structlog.typing.EventDict = {
@@ -170,7 +179,7 @@ class Tidier:
         return _CONTROLS.sub(_escaped, text) if self._escapes else text
 
     def _traceback(self, text: str) -> str:
-        """Return the beginning and the end of a traceback, indented unless the output is JSON."""
+        """Return a traceback, a long one without its middle, indented unless the output is JSON."""
         half = limits.LOG_TRACEBACK_CHARACTERS_MAX // 2
         text = self._hide(text)
         if len(text) > 2 * half:
@@ -188,14 +197,21 @@ class _Room:
         self._characters = characters
 
     def text(self, text: str, *, at_least: int = 0) -> str:
-        """Return ``text``, truncated to the remaining characters, but not below ``at_least``."""
+        """Return ``text`` without secrets, truncated; subtract its length from the line's rest.
+
+        It is truncated to the limit of a value and to the remaining characters, but never to
+        fewer than ``at_least``.
+        """
         text = self._tidy(text)
         length = max(at_least, min(limits.LOG_VALUE_CHARACTERS_MAX, self._characters))
         self._characters -= min(len(text), length)
         return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
 
     def value(self, value: Any, depth: int = 0) -> Any:
-        """Return ``value`` as a type of JSON; a container loses the items that exceed the line."""
+        """Return ``value`` as a type of JSON; a container loses the items that exceed a limit.
+
+        A container at depth ``_DEPTH_MAX`` and a value of any other type become text.
+        """
         if value is None or isinstance(value, bool | float):
             return value
         if isinstance(value, int) and abs(value) < 1 << 64:
@@ -215,7 +231,10 @@ class _Room:
 
 
 def printable(text: str) -> str:
-    """Return a peer's text for a terminal, truncated and with control characters escaped."""
+    """Return a peer's text for a terminal: truncated like a value, controls escaped.
+
+    Secrets in it are not hidden.
+    """
     return _CONTROLS.sub(_escaped, text[: limits.LOG_VALUE_CHARACTERS_MAX])
 
 

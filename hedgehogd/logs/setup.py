@@ -27,13 +27,17 @@ _render_json = structlog.processors.JSONRenderer()
 
 
 def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
-    """Render a line as JSON after the number of its level."""
+    """Render a line as JSON after its syslog level, such as ``<3>``; ``<6>`` for unknown levels."""
     level = _SYSLOG_LEVELS.get(event["level"], _SYSLOG_LEVELS["info"])
     return f"<{level}>{_render_json(logger, method, event)!s}"
 
 
 def set_level(level: str) -> None:
-    """Log lines of ``level`` and above."""
+    """Write only log lines of ``level`` and above from now on; the name may have any case.
+
+    Raises:
+        ValueError: there is no such level.
+    """
     logging.getLogger().setLevel(level.upper())
 
 
@@ -48,7 +52,11 @@ class _Lines:
         return hide_in_text(self.secrets.hide(text))
 
     def own(self, _logger: Any, _method: str, event: structlog.typing.EventDict) -> Any:
-        """Structlog processor: drop a line of hedgehogd itself beyond the budget."""
+        """Structlog processor: drop a line of hedgehogd itself beyond the budget.
+
+        It adds ``left_out``, the number of lines dropped before, and resolves an ``exc_info`` of
+        True. Raises structlog.DropEvent to drop the line.
+        """
         if event.get("exc_info") is True:  # this runs in the except block that logs
             event["exc_info"] = sys.exc_info()
         exception = raised(event.get("exc_info"))
@@ -62,7 +70,10 @@ class _Lines:
         return event
 
     def foreign(self, record: logging.LogRecord) -> bool:
-        """Logging filter: drop a line of a library beyond the budget."""
+        """Logging filter: return False to drop a line of a library beyond the budget.
+
+        It stores the number of lines dropped before in ``record.left_out``.
+        """
         if isinstance(record.msg, dict):  # a line of hedgehogd, already counted by ``own``
             return True
         exception = raised(record.exc_info)
@@ -76,15 +87,16 @@ _lines = _Lines()
 
 
 def hide_in_logs(secrets: Secrets) -> None:
-    """Hide ``secrets`` in all log lines of this process, tracebacks included."""
+    """Add ``secrets`` to those hidden in all later log lines, tracebacks included."""
     _lines.secrets |= secrets
 
 
 def report_left_out(at_least_s: float = limits.LOG_PERIOD_S) -> None:
-    """Log the number of omitted lines that no line has reported yet, in one line.
+    """Log the number of omitted lines that no line has reported yet, in one line; reset it.
 
-    After a flood there may be no next line of its kind to report them. The daemon calls this once
-    per period and, with ``at_least_s=0``, at its end.
+    A kind counts if its first omitted line is at least ``at_least_s`` seconds old; without one
+    nothing is logged. After a flood there may be no next line of its kind to report them. The
+    daemon calls this once per period and, with ``at_least_s=0``, at its end.
     """
     by_kind = _lines.budget.take_left_out(at_least_s)
     counts = {": ".join(word for word in kind if word): count for kind, count in by_kind.items()}
@@ -102,7 +114,10 @@ def _add_left_out(
 
 
 def _last_steps(*, human: bool) -> list[Any]:
-    """Return the processors that the lines of all modules and libraries pass."""
+    """Return the last processors, which the lines of all modules and libraries pass.
+
+    The last one renders the line: for people if ``human``, else as JSON.
+    """
     steps = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         Tracebacks(),
@@ -121,11 +136,13 @@ def configure_logs(
     *,
     clock: Callable[[], float] | None = None,
 ) -> None:
-    """Send structlog's and the standard library's logs to stderr.
+    """Send structlog's and the standard library's logs to stderr, in place of all other outputs.
+
+    A further call begins with a new line budget and keeps the hidden secrets.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
-        form: ``json``, ``human``, or ``auto``: human on a terminal, JSON otherwise.
+        form: ``json``, ``human``, or ``auto``: human if stderr is a terminal, JSON otherwise.
         instance: the instance number, added to every line unless None.
         clock: the clock of the line budget; tests pass their own.
     """

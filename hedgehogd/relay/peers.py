@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
     Attributes:
         status: HTTP status.
-        content_type: of the body.
+        content_type: of the body; empty if the peer does not state it.
         body: the body, unchanged.
     """
 
@@ -32,17 +32,21 @@ class Answer(NamedTuple):
 
 
 class PeerGone(Exception):
-    """No process listens on the socket: the instance has ended, and so have its sessions."""
+    """The instance has ended, and so have its sessions; or, from ``lines``, the stream failed."""
 
 
 class PeerSilent(Exception):
-    """The instance runs but does not answer in time: it is stuck, or a signal stopped it."""
+    """The instance gave no whole answer in time, or broke the connection, but may still run."""
 
 
 class Peers:
     """The peer instances with a socket in one directory.
 
-    An async context manager; leaving it closes the open connections.
+    An async context manager; leaving it closes the connections that ``ask`` keeps open.
+
+    Args:
+        directory: the directory of the sockets.
+        number: the number of this instance, which is not one of its peers.
     """
 
     def __init__(self, directory: Path, number: int) -> None:
@@ -51,7 +55,7 @@ class Peers:
         self._clients: dict[int, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> Self:
-        """Return the object; a connection is opened by the first request that needs it."""
+        """Return the object itself; the first request to a peer opens the connection to it."""
         return self
 
     async def __aexit__(
@@ -60,12 +64,15 @@ class Peers:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close all open connections."""
+        """Close all open connections; this may wait."""
         for client in self._clients.values():
             await client.aclose()
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the peer instances that have a socket, ascending."""
+        """Return the numbers of the peer instances that have a socket file, ascending.
+
+        An instance with a socket file may have ended. Empty if the directory cannot be read.
+        """
         with suppress(OSError):
             return [number for number in numbers_in(self._directory) if number != self.number]
         return []
@@ -78,11 +85,15 @@ class Peers:
         headers: Sequence[tuple[bytes, bytes]] = (),
         body: bytes = b"",
     ) -> Answer:
-        """Send a request to instance ``number``; ``target`` is path and query.
+        """Send a request to instance ``number`` and wait for the whole answer of any status.
+
+        ``target`` is path and query.
 
         Raises:
-            PeerGone: no process listens on the instance's socket.
-            PeerSilent: a process listens and did not answer within ``PEER_ANSWER_S``.
+            PeerGone: there is no such instance, or no process listens on its socket.
+            PeerSilent: there is no whole answer within ``PEER_ANSWER_S``, or the connection
+                failed without proof that the instance has ended. That proof may take another
+                ``PEER_ANSWER_S``.
         """
         path = socket_path(self._directory, number)
         if await _is_missing(path):  # callers may send any number: no client is created for it
@@ -101,13 +112,15 @@ class Peers:
 
     @asynccontextmanager
     async def lines(self, number: int, target: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Read a stream of lines of instance ``number``; leaving the context closes the connection.
+        """Yield the text lines of an endless response of instance ``number``, without line feeds.
 
-        This uses h11 directly: an ``httpx`` response that is left before its end leaves open
-        generators.
+        ``target`` is path and query. Leaving the context closes the connection. A wait for the
+        next line has no time limit. This uses h11 directly: an ``httpx`` response that is left
+        before its end leaves open generators.
 
         Raises:
-            PeerGone: the instance cannot be reached, refuses the request, or closes early.
+            PeerGone: the instance cannot be reached, answers with another status than 200, or
+                ends the connection before the response; also from the iterator.
         """
         try:
             async with await trio.open_unix_socket(socket_path(self._directory, number)) as stream:
@@ -132,7 +145,10 @@ class Peers:
 
 
 async def _lines(stream: trio.abc.Stream, http: h11.Connection) -> AsyncGenerator[bytes]:
-    """Yield the lines of the response body until it ends."""
+    """Yield the text lines of the response body until it ends; an unfinished last one is lost.
+
+    Raises PeerGone for a status other than 200, and h11.RemoteProtocolError for an early end.
+    """
     rest = b""
     while True:
         event = http.next_event()
@@ -153,7 +169,10 @@ async def _is_missing(path: Path) -> bool:
 
 
 async def _has_ended(path: Path) -> bool:
-    """Say whether the instance has ended; a failed attempt of another kind does not prove it."""
+    """Connect to ``path``; return True if no process listens there, so the instance has ended.
+
+    A failed attempt of another kind does not prove it: False. Waits up to ``PEER_ANSWER_S``.
+    """
     try:
         with trio.fail_after(limits.PEER_ANSWER_S):
             stream = await trio.open_unix_socket(path)

@@ -25,7 +25,9 @@ def socket_path(directory: Path, number: int) -> Path:
 
 
 def numbers_in(directory: Path) -> list[int]:
-    """Return the numbers of the instances that have a socket, ascending, running or not.
+    """Return the numbers of the instances that have a socket file, ascending, running or not.
+
+    At most ``INSTANCES_MAX`` are returned, the lowest ones.
 
     Raises:
         OSError: the directory cannot be read.
@@ -36,7 +38,10 @@ def numbers_in(directory: Path) -> list[int]:
 
 @contextmanager
 def own_socket(directory: Path, number: int) -> Iterator[socket.socket]:
-    """Listen on the socket of instance ``number``; at the end remove the file if it is still ours.
+    """Yield the socket of instance ``number``, listening and non-blocking; close it at the end.
+
+    A socket file of an instance that has ended is replaced. The end of the context also removes
+    the file, unless another one has replaced it.
 
     Raises:
         OperatorError: an instance of this number runs already, or the socket cannot be made.
@@ -67,7 +72,14 @@ def own_socket(directory: Path, number: int) -> Iterator[socket.socket]:
 
 
 def _remove_stale_socket(path: Path, number: int) -> None:
-    """Remove the socket file of an instance that has ended; never that of a running one."""
+    """Remove the socket file of an instance that has ended, if there is one.
+
+    A file of another kind stays. Blocks for up to ``_DIAL_S``.
+
+    Raises:
+        OperatorError: the instance runs, or does not refuse a connection in time.
+        OSError: the file cannot be reached or removed.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_DIAL_S)

@@ -395,8 +395,8 @@ HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
 HISTORY_SNAPSHOT_S = 600.0
 # Pages of recorded messages cached for the next reader of the same topics.
 HISTORY_PAGES_MAX = 64
-# Locations of messages in the store, cached for further subscribers that resume from the same
-# message.
+# Places of messages in the store (docs/GLOSSARY.md), cached for further subscribers that resume
+# from the same message.
 HISTORY_PLACES_MAX = 1_000
 
 # Seconds for which the tape keeps messages for an instance that takes over as writer: the watchdog

@@ -142,7 +142,8 @@ class Message(msgspec.Struct, gc=False):
         event: the part of its SSE wire form that all cohorts share; None until one needs it.
         deflated: its frame, compressed, for subscribers that negotiated compression; None if
             it was not made, as for small messages. It is made before publication.
-        received_us: publication time, µs since the epoch; 0 before publication.
+        received_us: the receive time, µs since the epoch: the time of publication, or the place
+            of a recorded message in the store; 0 before publication.
     """
 
     topic: Topic

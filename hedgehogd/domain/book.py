@@ -65,7 +65,7 @@ class _Ladder:
 
     def key_of(self, price: str) -> Number:
         key = scaled(price) * self.sign
-        if len(self.levels) >= LEVELS_PER_SIDE_MAX:
+        if len(self.levels) >= LEVELS_PER_SIDE_MAX and key not in self.levels:
             raise BadAmount(f"{price!r} exceeds the limit of levels")
         if len(self.known) >= KNOWN_PRICES_MAX:
             self.known.clear()
@@ -199,8 +199,8 @@ class Book:
     def apply(self, changes: Sequence[Change | None]) -> list[int]:
         """Apply the changes of one message; skip and count unreadable changes.
 
-        A change is unreadable if it is None, if its price, size or side is invalid, or if its
-        side has ``LEVELS_PER_SIDE_MAX`` levels and its price text is not in the cache of keys.
+        A change is unreadable if it is None, if its price, size or side is invalid, or if it
+        adds a level to a side that has ``LEVELS_PER_SIDE_MAX``.
 
         Returns:
             The indexes in ``changes`` of bare removals, which remove a level that does not
@@ -247,8 +247,8 @@ class Book:
         """Return the key of a price on a side for ``level_at``; its level need not exist.
 
         Raises:
-            BadAmount: the side or the price is invalid, or the side has ``LEVELS_PER_SIDE_MAX``
-                levels and the price text is not in the cache of keys.
+            BadAmount: the side or the price is invalid, or the price would be one more level of
+                a side that has ``LEVELS_PER_SIDE_MAX``.
         """
         ladder = self._sides.get(side)
         if ladder is None:

@@ -186,7 +186,8 @@ def test_levels_are_bounded(monkeypatch):
     book.apply([("buy", "2", "5"), ("buy", "3", "1")])
 
     assert ([("2", "5"), ("1", "1")], 1) == (rows(book)[0], book.skipped)
-    assert [] == book.apply([("buy", "2", "0"), ("sell", "3", "1")])
+    assert [] == book.apply([("buy", "1.0", "7"), ("buy", "1", "0"), ("sell", "3", "1")])
+    assert ([("2", "5")], 1) == (rows(book)[0], book.skipped)
 
 
 def test_two_equal_bare_removals_are_both_reported():

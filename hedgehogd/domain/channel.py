@@ -116,11 +116,11 @@ def upstream_topics(
     for topic in wanted:
         channel, product_id = topic
         if channel == TICKER_BATCH.topic_channel:
-            needed.add(TICKER.topic(product_id))
-        elif channel not in refused:
-            needed.add(topic)
-        elif channel == LEVEL2.topic_channel:
-            needed.add(LEVEL2_BATCH.topic(product_id))
+            channel = TICKER.topic_channel
+        elif channel == LEVEL2.topic_channel and channel in refused:
+            channel = LEVEL2_BATCH.topic_channel
+        if channel not in refused:
+            needed.add(Topic(channel, product_id))
     for rich, poor in _RICHER:
         needed -= {poor.topic(t.product_id) for t in needed if t.channel == rich.topic_channel}
     if RFQ_MATCHES.topic("") in needed:

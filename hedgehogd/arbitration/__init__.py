@@ -1,1 +1,1 @@
-"""Which connection's message is delivered: sequences, gaps, lines, placement."""
+"""The conversation with the exchange, without sockets: arbitration, gaps, placement."""

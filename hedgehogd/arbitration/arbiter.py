@@ -4,10 +4,10 @@ A product may arrive on several connections at once: on two lines, or on an old 
 connection of one line while the product moves (``placement``). Each channel has its own rule:
 
 * ``matches`` by trade id, ``full`` and ``level3`` by sequence: the next number is delivered,
-  whichever connection brings it. A number that reveals a gap is queued while another connection
+  whichever connection brings it. A message that reveals a gap is queued while another connection
   may still fill the gap, and so is every later message of the product, heartbeats included.
   After ``gap_patience_s`` the gap is declared.
-* ``ticker``: the higher number is delivered.
+* ``ticker``: a number above the highest one delivered is delivered.
 * Every other channel is state. It follows one connection, the product's primary, and moves when
   the primary is lost or silent (``primary``). A book moves with a new snapshot.
 
@@ -31,7 +31,8 @@ States of one product. With one connection a product is always in order.
     replay    a queued message reveals the next gap         gap open  nothing: the rest is queued
     replay    the queue is empty                            in order  nothing
 
-When the channel of an open gap is no longer held, its queue is replayed without a ``gap`` notice.
+When the channel of an open gap is no longer held, its queue is replayed without a ``gap`` notice,
+at the latest when the gap would have been declared.
 Replay is over before ``arbitrate``, ``expire`` or ``lost`` returns. A missing number also
 releases the messages that its own connection brought before it: they precede the gap.
 
@@ -72,14 +73,15 @@ _TRADES = (_MATCHES, _FULL)
 
 
 class Arbiter:
-    """The rules above, for all products of one feed.
+    """Decides which messages are delivered, for all products of one feed: see the module.
 
     Attributes:
         dropped: messages not delivered, by reason: ``repeat`` (a number delivered already),
             ``spare`` (state from a connection that is not the primary), ``no_snapshot``
-            (updates of a book without a snapshot).
-        gaps: number of gaps declared.
-        missing: number of missing messages in those gaps, by channel.
+            (updates of a book without a snapshot). The caller may count further reasons in it.
+        gaps: number of ``gap`` notices, those for numbers that the exchange restarted and those
+            of a relay included.
+        missing: number of missing messages in gaps, by channel.
         race: which line delivers first, and by how much.
     """
 
@@ -99,7 +101,7 @@ class Arbiter:
 
     @property
     def told_stale(self) -> bool:
-        """True when a relay at the other end of a connection reports that its feed is stale."""
+        """True while a relay at the other end of a live connection reports its feed as stale."""
         return any(source.told_stale for source in self._sources)
 
     def connected(self, source: Source) -> None:
@@ -110,13 +112,16 @@ class Arbiter:
     def lost(
         self, source: Source, states: Iterable[ProductState], now: float, received: Received
     ) -> None:
-        """Remove ``source``: no gap waits for it, and products that follow it move.
+        """Remove ``source``, which has ended.
+
+        Products that it was the primary of get another primary, or none. When fewer than two
+        connections remain, all open gaps are declared: no connection can fill them.
 
         Args:
             source: the connection.
-            states: the products received on it.
+            states: the states of the products received on it.
             now: the caller's clock, seconds.
-            received: where released messages and notices go.
+            received: gets the released messages, the notices and the requests for snapshots.
         """
         source.is_lost = True
         self._sources.pop(source, None)
@@ -131,23 +136,33 @@ class Arbiter:
     def arbitrate(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver, drop or queue one message."""
+        """Deliver, drop or queue one message; it may release queued ones.
+
+        Args:
+            state: the state of the message's product.
+            arrival: the message.
+            now: the caller's clock, seconds.
+            received: gets the delivered messages, in order, and the notices.
+        """
         if state.queued:
             self._arrive_after_gap(state, arrival, now, received)
         else:
             self._judge(state, arrival, now, received)
 
     def next_expiry(self) -> float | None:
-        """Return when the next open gap is declared, or None."""
+        """Return when the next open gap is due, on the caller's clock; None without one."""
         return min((state.declare_at for state in self._with_gap.values()), default=None)
 
     def expire(self, now: float, received: Received) -> None:
-        """Declare the gaps that are due at ``now``."""
+        """Declare the gaps due at ``now``; notices and released messages go to ``received``."""
         for state in [s for s in self._with_gap.values() if s.declare_at <= now]:
             self._declare(state, now, received)
 
     def forget(self, state: ProductState) -> None:
-        """Forget a product: no connection holds it."""
+        """Forget a product that no connection holds, and drop its queued messages.
+
+        The caller has removed ``state`` from its own table.
+        """
         state.queued.clear()
         self._with_gap.pop(state.product_id, None)
         for source in self._sources:
@@ -158,7 +173,7 @@ class Arbiter:
         return len({source.line for source in self._sources}) > 1
 
     def _judge(self, state: ProductState, arrival: Arrival, now: float, received: Received) -> None:
-        """Apply the rule of the message's channel; the product has no open gap."""
+        """Apply the rule of the message's channel; an open gap does not delay the message."""
         head, topic = arrival.head, arrival.message.topic
         channel = topic.channel
         if channel not in _NUMBERED:
@@ -184,7 +199,7 @@ class Arbiter:
     def _follow(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver state when it comes from the primary connection."""
+        """Deliver state if ``primary`` allows it; ``heartbeats`` may keep a heartbeat back."""
         if not self._primary.delivers(state, arrival, now, received):
             return
         if arrival.head.type == "heartbeat":
@@ -230,7 +245,10 @@ class Arbiter:
     def _trade_of_full(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> Topic | None:
-        """Return the ``matches`` topic when a message of ``full`` is a trade that is new there."""
+        """Return the ``matches`` topic if a message of ``full`` is a trade new there, else None.
+
+        Its trade id then counts as delivered; a gap before it is reported.
+        """
         topic, trade_id = intern_topic(_MATCHES, state.product_id), arrival.head.trade_id
         if trade_id is None:
             return None
@@ -241,7 +259,10 @@ class Arbiter:
         return topic if verdict.deliver else None
 
     def _gap_before(self, state: ProductState, arrival: Arrival) -> tuple[str, Gap] | None:
-        """Return the channel and the gap that a message would reveal."""
+        """Return the channel and the gap that a message would reveal; None for no gap.
+
+        A trade of ``full`` may reveal a gap of ``matches``.
+        """
         channel, number = arrival.message.topic.channel, _number_of(arrival)
         if number is None:
             return None
@@ -281,7 +302,11 @@ class Arbiter:
     def _arrive_after_gap(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Queue a message of a product with an open gap, or fill the gap with it."""
+        """Queue or deliver a message of a product with an open gap.
+
+        The queue is replayed when the message fills the gap, or when the gap is declared: it is
+        due, or the queue is full.
+        """
         if self._queue_or_fill(state, arrival, now, received):
             self._replay_queue(state, now, received)
         elif len(state.queued) > WAITING_MESSAGES_MAX:
@@ -292,7 +317,7 @@ class Arbiter:
     def _queue_or_fill(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> bool:
-        """Queue a message, or deliver it when it is missing; say whether it closes the gap."""
+        """Queue a message, or deliver a missing one; return True if the gap is then filled."""
         gap = state.open_gap
         if gap is None or not self._is_missing(gap, arrival):
             state.queued.append(arrival)
@@ -307,14 +332,17 @@ class Arbiter:
         return is_filled
 
     def _declare_when_due(self, state: ProductState, now: float, received: Received) -> None:
-        """Declare the gap when its time is over, or no connection is left to fill it."""
+        """Declare the open gap, if any, when it is due or no other connection is left."""
         if state.queued and (now >= state.declare_at or len(self._sources) < 2):
             self._declare(state, now, received)
 
     def _release_earlier(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Judge the queued messages that the connection of a missing message brought before it."""
+        """Judge the queued messages that the connection of a missing message brought before it.
+
+        None is judged if that connection has revealed the gap.
+        """
         source, queued = arrival.source, state.queued
         if queued[0].source is source:  # this connection has revealed the gap
             return
@@ -335,7 +363,7 @@ class Arbiter:
         return number is not None and gap.first <= number <= gap.last
 
     def _declare(self, state: ProductState, now: float, received: Received) -> None:
-        """Report the gap and release the messages queued after it."""
+        """Report the open gap, then judge the messages queued after it."""
         open_gap = state.open_gap
         if open_gap is not None:
             channel, gap = open_gap
@@ -347,10 +375,10 @@ class Arbiter:
         self._replay_queue(state, now, received)
 
     def _replay_queue(self, state: ProductState, now: float, received: Received) -> None:
-        """Judge the queued messages again, in order; one of them may open the next gap.
+        """Close the open gap and judge the messages queued after it; one may open the next gap.
 
         Two lines are not in step: the messages missing before a queued message may be queued after
-        it. So no gap is declared before the whole queue has been judged.
+        it. So a gap is not declared while the queue has a message that is missing in it.
         """
         queued = self._close_gap(state)
         while queued:
@@ -387,7 +415,10 @@ class Arbiter:
     def _report_verdict(
         self, state: ProductState, channel: str, verdict: Verdict, received: Received
     ) -> None:
-        """Report a gap before a number, an implausible number, or restarted numbers."""
+        """Report the gap, the unexpected number and the restart of a verdict, if it has them.
+
+        A restart has a ``gap`` notice of its own only when the verdict has no gap.
+        """
         if verdict.oddity:
             topic = intern_topic(channel, state.product_id)
             received.oddities.append(f"{topic} {verdict.oddity}")
@@ -401,7 +432,10 @@ class Arbiter:
 
 
 def _number_of(arrival: Arrival) -> int | None:
-    """Return the number by which gaps of the message's channel are found, if it has one."""
+    """Return the number by which gaps of the message's channel are found, or None.
+
+    It is the trade id in ``matches`` and the sequence in ``full`` and ``level3``.
+    """
     channel = arrival.message.topic.channel
     if channel == _MATCHES:
         return arrival.head.trade_id

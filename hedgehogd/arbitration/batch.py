@@ -1,4 +1,4 @@
-"""The messages and notices of one socket read, in order, ready for the inbox."""
+"""Messages and notices in the order of their delivery: the results of the upstream session."""
 
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
@@ -15,9 +15,10 @@ _BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # the feed holds on
 class NoticeKind(Enum):
     """How long a notice is in force: a subscriber that joins while it is in force gets it too.
 
-    ``GAP`` is in force until the next message of its topic, ``STALE`` until ``BACK``. ``PASSING``
-    goes to the subscribers of the moment only. ``WHOLE`` goes to no subscriber: it records that no
-    message of its topic is missing although the feed was down.
+    ``GAP`` is in force until the next message of its topic, ``STALE`` until a ``BACK`` for the same
+    products. ``BACK`` and ``PASSING`` go only to subscribers that are present when they are sent.
+    ``WHOLE`` goes to no subscriber: it records that no message of its topic is missing although the
+    feed was down.
     """
 
     GAP = auto()
@@ -33,7 +34,7 @@ class TopicNotice(NamedTuple):
     Attributes:
         audience: a topic, for its subscribers; a set of product ids, for the subscribers of any
             topic of them; or None for all subscribers.
-        payload: the notice.
+        payload: the notice in JSON; empty for ``WHOLE``.
         kind: how long it is in force.
     """
 
@@ -43,13 +44,13 @@ class TopicNotice(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The exchange refuses a product or a channel; ``message`` and ``reason`` are its own words.
+    """The exchange refuses a product or a channel; ``message`` and ``reason`` are its texts.
 
     Attributes:
         product_id: the product; empty when a whole channel is refused.
         message: the error's ``message``.
         reason: the error's ``reason``.
-        channel: the topic channel, when ``product_id`` is empty.
+        channel: the refused channel, by its name in topics; empty when a product is refused.
     """
 
     product_id: str
@@ -59,18 +60,19 @@ class Refusal(NamedTuple):
 
 
 class Received:
-    """The result of one read, in order.
+    """The result of one socket read, of one lost connection, or of the gaps due at one time.
 
     Attributes:
         messages: data, in the order in which subscribers receive it.
         notices: notices for subscribers, in order.
         notices_at: for each of ``notices``, how many of ``messages`` precede it.
         refusals: products and channels that the exchange refused.
-        complaints: all other ``error`` messages of the exchange: an alarm.
-        oddities: unexpected messages, each described in one log line.
+        complaints: texts of the ``error`` messages that are about neither a product nor a refused
+            channel, and of those about our key: each is an alarm.
+        oddities: texts about unexpected messages, one for each log line.
         missing_trades: product and gap, for each gap in trade ids.
         resyncs: topics that need a new snapshot from the exchange.
-        unacknowledged: topics missing from the exchange's acknowledgement for this connection.
+        unacknowledged: topics that the exchange's acknowledgement in this read leaves out.
     """
 
     __slots__ = (
@@ -114,11 +116,11 @@ class Received:
         ]
 
     def resync_books(self, product_id: str) -> None:
-        """Request a new snapshot of the product's book: an update may be missing."""
+        """Add both book topics of a product to ``resyncs``: an update may be missing."""
         self.resyncs += [intern_topic(channel, product_id) for channel in _BOOKS]
 
     def parts(self) -> Iterator[tuple[list[Message], list[TopicNotice]]]:
-        """Split the messages at the notices, as ``split_at_notices`` does."""
+        """Yield the messages, split at the notices: see ``split_at_notices``."""
         return split_at_notices(self.messages, self.notices, self.notices_at)
 
 
@@ -127,8 +129,14 @@ def split_at_notices(
 ) -> Iterator[tuple[list[Message], list[TopicNotice]]]:
     """Split ``messages`` at the places of ``notices``.
 
+    Args:
+        messages: the messages.
+        notices: the notices, in order.
+        notices_at: for each notice, how many of ``messages`` precede it; in ascending order.
+
     Yields:
-        ``(messages, notices that precede them)``; at least one pair, perhaps empty.
+        ``(messages, notices that precede them)``; at least one pair. The messages of the last pair
+        may be empty, and so may the notices of the first.
     """
     begin = 0
     preceding: list[TopicNotice] = []

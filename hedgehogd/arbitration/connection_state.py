@@ -48,7 +48,7 @@ DATA_TYPES = frozenset(_CHANNEL_BY_TYPE) | frozenset(_EITHER_BY_TYPE)
 _AT_ONCE = frozenset(
     channel.topic_channel for channel in (HEARTBEAT, STATUS, TICKER, MATCHES, LEVEL2, LEVEL2_BATCH)
 )
-# Channels that send messages of a market without trades, too.
+# Channels that send messages even of a market without trades.
 _ALWAYS_COMES = frozenset(c.topic_channel for c in (HEARTBEAT, LEVEL2, LEVEL2_BATCH))
 _ALL_RFQ = RFQ_MATCHES.topic("")
 
@@ -59,9 +59,9 @@ class Route(NamedTuple):
     Attributes:
         topic: the topic of the messages.
         also: a second topic of theirs, or None.
-        is_held: whether the connection has subscribed to the topic.
-        owner: the product that they are state of; empty when the connection has subscribed
-            to the channel without naming products.
+        is_held: False when the connection does not hold the topic: its messages are dropped.
+        owner: the id of the ``ProductState`` that they belong to; empty for messages without a
+            product, and when the connection has subscribed to all products of the channel.
     """
 
     topic: Topic
@@ -74,23 +74,26 @@ class Source:
     """One connection, from its handshake to its end.
 
     The type of a message does not always name its channel: a ``match`` belongs to ``full`` or to
-    ``matches``. The topics that the connection holds decide, because no product changes the richest
+    ``matches``. The topics that the connection holds decide, because no product changes the variant
     of its channels on a live connection (``placement``).
+
+    All times are on the caller's clock, in seconds.
 
     Attributes:
         line: the number of the line that the connection is part of.
-        products: ids of the products received on it.
+        products: ids of the products received on it; ``""`` for messages without a product.
         heard_heartbeat: True when it has received a heartbeat.
-        heard_at: when it last received data of a product that it holds, delivered or not; None
-            before.
-        told_stale: True when a relay at its other end has reported that its feed is stale.
-        received: the topics that it has received messages of since it subscribed to them.
-        asked_at: when it last subscribed to each topic that it holds, on the caller's clock,
-            seconds.
-        acks_due: requests sent and not yet acknowledged.
+        heard_at: when it last received a message of a product that it holds, heartbeats included,
+            delivered or not; None before the first.
+        told_stale: True while a relay at its other end reports that its feed is stale.
+        received: the topics that it has received messages of since it last subscribed to them;
+            a book counts with its snapshot.
+        asked_at: when it last subscribed to each topic that it holds.
+        acks_due: number of requests sent and not yet acknowledged.
         unacknowledged: topics missing from the acknowledgement of its last request.
         is_lost: True after its end.
-        garbled_at: when snapshots of its books were last requested because of an unreadable update.
+        garbled_at: when snapshots of its books were last requested because of an unreadable
+            update; minus infinity before the first.
     """
 
     __slots__ = (
@@ -137,7 +140,10 @@ class Source:
         self._routes.clear()
 
     def route(self, head: Head) -> Route | None:
-        """Return the route of a message with ``head``; None for a type that is not data."""
+        """Return the route of a message with ``head``; None for a type that is not data.
+
+        The first message of a topic after its subscribe puts the topic into ``received``.
+        """
         key = (head.type, head.product_id)
         route = self._routes.get(key)
         if route is None:
@@ -154,14 +160,17 @@ class Source:
         return route
 
     def ask(self, topics: Iterable[Topic], now: float) -> None:
-        """Record a subscribe to ``topics``, the first one or another one."""
+        """Record a subscribe to ``topics``, the first one or another one.
+
+        They leave ``received`` until their next message.
+        """
         asked = frozenset(topics)
         self.held = (self._held or frozenset()) | asked
         self.received -= asked
         self.asked_at.update(dict.fromkeys(asked, now))
 
     def drop(self, topics: Iterable[Topic]) -> None:
-        """Record an unsubscribe from ``topics``: messages still in flight are unwanted."""
+        """Record an unsubscribe from ``topics``: their messages still in flight are dropped."""
         dropped = frozenset(topics)
         if self._held is not None:
             self.held = self._held - dropped
@@ -170,7 +179,10 @@ class Source:
             self.received.discard(topic)
 
     def unheard(self, now: float, patience_s: float) -> list[Topic]:
-        """Return topics held for ``patience_s`` that send at once and have sent nothing."""
+        """Return the topics without a message since a subscribe ``patience_s`` ago or earlier.
+
+        Only topics of channels that send a message at once.
+        """
         return [
             topic
             for topic, at in self.asked_at.items()
@@ -178,19 +190,22 @@ class Source:
         ]
 
     def holds_any(self, channels: Iterable[str], product_id: str) -> bool:
-        """Say whether the connection holds one of ``channels`` of ``product_id``."""
+        """Say whether it holds one of ``channels`` of ``product_id``; True if ``held`` is None."""
         held = self._held
         return held is None or any(Topic(channel, product_id) in held for channel in channels)
 
     def expects_data(self, silent: Container[str]) -> bool:
-        """Say whether the connection holds heartbeats of a product that is not ``silent``."""
+        """Say whether it holds the heartbeat of a product that is not among ``silent``."""
         return any(
             topic.channel == HEARTBEAT.topic_channel and topic.product_id not in silent
             for topic in self._held or ()
         )
 
     def flows(self, now: float) -> bool:
-        """Say whether every topic is acknowledged and each heartbeat and book has arrived."""
+        """Say whether every topic is acknowledged and each heartbeat and book has arrived.
+
+        Heartbeats are not required before the first one: the feed may send none.
+        """
         missing = {topic.channel for topic in self.unheard(now, 0)}
         if not self.heard_heartbeat:  # a feed without heartbeats
             missing.discard(HEARTBEAT.topic_channel)
@@ -236,7 +251,7 @@ class Source:
 
 
 def _also(topic: Topic) -> Topic | None:
-    """Return the second topic of a message of ``level2_batch`` or ``rfq_matches``."""
+    """Return the second topic of messages of ``topic``; None when they have only this one."""
     if topic.channel == LEVEL2_BATCH.topic_channel:  # the exchange refuses level2
         return intern_topic(LEVEL2.topic_channel, topic.product_id)
     if topic.channel == RFQ_MATCHES.topic_channel and topic.product_id:

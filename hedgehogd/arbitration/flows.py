@@ -1,4 +1,4 @@
-"""Which topics the feed holds now: the gate before all state in memory.
+"""The topics that the feed holds now: the gate before all state in memory.
 
 State in memory is served only while the feed keeps it up to date. When the feed no longer holds
 a topic, every store forgets it. Messages of that topic are still in flight then: in the inbox, in
@@ -20,7 +20,8 @@ class Flows:
     """The topics that the feed holds.
 
     Attributes:
-        topics: the topics; None when the feed does not report them.
+        topics: the topics; None before the first ``follow``: the feed does not report its topics,
+            and every topic counts as held.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,10 @@ class Flows:
         self._admitted: frozenset[Topic] = frozenset()
 
     def follow(self, topics: Iterable[Topic]) -> frozenset[Topic]:
-        """Set the topics that the feed holds from now on; return the topics to forget."""
+        """Set the topics that the feed holds from now on; return those that it no longer holds.
+
+        With ``level3`` of a product the feed also holds the schema, a topic without a product.
+        """
         flowing = frozenset(topics)
         if any(topic.channel == LEVEL3.topic_channel for topic in flowing):
             flowing |= {_SCHEMA}  # sent with each of them, without a product
@@ -49,7 +53,11 @@ class Flows:
         return any(self.has(channel.topic(product_id)) for channel in (LEVEL2, LEVEL2_BATCH))
 
     def admits(self, topic: Topic) -> bool:
-        """Say whether a message of ``topic`` may be published and kept; 0.1 µs."""
+        """Say whether a message of ``topic`` may be published and kept; 0.1 µs.
+
+        Besides the topics held, these are ``level2`` of each product with ``level2_batch``, and
+        ``rfq_matches`` of each product when the feed holds it for all products.
+        """
         return (
             self.topics is None
             or topic in self._admitted

@@ -3,11 +3,11 @@
 A heartbeat states the newest trade id and the newest sequence of its product. The messages with
 these numbers may still be on their way. So a stated number is checked only when the next heartbeat
 arrives, a second later and in another read. Messages still missing then are a gap, although no
-message has revealed it.
+message has revealed it. When the next heartbeat states a lower number, there is no check.
 
 A heartbeat that states a sequence of ``full`` that has not arrived is kept until that message is
-delivered: clients take a heartbeat ahead of the data for a loss and load their book again
-(COINBASE §6.1, §15).
+delivered or reported missing: clients take a heartbeat ahead of the data for a gap and load their
+book again (COINBASE §6.1, §15). A later heartbeat replaces a kept one.
 
 A heartbeat that states a number below the highest number confirms that the exchange set its numbers
 back, when a message has such a number too (``sequences``).
@@ -26,12 +26,12 @@ ReportVerdict = Callable[[ProductState, str, Verdict, Received], None]
 
 
 class Heartbeats:
-    """The rules above, for all products of one feed.
+    """Checks the numbers that heartbeats state, for all products of one feed: see the module.
 
     Args:
         report_gap: reports a gap and counts it.
         report_verdict: reports a verdict about the numbers of one channel.
-        patience_s: two heartbeats that are closer in time do not confirm each other.
+        patience_s: seconds that must pass before another heartbeat counts as the next one.
     """
 
     def __init__(
@@ -44,7 +44,10 @@ class Heartbeats:
     def receive(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver a heartbeat of the primary connection, or keep it until its sequence arrives."""
+        """Deliver a heartbeat of the primary connection, or keep it until its sequence arrives.
+
+        Gaps and restarts of the exchange's numbers that it proves are reported before.
+        """
         head = arrival.head
         for channel, numbers in state.numbers.items():
             newest = head.last_trade_id if channel == MATCHES.topic_channel else head.sequence
@@ -53,7 +56,7 @@ class Heartbeats:
                 self._report_verdict(state, channel, verdict, received)
         is_next = now >= state.stated_at + self._patience_s
         if is_next:
-            # A lower number in the next heartbeat takes the stated number back.
+            # A lower number in the next heartbeat withdraws the stated number.
             if (head.last_trade_id or 0) >= state.stated_trade:
                 self._check(state, MATCHES.topic_channel, state.stated_trade, received)
             state.stated_trade = head.last_trade_id or 0
@@ -72,7 +75,7 @@ class Heartbeats:
             received.messages.append(arrival.message)
 
     def release(self, state: ProductState, received: Received) -> None:
-        """Deliver the kept heartbeat when its sequence was delivered or reported missing."""
+        """Deliver the kept heartbeat if its sequence was delivered or reported missing."""
         early = state.early
         if early is not None and not self._is_early(state, early):
             state.early = None
@@ -85,7 +88,7 @@ class Heartbeats:
         return arrival.source.holds_any((FULL.topic_channel,), state.product_id)
 
     def _check(self, state: ProductState, channel: str, stated: int, received: Received) -> None:
-        """Report a gap when numbers up to ``stated`` have not arrived."""
+        """Report the numbers up to ``stated`` that have not arrived as a gap."""
         numbers = state.numbers.get(channel)
         gap = None if numbers is None else numbers.gap_before(stated + 1)
         if numbers is not None and gap is not None:

@@ -2,8 +2,8 @@
 
 Every number of a product arrives on both lines. The line that delivers it first is counted for
 every number. The lead is measured for one number at a time: the number is kept until the other
-line delivers it too, then the next number is chosen. So the sample does not depend on the distance
-between the lines, and needs one slot.
+line delivers it too, or for a minute; then the next number is chosen. So the sample does not depend
+on the distance between the lines, and needs one slot.
 """
 
 from collections import Counter, deque
@@ -29,7 +29,7 @@ class Race:
 
     Attributes:
         wins: numbers that each line delivered first.
-        saved: gaps of the other line that each line filled.
+        saved: gaps of the other line that each line filled; counted by ``arbiter``.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,10 @@ class Race:
         self._leads_s = [deque[float](maxlen=_LEADS_KEPT) for _ in range(LINES_MAX)]
 
     def observe(self, product_id: str, channel: str, number: int, line: int, now: float) -> None:
-        """Count a number that arrived on ``line``."""
+        """Count a number that arrived on ``line`` at ``now`` (the caller's clock, seconds).
+
+        The first line with a number wins it; the other line's arrival may end a measured lead.
+        """
         key = (product_id, channel)
         if number > self._highest.get(key, -1):
             self._highest[key] = number
@@ -55,11 +58,11 @@ class Race:
             self._probe = None
 
     def forget(self, product_id: str) -> None:
-        """Forget a product that is no longer held."""
+        """Forget the numbers of a product that is no longer held; wins and leads are kept."""
         for key in [key for key in self._highest if key[0] == product_id]:
             del self._highest[key]
 
     def lead_s(self, line: int) -> float | None:
-        """Return the median lead of ``line`` in seconds; None when it never delivered first."""
+        """Return the median lead of ``line`` in seconds; None before its first measured lead."""
         leads = self._leads_s[line]
         return median(leads) if leads else None

@@ -1,16 +1,16 @@
-"""Which connection of a line holds which product, and how a product moves.
+"""The assignment of products to the connections of a line, and how a product moves.
 
-All channels of a product share one connection, or their order is lost. Light channels have
-one connection. Products with ``full`` or ``level3`` are spread over up to
-``HEAVY_CONNECTIONS_MAX`` further ones, because the exchange disconnects a client that reads a busy
-connection too slowly.
+All channels of a product share one connection, or their order is lost. Products with light
+channels alone share one connection, except for moves. Products with ``full`` or ``level3`` are
+spread over up to ``HEAVY_CONNECTIONS_MAX`` further ones, because the exchange disconnects a client
+that reads a busy connection too slowly.
 
 Messages of some channels are indistinguishable (``matches`` and ``full``, ``level2`` and
 ``level2_batch``: each pair has two *variants*). So a product never changes its variant on a live
 connection. A second connection subscribes first, and the old one unsubscribes ``HANDOVER_S`` after
 the product has arrived on the new one.
 
-Sans-I/O: time is an argument. Each line has a plan of its own.
+Sans-I/O: time is an argument, in seconds. Each line has a plan of its own.
 """
 
 from collections import Counter
@@ -48,7 +48,8 @@ class Plan:
     """The connections of one line, by slot: a small number, 0 for the light channels.
 
     Attributes:
-        silent: products that were moved because no message of them arrived, and still none has.
+        silent: ids of products that were moved because no message of them arrived, and still none
+            has.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,11 @@ class Plan:
         self._moves: Counter[str] = Counter()  # of each product, because no message of it arrived
 
     def follow(self, asked: Iterable[Topic], now: float) -> None:
-        """Place the topics ``asked`` for, and end old holdings ``HANDOVER_S`` after a move."""
+        """Place the topics ``asked`` for; release each product without such a topic.
+
+        A product that may not stay on its connection gets a second one. The old one is released
+        when ``HANDOVER_S`` have passed since the product's first message on the new one.
+        """
         by_product: dict[str, set[Topic]] = {}
         for topic in asked:
             by_product.setdefault(topic.product_id, set()).add(topic)
@@ -75,7 +80,7 @@ class Plan:
                 del holdings[:-1]
 
     def slots(self) -> list[int]:
-        """Return the slots that hold at least one product."""
+        """Return the slots that hold at least one product, in ascending order."""
         return sorted({h.slot for holdings in self._holdings.values() for h in holdings})
 
     def topics(self, slot: int) -> frozenset[Topic]:
@@ -89,7 +94,7 @@ class Plan:
         )
 
     def products(self, slots: Iterable[int]) -> frozenset[str]:
-        """Return the products placed on ``slots``, each counted at its newest placement."""
+        """Return the ids of the products that have their newest placement on one of ``slots``."""
         chosen = frozenset(slots)
         return frozenset(
             product_id
@@ -98,14 +103,20 @@ class Plan:
         )
 
     def arrived(self, slot: int, product_id: str, now: float) -> None:
-        """Record that a message of the product arrived on the connection at ``slot``."""
+        """Record that a message of the product arrived on the connection at ``slot``.
+
+        Only the first one at the product's newest placement has an effect.
+        """
         holdings = self._holdings.get(product_id, [])
         if holdings and holdings[-1].slot == slot and holdings[-1].arrived_at is None:
             holdings[-1].arrived_at = now
             self.silent.discard(product_id)
 
     def ended(self, slot: int) -> None:
-        """Record the end of the connection at ``slot``: the next one may carry any variant."""
+        """Record the end of the connection at ``slot``: the next one may carry any variant.
+
+        Its products count as not arrived there, and may be moved ``MOVES_MAX`` times again.
+        """
         for key in [key for key in self._variants if key[0] == slot]:
             del self._variants[key]
         self._avoided = {key for key in self._avoided if key[0] != slot}
@@ -118,10 +129,10 @@ class Plan:
                     self._mark(slot, product_id, holding.topics)
 
     def avoid(self, slot: int, product_id: str) -> None:
-        """Move a product off the live connection at ``slot``: no message of it arrives there.
+        """Let the next ``follow`` move a product off the live connection at ``slot``.
 
-        A product moves at most ``MOVES_MAX`` times until its connection is lost: when no connection
-        receives it, the connections are not the cause.
+        No message of the product arrives there. A product moves at most ``MOVES_MAX`` times until
+        its connection is lost: when no connection receives it, the connections are not the cause.
         """
         if (slot, product_id) not in self._avoided and self._moves[product_id] < MOVES_MAX:
             self._avoided.add((slot, product_id))
@@ -129,14 +140,17 @@ class Plan:
             self.silent.add(product_id)
 
     def refused(self, channels: Iterable[str]) -> None:
-        """Forget the variants of ``channels``, which the exchange refused: no message arrived."""
+        """Forget that a connection carried ``channels``, which the exchange refused.
+
+        No message of them arrived, so the other variant may use the same connection.
+        """
         gone = frozenset(channels)
         for variants in self._variants.values():
             for kind in [kind for kind, channel in variants.items() if channel in gone]:
                 del variants[kind]
 
     def next_change_at(self) -> float | None:
-        """Return when ``follow`` will next end an old holding, or None."""
+        """Return when ``follow`` will next release an old connection of a product, or None."""
         times = [
             holdings[-1].arrived_at + HANDOVER_S
             for holdings in self._holdings.values()
@@ -188,7 +202,7 @@ class Plan:
                 self._variants.setdefault((slot, product_id), {})[kind] = topic.channel
 
     def _choose(self, product_id: str, topics: frozenset[Topic]) -> int:
-        """Return the slot for a product that has none, or has to leave its slot."""
+        """Return the slot for a product that has none, or cannot stay on its slot."""
         here = {holding.slot for holding in self._holdings[product_id]}
         if not _is_heavy(topics):
             # The light connection; if it has carried the other variant, the next light slot.

@@ -1,4 +1,6 @@
-"""Which connection supplies a product's state: its book, its heartbeats, channels without numbers.
+"""The choice of the connection that supplies a product's state.
+
+State is the product's book, its heartbeats, and all messages of channels without numbers.
 
 Each product has one *primary* connection (``ProductState.leader``). State from other connections is
 spare and dropped. A product without a primary follows the first connection that delivers state.
@@ -32,10 +34,10 @@ _BOOKS = frozenset({LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel})
 
 
 class PrimaryRules:
-    """The rules above, for all products of one feed.
+    """Chooses the primary of each product of one feed: see the module.
 
     Args:
-        dropped: the counter of ``spare`` and ``no_snapshot``.
+        dropped: counts messages not delivered, by reason: ``spare`` and ``no_snapshot``.
     """
 
     def __init__(self, dropped: Counter[str]) -> None:
@@ -44,7 +46,11 @@ class PrimaryRules:
     def delivers(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> bool:
-        """Say whether a message of state is delivered; change the primary if the rules say so."""
+        """Return whether the caller delivers a message of state; update the primary before.
+
+        A message not delivered is counted. A snapshot that the product's book needs is requested in
+        ``received.resyncs``.
+        """
         source, topic, leader = arrival.source, arrival.message.topic, state.leader
         is_snapshot, is_book = arrival.head.type == "snapshot", topic.channel in _BOOKS
         if source is not leader:
@@ -72,7 +78,10 @@ class PrimaryRules:
     def follow_another(
         self, state: ProductState, sources: Iterable[Source], received: Received
     ) -> None:
-        """Replace a lost primary by another connection that carries the product."""
+        """Replace a lost primary by one of ``sources`` that carries the product, or by None.
+
+        A snapshot of the book is requested, and a kept heartbeat is dropped.
+        """
         product_id = state.product_id
         carriers = [s for s in sources if product_id in s.products and _carries(s, product_id)]
         with_book = [s for s in carriers if s.holds_any(_BOOKS, product_id)]
@@ -86,7 +95,11 @@ class PrimaryRules:
 def _takes_over(
     state: ProductState, source: Source, topic: Topic, now: float, *, is_snapshot: bool
 ) -> bool:
-    """Say whether ``source`` becomes the primary with this message."""
+    """Say whether ``source``, which is not the primary, becomes it with this message.
+
+    The first message of another line sets ``state.spare_since``: from then on the silence of the
+    primary is measured.
+    """
     leader = state.leader
     if source.is_lost or leader is None:
         return not source.is_lost
@@ -101,7 +114,7 @@ def _takes_over(
 
 
 def _is_only_on(source: Source, leader: Source | None, topic: Topic) -> bool:
-    """Say whether the primary, of the same line, does not hold ``topic``."""
+    """Say whether there is a primary, of the line of ``source``, that does not hold ``topic``."""
     return (
         leader is not None
         and source.line == leader.line
@@ -115,7 +128,7 @@ def _carries(source: Source, product_id: str) -> bool:
 
 
 def _ask_snapshot(state: ProductState, received: Received) -> None:
-    """Request a snapshot of each book that the new primary holds."""
+    """Request a snapshot of each book that the primary holds; of none without a primary."""
     leader = state.leader
     if leader is not None and leader.held is not None:
         topics = (Topic(channel, state.product_id) for channel in sorted(_BOOKS))

@@ -1,4 +1,4 @@
-"""State of one product across all connections; the rules are in ``arbiter``."""
+"""State of one product across all connections, changed by ``arbiter`` and its parts."""
 
 import math
 from collections import deque
@@ -14,7 +14,7 @@ from hedgehogd.domain.message import Head, Message
 
 
 class Arrival(msgspec.Struct, gc=False):
-    """One message that has arrived and is not delivered yet.
+    """One message on its way through arbitration, which delivers, queues or drops it.
 
     Attributes:
         source: the connection that it arrived on.
@@ -35,24 +35,28 @@ class ProductState:
     All times are on the caller's clock, in seconds.
 
     Attributes:
-        heard_at: when the last message of the product arrived.
-        data_at: the same without heartbeats; None before the first.
+        product_id: the product; empty for messages without a product.
+        heard_at: when the last message of the product arrived, delivered or not; before the first
+            one, when this object was made.
+        data_at: when the last message other than a heartbeat arrived; None before the first.
         has_heartbeat: a heartbeat of the product has arrived.
         numbers: the last numbers, by topic channel.
         leader: the primary: the connection that supplies the product's state; None for none.
         spare_since: when another line delivered state, and the primary none since; None when the
             last state came from the primary.
-        led_since: when ``leader`` became the primary.
-        number_at: when a numbered message of the product was last delivered.
+        led_since: when a connection last became the primary by its own message; at first, when this
+            object was made.
+        number_at: when a message of ``matches``, ``full`` or ``level3`` was last delivered; minus
+            infinity before the first.
         unknown_since: when an update arrived before the snapshot, or a snapshot was last requested
             for that; None for neither.
         has_snapshot: the primary has sent the book's snapshot.
         open_gap: the channel and the gap that another connection may still fill; None for none.
         queued: messages queued after the open gap, in order of arrival.
-        declare_at: when the open gap is declared.
+        declare_at: when the open gap is due; without meaning if no message is queued.
         early: a heartbeat kept until the sequence of ``full`` that it states arrives.
-        stated_trade: the newest trade id that a heartbeat has stated; 0 for none.
-        stated_at: when that heartbeat arrived.
+        stated_trade: the trade id that the last heartbeat states, not yet checked; 0 for none.
+        stated_at: when that heartbeat arrived; minus infinity before the first.
     """
 
     __slots__ = (
@@ -95,7 +99,7 @@ class ProductState:
         self.stated_at = -math.inf
 
     def numbers_of(self, channel: str) -> Numbers:
-        """Return the numbers of one channel."""
+        """Return the numbers of one channel, which the first call creates."""
         numbers = self.numbers.get(channel)
         if numbers is None:
             numbers = Numbers(
@@ -106,7 +110,10 @@ class ProductState:
         return numbers
 
     def forget(self, channel: str) -> None:
-        """Forget one channel that is no longer held, with its open gap and its queued messages."""
+        """Forget one channel that is no longer held, with its open gap and its queued messages.
+
+        Queued messages of other channels stay queued, until ``declare_at`` at the latest.
+        """
         self.numbers.pop(channel, None)
         if self.open_gap is not None and self.open_gap[0] == channel:
             self.open_gap = None

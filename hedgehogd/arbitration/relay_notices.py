@@ -25,7 +25,7 @@ class RelayedGap(NamedTuple):
     Attributes:
         channel: the topic channel.
         product_id: the product.
-        last: the last missing number; None when the notice states none that is possible.
+        last: the last missing number; None when the notice states no valid number.
     """
 
     channel: str
@@ -38,7 +38,7 @@ class RelayedStale(NamedTuple):
 
     Attributes:
         product_ids: the products; None for the relay's whole feed.
-        is_stale: False when they are live again.
+        is_stale: True for stale, False for live again.
     """
 
     product_ids: frozenset[str] | None
@@ -63,7 +63,12 @@ Relayed = RelayedGap | RelayedStale | RelayedBackfill | RelayedClosing
 
 
 def parse(head: Head, payload: bytes) -> Relayed | None:
-    """Parse a notice; return None when it is unreadable or of no concern to subscribers."""
+    """Parse a notice; return None for one that is unreadable, or about the connection alone.
+
+    Args:
+        head: its head; the type is one of ``TYPES``.
+        payload: the notice.
+    """
     try:
         fields = msgspec.json.decode(payload, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,8 +1,9 @@
 """Topics to subscribe to again on a live connection, and how often.
 
 There are two reasons. The exchange's acknowledgement leaves a topic out: another subscribe may
-help. Or a topic needs a new snapshot: an unsubscribe comes first. The pause between two tries for
-one topic doubles, so a topic that the exchange never acknowledges is requested ever more rarely.
+help. Or a topic needs a new snapshot, or sends no message: an unsubscribe comes first. The first
+try is due at once. The pause between two tries for one topic doubles, from ``RENEW_FIRST_S`` to
+``RENEW_MAX_S``, so a topic that the exchange never acknowledges is requested less and less often.
 
 Sans-I/O: time is an argument. Each connection has its own.
 """
@@ -21,7 +22,7 @@ class Due(NamedTuple):
     Attributes:
         again: topics to subscribe to again.
         fresh: topics to unsubscribe from first, and then to subscribe to again.
-        next_at: when the next topic is due; infinity for never.
+        next_at: when the next topic is due, on the caller's clock, seconds; infinity for never.
     """
 
     again: frozenset[Topic]
@@ -48,11 +49,17 @@ class Renewals:
         self._fresh.update(topics)
 
     def tries(self, topic: Topic) -> int:
-        """Return how often ``topic`` has been subscribed to again."""
+        """Return how often in a row ``topic`` was due.
+
+        The count starts again when the next try comes more than ``RENEW_MAX_S`` after its pause.
+        """
         return self._tries[topic]
 
     def take(self, held: frozenset[Topic], now: float) -> Due:
-        """Return the ``held`` topics that are due at ``now``; forget topics that are not held."""
+        """Remove and return the ``held`` topics that are due at ``now``; drop those not held.
+
+        Each topic returned counts as tried: the caller subscribes to it.
+        """
         self._again &= held
         self._fresh &= held
         due = {t for t in self._again | self._fresh if self._not_before.get(t, now) <= now}

@@ -1,4 +1,4 @@
-"""Numbers that rise by one, and the gaps between them."""
+"""Gaps, repeats and restarts in trade ids and sequences, which rise from message to message."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ class Verdict(NamedTuple):
     """The decision about one number.
 
     Attributes:
-        deliver: False for a repeat or a straggler.
+        deliver: False for a repeat, for a heartbeat's number, and for a number below the mark
+            without a restart.
         gap: the gap just before the number, or None.
         oddity: a text for the log about an unexpected number; empty for none.
-        restart: the number at which the exchange restarted its count, or None.
+        restart: the number at which delivery continues because the exchange restarted its count;
+            None for no restart.
     """
 
     deliver: bool
@@ -34,7 +36,7 @@ class _Run:
         first: the first number of the run.
         last: the last number.
         count: how many numbers the run has.
-        since: when the run began, on the caller's clock, seconds.
+        since: when the run began or was last restarted, on the caller's clock, seconds.
         begun: the message that arrived at ``since``.
         payload: the message that has the last number.
     """
@@ -51,11 +53,11 @@ class _Run:
 class Numbers:
     """Watch one product's trade ids or sequences, and tolerate numbers that cannot be right.
 
-    The *mark* is the highest number accepted. A number too far above the mark is delivered and the
-    mark stays: one implausible number must not turn all later numbers into repeats. When enough far
-    numbers rise in a row on one line (by one where no number may be left out), the exchange has
-    restarted its count, or the mark itself was wrong, and the mark moves to them. Numbers of
-    that run that were dropped as repeats are then reported as a gap.
+    The *mark* is the highest number accepted since the last restart of the count. A number too far
+    above the mark is delivered and the mark stays: one implausible number must not turn all later
+    numbers into repeats. When enough far numbers rise in a row on one line (by one where no number
+    may be left out), the exchange has restarted its count, or the mark itself was wrong, and the
+    mark moves to them. Numbers of that run that were dropped as repeats are then reported as a gap.
 
     A rising run a little below the mark is usual, because a server, or the other of two
     lines, may lag. The exchange's own times distinguish a lagging server from a set-back: a lagging
@@ -63,8 +65,8 @@ class Numbers:
     is a set-back when it has lasted for ``SET_BACK_AFTER_S`` without a new number above the mark.
     On a small market one number is a run when the heartbeats confirm it.
 
-    A ``last_match`` is the newest trade there is. One that is far below the mark, or newer
-    than the message at the mark, is a set-back at once.
+    A ``last_match`` is the newest trade there is. One far below the mark is a set-back at once, and
+    so is one below the mark that is newer than the message at the mark.
 
     Attributes:
         highest: the mark; None before the first number.
@@ -87,7 +89,7 @@ class Numbers:
         self._far: list[int] = []  # far above the mark, delivered; the other line repeats them
 
     def gap_before(self, number: int) -> Gap | None:
-        """Return the gap that ``number`` would reveal; change nothing."""
+        """Return the gap that ``number`` would reveal, or None; change nothing."""
         highest = self.highest
         if highest is None or number <= highest + 1 or number > highest + self._step_max:
             return None
@@ -102,13 +104,13 @@ class Numbers:
         *,
         is_newest: bool = False,
     ) -> Verdict:
-        """Account for one number.
+        """Account for the number of one message; return the decision about the message.
 
         Args:
             number: the number of a message.
             now: any clock that rises steadily, in seconds.
             line: the line of the message; runs are per line.
-            payload: the message.
+            payload: the message, for the exchange's time in it; may be empty.
             is_newest: True when the exchange states that no newer number exists.
         """
         highest = self.highest
@@ -125,14 +127,16 @@ class Numbers:
         return Verdict(True, Gap(highest + 1, number - 1))
 
     def skip_to(self, number: int) -> None:
-        """Move the mark to ``number``: the gap up to it has been reported."""
+        """Move the mark up to ``number``, never down: the gap up to it has been reported."""
         if self.highest is None or number > self.highest:
             self.highest, self._mark = number, b""
 
     def confirm(self, number: int, now: float, line: int = 0) -> Verdict:
         """Account for a heartbeat that states ``number`` as the newest; it delivers nothing.
 
-        A heartbeat alone proves no set-back: a lagging server states old numbers too.
+        The decision is a restart if the heartbeat confirms a run on its line that has lasted, and
+        moves the mark down to the run. A heartbeat alone proves no set-back: a lagging server
+        states old numbers too.
         """
         run, highest = self._runs.get(line), self.highest
         if run is None or highest is None or not run.last <= number < highest:
@@ -146,9 +150,10 @@ class Numbers:
         return Verdict(False, dropped, f"restarts at {run.last + 1}", run.last + 1)
 
     def _has_lasted(self, run: _Run, now: float) -> bool:
-        """Say whether a run has lasted and did not begin before the message at the mark.
+        """Say whether a run has lasted long enough, and did not begin before the mark's message.
 
-        A run that began before it is restarted at its last message: a lagging server catches up.
+        A run that began with an older message than the mark's is restarted at its last message: a
+        lagging server catches up.
         """
         if now - run.since < SET_BACK_AFTER_S:
             return False
@@ -158,7 +163,10 @@ class Numbers:
         return False
 
     def _ages(self, payload: bytes) -> int:
-        """Return 1 when a message is newer than the one at the mark, -1 when older, else 0."""
+        """Return 1 when a message is newer than the one at the mark, -1 when older, else 0.
+
+        The result is 0 too when one of the two has no readable time.
+        """
         time, mark = time_of(payload), time_of(self._mark)
         return 0 if time is None or mark is None else (time > mark) - (time < mark)
 

@@ -8,7 +8,8 @@ Messages dropped here are counted by reason in ``dropped``:
 
 * ``garbage``: no readable head. No message of a peer may raise an error here.
 * ``unknown_type``: a type that hedgehogd does not know; logged once for each type.
-* ``unwanted``: of a topic that the connection, or the feed, does not hold or holds no longer.
+* ``unwanted``: of a topic that the connection, or the feed, does not hold or holds no longer; or
+  of a new product when ``TOPICS_MAX`` are known.
 * ``repeat``, ``spare``, ``no_snapshot``: see ``arbiter``.
 """
 
@@ -54,8 +55,8 @@ class UpstreamSession:
         dropped: messages not delivered, by reason.
         arbiter: decides which connection's message is delivered.
         refused: topic channels that the exchange has refused.
-        key_failed: those of ``refused`` that the exchange refused because of the key.
-        products: the state of each product, by id.
+        key_failed: those of ``refused`` that the exchange refused because it rejected our key.
+        products: the state of each product, by id; ``""`` for messages without a product.
     """
 
     def __init__(
@@ -75,21 +76,26 @@ class UpstreamSession:
 
     @property
     def told_stale(self) -> bool:
-        """True when an upstream relay reports that its own feed is stale."""
+        """True while an upstream relay on a live connection reports its own feed as stale."""
         return self.arbiter.told_stale
 
     def connected(self, source: Source) -> None:
-        """Add a connection that has begun."""
+        """Add a connection that has begun: it may deliver from now on."""
         self.arbiter.connected(source)
 
     def lost(self, source: Source, now: float) -> Received:
-        """Remove a connection that has ended; return the messages that were queued for it."""
+        """Remove a connection that has ended, and choose other primaries for its products.
+
+        Returns:
+            The notices of the gaps that nothing can fill now, the messages queued after them, and
+            the topics that need a new snapshot.
+        """
         received = Received()
         self.arbiter.lost(source, self.states(source), now, received)
         return received
 
     def expire(self, now: float) -> Received:
-        """Declare the gaps that are due; return their notices and their queued messages."""
+        """Declare the gaps due at ``now``; return their notices and the messages queued after."""
         received = Received()
         self.arbiter.expire(now, received)
         return received
@@ -97,7 +103,8 @@ class UpstreamSession:
     def hold_only(self, topics: Iterable[Topic]) -> None:
         """Forget all topics but ``topics``: their numbers are not compared with later ones.
 
-        Messages of the forgotten topics still in flight are dropped, on every connection.
+        Messages of the forgotten topics still in flight are dropped, on every connection. The state
+        of a product without a topic is dropped.
         """
         topics = frozenset(topics)
         self._flows.follow(topics)
@@ -112,9 +119,9 @@ class UpstreamSession:
                 state.forget(channel)
 
     def is_news(self, payload: bytes) -> bool:
-        """Say whether a relay's notice is received for the first time, and record it.
+        """Record a relay's notice; return True if it is not among the last ones recorded.
 
-        Two lines may lead to the same relay.
+        Two lines may lead to the same relay, which sends each notice to both.
         """
         if payload in self._news:
             return False
@@ -124,12 +131,12 @@ class UpstreamSession:
         return True
 
     def try_again(self, channels: frozenset[str]) -> None:
-        """Allow another subscribe to the refused ``channels``."""
+        """Remove ``channels`` from ``refused``: the caller may subscribe to them again."""
         self.key_failed -= channels
         self.refused -= channels
 
     def let_go(self, source: Source) -> None:
-        """Release the products of which ``source`` holds no topic any more.
+        """Remove from ``source.products`` the products of which it holds no topic any more.
 
         The products that follow it move by the rules of ``primary``.
         """
@@ -148,6 +155,10 @@ class UpstreamSession:
             source: the connection.
             frames: the text messages, in order of arrival.
             now: any clock that rises steadily, in seconds.
+
+        Returns:
+            The messages to deliver, queued ones that they release included, and all that the read
+            reports.
         """
         received = Received()
         arbitrate, admits = self.arbiter.arbitrate, self._flows.admits
@@ -195,9 +206,9 @@ class UpstreamSession:
     def _resync_garbled(
         self, source: Source, payload: bytes, now: float, received: Received
     ) -> None:
-        """Request snapshots of all books of the connection after an unreadable book update.
+        """Request snapshots of all books of the connection if an unreadable message may be of one.
 
-        The update may concern any book. The request is repeated at most every ``RESYNC_AGAIN_S``:
+        It may concern any book. The request is repeated at most every ``RESYNC_AGAIN_S``:
         when snapshots do not help, the exchange sends such updates on purpose.
         """
         is_update = any(kind in payload for kind in (b"l2update", b"snapshot"))
@@ -210,9 +221,10 @@ class UpstreamSession:
         return [state for id_, state in self.products.items() if id_ in source.products]
 
     def quiet_products(self, source: Source, now: float, patience_s: float) -> list[str]:
-        """Return products that ``source`` is the primary of, silent in spite of their heartbeat.
+        """Return the silent products that ``source`` is the primary of and that have heartbeats.
 
-        Silent means: no message of the product for ``patience_s``.
+        Silent means: no message of the product, heartbeats included, on any connection for
+        ``patience_s``. A product without a heartbeat so far is left out.
         """
         return [
             state.product_id
@@ -221,10 +233,10 @@ class UpstreamSession:
         ]
 
     def _add_product(self, source: Source, product_id: str, now: float) -> ProductState | None:
-        """Return the state of a product, received on ``source`` for the first time.
+        """Record that a product arrives on ``source``; return its state, created if it is new.
 
         Returns:
-            None when ``TOPICS_MAX`` products are known.
+            None for a new product when ``TOPICS_MAX`` are known.
         """
         state = self.products.get(product_id)
         if state is None:
@@ -251,7 +263,11 @@ class UpstreamSession:
                 received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
 
     def _relay(self, source: Source, head: Head, payload: bytes, received: Received) -> None:
-        """Apply a notice of an upstream relay, and forward it to subscribers."""
+        """Apply a notice of an upstream relay, and forward it to subscribers.
+
+        One about the relay's whole feed sets ``source.told_stale`` instead; ``closing`` is logged.
+        A backfill that another line has reported is dropped.
+        """
         match relay_notices.parse(head, payload):
             case RelayedGap() as relayed:
                 self._relay_gap(relayed, payload, received)
@@ -284,7 +300,10 @@ class UpstreamSession:
         received.tell(TopicNotice(intern_topic(channel, product_id), payload, NoticeKind.GAP))
 
     def _acknowledge(self, source: Source, payload: bytes, received: Received) -> None:
-        """Compare the acknowledged topics with the held ones, once no request is outstanding."""
+        """Record the held topics that an acknowledgement leaves out, in source and ``received``.
+
+        Nothing is compared while another request is outstanding.
+        """
         source.acks_due = max(0, source.acks_due - 1)
         if source.acks_due or source.held is None:
             return
@@ -300,7 +319,10 @@ class UpstreamSession:
             received.oddities.append(f"not acknowledged: {names}"[:_ODDITY_CHARACTERS_MAX])
 
     def _receive_error(self, source: Source, head: Head, received: Received) -> None:
-        """Apply an ``error``: a refused product, refused channels, or an alarm."""
+        """Apply an ``error``: a refused product, refused channels, or an alarm.
+
+        The connection drops the topics of refused channels. An error about our key is an alarm too.
+        """
         product_id = coinbase.refused_product(head)
         if product_id is not None:
             received.refusals.append(Refusal(product_id, head.message, head.reason))

@@ -1,1 +1,1 @@
-"""Order books of the exchange, kept for subscribers that join late."""
+"""Order books of the exchange: for late subscribers, ``level2_batch`` and REST answers."""

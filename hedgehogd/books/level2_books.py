@@ -1,9 +1,9 @@
 """Order books of every product with level 2 on the feed, updated in step with the tape.
 
 The broker passes every level-2 message to ``follow`` in the turn in which it appends the message to
-the tape. So at each checkpoint a book is the result of the tape up to its end. From the books come
-the snapshots for late joiners (``snapshots``) and, where the exchange sends ``level2``, the
-messages of ``level2_batch``: the net changes of 50 ms.
+the tape. So at each checkpoint a ready book is the result of the tape up to its end. The snapshots
+for late joiners (``snapshots``) are made from the books and, where the exchange sends ``level2``,
+so are the messages of ``level2_batch``: the net changes of 50 ms.
 
 Messages of the exchange are delivered unchanged, with one exception: a change that removes a
 level that does not exist is removed from the message, because clients crash on it (COINBASE §6.6).
@@ -11,9 +11,9 @@ level that does not exist is removed from the message, because clients crash on 
 An unreadable row costs that row alone: early and late joiners get the same book without it.
 For a book that looks damaged (crossed outside of an auction, or with unreadable rows) a new
 snapshot is requested. When that shows the same fault, the exchange means it: the fault is logged
-once, and no further snapshot is requested, because every subscriber would receive it. A book
-that was readable and not crossed for ``RESYNC_REPAIRED_S`` was repaired: its next fault requests a
-snapshot again.
+once, and no further snapshot is requested for ``RESYNC_AGAIN_S``, because every subscriber would
+receive it. A book that was readable and not crossed for ``RESYNC_REPAIRED_S`` was repaired: its
+next fault requests a snapshot again.
 """
 
 import math
@@ -59,12 +59,12 @@ class HeldBook:
         time: the ``time`` of the last update; empty before the first that has one.
         is_level2: True when the book follows ``level2``, from which ``level2_batch`` is made.
         gathering: levels changed in the running window of 50 ms; None without demand for it.
-        was_crossed: the book was crossed by an earlier update, or by its snapshot.
-        auction_until: end of the auction that the last ``auction`` message indicates, seconds on
-            the clock of ``trio.current_time``.
-        sound_since: since when the book has no unreadable row and was not crossed by an update;
-            infinite from an unreadable row to the next snapshot; on the same clock.
-        tried: when a new snapshot was requested, by reason.
+        was_crossed: True if the book was crossed after its last update, or after its snapshot.
+        auction_until: until when the product counts as in an auction: ``AUCTION_SILENCE_S`` after
+            its last ``auction`` message, seconds on the clock of ``trio.current_time``.
+        sound_since: when the last readable snapshot was loaded, or an update ended a crossing after
+            that; infinite from an unreadable row to the next readable snapshot; on the same clock.
+        tried: when a new snapshot was last requested, by reason, on the same clock.
         reported: reasons that recurred after a request for a snapshot, each logged once.
     """
 
@@ -100,7 +100,8 @@ class Books:
         withheld: requests not made because an earlier one did not repair the book, by reason.
         unreadable: unreadable rows of books.
         bare_removals: removals of levels that do not exist, removed from messages.
-        is_in_auction: returns whether the exchange's product list has a product in an auction.
+        is_in_auction: returns whether the exchange's product list has the product with this id in
+            an auction.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Books:
         return sum(held.book.is_ready for held in self._held.values())
 
     def get(self, product_id: str) -> HeldBook | None:
-        """Return the book of a product; None when it is not complete."""
+        """Return the book of a product; None when there is none or it is not ready."""
         return self._held[product_id] if self.is_live(product_id) else None
 
     def is_live(self, product_id: str) -> bool:
@@ -141,12 +142,16 @@ class Books:
             self._held.pop(product_id, None)
 
     def begin_both(self, snapshot: Message) -> None:
-        """Mark a snapshot of ``level2`` as one of ``level2_batch`` too."""
+        """Make a snapshot of ``level2`` one of ``level2_batch`` too: set its second topic."""
         if snapshot.also is None:
             snapshot.also = intern_topic(_BATCH, snapshot.topic.product_id)
 
     async def load(self, message: Message) -> None:
-        """Load a snapshot in slices, a checkpoint after each; the book is not ready meanwhile."""
+        """Replace the product's book by a snapshot, in slices with a checkpoint after each.
+
+        The book is not ready meanwhile. A new snapshot is requested for unreadable rows, and for an
+        unreadable message, which leaves the book not ready.
+        """
         held = self._held.setdefault(message.topic.product_id, HeldBook())
         held.book.clear()
         held.sound_since = math.inf
@@ -170,7 +175,8 @@ class Books:
     def follow(self, messages: Sequence[Message]) -> list[Message]:
         """Apply the updates among ``messages``; return the messages to deliver.
 
-        ``load`` has loaded a snapshot among them before.
+        Removals of levels that do not exist are removed from them. The caller has passed each
+        snapshot among ``messages`` to ``load`` before. ``auction`` messages are noted.
         """
         delivered: list[Message] = []
         for message in messages:
@@ -190,7 +196,10 @@ class Books:
         return delivered
 
     def gathered(self) -> Iterator[Message]:
-        """End the running window of each ``level2_batch``; yield a message of its net changes."""
+        """End the running window of each ``level2_batch``; yield its net changes in a message.
+
+        A window without a net change yields nothing. Exhaust the iterator: each step ends windows.
+        """
         for product_id, held in self._held.items():
             gathering = held.gathering
             if gathering is None or not held.book.is_ready:
@@ -203,7 +212,11 @@ class Books:
                 yield Message(topic, "l2update", encode_text(payload), payload)
 
     def watch_demand(self) -> bool:
-        """Gather changes for each wanted ``level2_batch``; say whether there is any."""
+        """Start to gather changes for each wanted ``level2_batch``, and stop for each other one.
+
+        Returns:
+            True if one made from ``level2`` is wanted.
+        """
         gathers = False
         for product_id, held in self._held.items():
             gathers |= self._gather(product_id, held)
@@ -271,9 +284,10 @@ class Books:
                         message.also)]  # fmt: skip
 
     def _resync(self, product_id: str, reason: str) -> None:
-        """Request a new snapshot, unless one was requested and the book has not been sound since.
+        """Request a new snapshot of a product with a book, or count the request as withheld.
 
-        A crossed book is not sound, for every reason.
+        It is withheld when one was requested for the same reason within ``RESYNC_AGAIN_S``, and the
+        book was not repaired since: sound for ``RESYNC_REPAIRED_S``, and not crossed now.
         """
         now, held = trio.current_time(), self._held[product_id]
         tried_at = held.tried.get(reason)

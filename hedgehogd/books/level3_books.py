@@ -1,8 +1,8 @@
 """Level-3 books of every product with ``full`` or ``level3`` on the feed.
 
-The channels send changes and no snapshot. A book starts with a REST level-3 book, which the
-task that ``missed`` wakes requests, joined to the events that are on the tape already. Then the
-book follows the tape, in the same turn. So an answer made from it matches the messages that
+The channels send changes and no snapshot. A book starts with a REST level-3 book, requested by the
+task that waits for ``missed``, and is joined to the events that are on the tape already. Then it
+follows the tape, in the same turn. So an answer made from it matches the messages that
 subscribers of ``full`` have received, to the sequence (COINBASE §9). A gap ends the book, and a
 new one is fetched.
 """
@@ -52,7 +52,8 @@ class OrderBooks:
     """All level-3 books of one instance.
 
     Attributes:
-        lost: books dropped, by reason.
+        lost: books dropped, and fetched books that were too old to be joined, by reason: ``gap``,
+            ``set_back`` (the exchange restarted its sequences), ``stale``.
         unreadable: unreadable rows and events; each costs its own order.
         missed: set when a product's book is missing and has to be fetched.
     """
@@ -97,13 +98,21 @@ class OrderBooks:
             self.lost["stale"] += held is not None and held.book.is_ready
 
     def interrupt(self, topic: Topic) -> None:
-        """Drop the book that follows ``topic`` after a gap; a new one is fetched."""
+        """After a gap of ``topic``, drop the book that follows it, and set ``missed``.
+
+        A book that is not ready stays: its REST book is still to be loaded.
+        """
         held = self._held.get(topic.product_id)
         if held is not None and held.channel == topic.channel and held.book.is_ready:
             self._lose(held, "gap")
 
     def follow(self, messages: Iterable[Message]) -> None:
-        """Apply the events among ``messages``, which are the newest on the tape."""
+        """Apply the events among ``messages``, which are the newest on the tape.
+
+        The first event of a product starts its book and sets ``missed``. Until the REST book is
+        loaded nothing is applied: ``load`` reads the events from the tape. A gap, or sequences that
+        the exchange restarted, drop the book and set ``missed``.
+        """
         for message in messages:
             channel, product_id = message.topic
             if channel not in _READ or not product_id:
@@ -120,6 +129,8 @@ class OrderBooks:
     async def load(self, fetched: FetchedOrders, tape: Tape) -> None:
         """Load a fetched book in slices, and join it to the events on the tape.
 
+        A book of a product without events is ignored. One from before the first event of the
+        product, or with a gap to the events on the tape, is dropped, and ``missed`` is set.
         The broker calls this between two batches, so the tape does not change meanwhile.
         """
         held = self._held.get(fetched.product_id)
@@ -149,7 +160,9 @@ class OrderBooks:
             await self._loaded.wait()
 
     async def answer(self, product_id: str, level: int, time: str) -> bytes | None:
-        """Return the answer to ``/products/<id>/book``, made in slices; None without a book.
+        """Return the answer to ``/products/<id>/book``, made in slices.
+
+        None if the product has no complete book.
 
         Args:
             product_id: the product.

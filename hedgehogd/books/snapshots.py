@@ -7,7 +7,7 @@ of a book before a snapshot of it. Two kinds of snapshot serve it, whichever com
 * A *shared* snapshot, made from the book at one offset of the tape, in slices with a checkpoint
   after each. Each waiting subscriber receives it and then the messages of the tape after that
   offset. It is valid for ``SNAPSHOT_AGE_MAX_S``, so a thousand late joiners cost one or two. Its
-  bytes, and those of the messages after it, are made once per wire form.
+  bytes are made once per wire form; those of the messages after it again when the tape has moved.
 
 One subscriber of one book topic:
 
@@ -64,7 +64,10 @@ class Joiner(Protocol):
     form: WireForm
 
     def admit(self, topic: Topic, chunks: Iterable[Chunk] = ()) -> None:
-        """Join ``topic``: receive ``chunks`` now, and each later message of the topic."""
+        """Join ``topic``: receive ``chunks`` now, and each later message of the topic.
+
+        ``chunks`` are empty when the next message on the tape is a snapshot.
+        """
 
 
 class SharedSnapshot:
@@ -99,16 +102,17 @@ class SharedSnapshot:
         self._chunks: dict[WireForm, Chunk] = {}
 
     async def deflate(self) -> None:
-        """Compress it, in a thread, for streams with compression."""
+        """Compress it in a thread, once, for streams with compression."""
         if self._message.deflated is None:
             self._message.deflated = await trio.to_thread.run_sync(
                 deflate_frame, self._message.payload
             )
 
     def chunks(self, tape: Tape, form: WireForm) -> list[Chunk]:
-        """Return the snapshot and the messages after it, as bytes of ``form``.
+        """Return the snapshot and, if there are any, the messages after it, as bytes of ``form``.
 
-        They carry no position, so their offset is that of the next message on the tape.
+        Each is one chunk. They state no position, and their offset is that of the next message on
+        the tape.
         """
         data = self._snapshots.get(form)
         if data is None:
@@ -135,7 +139,7 @@ class SharedSnapshot:
         return weight(self._message) + made + sum(c.weight() for c in self._chunks.values())
 
     def is_valid(self, tape: Tape, now: float) -> bool:
-        """Say whether it is young enough, and the tape holds all messages after it."""
+        """Say whether it is young enough at ``now``, and no message after it has been missed."""
         return now < self.too_old_at and tape.begin <= self._updates_end + 1
 
 
@@ -159,7 +163,7 @@ class Snapshots:
         self._asked = trio.Event()
 
     def wait(self, joiner: Joiner, topics: Iterable[Topic]) -> None:
-        """Let ``joiner`` wait for each of ``topics``, and for no other topic any more."""
+        """Let ``joiner`` wait for each of ``topics`` and no other topic; wake ``run`` for them."""
         self.leave(joiner)
         for topic in topics:
             self._waiting.setdefault(topic, {})[joiner] = None
@@ -177,7 +181,7 @@ class Snapshots:
         return any(joiner.form.deflates for joiner in self._waiting.get(topic, ()))
 
     def parts(self, messages: list[Message]) -> Iterator[list[Message]]:
-        """Split ``messages`` before each snapshot; parts are never empty."""
+        """Split ``messages``, at least one, before each snapshot; parts are never empty."""
         begin = 0
         for index, message in enumerate(messages):
             if index > begin and message.type == "snapshot":
@@ -186,7 +190,10 @@ class Snapshots:
         yield messages[begin:]
 
     def admit(self, snapshot: Message) -> None:
-        """Let waiting subscribers join: the next message on the tape is ``snapshot``."""
+        """Let the subscribers that wait for its topics join before ``snapshot``.
+
+        It is the next message on the tape. The shared snapshots of its topics are dropped.
+        """
         for topic in (snapshot.topic, snapshot.also):
             if topic is not None:
                 self._drop_recent(topic)
@@ -194,13 +201,14 @@ class Snapshots:
                     joiner.admit(topic)
 
     def book_is_ready(self) -> None:
-        """Wake ``run``: a book has been loaded."""
+        """Wake ``run`` if subscribers wait: a book has been loaded."""
         if self._waiting:
             self._asked.set()
 
     def freeze_batches(self) -> None:
-        """Freeze the books with waiting subscribers: a window of every ``level2_batch`` just ended.
+        """Freeze each book with subscribers that wait for its ``level2_batch``; wake ``run``.
 
+        The caller has just ended the window of every ``level2_batch``.
         A snapshot of ``level2_batch`` is correct at the end of a window only: within a window it
         would include changes that the window's message repeats.
         """
@@ -212,7 +220,7 @@ class Snapshots:
                 self._asked.set()
 
     async def run(self) -> None:
-        """Make snapshots for waiting subscribers; never return."""
+        """Make snapshots for waiting subscribers, and drop old snapshots; never return."""
         while True:
             oldest = next(iter(self._recent.values()), None)
             with trio.move_on_at(math.inf if oldest is None else oldest.too_old_at) as in_time:
@@ -236,7 +244,10 @@ class Snapshots:
                 self._frozen.pop(topic, None)
 
     def _is_valid(self, shared: SharedSnapshot) -> bool:
-        """Say whether ``shared`` is young enough and no message after it is missing."""
+        """Say whether subscribers may join with ``shared`` now.
+
+        Its book is ready, it is young enough, and no message after it is missing.
+        """
         held = self._books.get(shared.topic.product_id)
         if held is None:
             return False
@@ -246,7 +257,10 @@ class Snapshots:
         return gathering is shared.gathering and shared.is_valid(self._tape, trio.current_time())
 
     async def _admit_waiting(self, topic: Topic, shared: SharedSnapshot) -> None:
-        """Let the waiting subscribers of ``topic`` join with ``shared``, a few in each turn."""
+        """Let the waiting subscribers of ``topic`` join with ``shared``, a few in each turn.
+
+        When ``shared`` becomes invalid, the remaining ones wait on and ``run`` is woken.
+        """
         for count, joiner in enumerate(list(self._waiting.get(topic, ())), 1):
             if joiner.form.deflates:
                 await shared.deflate()
@@ -266,7 +280,11 @@ class Snapshots:
                 await trio.lowlevel.checkpoint()
 
     async def _snapshot_of(self, topic: Topic) -> SharedSnapshot | None:
-        """Return a valid shared snapshot of ``topic``, made now if need be; None without a book."""
+        """Return a valid shared snapshot of ``topic``, made now if necessary.
+
+        None without a ready book, when the book ended meanwhile, or when a snapshot of
+        ``level2_batch`` has to wait for the end of the window.
+        """
         recent = self._recent.get(topic)
         if recent is not None and self._is_valid(recent):
             return recent
@@ -298,7 +316,10 @@ class Snapshots:
         return shared
 
     def _weigh(self, shared: SharedSnapshot) -> None:
-        """Count the memory of ``shared`` on the budget while it is kept for later subscribers."""
+        """Update the memory that the budget counts for ``shared``; the budget may drop it at once.
+
+        A snapshot that is no longer kept for later subscribers is not counted.
+        """
         if self._recent.get(shared.topic) is shared:
             change, shared.held_bytes = shared.weight() - shared.held_bytes, shared.weight()
             self._account.take(change)

@@ -1,1 +1,1 @@
-"""The core of an instance: tape, gap index, demand, health, budget, records of the inbox."""
+"""The core of an instance: tape, gap index, demand, health, budget, elements of the inbox."""

@@ -39,7 +39,7 @@ class Account:
 
     Attributes:
         charge: the bytes by which holders are compared; 0 when it holds nothing.
-        free: frees the holder's memory.
+        free: frees the holder's memory; see ``Budget.account``.
     """
 
     __slots__ = ("_budget", "charge", "free")
@@ -50,12 +50,18 @@ class Account:
         self._budget = budget
 
     def take(self, size: int) -> None:
-        """Add ``size`` bytes that no other account holds; subtract them when negative."""
+        """Add ``size`` bytes that no other account holds, or subtract them if it is negative.
+
+        The bound is not enforced: see ``relieve``.
+        """
         self._budget.bytes += size
         self._move(size)
 
     def share(self, thing: object, size: int) -> int:
         """Hold ``thing``, which takes ``size`` bytes and may have other holders.
+
+        The budget keeps a reference to it until the last holder releases it. The ``size`` that the
+        first holder states is counted. The bound is not enforced: see ``relieve``.
 
         Returns:
             The charge for it, to be passed to ``release``.
@@ -72,7 +78,11 @@ class Account:
         return charge
 
     def release(self, thing: object, charge: int) -> None:
-        """End the hold of ``thing``."""
+        """End one hold of ``thing``; ``charge`` is the result of its ``share``.
+
+        Raises:
+            KeyError: no account holds it.
+        """
         budget = self._budget
         shared = budget.shared[id(thing)]
         shared.holders -= 1
@@ -85,7 +95,7 @@ class Account:
     def relieve(self) -> None:
         """Enforce the bound; call it after ``take`` and ``share``, in a consistent state.
 
-        It may call ``free`` of this account.
+        It may call ``free`` of any account, this one included.
         """
         self._budget.relieve()
 
@@ -126,7 +136,10 @@ class Budget:
         return Account(self, free)
 
     def relieve(self) -> None:
-        """Let the largest holders free their memory while the sum exceeds the bound."""
+        """If the sum exceeds the bound, free the largest holders until it is 1/32 below.
+
+        A call from within a holder's ``free`` has no effect.
+        """
         if self.bytes <= self.bytes_max or self._is_relieving:
             return
         self._is_relieving = True  # a holder that is freed writes its farewell

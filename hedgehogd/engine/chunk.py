@@ -16,10 +16,13 @@ class Chunk:
 
     Attributes:
         data: the joined pieces: the bytes to write.
-        pieces: the wire form of each message; a piece is a whole frame, line or event.
+        size: length of ``data``, in bytes.
+        count: number of messages.
+        pieces: the wire form of each message; a piece is a whole frame, line or event. Empty after
+            the first read of ``ends``.
         messages: the messages, one per piece.
         offsets: the tape offset of each message.
-        kept_bytes: memory of the messages when this chunk keeps them instead of the tape.
+        kept_bytes: memory of the messages when this chunk keeps them instead of the tape, else 0.
     """
 
     __slots__ = ("_ends", "count", "data", "kept_bytes", "messages", "offsets", "pieces", "size")
@@ -57,7 +60,7 @@ class Chunk:
         return self.size + self.kept_bytes + self.count * _PIECE_BYTES + _CHUNK_BYTES
 
     def placed(self, offset: int) -> "Chunk":
-        """Return the same bytes, with ``offset`` as the tape offset of each message."""
+        """Return a copy that shares the bytes, with ``offset`` as the offset of each message."""
         chunk = copy(self)
         chunk.offsets = [offset] * self.count
         return chunk

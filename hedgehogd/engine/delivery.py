@@ -14,7 +14,7 @@ class FetchedOrders(NamedTuple):
     Attributes:
         product_id: the product.
         bids: rows ``[price, size, order_id]``, best first.
-        asks: the same.
+        asks: rows of the same form, best first.
         sequence: the sequence of the last event in it.
     """
 
@@ -27,6 +27,9 @@ class FetchedOrders(NamedTuple):
 class Delivery(NamedTuple):
     """One element of the inbox, from one producer.
 
+    The broker applies refusals first, then allowed channels, flows, notices with the messages
+    between them, the end of a window, and the level-3 book.
+
     Attributes:
         messages: data; may be empty.
         notices: notices for subscribers.
@@ -35,7 +38,8 @@ class Delivery(NamedTuple):
         refusals: products and channels that the exchange refused.
         flows: the topics that the feed holds from now on; None for no change. All state of other
             topics is forgotten, and their messages still in flight are dropped.
-        allowed: topic channels that were refused and may be subscribed to again.
+        allowed: channels, by their names in topics, that were refused and may be subscribed to
+            again.
         ends_window: a window of 50 ms ends: the net changes go to ``level2_batch``.
         order_book: a level-3 book fetched by REST.
     """

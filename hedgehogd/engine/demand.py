@@ -1,11 +1,11 @@
 """The topics that the feed has to hold: by configuration, and by demand of subscribers.
 
-Topics are counted. The first subscriber of a topic causes one upstream subscribe. After the last
-one leaves, an unsubscribe follows when ``linger_s`` is over, so a client that reconnects, or a
-fleet that restarts, changes nothing upstream.
+Topics are counted. The first subscriber of a topic that is not configured causes one upstream
+subscribe. After the last one leaves, an unsubscribe follows when ``linger_s`` is over, so a client
+that reconnects, or a fleet that restarts, changes nothing upstream.
 
-Time is an argument. The feed calls ``wanted`` and compares the result with the topics that it
-holds; ``changed`` wakes it.
+Time is an argument, in seconds. The feed calls ``wanted`` and compares the result with the topics
+that it holds; ``changed`` wakes it.
 """
 
 from collections import Counter
@@ -20,7 +20,8 @@ class Demand:
     """Reference counts of the topics that subscribers want.
 
     Attributes:
-        changed: set when ``wanted`` or the requests for snapshots have changed.
+        changed: set when the result of ``wanted`` or of ``next_change_at``, or the requests for
+            snapshots may have changed.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Demand:
         self._snapshots: set[Topic] = set()
 
     def hold(self, topics: Iterable[Topic], now: float) -> None:
-        """Replace the configured topics; former ones without a subscriber linger."""
+        """Replace the configured topics; former ones without a subscriber linger from ``now``."""
         held = frozenset(topics)
         if held == self._held:
             return
@@ -60,7 +61,10 @@ class Demand:
             self.changed.set()
 
     def release(self, topics: Iterable[Topic], now: float) -> None:
-        """Count one subscriber fewer of each of ``topics``."""
+        """Count one subscriber fewer of each of ``topics``; without subscribers it lingers.
+
+        Each of them was counted by ``want`` before.
+        """
         changed = False
         for topic in topics:
             self._count[topic] -= 1
@@ -73,7 +77,10 @@ class Demand:
             self.changed.set()
 
     def refuse(self, product_id: str, channel: str = "") -> None:
-        """End the linger of the topics of a product, or a channel, that the exchange refused."""
+        """End the linger of the topics of a product that the exchange refused.
+
+        With an empty ``product_id``: of the topics of ``channel``.
+        """
         gone = [
             topic
             for topic in self._until
@@ -85,7 +92,7 @@ class Demand:
             self.changed.set()
 
     def is_wanted(self, topic: Topic) -> bool:
-        """Say whether ``topic`` has a subscriber or is configured."""
+        """Say whether ``topic`` has a subscriber or is configured; lingering does not count."""
         return topic in self._count or topic in self._held
 
     def ask_snapshot(self, topic: Topic) -> None:
@@ -95,13 +102,13 @@ class Demand:
             self.changed.set()
 
     def take_snapshots(self) -> frozenset[Topic]:
-        """Return the topics to subscribe to again, for a new snapshot of each."""
+        """Remove and return the topics to subscribe to again, for a new snapshot of each."""
         asked = frozenset(self._snapshots)
         self._snapshots.clear()
         return asked
 
     def holds(self, product_id: str, channel: str) -> bool:
-        """Say whether a configured topic has this product, or, if it is empty, this channel."""
+        """Say whether a configured topic has ``product_id`` or, if that is empty, ``channel``."""
         return any(
             product_id == topic.product_id if product_id else channel == topic.channel
             for topic in self._held
@@ -120,5 +127,5 @@ class Demand:
         return topics | beats
 
     def next_change_at(self) -> float | None:
-        """Return when ``wanted`` will change by time alone, or None."""
+        """Return when the next topic stops lingering; None if no topic lingers."""
         return min(self._until.values(), default=None)

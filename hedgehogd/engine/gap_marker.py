@@ -10,15 +10,23 @@ class InBand(Message, gc=False):
     """A notice in the form of a message; never data, and never delivered to live subscribers.
 
     Attributes:
-        up_to: the last missing sequence: for a subscriber that has this sequence nothing is
-            missing; None when it is not known.
+        up_to: the last missing sequence: a subscriber at this sequence or above does not need the
+            notice; None when it is not known.
     """
 
     up_to: int | None = None
 
 
 def in_band(topic: Topic, payload: bytes, up_to: int | None = None, received_us: int = 0) -> InBand:
-    """Return a notice about ``topic``; ``received_us`` is its place in the order of messages."""
+    """Return a notice about ``topic`` in the form of a message.
+
+    Args:
+        topic: the topic with the gap.
+        payload: the notice in JSON.
+        up_to: the last missing sequence; None when it is not known.
+        received_us: the receive time, µs since the epoch, that places the notice among messages; 0
+            when it is not placed by time.
+    """
     notice = InBand(topic, "notice", encode_text(payload), payload)
     notice.event = notice_event(payload)
     notice.up_to, notice.received_us = up_to, received_us

@@ -15,7 +15,7 @@ class FeedState(StrEnum):
     IDLE = "idle"  # no topic is wanted, so no connection is open
     CONNECTING = "connecting"
     LIVE = "live"
-    STALE = "stale"  # the connection is lost or silent, and is dialled again
+    STALE = "stale"  # a connection is lost or silent, or an upstream relay is stale
     ENDED = "recording ended"
 
 
@@ -26,13 +26,14 @@ class LineHealth(NamedTuple):
         number: 0 or 1.
         connections: how many connections it should have.
         live: how many connections deliver data.
-        products: products received on them.
+        products: how many products they receive; one on several connections counts for each.
         connects: connections opened since start.
         losses: connections lost since start.
         last_loss: why the connection that is down was lost; empty when none is down.
-        heard_age_s: time since its last message, in seconds; None when it is not connected.
+        heard_age_s: seconds since one of its connections was opened or last received data; None
+            when it is not connected.
         wins: numbers that it delivered before the other line.
-        lead_s: median lead over the other line, in seconds; None before the first.
+        lead_s: median lead over the other line, in seconds; None before the first lead.
         gaps_saved: gaps of the other line that it filled.
     """
 
@@ -50,10 +51,10 @@ class LineHealth(NamedTuple):
 
 
 class Line(Protocol):
-    """One line of the feed, as far as its state is concerned."""
+    """One line of the feed, as ``FeedHealth`` uses it."""
 
     def health(self, now: float) -> LineHealth:
-        """Return the state of the line at ``now``."""
+        """Return the state of the line at ``now`` (``trio.current_time``)."""
 
 
 class HistoryState(StrEnum):
@@ -72,7 +73,7 @@ class HistoryHealth:
         state: the part of this instance in it.
         reason: why it failed, for people; empty otherwise.
         kept: messages written since start.
-        overruns: how often messages left the tape before they were written, and were lost.
+        overruns: how often messages left the tape before they were written: history has a gap.
         written_us: receive time up to which this instance has written all messages, µs since the
             epoch; 0 before the first.
     """
@@ -95,16 +96,17 @@ class FeedHealth:
     Attributes:
         state: the state of the feed.
         reason: why it is not live, for people; empty when it is.
-        heard_at: when the last byte was received, on the clock of ``trio.current_time``, seconds;
-            None before the first.
+        heard_at: when messages were last received from the feed, on the clock of
+            ``trio.current_time``, seconds; None before the first.
         connects: connections opened since start.
         losses: connections lost since start, by reason.
         dropped: upstream messages dropped since start, by reason.
-        complaints: ``error`` messages of the exchange that concerned no single product.
-        alarms: errors of the exchange about configured topics, by product and channel, one of them
-            empty; both are empty for an error about neither.
-        gaps: gaps found in numbers since start.
-        missing: missing numbers in those gaps, by channel.
+        complaints: number of ``error`` messages since start that were about neither a product nor a
+            refused channel, or about our key.
+        alarms: texts of errors of the exchange: about configured topics by product and channel, one
+            of them empty; about neither with both empty.
+        gaps: ``gap`` notices of the feed since start.
+        missing: missing numbers in gaps since start, by channel.
         quiet_products: number of products without heartbeats on a live line.
         lines: the lines of the feed, which it adds when it is built.
         products: the state of each product on the feed, kept by the feed's session.
@@ -151,10 +153,10 @@ class FeedHealth:
 
     @property
     def alarm(self) -> str:
-        """The newest of ``alarms``; empty when there is none."""
+        """The text of ``alarms`` that was added last; empty when there is none."""
         return next(reversed(self.alarms.values()), "")
 
     @property
     def is_ready(self) -> bool:
-        """True when a new subscriber would receive all messages that the exchange sends."""
+        """True while idle, live, or after the end of a recording; then ``/readyz`` may be 200."""
         return self.state in {FeedState.IDLE, FeedState.LIVE, FeedState.ENDED}

@@ -8,7 +8,7 @@ _OBJECTS_BYTES = 380  # Python objects around them, and the entries in the index
 
 
 def weight(message: Message) -> int:
-    """Return how many bytes of memory ``message`` takes at most.
+    """Return how many bytes of memory ``message`` takes when all its wire forms are made.
 
     Measured on recorded l2updates with 120 bytes of payload each: 476 bytes while only
     WebSocket subscribers receive them, 807 when all wire forms are made.

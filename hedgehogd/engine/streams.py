@@ -1,4 +1,4 @@
-"""Byte streams that wrap another byte stream; shared by the feed, the simulator and the door."""
+"""Byte streams that wrap another byte stream; used by the feed, the simulator and the door."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,8 @@ import trio
 
 from hedgehogd.domain import limits
 
-# Half of the free space that the kernel reports at once: a third of twice SEND_BUFFER_BYTES.
+# Below half of the free space from which the kernel reports a socket as writable: a third of twice
+# SEND_BUFFER_BYTES.
 _PART_BYTES = 16 * 1024
 
 
@@ -17,15 +18,15 @@ class PassingStream(trio.abc.Stream):
         self._inner = inner
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return bytes received by ``inner``."""
+        """Return bytes received by ``inner``; empty bytes at the end of its stream."""
         return await self._inner.receive_some(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send by ``inner``."""
+        """Send ``data`` with ``inner``."""
         await self._inner.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait for ``inner``."""
+        """Wait until ``inner`` may be able to send without waiting."""
         await self._inner.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
@@ -37,7 +38,7 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
     """A connection with some bytes read already: the first read returns them again.
 
     Made for Hypercorn, which writes inside a shielded scope and so cannot time out a peer that
-    does not read. This stream times it out.
+    does not read. This stream times the peer out.
 
     Attributes:
         socket: the underlying socket; Hypercorn reads its addresses.
@@ -50,7 +51,11 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
         head: bytes,
         on_progress: Callable[[float], None] = lambda _now: None,
     ) -> None:
-        """``on_progress`` is called with the time whenever bytes were received or sent."""
+        """Wrap ``inner``, which has already received ``head``.
+
+        ``on_progress`` is called with ``trio.current_time`` when a read from ``inner`` returns, at
+        the end of its stream too, and when a part is sent; not when ``head`` is returned.
+        """
         super().__init__(inner)
         self.socket = inner.socket
         self._end_writing = inner.send_eof
@@ -59,7 +64,7 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
         self._on_progress = on_progress
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return ``head`` first, then the bytes that the peer sends."""
+        """Return the whole of ``head`` first, then the bytes that the peer sends."""
         if self.head and not self._is_replayed:
             self._is_replayed = True
             await trio.lowlevel.checkpoint()
@@ -72,8 +77,8 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
         """Send part after part: a slow peer receives all of them, a stalled peer is an error.
 
         Raises:
-            trio.BrokenResourceError: the peer did not read a part of ``_PART_BYTES`` within
-                ``ANSWER_STALL_S``.
+            trio.BrokenResourceError: the connection broke, or the kernel did not accept a part of
+                ``_PART_BYTES`` within ``ANSWER_STALL_S`` because the peer does not read.
         """
         with memoryview(data) as whole:
             for begin in range(0, len(whole), _PART_BYTES):
@@ -85,5 +90,5 @@ class ReplayStream(PassingStream, trio.abc.HalfCloseableStream):
                 self._on_progress(trio.current_time())
 
     async def send_eof(self) -> None:
-        """End writing."""
+        """Send the end of the stream: no bytes follow; reading continues."""
         await self._end_writing()

@@ -28,7 +28,10 @@ _RESUMING = frozenset(name for name, channel in BY_TOPIC_CHANNEL.items() if chan
 
 
 def positions(message: Message) -> tuple[Topic, ...]:
-    """Return the topics in which ``message`` moves the position."""
+    """Return the topics in which ``message`` moves the position.
+
+    The result is empty for a message without a sequence, or of a channel that cannot be resumed.
+    """
     if message.sequence is None or message.topic.channel not in _RESUMING:
         return ()
     return (message.topic,) if message.also is None else (message.topic, message.also)
@@ -38,12 +41,13 @@ _KEEPING_FACTOR = 4  # young messages may take this many times ``bytes_max``
 
 
 class Known(NamedTuple):
-    """The begin of a topic's unbroken record in memory.
+    """The begin of a topic's record in memory: of the whole record, or since its newest gap.
 
     Attributes:
-        sequence: the sequence of the oldest message on the tape, or of the one that left it last.
+        sequence: the sequence of the message that the record begins with: the topic's first one,
+            the first one after the gap, or the one that left the tape last.
         received_us: when that message was received, µs since the epoch.
-        has_left: True for the message that left the tape last.
+        has_left: True if that message has left the tape.
     """
 
     sequence: int
@@ -52,7 +56,7 @@ class Known(NamedTuple):
 
     @property
     def before(self) -> int:
-        """The sequence after which no message is missing on the tape."""
+        """The sequence after which every message of the record is on the tape."""
         return self.sequence - (not self.has_left)
 
 
@@ -65,6 +69,10 @@ class Tape:
         bytes_max: how much memory the messages may take.
         keep_us: younger messages stay, up to four times ``bytes_max``: an instance that becomes the
             writer of history finds here the messages that the former writer has not written.
+
+    Attributes:
+        end: the offset of the newest message; 0 before the first.
+        bytes: the memory of the messages on the tape; that of their gap notices is not included.
     """
 
     def __init__(self, bytes_max: int = TAPE_BYTES_MAX, keep_us: int = 0) -> None:
@@ -92,7 +100,10 @@ class Tape:
         return self.end - len(self._messages) + 1
 
     def append(self, messages: Sequence[Message]) -> None:
-        """Append a batch to the tape; the oldest messages leave when it is full."""
+        """Append a batch to the tape; the oldest messages of former batches leave if it is full.
+
+        The caller has set ``received_us`` of each message.
+        """
         kept, holes = self._messages, self._holes
         for message in messages:
             kept.append(message)
@@ -129,7 +140,10 @@ class Tape:
                     self._left[topic] = (offset, known)
 
     def note(self, notice: TopicNotice) -> None:
-        """Record that ``notice`` is delivered between the messages so far and the next one."""
+        """Record the meaning of ``notice`` for gaps between the messages so far and the next ones.
+
+        A notice that says nothing about gaps is not recorded.
+        """
         self._holes.note(notice, self._last)
 
     def holes(
@@ -142,7 +156,10 @@ class Tape:
         return self._holes.among(after, self.end if until is None else until, topics)
 
     def doubts(self, topics: Iterable[Topic]) -> list[bytes]:
-        """Return notices about ``topics`` that may have a gap after their last message."""
+        """Return a gap notice for each of ``topics`` with a possible gap after its last message.
+
+        A certain gap is left out: its own notice is still in force (``fanout.active_notices``).
+        """
         return self._holes.doubts(topics, self._last)
 
     def is_open(self, topics: Iterable[Topic]) -> bool:
@@ -152,8 +169,9 @@ class Tape:
     def known_from(self, topic: Topic) -> Known | None:
         """Return the begin of the record of ``topic`` without gaps; None before its first message.
 
-        That message may have left the tape. All later ones are on it, except for a gap that
-        ``is_open``.
+        It begins with the first message after the newest gap. Without a gap, or when that message
+        has left the tape, it is the record of ``held_from``. All messages after its begin are on
+        the tape, except for a gap that ``is_open``.
         """
         broken, left = self._broken.get(topic), self._left.get(topic)
         if broken is None or (left is not None and left[0] >= broken[0]):
@@ -161,20 +179,24 @@ class Tape:
         return broken[1]
 
     def held_from(self, topic: Topic) -> Known | None:
-        """Return the begin of the record of ``topic``, gaps included; None before any message."""
+        """Return the begin of the record of ``topic``, gaps included; None before any message.
+
+        It begins with the message that left the tape last, or the topic's first if none has left.
+        """
         found = self._left.get(topic) or self._began.get(topic)
         return None if found is None else found[1]
 
     def precede(self, topic: Topic, sequence: int) -> None:
-        """Record the last sequence of ``topic`` before its first message on this tape.
+        """Record the last known sequence of ``topic`` before its first message on this tape.
 
-        Nothing changes when the tape has that message: it knows the positions itself then.
+        The highest of several calls counts. Nothing changes after the topic's first message: then
+        the tape knows the positions itself.
         """
         if topic not in self._last and len(self._before) < TOPICS_MAX:
             self._before[topic] = max(sequence, self._before.get(topic, 0))
 
     def preceding(self, topics: Iterable[Topic]) -> dict[Topic, int]:
-        """Return the sequences of ``topics`` recorded by ``precede``."""
+        """Return the sequences recorded by ``precede``, for those of ``topics`` that have one."""
         return {topic: self._before[topic] for topic in topics if topic in self._before}
 
     def flows_since(self, product_id: str) -> int | None:
@@ -185,11 +207,11 @@ class Tape:
         return self._flows.get(product_id)
 
     def last_sequence(self, topic: Topic) -> int | None:
-        """Return the newest sequence of ``topic``; None before the first."""
+        """Return the newest sequence of ``topic``, on the tape or not; None before the first."""
         return self._last.get(topic)
 
     def read(self, after: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
-        """Return ``(offset, message)`` of ``topics`` with an offset above ``after``.
+        """Return ``(offset, message)`` of ``topics`` with an offset above ``after``, oldest first.
 
         Messages that left the tape are not returned; compare ``after`` with ``begin``.
         Cost: the distance from ``after`` to ``end``.
@@ -201,7 +223,10 @@ class Tape:
         ]
 
     def products(self) -> list[str]:
-        """Return the products with messages so far."""
+        """Return the ids of products with messages since their heartbeat was last forgotten.
+
+        ``""`` is among them if there were messages without a product.
+        """
         return list(self._flows)
 
     def newest(self, topic: Topic, messages_max: int) -> list[Message]:
@@ -212,7 +237,7 @@ class Tape:
     def part(self, after: int, count: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
         """Return ``(offset, message)`` of ``topics`` among the ``count`` messages after ``after``.
 
-        Messages that left the tape are not returned.
+        The oldest is first. Messages that left the tape are not returned.
         """
         first = max(0, after + 1 - self.begin)
         end = max(0, after + count + 1 - self.begin)
@@ -255,7 +280,10 @@ class Tape:
         return position
 
     def forget(self, topic: Topic) -> None:
-        """Drop the sequences of ``topic``, which the feed no longer holds."""
+        """Drop the sequences of ``topic``, which the feed no longer holds.
+
+        Its messages stay on the tape. With a heartbeat, ``flows_since`` of its product is dropped.
+        """
         if topic.channel == HEARTBEAT.topic_channel:
             self._flows.pop(topic.product_id, None)
         if self._last.pop(topic, None) is not None:

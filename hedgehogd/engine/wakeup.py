@@ -4,7 +4,7 @@ import trio
 
 
 class Wakeup:
-    """Wakes the one task that waits; a call that comes before the wait is kept.
+    """Wakes the one task that waits; a call of ``set`` before the wait is kept.
 
     The part that has news calls ``set`` and need not know which task waits. So it can be built
     first, without a callback into a part that is built later.
@@ -14,7 +14,7 @@ class Wakeup:
         self._event = trio.Event()
 
     def set(self) -> None:
-        """Wake the task that waits, or the next one that does."""
+        """Wake the task that waits; each later ``wait`` returns at once until ``clear``."""
         self._event.set()
 
     def clear(self) -> None:
@@ -22,5 +22,5 @@ class Wakeup:
         self._event = trio.Event()
 
     async def wait(self) -> None:
-        """Return once ``set`` has been called since the last ``clear``."""
+        """Wait until ``set`` has been called since the last ``clear``."""
         await self._event.wait()

@@ -25,7 +25,10 @@ class ActiveNotices:
         return self._is_all_stale or product_id in self._stale
 
     def note(self, notice: TopicNotice) -> None:
-        """Record ``notice``, which is being sent."""
+        """Put a gap or stale ``notice`` in force, or end stale ones with ``BACK``.
+
+        Notices of other kinds have no effect.
+        """
         audience, payload = notice.audience, notice.payload
         if isinstance(audience, Topic):
             if notice.kind is NoticeKind.GAP and len(self._gaps) < TOPICS_MAX:
@@ -41,7 +44,7 @@ class ActiveNotices:
             self._stale = {p: stale for p, stale in self._stale.items() if p not in back}
 
     def delivered(self, messages: Iterable[Message]) -> None:
-        """End the gap notices of the topics of ``messages``: the gaps lie before them."""
+        """End the gap notices of the topics of ``messages``: the gaps are before them."""
         if self._gaps:
             for message in messages:
                 self._gaps.pop(message.topic, None)
@@ -49,13 +52,20 @@ class ActiveNotices:
                     self._gaps.pop(message.also, None)
 
     def forget(self, topic: Topic) -> None:
-        """Forget ``topic``, which the feed no longer holds, and with a heartbeat its product."""
+        """End the gap notices of ``topic``, which the feed no longer holds.
+
+        With a heartbeat, the stale notice of its product ends too.
+        """
         self._gaps.pop(topic, None)
         if topic.channel == HEARTBEAT.topic_channel:
             self._stale.pop(topic.product_id, None)
 
     def of(self, topics: Iterable[Topic]) -> list[bytes]:
-        """Return the notices in force for a new subscriber of ``topics``, each once."""
+        """Return the notices in force for a new subscriber of ``topics``, each once.
+
+        A notice that the whole feed is stale is not among them: each stream that opens while the
+        feed is stale receives one.
+        """
         found: dict[bytes, None] = {}
         for topic in sorted(topics) if self._stale or self._gaps else ():
             if topic.product_id in self._stale:

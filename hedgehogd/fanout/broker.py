@@ -20,11 +20,12 @@ from hedgehogd.protocol.deflate import DEFLATE_BYTES_MIN, deflated
 
 
 class Broker:
-    """Publish the deliveries of the inbox.
+    """Publishes the deliveries of the inbox.
 
     Attributes:
-        messages_in: messages published since start.
-        late: messages dropped because the feed no longer held their topics.
+        messages_in: messages of the inbox published since start; those of ``level2_batch`` made
+            from ``level2`` are not counted.
+        late: messages dropped since start because the feed no longer held their topics.
     """
 
     def __init__(self, pipe: Pipe, sessions: Sessions) -> None:
@@ -42,8 +43,8 @@ class Broker:
         """Publish deliveries until the last producer closes the inbox.
 
         Deliveries that arrive during a publish are published together: one write per member
-        instead of one per delivery. So a busy instance batches by itself, and a quiet one
-        delays no message.
+        instead of one per delivery, up to ``MESSAGES_PER_WRITE_MAX`` messages. So a busy instance
+        batches by itself, and a quiet one delays no message.
         """
         task_status.started()
         async with inbox:
@@ -59,7 +60,10 @@ class Broker:
                 await self.publish(deliveries)
 
     async def publish(self, deliveries: Sequence[Delivery]) -> None:
-        """Publish ``deliveries`` in order. May yield, waits for no subscriber."""
+        """Publish ``deliveries`` in order.
+
+        It waits for books to be loaded and for compression in a thread, but for no subscriber.
+        """
         messages: list[Message] = []
         for delivery in deliveries:
             for refusal in delivery.refusals:
@@ -107,7 +111,10 @@ class Broker:
             await self._publish(to_publish)
 
     async def _publish(self, messages: list[Message]) -> None:
-        """Append ``messages`` to the tape and to all state in one turn, then write them."""
+        """Append ``messages`` to the tape and to all state in one turn, then write them.
+
+        They get their ``received_us`` here: one time for all.
+        """
         pipe = self._pipe
         if messages:
             now_us = pipe.wall_us()
@@ -131,7 +138,7 @@ class Broker:
         self._pipe.snapshots.freeze_batches()
 
     async def _notify(self, notices: Sequence[TopicNotice]) -> None:
-        """Send ``notices`` to their audiences, and end the streams that a gap ends."""
+        """Record ``notices``, send them to their audiences, and end the streams that a gap ends."""
         for notice in notices:
             self._note(notice)
             if notice.kind is NoticeKind.WHOLE:
@@ -155,7 +162,8 @@ class Broker:
     def _note(self, notice: TopicNotice) -> None:
         """Record ``notice`` about topics that the feed holds, and end the books that it concerns.
 
-        A book that may have missed a change is not served: the next message starts it again.
+        It has no effect for topics that the feed does not hold.
+        A book that may have missed a change is not served: later messages start it again.
         """
         pipe, audience = self._pipe, notice.audience
         if isinstance(audience, Topic):
@@ -174,7 +182,7 @@ class Broker:
         pipe.tape.note(notice)
 
     def _admitted(self, messages: list[Message]) -> list[Message]:
-        """Return the ``messages`` of topics that the feed still holds."""
+        """Return the ``messages`` of topics that the feed still holds; count the dropped ones."""
         admits = self._pipe.flows.admits
         admitted = [message for message in messages if admits(message.topic)]
         self.late += len(messages) - len(admitted)
@@ -192,7 +200,10 @@ class Broker:
                 pipe.snapshots.forget({topic.product_id})
 
     async def _refuse(self, refusal: Refusal) -> None:
-        """Report a refusal of the exchange to each subscriber that it concerns."""
+        """Record a refusal of the exchange, and report it to each subscriber that it concerns.
+
+        A refused product or channel stops lingering. A refusal of ``level2`` is ignored.
+        """
         if refusal.channel == LEVEL2.topic_channel:
             return  # level2_batch serves it
         if refusal.product_id:

@@ -83,9 +83,9 @@ class Hub:
     def place(self, member: Member, topics: frozenset[Topic], form: WireForm) -> None:
         """Make ``topics`` the topics of ``member``: it joins, moves, or leaves with none.
 
-        First the owed messages of its old topics are written. From the new topics it receives every
-        message after this call. When that write ends or moves the member, this call changes
-        nothing more.
+        First the owed messages of its old topics are written. When that write ends or moves the
+        member, this call changes nothing more. Else the member receives every message of the new
+        topics that is appended to the tape after this call.
         """
         before = member.cohort
         self._settle(member)
@@ -104,12 +104,18 @@ class Hub:
         member.served_to = self._tape.end  # ``publish`` skips it
 
     def deliver(self, member: Member, messages: list[Message], offsets: list[int]) -> None:
-        """Write ``messages`` to one ``member`` of a cohort.
+        """Write ``messages`` to one ``member``, in the wire form of its cohort.
+
+        Where the wire form states positions, the last message states the position at the end of the
+        tape.
 
         Args:
             member: the member.
             messages: at least one.
             offsets: the tape offset of each message.
+
+        Raises:
+            AssertionError: the member has no cohort.
         """
         cohort = member.cohort
         if cohort is None:
@@ -123,7 +129,11 @@ class Hub:
         self.deliver_chunk(member, Chunk(pieces, messages, offsets))
 
     def deliver_chunk(self, member: Member, chunk: Chunk) -> None:
-        """Write ``chunk``, made for its wire form, to one ``member`` of a cohort."""
+        """Write ``chunk``, made for its wire form, to one ``member`` of a cohort.
+
+        Raises:
+            AssertionError: the member has no cohort.
+        """
         cohort = member.cohort
         if cohort is None:
             raise AssertionError("a member without a cohort has no wire form")
@@ -132,14 +142,17 @@ class Hub:
         self.bytes_out += chunk.size
 
     def deliver_recorded(self, member: Member, chunk: Chunk, form: WireForm) -> None:
-        """Write ``chunk``, which is not live, to one ``member``, which needs no cohort."""
+        """Write ``chunk`` of recorded messages, made for ``form``, to one ``member``.
+
+        The member needs no cohort.
+        """
         # Its topics are not live for this member: all its messages get the next offset.
         member.write(chunk.placed(self._tape.end + 1))
         self.deliveries[form.kind] += chunk.count
         self.bytes_out += chunk.size
 
     def listeners(self, topic: Topic) -> list[Member]:
-        """Return the members of ``topic`` on streams with notices."""
+        """Return the members of ``topic`` with a wire form that has notices."""
         return [
             member
             for cohort in self._by_topic.get(topic, ())
@@ -148,7 +161,7 @@ class Hub:
         ]
 
     def ended_by_gaps(self, topic: Topic) -> list[Member]:
-        """Return the members of ``topic`` on streams that end at a gap."""
+        """Return the members of ``topic`` with a wire form that ends at gaps."""
         return [
             member
             for cohort in self._by_topic.get(topic, ())
@@ -161,7 +174,7 @@ class Hub:
         return topic in self._by_topic
 
     def deflates(self, topic: Topic) -> bool:
-        """Say whether a member gets large messages of ``topic`` compressed."""
+        """Say whether a member of ``topic`` has negotiated compression of large messages."""
         return any(cohort.form.deflates for cohort in self._by_topic.get(topic, ()))
 
     def topics(self, channel: str) -> list[Topic]:

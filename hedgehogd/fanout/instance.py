@@ -15,7 +15,7 @@ from hedgehogd.protocol.commands import ChannelRequest, Command
 
 @dataclass
 class StreamCounts:
-    """Counters of streams since start; every bad input and every drop is counted.
+    """Counters of streams since start, and ``visitors``; every bad input and drop is counted.
 
     Attributes:
         refusals: requests, frames and commands refused, by reason.
@@ -48,9 +48,9 @@ class Instance:
         counts: counters of streams.
         history: health of history.
         turns: the order in which commands are executed.
-        readings: the order in which pages of history are read.
+        readings: the order in which pages of history are read and answers from them are encoded.
         is_draining: True while the instance stops: not ready, and it accepts no new stream.
-        loop_lag_s: how late the event loop woke a sleeping task when it was last measured.
+        loop_lag_s: how late the event loop woke a sleeping task when this was last measured.
     """
 
     number: int
@@ -81,7 +81,7 @@ class Instance:
                 raise SubscriberError("refused_channel", refusal[1] or refusal[0], 403)
 
     def check_replay(self, command: Command) -> None:
-        """Refuse a replay of topics that are not recorded.
+        """Refuse a replay of topics that are not recorded; accept any other command.
 
         Raises:
             SubscriberError: there is no history, or not of every requested topic (404).
@@ -98,7 +98,11 @@ class Instance:
                     raise SubscriberError("not_kept", f"{topic} is not kept here", 404)
 
     def readiness(self) -> tuple[bool, str]:
-        """Return whether a load balancer should send subscribers here, and the reason."""
+        """Return whether a load balancer should send subscribers here, and a text about the state.
+
+        While the instance drains, the text is ``draining``. Else it has the feed's state, its
+        newest alarm and a failure of history, also with True.
+        """
         if self.is_draining:
             return False, "draining"
         health = self.health

@@ -15,13 +15,13 @@ _SCHEMA = LEVEL3.topic("")  # the names of the fields in level3's arrays
 
 
 class LastValues:
-    """The newest ticker, match, status and level-3 schema of the feed."""
+    """The newest ticker and match of each product, the newest status and level-3 schema."""
 
     def __init__(self) -> None:
         self._by_topic: dict[Topic, Message] = {}
 
     def keep(self, messages: list[Message]) -> None:
-        """Keep the newest of ``messages`` for each topic, up to ``TOPICS_MAX`` topics."""
+        """Keep the newest of ``messages`` for each topic of state, up to ``TOPICS_MAX`` topics."""
         newest = self._by_topic
         for message in messages:
             topic = message.topic
@@ -36,11 +36,15 @@ class LastValues:
         self._by_topic.pop(topic, None)
 
     def ticker(self, product_id: str) -> Message | None:
-        """Return the newest ticker of a product."""
+        """Return the newest ticker of a product; None before the first."""
         return self._by_topic.get(Topic("ticker", product_id))
 
     def greeting(self, topic: Topic) -> Message | None:
-        """Return the message of state for a new subscriber of ``topic``; None for none."""
+        """Return the message of state for a new subscriber of ``topic``; None if there is none.
+
+        A ``match`` becomes a ``last_match``; a subscriber of ``ticker_batch`` gets the ticker, one
+        of ``level3`` the schema.
+        """
         if topic.channel == TICKER_BATCH.topic_channel:
             return self.ticker(topic.product_id)
         newest = self._by_topic.get(_SCHEMA if topic.channel == LEVEL3.topic_channel else topic)

@@ -18,7 +18,7 @@ class MemberStatistics(NamedTuple):
     Attributes:
         delivered: messages that the kernel has accepted.
         skipped: messages that conflation dropped.
-        waiting_bytes: data in its backlog.
+        waiting_bytes: bytes of data in its backlog.
         oldest_s: age of the oldest message in the backlog, in seconds; 0 when it is empty.
     """
 
@@ -50,11 +50,14 @@ class Member:
         raise NotImplementedError
 
     def tell(self, payload: bytes) -> None:
-        """Send ``payload``, which is not data, ahead of waiting data."""
+        """Send ``payload``, which is not data, ahead of waiting data.
+
+        Never waits. An ending member sends nothing.
+        """
         raise NotImplementedError
 
     def end(self, code: int, reason: str, detail: str = "") -> None:
-        """Send a farewell and close.
+        """Drop the waiting data, send a farewell and close; without effect on an ending member.
 
         Args:
             code: the close code of a WebSocket.
@@ -71,11 +74,11 @@ class Member:
         raise NotImplementedError
 
     async def wait_written(self) -> None:
-        """Return when the backlog is empty, or will never be sent."""
+        """Wait until the backlog is empty, or will never be sent."""
         raise NotImplementedError
 
     def waiting(self) -> Iterable[Message]:
-        """Return the messages of which no byte has been sent, oldest first."""
+        """Return the messages in the backlog of which no byte has been sent, oldest first."""
         raise NotImplementedError
 
     def statistics(self, now: float) -> MemberStatistics:
@@ -84,7 +87,15 @@ class Member:
 
 
 class Cohort:
-    """Members with the same topics and the same wire form."""
+    """Members with the same topics and the same wire form.
+
+    Attributes:
+        topics: the topics.
+        form: the wire form.
+        members: the members, in order of joining.
+        pending: messages of the running batch, until ``take_pending``.
+        offsets: the tape offset of each of ``pending``.
+    """
 
     __slots__ = ("_position", "_texts", "_turn", "form", "members", "offsets", "pending", "topics")
 
@@ -97,13 +108,14 @@ class Cohort:
         self.pending: list[Message] = []
         self.offsets: list[int] = []
         self._position = position
-        self._texts: dict[Topic, str] = {}  # the parts of _position as text, in its order
+        self._texts: dict[Topic, str] = {}  # the parts of _position as text, sorted by topic
         self._turn = 0
 
     def take_pending(self) -> Chunk:
-        """Return the bytes of the messages collected for this cohort, and start a new collection.
+        """Return the bytes of the ``pending`` messages, and clear these.
 
-        Where the wire form states positions, each event states the position up to itself.
+        Where the wire form states positions, each event states the position up to itself; with more
+        than ``SSE_ID_TOPICS_MAX`` topics only the last event does.
         """
         messages, offsets = self.pending, self.offsets
         self.pending, self.offsets = [], []
@@ -145,7 +157,7 @@ class Cohort:
         self._position = position | self._position  # topics are added, none is removed
 
     def in_turn(self) -> list[Member]:
-        """Return the members, starting one further each time: no member is always last."""
+        """Return all members, starting one further at each call: no member is always last."""
         members = list(self.members)
         self._turn = turn = (self._turn + 1) % len(members) if members else 0
         return members[turn:] + members[:turn]

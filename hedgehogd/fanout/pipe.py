@@ -24,7 +24,25 @@ from hedgehogd.recovery.service import Resumes
 
 
 class Pipe(NamedTuple):
-    """The parts of one instance that all its sessions use."""
+    """The parts of one instance that all its sessions use.
+
+    Attributes:
+        tape: recent messages.
+        flows: the topics that the feed holds.
+        hub: members by topic.
+        latest: the newest messages of state.
+        ``standing``: the notices in force.
+        demand: the topics that the feed has to hold.
+        catalogue: the products of the exchange, and its refusals.
+        books: level-2 books.
+        orders: level-3 books.
+        snapshots: subscribers of books that wait for a snapshot, and shared snapshots.
+        resumes: the service for catch-ups and replays.
+        backfilled: trades that were fetched recently.
+        budget: the bound of all backlogs together.
+        now: returns the monotonic time in seconds.
+        wall_us: returns the wall-clock time, µs since the epoch.
+    """
 
     tape: Tape
     flows: Flows
@@ -54,7 +72,10 @@ class Pipe(NamedTuple):
         past: Past | None = None,
         others: Others | None = None,
     ) -> "Pipe":
-        """Build the parts of one instance and connect them."""
+        """Build the parts of one instance and connect them.
+
+        Without ``past`` there is no history, without ``others`` no peer instance.
+        """
         books = Books(demand, catalogue.is_in_auction)
         budget = Budget(waiting_bytes_max)
         return cls(
@@ -76,7 +97,7 @@ class Pipe(NamedTuple):
         )
 
     def book_states(self) -> dict[int, Counter[str]]:
-        """Return how many books of level 2 and 3 are ``live``, ``loading`` and ``stale``.
+        """Return how many books are ``live``, ``loading`` and ``stale``, by level: 2 and 3.
 
         A stale book has ended and is not in memory: the feed no longer updates it. A channel that
         the exchange refused has no book.
@@ -97,7 +118,7 @@ class Pipe(NamedTuple):
         return states
 
     def deflates(self, message: Message) -> bool:
-        """Say whether a subscriber with compression receives ``message``."""
+        """Say whether any subscriber of ``message``, live or waiting, negotiated compression."""
         return any(
             self.hub.deflates(topic) or self.snapshots.deflates(topic)
             for topic in (message.topic, message.also)

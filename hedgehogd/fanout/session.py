@@ -1,8 +1,9 @@
 """A session: one open stream, its subscription, and the commands that control it.
 
 A command may arrive on the stream itself (WebSocket) or by REST, which names the session by its
-id. All methods are plain functions, so the steps of a join are one turn of the loop: leave the old
-cohort, write the state of the new topics, join the new cohort. No message is published between.
+id. All methods but ``wait_written`` are plain functions, so the steps of a join are one turn of the
+loop: leave the old cohort, join the new cohort, write the state of the new topics. No message is
+published between.
 
 Each topic of a session is in one of three states:
 
@@ -16,7 +17,8 @@ Each topic of a session is in one of three states:
     -----------------------------------------------  -----------  ------------------------------
     subscribe with a position, or a replay           (none)       catching up
     subscribe to a book                              (none)       awaiting
-    subscribe to another topic                       (none)       live
+    subscribe to another topic                       (none)       live, or catching up with a
+                                                                  catch-up that runs (``_resume``)
     ``admit``: a snapshot                            awaiting     live
     ``step_aside``: conflation dropped the book      live         awaiting, and waits for a
                                                                   snapshot from ``step_in`` on
@@ -57,13 +59,14 @@ class Session:
     """One open stream.
 
     Attributes:
-        id: ``instance.random``; a client that knows it may control the stream.
+        id: ``NUMBER.RANDOM`` with the number of the instance; a client that knows it may control
+            the stream.
         form: the wire form of the stream.
-        address: the subscriber's address, for people; empty when unknown.
+        address: the subscriber's address, shown to operators; empty when unknown.
         share: the key by which its work is counted: its address or network, else its own id.
         subscription: its channels and products.
-        has_subscribed: True after its first subscribe.
-        is_closed: True when it accepts no more commands and receives no more data.
+        has_subscribed: True once a command has left it with at least one topic.
+        is_closed: True after ``close``: it receives no more data.
     """
 
     __slots__ = (
@@ -109,8 +112,10 @@ class Session:
     def apply(self, command: Command) -> list[str]:
         """Execute ``command``; the subscriber receives new topics from this turn on.
 
+        The last values and the notices in force of the topics subscribed to are written at once.
+
         Returns:
-            A reason for each part of it that was not executed.
+            A reason for each part of it that was not executed, each reason once.
         """
         before = _pairs(self.subscription)
         errors = self.subscription.apply(
@@ -122,17 +127,23 @@ class Session:
         return errors
 
     def weight(self, command: Command) -> int:
-        """Return how many topics ``command`` names or the session has, whichever is greater."""
+        """Return the greater number: topics that ``command`` names, topics that it has now."""
         return max(command.weight, self.subscription.count)
 
     def answer(self, command: Command) -> list[bytes]:
-        """Execute ``command``; return Coinbase's answer: errors, then the whole subscription."""
+        """Execute ``command``; return Coinbase's answer: errors, then the whole subscription.
+
+        The caller sends the messages of the answer.
+        """
         errors = self.apply(command)
         answers = [coinbase.error(command.failure, reason) for reason in errors]
         return [*answers, coinbase.subscriptions(self.subscription.state)]
 
     def admit(self, topic: Topic, chunks: Iterable[Chunk] = ()) -> None:
-        """Make ``topic`` live: its snapshot is in ``chunks``, or is the next message."""
+        """Make ``topic`` live and write ``chunks``, which begin with its snapshot.
+
+        ``chunks`` are empty when the snapshot is the next message on the tape.
+        """
         self._awaiting -= {topic}
         self._place()
         for chunk in chunks:
@@ -140,12 +151,15 @@ class Session:
                 self._pipe.hub.deliver_chunk(self._member, chunk)
 
     def step_aside(self, topics: Iterable[Topic]) -> None:
-        """Stop these books until ``step_in``: conflation dropped their waiting messages."""
+        """Stop the books ``topics``: conflation dropped their waiting messages.
+
+        They wait for new snapshots from ``step_in`` on.
+        """
         self._awaiting |= self._topics.intersection(topics)
         self._place()
 
     def step_in(self) -> None:
-        """Wait for new snapshots of the stopped books: the backlog has room again."""
+        """Register for new snapshots of the stopped books: the backlog has room again."""
         self._pipe.snapshots.wait(self, self._awaiting)
 
     def resumes(self, topic: Topic, catch_up: Giving) -> bool:
@@ -157,11 +171,20 @@ class Session:
         self._pipe.hub.deliver_recorded(self._member, chunk, self.form)
 
     async def wait_written(self) -> None:
-        """Return when the backlog is empty, or will never be sent."""
+        """Wait until the backlog is empty, or will never be sent."""
         await self._member.wait_written()
 
     def stand_in(self, catch_up: Giving, owed: list[tuple[int, Message]], end: Message) -> None:
-        """Make the topics of ``catch_up`` live: deliver ``owed`` messages, notices, and ``end``."""
+        """Make the topics of ``catch_up`` live, and write the rest of it.
+
+        The ``owed`` messages are written first. A stream with notices then receives the notices in
+        force, trades fetched recently where the catch-up has a gap, and ``end``.
+
+        Args:
+            catch_up: the catch-up that has reached the tape.
+            owed: messages that it has not delivered, each with its offset.
+            end: the ``resumed`` notice in the form of a message.
+        """
         topics = [topic for topic, each in self._catching_up.items() if each is catch_up]
         position = catch_up.position(())
         self._resumed_from |= {topic: position[topic] for topic in topics if topic in position}
@@ -181,7 +204,10 @@ class Session:
             self._pipe.hub.deliver(self._member, [end], [self._pipe.tape.end + 1])
 
     def go_live(self, replay: CatchUp, starts: Mapping[Topic, Start]) -> None:
-        """End ``replay`` at the present: catch up from ``starts``, wait for snapshots of books."""
+        """End ``replay`` at the present, and continue its topics with live messages.
+
+        Books wait for snapshots, topics in ``starts`` catch up from there, other topics are live.
+        """
         topics = frozenset(t for t, each in self._catching_up.items() if each is replay)
         self._catching_up = {t: c for t, c in self._catching_up.items() if t not in topics}
         self._await_books(topics)
@@ -198,7 +224,7 @@ class Session:
         self._member.end(CLOSE_EXPIRED, "position_expired", "messages after the position are gone")
 
     def fail(self) -> None:
-        """End the stream: a bug occurred while it caught up."""
+        """End the stream: an unexpected error occurred while it caught up."""
         self._member.end(CLOSE_BUG, "bug", "internal error")
 
     def shed(self) -> None:
@@ -206,7 +232,7 @@ class Session:
         self._member.shed()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Drop a refused product or channel, and report it to the subscriber if it has it.
+        """Drop a refused product or channel, and report this if the subscriber has it.
 
         A stream that cannot carry the report is ended: it would look healthy and stay silent.
         """
@@ -223,7 +249,7 @@ class Session:
             self._member.end(CLOSE_POLICY, "refused_product")
 
     def has_any(self, topics: frozenset[Topic]) -> bool:
-        """Say whether it has one of ``topics``, live or not."""
+        """Say whether it is subscribed to one of ``topics``, live or not."""
         return not self._topics.isdisjoint(topics)
 
     def notify(self, payload: bytes) -> None:
@@ -232,7 +258,10 @@ class Session:
             self._member.tell(payload)
 
     def close(self) -> None:
-        """Leave all topics; nothing more is written. A second call has no effect."""
+        """Leave all topics; nothing more of them is written. A second call has no effect.
+
+        The caller closes the stream.
+        """
         self.is_closed = True
         self._pipe.hub.remove(self._member)
         topics, self._topics, self._awaiting = self._topics, frozenset(), frozenset()
@@ -241,7 +270,10 @@ class Session:
         self._pipe.demand.release(topics, self._pipe.now())
 
     def position(self, at: int) -> dict[Topic, int]:
-        """Return the resume position of a subscriber served up to tape offset ``at``."""
+        """Return the resume position of a subscriber served up to tape offset ``at``.
+
+        Topics without a known sequence are left out.
+        """
         live, tape = self._topics - self._catching_up.keys(), self._pipe.tape
         position = tape.position(live, at)
         for topic in live & self._resumed_from.keys():
@@ -263,7 +295,11 @@ class Session:
         asked: set[tuple[Channel, str]],
         command: Command,
     ) -> None:
-        """Make ``topics`` the topics of this session, and send the state of the ``asked`` ones."""
+        """Make ``topics`` the topics of this session, and send the state of the ``asked`` ones.
+
+        New topics begin as ``command`` states: with a replay, with a position, or live. A closed
+        session changes nothing.
+        """
         added, gone = topics - self._topics, self._topics - topics
         if self.is_closed or not (added or gone or asked):
             return
@@ -293,7 +329,7 @@ class Session:
     def _resume(
         self, added: frozenset[Topic], since: Mapping[Topic, Start], how: Command, *, sent: int = 0
     ) -> None:
-        """Start a catch-up for the ``added`` topics with a position.
+        """Start a catch-up for the ``added`` topics with a position in ``since``, if any.
 
         ``sent`` is the number of messages that a preceding replay has sent.
         """
@@ -325,7 +361,10 @@ class Session:
         self._pipe.hub.place(self._member, self._topics - aside, self.form)
 
     def _greet(self, asked: set[tuple[Channel, str]]) -> None:
-        """Write the state of the ``asked`` topics: last ticker, last match, status, schema."""
+        """Write the state of the ``asked`` topics: last ticker, last match, status, schema.
+
+        A stream with notices also receives those in force, and trades fetched recently.
+        """
         greetings: dict[bytes, Message] = {}
         for channel, product_id in sorted(asked, key=_name_of):
             greeting = self._pipe.latest.greeting(channel.topic(product_id))
@@ -351,7 +390,10 @@ class Session:
 
 
 def _twin(topic: Topic) -> Topic | None:
-    """Return the other topic with the same trades: ``full`` for ``matches`` and vice versa."""
+    """Return the other topic with the same trades: ``full`` for ``matches`` and vice versa.
+
+    None for a topic of another channel.
+    """
     twins = {MATCHES.topic_channel: FULL, FULL.topic_channel: MATCHES}
     twin = twins.get(topic.channel)
     return None if twin is None else twin.topic(topic.product_id)
@@ -363,7 +405,10 @@ def _name_of(pair: tuple[Channel, str]) -> tuple[str, str]:
 
 
 def _pairs(subscription: Subscription) -> set[tuple[Channel, str]]:
-    """Return each channel of the subscription with each of its products."""
+    """Return each channel of the subscription with each of its products.
+
+    The product is ``""`` for a channel without products, or for all products.
+    """
     return {
         (channel, product_id)
         for channel, product_ids in subscription.state.items()

@@ -9,21 +9,25 @@ _NUMBER_DIGITS_MAX = 5  # an instance's number is below its port
 
 
 def owner_of(session_id: str) -> int | None:
-    """Return the number of the instance that owns ``session_id``; None for no valid id."""
+    """Return the number of the instance that owns ``session_id``; None if it has no number."""
     number, dot, _ = session_id.partition(".")
     is_number = number.isascii() and number.isdecimal() and len(number) <= _NUMBER_DIGITS_MAX
     return int(number) if dot and is_number else None
 
 
 class Sessions:
-    """All sessions of one instance, by id."""
+    """All sessions of one instance, by id.
+
+    Attributes:
+        opened: sessions opened since start, by kind of wire form.
+    """
 
     def __init__(self) -> None:
         self.opened: Counter[str] = Counter()
         self._by_id: dict[str, Session] = {}
 
     def __len__(self) -> int:
-        """Return how many sessions are open."""
+        """Return how many sessions are registered."""
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[Session]:
@@ -31,12 +35,12 @@ class Sessions:
         return iter(list(self._by_id.values()))
 
     def add(self, session: Session) -> None:
-        """Register ``session`` under its id."""
+        """Register ``session`` under its id, and count it as opened."""
         self._by_id[session.id] = session
         self.opened[session.form.kind] += 1
 
     def discard(self, session: Session) -> None:
-        """Close ``session`` and forget it."""
+        """Close ``session`` and remove it; without effect the second time."""
         self._by_id.pop(session.id, None)
         session.close()
 

@@ -1,6 +1,6 @@
 """One subscriber's set of channels and products, and the effect of a command on it.
 
-The semantics are Coinbase's (COINBASE §3, §4): subscribe adds and removes nothing, unsubscribe
+The semantics are Coinbase's (COINBASE §3, §4): subscribe adds topics and drops none, unsubscribe
 without products drops the whole channel, an invalid product or channel affects only itself, and
 every answer states the whole subscription.
 """
@@ -30,12 +30,12 @@ class Subscription:
 
     @property
     def state(self) -> dict[Channel, dict[str, None]]:
-        """The whole state: each channel with its products, in the order of subscribing."""
+        """Each channel with its products, in the order of subscribing; no products for all."""
         return self._channels
 
     @property
     def count(self) -> int:
-        """The number of topics."""
+        """The number of topics; a channel without products is one."""
         return self._count
 
     def topics(self) -> frozenset[Topic]:
@@ -47,7 +47,7 @@ class Subscription:
         )
 
     def room_for(self, command: Command) -> bool:
-        """Say whether the topics that ``command`` would add fit under the limit; change nothing."""
+        """Say whether all topics that ``command`` would add fit the limit; change nothing."""
         if not command.subscribes:
             return True
         added = 0
@@ -66,7 +66,7 @@ class Subscription:
 
         Args:
             command: the subscriber's command.
-            catalogue: the products that exist.
+            catalogue: the products that exist, and the channels that the exchange refuses.
             may_conflate: False on streams without notices, which ignore a policy like any other
                 key that Coinbase does not know.
 
@@ -139,7 +139,10 @@ class Subscription:
                 self.conflated.discard(channel.topic(product_id))
 
     def _subscribe_to_all(self, channel: Channel, errors: list[str]) -> None:
-        """Subscribe to a channel for all products; this replaces single products."""
+        """Subscribe to a channel for all products; this replaces single products.
+
+        Without room for one more topic, a reason is added to ``errors`` and nothing changes.
+        """
         held = self._channels.get(channel)
         if held is None and not self._has_room(errors):
             return

@@ -2,7 +2,7 @@
 
 On one connection the messages of Coinbase's ``ticker`` and ``ticker_batch`` are indistinguishable.
 So hedgehogd subscribes to ``ticker`` alone, and this producer sends ``ticker_batch`` from it.
-The bytes are those of the ticker; only the times differ.
+The bytes are those of the ticker; only the time of delivery differs.
 """
 
 import trio
@@ -24,7 +24,10 @@ class TickerBatch:
         self._sent: dict[Topic, bytes] = {}
 
     def due(self) -> list[Message]:
-        """Return the tickers that changed since the last call, for topics with subscribers."""
+        """Return the tickers that changed since the last call, and record them as sent.
+
+        Only for topics that have subscribers; a topic without subscribers at one call starts again.
+        """
         found: list[Message] = []
         sent: dict[Topic, bytes] = {}
         for topic in self._hub.topics(TICKER_BATCH.topic_channel):
@@ -40,7 +43,10 @@ class TickerBatch:
         return found
 
     async def run(self, inbox: trio.MemorySendChannel[Delivery]) -> None:
-        """Send the due tickers to the inbox every ``TICKER_BATCH_S``; never return."""
+        """Send the due tickers to the inbox every ``TICKER_BATCH_S``; never return.
+
+        It waits while the inbox is full, and closes its end of the inbox when it is cancelled.
+        """
         async with inbox:
             while True:
                 await trio.sleep(TICKER_BATCH_S)

@@ -40,7 +40,7 @@ class _Queues:
 
     @asynccontextmanager
     async def turn(self, share: str) -> AsyncIterator[None]:
-        """Wait for a turn of ``share``."""
+        """Wait until no other task of ``share`` has the turn; the body has it."""
         lock, count = self._queues.get(share, (trio.Lock(), 0))
         self._queues[share] = lock, count + 1
         try:
@@ -58,8 +58,8 @@ class Turns:
     """Divides the event loop among the addresses that send commands.
 
     Attributes:
-        small: the commands of this turn of the loop.
-        delayed: commands that waited because the allowance of their address was used up.
+        small: limits the commands that are executed in one turn of the loop.
+        delayed: commands since start that waited because their address had used its allowance.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Turns:
                 raise
 
     def _forget(self, now: float) -> None:
-        """Forget a few addresses with a full allowance, which equals that of a new address."""
+        """Forget a few addresses with a full allowance: a new address has the same one."""
         for share, bucket in list(islice(self._allowances.items(), _FORGOTTEN_AT_ONCE)):
             if not bucket.is_full(now):
                 return  # later allowances were used more recently
@@ -122,9 +122,10 @@ CALLER: ContextVar[str] = ContextVar("caller", default="")
 
 
 class Readings(_Queues):
-    """Divides the reader of history among addresses: one page at a time for each of them.
+    """Divides history among the addresses that query it: each reads one page at a time.
 
-    A hundred queries of one address wait for each other, and no other address waits for them.
+    A hundred queries of one address wait for each other to read, and no other address waits for
+    them. To encode their answers, all queries wait for each other.
     """
 
     def __init__(self) -> None:
@@ -134,12 +135,15 @@ class Readings(_Queues):
 
     @asynccontextmanager
     async def writing_turn(self, share: str) -> AsyncIterator[None]:
-        """Wait until a query of ``share`` may write a part of its answer, one query at a time."""
+        """Wait until a query of ``share`` may encode a part of its answer.
+
+        Of all addresses together, one query at a time has this turn.
+        """
         async with self._writers.turn(share), self._writing:
             yield
 
     def check(self, share: str) -> None:
-        """Refuse another query of an address with ``HISTORY_WAITING_MAX`` waiting queries.
+        """Refuse another query of an address with ``HISTORY_WAITING_MAX`` queries in ``turn``.
 
         Raises:
             SubscriberError: 429; the client may retry later.

@@ -31,7 +31,8 @@ class ActiveNotices:
         """
         audience, payload = notice.audience, notice.payload
         if isinstance(audience, Topic):
-            if notice.kind is NoticeKind.GAP and len(self._gaps) < TOPICS_MAX:
+            has_room = audience in self._gaps or len(self._gaps) < TOPICS_MAX
+            if notice.kind is NoticeKind.GAP and has_room:
                 gaps = self._gaps.setdefault(audience, [])
                 gaps.append(payload)
                 del gaps[:-STANDING_GAPS_MAX]

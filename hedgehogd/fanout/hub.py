@@ -169,10 +169,6 @@ class Hub:
             for member in cohort.members
         ]
 
-    def wants(self, topic: Topic) -> bool:
-        """Say whether ``topic`` has a member."""
-        return topic in self._by_topic
-
     def deflates(self, topic: Topic) -> bool:
         """Say whether a member of ``topic`` has negotiated compression of large messages."""
         return any(cohort.form.deflates for cohort in self._by_topic.get(topic, ()))

@@ -73,6 +73,8 @@ def test_the_number_of_topics_with_gaps_is_bounded(standing, monkeypatch):
         standing.note(a_gap(topic=topic))
 
     assert [bool(standing.of([topic])) for topic in topics] == [True, True, False, False, False]
+    standing.note(a_gap(b"another", topics[0]))
+    assert len(standing.of(topics[:1])) == 2
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ class AwakeClock(trio.abc.Clock):
         self._due = self._read() + PAUSE_MIN_S
 
     def current_time(self) -> float:
-        """Return the time during which the process ran, in seconds, from an arbitrary origin."""
+        """Return the time without pauses of the process, in seconds, from an arbitrary origin.
+
+        A pause of up to ``PAUSE_MIN_S`` is not left out.
+        """
         now = self._read()
         if now > self._due:
             self.paused_s += now - self._due

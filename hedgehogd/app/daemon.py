@@ -8,7 +8,7 @@ Consumers start before producers, and producers stop before consumers::
       ├── control           Hypercorn's connections       (cancelled after the streams)
       ├── streams           one task per subscriber        (ended by their farewells)
       ├── door              accepts connections            (closed first in a drain)
-      └── feed, ticker_batch, catalogue, resumes           (cancelled after the farewells)
+      └── feed, catalogue and the other producers          (cancelled after the farewells)
 
 A bug while serving one peer ends that peer's connection. A bug in feed, broker, hub or tape
 ends the process: it contains no supervisor, and systemd restarts it.
@@ -248,9 +248,10 @@ class Daemon:
     ) -> None:
         """Report the drain, stop accepting, send farewells, and wait until all peers have left.
 
-        After ``drain_timeout_s`` it returns, even if peers are still connected. New streams are
-        accepted during ``drain_notice_s``, until the load balancer has noticed the drain: a refusal
-        in that time would be an error for a subscriber.
+        After ``drain_timeout_s`` it returns, even if peers are still connected. If any peer is
+        connected, new streams are accepted during ``drain_notice_s``, until the load balancer has
+        noticed the drain: a refusal in that time would be an error for a subscriber. Without peers
+        the ports are closed at once.
         """
         settings, instance, counts = self._settings, self.instance, plane.counts
         instance.is_draining = True

@@ -254,7 +254,8 @@ def _address(host: str, port: int) -> str:
 def haproxy_parser() -> Parser:
     """Return the parser of ``haproxy-config``; its values are fields of ``Cluster``.
 
-    A flag that is absent has no value, so that the default of ``Cluster`` applies.
+    A flag that is absent has no value, so that the default of ``Cluster`` applies; only
+    ``--unprivileged`` is then False.
     """
     parser = new_parser(
         "haproxy-config",

@@ -82,7 +82,7 @@ async def keep_catalogue(
 
 
 def keep_products(answer: Answer) -> float:  # noqa: ARG001
-    """Return how long the answer, a list of products, may be cached, in seconds."""
+    """Return ``PRODUCTS_KEEP_S``: a list of products may be cached so long, whatever it has."""
     return PRODUCTS_KEEP_S
 
 
@@ -90,7 +90,8 @@ async def _refresh(rest: RestClient, catalogue: Catalogue) -> bool:
     """Read the list once, and put it into ``catalogue``.
 
     Returns:
-        False for an error, an unreadable list or an empty one: ``catalogue`` is then unchanged.
+        False for an error, a body that is no list, or a list without a usable product:
+        ``catalogue`` is then unchanged. Single unreadable entries are only left out.
     """
     answer = await rest.get(PRODUCTS_PATH, keeping=keep_products)
     reason = "" if answer.status == 200 else answer.message

@@ -41,7 +41,8 @@ class Staleness:
     def of_lines(self, lines: Sequence[Line]) -> list[TopicNotice]:
         """Update the state of the feed in its health; return notices about changes since last time.
 
-        They concern the feed as a whole, and the products of lost connections.
+        They concern the feed as a whole, and the products of slots that are down on all
+        lines.
         """
         wanted = {slot for line in lines for slot in line.plan.slots()}
         live = {slot for line in lines for slot in line.live()} & wanted

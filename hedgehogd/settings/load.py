@@ -1,8 +1,8 @@
 """Load the configuration from flags, environment, file and defaults.
 
-Flags win over environment, environment over file, file over defaults. An unknown key, an
-unknown ``HEDGEHOGD_*`` variable or a bad value is an error that names the key, the value
-found, the values expected and the nearest valid name.
+Flags win over environment, environment over file, file over defaults. An unknown key or
+``HEDGEHOGD_*`` variable is an error that names it and, if one is similar, the nearest valid name.
+A bad value is an error that names the key, the value found and the values expected.
 """
 
 import tomllib

@@ -54,7 +54,10 @@ def read_network_list(value: Any) -> tuple[str, ...]:
 
 
 def read_address(text: str) -> tuple[str, int]:
-    """Read ``ADDRESS:PORT``; an IPv6 address has brackets, which are not returned."""
+    """Read ``ADDRESS:PORT``; an IPv6 address has brackets, which are not returned.
+
+    The port is from 1 to 65535. Whether the address exists or is a name is not checked.
+    """
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

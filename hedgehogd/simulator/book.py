@@ -133,7 +133,7 @@ class Ladder:
             yield tick, self._levels[tick].units
 
     def resting(self) -> Iterator[Order]:
-        """Iterate over all orders in matching order: best price first, then oldest first."""
+        """Iterate over the side's orders in matching order: best price first, then oldest first."""
         for key in reversed(self._keys):
             yield from self._levels[key * self._sign].orders.values()
 

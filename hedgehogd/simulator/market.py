@@ -261,7 +261,8 @@ class Market:
     def hold_auction(self, product_id: str, seconds: float) -> None:
         """Send an ``auction`` of ``product_id`` on ``auctionfeed`` each second for ``seconds``.
 
-        The auction affects only that channel and REST's ``auction_mode``: trading goes on.
+        The auction affects only that channel and REST's ``auction_mode``: trading goes on. A later
+        call replaces the end. KeyError if the product is not listed.
         """
         self._feeds[product_id].auction_until_ns = self.now_ns + int(seconds * NS_PER_S)
 

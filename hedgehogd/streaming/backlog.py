@@ -63,8 +63,9 @@ class Backlog:
     """Bytes that wait for one socket.
 
     Attributes:
-        bytes: size of the waiting data.
-        control_bytes: size of the waiting control bytes.
+        bytes: size of the waiting data, without control bytes.
+        control_bytes: size of the waiting control bytes; after ``drop`` also of the piece in
+            flight.
     """
 
     __slots__ = (

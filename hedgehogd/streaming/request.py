@@ -124,7 +124,10 @@ def asks_for_websocket(headers: dict[bytes, bytes]) -> bool:
 
 
 def plane_of(request: h11.Request) -> Plane:
-    """Return the plane that answers ``request``; an upgrade on any path belongs to streaming."""
+    """Return the plane that answers ``request``.
+
+    Streaming: a WebSocket handshake on any path, and GET or HEAD of a stream's path.
+    """
     path, _ = split_target(request)
     if asks_for_websocket(headers_of(request)):
         return Plane.STREAMING

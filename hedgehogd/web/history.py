@@ -176,10 +176,10 @@ def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
 
 
 def _moment(args: Mapping[str, str], name: str, now_us: int) -> int | None:
-    """Return a time or an age of the query as µs since the epoch; None when it is absent.
+    """Return a time or an age of the query as µs since the epoch; None if absent or empty.
 
     Raises:
-        SubscriberError: 400; the text is neither.
+        SubscriberError: 400; the text is neither, or a time before 1970.
     """
     text = args.get(name, "")
     try:

@@ -10,7 +10,7 @@ from hedgehogd.fanout.pipe import Pipe
 
 
 class OwnBooks:
-    """Answer ``/products/<id>/book`` from the level-3 books, which follow the channel ``full``.
+    """Answer ``/products/<id>/book`` from the level-3 books, which follow ``full`` or ``level3``.
 
     Args:
         pipe: the instance's parts.

@@ -46,7 +46,8 @@ def add_parameters(app: QuartTrio) -> None:
 def query() -> dict[str, str]:
     """Return the values of this request's query by name, inside a route only.
 
-    Each name is one that the document has for the route; the values are not validated.
+    Each name is one that the document has for the route, once: other queries were refused before
+    the route ran. The values are not validated.
     """
     values: dict[str, str] = g.query
     return values

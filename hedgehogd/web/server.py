@@ -1,4 +1,4 @@
-"""Hypercorn as a function that serves one connection: the door passes it all but streams."""
+"""Hypercorn as a function that serves one connection: one that the door admits to REST."""
 
 import re
 from collections.abc import Awaitable, Callable

@@ -332,7 +332,7 @@ class Arbiter:
         return is_filled
 
     def _declare_when_due(self, state: ProductState, now: float, received: Received) -> None:
-        """Declare the open gap, if any, when it is due or no other connection is left."""
+        """Declare the open gap, if any, when it is due or fewer than two connections exist."""
         if state.queued and (now >= state.declare_at or len(self._sources) < 2):
             self._declare(state, now, received)
 
@@ -363,7 +363,7 @@ class Arbiter:
         return number is not None and gap.first <= number <= gap.last
 
     def _declare(self, state: ProductState, now: float, received: Received) -> None:
-        """Report the open gap, then judge the messages queued after it."""
+        """Report the part of the open gap that is still missing; judge the messages after it."""
         open_gap = state.open_gap
         if open_gap is not None:
             channel, gap = open_gap

@@ -44,9 +44,10 @@ class Heartbeats:
     def receive(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver a heartbeat of the primary connection, or keep it until its sequence arrives.
+        """Deliver a heartbeat of the primary connection; keep it while ``full`` lags it.
 
-        Gaps and restarts of the exchange's numbers that it proves are reported before.
+        Without ``full`` on the connection it is delivered at once. Restarts that it confirms, and
+        gaps up to the numbers that an earlier heartbeat stated, are reported before.
         """
         head = arrival.head
         for channel, numbers in state.numbers.items():

@@ -128,7 +128,7 @@ def _carries(source: Source, product_id: str) -> bool:
 
 
 def _ask_snapshot(state: ProductState, received: Received) -> None:
-    """Request a snapshot of each book that the primary holds; of none without a primary."""
+    """Request each book that the primary holds; none without a primary or its held topics."""
     leader = state.leader
     if leader is not None and leader.held is not None:
         topics = (Topic(channel, state.product_id) for channel in sorted(_BOOKS))

@@ -142,7 +142,7 @@ class Books:
             self._held.pop(product_id, None)
 
     def begin_both(self, snapshot: Message) -> None:
-        """Make a snapshot of ``level2`` one of ``level2_batch`` too: set its second topic."""
+        """Make a snapshot of ``level2`` one of ``level2_batch`` too, unless it has two topics."""
         if snapshot.also is None:
             snapshot.also = intern_topic(_BATCH, snapshot.topic.product_id)
 
@@ -255,7 +255,7 @@ class Books:
         return self._without(message, bare) if bare else [message]
 
     def _watch_crossing(self, product_id: str, held: HeldBook) -> None:
-        """Request a new snapshot when an update has crossed the book outside of an auction.
+        """Call ``_resync`` when an update has crossed the book outside of an auction.
 
         Books of continuous trading are never crossed (COINBASE §6.6); orders of an auction cross
         until it ends. When the snapshot itself is crossed, the exchange means it.

@@ -220,7 +220,7 @@ class Snapshots:
                 self._asked.set()
 
     async def run(self) -> None:
-        """Make snapshots for waiting subscribers, and drop old snapshots; never return."""
+        """Make snapshots, join waiting subscribers with them, drop old ones; never return."""
         while True:
             oldest = next(iter(self._recent.values()), None)
             with trio.move_on_at(math.inf if oldest is None else oldest.too_old_at) as in_time:

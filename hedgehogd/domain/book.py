@@ -75,7 +75,8 @@ class _Ladder:
     def add(self, rows: Sequence[Any]) -> int:
         """Add a snapshot's rows to ``levels``, not to ``keys``; return the count of malformed rows.
 
-        A malformed row is skipped, and so is a row with a size of zero, which is not counted.
+        A malformed row is skipped, and so is a row with a size of zero, which is not counted. Of
+        several rows of one price the last one wins.
         """
         levels, sign = self.levels, self.sign
         skipped = 0

@@ -78,7 +78,7 @@ def read_start(text: str, now_us: int) -> Start:
     The messages after that sequence are delivered, or those received at that time or later.
 
     Raises:
-        BadPosition: ``text`` has none of these forms.
+        BadPosition: ``text`` has none of these forms, or is a time before 1970.
     """
     number = read_number(text)
     if number is not None:

@@ -31,7 +31,7 @@ class Secrets:
     """Values that must not be shown.
 
     Args:
-        values: the secrets; the forms in which a peer may repeat them are derived. Values
+        values: the secrets; percent-encoded and Python-quoted forms are hidden too. Values
             shorter than ``SECRET_CHARACTERS_MIN`` are ignored.
     """
 

@@ -250,7 +250,8 @@ class Tape:
     def position(self, topics: Iterable[Topic], at: int) -> dict[Topic, int]:
         """Return the last sequence of each of ``topics`` at or before offset ``at``.
 
-        A topic without a numbered message by then is left out, and so is a topic of which the
+        Before a topic's first message its sequence is the one that ``precede`` recorded. Without
+        one the topic is left out, and so is a topic of which the
         sequence at ``at`` has left the tape and is unknown: a position never states more than was
         delivered. Cost: a search for each topic that has moved since.
         """

@@ -1,4 +1,4 @@
-"""The broker: publish the deliveries of the inbox to the tape and the hub, one after the other.
+"""The broker: publish the deliveries of the inbox to the tape and the hub, in order.
 
 The broker is the only task that publishes. It ends when the last producer has closed the inbox. An
 error in it ends the process: an instance that no longer publishes must not look healthy.
@@ -111,7 +111,10 @@ class Broker:
             await self._publish(to_publish)
 
     async def _publish(self, messages: list[Message]) -> None:
-        """Append ``messages`` to the tape and to all state in one turn, then write them.
+        """Append ``messages`` to the tape and update the state in one turn, then write them.
+
+        State is the last values, the notices in force and the level-3 books; the caller has updated
+        the level-2 books in the same turn.
 
         They get their ``received_us`` here: one time for all.
         """

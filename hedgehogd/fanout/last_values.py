@@ -36,7 +36,7 @@ class LastValues:
         self._by_topic.pop(topic, None)
 
     def ticker(self, product_id: str) -> Message | None:
-        """Return the newest ticker of a product; None before the first."""
+        """Return the newest ticker of a product; None if none is kept."""
         return self._by_topic.get(Topic("ticker", product_id))
 
     def greeting(self, topic: Topic) -> Message | None:

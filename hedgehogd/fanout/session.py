@@ -297,7 +297,8 @@ class Session:
     ) -> None:
         """Make ``topics`` the topics of this session, and send the state of the ``asked`` ones.
 
-        New topics begin as ``command`` states: with a replay, with a position, or live. A closed
+        New topics begin as ``command`` states: with a replay, with a position, or live; without a
+        replay, books wait for a snapshot. Topics that catch up are sent no state now. A closed
         session changes nothing.
         """
         added, gone = topics - self._topics, self._topics - topics

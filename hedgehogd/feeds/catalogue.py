@@ -82,7 +82,7 @@ async def keep_catalogue(
 
 
 def keep_products(answer: Answer) -> float:  # noqa: ARG001
-    """Return ``PRODUCTS_KEEP_S``: a list of products may be cached so long, whatever it has."""
+    """Return ``PRODUCTS_KEEP_S``: a list of products may be cached so long, even an empty one."""
     return PRODUCTS_KEEP_S
 
 

@@ -190,14 +190,17 @@ class Tidier:
 
 
 class _Room:
-    """The remaining characters of one line."""
+    """Makes the keys and values of one line fit into its remaining characters."""
 
     def __init__(self, tidy: Callable[[str], str], characters: int) -> None:
         self._tidy = tidy
         self._characters = characters
 
     def text(self, text: str, *, at_least: int = 0) -> str:
-        """Return ``text`` without secrets, truncated; subtract its length from the line's rest.
+        """Return ``text`` tidied and truncated; subtract the characters kept from the line's rest.
+
+        Secrets are hidden and, unless the output is JSON, control characters escaped. The note
+        that it was truncated is not counted.
 
         It is truncated to the limit of a value and to the remaining characters, but never to
         fewer than ``at_least``.

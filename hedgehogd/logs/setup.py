@@ -4,7 +4,7 @@ Every line of any module or library passes three steps: ``LineBudget`` limits th
 of one kind, ``Tracebacks`` writes a traceback once per code location, and ``Tidier`` hides
 secrets and limits length and content.
 
-If stderr goes to systemd's journal, each line begins with its level, such as ``<3>``, so that
+If stderr goes to systemd's journal, each JSON line begins with its level, such as ``<3>``, so that
 ``journalctl -p err`` works.
 """
 
@@ -34,6 +34,8 @@ def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventD
 
 def set_level(level: str) -> None:
     """Write only log lines of ``level`` and above from now on; the name may have any case.
+
+    Four libraries (see ``configure_logs``) write warnings and above at every level.
 
     Raises:
         ValueError: there is no such level.

@@ -5,7 +5,9 @@ set of subscriptions. The simulated exchange parses its clients' messages with t
 so that both ends use one grammar.
 
 Rules (docs/COINBASE.md §3.1): a channel is a string or an object; its products are those of the
-root and its own together; extra keys, repeated ids and keys for signing, empty or not, are
+root and its own together; the keys ``policy``, ``since`` and
+``strict`` of a channel object are hedgehogd's own; further keys, repeated ids and keys for signing,
+empty or not, are
 ignored.
 """
 

@@ -79,7 +79,7 @@ class FrameScanner:
     * Control frames are returned as bytes, complete frames only.
 
     For RSV bits, masks, unknown opcodes, invalid fragmentation, lengths not in their shortest form,
-    invalid UTF-8 and messages over ``message_bytes_max``, ``receive`` raises an error.
+    invalid UTF-8 and messages over ``message_bytes_max``, ``receive`` raises FrameError.
     """
 
     def __init__(self, message_bytes_max: int) -> None:

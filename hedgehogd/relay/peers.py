@@ -71,7 +71,8 @@ class Peers:
     def numbers(self) -> list[int]:
         """Return the numbers of the peer instances that have a socket file, ascending.
 
-        An instance with a socket file may have ended. Empty if the directory cannot be read.
+        An instance with a socket file may have ended. Empty if the directory cannot be read. Only
+        the lowest ``INSTANCES_MAX`` numbers, this instance's included, are considered.
         """
         with suppress(OSError):
             return [number for number in numbers_in(self._directory) if number != self.number]
@@ -119,8 +120,10 @@ class Peers:
         before its end leaves open generators.
 
         Raises:
-            PeerGone: the instance cannot be reached, answers with another status than 200, or
-                ends the connection before the response; also from the iterator.
+            PeerGone: the instance cannot be reached; its status is not 200 (from the iterator);
+                or the connection ends before the response does. The iterator raises the latter
+                as an error of h11, trio or the system; leaving the context converts it, and an
+                OSError of the caller's own code in the context too.
         """
         try:
             async with await trio.open_unix_socket(socket_path(self._directory, number)) as stream:
@@ -147,7 +150,8 @@ class Peers:
 async def _lines(stream: trio.abc.Stream, http: h11.Connection) -> AsyncGenerator[bytes]:
     """Yield the text lines of the response body until it ends; an unfinished last one is lost.
 
-    Raises PeerGone for a status other than 200, and h11.RemoteProtocolError for an early end.
+    Raises PeerGone for a status other than 200, h11.RemoteProtocolError for an early end, and
+    trio.BrokenResourceError for a broken connection.
     """
     rest = b""
     while True:

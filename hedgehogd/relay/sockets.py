@@ -40,8 +40,8 @@ def numbers_in(directory: Path) -> list[int]:
 def own_socket(directory: Path, number: int) -> Iterator[socket.socket]:
     """Yield the socket of instance ``number``, listening and non-blocking; close it at the end.
 
-    A socket file of an instance that has ended is replaced. The end of the context also removes
-    the file, unless another one has replaced it.
+    Entering blocks for up to ``_DIAL_S``: the file of an ended instance is replaced. The end
+    removes the file, unless another one has replaced it.
 
     Raises:
         OperatorError: an instance of this number runs already, or the socket cannot be made.

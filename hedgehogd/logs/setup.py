@@ -23,6 +23,7 @@ from hedgehogd.logs.bounds import LineBudget, Tidier, Tracebacks, raised
 _SYSLOG_LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
+_CHATTY = ("httpx", "httpcore", "trio-websocket", "quart.serving")
 _render_json = structlog.processors.JSONRenderer()
 
 
@@ -35,12 +36,15 @@ def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventD
 def set_level(level: str) -> None:
     """Write only log lines of ``level`` and above from now on; the name may have any case.
 
-    Four libraries (see ``configure_logs``) write warnings and above at every level.
+    Libraries with a line per request (``_CHATTY``) write no line below a warning.
 
     Raises:
         ValueError: there is no such level.
     """
-    logging.getLogger().setLevel(level.upper())
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 
 class _Lines:
@@ -180,8 +184,6 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
-    for chatty in ("httpx", "httpcore", "trio-websocket", "quart.serving"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.clear_contextvars()
     if instance is not None:
         structlog.contextvars.bind_contextvars(instance=instance)

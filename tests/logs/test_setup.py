@@ -93,6 +93,9 @@ def test_libraries_with_a_line_per_request_log_warnings_only(written, name):
     logging.getLogger(name).warning("trouble")
 
     assert len(lines()) == 1
+    logs.set_level("error")
+    logging.getLogger(name).warning("more trouble")
+    assert len(lines()) == 1
 
 
 def test_lines_below_the_level_are_not_written(written):

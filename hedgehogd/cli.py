@@ -6,6 +6,7 @@ Only the module of this command is imported, so that ``hedgehogd --version`` or 
 starts without trio, Quart and structlog (tests/house/test_imports.py).
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -19,11 +20,20 @@ from hedgehogd.domain.errors import (
 )
 
 EXIT_INTERRUPTED = 130
+_STDOUT = 1
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``argv``, by default the arguments of this process, and exit with its status."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    try:
+        try:
+            status = run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of stdout, such as ``head``, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # Python flushes again at its end
+        status = 0
+    sys.exit(status)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -33,6 +43,7 @@ def run(argv: Sequence[str]) -> int:
 
     Raises:
         SystemExit: the parser has printed a help text, the version or an error.
+        BrokenPipeError: the reader of stdout has closed it.
     """
     command, rest = "serve", list(argv)
     if rest and not rest[0].startswith("-"):
@@ -98,12 +109,12 @@ def _run_of(command: str) -> Callable[[Sequence[str]], int]:
 def _status_of(error: BaseException) -> int:
     """Return the exit status of an error; print an operator's error, log a bug.
 
-    The first error of an exception group decides. SystemExit is raised again.
+    The first error of an exception group decides. SystemExit and BrokenPipeError are raised again.
     """
     first = error
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    if isinstance(first, SystemExit):
+    if isinstance(first, SystemExit | BrokenPipeError):
         raise first
     if isinstance(first, OperatorError):
         print(f"hedgehogd: {first}", file=sys.stderr)

@@ -304,6 +304,19 @@ def test_an_encrypted_feed_is_dialled_when_its_certificate_is_known(
     assert (b"GET /products HTTP/1.1" in first_lines) is trusted
 
 
+@pytest.mark.parametrize("arguments", [["config"], ["--help"], ["haproxy-config"]])
+def test_a_reader_of_stdout_that_has_read_enough_is_no_error(command, arguments):
+    """``hedgehogd config | head -3`` must print no traceback."""
+    process = subprocess.Popen(
+        [*command, *arguments], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+
+    assert process.stderr.read() == b""
+    assert process.wait(PATIENCE_S) == 0
+    process.stderr.close()
+
+
 def test_a_port_in_use_is_78(start, run):
     """systemd does not restart it: an operator must choose a port."""
     port = free_port()

@@ -40,7 +40,7 @@ from hedgehogd.simulator import Simulation, serve_exchange
 from hedgehogd.web.exchange import Companion
 from hedgehogd.web.own_books import OwnBooks
 
-log = structlog.get_logger("intake")
+log = structlog.get_logger("upstream")
 
 _NAMED_FEEDS = {
     "coinbase": (COINBASE_URL, COINBASE_REST_URL),

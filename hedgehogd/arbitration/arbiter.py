@@ -173,7 +173,10 @@ class Arbiter:
         return len({source.line for source in self._sources}) > 1
 
     def _judge(self, state: ProductState, arrival: Arrival, now: float, received: Received) -> None:
-        """Apply the rule of the message's channel; an open gap does not delay the message."""
+        """Apply the rule of the channel: deliver, drop, or queue a message that reveals a gap.
+
+        A gap that is open already does not delay it.
+        """
         head, topic = arrival.head, arrival.message.topic
         channel = topic.channel
         if channel not in _NUMBERED:
@@ -199,7 +202,10 @@ class Arbiter:
     def _follow(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver state if ``primary`` allows it; ``heartbeats`` may keep a heartbeat back."""
+        """Deliver a message that has no number to be judged by, if ``primary`` allows it.
+
+        ``heartbeats`` may keep a heartbeat back.
+        """
         if not self._primary.delivers(state, arrival, now, received):
             return
         if arrival.head.type == "heartbeat":
@@ -317,7 +323,11 @@ class Arbiter:
     def _queue_or_fill(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> bool:
-        """Queue a message, or deliver a missing one; return True if the gap is then filled."""
+        """Queue a message, or judge a missing one; return True if the gap is then over.
+
+        It is over with its last number; numbers skipped before that are reported as a gap of their
+        own. The queued messages that its connection brought before a missing one are judged first.
+        """
         gap = state.open_gap
         if gap is None or not self._is_missing(gap, arrival):
             state.queued.append(arrival)

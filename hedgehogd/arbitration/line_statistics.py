@@ -28,8 +28,9 @@ class Race:
     """Wins and leads of each line.
 
     Attributes:
-        wins: numbers that each line delivered first.
-        saved: gaps of the other line that each line filled; counted by ``arbiter``.
+        wins: numbers that each line delivered first while both lines were connected.
+        saved: gaps that each line filled before they were declared; while a product moves, also
+            gaps between two connections of one line. Counted by ``arbiter``.
     """
 
     def __init__(self) -> None:

@@ -105,7 +105,8 @@ class Plan:
     def arrived(self, slot: int, product_id: str, now: float) -> None:
         """Record that a message of the product arrived on the connection at ``slot``.
 
-        Only the first one at the product's newest placement has an effect.
+        Only the first one since the connection began, at the product's newest placement, has an
+        effect: ``HANDOVER_S`` begins, and the product leaves ``silent``.
         """
         holdings = self._holdings.get(product_id, [])
         if holdings and holdings[-1].slot == slot and holdings[-1].arrived_at is None:

@@ -143,7 +143,7 @@ class UpstreamSession:
         source.products &= {topic.product_id for topic in source.held or ()} | {""}
 
     def forget(self, topic: Topic) -> None:
-        """Forget ``topic``: its numbers are not compared with later ones."""
+        """Forget ``topic``: its numbers and open gap; drop its queued messages."""
         state = self.products.get(topic.product_id)
         if state is not None:
             state.forget(topic.channel)

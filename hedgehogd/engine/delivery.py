@@ -13,7 +13,7 @@ class FetchedOrders(NamedTuple):
 
     Attributes:
         product_id: the product.
-        bids: rows ``[price, size, order_id]``, best first.
+        bids: rows ``[price, size, order_id]``, best first; a row may be unreadable.
         asks: rows of the same form, best first.
         sequence: the sequence of the last event in it.
     """

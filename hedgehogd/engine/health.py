@@ -34,7 +34,7 @@ class LineHealth(NamedTuple):
             when it is not connected.
         wins: numbers that it delivered before the other line.
         lead_s: median lead over the other line, in seconds; None before the first lead.
-        gaps_saved: gaps of the other line that it filled.
+        gaps_saved: gaps that it filled: see ``Race.saved``.
     """
 
     number: int

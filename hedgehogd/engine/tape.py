@@ -189,7 +189,8 @@ class Tape:
     def precede(self, topic: Topic, sequence: int) -> None:
         """Record the last known sequence of ``topic`` before its first message on this tape.
 
-        The highest of several calls counts. Nothing changes after the topic's first message: then
+        The highest of several calls counts; once ``TOPICS_MAX`` topics are recorded, no call does.
+        Nothing changes after the topic's first message: then
         the tape knows the positions itself.
         """
         if topic not in self._last and len(self._before) < TOPICS_MAX:
@@ -250,10 +251,10 @@ class Tape:
     def position(self, topics: Iterable[Topic], at: int) -> dict[Topic, int]:
         """Return the last sequence of each of ``topics`` at or before offset ``at``.
 
-        Before a topic's first message its sequence is the one that ``precede`` recorded. Without
-        one the topic is left out, and so is a topic of which the
-        sequence at ``at`` has left the tape and is unknown: a position never states more than was
-        delivered. Cost: a search for each topic that has moved since.
+        Before a topic's first message its sequence is the one that ``precede`` recorded. The topic
+        is left out without one, if it was forgotten after ``at``, and if its sequence at ``at`` has
+        left the tape and is unknown: a position never states more than was delivered. Cost: a
+        search for each topic that has moved since.
         """
         topics = frozenset(topics)
         wanted = {topic for topic in topics if topic in self._last}

@@ -163,10 +163,11 @@ class Broker:
                     await trio.lowlevel.checkpoint()
 
     def _note(self, notice: TopicNotice) -> None:
-        """Record ``notice`` about topics that the feed holds, and end the books that it concerns.
+        """Record ``notice`` for those of its topics that the feed holds; no effect for the rest.
 
         It has no effect for topics that the feed does not hold.
-        A book that may have missed a change is not served: later messages start it again.
+        ``STALE`` of products ends all their books, ``GAP`` the level-3 book that follows the topic;
+        no other kind ends a book. Later messages start an ended book again.
         """
         pipe, audience = self._pipe, notice.audience
         if isinstance(audience, Topic):

@@ -23,7 +23,7 @@ class StreamCounts:
         drops: messages that a subscriber did not receive, by reason; each was reported to the
             subscriber, or its stream closed.
         forwards: requests about streams of other instances, by result.
-        accept_pauses: how often accepting paused because file descriptors ran out.
+        accept_pauses: how often accepting paused because file descriptors or memory ran out.
         visitors: connections open now that are not streams.
     """
 

@@ -33,7 +33,7 @@ class Member:
 
     Attributes:
         served_to: the tape offset up to which messages were written to this member.
-        cohort: the cohort that it belongs to, or None while it has no topics.
+        cohort: the cohort that it belongs to, or None while none of its topics is live.
     """
 
     __slots__ = ("cohort", "served_to")

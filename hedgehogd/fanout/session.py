@@ -253,7 +253,7 @@ class Session:
         return not self._topics.isdisjoint(topics)
 
     def notify(self, payload: bytes) -> None:
-        """Send a notice, where the stream has notices."""
+        """Send a notice, where the stream has notices; without effect after ``close``."""
         if self.form.has_notices and not self.is_closed:
             self._member.tell(payload)
 

@@ -2,7 +2,8 @@
 
 Peers cause log lines: an exchange sends garbage, a client triggers a bug. ``LineBudget`` limits
 the number of lines of each kind, ``Tidier`` their length and content. Omitted lines are counted:
-the next line of the same kind states their number.
+the next line of the same kind states their number, unless ``setup.report_left_out`` has reported it
+before. ``Tracebacks`` writes a traceback once per code location.
 """
 
 import re

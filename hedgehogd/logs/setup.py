@@ -4,8 +4,8 @@ Every line of any module or library passes three steps: ``LineBudget`` limits th
 of one kind, ``Tracebacks`` writes a traceback once per code location, and ``Tidier`` hides
 secrets and limits length and content.
 
-If stderr goes to systemd's journal, each JSON line begins with its level, such as ``<3>``, so that
-``journalctl -p err`` works.
+If systemd has set ``JOURNAL_STREAM``, as for output to the journal, each JSON line begins with its
+level, such as ``<3>``, so that ``journalctl -p err`` works.
 """
 
 import logging

@@ -5,7 +5,8 @@ event of one message. Three rules determine the order and the memory:
 
 * A piece that has begun, the piece in flight, is finished before any other byte is sent.
 * Control bytes (pongs, acknowledgements, notices) are sent before waiting data, between pieces.
-* The members of a cohort share the bytes of a waiting message: each holds a reference, no copy.
+* The members of a cohort share the bytes of a waiting message: each holds a reference. Copies are
+  made only of the rest of a conflated chunk, and of the piece in flight at the end.
 
 The subscriber's account of the instance's budget is charged for all bytes held here, from ``put``
 until the last byte is sent or dropped.

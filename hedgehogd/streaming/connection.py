@@ -195,9 +195,10 @@ class Reader:
         await self._read(sock, early)
 
     async def _read(self, sock: trio.socket.SocketType, data: bytes) -> None:
-        """Read until the peer closes the connection.
+        """Read frames and answer commands until the peer closes or the connection breaks.
 
-        After a cancellation it can be called again: no received bytes are lost.
+        ``data`` are bytes received before. After a cancellation call ``_carry_out`` for the
+        commands still waiting, then this again, with empty ``data``: no received bytes are lost.
         """
         if data:
             self._on_bytes(data)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 BANNED = {
-    "a noun is missing": r"\b(?:who|whom|whoever|whose|what|whatever|nobody|somebody|everybody)\b"
+    "a noun is missing": r"\b(?:who|whom|whoever|what|whatever|nobody|somebody|everybody)\b"
     r"|\bothers\b",
     "sent, delivered, reported, released, read": r"\b(?:told|tells|given|heard|said|met|let go|"
     r"lets go|taken)\b",

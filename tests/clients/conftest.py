@@ -9,7 +9,7 @@ RATE = 8.0
 SEED = 20
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # later tests must not share the machine with a busy market
 def relayed(tmp_path_factory):
     """Run a daemon and a busy exchange; no client may cause a traceback in either."""
     with relay(tmp_path_factory.mktemp("relay"), rate=RATE, seed=SEED) as running:

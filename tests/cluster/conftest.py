@@ -12,7 +12,7 @@ FLAGS = ("--pairs", "BTC-USD", "--drain-notice-s", "3.5", "--drain-spread-s", "0
     "--backlog-age-max-s", "2")  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory):
     with machine(tmp_path_factory.mktemp("cluster"), 3, *FLAGS) as cluster:
         yield cluster
@@ -25,7 +25,7 @@ def cluster(running):
     running.restore()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def certificate(tmp_path_factory) -> Path:
     """Return a PEM file of a self-signed certificate and its key."""
     folder = tmp_path_factory.mktemp("tls")

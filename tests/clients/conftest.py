@@ -5,7 +5,7 @@ import pytest
 from tests.clients import environments
 from tests.clients.harness import command_of, relay
 
-RATE = 8.0
+RATE = 5.0  # a client in Python keeps up with it on a busy machine
 SEED = 20
 
 

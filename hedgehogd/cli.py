@@ -7,6 +7,7 @@ starts without trio, Quart and structlog (tests/house/test_imports.py).
 """
 
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -106,15 +107,25 @@ def _run_of(command: str) -> Callable[[Sequence[str]], int]:
     raise OperatorError(f"there is no command {hide_in_url(command)!r}{hint}", EXIT_USAGE)
 
 
+def _is_without_reader(descriptor: int) -> bool:
+    """Say whether ``descriptor`` is the writing end of a pipe without a reader."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors alone, which are always reported
+    return bool(poll.poll(0))
+
+
 def _status_of(error: BaseException) -> int:
     """Return the exit status of an error; print an operator's error, log a bug.
 
-    The first error of an exception group decides. SystemExit and BrokenPipeError are raised again.
+    The first error of an exception group decides. SystemExit is raised again, and so is
+    BrokenPipeError if it is the error of stdout; of any other pipe it is a bug.
     """
     first = error
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    if isinstance(first, SystemExit | BrokenPipeError):
+    if isinstance(first, SystemExit):
+        raise first
+    if isinstance(first, BrokenPipeError) and _is_without_reader(_STDOUT):
         raise first
     if isinstance(first, OperatorError):
         print(f"hedgehogd: {first}", file=sys.stderr)

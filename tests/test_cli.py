@@ -73,7 +73,10 @@ def test_each_end_has_its_status_and_no_traceback(serve, run_command, error, sta
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("oops"), FeedError("lost, not for good")])
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("oops"), FeedError("lost, not for good"), BrokenPipeError("not stdout's")],
+)
 @pytest.mark.parametrize("configured", [True, False])
 def test_a_bug_is_70_and_goes_to_the_log(serve, run_command, monkeypatch, error, configured):
     """Every unforeseen error; on stderr too before logs are configured."""

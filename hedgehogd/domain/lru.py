@@ -1,7 +1,6 @@
 """A cache bounded in entries and in weight; the least recently used entries are evicted.
 
-All caches use this class. They differ in the unit of the weight and in the work that an eviction
-causes, so ``put`` returns the evicted entries, and the owner of the cache releases them.
+The owner of a cache chooses the unit of the weight.
 """
 
 from collections import OrderedDict
@@ -47,23 +46,16 @@ class Lru(Generic[Key, Value]):
         self._entries.move_to_end(key)
         return entry[0]
 
-    def put(self, key: Key, value: Value, weight: int = 0) -> list[tuple[Key, Value]]:
-        """Add or replace an entry of this ``weight``; it becomes the most recently used one.
-
-        Returns:
-            The evicted entries, least recently used first; a replaced value is not among them.
-        """
+    def put(self, key: Key, value: Value, weight: int = 0) -> None:
+        """Add or replace an entry of this ``weight``; it becomes the most recently used one."""
         self.pop(key)
         self._entries[key] = (value, weight)
         self.weight += weight
-        evicted: list[tuple[Key, Value]] = []
         while len(self._entries) > 1 and (
             len(self._entries) > self._entries_max or self.weight > self._weight_max
         ):
-            oldest, (old_value, old_weight) = self._entries.popitem(last=False)
-            self.weight -= old_weight
-            evicted.append((oldest, old_value))
-        return evicted
+            _, (_, evicted_weight) = self._entries.popitem(last=False)
+            self.weight -= evicted_weight
 
     def pop(self, key: Key) -> Value | None:
         """Remove the entry of ``key`` and return its value; None if there is no such entry."""
@@ -81,6 +73,6 @@ class Lru(Generic[Key, Value]):
         return ((key, value) for key, (value, _) in self._entries.items())
 
     def clear(self) -> None:
-        """Remove all entries without returning them."""
+        """Remove all entries."""
         self._entries.clear()
         self.weight = 0

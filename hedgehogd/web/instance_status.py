@@ -18,7 +18,7 @@ class Health(msgspec.Struct):
         ready: whether new streams may be sent to it.
         role: ``writer`` records history, ``reader`` reads the history that another instance
             records, ``none`` has no history.
-        feed_age_s: seconds since the feed last received bytes; None before the first.
+        feed_age_s: seconds since the feed last received a message; None before the first.
         loop_lag_s: latest measured delay of the event loop, in seconds.
         history_age_s: seconds since the time up to which the writer has recorded history; None
             when it does not write, or has written nothing so far.
@@ -44,8 +44,8 @@ class Row(msgspec.Struct):
         reason: the reason of ``state`` and ``ready``, for people.
         version: its version of hedgehogd; None when it does not answer.
         subscribers: its number of open streams; None when it does not answer.
-        feed_age_s: seconds since its feed last received bytes; None when it has received none or
-            does not answer.
+        feed_age_s: seconds since its feed last received a message; None when it has received
+            none or does not answer.
     """
 
     instance: int

@@ -137,8 +137,9 @@ WRITES_PER_TURN_MAX = 256
 # Messages encoded for cohorts in one turn: with a resume position, and stored in the backlog of a
 # subscriber that does not read, each costs as much as ten writes.
 FORMED_PER_TURN_MAX = 25
-# Seconds that a thread that reads or writes history runs before the loop's thread runs again.
-THREAD_TURN_S = 0.0005
+# Seconds that a thread that reads or writes history runs before the loop's thread runs again. The
+# loop may wait for it once in each of the some 40 turns of a control request.
+THREAD_TURN_S = 0.0001
 # Bytes of the tape, the recent messages in memory: two minutes of the busiest second recorded.
 TAPE_BYTES_MAX = 64 * 1024 * 1024
 # Topics remembered at once: interned, watched for gaps, with a position after their messages have

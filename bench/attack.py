@@ -3,7 +3,8 @@
 For each attack of ``attacks.ATTACKS`` and each route, in one round: honest clients alone, then
 the same beside 1,500 sockets of the attack, fewer where each does more. Attackers connect from
 127.0.0.2, honest clients from 127.0.0.3, 30 a second: a quarter each reads a ticker, reads
-history, sends a command with a body, and opens a WebSocket. The routes: ``direct``; ``no
+history, sends a command with a body, and opens a WebSocket. The simulated exchange is a process
+on the clients' core, as in the field it is another machine. The routes: ``direct``; ``no
 limits``, which is direct without limits per address, so that only the door's places protect;
 and ``HAProxy``, with 1,500 connections in all, as many as the attack has. The daemon's memory is
 shown before the attack, at its highest, and 12 s after it.
@@ -56,17 +57,23 @@ ROUTES = ("direct", "no limits", "HAProxy")
 
 @contextmanager
 def daemon(*flags: str, holds_all: bool = False) -> Iterator[tuple[Child, int]]:
-    """Run hedgehogd on its demo market, with some history; yield it and its port.
+    """Run hedgehogd on a simulated exchange, with some history; yield it and its port.
 
-    With ``holds_all`` it holds all topics of the attack from the start: the demo market runs in
-    the same process, and its work for held topics must not count as the attack's.
+    With ``holds_all`` it holds all topics of the attack from the start: its work for these topics
+    must not count as the attack's.
     """
-    held = ["--demo-rate", "10", "--pairs", "BTC-USD"]
+    rate, held = "10", ["--pairs", "BTC-USD"]
     if holds_all:
-        held = ["--demo-rate", "1", "--pairs", ",".join(PAIRS), "--channels", ",".join(CHANNELS)]
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="hedgehogd-attack-") as folder:
-        command = [*servers.daemon_command, "--feed", "demo", "--demo-seed", "7"]
+        rate, held = "1", ["--pairs", ",".join(PAIRS), "--channels", ",".join(CHANNELS)]
+    exchange_port, port = free_port(), free_port()
+    exchange = [*servers.daemon_command, "simulate", "--port", str(exchange_port)]
+    exchange += ["--seed", "7", "--rate", rate]
+    with (
+        tempfile.TemporaryDirectory(prefix="hedgehogd-attack-") as folder,
+        Child(f"exchange-{exchange_port}", exchange, core=LOAD_CORE, silent=True) as market,
+    ):
+        servers.wait_listening(market, exchange_port)
+        command = [*servers.daemon_command, "--feed", f"ws://127.0.0.1:{exchange_port}/ws-feed"]
         command += [*held, "--history", folder]
         command += ["--port", str(port), *flags]
         with Child(f"hedgehogd-{port}", command, core=SERVER_CORE, silent=True) as server:

@@ -1,40 +1,47 @@
 """Decide, product by product, which message of which connection is delivered.
 
 A product may arrive on several connections at once: on two lines, or on an old and a new
-connection of one line while the product moves (``placement``). Each channel has its own rule:
+connection of one line while the product moves (``placement``). A message is *judged* by the rule of
+its channel:
 
-* ``matches`` by trade id, ``full`` and ``level3`` by sequence: the next number is delivered,
-  whichever connection brings it. A message that reveals a gap is queued while another connection
-  may still fill the gap, and so is every later message of the product, heartbeats included.
-  After ``gap_patience_s`` the gap is declared.
-* ``ticker``: a number above the highest one delivered is delivered.
-* Every other channel is state. It follows one connection, the product's primary, and moves when
-  the primary is lost or silent (``primary``). A book moves with a new snapshot.
+* ``matches`` by trade id, ``full`` and ``level3`` by sequence: a number above the highest one is
+  delivered, whichever connection brings it. The numbers that it leaves out are a gap.
+* ``ticker`` by sequence: a number above the highest one is delivered, and there are no gaps.
+* Every other channel is state, and so is a message without its number. In general, the state that
+  the product's primary connection brings is delivered (``primary``). ``heartbeats`` may keep a
+  heartbeat for a while.
 
-States of one product. With one connection a product is always in order.
+A trade on ``full`` counts in ``matches`` too, by its trade id. Resets and implausible numbers are
+exceptions to these rules (``sequences``).
 
-    state     event                                         next      subscribers receive
-    --------  --------------------------------------------  --------  --------------------------
-    in order  the next number, or state from the primary    in order  the message
-    in order  a number at or below the highest, or state    in order  nothing (``dropped``)
+A gap is *open* while another connection may still fill it: the message that revealed it is queued,
+and so are the later messages of the product that are not missing in it, heartbeats included. The
+gap is *declared* when it is due, ``gap_patience_s`` after the arrival of the message that revealed
+it, or earlier if the queue is full or fewer than two connections are left. Then a ``gap`` notice
+reports the numbers still missing. A product without an open gap is *in order*.
+
+    state     event                                          subscribers receive          next
+    --------  ---------------------------------------------  ---------------------------  --------
+    in order  a number above the highest, without a gap, or  the message                  in order
+              state from the primary
+    in order  a number at or below the highest, or state     nothing                      in order
               from another connection
-    in order  a number that reveals a gap that no other     in order  ``gap``, then the message
-              connection can fill
-    in order  a number that reveals a gap that another      gap open  nothing: it is queued
-              connection may fill
-    gap open  a missing number, but not the last one        gap open  the message
-    gap open  the last missing number                       replay    the message
-    gap open  any other message of the product              gap open  nothing: it is queued
-    gap open  ``gap_patience_s`` is over, the queue is      replay    ``gap``
-              full, or one connection is left
-    replay    a queued message is in order                  replay    the message
-    replay    a queued message reveals the next gap         gap open  nothing: the rest is queued
-    replay    the queue is empty                            in order  nothing
+    in order  a gap that no other connection can fill        ``gap``, then the message    in order
+    in order  a gap that another connection may fill         nothing: it is queued        gap open
+    gap open  a missing number, but not the last one         the message                  gap open
+    gap open  the last missing number                        the message, then the queue  in order
+    gap open  any other message of the product               nothing: it is queued        gap open
+    gap open  the gap is declared                            ``gap``, then the queue      in order
 
-When the channel of an open gap is no longer held, its queue is replayed without a ``gap`` notice,
-at the latest when the gap would have been declared.
-Replay is over before ``arbitrate``, ``expire`` or ``lost`` returns. A missing number also
-releases the messages that its own connection brought before it: they precede the gap.
+A missing number that leaves out other ones is delivered after a ``gap`` notice for these: its
+connection and the one that revealed the gap have passed them. The queued messages that its
+connection brought before it are judged first, unless this connection revealed the gap.
+
+When a gap ends, the queued messages are judged in order of arrival, before ``arbitrate``,
+``expire`` or ``lost`` returns. One of them may open the next gap.
+
+When the channel of an open gap is no longer held, the queued messages of the channel are dropped.
+The other ones are judged when the gap would have been declared, without a notice of this gap.
 
 Sans-I/O: time is an argument.
 """
@@ -76,12 +83,12 @@ class Arbiter:
     """Decides which messages are delivered, for all products of one feed: see the module.
 
     Attributes:
-        dropped: messages not delivered, by reason: ``repeat`` (a number delivered already),
-            ``spare`` (state from a connection that is not the primary), ``no_snapshot``
-            (updates of a book without a snapshot). The caller may count further reasons in it.
-        gaps: number of ``gap`` notices, those for numbers that the exchange restarted and those
-            of a relay included.
-        missing: number of missing messages in gaps, by channel.
+        dropped: counts of dropped messages, by reason: ``repeat`` (the number is not new),
+            ``spare`` (state from a connection that is not the primary), ``no_snapshot`` (an update
+            of a book before the snapshot). The caller may count further reasons in it. Not counted:
+            heartbeats that were kept, and messages that were queued when their topic was forgotten.
+        gaps: number of ``gap`` notices, those about resets and those of an upstream relay included.
+        missing: numbers reported missing, counted by topic channel; a gap of unknown size adds 0.
         race: which line delivers first, and by how much.
     """
 
@@ -96,37 +103,39 @@ class Arbiter:
         self._heartbeats = Heartbeats(self._report_gap, self._report_verdict, gap_patience_s)
         self._patience_s = gap_patience_s
         self._sources: dict[Source, None] = {}
-        self._with_gap: dict[str, ProductState] = {}  # products with an open gap
-        self._is_racing = False  # two lines deliver the same messages
+        self._with_gap: dict[str, ProductState] = {}  # from ``_open_gap`` to ``_close_gap``, by id
+        self._is_racing = False  # two lines have a connection
 
     @property
     def told_stale(self) -> bool:
-        """True while a relay at the other end of a live connection reports its feed as stale."""
+        """True while a relay at the other end of a connection reports its whole feed as stale."""
         return any(source.told_stale for source in self._sources)
 
     def connected(self, source: Source) -> None:
-        """Add ``source``: it may deliver from now on."""
+        """Add ``source``, a connection that begins: from now on it may fill gaps."""
         self._sources[source] = None
         self._is_racing = self._has_two_lines()
 
     def lost(
         self, source: Source, states: Iterable[ProductState], now: float, received: Received
     ) -> None:
-        """Remove ``source``, which has ended.
+        """Remove ``source``, which has ended, and set its ``is_lost``.
 
-        Products that it was the primary of get another primary, or none. When fewer than two
-        connections remain, all open gaps are declared: no connection can fill them.
+        When fewer than two connections remain, all open gaps are declared: no other connection can
+        fill them. Then each of ``states`` of which it was the primary gets another primary, or
+        none (``primary``), and its kept heartbeat is dropped. Queued messages of ``source`` stay
+        queued.
 
         Args:
             source: the connection.
             states: the states of the products received on it.
             now: the caller's clock, seconds.
-            received: gets the released messages, the notices and the requests for snapshots.
+            received: gets the messages of the queues, the notices and the requests for snapshots.
         """
         source.is_lost = True
         self._sources.pop(source, None)
         self._is_racing = self._has_two_lines()
-        if len(self._sources) < 2:  # the connection that revealed a gap cannot fill it
+        if len(self._sources) < 2:  # no other connection can fill a gap
             for state in list(self._with_gap.values()):
                 self._declare_when_due(state, now, received)
         for state in states:
@@ -136,13 +145,15 @@ class Arbiter:
     def arbitrate(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver, drop or queue one message; it may release queued ones.
+        """Deliver, drop or queue one message, or keep a heartbeat; see the module.
+
+        Queued messages may be delivered or dropped with it: it may end the open gap of its product.
 
         Args:
             state: the state of the message's product.
             arrival: the message.
             now: the caller's clock, seconds.
-            received: gets the delivered messages, in order, and the notices.
+            received: gets all results, the messages in the order of their delivery.
         """
         if state.queued:
             self._arrive_after_gap(state, arrival, now, received)
@@ -150,18 +161,23 @@ class Arbiter:
             self._judge(state, arrival, now, received)
 
     def next_expiry(self) -> float | None:
-        """Return when the next open gap is due, on the caller's clock; None without one."""
+        """Return when ``expire`` is next needed, on the caller's clock; None while it is not."""
         return min((state.declare_at for state in self._with_gap.values()), default=None)
 
     def expire(self, now: float, received: Received) -> None:
-        """Declare the gaps due at ``now``; notices and released messages go to ``received``."""
+        """Declare the gaps due at ``now`` and judge the messages queued after them.
+
+        Messages whose gap was forgotten with its channel are judged when it would have been due.
+        ``received`` gets all results.
+        """
         for state in [s for s in self._with_gap.values() if s.declare_at <= now]:
             self._declare(state, now, received)
 
     def forget(self, state: ProductState) -> None:
-        """Forget a product that no connection holds, and drop its queued messages.
+        """Forget a product that the feed no longer holds, and drop its queued messages.
 
-        The caller has removed ``state`` from its own table.
+        It is removed from ``products`` of every connection, and its numbers from ``race``. The
+        caller has removed ``state`` from its own table.
         """
         state.queued.clear()
         self._with_gap.pop(state.product_id, None)
@@ -173,9 +189,9 @@ class Arbiter:
         return len({source.line for source in self._sources}) > 1
 
     def _judge(self, state: ProductState, arrival: Arrival, now: float, received: Received) -> None:
-        """Apply the rule of the channel: deliver, drop, or queue a message that reveals a gap.
+        """Judge a message: deliver or drop it, keep a heartbeat, or open the gap that it reveals.
 
-        A gap that is open already does not delay it.
+        While a gap is open already, no message that is judged opens another one.
         """
         head, topic = arrival.head, arrival.message.topic
         channel = topic.channel
@@ -194,7 +210,8 @@ class Arbiter:
                 return
             self.dropped["repeat"] += 1
             if head.sequence == numbers.highest and not self._is_racing:
-                # A new connection begins with the newest ticker: no ticker came after it.
+                # A new connection begins with the newest ticker. It was delivered before: none was
+                # missed meanwhile.
                 received.tell(TopicNotice(topic, b"", NoticeKind.WHOLE))
         else:
             self._follow(state, arrival, now, received)
@@ -202,9 +219,9 @@ class Arbiter:
     def _follow(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver a message that has no number to be judged by, if ``primary`` allows it.
+        """Judge a message of state: deliver it if ``primary`` allows it, else drop it.
 
-        ``heartbeats`` may keep a heartbeat back.
+        A heartbeat that ``primary`` allows is delivered or kept by ``heartbeats``.
         """
         if not self._primary.delivers(state, arrival, now, received):
             return
@@ -251,9 +268,10 @@ class Arbiter:
     def _trade_of_full(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> Topic | None:
-        """Return the ``matches`` topic if a message of ``full`` is a trade new there, else None.
+        """Return the ``matches`` topic if the message is a trade that is new in ``matches``.
 
-        Its trade id then counts as delivered; a gap before it is reported.
+        Return None for any other message of ``full``. A new trade id is recorded as delivered. A
+        gap before it, a reset and an implausible number are reported in ``received``.
         """
         topic, trade_id = intern_topic(_MATCHES, state.product_id), arrival.head.trade_id
         if trade_id is None:
@@ -267,7 +285,8 @@ class Arbiter:
     def _gap_before(self, state: ProductState, arrival: Arrival) -> tuple[str, Gap] | None:
         """Return the channel and the gap that a message would reveal; None for no gap.
 
-        A trade of ``full`` may reveal a gap of ``matches``.
+        The gap of the message's own channel comes first. Without one, a trade of ``full`` may
+        reveal a gap of ``matches``.
         """
         channel, number = arrival.message.topic.channel, _number_of(arrival)
         if number is None:
@@ -285,11 +304,11 @@ class Arbiter:
     def _may_be_filled(
         self, state: ProductState, channel: str, arrival: Arrival, now: float
     ) -> bool:
-        """Say whether another connection may still fill a gap in ``channel``.
+        """Say whether another connection may fill the gap in ``channel`` that a message reveals.
 
-        Not when the message has been queued for ``gap_patience_s`` after earlier gaps. Not when a
-        gap is open, and the message is one of the missing ones: then both connections have passed
-        the numbers before it.
+        False if no other connection holds ``channel`` (or ``full``, if it is ``matches``). False
+        too if the message arrived ``gap_patience_s`` ago or earlier: it has been queued for long
+        enough. False too while a gap is open: a message that is judged then does not wait.
         """
         if state.open_gap is not None or now >= arrival.at + self._patience_s:
             return False
@@ -308,10 +327,11 @@ class Arbiter:
     def _arrive_after_gap(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Queue or deliver a message of a product with an open gap.
+        """Queue a message of a product with queued messages, or judge it if it is a missing one.
 
-        The queue is replayed when the message fills the gap, or when the gap is declared: it is
-        due, or the queue is full.
+        If the gap then has no missing numbers left, the queued messages are judged. Otherwise the
+        gap is declared if it is due, more than ``WAITING_MESSAGES_MAX`` messages are queued, or
+        fewer than two connections exist.
         """
         if self._queue_or_fill(state, arrival, now, received):
             self._replay_queue(state, now, received)
@@ -323,15 +343,20 @@ class Arbiter:
     def _queue_or_fill(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> bool:
-        """Queue a message, or judge a missing one; return True if the gap is then over.
+        """Judge a message that is missing in the open gap, and queue any other one.
 
-        It is over with its last number; numbers skipped before that are reported as a gap of their
-        own. The queued messages that its connection brought before a missing one are judged first.
+        Before a missing message, the queued messages that its connection brought earlier may be
+        judged: see ``_release_earlier``.
+
+        Returns:
+            True if the message was missing, and the last number of the gap is now the highest one
+            of its channel. The caller then closes the gap; ``race.saved`` counts it for the line of
+            the message.
         """
         gap = state.open_gap
         if gap is None or not self._is_missing(gap, arrival):
             state.queued.append(arrival)
-            # During a replay the queue may hold messages that arrived before those ahead of them.
+            # The queue is in order of arrival, so ``declare_at`` is the earlier of the two.
             state.declare_at = min(state.declare_at, arrival.at + self._patience_s)
             return False
         self._release_earlier(state, arrival, now, received)
@@ -342,7 +367,10 @@ class Arbiter:
         return is_filled
 
     def _declare_when_due(self, state: ProductState, now: float, received: Received) -> None:
-        """Declare the open gap, if any, when it is due or fewer than two connections exist."""
+        """Call ``_declare`` if the open gap is due, or if fewer than two connections exist.
+
+        Without queued messages, do nothing.
+        """
         if state.queued and (now >= state.declare_at or len(self._sources) < 2):
             self._declare(state, now, received)
 
@@ -351,10 +379,11 @@ class Arbiter:
     ) -> None:
         """Judge the queued messages that the connection of a missing message brought before it.
 
-        None is judged if that connection has revealed the gap.
+        They leave the queue. If this connection revealed the gap, by the first message of the
+        queue, do nothing.
         """
         source, queued = arrival.source, state.queued
-        if queued[0].source is source:  # this connection has revealed the gap
+        if queued[0].source is source:  # this connection revealed the gap
             return
         earlier = [each for each in queued if each.source is source]
         if earlier:
@@ -363,7 +392,10 @@ class Arbiter:
                 self._judge(state, each, now, received)
 
     def _is_missing(self, channel_gap: tuple[str, Gap], arrival: Arrival) -> bool:
-        """Say whether a message is one of those missing in a gap."""
+        """Say whether the number of a message lies in a gap, delivered meanwhile or not.
+
+        For a gap of ``matches`` it is the trade id, of a message of ``full`` too.
+        """
         channel, gap = channel_gap
         came_on = arrival.message.topic.channel
         if channel == _MATCHES and came_on in _TRADES:
@@ -373,13 +405,17 @@ class Arbiter:
         return number is not None and gap.first <= number <= gap.last
 
     def _declare(self, state: ProductState, now: float, received: Received) -> None:
-        """Report the part of the open gap that is still missing; judge the messages after it."""
+        """Report the numbers of the open gap that are still missing, if any; then judge the queue.
+
+        They are those above the highest number of the channel. Without an open gap, none is
+        reported.
+        """
         open_gap = state.open_gap
         if open_gap is not None:
             channel, gap = open_gap
             numbers = state.numbers_of(channel)
             first = gap.first if numbers.highest is None else numbers.highest + 1
-            if first <= gap.last:  # else the upstream relay has reported it
+            if first <= gap.last:  # else an upstream relay has reported them
                 numbers.skip_to(gap.last)
                 self._report_gap(state, channel, Gap(first, gap.last), received)
         self._replay_queue(state, now, received)
@@ -388,7 +424,8 @@ class Arbiter:
         """Close the open gap and judge the messages queued after it; one may open the next gap.
 
         Two lines are not in step: the messages missing before a queued message may be queued after
-        it. So a gap is not declared while the queue has a message that is missing in it.
+        it. So a gap is not declared while the queue has a message that is missing in it, even if
+        it is due. At the end, a gap that is due is declared.
         """
         queued = self._close_gap(state)
         while queued:
@@ -405,7 +442,7 @@ class Arbiter:
         self._declare_when_due(state, now, received)
 
     def _close_gap(self, state: ProductState) -> deque[Arrival]:
-        """Close the open gap of a product and return the messages that were queued after it."""
+        """Close the open gap of a product; remove and return the messages queued after it."""
         queued, state.queued, state.open_gap = state.queued, deque(), None
         self._with_gap.pop(state.product_id, None)
         return queued
@@ -415,8 +452,8 @@ class Arbiter:
         self.gaps += 1
         self.missing[topic.channel] += gap.last - gap.first + 1
         received.tell(TopicNotice(topic, notices.gap(topic, gap), NoticeKind.GAP))
-        # Updates of the book have no numbers: some may be missing too. When no numbered message was
-        # delivered since the primary became primary, its snapshot is newer than the gap.
+        # Updates of the book have no numbers: some may be missing too. If no message with a number
+        # was delivered since the primary's first message, its snapshot is newer than the gap.
         if state.number_at >= state.led_since:
             received.resync_books(state.product_id)
         if topic.channel == _MATCHES:
@@ -425,9 +462,9 @@ class Arbiter:
     def _report_verdict(
         self, state: ProductState, channel: str, verdict: Verdict, received: Received
     ) -> None:
-        """Report the gap, the unexpected number and the restart of a verdict, if it has them.
+        """Report the gap, the unexpected number and the reset of a verdict, if it has them.
 
-        A restart has a ``gap`` notice of its own only when the verdict has no gap.
+        A reset has a ``gap`` notice of its own only if the verdict has no gap.
         """
         if verdict.oddity:
             topic = intern_topic(channel, state.product_id)
@@ -442,9 +479,10 @@ class Arbiter:
 
 
 def _number_of(arrival: Arrival) -> int | None:
-    """Return the number by which gaps of the message's channel are found, or None.
+    """Return the number by which gaps of the message's channel are found.
 
-    It is the trade id in ``matches`` and the sequence in ``full`` and ``level3``.
+    It is the trade id in ``matches`` and the sequence in ``full`` and ``level3``. None for other
+    channels, and for a message without this number.
     """
     channel = arrival.message.topic.channel
     if channel == _MATCHES:

@@ -9,16 +9,17 @@ from hedgehogd.domain.gap import Gap
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.secret import Secrets
 
-_BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # the feed holds one of them
+_BOOKS = (LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel)  # a connection holds one at most
 
 
 class NoticeKind(Enum):
     """How long a notice is in force: a subscriber that joins while it is in force gets it too.
 
-    ``GAP`` is in force until the next message of its topic, ``STALE`` until a ``BACK`` for the same
-    products. ``BACK`` and ``PASSING`` go only to subscribers that are present when they are sent.
-    ``WHOLE`` goes to no subscriber: it records that no message of its topic is missing although the
-    feed was down.
+    ``GAP`` is in force until the next message of its topic, ``STALE`` until a ``BACK`` for its
+    products or for all; both also end when the feed no longer holds the topic or product.
+    ``BACK`` and ``PASSING`` go only to subscribers that are present when they are sent. ``WHOLE``
+    goes to no subscriber: it records that no message of its topic is missing although the feed
+    was down.
     """
 
     GAP = auto()
@@ -33,7 +34,7 @@ class TopicNotice(NamedTuple):
 
     Attributes:
         audience: a topic, for its subscribers; a set of product ids, for the subscribers of any
-            topic of them; or None for all subscribers.
+            topic of them; or None for all subscribers. Of a ``WHOLE``: the topic that it is about.
         payload: the notice in JSON; empty for ``WHOLE``.
         kind: how long it is in force.
     """
@@ -44,13 +45,13 @@ class TopicNotice(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The exchange refuses a product or a channel; ``message`` and ``reason`` are its texts.
+    """The exchange refuses a product or a channel in an ``error``.
 
     Attributes:
         product_id: the product; empty when a whole channel is refused.
         message: the error's ``message``.
         reason: the error's ``reason``.
-        channel: the refused channel, by its name in topics; empty when a product is refused.
+        channel: the topic channel; empty when a product is refused.
     """
 
     product_id: str
@@ -66,13 +67,15 @@ class Received:
         messages: data, in the order in which subscribers receive it.
         notices: notices for subscribers, in order.
         notices_at: for each of ``notices``, how many of ``messages`` precede it.
-        refusals: products and channels that the exchange refused.
-        complaints: texts of the ``error`` messages that are about neither a product nor a refused
-            channel, and of those about our key: each is an alarm.
+        refusals: one for each ``error`` about a product, and one for each channel that was not
+            refused before.
+        complaints: texts of the ``error`` messages about our key, and of those about neither a
+            refused product nor a refused channel: each is an alarm.
         oddities: texts about unexpected messages, one for each log line.
-        missing_trades: product and gap, for each gap in trade ids.
-        resyncs: topics that need a new snapshot from the exchange.
-        unacknowledged: topics that the exchange's acknowledgement in this read leaves out.
+        missing_trades: product and gap, for each gap in trade ids that this instance found; not for
+            those that an upstream relay reported.
+        resyncs: book topics that need a new snapshot; some may be repeated, or not held.
+        unacknowledged: held topics that an acknowledgement in this read omits.
     """
 
     __slots__ = (
@@ -104,7 +107,7 @@ class Received:
         self.notices_at.append(len(self.messages))
 
     def hide(self, secrets: Secrets) -> None:
-        """Remove ``secrets`` from the exchange's error texts, which reach logs and subscribers."""
+        """Hide ``secrets`` in refusals, complaints and oddities: logs and subscribers get these."""
         if not (self.refusals or self.complaints or self.oddities):
             return
         hide = secrets.hide
@@ -116,11 +119,11 @@ class Received:
         ]
 
     def resync_books(self, product_id: str) -> None:
-        """Add both book topics of a product to ``resyncs``: an update may be missing."""
+        """Add both level-2 topics of a product to ``resyncs``: an update may be missing."""
         self.resyncs += [intern_topic(channel, product_id) for channel in _BOOKS]
 
     def parts(self) -> Iterator[tuple[list[Message], list[TopicNotice]]]:
-        """Yield the messages, split at the notices: see ``split_at_notices``."""
+        """Yield messages and notices in order, as ``split_at_notices`` does."""
         return split_at_notices(self.messages, self.notices, self.notices_at)
 
 
@@ -135,8 +138,8 @@ def split_at_notices(
         notices_at: for each notice, how many of ``messages`` precede it; in ascending order.
 
     Yields:
-        ``(messages, notices that precede them)``; at least one pair. The messages of the last pair
-        may be empty, and so may the notices of the first.
+        Pairs: a part of the messages, and the notices that precede it. At least one pair; the
+        messages of the last pair may be empty, and so may the notices of the first.
     """
     begin = 0
     preceding: list[TopicNotice] = []

@@ -1,4 +1,13 @@
-"""State of one upstream connection, as the session and the feed see it."""
+"""State of one upstream connection, as the session and the feed see it.
+
+A connection holds the topics that it has subscribed to: ``Source.held``. None means that it holds
+every topic that it receives, as the connection of a recording does.
+
+The type of a message does not always name its channel: a ``match`` belongs to ``full`` or to
+``matches``. The held topics decide, because no product changes the variant of its channels on a
+live connection (``placement``). If ``held`` is None, books belong to ``level2``, and a ``match``
+belongs to ``matches`` until other messages of ``full`` arrive for its product.
+"""
 
 import math
 from collections.abc import Container, Iterable
@@ -43,7 +52,7 @@ _EITHER_BY_TYPE = {
 DATA_TYPES = frozenset(_CHANNEL_BY_TYPE) | frozenset(_EITHER_BY_TYPE)
 """Every ``type`` of message that is data."""
 
-# Channels that send state on subscribing, or a message each second: silence means that the
+# Channels that send state on subscribing, or a message each second: silence suggests that the
 # subscribe had no effect.
 _AT_ONCE = frozenset(
     channel.topic_channel for channel in (HEARTBEAT, STATUS, TICKER, MATCHES, LEVEL2, LEVEL2_BATCH)
@@ -54,14 +63,14 @@ _ALL_RFQ = RFQ_MATCHES.topic("")
 
 
 class Route(NamedTuple):
-    """The topics of the messages of one type and product.
+    """The topics of the messages of one type and product on one connection.
 
     Attributes:
         topic: the topic of the messages.
-        also: a second topic of theirs, or None.
+        also: a second topic that all of them have, or None.
         is_held: False when the connection does not hold the topic: its messages are dropped.
         owner: the id of the ``ProductState`` that they belong to; empty for messages without a
-            product, and when the connection has subscribed to all products of the channel.
+            product, and for ``rfq_matches`` held for all products only.
     """
 
     topic: Topic
@@ -73,24 +82,23 @@ class Route(NamedTuple):
 class Source:
     """One connection, from its handshake to its end.
 
-    The type of a message does not always name its channel: a ``match`` belongs to ``full`` or to
-    ``matches``. The topics that the connection holds decide, because no product changes the variant
-    of its channels on a live connection (``placement``).
-
     All times are on the caller's clock, in seconds.
 
     Attributes:
         line: the number of the line that the connection is part of.
-        products: ids of the products received on it; ``""`` for messages without a product.
-        heard_heartbeat: True when it has received a heartbeat.
-        heard_at: when it last received a message of a product that it holds, heartbeats included,
-            delivered or not; None before the first.
-        told_stale: True while a relay at its other end reports that its feed is stale.
+        products: ids of the products received on it, without those of which it holds no topic any
+            more; ``""`` for messages without an owner (``Route``).
+        heard_heartbeat: True when it has received a heartbeat of a topic that it holds.
+        heard_at: when it last received a message that has an owner (``Route``) and is of a topic
+            that it holds, heartbeats included, delivered or not; None before the first.
+        told_stale: True while a relay at its other end reports that its whole feed is stale.
         received: the topics that it has received messages of since it last subscribed to them;
             a book counts with its snapshot.
-        asked_at: when it last subscribed to each topic that it holds.
-        acks_due: number of requests sent and not yet acknowledged.
-        unacknowledged: topics missing from the acknowledgement of its last request.
+        asked_at: by topic: when the connection last subscribed to it; without topics dropped since.
+        acks_due: number of requests not yet answered by an acknowledgement or an error about our
+            key.
+        unacknowledged: held topics that the last acknowledgement omits; it is not compared while
+            another one is due.
         is_lost: True after its end.
         garbled_at: when snapshots of its books were last requested because of an unreadable
             update; minus infinity before the first.
@@ -131,7 +139,7 @@ class Source:
 
     @property
     def held(self) -> frozenset[Topic] | None:
-        """The topics that the connection holds; None when it holds every topic that it receives."""
+        """The topics that the connection holds; None if it holds every topic that it receives."""
         return self._held
 
     @held.setter
@@ -142,7 +150,10 @@ class Source:
     def route(self, head: Head) -> Route | None:
         """Return the route of a message with ``head``; None for a type that is not data.
 
-        The first message of a topic after its subscribe puts the topic into ``received``.
+        A topic that is not held has a route too, with ``is_held`` False. The first message of a
+        topic after its subscribe adds the topic to ``received``; for a book, the first snapshot
+        does. If ``held`` is None, a message of ``full`` makes later ``match`` messages of its
+        product ``full`` too.
         """
         key = (head.type, head.product_id)
         route = self._routes.get(key)
@@ -154,15 +165,15 @@ class Source:
                 self._routes.clear()
             owner = "" if self._is_of_all(topic) else topic.product_id
             route = self._routes[key] = Route(topic, _also(topic), self._holds(topic), owner)
-            # A book counts as received with its snapshot; topics not held are not recorded.
+            # A book counts as received with its snapshot; only topics of ``ask`` are recorded.
             if head.type != "l2update" and topic in self.asked_at:
                 self.received.add(topic)
         return route
 
     def ask(self, topics: Iterable[Topic], now: float) -> None:
-        """Record a subscribe to ``topics``, the first one or another one.
+        """Record a subscribe to ``topics``, the first or another one: they are held from now on.
 
-        They leave ``received`` until their next message.
+        They leave ``received`` until their next message; a book, until its next snapshot.
         """
         asked = frozenset(topics)
         self.held = (self._held or frozenset()) | asked
@@ -170,7 +181,10 @@ class Source:
         self.asked_at.update(dict.fromkeys(asked, now))
 
     def drop(self, topics: Iterable[Topic]) -> None:
-        """Record an unsubscribe from ``topics``: their messages still in flight are dropped."""
+        """Record an unsubscribe from ``topics``, which are no longer held.
+
+        Their messages still in flight are dropped. If ``held`` is None, it stays None.
+        """
         dropped = frozenset(topics)
         if self._held is not None:
             self.held = self._held - dropped
@@ -181,7 +195,8 @@ class Source:
     def unheard(self, now: float, patience_s: float) -> list[Topic]:
         """Return the topics without a message since a subscribe ``patience_s`` ago or earlier.
 
-        Only topics of channels that send a message at once.
+        A book needs a snapshot. Only topics of channels that send state on subscribing, or a
+        message each second, are returned. The time of a topic's last subscribe counts.
         """
         return [
             topic
@@ -195,16 +210,20 @@ class Source:
         return held is None or any(Topic(channel, product_id) in held for channel in channels)
 
     def expects_data(self, silent: Container[str]) -> bool:
-        """Say whether it holds the heartbeat of a product that is not among ``silent``."""
+        """Say whether it holds the heartbeat of a product that is not among ``silent``.
+
+        False if ``held`` is None.
+        """
         return any(
             topic.channel == HEARTBEAT.topic_channel and topic.product_id not in silent
             for topic in self._held or ()
         )
 
     def flows(self, now: float) -> bool:
-        """Say whether every topic is acknowledged and each heartbeat and book has arrived.
+        """Say whether no held topic is unacknowledged, and each heartbeat and book has arrived.
 
-        Heartbeats are not required before the first one: the feed may send none.
+        A heartbeat or book has to arrive after the last subscribe to it, a book with its snapshot.
+        Until the connection receives its first heartbeat, none is required: the feed may send none.
         """
         missing = {topic.channel for topic in self.unheard(now, 0)}
         if not self.heard_heartbeat:  # a feed without heartbeats
@@ -240,7 +259,11 @@ class Source:
         return is_schema or self._is_of_all(topic)
 
     def _is_of_all(self, topic: Topic) -> bool:
-        """Say whether the connection holds ``topic`` by holding all products of its channel."""
+        """Say whether ``topic`` is held only because all products of its channel are held.
+
+        Only ``rfq_matches`` can be held so. False when ``topic`` itself is held, and if ``held`` is
+        None.
+        """
         held = self._held
         return (
             topic.channel == RFQ_MATCHES.topic_channel
@@ -251,8 +274,12 @@ class Source:
 
 
 def _also(topic: Topic) -> Topic | None:
-    """Return the second topic of messages of ``topic``; None when they have only this one."""
-    if topic.channel == LEVEL2_BATCH.topic_channel:  # the exchange refuses level2
+    """Return the second topic that all messages of ``topic`` have, or None.
+
+    ``level2_batch`` has ``level2`` of the same product, ``rfq_matches`` of a product that of all
+    products. The second topic of a trade on ``full`` is the decision of ``arbiter``.
+    """
+    if topic.channel == LEVEL2_BATCH.topic_channel:  # serves level2 where the exchange refuses it
         return intern_topic(LEVEL2.topic_channel, topic.product_id)
     if topic.channel == RFQ_MATCHES.topic_channel and topic.product_id:
         return _ALL_RFQ

@@ -1,16 +1,20 @@
-"""Compare the numbers that heartbeats state with the messages that have arrived.
+"""Check the numbers that heartbeats state against the messages that have arrived.
 
 A heartbeat states the newest trade id and the newest sequence of its product. The messages with
-these numbers may still be on their way. So a stated number is checked only when the next heartbeat
-arrives, a second later and in another read. Messages still missing then are a gap, although no
-message has revealed it. When the next heartbeat states a lower number, there is no check.
+these numbers may still be on their way. So the numbers are checked when the next heartbeat of the
+primary arrives: trade ids of ``matches`` and sequences of ``full``; ``level3`` is not checked.
+Numbers still missing then are reported as a gap. A number is not checked when the next heartbeat
+states a lower one. A heartbeat that arrives less than ``patience_s`` after the last one that
+counted does not count as the next one.
 
-A heartbeat that states a sequence of ``full`` that has not arrived is kept until that message is
-delivered or reported missing: clients take a heartbeat ahead of the data for a gap and load their
-book again (COINBASE §6.1, §15). A later heartbeat replaces a kept one.
+A heartbeat may state a sequence of ``full`` that has not arrived. Clients would take it for a gap
+and load their book again (COINBASE §6.1, §15). So it is kept, and delivered when that sequence is
+delivered or reported missing: at the latest before the next heartbeat. It is dropped when the next
+heartbeat states a lower sequence, when another such heartbeat arrives within ``patience_s``, or
+when the primary is lost.
 
-A heartbeat that states a number below the highest number confirms that the exchange set its numbers
-back, when a message has such a number too (``sequences``).
+A heartbeat that states a number below the highest number confirms a reset, if messages of its line
+have had such lower numbers for long enough (``sequences``).
 """
 
 from collections.abc import Callable
@@ -29,8 +33,8 @@ class Heartbeats:
     """Checks the numbers that heartbeats state, for all products of one feed: see the module.
 
     Args:
-        report_gap: reports a gap and counts it.
-        report_verdict: reports a verdict about the numbers of one channel.
+        report_gap: called to report a gap and count it.
+        report_verdict: called with a verdict about the numbers of one channel, to report it.
         patience_s: seconds that must pass before another heartbeat counts as the next one.
     """
 
@@ -44,10 +48,12 @@ class Heartbeats:
     def receive(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> None:
-        """Deliver a heartbeat of the primary connection; keep it while ``full`` lags it.
+        """Check the numbers of the last heartbeat, then deliver or keep this one; see the module.
 
-        Without ``full`` on the connection it is delivered at once. Restarts that it confirms, and
-        gaps up to the numbers that an earlier heartbeat stated, are reported before.
+        It is kept while the sequence of ``full`` that it states has not arrived, if its connection
+        holds ``full`` and the sequence is plausible. Before that, resets that it confirms are
+        reported. If it counts as the next heartbeat, gaps are reported then too, and the heartbeat
+        kept before is delivered or dropped.
         """
         head = arrival.head
         for channel, numbers in state.numbers.items():
@@ -71,12 +77,12 @@ class Heartbeats:
             else:
                 state.early = None
         if self._is_early(state, arrival):
-            state.early = arrival  # the later heartbeat replaces the earlier one
+            state.early = arrival  # it replaces one kept less than ``patience_s`` ago
         else:
             received.messages.append(arrival.message)
 
     def release(self, state: ProductState, received: Received) -> None:
-        """Deliver the kept heartbeat if its sequence was delivered or reported missing."""
+        """Deliver the kept heartbeat, if any, if its sequence was delivered or reported missing."""
         early = state.early
         if early is not None and not self._is_early(state, early):
             state.early = None
@@ -89,7 +95,11 @@ class Heartbeats:
         return arrival.source.holds_any((FULL.topic_channel,), state.product_id)
 
     def _check(self, state: ProductState, channel: str, stated: int, received: Received) -> None:
-        """Report the numbers up to ``stated`` that have not arrived as a gap."""
+        """Report the numbers above the highest one of the channel, up to ``stated``, as a gap.
+
+        ``stated`` is the highest number then. Do nothing if the channel has no numbers yet, or if
+        ``stated`` is not above the highest one or implausibly far above it.
+        """
         numbers = state.numbers.get(channel)
         gap = None if numbers is None else numbers.gap_before(stated + 1)
         if numbers is not None and gap is not None:

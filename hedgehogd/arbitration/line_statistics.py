@@ -1,9 +1,13 @@
-"""Which of two lines delivers first, by how much, and how many gaps the other line filled.
+"""Which of two lines delivers first, by how much, and how many gaps each line filled.
 
-Every number of a product arrives on both lines. The line that delivers it first is counted for
-every number. The lead is measured for one number at a time: the number is kept until the other
-line delivers it too, or for a minute; then the next number is chosen. So the sample does not depend
-on the distance between the lines, and needs one slot.
+A number of ``matches``, ``full`` or ``level3`` usually arrives on both lines. A number above the
+highest one of its product and channel is a *win* of the line that delivers it; every other number
+is a repeat, or late, and is no win.
+
+The *lead* is the time from a win until the other line delivers the same number. It is measured for
+one number at a time, of all products together: the number is kept until the other line delivers
+it. After a minute without that, the next win replaces it. So one number in memory is enough to
+measure leads of any length up to a minute.
 """
 
 from collections import Counter, deque
@@ -28,9 +32,9 @@ class Race:
     """Wins and leads of each line.
 
     Attributes:
-        wins: numbers that each line delivered first while both lines were connected.
-        saved: gaps that each line filled before they were declared; while a product moves, also
-            gaps between two connections of one line. Counted by ``arbiter``.
+        wins: how many numbers each line delivered first while both lines were connected.
+        saved: how many gaps each line filled before they were declared: the line that delivered
+            the last missing number, which may have revealed the gap. Counted by ``arbiter``.
     """
 
     def __init__(self) -> None:
@@ -41,9 +45,10 @@ class Race:
         self._leads_s = [deque[float](maxlen=_LEADS_KEPT) for _ in range(LINES_MAX)]
 
     def observe(self, product_id: str, channel: str, number: int, line: int, now: float) -> None:
-        """Count a number that arrived on ``line`` at ``now`` (the caller's clock, seconds).
+        """Record that a number arrived on ``line`` at ``now`` (the caller's clock, seconds).
 
-        The first line with a number wins it; the other line's arrival may end a measured lead.
+        It may be a win, and the number whose lead is measured from now on; or it ends the
+        measurement of the other line's lead. Otherwise it has no effect.
         """
         key = (product_id, channel)
         if number > self._highest.get(key, -1):
@@ -59,11 +64,14 @@ class Race:
             self._probe = None
 
     def forget(self, product_id: str) -> None:
-        """Forget the numbers of a product that is no longer held; wins and leads are kept."""
+        """Forget the highest numbers of a product that is no longer held; keep wins and leads."""
         for key in [key for key in self._highest if key[0] == product_id]:
             del self._highest[key]
 
     def lead_s(self, line: int) -> float | None:
-        """Return the median lead of ``line`` in seconds; None before its first measured lead."""
+        """Return the median of the last leads of ``line``, in seconds; None before the first.
+
+        The last ``_LEADS_KEPT`` leads count.
+        """
         leads = self._leads_s[line]
         return median(leads) if leads else None

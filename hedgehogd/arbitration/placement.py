@@ -1,14 +1,18 @@
 """The assignment of products to the connections of a line, and how a product moves.
 
-All channels of a product share one connection, or their order is lost. Products with light
-channels alone share one connection, except for moves. Products with ``full`` or ``level3`` are
-spread over up to ``HEAVY_CONNECTIONS_MAX`` further ones, because the exchange disconnects a client
-that reads a busy connection too slowly.
+All channels of a product share one connection, or their order is lost. A product with ``full`` or
+``level3`` is *heavy*. Heavy products are spread over slots 1 to ``HEAVY_CONNECTIONS_MAX``, because
+the exchange disconnects a client that reads a busy connection too slowly. The other products share
+slot 0; one that may not be there is placed on a slot above ``HEAVY_CONNECTIONS_MAX``. A product
+that is no longer heavy may stay where it is.
 
-Messages of some channels are indistinguishable (``matches`` and ``full``, ``level2`` and
-``level2_batch``: each pair has two *variants*). So a product never changes its variant on a live
-connection. A second connection subscribes first, and the old one unsubscribes ``HANDOVER_S`` after
-the product has arrived on the new one.
+Messages of ``matches`` and ``full`` are indistinguishable, and so are those of ``level2`` and
+``level2_batch``. Each of these two pairs is a *kind* with two *variants*. A connection that has
+carried one variant of a product must not carry the other one: the product *moves*. It moves too
+when a topic of it is silent on its connection (``avoid``).
+
+A product that moves has two placements. The new connection, its *newest placement*, subscribes
+first; the old one unsubscribes ``HANDOVER_S`` after the product's first message on the new one.
 
 Sans-I/O: time is an argument, in seconds. Each line has a plan of its own.
 """
@@ -33,7 +37,8 @@ class _Holding:
     Attributes:
         slot: the number of the connection.
         topics: the topics of the product that the connection has to hold.
-        arrived_at: when the first message of the product arrived there; None before.
+        arrived_at: when a message of the product first arrived there while it was the newest
+            placement; None before that, and after the connection has ended.
     """
 
     __slots__ = ("arrived_at", "slot", "topics")
@@ -45,11 +50,11 @@ class _Holding:
 
 
 class Plan:
-    """The connections of one line, by slot: a small number, 0 for the light channels.
+    """The placement of the products on the connections of one line, by slot.
 
     Attributes:
-        silent: ids of products that were moved because no message of them arrived, and still none
-            has.
+        silent: ids of the products that ``avoid`` moves, until their first message at the newest
+            placement, or until they are released.
     """
 
     def __init__(self) -> None:
@@ -58,13 +63,13 @@ class Plan:
         # The variant of each kind that a live connection has carried, by slot and product.
         self._variants: dict[tuple[int, str], dict[int, str]] = {}
         self._avoided: set[tuple[int, str]] = set()
-        self._moves: Counter[str] = Counter()  # of each product, because no message of it arrived
+        self._moves: Counter[str] = Counter()  # of each product, by ``avoid``
 
     def follow(self, asked: Iterable[Topic], now: float) -> None:
         """Place the topics ``asked`` for; release each product without such a topic.
 
-        A product that may not stay on its connection gets a second one. The old one is released
-        when ``HANDOVER_S`` have passed since the product's first message on the new one.
+        A product that may not stay on its connection gets a second placement. The first call at
+        least ``HANDOVER_S`` after the product's first message there releases the old placement.
         """
         by_product: dict[str, set[Topic]] = {}
         for topic in asked:
@@ -84,7 +89,7 @@ class Plan:
         return sorted({h.slot for holdings in self._holdings.values() for h in holdings})
 
     def topics(self, slot: int) -> frozenset[Topic]:
-        """Return the topics that the connection at ``slot`` has to hold."""
+        """Return the topics that the connection at ``slot`` has to hold, of moving products too."""
         return frozenset(
             topic
             for holdings in self._holdings.values()
@@ -114,9 +119,12 @@ class Plan:
             self.silent.discard(product_id)
 
     def ended(self, slot: int) -> None:
-        """Record the end of the connection at ``slot``: the next one may carry any variant.
+        """Record that the connection at ``slot`` has ended.
 
-        Its products count as not arrived there, and may be moved ``MOVES_MAX`` times again.
+        The variants that it carried are forgotten, except those of the topics still placed there. A
+        product that was moved away by ``avoid`` may be placed there again. The products of the slot
+        count as not arrived there. Those with their newest placement there may be moved
+        ``MOVES_MAX`` times again.
         """
         for key in [key for key in self._variants if key[0] == slot]:
             del self._variants[key]
@@ -130,10 +138,13 @@ class Plan:
                     self._mark(slot, product_id, holding.topics)
 
     def avoid(self, slot: int, product_id: str) -> None:
-        """Let the next ``follow`` move a product off the live connection at ``slot``.
+        """Let the next ``follow`` move a product off the connection at ``slot``.
 
-        No message of the product arrives there. A product moves at most ``MOVES_MAX`` times until
-        its connection is lost: when no connection receives it, the connections are not the cause.
+        The caller has found a topic of the product silent there; the product is added to
+        ``silent``. Do nothing if this was called for slot and product since the connection began,
+        or if the product has been moved ``MOVES_MAX`` times: it is silent on every connection, so
+        none is the cause. The moves are counted again from 0 after ``ended`` of its newest
+        placement, and after its release.
         """
         if (slot, product_id) not in self._avoided and self._moves[product_id] < MOVES_MAX:
             self._avoided.add((slot, product_id))
@@ -141,7 +152,7 @@ class Plan:
             self.silent.add(product_id)
 
     def refused(self, channels: Iterable[str]) -> None:
-        """Forget that a connection carried ``channels``, which the exchange refused.
+        """Forget that any connection carried ``channels``, which the exchange refused.
 
         No message of them arrived, so the other variant may use the same connection.
         """
@@ -151,7 +162,10 @@ class Plan:
                 del variants[kind]
 
     def next_change_at(self) -> float | None:
-        """Return when ``follow`` will next release an old connection of a product, or None."""
+        """Return when ``follow`` can next release an old placement.
+
+        None if no product that moves has arrived at its newest placement.
+        """
         times = [
             holdings[-1].arrived_at + HANDOVER_S
             for holdings in self._holdings.values()
@@ -172,20 +186,22 @@ class Plan:
         ]
         if fitting:
             holding = fitting[-1]
-            holdings.remove(holding)  # an older holding: the product moves back
+            holdings.remove(holding)  # the newest one, or an older one: the product moves back
         else:
             holding = _Holding(self._choose(product_id, topics), topics)
-            if len(holdings) > 1:  # a third placement: the earlier move is not complete
+            # A third placement: the earlier move is not complete. The newer of the two before is
+            # released if nothing has arrived there, otherwise the older one.
+            if len(holdings) > 1:
                 del holdings[1 if holdings[1].arrived_at is None else 0]
         holding.topics = topics
         holdings.append(holding)
         self._mark(holding.slot, product_id, topics)
 
     def _fits(self, slot: int, product_id: str, topics: frozenset[Topic]) -> bool:
-        """Say whether the connection at ``slot`` may carry ``topics``.
+        """Say whether the connection at ``slot`` may carry ``topics`` of a product.
 
-        It may not when it has carried another variant of the product. A heavy product needs a heavy
-        connection; a product that is no longer heavy may stay on it.
+        It may not if it has carried the other variant of one of them. Heavy topics need a slot from
+        1 to ``HEAVY_CONNECTIONS_MAX``; other topics may be on any slot.
         """
         if _is_heavy(topics) and not 1 <= slot <= HEAVY_CONNECTIONS_MAX:
             return False
@@ -203,10 +219,14 @@ class Plan:
                 self._variants.setdefault((slot, product_id), {})[kind] = topic.channel
 
     def _choose(self, product_id: str, topics: frozenset[Topic]) -> int:
-        """Return the slot for a product that has none, or cannot stay on its slot."""
+        """Return a slot that may carry ``topics``, and where the product is not placed now.
+
+        A product that is not heavy gets the lowest slot for such products that it does not avoid.
+        A heavy one prefers slots that it does not avoid, then slots that have carried it, then
+        those with the fewest heavy products.
+        """
         here = {holding.slot for holding in self._holdings[product_id]}
         if not _is_heavy(topics):
-            # The light connection; if it has carried the other variant, the next light slot.
             here |= {slot for slot, avoider in self._avoided if avoider == product_id}
             light = chain((0,), count(HEAVY_CONNECTIONS_MAX + 1))
             return next(s for s in light if s not in here and self._fits(s, product_id, topics))
@@ -218,7 +238,8 @@ class Plan:
         )
         free = [s for s in range(1, HEAVY_CONNECTIONS_MAX + 1) if s not in here]
         fitting = [s for s in free if self._fits(s, product_id, topics)]
-        # A slot that has carried the product is preferred, so a product uses at most four slots.
+        # A slot that has carried the product is preferred, so a product uses at most four slots,
+        # one for each combination of variants, and one more for each that it avoids.
         known = {slot for slot in fitting if (slot, product_id) in self._variants}
         avoided = {slot for slot in fitting if (slot, product_id) in self._avoided}
         return min(fitting, key=lambda s: (s in avoided, s not in known, load[s], s))

@@ -1,21 +1,26 @@
 """The choice of the connection that supplies a product's state.
 
-State is the product's book, its heartbeats, and all messages of channels without numbers.
+State is the product's book, its heartbeats, all messages of channels without numbers, and messages
+of other channels that have no number.
 
-Each product has one *primary* connection (``ProductState.leader``). State from other connections is
-spare and dropped. A product without a primary follows the first connection that delivers state.
+A product has at most one *primary* connection (``ProductState.leader``). State from other
+connections is *spare* and dropped.
 
     event                                                     the primary becomes
-    --------------------------------------------------------  ---------------------------------
-    the primary is lost                                       another connection that carries the
-                                                              product, one with its book first
-    the primary holds nothing of the product any more         the connection that delivers state
-    another connection of the same line delivers a snapshot   that connection: the product moves
-    another line delivers state, and the primary none for     that connection
-    ``LEADER_SILENCE_S``
+    --------------------------------------------------------  ----------------------------------
+    there is no primary, and a connection brings state        that connection
+    the primary is lost                                       another one that has received the
+                                                              product and holds a topic of it,
+                                                              if possible its book; or none
+    the primary holds no topic of the product any more, and   that connection
+    another connection brings state
+    another connection of the same line brings a snapshot     that connection: the product moves
+    another line has brought state for more than              the connection that brings it
+    ``LEADER_SILENCE_S``, and the primary none meanwhile
 
-The book continues with the snapshot of the new primary. That snapshot is requested, unless it is
-the message that made the change.
+A new primary's book begins with its snapshot; updates before it are dropped. That snapshot is
+requested, unless the message that made the change is a snapshot, or there was no primary before:
+the first subscribe of a connection brings one.
 
 While a product moves from one connection of a line to another, state of a topic that the primary
 does not hold is delivered too: no other connection could deliver it. This excludes books.
@@ -37,7 +42,7 @@ class PrimaryRules:
     """Chooses the primary of each product of one feed: see the module.
 
     Args:
-        dropped: counts messages not delivered, by reason: ``spare`` and ``no_snapshot``.
+        dropped: counts the messages dropped, by reason: ``spare`` and ``no_snapshot``.
     """
 
     def __init__(self, dropped: Counter[str]) -> None:
@@ -46,10 +51,12 @@ class PrimaryRules:
     def delivers(
         self, state: ProductState, arrival: Arrival, now: float, received: Received
     ) -> bool:
-        """Return whether the caller delivers a message of state; update the primary before.
+        """Return whether a message of state may be delivered; before, update the primary.
 
-        A message not delivered is counted. A snapshot that the product's book needs is requested in
-        ``received.resyncs``.
+        False for spare state, and for updates of a book before the primary's snapshot: these are
+        counted as dropped. A snapshot is requested in ``received.resyncs`` when the primary changes
+        (see the module), and when updates have arrived without one for more than
+        ``PRODUCT_SILENCE_S`` since the first of them or the last such request.
         """
         source, topic, leader = arrival.source, arrival.message.topic, state.leader
         is_snapshot, is_book = arrival.head.type == "snapshot", topic.channel in _BOOKS
@@ -69,7 +76,7 @@ class PrimaryRules:
             self._dropped["no_snapshot"] += 1
             if state.unknown_since is None:
                 state.unknown_since = now
-            elif now - state.unknown_since > PRODUCT_SILENCE_S:  # the requested snapshot was lost
+            elif now - state.unknown_since > PRODUCT_SILENCE_S:  # the snapshot was lost
                 state.unknown_since = now
                 _ask_snapshot(state, received)
             return False
@@ -78,9 +85,10 @@ class PrimaryRules:
     def follow_another(
         self, state: ProductState, sources: Iterable[Source], received: Received
     ) -> None:
-        """Replace a lost primary by one of ``sources`` that carries the product, or by None.
+        """Replace a lost primary by one of ``sources``, or by None; see the module for the choice.
 
-        A snapshot of the book is requested, and a kept heartbeat is dropped.
+        A snapshot of each book that the new primary holds is requested, and a kept heartbeat is
+        dropped.
         """
         product_id = state.product_id
         carriers = [s for s in sources if product_id in s.products and _carries(s, product_id)]
@@ -88,7 +96,7 @@ class PrimaryRules:
         state.leader = next(iter(with_book or carriers), None)
         state.has_snapshot = False
         state.spare_since = None
-        state.early = None  # after a pause the kept heartbeat would be old and out of order
+        state.early = None  # after a pause, the kept heartbeat would be old and out of order
         _ask_snapshot(state, received)
 
 
@@ -97,8 +105,8 @@ def _takes_over(
 ) -> bool:
     """Say whether ``source``, which is not the primary, becomes it with this message.
 
-    The first message of another line sets ``state.spare_since``: from then on the silence of the
-    primary is measured.
+    A lost connection does not. The first state from another line since the last state from the
+    primary sets ``state.spare_since``: from then on the silence of the primary is measured.
     """
     leader = state.leader
     if source.is_lost or leader is None:
@@ -114,7 +122,10 @@ def _takes_over(
 
 
 def _is_only_on(source: Source, leader: Source | None, topic: Topic) -> bool:
-    """Say whether there is a primary, of the line of ``source``, that does not hold ``topic``."""
+    """Say whether there is a primary, of the line of ``source``, that does not hold ``topic``.
+
+    False for a primary whose ``held`` is None: it holds every topic.
+    """
     return (
         leader is not None
         and source.line == leader.line
@@ -128,7 +139,10 @@ def _carries(source: Source, product_id: str) -> bool:
 
 
 def _ask_snapshot(state: ProductState, received: Received) -> None:
-    """Request each book that the primary holds; none without a primary or its held topics."""
+    """Request a snapshot of each book of the product that the primary holds.
+
+    Do nothing without a primary, or if its ``held`` is None.
+    """
     leader = state.leader
     if leader is not None and leader.held is not None:
         topics = (Topic(channel, state.product_id) for channel in sorted(_BOOKS))

@@ -1,4 +1,4 @@
-"""State of one product across all connections, changed by ``arbiter`` and its parts."""
+"""State of one product across all connections; ``session`` and ``arbiter`` change it."""
 
 import math
 from collections import deque
@@ -14,7 +14,7 @@ from hedgehogd.domain.message import Head, Message
 
 
 class Arrival(msgspec.Struct, gc=False):
-    """One message on its way through arbitration, which delivers, queues or drops it.
+    """One message on its way through arbitration, which delivers, queues, keeps or drops it.
 
     Attributes:
         source: the connection that it arrived on.
@@ -30,33 +30,41 @@ class Arrival(msgspec.Struct, gc=False):
 
 
 class ProductState:
-    """State of one product: last numbers, primary connection, messages queued after a gap.
+    """State of one product: its numbers, primary connection, and messages queued after a gap.
 
-    All times are on the caller's clock, in seconds.
+    All times are on the caller's clock, in seconds. Messages of topics that are not held change
+    nothing here.
 
     Attributes:
-        product_id: the product; empty for messages without a product.
-        heard_at: when the last message of the product arrived, delivered or not; before the first
-            one, when this object was made.
+        product_id: the product; empty for messages without a product, and for ``rfq_matches`` held
+            for all products only.
+        heard_at: when the last message of the product arrived, delivered or not, or when an
+            upstream relay last reported its feed live again; before that, when this object was
+            made.
         data_at: when the last message other than a heartbeat arrived; None before the first.
         has_heartbeat: a heartbeat of the product has arrived.
-        numbers: the last numbers, by topic channel.
+        numbers: the ``Numbers`` of each channel that is judged by number, by topic channel.
         leader: the primary: the connection that supplies the product's state; None for none.
-        spare_since: when another line delivered state, and the primary none since; None when the
-            last state came from the primary.
+        spare_since: when another line first brought state after the last state from the primary;
+            None if it has brought none since.
         led_since: when a connection last became the primary by its own message; at first, when this
             object was made.
-        number_at: when a message of ``matches``, ``full`` or ``level3`` was last delivered; minus
-            infinity before the first.
-        unknown_since: when an update arrived before the snapshot, or a snapshot was last requested
-            for that; None for neither.
-        has_snapshot: the primary has sent the book's snapshot.
-        open_gap: the channel and the gap that another connection may still fill; None for none.
+        number_at: when a message was last delivered by its number in ``matches``, ``full`` or
+            ``level3``; minus infinity before the first.
+        unknown_since: when the first update of a book without its snapshot arrived, or when the
+            snapshot was last requested because updates arrived without it; None after a snapshot,
+            and at first.
+        has_snapshot: a snapshot of the book has arrived from the primary since it became primary.
+        open_gap: the channel and the gap that another connection may still fill; None for none, and
+            while messages are still queued after its channel was forgotten.
         queued: messages queued after the open gap, in order of arrival.
-        declare_at: when the open gap is due; without meaning if no message is queued.
-        early: a heartbeat kept until the sequence of ``full`` that it states arrives.
-        stated_trade: the trade id that the last heartbeat states, not yet checked; 0 for none.
-        stated_at: when that heartbeat arrived; minus infinity before the first.
+        declare_at: when the open gap is due; if its channel was forgotten, when the queued messages
+            are judged. Without meaning otherwise.
+        early: the arrival of a heartbeat kept because the sequence of ``full`` that it states has
+            neither arrived nor been reported missing; None for none.
+        stated_trade: the trade id of the primary's last heartbeat that counted (``heartbeats``), to
+            be checked by the next one; 0 for none.
+        stated_at: when that heartbeat was judged; minus infinity before the first.
     """
 
     __slots__ = (
@@ -99,7 +107,7 @@ class ProductState:
         self.stated_at = -math.inf
 
     def numbers_of(self, channel: str) -> Numbers:
-        """Return the numbers of one channel, which the first call creates."""
+        """Return the numbers of one channel; create them if there are none."""
         numbers = self.numbers.get(channel)
         if numbers is None:
             numbers = Numbers(
@@ -110,9 +118,10 @@ class ProductState:
         return numbers
 
     def forget(self, channel: str) -> None:
-        """Forget one channel that is no longer held, with its open gap and its queued messages.
+        """Forget one channel that is no longer held: its numbers, open gap and queued messages.
 
-        Queued messages of other channels stay queued, until ``declare_at`` at the latest.
+        Queued messages of other channels stay queued; they are judged at ``declare_at`` at the
+        latest.
         """
         self.numbers.pop(channel, None)
         if self.open_gap is not None and self.open_gap[0] == channel:

@@ -1,8 +1,8 @@
 """Parse the notices of another hedgehogd, when its ``/ws`` is the feed of this one.
 
-``parse`` reads a notice and changes nothing; ``UpstreamSession`` applies the value. Notices about
-one connection alone (``session``, ``resumed``, ``skipped``) have no value: they concern the
-connection between the two instances, not the subscribers of this one.
+``parse`` reads a notice and changes nothing; ``UpstreamSession`` applies the value. ``session``,
+``resumed`` and ``skipped`` have no value: they concern the connection between the two instances,
+not the subscribers of this one.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ class RelayedGap(NamedTuple):
     Attributes:
         channel: the topic channel.
         product_id: the product.
-        last: the last missing number; None when the notice states no valid number.
+        last: the last missing trade id of ``matches``, or sequence of ``full`` or ``level3``; None
+            for other channels, and when the notice states no valid number.
     """
 
     channel: str
@@ -37,7 +38,7 @@ class RelayedStale(NamedTuple):
     """The relay reports that its feed, or some products of it, became stale or live again.
 
     Attributes:
-        product_ids: the products; None for the relay's whole feed.
+        product_ids: the products; None for the relay's whole feed: the notice has no list of them.
         is_stale: True for stale, False for live again.
     """
 
@@ -56,14 +57,16 @@ class RelayedBackfill(NamedTuple):
 
 
 class RelayedClosing(NamedTuple):
-    """The relay is about to close this connection."""
+    """The relay is about to close the connection on which it sent the notice."""
 
 
 Relayed = RelayedGap | RelayedStale | RelayedBackfill | RelayedClosing
 
 
 def parse(head: Head, payload: bytes) -> Relayed | None:
-    """Parse a notice; return None for one that is unreadable, or about the connection alone.
+    """Parse a notice; return None for ``session``, ``resumed``, ``skipped`` and an unreadable one.
+
+    A ``gap`` without a known channel is unreadable, and so is a ``backfilled`` without a product.
 
     Args:
         head: its head; the type is one of ``TYPES``.

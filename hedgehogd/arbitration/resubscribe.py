@@ -1,9 +1,13 @@
 """Topics to subscribe to again on a live connection, and how often.
 
-There are two reasons. The exchange's acknowledgement leaves a topic out: another subscribe may
-help. Or a topic needs a new snapshot, or sends no message: an unsubscribe comes first. The first
-try is due at once. The pause between two tries for one topic doubles, from ``RENEW_FIRST_S`` to
-``RENEW_MAX_S``, so a topic that the exchange never acknowledges is requested less and less often.
+There are two kinds of requests. If the exchange's acknowledgement omits a topic, another subscribe
+may help. If a topic needs a new snapshot, or no message of it arrives, an unsubscribe precedes the
+subscribe.
+
+Each repeated subscribe to a topic is a *try*. The first one is due at once. The pause after a try
+doubles, from ``RENEW_FIRST_S`` to ``RENEW_MAX_S``, so a topic that the exchange never acknowledges
+is requested less and less often. A try that comes more than ``RENEW_MAX_S`` after the end of the
+last pause is the first one again.
 
 Sans-I/O: time is an argument. Each connection has its own.
 """
@@ -22,7 +26,8 @@ class Due(NamedTuple):
     Attributes:
         again: topics to subscribe to again.
         fresh: topics to unsubscribe from first, and then to subscribe to again.
-        next_at: when the next topic is due, on the caller's clock, seconds; infinity for never.
+        next_at: when the first of the remaining topics is due, on the caller's clock, seconds;
+            infinity if none remains.
     """
 
     again: frozenset[Topic]
@@ -31,7 +36,7 @@ class Due(NamedTuple):
 
 
 class Renewals:
-    """Topics to subscribe to again on one connection."""
+    """The topics to subscribe to again on one connection: see the module."""
 
     def __init__(self) -> None:
         self._again: set[Topic] = set()
@@ -41,24 +46,25 @@ class Renewals:
         self._tries: Counter[Topic] = Counter()
 
     def ask_again(self, topics: Iterable[Topic]) -> None:
-        """Add ``topics`` that the exchange's acknowledgement leaves out."""
+        """Add ``topics`` to those to subscribe to again: the acknowledgement omits them."""
         self._again.update(topics)
 
     def ask_fresh(self, topics: Iterable[Topic]) -> None:
-        """Add ``topics`` that need a new snapshot, or of which no message arrives."""
+        """Add ``topics`` to those to unsubscribe from and then subscribe to again.
+
+        They need a new snapshot, or no message of them arrives.
+        """
         self._fresh.update(topics)
 
     def tries(self, topic: Topic) -> int:
-        """Return how often in a row ``topic`` was due.
-
-        The count starts again when the next try comes more than ``RENEW_MAX_S`` after its pause.
-        """
+        """Return the number of the last try of ``topic``: 1 for a first one, 0 for no try yet."""
         return self._tries[topic]
 
     def take(self, held: frozenset[Topic], now: float) -> Due:
-        """Remove and return the ``held`` topics that are due at ``now``; drop those not held.
+        """Remove and return the topics that are due at ``now``; drop those that are not ``held``.
 
-        Each topic returned counts as tried: the caller subscribes to it.
+        Each topic returned counts as tried, and its next pause begins: the caller subscribes to it.
+        A topic of both kinds is returned as ``fresh``.
         """
         self._again &= held
         self._fresh &= held

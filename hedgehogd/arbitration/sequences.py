@@ -1,4 +1,30 @@
-"""Gaps, repeats and restarts in trade ids and sequences, which rise from message to message."""
+"""Gaps, repeats and resets in the trade ids or sequences of one channel of a product.
+
+The numbers rise from message to message: by one if they are *dense*, as trade ids and the sequences
+of ``full`` and ``level3`` are, or by more, as the sequences of ``ticker`` do.
+
+The *mark* is the highest number accepted since the last reset. A number above it is delivered and
+becomes the mark; dense numbers between the two are a gap. A number at or below the mark is a repeat
+and dropped. A number too far above the mark is delivered once and logged, and the mark stays: one
+implausible number must not turn all later numbers into repeats.
+
+The numbers of one line that are not above the mark, or too far above it, are a *run* while they
+rise (by one, if dense). A number that becomes the mark ends all runs. The mark moves to the last
+number of a run, up or down, when the run proves a *reset*: the exchange has restarted its numbers,
+or the mark itself was wrong.
+
+* A run too far above or below the mark proves it when it has ``ODD_NUMBERS_MAX`` numbers.
+* A run a little below the mark is usual, because a server, or the other of two lines, may lag. The
+  exchange's own times distinguish a lagging server from a reset: a lagging server sends messages
+  that are older than the message at the mark. A run that did not begin with an older message proves
+  a reset when it has lasted for ``SET_BACK_AFTER_S``.
+* On a small market a run may be one number. A heartbeat proves the reset when it states a number
+  below the mark and not below the run, and the run has lasted for as long.
+* A ``last_match`` is the newest trade there is. One too far below the mark proves a reset at once,
+  and so does one below the mark that is newer than the message at the mark.
+
+Dense numbers of the run that were dropped as repeats before are reported as a gap then.
+"""
 
 from typing import NamedTuple
 
@@ -11,12 +37,11 @@ class Verdict(NamedTuple):
     """The decision about one number.
 
     Attributes:
-        deliver: False for a repeat, for a heartbeat's number, and for a number below the mark
-            without a restart.
-        gap: the gap just before the number, or None.
+        deliver: False for a number delivered before, for one at or below the mark without a reset,
+            and for a heartbeat's number.
+        gap: the gap to report before the message, or None.
         oddity: a text for the log about an unexpected number; empty for none.
-        restart: the number at which delivery continues because the exchange restarted its count;
-            None for no restart.
+        restart: the number at which delivery continues after a reset; None for no reset.
     """
 
     deliver: bool
@@ -30,14 +55,15 @@ _REPEAT = Verdict(False)
 
 
 class _Run:
-    """A run: rising numbers of one line that do not follow the highest number.
+    """A run: rising numbers of one line that are not above the mark, or too far above it.
 
     Attributes:
         first: the first number of the run.
         last: the last number.
         count: how many numbers the run has.
-        since: when the run began or was last restarted, on the caller's clock, seconds.
-        begun: the message that arrived at ``since``.
+        since: the time from which it is measured how long the run has lasted: its beginning, or
+            later (``_has_lasted``). On the caller's clock, seconds.
+        begun: the last message of the run at ``since``.
         payload: the message that has the last number.
     """
 
@@ -51,22 +77,7 @@ class _Run:
 
 
 class Numbers:
-    """Watch one product's trade ids or sequences, and tolerate numbers that cannot be right.
-
-    The *mark* is the highest number accepted since the last restart of the count. A number too far
-    above the mark is delivered and the mark stays: one implausible number must not turn all later
-    numbers into repeats. When enough far numbers rise in a row on one line (by one where no number
-    may be left out), the exchange has restarted its count, or the mark itself was wrong, and the
-    mark moves to them. Numbers of that run that were dropped as repeats are then reported as a gap.
-
-    A rising run a little below the mark is usual, because a server, or the other of two
-    lines, may lag. The exchange's own times distinguish a lagging server from a set-back: a lagging
-    server sends messages that are older than the message at the mark. A run that is not older
-    is a set-back when it has lasted for ``SET_BACK_AFTER_S`` without a new number above the mark.
-    On a small market one number is a run when the heartbeats confirm it.
-
-    A ``last_match`` is the newest trade there is. One far below the mark is a set-back at once, and
-    so is one below the mark that is newer than the message at the mark.
+    """The numbers of one channel of a product, on all lines: see the module.
 
     Attributes:
         highest: the mark; None before the first number.
@@ -78,18 +89,22 @@ class Numbers:
         """Watch numbers in which a step of more than ``step_max`` is implausible.
 
         Args:
-            step_max: the largest plausible step.
+            step_max: the largest plausible step; a number further from the mark is too far.
             is_dense: True when a number left out is missing; a ticker leaves out many.
         """
         self.highest: int | None = None
-        self._mark = b""  # the message at the mark
+        self._mark = b""  # the message at the mark; empty if the mark was reported missing
         self._step_max = step_max
         self._is_dense = is_dense
         self._runs: dict[int, _Run] = {}  # by line
-        self._far: list[int] = []  # far above the mark, delivered; the other line repeats them
+        self._far: list[int] = []  # too far above the mark, delivered; the other line repeats them
 
     def gap_before(self, number: int) -> Gap | None:
-        """Return the gap that ``number`` would reveal, or None; change nothing."""
+        """Return the gap that ``number`` would reveal; change nothing.
+
+        None if ``number`` leaves out no number above the mark, if it is too far above the mark, and
+        before the first number.
+        """
         highest = self.highest
         if highest is None or number <= highest + 1 or number > highest + self._step_max:
             return None
@@ -104,14 +119,14 @@ class Numbers:
         *,
         is_newest: bool = False,
     ) -> Verdict:
-        """Account for the number of one message; return the decision about the message.
+        """Record the number of one message; return the decision about the message.
 
         Args:
             number: the number of a message.
             now: any clock that rises steadily, in seconds.
-            line: the line of the message; runs are per line.
+            line: the line of the message; each line has a run of its own.
             payload: the message, for the exchange's time in it; may be empty.
-            is_newest: True when the exchange states that no newer number exists.
+            is_newest: True for a ``last_match``: no newer number exists.
         """
         highest = self.highest
         if highest is None:
@@ -127,16 +142,19 @@ class Numbers:
         return Verdict(True, Gap(highest + 1, number - 1))
 
     def skip_to(self, number: int) -> None:
-        """Move the mark up to ``number``, never down: the gap up to it has been reported."""
+        """Raise the mark to ``number``: the numbers up to it have been reported missing.
+
+        Without a mark, set it. Do nothing if ``number`` is not above the mark.
+        """
         if self.highest is None or number > self.highest:
             self.highest, self._mark = number, b""
 
     def confirm(self, number: int, now: float, line: int = 0) -> Verdict:
-        """Account for a heartbeat that states ``number`` as the newest; it delivers nothing.
+        """Return the decision about a heartbeat that states ``number`` as the newest.
 
-        The decision is a restart if the heartbeat confirms a run on its line that has lasted, and
-        moves the mark down to the run. A heartbeat alone proves no set-back: a lagging server
-        states old numbers too.
+        It is a reset if ``number`` is below the mark and not below the last number of a run of the
+        same line, and this run has lasted: the mark moves down to that last number. A heartbeat
+        alone proves no reset: a lagging server states old numbers too. ``deliver`` is False.
         """
         run, highest = self._runs.get(line), self.highest
         if run is None or highest is None or not run.last <= number < highest:
@@ -150,10 +168,10 @@ class Numbers:
         return Verdict(False, dropped, f"restarts at {run.last + 1}", run.last + 1)
 
     def _has_lasted(self, run: _Run, now: float) -> bool:
-        """Say whether a run has lasted long enough, and did not begin before the mark's message.
+        """Say whether a run has lasted for ``SET_BACK_AFTER_S``, and is not of a lagging server.
 
-        A run that began with an older message than the mark's is restarted at its last message: a
-        lagging server catches up.
+        If it has lasted, but began with a message older than the message at the mark, the result is
+        False, and the run is timed again from its last message: the server may have caught up.
         """
         if now - run.since < SET_BACK_AFTER_S:
             return False
@@ -180,7 +198,7 @@ class Numbers:
         *,
         is_newest: bool,
     ) -> Verdict:
-        """Account for a number that is not above the mark, or too far above it."""
+        """Record a number that is not above the mark, or too far above it; return the decision."""
         if number == highest and payload and payload == self._mark:
             self._runs.pop(line, None)  # a lagging server has reached the mark
             return _REPEAT

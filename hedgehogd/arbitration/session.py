@@ -1,13 +1,15 @@
 """The conversation with the exchange, without the sockets.
 
-The session receives the frames of all connections and returns messages with their topics, gap
-notices, refusals and errors, in the order in which subscribers receive them. It lives as long as
-the feed, across connections, because a gap may lie between two connections.
+The session receives the frames of all connections, one socket read at a time. It returns messages
+with their topics, notices, refusals and errors; messages and notices are in the order in which
+subscribers receive them. It lives as long as the feed, across connections, because a gap may lie
+between two connections.
 
 Messages dropped here are counted by reason in ``dropped``:
 
 * ``garbage``: no readable head. No message of a peer may raise an error here.
-* ``unknown_type``: a type that hedgehogd does not know; logged once for each type.
+* ``unknown_type``: a type that hedgehogd does not know; logged once for each type, up to
+  ``_KNOWN_ODDITIES_MAX`` types.
 * ``unwanted``: of a topic that the connection, or the feed, does not hold or holds no longer; or
   of a new product when ``TOPICS_MAX`` are known.
 * ``repeat``, ``spare``, ``no_snapshot``: see ``arbiter``.
@@ -52,9 +54,9 @@ class UpstreamSession:
     """Convert the exchange's frames into messages, and find the gaps between them.
 
     Attributes:
-        dropped: messages not delivered, by reason.
+        dropped: counts of dropped messages, by reason: see the module.
         arbiter: decides which connection's message is delivered.
-        refused: topic channels that the exchange has refused.
+        refused: topic channels that the exchange has refused; ``try_again`` removes them.
         key_failed: those of ``refused`` that the exchange refused because it rejected our key.
         products: the state of each product, by id; ``""`` for messages without a product.
     """
@@ -76,35 +78,39 @@ class UpstreamSession:
 
     @property
     def told_stale(self) -> bool:
-        """True while an upstream relay on a live connection reports its own feed as stale."""
+        """True while an upstream relay on a connection reports its own whole feed as stale."""
         return self.arbiter.told_stale
 
     def connected(self, source: Source) -> None:
-        """Add a connection that has begun: it may deliver from now on."""
+        """Add ``source``, a connection that begins: from now on it may fill gaps."""
         self.arbiter.connected(source)
 
     def lost(self, source: Source, now: float) -> Received:
-        """Remove a connection that has ended, and choose other primaries for its products.
+        """Remove a connection that has ended; choose another primary where it was the primary.
 
         Returns:
-            The notices of the gaps that nothing can fill now, the messages queued after them, and
-            the topics that need a new snapshot.
+            If fewer than two connections remain, the notices of all open gaps and the messages
+            queued after them. The topics that need a new snapshot from another primary.
         """
         received = Received()
         self.arbiter.lost(source, self.states(source), now, received)
         return received
 
     def expire(self, now: float) -> Received:
-        """Declare the gaps due at ``now``; return their notices and the messages queued after."""
+        """Declare the gaps due at ``now``; return their notices and the messages queued after.
+
+        ``arbiter.next_expiry`` returns when the next call is needed.
+        """
         received = Received()
         self.arbiter.expire(now, received)
         return received
 
     def hold_only(self, topics: Iterable[Topic]) -> None:
-        """Forget all topics but ``topics``: their numbers are not compared with later ones.
+        """Hold ``topics`` only: forget the numbers, open gaps and queued messages of other topics.
 
-        Messages of the forgotten topics still in flight are dropped, on every connection. The state
-        of a product without a topic is dropped.
+        Queued messages of channels without numbers stay queued. From now on, messages that
+        ``flows`` does not admit are dropped, on every connection. The state of a product without a
+        topic is dropped.
         """
         topics = frozenset(topics)
         self._flows.follow(topics)
@@ -121,7 +127,8 @@ class UpstreamSession:
     def is_news(self, payload: bytes) -> bool:
         """Record a relay's notice; return True if it is not among the last ones recorded.
 
-        Two lines may lead to the same relay, which sends each notice to both.
+        Two lines may lead to the same relay, which sends each notice to both. The last
+        ``_NEWS_KEPT_MAX`` notices are kept.
         """
         if payload in self._news:
             return False
@@ -131,39 +138,42 @@ class UpstreamSession:
         return True
 
     def try_again(self, channels: frozenset[str]) -> None:
-        """Remove ``channels`` from ``refused``: the caller may subscribe to them again."""
+        """Remove ``channels`` from ``refused`` and ``key_failed``: they may be requested again."""
         self.key_failed -= channels
         self.refused -= channels
 
     def let_go(self, source: Source) -> None:
         """Remove from ``source.products`` the products of which it holds no topic any more.
 
-        The products that follow it move by the rules of ``primary``.
+        ``""`` stays. If it is the primary of such a product, the rules of ``primary`` replace it
+        when another connection brings state of the product.
         """
         source.products &= {topic.product_id for topic in source.held or ()} | {""}
 
     def forget(self, topic: Topic) -> None:
-        """Forget ``topic``: its numbers and open gap; drop its queued messages."""
+        """Forget the numbers and the open gap of ``topic``, and drop its queued messages."""
         state = self.products.get(topic.product_id)
         if state is not None:
             state.forget(topic.channel)
 
     def receive(self, source: Source, frames: list[tuple[bytes, bytes]], now: float) -> Received:
-        """Read the text messages of one socket read, as ``(frame, payload)`` pairs.
+        """Judge the text messages of one socket read, and apply those that are not data.
+
+        Times and products are recorded in ``source``, and in the states of the products.
 
         Args:
             source: the connection.
-            frames: the text messages, in order of arrival.
+            frames: the text messages as ``(frame, payload)`` pairs, in order of arrival.
             now: any clock that rises steadily, in seconds.
 
         Returns:
-            The messages to deliver, queued ones that they release included, and all that the read
-            reports.
+            The messages to deliver, which may have been queued before, and all notices, refusals,
+            errors and requests of this read.
         """
         received = Received()
         arbitrate, admits = self.arbiter.arbitrate, self._flows.admits
         products, states = source.products, self.products
-        has_beats = source.held is not None  # hedgehogd subscribes to the heartbeat of each product
+        has_beats = source.held is not None  # the feed subscribes to the heartbeat of each product
         for frame, payload in frames:
             try:
                 head = read_head(payload)
@@ -178,7 +188,7 @@ class UpstreamSession:
                 continue
             topic, also, is_held, owner = route
             if is_held and not admits(topic):
-                # The last subscriber of full has left; a trade belongs to matches as well.
+                # The last subscriber of ``full`` has left; a trade may belong to ``matches`` too.
                 topic = intern_topic(_MATCHES, head.product_id)
                 is_held = head.type == "match" and admits(topic)
             if not is_held:
@@ -191,7 +201,7 @@ class UpstreamSession:
                     self.dropped["unwanted"] += 1
                     continue
             if has_beats and state.leader is source and now - state.heard_at > PRODUCT_SILENCE_S:
-                received.resync_books(state.product_id)  # the product was silent
+                received.resync_books(state.product_id)  # it was silent: updates may be missing
             state.heard_at = now
             if owner:
                 source.heard_at = now
@@ -208,7 +218,7 @@ class UpstreamSession:
     ) -> None:
         """Request snapshots of all books of the connection if an unreadable message may be of one.
 
-        It may concern any book. The request is repeated at most every ``RESYNC_AGAIN_S``:
+        It may be of any of them. Only one request in ``RESYNC_AGAIN_S`` is made for a connection:
         when snapshots do not help, the exchange sends such updates on purpose.
         """
         is_update = any(kind in payload for kind in (b"l2update", b"snapshot"))
@@ -217,14 +227,14 @@ class UpstreamSession:
             received.resyncs += [t for t in source.held or () if t.channel in _BOOKS]
 
     def states(self, source: Source) -> list[ProductState]:
-        """Return the states of the products received on ``source``."""
+        """Return the states of ``source.products``, the products received on the connection."""
         return [state for id_, state in self.products.items() if id_ in source.products]
 
     def quiet_products(self, source: Source, now: float, patience_s: float) -> list[str]:
-        """Return the silent products that ``source`` is the primary of and that have heartbeats.
+        """Return the ids of the silent products that ``source`` is the primary of.
 
         Silent means: no message of the product, heartbeats included, on any connection for
-        ``patience_s``. A product without a heartbeat so far is left out.
+        ``patience_s``. A product without a heartbeat so far does not count as silent.
         """
         return [
             state.product_id
@@ -235,8 +245,7 @@ class UpstreamSession:
     def _add_product(self, source: Source, product_id: str, now: float) -> ProductState | None:
         """Record that a product arrives on ``source``; return its state, created if it is new.
 
-        Returns:
-            None for a new product when ``TOPICS_MAX`` are known.
+        For a new product when ``TOPICS_MAX`` are known, record nothing and return None.
         """
         state = self.products.get(product_id)
         if state is None:
@@ -249,7 +258,10 @@ class UpstreamSession:
     def _receive_control(
         self, source: Source, head: Head, payload: bytes, received: Received
     ) -> None:
-        """Apply a message that is not data: acknowledgement, error, or a relay's notice."""
+        """Apply a message that is not data: acknowledgement, error, or a relay's notice.
+
+        A message of another type is counted as dropped; the type is logged once.
+        """
         if head.type == "subscriptions":
             self._acknowledge(source, payload, received)
         elif head.type == "error":
@@ -263,10 +275,11 @@ class UpstreamSession:
                 received.oddities.append(f"unknown type {head.type!r}"[:_ODDITY_CHARACTERS_MAX])
 
     def _relay(self, source: Source, head: Head, payload: bytes, received: Received) -> None:
-        """Apply a notice of an upstream relay, and forward it to subscribers.
+        """Apply a notice of an upstream relay.
 
-        One about the relay's whole feed sets ``source.told_stale`` instead; ``closing`` is logged.
-        A backfill that another line has reported is dropped.
+        A ``gap`` (``_relay_gap``), a ``stale`` of products and a ``backfilled`` are forwarded to
+        subscribers; a ``backfilled`` that is known already is dropped. A ``stale`` of the relay's
+        whole feed sets ``source.told_stale``. ``closing`` is logged. Other notices have no effect.
         """
         match relay_notices.parse(head, payload):
             case RelayedGap() as relayed:
@@ -282,7 +295,12 @@ class UpstreamSession:
                 received.oddities.append("the upstream relay is closing")
 
     def _relay_gap(self, relayed: RelayedGap, payload: bytes, received: Received) -> None:
-        """Forward a relay's gap unless another line has reported it or delivered its messages."""
+        """Forward a relay's gap and count it; drop one that is known already or was filled.
+
+        If its last number is not above the highest one here, it is dropped. If the last number is
+        plausibly above it, the numbers up to it are recorded as missing. Otherwise the two cannot
+        be compared, and the gap is dropped if the same notice is known (``is_news``).
+        """
         channel, product_id, last = relayed
         state = self.products.get(product_id)
         numbers = None if state is None else state.numbers.get(channel)
@@ -300,9 +318,10 @@ class UpstreamSession:
         received.tell(TopicNotice(intern_topic(channel, product_id), payload, NoticeKind.GAP))
 
     def _acknowledge(self, source: Source, payload: bytes, received: Received) -> None:
-        """Record the held topics that an acknowledgement leaves out, in source and ``received``.
+        """Record the held topics that an acknowledgement omits, in ``source`` and ``received``.
 
-        Nothing is compared while another request is outstanding.
+        While another acknowledgement is due, and if ``held`` is None or the message is unreadable,
+        only count it in ``source.acks_due``.
         """
         source.acks_due = max(0, source.acks_due - 1)
         if source.acks_due or source.held is None:
@@ -321,7 +340,9 @@ class UpstreamSession:
     def _receive_error(self, source: Source, head: Head, received: Received) -> None:
         """Apply an ``error``: a refused product, refused channels, or an alarm.
 
-        The connection drops the topics of refused channels. An error about our key is an alarm too.
+        An error about keys refuses the held channels that need one. Refused channels are added to
+        ``refused``, and the connection drops their topics. An error about our key is an alarm too;
+        its channels are added to ``key_failed``, and it counts as the acknowledgement of a request.
         """
         product_id = coinbase.refused_product(head)
         if product_id is not None:

@@ -464,11 +464,14 @@ class Arbiter:
     ) -> None:
         """Report the gap, the unexpected number and the reset of a verdict, if it has them.
 
-        A reset has a ``gap`` notice of its own only if the verdict has no gap.
+        A reset has a ``gap`` notice of its own only if the verdict has no gap. From a reset on,
+        ``race`` compares with its number.
         """
         if verdict.oddity:
             topic = intern_topic(channel, state.product_id)
             received.oddities.append(f"{topic} {verdict.oddity}")
+        if verdict.restart is not None:
+            self.race.reset(state.product_id, channel, verdict.restart)
         if verdict.gap is not None:
             self._report_gap(state, channel, verdict.gap, received)
         elif verdict.restart is not None:

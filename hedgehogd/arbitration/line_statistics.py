@@ -1,8 +1,8 @@
 """Which of two lines delivers first, by how much, and how many gaps each line filled.
 
 A number of ``matches``, ``full`` or ``level3`` usually arrives on both lines. A number above the
-highest one of its product and channel is a *win* of the line that delivers it; every other number
-is a repeat, or late, and is no win.
+highest one of its product and channel since the last reset is a *win* of the line that delivers it;
+every other number is a repeat, or late, and is no win.
 
 The *lead* is the time from a win until the other line delivers the same number. It is measured for
 one number at a time, of all products together: the number is kept until the other line delivers
@@ -61,6 +61,17 @@ class Race:
         probe = self._probe
         if probe is not None and probe[:3] == (product_id, channel, number) and probe.line != line:
             self._leads_s[probe.line].append(now - probe.at)
+            self._probe = None
+
+    def reset(self, product_id: str, channel: str, number: int) -> None:
+        """Record that the exchange has reset the numbers of a channel to ``number``.
+
+        The numbers above it are wins from now on. If a lead is being measured on the channel, the
+        measurement ends without a result.
+        """
+        self._highest[product_id, channel] = number
+        probe = self._probe
+        if probe is not None and probe[:2] == (product_id, channel):
             self._probe = None
 
     def forget(self, product_id: str) -> None:

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from hedgehogd.arbitration.connection_state import Source
 from hedgehogd.arbitration.session import UpstreamSession
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.limits import HANDOVER_S, SET_BACK_AFTER_S, WAITING_MESSAGES_MAX
+from hedgehogd.domain.limits import (
+    HANDOVER_S,
+    ODD_NUMBERS_MAX,
+    SET_BACK_AFTER_S,
+    WAITING_MESSAGES_MAX,
+)
 from hedgehogd.protocol.frames import encode_text
 from tests.arbitration.exchange_model import (
     FULL,
@@ -489,6 +494,19 @@ def test_restarted_numbers_are_delivered_and_reported_on_every_topic(channel, ki
     assert channel in reported
     assert {"matches"} >= reported - {channel}
     assert int(SET_BACK_AFTER_S) + 2 == flows[-1][key]
+
+
+@pytest.mark.parametrize("make", [trade, order])
+def test_after_a_reset_the_first_line_is_counted_again(make):
+    """Otherwise its lead would not be measured until the numbers pass the old ones."""
+    held = WITH_FULL if make is order else WITH_MATCHES
+    two = Two(*lines(held, held))
+    for now, number in enumerate([900_000_000, *range(1, ODD_NUMBERS_MAX + 2)]):
+        two.receive(0, now, make(number))
+        two.receive(1, now + 0.25, make(number))
+
+    assert {0: 2} == two.arbiter.race.wins
+    assert 0.25 == two.arbiter.race.lead_s(0)
 
 
 @settings(max_examples=100, deadline=None)

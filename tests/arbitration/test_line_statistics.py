@@ -53,6 +53,32 @@ def test_the_lead_is_the_median_of_the_last_ones(monkeypatch):
     assert 3 == found.lead_s(0)
 
 
+def test_lower_numbers_after_a_reset_are_counted():
+    """The old highest number may not be reached again for days."""
+    found = Race()
+    found.reset("BTC-USD", "full", 900)
+    found.observe("BTC-USD", "full", 1_000, 0, 0)
+    found.reset("BTC-USD", "full", 3)
+    found.observe("BTC-USD", "full", 3, 1, 1)
+    found.observe("BTC-USD", "full", 4, 1, 2)
+    found.observe("BTC-USD", "full", 4, 0, 2.5)
+
+    assert {0: 1, 1: 1} == found.wins
+    assert 0.5 == found.lead_s(1)
+
+
+@pytest.mark.parametrize(("channel", "lead_s"), [("full", 1), ("matches", 2)])
+def test_a_reset_ends_the_measurement_of_its_channel_alone(channel, lead_s):
+    """The same number after a reset is another message."""
+    found = Race()
+    found.observe("BTC-USD", channel, 7, 0, 0)
+    found.reset("BTC-USD", "full", 3)
+    found.observe("BTC-USD", channel, 7, 0, 1)
+    found.observe("BTC-USD", channel, 7, 1, 2)
+
+    assert lead_s == found.lead_s(0)
+
+
 @pytest.mark.parametrize("product_id", ["BTC-USD", "ETH-USD"])
 def test_a_released_product_is_forgotten(product_id):
     """Its numbers may be lower when it is held again."""

@@ -134,6 +134,8 @@ GC_NEW_OBJECTS_MAX = 20_000
 # Writes in one turn of the loop before other tasks run: about 2 ms. A control request takes some
 # 40 turns, so a subscriber's request waits for as many.
 WRITES_PER_TURN_MAX = 256
+# Messages appended to cohorts in one turn of the loop, counted once for each cohort: about 0.5 ms.
+ROUTED_PER_TURN_MAX = 4096
 # Messages encoded for cohorts in one turn: with a resume position, and stored in the backlog of a
 # subscriber that does not read, each costs as much as ten writes.
 FORMED_PER_TURN_MAX = 25

@@ -5,9 +5,11 @@ a batch are joined once per cohort, not once per member: with 500 subscribers of
 products a batch costs one join and 500 writes.
 
 ``publish`` yields after ``WRITES_PER_TURN_MAX`` writes, or fewer where each message is formed with
-a position (``FORMED_PER_TURN_MAX``). So members may join, move and leave while a batch is being
-written. Each member has ``served_to``, the tape offset up to which messages were written to it; the
-batch ends at offset ``end``. A member receives each message once, in any order of events:
+a position (``FORMED_PER_TURN_MAX``), after a write that ends its member, and after
+``ROUTED_PER_TURN_MAX`` messages for cohorts. So members may join, move and leave while a batch is
+being routed and written. Each member has ``served_to``, the tape offset up to which messages were
+written to it; the batch ends at offset ``end``. A member receives each message once, in any order
+of events:
 
     state                          event                 next    the hub writes
     -----------------------------  --------------------  ------  --------------------------------
@@ -45,7 +47,11 @@ from collections import Counter
 import trio
 
 from hedgehogd.domain.channel import LEVEL3, Topic
-from hedgehogd.domain.limits import FORMED_PER_TURN_MAX, WRITES_PER_TURN_MAX
+from hedgehogd.domain.limits import (
+    FORMED_PER_TURN_MAX,
+    ROUTED_PER_TURN_MAX,
+    WRITES_PER_TURN_MAX,
+)
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import to_text
 from hedgehogd.engine.chunk import Chunk
@@ -183,24 +189,9 @@ class Hub:
         May yield between writes, but waits for no subscriber. One call at a time.
         """
         end = self._tape.end
-        offset = self._publishing_after = end - len(messages)
-        touched: list[Cohort] = []
-        by_topic = self._by_topic
-        for message in messages:
-            offset += 1
-            for cohort in by_topic.get(message.topic, ()):
-                if not cohort.pending:
-                    touched.append(cohort)
-                cohort.pending.append(message)
-                cohort.offsets.append(offset)
-            if message.also is not None:
-                for cohort in by_topic.get(message.also, ()):
-                    if message.topic not in cohort.topics:
-                        if not cohort.pending:
-                            touched.append(cohort)
-                        cohort.pending.append(message)
-                        cohort.offsets.append(offset)
+        self._publishing_after = end - len(messages)
         try:
+            touched = await self._route(messages)
             writes = 0
             for cohort in touched:
                 if not cohort.members:  # its members moved or left during a checkpoint
@@ -216,7 +207,8 @@ class Hub:
                     member.served_to = end
                     member.write(chunk)
                     served += 1
-                    writes += 1
+                    # A write that ends its member frees a backlog of perhaps thousands of chunks.
+                    writes += 1 if member.cohort is cohort else WRITES_PER_TURN_MAX
                     if writes >= WRITES_PER_TURN_MAX:
                         writes = 0
                         await trio.lowlevel.checkpoint()
@@ -224,6 +216,36 @@ class Hub:
                 self.bytes_out += served * chunk.size
         finally:
             self._publishing_after = None
+
+    async def _route(self, messages: list[Message]) -> list[Cohort]:
+        """Append each message to the ``pending`` of the cohorts of its topics; return these."""
+        offset = self._tape.end - len(messages)
+        touched: list[Cohort] = []
+        by_topic = self._by_topic
+        routed = 0
+        for message in messages:
+            offset += 1
+            # The members of a cohort that is new since a checkpoint are served: see the table.
+            cohorts = by_topic.get(message.topic, ())
+            routed += len(cohorts)
+            for cohort in cohorts:
+                if not cohort.pending:
+                    touched.append(cohort)
+                cohort.pending.append(message)
+                cohort.offsets.append(offset)
+            if message.also is not None:
+                cohorts = by_topic.get(message.also, ())
+                routed += len(cohorts)
+                for cohort in cohorts:
+                    if message.topic not in cohort.topics:
+                        if not cohort.pending:
+                            touched.append(cohort)
+                        cohort.pending.append(message)
+                        cohort.offsets.append(offset)
+            if routed >= ROUTED_PER_TURN_MAX:
+                routed = 0
+                await trio.lowlevel.checkpoint()
+        return touched
 
     def _settle(self, member: Member) -> None:
         """Write the messages of the running batch that are owed to ``member``."""

@@ -30,6 +30,13 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Mark each Hypothesis test ``random``: it takes a hundred times as long as a plain test."""
+    for item in items:
+        if getattr(item.obj, "is_hypothesis_test", False):
+            item.add_marker("random")
+
+
 @pytest.fixture(scope="session")
 def command(request):
     """The program under test, as the first words of a command line."""

@@ -73,6 +73,7 @@ def test_books_of_the_recording():
         check_written(follow(of_one))
 
 
+@pytest.mark.random
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_books_of_the_simulated_market(seed):
     """Messages for windows of 50 ms have many changes each."""

@@ -136,6 +136,7 @@ def keep_streams(exchange):
     return streams, opening
 
 
+@pytest.mark.random
 @pytest.mark.parametrize(
     "reach",
     [
@@ -180,6 +181,7 @@ async def test_a_feed_cancelled_in_any_state_leaves_nothing_open(
     await assert_all_closed(running, streams)
 
 
+@pytest.mark.random
 @pytest.mark.parametrize("steps", range(60))
 async def test_a_feed_cancelled_after_any_number_of_steps_leaves_nothing_open(
     autojump_clock, make_feed, exchange, steps

@@ -366,6 +366,7 @@ async def test_callers_that_wait_at_the_end_are_refused(autojump_clock, upstream
     assert late.message == "the exchange's REST service cannot be used now"
 
 
+@pytest.mark.random
 async def test_random_callers_never_hang_nor_exceed_the_limits(autojump_clock, upstream):
     """Callers come, leave and repeat; the service fails; every caller that stays gets an answer."""
     dice = Random(7)

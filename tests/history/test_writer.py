@@ -470,6 +470,7 @@ while True:
 """
 
 
+@pytest.mark.random
 def test_what_was_acknowledged_survives_kill_9(store):
     """At whatever moment; without holes, without doubles, and the next one goes on behind it."""
     seed = random.randrange(2**32)

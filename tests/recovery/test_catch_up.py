@@ -51,11 +51,13 @@ def schedules(monkeypatch):
     return lambda make: run_schedules(make, first, SEEDS)
 
 
+@pytest.mark.random
 def test_past_tape_and_live_are_what_was_published_once_and_in_order(schedules):
     """Whatever is where, however slow the reader is, and wherever it leaves."""
     schedules(Schedule)
 
 
+@pytest.mark.random
 def test_what_the_feed_did_not_give_us_comes_from_elsewhere_or_is_told(schedules):
     """From the store, from other instances; and if nobody has it there is a notice of it."""
     schedules(Holed)

@@ -28,6 +28,7 @@ def test_the_same_seed_gives_the_same_bytes_for_any_steps_of_time(seed, steps):
     assert market.now_ns == START_NS + S // 4
 
 
+@pytest.mark.random
 def test_another_seed_gives_another_market():
     """A seed without effect would make all soak runs the same."""
     first, second = (run(Market(seed, START_NS, FEW), 1) for seed in (1, 2))
@@ -44,6 +45,7 @@ def test_a_product_does_not_depend_on_other_products():
     assert of_one[0] == of_one[1]
 
 
+@pytest.mark.random
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("channel", ["level2", "level2_50"])
 def test_snapshot_and_updates_give_the_whole_book(channel, seed):
@@ -112,6 +114,7 @@ def test_ticker_batch_sends_changes_every_five_seconds():
     assert quiet < len(LISTED)
 
 
+@pytest.mark.random
 def test_messages_leave_in_time_order():
     """All products share one clock, so a relay receives their messages interleaved in order."""
     times = [message.time_ns for message in run(Market(1, START_NS, LISTED), 0.7)]
@@ -153,6 +156,7 @@ def test_subscriptions_do_not_change_the_market(topics):
         assert sequences[0] == sequences[1]
 
 
+@pytest.mark.random
 @pytest.mark.parametrize("channel", ["level2", "level2_50"])
 def test_a_book_with_added_levels_stays_consistent(channel):
     """A snapshot of megabytes is a valid test only if the book is consistent."""

@@ -17,6 +17,7 @@ ONE = LISTED[:1]
 EAGER = LISTED[0]._replace(takers_per_s=60, events_per_s=150)
 
 
+@pytest.mark.random
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("channel", ["full", "level3"])
 def test_a_book_of_orders_equals_its_initial_state_plus_every_event(seed, channel):
@@ -38,6 +39,7 @@ def test_a_book_of_orders_equals_its_initial_state_plus_every_event(seed, channe
             assert follower.levels(side) == levels
 
 
+@pytest.mark.random
 def test_every_kind_of_event_happens():
     """A kind of event that never occurs is never tested with a relay."""
     market = Market(1, START_NS, [EAGER], rate=10)
@@ -86,6 +88,7 @@ def test_a_taker_is_received_matched_and_then_done_or_open():
     assert any("open" in order_events for order_events in takers)
 
 
+@pytest.mark.random
 def test_a_heartbeat_is_never_ahead_of_the_orders():
     """Otherwise a client would fetch the whole book again (docs/COINBASE.md §6.1)."""
     market = Market(1, START_NS, ONE, rate=3)
@@ -185,6 +188,7 @@ def test_the_busiest_product_has_the_recorded_rate_and_bursts():
     assert max(tenths.values()) > 3 * mean
 
 
+@pytest.mark.random
 def test_a_long_run_keeps_its_price_and_its_depth():
     """A demo that runs for weeks must not reach a price of one cent, or an empty book."""
     market = Market(5, START_NS, LISTED[-1:], RATE_MAX)
@@ -197,6 +201,7 @@ def test_a_long_run_keeps_its_price_and_its_depth():
         assert all(20 <= len(ladder) < 1000 for ladder in (book.bids, book.asks))
 
 
+@pytest.mark.random
 def test_a_side_with_few_levels_keeps_its_number_of_orders():
     """Otherwise orders would collect on the last 20 levels, and a demo's memory would grow."""
     market = Market(1, START_NS, LISTED[-1:], RATE_MAX)

@@ -274,6 +274,7 @@ async def test_a_conflating_subscriber_of_a_book_gets_a_fresh_snapshot_when_ther
     await client.stream.aclose()
 
 
+@pytest.mark.random
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_book_is_right_at_any_speed_of_reading(nursery: trio.Nursery, seed: int) -> None:
     """This holds for any dropped updates and any new snapshots of the exchange."""

@@ -67,6 +67,7 @@ async def test_two_faults_can_apply_to_one_message(world, autojump_clock):
     assert exchange.faults.fired == {"duplicate": 1, "sequence_gap": 1}
 
 
+@pytest.mark.random
 async def test_recurring_faults_recur_the_same_way_for_a_seed(world, autojump_clock):
     """``--fault``: a soak run that found a bug must reproduce it."""
 
@@ -109,6 +110,7 @@ async def test_an_armed_fault_is_not_armed_again(world, autojump_clock):
     assert exchange.faults.armed("duplicate") == 1
 
 
+@pytest.mark.random
 async def test_every_fault_takes_effect_on_a_client_that_reconnects(world, autojump_clock):
     """A small campaign: all faults, one after the other, and the exchange continues."""
     exchange = world(rate=0.25)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.books import snapshots as snapshots_module
 from hedgehogd.books.level2_batch import Level2Batch
 from hedgehogd.domain import limits
@@ -214,6 +215,32 @@ async def test_updates_during_the_making_follow_the_snapshot(making, short_slice
 
     assert "100" in dict(json.loads(late.messages[0].payload)["bids"])
     assert kept(late) == {str(n): "1" for n in range(92, 100)}
+
+
+async def test_a_book_that_ends_during_the_making_gives_no_snapshot(making, short_slices):
+    """Subscribers would keep a book that nothing updates."""
+    making.join("level2")
+    await making.publish(a_snapshot(levels=9))
+    _, late = making.join("level2")
+    await wait_begun(short_slices)
+    await making.publish(notices=[TopicNotice(frozenset({BTC}), b"{}", NoticeKind.STALE)])
+    await wait_all_tasks_blocked()
+
+    assert [message.type for message in late.messages] == []
+    assert making.pipe.snapshots.made == 0
+
+
+async def test_the_end_of_another_book_keeps_a_snapshot(making):
+    """It is as good for the next joiner as before."""
+    making.join("level2")
+    await making.publish(a_snapshot())
+    making.join("level2")
+    await wait_all_tasks_blocked()
+    making.pipe.snapshots.forget({"ETH-USD"})
+    making.join("level2")
+    await wait_all_tasks_blocked()
+
+    assert making.pipe.snapshots.made == 1
 
 
 async def test_a_resync_during_the_making_serves_the_joiner_at_once(making, short_slices):

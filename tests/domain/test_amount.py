@@ -39,6 +39,17 @@ def test_a_scaled_number_equals_its_amount_exactly(text):
     assert is_zero(text) == (Decimal(text) == 0)
 
 
+@pytest.mark.parametrize(
+    ("text", "number", "places"),
+    [("1.50", "1.5", 2), ("2E-3", "0.002", 3), ("1.5e1", "15", 0), ("1e-18", "1e-18", 18)],
+)
+def test_an_amount_is_read_in_any_spelling(text, number, places):
+    """An exponent moves the decimals, and zero has no digits but places."""
+    assert scaled(text) == Fraction(number) * 10**18
+    assert decimals(text) == places
+    assert scaled("0e9") == scaled("0.000e-30") == 0
+
+
 @pytest.mark.parametrize("text", MALFORMED)
 def test_a_text_that_is_not_an_amount_is_refused(text):
     """A YFI-USD snapshot had "0.-10000" (COINBASE §6.6); int() and Decimal() accept other forms."""

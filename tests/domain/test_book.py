@@ -202,6 +202,14 @@ def test_an_unordered_snapshot_is_sorted():
     assert [["3", "2", "1"], ["4", "5", "6"]] == [[p for p, _ in side] for side in rows(book)]
 
 
+def test_the_best_levels_are_the_highest_bid_and_the_lowest_ask():
+    """A side without levels has none."""
+    book = ready([("9", "1"), ("10", "2")], [("12", "3"), ("11", "4")])
+
+    assert (book.best_bid, book.best_ask) == (("10", "2"), ("11", "4"))
+    assert (ready().best_bid, ready().best_ask) == (None, None)
+
+
 def test_a_book_without_a_snapshot_is_not_ready():
     """Updates alone would build a book of a few levels that looks complete."""
     book = Book()

@@ -130,6 +130,16 @@ def test_a_window_has_net_changes_only():
     assert [("buy", "1", "0"), ("sell", "9", "2")] == gathering.changes(book)
 
 
+def test_a_window_begins_without_the_changes_before_it():
+    """They were in the window before."""
+    book, gathering = ready([("1", "1")]), Gathering()
+    gathering.note(book, [("buy", "1", "2")])
+    book.apply([("buy", "1", "2")])
+    gathering.begin()
+
+    assert gathering.changes(book) == []
+
+
 def test_an_unreadable_change_does_not_affect_a_window():
     """The window contains the other changes of the message."""
     book, gathering = ready([("1", "1")]), Gathering()

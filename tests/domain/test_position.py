@@ -67,6 +67,7 @@ def test_the_object_form_equals_the_position(position):
 def test_the_text_is_the_documented_one(position, text):
     """Clients store the text, so its form is public."""
     assert text == to_text(position)
+    assert position == from_text(text)
 
 
 @pytest.mark.parametrize(

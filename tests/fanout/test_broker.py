@@ -105,6 +105,30 @@ async def test_a_released_topic_is_forgotten_in_order(plumbing):
     assert plumbing.pipe.tape.position([TICKER], plumbing.pipe.tape.end) == {}
 
 
+async def test_a_notice_of_a_topic_that_is_not_held_is_not_recorded(plumbing):
+    """A later subscriber of the topic would get the gap of its former time."""
+    await plumbing.broker.publish([Delivery([], flows=frozenset({TICKER}))])
+    gap = TopicNotice(MATCHES, b'{"type":"gap"}', NoticeKind.GAP)
+    await plumbing.publish(notices=[gap])
+
+    assert list(plumbing.pipe.standing.of([MATCHES])) == []
+
+
+async def test_a_book_outlives_another_topic_of_its_product(plumbing):
+    """The release of a ticker is no reason for a new snapshot."""
+    level2 = Topic("level2", "BTC-USD")
+    snapshot = make_message(
+        "level2", "BTC-USD", kind="snapshot", bids=[["1", "1"]], asks=[["2", "1"]]
+    )
+    plumbing.join("level2")
+    await plumbing.broker.publish(
+        [Delivery([], flows=frozenset({TICKER, level2})), Delivery([snapshot])]
+    )
+    await plumbing.broker.publish([Delivery([], flows=frozenset({level2}))])
+
+    assert plumbing.pipe.books.is_live("BTC-USD")
+
+
 async def test_a_delivery_is_kept_counted_and_delivered(plumbing):
     """Tape, state and hub change in one step: a joiner finds it in all of them or in none."""
     messages = [make_message("ticker", sequence=1), make_message("matches", sequence=2)]

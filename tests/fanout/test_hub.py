@@ -340,6 +340,26 @@ async def test_a_member_that_moves_during_a_batch_is_owed_only_its_old_topics(ma
     assert mover.messages == [batch[1], batch[4]]
 
 
+async def test_a_member_that_moves_during_a_batch_of_other_topics_is_owed_nothing(market):
+    """An empty write would still cost a system call."""
+    trigger, mover = market.place(HEARTBEAT), market.place(MATCHES)
+    trigger.on_write = lambda chunk: market.hub.place(mover, frozenset({TICKER}), WEBSOCKET)
+    await market.publish(HEARTBEAT)
+
+    assert mover.chunks == []
+
+
+async def test_a_trade_of_full_follows_one_of_matches_in_one_chunk(market):
+    """A subscriber of ``matches`` gets both in one write."""
+    member = market.place(MATCHES)
+    market.sequence = 100
+    batch = await market.publish(MATCHES, FULL)
+
+    assert [message.topic for message in batch] == [MATCHES, FULL]
+    assert member.messages == batch
+    assert len(member.chunks) == 1
+
+
 async def test_a_mover_gets_the_whole_batch_from_a_tape_smaller_than_it():
     """A book's snapshot may be larger than the tape that an operator chose."""
     market = Market(tape_bytes_max=1)

@@ -101,7 +101,7 @@ def nchan_module() -> Path:
 def everything() -> None:
     """Prepare all of it. C helpers must build; a missing peer is remembered."""
     BUILD.mkdir(exist_ok=True)
-    build_c("receiver", "receiver.c", "receiver_frames.c")
+    build_c("receiver", "receiver.c", "receiver_frames.c", "receiver_acks.c")
     build_c("c_send_loop", "peers/c_send_loop.c")
     steps: dict[str, Callable[[], None]] = {
         "python": python_peers,

@@ -3,6 +3,7 @@
  *
  *   receiver --port P --connections N [--path /ws-feed] [--rate R] [--subscribe TEXT]
  *            [--eager] [--spin] [--stamp KEY] [--stalled] [--large BYTES] [--deflate]
+ *            [--ack quick|delayed]
  *
  * Every message is counted by parsing frame headers; the payload is not read,
  * except for a send time when --stamp is given: 19 digits of CLOCK_MONOTONIC in ns,
@@ -13,7 +14,8 @@
  * sleeping receiver on this machine, which costs the server time that no remote subscriber
  * would cost, and more of it the slower the server is. --large counts frames of that many
  * payload bytes apart: when each is complete, and the messages after it. With --deflate
- * permessage-deflate is offered and must be accepted; nothing is inflated.
+ * permessage-deflate is offered and must be accepted; nothing is inflated. --ack holds all
+ * sockets in one mode of acknowledgement and counts its segments (receiver_acks.c).
  *
  * Commands arrive on standard input, one a line; each is answered by one line of JSON:
  *
@@ -152,7 +154,7 @@ static void read_some(struct connection *c) {
     int kept = c->carried;
     if (kept)
         memcpy(buffer, c->carry, kept);
-    ssize_t got = recv(c->fd, buffer + kept, READ_BYTES, 0);
+    ssize_t got = receive(c, buffer + kept, READ_BYTES);
     if (got <= 0) {
         if (got == 0 || (errno != EAGAIN && errno != EINTR))
             end_connection(c, -1);
@@ -292,6 +294,8 @@ static void read_options(int argc, char **argv) {
             options.path = value, i++;
         else if (!strcmp(name, "--subscribe"))
             options.subscribe = value, i++;
+        else if (!strcmp(name, "--ack"))
+            choose_ack_mode(value), i++;
         else if (!strcmp(name, "--stamp"))
             options.stamp = value, i++;
         else {

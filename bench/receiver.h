@@ -1,7 +1,8 @@
-/* Declarations shared by the two halves of the load receiver: receiver.c (connections and
- * commands) and receiver_frames.c (frames and counts). */
+/* Declarations shared by the parts of the load receiver: receiver.c (connections and commands),
+ * receiver_frames.c (frames and counts) and receiver_acks.c (TCP acknowledgements). */
 #include <stdint.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #define CONNECTIONS_MAX 10000
 #define CLOSE_CODES 5000
@@ -12,6 +13,7 @@
 #define SAMPLE_KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define SAMPLE_ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
+enum ack_mode { ACK_KERNEL, ACK_QUICK, ACK_DELAYED }; /* ACK_KERNEL: as the kernel decides */
 enum state { UNUSED, CONNECTING, SHAKING, OPEN, ENDED };
 
 struct connection {
@@ -23,10 +25,13 @@ struct connection {
     int is_large;             /* the skipped frame is one of those */
     uint8_t *carry;           /* the beginning of a frame (or head) not yet complete */
     uint32_t carried;
+    int64_t read_ns;          /* time of the last read; with --ack only */
+    uint64_t segments, acks;  /* at `start`: received with data; sent without; with --ack only */
 };
 
 struct options {
     int port, connections, stalled, eager, spin, deflate;
+    enum ack_mode ack;
     uint64_t large;
     double rate;
     const char *path, *subscribe, *stamp;
@@ -57,6 +62,11 @@ void keep_rest(struct connection *c, const uint8_t *data, int length);
 void send_frame(struct connection *c, int opcode, const void *payload, size_t length);
 void parse_frames(struct connection *c, uint8_t *data, int64_t length);
 void forget_counts(int begun);
+void choose_ack_mode(const char *name);
+void set_ack_mode(struct connection *c);
+ssize_t receive(struct connection *c, void *buffer, size_t room);
+void forget_acks(int begun);
+void print_acks(void);
 void forget_latencies(void);
 void begin_window(void);
 void end_window(void);

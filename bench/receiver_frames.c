@@ -58,6 +58,7 @@ void send_frame(struct connection *c, int opcode, const void *payload, size_t le
     /* Small and rare: a socket that refuses it belongs to a server that never reads. */
     if (send(c->fd, frame, at + 4 + length, MSG_NOSIGNAL) != (ssize_t)(at + 4 + length))
         fprintf(stderr, "receiver: the socket accepted only a part of a frame\n");
+    set_ack_mode(c); /* an answer puts the socket into delayed mode */
 }
 
 static void note_latency(const uint8_t *payload, size_t length, int64_t now) {
@@ -195,6 +196,7 @@ void forget_counts(int begun) {
     counts.cpu_begun_ns = cpu_ns();
     for (int i = 0; i < begun; i++)
         connections[i].messages = connections[i].bytes = connections[i].large = 0;
+    forget_acks(begun);
 }
 
 /* From now on count the connections that have `target` messages, or have ended. */
@@ -260,4 +262,6 @@ void print_counts(void) {
                percentile_us(0.999), slowest_us);
     if (options.large)
         print_large();
+    if (options.ack)
+        print_acks();
 }

@@ -19,7 +19,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +32,8 @@ PROJECT_PYTHON = ROOT / ".venv" / "bin" / "python"
 SERVER_CORE = 0
 LOAD_CORE = 1
 NICENESS = "-15"  # priority over the machine's other processes, where permitted
+ACK_MODES = ("quick", "delayed")  # of the receiver's sockets; receiver_acks.c
+QUICK_MIN = 0.7  # prompt acknowledgements per segment: about 1 in quick mode, 0.5 in delayed
 START_S = 20.0  # longest wait until a process is ready
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -157,6 +159,7 @@ class Receiver(Child):
         spin: bool = False,
         large: int = 0,
         deflate: bool = False,
+        ack: str = "",
         name: str = "receiver",
     ) -> None:
         command: list[str | Path] = [BUILD / "receiver", "--port", str(port), "--path", path]
@@ -177,6 +180,8 @@ class Receiver(Child):
             command += ["--large", str(large)]
         if deflate:
             command += ["--deflate"]
+        if ack:
+            command += ["--ack", ack]
         super().__init__(name, command, core=LOAD_CORE)
         self.connections = connections
 
@@ -211,6 +216,47 @@ class Receiver(Child):
                     f"initial state, not {state_messages}"
                 )
         return answer
+
+
+def timer_acks() -> int:
+    """Return the acknowledgements that a timer sent, of all sockets since the machine's start."""
+    return parse_netstat(Path("/proc/net/netstat").read_text())["DelayedACKs"]
+
+
+def parse_netstat(text: str) -> dict[str, int]:
+    """Return the TcpExt counters in the text of ``/proc/net/netstat``."""
+    names, values = (line.split()[1:] for line in text.splitlines() if line.startswith("TcpExt:"))
+    return {name: int(value) for name, value in zip(names, values, strict=True)}
+
+
+def ack_figures(counts: Mapping[str, Any], by_timer: int) -> dict[str, float]:
+    """Return the kernel's counts of acknowledgements on a receiver's sockets with ``--ack``.
+
+    Args:
+        counts: the receiver's answer.
+        by_timer: growth of `timer_acks` in the same time.
+
+    Returns:
+        ``acks_per_segment``: segments without data that were sent, per segment with data
+        received. ``prompt_acks``: the same without those of a timer. ``acks_per_read``: those that
+        a read sent itself, per read, from a sample of the reads.
+    """
+    acks = counts["acks"]
+    segments = max(acks["segments"], 1)
+    return {
+        "acks_per_segment": acks["sent"] / segments,
+        "prompt_acks": max(0, acks["sent"] - by_timer) / segments,
+        "acks_per_read": acks["sampled_acks"] / max(acks["sampled_reads"], 1),
+    }
+
+
+def ack_fault(mode: str, figures: Mapping[str, float]) -> list[str]:
+    """Return the remark that the sockets were not in ``mode``, if they were not.
+
+    In quick mode each segment is acknowledged at once, in delayed mode every second one.
+    """
+    is_quick = figures["prompt_acks"] > QUICK_MIN
+    return [] if is_quick == (mode == "quick") else [f"not {mode}"]
 
 
 def family(pid: int) -> list[int]:

@@ -7,6 +7,14 @@ import importlib
 
 import pytest
 
+STAT = """\
+cpu  100 5 50 1000 20 3 2 {steal} 0 0
+cpu0 50 3 25 500 10 1 1 0 0 0
+cpu1 50 2 25 500 10 2 1 0 0 0
+intr 12345 0 0
+ctxt 99
+"""
+
 
 @pytest.fixture(scope="module")
 def bench():
@@ -14,6 +22,61 @@ def bench():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend("bench")
         yield importlib.import_module
+
+
+@pytest.fixture
+def disturbance(bench):
+    return bench("disturbance")
+
+
+def test_the_counters_of_the_machine_are_read(disturbance):
+    """Idle time includes waits for disks; the total's line is no core."""
+    cores = disturbance.parse_stat(STAT.format(steal=30), tick_s=0.01)
+
+    assert (2, 10.2, 0.3) == (
+        cores.count,
+        pytest.approx(cores.idle_s),
+        pytest.approx(cores.steal_s),
+    )
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "steal_s", "own_s", "foreign", "steal"),
+    [
+        (6.0, 0.0, 14.0, 0.0, 0.0),
+        (5.0, 0.0, 14.0, 0.1, 0.0),
+        (5.0, 1.0, 14.0, 0.0, 0.1),
+        (6.5, 0.0, 14.0, 0.0, 0.0),  # clocks of different sources differ a little
+    ],
+)
+def test_time_that_no_own_process_used_is_foreign(
+    disturbance, idle_s, steal_s, own_s, foreign, steal
+):
+    """Ten seconds of two cores are twenty seconds of CPU time."""
+    before = disturbance.Cores(2, 100.0, 7.0)
+    after = disturbance.Cores(2, 100.0 + idle_s, 7.0 + steal_s)
+
+    found = disturbance.shares(before, after, wall_s=10.0, own_s=own_s)
+
+    assert {"foreign": foreign, "steal": steal} == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "steal", "waited", "expected"),
+    [
+        (0.02, 0.02, 0.05, False),
+        (0.06, 0.0, 0.0, True),
+        (0.0, 0.06, 0.0, True),
+        (0.03, 0.03, 0.0, True),
+        (0.0, 0.0, 0.06, True),
+    ],
+)
+def test_a_run_is_disturbed_above_a_twentieth_of_a_core(
+    disturbance, foreign, steal, waited, expected
+):
+    found = {"foreign": foreign, "steal": steal, "waited": waited}
+
+    assert expected == disturbance.is_disturbed(found)
 
 
 @pytest.mark.parametrize(

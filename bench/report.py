@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,49 @@ def median(values: Sequence[float | None]) -> float | None:
     """Return the median of the values that are not None, or None."""
     found = [value for value in values if value is not None]
     return statistics.median(found) if found else None
+
+
+def spread(values: Sequence[float | None]) -> str | None:
+    """Return the median of the values that are not None with their range, or None."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return None
+    middle = _text(float(statistics.median(found)))
+    if len(found) == 1:
+        return middle
+    return f"{middle} ({_text(float(min(found)))}–{_text(float(max(found)))})"
+
+
+def ratios(values: Sequence[float | None], others: Sequence[float | None]) -> list[float | None]:
+    """Return value ÷ other for each round, the same minute of the machine."""
+    return [ratio(value, other) for value, other in zip(values, others, strict=False)]
+
+
+def faults(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the runs' ``faults``, each with its number of runs if not all have it."""
+    found = Counter(fault for run in runs for fault in run["faults"])
+    return "; ".join(
+        fault if times == len(runs) else f"{fault} ({times}/{len(runs)})"
+        for fault, times in sorted(found.items())
+    )
+
+
+def is_sound(*servers: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether most runs of each server have no fault: only then a median is judged."""
+    return all(2 * sum(bool(run["faults"]) for run in runs) < len(runs) for runs in servers)
+
+
+def judged(
+    value: float | None,
+    bar: float,
+    moonshot: float,
+    *servers: Sequence[Mapping[str, Any]],
+    unit: str = "",
+) -> str:
+    """Return the `verdict`, or that the servers' runs allow none."""
+    if value is not None and not is_sound(*servers):
+        return f"{value:.2f}{unit}, NOT JUDGED: half of the runs or more have remarks"
+    return verdict(value, bar, moonshot, unit)
 
 
 def ratio(value: float | None, other: float | None) -> float | None:

@@ -108,3 +108,41 @@ def test_the_timers_acknowledgements_are_read_by_name(bench):
 
     assert {"SyncookiesSent": 7, "DelayedACKs": 42} == bench("rig").parse_netstat(text)
     assert bench("rig").timer_acks() >= 0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3.0, 1.0, 2.5], "2.50 (1.00–3.00)"),
+        ([2.0, None, 1.0], "1.50 (1.00–2.00)"),
+        ([1.0], "1.00"),
+        ([None], None),
+    ],
+)
+def test_a_median_is_printed_with_its_spread(bench, values, expected):
+    assert expected == bench("report").spread(values)
+
+
+def test_ratios_compare_the_same_round(bench):
+    """A round without a figure has no ratio; the other rounds keep theirs."""
+    assert [2.0, None, 3.0] == bench("report").ratios([2.0, 5.0, 9.0], [1.0, None, 3.0])
+
+
+def test_a_fault_of_some_rounds_names_their_number(bench):
+    runs = [{"faults": ["late", "disturbed"]}, {"faults": ["late"]}]
+
+    assert "disturbed (1/2); late" == bench("report").faults(runs)
+
+
+@pytest.mark.parametrize(
+    ("with_fault", "runs", "expected"),
+    [(0, 1, True), (1, 1, False), (1, 3, True), (2, 4, False), (2, 3, False), (0, 2, True)],
+)
+def test_a_median_is_judged_if_most_runs_are_sound(bench, with_fault, runs, expected):
+    report = bench("report")
+    sound, mixed = [{"faults": []}], [{"faults": ["late"] * (i < with_fault)} for i in range(runs)]
+
+    text = report.judged(0.9, 1.15, 1.0, sound, mixed)
+
+    assert expected is ("moonshot reached" in text)
+    assert expected is ("NOT JUDGED" not in text)

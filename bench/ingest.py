@@ -17,7 +17,6 @@ from workload import Workload
 
 MIXES = {"ticker": ("ticker",), "l2update": ("level2_batch",), "mixed": ("ticker", "level2_batch")}
 LIMIT_S = 120.0
-OTHERS_MAX = 100  # heartbeats and acknowledgements may be counted too
 
 
 def load(mix: str, count: int) -> Workload:
@@ -28,14 +27,6 @@ def load(mix: str, count: int) -> Workload:
         is_ticker = mix == "ticker" or (mix == "mixed" and i % 10 == 0)
         messages.append((0, workload.ticker(i) if is_ticker else workload.l2update(i)))
     return Workload(f"ingest-{mix}", messages, state, MIXES[mix])
-
-
-def counter(before: dict[str, float], after: dict[str, float], count: int) -> str | None:
-    """Return the name of a metric that grew by the number of messages, or None."""
-    names = [
-        name for name in after if 0 <= after[name] - before.get(name, 0.0) - count <= OTHERS_MAX
-    ]
-    return min(names, key=lambda name: ("message" not in name, name), default=None)
 
 
 def measure(messages: Workload) -> dict[str, Any]:
@@ -50,7 +41,7 @@ def measure(messages: Workload) -> dict[str, Any]:
         running.player.expect("done", LIMIT_S)
         wait_idle(pid, LIMIT_S)
         used_s = cpu_s(pid) - cpu
-        name = counter(before, running.metrics(), count)
+        name = servers.counted(before, running.metrics(), count)
     return {
         "messages": count,
         "us_per_message": used_s / count * 1e6,

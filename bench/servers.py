@@ -30,6 +30,7 @@ from rig import (
 from workload import STAMP_KEY, Workload
 
 PEERS = BENCH / "peers"
+OTHERS_MAX = 100  # heartbeats and acknowledgements may be counted as messages too
 daemon_command: list[str] = [str(PROJECT_PYTHON), "-m", "hedgehogd"]  # run --daemon changes it
 
 
@@ -41,7 +42,8 @@ class Running:
         server: the process of which CPU and memory are counted, with its children.
         port: its port.
         player: the process that plays the workload when it receives "go"; often the server itself.
-        subscribe: message that a subscriber must send to get the workload; "" for none.
+        subscribe: message that a subscriber must send to get the workload; "" for none. The
+            clients of `fanout` and `latency` send the workload's message to every server.
         state_messages: least number of messages of initial state for each subscriber.
         operator_port: port of hedgehogd's operator listener; 0 for other servers.
     """
@@ -193,6 +195,14 @@ def instance(
 def state_of(workload: Workload) -> int:
     """Return the number of a subscriber's first messages: state and acknowledgement."""
     return len(workload.state_topics) + 1
+
+
+def counted(before: dict[str, float], after: dict[str, float], count: int) -> str | None:
+    """Return the name of a metric that grew by the number of messages, or None."""
+    names = [
+        name for name in after if 0 <= after[name] - before.get(name, 0.0) - count <= OTHERS_MAX
+    ]
+    return min(names, key=lambda name: ("message" not in name, name), default=None)
 
 
 def feeder(mode: str, port: int, workload: Workload, *options: str) -> Child:

@@ -144,6 +144,7 @@ class Message(msgspec.Struct, gc=False):
             it was not made, as for small messages. It is made before publication.
         received_us: the receive time, µs since the epoch: the time of publication, or the place
             of a recorded message in the store; 0 before publication.
+        id: its id in the log (``domain.record``); 0 before it is appended.
     """
 
     topic: Topic
@@ -157,6 +158,7 @@ class Message(msgspec.Struct, gc=False):
     event: bytes | None = None
     deflated: bytes | None = None
     received_us: int = 0
+    id: int = 0
 
 
 _topics: dict[tuple[str, str], Topic] = {}

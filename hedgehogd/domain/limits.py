@@ -457,3 +457,6 @@ RESUME_FETCH_MESSAGES_MAX = 50_000
 RESUME_PATIENCE_S = 30.0
 # Largest difference in seconds between the receive times of one message at two instances.
 RESUME_MARGIN_S = 2.0
+
+# Bytes of one entry of the log: a batch with the largest upstream message, and as much again.
+ENTRY_BYTES_MAX = 2 * UPSTREAM_MESSAGE_BYTES_MAX

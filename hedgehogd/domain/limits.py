@@ -460,3 +460,34 @@ RESUME_MARGIN_S = 2.0
 
 # Bytes of one entry of the log: a batch with the largest upstream message, and as much again.
 ENTRY_BYTES_MAX = 2 * UPSTREAM_MESSAGE_BYTES_MAX
+# Seconds that the window of the log reaches back, and its bytes on the file system: half an hour of
+# the whole exchange at 400 messages/s, with room for a busy quarter of an hour.
+WINDOW_S = 1800.0
+WINDOW_BYTES_MAX = 256 * 1024 * 1024
+# Bytes of one segment of the window: with sixteen of them, removing one shortens the window by two
+# minutes.
+SEGMENT_BYTES = 16 * 1024 * 1024
+# Bytes that are allocated ahead of the log's end: 30 ms at 400,000 messages/s. They are allocated
+# in slices, one after an append: 16 MiB at once take 5 ms, a slice 0.1 ms.
+ALLOCATED_AHEAD_BYTES = 4 * 1024 * 1024
+ALLOCATION_SLICE_BYTES = 256 * 1024
+# Bytes that a reader of the window reads at once: a busy second, read in a millisecond.
+WINDOW_READ_BYTES = 256 * 1024
+# Seconds without a renewal after which another instance may take the lease of the log: a turn of
+# the loop is far shorter, and a hung writer delays delivery by this time.
+LEASE_S = 2.0
+# Seconds between two looks of a candidate at the lease: a sixth of the delay that is allowed after
+# the death of a writer (0.3 s).
+LEASE_LOOK_S = 0.05
+# Seconds after which a follower of the log looks for records although no datagram arrived.
+FOLLOWER_POLL_S = 0.1
+# Seconds between two checks that the files of the window are still at their path.
+WINDOW_CHECK_S = 2.0
+# Followers that the writer of the log wakes: each costs 2 µs a batch. Further followers poll.
+FOLLOWERS_MAX = 64
+# Pages of earlier terms that are kept, 4 KiB each: a candidate that slept through as many terms
+# could otherwise publish one of them again.
+TERMS_KEPT_MAX = 256
+# Seconds for which a candidate waits for stores of other cores where membarrier(2) does not exist:
+# a store becomes visible within microseconds.
+STORES_VISIBLE_S = 0.01

@@ -21,6 +21,7 @@ LAYERS = {
     "feeds": 8,
     "simulator": 8,
     "history": 8,
+    "log": 8,
     "streaming": 9,
     "web": 9,
     "settings": 10,

@@ -1,0 +1,1 @@
+"""The log over files: the window that instances follow, and the lease of its writer."""

@@ -1,0 +1,266 @@
+"""The writer's segment files: allocated ahead, bounded in age and bytes, removed oldest first.
+
+Space is allocated in slices before an append needs it, so an append neither waits for the file
+system to find space nor finds none. When an allocation fails, the oldest segments are removed
+until it succeeds: the window shrinks, and ``is_short`` reports it.
+
+A segment is removed whole and never overwritten, so a reader that has it open reads on.
+"""
+
+import errno
+import os
+from collections import deque
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+from hedgehogd.domain.limits import (
+    ALLOCATED_AHEAD_BYTES,
+    ALLOCATION_SLICE_BYTES,
+    SEGMENT_BYTES,
+    TERMS_KEPT_MAX,
+    WINDOW_BYTES_MAX,
+    WINDOW_S,
+)
+from hedgehogd.log.directory import Directory
+from hedgehogd.log.errors import LogError, WindowFull
+from hedgehogd.log.header import Fixed, Seal
+from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, end_mark, pack_head
+
+_NS = 1_000_000_000
+
+
+class Bounds(NamedTuple):
+    """How far the window reaches back.
+
+    Attributes:
+        window_s: age in seconds up to which records are kept.
+        window_bytes_max: bytes of all segments, those allocated ahead included.
+        segment_bytes: bytes of one segment; a larger entry has a segment of its own.
+    """
+
+    window_s: float = WINDOW_S
+    window_bytes_max: int = WINDOW_BYTES_MAX
+    segment_bytes: int = SEGMENT_BYTES
+
+
+class _Full(NamedTuple):
+    """A segment that is complete: its term and number, its bytes, the time of its last append."""
+
+    term: int
+    number: int
+    size: int
+    ended_ns: int
+
+
+class _Allocated:
+    """A segment that is open, and the bytes allocated in it."""
+
+    __slots__ = ("descriptor", "number", "size")
+
+    def __init__(self, descriptor: int, number: int) -> None:
+        self.descriptor = descriptor
+        self.number = number
+        self.size = 0
+
+
+class Allocation:
+    """The segments of a window, for its writer; the owner calls ``close``.
+
+    Args:
+        directory: the window's directory.
+        fixed: the fixed part of the page of the writer's term.
+        bounds: how far the window reaches back.
+        now_ns: the monotonic time, in ns.
+
+    Attributes:
+        is_short: True while the window is shorter than its bounds because space ran out.
+        shrinks: number of segments that were removed early because space ran out.
+    """
+
+    def __init__(self, directory: Directory, fixed: Fixed, bounds: Bounds, now_ns: int) -> None:
+        self._directory = directory
+        self._fixed = fixed
+        self._bounds = bounds
+        self._segment_bytes = bounds.segment_bytes
+        self._full: deque[_Full] = deque()
+        self._full_bytes = 0
+        self._next: _Allocated | None = None
+        self._current: _Allocated | None = None
+        self.is_short = False
+        self.shrinks = 0
+        self._inherit(now_ns)
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of all segments, those allocated ahead included."""
+        return self._full_bytes + sum(
+            each.size for each in (self._current, self._next) if each is not None
+        )
+
+    @property
+    def number(self) -> int:
+        """The number of the current segment; 0 before the first one is opened."""
+        return 0 if self._current is None else self._current.number
+
+    def room(self, offset: int) -> int:
+        """Return the allocated bytes of the current segment after ``offset``."""
+        return 0 if self._current is None else self._current.size - offset
+
+    def open_next(self, size: int, offset: int, last_id: int, now_ns: int) -> int:
+        """Continue in the next segment, with room for at least ``size`` bytes; return its file.
+
+        The current segment gets its end mark at ``offset``, after ``last_id``.
+
+        Raises:
+            WindowFull: there is no space, even without the older segments. The current segment
+                is still the current one.
+            LogError: the segment cannot be created.
+        """
+        following = self._make_next()
+        while following.size < HEAD_BYTES + size:
+            missing = HEAD_BYTES + size - following.size
+            if not self._allocate(following, missing):
+                raise WindowFull(f"no space for {size} bytes in {self._directory.path}")
+        head = SegmentHead(
+            self._fixed.deployment, self._fixed.term, following.number, last_id, now_ns
+        )
+        os.pwrite(following.descriptor, pack_head(head), 0)
+        if self._current is not None:
+            os.pwrite(self._current.descriptor, end_mark(last_id), offset)
+            os.close(self._current.descriptor)
+            self._add_full(
+                _Full(self._fixed.term, self._current.number, self._current.size, now_ns)
+            )
+        self._current, self._next = following, None
+        self.expire(now_ns)
+        return following.descriptor
+
+    def allocate_ahead(self, offset: int) -> None:
+        """Allocate one slice if less than ``ALLOCATED_AHEAD_BYTES`` lie ahead of ``offset``.
+
+        Nothing is raised: a missing slice is tried again, and reported when it is needed.
+        """
+        current, following = self._current, self._next
+        ahead = (current.size - offset if current else 0) + (following.size if following else 0)
+        if ahead >= min(ALLOCATED_AHEAD_BYTES, self._segment_bytes):
+            return
+        if current is None or current.size >= self._segment_bytes:
+            try:
+                current = self._make_next()
+            except LogError:
+                self.is_short = True
+                return
+        self._allocate(current, min(ALLOCATION_SLICE_BYTES, self._segment_bytes))
+
+    def expire(self, now_ns: int) -> None:
+        """Remove segments that are older than ``window_s``, and those over the bound of bytes."""
+        oldest_ns = now_ns - int(self._bounds.window_s * _NS)
+        bytes_max = self._bounds.window_bytes_max
+        while self._full and (self._full[0].ended_ns < oldest_ns or self.window_bytes > bytes_max):
+            self._remove_oldest()
+            self.is_short = False  # its bounds limit it again
+
+    def close(self) -> None:
+        """Close the files; remove the segment that was only allocated."""
+        for each in (self._current, self._next):
+            if each is not None:
+                os.close(each.descriptor)
+        if self._next is not None:
+            self._directory.remove_segment(self._fixed.term, self._next.number)
+        self._current = self._next = None
+
+    def _make_next(self) -> _Allocated:
+        if self._next is None:
+            number = self.number + 1
+            self._next = _Allocated(self._directory.new_segment(self._fixed.term, number), number)
+        return self._next
+
+    def _allocate(self, target: _Allocated, size: int) -> bool:
+        """Allocate ``size`` more bytes; remove old segments until it succeeds.
+
+        None is removed if that could not make enough room, and at the limit of a file's size.
+        """
+        while True:
+            try:
+                os.posix_fallocate(target.descriptor, target.size, size)
+            except OSError as error:
+                self.is_short = True
+                if error.errno == errno.EFBIG and target.size:  # the limit of a file's size
+                    self._segment_bytes = target.size
+                    return False
+                if not self._full or size > self._full_bytes + _free_bytes(target.descriptor):
+                    return False
+                self._remove_oldest()
+                self.shrinks += 1
+            else:
+                target.size += size
+                return True
+
+    def _add_full(self, segment: _Full) -> None:
+        self._full.append(segment)
+        self._full_bytes += segment.size
+
+    def _remove_oldest(self) -> None:
+        oldest = self._full.popleft()
+        self._full_bytes -= oldest.size
+        self._directory.remove_segment(oldest.term, oldest.number)
+
+    def _inherit(self, now_ns: int) -> None:
+        """Take over the segments of earlier terms, each up to the seal of its term.
+
+        All that lies after a seal is removed. If the seal of a term is unknown, because a page is
+        damaged, the term and all earlier ones are removed.
+        """
+        own_term = self._fixed.term
+        kept: list[tuple[int, int]] = []
+        for term, segments in groupby(self._directory.segments(), key=itemgetter(0)):
+            if term >= own_term:
+                break
+            seal = self._seal_of(term)
+            if seal is None:
+                for each in [*kept, *segments]:
+                    self._directory.remove_segment(*each)
+                kept = []
+                continue
+            for _, number in segments:
+                if number > seal.place.segment:
+                    self._directory.remove_segment(term, number)
+                    continue
+                if number == seal.place.segment:
+                    self._directory.shorten_segment(term, number, seal.place.offset)
+                kept.append((term, number))
+        ends = [*(self._opened_ns(*each, now_ns) for each in kept[1:]), now_ns]
+        for (term, number), ended_ns in zip(kept, ends, strict=False):
+            size = self._directory.segment_bytes(term, number)
+            self._add_full(_Full(term, number, size, ended_ns))
+        oldest_term = kept[0][0] if kept else own_term
+        for term in self._directory.terms():
+            if term < min(oldest_term, own_term - TERMS_KEPT_MAX):
+                self._directory.remove_page(term)
+        self.expire(now_ns)
+
+    def _seal_of(self, term: int) -> Seal | None:
+        """Return where an earlier term ends: its successor's page has its seal."""
+        if term + 1 == self._fixed.term:
+            return self._fixed.seal
+        page = self._directory.page(term + 1)
+        if page is None:
+            return None
+        page.close()
+        return page.fixed.seal
+
+    def _opened_ns(self, term: int, number: int, now_ns: int) -> int:
+        """Return when a segment was opened; now if that was on the clock of another boot."""
+        head = self._directory.head(term, number)
+        page = self._directory.page(term)
+        if page is not None:
+            page.close()
+        if head is None or page is None or page.fixed.boot != self._fixed.boot:
+            return now_ns
+        return min(head.opened_ns, now_ns)
+
+
+def _free_bytes(descriptor: int) -> int:
+    status = os.fstatvfs(descriptor)
+    return status.f_bavail * status.f_frsize

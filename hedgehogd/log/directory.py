@@ -1,0 +1,243 @@
+"""The directory of a window: the names of its files, and how they are opened and published.
+
+::
+
+    term-7               the header page of term 7
+    segment-7-1          the first segment of term 7
+    follower-3f9a…       the datagram socket of a follower
+    new-51c0…            a page that is not published yet
+
+All files are opened relative to one descriptor of the directory. So an instance whose directory
+was moved away or replaced never mixes the files of two windows; ``check`` notices it.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hedgehogd.log.errors import LogError, ReplacedWindow, UnusableWindow
+from hedgehogd.log.file_system import remote_file_system
+from hedgehogd.log.header import PAGE_BYTES, Page, unpack_page
+from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, unpack_head
+
+DIRECTORY_MODE = 0o750
+FILE_MODE = 0o640
+_TERM = re.compile(r"term-([1-9][0-9]{0,17})")
+_SEGMENT = re.compile(r"segment-([1-9][0-9]{0,17})-([1-9][0-9]{0,8})")
+_FOLLOWER = "follower-"
+_NEW = "new-"
+
+
+class Directory:
+    """One window's directory; the owner calls ``close``.
+
+    Args:
+        path: the directory; it is made if it does not exist.
+
+    Raises:
+        UnusableWindow: the directory cannot be made or opened, or is on a remote file system,
+            where neither shared memory nor locks reach the other machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UnusableWindow(f"{path}: {error.strerror}") from None
+        if kind := remote_file_system(os.fstat(self._descriptor).st_dev):
+            self.close()
+            raise UnusableWindow(f"{path} is on {kind}; the log needs a local file system")
+
+    def close(self) -> None:
+        """Close the directory; open files stay open."""
+        os.close(self._descriptor)
+
+    def names(self) -> list[str]:
+        """Return the names of all files, in no order."""
+        return os.listdir(self._descriptor)  # noqa: PTH208  # of a descriptor, not of a path
+
+    def terms(self) -> list[int]:
+        """Return the terms that have a page, in order."""
+        return sorted(int(found[1]) for found in map(_TERM.fullmatch, self.names()) if found)
+
+    def segments(self) -> list[tuple[int, int]]:
+        """Return term and number of each segment file, in order."""
+        matches = map(_SEGMENT.fullmatch, self.names())
+        return sorted((int(found[1]), int(found[2])) for found in matches if found)
+
+    def followers(self) -> list[str]:
+        """Return the names of the followers' sockets."""
+        return [name for name in self.names() if name.startswith(_FOLLOWER)]
+
+    def new_follower(self) -> str:
+        """Return a new name for a follower's socket."""
+        return f"{_FOLLOWER}{secrets.token_hex(8)}"
+
+    def socket_path(self, name: str) -> str:
+        """Return the path of a socket, short enough for its address (108 bytes)."""
+        return f"/proc/self/fd/{self._descriptor}/{name}"
+
+    def page(self, term: int) -> Page | None:
+        """Open a term's page; None if it does not exist or is damaged. The caller closes it.
+
+        Raises:
+            UnusableWindow: it has another format.
+            LogError: it cannot be opened.
+        """
+        name = _term_name(term)
+        try:
+            descriptor = self._open(name, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            fixed = unpack_page(os.pread(descriptor, PAGE_BYTES, 0), str(self.path / name))
+            if fixed is not None and fixed.term == term:
+                return Page(descriptor, fixed)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    @contextmanager
+    def new_page(self, data: bytes) -> Iterator[tuple[int, str]]:
+        """Write an unpublished page; yield its descriptor and name. Its name is removed after.
+
+        The descriptor is closed if an error leaves the block; else its new owner closes it.
+        """
+        name = f"{_NEW}{secrets.token_hex(8)}"
+        descriptor = self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            if os.pwrite(descriptor, data, 0) < len(data):
+                raise LogError(f"{self.path / name}: no space left")
+            yield descriptor, name
+        except BaseException:
+            os.close(descriptor)
+            raise
+        finally:
+            self.remove(name)
+
+    def has_page(self, term: int) -> bool:
+        """Return True if a term has a page."""
+        try:
+            os.stat(_term_name(term), dir_fd=self._descriptor)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def publish(self, name: str, term: int) -> bool:
+        """Give an unpublished page its name; return False if the term has a page already.
+
+        ``link(2)`` is atomic and never replaces a file: of all candidates for a term, one succeeds.
+        """
+        here = self._descriptor
+        try:
+            os.link(name, _term_name(term), src_dir_fd=here, dst_dir_fd=here)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # the next writer removed it
+            return False
+        return True
+
+    def segment(self, term: int, number: int) -> int | None:
+        """Open a segment for reading; None if it does not exist. The caller closes it."""
+        try:
+            return self._open(_segment_name(term, number), os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+
+    def new_segment(self, term: int, number: int) -> int:
+        """Create a segment; return its descriptor, which the caller closes."""
+        return self._open(_segment_name(term, number), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    def head(self, term: int, number: int) -> SegmentHead | None:
+        """Return a segment's head; None if the segment is missing, not opened yet or damaged."""
+        descriptor = self.segment(term, number)
+        if descriptor is None:
+            return None
+        try:
+            head = unpack_head(os.pread(descriptor, HEAD_BYTES, 0))
+        finally:
+            os.close(descriptor)
+        return head if head and (head.term, head.number) == (term, number) else None
+
+    def segment_bytes(self, term: int, number: int) -> int:
+        """Return the size of a segment file; 0 if it does not exist."""
+        try:
+            return os.stat(_segment_name(term, number), dir_fd=self._descriptor).st_size
+        except FileNotFoundError:
+            return 0
+
+    def shorten_segment(self, term: int, number: int, size: int) -> None:
+        """Remove all of a segment after ``size`` bytes; nothing happens if it is missing."""
+        with suppress(FileNotFoundError):
+            descriptor = self._open(_segment_name(term, number), os.O_RDWR)
+            try:
+                if os.fstat(descriptor).st_size > size:
+                    os.ftruncate(descriptor, size)
+            finally:
+                os.close(descriptor)
+
+    def remove_segment(self, term: int, number: int) -> None:
+        """Remove a segment; instances that read it keep it until they close it."""
+        self.remove(_segment_name(term, number))
+
+    def remove_page(self, term: int) -> None:
+        """Remove a page."""
+        self.remove(_term_name(term))
+
+    def remove_new_pages(self) -> None:
+        """Remove unpublished pages: those of candidates that died, or that will fail."""
+        for name in self.names():
+            if name.startswith(_NEW):
+                self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens if it is missing."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._descriptor)
+
+    def check(self, page: Page | None = None) -> None:
+        """Compare the directory, and a page, at their paths with the open ones.
+
+        Raises:
+            ReplacedWindow: one of them is missing, or another one is there.
+        """
+        self._check(self.path, self._descriptor)
+        if page is not None:
+            self._check(self.path / _term_name(page.fixed.term), page.descriptor)
+
+    def _check(self, path: Path, descriptor: int) -> None:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise ReplacedWindow(f"{path}: {error.strerror}") from None
+        if not os.path.samestat(found, os.fstat(descriptor)):
+            raise ReplacedWindow(f"{path} was replaced")
+
+    def _open(self, name: str, flags: int) -> int:
+        """Open a file; raises FileNotFoundError, and LogError for any other fault."""
+        try:
+            descriptor = os.open(
+                name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE, dir_fd=self._descriptor
+            )
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise LogError(f"{self.path / name}: {error.strerror}") from None
+        if flags & os.O_CREAT:
+            os.fchmod(descriptor, FILE_MODE)  # for any umask
+        return descriptor
+
+
+def _term_name(term: int) -> str:
+    return f"term-{term}"
+
+
+def _segment_name(term: int, number: int) -> str:
+    return f"segment-{term}-{number}"

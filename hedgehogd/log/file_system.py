@@ -1,0 +1,27 @@
+"""File systems that a window cannot be on: those that other machines share."""
+
+import os
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")
+_REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "ncpfs", "gfs2",
+    "ocfs2", "lustre", "beegfs", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs",
+    "fuse.ceph", "fuse.rclone"})  # fmt: skip
+
+
+def remote_file_system(device: int) -> str | None:
+    """Return the type of the file system on ``device`` if it is remote, for example ``nfs4``.
+
+    None for a local one, and if the kernel's list of mounts cannot be read.
+    """
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = MOUNTS.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        mount, _, file_system = line.partition(" - ")
+        fields = mount.split()
+        if len(fields) > 2 and fields[2] == wanted and file_system.split(" ")[0] in _REMOTE:
+            return file_system.split(" ")[0]
+    return None

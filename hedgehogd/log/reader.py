@@ -1,0 +1,272 @@
+"""Read the log from an id: live delivery, resume and history use this one way.
+
+A reader delivers an entry only if it lies below the published end of its term, or below the
+term's seal once a successor has published one. Each published end lies at or below the seal
+(``window.py``), so a reader never delivers an entry that is not part of the log, whenever its own
+process or the writer's is stopped, and needs no lock.
+
+A position whose next records were removed is an error of its own, ``LeftWindow``: a reader never
+skips records silently.
+"""
+
+import os
+from typing import NamedTuple
+
+from hedgehogd.domain.limits import WINDOW_READ_BYTES
+from hedgehogd.domain.record import Record
+from hedgehogd.log.directory import Directory
+from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError
+from hedgehogd.log.header import Page, Place
+from hedgehogd.log.segment import HEAD_BYTES, Scan, scan
+from hedgehogd.protocol.entry import BadEntry, unpack
+
+_RECORD_BYTES = 1024  # a guess: bytes to read for one record, so that few are read twice
+
+
+class _Anchor(NamedTuple):
+    """A place from which reading can begin: all records after ``previous_id`` follow it."""
+
+    term: int
+    segment: int
+    previous_id: int
+
+
+class Reader:
+    """A reader of the window; the owner calls ``close``.
+
+    Args:
+        directory: the window's directory.
+
+    Raises:
+        LogError: no writer has begun the window yet.
+        UnusableWindow: the window has another format.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._descriptor: int | None = None
+        self._following: Page | None = None
+        self._page = self._newest_page()
+        self._segment, self._at = self._page.end
+        self._after = self._page.last_id
+        if self._segment == 0:
+            self._segment, self._at = 1, HEAD_BYTES
+
+    @property
+    def deployment(self) -> str:
+        """The id of the deployment, 6 characters."""
+        return self._page.fixed.deployment
+
+    @property
+    def term(self) -> int:
+        """The term of the records that the last read returned, unless that read ended a term."""
+        return self._page.fixed.term
+
+    @property
+    def after_id(self) -> int:
+        """The id after which the next read continues without a search; at first the log's end."""
+        return self._after
+
+    @property
+    def page(self) -> Page:
+        """The page of the term that is read; closed when the reader reaches another term."""
+        return self._page
+
+    def close(self) -> None:
+        """Close all files."""
+        self._close_segment()
+        self._page.close()
+        if self._following is not None:
+            self._following.close()
+            self._following = None
+
+    def has_more(self) -> bool:
+        """Return True if a read after ``after_id`` may return records; one load, usually."""
+        if self._page.end_word > (self._segment << 32 | self._at):
+            return True
+        if self._following is None and self._page.is_fenced:
+            self._following = self._next_page()
+        return self._following is not None
+
+    def read(self, after_id: int, limit: int) -> list[Record]:
+        """Return records with ids above ``after_id``, in order; an empty list at the log's end.
+
+        Whole entries are read until there are at least ``limit`` records, so there may be up to
+        one entry more. A read after the last id returned continues there; any other one searches,
+        which reads up to one segment. Not a checkpoint.
+
+        Raises:
+            LeftWindow: records after ``after_id`` were removed.
+            DamagedWindow: bytes are not as they were written.
+            UnusableWindow: the next term has another format.
+        """
+        if after_id != self._after:
+            self._search(after_id)
+        records: list[Record] = []
+        try:
+            while len(records) < limit:
+                end = self._end()
+                if (self._segment, self._at) < end:
+                    self._read_segment(end, after_id, limit, records)
+                elif self._following is not None:
+                    self._enter_term(self._following)
+                else:
+                    break
+        except LogError:
+            if not records:
+                raise  # else the next read raises it
+        if records:
+            self._after = records[-1].id
+        return records
+
+    def _end(self) -> Place:
+        """Return the place up to which the current term may be read now.
+
+        The fence is read first: without it the published end is part of the log. With it, the
+        seal decides as soon as a successor has published it.
+        """
+        if self._following is None and self._page.is_fenced:
+            self._following = self._next_page()
+        if self._following is not None:
+            return self._following.fixed.seal.place
+        return self._page.end
+
+    def _next_page(self) -> Page | None:
+        """Open the next term's page; None if no candidate has published it yet."""
+        term = self._page.fixed.term
+        page = self._directory.page(term + 1)
+        if page is not None:
+            return page
+        later = [each for each in self._directory.terms() if each > term + 1]
+        if later:
+            raise self._left()
+        return None
+
+    def _enter_term(self, page: Page) -> None:
+        self._close_segment()
+        self._page.close()
+        self._page, self._following = page, None
+        self._segment, self._at = 1, HEAD_BYTES
+
+    def _read_segment(self, end: Place, after_id: int, limit: int, records: list[Record]) -> None:
+        """Add the records of one piece of the current segment, or go to the next segment.
+
+        The reader's place is after the last entry of which the records were added.
+        """
+        is_last = self._segment == end.segment
+        size = min(WINDOW_READ_BYTES, limit * _RECORD_BYTES)
+        if is_last:
+            size = min(size, end.offset - self._at)
+        data, found = self._scan(size)
+        if not found.entries:
+            if not found.is_ended or is_last:
+                raise DamagedWindow(f"{self._name()} is damaged at byte {self._at}")
+            self._close_segment()
+            self._segment, self._at = self._segment + 1, HEAD_BYTES
+            return
+        base = self._at
+        for start, stop, first_id, last_id in found.entries:
+            if last_id > after_id:
+                try:
+                    unpacked = unpack(data, start, stop)
+                except BadEntry as error:
+                    raise DamagedWindow(f"{self._name()}, byte {self._at}: {error}") from None
+                if first_id <= after_id:
+                    unpacked = [record for record in unpacked if record.id > after_id]
+                records += unpacked
+            self._at = base + stop
+            if len(records) >= limit:
+                break
+
+    def _scan(self, size: int) -> tuple[bytes, Scan]:
+        """Read ``size`` bytes from the current place, or all of one larger entry.
+
+        A second read follows if no entry is whole: on a processor that delays stores, data may
+        become visible after the end that was published for it.
+        """
+        descriptor = self._open_segment()
+        for _ in range(2):
+            data = os.pread(descriptor, size, self._at)
+            found = scan(data)
+            if not found.entries and found.needed > len(data):
+                data = os.pread(descriptor, found.needed, self._at)
+                found = scan(data)
+            if found.entries or found.is_ended:
+                break
+        return data, found
+
+    def _open_segment(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = self._directory.segment(self.term, self._segment)
+            if self._descriptor is None:
+                raise self._left()
+        return self._descriptor
+
+    def _close_segment(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _name(self) -> str:
+        return f"segment {self._segment} of term {self.term} in {self._directory.path}"
+
+    def _left(self) -> LeftWindow:
+        anchors = self._anchors()
+        return LeftWindow(anchors[0].previous_id if anchors else 0)
+
+    def _newest_page(self) -> Page:
+        for _ in range(2):  # the window may be begun again in between
+            terms = self._directory.terms()
+            page = self._directory.page(terms[-1]) if terms else None
+            if page is not None:
+                return page
+        raise LogError(f"{self._directory.path} has no log yet")
+
+    def _search(self, after_id: int) -> None:
+        """Go to the entry that contains the first record after ``after_id``.
+
+        Raises:
+            LeftWindow: it was removed.
+        """
+        anchors = self._anchors()
+        found = [each for each in anchors if each.previous_id <= after_id]
+        if not found:
+            raise self._left()
+        anchor = found[-1]
+        page = self._directory.page(anchor.term)
+        if page is None:
+            raise self._left()
+        self.close()
+        self._page = page
+        self._segment, self._at = anchor.segment, HEAD_BYTES
+        self._after = after_id
+
+    def _anchors(self) -> list[_Anchor]:
+        """Return the starts of all segments of the log, and of the newest term, in order."""
+        terms = self._directory.terms()
+        newest = terms[-1] if terms else 0
+        segments: dict[int, list[int]] = {newest: []}
+        for term, number in self._directory.segments():
+            segments.setdefault(term, []).append(number)
+        anchors: list[_Anchor] = []
+        for term in sorted(segments):
+            end = self._end_of(term)
+            for number in segments[term]:
+                head = self._directory.head(term, number) if number <= end.segment else None
+                if head is not None:
+                    anchors.append(_Anchor(term, number, head.previous_id))
+            page = self._directory.page(newest) if term == newest and not end.segment else None
+            if page is not None:
+                anchors.append(_Anchor(term, 1, page.fixed.seal.last_id))
+                page.close()
+        return anchors
+
+    def _end_of(self, term: int) -> Place:
+        """Return the end of a term: its seal, or else its published end; nothing if unknown."""
+        for each, is_sealed in ((term + 1, True), (term, False)):
+            page = self._directory.page(each)
+            if page is not None:
+                end = page.fixed.seal.place if is_sealed else page.end
+                page.close()
+                return end
+        return Place(0, 0)

@@ -1,0 +1,140 @@
+"""Followers: woken by datagrams, or by their poll; they report files that are gone."""
+
+import pytest
+import trio
+
+from hedgehogd.domain.limits import FOLLOWER_POLL_S, WINDOW_CHECK_S
+from hedgehogd.log import follower as follower_module
+from hedgehogd.log.errors import LogError, ReplacedWindow
+from hedgehogd.log.follower import Follower
+from tests.log.conftest import descriptors, message, numbers
+
+
+@pytest.fixture
+def follow(machine):
+    """Start a follower."""
+    return lambda: machine.keep(Follower(machine.directory))
+
+
+async def test_a_follower_is_woken_by_an_append(machine, follow, mock_clock):
+    """The clock does not move, so no poll can be the reason."""
+    writer = machine.writer()
+    follower = follow()
+    got = []
+
+    async def deliver():
+        while len(got) < 20:
+            await follower.wait()
+            got.extend(follower.read(follower.reader.after_id, 100))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliver)
+        for number in range(20):
+            await trio.testing.wait_all_tasks_blocked()
+            writer.append([message(number)])
+
+    assert list(range(20)) == numbers(got)
+
+
+async def test_a_lost_datagram_costs_one_poll(machine, follow, autojump_clock, monkeypatch):
+    """A full socket, or a follower that the writer did not find."""
+    writer = machine.writer()
+    follower = follow()
+    machine.directory.remove(follower._name)
+    writer.renew()
+    began = trio.current_time()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower.wait)
+            await trio.sleep(1)
+            writer.append([message(1)])
+
+    assert 1 <= trio.current_time() - began <= 1 + FOLLOWER_POLL_S
+    assert [1] == numbers(follower.read(follower.reader.after_id, 100))
+
+
+async def test_a_follower_is_woken_by_a_new_writer(machine, follow, mock_clock):
+    """It joins each term that it reads, before and after its first record there."""
+    writer = machine.writer()
+    writer.append([message(0)])
+    follower = follow()
+    got = []
+
+    async def deliver():
+        while len(got) < 12:
+            await follower.wait()
+            got.extend(follower.read(follower.reader.after_id, 100))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliver)
+        for number in range(1, 13):
+            if number % 4 == 1:
+                writer = machine.writer()
+            await trio.testing.wait_all_tasks_blocked()
+            writer.append([message(number)])
+
+    assert list(range(1, 13)) == numbers(got)
+
+
+async def test_a_follower_of_a_fenced_term_waits_without_work(machine, follow, autojump_clock):
+    """A candidate died in its takeover; the follower must not use a core until the next one."""
+    writer = machine.writer()
+    follower = follow()
+    writer._page.fence()
+    with trio.move_on_after(1.05) as waited:
+        await follower.wait()
+    assert waited.cancelled_caught
+    machine.writer()
+    with trio.fail_after(1):
+        await follower.wait()
+
+    assert [] == follower.read(follower.reader.after_id, 100)
+
+
+async def test_a_wait_with_records_is_a_checkpoint(machine, follow):
+    """A busy log must not keep other tasks from running."""
+    writer = machine.writer()
+    follower = follow()
+    writer.append([message(1)])
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await follower.wait()
+    assert scope.cancelled_caught
+
+
+async def test_a_follower_notices_that_its_files_are_gone(machine, follow, autojump_clock):
+    """Within 5 s: no writer will ever append to them."""
+    machine.writer()
+    follower = follow()
+    for path in machine.path.iterdir():
+        path.unlink()
+    with pytest.raises(ReplacedWindow), trio.fail_after(WINDOW_CHECK_S + 1):
+        await follower.wait()
+
+
+async def test_a_closed_follower_leaves_nothing(machine, follow):
+    """Its socket's file would gather."""
+    machine.writer()
+    directory = machine.directory
+    before = descriptors()
+    follower = Follower(directory)
+    assert 1 == len(directory.followers())
+    follower.close()
+
+    assert (0, before) == (len(directory.followers()), descriptors())
+
+
+async def test_a_socket_that_cannot_be_bound_is_an_error_of_the_log(machine, monkeypatch):
+    """Nothing stays open."""
+    machine.writer()
+    directory = machine.directory
+
+    def refuse(directory):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(follower_module, "bind_follower", refuse)
+    before = descriptors()
+    with pytest.raises(LogError, match="No space left"):
+        Follower(directory)
+
+    assert before == descriptors()

@@ -216,7 +216,11 @@ class Allocation:
         kept: list[tuple[int, int]] = []
         for term, segments in groupby(self._directory.segments(), key=itemgetter(0)):
             if term >= own_term:
-                break
+                # Those of this term are left from a log that began before in this directory. Later
+                # ones may belong to a successor.
+                for each in segments if term == own_term else ():
+                    self._directory.remove_segment(*each)
+                continue
             seal = self._seal_of(term)
             if seal is None:
                 for each in [*kept, *segments]:

@@ -105,15 +105,19 @@ class Directory:
         return None
 
     @contextmanager
-    def new_page(self, data: bytes) -> Iterator[tuple[int, str]]:
-        """Write an unpublished page; yield its descriptor and name. Its name is removed after.
+    def new_page(self) -> Iterator[tuple[int, str]]:
+        """Allocate an unpublished page; yield its descriptor and name. Its name is removed after.
 
         The descriptor is closed if an error leaves the block; else its new owner closes it.
         """
         name = f"{_NEW}{secrets.token_hex(8)}"
         descriptor = self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            if os.pwrite(descriptor, data, 0) < len(data):
+            try:
+                written = os.pwrite(descriptor, bytes(PAGE_BYTES), 0)
+            except OSError as error:
+                raise LogError(f"{self.path / name}: {error.strerror}") from None
+            if written < PAGE_BYTES:
                 raise LogError(f"{self.path / name}: no space left")
             yield descriptor, name
         except BaseException:

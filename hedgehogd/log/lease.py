@@ -120,18 +120,11 @@ class Candidate:
             LostLease: another candidate took it first.
             LogError: the file system refuses the new page.
         """
-        previous = self._page
         term = self._seen_term + 1
-        fixed = Fixed(self._deployment_id(), term, self._writer, _boot(), NO_SEAL, 1)
-        if previous is not None:
-            previous.fence()
-            make_stores_visible()
-            seal = measure(self._directory, previous)
-            first_id_min = max(previous.last_id, seal.last_id) + 1
-            fixed = fixed._replace(seal=seal, first_id_min=first_id_min)
-        data = pack_page(fixed, self._monotonic_ns())
-        with self._directory.new_page(data) as (descriptor, name):
+        with self._directory.new_page() as (descriptor, name):  # before the fence: it may fail
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # no other process has the file
+            fixed = self._end_term(self._page, term)
+            os.pwrite(descriptor, pack_page(fixed, self._monotonic_ns()), 0)
             if not self._directory.publish(name, term):
                 raise LostLease(f"another candidate has term {term}")
             if self._directory.terms()[-1] != term:  # this process slept through many terms
@@ -140,6 +133,17 @@ class Candidate:
             page = Page(descriptor, fixed)
         self.close()
         return page
+
+    def _end_term(self, page: Page | None, term: int) -> Fixed:
+        """End the current term, if there is one; return the fixed part of the next one's page."""
+        if page is None:
+            deployment = self._deployment or new_deployment()
+            return Fixed(deployment, term, self._writer, _boot(), NO_SEAL, 1)
+        page.fence()
+        make_stores_visible()
+        seal = measure(self._directory, page)
+        first_id_min = max(page.last_id, seal.last_id) + 1
+        return Fixed(page.fixed.deployment, term, self._writer, _boot(), seal, first_id_min)
 
     def _is_gone(self, page: Page) -> bool:
         """Return True if the directory was emptied: the log begins again there."""
@@ -161,11 +165,6 @@ class Candidate:
                 f"not of {self._deployment}"
             )
         return page
-
-    def _deployment_id(self) -> str:
-        if self._page is not None:
-            return self._page.fixed.deployment
-        return self._deployment or new_deployment()
 
 
 def new_deployment() -> str:

@@ -49,14 +49,14 @@ MUTANTS: dict[str, tuple[ModuleType, str, str]] = {
     "seal is measured before the fence": (
         lease,
         (
-            "            previous.fence()\n"
-            "            make_stores_visible()\n"
-            "            seal = measure(self._directory, previous)\n"
+            "        page.fence()\n"
+            "        make_stores_visible()\n"
+            "        seal = measure(self._directory, page)\n"
         ),
         (
-            "            seal = measure(self._directory, previous)\n"
-            "            make_stores_visible()\n"
-            "            previous.fence()\n"
+            "        seal = measure(self._directory, page)\n"
+            "        make_stores_visible()\n"
+            "        page.fence()\n"
         ),
     ),
     "writer publishes before its append": (

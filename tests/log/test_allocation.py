@@ -22,7 +22,8 @@ def fixed(term, segment=0, offset=0, boot=BOOT):
 
 
 def put_page(directory, page):
-    with directory.new_page(pack_page(page, 0)) as (descriptor, name):
+    with directory.new_page() as (descriptor, name):
+        os.pwrite(descriptor, pack_page(page, 0), 0)
         directory.publish(name, page.term)
     os.close(descriptor)
 
@@ -93,15 +94,15 @@ def test_a_segment_that_cannot_be_created_is_reported_when_it_is_needed(machine,
 
 
 def test_each_inherited_term_ends_at_its_seal(machine):
-    """Bytes and segments after a seal were never part of the log."""
+    """Bytes after a seal, and older files of the own term, are not part of the log."""
     directory = machine.directory
     for page in (fixed(1), fixed(2, 2, 500), fixed(3, 1, 700)):
         put_page(directory, page)
-    for each in ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1)):
+    for each in ((1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (4, 1), (5, 1)):
         put_segment(machine, *each)
     allocation(machine, fixed(4, 0, 0))
 
-    assert [(1, 1), (1, 2), (2, 1), (4, 1)] == directory.segments()
+    assert [(1, 1), (1, 2), (2, 1), (5, 1)] == directory.segments()
     assert [1000, 500, 700] == [directory.segment_bytes(*each) for each in directory.segments()[:3]]
 
 

@@ -19,7 +19,8 @@ def data_of(term):
 
 
 def publish(directory, term):
-    with directory.new_page(data_of(term)) as (descriptor, name):
+    with directory.new_page() as (descriptor, name):
+        os.pwrite(descriptor, data_of(term), 0)
         published = directory.publish(name, term)
     os.close(descriptor)
     return published
@@ -39,7 +40,7 @@ def test_a_term_has_one_page(machine):
 def test_a_page_that_was_removed_is_not_published(machine):
     """The next writer removes the pages of candidates that sleep."""
     directory = machine.directory
-    with directory.new_page(data_of(1)) as (descriptor, name):
+    with directory.new_page() as (descriptor, name):
         machine.directory.remove_new_pages()
         published = directory.publish(name, 1)
     os.close(descriptor)
@@ -52,17 +53,26 @@ def test_an_error_closes_the_unpublished_page(machine):
     """A candidate tries for months."""
     directory = machine.directory
     before = descriptors()
-    with pytest.raises(ZeroDivisionError), directory.new_page(data_of(1)):
+    with pytest.raises(ZeroDivisionError), directory.new_page():
         raise ZeroDivisionError
 
     assert before == descriptors()
     assert [] == directory.names()
 
 
-def test_a_page_that_cannot_be_written_is_an_error_of_the_log(machine, monkeypatch):
-    """The disk may be full."""
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: len(data) - 1)
-    with pytest.raises(LogError, match="no space"), machine.directory.new_page(data_of(1)):
+def short(descriptor, data, offset):
+    return len(data) - 1
+
+
+def full(descriptor, data, offset):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("write", [short, full])
+def test_a_page_that_cannot_be_allocated_is_an_error_of_the_log(machine, monkeypatch, write):
+    """The disk may be full; the current term is not fenced then."""
+    monkeypatch.setattr(os, "pwrite", write)
+    with pytest.raises(LogError, match=r"(?i)no space left"), machine.directory.new_page():
         pass
 
 

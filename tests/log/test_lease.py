@@ -11,7 +11,7 @@ import trio
 
 from hedgehogd.domain.limits import LEASE_LOOK_S, LEASE_S
 from hedgehogd.log import lease as lease_module
-from hedgehogd.log.errors import LostLease, UnusableWindow
+from hedgehogd.log.errors import LogError, LostLease, UnusableWindow
 from hedgehogd.log.header import Place, Seal
 from hedgehogd.log.lease import make_stores_visible, measure, new_deployment, wait_lease
 from hedgehogd.log.segment import frame
@@ -158,6 +158,24 @@ def test_a_candidate_that_slept_through_many_terms_changes_nothing(machine):
     writer.append([message(1)])
     assert [3, 4] == machine.directory.terms()[-2:]
     assert 2 not in machine.directory.terms()
+
+
+def test_a_full_file_system_fences_no_writer(machine, monkeypatch):
+    """A candidate that cannot succeed the writer must not end its term."""
+    writer = machine.writer()
+    candidate = machine.candidate()
+    candidate.look()
+
+    def full(descriptor, data, offset):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(LogError, match="No space left"):
+            candidate.take()
+    writer.append([message(1)])
+
+    assert [1] == numbers(machine.reader().read(0, 10))
 
 
 def test_the_new_page_is_locked_before_it_is_seen(machine):

@@ -223,7 +223,7 @@ def _last_whole(directory: Directory, term: int, number: int, offset: int) -> tu
     try:
         while (found := _scan_at(descriptor, offset)).entries:
             offset += found.end
-            last_id = found.entries[-1].last_id
+            *_, last_id = found.entries[-1]
     finally:
         os.close(descriptor)
     return offset, last_id, found.is_ended

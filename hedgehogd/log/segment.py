@@ -75,20 +75,9 @@ def end_mark(last_id: int) -> bytes:
     return frame(b"", last_id, last_id)
 
 
-class Whole(NamedTuple):
-    """A whole entry in a piece of a segment.
-
-    Attributes:
-        start: the place of its first byte, after its frame.
-        end: the place after its last byte.
-        first_id: the id of its first record.
-        last_id: the id of its last record.
-    """
-
-    start: int
-    end: int
-    first_id: int
-    last_id: int
+Whole = tuple[int, int, int, int]
+"""A whole entry in a piece of a segment: the place of its first byte after its frame, the place
+after its last byte, the ids of its first and last record."""
 
 
 class Scan(NamedTuple):
@@ -124,6 +113,6 @@ def scan(data: bytes, start: int = 0) -> Scan:
             return Scan(entries, at, is_ended=False, needed=0)
         if not length:
             return Scan(entries, at, is_ended=True, needed=0)
-        entries.append(Whole(at + FRAME_BYTES, end, first_id, last_id))
+        entries.append((at + FRAME_BYTES, end, first_id, last_id))
         at = end
     return Scan(entries, at, is_ended=False, needed=FRAME_BYTES if at < size else 0)

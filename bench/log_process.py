@@ -165,7 +165,7 @@ def log_append(writer: Writer, sent: list[int]) -> Callable[[list[Message]], int
     """Return the window's append; before it wakes its followers it notes the time."""
 
     def stamped(wakeups: Wakeups) -> None:
-        sent.append(time.monotonic_ns())
+        sent.append(time.monotonic_ns())  # the batch is published
         PLAIN_SEND(wakeups)
 
     writer.window.renew()
@@ -207,14 +207,14 @@ def paced(
         os.read(pipe, 1)
     sent: list[int] = []
     append = log_append(writer, sent) if is_log else datagram_append(writer, sent)
-    commits, due = [], time.monotonic() + 0.05
+    calls, due = [], time.monotonic() + 0.05
     begun: list[int] = []
     for batch in batches_of(messages, size, count):
         due += 1 / options.rate
         time.sleep(max(0.0, due - time.monotonic()))
         began = time.monotonic_ns()
         append(batch)
-        commits.append((time.monotonic_ns() - began) / US)
+        calls.append((time.monotonic_ns() - began) / US)
         begun.append(began)
     answers = [answer(pipe) for _, pipe in children]
     for pid, _ in children:
@@ -223,7 +223,9 @@ def paced(
     writer.close()
     delays = [(a - b) / US for times, _ in answers for a, b in zip(times, sent, strict=True)]
     wholes = [(a - b) / US for times, _ in answers for a, b in zip(times, begun, strict=True)]
+    commits = [(a - b) / US for a, b in zip(sent, begun, strict=True)]
     return {
+        "call_p50": statistics.median(calls),
         "commit_p50": statistics.median(commits),
         "commit_p99": percentile(commits, 0.99),
         "wakeup_p50": statistics.median(delays),

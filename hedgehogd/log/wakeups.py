@@ -11,7 +11,8 @@ from contextlib import suppress
 from hedgehogd.domain.limits import FOLLOWERS_MAX
 from hedgehogd.log.directory import Directory
 
-_CONTENT = b"\0"
+WAKE = b"\0"
+"""The content of each datagram: none."""
 
 
 class Wakeups:
@@ -46,7 +47,7 @@ class Wakeups:
         dead: list[str] = []
         for name, sock in self._sockets.items():
             try:
-                sock.send(_CONTENT)
+                sock.send(WAKE)
             except BlockingIOError:
                 continue
             except ConnectionError:  # its process died
@@ -64,16 +65,12 @@ class Wakeups:
         self._sockets.clear()
 
     def _connect(self, name: str) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            sock.connect(self._directory.socket_path(name))
+            self._sockets[name] = connect_follower(self._directory, name)
         except ConnectionRefusedError:
-            sock.close()
             self._directory.remove(name)
         except OSError:
-            sock.close()
-        else:
-            self._sockets[name] = sock
+            pass
 
 
 def bind_follower(directory: Directory) -> tuple[socket.socket, str]:
@@ -90,6 +87,21 @@ def bind_follower(directory: Directory) -> tuple[socket.socket, str]:
         sock.close()
         raise
     return sock, name
+
+
+def connect_follower(directory: Directory, name: str) -> socket.socket:
+    """Return a non-blocking socket whose datagrams reach a follower's.
+
+    Raises:
+        OSError: it cannot be connected; ConnectionRefusedError if the follower's process died.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(directory.socket_path(name))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def drain(sock: socket.socket) -> None:

@@ -26,7 +26,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -53,9 +52,8 @@ from hedgehogd.log import window as window_module
 from hedgehogd.log.allocation import Bounds
 from hedgehogd.log.errors import Fenced, LogError
 from hedgehogd.protocol.frames import encode_text
-from tests.log import faults
+from tests.log import faults, namespaces
 
-ROOT = Path(__file__).parents[2]
 INSTANCES = 3
 WITNESS = 0
 TOPIC = Topic("ticker", "BTC-USD")
@@ -168,12 +166,14 @@ class Instance:
                 break
             except LogError:
                 await trio.sleep(0.01)
-        while True:
-            while records := follower.read(after, 200):
-                self._delivered.add([read_record(each) for each in records])
-                after = records[-1].id
-                await trio.lowlevel.checkpoint()
-            await follower.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower.watch)
+            while True:
+                while records := follower.read(after, 200):
+                    self._delivered.add([read_record(each) for each in records])
+                    after = records[-1].id
+                    await trio.lowlevel.checkpoint()
+                await follower.wait()
 
     async def _compete(self) -> None:
         while True:
@@ -250,7 +250,6 @@ class Harness:
         self._born: Counter[int] = Counter()
         self._continue_at: dict[int, float] = {}
         self._directory = directory_module.Directory(options.path / "window")
-        self._processes: list[subprocess.Popen[bytes]] = []
         self.fired: Counter[str] = Counter()
         self.faults: list[tuple[str, int]] = []
 
@@ -259,6 +258,7 @@ class Harness:
         for number in range(INSTANCES + 1):
             self._start(number)
         try:
+            self._wait_first_record()
             while (
                 self.fired["killed writer"] + self.fired["killed follower"] < self._options.kills
                 or self.fired["stopped writer"] + self.fired["stopped follower"]
@@ -273,7 +273,18 @@ class Harness:
                 with suppress(ProcessLookupError):
                     os.kill(life.pid, signal.SIGKILL)
             for life in self._lives.values():
-                os.waitpid(life.parent, 0)
+                with suppress(ChildProcessError):
+                    os.waitpid(life.parent, 0)
+
+    def _wait_first_record(self) -> None:
+        until = time.monotonic() + SETTLED_S
+        while not all(
+            last_noted(self._options.path / f"delivered-{number}")
+            for number in range(INSTANCES + 1)
+        ):
+            if time.monotonic() > until:
+                raise AssertionError("no record was delivered")
+            self._rest(0.05)
 
     def _start(self, number: int) -> None:
         self._born[number] += 1
@@ -286,16 +297,21 @@ class Harness:
         self._lives[number] = Life(pid, pid)
 
     def _start_in_namespace(self, number: int) -> Life:
-        command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL",
-            sys.executable, "-m", "tests.log.harness", *self._options.arguments,
-            "--path", str(self._options.path),
-            "--life", f"{number} {self._born[number]}"]  # fmt: skip
-        self._processes.append(subprocess.Popen(command, cwd=ROOT))  # kept: we wait for it
-        parent = self._processes[-1].pid
-        children = Path(f"/proc/{parent}/task/{parent}/children")
-        while not (found := children.read_text().split()):
-            time.sleep(0.01)
-        return Life(int(found[0]), parent)
+        """Start an instance that is process 1 of a PID namespace, below a process that waits."""
+        read, write = os.pipe()
+        parent = os.fork()
+        if not parent:
+            namespaces.enter()
+            pid = os.fork()
+            if not pid:
+                namespaces.mount_proc()
+                live(self._options, number, self._born[number])
+            os.write(write, str(pid).encode())
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
+        pid = int(os.read(read, 20))
+        os.close(read)
+        os.close(write)
+        return Life(pid, parent)
 
     def _rest(self, seconds: float) -> None:
         """Let the instances run; continue stopped ones and start dead ones when due."""
@@ -320,7 +336,7 @@ class Harness:
 
     def _check_end(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
-        if code not in {-signal.SIGKILL, 128 + signal.SIGKILL}:
+        if code not in {-signal.SIGKILL, 256 - signal.SIGKILL}:
             raise AssertionError(f"an instance ended with {code}")
 
     def _is_stopped(self, pid: int) -> bool:
@@ -420,6 +436,9 @@ def live(options: argparse.Namespace, number: int, life: int) -> None:
     """Be one life of an instance; never returns."""
     status = 1
     try:
+        namespaces.die_with_parent()
+        if options.namespaces and number != WITNESS and os.getpid() != 1:
+            raise AssertionError("not process 1 of its namespace")
         if options.mutant:
             faults.mutate(options.mutant)
         if number != WITNESS and not (options.path / "quiet").exists():
@@ -508,20 +527,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--calm", action="store_true", help="one fault at a time, for pauses")
     parser.add_argument("--namespaces", action="store_true")
     parser.add_argument("--mutant", choices=faults.MUTANTS)
-    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--life", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = int.from_bytes(os.urandom(3))
-    options.arguments = [*arguments, "--seed", str(options.seed)]
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Run the harness; return 1 if a rule was violated."""
     options = parse(arguments)
-    if options.life:
-        live(options, *map(int, options.life.split()))
     memory = Path("/dev/shm")
     options.path = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     print(f"seed {options.seed}", flush=True)

@@ -5,7 +5,7 @@ import trio
 
 from hedgehogd.domain.limits import FOLLOWER_POLL_S, WINDOW_CHECK_S
 from hedgehogd.log import follower as follower_module
-from hedgehogd.log.errors import LogError, ReplacedWindow
+from hedgehogd.log.errors import LeftWindow, LogError, ReplacedWindow
 from hedgehogd.log.follower import Follower
 from tests.log.conftest import descriptors, message, numbers
 
@@ -43,11 +43,17 @@ async def test_a_lost_datagram_costs_one_poll(machine, follow, autojump_clock, m
     machine.directory.remove(follower._name)
     writer.renew()
     began = trio.current_time()
+
+    async def append_later():
+        await trio.sleep(1)
+        writer.append([message(1)])
+
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(follower.wait)
-            await trio.sleep(1)
-            writer.append([message(1)])
+            nursery.start_soon(follower.watch)
+            nursery.start_soon(append_later)
+            await follower.wait()
+            nursery.cancel_scope.cancel()
 
     assert 1 <= trio.current_time() - began <= 1 + FOLLOWER_POLL_S
     assert [1] == numbers(follower.read(follower.reader.after_id, 100))
@@ -81,14 +87,47 @@ async def test_a_follower_of_a_fenced_term_waits_without_work(machine, follow, a
     writer = machine.writer()
     follower = follow()
     writer._page.fence()
-    with trio.move_on_after(1.05) as waited:
-        await follower.wait()
-    assert waited.cancelled_caught
-    machine.writer()
-    with trio.fail_after(1):
-        await follower.wait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.watch)
+        with trio.move_on_after(1.05) as waited:
+            await follower.wait()
+        assert waited.cancelled_caught
+        machine.writer()
+        with trio.fail_after(1):
+            await follower.wait()
+        nursery.cancel_scope.cancel()
 
     assert [] == follower.read(follower.reader.after_id, 100)
+
+
+async def test_datagrams_of_records_that_were_read_cause_no_read(machine, follow, autojump_clock):
+    """A follower that was busy finds one datagram for each append."""
+    writer = machine.writer()
+    follower = follow()
+    writer.renew()
+    for number in range(8):
+        writer.append([message(number)])
+    assert 8 == len(follower.read(follower.reader.after_id, 100))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.watch)
+        with trio.move_on_after(1) as waited:
+            await follower.wait()
+        nursery.cancel_scope.cancel()
+
+    assert waited.cancelled_caught
+
+
+async def test_an_error_ends_the_wait(machine, follow, autojump_clock):
+    """The read reports it, so that one place handles it."""
+    machine.writer()
+    follower = follow()
+    for _ in range(3):
+        machine.writer()
+    machine.directory.remove_page(2)
+    with trio.fail_after(1):
+        await follower.wait()
+    with pytest.raises(LeftWindow):
+        follower.read(follower.reader.after_id, 100)
 
 
 async def test_a_wait_with_records_is_a_checkpoint(machine, follow):
@@ -109,7 +148,7 @@ async def test_a_follower_notices_that_its_files_are_gone(machine, follow, autoj
     for path in machine.path.iterdir():
         path.unlink()
     with pytest.raises(ReplacedWindow), trio.fail_after(WINDOW_CHECK_S + 1):
-        await follower.wait()
+        await follower.watch()
 
 
 async def test_a_closed_follower_leaves_nothing(machine, follow):

@@ -1,7 +1,6 @@
 """The crash harness on a short schedule; by hand it runs hundreds of faults."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +44,8 @@ def test_instances_that_are_killed_and_stopped_deliver_one_log():
 @pytest.mark.e2e
 def test_instances_may_each_be_process_1():
     """In containers all of them have the same process id."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("only root may make PID namespaces, with unshare")
+    if os.geteuid() != 0:
+        pytest.skip("only root may make PID namespaces")
     done = run("--kills", "3", "--stops", "1", "--lease-s", "0.4", "--namespaces")
 
     assert 0 == done.returncode

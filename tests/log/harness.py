@@ -361,7 +361,9 @@ class Harness:
             for name in self._directory.followers():
                 self._directory.remove(name)
         writer = self._writer()
-        number = writer if chance.random() < 0.75 else chance.randint(1, INSTANCES)
+        is_due = not (self.fired["killed writer"] and self.fired["stopped writer"])
+        is_due = is_due or chance.random() < 0.75
+        number = writer if is_due else chance.randint(1, INSTANCES)
         role = "writer" if number == writer else "follower"
         life = self._lives[number]
         kills = self.fired["killed writer"] + self.fired["killed follower"]

@@ -10,22 +10,12 @@ import pytest
 from tests.log import faults
 
 ROOT = Path(__file__).parents[2]
-SCHEDULE = [
-    "--kills",
-    "6",
-    "--stops",
-    "4",
-    "--lease-s",
-    "0.3",
-    "--share",
-    "0.003",
-    "--usurp",
-    "0.01",
-]
+SCHEDULE = "--kills 5 --stops 3 --lease-s 0.3 --share 0.003 --usurp 0.01"
+NAMESPACES = "--kills 2 --stops 1 --lease-s 0.3 --namespaces"
 
 
-def run(*options):
-    command = [sys.executable, "-m", "tests.log.harness", *options]
+def run(options):
+    command = [sys.executable, "-m", "tests.log.harness", *options.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr)  # noqa: T201  # pytest shows the seed when it fails
     return done
@@ -34,7 +24,7 @@ def run(*options):
 @pytest.mark.e2e
 def test_instances_that_are_killed_and_stopped_deliver_one_log():
     """One order, nothing lost that was published, nothing of a fenced writer, no torn record."""
-    done = run(*SCHEDULE)
+    done = run(SCHEDULE)
 
     assert 0 == done.returncode
     assert "'killed writer'" in done.stdout
@@ -46,7 +36,7 @@ def test_instances_may_each_be_process_1():
     """In containers all of them have the same process id."""
     if os.geteuid() != 0:
         pytest.skip("only root may make PID namespaces")
-    done = run("--kills", "3", "--stops", "1", "--lease-s", "0.4", "--namespaces")
+    done = run(NAMESPACES)
 
     assert 0 == done.returncode
     assert "'killed writer'" in done.stdout

@@ -135,12 +135,11 @@ class Reader:
         """Open the next term's page; None if no candidate has published it yet."""
         term = self._page.fixed.term
         page = self._directory.page(term + 1)
-        if page is not None:
-            return page
-        later = [each for each in self._directory.terms() if each > term + 1]
-        if later:
-            raise self._left()
-        return None
+        if page is None and any(each > term + 1 for each in self._directory.terms()):
+            page = self._directory.page(term + 1)  # it may have been published just now
+            if page is None:
+                raise self._left()
+        return page
 
     def _enter_term(self, page: Page) -> None:
         self._close_segment()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError
 from hedgehogd.log.segment import FRAME_BYTES, HEAD_BYTES, frame
 from tests.log.conftest import SMALL, Machine, descriptors, message, numbers
@@ -148,6 +149,28 @@ def test_a_reader_of_a_removed_term_is_told_so(machine):
         reader.read(ids[-1], EVERYTHING)
     with pytest.raises(LeftWindow):
         reader.has_more()
+
+
+def test_terms_that_are_published_during_a_read_are_not_missing(machine, monkeypatch):
+    """The process was stopped after it looked for the next page; two takeovers followed."""
+    writer = machine.writer()
+    fill(writer, 3)
+    reader = machine.reader()
+    writer._page.fence()
+    page = Directory.page
+
+    def stopped(directory, term):
+        found = page(directory, term)
+        if term == 2 and found is None:
+            monkeypatch.undo()
+            for number in (3, 4):
+                fill(machine.writer(), 1, first=number)
+        return found
+
+    monkeypatch.setattr(Directory, "page", stopped)
+
+    assert reader.has_more()
+    assert [3, 4] == numbers(reader.read(reader.after_id, EVERYTHING))
 
 
 @pytest.mark.parametrize("place", [HEAD_BYTES, HEAD_BYTES + FRAME_BYTES, HEAD_BYTES + 200])

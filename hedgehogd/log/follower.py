@@ -66,8 +66,10 @@ class Follower:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._socket)
-                with suppress(BlockingIOError):
+                try:
                     self._socket.recv(1)
+                except BlockingIOError:
+                    continue
                 if self._may_read():
                     return
                 drain(self._socket)  # of appends that were read already

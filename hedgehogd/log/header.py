@@ -39,6 +39,11 @@ class Place(NamedTuple):
     segment: int
     offset: int
 
+    @property
+    def word(self) -> int:
+        """The place as one number; later places have greater ones."""
+        return self.segment << 32 | self.offset
+
 
 class Seal(NamedTuple):
     """The end of a term, decided by its successor: no entry after it is part of the log.
@@ -78,7 +83,7 @@ class Fixed(NamedTuple):
 def pack_page(fixed: Fixed, heartbeat_ns: int) -> bytes:
     """Return the bytes of a new page."""
     deployment, term, writer, boot, (place, last_id), first_id_min = fixed
-    numbers = (term, writer, boot, _word(place), last_id, first_id_min)
+    numbers = (term, writer, boot, place.word, last_id, first_id_min)
     data = bytearray(PAGE_BYTES)
     _FIXED.pack_into(data, 0, _MAGIC, 0, FORMAT, deployment.encode(), *numbers)
     struct.pack_into("<I", data, 8, zlib.crc32(data[_CHECKED_FROM : _FIXED.size]))
@@ -106,10 +111,6 @@ def unpack_page(data: bytes, name: str) -> Fixed | None:
     seal = Seal(_place(place), last_id)
     text = deployment.rstrip(b"\0").decode("ascii", "replace")
     return Fixed(text, term, writer, boot, seal, first_id_min)
-
-
-def _word(place: Place) -> int:
-    return place.segment << 32 | place.offset
 
 
 def _place(word: int) -> Place:

@@ -106,7 +106,7 @@ class Reader:
         try:
             while len(records) < limit:
                 end = self._end()
-                if (self._segment, self._at) < end:
+                if self._segment << 32 | self._at < end:
                     self._read_segment(end, after_id, limit, records)
                 elif self._following is not None:
                     self._enter_term(self._following)
@@ -119,8 +119,8 @@ class Reader:
             self._after = records[-1].id
         return records
 
-    def _end(self) -> Place:
-        """Return the place up to which the current term may be read now.
+    def _end(self) -> int:
+        """Return the place up to which the current term may be read now, as a word of the page.
 
         The fence is read first: without it the published end is part of the log. With it, the
         seal decides as soon as a successor has published it.
@@ -128,8 +128,8 @@ class Reader:
         if self._following is None and self._page.is_fenced:
             self._following = self._next_page()
         if self._following is not None:
-            return self._following.fixed.seal.place
-        return self._page.end
+            return self._following.fixed.seal.place.word
+        return self._page.end_word
 
     def _next_page(self) -> Page | None:
         """Open the next term's page; None if no candidate has published it yet."""
@@ -147,15 +147,15 @@ class Reader:
         self._page, self._following = page, None
         self._segment, self._at = 1, HEAD_BYTES
 
-    def _read_segment(self, end: Place, after_id: int, limit: int, records: list[Record]) -> None:
+    def _read_segment(self, end: int, after_id: int, limit: int, records: list[Record]) -> None:
         """Add the records of one piece of the current segment, or go to the next segment.
 
         The reader's place is after the last entry of which the records were added.
         """
-        is_last = self._segment == end.segment
+        is_last = self._segment == end >> 32
         size = min(WINDOW_READ_BYTES, limit * _RECORD_BYTES)
         if is_last:
-            size = min(size, end.offset - self._at)
+            size = min(size, (end & 0xFFFF_FFFF) - self._at)
         data, found = self._scan(size)
         if not found.entries:
             if not found.is_ended or is_last:

@@ -37,8 +37,8 @@ MUTANTS: dict[str, tuple[ModuleType, str, str]] = {
         ),
         (
             "        from hedgehogd.log.lease import measure\n"
-            "        whole = measure(self._directory, self._page).place\n"
-            "        if (self._segment, self._at) < whole:\n"
+            "        whole = measure(self._directory, self._page).place.word\n"
+            "        if self._segment << 32 | self._at < whole:\n"
             "            return whole\n"
             "        if self._following is None and self._page.is_fenced:\n"
             "            self._following = self._next_page()\n"

@@ -183,22 +183,18 @@ class Reader:
         A second read follows if no entry is whole: on a processor that delays stores, data may
         become visible after the end that was published for it.
         """
-        descriptor = self._open_segment()
-        for _ in range(2):
-            data = os.pread(descriptor, size, self._at)
+        descriptor = self._descriptor or self._open_segment()
+        data = os.pread(descriptor, size, self._at)
+        found = scan(data)
+        if not found.entries and not found.is_ended:
+            data = os.pread(descriptor, max(size, found.needed), self._at)
             found = scan(data)
-            if not found.entries and found.needed > len(data):
-                data = os.pread(descriptor, found.needed, self._at)
-                found = scan(data)
-            if found.entries or found.is_ended:
-                break
         return data, found
 
     def _open_segment(self) -> int:
+        self._descriptor = self._directory.segment(self.term, self._segment)
         if self._descriptor is None:
-            self._descriptor = self._directory.segment(self.term, self._segment)
-            if self._descriptor is None:
-                raise self._left()
+            raise self._left()
         return self._descriptor
 
     def _close_segment(self) -> None:

@@ -15,6 +15,8 @@ import struct
 import zlib
 from typing import NamedTuple
 
+import msgspec
+
 FORMAT = 1
 HEAD_BYTES = 64
 FRAME_BYTES = 24
@@ -80,7 +82,7 @@ Whole = tuple[int, int, int, int]
 after its last byte, the ids of its first and last record."""
 
 
-class Scan(NamedTuple):
+class Scan(msgspec.Struct, gc=False):
     """The whole entries at the start of a piece of a segment.
 
     Attributes:
@@ -108,11 +110,11 @@ def scan(data: bytes, start: int = 0) -> Scan:
         crc, length, first_id, last_id = _FRAME.unpack_from(data, at)
         end = at + FRAME_BYTES + length
         if end > size:
-            return Scan(entries, at, is_ended=False, needed=end - at)
+            return Scan(entries, at, False, end - at)
         if zlib.crc32(view[at + 4 : end]) != crc:
-            return Scan(entries, at, is_ended=False, needed=0)
+            return Scan(entries, at, False, 0)
         if not length:
-            return Scan(entries, at, is_ended=True, needed=0)
+            return Scan(entries, at, True, 0)
         entries.append((at + FRAME_BYTES, end, first_id, last_id))
         at = end
-    return Scan(entries, at, is_ended=False, needed=FRAME_BYTES if at < size else 0)
+    return Scan(entries, at, False, FRAME_BYTES if at < size else 0)

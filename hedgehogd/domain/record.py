@@ -77,7 +77,7 @@ class RefusalRecord(msgspec.Struct, gc=False):
     """The exchange refuses a product or a channel, or lifts its refusal.
 
     Attributes:
-        topic: what it refuses: without a product a whole channel, without a channel a product.
+        topic: the refused topic: without a product a whole channel, without a channel a product.
         message: the ``message`` of the exchange's error; empty when the refusal is lifted.
         reason: the ``reason`` of the exchange's error.
         retry_us: when a new wish is sent to the exchange again, µs since the epoch; 0 for never.

@@ -33,7 +33,13 @@ from pathlib import Path
 
 import trio
 
-from hedgehogd.domain.limits import LEASE_LOOK_S, LEASE_S, STORES_VISIBLE_S, WINDOW_READ_BYTES
+from hedgehogd.domain.limits import (
+    LEASE_LOOK_S,
+    LEASE_S,
+    STORES_VISIBLE_S,
+    TERMS_KEPT_MAX,
+    WINDOW_READ_BYTES,
+)
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import LostLease, ReplacedWindow, UnusableWindow
 from hedgehogd.log.header import NO_SEAL, Fixed, Page, Place, Seal, pack_page
@@ -127,7 +133,9 @@ class Candidate:
             os.pwrite(descriptor, pack_page(fixed, self._monotonic_ns()), 0)
             if not self._directory.publish(name, term):
                 raise LostLease(f"another candidate has term {term}")
-            if self._directory.terms()[-1] != term:  # this process slept through many terms
+            if self._directory.terms()[-1] - term > TERMS_KEPT_MAX:
+                # This process slept, and the page that the term once had was removed. With fewer
+                # later terms, it is the first page of the term, which followers need.
                 self._directory.remove_page(term)
                 raise LostLease(f"term {term} is long over")
             page = Page(descriptor, fixed)

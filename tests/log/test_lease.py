@@ -11,6 +11,7 @@ import trio
 
 from hedgehogd.domain.limits import LEASE_LOOK_S, LEASE_S
 from hedgehogd.log import lease as lease_module
+from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import LogError, LostLease, UnusableWindow
 from hedgehogd.log.header import Place, Seal
 from hedgehogd.log.lease import make_stores_visible, measure, new_deployment, wait_lease
@@ -144,20 +145,44 @@ def test_a_candidate_that_was_stopped_before_it_fenced_changes_nothing(machine):
     assert [1, 2] == numbers(machine.reader().read(0, 10))
 
 
-def test_a_candidate_that_slept_through_many_terms_changes_nothing(machine):
-    """Even the page of the term that it would take may have been removed."""
+def test_a_candidate_that_slept_through_many_terms_changes_nothing(machine, monkeypatch):
+    """Even the page of the term that it would take was removed, so its name is free."""
+    monkeypatch.setattr(lease_module, "TERMS_KEPT_MAX", 2)
     machine.close(machine.writer())
     sleeper = machine.candidate()
     assert sleeper.look()
-    for _ in range(3):
+    for _ in range(4):
         writer = machine.writer()
     machine.directory.remove_page(2)
     with pytest.raises(LostLease, match="long over"):
         sleeper.take()
-
     writer.append([message(1)])
-    assert [3, 4] == machine.directory.terms()[-2:]
-    assert 2 not in machine.directory.terms()
+
+    assert [1, 3, 4, 5] == machine.directory.terms()
+
+
+def test_a_page_that_was_published_stays(machine, monkeypatch):
+    """Its candidate was stopped right then, and succeeded by two; followers need the seal in it."""
+    writer = machine.writer()
+    writer.append([message(1)])
+    reader = machine.reader()
+    sleeper = machine.candidate()
+    sleeper.look()
+    publish = Directory.publish
+
+    def stopped(directory, name, term):
+        found = publish(directory, name, term)
+        monkeypatch.undo()
+        machine.writer()
+        machine.writer().append([message(2)])
+        return found
+
+    monkeypatch.setattr(Directory, "publish", stopped)
+    page = machine.keep(sleeper.take())
+
+    assert (2, True) == (page.fixed.term, page.is_fenced)
+    assert [1, 2, 3, 4] == machine.directory.terms()
+    assert [2] == numbers(reader.read(reader.after_id, 10))
 
 
 def test_a_full_file_system_fences_no_writer(machine, monkeypatch):

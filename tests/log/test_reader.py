@@ -240,7 +240,7 @@ def test_a_reader_closes_its_files(machine):
     assert before + 1 == descriptors()  # its directory
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31))
 def test_any_schedule_is_read_once_and_in_order(tmp_path_factory, seed):
     """Batches of all sizes, takeovers, slow readers and new ones: all read the same sequence."""

@@ -1,8 +1,9 @@
 """The log's window: commit, CPU of writer and follower, and the wake-up beside a bare datagram.
 
-Five rounds; in each, batches of 1, 8 and 64 real messages. Paced: the writer appends at 300
-batches/s, three followers on the other core wait in trio and read. Its peer sends the same packed
-batch as one datagram to each of three processes that wait in the same way and unpack it. A
+Five rounds; in each, batches of 1, 8 and 64 real messages, made right before the append. Paced:
+the writer appends at 300 batches/s, three followers on the other core wait in trio and read. Its
+peer sends the same packed batch as one datagram to each of three processes that wait in the same
+way and unpack it. A
 *commit* ends when the batch is published, an append *call* when the followers are woken too. A
 *wake-up* is the time from the first send to the unpacked records in a follower; *whole* begins
 before the batch is packed. *Packing* is the part of a commit that the peer has too: far above its

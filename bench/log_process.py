@@ -26,7 +26,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import msgspec
 import trio
 
 from hedgehogd.domain import limits
@@ -61,17 +60,15 @@ def recorded(path: Path) -> list[Message]:
     return messages
 
 
-def batches_of(messages: list[Message], size: int, count: int) -> list[list[Message]]:
-    """Return ``count`` batches; the messages repeat, the objects do not within two batches."""
+def fresh(messages: list[Message], size: int, place: int) -> list[Message]:
+    """Return the batch at a place, made now: a feed has just read what it appends."""
     received_us = time.time_ns() // 1000
-    found = []
-    for place in range(count):
-        first = place * size % (len(messages) - size)
-        batch = [msgspec.structs.replace(each) for each in messages[first : first + size]]
-        for message in batch:
-            message.received_us = received_us + place
-        found.append(batch)
-    return found
+    first = place * size % (len(messages) - size)
+    return [
+        Message(m.topic, m.type, encode_text(m.payload), m.payload, m.sequence, m.trade_id, m.also,
+                received_us=received_us)
+        for m in messages[first : first + size]
+    ]  # fmt: skip
 
 
 class Writer:
@@ -209,9 +206,10 @@ def paced(
     append = log_append(writer, sent) if is_log else datagram_append(writer, sent)
     calls, due = [], time.monotonic() + 0.05
     begun: list[int] = []
-    for batch in batches_of(messages, size, count):
+    for place in range(count):
         due += 1 / options.rate
         time.sleep(max(0.0, due - time.monotonic()))
+        batch = fresh(messages, size, place)
         began = time.monotonic_ns()
         append(batch)
         calls.append((time.monotonic_ns() - began) / US)
@@ -241,9 +239,9 @@ def cpu(folder: str, messages: list[Message], size: int, count: int) -> dict[str
     sockets = [bind_follower(writer.directory)[0] for _ in range(FOLLOWERS)]
     writer.window.renew()
     reader = Reader(writer.directory)
-    batches = batches_of(messages, size, count)
     write_s = read_s = 0.0
-    for batch in batches:
+    for place in range(count):
+        batch = fresh(messages, size, place)
         began = time.thread_time()
         writer.window.append(batch)
         write_s += time.thread_time() - began
@@ -278,10 +276,9 @@ def main() -> None:
     gc.set_threshold(limits.GC_NEW_OBJECTS_MAX)
     if options.append:
         writer = Writer(options.folder)
-        batches = batches_of(messages, 8, options.append)
         sys.stderr.write("appending\n")
-        for batch in batches:
-            writer.window.append(batch)
+        for place in range(options.append):
+            writer.window.append(fresh(messages, 8, place))
         sys.stderr.write("appended\n")
         writer.close()
         return

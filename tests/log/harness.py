@@ -57,7 +57,7 @@ from tests.log import faults, namespaces
 INSTANCES = 3
 WITNESS = 0
 TOPIC = Topic("ticker", "BTC-USD")
-BOUNDS = Bounds(window_bytes_max=1 << 31, segment_bytes=256 * 1024)
+BOUNDS = Bounds(window_bytes_max=1 << 31, segment_bytes=16 * 1024)
 APPEND_PAUSE_S = 0.01
 SETTLED_S = 60.0
 _US = 1_000_000

@@ -61,7 +61,7 @@ def recorded(path: Path) -> list[Message]:
 
 
 def fresh(messages: list[Message], size: int, place: int) -> list[Message]:
-    """Return the batch at a place, made now: a feed has just read what it appends."""
+    """Return the batch at a place, made now: a feed appends messages that it has just read."""
     received_us = time.time_ns() // 1000
     first = place * size % (len(messages) - size)
     return [

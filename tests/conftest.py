@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Make the folder of the test the context of what coverage records: ``tests/domain/``.
+    """Make the folder of the test the context of the coverage data: ``tests/domain/``.
 
     A context of its own for each test, as ``--cov-context`` makes, takes four times as long.
     """

@@ -319,9 +319,11 @@ class Connection:
     async def _send(
         self, connection: WebSocketConnection, source: Source, kind: str, topics: frozenset[Topic]
     ) -> None:
-        for request in coinbase.requests(kind, topics, self._dialer.sign):
+        requests = list(coinbase.requests(kind, topics, self._dialer.sign))
+        # All at once: an acknowledgement of an earlier request does not list these topics.
+        source.acks_due += len(requests)
+        for request in requests:
             await trio.sleep(self._dialer.requests.take(trio.current_time()))
-            source.acks_due += 1
             await connection.send_message(request.decode())
             log.debug("upstream request", line=self._line, topics=len(topics), kind=kind)
 

@@ -7,6 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from hedgehogd.arbitration.batch import NoticeKind
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import LINGER_S
 from hedgehogd.engine.health import FeedState
@@ -343,6 +344,23 @@ async def test_acknowledgements_are_compared_when_all_have_arrived(autojump_cloc
     await send(line, ack(heartbeat=["BTC-USD"], ticker=["BTC-USD"]))
     await trio.sleep(1)
 
+    assert line.requests[2:] == [("subscribe", {"full": ["BTC-USD"]})]
+
+
+async def test_an_acknowledgement_may_precede_the_next_request(
+    autojump_clock, exchange, serve, monkeypatch
+):
+    """On a busy machine, or at the limit of requests, the second one is sent later."""
+    monkeypatch.setattr(limits, "UPSTREAM_REQUESTS_BURST", 1)
+    await serve(channels=("ticker", "full"))
+    (line,) = await exchange.lines_with("ticker")
+    assert len(line.requests) == 1
+    await send(line, ack(heartbeat=["BTC-USD"], ticker=["BTC-USD"]))
+    await trio.sleep(1)
+
+    assert [kind for kind, _ in line.requests] == ["subscribe"] * 2
+    await send(line, ack(heartbeat=["BTC-USD"], ticker=["BTC-USD"]))
+    await trio.sleep(1)
     assert line.requests[2:] == [("subscribe", {"full": ["BTC-USD"]})]
 
 

@@ -59,6 +59,17 @@ def placed(message, record_id, received_us):
     return msgspec.structs.replace(message, id=record_id, received_us=received_us)
 
 
+@pytest.mark.parametrize("sizes", [(200, 300), (10, 20), (126, 125, 65_536), (70_000,)])
+def test_payloads_of_every_length_of_frame_are_unpacked(sizes):
+    """The header of a frame has 2, 4 or 10 bytes."""
+    batch = []
+    for number, size in enumerate(sizes, 1):
+        payload = b"x" * size
+        batch.append(Message(GAP.topic, "match", encode_text(payload), payload, id=number))
+
+    assert batch == unpack(pack(batch))
+
+
 @given(st.lists(messages(), min_size=1, max_size=12))
 @example([placed(MATCH, 5, 1), placed(MATCH, 6, 1), placed(MATCH, 7, 1)])
 @example([placed(MATCH, 5, 9), placed(MATCH, 7, 1), placed(MATCH, 7, 1)])

@@ -17,6 +17,22 @@ from tests.e2e.harness import HttpStream, rest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.xdist_group("cluster_proxy")]
 STREAM = "/api/v1/stream"
+HERE_6 = "2001:db8::fff:1"
+THERE_6 = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")  # two of one /64, one of another
+# Opens connections one after the other, each from an address of its own, and keeps those that were
+# accepted. Prints for each whether it was: a rejected one ends without an answer.
+_CONNECT = """
+import socket, sys
+target, *sources = sys.argv[1:]
+host, port = target.rsplit("-", 1)
+for source in sources:
+    try:
+        with socket.create_connection((host, int(port)), 5, (source, 0)) as client:
+            client.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+            print(source, client.recv(12) == b"HTTP/1.1 200")
+    except ConnectionError:
+        print(source, False)
+"""
 
 
 @pytest.mark.parametrize(
@@ -142,6 +158,10 @@ def elsewhere():
     ip(f"netns add {name}")
     try:
         ip(f"link add {plugs[0]} type veth peer name {plugs[1]} netns {name}")
+        # Without "nodad" an address of IPv6 may be used only after a second.
+        ip(f"addr add {HERE_6}/32 dev {plugs[0]} nodad")
+        for address in THERE_6:
+            ip(f"-n {name} addr add {address}/32 dev {plugs[1]} nodad")
         ip(f"addr add {here}/30 dev {plugs[0]}")
         ip(f"link set {plugs[0]} up")
         ip(f"-n {name} addr add {there}/30 dev {plugs[1]}")
@@ -209,6 +229,44 @@ async def test_an_address_that_holds_too_many_connections_gets_no_more(tmp_path,
     assert sixth.stdout == b"000"  # closed without an answer
     assert all(float(line) for line in served_s)  # the two were served
     assert local.status == 200
+
+
+async def _connect(name: str, target: str, *sources: str) -> list[tuple[str, bool]]:
+    """Connect from the namespace, once from each of ``sources``; return which were served."""
+    command = ["ip", "netns", "exec", name, sys.executable, "-c", _CONNECT, target, *sources]
+    done = await trio.run_process(command, capture_stdout=True)
+    rows = [line.split() for line in done.stdout.decode().splitlines()]
+    return [(source, served == "True") for source, served in rows]
+
+
+async def test_an_address_that_connects_too_often_gets_no_more(tmp_path, elsewhere):
+    """At accept, by rate: none of its connections is open when the next one comes."""
+    name, here, there = elsewhere
+    changes = {"bind": ("*",), "address_connections_max": 5, "address_requests_max": 1000}
+    async with made_up(tmp_path, 1, **changes) as (proxy, instances):
+        (instance,) = instances.values()
+        served = await _connect(name, f"{here}-{proxy.port}", *[there] * 8)
+        local = [await rest(proxy.port, "GET", "/") for _ in range(10)]
+
+    assert [is_served for _, is_served in served] == [True] * 5 + [False] * 3
+    assert {status for status, _ in local} == {200}
+    assert instance.visits == 5 + 10
+
+
+async def test_a_whole_64_has_one_limit_at_accept(tmp_path, elsewhere):
+    """A client of IPv6 has 2^64 addresses: a limit by single address would limit nothing."""
+    name, *_ = elsewhere
+    one, two, other = THERE_6
+    changes = {"bind": ("::",), "address_connections_max": 4, "address_requests_max": 1000}
+    async with made_up(tmp_path, 1, **changes) as (proxy, _):
+        target = f"{HERE_6}-{proxy.port}"
+        served = await _connect(name, target, one, two, one, two, one, two, other, other)
+
+    assert served == [
+        *[(one, True), (two, True)] * 2,
+        *[(one, False), (two, False)],
+        *[(other, True)] * 2,
+    ]
 
 
 async def test_a_proxy_on_this_machine_does_not_exempt_its_clients(tmp_path):

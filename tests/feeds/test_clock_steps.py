@@ -79,6 +79,24 @@ async def test_a_step_makes_no_feed_stale_and_hides_no_silence(
     assert [notice["stale"] for notice in running.notices()] == [True]
 
 
+async def test_a_step_neither_ends_a_silent_connection_nor_keeps_it(
+    autojump_clock, wall, exchange, start_feed, step_s
+):
+    """No byte for 10 s, not even a pong, is a dead connection; a step alone is not."""
+    running = await start_feed()
+    line, _ = await exchange.subscribed()
+    await trio.sleep(4)
+    await line.send(ticker())
+    wall.step(step_s)
+    await trio.sleep(limits.STALE_AFTER_S - 0.1)
+    assert running.health.losses == {}
+    wall.step(-step_s)
+    await trio.sleep(0.2)
+
+    assert running.health.losses == {"silent": 1}
+    assert running.health.reason.startswith("silent: no byte for ")
+
+
 async def test_a_step_makes_no_product_stale_and_hides_no_missing_heartbeats(
     autojump_clock, wall, exchange, serve, step_s
 ):

@@ -491,3 +491,35 @@ TERMS_KEPT_MAX = 256
 # Seconds for which a candidate waits for stores of other cores where membarrier(2) does not exist:
 # a store becomes visible within microseconds.
 STORES_VISIBLE_S = 0.01
+# The archive (docs/STORE.md). Bytes of records collected before they are written to a tail even if
+# no second has passed: a second of the busiest feed, and the memory of one block.
+ARCHIVE_TAIL_BLOCK_BYTES = 4 * 1024 * 1024
+# Bytes of records, or seconds, after which a tail ends and becomes one block: a minute of the whole
+# exchange. Larger blocks compress no better, and a reader of all topics unpacks one at a time.
+ARCHIVE_BLOCK_BYTES = 12 * 1024 * 1024
+ARCHIVE_TAIL_AGE_S = 300.0
+# Payload bytes up to which quiet topics of one channel share a group: less compresses worse, more
+# is unpacked in vain by a reader of one topic.
+ARCHIVE_GROUP_BYTES = 16 * 1024
+# Compression levels of zlib for tails and for sealed blocks: speed first, then size.
+ARCHIVE_TAIL_LEVEL = 1
+ARCHIVE_BLOCK_LEVEL = 6
+# Bytes on disk, or seconds, after which a segment is sealed: retention drops whole segments, and
+# each begins with a snapshot of every book, some 20 MB for all of them.
+ARCHIVE_SEGMENT_BYTES = 256 * 1024 * 1024
+ARCHIVE_SEGMENT_AGE_S = 3_600.0
+# The same in parts of the bytes that history may have, so that retention is not coarse.
+ARCHIVE_SEGMENTS_MIN = 16
+# Tails that wait to become blocks: with more, appending waits for compaction.
+ARCHIVE_TAILS_WAITING_MAX = 4
+# Bytes of unpacked groups and of indexes cached by one reader.
+ARCHIVE_CACHE_BYTES_MAX = 64 * 1024 * 1024
+ARCHIVE_INDEXES_BYTES_MAX = 32 * 1024 * 1024
+# Sealed segments that one reader keeps open.
+ARCHIVE_FILES_OPEN_MAX = 32
+# Records of one page.
+ARCHIVE_PAGE_RECORDS_MAX = 10_000
+# Blocks that one page unpacks: a second of computing for a topic with few messages in each.
+ARCHIVE_PAGE_BLOCKS_MAX = 256
+# Tries of a reader to see one state of an archive whose writer removes files meanwhile.
+ARCHIVE_VIEW_TRIES_MAX = 10

@@ -1,1 +1,1 @@
-"""The log over files: the window that instances follow, and the lease of its writer."""
+"""The log over files: its window, which instances follow, and its archive of days."""

@@ -1,0 +1,270 @@
+"""The catalogue: which files an archive has, and what is in them.
+
+A SQLite database that is written whole to a new file, which replaces the old one: a reader never
+waits for the writer nor the writer for a reader, there is no log beside it, and a process that is
+killed leaves the old catalogue or the new one. It holds a row for each segment, a few hundred, and
+is written about once a minute. Everything in it is in the segments, too: a damaged catalogue is
+made again from them (``rebuilt``), and its owner reports that.
+"""
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import intern_topic
+from hedgehogd.log.archive import files
+from hedgehogd.log.archive.errors import DamagedArchive, ForeignArchive, NewerFormat
+from hedgehogd.log.archive.index import Index
+
+APPLICATION_ID = 0x48454441  # "HEDA"
+_TABLES = """
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE topic (
+    number INTEGER PRIMARY KEY, channel TEXT NOT NULL, product_id TEXT NOT NULL,
+    messages INTEGER NOT NULL
+);
+CREATE TABLE segment (
+    after_id INTEGER PRIMARY KEY, first_id INTEGER NOT NULL, last_id INTEGER NOT NULL,
+    min_us INTEGER NOT NULL, max_us INTEGER NOT NULL, messages INTEGER NOT NULL,
+    markers INTEGER NOT NULL, bytes INTEGER NOT NULL, topics BLOB NOT NULL
+);
+CREATE TABLE backfill (gap_id INTEGER NOT NULL, segment INTEGER NOT NULL);
+CREATE TABLE growing (name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+_QUERIES = (
+    "SELECT name, value FROM setting WHERE name != 'crc' ORDER BY name",
+    "SELECT number, channel, product_id, messages FROM topic ORDER BY number",
+    "SELECT * FROM segment ORDER BY after_id",
+    "SELECT gap_id, segment FROM backfill ORDER BY gap_id, segment",
+    "SELECT name FROM growing ORDER BY name",
+)
+
+
+class SegmentRow(NamedTuple):
+    """One sealed segment.
+
+    Attributes:
+        after_id: its name: its records have larger ids.
+        first_id: the smallest id.
+        last_id: the largest id.
+        min_us: the earliest receive time, µs since the epoch.
+        max_us: the latest one.
+        messages: number of messages.
+        markers: number of markers.
+        bytes: size of its file.
+        mask: its topics, as bits by their numbers in the catalogue.
+    """
+
+    after_id: int
+    first_id: int
+    last_id: int
+    min_us: int
+    max_us: int
+    messages: int
+    markers: int
+    bytes: int
+    mask: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return str(files.FileName(self.after_id, files.SEGMENT))
+
+
+class Catalogue:
+    """The files of one archive.
+
+    Attributes:
+        deployment: the deployment whose log it is.
+        dropped_id: retention has removed the records up to this id; 0 for none.
+        segments: the sealed segments, in the order of their ids.
+        messages: number of messages of each topic in the sealed segments.
+        backfills: by gap, the ``after_id`` of the segments with backfilled trades.
+        growing: names of the open segment and of the tails, in the order of their ids.
+    """
+
+    def __init__(self, deployment: str) -> None:
+        self.deployment = deployment
+        self.dropped_id = 0
+        self.segments: list[SegmentRow] = []
+        self.messages: dict[Topic, int] = {}
+        self.backfills: dict[int, list[int]] = {}
+        self.growing: list[str] = []
+        self._numbers: dict[Topic, int] = {}
+
+    def mask(self, topics: Iterable[Topic]) -> int:
+        """Return those of ``topics`` that a segment may have, as bits by their numbers."""
+        return sum(1 << self._numbers[topic] for topic in set(topics) & self._numbers.keys())
+
+    def topics(self, mask: int) -> list[Topic]:
+        """Return the topics of ``mask``, as it is in a row."""
+        return [topic for topic, number in self._numbers.items() if mask >> number & 1]
+
+    def add(self, after_id: int, index: Index, size: int) -> None:
+        """Add a sealed segment with larger ids; one without records is left out."""
+        if not index.blocks:
+            return
+        headers = [block.header for block in index.blocks]
+        for topic, each in index.summaries.items():
+            self._numbers.setdefault(topic, len(self._numbers))
+            self.messages[topic] = self.messages.get(topic, 0) + each.messages
+        for gap_id in index.backfills:
+            self.backfills.setdefault(gap_id, []).append(after_id)
+        self.segments.append(
+            SegmentRow(
+                after_id,
+                headers[0].first_id,
+                headers[-1].last_id,
+                min(header.min_us for header in headers),
+                max(header.max_us for header in headers),
+                sum(header.messages for header in headers),
+                sum(header.markers for header in headers),
+                size,
+                self.mask(index.summaries),
+            )
+        )
+
+    def drop(self, index: Index | None) -> SegmentRow:
+        """Remove the oldest segment, whose index is ``index``; return its row.
+
+        Without an index, because it is unreadable, the counts of messages become estimates.
+        """
+        row = self.segments.pop(0)
+        self.dropped_id = row.last_id
+        for topic, each in index.summaries.items() if index else ():
+            self.messages[topic] = max(0, self.messages.get(topic, 0) - each.messages)
+        self.backfills = {
+            gap_id: [each for each in segments if each != row.after_id]
+            for gap_id, segments in self.backfills.items()
+            if gap_id > row.last_id
+        }
+        return row
+
+    def write(self, directory: Path) -> None:
+        """Write it to a new file, which replaces the old one; it is durable on return.
+
+        Raises:
+            ArchiveError: it cannot be written.
+        """
+        path = directory / files.CATALOGUE
+        part = path.with_suffix(path.suffix + files.PART)
+        data = self._serialized()
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            descriptor = os.open(part, flags, files.FILE_MODE)
+            try:
+                os.fchmod(descriptor, files.FILE_MODE)
+                files.write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            part.replace(path)
+        except OSError as error:
+            raise files.failed(path, error) from None
+        files.sync_directory(directory)
+
+    def _serialized(self) -> bytes:
+        rows = self._rows()
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+            database.executescript(
+                f"BEGIN;{_TABLES}PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {files.VERSION};"
+            )
+            for table, of_table in zip(
+                ("setting", "topic", "segment", "backfill", "growing"), rows, strict=True
+            ):
+                if of_table:
+                    marks = ", ".join("?" * len(of_table[0]))
+                    database.executemany(f"INSERT INTO {table} VALUES ({marks})", of_table)
+            database.execute("INSERT INTO setting VALUES ('crc', ?)", (_crc(rows),))
+            database.execute("COMMIT")
+            return database.serialize()
+
+    def _rows(self) -> list[list[tuple[object, ...]]]:
+        """Return the rows of the tables, in the order of ``_QUERIES``."""
+        size = len(self._numbers) // 8 + 1
+        return [
+            [("deployment", self.deployment), ("dropped_id", str(self.dropped_id))],
+            [
+                (number, topic.channel, topic.product_id, self.messages.get(topic, 0))
+                for topic, number in self._numbers.items()
+            ],
+            [(*row[:-1], row.mask.to_bytes(size, "little")) for row in self.segments],
+            sorted((gap_id, each) for gap_id, found in self.backfills.items() for each in found),
+            [(name,) for name in sorted(self.growing)],
+        ]
+
+
+def _crc(rows: list[list[tuple[object, ...]]]) -> str:
+    return f"{zlib.crc32(repr(rows).encode()):08x}"
+
+
+def load(directory: Path, deployment: str | None = None) -> Catalogue:
+    """Read the catalogue.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedArchive: it is damaged, or cannot be read.
+        NewerFormat: it is of a newer version.
+        ForeignArchive: it is of another deployment, or another program's database.
+    """
+    path = directory / files.CATALOGUE
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise files.failed(path, error) from None
+    try:
+        return _read(data, deployment)
+    except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DamagedArchive(f"{path}: {error}") from None
+
+
+def _read(data: bytes, deployment: str | None) -> Catalogue:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        database.deserialize(data)
+        application = database.execute("PRAGMA application_id").fetchone()[0]
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise DamagedArchive(f"{files.CATALOGUE} is not the catalogue of an archive")
+        if version > files.VERSION:
+            raise NewerFormat(
+                f"{files.CATALOGUE} has version {version}, this hedgehogd reads up to {files.VERSION}"
+            )
+        crc = database.execute("SELECT value FROM setting WHERE name = 'crc'").fetchone()
+        rows = [database.execute(query).fetchall() for query in _QUERIES]
+    if crc != (_crc(rows),):
+        raise DamagedArchive(f"the checksum of {files.CATALOGUE} is wrong")
+    settings, topics, segments, backfills, growing = rows
+    found = dict(settings)
+    catalogue = Catalogue(found["deployment"])
+    if deployment not in {None, catalogue.deployment}:
+        raise ForeignArchive(
+            f"the archive is of deployment {catalogue.deployment}, this one is {deployment}"
+        )
+    catalogue.dropped_id = int(found["dropped_id"])
+    for number, channel, product_id, messages in topics:
+        topic = intern_topic(channel, product_id)
+        catalogue._numbers[topic] = number  # noqa: SLF001  # the same module
+        catalogue.messages[topic] = messages
+    for *row, mask in segments:
+        catalogue.segments.append(SegmentRow(*row, int.from_bytes(mask, "little")))
+    for gap_id, segment in backfills:
+        catalogue.backfills.setdefault(gap_id, []).append(segment)
+    catalogue.growing = [name for (name,) in growing]
+    return catalogue
+
+
+def identity(directory: Path) -> tuple[int, int, int, int] | None:
+    """Return what differs between two catalogues at the same path; None without one."""
+    try:
+        found = (directory / files.CATALOGUE).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,225 @@
+"""The index of a file: its blocks, its topics, and which block has which topic.
+
+The index of a sealed segment is its footer. That of a growing file is collected from its blocks as
+they are found. The footer of a sealed segment may be damaged; its index is then collected, too.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable
+
+import msgspec
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import intern_topic
+from hedgehogd.log.archive import columns, summary
+from hedgehogd.log.archive.block import CHECKPOINT, RECORDS, Header
+from hedgehogd.log.archive.block_file import BlockAt, BlockFile, Damage
+from hedgehogd.log.archive.errors import DamagedArchive
+from hedgehogd.log.archive.summary import Summary
+
+_TRAILER = struct.Struct("<QII8s")
+_MAGIC = b"HEDGFOOT"
+_UNKNOWN = -1
+
+
+class _Footer(msgspec.Struct, array_like=True):
+    """What a footer contains, packed by msgpack.
+
+    Attributes:
+        topics: channel and product of each topic.
+        blocks: of each block the offset and the fields of its header, as columns.
+        of_block: for each block the numbers of its topics, as a column.
+        summaries: of the topics.
+        backfills: of each gap with backfilled trades in this file its id and the block's number.
+    """
+
+    topics: list[tuple[str, str]]
+    blocks: list[bytes]
+    of_block: list[bytes]
+    summaries: bytes
+    backfills: list[tuple[int, int]]
+
+
+_decode = msgspec.msgpack.Decoder(_Footer).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Index:
+    """What is in one file.
+
+    Attributes:
+        blocks: its blocks of records, in the order of their ids.
+        checkpoints: its blocks with the books at its begin.
+        summaries: of each topic.
+        backfills: gaps with backfilled trades in this file: by the gap's id the numbers of the
+            blocks that have them.
+        damages: what could not be read.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[BlockAt] = []
+        self.checkpoints: list[BlockAt] = []
+        self.summaries: dict[Topic, Summary] = {}
+        self.backfills: dict[int, list[int]] = {}
+        self.damages: list[Damage] = []
+        self._numbers: dict[Topic, int] = {}
+        self._topics: list[Topic] = []
+        self._of_block: list[int] = []
+
+    @property
+    def weight(self) -> int:
+        """Estimate of its memory, in bytes."""
+        return 600 * len(self._topics) + (300 + len(self._topics) // 8) * len(self.blocks)
+
+    @property
+    def messages(self) -> int:
+        """The number of messages."""
+        return sum(block.header.messages for block in self.blocks)
+
+    def mask(self, topics: Iterable[Topic]) -> int:
+        """Return the set of those of ``topics`` that are in this file, as the bits of a number."""
+        mask = 0
+        for topic in topics:
+            number = self._numbers.get(topic)
+            if number is not None:
+                mask |= 1 << number
+        return mask
+
+    def has(self, block: int, mask: int) -> bool:
+        """Say whether block number ``block`` has a topic of ``mask``, or is damaged."""
+        found = self._of_block[block]
+        return found == _UNKNOWN or bool(found & mask)
+
+    def topics(self, block: int) -> list[Topic]:
+        """Return the topics of block number ``block``; all if they are unknown."""
+        mask: int = self._of_block[block]
+        if mask == _UNKNOWN:
+            return self._topics.copy()
+        found = []
+        while mask:
+            lowest = mask & -mask
+            found.append(self._topics[lowest.bit_length() - 1])
+            mask ^= lowest
+        return found
+
+    def add(
+        self,
+        block: BlockAt,
+        topics: list[Topic],
+        summaries: list[Summary],
+        gap_ids: Iterable[int],
+    ) -> None:
+        """Add the next block.
+
+        Args:
+            block: the block.
+            topics: its topics.
+            summaries: one of each of ``topics``; empty if they are damaged.
+            gap_ids: the gaps of its backfilled trades.
+        """
+        if block.header.kind == CHECKPOINT:
+            self.checkpoints.append(block)
+            return
+        mask = 0
+        for topic in topics:
+            number = self._numbers.get(topic)
+            if number is None:
+                number = self._numbers[topic] = len(self._topics)
+                self._topics.append(topic)
+            mask |= 1 << number
+        for topic, each in zip(topics, summaries, strict=False):
+            self.summaries[topic] = summary.joined(self.summaries.get(topic), each)
+        for gap_id in gap_ids:
+            self.backfills.setdefault(gap_id, []).append(len(self.blocks))
+        self.blocks.append(block)
+        self._of_block.append(mask if topics or not block.header.messages else _UNKNOWN)
+
+    def pack(self, offset: int) -> bytes:
+        """Encode the index as a footer that begins at ``offset`` of its file."""
+        rows = [(block.offset, *block.header) for block in self.checkpoints + self.blocks]
+        footer = _Footer(
+            [(topic.channel, topic.product_id) for topic in self._topics],
+            [columns.pack(list(column), rising=False) for column in zip(*rows, strict=True)],
+            [columns.pack(_bits(mask)) for mask in self._of_block],
+            summary.pack([self.summaries[topic] for topic in self._topics]),
+            [(gap_id, at) for gap_id, found in self.backfills.items() for at in found],
+        )
+        data = zlib.compress(_encode(footer))
+        return data + _TRAILER.pack(offset, len(data), zlib.crc32(data), _MAGIC)
+
+    def _load(self, footer: _Footer) -> None:
+        rows = [columns.unpack(column, 0, rising=False)[0] for column in footer.blocks]
+        blocks = [BlockAt(row[0], Header(*row[1:])) for row in zip(*rows, strict=True)]
+        self.checkpoints = [block for block in blocks if block.header.kind == CHECKPOINT]
+        self.blocks = [block for block in blocks if block.header.kind == RECORDS]
+        self._topics = [intern_topic(*pair) for pair in footer.topics]
+        self._numbers = {topic: number for number, topic in enumerate(self._topics)}
+        summaries = summary.unpack(footer.summaries)
+        self.summaries = dict(zip(self._topics, summaries, strict=True))
+        for column in footer.of_block:
+            numbers = columns.unpack(column, 0)[0]
+            if list(numbers) == [_UNKNOWN]:
+                self._of_block.append(_UNKNOWN)
+                continue
+            if numbers and not 0 <= min(numbers) <= max(numbers) < len(self._topics):
+                raise DamagedArchive("a footer names a topic that it does not have")
+            self._of_block.append(sum(1 << number for number in numbers))
+        for gap_id, at in footer.backfills:
+            self.backfills.setdefault(gap_id, []).append(at)
+        if len(self._of_block) != len(self.blocks):
+            raise DamagedArchive("a footer with lists of different lengths")
+
+
+def _bits(mask: int) -> list[int]:
+    if mask == _UNKNOWN:
+        return [_UNKNOWN]
+    return [at for at, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]
+
+
+def collect(file: BlockFile, index: Index, blocks: Iterable[BlockAt]) -> None:
+    """Add ``blocks`` of ``file`` to ``index``; what is unreadable is added to its damages."""
+    for block in blocks:
+        topics: list[Topic] = []
+        summaries: list[Summary] = []
+        gap_ids: set[int] = set()
+        try:
+            topics = file.directory(block).topics()
+            summaries = file.summaries(block)
+            if block.header.kind == RECORDS:
+                gap_ids = {gap_id for m in file.markers(block) if (gap_id := getattr(m, "gap_id", 0))}
+        except DamagedArchive as error:
+            what = str(error)
+            index.damages.append(Damage(file.path.name, block.offset, block.header.size, what))
+        index.add(block, topics, summaries, sorted(gap_ids))
+    index.damages += file.damages
+    file.damages.clear()
+
+
+def read_footer(file: BlockFile) -> Index:
+    """Return the index of a sealed segment; if its footer is damaged, that of its blocks.
+
+    The blocks of ``file`` are set.
+    """
+    index = Index()
+    try:
+        end = file.size - _TRAILER.size
+        offset, size, crc, magic = _TRAILER.unpack(file.read(max(0, end), _TRAILER.size))
+        data = file.read(offset, size) if offset + size == end else b""
+        if magic != _MAGIC or crc != zlib.crc32(data):
+            raise DamagedArchive("the footer is damaged")
+        index._load(_decode(zlib.decompress(data)))  # noqa: SLF001  # the same module
+    except (DamagedArchive, struct.error, zlib.error, msgspec.MsgspecError, columns.BadColumn,
+            ValueError, TypeError, IndexError) as error:  # fmt: skip
+        index = Index()
+        index.damages.append(Damage(file.path.name, file.size, 0, f"the footer: {error}"))
+        file.add([])
+        collect(file, index, file.refresh())
+    return index
+
+
+def newest_id(indexes: Iterable[Index]) -> int:
+    """Return the largest id of all; 0 without records."""
+    return max((i.blocks[-1].header.last_id for i in indexes if i.blocks), default=0)
+
+

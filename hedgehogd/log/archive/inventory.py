@@ -1,0 +1,193 @@
+"""The inventory of an archive's directory at the start of its writer.
+
+A writer may have ended at any instant. What it left is completed or removed here, and what is
+damaged is reported; nothing readable is removed.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from hedgehogd.log.archive import catalogue, files
+from hedgehogd.log.archive.block_file import BlockFile
+from hedgehogd.log.archive.catalogue import Catalogue
+from hedgehogd.log.archive.errors import DamagedArchive
+from hedgehogd.log.archive.files import OPEN, PART, SEGMENT, TAIL, FileName
+from hedgehogd.log.archive.index import Index, collect, read_footer
+
+
+class Growing(NamedTuple):
+    """A file that may grow, and what is in it.
+
+    Attributes:
+        file: the file.
+        index: its index.
+    """
+
+    file: BlockFile
+    index: Index
+
+    @property
+    def last_id(self) -> int:
+        """The largest id in it; 0 without records."""
+        return self.index.blocks[-1].header.last_id if self.index.blocks else 0
+
+
+class Inventory(NamedTuple):
+    """What a directory has.
+
+    Attributes:
+        catalogue: the catalogue, complete.
+        opened: the open segment; None without one.
+        tails: the tails, in the order of their ids.
+        problems: what the operator must know, one text each.
+        is_changed: True if the catalogue must be written.
+    """
+
+    catalogue: Catalogue
+    opened: Growing | None
+    tails: list[Growing]
+    problems: list[str]
+    is_changed: bool
+
+
+def take(directory: Path, deployment: str) -> Inventory:
+    """Complete what the last writer left in ``directory``, and return what there is.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+        ForeignArchive: it is of another deployment.
+        ArchiveError: it cannot be read or written.
+    """
+    problems: list[str] = []
+    names = _names(directory)
+    found, is_changed = _catalogue(directory, deployment, names, problems)
+    present = {name.after_id for name in names if name.suffix == SEGMENT}
+    for row in found.segments:
+        if row.after_id not in present:
+            problems.append(f"{row.name} is missing; its records are a gap")
+    growing = [name for name in names if name.suffix in {OPEN, TAIL}]
+    sealed_id = max(found.dropped_id, found.segments[-1].last_id if found.segments else 0)
+    opened: Growing | None = None
+    tails: list[Growing] = []
+    for name in sorted(growing):
+        path = directory / str(name)
+        try:
+            is_rewritten = name.suffix == TAIL or any(n.suffix == TAIL for n in growing)
+            each = _growing(path, deployment, problems, is_rewritten=is_rewritten)
+        except DamagedArchive as error:
+            problems.append(f"{error}; it is set aside")
+            path.rename(path.with_suffix(path.suffix + ".damaged"))
+            continue
+        is_stale = each.last_id and each.last_id <= (opened.last_id if opened else sealed_id)
+        if is_stale or (name.suffix == OPEN and opened is not None):
+            each.file.close()
+            path.unlink()
+        elif name.suffix == OPEN:
+            opened = each
+        else:
+            tails.append(each)
+    return Inventory(found, opened, tails, problems, is_changed)
+
+
+def _names(directory: Path) -> list[FileName]:
+    """Return the names of the files of blocks; remove files that were not completed."""
+    names = []
+    try:
+        for entry in os.scandir(directory):
+            name = files.read_name(entry.name)
+            if name is not None:
+                names.append(name)
+            elif entry.name.endswith(PART):
+                (directory / entry.name).unlink()
+    except OSError as error:
+        raise files.failed(directory, error) from None
+    return names
+
+
+def _catalogue(
+    directory: Path, deployment: str, names: list[FileName], problems: list[str]
+) -> tuple[Catalogue, bool]:
+    """Return the catalogue with all segments, and whether it differs from the one on disk."""
+    segments = sorted(name for name in names if name.suffix == SEGMENT)
+    is_changed = False
+    try:
+        found = catalogue.load(directory, deployment)
+    except FileNotFoundError:
+        is_changed = True
+        found = Catalogue(deployment)
+        if names:
+            problems.append(f"{files.CATALOGUE} is missing; it is made again from the segments")
+    except DamagedArchive as error:
+        is_changed = True
+        found = Catalogue(deployment)
+        problems.append(f"{error}; the catalogue is made again from the segments")
+    known = {row.after_id for row in found.segments}
+    last_id = found.segments[-1].last_id if found.segments else 0
+    for name in segments:
+        if name.after_id in known:
+            continue
+        path = directory / str(name)
+        if known and name.after_id < last_id:  # retention was interrupted, or a stale copy
+            if name.after_id < found.dropped_id:
+                path.unlink()
+            continue
+        add_segment(found, path, deployment, problems)
+        is_changed = True
+    return found, is_changed
+
+
+def add_segment(
+    found: Catalogue, path: Path, deployment: str | None, problems: list[str]
+) -> None:
+    """Add the segment at ``path`` to a catalogue, or the reason why not to ``problems``.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+        ForeignArchive: it is of another deployment.
+    """
+    try:
+        file = BlockFile(path, deployment)
+    except DamagedArchive as error:
+        problems.append(str(error))
+        return
+    try:
+        index = read_footer(file)
+        problems += [f"{each.file}: {each.what}" for each in index.damages]
+        found.add(file.header.after_id, index, file.size)
+    finally:
+        file.close()
+
+
+def _growing(
+    path: Path, deployment: str, problems: list[str], *, is_rewritten: bool
+) -> Growing:
+    """Read a growing file; remove what its writer could not complete.
+
+    Args:
+        path: the file.
+        deployment: the deployment that it must be of.
+        problems: what was removed or is damaged is added.
+        is_rewritten: True if the records of a damaged last block are in another file, too, or
+            will be appended again.
+    """
+    file = BlockFile(path, deployment)
+    file.refresh()
+    whole = list(file.blocks)
+    while is_rewritten and whole and not file.is_whole(whole[-1]):
+        whole.pop()
+    if len(whole) < len(file.blocks):
+        file.add(whole)
+    surplus = file.size - file.end
+    if surplus:
+        try:
+            os.truncate(path, file.end)
+        except OSError as error:
+            raise files.failed(path, error) from None
+        problems.append(f"{path.name}: {surplus} bytes of an unfinished write are removed")
+    index = Index()
+    collect(file, index, file.blocks)
+    problems += [f"{each.file}: {each.what} at {each.offset}" for each in index.damages]
+    return Growing(file, index)
+
+

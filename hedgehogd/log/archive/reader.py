@@ -1,0 +1,393 @@
+"""Reading the archive: pages of records in the order of their ids, forwards and backwards.
+
+A reader works in any process, beside the writer and without its help. A page costs what its records
+cost, wherever it begins. Damaged bytes become gap records; what is wrong with the archive as a
+whole is an ``ArchiveError``.
+
+Not for the loop: every method may wait for the disk. One call at a time.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
+from hedgehogd.log.archive.backfill import Placement, fill
+from hedgehogd.log.archive.catalogue import SegmentRow
+from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
+from hedgehogd.log.archive.merge import Blocks, Merged, Topics
+from hedgehogd.log.archive.view import Opened, Source, View
+
+
+class Page(NamedTuple):
+    """Some of the records, in the order of their delivery.
+
+    Attributes:
+        records: the records. A backfilled trade at the place of its gap has a larger id than the
+            records around it.
+        end_id: the position after the page: the next page begins after it, or before it when
+            reading backwards.
+        is_last: nothing follows at this moment.
+        dropped_id: retention has removed the records up to this id; 0 for none.
+    """
+
+    records: list[Record]
+    end_id: int
+    is_last: bool
+    dropped_id: int
+
+
+class Extent(NamedTuple):
+    """What is kept of one topic.
+
+    Attributes:
+        first_id: the id of its oldest message.
+        last_id: the id of its newest message.
+        first_us: the receive time of the oldest one, µs since the epoch.
+        last_us: the receive time of the newest one.
+        messages: how many there are.
+    """
+
+    first_id: int
+    last_id: int
+    first_us: int
+    last_us: int
+    messages: int
+
+
+class _Changed(Exception):
+    """The files are not those that the view has; the read begins again."""
+
+
+class Reader:
+    """The archive in one directory, open for reading.
+
+    Args:
+        directory: where it is.
+        deployment: the deployment that it must be of; None for any.
+
+    Raises:
+        NewerFormat: a newer version wrote it.
+        ForeignArchive: it is of another deployment.
+        ArchiveError: there is none, or it cannot be read.
+    """
+
+    def __init__(self, directory: Path, deployment: str | None = None) -> None:
+        self.view = View(directory, deployment)
+        self.blocks = Blocks()
+        self._missing: set[int] = set()
+        self.view.refresh()
+
+    def close(self) -> None:
+        """Close all files."""
+        self.view.close()
+
+    def last_id(self) -> int:
+        """Return the largest id that is in the archive now; 0 for none.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        self.view.refresh()
+        return self.view.last_id
+
+    def placement(self, after_id: int = 0) -> Placement:
+        """Return the placement of backfilled trades for a stream that begins after ``after_id``.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        self.view.refresh()
+        return Placement(max(after_id, self.view.catalogue.dropped_id), self.view.last_id)
+
+    def read(
+        self,
+        after_id: int,
+        topics: Topics = None,
+        limit: int = limits.ARCHIVE_PAGE_RECORDS_MAX,
+        placement: Placement | None = None,
+    ) -> Page:
+        """Return the records that follow ``after_id``.
+
+        Args:
+            after_id: the position.
+            topics: the topics of the records; None for all records.
+            limit: most records; a gap with its backfilled trades is not divided.
+            placement: delivers backfilled trades at the place of their gap, as it says; None
+                delivers them where they were appended.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return self._retried(lambda: self._read(after_id, topics, limit, placement))
+
+    def _read(
+        self, after_id: int, topics: Topics, limit: int, placement: Placement | None
+    ) -> Page:
+        records: list[Record] = []
+        end_id, visited = after_id, 0
+        for source in self.view.sources_after(after_id):
+            opened, numbers = self._visit(source, topics, records)
+            if opened is None:
+                end_id = source.last_id
+                if len(records) >= limit:
+                    return self._page(records, end_id)
+                continue
+            blocks = opened.index.blocks
+            begin = bisect_right(blocks, end_id, key=lambda block: block.header.last_id)
+            for number in numbers:
+                if number < begin:
+                    continue
+                if visited >= limits.ARCHIVE_PAGE_BLOCKS_MAX:
+                    return self._page(records, max(end_id, blocks[number].header.first_id - 1))
+                visited += 1
+                merged = self.blocks.merged(opened, number, topics)
+                start = merged.after(end_id)
+                stop = min(start + limit - len(records), len(merged.ids))
+                while start < stop < len(merged.ids) and merged.ids[stop] == merged.ids[stop - 1]:
+                    stop += 1
+                records += self._placed(merged, start, stop, placement)
+                if stop < len(merged.ids) or len(records) >= limit:
+                    last = stop == len(merged.ids)
+                    end_id = blocks[number].header.last_id if last else merged.ids[stop - 1]
+                    return self._page(records, end_id)
+            end_id = max(end_id, source.last_id)
+        return self._page(records, max(end_id, self.view.last_id))
+
+    def read_back(
+        self,
+        before_id: int,
+        topics: Topics = None,
+        limit: int = limits.ARCHIVE_PAGE_RECORDS_MAX,
+        placement: Placement | None = None,
+    ) -> Page:
+        """Return the records that precede ``before_id``, newest first; otherwise as ``read``.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return self._retried(lambda: self._read_back(before_id, topics, limit, placement))
+
+    def _read_back(
+        self, before_id: int, topics: Topics, limit: int, placement: Placement | None
+    ) -> Page:
+        records: list[Record] = []
+        end_id, visited = before_id, 0
+        for source in self.view.sources_before(before_id):
+            opened, numbers = self._visit(source, topics, records)
+            if opened is None:
+                end_id = source.first_id
+                if len(records) >= limit:
+                    return self._back(records, end_id)
+                continue
+            blocks = opened.index.blocks
+            end = bisect_left(blocks, end_id, key=lambda block: block.header.first_id)
+            for number in reversed(numbers):
+                if number >= end:
+                    continue
+                if visited >= limits.ARCHIVE_PAGE_BLOCKS_MAX:
+                    return self._back(records, blocks[number].header.last_id + 1)
+                visited += 1
+                merged = self.blocks.merged(opened, number, topics)
+                stop = merged.before(end_id)
+                start = max(0, stop - (limit - len(records)))
+                while 0 < start < stop and merged.ids[start] == merged.ids[start - 1]:
+                    start -= 1
+                records += reversed(self._placed(merged, start, stop, placement))
+                if start or len(records) >= limit:
+                    end_id = merged.ids[start] if start else blocks[number].header.first_id
+                    return self._back(records, end_id)
+            end_id = min(end_id, source.first_id)
+        return self._back(records, min(end_id, self.view.catalogue.dropped_id + 1))
+
+    def _page(self, records: list[Record], end_id: int) -> Page:
+        is_last = end_id >= self.view.last_id
+        return Page(records, end_id, is_last, self.view.catalogue.dropped_id)
+
+    def _back(self, records: list[Record], end_id: int) -> Page:
+        sources = self.view.sources
+        is_last = not sources or end_id <= sources[0].first_id
+        return Page(records, end_id, is_last, self.view.catalogue.dropped_id)
+
+    def _retried(self, read: Callable[[], Page]) -> Page:
+        """Return what ``read`` returns, of one state of the archive."""
+        for _ in range(limits.ARCHIVE_VIEW_TRIES_MAX):
+            self.view.refresh()
+            try:
+                return read()
+            except _Changed:
+                continue
+        raise ArchiveError("the archive changes faster than it can be read")
+
+    def _visit(
+        self, source: Source, topics: Topics, records: list[Record]
+    ) -> tuple[Opened | None, list[int]]:
+        """Open ``source``; return it and the numbers of the blocks that concern ``topics``.
+
+        None if no record of it does, or if its file is missing: then ``records`` gets a gap record
+        of each topic that it had.
+        """
+        row = source.row
+        mask = -1 if topics is None else self.view.catalogue.mask(topics)
+        if row is not None and not row.mask & mask and not row.markers:
+            return None, []
+        if row is not None and row.after_id in self._missing:
+            records += self._gaps_of(row, topics)
+            return None, []
+        try:
+            opened = self.view.open(source)
+        except (FileNotFoundError, DamagedArchive) as error:
+            if row is not None:
+                self._note_missing(row)
+            raise _Changed from error
+        index = opened.index
+        every = range(len(index.blocks))
+        if topics is None:
+            return opened, list(every)
+        mask = index.mask(topics)
+        return opened, [n for n in every if index.has(n, mask) or index.blocks[n].header.markers]
+
+    def _note_missing(self, row: SegmentRow) -> None:
+        """Remember that a segment is not readable, unless retention has just removed it."""
+        self.view.refresh()
+        if row in self.view.catalogue.segments:
+            self._missing.add(row.after_id)
+
+    def _gaps_of(self, row: SegmentRow, topics: Topics) -> list[GapRecord]:
+        """Return the gaps that a segment leaves if its file is missing."""
+        found = self.view.catalogue.topics(row.mask)
+        return [
+            GapRecord(topic, GapKind.UNREADABLE, id=row.last_id, received_us=row.max_us)
+            for topic in sorted(found if topics is None else topics.intersection(found))
+        ]
+
+    def _placed(
+        self, merged: Merged, start: int, stop: int, placement: Placement | None
+    ) -> list[Record]:
+        """Return records of a block, with backfilled trades where ``placement`` has them."""
+        records = merged.records(start, stop)
+        if placement is None or not merged.has_markers:
+            return records
+        placed: list[Record] = []
+        for record in records:
+            if isinstance(record, TradeRecord):
+                if not placement.moves(record):
+                    placed.append(record)
+            elif isinstance(record, GapRecord) and record.id > placement.after_id:
+                placed += fill(record, self.backfilled(record, placement.to_id))
+            else:
+                placed.append(record)
+        return placed
+
+    def backfilled(self, gap: GapRecord, to_id: int) -> list[TradeRecord]:
+        """Return the backfilled trades of ``gap`` with ids up to ``to_id``, oldest first.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        segments = set(self.view.catalogue.backfills.get(gap.id, ()))
+        found: list[TradeRecord] = []
+        for source in self.view.sources:
+            if source.row is not None and source.row.after_id not in segments:
+                continue
+            try:
+                opened = self.view.open(source)
+            except (FileNotFoundError, DamagedArchive):
+                continue  # the read that reaches it reports it
+            for number in opened.index.backfills.get(gap.id, ()):
+                try:
+                    markers = opened.file.markers(opened.index.blocks[number])
+                except DamagedArchive:
+                    continue
+                found += [
+                    marker
+                    for marker in markers
+                    if isinstance(marker, TradeRecord)
+                    and (marker.gap_id, marker.topic) == (gap.id, gap.topic)
+                    and marker.id <= to_id
+                ]
+        return found
+
+    def extents(self) -> dict[Topic, Extent]:
+        """Return what is kept of each topic.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        self.view.refresh()
+        messages = dict(self.view.catalogue.messages)
+        oldest: dict[Topic, tuple[int, int]] = {}
+        newest: dict[Topic, tuple[int, int]] = {}
+        for source in self.view.sources:
+            if source.opened is not None:
+                for topic, each in source.opened.index.summaries.items():
+                    messages[topic] = messages.get(topic, 0) + each.messages
+        self._ends(self.view.sources, lambda s: (s.first_id, s.first_us), oldest)
+        self._ends(reversed(self.view.sources), lambda s: (s.last_id, s.last_us), newest)
+        return {
+            topic: Extent(
+                oldest[topic][0], newest[topic][0], oldest[topic][1], newest[topic][1],
+                messages.get(topic, 0),
+            )
+            for topic in oldest.keys() & newest.keys()
+        }  # fmt: skip
+
+    def _ends(
+        self,
+        sources: Iterable[Source],
+        end: Callable[..., tuple[int, int]],
+        found: dict[Topic, tuple[int, int]],
+    ) -> None:
+        """Add to ``found`` the ``end`` of each topic in the first of ``sources`` that has it."""
+        seen = 0
+        for source in sources:
+            if source.row is not None and not source.row.mask & ~seen:
+                continue
+            try:
+                opened = self.view.open(source)
+            except (FileNotFoundError, DamagedArchive):
+                continue
+            for topic, each in opened.index.summaries.items():
+                found.setdefault(topic, end(each))
+            seen = self.view.catalogue.mask(found)
+
+    def gaps(
+        self, topics: Topics = None, after_id: int = 0, to_id: int | None = None
+    ) -> Iterator[GapRecord]:
+        """Iterate over the gaps that are recorded and remain, without their backfilled trades.
+
+        Args:
+            topics: the topics; None for all.
+            after_id: the position from which on.
+            to_id: the last id; None for the end of the log.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        placement = self.placement()
+        end = placement.to_id if to_id is None else to_id
+        for source in self.view.sources_after(after_id):
+            if source.row is not None and not source.row.markers:
+                continue
+            try:
+                opened = self.view.open(source)
+            except (FileNotFoundError, DamagedArchive):
+                continue
+            for block in opened.index.blocks:
+                if not block.header.markers:
+                    continue
+                try:
+                    markers = opened.file.markers(block)
+                except DamagedArchive:
+                    continue
+                for marker in markers:
+                    if (
+                        isinstance(marker, GapRecord)
+                        and after_id < marker.id <= end
+                        and (topics is None or marker.topic in topics)
+                    ):
+                        filled = fill(marker, self.backfilled(marker, placement.to_id))
+                        yield from (part for part in filled if isinstance(part, GapRecord))

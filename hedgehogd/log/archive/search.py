@@ -1,0 +1,225 @@
+"""Searching the archive: by sequence, by trade id, by receive time, and for the start of a book."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.log.archive.block import Directory
+from hedgehogd.log.archive.errors import DamagedArchive
+from hedgehogd.log.archive.reader import Reader
+from hedgehogd.log.archive.view import Opened, Source
+
+
+class Stretch(NamedTuple):
+    """Consecutive ids.
+
+    Attributes:
+        after_id: the position before the first one.
+        last_id: the last one.
+    """
+
+    after_id: int
+    last_id: int
+
+
+def find(
+    reader: Reader, topic: Topic, number: int, *, is_trade_id: bool = False
+) -> tuple[int, int] | None:
+    """Return id and number of the newest message of ``topic`` with ``number`` or a smaller one.
+
+    Args:
+        reader: the archive.
+        topic: the topic.
+        number: a sequence, or a trade id.
+        is_trade_id: True for a trade id.
+
+    Returns:
+        None if the archive has no such message. After a reset of the exchange's numbers the
+        newest message counts, whatever older ones have the number.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+    """
+    reader.view.refresh()
+    wanted = frozenset({topic})
+    for opened in _newest_first(reader, topic):
+        summary = opened.index.summaries.get(topic)
+        if summary is not None and not summary.begins_by(number, is_trade_id=is_trade_id):
+            continue
+        mask = opened.index.mask(wanted)
+        blocks = [n for n in range(len(opened.index.blocks)) if opened.index.has(n, mask)]
+        if summary is not None and not summary.falls:
+            blocks = _up_to(opened, blocks, topic, number, is_trade_id=is_trade_id)
+        for at in reversed(blocks):
+            merged = reader.blocks.merged(opened, at, wanted)
+            for record in reversed(merged.records(0, len(merged.ids))):
+                if isinstance(record, Message):
+                    found = record.trade_id if is_trade_id else record.sequence
+                    if found is not None and found <= number:
+                        return record.id, found
+    return None
+
+
+def _up_to(
+    opened: Opened, blocks: list[int], topic: Topic, number: int, *, is_trade_id: bool
+) -> list[int]:
+    """Return those of ``blocks`` that begin by ``number``; numbers rise from block to block."""
+    low, high = 0, len(blocks)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            block = opened.index.blocks[blocks[middle]]
+            topics = opened.file.directory(block).topics()
+            each = dict(zip(topics, opened.file.summaries(block), strict=False)).get(topic)
+        except DamagedArchive:
+            return blocks
+        first = None if each is None else each.first_trade_id if is_trade_id else each.first_sequence
+        if first is not None and first > number:
+            high = middle
+        else:
+            low = middle + 1
+    return blocks[:low]
+
+
+def find_time(reader: Reader, received_us: int) -> int:
+    """Return the position after which the first record received at ``received_us`` or later is.
+
+    The records after it may include earlier ones: a clock may have been set back. With no such
+    record it is the last id of the archive.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+    """
+    reader.view.refresh()
+    for opened, number in _blocks(reader, received_us, None):
+        merged = reader.blocks.merged(opened, number, None)
+        for record in merged.records(0, len(merged.ids)):
+            if record.received_us >= received_us:
+                return record.id - 1
+    return reader.view.last_id
+
+
+def stretches(reader: Reader, since_us: int, until_us: int) -> list[Stretch]:
+    """Return the stretches that have all records received from ``since_us`` to before ``until_us``.
+
+    There are several if the clock was set. A stretch ends where blocks end, so it has other records,
+    too, some seconds before and after.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+    """
+    reader.view.refresh()
+    found: list[Stretch] = []
+    continues = False
+    for opened, number in _blocks(reader, 0, None):
+        header = opened.index.blocks[number].header
+        if not _overlaps(header.min_us, header.max_us, since_us, until_us):
+            continues = False
+        elif continues:
+            found[-1] = Stretch(found[-1].after_id, header.last_id)
+        else:
+            found.append(Stretch(header.first_id - 1, header.last_id))
+            continues = True
+    return found
+
+
+def _blocks(
+    reader: Reader, since_us: int, until_us: int | None
+) -> Iterator[tuple[Opened, int]]:
+    """Iterate over the blocks with a record received from ``since_us`` to before ``until_us``."""
+    for source in list(reader.view.sources):
+        row = source.row
+        if row is not None and not _overlaps(row.min_us, row.max_us, since_us, until_us):
+            continue
+        try:
+            opened = reader.view.open(source)
+        except (FileNotFoundError, DamagedArchive):
+            continue
+        for number, block in enumerate(opened.index.blocks):
+            if _overlaps(block.header.min_us, block.header.max_us, since_us, until_us):
+                yield opened, number
+
+
+def _overlaps(min_us: int, max_us: int, since_us: int, until_us: int | None) -> bool:
+    return max_us >= since_us and (until_us is None or min_us < until_us)
+
+
+def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
+    """Return the newest start of a book at or before ``id_``.
+
+    It is a ``snapshot`` of the topic in the log, or the checkpoint at the begin of a segment; the
+    book at a later position is this one and the updates with larger ids.
+
+    Returns:
+        The message; the id of a checkpoint is that of the record that precedes its segment. None
+        if there is no start of this book.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+    """
+    reader.view.refresh()
+    wanted = frozenset({topic})
+    for source in reversed(reader.view.sources):
+        if source.first_id > id_ + 1 and source.row is not None:
+            continue
+        opened = _open(reader, source)
+        if opened is None:
+            continue
+        summary = opened.index.summaries.get(topic)
+        if source.first_id <= id_ and (summary is None or summary.snapshot_id):
+            found = _snapshot(reader, opened, wanted, id_)
+            if found is not None:
+                return found
+        if opened.file.header.after_id <= id_:
+            found = _from_checkpoint(opened, wanted)
+            if found is not None:
+                return found
+    return None
+
+
+def _snapshot(
+    reader: Reader, opened: Opened, wanted: frozenset[Topic], id_: int
+) -> Message | None:
+    """Return the newest snapshot in the log up to ``id_`` in one file."""
+    mask = opened.index.mask(wanted)
+    for number in reversed(range(len(opened.index.blocks))):
+        if opened.index.blocks[number].header.first_id > id_ or not opened.index.has(number, mask):
+            continue
+        merged = reader.blocks.merged(opened, number, wanted)
+        for record in reversed(merged.records(0, merged.after(id_))):
+            if isinstance(record, Message) and record.type == "snapshot":
+                return record
+    return None
+
+
+def _from_checkpoint(opened: Opened, wanted: frozenset[Topic]) -> Message | None:
+    """Return the message of a topic in the checkpoint of one file."""
+    for block in opened.index.checkpoints:
+        try:
+            directory: Directory = opened.file.directory(block)
+            for part, _ in directory.find(wanted):
+                group = opened.file.group(block, directory.places[part.group])
+                if part.begin < len(group.ids):
+                    return group.message(part.topic, part.begin)
+        except DamagedArchive:
+            continue
+    return None
+
+
+def _newest_first(reader: Reader, topic: Topic) -> Iterator[Opened]:
+    """Iterate over the files that may have messages of ``topic``, newest first."""
+    mask = reader.view.catalogue.mask([topic])
+    for source in reversed(list(reader.view.sources)):
+        if source.row is None or source.row.mask & mask:
+            opened = _open(reader, source)
+            if opened is not None:
+                yield opened
+
+
+def _open(reader: Reader, source: Source) -> Opened | None:
+    try:
+        return reader.view.open(source)
+    except (FileNotFoundError, DamagedArchive):
+        return None
+

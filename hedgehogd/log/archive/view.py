@@ -1,0 +1,188 @@
+"""The files of an archive as one reader sees them, in the order of their ids.
+
+The writer replaces files while a reader reads: it never waits for it. The view follows the
+catalogue, which changes when files do; a file that is gone before it was opened means that there is
+a newer catalogue. Growing files are read again up to their present end. Not safe to share between
+threads.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.lru import Lru
+from hedgehogd.log.archive import catalogue, files
+from hedgehogd.log.archive.block_file import BlockFile
+from hedgehogd.log.archive.catalogue import Catalogue, SegmentRow
+from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
+from hedgehogd.log.archive.index import Index, collect, read_footer
+
+
+class Opened(NamedTuple):
+    """An open file and its index.
+
+    Attributes:
+        key: names the file's content: a segment has the same key before and after it is sealed.
+        file: the file.
+        index: its index.
+    """
+
+    key: tuple[int, bool]
+    file: BlockFile
+    index: Index
+
+
+class Source(NamedTuple):
+    """A file, not necessarily open.
+
+    Attributes:
+        first_id: the smallest id.
+        last_id: the largest id.
+        row: the segment; None for a growing file.
+        opened: the growing file; None for a segment.
+    """
+
+    first_id: int
+    last_id: int
+    row: SegmentRow | None
+    opened: Opened | None
+
+
+class View:
+    """The files of the archive in one directory.
+
+    Args:
+        directory: where it is.
+        deployment: the deployment that it must be of; None for any.
+
+    Attributes:
+        catalogue: the catalogue, as of the last ``refresh``.
+        sources: the files with records, in the order of their ids, which do not overlap.
+    """
+
+    def __init__(self, directory: Path, deployment: str | None = None) -> None:
+        self._directory = directory
+        self._deployment = deployment
+        self._identity: tuple[int, int, int, int] | None = None
+        self._growing: dict[str, Opened] = {}
+        self._segments: Lru[int, Opened] = Lru(
+            limits.ARCHIVE_FILES_OPEN_MAX, limits.ARCHIVE_INDEXES_BYTES_MAX
+        )
+        self.catalogue = Catalogue("")
+        self.sources: list[Source] = []
+
+    @property
+    def last_id(self) -> int:
+        """The largest id; 0 for none."""
+        return self.sources[-1].last_id if self.sources else self.catalogue.dropped_id
+
+    def close(self) -> None:
+        """Close all files."""
+        for opened in self._growing.values():
+            opened.file.close()
+        for _, opened in self._segments.items():
+            opened.file.close()
+        self._growing.clear()
+        self._segments.clear()
+
+    def refresh(self) -> None:
+        """See what has been written since.
+
+        Raises:
+            DamagedArchive: the catalogue is damaged; its writer makes it again at its start.
+            NewerFormat: a newer version writes the archive.
+            ForeignArchive: it is of another deployment.
+            ArchiveError: there is no archive, or it cannot be read.
+        """
+        for _ in range(limits.ARCHIVE_VIEW_TRIES_MAX):
+            identity = catalogue.identity(self._directory)
+            try:
+                if identity != self._identity or identity is None:
+                    self._load()
+                    self._identity = identity
+                self._grow()
+            except FileNotFoundError:
+                self._identity = None  # the writer has removed a file: there is a newer catalogue
+                continue
+            return
+        raise ArchiveError(f"there is no archive in {self._directory}, or its files are missing")
+
+    def open(self, source: Source) -> Opened:
+        """Return the open file of ``source``, and its index.
+
+        Raises:
+            FileNotFoundError: retention has removed it, or it is missing.
+            DamagedArchive: it is not a segment.
+        """
+        if source.opened is not None:
+            return source.opened
+        row = source.row
+        if row is None:
+            raise AssertionError("a source is a segment or a growing file")
+        opened = self._segments.get(row.after_id)
+        if opened is None:
+            file = BlockFile(self._directory / row.name, self.catalogue.deployment)
+            index = read_footer(file)
+            opened = Opened((row.after_id, False), file, index)
+            for _, old in self._evicted(index.weight):
+                old.file.close()
+            self._segments.put(row.after_id, opened, index.weight)
+        return opened
+
+    def sources_after(self, id_: int) -> Iterator[Source]:
+        """Iterate over the files with larger ids than ``id_``, in order."""
+        return (source for source in self.sources if source.last_id > id_)
+
+    def sources_before(self, id_: int) -> Iterator[Source]:
+        """Iterate over the files with smaller ids than ``id_``, newest first."""
+        return (source for source in reversed(self.sources) if source.first_id < id_)
+
+    def _evicted(self, weight: int) -> list[tuple[int, Opened]]:
+        """Remove the segments that make room for one more of ``weight``; return them."""
+        evicted = []
+        for after_id, opened in list(self._segments.items()):
+            is_full = len(self._segments) >= limits.ARCHIVE_FILES_OPEN_MAX
+            is_heavy = self._segments.weight + weight > limits.ARCHIVE_INDEXES_BYTES_MAX
+            if not is_full and not is_heavy:
+                break
+            self._segments.pop(after_id)
+            evicted.append((after_id, opened))
+        return evicted
+
+    def _load(self) -> None:
+        """Read the catalogue, open the growing files that it names, and close others."""
+        self.catalogue = catalogue.load(self._directory, self._deployment)
+        self._deployment = self.catalogue.deployment
+        for name in self.catalogue.growing:
+            if name not in self._growing:
+                file = BlockFile(self._directory / name, self._deployment)
+                found = files.read_name(name)
+                if found is None:
+                    raise DamagedArchive(f"{files.CATALOGUE} names {name!r}")
+                key = (found.after_id, found.suffix == files.TAIL)
+                self._growing[name] = Opened(key, file, Index())
+        for name in self._growing.keys() - set(self.catalogue.growing):
+            self._growing.pop(name).file.close()
+        for after_id in {after_id for after_id, _ in self._segments.items()} - {
+            row.after_id for row in self.catalogue.segments
+        }:
+            opened = self._segments.pop(after_id)
+            if opened is not None:
+                opened.file.close()
+
+    def _grow(self) -> None:
+        """Read growing files up to their present end, and list the sources."""
+        sources = [Source(r.first_id, r.last_id, r, None) for r in self.catalogue.segments]
+        last_id = sources[-1].last_id if sources else self.catalogue.dropped_id
+        names = [files.read_name(name) or files.FileName(0, "") for name in self._growing]
+        for name in sorted(names, key=lambda name: (name.suffix == files.TAIL, name.after_id)):
+            opened = self._growing[str(name)]
+            collect(opened.file, opened.index, opened.file.refresh())
+            if not opened.index.blocks:
+                continue
+            first, last = (opened.index.blocks[at].header for at in (0, -1))
+            if last.last_id > last_id:  # else the open segment has its records, too
+                sources.append(Source(first.first_id, last.last_id, None, opened))
+                last_id = last.last_id
+        self.sources = sources

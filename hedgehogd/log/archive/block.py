@@ -20,6 +20,7 @@ from hedgehogd.log.archive import columns, group, markers, summary
 from hedgehogd.log.archive.errors import DamagedArchive
 from hedgehogd.log.archive.group import Group, Run
 from hedgehogd.log.archive.markers import Marker
+from hedgehogd.log.archive.summary import Summary
 
 RECORDS, CHECKPOINT = 0, 1
 """The kinds of blocks: records of the log, and the books at the begin of a segment."""
@@ -137,7 +138,7 @@ class Directory:
         DamagedArchive: ``data`` is not a directory.
     """
 
-    __slots__ = ("_also", "_also_of", "_counts", "_names", "_starts", "_topics_of", "places")
+    __slots__ = ("_also", "_also_of", "_counts", "_names", "_places", "_starts", "_topics_of")
 
     def __init__(self, data: bytes, groups_begin: int) -> None:
         try:
@@ -162,17 +163,19 @@ class Directory:
         )
         if not is_whole:
             raise DamagedArchive("a directory with columns of different lengths")
-        names = self._names.split(b"\n")[1:-1]
-        offsets = accumulate(sizes, initial=groups_begin)
-        self.places = [
-            Place(*each, _topic(names[first]))
-            for *each, first in zip(offsets, sizes, crcs, raw_sizes, self._starts, strict=False)
-        ]
+        self._places = list(
+            zip(accumulate(sizes, initial=groups_begin), sizes, crcs, raw_sizes, strict=False)
+        )
+
+    def place(self, number: int) -> Place:
+        """Return where group ``number`` is."""
+        first = self._names.split(b"\n", self._starts[number] + 2)[self._starts[number] + 1]
+        return Place(*self._places[number], _topic(first))
 
     def __iter__(self) -> Iterator[Part]:
         """Iterate over all messages of the block, group by group."""
         names = self._names.split(b"\n")[1:-1]
-        for number in range(len(self.places)):
+        for number in range(len(self._places)):
             end = 0
             for at in range(self._starts[number], self._starts[number + 1]):
                 begin, end = end, end + self._counts[at]
@@ -181,7 +184,7 @@ class Directory:
     @property
     def weight(self) -> int:
         """Estimate of its memory, in bytes."""
-        return len(self._names) + 100 * len(self.places) + 8 * len(self._counts)
+        return len(self._names) + 100 * len(self._places) + 8 * len(self._counts)
 
     def topics(self) -> list[Topic]:
         """Return the topics of the messages, then their second topics, as the summaries do."""
@@ -288,7 +291,11 @@ class Builder:
     def extend(self, header: Header, parts: list[tuple[Part, Group]], rest: list[Marker]) -> None:
         """Add all records of a block with larger ids."""
         if not self.count:
-            self._first_id, self._min_us, self._max_us = header.first_id, header.min_us, header.max_us
+            self._first_id, self._min_us, self._max_us = (
+                header.first_id,
+                header.min_us,
+                header.max_us,
+            )
         self._min_us = min(self._min_us, header.min_us)
         self._max_us = max(self._max_us, header.max_us)
         self.last_id = header.last_id
@@ -310,10 +317,14 @@ class Builder:
             group_bytes: payloads up to which topics of one channel share a group.
             kind: ``RECORDS`` or ``CHECKPOINT``.
         """
-        names, counts, topics_of = bytearray(b"\n"), [], []
-        also, also_of = bytearray(b"\n"), []
-        packed, raw_sizes = [], []
-        summaries, second_summaries = [], []
+        names, also = bytearray(b"\n"), bytearray(b"\n")
+        packed: list[bytes] = []
+        counts: list[int] = []
+        topics_of: list[int] = []
+        also_of: list[int] = []
+        raw_sizes: list[int] = []
+        summaries: list[Summary] = []
+        second_summaries: list[Summary] = []
         for runs in self._grouped(group_bytes):
             data, raw_size = group.pack(runs, level)
             packed.append(data)

@@ -180,7 +180,8 @@ class Catalogue:
             ):
                 if of_table:
                     marks = ", ".join("?" * len(of_table[0]))
-                    database.executemany(f"INSERT INTO {table} VALUES ({marks})", of_table)
+                    query = f"INSERT INTO {table} VALUES ({marks})"  # noqa: S608  # our own names
+                    database.executemany(query, of_table)
             database.execute("INSERT INTO setting VALUES ('crc', ?)", (_crc(rows),))
             database.execute("COMMIT")
             return database.serialize()
@@ -235,7 +236,8 @@ def _read(data: bytes, deployment: str | None) -> Catalogue:
             raise DamagedArchive(f"{files.CATALOGUE} is not the catalogue of an archive")
         if version > files.VERSION:
             raise NewerFormat(
-                f"{files.CATALOGUE} has version {version}, this hedgehogd reads up to {files.VERSION}"
+                f"{files.CATALOGUE} has version {version}, "
+                f"this hedgehogd reads up to {files.VERSION}"
             )
         crc = database.execute("SELECT value FROM setting WHERE name = 'crc'").fetchone()
         rows = [database.execute(query).fetchall() for query in _QUERIES]
@@ -253,8 +255,9 @@ def _read(data: bytes, deployment: str | None) -> Catalogue:
         topic = intern_topic(channel, product_id)
         catalogue._numbers[topic] = number  # noqa: SLF001  # the same module
         catalogue.messages[topic] = messages
-    for *row, mask in segments:
-        catalogue.segments.append(SegmentRow(*row, int.from_bytes(mask, "little")))
+    for row in segments:
+        mask = int.from_bytes(row[-1], "little")
+        catalogue.segments.append(SegmentRow._make([*row[:-1], mask]))
     for gap_id, segment in backfills:
         catalogue.backfills.setdefault(gap_id, []).append(segment)
     catalogue.growing = [name for (name,) in growing]

@@ -48,7 +48,7 @@ def extend(builder: Builder, file: BlockFile, block: BlockAt, topics: Iterable[T
         groups: dict[int, Group | None] = {}
         for part in directory:
             if part.group not in groups:
-                groups[part.group] = _group(file, block, directory.places[part.group])
+                groups[part.group] = _group(file, block, directory.place(part.group))
             unpacked = groups[part.group]
             if unpacked is None or part.end > len(unpacked.ids):
                 damaged.add(part.topic)
@@ -69,4 +69,3 @@ def _group(file: BlockFile, block: BlockAt, place: Place) -> Group | None:
         return file.group(block, place)
     except DamagedArchive:
         return None
-

@@ -89,6 +89,20 @@ class Run:
         self.bytes += sum(map(len, payloads))
 
 
+class _Heads(dict[int, bytes]):
+    """The headers of WebSocket text frames by the length of the payload, made when needed."""
+
+    def __missing__(self, length: int) -> bytes:
+        head = encode_text(bytes(length))[:-length] if length else encode_text(b"")
+        if length < _FEW_BYTES:
+            self[length] = head
+        return head
+
+
+_FEW_BYTES = 4096
+_heads = _Heads()
+
+
 class Group(NamedTuple):
     """The messages of a group, as columns of equal length.
 
@@ -116,16 +130,21 @@ class Group(NamedTuple):
         """Return message ``at``, which is one of ``topic``."""
         payload = self.payloads[at]
         return Message(
-            topic,
-            self.types[at],
-            encode_text(payload),
-            payload,
-            self.sequences[at],
-            self.trade_ids[at],
-            self.also[at],
-            received_us=self.received[at],
-            id=self.ids[at],
-        )
+            topic, self.types[at], _heads[len(payload)] + payload, payload, self.sequences[at],
+            self.trade_ids[at], self.also[at], None, None, None, self.received[at], self.ids[at],
+        )  # fmt: skip
+
+    def messages(self, topic: Topic, begin: int, end: int) -> list[Message]:
+        """Return the messages ``begin`` to ``end``, which are of ``topic``."""
+        heads, part = _heads, slice(begin, end)
+        return [
+            Message(topic, kind, heads[len(payload)] + payload, payload, sequence, trade_id, also,
+                    None, None, None, received_us, id_)
+            for payload, id_, received_us, sequence, trade_id, kind, also in zip(
+                self.payloads[part], self.ids[part], self.received[part], self.sequences[part],
+                self.trade_ids[part], self.types[part], self.also[part], strict=True,
+            )
+        ]  # fmt: skip
 
 
 def pack(runs: Sequence[Run], level: int) -> tuple[bytes, int]:
@@ -164,7 +183,9 @@ def pack(runs: Sequence[Run], level: int) -> tuple[bytes, int]:
         )
     if has_lengths:
         parts.append(columns.pack(list(map(len, whole.payloads)), rising=False))
-    names = _encode(_Names(types, [tuple(topic) for topic in also], has_lengths))
+    names = _encode(
+        _Names(types, [(topic.channel, topic.product_id) for topic in also], has_lengths)
+    )
     raw = b"".join([*parts, names])
     packer = zlib.compressobj(
         level, zlib.DEFLATED, _RAW_DEFLATE, _MEMORY, zdict=priming(whole.topic)

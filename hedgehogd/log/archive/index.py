@@ -187,7 +187,9 @@ def collect(file: BlockFile, index: Index, blocks: Iterable[BlockAt]) -> None:
             topics = file.directory(block).topics()
             summaries = file.summaries(block)
             if block.header.kind == RECORDS:
-                gap_ids = {gap_id for m in file.markers(block) if (gap_id := getattr(m, "gap_id", 0))}
+                gap_ids = {
+                    gap_id for m in file.markers(block) if (gap_id := getattr(m, "gap_id", 0))
+                }
         except DamagedArchive as error:
             what = str(error)
             index.damages.append(Damage(file.path.name, block.offset, block.header.size, what))
@@ -221,5 +223,3 @@ def read_footer(file: BlockFile) -> Index:
 def newest_id(indexes: Iterable[Index]) -> int:
     """Return the largest id of all; 0 without records."""
     return max((i.blocks[-1].header.last_id for i in indexes if i.blocks), default=0)
-
-

@@ -21,16 +21,17 @@ class Growing(NamedTuple):
 
     Attributes:
         file: the file.
-        index: its index.
+        contents: its index.
     """
 
     file: BlockFile
-    index: Index
+    contents: Index
 
     @property
     def last_id(self) -> int:
         """The largest id in it; 0 without records."""
-        return self.index.blocks[-1].header.last_id if self.index.blocks else 0
+        blocks = self.contents.blocks
+        return blocks[-1].header.last_id if blocks else 0
 
 
 class Inventory(NamedTuple):
@@ -63,9 +64,11 @@ def take(directory: Path, deployment: str) -> Inventory:
     names = _names(directory)
     found, is_changed = _catalogue(directory, deployment, names, problems)
     present = {name.after_id for name in names if name.suffix == SEGMENT}
-    for row in found.segments:
-        if row.after_id not in present:
-            problems.append(f"{row.name} is missing; its records are a gap")
+    problems += [
+        f"{row.name} is missing; its records are a gap"
+        for row in found.segments
+        if row.after_id not in present
+    ]
     growing = [name for name in names if name.suffix in {OPEN, TAIL}]
     sealed_id = max(found.dropped_id, found.segments[-1].last_id if found.segments else 0)
     opened: Growing | None = None
@@ -137,9 +140,7 @@ def _catalogue(
     return found, is_changed
 
 
-def add_segment(
-    found: Catalogue, path: Path, deployment: str | None, problems: list[str]
-) -> None:
+def add_segment(found: Catalogue, path: Path, deployment: str | None, problems: list[str]) -> None:
     """Add the segment at ``path`` to a catalogue, or the reason why not to ``problems``.
 
     Raises:
@@ -159,9 +160,7 @@ def add_segment(
         file.close()
 
 
-def _growing(
-    path: Path, deployment: str, problems: list[str], *, is_rewritten: bool
-) -> Growing:
+def _growing(path: Path, deployment: str, problems: list[str], *, is_rewritten: bool) -> Growing:
     """Read a growing file; remove what its writer could not complete.
 
     Args:
@@ -189,5 +188,3 @@ def _growing(
     collect(file, index, file.blocks)
     problems += [f"{each.file}: {each.what} at {each.offset}" for each in index.damages]
     return Growing(file, index)
-
-

@@ -31,10 +31,9 @@ class Merged:
 
     Attributes:
         ids: their ids.
-        weight: estimate of its memory without the groups, in bytes.
     """
 
-    __slots__ = ("_markers", "_owners", "_parts", "_places", "ids")
+    __slots__ = ("_is_plain", "_markers", "_owners", "_parts", "_places", "ids")
 
     def __init__(self, parts: Sequence[tuple[Part, Group, Topics]], others: list[Marker]) -> None:
         """Merge.
@@ -45,6 +44,7 @@ class Merged:
         """
         self._parts = [(part.topic, group) for part, group, _ in parts]
         self._markers = others
+        self._is_plain = len(parts) == 1 and parts[0][2] is None and not others
         rows: list[tuple[int, int, int]] = []
         for owner, (part, group, seconds) in enumerate(parts):
             places: Sequence[int] = range(part.begin, part.end)
@@ -60,6 +60,7 @@ class Merged:
 
     @property
     def weight(self) -> int:
+        """Estimate of its memory without the groups, in bytes."""
         return 400 + 16 * len(self.ids) + 100 * len(self._parts) + 300 * len(self._markers)
 
     def after(self, id_: int) -> int:
@@ -78,6 +79,9 @@ class Merged:
     def records(self, begin: int, end: int) -> list[Record]:
         """Return the records ``begin`` to ``end``."""
         parts, others = self._parts, self._markers
+        if len(parts) == 1 and self._is_plain and begin < end:
+            topic, group = parts[0]
+            return list(group.messages(topic, self._places[begin], self._places[end - 1] + 1))
         found: list[Record] = []
         for owner, at in zip(self._owners[begin:end], self._places[begin:end], strict=True):
             if owner < 0:
@@ -105,11 +109,11 @@ class Blocks:
 
         A part that is damaged becomes a gap record of each of its topics.
         """
-        block = opened.index.blocks[number]
+        block = opened.contents.blocks[number]
         key = (opened.key, block.offset, topics)
         found = self._merged.get(key)
         if found is None:
-            found = self._merge(opened, block, opened.index.topics(number), topics)
+            found = self._merge(opened, number, topics)
             self._merged.put(key, found, found.weight)
         return found
 
@@ -122,14 +126,12 @@ class Blocks:
         key = (opened.key, block.offset, number)
         found = self._groups.get(key)
         if found is None:
-            found = opened.file.group(block, directory.places[number])
+            found = opened.file.group(block, directory.place(number))
             self._groups.put(key, found, found.weight)
         return found
 
-    def _merge(
-        self, opened: Opened, block: BlockAt, present: list[Topic], topics: Topics
-    ) -> Merged:
-        wanted = set(present) if topics is None else topics.intersection(present)
+    def _merge(self, opened: Opened, number: int, topics: Topics) -> Merged:
+        block = opened.contents.blocks[number]
         damaged: set[Topic] = set()
         parts: list[tuple[Part, Group, Topics]] = []
         others: list[Marker] = []
@@ -141,15 +143,21 @@ class Blocks:
                     if part.end > len(group.ids):
                         raise DamagedArchive("a directory lists more messages than there are")
                 except DamagedArchive:
-                    damaged |= {part.topic} if seconds is None else seconds & wanted
+                    damaged |= {part.topic} if seconds is None else seconds
                 else:
                     parts.append((part, group, seconds))
         except DamagedArchive:
-            damaged = wanted
+            damaged |= _present(opened, number, topics)
         try:
             found = opened.file.markers(block)
             others += [marker for marker in found if markers.concerns(marker, topics)]
         except DamagedArchive:
-            damaged = wanted
+            damaged |= _present(opened, number, topics)
         others += [unreadable(topic, block) for topic in sorted(damaged)]
         return Merged(parts, others)
+
+
+def _present(opened: Opened, number: int, topics: Topics) -> set[Topic]:
+    """Return those of ``topics`` that a block has, or may have."""
+    present = opened.contents.topics(number)
+    return set(present if topics is None else topics.intersection(present))

@@ -6,7 +6,16 @@ the format: a changed text is a new version of the format (``files.VERSION``).
 
 from functools import lru_cache
 
-from hedgehogd.domain.channel import FULL, HEARTBEAT, LEVEL2, LEVEL2_BATCH, LEVEL3, MATCHES, TICKER, Topic
+from hedgehogd.domain.channel import (
+    FULL,
+    HEARTBEAT,
+    LEVEL2,
+    LEVEL2_BATCH,
+    LEVEL3,
+    MATCHES,
+    TICKER,
+    Topic,
+)
 
 _TIME = '"time":"2021-04-17T16:43:37.089723Z"}'
 _MATCH = (
@@ -77,6 +86,7 @@ _LOOKS = {
     ),
 }
 _ANY_LOOK = '{"type":"CCC","product_id":"AAA-BBB","sequence":17710,"last_trade_id":0,' + _TIME
+
 
 @lru_cache(4096)
 def priming(topic: Topic) -> bytes:

@@ -124,9 +124,7 @@ class Reader:
         """
         return self._retried(lambda: self._read(after_id, topics, limit, placement))
 
-    def _read(
-        self, after_id: int, topics: Topics, limit: int, placement: Placement | None
-    ) -> Page:
+    def _read(self, after_id: int, topics: Topics, limit: int, placement: Placement | None) -> Page:
         records: list[Record] = []
         end_id, visited = after_id, 0
         for source in self.view.sources_after(after_id):
@@ -136,7 +134,7 @@ class Reader:
                 if len(records) >= limit:
                     return self._page(records, end_id)
                 continue
-            blocks = opened.index.blocks
+            blocks = opened.contents.blocks
             begin = bisect_right(blocks, end_id, key=lambda block: block.header.last_id)
             for number in numbers:
                 if number < begin:
@@ -183,7 +181,7 @@ class Reader:
                 if len(records) >= limit:
                     return self._back(records, end_id)
                 continue
-            blocks = opened.index.blocks
+            blocks = opened.contents.blocks
             end = bisect_left(blocks, end_id, key=lambda block: block.header.first_id)
             for number in reversed(numbers):
                 if number >= end:
@@ -243,7 +241,7 @@ class Reader:
             if row is not None:
                 self._note_missing(row)
             raise _Changed from error
-        index = opened.index
+        index = opened.contents
         every = range(len(index.blocks))
         if topics is None:
             return opened, list(every)
@@ -297,9 +295,9 @@ class Reader:
                 opened = self.view.open(source)
             except (FileNotFoundError, DamagedArchive):
                 continue  # the read that reaches it reports it
-            for number in opened.index.backfills.get(gap.id, ()):
+            for number in opened.contents.backfills.get(gap.id, ()):
                 try:
-                    markers = opened.file.markers(opened.index.blocks[number])
+                    markers = opened.file.markers(opened.contents.blocks[number])
                 except DamagedArchive:
                     continue
                 found += [
@@ -323,7 +321,7 @@ class Reader:
         newest: dict[Topic, tuple[int, int]] = {}
         for source in self.view.sources:
             if source.opened is not None:
-                for topic, each in source.opened.index.summaries.items():
+                for topic, each in source.opened.contents.summaries.items():
                     messages[topic] = messages.get(topic, 0) + each.messages
         self._ends(self.view.sources, lambda s: (s.first_id, s.first_us), oldest)
         self._ends(reversed(self.view.sources), lambda s: (s.last_id, s.last_us), newest)
@@ -350,7 +348,7 @@ class Reader:
                 opened = self.view.open(source)
             except (FileNotFoundError, DamagedArchive):
                 continue
-            for topic, each in opened.index.summaries.items():
+            for topic, each in opened.contents.summaries.items():
                 found.setdefault(topic, end(each))
             seen = self.view.catalogue.mask(found)
 
@@ -376,7 +374,7 @@ class Reader:
                 opened = self.view.open(source)
             except (FileNotFoundError, DamagedArchive):
                 continue
-            for block in opened.index.blocks:
+            for block in opened.contents.blocks:
                 if not block.header.markers:
                     continue
                 try:

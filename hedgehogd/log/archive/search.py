@@ -44,11 +44,11 @@ def find(
     reader.view.refresh()
     wanted = frozenset({topic})
     for opened in _newest_first(reader, topic):
-        summary = opened.index.summaries.get(topic)
+        summary = opened.contents.summaries.get(topic)
         if summary is not None and not summary.begins_by(number, is_trade_id=is_trade_id):
             continue
-        mask = opened.index.mask(wanted)
-        blocks = [n for n in range(len(opened.index.blocks)) if opened.index.has(n, mask)]
+        mask = opened.contents.mask(wanted)
+        blocks = [n for n in range(len(opened.contents.blocks)) if opened.contents.has(n, mask)]
         if summary is not None and not summary.falls:
             blocks = _up_to(opened, blocks, topic, number, is_trade_id=is_trade_id)
         for at in reversed(blocks):
@@ -69,12 +69,14 @@ def _up_to(
     while low < high:
         middle = (low + high) // 2
         try:
-            block = opened.index.blocks[blocks[middle]]
+            block = opened.contents.blocks[blocks[middle]]
             topics = opened.file.directory(block).topics()
             each = dict(zip(topics, opened.file.summaries(block), strict=False)).get(topic)
         except DamagedArchive:
             return blocks
-        first = None if each is None else each.first_trade_id if is_trade_id else each.first_sequence
+        first = (
+            None if each is None else each.first_trade_id if is_trade_id else each.first_sequence
+        )
         if first is not None and first > number:
             high = middle
         else:
@@ -101,10 +103,10 @@ def find_time(reader: Reader, received_us: int) -> int:
 
 
 def stretches(reader: Reader, since_us: int, until_us: int) -> list[Stretch]:
-    """Return the stretches that have all records received from ``since_us`` to before ``until_us``.
+    """Return the stretches of all records received from ``since_us`` to before ``until_us``.
 
-    There are several if the clock was set. A stretch ends where blocks end, so it has other records,
-    too, some seconds before and after.
+    There are several if the clock was set. A stretch ends where blocks end, so it has records of
+    the seconds before and after, too.
 
     Raises:
         ArchiveError: the archive cannot be read.
@@ -113,7 +115,7 @@ def stretches(reader: Reader, since_us: int, until_us: int) -> list[Stretch]:
     found: list[Stretch] = []
     continues = False
     for opened, number in _blocks(reader, 0, None):
-        header = opened.index.blocks[number].header
+        header = opened.contents.blocks[number].header
         if not _overlaps(header.min_us, header.max_us, since_us, until_us):
             continues = False
         elif continues:
@@ -124,9 +126,7 @@ def stretches(reader: Reader, since_us: int, until_us: int) -> list[Stretch]:
     return found
 
 
-def _blocks(
-    reader: Reader, since_us: int, until_us: int | None
-) -> Iterator[tuple[Opened, int]]:
+def _blocks(reader: Reader, since_us: int, until_us: int | None) -> Iterator[tuple[Opened, int]]:
     """Iterate over the blocks with a record received from ``since_us`` to before ``until_us``."""
     for source in list(reader.view.sources):
         row = source.row
@@ -136,7 +136,7 @@ def _blocks(
             opened = reader.view.open(source)
         except (FileNotFoundError, DamagedArchive):
             continue
-        for number, block in enumerate(opened.index.blocks):
+        for number, block in enumerate(opened.contents.blocks):
             if _overlaps(block.header.min_us, block.header.max_us, since_us, until_us):
                 yield opened, number
 
@@ -166,7 +166,7 @@ def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
         opened = _open(reader, source)
         if opened is None:
             continue
-        summary = opened.index.summaries.get(topic)
+        summary = opened.contents.summaries.get(topic)
         if source.first_id <= id_ and (summary is None or summary.snapshot_id):
             found = _snapshot(reader, opened, wanted, id_)
             if found is not None:
@@ -178,13 +178,13 @@ def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
     return None
 
 
-def _snapshot(
-    reader: Reader, opened: Opened, wanted: frozenset[Topic], id_: int
-) -> Message | None:
+def _snapshot(reader: Reader, opened: Opened, wanted: frozenset[Topic], id_: int) -> Message | None:
     """Return the newest snapshot in the log up to ``id_`` in one file."""
-    mask = opened.index.mask(wanted)
-    for number in reversed(range(len(opened.index.blocks))):
-        if opened.index.blocks[number].header.first_id > id_ or not opened.index.has(number, mask):
+    mask = opened.contents.mask(wanted)
+    for number in reversed(range(len(opened.contents.blocks))):
+        if opened.contents.blocks[number].header.first_id > id_ or not opened.contents.has(
+            number, mask
+        ):
             continue
         merged = reader.blocks.merged(opened, number, wanted)
         for record in reversed(merged.records(0, merged.after(id_))):
@@ -195,11 +195,11 @@ def _snapshot(
 
 def _from_checkpoint(opened: Opened, wanted: frozenset[Topic]) -> Message | None:
     """Return the message of a topic in the checkpoint of one file."""
-    for block in opened.index.checkpoints:
+    for block in opened.contents.checkpoints:
         try:
             directory: Directory = opened.file.directory(block)
             for part, _ in directory.find(wanted):
-                group = opened.file.group(block, directory.places[part.group])
+                group = opened.file.group(block, directory.place(part.group))
                 if part.begin < len(group.ids):
                     return group.message(part.topic, part.begin)
         except DamagedArchive:
@@ -222,4 +222,3 @@ def _open(reader: Reader, source: Source) -> Opened | None:
         return reader.view.open(source)
     except (FileNotFoundError, DamagedArchive):
         return None
-

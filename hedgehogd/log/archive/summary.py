@@ -126,8 +126,9 @@ def _falls(last: int | None, first: int | None) -> bool:
 
 def pack(summaries: Sequence[Summary]) -> bytes:
     """Encode summaries."""
-    parts = [columns.pack([each[at] for each in summaries], rising=False) for at in range(2)]
-    parts += [
+    parts = [
+        columns.pack([each.messages for each in summaries], rising=False),
+        columns.pack([each.first_id for each in summaries], rising=False),
         columns.pack([each.last_id - each.first_id for each in summaries], rising=False),
         columns.pack([each.first_us - each.first_id for each in summaries], rising=False),
         columns.pack([each.last_us - each.last_id for each in summaries], rising=False),

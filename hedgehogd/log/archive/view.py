@@ -25,12 +25,12 @@ class Opened(NamedTuple):
     Attributes:
         key: names the file's content: a segment has the same key before and after it is sealed.
         file: the file.
-        index: its index.
+        contents: its index.
     """
 
     key: tuple[int, bool]
     file: BlockFile
-    index: Index
+    contents: Index
 
 
 class Source(NamedTuple):
@@ -81,7 +81,7 @@ class View:
         """Close all files."""
         for opened in self._growing.values():
             opened.file.close()
-        for _, opened in self._segments.items():
+        for opened in [opened for _, opened in self._segments.items()]:
             opened.file.close()
         self._growing.clear()
         self._segments.clear()
@@ -178,10 +178,10 @@ class View:
         names = [files.read_name(name) or files.FileName(0, "") for name in self._growing]
         for name in sorted(names, key=lambda name: (name.suffix == files.TAIL, name.after_id)):
             opened = self._growing[str(name)]
-            collect(opened.file, opened.index, opened.file.refresh())
-            if not opened.index.blocks:
+            collect(opened.file, opened.contents, opened.file.refresh())
+            if not opened.contents.blocks:
                 continue
-            first, last = (opened.index.blocks[at].header for at in (0, -1))
+            first, last = (opened.contents.blocks[at].header for at in (0, -1))
             if last.last_id > last_id:  # else the open segment has its records, too
                 sources.append(Source(first.first_id, last.last_id, None, opened))
                 last_id = last.last_id

@@ -143,7 +143,7 @@ class Writer:
             self._lock.release()
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """The size of all files."""
         growing = [self._tail_end, *(each.file.size for each in self._tails)]
         opened = self._opened.file.size if self._opened else 0
@@ -248,7 +248,7 @@ class Writer:
         if not rows:
             return None
         newest_us = next((row.max_us for row in rows if row.max_us <= now_us), now_us)
-        if self.bytes <= bytes_max and newest_us >= now_us - age_s * _US:
+        if self.size <= bytes_max and newest_us >= now_us - age_s * _US:
             return None
         dropped = self._catalogue.drop(self._index_of(rows[0]))
         self._write_catalogue()  # first: a reader must not miss a file that it knows
@@ -368,18 +368,18 @@ class Writer:
         opened = self._opened
         blocks = []
         builder = Builder()
-        for tail, block in [(tail, block) for tail in tails for block in tail.file.blocks]:
+        for tail, block in [(each, block) for each in tails for block in each.file.blocks]:
             if block.header.kind == CHECKPOINT:
                 books = Builder()
                 self.unreadable += compaction.extend(books, tail.file, block, ())
                 blocks.append(_checkpoint_block(books, limits.ARCHIVE_BLOCK_LEVEL))
             else:
-                topics = tail.index.summaries
+                topics = tail.contents.summaries
                 self.unreadable += compaction.extend(builder, tail.file, block, topics)
         if builder.count:
             blocks.append(builder.build(limits.ARCHIVE_BLOCK_LEVEL, limits.ARCHIVE_GROUP_BYTES))
         _append(opened.file, b"".join(blocks))
-        collect(opened.file, opened.index, opened.file.refresh())
+        collect(opened.file, opened.contents, opened.file.refresh())
 
     def _seal(self) -> None:
         """Give the open segment its footer and its final name."""
@@ -387,14 +387,14 @@ class Writer:
         if opened is None:
             raise AssertionError("there is no open segment")
         file = opened.file
-        _append(file, opened.index.pack(file.end))
+        _append(file, opened.contents.pack(file.end))
         path = file.path.with_suffix(SEGMENT)
         try:
             file.path.rename(path)
         except OSError as error:
             raise files.failed(path, error) from None
         files.sync_directory(self._directory)
-        self._catalogue.add(file.header.after_id, opened.index, file.size)
+        self._catalogue.add(file.header.after_id, opened.contents, file.size)
         file.close()
         self._opened = None
 
@@ -423,11 +423,11 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _has_checkpoint(growing: Growing) -> bool:
-    return bool(growing.index.checkpoints)
+    return bool(growing.contents.checkpoints)
 
 
 def _is_begun(growing: Growing | None) -> bool:
-    return growing is not None and bool(growing.index.blocks)
+    return growing is not None and bool(growing.contents.blocks)
 
 
 def _has_blocks(path: Path) -> bool:
@@ -452,4 +452,3 @@ def _append(file: BlockFile, data: bytes) -> None:
             os.close(descriptor)
     except OSError as error:
         raise files.failed(file.path, error) from None
-

@@ -95,6 +95,10 @@ def _run_of(command: str) -> Callable[[Sequence[str]], int]:
             from hedgehogd.commands import export
 
             return export.run
+        case "store":
+            from hedgehogd.commands import store
+
+            return store.run
         case "haproxy-config":
             from hedgehogd.commands import haproxy
 

@@ -15,7 +15,8 @@ from hedgehogd.settings.keys import BY_NAME, KEYS
 from hedgehogd.settings.load import Configuration, load, nearest, shown
 
 COMMANDS = (
-    "serve", "simulate", "tail", "config", "status", "replay", "export", "haproxy-config",
+    "serve", "simulate", "tail", "config", "status", "replay", "export", "store",
+    "haproxy-config",
 )  # fmt: skip
 
 

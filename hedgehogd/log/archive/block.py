@@ -8,14 +8,14 @@ a topic. Each group has a CRC of its own, so that damage costs one group and not
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, groupby
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message, intern_topic
-from hedgehogd.domain.record import Record
+from hedgehogd.domain.record import Record, TradeRecord
 from hedgehogd.log.archive import columns, group, markers, summary
 from hedgehogd.log.archive.errors import DamagedArchive
 from hedgehogd.log.archive.group import Group, Run
@@ -254,50 +254,51 @@ def _topic(name: bytes) -> Topic:
 class Builder:
     """Collects records in the order of their ids, and makes a block of them.
 
+    Args:
+        last_id: only larger ids are added.
+
     Attributes:
         count: number of records.
         bytes: size of their payloads.
-        last_id: the largest id; 0 without records.
+        last_id: the largest id.
     """
 
-    def __init__(self) -> None:
-        self.count = self.bytes = self.last_id = 0
-        self._first_id = 0
-        self._min_us = self._max_us = 0
+    def __init__(self, last_id: int = 0) -> None:
+        self.count = self.bytes = 0
+        self.last_id = last_id
+        self._pending: dict[Topic, list[Message]] = {}
         self._runs: dict[Topic, Run] = {}
         self._markers: list[Marker] = []
 
-    def append(self, record: Record) -> None:
-        """Add a record with a larger id than those before."""
-        us = record.received_us
-        if not self.count:
-            self._first_id, self._min_us, self._max_us = record.id, us, us
-        elif us < self._min_us:
-            self._min_us = us
-        elif us > self._max_us:
-            self._max_us = us
-        self.last_id = record.id
+    def append(self, records: Iterable[Record]) -> None:
+        """Add records in the order of their ids; those that do not follow are left out."""
+        pending, last_id, size, count = self._pending, self.last_id, self.bytes, self.count
+        for record in records:
+            id_ = record.id
+            if id_ <= last_id:
+                continue
+            last_id = id_
+            count += 1
+            if isinstance(record, Message):
+                try:
+                    pending[record.topic].append(record)
+                except KeyError:
+                    pending[record.topic] = [record]
+                size += len(record.payload)
+            else:
+                self._markers.append(record)
+                size += len(record.payload) if isinstance(record, TradeRecord) else 100
+        self.last_id, self.bytes, self.count = last_id, size, count
+
+    def add_book(self, snapshot: Message) -> None:
+        """Add a message of a checkpoint, of which all have the same id."""
+        self._pending.setdefault(snapshot.topic, []).append(snapshot)
+        self.last_id = snapshot.id
         self.count += 1
-        if isinstance(record, Message):
-            run = self._runs.get(record.topic)
-            if run is None:
-                run = self._runs[record.topic] = Run(record.topic)
-            run.append(record)
-            self.bytes += len(record.payload)
-        else:
-            self._markers.append(record)
-            self.bytes += len(record.payload) if hasattr(record, "payload") else 100
+        self.bytes += len(snapshot.payload)
 
     def extend(self, header: Header, parts: list[tuple[Part, Group]], rest: list[Marker]) -> None:
         """Add all records of a block with larger ids."""
-        if not self.count:
-            self._first_id, self._min_us, self._max_us = (
-                header.first_id,
-                header.min_us,
-                header.max_us,
-            )
-        self._min_us = min(self._min_us, header.min_us)
-        self._max_us = max(self._max_us, header.max_us)
         self.last_id = header.last_id
         self.count += sum(part.end - part.begin for part, _ in parts) + len(rest)
         for part, unpacked in parts:
@@ -317,6 +318,12 @@ class Builder:
             group_bytes: payloads up to which topics of one channel share a group.
             kind: ``RECORDS`` or ``CHECKPOINT``.
         """
+        for topic, messages in self._pending.items():
+            run = self._runs.get(topic)
+            if run is None:
+                run = self._runs[topic] = Run(topic)
+            run.add(messages)
+        self._pending = {}
         names, also = bytearray(b"\n"), bytearray(b"\n")
         packed: list[bytes] = []
         counts: list[int] = []
@@ -355,10 +362,14 @@ class Builder:
         rest = markers.pack(self._markers) if self._markers else b""
         numbers = summary.pack(summaries + second_summaries)
         body = b"".join([directory, numbers, *packed, rest])
+        received = [run.received for run in self._runs.values()]
+        received += [[marker.received_us for marker in self._markers]] if self._markers else []
+        firsts = [run.ids[0] for run in self._runs.values()]
+        firsts += [marker.id for marker in self._markers[:1]]
         head = _HEADER.pack(
             _MAGIC, kind, sum(counts), len(self._markers), len(directory), len(numbers), len(rest),
-            len(body),
-            self._first_id, self.last_id, self._min_us, self._max_us, zlib.crc32(body),
+            len(body), min(firsts, default=0), self.last_id, min(map(min, received), default=0),
+            max(map(max, received), default=0), zlib.crc32(body),
         )  # fmt: skip
         return head + _CRC.pack(zlib.crc32(head)) + body
 

@@ -65,16 +65,17 @@ class Run:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def append(self, message: Message) -> None:
-        """Add a message with a larger id."""
-        self.payloads.append(message.payload)
-        self.ids.append(message.id)
-        self.received.append(message.received_us)
-        self.sequences.append(message.sequence)
-        self.trade_ids.append(message.trade_id)
-        self.types.append(message.type)
-        self.also.append(message.also)
-        self.bytes += len(message.payload)
+    def add(self, messages: list[Message]) -> None:
+        """Add messages with larger ids."""
+        payloads = [message.payload for message in messages]
+        self.payloads += payloads
+        self.ids += [message.id for message in messages]
+        self.received += [message.received_us for message in messages]
+        self.sequences += [message.sequence for message in messages]
+        self.trade_ids += [message.trade_id for message in messages]
+        self.types += [message.type for message in messages]
+        self.also += [message.also for message in messages]
+        self.bytes += sum(map(len, payloads))
 
     def extend(self, group: "Group", begin: int, end: int) -> None:
         """Add the messages ``begin`` to ``end`` of a group; their ids are larger."""

@@ -118,7 +118,7 @@ class Writer:
         self._sealed_id = max(self._catalogue.dropped_id, rows[-1].last_id if rows else 0)
         ends = [each.last_id for each in (*self._tails, self._opened) if each is not None]
         self.last_id = self.synced_id = max([self._sealed_id, *ends])
-        self._builder = Builder()
+        self._builder = Builder(self.last_id)
         self._has_failed = False
         self._segment_begun = self._clock()
         self._segment_bytes = self._opened.file.size if self._opened else 0
@@ -166,12 +166,8 @@ class Writer:
         """
         if self._builder.bytes >= limits.ARCHIVE_TAIL_BLOCK_BYTES:
             self._flush()
-        builder, last_id = self._builder, self.last_id
-        for record in records:
-            if record.id > last_id:
-                builder.append(record)
-                last_id = record.id
-        self.last_id = last_id
+        self._builder.append(records)
+        self.last_id = self._builder.last_id
 
     def sync(self) -> None:
         """Make all that was appended durable, and replace a full tail.
@@ -288,7 +284,7 @@ class Writer:
         self._write_block(block)
         self._tail_bytes += self._builder.bytes
         self._segment_bytes += len(block)
-        self._builder = Builder()
+        self._builder = Builder(self.last_id)
 
     def _write_block(self, block: bytes) -> None:
         try:
@@ -323,7 +319,7 @@ class Writer:
         builder, is_written = Builder(), False
         for message in self._checkpoint():
             message.id = self.last_id
-            builder.append(message)
+            builder.add_book(message)
             if builder.bytes >= limits.ARCHIVE_BLOCK_BYTES:
                 self._write_block(_checkpoint_block(builder, limits.ARCHIVE_TAIL_LEVEL))
                 builder, is_written = Builder(), True

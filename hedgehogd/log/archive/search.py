@@ -161,7 +161,7 @@ def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
     reader.view.refresh()
     wanted = frozenset({topic})
     for source in reversed(reader.view.sources):
-        if source.first_id > id_ + 1 and source.row is not None:
+        if source.row is not None and source.row.after_id > id_:
             continue
         opened = _open(reader, source)
         if opened is None:

@@ -46,14 +46,6 @@ class Summary(NamedTuple):
     first_trade_id: int | None = None
     last_trade_id: int | None = None
 
-    def may_have(self, number: int, *, is_trade_id: bool) -> bool:
-        """Say whether a message of these may have ``number``, by its sequence or trade id."""
-        first = self.first_trade_id if is_trade_id else self.first_sequence
-        last = self.last_trade_id if is_trade_id else self.last_sequence
-        if first is None or last is None:
-            return False
-        return self.falls or first <= number <= last
-
     def begins_by(self, number: int, *, is_trade_id: bool) -> bool:
         """Say whether a message of these may have ``number`` or a smaller one."""
         first = self.first_trade_id if is_trade_id else self.first_sequence

@@ -1,0 +1,342 @@
+"""The writer: what is durable, what a start finds, what retention removes."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+from random import Random
+
+import pytest
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import LEVEL2
+from hedgehogd.log.archive import files
+from hedgehogd.log.archive.errors import (
+    ArchiveError,
+    ArchiveLocked,
+    ArchiveReplaced,
+    ForeignArchive,
+    NewerFormat,
+)
+from hedgehogd.log.archive.reader import Reader
+from hedgehogd.log.archive.search import checkpoint_before
+from hedgehogd.log.archive.writer import Sizes, Writer, sizes_for
+from tests.log.archive.records import DEPLOYMENT, SMALL, START_US, message, records
+from tests.log.archive.test_reader import all_of, write
+
+KILLED = """\
+import sys
+from pathlib import Path
+from random import Random
+from hedgehogd.log.archive.writer import Writer
+from tests.log.archive.records import DEPLOYMENT, SMALL, records
+directory, seed = Path(sys.argv[1]), int(sys.argv[2])
+writer = Writer(directory, DEPLOYMENT, sizes=SMALL)
+assert all("unfinished" in problem for problem in writer.problems), writer.problems
+print("begun", writer.last_id, flush=True)
+appended = [r for r in records(Random(seed), 4_000) if r.id > writer.last_id]
+for at in range(0, len(appended), 25):
+    writer.append(appended[at : at + 25])
+    writer.sync()
+    print(writer.synced_id, flush=True)
+    if at % 50 == 0:
+        writer.work()
+print("done", flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_instant_loses_nothing_that_was_synced(tmp_path):
+    """Whatever it did: appending, compacting, sealing, writing the catalogue."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = Random(seed)
+    appended = records(Random(seed), 4_000)
+    synced, is_done, kills = 0, False, 0
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    while not is_done and kills < 60:
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(tmp_path), str(seed)],
+            stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        begun = child.stdout.readline().split()
+        assert int(begun[1]) >= synced
+        for _ in range(chance.randrange(1, 60)):
+            line = child.stdout.readline().strip()
+            is_done = line == "done"
+            if is_done or not line:
+                break
+            synced = int(line)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        kills += 1
+        reader = Reader(tmp_path)
+        found = all_of(reader, None, 1_000)
+        reader.close()
+        assert [r for r in appended if r.id <= found[-1].id] == found
+        assert found[-1].id >= synced
+    assert is_done
+    assert kills > 2
+
+
+def test_only_one_process_writes(tmp_path):
+    """The lock ends with its process."""
+    first = Writer(tmp_path, DEPLOYMENT)
+
+    with pytest.raises(ArchiveLocked, match="another process writes"):
+        Writer(tmp_path, DEPLOYMENT)
+
+    first.close()
+    Writer(tmp_path, DEPLOYMENT).close()
+
+
+def test_the_files_are_private(tmp_path):
+    """Which pairs an operator keeps is not public."""
+    before = os.umask(0)
+    try:
+        directory = tmp_path / "history"
+        writer = write(directory, records(Random(1), 300), Random(2))
+        writer.seal()
+    finally:
+        os.umask(before)
+
+    assert {0o640} == {path.stat().st_mode & 0o777 for path in directory.iterdir()}
+    assert 0o750 == directory.stat().st_mode & 0o777
+    writer.close()
+
+
+def test_its_size_is_that_of_its_files(tmp_path):
+    """So the operator's limit means bytes on disk."""
+    writer = write(tmp_path, records(Random(1), 500), Random(2))
+
+    assert writer.size == sum(path.stat().st_size for path in tmp_path.iterdir())
+    writer.close()
+
+
+def test_an_unfinished_write_is_removed_and_reported(tmp_path):
+    """A power loss leaves a part of a block."""
+    appended = records(Random(1), 40)
+    writer = Writer(tmp_path, DEPLOYMENT)
+    writer.append(appended)
+    writer.close()
+    tail = next(tmp_path.glob("*.tail"))
+    whole = tail.stat().st_size
+    with tail.open("ab") as file:
+        file.write(tail.read_bytes()[-168:])
+    writer = Writer(tmp_path, DEPLOYMENT)
+
+    assert [f"{tail.name}: 168 bytes of an unfinished write are removed"] == writer.problems
+    assert whole == tail.stat().st_size
+    assert appended[-1].id == writer.last_id
+    writer.close()
+
+
+def test_a_block_whose_end_was_not_written_is_removed(tmp_path):
+    """After a power loss a file may be long enough and contain zeros."""
+    appended = records(Random(1), 60)
+    writer = Writer(tmp_path, DEPLOYMENT)
+    writer.append(appended[:30])
+    writer.sync()
+    writer.append(appended[30:])
+    writer.close()
+    tail = next(tmp_path.glob("*.tail"))
+    data = tail.read_bytes()
+    tail.write_bytes(data[:-100] + bytes(100))
+    writer = Writer(tmp_path, DEPLOYMENT)
+
+    assert appended[29].id == writer.last_id
+    writer.append(appended)
+    writer.sync()
+    reader = Reader(tmp_path)
+    assert appended == all_of(reader)
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("spoil", [lambda data: None, lambda data: data[:100] + b"xxxx" + data[104:]])
+def test_a_catalogue_is_made_again_from_the_segments(tmp_path, spoil):
+    """And that is reported."""
+    appended = records(Random(1), 600)
+    writer = write(tmp_path, appended, Random(2))
+    writer.seal()
+    rows = list(writer._catalogue.segments)
+    writer.close()
+    path = tmp_path / files.CATALOGUE
+    spoiled = spoil(path.read_bytes())
+    path.unlink()
+    if spoiled:
+        path.write_bytes(spoiled)
+    writer = Writer(tmp_path, DEPLOYMENT, sizes=SMALL)
+
+    assert 1 == len(writer.problems)
+    assert "made again from the segments" in writer.problems[0]
+    assert [row[:-1] for row in rows] == [row[:-1] for row in writer._catalogue.segments]
+    reader = Reader(tmp_path)
+    assert appended == all_of(reader)
+    reader.close()
+    writer.close()
+
+
+def test_a_full_disk_loses_nothing_that_the_caller_keeps(tmp_path, monkeypatch):
+    """The tail is as before, and the next sync writes the records."""
+    appended = records(Random(1), 100)
+    writer = Writer(tmp_path, DEPLOYMENT)
+    writer.append(appended[:50])
+    writer.sync()
+    monkeypatch.setattr(files, "write_all", _half)
+    writer.append(appended[50:])
+    with pytest.raises(ArchiveError, match="No space left"):
+        writer.sync()
+    assert appended[49].id == writer.synced_id
+    monkeypatch.undo()
+    writer.sync()
+    reader = Reader(tmp_path)
+
+    assert appended == all_of(reader)
+    reader.close()
+    writer.close()
+
+
+def _half(descriptor, data):
+    os.write(descriptor, data[: len(data) // 2])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_during_compaction_is_tried_again(tmp_path, monkeypatch):
+    """The tail remains until its block is durable."""
+    appended = records(Random(1), 100)
+    writer = Writer(tmp_path, DEPLOYMENT, sizes=SMALL)
+    writer.append(appended)
+    writer.sync()
+    real = files.write_all
+    monkeypatch.setattr(files, "write_all", _half)
+    with pytest.raises(ArchiveError, match="No space left"):
+        writer.work()
+    monkeypatch.setattr(files, "write_all", real)
+    reader = Reader(tmp_path)
+    assert appended == all_of(reader)
+    while writer.work():
+        pass
+
+    assert appended == all_of(reader)
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("suffix", [".segment", ".open", ".tail", ".sqlite"])
+def test_a_newer_version_is_refused(tmp_path, suffix):
+    """It is not damage, and nothing is changed."""
+    writer = write(tmp_path, records(Random(1), 450), Random(2))
+    while writer.work():
+        pass
+    writer.close()
+    path = sorted(tmp_path.glob(f"*{suffix}"))[0]
+    data = bytearray(path.read_bytes())
+    at = 60 if suffix == ".sqlite" else 8
+    data[at : at + (4 if suffix == ".sqlite" else 2)] = (
+        (9).to_bytes(4, "big") if suffix == ".sqlite" else (9).to_bytes(2, "little")
+    )
+    path.write_bytes(data)
+    if suffix == ".segment":
+        (tmp_path / files.CATALOGUE).unlink()
+    with pytest.raises(NewerFormat, match="version 9, this hedgehogd reads up to 1"):
+        Writer(tmp_path, DEPLOYMENT)
+
+    assert bytes(data) == path.read_bytes()
+
+
+def test_another_deployment_is_refused(tmp_path):
+    """Two logs in one directory would be one without order."""
+    Writer(tmp_path, DEPLOYMENT).close()
+
+    with pytest.raises(ForeignArchive):
+        Writer(tmp_path, "bbbbbb")
+
+
+@pytest.mark.parametrize("fault", ["moved", "deleted", "replaced", "tail", "catalogue", "lock"])
+def test_a_replaced_archive_is_noticed(tmp_path, fault):
+    """A check costs some calls of stat."""
+    directory = tmp_path / "history"
+    writer = Writer(directory, DEPLOYMENT)
+    writer.check()
+    if fault in {"moved", "replaced"}:
+        directory.rename(tmp_path / "away")
+    if fault == "replaced":
+        directory.mkdir()
+    if fault == "deleted":
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
+    names = {"tail": f"{0:020}.tail", "catalogue": files.CATALOGUE, "lock": files.LOCK}
+    if fault in names:
+        (directory / names[fault]).unlink()
+
+    with pytest.raises(ArchiveReplaced):
+        writer.check()
+
+
+def test_retention_removes_the_oldest_segment_first(tmp_path):
+    """By age and by size; the open segment stays."""
+    writer = write(tmp_path, records(Random(1), 900), Random(2))
+    writer.seal()
+    first, second = writer._catalogue.segments[:2]
+    age_s = (START_US + 10**9 - first.max_us) / 1e6 - 1e-6
+
+    assert writer.retain(START_US + 10**9, age_s + 1, 10**9) is None
+    assert first == writer.retain(START_US + 10**9, age_s - 1e-3, 10**9)
+    assert second == writer.retain(START_US, 1e9, writer.size - 1)
+    assert not (tmp_path / first.name).exists()
+    writer.close()
+
+
+def test_a_segment_of_a_clock_that_ran_ahead_expires_with_the_next(tmp_path):
+    """Else it would keep everything after it for years."""
+    writer = Writer(tmp_path, DEPLOYMENT, sizes=SMALL)
+    ahead_us = START_US + 10**14
+    topic = LEVEL2.topic("BTC-USD")
+    writer.append([message(topic, 1, 5, ahead_us)])
+    writer.seal()
+    writer.append([message(topic, 2, 6, START_US)])
+    writer.seal()
+
+    assert writer.retain(START_US + 10**6, 2.0, 10**9) is None
+    assert writer.retain(START_US + 10**7, 2.0, 10**9) is not None
+    writer.close()
+
+
+def test_a_segment_begins_with_its_books(tmp_path):
+    """They are starting points, not messages of the log."""
+    topic = LEVEL2.topic("BTC-USD")
+    books = {"depth": 0}
+
+    def checkpoint():
+        return [message(topic, books["depth"], 0, START_US, "snapshot")]
+
+    writer = Writer(tmp_path, DEPLOYMENT, checkpoint=checkpoint, sizes=SMALL)
+    appended = []
+    for number in range(1, 200):
+        books["depth"] = number
+        appended.append(message(topic, number, 10 * number))
+        writer.append(appended[-1:])
+        if number % 5 == 0:
+            writer.sync()
+            writer.work()
+    writer.sync()
+    reader = Reader(tmp_path)
+
+    assert appended == all_of(reader)
+    found = {checkpoint_before(reader, topic, 10 * n + 5).id for n in range(1, 200)}
+    assert len(found) > 2
+    for id_ in found - {0}:
+        start = checkpoint_before(reader, topic, id_)
+        assert ("snapshot", id_, id_ // 10) == (start.type, start.id, start.sequence)
+    reader.close()
+    writer.close()
+
+
+def test_a_small_archive_has_small_segments():
+    """Retention removes at most a sixteenth at once."""
+    assert 1_000 == sizes_for(16_000).segment_bytes
+    assert limits.ARCHIVE_SEGMENT_BYTES == sizes_for(2**50).segment_bytes
+    assert Sizes().tail_bytes == sizes_for(1).tail_bytes

@@ -55,33 +55,33 @@ def _sound_store() -> dict[str, bytes]:
         limits.BLOCK_BYTES = before
 
 
-def _damaged(random: Random, data: bytes) -> bytes:
+def damaged(random: Random, data: bytes) -> bytes:
     """Return ``data`` with some of its bytes or pages changed."""
     if not data:
         return random.randbytes(random.choice((1, 100)))
-    damaged = bytearray(data)
+    changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 5, 30))):
-        at = random.randrange(len(damaged))
+        at = random.randrange(len(changed))
         page = at // 4096 * 4096
         match random.randrange(7):
             case 0 | 1:
-                damaged[at] ^= 1 << random.randrange(8)
+                changed[at] ^= 1 << random.randrange(8)
             case 2:
                 size = random.choice((1, 2, 4, 8, 64))
-                damaged[at : at + size] = random.randbytes(len(damaged[at : at + size]))
+                changed[at : at + size] = random.randbytes(len(changed[at : at + size]))
             case 3:
-                damaged[page : page + 4096] = bytes(len(damaged[page : page + 4096]))
+                changed[page : page + 4096] = bytes(len(changed[page : page + 4096]))
             case 4:
-                other = random.randrange(len(damaged)) // 4096 * 4096
-                piece = damaged[other : other + 4096]
-                damaged[page : page + len(piece)] = piece
+                other = random.randrange(len(changed)) // 4096 * 4096
+                piece = changed[other : other + 4096]
+                changed[page : page + len(piece)] = piece
             case 5 if random.random() < 0.3:
-                del damaged[at:]
-                if not damaged:
+                del changed[at:]
+                if not changed:
                     break
             case 6:  # within the first page: the header and the schema
-                damaged[random.randrange(min(len(damaged), 4096))] = random.randrange(256)
-    return bytes(damaged)
+                changed[random.randrange(min(len(changed), 4096))] = random.randrange(256)
+    return bytes(changed)
 
 
 def _read(directory: Path, random: Random) -> None:
@@ -129,7 +129,7 @@ def fuzz_stores(random: Random, inputs: int) -> int:
             for name, data in files.items():
                 if name != FILE_NAME and random.random() < 0.3:
                     continue  # the log is missing
-                (directory / name).write_bytes(_damaged(random, data) if name == target else data)
+                (directory / name).write_bytes(damaged(random, data) if name == target else data)
             with suppress(StoreError):
                 _read(directory, random)
             with suppress(StoreError):

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from tests.fuzz.answers import fuzz_answers
+from tests.fuzz.archives import fuzz_archives
 from tests.fuzz.client import fuzz_client
 from tests.fuzz.fuzzing import Target
 from tests.fuzz.heads import fuzz_heads
@@ -30,4 +31,5 @@ FUZZERS = {
     "queries": Fuzzer(fuzz_queries, 4_000),
     "answers": Fuzzer(fuzz_answers, 400),
     "stores": Fuzzer(fuzz_stores, 60),
+    "archives": Fuzzer(fuzz_archives, 25),
 }

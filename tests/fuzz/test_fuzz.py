@@ -10,6 +10,7 @@ import pytest
 
 from hedgehogd.arbitration import session as upstream
 from hedgehogd.history import schema
+from hedgehogd.log.archive import merge
 from hedgehogd.streaming import connection, door, request
 from hedgehogd.web import parameters
 from tests.fuzz import fuzzing
@@ -74,6 +75,11 @@ PLANTED = {
     "stores": (
         schema, "opened", lambda result, _: isinstance(result, schema.CorruptStore),
         KeyError("sqlite_errorcode"),
+    ),
+    # A directory that is damaged.
+    "archives": (
+        merge, "unreadable", lambda gap, *_: gap.topic.channel == "full",
+        IndexError("list index out of range"),
     ),
 }  # fmt: skip
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hedgehogd.log.archive import files, group, markers, summary
-from hedgehogd.log.archive.block import HEADER_BYTES, Directory, Header, Place, unpack_header
+from hedgehogd.log.archive.block import (
+    CHECKPOINT,
+    HEADER_BYTES,
+    RECORDS,
+    Directory,
+    Header,
+    Place,
+    unpack_header,
+)
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
 from hedgehogd.log.archive.files import FileHeader
 from hedgehogd.log.archive.group import Group
@@ -121,7 +129,8 @@ class BlockFile:
     def refresh(self, end: int | None = None) -> list[BlockAt]:
         """Look for blocks that were appended; return them.
 
-        Bytes that are not a block are skipped if a block follows them, and noted as damage.
+        Bytes that are not a block are skipped if a block follows them, and noted as damage. If ids
+        are missing there, the blocks have one with these ids that cannot be read.
 
         Args:
             end: where the blocks end; None for the end of the file.
@@ -134,9 +143,11 @@ class BlockFile:
                 at = self._search(self.end + 1, size)
                 if at is None:
                     break
-                skipped = at.offset - self.end
                 what = "bytes that are not a block"
-                self.damages.append(Damage(self.path.name, self.end, skipped, what))
+                self.damages.append(
+                    Damage(self.path.name, self.end, at.offset - self.end, what)
+                )
+                found += self._lost(found or self.blocks, at)
             found.append(at)
             self.end = at.end
         self.blocks += found
@@ -150,6 +161,11 @@ class BlockFile:
     def is_whole(self, block: BlockAt) -> bool:
         """Say whether all bytes of ``block`` are as they were written."""
         header = block.header
+        try:
+            if unpack_header(self.read(block.offset, HEADER_BYTES)) != header:
+                return False
+        except DamagedArchive:
+            return False
         body = self.read(block.offset + HEADER_BYTES, header.body_bytes)
         return len(body) == header.body_bytes and zlib.crc32(body) == header.body_crc
 
@@ -199,6 +215,18 @@ class BlockFile:
         except DamagedArchive:
             return None
         return block if block.end <= size else None
+
+    def _lost(self, before: list[BlockAt], following: BlockAt) -> list[BlockAt]:
+        """Return a block without a directory for the ids of bytes that are not a block."""
+        last = before[-1].header if before else None
+        first_id = (last.last_id if last else self.header.after_id) + 1
+        last_id = following.header.first_id - 1
+        size = following.offset - self.end - HEADER_BYTES
+        if first_id > last_id or following.header.kind == CHECKPOINT or size < 0:
+            return []
+        times = following.header.min_us, last.max_us if last else following.header.min_us
+        header = Header(RECORDS, 1, 0, 0, 0, 0, size, first_id, last_id, min(times), max(times), 0)
+        return [BlockAt(self.end, header)]
 
     def _search(self, offset: int, size: int) -> BlockAt | None:
         """Return the next block from ``offset`` on."""

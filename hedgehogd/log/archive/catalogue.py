@@ -228,6 +228,8 @@ def load(directory: Path, deployment: str | None = None) -> Catalogue:
 
 
 def _read(data: bytes, deployment: str | None) -> Catalogue:
+    if not data:
+        raise DamagedArchive(f"{files.CATALOGUE} is empty")  # SQLite would report no memory
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         database.deserialize(data)
         application = database.execute("PRAGMA application_id").fetchone()[0]

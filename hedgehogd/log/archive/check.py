@@ -92,6 +92,7 @@ def _check_files(
             yield Finding(str(error), is_damage=True)
             continue
         try:
+            size = file.size
             index = _index(file, name)
             totals.files += 1
             totals.bytes += file.size
@@ -100,6 +101,9 @@ def _check_files(
                 for each in index.damages
             )
             yield from _check_blocks(file, index, last_id, totals)
+            if name.suffix != SEGMENT and not file.refresh() and file.end < size:
+                text = f"{name} at {file.end}: an unfinished write, or a damaged block"
+                yield Finding(text, is_damage=True)
             row = rows.pop(name.after_id, None) if name.suffix == SEGMENT else None
             if row is not None:
                 fresh = Catalogue("")

@@ -91,6 +91,10 @@ class Index:
         found = self._of_block[block]
         return found == _UNKNOWN or bool(found & mask)
 
+    def is_unknown(self, block: int) -> bool:
+        """Say whether the topics of block number ``block`` are unknown, because it is damaged."""
+        return self._of_block[block] == _UNKNOWN
+
     def topics(self, block: int) -> list[Topic]:
         """Return the topics of block number ``block``; all if they are unknown."""
         mask: int = self._of_block[block]
@@ -128,7 +132,7 @@ class Index:
                 number = self._numbers[topic] = len(self._topics)
                 self._topics.append(topic)
             mask |= 1 << number
-        for topic, each in zip(topics, summaries, strict=False):
+        for topic, each in summary.by_topic(topics, summaries).items():
             self.summaries[topic] = summary.joined(self.summaries.get(topic), each)
         for gap_id in gap_ids:
             self.backfills.setdefault(gap_id, []).append(len(self.blocks))

@@ -159,5 +159,7 @@ class Blocks:
 
 def _present(opened: Opened, number: int, topics: Topics) -> set[Topic]:
     """Return those of ``topics`` that a block has, or may have."""
+    if topics is not None and opened.contents.is_unknown(number):
+        return set(topics)
     present = opened.contents.topics(number)
     return set(present if topics is None else topics.intersection(present))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
+from hedgehogd.log.archive import summary
 from hedgehogd.log.archive.block import Directory
 from hedgehogd.log.archive.errors import DamagedArchive
 from hedgehogd.log.archive.reader import Reader
@@ -44,12 +45,12 @@ def find(
     reader.view.refresh()
     wanted = frozenset({topic})
     for opened in _newest_first(reader, topic):
-        summary = opened.contents.summaries.get(topic)
-        if summary is not None and not summary.begins_by(number, is_trade_id=is_trade_id):
+        whole = opened.contents.summaries.get(topic)
+        if whole is not None and not whole.begins_by(number, is_trade_id=is_trade_id):
             continue
         mask = opened.contents.mask(wanted)
         blocks = [n for n in range(len(opened.contents.blocks)) if opened.contents.has(n, mask)]
-        if summary is not None and not summary.falls:
+        if whole is not None and not whole.falls:
             blocks = _up_to(opened, blocks, topic, number, is_trade_id=is_trade_id)
         for at in reversed(blocks):
             merged = reader.blocks.merged(opened, at, wanted)
@@ -71,7 +72,7 @@ def _up_to(
         try:
             block = opened.contents.blocks[blocks[middle]]
             topics = opened.file.directory(block).topics()
-            each = dict(zip(topics, opened.file.summaries(block), strict=False)).get(topic)
+            each = summary.by_topic(topics, opened.file.summaries(block)).get(topic)
         except DamagedArchive:
             return blocks
         first = (
@@ -166,8 +167,8 @@ def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
         opened = _open(reader, source)
         if opened is None:
             continue
-        summary = opened.contents.summaries.get(topic)
-        if source.first_id <= id_ and (summary is None or summary.snapshot_id):
+        whole = opened.contents.summaries.get(topic)
+        if source.first_id <= id_ and (whole is None or whole.snapshot_id):
             found = _snapshot(reader, opened, wanted, id_)
             if found is not None:
                 return found

@@ -82,6 +82,28 @@ def of_second_topic(run: Run, topic: Topic) -> Summary:
     return of_run(chosen)
 
 
+def by_topic(topics: Sequence[Topic], summaries: Sequence[Summary]) -> dict[Topic, Summary]:
+    """Return the summaries of one block by topic.
+
+    A topic may have two: of its own messages, and of those whose second topic it is. They may be in
+    any order among each other, so the summary of both says that numbers fall.
+    """
+    found: dict[Topic, Summary] = {}
+    for topic, each in zip(topics, summaries, strict=False):
+        other = found.get(topic)
+        if other is not None:
+            first, last = sorted((each, other), key=lambda one: one.first_id)
+            found[topic] = joined(first, last)._replace(
+                last_id=max(first.last_id, last.last_id),
+                last_us=max((first, last), key=lambda one: one.last_id).last_us,
+                snapshot_id=max(first.snapshot_id, last.snapshot_id),
+                falls=True,
+            )
+        else:
+            found[topic] = each
+    return found
+
+
 def joined(one: Summary | None, other: Summary) -> Summary:
     """Return the summary of both; ``other`` has the larger ids."""
     if one is None:

@@ -18,7 +18,9 @@ def runs(count=20):
     found = []
     for product_id in ("BTC-USD", "ETH-USD"):
         run = Run(FULL.topic(product_id))
-        messages = [message(run.topic, n, 100 + n, kind="match" if n % 2 else "") for n in range(count)]
+        messages = [
+            message(run.topic, n, 100 + n, kind="match" if n % 2 else "") for n in range(count)
+        ]
         for each in messages[::3]:
             each.also = MATCHES.topic(product_id)
             each.sequence = None

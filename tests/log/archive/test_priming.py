@@ -6,7 +6,7 @@ from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.log.archive.priming import priming
 
 # A changed text makes every archive unreadable: it needs a new version of the format.
-SUM = 0x9bd3645e
+SUM = 0x9BD3645E
 
 
 def test_the_text_names_the_product():

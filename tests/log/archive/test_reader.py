@@ -67,8 +67,8 @@ def write(directory, appended, random, sizes=SMALL):
         draw = random.random()
         if draw < 0.5:
             writer.sync()
-        if draw < 0.3:
-            writer.work()
+        while draw < 0.3 and writer.work():
+            pass
         if draw < 0.03:
             writer.seal()
         if 0.95 < draw:

@@ -154,7 +154,9 @@ def test_a_block_whose_end_was_not_written_is_removed(tmp_path):
     writer.close()
 
 
-@pytest.mark.parametrize("spoil", [lambda data: None, lambda data: data[:100] + b"xxxx" + data[104:]])
+@pytest.mark.parametrize(
+    "spoil", [lambda data: None, lambda data: data[:100] + b"xxxx" + data[104:]]
+)
 def test_a_catalogue_is_made_again_from_the_segments(tmp_path, spoil):
     """And that is reported."""
     appended = records(Random(1), 600)

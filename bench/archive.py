@@ -1,4 +1,4 @@
-"""The archive: bytes on disk, speed, and what grows with its size.
+"""The archive: bytes on disk, speed, and growth with its size.
 
 The market is simulated: 400 products, ticker, matches, level2 and heartbeat, 2,500 messages a
 second, with a checkpoint of all books in each segment. It is written at full speed: a sync for
@@ -96,11 +96,13 @@ def single_rows(steps: list[dict[str, Any]], sizes: list[int]) -> list[list[obje
             found.setdefault(step["step"], []).append(step["wall_s"] * 1000)
     bars = {"start": START_S_BAR * 1000, "replay start": START_S_BAR * 1000,
             "retention": RETENTION_MS_BAR}  # fmt: skip
-    return [
-        [name, *found[name], "" if name not in bars else verdict(max(found[name]), bars[name], unit=" ms")]
-        for name in SINGLE
-        if len(found.get(name, ())) == len(sizes)
-    ]
+    lines: list[list[object]] = []
+    for name in SINGLE:
+        values = found.get(name, [])
+        if len(values) == len(sizes):
+            remark = verdict(max(values), bars[name], unit=" ms") if name in bars else ""
+            lines.append([name, *values, remark])
+    return lines
 
 
 def run(*, quick: bool) -> None:

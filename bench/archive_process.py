@@ -100,7 +100,9 @@ def timed(work: Callable[[], int]) -> dict[str, float]:
     }
 
 
-def fill(directory: Path, messages: list[Message], books: list[Message], raw_bytes: int) -> dict[str, Any]:
+def fill(
+    directory: Path, messages: list[Message], books: list[Message], raw_bytes: int
+) -> dict[str, Any]:
     """Write at least ``raw_bytes`` of payloads; sync once a second of the log's time."""
     raw = sum(len(message.payload) for message in messages)
     span = messages[-1].id - messages[0].id + 1_000
@@ -123,8 +125,8 @@ def fill(directory: Path, messages: list[Message], books: list[Message], raw_byt
                     slowest = max(slowest, time.perf_counter() - begin)
                     while writer.work():
                         pass
+            writer.sync()  # first: the writer holds the messages until then
             shift(messages, span)
-        writer.sync()
         while writer.work():
             pass
         return copies * len(messages)
@@ -153,26 +155,36 @@ def read(directory: Path, topics: frozenset[Topic] | None, records_max: int) -> 
     return timed(work)
 
 
-def single_steps(directory: Path, quiet: Topic, busy: Topic) -> Iterator[tuple[str, dict[str, float]]]:
+def one_page(directory: Path, topics: frozenset[Topic] | None, after_id: int) -> dict[str, float]:
+    """Read one page with a reader that has read one record."""
+    with closing(Reader(directory)) as reader:
+        reader.read(0, None, 1)
+        return timed(lambda: len(reader.read(after_id, topics, 100).records))
+
+
+def single_steps(
+    directory: Path, quiet: Topic, busy: Topic
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Measure the steps that must not depend on the size of the archive."""
     yield "start", timed(lambda: Writer(directory, DEPLOYMENT).close() or 1)
     with closing(Reader(directory)) as reader:
         last_id = reader.last_id()
-    for name, share in (("first page", 0.0), ("deep page", 0.5)):
+        first_id = reader.read(0, None, 1).end_id
+    for name, after_id in (("first page", 0), ("deep page", (first_id + last_id) // 2)):
+        yield name, one_page(directory, frozenset({quiet}), after_id)
+        yield f"{name} of all", one_page(directory, None, after_id)
+
+    def newest() -> int:
         with closing(Reader(directory)) as reader:
-            first = reader.read(0, None, 1).end_id
-            after_id = int(first + share * (last_id - first))
-            topics = frozenset({quiet})
-            yield name, timed(lambda: len(reader.read(after_id, topics, 100).records))
-            name = f"{name} of all"
-            yield name, timed(lambda: len(reader.read(after_id, None, 100).records))
-    with closing(Reader(directory)) as reader:
-        yield "newest first", timed(lambda: len(reader.read_back(2**62, frozenset({busy}), 100).records))
+            return len(reader.read_back(2**62, frozenset({busy}), 100).records)
+
+    yield "newest first", timed(newest)
 
     def replay_start() -> int:
         with closing(Reader(directory)) as reader:
             after_id = find_time(reader, (START_NS // 1000 + last_id) // 2)
-            books = [checkpoint_before(reader, LEVEL2.topic(p), after_id) for p in ("BTC-USD", "ETH-USD")]
+            topics = [LEVEL2.topic(product_id) for product_id in ("BTC-USD", "ETH-USD")]
+            books = [checkpoint_before(reader, topic, after_id) for topic in topics]
             assert all(books), "a book without a start"
             return len(reader.read(after_id, None, 1_000).records)
 
@@ -183,7 +195,7 @@ def export(directory: Path, topic: Topic) -> dict[str, float]:
     """Write one product's day as CSV."""
 
     def work() -> int:
-        with closing(Reader(directory)) as reader, open("/dev/null", "wb") as file:
+        with closing(Reader(directory)) as reader, Path("/dev/null").open("wb") as file:
             placement = reader.placement()
             after_id = count = 0
             while True:
@@ -204,7 +216,7 @@ def retention(directory: Path) -> dict[str, float]:
 
 
 def verify(directory: Path) -> dict[str, float]:
-    """Run what ``store check`` runs."""
+    """Run the function of ``store check``."""
 
     def work() -> int:
         totals = Totals()

@@ -21,9 +21,9 @@ def test_a_sound_archive_exits_with_0(tmp_path, capsys):
 
 
 def test_a_damaged_archive_exits_with_1(tmp_path, capsys):
-    """What is damaged goes to stderr."""
+    """Damage goes to stderr."""
     write(tmp_path, records(Random(1), 300), Random(2)).close()
-    path = sorted(tmp_path.glob("0*"))[0]
+    path = min(tmp_path.glob("0*"))
     data = path.read_bytes()
     path.write_bytes(data[:-40] + b"damaged" + data[-33:])
     status = run(["store", "check", str(tmp_path)])

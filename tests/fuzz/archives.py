@@ -77,15 +77,14 @@ def _check_order(found: list, topics: frozenset | None) -> None:
     """Every message is one that was written; those that are missing have a gap record."""
     written = {r.id: r for r in _RECORDS if isinstance(r, Message)}
     messages = [r for r in found if isinstance(r, Message)]
-    assert all(written.get(each.id) == each for each in messages), "a message that was not written"
+    assert all(written.get(each.id) == each for each in messages), "a message of no writer"
     assert sorted({each.id for each in messages}) == [each.id for each in messages]
-    unreadable = {r.topic for r in found if isinstance(r, GapRecord) and r.kind == GapKind.UNREADABLE}
+    gaps = [r for r in found if isinstance(r, GapRecord)]
+    unreadable = {gap.topic for gap in gaps if gap.kind == GapKind.UNREADABLE}
     last_id = found[-1].id if found else 0
     for each in written.values():
         is_wanted = topics is None or {each.topic, each.also} & topics
-        if is_wanted and each.id < last_id and each.topic not in unreadable:
-            if each.also in unreadable:
-                continue
+        if is_wanted and each.id < last_id and not {each.topic, each.also} & unreadable:
             assert each in messages, f"{each.topic} {each.id} is missing without a gap"
 
 

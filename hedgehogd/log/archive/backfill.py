@@ -27,7 +27,7 @@ class Placement(NamedTuple):
 
 
 def fill(gap: GapRecord, trades: Iterable[TradeRecord]) -> list[GapRecord | TradeRecord]:
-    """Return what is at the place of ``gap``: its trades, and gaps of the numbers between them.
+    """Return the records at the place of ``gap``: its trades, and gaps of the numbers between them.
 
     Every part that is a gap has the id of ``gap``.
     """

@@ -1,8 +1,9 @@
 """Blocks: all records of a stretch of ids, grouped by topic.
 
 A block is a header of fixed size, a directory, the summaries of its topics, the groups of messages,
-and the markers. The header has what is needed to skip the block; the directory finds the groups of
-a topic. Each group has a CRC of its own, so that damage costs one group and not its block.
+and the markers. A reader that skips the block needs its header alone; the directory finds the
+groups of a topic. Each group has a CRC of its own, so that damage costs one group and not its
+block.
 """
 
 import struct
@@ -25,7 +26,7 @@ from hedgehogd.log.archive.summary import Summary
 RECORDS, CHECKPOINT = 0, 1
 """The kinds of blocks: records of the log, and the books at the begin of a segment."""
 
-_MAGIC = b"BLOK"
+_MAGIC = b"HEDB"
 _HEADER = struct.Struct("<4sBxxxIIIIIIqqqqI")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
@@ -34,7 +35,7 @@ _FEW_TOPICS = 16
 
 
 class Header(NamedTuple):
-    """What the header of a block says.
+    """The header of a block.
 
     Attributes:
         kind: ``RECORDS`` or ``CHECKPOINT``.

@@ -28,7 +28,7 @@ from hedgehogd.log.archive.markers import Marker
 from hedgehogd.log.archive.summary import Summary
 
 _SEARCH_BYTES = 1024 * 1024
-_MAGIC = b"BLOK"
+_MAGIC = b"HEDB"
 
 
 class BlockAt(NamedTuple):
@@ -55,13 +55,13 @@ class Damage(NamedTuple):
         file: the name of the file.
         offset: where they begin.
         size: how many.
-        what: what is wrong with them.
+        fault: the fault of these bytes.
     """
 
     file: str
     offset: int
     size: int
-    what: str
+    fault: str
 
 
 class BlockFile:
@@ -143,10 +143,8 @@ class BlockFile:
                 at = self._search(self.end + 1, size)
                 if at is None:
                     break
-                what = "bytes that are not a block"
-                self.damages.append(
-                    Damage(self.path.name, self.end, at.offset - self.end, what)
-                )
+                fault = "bytes that are not a block"
+                self.damages.append(Damage(self.path.name, self.end, at.offset - self.end, fault))
                 found += self._lost(found or self.blocks, at)
             found.append(at)
             self.end = at.end

@@ -1,4 +1,4 @@
-"""The catalogue: which files an archive has, and what is in them.
+"""The catalogue: the files of an archive, and their contents.
 
 A SQLite database that is written whole to a new file, which replaces the old one: a reader never
 waits for the writer nor the writer for a reader, there is no log beside it, and a process that is
@@ -267,7 +267,7 @@ def _read(data: bytes, deployment: str | None) -> Catalogue:
 
 
 def identity(directory: Path) -> tuple[int, int, int, int] | None:
-    """Return what differs between two catalogues at the same path; None without one."""
+    """Return numbers that differ between two catalogues at the same path; None without one."""
     try:
         found = (directory / files.CATALOGUE).stat()
     except OSError:

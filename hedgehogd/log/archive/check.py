@@ -18,7 +18,7 @@ class Finding(NamedTuple):
     """One result of ``check``.
 
     Attributes:
-        text: what was found, for the operator.
+        text: the damage or the gap, for the operator.
         is_damage: True for damage, False for a recorded gap.
     """
 
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 class Totals:
-    """What ``check`` has read so far.
+    """The counts of ``check`` so far.
 
     Attributes:
         files: number of files of blocks.
@@ -97,7 +97,7 @@ def _check_files(
             totals.files += 1
             totals.bytes += file.size
             yield from (
-                Finding(f"{each.file} at {each.offset}: {each.what}", is_damage=True)
+                Finding(f"{each.file} at {each.offset}: {each.fault}", is_damage=True)
                 for each in index.damages
             )
             yield from _check_blocks(file, index, last_id, totals)
@@ -129,7 +129,7 @@ def _index(file: BlockFile, name: FileName) -> Index:
 
 
 def _check_blocks(file: BlockFile, index: Index, last_id: int, totals: Totals) -> Iterator[Finding]:
-    """Check the blocks of one file; those of a tail may repeat what is in the open segment."""
+    """Check the blocks of one file; those of a tail may repeat records of the open segment."""
     for block in index.checkpoints + index.blocks:
         where = f"{file.path.name} at {block.offset}"
         totals.blocks += 1

@@ -74,7 +74,7 @@ def pack_optional(numbers: Iterable[int | None]) -> bytes:
 
 
 def unpack_optional(data: bytes, at: int, count: int) -> tuple[Sequence[int | None], int]:
-    """Decode what ``pack_optional`` made of ``count`` numbers; return them, and where it ends.
+    """Decode a column of ``pack_optional`` with ``count`` numbers; return them, and its end.
 
     Raises:
         BadColumn: there is no such column.

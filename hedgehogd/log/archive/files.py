@@ -6,7 +6,7 @@
     catalogue.sqlite, archive.lock
 
 ID is the id after which the records of the file begin, in 20 digits. Every file of blocks begins
-with the same header, so each says alone what it is.
+with the same header, so each can be identified alone.
 """
 
 import os
@@ -42,7 +42,7 @@ DEPLOYMENT = re.compile(r"[a-z2-7]{6}")
 
 
 class FileHeader(NamedTuple):
-    """What the header of a file says.
+    """The header of a file.
 
     Attributes:
         deployment: the deployment whose log it holds: 6 characters of base32.
@@ -126,7 +126,7 @@ def create(path: Path, header: FileHeader) -> int:
     try:
         descriptor = os.open(path, flags, FILE_MODE)
         try:
-            os.fchmod(descriptor, FILE_MODE)  # whatever the umask is
+            os.fchmod(descriptor, FILE_MODE)  # for any umask
             write_all(descriptor, pack_header(header))
         except OSError:
             os.close(descriptor)

@@ -2,7 +2,7 @@
 
 A *run* holds consecutive messages of one topic as columns. A group holds one run, or the runs of
 several quiet topics of one channel, one after another. It is raw deflate (RFC 1951), primed with
-what messages of its channel look like, so that three messages shrink as well as three hundred.
+typical messages of its channel, so that three messages shrink as well as three hundred.
 """
 
 import struct
@@ -20,7 +20,7 @@ from hedgehogd.log.archive.errors import DamagedArchive
 from hedgehogd.log.archive.priming import priming
 from hedgehogd.protocol.frames import encode_text
 
-_END = b"\xff"  # stands between payloads: UTF-8 never contains it (RFC 3629 §3)
+_END = b"\xff"  # separates payloads: UTF-8 never contains it (RFC 3629 §3)
 _RAW_DEFLATE = -15  # no header, no checksum: the directory of the block has a CRC
 _MEMORY = 9
 _TEXT = struct.Struct("<I")
@@ -108,7 +108,7 @@ class Group(NamedTuple):
     """The messages of a group, as columns of equal length.
 
     Attributes:
-        payloads: what the exchange sent.
+        payloads: the bytes that the exchange sent.
         ids: their ids; they rise within a topic.
         received: their receive times, µs since the epoch.
         sequences: as in their heads.
@@ -200,11 +200,11 @@ def unpack(topic: Topic, data: bytes, raw_size: int) -> Group:
 
     Args:
         topic: the topic of its first run.
-        data: what ``pack`` returned.
+        data: the bytes that ``pack`` returned.
         raw_size: the raw size that ``pack`` returned.
 
     Raises:
-        DamagedArchive: it is not what ``pack`` returned.
+        DamagedArchive: ``data`` differs from these bytes.
     """
     unpacker = zlib.decompressobj(_RAW_DEFLATE, zdict=priming(topic))
     try:

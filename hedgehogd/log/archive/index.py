@@ -24,7 +24,7 @@ _UNKNOWN = -1
 
 
 class _Footer(msgspec.Struct, array_like=True):
-    """What a footer contains, packed by msgpack.
+    """The contents of a footer, packed by msgpack.
 
     Attributes:
         topics: channel and product of each topic.
@@ -46,7 +46,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Index:
-    """What is in one file.
+    """The contents of one file.
 
     Attributes:
         blocks: its blocks of records, in the order of their ids.
@@ -54,7 +54,7 @@ class Index:
         summaries: of each topic.
         backfills: gaps with backfilled trades in this file: by the gap's id the numbers of the
             blocks that have them.
-        damages: what could not be read.
+        damages: the parts that could not be read.
     """
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ def _bits(mask: int) -> list[int]:
 
 
 def collect(file: BlockFile, index: Index, blocks: Iterable[BlockAt]) -> None:
-    """Add ``blocks`` of ``file`` to ``index``; what is unreadable is added to its damages."""
+    """Add ``blocks`` of ``file`` to ``index``; unreadable parts are added to its damages."""
     for block in blocks:
         topics: list[Topic] = []
         summaries: list[Summary] = []
@@ -195,8 +195,8 @@ def collect(file: BlockFile, index: Index, blocks: Iterable[BlockAt]) -> None:
                     gap_id for m in file.markers(block) if (gap_id := getattr(m, "gap_id", 0))
                 }
         except DamagedArchive as error:
-            what = str(error)
-            index.damages.append(Damage(file.path.name, block.offset, block.header.size, what))
+            fault = str(error)
+            index.damages.append(Damage(file.path.name, block.offset, block.header.size, fault))
         index.add(block, topics, summaries, sorted(gap_ids))
     index.damages += file.damages
     file.damages.clear()

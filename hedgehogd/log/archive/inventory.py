@@ -1,7 +1,7 @@
 """The inventory of an archive's directory at the start of its writer.
 
-A writer may have ended at any instant. What it left is completed or removed here, and what is
-damaged is reported; nothing readable is removed.
+A writer may have ended at any instant. Its unfinished work is completed or removed here, and
+damage is reported; nothing readable is removed.
 """
 
 import os
@@ -17,7 +17,7 @@ from hedgehogd.log.archive.index import Index, collect, read_footer
 
 
 class Growing(NamedTuple):
-    """A file that may grow, and what is in it.
+    """A file that may grow, and its index.
 
     Attributes:
         file: the file.
@@ -35,13 +35,13 @@ class Growing(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """What a directory has.
+    """The files of a directory.
 
     Attributes:
         catalogue: the catalogue, complete.
         opened: the open segment; None without one.
         tails: the tails, in the order of their ids.
-        problems: what the operator must know, one text each.
+        problems: texts for the operator, one for each problem.
         is_changed: True if the catalogue must be written.
     """
 
@@ -53,7 +53,7 @@ class Inventory(NamedTuple):
 
 
 def take(directory: Path, deployment: str) -> Inventory:
-    """Complete what the last writer left in ``directory``, and return what there is.
+    """Complete the last writer's work in ``directory``; return the inventory.
 
     Raises:
         NewerFormat: a newer version wrote it.
@@ -154,19 +154,19 @@ def add_segment(found: Catalogue, path: Path, deployment: str | None, problems: 
         return
     try:
         index = read_footer(file)
-        problems += [f"{each.file}: {each.what}" for each in index.damages]
+        problems += [f"{each.file}: {each.fault}" for each in index.damages]
         found.add(file.header.after_id, index, file.size)
     finally:
         file.close()
 
 
 def _growing(path: Path, deployment: str, problems: list[str], *, is_rewritten: bool) -> Growing:
-    """Read a growing file; remove what its writer could not complete.
+    """Read a growing file; remove a block that its writer could not complete.
 
     Args:
         path: the file.
         deployment: the deployment that it must be of.
-        problems: what was removed or is damaged is added.
+        problems: receives a text for each removed or damaged part.
         is_rewritten: True if the records of a damaged last block are in another file, too, or
             will be appended again.
     """
@@ -186,5 +186,5 @@ def _growing(path: Path, deployment: str, problems: list[str], *, is_rewritten: 
         problems.append(f"{path.name}: {surplus} bytes of an unfinished write are removed")
     index = Index()
     collect(file, index, file.blocks)
-    problems += [f"{each.file}: {each.what} at {each.offset}" for each in index.damages]
+    problems += [f"{each.file}: {each.fault} at {each.offset}" for each in index.damages]
     return Growing(file, index)

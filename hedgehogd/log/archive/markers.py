@@ -21,10 +21,10 @@ def pack(markers: list[Marker]) -> bytes:
 
 
 def unpack(data: bytes) -> list[Marker]:
-    """Decode what ``pack`` returned.
+    """Decode bytes that ``pack`` returned.
 
     Raises:
-        DamagedArchive: it is not what ``pack`` returned.
+        DamagedArchive: ``data`` differs from these bytes.
     """
     try:
         return [_decoders[kind](raw) for kind, raw in _decode(zlib.decompress(data))]

@@ -35,24 +35,24 @@ class Merged:
 
     __slots__ = ("_is_plain", "_markers", "_owners", "_parts", "_places", "ids")
 
-    def __init__(self, parts: Sequence[tuple[Part, Group, Topics]], others: list[Marker]) -> None:
+    def __init__(self, parts: Sequence[tuple[Part, Group, Topics]], extra: list[Marker]) -> None:
         """Merge.
 
         Args:
             parts: messages; with topics, only those whose second topic is one of them.
-            others: the markers, in the order of their ids.
+            extra: the markers, in the order of their ids.
         """
         self._parts = [(part.topic, group) for part, group, _ in parts]
-        self._markers = others
-        self._is_plain = len(parts) == 1 and parts[0][2] is None and not others
+        self._markers = extra
+        self._is_plain = len(parts) == 1 and parts[0][2] is None and not extra
         rows: list[tuple[int, int, int]] = []
         for owner, (part, group, seconds) in enumerate(parts):
             places: Sequence[int] = range(part.begin, part.end)
             if seconds is not None:
                 places = [at for at in places if group.also[at] in seconds]
             rows += [(group.ids[at], owner, at) for at in places]
-        rows += [(marker.id, -1, at) for at, marker in enumerate(others)]
-        if len(parts) + bool(others) > 1:
+        rows += [(marker.id, -1, at) for at, marker in enumerate(extra)]
+        if len(parts) + bool(extra) > 1:
             rows.sort()
         self.ids = array("q", [row[0] for row in rows])
         self._owners = array("i", [row[1] for row in rows])
@@ -78,14 +78,14 @@ class Merged:
 
     def records(self, begin: int, end: int) -> list[Record]:
         """Return the records ``begin`` to ``end``."""
-        parts, others = self._parts, self._markers
+        parts, extra = self._parts, self._markers
         if len(parts) == 1 and self._is_plain and begin < end:
             topic, group = parts[0]
             return list(group.messages(topic, self._places[begin], self._places[end - 1] + 1))
         found: list[Record] = []
         for owner, at in zip(self._owners[begin:end], self._places[begin:end], strict=True):
             if owner < 0:
-                found.append(others[at])
+                found.append(extra[at])
             else:
                 topic, group = parts[owner]
                 found.append(group.message(topic, at))
@@ -134,7 +134,7 @@ class Blocks:
         block = opened.contents.blocks[number]
         damaged: set[Topic] = set()
         parts: list[tuple[Part, Group, Topics]] = []
-        others: list[Marker] = []
+        extra: list[Marker] = []
         try:
             directory = opened.file.directory(block)
             for part, seconds in directory.find(topics):
@@ -150,11 +150,11 @@ class Blocks:
             damaged |= _present(opened, number, topics)
         try:
             found = opened.file.markers(block)
-            others += [marker for marker in found if markers.concerns(marker, topics)]
+            extra += [marker for marker in found if markers.concerns(marker, topics)]
         except DamagedArchive:
             damaged |= _present(opened, number, topics)
-        others += [unreadable(topic, block) for topic in sorted(damaged)]
-        return Merged(parts, others)
+        extra += [unreadable(topic, block) for topic in sorted(damaged)]
+        return Merged(parts, extra)
 
 
 def _present(opened: Opened, number: int, topics: Topics) -> set[Topic]:

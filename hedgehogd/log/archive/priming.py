@@ -1,4 +1,4 @@
-"""What messages of each channel look like: the text that primes the compression of a group.
+"""Typical messages of each channel: the text that primes the compression of a group.
 
 A group begins as if this text preceded it, so its first message shrinks, too. The text is part of
 the format: a changed text is a new version of the format (``files.VERSION``).
@@ -90,7 +90,7 @@ _ANY_LOOK = '{"type":"CCC","product_id":"AAA-BBB","sequence":17710,"last_trade_i
 
 @lru_cache(4096)
 def priming(topic: Topic) -> bytes:
-    """Return what messages of ``topic`` look like; the most likely text is at the end."""
+    """Return typical messages of ``topic``; the most likely text is at the end."""
     look = _LOOKS.get(topic.channel, _ANY_LOOK)
     return (
         look.replace("AAA-BBB", topic.product_id)

@@ -1,8 +1,8 @@
 """Reading the archive: pages of records in the order of their ids, forwards and backwards.
 
-A reader works in any process, beside the writer and without its help. A page costs what its records
-cost, wherever it begins. Damaged bytes become gap records; what is wrong with the archive as a
-whole is an ``ArchiveError``.
+A reader works in any process, beside the writer and without its help. The cost of a
+page depends on its records, not on its place. Damaged bytes become gap records; a fault of the
+whole archive is an ``ArchiveError``.
 
 Not for the loop: every method may wait for the disk. One call at a time.
 """
@@ -41,7 +41,7 @@ class Page(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """What is kept of one topic.
+    """The messages of one topic that are kept.
 
     Attributes:
         first_id: the id of its oldest message.
@@ -211,7 +211,7 @@ class Reader:
         return Page(records, end_id, is_last, self.view.catalogue.dropped_id)
 
     def _retried(self, read: Callable[[], Page]) -> Page:
-        """Return what ``read`` returns, of one state of the archive."""
+        """Return the page of ``read``, of one state of the archive."""
         for _ in range(limits.ARCHIVE_VIEW_TRIES_MAX):
             self.view.refresh()
             try:
@@ -310,7 +310,7 @@ class Reader:
         return found
 
     def extents(self) -> dict[Topic, Extent]:
-        """Return what is kept of each topic.
+        """Return the extent of each topic.
 
         Raises:
             ArchiveError: the archive cannot be read.

@@ -37,7 +37,7 @@ def find(
 
     Returns:
         None if the archive has no such message. After a reset of the exchange's numbers the
-        newest message counts, whatever older ones have the number.
+        newest message counts, even if an older one has exactly the number.
 
     Raises:
         ArchiveError: the archive cannot be read.

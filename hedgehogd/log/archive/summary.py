@@ -164,10 +164,10 @@ def _span(first: int | None, last: int | None) -> int | None:
 
 
 def unpack(data: bytes) -> list[Summary]:
-    """Decode what ``pack`` returned.
+    """Decode bytes that ``pack`` returned.
 
     Raises:
-        DamagedArchive: it is not what ``pack`` returned.
+        DamagedArchive: ``data`` differs from these bytes.
     """
     try:
         raw = zlib.decompress(data)

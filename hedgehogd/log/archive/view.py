@@ -87,7 +87,7 @@ class View:
         self._segments.clear()
 
     def refresh(self) -> None:
-        """See what has been written since.
+        """Read the records that were written since the last call.
 
         Raises:
             DamagedArchive: the catalogue is damaged; its writer makes it again at its start.
@@ -151,7 +151,7 @@ class View:
         return evicted
 
     def _load(self) -> None:
-        """Read the catalogue, open the growing files that it names, and close others."""
+        """Read the catalogue, open the growing files that it names, and close the rest."""
         self.catalogue = catalogue.load(self._directory, self._deployment)
         self._deployment = self.catalogue.deployment
         for name in self.catalogue.growing:

@@ -3,7 +3,7 @@
 Records are collected, written to the *tail* as a small block and synced (``sync``, once a second).
 A tail that is full is replaced by the next one; ``work`` makes one block of it and appends this to
 the *open segment*. When that is full it gets a footer and a name that says it is sealed. No file is
-changed once it is complete, and a file is removed only after what replaces it is durable.
+changed once it is complete, and a file is removed only after its replacement is durable.
 
 Not for the loop: every method may wait for the disk. One call at a time, from any thread.
 """
@@ -74,7 +74,7 @@ class Writer:
     Attributes:
         last_id: the id of the last appended record; 0 for none.
         synced_id: the id of the last record that is durable.
-        problems: what was damaged or unfinished at the start, one text each, for the operator.
+        problems: damaged or unfinished parts at the start, one text each, for the operator.
         unreadable: number of gap records written since because parts of a tail were damaged.
     """
 
@@ -127,7 +127,7 @@ class Writer:
         self._catalogue_as = catalogue.identity(self._directory)
 
     def close(self) -> None:
-        """Write what was appended, and release the archive. It is closed even if writing fails.
+        """Write the appended records, and release the archive. It is closed even if writing fails.
 
         Raises:
             ArchiveError: the last records are not written.
@@ -159,7 +159,8 @@ class Writer:
         """Add records; they are durable after the next ``sync``.
 
         Args:
-            records: in the order of their ids; those up to ``last_id`` are ignored.
+            records: in the order of their ids; those up to ``last_id`` are ignored. They must not
+                change before the next ``sync``.
 
         Raises:
             ArchiveError: there is no space; none of ``records`` is added.
@@ -181,7 +182,7 @@ class Writer:
             try:
                 os.fdatasync(self._tail_descriptor)
             except OSError as error:
-                self._has_failed = True  # the kernel may have dropped what it could not write
+                self._has_failed = True  # the kernel may have dropped the unwritten pages
                 raise files.failed(self._tail_path, error) from None
             self.synced_id = self.last_id
         age_s = self._clock() - self._tail_begun

@@ -31,9 +31,10 @@ def messages_of(data, directory, topics):
     for part, seconds in directory.find(topics):
         place = directory.place(part.group)
         packed = data[place.offset : place.offset + place.size]
-        for each in group.unpack(place.topic, packed, place.raw_size).messages(*part[1:]):
-            if seconds is None or each.also in seconds:
-                found.append(each)
+        unpacked = group.unpack(place.topic, packed, place.raw_size)
+        found += [
+            each for each in unpacked.messages(*part[1:]) if seconds is None or each.also in seconds
+        ]
     return sorted(found, key=lambda each: each.id)
 
 

@@ -48,7 +48,7 @@ def test_a_file_is_followed_while_it_grows(path):
 def test_bytes_between_blocks_are_damage(path):
     """A block after them is found by its begin."""
     first, second, third = blocks()
-    spoiled = b"BLOK" + second[:20] + bytes(len(second) - 24)
+    spoiled = b"HEDB" + second[:20] + bytes(len(second) - 24)
     path.write_bytes(files.pack_header(FileHeader("abcdef", 0)) + first + spoiled + third)
     file = BlockFile(path)
 

@@ -1,4 +1,4 @@
-"""Columns: what is packed is unpacked, and other bytes are refused."""
+"""Columns: packed numbers are unpacked, and other bytes are refused."""
 
 import pytest
 from hypothesis import given
@@ -33,7 +33,7 @@ def test_absent_numbers_stay_absent(values):
 
 
 def test_small_differences_take_one_byte_each():
-    """Whatever the first number is."""
+    """For any first number."""
     assert 100 + 13 == len(columns.pack(range(10**15, 10**15 + 300, 3)))
 
 

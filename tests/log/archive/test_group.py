@@ -31,7 +31,7 @@ def runs(count=20):
 
 @pytest.mark.parametrize("odd", [b"", b"\xff", b"\xff\xff{"])
 def test_messages_are_read_as_written(odd):
-    """Whatever bytes their payloads have."""
+    """For any bytes in their payloads."""
     chosen = runs()
     chosen[0][0].payloads[3] += odd
     data, raw_size = group.pack([run for run, _ in chosen], 6)

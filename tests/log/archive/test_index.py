@@ -13,11 +13,11 @@ def sealed(directory):
     writer = write(directory, records(Random(1), 700), Random(2))
     writer.seal()
     writer.close()
-    return BlockFile(sorted(directory.glob("*.segment"))[0])
+    return BlockFile(min(directory.glob("*.segment")))
 
 
 def contents(index):
-    """Return what an index says, for comparison."""
+    """Return the contents of an index, for comparison."""
     every = range(len(index.blocks))
     return (
         index.blocks, index.checkpoints, index.summaries, index.backfills,

@@ -1,4 +1,4 @@
-"""What a start finds and completes."""
+"""The inventory at a start."""
 
 from random import Random
 
@@ -49,7 +49,7 @@ def test_a_segment_that_the_catalogue_does_not_have_yet_is_added(tmp_path):
 def test_a_segment_that_retention_was_removing_is_removed(tmp_path):
     """The writer ended between the catalogue and the file."""
     archive(tmp_path)
-    path = sorted(tmp_path.glob("*.segment"))[0]
+    path = min(tmp_path.glob("*.segment"))
     data = path.read_bytes()
     writer = write(tmp_path, RECORDS, Random(2))
     writer.retain(10**17, 0.0, 0)
@@ -79,7 +79,7 @@ def test_a_tail_that_is_in_the_open_segment_is_removed(tmp_path):
 def test_a_file_that_is_no_tail_is_set_aside(tmp_path):
     """It may be of use to a person."""
     archive(tmp_path)
-    path = sorted(tmp_path.glob("*.tail"))[-1]
+    path = max(tmp_path.glob("*.tail"))
     path.write_bytes(b"something else, longer than a header of a file")
     found = closed(inventory.take(tmp_path, DEPLOYMENT))
 

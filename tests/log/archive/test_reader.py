@@ -1,9 +1,10 @@
-"""The archive against a list: whatever is appended is read, in order, once."""
+"""The archive against a list: every appended record is read, in order, once."""
 
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -97,7 +98,7 @@ def test_the_archive_equals_a_list(tmp_path_factory, seed, count, limit):
             middle = random.choice(appended).id if appended else 0
             later = [record for record in expected if record.id > middle]
             assert later == all_of(reader, topics, limit, after_id=middle)
-        counts = {topic: 0 for topic in TOPICS}
+        counts = dict.fromkeys(TOPICS, 0)
         for record in appended:
             if isinstance(record, Message):
                 counts[record.topic] += 1
@@ -247,7 +248,7 @@ def test_another_process_reads_what_was_synced(tmp_path):
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     ) as child:  # fmt: skip
         first = int(child.stdout.readline())
         os.kill(child.pid, signal.SIGSTOP)

@@ -1,5 +1,6 @@
 """Searches by number and by time, after resets and steps of the clock."""
 
+import itertools
 from random import Random
 
 from hypothesis import given, settings
@@ -71,7 +72,7 @@ def test_both_eras_of_a_clock_are_found_by_time(tmp_path_factory, steps, since, 
     for record in appended:
         if since_us <= record.received_us < until_us:
             assert any(s.after_id < record.id <= s.last_id for s in found)
-    assert all(one.last_id <= other.after_id for one, other in zip(found, found[1:], strict=False))
+    assert all(one.last_id <= other.after_id for one, other in itertools.pairwise(found))
     first = next((r.id - 1 for r in appended if r.received_us >= since_us), appended[-1].id)
     assert first == find_time(reader, since_us)
     reader.close()

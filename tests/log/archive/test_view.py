@@ -1,6 +1,6 @@
 """The files of an archive as one reader sees them."""
 
-import os
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,7 +15,7 @@ from tests.log.archive.test_reader import write
 
 def open_files():
     """Return how many files this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_it_follows_the_writer(tmp_path):

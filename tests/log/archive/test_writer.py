@@ -1,4 +1,4 @@
-"""The writer: what is durable, what a start finds, what retention removes."""
+"""The writer: durability, starts after a kill or damage, retention."""
 
 import errno
 import os
@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -48,13 +49,13 @@ print("done", flush=True)
 
 
 def test_a_writer_killed_at_any_instant_loses_nothing_that_was_synced(tmp_path):
-    """Whatever it did: appending, compacting, sealing, writing the catalogue."""
+    """During any of its steps: appending, compacting, sealing, writing the catalogue."""
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    sys.stdout.write(f"seed {seed}\n")
     chance = Random(seed)
     appended = records(Random(seed), 4_000)
     synced, is_done, kills = 0, False, 0
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     while not is_done and kills < 60:
         child = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path), str(seed)],
@@ -233,7 +234,7 @@ def test_a_newer_version_is_refused(tmp_path, suffix):
     while writer.work():
         pass
     writer.close()
-    path = sorted(tmp_path.glob(f"*{suffix}"))[0]
+    path = min(tmp_path.glob(f"*{suffix}"))
     data = bytearray(path.read_bytes())
     at = 60 if suffix == ".sqlite" else 8
     data[at : at + (4 if suffix == ".sqlite" else 2)] = (

@@ -252,6 +252,53 @@ def _topic(name: bytes) -> Topic:
     return intern_topic(channel, product_id)
 
 
+class _Listing:
+    """Collects the directory and the summaries of a block."""
+
+    def __init__(self) -> None:
+        self._names, self._seconds = bytearray(b"\n"), bytearray(b"\n")
+        self._counts: list[int] = []
+        self._topics_of: list[int] = []
+        self._seconds_of: list[int] = []
+        self._sizes: list[int] = []
+        self._crcs: list[int] = []
+        self._raw_sizes: list[int] = []
+        self._summaries: list[Summary] = []
+        self._second_summaries: list[Summary] = []
+
+    def add(self, runs: list[Run], data: bytes, raw_size: int) -> None:
+        """Add the next group.
+
+        Args:
+            runs: its runs.
+            data: its bytes.
+            raw_size: its size when decompressed.
+        """
+        self._sizes.append(len(data))
+        self._crcs.append(zlib.crc32(data))
+        self._raw_sizes.append(raw_size)
+        self._topics_of.append(len(runs))
+        for run in runs:
+            for second in sorted({topic for topic in run.also if topic is not None}):
+                self._seconds += _name(second) + b"\n"
+                self._seconds_of.append(len(self._counts))
+                self._second_summaries.append(summary.of_second_topic(run, second))
+            self._names += _name(run.topic) + b"\n"
+            self._counts.append(len(run))
+            self._summaries.append(summary.of_run(run))
+
+    def pack(self) -> tuple[bytes, bytes]:
+        """Encode the directory and the summaries."""
+        numbers = (
+            self._counts, self._topics_of, self._sizes, self._crcs, self._raw_sizes,
+            self._seconds_of,
+        )  # fmt: skip
+        packed = b"".join([columns.pack(column, rising=False) for column in numbers])
+        raw = b"".join([_CRC.pack(len(self._names)), self._names, packed, self._seconds])
+        summaries = summary.pack(self._summaries + self._second_summaries)
+        return zlib.compress(raw, _DIRECTORY_LEVEL), summaries
+
+
 class Builder:
     """Collects records in the order of their ids, and makes a block of them.
 
@@ -319,60 +366,36 @@ class Builder:
             group_bytes: payloads up to which topics of one channel share a group.
             kind: ``RECORDS`` or ``CHECKPOINT``.
         """
+        self._settle()
+        listing = _Listing()
+        packed = []
+        for runs in self._grouped(group_bytes):
+            data, raw_size = group.pack(runs, level)
+            packed.append(data)
+            listing.add(runs, data, raw_size)
+        directory, summaries = listing.pack()
+        rest = markers.pack(self._markers) if self._markers else b""
+        body = b"".join([directory, summaries, *packed, rest])
+        received = [run.received for run in self._runs.values()]
+        received += [[marker.received_us for marker in self._markers]] if self._markers else []
+        firsts = [run.ids[0] for run in self._runs.values()]
+        firsts += [marker.id for marker in self._markers[:1]]
+        head = _HEADER.pack(
+            _MAGIC, kind, sum(map(len, self._runs.values())), len(self._markers), len(directory),
+            len(summaries), len(rest), len(body), min(firsts, default=0), self.last_id,
+            min(map(min, received), default=0), max(map(max, received), default=0),
+            zlib.crc32(body),
+        )  # fmt: skip
+        return head + _CRC.pack(zlib.crc32(head)) + body
+
+    def _settle(self) -> None:
+        """Add the collected messages to the runs of their topics."""
         for topic, messages in self._pending.items():
             run = self._runs.get(topic)
             if run is None:
                 run = self._runs[topic] = Run(topic)
             run.add(messages)
         self._pending = {}
-        names, also = bytearray(b"\n"), bytearray(b"\n")
-        packed: list[bytes] = []
-        counts: list[int] = []
-        topics_of: list[int] = []
-        also_of: list[int] = []
-        raw_sizes: list[int] = []
-        summaries: list[Summary] = []
-        second_summaries: list[Summary] = []
-        for runs in self._grouped(group_bytes):
-            data, raw_size = group.pack(runs, level)
-            packed.append(data)
-            raw_sizes.append(raw_size)
-            topics_of.append(len(runs))
-            for run in runs:
-                for second in sorted({topic for topic in run.also if topic is not None}):
-                    also += _name(second) + b"\n"
-                    also_of.append(len(counts))
-                    second_summaries.append(summary.of_second_topic(run, second))
-                names += _name(run.topic) + b"\n"
-                counts.append(len(run))
-                summaries.append(summary.of_run(run))
-        directory = zlib.compress(
-            b"".join([
-                _CRC.pack(len(names)),
-                names,
-                columns.pack(counts, rising=False),
-                columns.pack(topics_of, rising=False),
-                columns.pack(list(map(len, packed)), rising=False),
-                columns.pack(list(map(zlib.crc32, packed)), rising=False),
-                columns.pack(raw_sizes, rising=False),
-                columns.pack(also_of, rising=False),
-                also,
-            ]),
-            _DIRECTORY_LEVEL,
-        )  # fmt: skip
-        rest = markers.pack(self._markers) if self._markers else b""
-        numbers = summary.pack(summaries + second_summaries)
-        body = b"".join([directory, numbers, *packed, rest])
-        received = [run.received for run in self._runs.values()]
-        received += [[marker.received_us for marker in self._markers]] if self._markers else []
-        firsts = [run.ids[0] for run in self._runs.values()]
-        firsts += [marker.id for marker in self._markers[:1]]
-        head = _HEADER.pack(
-            _MAGIC, kind, sum(counts), len(self._markers), len(directory), len(numbers), len(rest),
-            len(body), min(firsts, default=0), self.last_id, min(map(min, received), default=0),
-            max(map(max, received), default=0), zlib.crc32(body),
-        )  # fmt: skip
-        return head + _CRC.pack(zlib.crc32(head)) + body
 
     def _grouped(self, group_bytes: int) -> Iterator[list[Run]]:
         """Iterate over the groups: a busy topic alone, quiet ones of one channel together."""

@@ -130,7 +130,7 @@ def _index(file: BlockFile, name: FileName) -> Index:
 
 def _check_blocks(file: BlockFile, index: Index, last_id: int, totals: Totals) -> Iterator[Finding]:
     """Check the blocks of one file; those of a tail may repeat records of the open segment."""
-    for block in index.checkpoints + index.blocks:
+    for block in index.all_blocks:
         where = f"{file.path.name} at {block.offset}"
         totals.blocks += 1
         if not file.is_whole(block):

@@ -77,6 +77,11 @@ class Index:
         """The number of messages."""
         return sum(block.header.messages for block in self.blocks)
 
+    @property
+    def all_blocks(self) -> list[BlockAt]:
+        """The checkpoints, then the blocks of records."""
+        return self.checkpoints + self.blocks
+
     def mask(self, topics: Iterable[Topic]) -> int:
         """Return the set of those of ``topics`` that are in this file, as the bits of a number."""
         mask = 0
@@ -139,9 +144,24 @@ class Index:
         self.blocks.append(block)
         self._of_block.append(mask if topics or not block.header.messages else _UNKNOWN)
 
+    def lose(self, after_id: int, last_id: int, received_us: int) -> None:
+        """Add a block that cannot be read if the blocks do not reach ``last_id``.
+
+        Args:
+            after_id: the position at which the file begins.
+            last_id: the position at which the next file begins.
+            received_us: about when the lost records were received, µs since the epoch.
+        """
+        last = self.blocks[-1] if self.blocks else None
+        first_id = (last.header.last_id if last else after_id) + 1
+        if first_id <= last_id:
+            us = last.header.max_us if last else received_us
+            header = Header(RECORDS, 1, 0, 0, 0, 0, 0, first_id, last_id, us, us, 0)
+            self.add(BlockAt(last.end if last else 0, header), [], [], ())
+
     def pack(self, offset: int) -> bytes:
         """Encode the index as a footer that begins at ``offset`` of its file."""
-        rows = [(block.offset, *block.header) for block in self.checkpoints + self.blocks]
+        rows = [(block.offset, *block.header) for block in self.all_blocks]
         footer = _Footer(
             [(topic.channel, topic.product_id) for topic in self._topics],
             [columns.pack(list(column), rising=False) for column in zip(*rows, strict=True)],

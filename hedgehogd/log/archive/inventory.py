@@ -5,6 +5,7 @@ damage is reported; nothing readable is removed.
 """
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +91,11 @@ def take(directory: Path, deployment: str) -> Inventory:
             opened = each
         else:
             tails.append(each)
+    files_in_order = [*([opened] if opened else []), *tails]
+    for each, following in pairwise(files_in_order):
+        each.contents.lose(
+            max(sealed_id, each.file.header.after_id), following.file.header.after_id, 0
+        )
     return Inventory(found, opened, tails, problems, is_changed)
 
 
@@ -135,13 +141,18 @@ def _catalogue(
             if name.after_id < found.dropped_id:
                 path.unlink()
             continue
-        add_segment(found, path, deployment, problems)
+        following = [each.after_id for each in names if each.after_id > name.after_id]
+        add_segment(found, path, deployment, problems, min(following, default=0))
         is_changed = True
     return found, is_changed
 
 
-def add_segment(found: Catalogue, path: Path, deployment: str | None, problems: list[str]) -> None:
+def add_segment(
+    found: Catalogue, path: Path, deployment: str | None, problems: list[str], end_id: int
+) -> None:
     """Add the segment at ``path`` to a catalogue, or the reason why not to ``problems``.
+
+    The next file begins after ``end_id``; 0 without one.
 
     Raises:
         NewerFormat: a newer version wrote it.
@@ -155,6 +166,7 @@ def add_segment(found: Catalogue, path: Path, deployment: str | None, problems: 
     try:
         index = read_footer(file)
         problems += [f"{each.file}: {each.fault}" for each in index.damages]
+        index.lose(file.header.after_id, end_id, 0)
         found.add(file.header.after_id, index, file.size)
     finally:
         file.close()

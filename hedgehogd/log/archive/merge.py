@@ -6,7 +6,7 @@ records, and makes a record when a page delivers it.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
@@ -63,6 +63,14 @@ class Merged:
         """Estimate of its memory without the groups, in bytes."""
         return 400 + 16 * len(self.ids) + 100 * len(self._parts) + 300 * len(self._markers)
 
+    def first_from(self, received_us: int) -> int | None:
+        """Return the id of the first record received at ``received_us`` or later, if any."""
+        for id_, owner, at in zip(self.ids, self._owners, self._places, strict=True):
+            us = self._markers[at].received_us if owner < 0 else self._parts[owner][1].received[at]
+            if us >= received_us:
+                return id_
+        return None
+
     def after(self, id_: int) -> int:
         """Return the number of records with ids up to ``id_``."""
         return bisect_right(self.ids, id_)
@@ -93,9 +101,15 @@ class Merged:
 
 
 class Blocks:
-    """The unpacked blocks of one reader, bounded by ``limits.ARCHIVE_CACHE_BYTES_MAX``."""
+    """The unpacked blocks of one reader, bounded by ``limits.ARCHIVE_CACHE_BYTES_MAX``.
 
-    def __init__(self) -> None:
+    Args:
+        known: returns all topics of the archive; a block may have any of them if its directory is
+            damaged.
+    """
+
+    def __init__(self, known: Callable[[], Iterable[Topic]]) -> None:
+        self._known = known
         self._groups: Lru[Key, Group] = Lru(weight_max=limits.ARCHIVE_CACHE_BYTES_MAX)
         self._merged: Lru[Key, Merged] = Lru(weight_max=limits.ARCHIVE_CACHE_BYTES_MAX // 4)
 
@@ -147,19 +161,18 @@ class Blocks:
                 else:
                     parts.append((part, group, seconds))
         except DamagedArchive:
-            damaged |= _present(opened, number, topics)
+            damaged |= self._present(opened, number, topics)
         try:
             found = opened.file.markers(block)
             extra += [marker for marker in found if markers.concerns(marker, topics)]
         except DamagedArchive:
-            damaged |= _present(opened, number, topics)
+            damaged |= self._present(opened, number, topics)
         extra += [unreadable(topic, block) for topic in sorted(damaged)]
         return Merged(parts, extra)
 
-
-def _present(opened: Opened, number: int, topics: Topics) -> set[Topic]:
-    """Return those of ``topics`` that a block has, or may have."""
-    if topics is not None and opened.contents.is_unknown(number):
-        return set(topics)
-    present = opened.contents.topics(number)
-    return set(present if topics is None else topics.intersection(present))
+    def _present(self, opened: Opened, number: int, topics: Topics) -> set[Topic]:
+        """Return those of ``topics`` that a block has, or may have."""
+        if opened.contents.is_unknown(number):
+            return set(self._known() if topics is None else topics)
+        present = opened.contents.topics(number)
+        return set(present if topics is None else topics.intersection(present))

@@ -77,7 +77,7 @@ class Reader:
 
     def __init__(self, directory: Path, deployment: str | None = None) -> None:
         self.view = View(directory, deployment)
-        self.blocks = Blocks()
+        self.blocks = Blocks(self.view.topics)
         self._missing: set[int] = set()
         self.view.refresh()
 

@@ -96,10 +96,9 @@ def find_time(reader: Reader, received_us: int) -> int:
     """
     reader.view.refresh()
     for opened, number in _blocks(reader, received_us, None):
-        merged = reader.blocks.merged(opened, number, None)
-        for record in merged.records(0, len(merged.ids)):
-            if record.received_us >= received_us:
-                return record.id - 1
+        found = reader.blocks.merged(opened, number, None).first_from(received_us)
+        if found is not None:
+            return found - 1
     return reader.view.last_id
 
 

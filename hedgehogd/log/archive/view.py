@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.lru import Lru
 from hedgehogd.log.archive import catalogue, files
 from hedgehogd.log.archive.block_file import BlockFile
@@ -77,6 +78,13 @@ class View:
         """The largest id; 0 for none."""
         return self.sources[-1].last_id if self.sources else self.catalogue.dropped_id
 
+    def topics(self) -> set[Topic]:
+        """Return all topics that the archive is known to have, or to have had."""
+        found = set(self.catalogue.messages)
+        for opened in self._growing.values():
+            found.update(opened.contents.summaries)
+        return found
+
     def close(self) -> None:
         """Close all files."""
         for opened in self._growing.values():
@@ -124,6 +132,7 @@ class View:
         if opened is None:
             file = BlockFile(self._directory / row.name, self.catalogue.deployment)
             index = read_footer(file)
+            index.lose(row.after_id, row.last_id, row.max_us)
             opened = Opened((row.after_id, False), file, index)
             for _, old in self._evicted(index.weight):
                 old.file.close()
@@ -175,10 +184,12 @@ class View:
         """Read growing files up to their present end, and list the sources."""
         sources = [Source(r.first_id, r.last_id, r, None) for r in self.catalogue.segments]
         last_id = sources[-1].last_id if sources else self.catalogue.dropped_id
-        names = [files.read_name(name) or files.FileName(0, "") for name in self._growing]
-        for name in sorted(names, key=lambda name: (name.suffix == files.TAIL, name.after_id)):
-            opened = self._growing[str(name)]
+        growing = sorted(self._growing.values(), key=lambda opened: (opened.key[1], opened.key[0]))
+        for number, opened in enumerate(growing):
             collect(opened.file, opened.contents, opened.file.refresh())
+            if number + 1 < len(growing):  # the next file begins where this one ends
+                following = growing[number + 1].key[0]
+                opened.contents.lose(max(last_id, opened.key[0]), following, 0)
             if not opened.contents.blocks:
                 continue
             first, last = (opened.contents.blocks[at].header for at in (0, -1))

@@ -365,13 +365,15 @@ class Writer:
         opened = self._opened
         blocks = []
         builder = Builder()
-        for tail, block in [(each, block) for each in tails for block in each.file.blocks]:
+        topics = {*self._catalogue.messages, *opened.contents.summaries}
+        for tail in tails:
+            topics.update(tail.contents.summaries)
+        for tail, block in [(each, block) for each in tails for block in each.contents.all_blocks]:
             if block.header.kind == CHECKPOINT:
                 books = Builder()
                 self.unreadable += compaction.extend(books, tail.file, block, ())
                 blocks.append(_checkpoint_block(books, limits.ARCHIVE_BLOCK_LEVEL))
             else:
-                topics = tail.contents.summaries
                 self.unreadable += compaction.extend(builder, tail.file, block, topics)
         if builder.count:
             blocks.append(builder.build(limits.ARCHIVE_BLOCK_LEVEL, limits.ARCHIVE_GROUP_BYTES))

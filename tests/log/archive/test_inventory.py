@@ -1,10 +1,15 @@
 """The inventory at a start."""
 
+from contextlib import closing
 from random import Random
 
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.record import GapKind, GapRecord
 from hedgehogd.log.archive import files, inventory
-from tests.log.archive.records import DEPLOYMENT, records
-from tests.log.archive.test_reader import write
+from hedgehogd.log.archive.reader import Reader
+from hedgehogd.log.archive.writer import Writer
+from tests.log.archive.records import DEPLOYMENT, SMALL, records
+from tests.log.archive.test_reader import all_of, write
 
 RECORDS = records(Random(1), 900)
 
@@ -85,3 +90,26 @@ def test_a_file_that_is_no_tail_is_set_aside(tmp_path):
 
     assert ["set aside" in text for text in found.problems] == [True]
     assert path.with_suffix(".tail.damaged").exists()
+
+
+def test_records_missing_at_the_end_of_a_file_are_a_gap(tmp_path):
+    """The next file says where it should have ended."""
+    archive(tmp_path)
+    tails = sorted(tmp_path.glob("*.tail"))
+    assert len(tails) > 2
+    data = tails[0].read_bytes()
+    tails[0].write_bytes(data[: len(data) // 2])
+    reader = Reader(tmp_path)
+    found = all_of(reader)
+    reader.close()
+    lost = [r for r in RECORDS if r not in found]
+    with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+        writer.seal()
+        reader = Reader(tmp_path)
+        again = all_of(reader)
+        reader.close()
+
+    gaps = {r.topic for r in found if isinstance(r, GapRecord) and r.kind is GapKind.UNREADABLE}
+    assert lost
+    assert {r.topic for r in lost if isinstance(r, Message)} <= gaps
+    assert found == again

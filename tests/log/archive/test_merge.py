@@ -23,7 +23,7 @@ def test_each_group_is_unpacked_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         BlockFile, "group", lambda *arguments: unpacked.append(arguments[1:]) or real(*arguments)
     )
-    blocks = Blocks()
+    blocks = Blocks(view.topics)
     topics = frozenset(TOPICS[:3])
     for _ in range(3):
         for number, block in enumerate(opened.contents.blocks):

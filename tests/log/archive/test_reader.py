@@ -271,7 +271,7 @@ def test_the_memory_of_a_reader_is_bounded(tmp_path, monkeypatch):
     writer = write(tmp_path, records(Random(1), 2_000), Random(2))
     writer.seal()
     reader = Reader(tmp_path)
-    reader.blocks = type(reader.blocks)()
+    reader.blocks = type(reader.blocks)(reader.view.topics)
     all_of(reader)
     all_of(reader, frozenset(TOPICS[:4]))
 

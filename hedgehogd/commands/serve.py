@@ -30,6 +30,7 @@ other commands:
   hedgehogd config           the configuration in force, and its origins
   hedgehogd status           state of the instances of this machine
   hedgehogd export FILE      a time range of history, as CSV or NDJSON
+  hedgehogd store check DIR  verify an archive, and list its gaps
   hedgehogd haproxy-config   configuration of HAProxy before several instances
 
 signals:

@@ -88,6 +88,7 @@ class BlockFile:
         self.blocks: list[BlockAt] = []
         self.damages: list[Damage] = []
         self.end = files.HEADER_BYTES
+        self._descriptor = -1
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -103,7 +104,22 @@ class BlockFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        """Close the file: a cache may drop it while a read still uses it."""
+        self.close()
+
+    @property
+    def is_in_place(self) -> bool:
+        """True if the file at its path is still this one."""
+        try:
+            there, ours = self.path.stat(), os.fstat(self._descriptor)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     @property
     def size(self) -> int:

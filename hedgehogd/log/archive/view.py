@@ -134,8 +134,7 @@ class View:
             index = read_footer(file)
             index.lose(row.after_id, row.last_id, row.max_us)
             opened = Opened((row.after_id, False), file, index)
-            for _, old in self._evicted(index.weight):
-                old.file.close()
+            self._make_room(index.weight)
             self._segments.put(row.after_id, opened, index.weight)
         return opened
 
@@ -147,24 +146,21 @@ class View:
         """Iterate over the files with smaller ids than ``id_``, newest first."""
         return (source for source in reversed(self.sources) if source.first_id < id_)
 
-    def _evicted(self, weight: int) -> list[tuple[int, Opened]]:
-        """Remove the segments that make room for one more of ``weight``; return them."""
-        evicted = []
-        for after_id, opened in list(self._segments.items()):
+    def _make_room(self, weight: int) -> None:
+        """Drop the segments that were used longest ago, for one more of ``weight``."""
+        for after_id, _ in list(self._segments.items()):
             is_full = len(self._segments) >= limits.ARCHIVE_FILES_OPEN_MAX
-            is_heavy = self._segments.weight + weight > limits.ARCHIVE_INDEXES_BYTES_MAX
-            if not is_full and not is_heavy:
+            if not is_full and self._segments.weight + weight <= limits.ARCHIVE_INDEXES_BYTES_MAX:
                 break
             self._segments.pop(after_id)
-            evicted.append((after_id, opened))
-        return evicted
 
     def _load(self) -> None:
         """Read the catalogue, open the growing files that it names, and close the rest."""
         self.catalogue = catalogue.load(self._directory, self._deployment)
         self._deployment = self.catalogue.deployment
         for name in self.catalogue.growing:
-            if name not in self._growing:
+            # A writer that starts again replaces its last tail if that has no records.
+            if name not in self._growing or not self._growing[name].file.is_in_place:
                 file = BlockFile(self._directory / name, self._deployment)
                 found = files.read_name(name)
                 if found is None:
@@ -172,13 +168,11 @@ class View:
                 key = (found.after_id, found.suffix == files.TAIL)
                 self._growing[name] = Opened(key, file, Index())
         for name in self._growing.keys() - set(self.catalogue.growing):
-            self._growing.pop(name).file.close()
+            del self._growing[name]
         for after_id in {after_id for after_id, _ in self._segments.items()} - {
             row.after_id for row in self.catalogue.segments
         }:
-            opened = self._segments.pop(after_id)
-            if opened is not None:
-                opened.file.close()
+            self._segments.pop(after_id)
 
     def _grow(self) -> None:
         """Read growing files up to their present end, and list the sources."""

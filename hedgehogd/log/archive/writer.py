@@ -190,6 +190,8 @@ class Writer:
             self._tail_bytes and age_s >= self._sizes.tail_age_s
         ):
             self._rotate()
+        while len(self._tails) > limits.ARCHIVE_TAILS_WAITING_MAX:
+            self.work()
 
     def work(self) -> bool:
         """Compact the oldest full tail into the open segment; return False if there is none.
@@ -303,6 +305,7 @@ class Writer:
             begins_segment = begins_segment or _has_checkpoint(each)  # it has no records
             self._tails.remove(each)
             each.file.close()
+        path.unlink(missing_ok=True)  # a reader may have it open
         descriptor = files.create(path, FileHeader(self._deployment, self.last_id))
         if self._tail_descriptor >= 0:
             os.close(self._tail_descriptor)

@@ -9,7 +9,8 @@ from hedgehogd.domain import limits
 from hedgehogd.log.archive import files
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
 from hedgehogd.log.archive.view import View
-from tests.log.archive.records import DEPLOYMENT, records
+from hedgehogd.log.archive.writer import Writer
+from tests.log.archive.records import DEPLOYMENT, TOPICS, message, records
 from tests.log.archive.test_reader import write
 
 
@@ -74,3 +75,20 @@ def test_a_damaged_catalogue_is_an_error_until_its_writer_starts(tmp_path):
 
     with pytest.raises(DamagedArchive):
         View(tmp_path).refresh()
+
+
+def test_a_tail_without_records_is_replaced_by_the_next_writer(tmp_path):
+    """A reader that has the old one open reads the new one."""
+    before = Writer(tmp_path, DEPLOYMENT)
+    view = View(tmp_path)
+    view.refresh()
+    before.close()
+    writer = Writer(tmp_path, DEPLOYMENT, checkpoint=lambda: [message(TOPICS[2], 1, 0)])
+    writer.append(records(Random(1), 20))
+    writer.sync()
+    view.refresh()
+
+    assert writer.last_id == view.last_id
+    assert [] == [damage for s in view.sources for damage in view.open(s).contents.damages]
+    view.close()
+    writer.close()

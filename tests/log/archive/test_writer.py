@@ -343,3 +343,15 @@ def test_a_small_archive_has_small_segments():
     assert 1_000 == sizes_for(16_000).segment_bytes
     assert limits.ARCHIVE_SEGMENT_BYTES == sizes_for(2**50).segment_bytes
     assert Sizes().tail_bytes == sizes_for(1).tail_bytes
+
+
+def test_tails_do_not_wait_without_bound(tmp_path, monkeypatch):
+    """Also if no caller compacts them."""
+    monkeypatch.setattr(limits, "ARCHIVE_TAILS_WAITING_MAX", 2)
+    writer = Writer(tmp_path, DEPLOYMENT, sizes=SMALL)
+    appended = records(Random(1), 600)
+    for at in range(0, 600, 20):
+        writer.append(appended[at : at + 20])
+        writer.sync()
+        assert writer.waiting <= 2
+    writer.close()

@@ -30,6 +30,7 @@ _DUCKDB = """
 import os, sys
 import duckdb
 source, target = sys.argv[1:]
+duckdb.sql("SET enable_progress_bar = false")  # it would be on stdout
 duckdb.sql(f'''CREATE TABLE message AS SELECT
     CAST(json->>'$[0]' AS BIGINT) id, CAST(json->>'$[1]' AS BIGINT) received_us,
     json->>'$[2]' channel, json->>'$[3]' product_id, CAST(json->>'$[4]' AS BIGINT) sequence,
@@ -68,6 +69,7 @@ def measured(directory: Path, seconds: int, sizes: list[int]) -> list[dict[str, 
     with Child("archive", command, core=LOAD_CORE) as child:
         while sum(step["step"] == "end" for step in steps) < len(sizes):
             steps.append(json.loads(child.expect("{", LIMIT_S)))
+            print(f"  {json.dumps(steps[-1])}", file=sys.stderr, flush=True)  # it takes minutes
     return steps
 
 

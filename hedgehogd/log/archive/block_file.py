@@ -167,10 +167,15 @@ class BlockFile:
         self.blocks += found
         return found
 
-    def add(self, blocks: list[BlockAt]) -> None:
-        """Set the blocks, as an index lists them, instead of looking for them."""
+    def add(self, blocks: list[BlockAt], end: int = 0) -> None:
+        """Set the blocks, as an index lists them, instead of looking for them.
+
+        Args:
+            blocks: the blocks.
+            end: where the next block begins; 0 for the end of the last one.
+        """
         self.blocks = blocks
-        self.end = blocks[-1].end if blocks else files.HEADER_BYTES
+        self.end = end or (blocks[-1].end if blocks else files.HEADER_BYTES)
 
     def is_whole(self, block: BlockAt) -> bool:
         """Say whether all bytes of ``block`` are as they were written."""

@@ -34,14 +34,14 @@ CREATE TABLE segment (
     markers INTEGER NOT NULL, bytes INTEGER NOT NULL, topics BLOB NOT NULL
 );
 CREATE TABLE backfill (gap_id INTEGER NOT NULL, segment INTEGER NOT NULL);
-CREATE TABLE growing (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE growing (name TEXT PRIMARY KEY, contents BLOB NOT NULL);
 """
 _QUERIES = (
     "SELECT name, value FROM setting WHERE name != 'crc' ORDER BY name",
     "SELECT number, channel, product_id, messages FROM topic ORDER BY number",
     "SELECT * FROM segment ORDER BY after_id",
     "SELECT gap_id, segment FROM backfill ORDER BY gap_id, segment",
-    "SELECT name FROM growing ORDER BY name",
+    "SELECT name, contents FROM growing ORDER BY name",
 )
 
 
@@ -85,7 +85,7 @@ class Catalogue:
         segments: the sealed segments, in the order of their ids.
         messages: number of messages of each topic in the sealed segments.
         backfills: by gap, the ``after_id`` of the segments with backfilled trades.
-        growing: names of the open segment and of the tails, in the order of their ids.
+        growing: names of the open segment and of the tails; the index of the open segment, packed.
     """
 
     def __init__(self, deployment: str) -> None:
@@ -94,7 +94,7 @@ class Catalogue:
         self.segments: list[SegmentRow] = []
         self.messages: dict[Topic, int] = {}
         self.backfills: dict[int, list[int]] = {}
-        self.growing: list[str] = []
+        self.growing: dict[str, bytes] = {}
         self._numbers: dict[Topic, int] = {}
 
     def mask(self, topics: Iterable[Topic]) -> int:
@@ -197,7 +197,7 @@ class Catalogue:
             ],
             [(*row[:-1], row.mask.to_bytes(size, "little")) for row in self.segments],
             sorted((gap_id, each) for gap_id, found in self.backfills.items() for each in found),
-            [(name,) for name in sorted(self.growing)],
+            sorted(self.growing.items()),
         ]
 
 
@@ -262,7 +262,7 @@ def _read(data: bytes, deployment: str | None) -> Catalogue:
         catalogue.segments.append(SegmentRow._make([*row[:-1], mask]))
     for gap_id, segment in backfills:
         catalogue.backfills.setdefault(gap_id, []).append(segment)
-    catalogue.growing = [name for (name,) in growing]
+    catalogue.growing = dict(growing)
     return catalogue
 
 

@@ -29,7 +29,8 @@ class _Footer(msgspec.Struct, array_like=True):
     Attributes:
         topics: channel and product of each topic.
         blocks: of each block the offset and the fields of its header, as columns.
-        of_block: for each block the numbers of its topics, as a column.
+        of_block: for each block its topics, the bits of a number in little-endian bytes; no bytes
+            if they are unknown.
         summaries: of the topics.
         backfills: of each gap with backfilled trades in this file its id and the block's number.
     """
@@ -55,6 +56,7 @@ class Index:
         backfills: gaps with backfilled trades in this file: by the gap's id the numbers of the
             blocks that have them.
         damages: the parts that could not be read.
+        end: where the blocks end, if the index was packed; else 0.
     """
 
     def __init__(self) -> None:
@@ -63,6 +65,7 @@ class Index:
         self.summaries: dict[Topic, Summary] = {}
         self.backfills: dict[int, list[int]] = {}
         self.damages: list[Damage] = []
+        self.end = 0
         self._numbers: dict[Topic, int] = {}
         self._topics: list[Topic] = []
         self._of_block: list[int] = []
@@ -165,7 +168,7 @@ class Index:
         footer = _Footer(
             [(topic.channel, topic.product_id) for topic in self._topics],
             [columns.pack(list(column), rising=False) for column in zip(*rows, strict=True)],
-            [columns.pack(_bits(mask)) for mask in self._of_block],
+            [_bytes(mask) for mask in self._of_block],
             summary.pack([self.summaries[topic] for topic in self._topics]),
             [(gap_id, at) for gap_id, found in self.backfills.items() for at in found],
         )
@@ -181,24 +184,39 @@ class Index:
         self._numbers = {topic: number for number, topic in enumerate(self._topics)}
         summaries = summary.unpack(footer.summaries)
         self.summaries = dict(zip(self._topics, summaries, strict=True))
-        for column in footer.of_block:
-            numbers = columns.unpack(column, 0)[0]
-            if list(numbers) == [_UNKNOWN]:
-                self._of_block.append(_UNKNOWN)
-                continue
-            if numbers and not 0 <= min(numbers) <= max(numbers) < len(self._topics):
+        for data in footer.of_block:
+            mask = int.from_bytes(data, "little") if data else _UNKNOWN
+            if mask.bit_length() > len(self._topics) and data:
                 raise DamagedArchive("a footer names a topic that it does not have")
-            self._of_block.append(sum(1 << number for number in numbers))
+            self._of_block.append(mask)
         for gap_id, at in footer.backfills:
             self.backfills.setdefault(gap_id, []).append(at)
         if len(self._of_block) != len(self.blocks):
             raise DamagedArchive("a footer with lists of different lengths")
 
 
-def _bits(mask: int) -> list[int]:
-    if mask == _UNKNOWN:
-        return [_UNKNOWN]
-    return [at for at, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]
+def _bytes(mask: int) -> bytes:
+    return b"" if mask == _UNKNOWN else mask.to_bytes(mask.bit_length() // 8 + 1, "little")
+
+
+def unpack(data: bytes) -> Index:
+    """Decode bytes that ``Index.pack`` returned.
+
+    Raises:
+        DamagedArchive: ``data`` differs from these bytes.
+    """
+    try:
+        end, size, crc, magic = _TRAILER.unpack(data[-_TRAILER.size :])
+        packed = data[: -_TRAILER.size]
+        if magic != _MAGIC or size != len(packed) or crc != zlib.crc32(packed):
+            raise DamagedArchive("the footer is damaged")
+        index = Index()
+        index.end = end
+        index._load(_decode(zlib.decompress(packed)))  # noqa: SLF001  # the same module
+    except (struct.error, zlib.error, msgspec.MsgspecError, columns.BadColumn, ValueError,
+            TypeError, IndexError) as error:  # fmt: skip
+        raise DamagedArchive(f"the footer: {error}") from None
+    return index
 
 
 def collect(file: BlockFile, index: Index, blocks: Iterable[BlockAt]) -> None:
@@ -225,20 +243,18 @@ def collect(file: BlockFile, index: Index, blocks: Iterable[BlockAt]) -> None:
 def read_footer(file: BlockFile) -> Index:
     """Return the index of a sealed segment; if its footer is damaged, that of its blocks.
 
-    The blocks of ``file`` are set.
+    The blocks of ``file`` are then set.
     """
-    index = Index()
     try:
         end = file.size - _TRAILER.size
-        offset, size, crc, magic = _TRAILER.unpack(file.read(max(0, end), _TRAILER.size))
-        data = file.read(offset, size) if offset + size == end else b""
-        if magic != _MAGIC or crc != zlib.crc32(data):
+        trailer = file.read(max(0, end), _TRAILER.size)
+        offset, size = struct.unpack_from("<QI", trailer)
+        if offset + size != end:
             raise DamagedArchive("the footer is damaged")
-        index._load(_decode(zlib.decompress(data)))  # noqa: SLF001  # the same module
-    except (DamagedArchive, struct.error, zlib.error, msgspec.MsgspecError, columns.BadColumn,
-            ValueError, TypeError, IndexError) as error:  # fmt: skip
+        return unpack(file.read(offset, size) + trailer)
+    except (DamagedArchive, struct.error) as error:
         index = Index()
-        index.damages.append(Damage(file.path.name, file.size, 0, f"the footer: {error}"))
+        index.damages.append(Damage(file.path.name, file.size, 0, str(error)))
         file.add([])
         collect(file, index, file.refresh())
     return index
@@ -247,3 +263,25 @@ def read_footer(file: BlockFile) -> Index:
 def newest_id(indexes: Iterable[Index]) -> int:
     """Return the largest id of all; 0 without records."""
     return max((i.blocks[-1].header.last_id for i in indexes if i.blocks), default=0)
+
+
+def growing(file: BlockFile, packed: bytes) -> Index:
+    """Return the index of a growing file.
+
+    Args:
+        file: the file.
+        packed: its index, as the catalogue has it, without the blocks that were appended since;
+            empty or damaged bytes cost time alone.
+    """
+    index = Index()
+    try:
+        if packed:
+            index = unpack(packed)
+            file.add(index.all_blocks, index.end)
+            if index.end > file.size:
+                raise DamagedArchive("an index of another file")
+    except DamagedArchive:
+        index = Index()
+        file.add([])
+    collect(file, index, file.refresh())
+    return index

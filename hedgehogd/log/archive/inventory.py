@@ -14,7 +14,7 @@ from hedgehogd.log.archive.block_file import BlockFile
 from hedgehogd.log.archive.catalogue import Catalogue
 from hedgehogd.log.archive.errors import DamagedArchive
 from hedgehogd.log.archive.files import OPEN, PART, SEGMENT, TAIL, FileName
-from hedgehogd.log.archive.index import Index, collect, read_footer
+from hedgehogd.log.archive.index import Index, collect, growing, read_footer
 
 
 class Growing(NamedTuple):
@@ -70,15 +70,16 @@ def take(directory: Path, deployment: str) -> Inventory:
         for row in found.segments
         if row.after_id not in present
     ]
-    growing = [name for name in names if name.suffix in {OPEN, TAIL}]
+    not_sealed = [name for name in names if name.suffix in {OPEN, TAIL}]
     sealed_id = max(found.dropped_id, found.segments[-1].last_id if found.segments else 0)
     opened: Growing | None = None
     tails: list[Growing] = []
-    for name in sorted(growing):
+    for name in sorted(not_sealed):
         path = directory / str(name)
         try:
-            is_rewritten = name.suffix == TAIL or any(n.suffix == TAIL for n in growing)
-            each = _growing(path, deployment, problems, is_rewritten=is_rewritten)
+            is_rewritten = name.suffix == TAIL or any(n.suffix == TAIL for n in not_sealed)
+            packed = found.growing.get(str(name), b"")
+            each = _growing(path, deployment, problems, packed, is_rewritten=is_rewritten)
         except DamagedArchive as error:
             problems.append(f"{error}; it is set aside")
             path.rename(path.with_suffix(path.suffix + ".damaged"))
@@ -172,23 +173,28 @@ def add_segment(
         file.close()
 
 
-def _growing(path: Path, deployment: str, problems: list[str], *, is_rewritten: bool) -> Growing:
+def _growing(
+    path: Path, deployment: str, problems: list[str], packed: bytes, *, is_rewritten: bool
+) -> Growing:
     """Read a growing file; remove a block that its writer could not complete.
 
     Args:
         path: the file.
         deployment: the deployment that it must be of.
         problems: receives a text for each removed or damaged part.
+        packed: its index, as the catalogue has it.
         is_rewritten: True if the records of a damaged last block are in another file, too, or
             will be appended again.
     """
     file = BlockFile(path, deployment)
-    file.refresh()
+    index = growing(file, packed)
     whole = list(file.blocks)
     while is_rewritten and whole and not file.is_whole(whole[-1]):
         whole.pop()
     if len(whole) < len(file.blocks):
         file.add(whole)
+        index = Index()
+        collect(file, index, whole)
     surplus = file.size - file.end
     if surplus:
         try:
@@ -196,7 +202,5 @@ def _growing(path: Path, deployment: str, problems: list[str], *, is_rewritten: 
         except OSError as error:
             raise files.failed(path, error) from None
         problems.append(f"{path.name}: {surplus} bytes of an unfinished write are removed")
-    index = Index()
-    collect(file, index, file.blocks)
     problems += [f"{each.file}: {each.fault} at {each.offset}" for each in index.damages]
     return Growing(file, index)

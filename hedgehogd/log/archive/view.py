@@ -17,7 +17,7 @@ from hedgehogd.log.archive import catalogue, files
 from hedgehogd.log.archive.block_file import BlockFile
 from hedgehogd.log.archive.catalogue import Catalogue, SegmentRow
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
-from hedgehogd.log.archive.index import Index, collect, read_footer
+from hedgehogd.log.archive.index import Index, collect, growing, read_footer
 
 
 class Opened(NamedTuple):
@@ -158,7 +158,7 @@ class View:
         """Read the catalogue, open the growing files that it names, and close the rest."""
         self.catalogue = catalogue.load(self._directory, self._deployment)
         self._deployment = self.catalogue.deployment
-        for name in self.catalogue.growing:
+        for name, packed in self.catalogue.growing.items():
             # A writer that starts again replaces its last tail if that has no records.
             if name not in self._growing or not self._growing[name].file.is_in_place:
                 file = BlockFile(self._directory / name, self._deployment)
@@ -166,8 +166,8 @@ class View:
                 if found is None:
                     raise DamagedArchive(f"{files.CATALOGUE} names {name!r}")
                 key = (found.after_id, found.suffix == files.TAIL)
-                self._growing[name] = Opened(key, file, Index())
-        for name in self._growing.keys() - set(self.catalogue.growing):
+                self._growing[name] = Opened(key, file, growing(file, packed))
+        for name in self._growing.keys() - self.catalogue.growing.keys():
             del self._growing[name]
         for after_id in {after_id for after_id, _ in self._segments.items()} - {
             row.after_id for row in self.catalogue.segments
@@ -178,11 +178,11 @@ class View:
         """Read growing files up to their present end, and list the sources."""
         sources = [Source(r.first_id, r.last_id, r, None) for r in self.catalogue.segments]
         last_id = sources[-1].last_id if sources else self.catalogue.dropped_id
-        growing = sorted(self._growing.values(), key=lambda opened: (opened.key[1], opened.key[0]))
-        for number, opened in enumerate(growing):
+        in_order = sorted(self._growing.values(), key=lambda opened: (opened.key[1], opened.key[0]))
+        for number, opened in enumerate(in_order):
             collect(opened.file, opened.contents, opened.file.refresh())
-            if number + 1 < len(growing):  # the next file begins where this one ends
-                following = growing[number + 1].key[0]
+            if number + 1 < len(in_order):  # the next file begins where this one ends
+                following = in_order[number + 1].key[0]
                 opened.contents.lose(max(last_id, opened.key[0]), following, 0)
             if not opened.contents.blocks:
                 continue

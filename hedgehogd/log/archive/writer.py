@@ -401,10 +401,11 @@ class Writer:
         self._opened = None
 
     def _write_catalogue(self) -> None:
-        growing = [each.file.path.name for each in self._tails]
+        names = [self._tail_path.name, *(each.file.path.name for each in self._tails)]
+        self._catalogue.growing = dict.fromkeys(names, b"")
         if self._opened is not None:
-            growing.append(self._opened.file.path.name)
-        self._catalogue.growing = sorted({*growing, self._tail_path.name})
+            file, contents = self._opened.file, self._opened.contents
+            self._catalogue.growing[file.path.name] = contents.pack(file.end)
         self._catalogue.write(self._directory)
         self._catalogue_as = catalogue.identity(self._directory)
 

@@ -229,6 +229,8 @@ def test_a_damaged_group_is_a_gap_of_its_topics(tmp_path):
 
     gaps = [r for r in rest if isinstance(r, GapRecord) and r.kind is GapKind.UNREADABLE]
     assert hit == {gap.topic for gap in gaps}
+    inside = reader.read(block.header.last_id - 1, None, 1).records
+    assert gaps[0] in inside, "a reader that begins inside the block receives the gap, too"
     lost = [r for r in appended if isinstance(r, Message) and r.topic in hit
             and block.header.first_id <= r.id <= block.header.last_id]  # fmt: skip
     assert [r for r in appended if r not in lost] == [r for r in rest if r not in gaps]
@@ -290,6 +292,22 @@ def test_a_page_ends_after_a_number_of_blocks(tmp_path, monkeypatch):
     assert not reader.read(0, None, 10**6).is_last
     assert appended == all_of(reader, None, 10**6)
     assert appended[::-1] == all_back(reader, None, 10**6)
+    reader.close()
+    writer.close()
+
+
+def test_a_gap_of_a_topic_without_messages_is_delivered(tmp_path):
+    """A segment may have no message of it."""
+    topic, other = TOPICS[:2]
+    writer = Writer(tmp_path, DEPLOYMENT, sizes=SMALL)
+    gap = GapRecord(topic, id=2, received_us=START_US)
+    for appended in ([message(topic, 1, 1)], [gap, message(other, 1, 3)]):
+        writer.append(appended)
+        writer.seal()
+    reader = Reader(tmp_path)
+
+    assert [gap] == reader.read(1, frozenset({topic})).records
+    assert [gap] == reader.read_back(9, frozenset({topic}), 1).records
     reader.close()
     writer.close()
 

@@ -62,3 +62,16 @@ def test_other_bytes_are_refused(data):
     """By one error."""
     with pytest.raises(DamagedArchive):
         summary.unpack(data)
+
+
+@pytest.mark.parametrize("name", ["sequences", "trade_ids"])
+def test_numbers_that_fall_from_one_block_to_the_next_are_noticed(name):
+    """Of either kind alone."""
+    runs = [run_of([5]), run_of([4], 2)]
+    for run in runs:
+        setattr(run, "trade_ids" if name == "sequences" else "sequences", [None])
+    one, other = (summary.of_run(run) for run in runs)
+
+    assert not one.falls
+    assert summary.joined(one, other).falls
+    assert not summary.joined(None, other).falls

@@ -331,6 +331,7 @@ def test_a_segment_begins_with_its_books(tmp_path):
     assert appended == all_of(reader)
     found = {checkpoint_before(reader, topic, 10 * n + 5).id for n in range(1, 200)}
     assert len(found) > 2
+    assert {0} == {id_ % 10 for id_ in found}  # ids of records that precede a segment
     for id_ in found - {0}:
         start = checkpoint_before(reader, topic, id_)
         assert ("snapshot", id_, id_ // 10) == (start.type, start.id, start.sequence)

@@ -502,9 +502,6 @@ ARCHIVE_TAIL_AGE_S = 300.0
 # Payload bytes up to which quiet topics of one channel share a group: less compresses worse, more
 # is unpacked in vain by a reader of one topic.
 ARCHIVE_GROUP_BYTES = 16 * 1024
-# Compression levels of zlib for tails and for sealed blocks: speed first, then size.
-ARCHIVE_TAIL_LEVEL = 1
-ARCHIVE_BLOCK_LEVEL = 6
 # Bytes on disk, or seconds, after which a segment is sealed: retention drops whole segments, and
 # each begins with a snapshot of every book, some 20 MB for all of them.
 ARCHIVE_SEGMENT_BYTES = 256 * 1024 * 1024

@@ -31,6 +31,10 @@ from hedgehogd.log.archive.lock import Lock
 Checkpoint = Callable[[], Iterable[Message]]
 _US = 1_000_000
 
+# Levels of zlib: speed for tails, size for blocks.
+_TAIL_LEVEL = 1
+_BLOCK_LEVEL = 6
+
 
 class Sizes(NamedTuple):
     """When tails and segments end.
@@ -283,7 +287,7 @@ class Writer:
             raise ArchiveError(f"{self._directory}: the disk failed; it must be opened again")
         if not self._builder.count:
             return
-        block = self._builder.build(limits.ARCHIVE_TAIL_LEVEL, limits.ARCHIVE_GROUP_BYTES)
+        block = self._builder.build(_TAIL_LEVEL, limits.ARCHIVE_GROUP_BYTES)
         self._write_block(block)
         self._tail_bytes += self._builder.bytes
         self._segment_bytes += len(block)
@@ -325,10 +329,10 @@ class Writer:
             message.id = self.last_id
             builder.add_book(message)
             if builder.bytes >= limits.ARCHIVE_BLOCK_BYTES:
-                self._write_block(_checkpoint_block(builder, limits.ARCHIVE_TAIL_LEVEL))
+                self._write_block(_checkpoint_block(builder, _TAIL_LEVEL))
                 builder, is_written = Builder(), True
         if builder.count or not is_written:
-            self._write_block(_checkpoint_block(builder, limits.ARCHIVE_TAIL_LEVEL))
+            self._write_block(_checkpoint_block(builder, _TAIL_LEVEL))
 
     def _rotate(self, *, ends_segment: bool = False) -> None:
         """Replace the tail by the next one."""
@@ -375,11 +379,11 @@ class Writer:
             if block.header.kind == CHECKPOINT:
                 books = Builder()
                 self.unreadable += compaction.extend(books, tail.file, block, ())
-                blocks.append(_checkpoint_block(books, limits.ARCHIVE_BLOCK_LEVEL))
+                blocks.append(_checkpoint_block(books, _BLOCK_LEVEL))
             else:
                 self.unreadable += compaction.extend(builder, tail.file, block, topics)
         if builder.count:
-            blocks.append(builder.build(limits.ARCHIVE_BLOCK_LEVEL, limits.ARCHIVE_GROUP_BYTES))
+            blocks.append(builder.build(_BLOCK_LEVEL, limits.ARCHIVE_GROUP_BYTES))
         _append(opened.file, b"".join(blocks))
         collect(opened.file, opened.contents, opened.file.refresh())
 

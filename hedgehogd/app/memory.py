@@ -31,13 +31,13 @@ async def return_memory(
 ) -> None:
     """Trim the heap, for ever, each time ``TRIM_BYTES_MIN`` of ``budget`` were freed.
 
-    The budget is read every ``_LOOK_S`` seconds. Nothing is trimmed if ``trim`` is None.
+    The budget is read every ``_LOOK_S`` seconds; ``highest`` has a burst that was shorter, and is
+    set back after a trim. Nothing is trimmed if ``trim`` is None.
     """
-    highest = 0
     while True:
-        highest = max(highest, budget.bytes)
-        if trim is not None and highest - budget.bytes >= limits.TRIM_BYTES_MIN:
+        freed = budget.highest - budget.bytes
+        if trim is not None and freed >= limits.TRIM_BYTES_MIN:
             trim(0)
-            log.debug("returned memory", freed=highest - budget.bytes)
-            highest = budget.bytes
+            log.debug("returned memory", freed=freed)
+            budget.highest = budget.bytes
         await trio.sleep(_LOOK_S)

@@ -112,6 +112,7 @@ class Budget:
 
     Attributes:
         bytes: the memory held now.
+        highest: the most memory held since the start, or since a reader set it back to ``bytes``.
         bytes_max: the bound; after it was lowered, ``relieve`` enforces it.
         relieved: how often a holder had to free its memory.
         accounts: the accounts that hold memory.
@@ -119,7 +120,7 @@ class Budget:
     """
 
     def __init__(self, bytes_max: int = WAITING_BYTES_MAX) -> None:
-        self.bytes = 0
+        self.bytes = self.highest = 0
         self.bytes_max = bytes_max
         self.relieved = 0
         self.accounts: dict[Account, None] = {}
@@ -136,10 +137,12 @@ class Budget:
         return Account(self, free)
 
     def relieve(self) -> None:
-        """If the sum exceeds the bound, free the largest holders until it is 1/32 below.
+        """Note the sum; if it exceeds the bound, free the largest holders until it is 1/32 below.
 
         A call from within a holder's ``free`` has no effect.
         """
+        if self.bytes > self.highest:
+            self.highest = self.bytes
         if self.bytes <= self.bytes_max or self._is_relieving:
             return
         self._is_relieving = True  # a holder that is freed writes its farewell

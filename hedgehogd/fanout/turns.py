@@ -14,7 +14,6 @@ between sessions. No command is refused here: meanwhile the subscriber's bytes a
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from itertools import islice
 
 import trio
@@ -23,12 +22,15 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.lru import Lru
 from hedgehogd.protocol.backoff import TokenBucket
+from hedgehogd.recovery.history_port import CALLER
+
+__all__ = ["CALLER", "TOO_MANY_QUERIES", "Queues", "Readings", "Turns"]
 
 TOO_MANY_QUERIES = "too_many_queries"
 _FORGOTTEN_AT_ONCE = 4  # allowances forgotten per command: a bounded cost
 
 
-class _Queues:
+class Queues:
     """A queue for each address: one of its waiting tasks at a time has the turn."""
 
     def __init__(self) -> None:
@@ -67,7 +69,7 @@ class Turns:
         self.small = trio.CapacityLimiter(limits.COMMANDS_PER_TURN_MAX)
         self._large = trio.Lock()
         self._beyond = trio.Lock()
-        self._beyond_by_share = _Queues()  # one command of each address waits for _beyond
+        self._beyond_by_share = Queues()  # one command of each address waits for _beyond
         self._all = TokenBucket(limits.COMMAND_TOPICS_PER_S, limits.COMMAND_TOPICS_BURST)
         self._allowances: Lru[str, TokenBucket] = Lru(limits.ALLOWANCES_MAX)
 
@@ -117,11 +119,7 @@ class Turns:
         return bucket
 
 
-CALLER: ContextVar[str] = ContextVar("caller", default="")
-"""The address or network by which the request of this task is counted."""
-
-
-class Readings(_Queues):
+class Readings(Queues):
     """Divides history among the addresses that query it: each reads one page at a time.
 
     A hundred queries of one address wait for each other to read, and no other address waits for
@@ -130,7 +128,7 @@ class Readings(_Queues):
 
     def __init__(self) -> None:
         super().__init__()
-        self._writers = _Queues()
+        self._writers = Queues()
         self._writing = trio.Lock()
 
     @asynccontextmanager

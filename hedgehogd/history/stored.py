@@ -1,7 +1,8 @@
 """The past that is in a store: the adapter of ``recovery.history_port`` to ``reader``.
 
-One thread reads. A page that ends with blocks never changes, so it is kept for the next
-reader: a thousand who come back at once read it once.
+One thread reads. Each address (``CALLER``) reads one thing at a time, so the resumes of one address
+do not delay those of another. A page that ends with blocks never changes, so it is kept for the
+next reader: a thousand who come back at once read it once.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.lru import Lru
+from hedgehogd.fanout.turns import CALLER, Queues
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import BadQuery, StoreError
 from hedgehogd.recovery.history_port import PastPage, PastUnavailable
@@ -35,6 +37,7 @@ class StoredPast:
         self._reader: Reader | None = None
         self._turn = trio.CapacityLimiter(1)
         self._paging = trio.Lock()
+        self._queues = Queues()
         self._found: Lru[tuple[Topic, int], tuple[int, int]] = Lru(limits.HISTORY_PLACES_MAX)
         self._pages: Lru[tuple[frozenset[Topic], int], PastPage] = Lru(limits.HISTORY_PAGES_MAX)
 
@@ -47,7 +50,7 @@ class StoredPast:
         key = (topic, sequence)
         found = self._found.get(key)
         if found is None:
-            async with self._paging:
+            async with self._queues.turn(CALLER.get()), self._paging:
                 found = self._found.get(key)
                 if found is None:
                     found = await self.read(lambda reader: reader.find(topic, sequence))
@@ -57,22 +60,28 @@ class StoredPast:
 
     async def first_place(self, topic: Topic) -> int | None:
         """See ``recovery.history_port.Past``."""
-        return await self.read(lambda reader: reader.first_place(topic))
+        async with self._queues.turn(CALLER.get()):
+            return await self.read(lambda reader: reader.first_place(topic))
 
     async def snapshot_before(self, topic: Topic, place: int) -> int | None:
         """See ``recovery.history_port.Past``."""
-        return await self.read(lambda reader: reader.snapshot_before(topic, place))
+        async with self._queues.turn(CALLER.get()):
+            return await self.read(lambda reader: reader.snapshot_before(topic, place))
 
     async def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
         """See ``recovery.history_port.Past``."""
-        return await self.read(lambda reader: reader.trades(product_id, first, last))
+        async with self._queues.turn(CALLER.get()):
+            return await self.read(lambda reader: reader.trades(product_id, first, last))
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
         """See ``recovery.history_port.Past``."""
         key = (frozenset(topics), after)
         page = self._pages.get(key)
         if page is None:
-            async with self._paging:  # who waits here finds what the one before has read
+            async with (
+                self._queues.turn(CALLER.get()),
+                self._paging,
+            ):  # who waits here finds what the one before has read
                 page = self._pages.get(key)
                 if page is None:
                     page = await self.read(lambda reader: reader.page(key[0], after))

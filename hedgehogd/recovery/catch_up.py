@@ -24,7 +24,7 @@ from hedgehogd.engine.tape import Known
 from hedgehogd.protocol import notices
 from hedgehogd.recovery.delivery import Giving, Returning
 from hedgehogd.recovery.history_cursor import Reading
-from hedgehogd.recovery.history_port import PastPage
+from hedgehogd.recovery.history_port import CALLER, PastPage
 from hedgehogd.recovery.pages import Page, with_gaps, with_holes
 from hedgehogd.recovery.peer_recovery import Found, Neighbours
 from hedgehogd.recovery.progress import Progress
@@ -67,7 +67,11 @@ class CatchUp(Giving):
         self._progress.update((topic, Progress(start)) for topic in topics)
 
     async def run(self) -> None:
-        """Catch up; a bug while doing so ends this stream alone."""
+        """Catch up; a bug while doing so ends this stream alone.
+
+        The task reads the store in the turn of the stream's address.
+        """
+        CALLER.set(self._who.share)
         try:
             await self._run()
         except Exception:

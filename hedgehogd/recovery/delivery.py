@@ -30,10 +30,12 @@ class Returning(Protocol):
     Attributes:
         form: how messages look on its stream.
         is_closed: it is gone.
+        share: the address or network by which its work is counted.
     """
 
     form: WireForm
     is_closed: bool
+    share: str
 
     def resumes(self, topic: Topic, catch_up: "Giving") -> bool:
         """Say whether it waits for ``catch_up`` to bring ``topic``."""

@@ -5,6 +5,7 @@ all topics: about when it was received, in µs since the epoch.
 """
 
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -26,6 +27,10 @@ def message_of(topic: Topic, payload: bytes, received_us: int = 0) -> Message:
         message.also = MATCHES.topic(topic.product_id)  # as when it came
     message.received_us = received_us
     return message
+
+
+CALLER: ContextVar[str] = ContextVar("caller", default="")
+"""The address or network by which the request, resume or replay of this task is counted."""
 
 
 class PastUnavailable(Exception):

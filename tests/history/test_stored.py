@@ -8,7 +8,7 @@ from hedgehogd.domain.lru import Lru
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import FILE_NAME
 from hedgehogd.history.stored import StoredPast
-from hedgehogd.recovery.history_port import PastUnavailable
+from hedgehogd.recovery.history_port import CALLER, PastUnavailable
 from tests.history.conftest import MATCHES, NOW, TICKER, match
 
 
@@ -157,3 +157,36 @@ async def test_a_value_that_no_store_holds_ends_its_query_alone(past, store, val
 
     assert past._reader is reader
     assert [m.trade_id for m in (await past.page([MATCHES], -1)).messages] == [1]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda past, number: past.page([MATCHES], NOW + number),
+        lambda past, number: past.find(MATCHES, 10 * number),
+        lambda past, number: past.first_place(MATCHES),
+        lambda past, number: past.snapshot_before(MATCHES, NOW + number),
+        lambda past, number: past.trades("BTC-USD", number, number),
+    ],
+)
+async def test_many_reads_of_one_address_do_not_delay_one_of_another(past, store, ask):
+    """Resumes and replays read for their addresses in turn; each address reads one at a time."""
+    store.writer.write([match(number) for number in range(1, 50)], NOW + 99)
+    done = []
+
+    async def read(share, number):
+        CALLER.set(share)
+        await ask(past, number)
+        done.append(share)
+
+    await past._turn.acquire_on_behalf_of(past)  # the reader is busy until all have asked
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 41):
+            nursery.start_soon(read, "many", number)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(read, "one", 41)
+        await trio.testing.wait_all_tasks_blocked()
+        past._turn.release_on_behalf_of(past)
+
+    assert done.count("many") == 40
+    assert done.index("one") <= 2

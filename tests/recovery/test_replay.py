@@ -14,7 +14,7 @@ from hedgehogd.fanout.instance import Instance
 from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command, Pace
 from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import PastGap
+from hedgehogd.recovery.history_port import CALLER, PastGap
 from tests.fakes import make_message
 from tests.recovery.returning import BTC, EPOCH_US, MATCH, TICK, Memory, Returner, data, told
 
@@ -340,3 +340,28 @@ def test_only_what_is_kept_can_be_replayed():
         with pytest.raises(SubscriberError) as caught:
             instance.check_replay(command)
         assert (caught.value.code, caught.value.status) == (code, 404)
+
+
+@pytest.mark.parametrize("pace", [None, Pace(until_us=EPOCH_US + 7 * S)])
+async def test_a_resume_and_a_replay_read_the_past_for_their_own_address(
+    stage, autojump_clock, monkeypatch, pace
+):
+    """The store reads for the addresses in turn."""
+    await trio.sleep(20)
+    shares = []
+    for name in ("page", "find", "first_place"):
+        read = getattr(stage.past, name)
+
+        async def noting(*args, read=read):
+            shares.append(CALLER.get())
+            return await read(*args)
+
+        monkeypatch.setattr(stage.past, name, noting)
+    CALLER.set("of another task")
+    start = Start(after_us=EPOCH_US + int(3.5 * S))
+    member, session = stage.come({MATCH: start}, pace=pace)
+    await trio.sleep(1)
+
+    assert data(member)[:3] == [4, 5, 6]
+    assert len(shares) > 1
+    assert set(shares) == {session.share}

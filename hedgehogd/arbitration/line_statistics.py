@@ -33,8 +33,9 @@ class Race:
 
     Attributes:
         wins: how many numbers each line delivered first while both lines were connected.
-        saved: how many gaps each line filled before they were declared: the line that delivered
-            the last missing number, which may have revealed the gap. Counted by ``arbiter``.
+        saved: how many open gaps each line ended before they were declared, by delivering the
+            last number of the gap. Lower numbers of the gap may have been reported missing with
+            it. The line may be the one that revealed the gap. Counted by ``arbiter``.
     """
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ def test_a_damaged_archive_exits_with_1(tmp_path, capsys):
     assert ": 0 damaged" not in out
 
 
-@pytest.mark.parametrize(("words", "status"), [("check absent", 78), ("check", 64), ("sweep x", 64)])
+@pytest.mark.parametrize(("words", "status"), [("check absent", 78), ("check", 64), ("list x", 64)])
 def test_a_wrong_command_line_is_an_error(words, status, tmp_path, capsys):
     """Without a traceback."""
     arguments = words.replace("absent", str(tmp_path / "absent")).split()

@@ -16,9 +16,9 @@ def store_parser() -> Parser:
     """Return the parser of ``store``."""
     parser = new_parser(
         "store",
-        "Verify an archive: every checksum, the order of its records, its catalogue. List the\n"
-        "gaps. The exit status is 1 if anything is damaged; gaps alone are not damage.\n"
-        "An archive is the future store of the log: no instance writes one yet.",
+        "Verify an archive: every checksum, the order of its records, its catalogue.\n"
+        "List the gaps. The exit status is 1 if anything is damaged; gaps alone are not\n"
+        "damage. An archive is the future store of the log: no instance writes one yet.",
     )
     parser.usage = "hedgehogd store check DIR"
     parser.add_argument("action", choices=("check",), help="what to do")

@@ -7,7 +7,7 @@ the newest message, 0 before the first.
 The tape also knows each topic's last sequence at any offset still on it. So no position is kept per
 subscriber: it is looked up when it is needed, which is rare.
 
-A gap of the feed restarts the unbroken record of its topic (see ``holes``).
+A gap of the feed restarts the unbroken record of its topic (see ``gap_index``).
 """
 
 from bisect import bisect_right

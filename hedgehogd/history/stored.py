@@ -2,7 +2,7 @@
 
 One thread reads. Each address (``CALLER``) reads one thing at a time, so the resumes of one address
 do not delay those of another. A page that ends with blocks never changes, so it is kept for the
-next reader: a thousand who come back at once read it once.
+next reader: a thousand subscribers that resume at once read it once.
 """
 
 from collections.abc import Callable, Iterable

@@ -186,8 +186,8 @@ class Allocation:
                 os.posix_fallocate(target.descriptor, target.size, size)
             except OSError as error:
                 self.is_short = True
-                if error.errno == errno.EFBIG and target.size:  # the limit of a file's size
-                    self._segment_bytes = target.size
+                if error.errno == errno.EFBIG:  # the limit of a file's size
+                    self._segment_bytes = target.size or self._segment_bytes
                     return False
                 if not self._full or size > self._full_bytes + _free_bytes(target.descriptor):
                     return False

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from hedgehogd.domain.limits import ENTRY_BYTES_MAX
+
 FORMAT = 1
 HEAD_BYTES = 64
 FRAME_BYTES = 24
@@ -108,6 +110,8 @@ def scan(data: bytes, start: int = 0) -> Scan:
     view = memoryview(data)
     while size - at >= FRAME_BYTES:
         crc, length, first_id, last_id = _FRAME.unpack_from(data, at)
+        if length > ENTRY_BYTES_MAX:  # a damaged length; a reader would allocate it
+            return Scan(entries, at, False, 0)
         end = at + FRAME_BYTES + length
         if end > size:
             return Scan(entries, at, False, end - at)

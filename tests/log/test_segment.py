@@ -30,6 +30,15 @@ def rest_of(found):
     return found.end, found.is_ended, found.needed
 
 
+def test_a_damaged_length_does_not_make_a_reader_allocate_it():
+    """A flipped high bit would ask for up to 4 GiB, before the CRC can be checked."""
+    data = bytearray(framed([b"first", b"second"]))
+    second = FRAME_BYTES + len(b"first")
+    data[second + 7] ^= 0x80  # the highest byte of the length
+
+    assert rest_of(scan(bytes(data))) == (second, False, 0)
+
+
 def test_a_head_is_read_as_it_was_written():
     """A reader learns from it which ids the segment has."""
     data = pack_head(HEAD)

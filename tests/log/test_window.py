@@ -275,6 +275,25 @@ def test_a_limit_of_file_sizes_makes_smaller_segments(machine):
     assert (0, True) == (writer.shrinks, writer.is_short)
 
 
+def test_an_entry_above_the_limit_of_file_sizes_removes_no_segment(machine):
+    """Without room for it in any file, older segments must not be removed one by one."""
+    writer = machine.writer(Bounds(segment_bytes=65536))
+    for number in range(100):
+        writer.append(batch_of(number, size=5000))
+    segments = machine.directory.segments()
+    writer._allocation._make_next().size = 0  # as if nothing had been allocated ahead
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(WindowFull):
+            writer.append(batch_of(100, size=200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    assert writer.shrinks == 0
+    assert set(segments) <= set(machine.directory.segments())
+
+
 @pytest.mark.parametrize("accepted", [0, 1, 30, None])
 def test_a_write_that_fails_publishes_nothing(machine, monkeypatch, accepted):
     """The part that was written is no whole entry, and nothing is appended after it."""

@@ -4,7 +4,7 @@ A SQLite database that is written whole to a new file, which replaces the old on
 waits for the writer nor the writer for a reader, there is no log beside it, and a process that is
 killed leaves the old catalogue or the new one. It holds a row for each segment, a few hundred, and
 is written about once a minute. Everything in it is in the segments, too: a damaged catalogue is
-made again from them (``rebuilt``), and its owner reports that.
+made again from them (``inventory``), and its owner reports that.
 """
 
 import os
@@ -210,9 +210,9 @@ def load(directory: Path, deployment: str | None = None) -> Catalogue:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedArchive: it is damaged, or cannot be read.
+        DamagedArchive: it is damaged, cannot be read, or is another program's database.
         NewerFormat: it is of a newer version.
-        ForeignArchive: it is of another deployment, or another program's database.
+        ForeignArchive: it is of another deployment.
     """
     path = directory / files.CATALOGUE
     try:

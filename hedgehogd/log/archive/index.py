@@ -260,11 +260,6 @@ def read_footer(file: BlockFile) -> Index:
     return index
 
 
-def newest_id(indexes: Iterable[Index]) -> int:
-    """Return the largest id of all; 0 without records."""
-    return max((i.blocks[-1].header.last_id for i in indexes if i.blocks), default=0)
-
-
 def growing(file: BlockFile, packed: bytes) -> Index:
     """Return the index of a growing file.
 

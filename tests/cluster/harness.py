@@ -103,12 +103,19 @@ class Proxy:
         return {int(row["svname"]): row for row in rows if row["svname"].isdecimal()}
 
     def up(self, backend: str = "ready") -> set[int]:
-        """Return the instances that get new streams: up, by a completed check."""
+        """Return the instances that get new streams: up, by a completed check.
+
+        HAProxy writes ``* L7OK`` from the begin of the next check until its end.
+        """
         rows = self.servers(backend).items()
         return {
             number for number, row in rows
-            if row["status"] == "UP" and row["check_status"] == "L7OK"
+            if row["status"] == "UP" and row["check_status"].removeprefix("* ") == "L7OK"
         }  # fmt: skip
+
+    def downs(self, backend: str = "ready") -> dict[int, int]:
+        """Return how often HAProxy found each instance down."""
+        return {number: int(row["chkdown"]) for number, row in self.servers(backend).items()}
 
     def wait_all_up(self) -> None:
         """Block until every instance gets new streams."""

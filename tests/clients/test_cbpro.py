@@ -2,14 +2,7 @@
 
 import pytest
 
-from tests.clients.checks import (
-    WRONG,
-    check_book,
-    check_level2,
-    check_rest,
-    check_trades,
-    wait_for_trades,
-)
+from tests.clients.checks import WRONG, check_book, check_level2, check_trades
 from tests.clients.harness import drive
 from tests.clients.wire import PING, PONG, opcodes, tapped
 
@@ -42,14 +35,6 @@ async def test_cbpro_gets_an_error_for_a_wrong_product_and_the_valid_one(cbpro, 
     assert [{"type": "error", **WRONG}] == driver.messages("error")
     assert [row["product_ids"] for row in ack["channels"]] == [["BTC-USD"]]
     assert {m["product_id"] for m in driver.messages("ticker")} == {"BTC-USD"}
-
-
-async def test_the_rest_client_gets_coinbases_answers(cbpro, relayed):
-    """1100 trades are two pages: it finds the second by ``cb-after``."""
-    await wait_for_trades(relayed.exchange_rest, "BTC-USD", 1100)
-    driver = await drive(cbpro, "rest", relayed.api_url, "BTC-USD", 1100)
-    await check_rest(driver, relayed.exchange_rest, 1100)
-    assert driver.answer("wrong product") == {"message": "NotFound"}
 
 
 async def test_the_order_book_stays_in_sync(cbpro, relayed):

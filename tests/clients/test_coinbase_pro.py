@@ -7,7 +7,6 @@ from tests.clients.checks import (
     check_book,
     check_heartbeats,
     check_level2,
-    check_rest,
     check_trades,
 )
 from tests.clients.harness import drive
@@ -36,16 +35,6 @@ async def test_a_wrong_product_is_an_error_event_and_the_valid_one_is_served(coi
     driver = await drive(coinbase_pro, *arguments)
     assert {"kind": "error", **WRONG} in driver.of("error")
     assert {m["product_id"] for m in driver.messages("ticker")} == {"BTC-USD"}
-
-
-async def test_the_rest_client_gets_coinbases_answers(coinbase_pro, relayed):
-    """It pages through trades upward, with ``before`` and ``after`` in one request."""
-    driver = await drive(coinbase_pro, "rest", relayed.api_url, "BTC-USD", 350)
-    paged = driver.answer("page of trades")
-    newest_first = [trade["trade_id"] for trade in paged["page"]]
-    assert newest_first == list(range(paged["after"] - 1, paged["after"] - 11, -1))
-    await check_rest(driver, relayed.exchange_rest, 349)  # between the two, without either
-    assert driver.answer("wrong product") == "HTTP 404 Error: NotFound"
 
 
 async def test_the_order_book_stays_in_sync(coinbase_pro, relayed):

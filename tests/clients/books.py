@@ -55,8 +55,16 @@ class FullBook:
         return answer["sequence"], orders_of(answer)
 
     async def follow(self, port: int, product: str, task_status: trio.TaskStatus[None]) -> None:
-        """Keep every message of ``full`` until cancelled; started when the book is loaded."""
-        async with websocket(port, "/ws-feed") as feed:
+        """Keep every message of ``full`` until cancelled; started when the book is loaded.
+
+        It reads while it loads, which may take seconds: a slow consumer would be closed.
+        """
+
+        async def begin() -> None:
+            self._base = await self.load()
+            task_status.started()
+
+        async with websocket(port, "/ws-feed") as feed, trio.open_nursery() as nursery:
             await feed.send_message(subscribe([product], ["full"]))
             while True:
                 message = json.loads(await feed.get_message())
@@ -64,8 +72,7 @@ class FullBook:
                 if "sequence" not in message:
                     continue
                 if not self._messages:
-                    self._base = await self.load()
-                    task_status.started()
+                    nursery.start_soon(begin)
                 self._messages[message["sequence"]] = message
 
     async def at(self, sequence: int) -> Orders:

@@ -10,6 +10,7 @@ A segment is removed whole and never overwritten, so a reader that has it open r
 import errno
 import os
 from collections import deque
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -110,12 +111,12 @@ class Allocation:
     def open_next(self, size: int, offset: int, last_id: int, now_ns: int) -> int:
         """Continue in the next segment, with room for at least ``size`` bytes; return its file.
 
-        The current segment gets its end mark at ``offset``, after ``last_id``.
+        The current segment gets its end mark at ``offset``, after ``last_id``. If an error is
+        raised, the current segment is still the current one.
 
         Raises:
-            WindowFull: there is no space, even without the older segments. The current segment
-                is still the current one.
-            LogError: the segment cannot be created.
+            WindowFull: there is no space, even without the older segments.
+            LogError: the segment cannot be created, or an older one cannot be removed.
         """
         following = self._make_next()
         while following.size < HEAD_BYTES + size:
@@ -125,36 +126,41 @@ class Allocation:
         head = SegmentHead(
             self._fixed.deployment, self._fixed.term, following.number, last_id, now_ns
         )
-        os.pwrite(following.descriptor, pack_head(head), 0)
+        self._write(following, pack_head(head), 0)
         if self._current is not None:
-            os.pwrite(self._current.descriptor, end_mark(last_id), offset)
+            self._write(self._current, end_mark(last_id), offset)
             os.close(self._current.descriptor)
             self._add_full(
                 _Full(self._fixed.term, self._current.number, self._current.size, now_ns)
             )
         self._current, self._next = following, None
-        self.expire(now_ns)
+        with suppress(LogError):  # the next renewal reports it
+            self.expire(now_ns)
         return following.descriptor
 
     def allocate_ahead(self, offset: int) -> None:
         """Allocate one slice if less than ``ALLOCATED_AHEAD_BYTES`` lie ahead of ``offset``.
 
-        Nothing is raised: a missing slice is tried again, and reported when it is needed.
+        Nothing is raised, because a batch was published just before: a missing slice is tried
+        again, and reported when it is needed.
         """
         current, following = self._current, self._next
         ahead = (current.size - offset if current else 0) + (following.size if following else 0)
         if ahead >= min(ALLOCATED_AHEAD_BYTES, self._segment_bytes):
             return
-        if current is None or current.size >= self._segment_bytes:
-            try:
+        try:
+            if current is None or current.size >= self._segment_bytes:
                 current = self._make_next()
-            except LogError:
-                self.is_short = True
-                return
-        self._allocate(current, min(ALLOCATION_SLICE_BYTES, self._segment_bytes))
+            self._allocate(current, min(ALLOCATION_SLICE_BYTES, self._segment_bytes))
+        except LogError:
+            self.is_short = True
 
     def expire(self, now_ns: int) -> None:
-        """Remove segments that are older than ``window_s``, and those over the bound of bytes."""
+        """Remove segments that are older than ``window_s``, and those over the bound of bytes.
+
+        Raises:
+            LogError: one cannot be removed; a later call tries again.
+        """
         oldest_ns = now_ns - int(self._bounds.window_s * _NS)
         bytes_max = self._bounds.window_bytes_max
         while self._full and (self._full[0].ended_ns < oldest_ns or self.window_bytes > bytes_max):
@@ -162,12 +168,16 @@ class Allocation:
             self.is_short = False  # its bounds limit it again
 
     def close(self) -> None:
-        """Close the files; remove the segment that was only allocated."""
+        """Close the files; remove the segment that was only allocated.
+
+        Nothing is raised: the next writer removes a segment that is left.
+        """
         for each in (self._current, self._next):
             if each is not None:
                 os.close(each.descriptor)
         if self._next is not None:
-            self._directory.remove_segment(self._fixed.term, self._next.number)
+            with suppress(LogError):
+                self._directory.remove_segment(self._fixed.term, self._next.number)
         self._current = self._next = None
 
     def _make_next(self) -> _Allocated:
@@ -189,7 +199,8 @@ class Allocation:
                 if error.errno == errno.EFBIG:  # the limit of a file's size
                     self._segment_bytes = target.size or self._segment_bytes
                     return False
-                if not self._full or size > self._full_bytes + _free_bytes(target.descriptor):
+                free_bytes = self._directory.free_bytes()
+                if not self._full or size > self._full_bytes + free_bytes:
                     return False
                 self._remove_oldest()
                 self.shrinks += 1
@@ -202,9 +213,19 @@ class Allocation:
         self._full_bytes += segment.size
 
     def _remove_oldest(self) -> None:
-        oldest = self._full.popleft()
-        self._full_bytes -= oldest.size
+        oldest = self._full[0]
         self._directory.remove_segment(oldest.term, oldest.number)
+        self._full.popleft()
+        self._full_bytes -= oldest.size
+
+    def _write(self, target: _Allocated, data: bytes, offset: int) -> None:
+        """Write all of ``data``, or raise WindowFull; a later call writes it again."""
+        try:
+            written = os.pwrite(target.descriptor, data, offset)
+        except OSError as error:
+            raise WindowFull(f"{self._directory.path}: {error.strerror}") from None
+        if written < len(data):
+            raise WindowFull(f"{self._directory.path}: no space left")
 
     def _inherit(self, now_ns: int) -> None:
         """Take over the segments of earlier terms, each up to the seal of its term.
@@ -263,8 +284,3 @@ class Allocation:
         if head is None or page is None or page.fixed.boot != self._fixed.boot:
             return now_ns
         return min(head.opened_ns, now_ns)
-
-
-def _free_bytes(descriptor: int) -> int:
-    status = os.fstatvfs(descriptor)
-    return status.f_bavail * status.f_frsize

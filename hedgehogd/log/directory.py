@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hedgehogd.log.errors import LogError, ReplacedWindow, UnusableWindow
+from hedgehogd.log.errors import LogError, ReplacedWindow, UnusableWindow, reported
 from hedgehogd.log.file_system import remote_file_system
 from hedgehogd.log.header import PAGE_BYTES, Page, unpack_page
 from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, unpack_head
@@ -46,10 +46,11 @@ class Directory:
         self.path = path
         try:
             path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+            device = path.stat().st_dev
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise UnusableWindow(f"{path}: {error.strerror}") from None
-        if kind := remote_file_system(os.fstat(self._descriptor).st_dev):
+        if kind := remote_file_system(device):
             self.close()
             raise UnusableWindow(f"{path} is on {kind}; the log needs a local file system")
 
@@ -59,7 +60,8 @@ class Directory:
 
     def names(self) -> list[str]:
         """Return the names of all files, in no order."""
-        return os.listdir(self._descriptor)  # noqa: PTH208  # of a descriptor, not of a path
+        with reported(self.path):
+            return os.listdir(self._descriptor)  # noqa: PTH208  # of a descriptor, not of a path
 
     def terms(self) -> list[int]:
         """Return the terms that have a page, in order."""
@@ -87,7 +89,7 @@ class Directory:
 
         Raises:
             UnusableWindow: it has another format.
-            LogError: it cannot be opened.
+            LogError: it cannot be opened, read or mapped.
         """
         name = _term_name(term)
         try:
@@ -95,9 +97,10 @@ class Directory:
         except FileNotFoundError:
             return None
         try:
-            fixed = unpack_page(os.pread(descriptor, PAGE_BYTES, 0), str(self.path / name))
-            if fixed is not None and fixed.term == term:
-                return Page(descriptor, fixed)
+            with reported(self.path / name):
+                fixed = unpack_page(os.pread(descriptor, PAGE_BYTES, 0), str(self.path / name))
+                if fixed is not None and fixed.term == term:
+                    return Page(descriptor, fixed)
         except BaseException:
             os.close(descriptor)
             raise
@@ -108,44 +111,53 @@ class Directory:
     def new_page(self) -> Iterator[tuple[int, str]]:
         """Allocate an unpublished page; yield its descriptor and name. Its name is removed after.
 
-        The descriptor is closed if an error leaves the block; else its new owner closes it.
+        The descriptor is closed if an error leaves the block; else its new owner closes it. A name
+        that cannot be removed is left to the next writer.
+
+        Raises:
+            LogError: there is no space for it.
         """
         name = f"{_NEW}{secrets.token_hex(8)}"
         descriptor = self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            try:
-                written = os.pwrite(descriptor, bytes(PAGE_BYTES), 0)
-            except OSError as error:
-                raise LogError(f"{self.path / name}: {error.strerror}") from None
-            if written < PAGE_BYTES:
-                raise LogError(f"{self.path / name}: no space left")
+            self.write_page(descriptor, name, bytes(PAGE_BYTES))
             yield descriptor, name
         except BaseException:
             os.close(descriptor)
             raise
         finally:
-            self.remove(name)
+            with suppress(LogError):
+                self.remove(name)
+
+    def write_page(self, descriptor: int, name: str, data: bytes) -> None:
+        """Write all bytes of an unpublished page.
+
+        Raises:
+            LogError: the file system does not accept them.
+        """
+        with reported(self.path / name):
+            written = os.pwrite(descriptor, data, 0)
+        if written < len(data):
+            raise LogError(f"{self.path / name}: no space left")
 
     def has_page(self, term: int) -> bool:
         """Return True if a term has a page."""
-        try:
-            os.stat(_term_name(term), dir_fd=self._descriptor)
-        except FileNotFoundError:
-            return False
-        return True
+        return self._status(_term_name(term)) is not None
 
     def publish(self, name: str, term: int) -> bool:
         """Give an unpublished page its name; return False if the term has a page already.
 
         ``link(2)`` is atomic and never replaces a file: of all candidates for a term, one succeeds.
+
+        Raises:
+            LogError: the file system refuses the name, for example without space for it.
         """
         here = self._descriptor
-        try:
-            os.link(name, _term_name(term), src_dir_fd=here, dst_dir_fd=here)
-        except FileExistsError:
-            return False
-        except FileNotFoundError:  # the next writer removed it
-            return False
+        with reported(self.path / _term_name(term)):
+            try:
+                os.link(name, _term_name(term), src_dir_fd=here, dst_dir_fd=here)
+            except (FileExistsError, FileNotFoundError):  # not found: the next writer removed it
+                return False
         return True
 
     def segment(self, term: int, number: int) -> int | None:
@@ -165,25 +177,25 @@ class Directory:
         if descriptor is None:
             return None
         try:
-            head = unpack_head(os.pread(descriptor, HEAD_BYTES, 0))
+            with reported(self.path / _segment_name(term, number)):
+                head = unpack_head(os.pread(descriptor, HEAD_BYTES, 0))
         finally:
             os.close(descriptor)
         return head if head and (head.term, head.number) == (term, number) else None
 
     def segment_bytes(self, term: int, number: int) -> int:
         """Return the size of a segment file; 0 if it does not exist."""
-        try:
-            return os.stat(_segment_name(term, number), dir_fd=self._descriptor).st_size
-        except FileNotFoundError:
-            return 0
+        status = self._status(_segment_name(term, number))
+        return 0 if status is None else status.st_size
 
     def shorten_segment(self, term: int, number: int, size: int) -> None:
         """Remove all of a segment after ``size`` bytes; nothing happens if it is missing."""
         with suppress(FileNotFoundError):
             descriptor = self._open(_segment_name(term, number), os.O_RDWR)
             try:
-                if os.fstat(descriptor).st_size > size:
-                    os.ftruncate(descriptor, size)
+                with reported(self.path / _segment_name(term, number)):
+                    if os.fstat(descriptor).st_size > size:
+                        os.ftruncate(descriptor, size)
             finally:
                 os.close(descriptor)
 
@@ -202,9 +214,19 @@ class Directory:
                 self.remove(name)
 
     def remove(self, name: str) -> None:
-        """Remove a file; nothing happens if it is missing."""
-        with suppress(FileNotFoundError):
+        """Remove a file; nothing happens if it is missing.
+
+        Raises:
+            LogError: the file system refuses it.
+        """
+        with reported(self.path / name), suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._descriptor)
+
+    def free_bytes(self) -> int:
+        """Return the bytes that are free on the directory's file system."""
+        with reported(self.path):
+            status = os.fstatvfs(self._descriptor)
+        return status.f_bavail * status.f_frsize
 
     def check(self, page: Page | None = None) -> None:
         """Compare the directory, and a page, at their paths with the open ones.
@@ -218,11 +240,19 @@ class Directory:
 
     def _check(self, path: Path, descriptor: int) -> None:
         try:
-            found = path.stat()
+            is_same = os.path.samestat(path.stat(), os.fstat(descriptor))
         except OSError as error:
             raise ReplacedWindow(f"{path}: {error.strerror}") from None
-        if not os.path.samestat(found, os.fstat(descriptor)):
+        if not is_same:
             raise ReplacedWindow(f"{path} was replaced")
+
+    def _status(self, name: str) -> os.stat_result | None:
+        """Return the status of a file, or None if it does not exist."""
+        with reported(self.path / name):
+            try:
+                return os.stat(name, dir_fd=self._descriptor)
+            except FileNotFoundError:
+                return None
 
     def _open(self, name: str, flags: int) -> int:
         """Open a file; raises FileNotFoundError, and LogError for any other fault."""
@@ -235,7 +265,14 @@ class Directory:
         except OSError as error:
             raise LogError(f"{self.path / name}: {error.strerror}") from None
         if flags & os.O_CREAT:
-            os.fchmod(descriptor, FILE_MODE)  # for any umask
+            try:
+                with reported(self.path / name):
+                    os.fchmod(descriptor, FILE_MODE)  # for any umask
+            except LogError:
+                os.close(descriptor)
+                with suppress(LogError):
+                    self.remove(name)
+                raise
         return descriptor
 
 

@@ -1,10 +1,22 @@
 """The errors of the log's window."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hedgehogd.domain.errors import HedgehogError, OperatorError
 
 
 class LogError(HedgehogError):
     """The log cannot do its work now; the daemon serves on without it and reports it."""
+
+
+@contextmanager
+def reported(place: object) -> Iterator[None]:
+    """Raise ``LogError`` with the place and the reason for each ``OSError`` of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise LogError(f"{place}: {error.strerror or error}") from None
 
 
 class Fenced(LogError):

@@ -6,14 +6,14 @@ a timeout around each wait costs more than all the rest of a wake-up (30 of 60 Â
 """
 
 import secrets
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 
 import trio
 
 from hedgehogd.domain.limits import FOLLOWER_POLL_S, WINDOW_CHECK_S
 from hedgehogd.domain.record import Record
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import LogError
+from hedgehogd.log.errors import LogError, reported
 from hedgehogd.log.reader import Reader
 from hedgehogd.log.wakeups import WAKE, bind_follower, connect_follower, drain
 
@@ -31,16 +31,15 @@ class Follower:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._reader = Reader(directory)
-        try:
-            self._socket, self._name = bind_follower(directory)
-            self._own = connect_follower(directory, self._name)
-        except OSError as error:
-            self._reader.close()
-            raise LogError(f"{directory.path}: {error.strerror}") from None
         self._is_waiting = False
         self._joined_term = 0
-        self._join()
+        with ExitStack() as opened, reported(directory.path):
+            self._reader = opened.enter_context(closing(Reader(directory)))
+            self._socket, self._name = bind_follower(directory)
+            opened.callback(self._leave)
+            self._own = opened.enter_context(connect_follower(directory, self._name))
+            self._join()
+            self._opened = opened.pop_all()
 
     @property
     def reader(self) -> Reader:
@@ -95,11 +94,16 @@ class Follower:
                 self._directory.check(self._reader.page)
 
     def close(self) -> None:
-        """Close all files, and remove the socket; no task waits any more."""
-        self._directory.remove(self._name)
-        self._own.close()
+        """Close all files, and remove the socket; no task waits any more.
+
+        Nothing is raised: the writer removes the file of a socket that is left.
+        """
+        self._opened.close()
+
+    def _leave(self) -> None:
         self._socket.close()
-        self._reader.close()
+        with suppress(LogError):
+            self._directory.remove(self._name)
 
     def _may_read(self) -> bool:
         """Return True if a read may return records or raise an error."""

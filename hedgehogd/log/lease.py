@@ -41,7 +41,7 @@ from hedgehogd.domain.limits import (
     WINDOW_READ_BYTES,
 )
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import LostLease, ReplacedWindow, UnusableWindow
+from hedgehogd.log.errors import LostLease, ReplacedWindow, UnusableWindow, reported
 from hedgehogd.log.header import NO_SEAL, Fixed, Page, Place, Seal, pack_page
 from hedgehogd.log.segment import HEAD_BYTES, Scan, scan
 
@@ -100,6 +100,7 @@ class Candidate:
         Raises:
             ReplacedWindow: the directory is no longer at its path.
             UnusableWindow: the window has another format or deployment.
+            LogError: the file system refuses a look at the window.
         """
         self._directory.check()
         now_ns = self._monotonic_ns()
@@ -115,7 +116,10 @@ class Candidate:
             self._heartbeat, self._silent_ns = page.heartbeat_ns, 0
         else:
             self._silent_ns += passed_ns
-        return page.is_fenced or self._silent_ns >= self._lease_ns or _is_unlocked(page.descriptor)
+        if page.is_fenced or self._silent_ns >= self._lease_ns:
+            return True
+        with reported(self._directory.path):
+            return _is_unlocked(page.descriptor)
 
     def take(self) -> Page:
         """Take the lease; return the page of the new term, which its owner closes.
@@ -124,21 +128,24 @@ class Candidate:
 
         Raises:
             LostLease: another candidate took it first.
-            LogError: the file system refuses the new page.
+            LogError: the file system refuses the new page. If the current term was fenced by
+                then, it has no successor: the next ``look`` of any candidate returns True.
         """
         term = self._seen_term + 1
         with self._directory.new_page() as (descriptor, name):  # before the fence: it may fail
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # no other process has the file
+            with reported(self._directory.path):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # no other process has the file
             fixed = self._end_term(self._page, term)
-            os.pwrite(descriptor, pack_page(fixed, self._monotonic_ns()), 0)
+            self._directory.write_page(descriptor, name, pack_page(fixed, self._monotonic_ns()))
             if not self._directory.publish(name, term):
                 raise LostLease(f"another candidate has term {term}")
-            if self._directory.terms()[-1] - term > TERMS_KEPT_MAX:
+            if max(self._directory.terms(), default=0) - term > TERMS_KEPT_MAX:
                 # This process slept, and the page that the term once had was removed. With fewer
                 # later terms, it is the first page of the term, which followers need.
                 self._directory.remove_page(term)
                 raise LostLease(f"term {term} is long over")
-            page = Page(descriptor, fixed)
+            with reported(self._directory.path):
+                page = Page(descriptor, fixed)
         self.close()
         return page
 
@@ -229,9 +236,10 @@ def _last_whole(directory: Directory, term: int, number: int, offset: int) -> tu
     if descriptor is None:
         return offset, last_id, False
     try:
-        while (found := _scan_at(descriptor, offset)).entries:
-            offset += found.end
-            *_, last_id = found.entries[-1]
+        with reported(directory.path):
+            while (found := _scan_at(descriptor, offset)).entries:
+                offset += found.end
+                *_, last_id = found.entries[-1]
     finally:
         os.close(descriptor)
     return offset, last_id, found.is_ended

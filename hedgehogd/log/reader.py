@@ -99,6 +99,7 @@ class Reader:
             LeftWindow: records after ``after_id`` were removed.
             DamagedWindow: bytes are not as they were written.
             UnusableWindow: the next term has another format.
+            LogError: the file system refuses to open or read a file.
         """
         if after_id != self._after:
             self._search(after_id)
@@ -184,11 +185,14 @@ class Reader:
         become visible after the end that was published for it.
         """
         descriptor = self._descriptor or self._open_segment()
-        data = os.pread(descriptor, size, self._at)
-        found = scan(data)
-        if not found.entries and not found.is_ended:
-            data = os.pread(descriptor, max(size, found.needed), self._at)
+        try:
+            data = os.pread(descriptor, size, self._at)
             found = scan(data)
+            if not found.entries and not found.is_ended:
+                data = os.pread(descriptor, max(size, found.needed), self._at)
+                found = scan(data)
+        except OSError as error:
+            raise LogError(f"{self._name()}: {error.strerror}") from None
         return data, found
 
     def _open_segment(self) -> int:

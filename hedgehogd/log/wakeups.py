@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from hedgehogd.domain.limits import FOLLOWERS_MAX
 from hedgehogd.log.directory import Directory
+from hedgehogd.log.errors import LogError
 
 WAKE = b"\0"
 """The content of each datagram: none."""
@@ -17,6 +18,9 @@ WAKE = b"\0"
 
 class Wakeups:
     """The writer's connections to the followers' sockets; the owner calls ``close``.
+
+    No method raises an error of the file system: a follower without a connection polls, and the
+    file of a dead one is removed later.
 
     Args:
         directory: the window's directory.
@@ -35,7 +39,10 @@ class Wakeups:
 
         A socket that refuses belonged to a process that died; its file is removed.
         """
-        names = self._directory.followers()
+        try:
+            names = self._directory.followers()
+        except LogError:
+            return
         for name in self._sockets.keys() - names:
             self._sockets.pop(name).close()
         for name in names:
@@ -56,7 +63,7 @@ class Wakeups:
                 continue
         for name in dead:
             self._sockets.pop(name).close()
-            self._directory.remove(name)
+            self._remove(name)
 
     def close(self) -> None:
         """Close all connections."""
@@ -68,9 +75,13 @@ class Wakeups:
         try:
             self._sockets[name] = connect_follower(self._directory, name)
         except ConnectionRefusedError:
-            self._directory.remove(name)
+            self._remove(name)
         except OSError:
             pass
+
+    def _remove(self, name: str) -> None:
+        with suppress(LogError):
+            self._directory.remove(name)
 
 
 def bind_follower(directory: Directory) -> tuple[socket.socket, str]:

@@ -10,6 +10,7 @@ On this path no call syncs, locks, or waits for a thread or a peer.
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import trio
 
@@ -35,7 +36,8 @@ class Window:
         monotonic_ns: the clock of heartbeats and ages, in ns.
 
     Raises:
-        LogError: the segments of earlier terms cannot be read; the page is closed.
+        LogError: the segments of earlier terms cannot be read, or those after a seal cannot be
+            removed; the page is closed, and the lease is free.
 
     Attributes:
         last_id: the id of the last record of the log.
@@ -54,20 +56,21 @@ class Window:
         self._page = page
         self._wall_us = wall_us
         self._monotonic_ns = monotonic_ns
-        try:
-            self._allocation = Allocation(directory, page.fixed, bounds, monotonic_ns())
-        except BaseException:
-            page.close()
-            raise
-        self._wakeups = Wakeups(directory)
         self._descriptor = -1
         self._offset = 0
         self._is_torn = False
         self._joined = page.joined
-        directory.remove_new_pages()
-        self._allocation.allocate_ahead(0)
-        self._wakeups.find_followers()
-        self._wakeups.send()  # the last term has its seal
+        with ExitStack() as opened:
+            opened.callback(page.close)
+            self._allocation = Allocation(directory, page.fixed, bounds, monotonic_ns())
+            opened.callback(self._allocation.close)
+            self._wakeups = Wakeups(directory)
+            opened.callback(self._wakeups.close)
+            directory.remove_new_pages()
+            self._allocation.allocate_ahead(0)
+            self._wakeups.find_followers()
+            self._wakeups.send()  # the last term has its seal
+            self._opened = opened.pop_all()
 
     @property
     def deployment(self) -> str:
@@ -104,6 +107,7 @@ class Window:
         Raises:
             Fenced: the lease is lost; the window must be closed.
             WindowFull: the file system has no room; a later append may succeed.
+            LogError: the file system refuses a new segment; a later append may succeed.
             ValueError: the batch is empty or too large.
         """
         first_id = max(self._wall_us(), self.last_id + 1)
@@ -132,13 +136,14 @@ class Window:
 
         Raises:
             Fenced: the lease is lost; the window must be closed.
+            LogError: an old segment cannot be removed; a later renewal tries again.
         """
         now_ns = self._monotonic_ns()
         self._page.renew(now_ns)
         if self._page.is_fenced:
             raise Fenced(f"term {self.term} has ended")
-        self._allocation.expire(now_ns)
         self._wakeups.find_followers()
+        self._allocation.expire(now_ns)
 
     def check(self) -> None:
         """Compare the files at the path with the open ones; every ``WINDOW_CHECK_S``.
@@ -152,9 +157,7 @@ class Window:
 
     def close(self) -> None:
         """Release the lease and close all files; the published records stay."""
-        self._wakeups.close()
-        self._allocation.close()
-        self._page.close()
+        self._opened.close()
 
     def _write(self, head: bytes, entry: bytes, size: int) -> None:
         """Write at the end; raise WindowFull if the file system does not accept all of it.
@@ -186,6 +189,7 @@ async def keep_lease(window: Window, *, lease_s: float = LEASE_S) -> None:
     Raises:
         Fenced: the lease is lost.
         ReplacedWindow: the window's files are missing or replaced.
+        LogError: the file system refuses the removal of an old segment.
     """
     checked_at = trio.current_time()
     while True:

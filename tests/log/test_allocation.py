@@ -134,6 +134,25 @@ def test_segments_of_another_boot_age_from_the_takeover(machine):
     assert [] == directory.segments()
 
 
+def test_a_segment_that_cannot_be_removed_is_tried_again(machine, monkeypatch):
+    """Its bytes are in use until then."""
+    put_page(machine.directory, fixed(1))
+    put_segment(machine, 1, 1)
+    found = allocation(machine, fixed(2, 1, 1000), Bounds(window_s=100.0))
+
+    def refuse(name, **options):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(LogError, match=rf"{machine.path}/segment-1-1: Input/output error"):
+            found.expire(101 * NS)
+    assert 1000 == found.window_bytes
+    found.expire(101 * NS)
+
+    assert (0, []) == (found.window_bytes, machine.directory.segments())
+
+
 def test_pages_of_old_terms_are_removed(machine):
     """Each takeover leaves one; readers need those of the segments that are left."""
     directory = machine.directory

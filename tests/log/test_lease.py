@@ -12,7 +12,7 @@ import trio
 from hedgehogd.domain.limits import LEASE_LOOK_S, LEASE_S
 from hedgehogd.log import lease as lease_module
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import LogError, LostLease, UnusableWindow
+from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow, UnusableWindow
 from hedgehogd.log.header import Place, Seal
 from hedgehogd.log.lease import make_stores_visible, measure, new_deployment, wait_lease
 from hedgehogd.log.segment import frame
@@ -201,6 +201,54 @@ def test_a_full_file_system_fences_no_writer(machine, monkeypatch):
     writer.append([message(1)])
 
     assert [1] == numbers(machine.reader().read(0, 10))
+
+
+def test_a_page_that_cannot_be_published_leaves_the_term_to_the_next_candidate(
+    machine, monkeypatch
+):
+    """The term is fenced by then: the next candidate must find its end, not an operator."""
+    writer = machine.writer()
+    writer.append([message(1)])
+    reader = machine.reader()
+    unlucky = machine.candidate()
+    unlucky.look()
+    before = descriptors()
+
+    def full(*names, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        for _ in range(2):
+            with pytest.raises(LogError, match=rf"{machine.path}/term-2: No space left"):
+                unlucky.take()
+    with pytest.raises(Fenced):
+        writer.append([message(2)])
+    assert [] == [name for name in machine.directory.names() if name.startswith("new-")]
+    assert [1] == machine.directory.terms()
+    assert before + 2 == descriptors()  # the directories
+    assert unlucky.look()
+    machine.writer().append([message(3)])
+
+    assert [2, 3] == numbers(reader.read(reader.after_id, 10))
+
+
+def test_a_directory_that_is_emptied_in_a_takeover_has_no_terms(machine, monkeypatch):
+    """The candidate published its page; the writer reports that its files are missing."""
+    candidate = machine.candidate()
+    candidate.look()
+    publish = Directory.publish
+
+    def emptied(directory, name, term):
+        found = publish(directory, name, term)
+        for path in machine.path.iterdir():
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Directory, "publish", emptied)
+    page = machine.keep(candidate.take())
+    with pytest.raises(ReplacedWindow):
+        machine.directory.check(page)
 
 
 def test_the_new_page_is_locked_before_it_is_seen(machine):

@@ -4,7 +4,8 @@ Space is allocated in slices before an append needs it, so an append neither wai
 system to find space nor finds none. When an allocation fails, the oldest segments are removed
 until it succeeds: the window shrinks, and ``is_short`` reports it.
 
-A segment is removed whole and never overwritten, so a reader that has it open reads on.
+A segment is removed whole and never overwritten, so a reader that has it open reads on. Nothing is
+created or removed in a directory where another log has begun: each step checks the writer's page.
 """
 
 import errno
@@ -25,7 +26,7 @@ from hedgehogd.domain.limits import (
 )
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import LogError, WindowFull
-from hedgehogd.log.header import Fixed, Seal
+from hedgehogd.log.header import Page, Seal
 from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, end_mark, pack_head
 
 _NS = 1_000_000_000
@@ -70,18 +71,23 @@ class Allocation:
 
     Args:
         directory: the window's directory.
-        fixed: the fixed part of the page of the writer's term.
+        page: the page of the writer's term; the caller closes it.
         bounds: how far the window reaches back.
         now_ns: the monotonic time, in ns.
+
+    Raises:
+        ReplacedWindow: the directory was emptied or has another log.
+        LogError: segments of earlier terms cannot be read, or those after a seal cannot be removed.
 
     Attributes:
         is_short: True while the window is shorter than its bounds because space ran out.
         shrinks: number of segments that were removed early because space ran out.
     """
 
-    def __init__(self, directory: Directory, fixed: Fixed, bounds: Bounds, now_ns: int) -> None:
+    def __init__(self, directory: Directory, page: Page, bounds: Bounds, now_ns: int) -> None:
         self._directory = directory
-        self._fixed = fixed
+        self._page = page
+        self._fixed = page.fixed
         self._bounds = bounds
         self._segment_bytes = bounds.segment_bytes
         self._full: deque[_Full] = deque()
@@ -116,6 +122,7 @@ class Allocation:
 
         Raises:
             WindowFull: there is no space, even without the older segments.
+            ReplacedWindow: the directory was emptied or has another log.
             LogError: the segment cannot be created, or an older one cannot be removed.
         """
         following = self._make_next()
@@ -159,6 +166,7 @@ class Allocation:
         """Remove segments that are older than ``window_s``, and those over the bound of bytes.
 
         Raises:
+            ReplacedWindow: the directory was emptied or has another log.
             LogError: one cannot be removed; a later call tries again.
         """
         oldest_ns = now_ns - int(self._bounds.window_s * _NS)
@@ -177,13 +185,13 @@ class Allocation:
                 os.close(each.descriptor)
         if self._next is not None:
             with suppress(LogError):
-                self._directory.remove_segment(self._fixed.term, self._next.number)
+                self._remove(self._fixed.term, self._next.number)
         self._current = self._next = None
 
     def _make_next(self) -> _Allocated:
         if self._next is None:
             number = self.number + 1
-            self._next = _Allocated(self._directory.new_segment(self._fixed.term, number), number)
+            self._next = _Allocated(self._directory.new_segment(number, self._page), number)
         return self._next
 
     def _allocate(self, target: _Allocated, size: int) -> bool:
@@ -214,9 +222,12 @@ class Allocation:
 
     def _remove_oldest(self) -> None:
         oldest = self._full[0]
-        self._directory.remove_segment(oldest.term, oldest.number)
+        self._remove(oldest.term, oldest.number)
         self._full.popleft()
         self._full_bytes -= oldest.size
+
+    def _remove(self, term: int, number: int) -> None:
+        self._directory.remove_segment(term, number, self._page)
 
     def _write(self, target: _Allocated, data: bytes, offset: int) -> None:
         """Write all of ``data``, or raise WindowFull; a later call writes it again."""
@@ -240,27 +251,30 @@ class Allocation:
                 # Those of this term are left from a log that began before in this directory. Later
                 # ones may belong to a successor.
                 for each in segments if term == own_term else ():
-                    self._directory.remove_segment(*each)
+                    self._remove(*each)
                 continue
             seal = self._seal_of(term)
             if seal is None:
                 for each in [*kept, *segments]:
-                    self._directory.remove_segment(*each)
+                    self._remove(*each)
                 kept = []
                 continue
             for _, number in segments:
                 if number > seal.place.segment:
-                    self._directory.remove_segment(term, number)
+                    self._remove(term, number)
                     continue
                 if number == seal.place.segment:
-                    self._directory.shorten_segment(term, number, seal.place.offset)
+                    offset = seal.place.offset
+                    self._directory.shorten_segment(term, number, offset, self._page)
                 kept.append((term, number))
         ends = [*(self._opened_ns(*each, now_ns) for each in kept[1:]), now_ns]
         for (term, number), ended_ns in zip(kept, ends, strict=False):
             size = self._directory.segment_bytes(term, number)
             self._add_full(_Full(term, number, size, ended_ns))
         oldest_term = kept[0][0] if kept else own_term
-        for term in self._directory.terms():
+        terms = self._directory.terms()
+        self._directory.require(self._page)
+        for term in terms:
             if term < min(oldest_term, own_term - TERMS_KEPT_MAX):
                 self._directory.remove_page(term)
         self.expire(now_ns)

@@ -9,6 +9,12 @@
 
 All files are opened relative to one descriptor of the directory. So an instance whose directory
 was moved away or replaced never mixes the files of two windows; ``check`` notices it.
+
+In a directory that was emptied the log begins again, with names that the old log had. It begins
+there only after the page of each term of the old log was removed. So while an instance's own page
+is under its name, all files of its term and of earlier ones belong to its log: ``require`` checks
+that. It is called after a file is opened, which is then known to be the log's, and right before a
+segment is created or removed.
 """
 
 import os
@@ -167,9 +173,19 @@ class Directory:
         except FileNotFoundError:
             return None
 
-    def new_segment(self, term: int, number: int) -> int:
-        """Create a segment; return its descriptor, which the caller closes."""
-        return self._open(_segment_name(term, number), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    def new_segment(self, number: int, page: Page) -> int:
+        """Create a segment of a page's term; return its descriptor, which the caller closes.
+
+        Raises:
+            ReplacedWindow: the page is not in place, or the segment exists: it is another log's.
+            LogError: the file system refuses it.
+        """
+        self.require(page)
+        name = _segment_name(page.fixed.term, number)
+        try:
+            return self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            raise ReplacedWindow(f"{self.path / name} is another log's") from None
 
     def head(self, term: int, number: int) -> SegmentHead | None:
         """Return a segment's head; None if the segment is missing, not opened yet or damaged."""
@@ -188,19 +204,31 @@ class Directory:
         status = self._status(_segment_name(term, number))
         return 0 if status is None else status.st_size
 
-    def shorten_segment(self, term: int, number: int, size: int) -> None:
-        """Remove all of a segment after ``size`` bytes; nothing happens if it is missing."""
+    def shorten_segment(self, term: int, number: int, size: int, page: Page) -> None:
+        """Remove all of a segment after ``size`` bytes; nothing happens if it is missing.
+
+        Raises:
+            ReplacedWindow: ``page``, the caller's, is not in place; the segment is unchanged.
+            LogError: the file system refuses it.
+        """
         with suppress(FileNotFoundError):
             descriptor = self._open(_segment_name(term, number), os.O_RDWR)
             try:
+                self.require(page)
                 with reported(self.path / _segment_name(term, number)):
                     if os.fstat(descriptor).st_size > size:
                         os.ftruncate(descriptor, size)
             finally:
                 os.close(descriptor)
 
-    def remove_segment(self, term: int, number: int) -> None:
-        """Remove a segment; instances that read it keep it until they close it."""
+    def remove_segment(self, term: int, number: int, page: Page) -> None:
+        """Remove a segment; instances that read it keep it until they close it.
+
+        Raises:
+            ReplacedWindow: ``page``, the caller's, is not in place; nothing is removed.
+            LogError: the file system refuses it.
+        """
+        self.require(page)
         self.remove(_segment_name(term, number))
 
     def remove_page(self, term: int) -> None:
@@ -227,6 +255,18 @@ class Directory:
         with reported(self.path):
             status = os.fstatvfs(self._descriptor)
         return status.f_bavail * status.f_frsize
+
+    def is_in_place(self, page: Page) -> bool:
+        """Return True if a page is under its name in this directory."""
+        found = self._status(_term_name(page.fixed.term))
+        with reported(self.path):
+            return found is not None and os.path.samestat(found, os.fstat(page.descriptor))
+
+    def require(self, page: Page) -> None:
+        """Raise ReplacedWindow if a page is not under its name in this directory."""
+        if not self.is_in_place(page):
+            name = _term_name(page.fixed.term)
+            raise ReplacedWindow(f"{self.path / name} is missing or another log's")
 
     def check(self, page: Page | None = None) -> None:
         """Compare the directory, and a page, at their paths with the open ones.
@@ -255,12 +295,18 @@ class Directory:
                 return None
 
     def _open(self, name: str, flags: int) -> int:
-        """Open a file; raises FileNotFoundError, and LogError for any other fault."""
+        """Open a file.
+
+        Raises:
+            FileNotFoundError: it is missing.
+            FileExistsError: it exists, and was to be created.
+            LogError: any other fault.
+        """
         try:
             descriptor = os.open(
                 name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE, dir_fd=self._descriptor
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             raise
         except OSError as error:
             raise LogError(f"{self.path / name}: {error.strerror}") from None

@@ -41,7 +41,7 @@ from hedgehogd.domain.limits import (
     WINDOW_READ_BYTES,
 )
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import LostLease, ReplacedWindow, UnusableWindow, reported
+from hedgehogd.log.errors import LostLease, UnusableWindow, reported
 from hedgehogd.log.header import NO_SEAL, Fixed, Page, Place, Seal, pack_page
 from hedgehogd.log.segment import HEAD_BYTES, Scan, scan
 
@@ -127,7 +127,7 @@ class Candidate:
         Call it only after ``look`` returned True: the current writer, if any, is fenced.
 
         Raises:
-            LostLease: another candidate took it first.
+            LostLease: another candidate took it first, or has begun another log in the directory.
             LogError: the file system refuses the new page. If the current term was fenced by
                 then, it has no successor: the next ``look`` of any candidate returns True.
         """
@@ -157,16 +157,14 @@ class Candidate:
         page.fence()
         make_stores_visible()
         seal = measure(self._directory, page)
+        if self._is_gone(page):
+            raise LostLease(f"{self._directory.path} was emptied or has another log")
         first_id_min = max(page.last_id, seal.last_id) + 1
         return Fixed(page.fixed.deployment, term, self._writer, _boot(), seal, first_id_min)
 
     def _is_gone(self, page: Page) -> bool:
         """Return True if the directory was emptied: the log begins again there."""
-        try:
-            self._directory.check(page)
-        except ReplacedWindow:
-            return True
-        return False
+        return not self._directory.is_in_place(page)
 
     def _open_newest(self) -> Page | None:
         """Open the page of the newest term; None if there is none, or if it is damaged."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hedgehogd.domain.limits import WINDOW_READ_BYTES
 from hedgehogd.domain.record import Record
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError
+from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, ReplacedWindow
 from hedgehogd.log.header import Page, Place
 from hedgehogd.log.segment import HEAD_BYTES, Scan, scan
 from hedgehogd.protocol.entry import BadEntry, unpack
@@ -98,6 +98,8 @@ class Reader:
         Raises:
             LeftWindow: records after ``after_id`` were removed.
             DamagedWindow: bytes are not as they were written.
+            ReplacedWindow: the directory was emptied or has another log, or a segment is missing
+                after which no other one follows; the reader must be closed.
             UnusableWindow: the next term has another format.
             LogError: the file system refuses to open or read a file.
         """
@@ -139,7 +141,7 @@ class Reader:
         if page is None and any(each > term + 1 for each in self._directory.terms()):
             page = self._directory.page(term + 1)  # it may have been published just now
             if page is None:
-                raise self._left()
+                raise self._left(self._after)
         return page
 
     def _enter_term(self, page: Page) -> None:
@@ -196,10 +198,16 @@ class Reader:
         return data, found
 
     def _open_segment(self) -> int:
-        self._descriptor = self._directory.segment(self.term, self._segment)
-        if self._descriptor is None:
-            raise self._left()
-        return self._descriptor
+        descriptor = self._directory.segment(self.term, self._segment)
+        if descriptor is None:
+            raise self._left(self._after)
+        try:
+            self._directory.require(self._page)
+        except LogError:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return descriptor
 
     def _close_segment(self) -> None:
         if self._descriptor is not None:
@@ -209,9 +217,13 @@ class Reader:
     def _name(self) -> str:
         return f"segment {self._segment} of term {self.term} in {self._directory.path}"
 
-    def _left(self) -> LeftWindow:
-        anchors = self._anchors()
-        return LeftWindow(anchors[0].previous_id if anchors else 0)
+    def _left(self, after_id: int) -> LogError:
+        """Return the error of a position whose next records have no file."""
+        self._directory.require(self._page)
+        later = [a.previous_id for a in self._anchors() if a.previous_id >= after_id]
+        if not later:  # a writer never removes its newest segment
+            return ReplacedWindow(f"{self._directory.path} has no segment after id {after_id}")
+        return LeftWindow(later[0])
 
     def _newest_page(self) -> Page:
         for _ in range(2):  # the window may be begun again in between
@@ -226,15 +238,17 @@ class Reader:
 
         Raises:
             LeftWindow: it was removed.
+            ReplacedWindow: the directory was emptied or has another log.
         """
+        self._directory.require(self._page)
         anchors = self._anchors()
         found = [each for each in anchors if each.previous_id <= after_id]
         if not found:
-            raise self._left()
+            raise self._left(after_id)
         anchor = found[-1]
         page = self._directory.page(anchor.term)
         if page is None:
-            raise self._left()
+            raise self._left(after_id)
         self.close()
         self._page = page
         self._segment, self._at = anchor.segment, HEAD_BYTES

@@ -36,6 +36,7 @@ class Window:
         monotonic_ns: the clock of heartbeats and ages, in ns.
 
     Raises:
+        ReplacedWindow: the directory was emptied or has another log; the page is closed.
         LogError: the segments of earlier terms cannot be read, or those after a seal cannot be
             removed; the page is closed, and the lease is free.
 
@@ -62,7 +63,7 @@ class Window:
         self._joined = page.joined
         with ExitStack() as opened:
             opened.callback(page.close)
-            self._allocation = Allocation(directory, page.fixed, bounds, monotonic_ns())
+            self._allocation = Allocation(directory, page, bounds, monotonic_ns())
             opened.callback(self._allocation.close)
             self._wakeups = Wakeups(directory)
             opened.callback(self._wakeups.close)
@@ -106,6 +107,7 @@ class Window:
 
         Raises:
             Fenced: the lease is lost; the window must be closed.
+            ReplacedWindow: the directory was emptied or has another log; the window must be closed.
             WindowFull: the file system has no room; a later append may succeed.
             LogError: the file system refuses a new segment; a later append may succeed.
             ValueError: the batch is empty or too large.
@@ -136,6 +138,7 @@ class Window:
 
         Raises:
             Fenced: the lease is lost; the window must be closed.
+            ReplacedWindow: the directory was emptied or has another log; the window must be closed.
             LogError: an old segment cannot be removed; a later renewal tries again.
         """
         now_ns = self._monotonic_ns()

@@ -251,6 +251,24 @@ def test_a_directory_that_is_emptied_in_a_takeover_has_no_terms(machine, monkeyp
         machine.directory.check(page)
 
 
+def test_a_candidate_of_an_emptied_directory_ends_no_new_log(machine):
+    """It saw that the lease was free and was stopped; another log began there meanwhile."""
+    for _ in range(4):
+        machine.writer()
+    candidate = machine.candidate()
+    candidate.look()
+    for path in machine.path.iterdir():
+        path.unlink()
+    writer = machine.writer()
+    with pytest.raises(LostLease, match="another log"):
+        candidate.take()
+    writer.check()
+    writer.append([message(1)])
+
+    assert not candidate.look()
+    assert [1] == machine.directory.terms()
+
+
 def test_the_new_page_is_locked_before_it_is_seen(machine):
     """A candidate that looks in this instant must not find a free lease."""
     candidate = machine.candidate()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError
+from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, ReplacedWindow
 from hedgehogd.log.segment import FRAME_BYTES, HEAD_BYTES, frame
 from tests.log.conftest import SMALL, Machine, descriptors, message, numbers
 
@@ -219,6 +219,44 @@ def test_a_missing_end_mark_is_damage(machine):
     with pytest.raises(DamagedWindow):
         reader = machine.reader()
         reader.read(reader.read(0, EVERYTHING)[-1].id, EVERYTHING)
+
+
+def test_no_segment_of_another_log_is_read(machine):
+    """Both logs have term 1, and the old writer publishes until its next check."""
+    writer = machine.writer()
+    fill(writer, 3, size=1000)
+    reader = machine.reader()
+    fill(writer, 3, size=1000, first=3)
+    for path in machine.path.iterdir():
+        path.unlink()
+    fill(machine.writer(), 40, size=1000, first=100)
+    for after in (reader.after_id, 0):
+        with pytest.raises(ReplacedWindow):
+            reader.read(after, EVERYTHING)
+    before = descriptors()
+    with pytest.raises(ReplacedWindow):
+        reader.read(0, EVERYTHING)
+    assert before == descriptors()
+
+
+def test_a_segment_that_is_missing_is_no_part_that_left(machine):
+    """A segment that the writer still has was removed by another hand; its records are lost."""
+    writer = machine.writer()
+    ids = fill(writer, 3, size=1000)
+    reader = machine.reader()
+    fill(writer, 12, size=1000, first=3)
+    machine.directory.remove("segment-1-2")
+    machine.directory.remove("segment-1-3")
+    with pytest.raises(LeftWindow) as error:
+        reader.read(ids[-1], EVERYTHING)
+    assert ids[-1] < error.value.oldest_id
+    found = numbers(reader.read(error.value.oldest_id, EVERYTHING))
+    assert list(range(found[0], 15)) == found
+    for path in machine.path.glob("segment-*"):
+        path.unlink()
+    for after in (ids[-1], 0):
+        with pytest.raises(ReplacedWindow, match=f"{machine.path} has no segment after id {after}"):
+            machine.reader().read(after, EVERYTHING)
 
 
 def test_without_a_window_there_is_no_reader(machine):

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+from contextlib import suppress
 
 import pytest
 import trio
@@ -379,6 +380,105 @@ def test_an_emptied_directory_begins_another_log_with_one_writer(machine):
     assert 1 == successor.term
     assert successor.deployment != writer.deployment
     assert [2] == numbers(everything(machine))
+
+
+def empty(machine):
+    for path in machine.path.iterdir():
+        path.unlink()
+
+
+def contents(machine):
+    return {path.name: path.read_bytes() for path in machine.path.glob("segment-*")}
+
+
+def test_a_writer_of_an_emptied_directory_leaves_the_segments_of_the_new_log(machine):
+    """Both have term 1: until its next check, the old writer has the names of the new segments."""
+    bounds = SMALL._replace(window_s=60.0)
+    old = machine.writer(bounds)
+    for number in range(12):
+        old.append(batch_of(number, size=1000))
+    empty(machine)
+    new = machine.writer()
+    for number in range(100, 112):
+        new.append(batch_of(number, size=1000))
+    before = contents(machine)
+    machine.clock.pass_s(61)
+    with pytest.raises(ReplacedWindow, match="term-1 is missing or another log's"):
+        old.renew()
+    with pytest.raises(ReplacedWindow):
+        for number in range(12, 24):
+            old.append(batch_of(number, size=1000))
+    machine.close(old)
+    assert before == contents(machine)
+    for number in range(112, 124):
+        new.append(batch_of(number, size=1000))
+
+    assert list(range(100, 124)) == numbers(everything(machine))
+
+
+def test_a_segment_of_another_log_is_neither_overwritten_nor_skipped(machine):
+    """The writer ends; the next one removes the segment, because it lies after the seal."""
+    writer = machine.writer()
+    writer._allocation.close()
+    (machine.path / "segment-1-1").write_bytes(b"other")
+    with pytest.raises(ReplacedWindow, match="segment-1-1 is another log's"):
+        writer.append(batch_of(1))
+    assert b"other" == (machine.path / "segment-1-1").read_bytes()
+    machine.close(writer)
+    machine.writer().append(batch_of(2))
+
+    assert [2] == numbers(everything(machine))
+
+
+def begin_again(machine, terms=1):
+    """Empty the directory; begin another log there, with a segment in each of its terms."""
+    empty(machine)
+    for number in range(terms):
+        writer = machine.writer()
+        writer.append(batch_of(100 + number, size=3000))
+    return writer
+
+
+def test_a_writer_that_starts_in_an_emptied_directory_changes_nothing(machine):
+    """It was stopped between its takeover and its start: its segments have names of the new log."""
+    machine.writer().append(batch_of(1))
+    candidate = machine.candidate()
+    candidate.look()
+    page = candidate.take()
+    begin_again(machine, terms=3)
+    before, names = contents(machine), sorted(machine.directory.names())
+    with pytest.raises(ReplacedWindow):
+        machine.window(page)
+
+    assert (before, names) == (contents(machine), sorted(machine.directory.names()))
+
+
+@pytest.mark.parametrize("step", ["segments", "segment_bytes", "shorten_segment", "_open"])
+def test_a_writer_that_is_stopped_in_its_start_shortens_no_segment_of_a_new_log(
+    machine, monkeypatch, step
+):
+    """The directory is emptied between a look at the old log and a change."""
+    for number in range(3):
+        machine.writer().append(batch_of(number, size=500))
+    candidate = machine.candidate()
+    candidate.look()
+    page = candidate.take()
+    plain, before = getattr(Directory, step), {}
+
+    def stopped(*arguments):
+        found = plain(*arguments)
+        if step != "_open" or "segment-1-1" in arguments:
+            monkeypatch.undo()
+            begin_again(machine, terms=3)
+            before.update(contents(machine))
+        return found
+
+    monkeypatch.setattr(Directory, step, stopped)
+    with suppress(ReplacedWindow):
+        machine.close(machine.window(page))
+
+    assert {"segment-1-1", "segment-2-1", "segment-3-1"} <= set(before)
+    assert before == contents(machine)
 
 
 def test_terms_of_another_log_are_noticed(machine):

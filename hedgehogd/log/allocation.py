@@ -12,8 +12,6 @@ import errno
 import os
 from collections import deque
 from contextlib import suppress
-from itertools import groupby
-from operator import itemgetter
 from typing import NamedTuple
 
 from hedgehogd.domain.limits import (
@@ -24,9 +22,10 @@ from hedgehogd.domain.limits import (
     WINDOW_BYTES_MAX,
     WINDOW_S,
 )
+from hedgehogd.log.chain import Sealed, terms_before
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import LogError, WindowFull
-from hedgehogd.log.header import Page, Seal
+from hedgehogd.log.header import Page
 from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, end_mark, pack_head
 
 _NS = 1_000_000_000
@@ -185,7 +184,8 @@ class Allocation:
                 os.close(each.descriptor)
         if self._next is not None:
             with suppress(LogError):
-                self._remove(self._fixed.term, self._next.number)
+                number = self._next.number
+                self._directory.remove_segment(self._fixed.term, number, self._page)
         self._current = self._next = None
 
     def _make_next(self) -> _Allocated:
@@ -222,12 +222,9 @@ class Allocation:
 
     def _remove_oldest(self) -> None:
         oldest = self._full[0]
-        self._remove(oldest.term, oldest.number)
+        self._directory.remove_segment(oldest.term, oldest.number, self._page)
         self._full.popleft()
         self._full_bytes -= oldest.size
-
-    def _remove(self, term: int, number: int) -> None:
-        self._directory.remove_segment(term, number, self._page)
 
     def _write(self, target: _Allocated, data: bytes, offset: int) -> None:
         """Write all of ``data``, or raise WindowFull; a later call writes it again."""
@@ -241,60 +238,38 @@ class Allocation:
     def _inherit(self, now_ns: int) -> None:
         """Take over the segments of earlier terms, each up to the seal of its term.
 
-        All that lies after a seal is removed. If the seal of a term is unknown, because a page is
-        damaged, the term and all earlier ones are removed.
+        All that lies after a seal is removed, and all terms that are not of this log. Segments of
+        the own term are left from a log that began in this directory before; those of later terms
+        may belong to a successor.
         """
         own_term = self._fixed.term
+        segments = [each for each in self._directory.segments() if each[0] <= own_term]
+        oldest = segments[0][0] if segments else own_term
+        terms = terms_before(self._directory, self._fixed, oldest)
         kept: list[tuple[int, int]] = []
-        for term, segments in groupby(self._directory.segments(), key=itemgetter(0)):
-            if term >= own_term:
-                # Those of this term are left from a log that began before in this directory. Later
-                # ones may belong to a successor.
-                for each in segments if term == own_term else ():
-                    self._remove(*each)
+        for term, number in segments:
+            if term not in terms or number > terms[term].seal.place.segment:
+                self._directory.remove_segment(term, number, self._page)
                 continue
-            seal = self._seal_of(term)
-            if seal is None:
-                for each in [*kept, *segments]:
-                    self._remove(*each)
-                kept = []
-                continue
-            for _, number in segments:
-                if number > seal.place.segment:
-                    self._remove(term, number)
-                    continue
-                if number == seal.place.segment:
-                    offset = seal.place.offset
-                    self._directory.shorten_segment(term, number, offset, self._page)
-                kept.append((term, number))
-        ends = [*(self._opened_ns(*each, now_ns) for each in kept[1:]), now_ns]
+            place = terms[term].seal.place
+            if number == place.segment:
+                self._directory.shorten_segment(term, number, place.offset, self._page)
+            kept.append((term, number))
+        ends = [*(self._opened_ns(*each, terms, now_ns) for each in kept[1:]), now_ns]
         for (term, number), ended_ns in zip(kept, ends, strict=False):
             size = self._directory.segment_bytes(term, number)
             self._add_full(_Full(term, number, size, ended_ns))
-        oldest_term = kept[0][0] if kept else own_term
-        terms = self._directory.terms()
+        oldest = kept[0][0] if kept else own_term
+        pages = self._directory.terms()
         self._directory.require(self._page)
-        for term in terms:
-            if term < min(oldest_term, own_term - TERMS_KEPT_MAX):
+        for term in pages:
+            if term < min(oldest, own_term - TERMS_KEPT_MAX):
                 self._directory.remove_page(term)
         self.expire(now_ns)
 
-    def _seal_of(self, term: int) -> Seal | None:
-        """Return where an earlier term ends: its successor's page has its seal."""
-        if term + 1 == self._fixed.term:
-            return self._fixed.seal
-        page = self._directory.page(term + 1)
-        if page is None:
-            return None
-        page.close()
-        return page.fixed.seal
-
-    def _opened_ns(self, term: int, number: int, now_ns: int) -> int:
+    def _opened_ns(self, term: int, number: int, terms: dict[int, Sealed], now_ns: int) -> int:
         """Return when a segment was opened; now if that was on the clock of another boot."""
         head = self._directory.head(term, number)
-        page = self._directory.page(term)
-        if page is not None:
-            page.close()
-        if head is None or page is None or page.fixed.boot != self._fixed.boot:
+        if head is None or terms[term].fixed.boot != self._fixed.boot:
             return now_ns
         return min(head.opened_ns, now_ns)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from hedgehogd.log.errors import LogError, ReplacedWindow, UnusableWindow, reported
 from hedgehogd.log.file_system import remote_file_system
-from hedgehogd.log.header import PAGE_BYTES, Page, unpack_page
+from hedgehogd.log.header import PAGE_BYTES, Fixed, Page, unpack_page
 from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, unpack_head
 
 DIRECTORY_MODE = 0o750
@@ -112,6 +112,19 @@ class Directory:
             raise
         os.close(descriptor)
         return None
+
+    def fixed(self, term: int) -> Fixed | None:
+        """Return the fixed part of a term's page; None if it does not exist or is damaged.
+
+        Raises:
+            UnusableWindow: it has another format.
+            LogError: it cannot be opened or read.
+        """
+        page = self.page(term)
+        if page is None:
+            return None
+        page.close()
+        return page.fixed
 
     @contextmanager
     def new_page(self) -> Iterator[tuple[int, str]]:

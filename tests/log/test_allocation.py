@@ -7,6 +7,7 @@ import pytest
 from hedgehogd.domain.limits import ALLOCATION_SLICE_BYTES, TERMS_KEPT_MAX
 from hedgehogd.log import allocation as allocation_module
 from hedgehogd.log.allocation import Allocation, Bounds
+from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import LogError
 from hedgehogd.log.header import Fixed, Place, Seal, pack_page
 from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, pack_head
@@ -115,8 +116,8 @@ def test_each_inherited_term_ends_at_its_seal(machine):
     assert [1000, 500, 700] == [directory.segment_bytes(*each) for each in directory.segments()[:3]]
 
 
-def test_nothing_is_inherited_from_before_an_unknown_seal(machine):
-    """A reader could not pass the place where a page is missing."""
+def test_nothing_is_inherited_from_before_a_missing_page(machine):
+    """A reader could neither pass it nor read the segments of its term."""
     directory = machine.directory
     for page in (fixed(1), fixed(2, 1, 500), fixed(4, 1, 700)):
         put_page(directory, page)
@@ -124,8 +125,42 @@ def test_nothing_is_inherited_from_before_an_unknown_seal(machine):
         put_segment(machine, term, 1)
     found = allocation(machine, fixed(5, 1, 900))
 
-    assert [(3, 1), (4, 1)] == directory.segments()
-    assert 700 + 900 == found.window_bytes
+    assert [(4, 1)] == directory.segments()
+    assert 900 == found.window_bytes
+
+
+def test_nothing_is_inherited_from_another_log(machine):
+    """It has no seal in this log, even where a term without segments lies between both."""
+    directory = machine.directory
+    for page in (fixed(1), fixed(2, 1, 500), fixed(3)._replace(deployment="aaaaaa")):
+        put_page(directory, page)
+    put_segment(machine, 1, 1)
+    allocation(machine, fixed(4, 0, 0)._replace(deployment="aaaaaa"))
+
+    assert [] == directory.segments()
+
+
+def test_the_page_of_each_inherited_term_is_opened_once(machine, monkeypatch):
+    """A window has hundreds of segments, and a takeover waits for this."""
+    directory = machine.directory
+    for page in (fixed(1), fixed(2, 9, 900), fixed(3, 9, 900), fixed(4, 9, 900)):
+        put_page(directory, page)
+    for term in (2, 3):
+        for number in range(1, 10):
+            put_segment(machine, term, number)
+    opened = []
+    page_of_term = Directory.page
+
+    def counted(directory, term):
+        opened.append(term)
+        return page_of_term(directory, term)
+
+    own = page_of(machine, fixed(4))
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "page", counted)
+        machine.keep(Allocation(directory, own, Bounds(), 0))
+
+    assert [3, 2] == opened
 
 
 def test_segments_of_another_boot_age_from_the_takeover(machine):

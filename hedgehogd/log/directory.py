@@ -284,12 +284,20 @@ class Directory:
     def check(self, page: Page | None = None) -> None:
         """Compare the directory, and a page, at their paths with the open ones.
 
+        A newer term of the same log begins with the fence of the page. If there is one without
+        that fence, its candidate could not read the page, and has begun another log.
+
         Raises:
-            ReplacedWindow: one of them is missing, or another one is there.
+            ReplacedWindow: one of them is missing, or another one is there, or another log is.
+            LogError: the file system refuses a look.
         """
         self._check(self.path, self._descriptor)
-        if page is not None:
-            self._check(self.path / _term_name(page.fixed.term), page.descriptor)
+        if page is None:
+            return
+        self._check(self.path / _term_name(page.fixed.term), page.descriptor)
+        newest = max(self.terms(), default=0)  # before the fence is read, which is written first
+        if newest != page.fixed.term and not page.is_fenced:
+            raise ReplacedWindow(f"{self.path} has the terms of another log")
 
     def _check(self, path: Path, descriptor: int) -> None:
         try:

@@ -81,7 +81,9 @@ class Follower:
         """Wake the task that waits if a datagram was lost, and check the files; for a nursery.
 
         Raises:
-            ReplacedWindow: the window's files are missing or replaced.
+            ReplacedWindow: the window's files are missing or replaced, or another log has begun
+                in its directory.
+            LogError: the file system refuses a look at them.
         """
         checked_at = trio.current_time()
         while True:

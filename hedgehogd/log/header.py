@@ -177,6 +177,19 @@ class Page:
         """End the term: its writer publishes nothing that it appends from now on."""
         self._words[_FENCE] = 1
 
+    def precedes(self, later: Fixed) -> bool:
+        """Return True if the fixed part of the next term's page continues the log of this page.
+
+        Another log has another deployment, or begins before the end that is published here: each
+        published end of a term is at or before its seal, except after a loss of power.
+        """
+        mine = self.fixed
+        return (
+            later.deployment == mine.deployment
+            and later.seal.last_id >= mine.seal.last_id
+            and (later.boot != mine.boot or later.seal.place.word >= self.end_word)
+        )
+
     @property
     def joined(self) -> int:
         """A number that changes when a follower joins."""

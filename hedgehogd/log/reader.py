@@ -10,13 +10,15 @@ skips records silently.
 """
 
 import os
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from hedgehogd.domain.limits import WINDOW_READ_BYTES
 from hedgehogd.domain.record import Record
+from hedgehogd.log.chain import terms_before
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, ReplacedWindow
-from hedgehogd.log.header import Page, Place
+from hedgehogd.log.header import Page
 from hedgehogd.log.segment import HEAD_BYTES, Scan, scan
 from hedgehogd.protocol.entry import BadEntry, unpack
 
@@ -135,13 +137,27 @@ class Reader:
         return self._page.end_word
 
     def _next_page(self) -> Page | None:
-        """Open the next term's page; None if no candidate has published it yet."""
+        """Open the next term's page; None if no candidate has published it yet.
+
+        Raises:
+            ReplacedWindow: it is damaged or of another log, and newer terms exist.
+            LeftWindow: it was removed, and newer terms exist.
+        """
         term = self._page.fixed.term
         page = self._directory.page(term + 1)
         if page is None and any(each > term + 1 for each in self._directory.terms()):
             page = self._directory.page(term + 1)  # it may have been published just now
-            if page is None:
+            if page is None and not self._directory.has_page(term + 1):
                 raise self._left(self._after)
+            if page is None:  # it is damaged: the log has begun again after it
+                raise ReplacedWindow(f"{self._directory.path} has another log")
+        if page is not None:
+            with ExitStack() as opened:
+                opened.callback(page.close)
+                self._directory.require(self._page)
+                if not self._page.precedes(page.fixed):
+                    raise ReplacedWindow(f"{self._directory.path} has another log")
+                opened.pop_all()
         return page
 
     def _enter_term(self, page: Page) -> None:
@@ -234,14 +250,14 @@ class Reader:
         raise LogError(f"{self._directory.path} has no log yet")
 
     def _search(self, after_id: int) -> None:
-        """Go to the entry that contains the first record after ``after_id``.
+        """Go to the segment that contains the first record after ``after_id``.
 
         Raises:
             LeftWindow: it was removed.
             ReplacedWindow: the directory was emptied or has another log.
         """
-        self._directory.require(self._page)
-        anchors = self._anchors()
+        self._directory.check(self._page)
+        anchors = self._anchors(is_own=True)
         found = [each for each in anchors if each.previous_id <= after_id]
         if not found:
             raise self._left(after_id)
@@ -254,32 +270,27 @@ class Reader:
         self._segment, self._at = anchor.segment, HEAD_BYTES
         self._after = after_id
 
-    def _anchors(self) -> list[_Anchor]:
-        """Return the starts of all segments of the log, and of the newest term, in order."""
-        terms = self._directory.terms()
-        newest = terms[-1] if terms else 0
-        segments: dict[int, list[int]] = {newest: []}
-        for term, number in self._directory.segments():
-            segments.setdefault(term, []).append(number)
-        anchors: list[_Anchor] = []
-        for term in sorted(segments):
-            end = self._end_of(term)
-            for number in segments[term]:
-                head = self._directory.head(term, number) if number <= end.segment else None
-                if head is not None:
-                    anchors.append(_Anchor(term, number, head.previous_id))
-            page = self._directory.page(newest) if term == newest and not end.segment else None
-            if page is not None:
-                anchors.append(_Anchor(term, 1, page.fixed.seal.last_id))
-                page.close()
-        return anchors
+    def _anchors(self, *, is_own: bool = False) -> list[_Anchor]:
+        """Return the starts of all segments of the log, in order; of an empty term, the first.
 
-    def _end_of(self, term: int) -> Place:
-        """Return the end of a term: its seal, or else its published end; nothing if unknown."""
-        for each, is_sealed in ((term + 1, True), (term, False)):
-            page = self._directory.page(each)
-            if page is not None:
-                end = page.fixed.seal.place if is_sealed else page.end
-                page.close()
-                return end
-        return Place(0, 0)
+        Raises:
+            ReplacedWindow: ``is_own``, and the term that is read is not of the newest term's log.
+        """
+        newest = self._newest_page()
+        fixed, end = newest.fixed, newest.end
+        newest.close()
+        segments = self._directory.segments()
+        oldest = min([self.term, *(term for term, _ in segments)])
+        terms = terms_before(self._directory, fixed, oldest)
+        if is_own and self.term not in {*terms, fixed.term}:
+            raise ReplacedWindow(f"{self._directory.path} has another log")
+        ends = {term: sealed.seal.place for term, sealed in terms.items()} | {fixed.term: end}
+        anchors: list[_Anchor] = []
+        for term, number in segments:
+            is_log = term in ends and number <= ends[term].segment
+            head = self._directory.head(term, number) if is_log else None
+            if head is not None:
+                anchors.append(_Anchor(term, number, head.previous_id))
+        if not end.segment:
+            anchors.append(_Anchor(fixed.term, 1, fixed.seal.last_id))
+        return anchors

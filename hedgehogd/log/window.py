@@ -18,7 +18,7 @@ from hedgehogd.domain.limits import LEASE_S, WINDOW_CHECK_S
 from hedgehogd.domain.record import Record
 from hedgehogd.log.allocation import Allocation, Bounds
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import Fenced, ReplacedWindow, WindowFull
+from hedgehogd.log.errors import Fenced, WindowFull
 from hedgehogd.log.header import Page
 from hedgehogd.log.segment import FRAME_BYTES, HEAD_BYTES, frame
 from hedgehogd.log.wakeups import Wakeups
@@ -153,10 +153,9 @@ class Window:
 
         Raises:
             ReplacedWindow: they are missing or replaced; the window must be closed.
+            LogError: the file system refuses a look.
         """
         self._directory.check(self._page)
-        if self._directory.terms()[-1] != self.term and not self._page.is_fenced:
-            raise ReplacedWindow(f"{self._directory.path} has the terms of another log")
 
     def close(self) -> None:
         """Release the lease and close all files; the published records stay."""

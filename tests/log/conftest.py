@@ -34,6 +34,13 @@ def descriptors():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def damage_page(path, first=16, last=72):
+    """Overwrite bytes of a page, by default those of the fixed part; it stays mapped."""
+    with path.open("r+b") as file:
+        file.seek(first)
+        file.write(b"\xee" * (last - first))
+
+
 class Clock:
     """Clocks that a test moves.
 

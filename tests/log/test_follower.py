@@ -5,9 +5,10 @@ import trio
 
 from hedgehogd.domain.limits import FOLLOWER_POLL_S, WINDOW_CHECK_S
 from hedgehogd.log import follower as follower_module
+from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import LeftWindow, LogError, ReplacedWindow
 from hedgehogd.log.follower import Follower
-from tests.log.conftest import descriptors, message, numbers
+from tests.log.conftest import damage_page, descriptors, message, numbers
 
 
 @pytest.fixture
@@ -149,6 +150,39 @@ async def test_a_follower_notices_that_its_files_are_gone(machine, follow, autoj
         path.unlink()
     with pytest.raises(ReplacedWindow), trio.fail_after(WINDOW_CHECK_S + 1):
         await follower.watch()
+
+
+@pytest.mark.parametrize("deployment", [None, "aaaaaa"])
+async def test_a_damaged_page_ends_its_followers(machine, follow, autojump_clock, deployment):
+    """Its writer lives, and no candidate can fence it: the log begins again without them."""
+    machine.writer(deployment=deployment).append([message(1)])
+    follower = follow()
+    damage_page(machine.path / "term-1")
+    machine.writer(deployment=deployment)
+    with pytest.raises(ReplacedWindow, match="terms of another log"):
+        with trio.fail_after(WINDOW_CHECK_S + 1):
+            await follower.watch()
+
+
+async def test_a_takeover_ends_no_follower(machine, follow, autojump_clock, monkeypatch):
+    """Not in any instant of a check either: the fence comes before the page of the next term."""
+    machine.writer()
+    follower = follow()
+    for step in ("check", "_check", "names", "terms"):
+        plain = getattr(Directory, step)
+
+        def taken(*arguments, plain=plain):
+            with monkeypatch.context() as patch:
+                patch.setattr(Directory, plain.__name__, plain)
+                machine.writer()
+            return plain(*arguments)
+
+        with monkeypatch.context() as patch, trio.move_on_after(WINDOW_CHECK_S + 1) as watched:
+            patch.setattr(Directory, step, taken)
+            await follower.watch()
+        assert watched.cancelled_caught
+        machine.writer().append([message(1)])
+        assert [1] == numbers(follower.read(follower.reader.after_id, 100))
 
 
 async def test_a_closed_follower_leaves_nothing(machine, follow):

@@ -84,6 +84,29 @@ def test_the_words_do_not_change_the_fixed_part(pages, path):
     assert FIXED == unpack_page(path.read_bytes(), "term-7")
 
 
+@pytest.mark.parametrize(
+    ("precedes", "deployment", "place", "last_id", "boot"),
+    [
+        (True, "k3f9qa", Place(3, 500), 60, FIXED.boot),
+        (True, "k3f9qa", Place(3, 501), 60, FIXED.boot),
+        (False, "k3f9qa", Place(3, 499), 60, FIXED.boot),
+        (True, "k3f9qa", Place(3, 499), 41, 5),
+        (False, "k3f9qa", Place(3, 500), 40, 5),
+        (False, "aaaaaa", Place(3, 500), 60, FIXED.boot),
+        (False, "k3f9qa", Place(0, 0), 0, FIXED.boot),
+    ],
+)
+def test_a_page_precedes_one_that_continues_its_log(
+    pages, precedes, deployment, place, last_id, boot
+):
+    """The seal is not before the published end, except after a loss of power."""
+    page, _ = pages
+    page.publish(3, 500, 60)
+    later = Fixed(deployment, 8, 3, boot, Seal(place, last_id), 61)
+
+    assert precedes == page.precedes(later)
+
+
 def test_a_closed_page_has_no_descriptor(path):
     """A mapping holds a copy of the descriptor, and with it a lock."""
     before = descriptors()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, ReplacedWindow
 from hedgehogd.log.segment import FRAME_BYTES, HEAD_BYTES, frame
-from tests.log.conftest import SMALL, Machine, descriptors, message, numbers
+from tests.log.conftest import SMALL, Machine, damage_page, descriptors, message, numbers
 
 EVERYTHING = 10**9
 
@@ -236,6 +236,67 @@ def test_no_segment_of_another_log_is_read(machine):
     before = descriptors()
     with pytest.raises(ReplacedWindow):
         reader.read(0, EVERYTHING)
+    assert before == descriptors()
+
+
+@pytest.mark.parametrize("deployment", [None, "aaaaaa"])
+@pytest.mark.parametrize("fences", [True, False])
+def test_no_term_of_another_log_follows(machine, deployment, fences):
+    """A damaged page begins another log, of another deployment or of the archive's again."""
+    writer = machine.writer(deployment=deployment)
+    ids = fill(writer, 3)
+    reader = machine.reader()
+    fill(writer, 2, first=3)
+    if fences:
+        writer._page.fence()
+    damage_page(machine.path / "term-1")
+    fill(machine.writer(deployment=deployment), 2, first=100)
+    fill(machine.writer(deployment=deployment), 2, first=102)
+    before = descriptors()
+    for after in (reader.after_id, ids[0], 0):
+        with pytest.raises(ReplacedWindow):
+            reader.read(after, EVERYTHING)
+    assert before == descriptors()
+
+
+@pytest.mark.parametrize("deployment", [None, "aaaaaa"])
+def test_no_search_leads_to_another_log(machine, deployment):
+    """The term of the reader is not fenced, because its page is damaged."""
+    ids = fill(machine.writer(deployment=deployment), 3)
+    reader = machine.reader()
+    damage_page(machine.path / "term-1")
+    fill(machine.writer(deployment=deployment), 2, first=100)
+    for after in (ids[0], 0, ids[-1] + 10):
+        with pytest.raises(ReplacedWindow):
+            reader.read(after, EVERYTHING)
+
+
+@pytest.mark.parametrize("deployment", [None, "aaaaaa"])
+def test_no_term_follows_a_damaged_page(machine, deployment):
+    """A reader of the term before it would deliver another log's records."""
+    fill(machine.writer(deployment=deployment), 3)
+    reader = machine.reader()
+    fill(machine.writer(deployment=deployment), 3)
+    damage_page(machine.path / "term-2")
+    assert [] == reader.read(reader.after_id, EVERYTHING)
+    fill(machine.writer(deployment=deployment), 2, first=100)
+    for after in (reader.after_id, 0):
+        with pytest.raises(ReplacedWindow):
+            reader.read(after, EVERYTHING)
+
+
+def test_no_next_term_of_an_emptied_directory_follows(machine):
+    """The new log has the deployment of the archive, as the old one had, and the same terms."""
+    fill(machine.writer(deployment="aaaaaa"), 3)
+    reader = machine.reader()
+    machine.writer(deployment="aaaaaa")
+    for path in machine.path.iterdir():
+        path.unlink()
+    fill(machine.writer(deployment="aaaaaa"), 6)
+    fill(machine.writer(deployment="aaaaaa"), 6)
+    before = descriptors()
+    with pytest.raises(ReplacedWindow):
+        reader.read(reader.after_id, EVERYTHING)
     assert before == descriptors()
 
 

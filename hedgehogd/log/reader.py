@@ -11,7 +11,6 @@ skips records silently.
 
 import os
 from contextlib import ExitStack
-from typing import NamedTuple
 
 from hedgehogd.domain.limits import WINDOW_READ_BYTES
 from hedgehogd.domain.record import Record
@@ -19,18 +18,11 @@ from hedgehogd.log.chain import terms_before
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, ReplacedWindow
 from hedgehogd.log.header import Page
-from hedgehogd.log.segment import HEAD_BYTES, Scan, scan
+from hedgehogd.log.segment import FRAME_BYTES, HEAD_BYTES, Scan, scan, skip
 from hedgehogd.protocol.entry import BadEntry, unpack
 
+_OFFSET_END = 1 << 32  # above each offset in a segment
 _RECORD_BYTES = 1024  # a guess: bytes to read for one record, so that few are read twice
-
-
-class _Anchor(NamedTuple):
-    """A place from which reading can begin: all records after ``previous_id`` follow it."""
-
-    term: int
-    segment: int
-    previous_id: int
 
 
 class Reader:
@@ -95,7 +87,7 @@ class Reader:
 
         Whole entries are read until there are at least ``limit`` records, so there may be up to
         one entry more. A read after the last id returned continues there; any other one searches,
-        which reads up to one segment. Not a checkpoint.
+        which reads the frames of up to one segment. Not a checkpoint.
 
         Raises:
             LeftWindow: records after ``after_id`` were removed.
@@ -236,10 +228,12 @@ class Reader:
     def _left(self, after_id: int) -> LogError:
         """Return the error of a position whose next records have no file."""
         self._directory.require(self._page)
-        later = [a.previous_id for a in self._anchors() if a.previous_id >= after_id]
-        if not later:  # a writer never removes its newest segment
-            return ReplacedWindow(f"{self._directory.path} has no segment after id {after_id}")
-        return LeftWindow(later[0])
+        for place in self._segments():
+            previous_id = self._previous_id(*place)
+            if previous_id is not None and previous_id >= after_id:
+                return LeftWindow(previous_id)
+        # A writer never removes its newest segment.
+        return ReplacedWindow(f"{self._directory.path} has no segment after id {after_id}")
 
     def _newest_page(self) -> Page:
         for _ in range(2):  # the window may be begun again in between
@@ -250,28 +244,66 @@ class Reader:
         raise LogError(f"{self._directory.path} has no log yet")
 
     def _search(self, after_id: int) -> None:
-        """Go to the segment that contains the first record after ``after_id``.
+        """Go to the entry that contains the first record after ``after_id``.
+
+        The heads of a few segments lead to its segment, the frames of entries to the entry.
 
         Raises:
             LeftWindow: it was removed.
             ReplacedWindow: the directory was emptied or has another log.
         """
         self._directory.check(self._page)
-        anchors = self._anchors(is_own=True)
-        found = [each for each in anchors if each.previous_id <= after_id]
-        if not found:
-            raise self._left(after_id)
-        anchor = found[-1]
-        page = self._directory.page(anchor.term)
+        places = self._segments(is_own=True)
+        low, high = 0, len(places)
+        while low < high:
+            middle = (low + high) // 2
+            previous_id = self._previous_id(*places[middle])
+            if previous_id is None:  # removed just now, or damaged: the one before it leads there
+                del places[middle]
+                high -= 1
+            elif previous_id <= after_id:
+                low = middle + 1
+            else:
+                high = middle
+        page = self._directory.page(places[low - 1][0]) if low else None
         if page is None:
             raise self._left(after_id)
         self.close()
         self._page = page
-        self._segment, self._at = anchor.segment, HEAD_BYTES
+        self._segment, self._at = places[low - 1][1], HEAD_BYTES
         self._after = after_id
+        self._skip(after_id)
 
-    def _anchors(self, *, is_own: bool = False) -> list[_Anchor]:
-        """Return the starts of all segments of the log, in order; of an empty term, the first.
+    def _skip(self, after_id: int) -> None:
+        """Go past the entries of the current segment up to ``after_id``, by their frames.
+
+        Only the last one is checked, because its size leads to the next place. If it is not whole,
+        the reader stays at the segment's start, reads from there and finds the damage.
+        """
+        end = self._end()
+        if self._segment > end >> 32:
+            return  # the term has no entries
+        end = end & 0xFFFF_FFFF if self._segment == end >> 32 else _OFFSET_END
+        descriptor = self._descriptor or self._open_segment()
+        at, last_at, is_found = self._at, 0, False
+        try:
+            while at < end and not is_found:
+                data = os.pread(descriptor, min(WINDOW_READ_BYTES, end - at), at)
+                if len(data) < FRAME_BYTES:
+                    return
+                size, last_size, is_found = skip(data, after_id)
+                if size:
+                    last_at = at + size - last_size
+                at += size
+            if last_at and at <= end:
+                last = os.pread(descriptor, at - last_at, last_at)
+                if scan(last).end == len(last):
+                    self._at = at
+        except OSError as error:
+            raise LogError(f"{self._name()}: {error.strerror}") from None
+
+    def _segments(self, *, is_own: bool = False) -> list[tuple[int, int]]:
+        """Return term and number of each segment of the log, in order; of an empty term, the first.
 
         Raises:
             ReplacedWindow: ``is_own``, and the term that is read is not of the newest term's log.
@@ -284,13 +316,15 @@ class Reader:
         terms = terms_before(self._directory, fixed, oldest)
         if is_own and self.term not in {*terms, fixed.term}:
             raise ReplacedWindow(f"{self._directory.path} has another log")
-        ends = {term: sealed.seal.place for term, sealed in terms.items()} | {fixed.term: end}
-        anchors: list[_Anchor] = []
-        for term, number in segments:
-            is_log = term in ends and number <= ends[term].segment
-            head = self._directory.head(term, number) if is_log else None
-            if head is not None:
-                anchors.append(_Anchor(term, number, head.previous_id))
-        if not end.segment:
-            anchors.append(_Anchor(fixed.term, 1, fixed.seal.last_id))
-        return anchors
+        ends = {term: sealed.seal.place.segment for term, sealed in terms.items()}
+        ends[fixed.term] = end.segment
+        places = [each for each in segments if each[1] <= ends.get(each[0], 0)]
+        return places if end.segment else [*places, (fixed.term, 1)]
+
+    def _previous_id(self, term: int, number: int) -> int | None:
+        """Return the last id of the log before a segment; None if it is missing or damaged."""
+        head = self._directory.head(term, number)
+        if head is not None:
+            return head.previous_id
+        fixed = self._directory.fixed(term) if number == 1 else None
+        return None if fixed is None else fixed.seal.last_id

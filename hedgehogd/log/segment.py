@@ -28,6 +28,7 @@ _HEAD_CHECKED = slice(12, HEAD_BYTES)
 _CRC = struct.Struct("<I")
 _FRAME = struct.Struct("<IIQQ")
 _FRAME_CHECKED = struct.Struct("<IQQ")
+_FRAME_SKIPPED = struct.Struct("<4xI8xQ")  # size and last id
 
 
 class SegmentHead(NamedTuple):
@@ -122,3 +123,23 @@ def scan(data: bytes, start: int = 0) -> Scan:
         entries.append((at + FRAME_BYTES, end, first_id, last_id))
         at = end
     return Scan(entries, at, False, FRAME_BYTES if at < size else 0)
+
+
+def skip(data: bytes, after_id: int) -> tuple[int, int, bool]:
+    """Go past the entries at the start of ``data`` whose last id is at most ``after_id``.
+
+    Only their frames are read, and no CRC is checked.
+
+    Returns:
+        ``(size, last_size, is_found)``: the bytes of the entries with their frames, which may be
+        more than ``data`` has, and those of the last one; True if the next frame is in ``data``.
+    """
+    at = last_at = 0
+    end = len(data) - FRAME_BYTES
+    while at <= end:
+        length, last_id = _FRAME_SKIPPED.unpack_from(data, at)
+        if last_id > after_id or not 0 < length <= ENTRY_BYTES_MAX:
+            return at, at - last_at, True
+        last_at = at
+        at += FRAME_BYTES + length
+    return at, at - last_at, False

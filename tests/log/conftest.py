@@ -8,6 +8,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.log.allocation import Bounds
 from hedgehogd.log.directory import Directory
+from hedgehogd.log.errors import LeftWindow
 from hedgehogd.log.lease import Candidate
 from hedgehogd.log.reader import Reader
 from hedgehogd.log.window import Window
@@ -105,6 +106,15 @@ class Machine:
     def close_all(self):
         while self._open:
             self._open.pop().close()
+
+
+def oldest_id(machine):
+    """Return the id before the oldest record of a machine's window."""
+    try:
+        machine.reader().read(0, 1)
+    except LeftWindow as error:
+        return error.oldest_id
+    return 0
 
 
 @pytest.fixture

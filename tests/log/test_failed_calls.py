@@ -22,7 +22,7 @@ from hedgehogd.log.errors import LogError
 from hedgehogd.log.follower import Follower
 from hedgehogd.log.reader import Reader
 from hedgehogd.log.window import Window
-from tests.log.conftest import SMALL, Machine, message, numbers
+from tests.log.conftest import SMALL, Machine, message, numbers, oldest_id
 
 OS_CALLS = ("open", "listdir", "pread", "pwrite", "pwritev", "link", "unlink", "stat", "fstat",
     "posix_fallocate", "fstatvfs", "ftruncate", "fchmod", "mkdir")  # fmt: skip
@@ -221,9 +221,7 @@ def going_on(scene):
     writer = scene.machine.writer(SMALL)
     writer.append([message(1000)])
     assert not [name for name in scene.directory.names() if name.startswith("new-")]
-    reader = scene.machine.reader()
-    oldest = reader._anchors()[0].previous_id
-    found = numbers(reader.read(oldest, 10**9))
+    found = numbers(scene.machine.reader().read(oldest_id(scene.machine), 10**9))
     assert [each for each in scene.published if each >= found[0]] == [
         each for each in found if each < 1000 and each in scene.published
     ]

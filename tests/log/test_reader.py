@@ -2,15 +2,19 @@
 
 import itertools
 import os
+from contextlib import closing
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hedgehogd.log import reader as reader_module
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, ReplacedWindow
+from hedgehogd.log.reader import Reader
 from hedgehogd.log.segment import FRAME_BYTES, HEAD_BYTES, frame
+from hedgehogd.protocol import entry
 from tests.log.conftest import SMALL, Machine, damage_page, descriptors, message, numbers
 
 EVERYTHING = 10**9
@@ -40,6 +44,82 @@ def test_a_read_begins_after_any_id(machine):
     assert list(range(90)) == numbers(reader.read(ids[0] - 1, EVERYTHING))
     assert list(range(90)) == numbers(reader.read(0, EVERYTHING))
     assert [] == reader.read(ids[-1] + 10**9, EVERYTHING)
+
+
+def test_a_search_reads_few_heads_and_one_entry(machine, monkeypatch):
+    """Many subscribers resume at once; each of them searches."""
+    ids = fill(machine.writer(SMALL._replace(window_bytes_max=1 << 24)), 3_000)
+    assert 200 < len(machine.directory.segments())
+    reader = machine.reader()
+    heads, unpacked, plain = [], [], Directory.head
+
+    def head(directory, *place):
+        heads.append(place)
+        return plain(directory, *place)
+
+    def unpack(*arguments):
+        unpacked.append(arguments)
+        return entry.unpack(*arguments)
+
+    monkeypatch.setattr(Directory, "head", head)
+    monkeypatch.setattr(reader_module, "unpack", unpack)
+    for number in (0, 1, 1_500, 2_997):
+        found = reader.read(ids[number], 1)
+        assert number + 1 == found[0].sequence
+        assert len(heads) <= 9
+        assert 1 == len(unpacked)
+        heads.clear()
+        unpacked.clear()
+
+
+def test_a_search_needs_no_sound_head(machine):
+    """A damaged head costs no record: the segment before it leads there."""
+    ids = fill(machine.writer(), 40)
+    for number in (1, 2, 4, 5):
+        damage_page(machine.path / f"segment-1-{number}", last=HEAD_BYTES)
+    reader = machine.reader()
+    for number, each in enumerate(ids):
+        assert list(range(number + 1, 40)) == numbers(reader.read(each, EVERYTHING))
+    assert list(range(40)) == numbers(reader.read(0, EVERYTHING))
+
+
+def test_no_damaged_frame_hides_a_record(machine):
+    """A changed size may lead from one frame to another one; then the damage is reported."""
+    writer = machine.writer(SMALL._replace(segment_bytes=1 << 13))
+    first = writer.append([message(10, 300)])
+    size = 300 + 512 - (writer._offset - HEAD_BYTES)
+    machine.close(writer)
+    machine.directory.remove("term-1")
+    writer = machine.writer(SMALL._replace(segment_bytes=1 << 13))
+    ids = [writer.append([message(number, size)]) for number in range(10, 18)]
+    assert (first, HEAD_BYTES + 8 * 512) == (ids[0], writer._offset)
+    path = machine.path / "segment-1-1"
+    sound = path.read_bytes()
+    directory = machine.directory
+    wrong, reported = [], 0
+    for place, bit in itertools.product(range(2, 6), [*range(32, 64), *range(128, 192)]):
+        data = bytearray(sound)
+        data[HEAD_BYTES + 512 * place + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        with closing(Reader(directory)) as reader:
+            try:
+                found = numbers(reader.read(ids[3], 1))
+            except DamagedWindow:
+                reported += 1
+            else:
+                wrong += [(place, bit)] * (found != [14])
+
+    assert [] == wrong
+    assert reported > 100
+
+
+def test_an_entry_larger_than_a_piece_is_passed(machine, monkeypatch):
+    """Its bytes are not read at all."""
+    monkeypatch.setattr(reader_module, "WINDOW_READ_BYTES", 100)
+    ids = fill(machine.writer(), 40)
+    reader = machine.reader()
+    for number, each in enumerate(ids):
+        assert list(range(number + 1, 40)) == numbers(reader.read(each, EVERYTHING))
 
 
 def test_a_read_is_limited_and_continues(machine):

@@ -12,6 +12,7 @@ from hedgehogd.log.segment import (
     frame,
     pack_head,
     scan,
+    skip,
     unpack_head,
 )
 
@@ -107,6 +108,28 @@ def test_an_end_mark_ends_the_segment(parts, rest):
     found = scan(data + end_mark(len(parts)) + rest)
 
     assert (len(parts), len(data), True, 0) == (len(found.entries), *rest_of(found))
+
+
+@given(entries, st.integers(0, 9), st.integers(0, 200))
+def test_entries_up_to_an_id_are_passed(parts, after_id, kept):
+    """Only their frames are needed: the piece may end within the last one's bytes."""
+    data = framed(parts)
+    places = [0, *(end for _, end, _, _ in scan(data).entries)]
+    piece = data[:kept]
+    passed = [n for n in range(min(after_id, len(parts))) if places[n] + FRAME_BYTES <= len(piece)]
+    end = places[len(passed)]
+    last_size = end - places[len(passed) - 1] if passed else 0
+    is_found = len(passed) < len(parts) and end + FRAME_BYTES <= len(piece)
+
+    assert (end, last_size, is_found) == skip(piece, after_id)
+
+
+@pytest.mark.parametrize("rest", [end_mark(2), bytes(30), b"\xff" * 30])
+def test_no_end_mark_and_no_damaged_length_is_passed(rest):
+    """A reader must see the end of the segment, and the damage."""
+    data = framed([b"first", b"second"])
+
+    assert (len(data), FRAME_BYTES + 6, True) == skip(data + rest, 10**9)
 
 
 @given(st.binary(max_size=200), st.integers(0, 20))

@@ -14,7 +14,7 @@ from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow, WindowFull
 from hedgehogd.log.window import keep_lease
 from tests.disks import small_disk
-from tests.log.conftest import NOW_US, SMALL, Machine, message, numbers
+from tests.log.conftest import NOW_US, SMALL, Machine, message, numbers, oldest_id
 
 
 def batch_of(*sequences, size=0):
@@ -163,9 +163,7 @@ def test_the_window_is_bounded_in_bytes(machine):
         writer.append(batch_of(number, size=300))
         files = [path for path in machine.path.iterdir() if path.name.startswith("segment")]
         assert sum(path.stat().st_size for path in files) <= 40_000 + 4096
-    reader = machine.reader()
-    oldest = reader._anchors()[0].previous_id
-    found = numbers(reader.read(oldest, 10**9))
+    found = numbers(everything(machine, oldest_id(machine)))
 
     assert list(range(found[0], 400)) == found
     assert (False, 0) == (writer.is_short, writer.shrinks)
@@ -178,12 +176,12 @@ def test_the_window_is_bounded_in_time(machine):
         machine.clock.pass_s(2)
         machine.clock.wall_us -= 10**12
         writer.append(batch_of(number, size=1000))
-    found = numbers(everything(machine, machine.reader()._anchors()[0].previous_id))
+    found = numbers(everything(machine, oldest_id(machine)))
     assert 25 <= len(found) <= 36
     machine.clock.pass_s(61)
     writer.renew()
 
-    assert 1 == len(machine.reader()._anchors())
+    assert 1 == len(machine.reader()._segments())
 
 
 def test_a_successor_bounds_what_it_inherits(machine):
@@ -193,7 +191,7 @@ def test_a_successor_bounds_what_it_inherits(machine):
         for each in range(10):
             writer.append(batch_of(10 * number + each, size=300))
         machine.close(writer)
-    found = numbers(everything(machine, machine.reader()._anchors()[0].previous_id))
+    found = numbers(everything(machine, oldest_id(machine)))
 
     assert list(range(found[0], 200)) == found
     assert sum(path.stat().st_size for path in machine.path.glob("segment*")) <= 34_100
@@ -229,7 +227,7 @@ def test_a_full_file_system_shortens_the_window(tmp_path):
             assert list(range(2_000)) == numbers(got)
             assert writer.is_short
             assert writer.shrinks > 10
-            left = numbers(everything(machine, machine.reader()._anchors()[0].previous_id))
+            left = numbers(everything(machine, oldest_id(machine)))
             assert list(range(left[0], 2_000)) == left
             assert len(left) > 400
         finally:
@@ -254,7 +252,7 @@ def test_a_batch_without_space_is_refused_and_others_succeed(tmp_path):
             assert (True, 0) == (writer.is_short, writer.shrinks)
             disk.clear()
             writer.append(batch_of(101, size=120_000))
-            oldest = machine.reader()._anchors()[0].previous_id
+            oldest = oldest_id(machine)
             found = numbers(everything(machine, oldest))
             assert list(range(found[0], 102)) == found
         finally:

@@ -145,6 +145,9 @@ class Message(msgspec.Struct, gc=False):
         received_us: the receive time, µs since the epoch: the time of publication, or the place
             of a recorded message in the store; 0 before publication.
         id: its id in the log (``domain.record``); 0 before it is appended.
+        published_us: the time of its publication, µs since the epoch, the same for one batch: its
+            place among the messages of the tape; of a recorded message, its place in the store; 0
+            before publication.
     """
 
     topic: Topic
@@ -159,6 +162,7 @@ class Message(msgspec.Struct, gc=False):
     deflated: bytes | None = None
     received_us: int = 0
     id: int = 0
+    published_us: int = 0
 
 
 _topics: dict[tuple[str, str], Topic] = {}

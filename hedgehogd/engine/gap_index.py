@@ -56,7 +56,7 @@ class Holes:
         if not told and last is not None and last + 1 < number:
             told.append(notices.lost(topic, last + 1, number - 1))
         for payload in told:
-            hole = in_band(topic, payload, number - 1, message.received_us)
+            hole = in_band(topic, payload, number - 1, message.published_us)
             self._closed.append((offset, hole))
             self.bytes += weight(hole)
         return bool(told)

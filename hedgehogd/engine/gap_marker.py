@@ -17,17 +17,17 @@ class InBand(Message, gc=False):
     up_to: int | None = None
 
 
-def in_band(topic: Topic, payload: bytes, up_to: int | None = None, received_us: int = 0) -> InBand:
+def in_band(topic: Topic, payload: bytes, up_to: int | None = None, place: int = 0) -> InBand:
     """Return a notice about ``topic`` in the form of a message.
 
     Args:
         topic: the topic with the gap.
         payload: the notice in JSON.
         up_to: the last missing sequence; None when it is not known.
-        received_us: the receive time, µs since the epoch, that places the notice among messages; 0
-            when it is not placed by time.
+        place: its ``published_us``, and its ``received_us``, µs since the epoch; 0 when it is not
+            placed by time.
     """
     notice = InBand(topic, "notice", encode_text(payload), payload)
     notice.event = notice_event(payload)
-    notice.up_to, notice.received_us = up_to, received_us
+    notice.up_to, notice.received_us, notice.published_us = up_to, place, place
     return notice

@@ -46,12 +46,12 @@ class Known(NamedTuple):
     Attributes:
         sequence: the sequence of the message that the record begins with: the topic's first one,
             the first one after the gap, or the one that left the tape last.
-        received_us: when that message was received, µs since the epoch.
+        published_us: when that message was published, µs since the epoch.
         has_left: True if that message has left the tape.
     """
 
     sequence: int
-    received_us: int
+    published_us: int
     has_left: bool = False
 
     @property
@@ -82,7 +82,7 @@ class Tape:
         self._keep_us = keep_us
         self._messages: deque[Message] = deque()
         self._last: dict[Topic, int] = {}  # each topic's last sequence
-        self._flows: dict[str, int] = {}  # when each product's first message was received, µs
+        self._flows: dict[str, int] = {}  # when each product's first message was published, µs
         self._before: dict[Topic, int] = {}  # last known sequence before a topic's first message
         self._forgotten: dict[Topic, int] = {}  # the end of the tape when a topic was forgotten
         # offset and sequence of each topic's first message
@@ -102,7 +102,7 @@ class Tape:
     def append(self, messages: Sequence[Message]) -> None:
         """Append a batch to the tape; the oldest messages of former batches leave if it is full.
 
-        The caller has set ``received_us`` of each message.
+        The caller has set ``published_us`` of each message.
         """
         kept, holes = self._messages, self._holes
         for message in messages:
@@ -111,11 +111,11 @@ class Tape:
             self.end += 1
             product_id = message.topic.product_id
             if product_id not in self._flows and len(self._flows) < TOPICS_MAX:
-                self._flows[product_id] = message.received_us
+                self._flows[product_id] = message.published_us
             for topic in positions(message):
                 is_after_gap = topic in holes.open
                 if is_after_gap and holes.end(topic, message, self.end, self._last.get(topic)):
-                    known = Known(message.sequence or 0, message.received_us)
+                    known = Known(message.sequence or 0, message.published_us)
                     self._broken[topic] = (self.end, known)
                 offsets = self._offsets.get(topic)
                 if offsets is not None:
@@ -123,7 +123,7 @@ class Tape:
                     offsets.append(self.end)
                 elif len(self._last) < TOPICS_MAX:
                     self._last[topic] = message.sequence or 0
-                    known = Known(message.sequence or 0, message.received_us)
+                    known = Known(message.sequence or 0, message.published_us)
                     self._began[topic] = (self.end, known)
                     self._offsets[topic] = deque([self.end])
         while self._is_full() and len(kept) > len(messages):
@@ -136,7 +136,7 @@ class Tape:
                 offsets = self._offsets.get(topic)
                 if offsets and offsets[0] == offset:
                     offsets.popleft()
-                    known = Known(oldest.sequence or 0, oldest.received_us, has_left=True)
+                    known = Known(oldest.sequence or 0, oldest.published_us, has_left=True)
                     self._left[topic] = (offset, known)
 
     def note(self, notice: TopicNotice) -> None:
@@ -201,7 +201,7 @@ class Tape:
         return {topic: self._before[topic] for topic in topics if topic in self._before}
 
     def flows_since(self, product_id: str) -> int | None:
-        """Return when the product's first message was received, µs since the epoch, or None.
+        """Return when the product's first message was published, µs since the epoch, or None.
 
         The heartbeat is the first message of a quiet market.
         """
@@ -302,7 +302,7 @@ class Tape:
     def _is_full(self) -> bool:
         if self.bytes + self._holes.bytes <= self._bytes_max:
             return False
-        age_us = max(0, self._messages[-1].received_us - self._messages[0].received_us)
+        age_us = max(0, self._messages[-1].published_us - self._messages[0].published_us)
         return age_us >= self._keep_us or self.bytes > _KEEPING_FACTOR * self._bytes_max
 
     def _backwards(self, after: int) -> Iterator[tuple[int, Message]]:

@@ -116,13 +116,13 @@ class Broker:
         State is the last values, the notices in force and the level-3 books; the caller has updated
         the level-2 books in the same turn.
 
-        They get their ``received_us`` here: one time for all.
+        They get their ``published_us`` and ``received_us`` here: one time for all.
         """
         pipe = self._pipe
         if messages:
             now_us = pipe.wall_us()
             for message in messages:
-                message.received_us = now_us
+                message.received_us = message.published_us = now_us
             pipe.tape.append(messages)
             pipe.latest.keep(messages)
             pipe.standing.delivered(messages)

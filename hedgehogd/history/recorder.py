@@ -133,10 +133,10 @@ class Recorder:
         holes = {(at, hole.topic) for at, hole in tape.holes(self._offset, self._recorded)}
         for offset, message in tape.read(self._offset, self._looked_at):
             if len(self._taken) >= messages_max:
-                self._whole_us = message.received_us - 1
+                self._whole_us = message.published_us - 1
                 break
             self._offset = offset
-            self._heard[message.topic.product_id] = message.received_us
+            self._heard[message.topic.product_id] = message.published_us
             self._take(offset, message, follows_hole=(offset, message.topic) in holes)
         else:
             self._offset = tape.end
@@ -171,7 +171,7 @@ class Recorder:
             self._taken.append(
                 Entry(
                     topic,
-                    message.received_us,
+                    message.published_us,
                     message.payload,
                     message.sequence,
                     message.trade_id,
@@ -183,13 +183,13 @@ class Recorder:
     ) -> None:
         """Take note of what is missing before it."""
         kept = self._tickers.get(topic)
-        if kept is not None and sequence <= kept and message.received_us <= self._begun_us:
+        if kept is not None and sequence <= kept and message.published_us <= self._begun_us:
             return  # the writer before us has it
         if follows_hole and kept is not None:
             self._cut.setdefault(topic, kept)
         last = self._cut.pop(topic, sequence)
         if last < sequence - 1:
-            hole = Hole(topic, "missing", last + 1, sequence - 1, message.received_us)
+            hole = Hole(topic, "missing", last + 1, sequence - 1, message.published_us)
             self._taken.append(hole)
         self._tickers[topic] = sequence
 
@@ -253,7 +253,7 @@ class Recorder:
             reader.close()
         known = [self._pipe.tape.held_from(topic) for topic in self._recorded]
         now_us = self._wall_us()
-        since_us = min((each.received_us for each in known if each), default=now_us)
+        since_us = min((each.published_us for each in known if each), default=now_us)
         return since_us <= written_us or written_us < now_us - int(limits.TAPE_KEEP_S * _US)
 
     def _lets_others_go_first(self) -> bool:

@@ -168,7 +168,7 @@ class CatchUp(Giving):
         if self._is_cut(shared) and await self._fill(needs):
             return False
         for hole in shared.holes:
-            if hole.received_us > self._told_us and self._lacks(hole):
+            if hole.published_us > self._told_us and self._lacks(hole):
                 await self._meet(hole, shared)
                 return False
         await self._give(shared)
@@ -190,7 +190,7 @@ class CatchUp(Giving):
         """
         before = next(n for n, message in enumerate(page.messages) if message is hole)
         await self._give(Page(page.messages[:before]))
-        self._reading.cursor = hole.received_us - 1
+        self._reading.cursor = hole.published_us - 1
         needs = {*self._behind(), *self._past_tape()}
         if hole.topic not in needs:
             self._reading.kept.discard(hole.topic)  # the tape has it, and more
@@ -198,7 +198,7 @@ class CatchUp(Giving):
         product_id = hole.topic.product_id
         has_found = await self._fill(sorted(t for t in needs if t.product_id == product_id), hole)
         if not has_found or hole.topic in self._behind():
-            self._told_us = hole.received_us
+            self._told_us = hole.published_us
 
     def _find_quiet(self, topic: Topic, written_to: int) -> None:
         """All that is stored has been given: a topic that has not spoken here may be whole.

@@ -216,7 +216,7 @@ class Giving:
         is_own = message.topic in self._progress
         progress = self._progress[message.topic if is_own else message.also or message.topic]
         number = message.sequence
-        return number is None or progress.wants(number, message.received_us)
+        return number is None or progress.wants(number, message.published_us)
 
     def _lacks(self, hole: InBand) -> bool:
         """Say whether what is missing there is wanted."""

@@ -15,8 +15,8 @@ from hedgehogd.domain.message import BadMessage, Message, read_head
 from hedgehogd.protocol.frames import encode_text
 
 
-def message_of(topic: Topic, payload: bytes, received_us: int = 0) -> Message:
-    """Return a message as it was, from its text alone."""
+def message_of(topic: Topic, payload: bytes, place: int = 0) -> Message:
+    """Return a message as it was, from its text and its place; 0 for no place."""
     try:
         head = read_head(payload)
         kind, sequence, trade_id = head.type, head.sequence, head.trade_id
@@ -25,7 +25,7 @@ def message_of(topic: Topic, payload: bytes, received_us: int = 0) -> Message:
     message = Message(topic, kind, encode_text(payload), payload, sequence, trade_id)
     if kind == "match" and topic.channel == FULL.topic_channel:
         message.also = MATCHES.topic(topic.product_id)  # as when it came
-    message.received_us = received_us
+    message.received_us = message.published_us = place
     return message
 
 

@@ -77,8 +77,8 @@ class Neighbours:
     async def _wait(self, topics: Iterable[Topic], hole: InBand | None) -> None:
         """Wait until they have what our records begin with, and what follows on the hole."""
         records = [self._tape.known_from(topic) for topic in topics]
-        begun = [known.received_us for known in records if known is not None]
-        newest_us = max([*begun, 0 if hole is None else hole.received_us], default=0)
+        begun = [known.published_us for known in records if known is not None]
+        newest_us = max([*begun, 0 if hole is None else hole.published_us], default=0)
         passed_s = (self._resumes.wall_us() - newest_us) / _US
         rest_s = limits.RESUME_MARGIN_S - passed_s
         await trio.sleep(max(0.0, min(rest_s, limits.RESUME_MARGIN_S)))  # clocks may step back

@@ -15,7 +15,7 @@ class Progress:
             when it is known by time alone.
         given: the last sequence that the subscriber has: its position.
         given_at: when it was given something last, on trio's clock; -inf before.
-        after_us: nothing received up to then is wanted.
+        after_us: no message published up to then is wanted.
         quiet_us: nothing had come of it by then, here or elsewhere; None when that is not so.
         is_new: it is not resumed, it only waits with the others.
         is_cut: what follows on ``reached`` is gone, up to what is found next.
@@ -42,14 +42,14 @@ class Progress:
         self.is_cut = False
         self.is_given_up = False
 
-    def wants(self, sequence: int, received_us: int) -> bool:
+    def wants(self, sequence: int, published_us: int) -> bool:
         """Say whether a message is behind what was reached."""
-        return received_us > self.after_us if self.reached is None else sequence > self.reached
+        return published_us > self.after_us if self.reached is None else sequence > self.reached
 
     def lacks(self, hole: InBand) -> bool:
         """Say whether something that is wanted is missing in ``hole``."""
         if self.reached is None or hole.up_to is None:
-            return hole.received_us > self.after_us
+            return hole.published_us > self.after_us
         return self.reached < hole.up_to
 
     def is_cut_before(self, first: int) -> bool:
@@ -62,8 +62,8 @@ class Progress:
             return True
         if known is None:
             return self.quiet_us is not None
-        if self.quiet_us is not None and not known.has_left and known.received_us > self.quiet_us:
+        if self.quiet_us is not None and not known.has_left and known.published_us > self.quiet_us:
             return True
         if self.reached is None:
-            return self.after_us >= known.received_us
+            return self.after_us >= known.published_us
         return self.reached >= known.before

@@ -15,7 +15,7 @@ def test_a_notice_has_the_form_of_a_notice_and_moves_no_position():
     for line in (b"id: matches:BTC-USD@5", b"event: hedgehogd", b'data: {"type":"gap"}'):
         assert line + b"\n" in event
     assert positions(notice) == ()
-    assert (notice.up_to, notice.received_us, notice.sequence) == (7, 9, None)
+    assert (notice.up_to, notice.published_us, notice.sequence) == (7, 9, None)
 
 
 def test_a_notice_of_several_lines_is_one_event():

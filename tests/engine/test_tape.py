@@ -239,7 +239,7 @@ SECOND = 1_000_000
 
 
 def received(message, at_us):
-    message.received_us = at_us
+    message.published_us = at_us
     return message
 
 
@@ -281,7 +281,7 @@ def test_the_known_record_of_a_topic_is_whole(steps, room):
             assert (known, tape.last_sequence(topic)) == (None, None)
             continue
         first = gone[-1][1] if gone else held[0][1]
-        assert (known.sequence, known.received_us) == (first.sequence, first.received_us)
+        assert (known.sequence, known.published_us) == (first.sequence, first.published_us)
         assert known.has_left == bool(gone)
         assert tape.last_sequence(topic) == held[-1][1].sequence
 
@@ -344,7 +344,7 @@ def test_a_product_flows_since_its_first_message():
     assert tape.flows_since("BTC-USD") is None
     for at, channel in ((5, "heartbeat"), (9, "matches")):
         message = make_message(channel, sequence=1)
-        message.received_us = at
+        message.published_us = at
         tape.append([message])
     assert tape.flows_since("BTC-USD") == 5
     tape.forget(MATCHES)

@@ -46,7 +46,8 @@ class Memory:
             if topic is not None:
                 copy = make_message(*message.topic, message.sequence, also=message.also)
                 copy.topic, copy.payload, copy.frame = topic, message.payload, message.frame
-                copy.type, copy.received_us = message.type, place
+                copy.type = message.type
+                copy.received_us = copy.published_us = place
                 if topic != message.topic:
                     copy.also = None
                 self.kept.append((place, topic, copy))

@@ -39,7 +39,7 @@ def keep(stage, channel, sequence, second, kind=None, **more):
     place = EPOCH_US + second * S
     while any(place == each[0] for each in stage.past.kept):
         place += 1
-    message.received_us = place
+    message.received_us = message.published_us = place
     stage.past.kept.append((place, message.topic, message))
     stage.past.kept.sort(key=lambda each: each[0])
 

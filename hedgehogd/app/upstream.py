@@ -117,6 +117,7 @@ class Upstream:
         dialer = Dialer(
             address,
             self._random,
+            self._instance.pipe.wall_us,
             credentials=credentials,
             stale_after_s=settings.feed_stale_after_s,
             message_bytes_max=settings.feed_message_bytes_max,

@@ -41,6 +41,7 @@ from hedgehogd.domain.limits import (
 )
 from hedgehogd.domain.message import BadMessage, Head, Message, intern_topic, read_head
 from hedgehogd.protocol import coinbase
+from hedgehogd.protocol.frames import Frames
 
 _MATCHES = MATCHES.topic_channel
 _ODDITY_CHARACTERS_MAX = 200
@@ -156,7 +157,7 @@ class UpstreamSession:
         if state is not None:
             state.forget(topic.channel)
 
-    def receive(self, source: Source, frames: list[tuple[bytes, bytes]], now: float) -> Received:
+    def receive(self, source: Source, frames: Frames, now: float, received_us: int = 0) -> Received:
         """Judge the text messages of one socket read, and apply those that are not data.
 
         Times and products are recorded in ``source``, and in the states of the products.
@@ -165,6 +166,7 @@ class UpstreamSession:
             source: the connection.
             frames: the text messages as ``(frame, payload)`` pairs, in order of arrival.
             now: any clock that rises steadily, in seconds.
+            received_us: the wall-clock time of the read, µs since the epoch; it may step back.
 
         Returns:
             The messages to deliver, which may have been queued before, and all notices, refusals,
@@ -210,6 +212,7 @@ class UpstreamSession:
             else:
                 state.data_at = now
             message = Message(topic, head.type, frame, payload, head.sequence, head.trade_id, also)
+            message.received_us = received_us
             arbitrate(state, Arrival(source, head, message, now), now, received)
         return received
 

@@ -57,6 +57,7 @@ class HeldBook:
     Attributes:
         book: the levels.
         time: the ``time`` of the last update; empty before the first that has one.
+        received_us: the receive time of the last update, µs since the epoch; 0 before the first.
         is_level2: True when the book follows ``level2``, from which ``level2_batch`` is made.
         gathering: levels changed in the running window of 50 ms; None without demand for it.
         was_crossed: True if the book was crossed after its last update, or after its snapshot.
@@ -73,6 +74,7 @@ class HeldBook:
         "book",
         "gathering",
         "is_level2",
+        "received_us",
         "reported",
         "sound_since",
         "time",
@@ -83,6 +85,7 @@ class HeldBook:
     def __init__(self) -> None:
         self.book = Book()
         self.time = ""
+        self.received_us = 0
         self.is_level2 = False
         self.gathering: Gathering | None = None
         self.was_crossed = False
@@ -198,7 +201,8 @@ class Books:
     def gathered(self) -> Iterator[Message]:
         """End the running window of each ``level2_batch``; yield its net changes in a message.
 
-        A window without a net change yields nothing. Exhaust the iterator: each step ends windows.
+        A window without a net change yields nothing. A message has the receive time of the book's
+        last update. Exhaust the iterator: each step ends windows.
         """
         for product_id, held in self._held.items():
             gathering = held.gathering
@@ -209,7 +213,8 @@ class Books:
             if changes:
                 payload = l2update(product_id, changes, held.time)
                 topic = intern_topic(_BATCH, product_id)
-                yield Message(topic, "l2update", encode_text(payload), payload)
+                yield Message(topic, "l2update", encode_text(payload), payload,
+                              received_us=held.received_us)  # fmt: skip
 
     def watch_demand(self) -> bool:
         """Start to gather changes for each wanted ``level2_batch``, and stop for each other one.
@@ -245,6 +250,7 @@ class Books:
             held.gathering.note(held.book, changes)
         skipped = held.book.skipped
         bare = held.book.apply(changes)
+        held.received_us = message.received_us
         if held.book.skipped != skipped:
             self.unreadable += held.book.skipped - skipped
             self._resync(message.topic.product_id, "bad_update")
@@ -281,7 +287,7 @@ class Books:
         if payload is None:
             return []
         return [Message(message.topic, message.type, encode_text(payload), payload, None, None,
-                        message.also)]  # fmt: skip
+                        message.also, received_us=message.received_us)]  # fmt: skip
 
     def _resync(self, product_id: str, reason: str) -> None:
         """Request a new snapshot of a product with a book, or count the request as withheld.

@@ -116,13 +116,16 @@ class Broker:
         State is the last values, the notices in force and the level-3 books; the caller has updated
         the level-2 books in the same turn.
 
-        They get their ``published_us`` and ``received_us`` here: one time for all.
+        They get their ``published_us`` here, one time for all; those without a receive time get it
+        as ``received_us``, too.
         """
         pipe = self._pipe
         if messages:
             now_us = pipe.wall_us()
             for message in messages:
-                message.received_us = message.published_us = now_us
+                message.published_us = now_us
+                if not message.received_us:
+                    message.received_us = now_us
             pipe.tape.append(messages)
             pipe.latest.keep(messages)
             pipe.standing.delivered(messages)

@@ -59,6 +59,7 @@ class LastValues:
                 payload,
                 newest.sequence,
                 newest.trade_id,
+                received_us=newest.received_us,
             )
             self._by_topic[topic] = newest  # shared by all joiners until the next match
         return newest

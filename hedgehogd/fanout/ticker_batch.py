@@ -35,9 +35,9 @@ class TickerBatch:
             if newest is None:
                 continue
             if self._sent.get(topic) != newest.payload:
-                found.append(
-                    Message(topic, newest.type, newest.frame, newest.payload, newest.sequence)
-                )
+                message = Message(topic, newest.type, newest.frame, newest.payload, newest.sequence)
+                message.received_us = newest.received_us
+                found.append(message)
             sent[topic] = newest.payload
         self._sent = sent
         return found

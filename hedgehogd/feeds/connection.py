@@ -46,9 +46,10 @@ from hedgehogd.feeds.disconnects import (
     is_for_good,
     is_rate_limit,
 )
-from hedgehogd.feeds.tap import Frames, FrameTap
+from hedgehogd.feeds.tap import FrameTap
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.backoff import Backoff
+from hedgehogd.protocol.frames import Frames
 
 log = structlog.get_logger("feed")
 
@@ -243,7 +244,7 @@ class Connection:
             stream = await dialer.open_stream(address)
         closed_by_us = False
         source = Source(self._line)
-        tap = FrameTap(stream, self._receive, dialer.message_bytes_max)
+        tap = FrameTap(stream, self._receive, dialer.message_bytes_max, dialer.wall_us)
         try:
             async with trio.open_nursery() as nursery:
                 with trio.fail_at(connect_by):
@@ -327,9 +328,10 @@ class Connection:
             await connection.send_message(request.decode())
             log.debug("upstream request", line=self._line, topics=len(topics), kind=kind)
 
-    async def _receive(self, frames: Frames) -> None:
+    async def _receive(self, frames: Frames, received_us: int) -> None:
         """Arbitrate and deliver the frames of one read; wait while the inbox is full.
 
+        The socket was read at ``received_us``, µs since the epoch.
         Also note that data has arrived, and request topics that an acknowledgement leaves out.
         """
         source = self.source
@@ -338,7 +340,7 @@ class Connection:
         now, known = trio.current_time(), len(source.products)
         self._health.heard_at = now
         was_stale = source.told_stale
-        received = self._session.receive(source, frames, now)
+        received = self._session.receive(source, frames, now, received_us)
         if was_stale:  # a message of a relay without data proves that the relay is alive
             self.heard_at = now
             if not source.told_stale:  # it is live again: its products have ``stale_after_s``

@@ -1,6 +1,5 @@
 """The dialer: how connections reach the exchange, and how often they may."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 
@@ -21,15 +20,16 @@ class Dialer:
     Args:
         address: address of the exchange.
         random: source of jitter.
+        wall_us: see the attribute.
         credentials: for channels that need a key; None without a key.
         stale_after_s: see the attribute.
         message_bytes_max: see the attribute.
         open_stream: connects to an address; tests pass their own function.
-        wall_s: returns the time for signatures, seconds since the epoch.
 
     Attributes:
         address: address of the exchange.
         random: source of jitter.
+        wall_us: returns the wall-clock time, µs since the epoch, for receive times and signatures.
         secrets: secrets of the address and of the key; no text that is shown may contain them.
         stale_after_s: silence after which a connection is dead, in seconds.
         message_bytes_max: longest upstream message, in bytes.
@@ -43,15 +43,16 @@ class Dialer:
         self,
         address: FeedAddress,
         random: Random,
+        wall_us: Callable[[], int],
         *,
         credentials: Credentials | None = None,
         stale_after_s: float = limits.STALE_AFTER_S,
         message_bytes_max: int = limits.UPSTREAM_MESSAGE_BYTES_MAX,
         open_stream: Callable[[FeedAddress], Awaitable[trio.abc.Stream]] = dial,
-        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.address = address
         self.random = random
+        self.wall_us = wall_us
         self.secrets = address.secrets
         if credentials is not None:
             self.secrets |= credentials.secrets
@@ -62,14 +63,13 @@ class Dialer:
         self.not_before = -float("inf")
         self._dials = TokenBucket(limits.DIALS_PER_S, limits.DIALS_BURST)
         self._credentials = credentials
-        self._wall_s = wall_s
         self._logged_failure, self._logged_at = "", 0.0
 
     @property
     def sign(self) -> Callable[[], Mapping[str, str]] | None:
         """The function that returns the fields of a signature; None without credentials."""
         credentials = self._credentials
-        return None if credentials is None else lambda: credentials.sign(self._wall_s())
+        return None if credentials is None else lambda: credentials.sign(self.wall_us() / 1e6)
 
     def share(self, among: int) -> None:
         """Limit the dials to one of ``among`` equal shares of those that the exchange allows."""

@@ -147,6 +147,7 @@ class RecordingFeed:
     async def _send(self, batch: list[Recorded]) -> None:
         frames = [(encode_text(recorded.payload), recorded.payload) for recorded in batch]
         now = self._health.heard_at = trio.current_time()
-        received = self._session.receive(self._source, frames, now)
+        received_us = self._pipe.wall_us()
+        received = self._session.receive(self._source, frames, now, received_us)
         account(received, self._session, self._health)
         await self._inbox.send(Delivery(received.messages, received.notices, received.notices_at))

@@ -15,9 +15,7 @@ import trio
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.domain.limits import HEAD_BYTES_MAX, UPSTREAM_READ_BYTES
 from hedgehogd.engine.streams import PassingStream
-from hedgehogd.protocol.frames import FrameError, FrameScanner
-
-Frames = list[tuple[bytes, bytes]]
+from hedgehogd.protocol.frames import FrameError, Frames, FrameScanner
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])\b")
 _HTTP = b"HTTP/"
@@ -43,9 +41,11 @@ class FrameTap(PassingStream):
 
     Args:
         inner: the connected stream, TLS included.
-        on_frames: receives the ``(frame, payload)`` pairs of one read. The next read waits until
-            it returns, so a full inbox slows the exchange through TCP.
+        on_frames: receives the ``(frame, payload)`` pairs of one read, and when the socket was
+            read, µs since the epoch. The next read waits until it returns, so a full inbox slows
+            the exchange through TCP.
         message_bytes_max: longest message accepted, in bytes.
+        wall_us: the wall clock, µs since the epoch; it is read once for each read of the socket.
 
     Attributes:
         heard_at: when the last byte arrived or ``on_frames`` last returned, on the clock of
@@ -62,8 +62,9 @@ class FrameTap(PassingStream):
     def __init__(
         self,
         inner: trio.abc.Stream,
-        on_frames: Callable[[Frames], Awaitable[None]],
+        on_frames: Callable[[Frames, int], Awaitable[None]],
         message_bytes_max: int,
+        wall_us: Callable[[], int],
     ) -> None:
         super().__init__(inner)
         self.heard_at = trio.current_time()
@@ -74,6 +75,8 @@ class FrameTap(PassingStream):
         self._head = b""
         self._is_open = False
         self._after_head = b""
+        self._wall_us = wall_us
+        self._read_us = 0
 
     @property
     def binary_dropped(self) -> int:
@@ -101,10 +104,11 @@ class FrameTap(PassingStream):
                 if not data:
                     return b""
                 self.heard_at = trio.current_time()
+                self._read_us = self._wall_us()
             frames, rest = self._scanner.receive(data)
             if frames:
                 self.is_delivering = True
-                await self._on_frames(frames)
+                await self._on_frames(frames, self._read_us)
                 self.is_delivering = False
                 self.heard_at = trio.current_time()  # no byte was read while the inbox was full
             if rest:
@@ -114,6 +118,7 @@ class FrameTap(PassingStream):
         while b"\r\n\r\n" not in self._head:
             data = await self._inner.receive_some(UPSTREAM_READ_BYTES)
             self.heard_at = trio.current_time()
+            self._read_us = self._wall_us()
             if not data:
                 raise FeedError("the exchange closed the connection during the WebSocket handshake")
             self._head += data

@@ -20,6 +20,9 @@ _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0
 _CONTROL_BYTES_MAX = 125
 _CLOSE_REASON_BYTES_MAX = 123
 
+Frames = list[tuple[bytes, bytes]]
+"""Text messages in order of arrival, each as its frame and the payload in it."""
+
 
 class FrameError(Exception):
     """A violation of RFC 6455, or of a limit, by the peer.
@@ -92,7 +95,7 @@ class FrameScanner:
         self._parts = bytearray()  # a list would use 40 bytes for a fragment of one byte
         self._parts_opcode = 0
 
-    def receive(self, data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    def receive(self, data: bytes) -> tuple[Frames, bytes]:
         """Process the next bytes from the peer; those of an incomplete frame are kept.
 
         Returns:
@@ -105,7 +108,7 @@ class FrameScanner:
         buffer = self._gather(data)
         if buffer is None:
             return [], b""
-        messages: list[tuple[bytes, bytes]] = []
+        messages: Frames = []
         rest = b""
         at, size = 0, len(buffer)
         while size - at >= 2:
@@ -175,7 +178,7 @@ class FrameScanner:
             raise FrameError(CLOSE_PROTOCOL_ERROR, f"a control frame of {length} bytes")
         return frame
 
-    def _data(self, first: int, payload: bytes, messages: list[tuple[bytes, bytes]]) -> None:
+    def _data(self, first: int, payload: bytes, messages: Frames) -> None:
         """Process a fragment, or a binary message; raises FrameError if it is invalid.
 
         A text message that it completes is added to ``messages``.

@@ -107,7 +107,7 @@ def test_a_pause_makes_no_feed_silent(steady, clock):
 
     async def main():
         near, far = trio.testing.memory_stream_pair()
-        tap = FrameTap(near, lambda frames: None, 1000)
+        tap = FrameTap(near, lambda frames, received_us: None, 1000, lambda: 0)
         await far.send_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
         steady.now += 30
         await trio.lowlevel.checkpoint()

@@ -172,6 +172,18 @@ def lines(*held):
     return [Source(line, topics) for line, topics in enumerate(held)]
 
 
+def test_a_queued_message_keeps_the_time_of_its_read():
+    """It waits for the message that is missing before it, which another connection brings later."""
+    two = Two(*lines(WITH_MATCHES, WITH_MATCHES))
+    found = []
+    for number, trade_id, at_us in ((0, 1, 10), (1, 1, 20), (0, 3, 30), (1, 2, 40)):
+        source, payload = two.sources[number], trade(trade_id)
+        received = two.session.receive(source, frames(payload), at_us / 1e6, at_us)
+        found += [(each.trade_id, each.received_us) for each in received.messages]
+
+    assert found == [(1, 10), (2, 40), (3, 30)]
+
+
 def test_a_gap_that_the_other_line_fills_costs_nothing_and_is_counted():
     """This is the reason to pay for two lines."""
     two = Two(*lines(WITH_MATCHES, WITH_MATCHES))

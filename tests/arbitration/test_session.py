@@ -70,6 +70,14 @@ def receive_each(payloads, held=None):
     return feed, [feed.receive(payload) for payload in payloads]
 
 
+def test_each_message_of_a_read_has_its_receive_time():
+    """It is the caller's, and any number: the clock may step."""
+    feed = Feed()
+    for received_us, payloads in ((1_700_000_000_000_000, (match(1), match(2))), (5, (match(3),))):
+        received = feed.session.receive(feed.source, frames(*payloads), 0.0, received_us)
+        assert [each.received_us for each in received.messages] == [received_us] * len(payloads)
+
+
 def is_empty(received):
     return not any(getattr(received, name) for name in received.__slots__)
 

@@ -140,9 +140,9 @@ class World:
             dialer = Dialer(
                 parse_url("ws://exchange.test/"),
                 self.random,
+                lambda: START_NS // 1000 + int(trio.current_time() * 1e6),
                 credentials=self._credentials,
                 open_stream=open_stream,
-                wall_s=lambda: START_NS / 1e9 + trio.current_time(),
             )
             self.feed = CoinbaseFeed(
                 dialer,

@@ -10,6 +10,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.fanout.broker import Broker
+from hedgehogd.fanout.ticker_batch import TickerBatch
 from hedgehogd.protocol.commands import drop_pair
 from hedgehogd.protocol.wire import (
     NDJSON,
@@ -141,8 +142,8 @@ async def test_a_delivery_is_kept_counted_and_delivered(plumbing):
     assert plumbing.pipe.latest.greeting(TICKER) is messages[0]
 
 
-async def test_a_published_message_has_its_receive_time(plumbing):
-    """It is set in the turn of the tape; also for messages that hedgehogd makes."""
+async def test_a_message_without_a_receive_time_gets_that_of_its_publication(plumbing):
+    """It is set in the turn of the tape, for messages that hedgehogd makes."""
     times = iter(range(1_700_000_000_000_000, 1_700_000_000_000_009))
     plumbing.pipe = plumbing.pipe._replace(wall_us=lambda: next(times))
     plumbing.broker = Broker(plumbing.pipe, plumbing.sessions)
@@ -154,6 +155,29 @@ async def test_a_published_message_has_its_receive_time(plumbing):
     tape = plumbing.pipe.tape
 
     assert [m.received_us % 100 for m in tape._messages] == [0, 1, 1, 2]
+    assert [m.published_us % 100 for m in tape._messages] == [0, 1, 1, 2]
+
+
+async def test_a_message_that_waited_keeps_the_time_of_its_read(plumbing):
+    """It waited in the inbox for 3 s; messages that are made from it have its time, too."""
+    read_us, now_us = 1_700_000_000_000_000, 1_700_000_003_000_000
+    plumbing.pipe = plumbing.pipe._replace(wall_us=lambda: now_us)
+    plumbing.broker = Broker(plumbing.pipe, plumbing.sessions)
+    plumbing.join("level2_batch", "ticker_batch")
+    snapshot = make_message("level2", kind="snapshot", bids=[], asks=[])
+    changes = [["buy", "1", "2"], ["buy", "9", "0"]]  # without a level at 9: it is removed
+    change = make_message("level2", changes=changes)
+    messages = [make_message("ticker", sequence=1), make_message("matches"), snapshot, change]
+    for each in messages:
+        each.received_us = read_us
+    await plumbing.publish(*messages)
+    await plumbing.broker.publish([Delivery([], ends_window=True)])
+    await plumbing.publish(*TickerBatch(plumbing.pipe.hub, plumbing.pipe.latest).due())
+    found = [(str(m.topic), m.received_us, m.published_us) for m in plumbing.pipe.tape._messages]
+
+    names = ["ticker", "matches", "level2", "level2", "level2_batch", "ticker_batch"]
+    assert found == [(f"{name}:BTC-USD", read_us, now_us) for name in names]
+    assert plumbing.pipe.latest.greeting(Topic("matches", "BTC-USD")).received_us == read_us
 
 
 async def test_a_joiner_in_the_first_write_of_a_batch_gets_its_last_state(plumbing):

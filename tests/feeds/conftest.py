@@ -32,6 +32,7 @@ def make_feed(exchange):
         dialer = Dialer(
             parse_url("ws://exchange.test/feed"),
             random or LongestPauses(),
+            options.pop("wall_us", instance.pipe.wall_us),
             open_stream=exchange.open_stream,
             **options,
         )

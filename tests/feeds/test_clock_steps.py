@@ -14,8 +14,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from hedgehogd.app.daemon import wall_us
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.engine.health import FeedState
+from hedgehogd.fanout.broker import Broker
 from hedgehogd.feeds.dialer import Dialer
 from hedgehogd.protocol.signing import Credentials
 from tests.feeds.script import heartbeat, ticker
@@ -134,7 +136,7 @@ async def test_a_step_neither_ends_nor_extends_the_age_of_a_cached_answer(
 
 async def test_a_step_changes_no_rate(autojump_clock, wall, step_s):
     """The tokens of dials: a step ahead adds none, a step back stops none."""
-    dialer = Dialer(parse_url("ws://exchange.test/"), Random(1))
+    dialer = Dialer(parse_url("ws://exchange.test/"), Random(1), wall_us)
     times = []
     for _ in range(limits.DIALS_BURST + 3):
         await dialer.wait_for_a_dial()
@@ -147,7 +149,7 @@ async def test_a_step_changes_no_rate(autojump_clock, wall, step_s):
 
 async def test_a_step_extends_and_ends_no_pause_after_a_refused_dial(autojump_clock, wall, step_s):
     """The exchange's own rate limit is a pause from now, not a time of day."""
-    dialer = Dialer(parse_url("ws://exchange.test/"), Random(1))
+    dialer = Dialer(parse_url("ws://exchange.test/"), Random(1), wall_us)
     dialer.not_before = trio.current_time() + 30
     wall.step(step_s)
     await dialer.wait_for_a_dial()
@@ -158,12 +160,36 @@ async def test_a_step_extends_and_ends_no_pause_after_a_refused_dial(autojump_cl
     assert not dialer.is_news("refused")
 
 
+async def test_a_message_has_the_time_of_its_read_however_long_it_waits(
+    autojump_clock, wall, exchange, start_feed, step_s
+):
+    """The inbox is full for 3 s, and the clock steps: the time of publication is another one."""
+    running = await start_feed(inbox=1, wall_us=wall_us)
+    line, _ = await exchange.subscribed()
+    sent = (ticker(sequence=number) for number in range(1, 4))
+    await line.send(next(sent), next(sent))
+    await trio.sleep(1)
+    await line.send(next(sent))  # the feed reads it and waits with it
+    await trio.sleep(3)
+    wall.step(step_s)
+
+    broker = Broker(running.instance.pipe, running.instance.sessions)
+    for _ in range(3):
+        await broker.publish([await running.inbox.receive()])
+        await trio.lowlevel.checkpoint()
+    messages = running.instance.pipe.tape.newest(Topic("ticker", "BTC-USD"), 10)[::-1]
+    read_us, began_us = [each.received_us for each in messages], int(BEGIN_S * 1e6)
+
+    assert [(each - began_us) / 1e6 for each in read_us] == pytest.approx([0, 0, 1], abs=0.3)
+    assert read_us[0] == read_us[1]
+    published_s = {(each.published_us - began_us) / 1e6 for each in messages}
+    assert list(published_s) == pytest.approx([4 + step_s], abs=0.3)
+
+
 async def test_a_signature_has_the_time_after_the_step(autojump_clock, wall, step_s):
     """The exchange accepts 30 s of difference: a corrected clock must be used at the next dial."""
     key = Credentials("key", "c2VjcmV0", "phrase")
-    dialer = Dialer(
-        parse_url("ws://exchange.test/"), Random(1), credentials=key, wall_s=lambda: time.time()
-    )
+    dialer = Dialer(parse_url("ws://exchange.test/"), Random(1), wall_us, credentials=key)
     before = dialer.sign()
     wall.step(step_s)
 

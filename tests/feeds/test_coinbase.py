@@ -624,7 +624,7 @@ async def test_with_a_key_the_message_is_signed(autojump_clock, exchange, serve)
     """Every request on every connection is signed with the present time, unsubscribes included."""
     credentials = Credentials("k", SECRET, "p")
     running = await serve(
-        channels=("level2",), credentials=credentials, wall_s=lambda: 1700000000.25
+        channels=("level2",), credentials=credentials, wall_us=lambda: 1_700_000_000_250_000
     )
     (line,) = await exchange.lines_with("level2")
     running.demand.ask_snapshot(LEVEL2)

@@ -13,7 +13,7 @@ from hedgehogd.protocol.signing import Credentials
 
 @pytest.fixture
 def dialer():
-    return Dialer(parse_url("ws://user:word@exchange.test/"), Random(1))
+    return Dialer(parse_url("ws://user:word@exchange.test/"), Random(1), lambda: 12_000_000)
 
 
 async def dial_times(dialer, count):
@@ -68,7 +68,7 @@ async def test_a_failure_is_logged_once_a_while_and_after_a_success(autojump_clo
 def test_a_request_is_signed_with_credentials_alone(dialer):
     """The signature states the time of the clock that it is built with."""
     key = Credentials("key", "c2VjcmV0", "phrase")
-    signing = Dialer(dialer.address, Random(1), credentials=key, wall_s=lambda: 12.0)
+    signing = Dialer(dialer.address, Random(1), dialer.wall_us, credentials=key)
 
     assert dialer.sign is None
     assert signing.sign() == key.sign(12.0)
@@ -77,7 +77,7 @@ def test_a_request_is_signed_with_credentials_alone(dialer):
 def test_secrets_of_address_and_key_are_hidden_together(dialer):
     """A reason may quote either."""
     key = Credentials("key-1234", "c2VjcmV0", "phrase-1")
-    signing = Dialer(dialer.address, Random(1), credentials=key)
+    signing = Dialer(dialer.address, Random(1), dialer.wall_us, credentials=key)
 
     assert "phrase-1" not in signing.secrets.hide("phrase-1")
     assert "phrase-1" in dialer.secrets.hide("phrase-1")

@@ -1,6 +1,7 @@
 """A recording as the feed: the same bytes at the same pace; its end is no outage."""
 
 import json
+import time
 
 import pytest
 import structlog
@@ -51,12 +52,14 @@ class Playing:
         self.feed = RecordingFeed(path, self.instance.pipe, tx, self.instance.health)
         self.received = []
         self.topics = []
+        self.received_us = []
 
     async def listen(self):
         async for delivery in self.inbox:
             now = trio.current_time()
             self.received += [(now, message.payload) for message in delivery.messages]
             self.topics += [(message.topic, message.also) for message in delivery.messages]
+            self.received_us += [message.received_us for message in delivery.messages]
 
 
 @pytest.fixture
@@ -102,6 +105,20 @@ async def test_a_real_recording_is_played_byte_for_byte(autojump_clock, play):
     assert playing.received[-1][0] == pytest.approx(30.84, abs=0.1)
     assert playing.instance.pipe.catalogue.accepts("BTC-USD")
     assert playing.instance.health.gaps == 0
+
+
+async def test_messages_have_the_time_at_which_they_are_played(
+    autojump_clock, monkeypatch, play, record
+):
+    """A recording has no receive times of this instance; messages of one batch have one time."""
+    begin_s = 1_790_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: int((begin_s + trio.current_time()) * 1e9))
+    lines = [ticker(sequence=number) for number in range(4)]
+    playing = await play(record(lines, [100.0, 100.0, 100.5, 103.0]))
+
+    received_s = [each / 1e6 - begin_s for each in playing.received_us]
+    assert received_s == pytest.approx([0, 0, 0.5, 3], abs=0.001)
+    assert playing.received_us[0] == playing.received_us[1]
 
 
 async def test_messages_arrive_at_their_recorded_pace(autojump_clock, play, record):

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from hedgehogd.domain.errors import FeedError
 from hedgehogd.feeds.tap import FrameTap, UpgradeRefused
@@ -18,10 +18,18 @@ class Tapped:
         inner, self.far = memory_stream_pair()
         self.inner = inner
         self.batches = []
-        self.tap = FrameTap(inner, self._append, message_bytes_max)
+        self.wall_us = 1_700_000_000_000_000
+        self.clock_reads = 0
+        self.received_us = []
+        self.tap = FrameTap(inner, self._append, message_bytes_max, self._read_clock)
 
-    async def _append(self, frames):
+    def _read_clock(self):
+        self.clock_reads += 1
+        return self.wall_us
+
+    async def _append(self, frames, received_us):
         await trio.lowlevel.checkpoint()
+        self.received_us.append(received_us)
         self.batches.append([payload for _, payload in frames])
 
     async def send(self, *packets):
@@ -37,6 +45,31 @@ async def test_the_handshake_passes_and_data_does_not():
     assert await tapped.tap.receive_some() == HEAD
     assert encode_ping(b"p") == await tapped.tap.receive_some()
     assert tapped.batches == [[b"one", b"two"]]
+
+
+async def test_the_messages_of_a_read_have_the_time_of_the_read(autojump_clock, nursery):
+    """One clock read for each read of the socket; a step back of the clock is no reason to adjust.
+
+    The first messages came with the handshake's answer: they have the time of that read.
+    """
+    tapped = Tapped()
+    begin_us = tapped.wall_us
+    await tapped.send(HEAD + encode_text(b"one"))
+    await tapped.tap.receive_some()
+    tapped.wall_us += 3_000_000
+    nursery.start_soon(tapped.tap.receive_some)
+    await wait_all_tasks_blocked()
+    assert (tapped.clock_reads, tapped.received_us) == (1, [begin_us])
+
+    await tapped.send(encode_text(b"two") + encode_text(b"three"))
+    await wait_all_tasks_blocked()
+    tapped.wall_us -= 3_600_000_000
+    await tapped.send(encode_text(b"four"))
+    await wait_all_tasks_blocked()
+
+    assert tapped.batches == [[b"one"], [b"two", b"three"], [b"four"]]
+    offsets_us = [each - begin_us for each in tapped.received_us]
+    assert (tapped.clock_reads, offsets_us) == (3, [0, 3_000_000, -3_597_000_000])
 
 
 async def test_a_head_may_come_byte_by_byte():

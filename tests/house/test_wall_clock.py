@@ -21,16 +21,18 @@ SOURCES = {
     "structlog": {"TimeStamper"},
     "processors": {"TimeStamper"},
 }
-PASSED_ON = {"wall_us", "_wall_us", "wall_s", "_wall_s"}
+PASSED_ON = {"wall_us", "_wall_us"}
 
 READERS = {
     "app/daemon.py wall_us": "the one clock of an instance; its pipe passes it on",
     "app/replay_server.py replay": "``/time`` answers with the present",
     "commands/export.py run": "ages such as -5m count from now",
     "commands/replay.py run": "ages such as -5m count from now",
-    "fanout/broker.py Broker._publish": "the receive time of a message, which clients see",
-    "feeds/dialer.py Dialer.__init__": "the clock of signatures",
+    "fanout/broker.py Broker._publish": "the time of publication: the place on the tape",
     "feeds/dialer.py Dialer.sign": "the exchange checks the time of a signature",
+    "feeds/recording.py RecordingFeed._send": "the receive time of recorded messages",
+    "feeds/tap.py FrameTap._receive_frames": "the receive time of the messages of one read",
+    "feeds/tap.py FrameTap._receive_head": "the receive time of the messages after the handshake",
     "history/recorder.py Recorder._begin": "the store has places by receive time",
     "history/recorder.py Recorder._heard_until": "the store has places by receive time",
     "history/recorder.py Recorder._looks_back": "retention is an age of stored messages",
@@ -130,7 +132,7 @@ def test_every_reader_of_the_wall_clock_is_listed_with_its_reason() -> None:
         "import datetime as dt\ndef reader(): return dt.date.today()",
         "import time\ndef reader(): return time.clock_gettime(time.CLOCK_REALTIME)",
         "def reader(pipe): return pipe.wall_us()",
-        "class reader:\n    value = [clock._wall_s() for clock in clocks]",
+        "class reader:\n    value = [clock._wall_us() for clock in clocks]",
         "import structlog\nasync def reader(): return structlog.processors.TimeStamper()",
     ],
 )

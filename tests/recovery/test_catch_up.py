@@ -169,6 +169,22 @@ async def test_of_a_topic_that_never_spoke_nothing_is_known(back, autojump_clock
     assert (data(member), told(member)) == ([3], [gap(3, None), resumed(0)])
 
 
+async def test_a_message_that_was_read_before_a_topic_joined_and_published_after_is_given(
+    back, autojump_clock
+):
+    """A message waits between read and publication; the place of a joiner is one of publication."""
+    await back.publish("matches", 1)
+    member, _ = back.come({MATCH: Start(2)}, SSE[True], channels=["matches", "ticker"])
+    await trio.sleep(0.5)  # the catch-up waits for message 2
+    late = make_message("ticker", BTC, 7)
+    late.received_us = wall_us() - 3_000_000
+    await back.broker.publish([Delivery([late])])
+    await back.publish("matches", 2)
+    await trio.sleep(1)
+
+    assert (data(member), told(member)) == ([7], [resumed(1)])
+
+
 async def test_by_time_all_that_came_since_is_given(back, autojump_clock):
     """An age or a time names a place for all topics at once."""
     await back.publish("matches", 1)

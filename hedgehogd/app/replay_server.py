@@ -162,10 +162,11 @@ class Stretch:
         if not BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
             return
         since_us = self._wish.since_us
-        place = self._reader.snapshot_before(topic, since_us - 1)
-        if place is None:
+        snapshot = self._reader.snapshot_before(topic, since_us - 1)
+        if snapshot is None:
             return
-        for page in self._pages([topic], place, since_us):
+        yield self._due(snapshot, self._topics[topic])
+        for page in self._pages([topic], snapshot.id + 1, since_us):
             for message in page.messages:
                 yield self._due(message, self._topics[topic])
 

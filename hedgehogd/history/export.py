@@ -93,7 +93,7 @@ def _write(
     cursor, count = begin - 1, 0
     while cursor < end:
         page = reader.page([what.topic], cursor)
-        messages = [message for message in page.messages if message.received_us <= end]
+        messages = [message for message in page.messages if message.id <= end]
         if messages:
             write(_bytes(messages, what.format))
             count += len(messages)

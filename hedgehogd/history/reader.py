@@ -20,9 +20,9 @@ from hedgehogd.domain.message import Message
 from hedgehogd.history.blocks import Blocks
 from hedgehogd.history.schema import connect_reader, store_errors
 from hedgehogd.history.writer import WRITTEN_TO
-from hedgehogd.recovery.history_port import PastGap, PastPage, message_of
+from hedgehogd.recovery.history_port import PastGap, PastPage, PastStretch, message_of
 
-_place_of = attrgetter("received_us")
+_place_of = attrgetter("id")
 
 
 class Extent(NamedTuple):
@@ -132,11 +132,19 @@ class Reader:
             messages = [] if block is None else self._blocks.messages(topic, block[0])
         for message in reversed(messages):
             if message.sequence is not None and message.sequence <= sequence:
-                return message.received_us, message.sequence
+                return message.id, message.sequence
         return None
 
-    def snapshot_before(self, topic: Topic, place: int) -> int | None:
-        """Return the place of the newest snapshot of a book at or before ``place``.
+    def find_time(self, received_us: int) -> int:
+        """Return the place before ``received_us``: here places are times."""
+        return received_us - 1
+
+    def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
+        """Return one stretch: here places are times."""
+        return [PastStretch(since_us - 1, until_us - 1)]
+
+    def snapshot_before(self, topic: Topic, place: int) -> Message | None:
+        """Return the newest snapshot of a book at or before ``place``.
 
         Raises:
             StoreError: it cannot be read.
@@ -144,12 +152,12 @@ class Reader:
         number = self._number(topic)
         with self._reading() as execute:
             row = execute(
-                "SELECT max(place) FROM open WHERE topic = ? AND place <= ?"
-                " AND instr(substr(payload, 1, 32), ?)",
+                "SELECT payload, place FROM open WHERE topic = ? AND place <= ?"
+                " AND instr(substr(payload, 1, 32), ?) ORDER BY place DESC LIMIT 1",
                 (number, place, b'"snapshot"'),
             ).fetchone()
-            if row[0] is not None:
-                return int(row[0])
+            if row is not None:
+                return message_of(topic, *row)
             blocks = execute(
                 "SELECT id FROM block WHERE topic = ? AND first_place <= ?"
                 " ORDER BY last_place DESC",
@@ -157,8 +165,8 @@ class Reader:
             ).fetchall()
             for (block,) in blocks:
                 for message in reversed(self._blocks.messages(topic, block)):
-                    if message.type == "snapshot" and message.received_us <= place:
-                        return message.received_us
+                    if message.type == "snapshot" and message.id <= place:
+                        return message
         return None
 
     def page(self, topics: Iterable[Topic], after: int) -> PastPage:
@@ -186,7 +194,7 @@ class Reader:
                     messages += [
                         message
                         for message in self._blocks.messages(topic, block)
-                        if after < message.received_us <= end
+                        if after < message.id <= end
                     ]
             sealed = {topic for topic, *_ in begun}
             for topic in numbers.keys() - sealed:
@@ -194,7 +202,7 @@ class Reader:
             messages.sort(key=_place_of)
             if end is None:
                 del messages[limits.HISTORY_PAGE_MESSAGES_MAX :]
-                end = messages[-1].received_us if messages else after
+                end = messages[-1].id if messages else after
             gaps = [
                 gap
                 for topic, number in numbers.items()
@@ -256,7 +264,9 @@ class Reader:
             " WHERE topic = ? AND place > ? AND place <= ? ORDER BY place",
             (number, after, end),
         )
-        return [PastGap(topic, *row) for row in rows]
+        return [
+            PastGap(topic, place, kind, first, last, place) for place, kind, first, last in rows
+        ]
 
     def _number(self, topic: Topic) -> int:
         """Return the number of ``topic`` in this store; 0 for none."""

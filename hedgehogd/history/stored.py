@@ -15,10 +15,11 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.lru import Lru
+from hedgehogd.domain.message import Message
 from hedgehogd.fanout.turns import CALLER, Queues
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import BadQuery, StoreError
-from hedgehogd.recovery.history_port import PastPage, PastUnavailable
+from hedgehogd.recovery.history_port import PastPage, PastStretch, PastUnavailable
 
 Result = TypeVar("Result")
 
@@ -63,7 +64,17 @@ class StoredPast:
         async with self._queues.turn(CALLER.get()):
             return await self.read(lambda reader: reader.first_place(topic))
 
-    async def snapshot_before(self, topic: Topic, place: int) -> int | None:
+    async def find_time(self, received_us: int) -> int:
+        """See ``recovery.history_port.Past``."""
+        async with self._queues.turn(CALLER.get()):
+            return await self.read(lambda reader: reader.find_time(received_us))
+
+    async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
+        """See ``recovery.history_port.Past``."""
+        async with self._queues.turn(CALLER.get()):
+            return await self.read(lambda reader: reader.stretches(since_us, until_us))
+
+    async def snapshot_before(self, topic: Topic, place: int) -> Message | None:
         """See ``recovery.history_port.Past``."""
         async with self._queues.turn(CALLER.get()):
             return await self.read(lambda reader: reader.snapshot_before(topic, place))

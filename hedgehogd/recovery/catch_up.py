@@ -55,7 +55,7 @@ class CatchUp(Giving):
         self._began_us = resumes.wall_us()
         self._resumed = frozenset(starts)
         self._reading = Reading(resumes)
-        self._told_us = 0  # the place in the past up to which nobody has what is missing
+        self._told = 0  # the place in the past up to which nobody has what is missing
         self._offset = 0  # up to which all on the tape has been given
         self._last: dict[Topic, int | None] = {}  # what has come here of what is past the tape
         self._moved_at = -math.inf  # when some of that came last
@@ -168,7 +168,7 @@ class CatchUp(Giving):
         if self._is_cut(shared) and await self._fill(needs):
             return False
         for hole in shared.holes:
-            if hole.published_us > self._told_us and self._lacks(hole):
+            if hole.id > self._told and self._lacks(hole):
                 await self._meet(hole, shared)
                 return False
         await self._give(shared)
@@ -190,7 +190,7 @@ class CatchUp(Giving):
         """
         before = next(n for n, message in enumerate(page.messages) if message is hole)
         await self._give(Page(page.messages[:before]))
-        self._reading.cursor = hole.published_us - 1
+        self._reading.cursor = hole.id - 1
         needs = {*self._behind(), *self._past_tape()}
         if hole.topic not in needs:
             self._reading.kept.discard(hole.topic)  # the tape has it, and more
@@ -198,7 +198,7 @@ class CatchUp(Giving):
         product_id = hole.topic.product_id
         has_found = await self._fill(sorted(t for t in needs if t.product_id == product_id), hole)
         if not has_found or hole.topic in self._behind():
-            self._told_us = hole.published_us
+            self._told = hole.id
 
     def _find_quiet(self, topic: Topic, written_to: int) -> None:
         """All that is stored has been given: a topic that has not spoken here may be whole.

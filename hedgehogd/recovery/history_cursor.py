@@ -40,14 +40,15 @@ class Reading:
                 places.append(found[0])
                 continue
             first = None
+            begin = await self._find_time(progress.after_us + 1) if progress.after_us else 0
             with suppress(PastUnavailable):
                 first = await past.first_place(topic)
-            progress.is_cut = first is None or progress.after_us < first
-            places.append(progress.after_us if first is None else max(first - 1, progress.after_us))
+            progress.is_cut = first is None or begin < first
+            places.append(begin if first is None else max(first - 1, begin))
         # A trade that came on full is there twice, and is given once, for both.
         full = {t.product_id for t in self.kept if t.channel == FULL.topic_channel}
         self.kept -= {MATCHES.topic(product_id) for product_id in full}
-        self.cursor = min(places, default=now_us)
+        self.cursor = min(places) if places else await self._find_time(now_us + 1)
 
     def has(self, topic: Topic) -> bool:
         """Say whether ``topic`` is read, perhaps as a part of full."""
@@ -69,6 +70,14 @@ class Reading:
             with suppress(PastUnavailable):
                 return await past.find(topic, sequence)
         return None
+
+    async def _find_time(self, received_us: int) -> int:
+        """Return the place before all that was received from then on; 0 when it is not known."""
+        past = self._resumes.past
+        if past is not None:
+            with suppress(PastUnavailable):
+                return await past.find_time(received_us)
+        return 0
 
     async def _find_position(self, topic: Topic, progress: Progress) -> tuple[int, int] | None:
         if progress.reached is None:

@@ -1,7 +1,8 @@
 """The past, as the pipe sees it: what is no longer on the tape. A port.
 
-``history`` is the adapter. A *place* is where something stands in the past, one number for
-all topics: about when it was received, in µs since the epoch.
+``history`` is the adapter. A *place* is where something is in the past, one number for all
+topics: the id of a message. It is no time, although most are close to one (``domain.record``);
+``find_time`` finds the place of a time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from hedgehogd.protocol.frames import encode_text
 
 
 def message_of(topic: Topic, payload: bytes, place: int = 0) -> Message:
-    """Return a message as it was, from its text and its place; 0 for no place."""
+    """Return a message as it was, from its text alone; its place is its receive time, too."""
     try:
         head = read_head(payload)
         kind, sequence, trade_id = head.type, head.sequence, head.trade_id
@@ -25,7 +26,7 @@ def message_of(topic: Topic, payload: bytes, place: int = 0) -> Message:
     message = Message(topic, kind, encode_text(payload), payload, sequence, trade_id)
     if kind == "match" and topic.channel == FULL.topic_channel:
         message.also = MATCHES.topic(topic.product_id)  # as when it came
-    message.received_us = message.published_us = place
+    message.id = message.received_us = message.published_us = place
     return message
 
 
@@ -46,6 +47,7 @@ class PastGap(NamedTuple):
         kind: ``missing``, numbers that nobody has; ``seam``, a book that begins anew.
         first: the first missing number: a trade id on ``matches``, else a sequence; or None.
         last: the last one.
+        received_us: when it was found, µs since the epoch.
     """
 
     topic: Topic
@@ -53,13 +55,26 @@ class PastGap(NamedTuple):
     kind: str
     first: int | None
     last: int | None
+    received_us: int
+
+
+class PastStretch(NamedTuple):
+    """Consecutive places.
+
+    Attributes:
+        after: the place before them.
+        last: the last one.
+    """
+
+    after: int
+    last: int
 
 
 class PastPage(msgspec.Struct):
     """Some of the past, in the order of the feed.
 
     Attributes:
-        messages: the place of each is its ``received_us``.
+        messages: the place of each is its ``id``.
         gaps: what is missing between them.
         end: the place up to which this page goes; the next one begins after it.
         is_last: nothing is kept behind it at this moment.
@@ -103,8 +118,24 @@ class Past(Protocol):
     async def first_place(self, topic: Topic) -> int | None:
         """Return the place of the oldest message of ``topic``; None when there is none."""
 
-    async def snapshot_before(self, topic: Topic, place: int) -> int | None:
-        """Return the place of the newest snapshot of a book at or before ``place``, if any."""
+    async def find_time(self, received_us: int) -> int:
+        """Return the place after which the first record received at ``received_us`` or later is.
+
+        With no such record it is where the next record will be. Records after it may have been
+        received earlier: a clock may have been set back.
+        """
+
+    async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
+        """Return where all is that was received from ``since_us`` to before ``until_us``.
+
+        There is more than one stretch if the clock was set. They may have more than that, too.
+        """
+
+    async def snapshot_before(self, topic: Topic, place: int) -> Message | None:
+        """Return the newest snapshot of a book at or before ``place``, if any.
+
+        What follows on its place are the changes to it.
+        """
 
     async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
         """Return what follows on the place ``after``."""

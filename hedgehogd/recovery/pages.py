@@ -94,13 +94,15 @@ def with_gaps(page: PastPage) -> list[Message]:
     """Return the messages of a page, and among them what is told of its gaps."""
     if not page.gaps:
         return page.messages
-    placed = [(message.received_us, message) for message in page.messages]
-    holes = [
-        (gap.place, in_band(gap.topic, _told(gap), _up_to(gap, page.messages), gap.place))
-        for gap in page.gaps
-        if gap.first is not None
-    ]
+    placed = [(message.id, message) for message in page.messages]
+    holes = [(gap.place, _hole(gap, page.messages)) for gap in page.gaps if gap.first is not None]
     return [message for _, message in with_holes(placed, holes)]
+
+
+def _hole(gap: PastGap, messages: Iterable[Message]) -> InBand:
+    hole = in_band(gap.topic, _told(gap), _up_to(gap, messages), gap.received_us)
+    hole.id = gap.place
+    return hole
 
 
 def _told(gap: PastGap) -> bytes:
@@ -112,6 +114,6 @@ def _up_to(gap: PastGap, messages: Iterable[Message]) -> int | None:
     if gap.topic.channel != MATCHES.topic_channel:
         return gap.last
     for message in messages:  # what is missing has trade ids alone; what follows has both
-        if message.topic == gap.topic and message.received_us >= gap.place:
+        if message.topic == gap.topic and message.id >= gap.place:
             return (message.sequence or 0) - 1
     return None

@@ -25,6 +25,7 @@ from hedgehogd.recovery.pages import Page, with_gaps
 from hedgehogd.recovery.service import Resumes
 
 _US = 1_000_000
+_NEVER = 2**62
 
 
 class Watching(Returning, Protocol):
@@ -46,16 +47,16 @@ class Replay(CatchUp):
         super().__init__(resumes, who, starts, is_strict=False)
         self._watching = who
         self._pace = pace
-        self._begin_us = 0
+        self._begin_us = 0  # the receive time that is due at once; 0 while it is not known
         self._began_at = 0.0
+        self._end = _NEVER  # the place up to which the stretch goes
         self._known: set[Topic] = set()  # books whose snapshot has been given
 
     async def _run(self) -> None:
         await self._reading.locate(self._progress, self._began_us)
-        self._begin_us, self._began_at = self._reading.cursor, trio.current_time()
-        for topic, progress in self._progress.items():
-            if progress.reached is None:
-                progress.after_us = max(progress.after_us, self._reading.cursor)
+        self._begin_us, self._began_at = await self._begin(), trio.current_time()
+        self._end = await self._find_end()
+        for topic in self._progress:
             if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
                 await self._begin_book(topic)
         while topics := self._reading.kept & self._topics():
@@ -76,9 +77,29 @@ class Replay(CatchUp):
             if not page.is_last:
                 continue
             if self._pace.until_us is None and self._is_present():
-                self._go_live()
+                self._go_live(page)
                 return
             await trio.sleep(limits.RESUME_LOOK_S)
+
+    async def _begin(self) -> int:
+        """Return the receive time that is due at once: of the position, or of the first message."""
+        kept = [p for topic, p in self._progress.items() if topic in self._reading.kept]
+        whole = [p.after_us for p in kept if p.reached is None and not (p.is_cut or p.is_new)]
+        if whole or not kept:
+            return min(whole, default=0)
+        page = await self._next(frozenset(self._reading.kept), self._reading.cursor - 1)
+        return page.messages[0].received_us if page is not None and page.messages else 0
+
+    async def _find_end(self) -> int:
+        """Return the place up to which the stretch goes; it is not known yet if that is to come."""
+        past, until_us = self._resumes.past, self._pace.until_us
+        if past is None or until_us is None or not self._is_stored(until_us):
+            return _NEVER
+        try:
+            stretches = await past.stretches(self._begin_us, until_us)
+        except PastUnavailable:
+            return _NEVER
+        return stretches[-1].last if stretches else self._reading.cursor
 
     async def _next(self, topics: frozenset[Topic], after: int) -> PastPage | None:
         past = self._resumes.past
@@ -91,17 +112,18 @@ class Replay(CatchUp):
         """Give the book as it was at the beginning of the stretch, if that is known."""
         past, begin = self._resumes.past, self._reading.cursor
         try:
-            place = None if past is None else await past.snapshot_before(topic, begin)
+            snapshot = None if past is None else await past.snapshot_before(topic, begin)
         except PastUnavailable:
-            place = None
-        if place is None:
+            snapshot = None
+        if snapshot is None:
             return
-        after = place - 1
+        await self._give_all(self._of_known_books([snapshot]))
+        after = snapshot.id
         while after < begin:
             page = await self._next(frozenset({topic}), after)
             if page is None or page.end == after:
                 break
-            messages = [m for m in page.messages if m.received_us <= begin]
+            messages = [m for m in page.messages if m.id <= begin]
             await self._give_all(self._of_known_books(messages))
             after = page.end
 
@@ -115,7 +137,7 @@ class Replay(CatchUp):
         due: list[Message] = []
         for message in messages:
             if message.received_us > self._end_us:
-                break
+                continue
             if message.type != "notice" and not self._is_wanted(message):
                 continue
             at = self._due_at(message)
@@ -152,20 +174,22 @@ class Replay(CatchUp):
     @property
     def _end_us(self) -> int:
         until_us = self._pace.until_us
-        return 2**62 if until_us is None else until_us - 1
+        return _NEVER if until_us is None else until_us - 1
 
     def _due_at(self, message: Message) -> float:
         """Return when a message is due, on trio's clock; a notice is due with what follows."""
         if not self._pace.speed or not message.received_us:
             return 0.0
+        self._begin_us = self._begin_us or message.received_us
         return self._began_at + (message.received_us - self._begin_us) / _US / self._pace.speed
 
     def _is_over(self, page: PastPage) -> bool:
         """Say whether nothing of the stretch is left, nor will be stored."""
-        if page.end >= self._end_us:
-            return True
-        late_us = int(limits.RESUME_MARGIN_S * _US)
-        return page.is_last and self._resumes.wall_us() - late_us > self._end_us
+        return page.end >= self._end or (page.is_last and self._is_stored(self._end_us))
+
+    def _is_stored(self, received_us: int) -> bool:
+        """Say whether all that was received until then has been stored."""
+        return self._resumes.wall_us() - int(limits.RESUME_MARGIN_S * _US) > received_us
 
     def _is_present(self) -> bool:
         """Say whether the pace has come to the present, all that is stored having been given."""
@@ -175,9 +199,11 @@ class Replay(CatchUp):
         now_us = self._begin_us + passed_s * self._pace.speed * _US
         return now_us >= self._resumes.wall_us()
 
-    def _go_live(self) -> None:
+    def _go_live(self, page: PastPage) -> None:
+        """Go on with what is live, from the last ``page``."""
+        given_us = page.written_to - int(limits.RESUME_MARGIN_S * _US)
         starts = {
-            topic: Start(progress.reached, self._reading.cursor)
+            topic: Start(progress.reached, max(progress.after_us, given_us))
             for topic, progress in self._progress.items()
             if BY_TOPIC_CHANNEL[topic.channel].resumes
         }

@@ -89,7 +89,7 @@ class Resumes:
         A few are asked for at a time. That nobody has what is missing in a ``hole`` is
         remembered for a while: those who come back together meet the same.
         """
-        key = None if hole is None else (frozenset(after), hole.published_us)
+        key = None if hole is None else (frozenset(after), hole.id)
         with trio.move_on_after(limits.RESUME_PATIENCE_S):
             async with self._asking:
                 since = -math.inf if key is None else self._nowhere.get(key, -math.inf)

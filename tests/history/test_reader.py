@@ -178,7 +178,11 @@ def test_the_newest_snapshot_before_a_place_is_found(store, monkeypatch):
         store.writer.write([bare(LEVEL2, "snapshot", place, kind)], place)
     assert {row[0] for row in store.rows("SELECT count FROM block")} == {3}
     assert store.rows("SELECT count(*) FROM open") == [(1,)]
-    find = store.reader.snapshot_before
+
+    def find(topic, place):
+        found = store.reader.snapshot_before(topic, place)
+        assert found is None or found.type == "snapshot"
+        return None if found is None else found.id
 
     expected = [None, at[1], at[1], at[3], at[3], at[5], at[5], at[5]]
     assert [find(LEVEL2, place) for place in at] == expected
@@ -408,7 +412,8 @@ class History(RuleBasedStateMachine):
         place = data.draw(st.sampled_from(self.found)).received_us
         snapshots = [m.received_us for m in self.found if m.type == "snapshot"]
         expected = max((p for p in snapshots if p <= place), default=None)
-        assert expected == reader.snapshot_before(LEVEL2, place)
+        found = reader.snapshot_before(LEVEL2, place)
+        assert expected == (None if found is None else found.id)
         assert {t: self.store.writer.last_sequence(t) for t in TOPICS} == {
             t: next((m.sequence for m in reversed(self.found) if m.topic == t), None)
             for t in TOPICS

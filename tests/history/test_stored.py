@@ -130,6 +130,16 @@ async def test_a_reader_that_failed_is_opened_anew(past, store):
     assert await past.first_place(MATCHES) == NOW + 1
 
 
+async def test_places_are_times(past, store):
+    """This store has no ids: the place of a message is the receive time that it is given."""
+    store.writer.write([match(1), match(2)], NOW)
+    page = await past.page([MATCHES], await past.find_time(NOW + 2))
+    [message] = page.messages
+
+    assert (message.id, message.received_us) == (NOW + 2, NOW + 2)
+    assert await past.stretches(NOW + 1, NOW + 2) == [(NOW, NOW + 1)]
+
+
 async def test_closing_is_no_end(past, store):
     """It is opened when it is read."""
     await past.close()
@@ -165,6 +175,8 @@ async def test_a_value_that_no_store_holds_ends_its_query_alone(past, store, val
         lambda past, number: past.page([MATCHES], NOW + number),
         lambda past, number: past.find(MATCHES, 10 * number),
         lambda past, number: past.first_place(MATCHES),
+        lambda past, number: past.find_time(NOW + number),
+        lambda past, number: past.stretches(NOW, NOW + number),
         lambda past, number: past.snapshot_before(MATCHES, NOW + number),
         lambda past, number: past.trades("BTC-USD", number, number),
     ],

@@ -212,7 +212,10 @@ def test_a_hole_stands_where_it_is_told(store):
     messages, gaps = read_all(store.reader, [MATCHES, TICKER, LEVEL2])
 
     assert [m.received_us for m in messages] == [NOW, NOW + 40, NOW + 60]
-    assert gaps == [(TICKER, NOW + 1, "missing", 3, 8), (LEVEL2, NOW + 50, "seam", None, None)]
+    assert [gap[:5] for gap in gaps] == [
+        (TICKER, NOW + 1, "missing", 3, 8),
+        (LEVEL2, NOW + 50, "seam", None, None),
+    ]
 
 
 def test_places_rise_when_the_clock_steps_back(store):

@@ -18,15 +18,25 @@ from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import WEBSOCKET
-from hedgehogd.recovery.history_port import PastPage, PastUnavailable
+from hedgehogd.recovery.history_port import PastGap, PastPage, PastStretch, PastUnavailable
 from tests.fakes import FakeMember, make_message
 
 BTC = "BTC-USD"
 EPOCH_US = 1_790_000_000_000_000
+ID_OF_TIME_0 = 7 * 10**15  # a place is no time: by so much they differ here
 
 
 def wall_us():
     return EPOCH_US + int(trio.current_time() * 1e6)
+
+
+def place_now():
+    return wall_us() + ID_OF_TIME_0
+
+
+def missing_at(topic, place, first, last):
+    """Return a gap in what is stored."""
+    return PastGap(topic, place, "missing", first, last, place - ID_OF_TIME_0)
 
 
 class Memory:
@@ -41,13 +51,13 @@ class Memory:
         self.stopped_us = None
 
     def keep(self, message, place=None):
-        place = max(place or wall_us(), self.kept[-1][0] + 1 if self.kept else 0)
+        place = max(place or place_now(), self.kept[-1][0] + 1 if self.kept else 0)
         for topic in (message.topic, message.also):
             if topic is not None:
                 copy = make_message(*message.topic, message.sequence, also=message.also)
                 copy.topic, copy.payload, copy.frame = topic, message.payload, message.frame
-                copy.type = message.type
-                copy.received_us = copy.published_us = place
+                copy.type, copy.id = message.type, place
+                copy.received_us = copy.published_us = place - ID_OF_TIME_0
                 if topic != message.topic:
                     copy.also = None
                 self.kept.append((place, topic, copy))
@@ -57,7 +67,7 @@ class Memory:
         if self.is_down:
             raise PastUnavailable("the disk is full")
         until = wall_us() - int(self.lag_s * 1e6)
-        return [each for each in self.kept if each[0] <= until]
+        return [each for each in self.kept if each[2].received_us <= until]
 
     def keeps(self, topic):
         return True
@@ -77,14 +87,25 @@ class Memory:
 
     async def snapshot_before(self, topic, place):
         await trio.lowlevel.checkpoint()
-        found = [p for p, t, m in self._visible() if t == topic and m.type == "snapshot"]
-        return max((p for p in found if p <= place), default=None)
+        found = [m for p, t, m in self._visible() if t == topic and m.type == "snapshot"]
+        return next((m for m in reversed(found) if m.id <= place), None)
+
+    async def find_time(self, received_us):
+        await trio.lowlevel.checkpoint()
+        kept = self._visible()
+        later = [place - 1 for place, _, m in kept if m.received_us >= received_us]
+        return later[0] if later else kept[-1][0] if kept else 0
+
+    async def stretches(self, since_us, until_us):
+        await trio.lowlevel.checkpoint()
+        places = [place for place, _, m in self._visible() if since_us <= m.received_us < until_us]
+        return [PastStretch(min(places) - 1, max(places))] if places else []
 
     async def page(self, topics, after):
         await trio.lowlevel.checkpoint()
         kept = [m for place, t, m in self._visible() if t in topics and place > after]
         part = kept[: self.page_max]
-        end = part[-1].received_us if part else after
+        end = part[-1].id if part else after
         gaps = [gap for gap in self.gaps if after < gap.place <= end and gap.topic in topics]
         written_to = self.stopped_us or wall_us() - int(self.lag_s * 1e6)
         return PastPage(part, gaps, end, len(part) == len(kept), False, written_to)

@@ -24,10 +24,9 @@ from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import PastGap
 from hedgehogd.streaming.backlog import Backlog
 from tests.fakes import make_message
-from tests.recovery.returning import BTC, Memory, wall_us
+from tests.recovery.returning import BTC, Memory, missing_at, place_now, wall_us
 
 ETH = "ETH-USD"
 FORMS = (WEBSOCKET, SSE[True], NDJSON_BARE[True])
@@ -352,10 +351,10 @@ class Holed(Schedule):
 
     def keep(self, batch):
         for message in batch:
-            place = max(wall_us(), self.past.kept[-1][0] + 1 if self.past.kept else 0)
+            place = max(place_now(), self.past.kept[-1][0] + 1 if self.past.kept else 0)
             for topic, (first, last) in self.gaps(message, self.kept):
                 if topic.channel != "ticker" or topic in self.broken:
-                    self.past.gaps.append(PastGap(topic, place, "missing", first, last))
+                    self.past.gaps.append(missing_at(topic, place, first, last))
             self.broken -= {message.topic}
             self.past.keep(message, place + 1)
 

@@ -32,6 +32,7 @@ from tests.recovery.returning import (
     data,
     gap,
     keep,
+    missing_at,
     resumed,
     told,
     wall_us,
@@ -246,8 +247,8 @@ async def test_by_time_from_the_store_on(stored, autojump_clock):
 async def test_recorded_gaps_are_told_where_they_are(stored, autojump_clock):
     """Who was there then was told as well."""
     await keep(stored, 5)
-    missing = PastGap(MATCH, stored.past.kept[-1][0] + 1, "missing", 91, 92)
-    seam = PastGap(MATCH, stored.past.kept[-1][0] + 2, "seam", None, None)
+    missing = missing_at(MATCH, stored.past.kept[-1][0] + 1, 91, 92)
+    seam = PastGap(MATCH, stored.past.kept[-1][0] + 2, "seam", None, None, wall_us())
     stored.past.gaps += [missing, seam]
     await keep(stored, 8)
     await stored.publish("matches", 8)
@@ -524,7 +525,7 @@ async def test_who_wants_all_or_cannot_be_told_is_ended_at_a_recorded_gap(
 ):
     """It gets what there is before it."""
     await keep(stored, 3, 4)
-    stored.past.gaps.append(PastGap(MATCH, stored.past.kept[-1][0] + 1, "missing", 91, 92))
+    stored.past.gaps.append(missing_at(MATCH, stored.past.kept[-1][0] + 1, 91, 92))
     await keep(stored, 8)
     await stored.publish("matches", 8)
     member, _ = stored.come({MATCH: Start(3)}, form, is_strict=is_strict)

@@ -34,20 +34,32 @@ async def test_it_begins_at_the_earliest_of_the_positions(stored, reading, autoj
 async def test_what_is_new_is_read_and_moves_the_beginning_not(stored, reading, autojump_clock):
     """It waits for the others, and may be among what they are given."""
     await keep(stored, 1, 2)
-    now_us = wall_us()
-    await reading.locate(progresses(match=Start(is_new=True)), now_us)
+    await reading.locate(progresses(match=Start(is_new=True)), wall_us())
 
-    assert (reading.cursor, reading.kept) == (now_us, {MATCH})
+    assert (reading.cursor, reading.kept) == (stored.past.kept[-1][0], {MATCH})
 
 
 async def test_a_position_before_all_that_is_kept_is_cut(stored, reading, autojump_clock):
     """By number, or by time."""
     await keep(stored, 7, 8)
-    first = stored.past.kept[0][0]
-    for start in (Start(3), Start(after_us=first - 5)):
+    first, _, message = stored.past.kept[0]
+    for start in (Start(3), Start(after_us=message.received_us - 5)):
         asked = progresses(match=start)
         await reading.locate(asked, wall_us())
         assert (reading.cursor, asked[MATCH].is_cut) == (first - 1, True)
+
+
+async def test_a_time_is_translated_to_a_place(stored, reading, autojump_clock):
+    """Places are no times; and where the past cannot be read, all of it is read later."""
+    await keep(stored, 7, 8, 9)
+    _, second, third = (message for _, _, message in stored.past.kept)
+    asked = progresses(match=Start(after_us=second.received_us))
+    await reading.locate(asked, wall_us())
+    assert (reading.cursor, asked[MATCH].is_cut) == (third.id - 1, False)
+
+    stored.past.is_down = True
+    await reading.locate(progresses(match=Start(after_us=second.received_us)), wall_us())
+    assert reading.cursor == 0
 
 
 async def test_trades_are_read_with_full(stored, reading, autojump_clock):

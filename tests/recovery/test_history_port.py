@@ -11,5 +11,5 @@ def test_a_trade_of_full_is_among_matches_again() -> None:
 
     assert message_of(full, payload).also == matches
     assert message_of(matches, payload, 5).also is None
-    assert message_of(matches, payload, 5).received_us == 5
+    assert message_of(matches, payload, 5).id == message_of(matches, payload, 5).received_us == 5
     assert message_of(Topic("full", "BTC-USD"), b"nonsense").type == ""

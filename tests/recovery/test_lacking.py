@@ -13,7 +13,6 @@ from hedgehogd.engine.delivery import Delivery
 from hedgehogd.fanout.session import Session
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import NDJSON_BARE, WEBSOCKET
-from hedgehogd.recovery.history_port import PastGap
 from tests.fakes import FakeMember, make_message
 from tests.recovery.returning import (
     ALL,
@@ -29,6 +28,7 @@ from tests.recovery.returning import (
     gap,
     holed,
     keep,
+    missing_at,
     publish,
     resumed,
     texts,
@@ -95,7 +95,7 @@ async def test_the_store_may_have_it(stored, autojump_clock):
 
 async def hole_in_the_store(stored):
     await keep(stored, 1, 2, 3, channel="full")
-    stored.past.gaps.append(PastGap(ALL, stored.past.kept[-1][0] + 1, "missing", 4, 5))
+    stored.past.gaps.append(missing_at(ALL, stored.past.kept[-1][0] + 1, 4, 5))
     await trio.sleep(0.001)
     await keep(stored, 6, 7, channel="full")
     await publish(stored, ALL, 7)
@@ -115,7 +115,7 @@ async def test_what_was_never_stored_may_be_on_the_tape(stored, autojump_clock):
     """The writer's feed stopped, ours did not: what is stored is needed up to there alone."""
     stored.pipe.resumes.others = others = Remembering(channel="none")
     await keep(stored, 1, 2, 3, channel="full")
-    stored.past.gaps.append(PastGap(ALL, stored.past.kept[-1][0] + 1, "missing", 4, 5))
+    stored.past.gaps.append(missing_at(ALL, stored.past.kept[-1][0] + 1, 4, 5))
     await keep(stored, 6, 7, channel="full")
     await publish(stored, ALL, *range(3, 8))
     member, _ = stored.come({ALL: Start(1)})
@@ -146,7 +146,7 @@ async def test_of_what_nobody_had_only_so_much_is_remembered(stored, monkeypatch
     await keep(stored, 3, channel="full")
     for number in (5, 7):
         missing = (number - 1, number - 1)
-        stored.past.gaps.append(PastGap(ALL, stored.past.kept[-1][0] + 1, "missing", *missing))
+        stored.past.gaps.append(missing_at(ALL, stored.past.kept[-1][0] + 1, *missing))
         await trio.sleep(0.001)
         await keep(stored, number, channel="full")
     await publish(stored, ALL, 7)
@@ -408,7 +408,7 @@ async def test_a_hole_in_the_store_is_none_where_the_tape_has_it(stored, is_behi
     store(stored, make_message(*ALL, 3))
     await trio.sleep(0.01)
     await publish(stored, ALL, 4, 5, 6)
-    stored.past.gaps.append(PastGap(ALL, stored.past.kept[-1][0] + 1, "missing", 4, 5))
+    stored.past.gaps.append(missing_at(ALL, stored.past.kept[-1][0] + 1, 4, 5))
     await trio.sleep(0.01)
     store(stored, make_message(*ALL, 6), make_message(*ETH_ALL, 51))
     member = come_to_both(stored, {ALL: Start(1), ETH_ALL: Start(50 if is_behind else 51)})
@@ -427,7 +427,7 @@ async def test_trades_come_from_the_store_where_full_is_left_to_the_tape(stored,
         events[number] = make_message(*ALL, number, "match", MATCH, trade_id=number)
     store(stored, *events[1:4])
     await stored.broker.publish([Delivery(events[2:])])
-    stored.past.gaps.append(PastGap(ALL, stored.past.kept[-1][0] + 1, "missing", 4, 5))
+    stored.past.gaps.append(missing_at(ALL, stored.past.kept[-1][0] + 1, 4, 5))
     await trio.sleep(0.01)
     store(stored, events[6])
     member, _ = stored.come({ALL: Start(1), MATCH: Start(1)})

@@ -7,12 +7,12 @@ from hedgehogd.protocol.wire import SSE, WEBSOCKET
 from hedgehogd.recovery.history_port import PastGap, PastPage
 from hedgehogd.recovery.pages import Page, cut, in_band, with_gaps
 from tests.fakes import make_message
-from tests.recovery.returning import MATCH
+from tests.recovery.returning import MATCH, missing_at
 
 
 def trade(sequence, at=0):
     message = make_message("matches", sequence=sequence)
-    message.received_us = at
+    message.id, message.received_us = at, at + 1000
     return message
 
 
@@ -41,7 +41,7 @@ def test_bytes_are_made_once_for_each_form():
 
 def test_gaps_stand_where_they_are_and_seams_are_not_told():
     """A seam says nothing to who has no book: the snapshot behind it does."""
-    gaps = [PastGap(MATCH, 15, "missing", 8, 9), PastGap(MATCH, 16, "seam", None, None)]
+    gaps = [missing_at(MATCH, 15, 8, 9), PastGap(MATCH, 16, "seam", None, None, 16)]
     page = PastPage([trade(1, 10), trade(2, 20)], gaps, 20, is_last=True, is_sealed=True)
 
     assert [m.type for m in with_gaps(page)] == ["match", "notice", "match"]
@@ -51,7 +51,7 @@ def test_gaps_stand_where_they_are_and_seams_are_not_told():
 
 def test_what_is_missing_ends_before_the_next_of_its_topic():
     """Trade ids are no positions: the next trade has both."""
-    gaps = [PastGap(MATCH, place, "missing", 8, 9) for place in (15, 25)]
+    gaps = [missing_at(MATCH, place, 8, 9) for place in (15, 25)]
     page = PastPage([trade(1, 10), trade(7, 20)], gaps, 30, is_last=True, is_sealed=True)
 
     holes = [message for message in with_gaps(page) if message.type == "notice"]

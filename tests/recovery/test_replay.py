@@ -14,12 +14,24 @@ from hedgehogd.fanout.instance import Instance
 from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command, Pace
 from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import CALLER, PastGap
+from hedgehogd.recovery.history_port import CALLER, PastUnavailable
 from tests.fakes import make_message
-from tests.recovery.returning import BTC, EPOCH_US, MATCH, TICK, Memory, Returner, data, told
+from tests.recovery.returning import (
+    BTC,
+    EPOCH_US,
+    ID_OF_TIME_0,
+    MATCH,
+    TICK,
+    Memory,
+    Returner,
+    data,
+    missing_at,
+    told,
+)
 
 BOOK, BEAT = LEVEL2.topic(BTC), HEARTBEAT.topic(BTC)
 S = 1_000_000
+PLACE_0 = EPOCH_US + ID_OF_TIME_0
 
 
 @pytest.fixture
@@ -36,10 +48,11 @@ async def stage(nursery):
 def keep(stage, channel, sequence, second, kind=None, **more):
     """Keep a message as if it had come in that second."""
     message = make_message(channel, BTC, sequence, kind, **more)
-    place = EPOCH_US + second * S
+    place = PLACE_0 + second * S
     while any(place == each[0] for each in stage.past.kept):
         place += 1
-    message.received_us = message.published_us = place
+    message.id, message.received_us = place, place - ID_OF_TIME_0
+    message.published_us = message.received_us
     stage.past.kept.append((place, message.topic, message))
     stage.past.kept.sort(key=lambda each: each[0])
 
@@ -134,7 +147,7 @@ async def test_resumed_counts_the_messages_of_the_replay(
     keep(stage, "ticker", 9, 9)
     keep(stage, "heartbeat", 9, 9)
     keep(stage, "level2", None, 8, "snapshot")
-    stage.past.gaps.append(PastGap(MATCH, EPOCH_US + 5 * S + 1, "missing", 55, 56))
+    stage.past.gaps.append(missing_at(MATCH, PLACE_0 + 5 * S + 1, 55, 56))
     await trio.sleep(20)
     for number in range(10, 10 + on_tape):
         await stage.publish("matches", number)
@@ -205,7 +218,7 @@ async def test_a_book_without_a_snapshot_begins_with_the_first_one(stage, autoju
     """Changes to what is not known mean nothing."""
     for second, kind in ((2, "l2update"), (3, "snapshot"), (4, "l2update")):
         keep(stage, "level2", None, second, kind, at=second)
-    stage.past.gaps.append(PastGap(BOOK, EPOCH_US + 2 * S + 5, "missing", 1, 1))
+    stage.past.gaps.append(missing_at(BOOK, PLACE_0 + 2 * S + 5, 1, 1))
     await trio.sleep(20)
     member, _, _ = watch(stage, 0, BOOK, until_us=EPOCH_US + 10 * S)
     await trio.sleep(20)
@@ -240,8 +253,8 @@ async def test_recorded_gaps_are_told_in_their_place(
     stage, autojump_clock, form, expected, end, speed
 ):
     """Who was there heard of them too; a stream without notices ends at the gap."""
-    stage.past.gaps.append(PastGap(TICK, EPOCH_US + 4 * S + 2, "missing", 55, 56))
-    stage.past.gaps.append(PastGap(MATCH, EPOCH_US + 5 * S + 1, "missing", 55, 56))
+    stage.past.gaps.append(missing_at(TICK, PLACE_0 + 4 * S + 2, 55, 56))
+    stage.past.gaps.append(missing_at(MATCH, PLACE_0 + 5 * S + 1, 55, 56))
     await trio.sleep(20)
     member, session, _ = watch(stage, 4, form=form, until_us=EPOCH_US + 8 * S, speed=speed)
     await trio.sleep(1)
@@ -304,6 +317,7 @@ async def test_a_store_that_cannot_be_read_ends_it(stage, autojump_clock, topic)
 async def test_a_store_that_breaks_within_a_book_ends_it(stage, autojump_clock):
     """Between its snapshot and the changes behind it."""
     keep(stage, "level2", None, 11, "snapshot")
+    keep(stage, "level2", None, 12, "l2update")
     await trio.sleep(20)
     snapshot_before = stage.past.snapshot_before
 
@@ -316,7 +330,45 @@ async def test_a_store_that_breaks_within_a_book_ends_it(stage, autojump_clock):
     member, _, _ = watch(stage, 15, BOOK)
     await trio.sleep(1)
 
-    assert (data(member), member.ends) == ([], [(4002, "position_expired")])
+    assert ([m.type for m in member.messages], member.ends) == (
+        ["snapshot"], [(4002, "position_expired")],
+    )  # fmt: skip
+
+
+async def test_the_end_of_a_stretch_may_not_be_known(stage, autojump_clock):
+    """The store breaks while the end is looked for; it is read page by page then."""
+    await trio.sleep(20)
+
+    async def broken(since_us, until_us):
+        await trio.lowlevel.checkpoint()
+        raise PastUnavailable("disk I/O error")
+
+    stage.past.stretches = broken
+    member, _, _ = watch(stage, 3.5, until_us=EPOCH_US + 7 * S)
+    await trio.sleep(1)
+
+    assert (data(member), member.ends) == ([4, 5, 6], [(1000, "replay_ended")])
+
+
+async def test_a_stretch_without_a_message_is_over_at_once(stage, autojump_clock):
+    """Nothing was received then, and nothing will be."""
+    await trio.sleep(20)
+    member, _, _ = watch(stage, 3.1, until_us=EPOCH_US + int(3.9 * S))
+    await trio.sleep(1)
+
+    assert (data(member), member.ends) == ([], [(1000, "replay_ended")])
+
+
+async def test_a_clock_that_was_ahead_ends_no_replay(stage, autojump_clock):
+    """Of the record as a whole each message that is dated within the stretch is replayed."""
+    ahead = stage.past.kept[5][2]
+    ahead.received_us = ahead.published_us = ahead.received_us + 3600 * S
+    stage.past._visible = lambda: stage.past.kept
+    await trio.sleep(20)
+    member, _, _ = watch(stage, 3.5, until_us=EPOCH_US + 8 * S)
+    await trio.sleep(1)
+
+    assert (data(member), member.ends) == ([4, 6, 7], [(1000, "replay_ended")])
 
 
 def instance_with(past):

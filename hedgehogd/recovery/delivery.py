@@ -19,6 +19,7 @@ from hedgehogd.engine.gap_marker import InBand, in_band
 from hedgehogd.engine.tape import positions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.wire import WireForm
+from hedgehogd.recovery.history_port import BackfilledTrade
 from hedgehogd.recovery.pages import Page, Part, cut, past_chunk
 from hedgehogd.recovery.progress import Progress
 from hedgehogd.recovery.service import Resumes
@@ -213,6 +214,9 @@ class Giving:
     def _is_wanted(self, message: Message) -> bool:
         if isinstance(message, InBand):
             return self._who.form.has_notices and self._lacks(message)
+        if isinstance(message, BackfilledTrade):
+            progress = self._progress.get(message.topic)
+            return progress is not None and progress.lacks(message)
         is_own = message.topic in self._progress
         progress = self._progress[message.topic if is_own else message.also or message.topic]
         number = message.sequence

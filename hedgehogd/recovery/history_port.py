@@ -38,15 +38,31 @@ class PastUnavailable(Exception):
     """The past cannot be read now; the text says why."""
 
 
-class PastGap(NamedTuple):
-    """Something that is not kept.
+class BackfilledTrade(Message, gc=False):
+    """A backfilled trade at the place of its gap; it has a trade id and no sequence.
+
+    Its place and its receive time are those of the gap, so a page has several messages with one
+    place.
 
     Attributes:
-        topic: of which topic.
-        place: where it stands, between messages.
-        kind: ``missing``, numbers that nobody has; ``seam``, a book that begins anew.
-        first: the first missing number: a trade id on ``matches``, else a sequence; or None.
-        last: the last one.
+        up_to: the last sequence before the next message of its topic: a subscriber at this
+            sequence or above has passed the gap; None when it is not known.
+    """
+
+    up_to: int | None = None
+
+
+class PastGap(NamedTuple):
+    """Messages of a topic that are not in the past.
+
+    Attributes:
+        topic: the topic.
+        place: its place, between messages; backfilled trades may have the same one.
+        kind: ``missing`` numbers that no connection delivered; ``unrecorded`` and ``unreadable``
+            ones were delivered; a ``seam`` is a book that restarts.
+        first: the first missing number: a trade id on ``matches``, else a sequence; None when it
+            is not known.
+        last: the last one, included; None when it is not known.
         received_us: when it was found, µs since the epoch.
     """
 

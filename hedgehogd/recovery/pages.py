@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
+from typing import TypeVar
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.gap import Gap
+from hedgehogd.domain.limits import SEQUENCE_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.gap_marker import InBand, in_band
@@ -13,7 +15,7 @@ from hedgehogd.engine.memory import weight
 from hedgehogd.engine.tape import positions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.wire import WireForm
-from hedgehogd.recovery.history_port import PastGap, PastPage
+from hedgehogd.recovery.history_port import BackfilledTrade, PastGap, PastPage
 
 
 class Part:
@@ -81,39 +83,74 @@ def cut(messages: list[Message]) -> Iterable[list[Message]]:
         yield part
 
 
+Place = TypeVar("Place")  # of one kind, with an order
+
+
 def with_holes(
-    placed: list[tuple[int, Message]], holes: Iterable[tuple[int, InBand]]
-) -> list[tuple[int, Message]]:
+    placed: list[tuple[Place, Message]], holes: Iterable[tuple[Place, InBand]]
+) -> list[tuple[Place, Message]]:
     """Return messages, and before those that follow on them the ``holes``, by their places."""
-    both = [*holes, *placed]
+    both: list[tuple[Place, Message]] = [*holes, *placed]
     both.sort(key=itemgetter(0))  # the order of those that stand at one place is kept
     return both
 
 
 def with_gaps(page: PastPage) -> list[Message]:
     """Return the messages of a page, and among them what is told of its gaps."""
+    following = _Following(page.messages)
+    for message in page.messages:
+        if isinstance(message, BackfilledTrade):
+            message.up_to = following.sequence_before(message.topic, message.id)
     if not page.gaps:
         return page.messages
-    placed = [(message.id, message) for message in page.messages]
-    holes = [(gap.place, _hole(gap, page.messages)) for gap in page.gaps if gap.first is not None]
+    placed = [((message.id, _number_at_place(message)), message) for message in page.messages]
+    holes = [
+        ((gap.place, gap.first or 0), _hole(gap, following))
+        for gap in page.gaps
+        if gap.kind != "seam"
+    ]
     return [message for _, message in with_holes(placed, holes)]
 
 
-def _hole(gap: PastGap, messages: Iterable[Message]) -> InBand:
-    hole = in_band(gap.topic, _told(gap), _up_to(gap, messages), gap.received_us)
+class _Following:
+    """What follows on places within ``messages``."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._messages = messages
+        self._found: dict[tuple[Topic, int], int | None] = {}
+
+    def sequence_before(self, topic: Topic, place: int) -> int | None:
+        """Return the last sequence before the next message of ``topic``; None without one."""
+        key = (topic, place)
+        if key not in self._found:
+            self._found[key] = next(
+                (
+                    message.sequence - 1
+                    for message in self._messages
+                    if message.id >= place
+                    and message.sequence is not None
+                    and message.topic == topic
+                ),
+                None,
+            )
+        return self._found[key]
+
+
+def _number_at_place(message: Message) -> int:
+    """Return what orders messages and gaps of one place: trade ids, then what follows the gap."""
+    is_backfilled = isinstance(message, BackfilledTrade)
+    return (message.trade_id or 0) if is_backfilled else SEQUENCE_MAX
+
+
+def _hole(gap: PastGap, following: _Following) -> InBand:
+    first, last, up_to = gap.first, gap.last, gap.last
+    if first is None or last is None:
+        told = notices.lost(gap.topic, None, None)
+    else:
+        told = notices.gap(gap.topic, Gap(first, last))
+    if last is None or gap.topic.channel == MATCHES.topic_channel:
+        # What is missing has trade ids alone, or no numbers; what follows has sequences.
+        up_to = following.sequence_before(gap.topic, gap.place)
+    hole = in_band(gap.topic, told, up_to, gap.received_us)
     hole.id = gap.place
     return hole
-
-
-def _told(gap: PastGap) -> bytes:
-    return notices.gap(gap.topic, Gap(gap.first or 0, gap.last or 0))
-
-
-def _up_to(gap: PastGap, messages: Iterable[Message]) -> int | None:
-    """Return the last sequence of what is missing."""
-    if gap.topic.channel != MATCHES.topic_channel:
-        return gap.last
-    for message in messages:  # what is missing has trade ids alone; what follows has both
-        if message.topic == gap.topic and message.id >= gap.place:
-            return (message.sequence or 0) - 1
-    return None

@@ -5,6 +5,7 @@ import math
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.gap_marker import InBand
 from hedgehogd.engine.tape import Known
+from hedgehogd.recovery.history_port import BackfilledTrade
 
 
 class Progress:
@@ -46,8 +47,8 @@ class Progress:
         """Say whether a message is behind what was reached."""
         return published_us > self.after_us if self.reached is None else sequence > self.reached
 
-    def lacks(self, hole: InBand) -> bool:
-        """Say whether something that is wanted is missing in ``hole``."""
+    def lacks(self, hole: InBand | BackfilledTrade) -> bool:
+        """Say whether something that is wanted is missing in ``hole``, or is the trade."""
         if self.reached is None or hole.up_to is None:
             return hole.published_us > self.after_us
         return self.reached < hole.up_to

@@ -77,7 +77,7 @@ class Memory:
         found = [
             (place, message.sequence)
             for place, t, message in self._visible()
-            if t == topic and message.sequence <= sequence
+            if t == topic and (message.sequence or 2**62) <= sequence
         ]
         return found[-1] if found else None
 

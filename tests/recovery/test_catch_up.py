@@ -20,12 +20,13 @@ from hedgehogd.engine.delivery import Delivery
 from hedgehogd.fanout.session import Session
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import PastGap
+from hedgehogd.recovery.history_port import BackfilledTrade, PastGap
 from tests.fakes import FakeMember, make_message
 from tests.recovery.returning import (
     ALL,
     BTC,
     EPOCH_US,
+    ID_OF_TIME_0,
     MATCH,
     TICK,
     Remembering,
@@ -242,6 +243,35 @@ async def test_by_time_from_the_store_on(stored, autojump_clock):
     await trio.sleep(5)
 
     assert (data(member), told(member)) == ([6, 7], [resumed(2)])
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ({MATCH: Start(4)}, [5, "told", 92, 8, 12, "told"]),
+        ({MATCH: Start(7)}, [8, 12, "told"]),
+        ({TICK: Start(4)}, [5, 9, "told"]),
+    ],
+)
+async def test_backfilled_trades_are_given_at_the_place_of_their_gap(
+    stored, autojump_clock, starts, expected
+):
+    """With what still is missing; a subscriber that has passed the gap is not given them."""
+    await keep(stored, 5)
+    await keep(stored, 5, channel="ticker")
+    place = stored.past.kept[-1][0] + 1
+    trade = BackfilledTrade(MATCH, "match", b"", b"{}", trade_id=92, id=place)
+    trade.received_us = place - ID_OF_TIME_0
+    stored.past.kept.append((place, MATCH, trade))
+    stored.past.gaps.append(missing_at(MATCH, place, 91, 91))
+    await keep(stored, 8, 12)
+    await keep(stored, 9, channel="ticker")
+    await stored.publish("matches", 12)
+    await stored.publish("ticker", 9)
+    member, _ = stored.come(starts)
+    await trio.sleep(5)
+
+    assert [m.sequence or m.trade_id or "told" for m in member.messages] == expected
 
 
 async def test_recorded_gaps_are_told_where_they_are(stored, autojump_clock):

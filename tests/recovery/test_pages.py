@@ -1,13 +1,15 @@
 """Pages of what is not live: cut into parts, with notices in their places, shared as bytes."""
 
+import json
+
 import pytest
 
 from hedgehogd.domain import limits
 from hedgehogd.protocol.wire import SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import PastGap, PastPage
+from hedgehogd.recovery.history_port import BackfilledTrade, PastGap, PastPage
 from hedgehogd.recovery.pages import Page, cut, in_band, with_gaps
 from tests.fakes import make_message
-from tests.recovery.returning import MATCH, missing_at
+from tests.recovery.returning import MATCH, TICK, missing_at
 
 
 def trade(sequence, at=0):
@@ -47,6 +49,45 @@ def test_gaps_stand_where_they_are_and_seams_are_not_told():
     assert [m.type for m in with_gaps(page)] == ["match", "notice", "match"]
     page.gaps = []
     assert with_gaps(page) is page.messages
+
+
+def backfilled(trade_id, at):
+    return BackfilledTrade(
+        MATCH, "match", b"", b"{}", trade_id=trade_id, received_us=at + 1000, id=at
+    )
+
+
+def test_backfilled_trades_and_the_gaps_between_them_are_in_the_order_of_trade_ids():
+    """They have one place, before the message that follows the gap."""
+    gaps = [missing_at(MATCH, 15, first, last) for first, last in ((4, 4), (6, 7))]
+    messages = [trade(10, 10), backfilled(5, 15), backfilled(8, 15), trade(29, 15), trade(30, 20)]
+    page = PastPage(messages, gaps, 20, is_last=True, is_sealed=True)
+
+    found = with_gaps(page)
+    assert [m.trade_id or m.sequence or "gap" for m in found] == [10, "gap", 5, "gap", 8, 29, 30]
+    assert [m.up_to for m in found[1:5]] == [28] * 4
+    page.gaps = []
+    assert with_gaps(page) is page.messages
+    assert (
+        with_gaps(PastPage([backfilled(5, 15)], [], 20, is_last=True, is_sealed=True))[0].up_to
+        is None
+    )
+
+
+@pytest.mark.parametrize(("first", "last"), [(None, None), (4, None), (None, 4)])
+def test_a_gap_of_unknown_extent_is_told_too(first, last):
+    """Damaged bytes name no numbers; it ends before the next sequence."""
+    gaps = [missing_at(TICK, 15, first, last)]
+    next_one = make_message("ticker", sequence=30)
+    next_one.id = 20
+    page = PastPage([trade(28, 16), next_one], gaps, 20, is_last=True, is_sealed=True)
+
+    hole = with_gaps(page)[0]
+    assert json.loads(hole.payload) == {
+        "type": "gap", "channel": "ticker", "product_id": "BTC-USD",
+        "first_sequence": None, "last_sequence": None,
+    }  # fmt: skip
+    assert (hole.id, hole.up_to) == (15, last or 29)
 
 
 def test_what_is_missing_ends_before_the_next_of_its_topic():

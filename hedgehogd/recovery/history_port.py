@@ -86,6 +86,24 @@ class PastStretch(NamedTuple):
     last: int
 
 
+class PastExtent(NamedTuple):
+    """The messages of one topic that are kept.
+
+    Attributes:
+        first_place: of the oldest message.
+        last_place: of the newest one.
+        first_us: the receive time of the oldest one, µs since the epoch.
+        last_us: the receive time of the newest one.
+        messages: how many.
+    """
+
+    first_place: int
+    last_place: int
+    first_us: int
+    last_us: int
+    messages: int
+
+
 class PastPage(msgspec.Struct):
     """Some of the past, in the order of the feed.
 
@@ -98,6 +116,8 @@ class PastPage(msgspec.Struct):
         written_to: up to when all that was received was kept as it was read, µs since the
             epoch; or 0.
         shared: what ``service`` makes of it for all who get it.
+        known_to: backfilled trades that were recorded up to this place are at the place of their
+            gap; 0 where there are none.
     """
 
     messages: list[Message]
@@ -107,6 +127,7 @@ class PastPage(msgspec.Struct):
     is_sealed: bool
     written_to: int = 0
     shared: Any = None
+    known_to: int = 0
 
 
 class Others(Protocol):

@@ -95,7 +95,7 @@ def find_time(reader: Reader, received_us: int) -> int:
         ArchiveError: the archive cannot be read.
     """
     reader.view.refresh()
-    for opened, number in _blocks(reader, received_us, None):
+    for opened, number in _blocks(reader, received_us):
         found = reader.blocks.merged(opened, number, None).first_from(received_us)
         if found is not None:
             return found - 1
@@ -106,7 +106,8 @@ def stretches(reader: Reader, since_us: int, until_us: int) -> list[Stretch]:
     """Return the stretches of all records received from ``since_us`` to before ``until_us``.
 
     There are several if the clock was set. A stretch ends where blocks end, so it has records of
-    the seconds before and after, too.
+    the seconds before and after, too. A file that is missing or damaged is in a stretch if it may
+    have had such a record. Segments of other times are not opened.
 
     Raises:
         ArchiveError: the archive cannot be read.
@@ -114,35 +115,46 @@ def stretches(reader: Reader, since_us: int, until_us: int) -> list[Stretch]:
     reader.view.refresh()
     found: list[Stretch] = []
     continues = False
-    for opened, number in _blocks(reader, 0, None):
-        header = opened.contents.blocks[number].header
-        if not _overlaps(header.min_us, header.max_us, since_us, until_us):
-            continues = False
-        elif continues:
-            found[-1] = Stretch(found[-1].after_id, header.last_id)
-        else:
-            found.append(Stretch(header.first_id - 1, header.last_id))
-            continues = True
+    for source in list(reader.view.sources):
+        for first_id, last_id, min_us, max_us in _spans(reader, source, since_us, until_us):
+            if not _overlaps(min_us, max_us, since_us, until_us):
+                continues = False
+            elif continues:
+                found[-1] = Stretch(found[-1].after_id, last_id)
+            else:
+                found.append(Stretch(first_id - 1, last_id))
+                continues = True
     return found
 
 
-def _blocks(reader: Reader, since_us: int, until_us: int | None) -> Iterator[tuple[Opened, int]]:
-    """Iterate over the blocks with a record received from ``since_us`` to before ``until_us``."""
+def _spans(
+    reader: Reader, source: Source, since_us: int, until_us: int
+) -> list[tuple[int, int, int, int]]:
+    """Return ids and receive times, each the first and last ones, of the parts of a file."""
+    row = source.row
+    if row is not None and not _overlaps(row.min_us, row.max_us, since_us, until_us):
+        return [(row.first_id, row.last_id, row.min_us, row.max_us)]
+    opened = _open(reader, source)
+    if opened is None:
+        return [(source.first_id, source.last_id, since_us, since_us)]
+    headers = [block.header for block in opened.contents.blocks]
+    return [(each.first_id, each.last_id, each.min_us, each.max_us) for each in headers]
+
+
+def _blocks(reader: Reader, since_us: int) -> Iterator[tuple[Opened, int]]:
+    """Iterate over the blocks with a record received at ``since_us`` or later."""
     for source in list(reader.view.sources):
-        row = source.row
-        if row is not None and not _overlaps(row.min_us, row.max_us, since_us, until_us):
+        if source.row is not None and source.row.max_us < since_us:
             continue
-        try:
-            opened = reader.view.open(source)
-        except (FileNotFoundError, DamagedArchive):
-            continue
-        for number, block in enumerate(opened.contents.blocks):
-            if _overlaps(block.header.min_us, block.header.max_us, since_us, until_us):
-                yield opened, number
+        opened = _open(reader, source)
+        if opened is not None:
+            for number, block in enumerate(opened.contents.blocks):
+                if block.header.max_us >= since_us:
+                    yield opened, number
 
 
-def _overlaps(min_us: int, max_us: int, since_us: int, until_us: int | None) -> bool:
-    return max_us >= since_us and (until_us is None or min_us < until_us)
+def _overlaps(min_us: int, max_us: int, since_us: int, until_us: int) -> bool:
+    return max_us >= since_us and min_us < until_us
 
 
 def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:

@@ -1,6 +1,7 @@
 """Searches by number and by time, after resets and steps of the clock."""
 
 import itertools
+from contextlib import closing
 from random import Random
 
 from hypothesis import given, settings
@@ -99,3 +100,23 @@ def test_a_book_starts_from_its_newest_snapshot(tmp_path):
     assert checkpoint_before(reader, TOPIC, 10**9) is None
     reader.close()
     writer.close()
+
+
+def test_segments_of_other_times_are_not_opened_and_missing_ones_are_found(tmp_path, monkeypatch):
+    """A week has hundreds of segments; a missing one is read, so that its gap is reported."""
+    with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+        for era in range(3):
+            first = 1 + 100 * era
+            writer.append([message(TOPICS[0], n, n) for n in range(first, first + 100)])
+            writer.seal()
+    reader = Reader(tmp_path)
+    rows = reader.view.catalogue.segments
+    opened = []
+    open_ = reader.view.open
+    monkeypatch.setattr(reader.view, "open", lambda s: (opened.append(s.first_id), open_(s))[1])
+    (tmp_path / rows[-1].name).unlink()
+
+    assert [(0, 100)] == stretches(reader, START_US, START_US + 50)
+    assert set(opened) <= {row.first_id for row in rows if row.last_id <= 100}
+    assert [(200, 300)] == stretches(reader, START_US + 250, START_US + 2**40)
+    reader.close()

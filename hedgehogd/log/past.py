@@ -1,0 +1,168 @@
+"""The past that is in the archive: the adapter of ``recovery.history_port`` to ``past_reader``.
+
+One thread reads. Each address (``CALLER``) reads one thing at a time, so the resumes of one address
+do not delay those of another. A page with later records after it never changes, unless a gap in it
+may be filled, so it is kept for the next reader: a thousand subscribers that resume at once read it
+once.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.lru import Lru
+from hedgehogd.domain.message import Message
+from hedgehogd.fanout.turns import CALLER, Queues
+from hedgehogd.log.archive.errors import ArchiveError
+from hedgehogd.log.past_reader import PastReader
+from hedgehogd.recovery.history_port import PastPage, PastStretch, PastUnavailable
+
+Result = TypeVar("Result")
+_Key = tuple[frozenset[Topic], int, int | None]
+
+
+class ArchivePast:
+    """The archive in one directory; it is opened when it is read first.
+
+    Args:
+        directory: where it is.
+        recorded: the topics that are recorded; None for those that subscribers demand, too.
+    """
+
+    def __init__(self, directory: Path, recorded: frozenset[Topic] | None = frozenset()) -> None:
+        self._directory = directory
+        self._recorded = recorded
+        self._reader: PastReader | None = None
+        self._turn = trio.CapacityLimiter(1)
+        self._paging = trio.Lock()
+        self._queues = Queues()
+        self._found: Lru[tuple[Topic, int], tuple[int, int]] = Lru(limits.HISTORY_PLACES_MAX)
+        self._pages: Lru[_Key, PastPage] = Lru(limits.HISTORY_PAGES_MAX)
+
+    def keeps(self, topic: Topic) -> bool:
+        """See ``recovery.history_port.Past``."""
+        return self._recorded is None or topic in self._recorded
+
+    async def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
+        """See ``recovery.history_port.Past``."""
+        key = (topic, sequence)
+        found = self._found.get(key)
+        if found is None:
+            async with self._queues.turn(CALLER.get()), self._paging:
+                found = self._found.get(key)
+                if found is None:
+                    found = await self.read(lambda reader: reader.find(topic, sequence))
+                if found is not None and found[1] == sequence:  # where it is, it stays
+                    self._found.put(key, found)
+        return found
+
+    async def first_place(self, topic: Topic) -> int | None:
+        """See ``recovery.history_port.Past``."""
+        return await self._in_turn(lambda reader: reader.first_place(topic))
+
+    async def find_time(self, received_us: int) -> int:
+        """See ``recovery.history_port.Past``."""
+        return await self._in_turn(lambda reader: reader.find_time(received_us))
+
+    async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
+        """See ``recovery.history_port.Past``."""
+        return await self._in_turn(lambda reader: reader.stretches(since_us, until_us))
+
+    async def snapshot_before(self, topic: Topic, place: int) -> Message | None:
+        """See ``recovery.history_port.Past``."""
+        return await self._in_turn(lambda reader: reader.snapshot_before(topic, place))
+
+    async def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
+        """See ``recovery.history_port.Past``."""
+        return await self._in_turn(lambda reader: reader.trades(product_id, first, last))
+
+    async def page(
+        self, topics: Iterable[Topic], after: int, known_to: int | None = None
+    ) -> PastPage:
+        """See ``recovery.history_port.Past``."""
+        key = (frozenset(topics), after, known_to)
+        page = self._pages.get(key)
+        if page is None:
+            async with (
+                self._queues.turn(CALLER.get()),
+                self._paging,
+            ):  # a reader that waits here finds the page that the one before has read
+                page = self._pages.get(key)
+                if page is None:
+                    page = await self.read(
+                        lambda reader: aligned(reader.page(key[0], after, known_to=known_to), after)
+                    )
+                if page.is_sealed:
+                    self._pages.put(key, page)
+        return page
+
+    async def page_before(
+        self, topics: Iterable[Topic], before: int, known_to: int | None = None
+    ) -> PastPage:
+        """See ``recovery.history_port.Past``."""
+        wanted = frozenset(topics)
+        return await self._in_turn(
+            lambda reader: reader.page_before(wanted, before, known_to=known_to)
+        )
+
+    async def _in_turn(self, ask: Callable[[PastReader], Result]) -> Result:
+        async with self._queues.turn(CALLER.get()):
+            return await self.read(ask)
+
+    async def read(self, ask: Callable[[PastReader], Result]) -> Result:
+        """Ask the reader, in a thread.
+
+        Raises:
+            PastUnavailable: the archive cannot be read.
+        """
+        before = self._reader
+        try:
+            return await trio.to_thread.run_sync(partial(self._ask, ask), limiter=self._turn)
+        except ArchiveError as error:
+            raise PastUnavailable(str(error)) from None
+        finally:
+            if self._reader is not before:  # its ids may be those of another log
+                self._found.clear()
+                self._pages.clear()
+
+    async def close(self) -> None:
+        """Close the files."""
+        if self._reader is not None:
+            await trio.to_thread.run_sync(self._reader.close, limiter=self._turn)
+            self._reader = None
+
+    def _ask(self, ask: Callable[[PastReader], Result]) -> Result:
+        if self._reader is not None:
+            try:
+                return ask(self._reader)
+            except ArchiveError:  # another archive may be in its place
+                self._reader.close()
+                self._reader = None
+        reader = self._reader = PastReader(self._directory)
+        try:
+            return ask(reader)
+        except ArchiveError:
+            reader.close()
+            self._reader = None
+            raise
+
+
+def aligned(page: PastPage, after: int) -> PastPage:
+    """Return ``page``, which begins after ``after``, ended at a place with a large power of two.
+
+    Readers that began at different places end their pages at the same places, and share them from
+    there on. At least half of its stretch is left. The last page is returned unchanged.
+    """
+    if page.is_last or page.end <= after:
+        return page
+    bits = (page.end - after).bit_length() - 1
+    end = page.end >> bits << bits
+    page.messages = [message for message in page.messages if message.id <= end]
+    page.gaps = [gap for gap in page.gaps if gap.place <= end]
+    page.end = end
+    return page

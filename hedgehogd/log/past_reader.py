@@ -1,0 +1,273 @@
+"""Reading the past from the archive of the log: pages of messages, and searches.
+
+A page has messages in the order of their ids, and the gaps that remain between them. Backfilled
+trades are at the place of their gap, as far as they are known when the page is read; where they
+were appended they are omitted. So a stream that has passed a gap does not receive a trade that is
+appended later: it has received the gap.
+
+Not for the loop: every method may wait for the disk. One call at a time.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.lru import Lru
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.record import GapRecord, Record, TradeRecord
+from hedgehogd.log.archive import reader, search
+from hedgehogd.log.archive.backfill import Placement
+from hedgehogd.protocol.frames import encode_text
+from hedgehogd.recovery.history_port import (
+    BackfilledTrade,
+    PastExtent,
+    PastGap,
+    PastPage,
+    PastStretch,
+)
+
+_MATCHES = MATCHES.topic_channel
+_TRADES_PAGE_MESSAGES = 500  # a page of the exchange has 1,000 trades
+
+
+class PastReader:
+    """The archive in one directory, open for reading.
+
+    Args:
+        directory: where it is.
+
+    Raises:
+        ArchiveError: there is none, or it cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._archive = reader.Reader(directory)
+        # Times whose place is found; a time after the end of the log is searched again.
+        self._times: Lru[int, int] = Lru(limits.HISTORY_PLACES_MAX)
+        self._first: dict[Topic, int] = {}
+        self._first_for = (-1, -1)  # retention had removed the records up to the first of the ids
+
+    def close(self) -> None:
+        """Close all files."""
+        self._archive.close()
+
+    def extents(self) -> dict[Topic, PastExtent]:
+        """Return the extent of each topic with messages.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return {topic: PastExtent(*each) for topic, each in self._archive.extents().items()}
+
+    def written_to(self) -> int:
+        """Return the receive time of the newest records, µs since the epoch; 0 without records.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        self._archive.view.refresh()
+        return self._written_to()
+
+    def _written_to(self) -> int:
+        for source in reversed(self._archive.view.sources):
+            if source.row is not None:
+                return source.row.max_us
+            if source.opened is not None:
+                return source.opened.contents.blocks[-1].header.max_us
+        return 0
+
+    def first_place(self, topic: Topic) -> int | None:
+        """Return the place of the oldest message of ``topic``; None when there is none.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        self._archive.view.refresh()
+        now = (self._archive.view.catalogue.dropped_id, self._archive.view.last_id)
+        is_known = topic in self._first and now[0] == self._first_for[0]
+        if not is_known and now != self._first_for:
+            self._first_for = now
+            self._first = {t: each.first_id for t, each in self._archive.extents().items()}
+        return self._first.get(topic)
+
+    def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
+        """Return place and sequence of the newest message of ``topic`` up to ``sequence``.
+
+        None when all that is kept of it is newer, or there is nothing.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return search.find(self._archive, topic, sequence)
+
+    def find_time(self, received_us: int) -> int:
+        """Return the place after which the first record received at that time or later is.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        place = self._times.get(received_us)
+        if place is None:
+            place = search.find_time(self._archive, received_us)
+            if place < self._archive.view.last_id:
+                self._times.put(received_us, place)
+        return place
+
+    def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
+        """Return where all is that was received from ``since_us`` to before ``until_us``.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return [PastStretch(*each) for each in search.stretches(self._archive, since_us, until_us)]
+
+    def snapshot_before(self, topic: Topic, place: int) -> Message | None:
+        """Return the newest start of a book at or before ``place``; None without one.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return search.checkpoint_before(self._archive, topic, place)
+
+    def page(
+        self,
+        topics: Iterable[Topic],
+        after: int,
+        limit: int = limits.HISTORY_PAGE_MESSAGES_MAX,
+        known_to: int | None = None,
+    ) -> PastPage:
+        """Return the messages after the place ``after``.
+
+        Args:
+            topics: the topics of the messages. A message of two of them is returned once.
+            after: the place.
+            limit: messages of the page, about; backfilled trades of one gap are not divided.
+            known_to: backfilled trades up to this place are at their gap, later ones nowhere; None
+                for all that are known now.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        wanted = frozenset(topics)
+        placement = self._placement(known_to)
+        page = self._archive.read(after, wanted, limit, placement)
+        messages, gaps = _divided(page.records, wanted, placement)
+        return self._page(messages, gaps, page, placement)
+
+    def page_before(
+        self,
+        topics: Iterable[Topic],
+        before: int,
+        limit: int = limits.HISTORY_PAGE_MESSAGES_MAX,
+        known_to: int | None = None,
+    ) -> PastPage:
+        """Return the messages before the place ``before``, newest first; otherwise as ``page``.
+
+        The next page begins before ``end``.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        wanted = frozenset(topics)
+        placement = self._placement(known_to)
+        page = self._archive.read_back(before, wanted, limit, placement)
+        messages, gaps = _divided(page.records[::-1], wanted, placement)
+        return self._page(messages[::-1], gaps[::-1], page, placement)
+
+    def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
+        """Return the trades of ``first`` to ``last``, both included, that are kept, by trade id.
+
+        They are messages of ``matches``, and backfilled trades.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        topic = MATCHES.topic(product_id)
+        before = search.find(self._archive, topic, first - 1, is_trade_id=True)
+        after = (self.first_place(topic) or 0) - 1 if before is None else before[0]
+        found: dict[int, bytes] = {}
+        is_over = False
+        while not is_over:
+            page = self.page((topic,), after, _TRADES_PAGE_MESSAGES)
+            for message in page.messages:
+                number = message.trade_id or 0
+                if first <= number <= last:
+                    found[number] = message.payload
+            is_over = page.is_last or any(
+                (m.trade_id or 0) > last for m in page.messages if m.sequence is not None
+            )
+            after = page.end
+        return found
+
+    def _placement(self, known_to: int | None) -> Placement:
+        now = self._archive.placement()
+        return now if known_to is None else Placement(now.after_id, known_to)
+
+    def _page(
+        self,
+        messages: list[Message],
+        gaps: list[PastGap],
+        page: reader.Page,
+        placement: Placement,
+    ) -> PastPage:
+        # A gap of trades may be filled later; a page without one never changes.
+        is_sealed = not page.is_last and all(gap.topic.channel != _MATCHES for gap in gaps)
+        return PastPage(
+            messages, gaps, page.end_id, page.is_last, is_sealed, self._written_to(),
+            known_to=placement.to_id,
+        )  # fmt: skip
+
+
+def _divided(
+    records: list[Record], topics: frozenset[Topic], placement: Placement
+) -> tuple[list[Message], list[PastGap]]:
+    """Return the messages and gaps among ``records``, which are in the order of delivery."""
+    messages: list[Message] = []
+    gaps: list[PastGap] = []
+    undated: list[BackfilledTrade] = []
+    received_us = 0
+    for record in records:
+        if isinstance(record, Message):
+            received_us = record.received_us
+            message = record if record.topic in topics else _of_second_topic(record)
+            messages.append(message)
+        elif isinstance(record, GapRecord):
+            received_us = record.received_us
+            gaps.append(
+                PastGap(record.topic, record.id, record.kind.name.lower(), record.first,
+                        record.last, received_us)
+            )  # fmt: skip
+        elif isinstance(record, TradeRecord):
+            is_here = record.gap_id <= placement.after_id or placement.moves(record)
+            if is_here:
+                trade = _trade(record, is_moved=placement.moves(record))
+                messages.append(trade)
+                undated.append(trade)
+            continue
+        else:
+            continue
+        for trade in undated:
+            trade.received_us = received_us
+        undated.clear()
+    for trade in undated:
+        trade.received_us = received_us or trade.received_us
+    return messages, gaps
+
+
+def _trade(record: TradeRecord, *, is_moved: bool) -> BackfilledTrade:
+    """Return a backfilled trade as a message; its receive time is that of the record."""
+    return BackfilledTrade(
+        record.topic, "match", encode_text(record.payload), record.payload,
+        trade_id=record.trade_id,
+        received_us=record.received_us,
+        id=record.gap_id if is_moved else record.id,
+    )  # fmt: skip
+
+
+def _of_second_topic(message: Message) -> Message:
+    """Return a message as one of its second topic, for a reader that has not its first one."""
+    return Message(
+        message.also or message.topic, message.type, message.frame, message.payload,
+        message.sequence, message.trade_id, received_us=message.received_us, id=message.id,
+    )  # fmt: skip

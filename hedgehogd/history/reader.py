@@ -8,6 +8,7 @@ Not for the loop: every method may wait for the disk. One call at a time.
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -140,8 +141,14 @@ class Reader:
         return received_us - 1
 
     def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
-        """Return one stretch: here places are times."""
-        return [PastStretch(since_us - 1, until_us - 1)]
+        """Return one stretch, up to the newest message: here places are times.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        last = max((each.last_place for each in self.extents().values()), default=0)
+        stretch = PastStretch(since_us - 1, min(until_us - 1, last))
+        return [stretch] if stretch.after < stretch.last else []
 
     def snapshot_before(self, topic: Topic, place: int) -> Message | None:
         """Return the newest snapshot of a book at or before ``place``.
@@ -168,6 +175,30 @@ class Reader:
                     if message.type == "snapshot" and message.id <= place:
                         return message
         return None
+
+    def page_before(self, topics: Iterable[Topic], before: int) -> PastPage:
+        """Return the messages before the place ``before``, newest first.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        wanted, after = list(topics), -1
+        kept: deque[Message] = deque(maxlen=limits.HISTORY_PAGE_MESSAGES_MAX)
+        gaps: list[PastGap] = []
+        count = 0
+        while True:
+            page = self.page(wanted, after)
+            found = [message for message in page.messages if message.id < before]
+            kept += found
+            count += len(found)
+            gaps += [gap for gap in page.gaps if gap.place < before]
+            after = page.end
+            if page.is_last or page.end >= before:
+                break
+        is_last = count <= len(kept)
+        end = 0 if is_last else kept[0].id
+        gaps = [gap for gap in gaps if gap.place >= end]
+        return PastPage(list(kept)[::-1], gaps[::-1], end, is_last, False, page.written_to)
 
     def page(self, topics: Iterable[Topic], after: int) -> PastPage:
         """Return what follows on ``after``, up to the next end of a block.

@@ -84,7 +84,23 @@ class StoredPast:
         async with self._queues.turn(CALLER.get()):
             return await self.read(lambda reader: reader.trades(product_id, first, last))
 
-    async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
+    async def page_before(
+        self,
+        topics: Iterable[Topic],
+        before: int,
+        known_to: int | None = None,  # noqa: ARG002
+    ) -> PastPage:
+        """See ``recovery.history_port.Past``."""
+        wanted = frozenset(topics)
+        async with self._queues.turn(CALLER.get()):
+            return await self.read(lambda reader: reader.page_before(wanted, before))
+
+    async def page(
+        self,
+        topics: Iterable[Topic],
+        after: int,
+        known_to: int | None = None,  # noqa: ARG002  # backfilled trades have no place here
+    ) -> PastPage:
         """See ``recovery.history_port.Past``."""
         key = (frozenset(topics), after)
         page = self._pages.get(key)

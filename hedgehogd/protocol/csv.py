@@ -2,8 +2,7 @@
 
 A channel with one form of message has a column for each key; further keys are JSON in the column
 ``more``, so no value is lost. A book has a row for each price level. For any other channel one
-cell holds the whole message. The first column is the receive time of the message; it is unique
-within a topic.
+cell holds the whole message. The first column is the receive time of the message.
 
 A text is written as it is, ``null`` and an absent key as an empty cell, and any other value as
 the JSON that the exchange sent. No cell is longer than ``CSV_CELL_CHARACTERS_MAX``. A message with
@@ -43,6 +42,7 @@ _COLUMNS = {
     LEVEL2_BATCH.topic_channel: _BOOK_COLUMNS,
 }  # fmt: skip
 _WHOLE = ("type", "product_id", "sequence", "trade_id", "message")
+_WHITE = b" \t\r\n"
 _SIDES = {"bids": b'"buy"', "asks": b'"sell"'}
 
 _Fields = dict[str, msgspec.Raw]
@@ -52,6 +52,28 @@ _Levels = list[list[msgspec.Raw]]
 def payload_of(message: Message) -> bytes:
     """Return the payload of a recorded message; that of a ``last_match`` as a ``match``."""
     return match_of(message.payload) if message.type == "last_match" else message.payload
+
+
+def timed_payload_of(message: Message) -> bytes:
+    """Return ``payload_of`` with the receive time as its last member, ``"received"``.
+
+    The other bytes are unchanged. An array, which ``level3`` messages are, has it as its last
+    element; a payload that is neither an object nor an array is unchanged.
+    """
+    payload = payload_of(message).rstrip(_WHITE)
+    received = b'"%b"' % to_text(message.received_us).encode()
+    opening, closing = payload[:1], payload[-1:]
+    if (opening, closing) not in {(b"{", b"}"), (b"[", b"]")}:
+        return payload
+    body = payload[:-1].rstrip(_WHITE)
+    separator = b"" if body.strip(_WHITE) == opening else b","
+    member = received if opening == b"[" else b'"received":' + received
+    return body + separator + member + closing
+
+
+def timed_lines(messages: Iterable[Message]) -> bytes:
+    """Return ``timed_payload_of`` of ``messages``, one per line."""
+    return b"".join([one_line(timed_payload_of(message)) + b"\n" for message in messages])
 
 
 def lines(messages: Iterable[Message]) -> bytes:

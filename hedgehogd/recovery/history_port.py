@@ -165,7 +165,8 @@ class Past(Protocol):
     async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
         """Return where all is that was received from ``since_us`` to before ``until_us``.
 
-        There is more than one stretch if the clock was set. They may have more than that, too.
+        There is more than one stretch if the clock was set. They may have more than that, too, and
+        end at the newest record.
         """
 
     async def snapshot_before(self, topic: Topic, place: int) -> Message | None:
@@ -174,8 +175,22 @@ class Past(Protocol):
         What follows on its place are the changes to it.
         """
 
-    async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
-        """Return what follows on the place ``after``."""
+    async def page(
+        self, topics: Iterable[Topic], after: int, known_to: int | None = None
+    ) -> PastPage:
+        """Return the messages after the place ``after``.
+
+        Backfilled trades that were recorded up to the place ``known_to`` are at the place of their
+        gap, later ones nowhere; None for all that are known now.
+        """
+
+    async def page_before(
+        self, topics: Iterable[Topic], before: int, known_to: int | None = None
+    ) -> PastPage:
+        """Return the messages before the place ``before``, newest first; otherwise as ``page``.
+
+        The next page is the one before ``end``.
+        """
 
     async def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
         """Return the trades of ``first`` to ``last``, both included, that are kept, by id."""

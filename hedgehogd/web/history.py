@@ -2,12 +2,14 @@
 
 The store is read twice. The first pass finds the last message of the answer, because the response
 head states the cursor and the number of gaps. The second pass sends page after page and holds one
-page at a time.
+page at a time. Both see the same records: those that the store had when the first one began, with
+the backfilled trades that were known then.
 """
 
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
@@ -15,7 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -29,31 +31,76 @@ from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import BadPosition, read_moment, read_number
 from hedgehogd.fanout.instance import Instance
 from hedgehogd.fanout.turns import CALLER, Readings
-from hedgehogd.protocol.csv import header, lines, payload_of, rows
+from hedgehogd.protocol.csv import (
+    header,
+    lines,
+    payload_of,
+    rows,
+    timed_lines,
+    timed_payload_of,
+)
 from hedgehogd.protocol.negotiation import choose_form
-from hedgehogd.recovery.history_port import Past, PastGap, PastPage, PastUnavailable
+from hedgehogd.recovery.history_port import Past, PastGap, PastPage, PastStretch, PastUnavailable
 from hedgehogd.web.parameters import query
 
 AFTER_HEADER = "Hedgehog-After"
 GAPS_HEADER = "Hedgehog-Gaps"
+_NEVER_US = 2**62
+_UNDATED = {"unrecorded", "unreadable"}
+Result = TypeVar("Result")
 FORMS = {"ndjson": "application/x-ndjson", "json": "application/json", "csv": "text/csv"}
 """Values of the parameter ``format``, and the media types of ``Accept``."""
 
 
-class Stretch(NamedTuple):
+class Cursor(NamedTuple):
+    """Where an answer ends and the next one begins.
+
+    Attributes:
+        place: the place of the last message (``recovery.history_port``), or where nothing follows.
+        trade_id: of backfilled trades at that place the last one; None if there are no more.
+    """
+
+    place: int
+    trade_id: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.place}" if self.trade_id is None else f"{self.place}.{self.trade_id}"
+
+
+class Query(NamedTuple):
     """The requested part of the history.
 
     Attributes:
         topic: channel and product.
-        after: receive time before the first message, in µs since the epoch; excluded.
-        until: receive time of the last possible message, in µs since the epoch; included.
+        since_us: earliest receive time, in µs since the epoch; included.
+        until_us: receive time of the end, in µs since the epoch; excluded.
+        after: where the answer begins; None for everywhere.
         limit: largest number of messages.
+        is_newest_first: True for the newest message first.
+        has_times: True for the receive time in each message.
     """
 
     topic: Topic
-    after: int
-    until: int
+    since_us: int
+    until_us: int
+    after: Cursor | None
     limit: int
+    is_newest_first: bool
+    has_times: bool
+
+    def is_beyond(self, cursor: Cursor, place: int, number: int) -> bool:
+        """Say whether a message or gap is after ``cursor`` in the order of the answer.
+
+        ``number`` is the trade id of a backfilled trade, or the first number of a gap.
+        """
+        if place == cursor.place and cursor.trade_id is not None:
+            return number < cursor.trade_id if self.is_newest_first else number > cursor.trade_id
+        return place < cursor.place if self.is_newest_first else place > cursor.place
+
+    def has(self, place: int, number: int, received_us: int) -> bool:
+        """Say whether a message or gap is in this part of the history."""
+        is_then = self.since_us <= received_us < self.until_us
+        return is_then and (self.after is None or self.is_beyond(self.after, place, number))
 
 
 def add_history(app: QuartTrio, instance: Instance) -> None:
@@ -69,19 +116,16 @@ def add_history(app: QuartTrio, instance: Instance) -> None:
             raise SubscriberError("not_kept", f"{requested.topic} is not recorded here", 404)
         form = choose_form(request.headers.get("Accept"), query().get("format"), FORMS)
         instance.readings.check(CALLER.get())
-        pages = InTurn(past, instance.readings, CALLER.get())
+        answer = Answer(InTurn(past, instance.readings, CALLER.get()), requested)
         try:
-            end, gaps, has_more = await _measure(pages, requested)
+            await answer.measure()
         except PastUnavailable as error:
             raise SubscriberError("history_unavailable", str(error), 503) from None
-        stretch = requested._replace(until=end)
-        after = str(end) if has_more else ""
-        response = Response(_BODIES[form](pages, stretch, after, gaps), content_type=form)
+        response = Response(_BODIES[form](answer), content_type=form)
         response.timeout = None  # a slow client is no error
         response.headers["Cache-Control"] = "no-store"
-        response.headers[GAPS_HEADER] = str(len(gaps))
-        if after:
-            response.headers[AFTER_HEADER] = after
+        response.headers[GAPS_HEADER] = str(len(answer.gaps))
+        response.headers[AFTER_HEADER] = str(answer.end)
         return response
 
 
@@ -97,7 +141,9 @@ class InTurn:
         self._readings = readings
         self._share = share
 
-    async def page(self, topics: Iterable[Topic], after: int) -> PastPage:
+    async def page(
+        self, topics: Iterable[Topic], after: int, known_to: int | None = None
+    ) -> PastPage:
         """Read a page (``recovery.history_port.Past``), then pause for as long as a long read took.
 
         The turn includes the pause, so the address cannot use the store for longer than half of
@@ -106,13 +152,26 @@ class InTurn:
         Raises:
             PastUnavailable: the store cannot be read now.
         """
+        return await self._read(lambda: self._past.page(topics, after, known_to))
+
+    async def page_before(
+        self, topics: Iterable[Topic], before: int, known_to: int | None = None
+    ) -> PastPage:
+        """Read a page backwards; otherwise as ``page``."""
+        return await self._read(lambda: self._past.page_before(topics, before, known_to))
+
+    async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
+        """Find times; otherwise as ``page``."""
+        return await self._read(lambda: self._past.stretches(since_us, until_us))
+
+    async def _read(self, read: Callable[[], Awaitable[Result]]) -> Result:
         async with self._readings.turn(self._share):
             began = trio.current_time()
-            page = await self._past.page(topics, after)
+            result = await read()
             took_s = trio.current_time() - began
             if took_s >= limits.HISTORY_PAUSE_MIN_S:
                 await trio.sleep(took_s)
-        return page
+        return result
 
     async def written(
         self, messages: Sequence[Message], write: Callable[[Sequence[Message]], bytes]
@@ -155,7 +214,109 @@ def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
         yield messages[first:]
 
 
-def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
+class Answer:
+    """The answer to one query, read twice.
+
+    Attributes:
+        past: where it is read.
+        query: the query.
+        gaps: the gaps among its messages, in its order.
+        end: where the next answer begins.
+    """
+
+    def __init__(self, past: InTurn, requested: Query) -> None:
+        self.past = past
+        self.query = requested
+        self.gaps: list[PastGap] = []
+        self.end = requested.after or Cursor(0)
+        self._count = 0
+        self._stretches: list[PastStretch] = []
+        self._known_to: int | None = None
+
+    async def measure(self) -> None:
+        """Read the answer once, to find its gaps and its end.
+
+        Raises:
+            PastUnavailable: the store cannot be read now.
+        """
+        asked = self.query
+        self._stretches = await self.past.stretches(asked.since_us, asked.until_us)
+        last: Message | None = None
+        is_full = False
+        async with aclosing(self._pages()) as pages:
+            async for messages, gaps in pages:
+                part = messages[: asked.limit - self._count]
+                self._count += len(part)
+                self.gaps += gaps
+                last = part[-1] if part else last
+                is_full = len(part) < len(messages)
+                if is_full and last is not None:
+                    is_divided = messages[len(part)].id == last.id
+                    self.end = Cursor(last.id, last.trade_id if is_divided else None)
+                    break
+        if is_full:
+            self.gaps = [
+                gap for gap in self.gaps if not asked.is_beyond(self.end, gap.place, gap.first or 0)
+            ]
+        elif self._stretches:
+            first, newest = self._stretches[0].after + 1, self._stretches[-1].last
+            end = Cursor(first if asked.is_newest_first else newest)
+            if asked.after is None or asked.is_beyond(asked.after, end.place, 0):
+                self.end = end
+
+    async def messages(self) -> AsyncGenerator[list[Message]]:
+        """Yield the messages of the measured answer, page by page.
+
+        Raises:
+            PastUnavailable: the store cannot be read now.
+        """
+        rest = self._count
+        async with aclosing(self._pages()) as pages:
+            async for messages, _ in pages:
+                yield messages[:rest]
+                rest -= len(messages)
+                if rest <= 0:
+                    return
+
+    async def _pages(self) -> AsyncGenerator[tuple[list[Message], list[PastGap]]]:
+        """Yield messages and gaps, page by page; the limit of the query is not applied."""
+        asked, topics = self.query, (self.query.topic,)
+        is_back = asked.is_newest_first
+        read = self.past.page_before if is_back else self.past.page
+        for first, last in reversed(self._stretches) if is_back else self._stretches:
+            at = self._begin(first, last)
+            while first + 1 < at if is_back else at < last:
+                page = await read(topics, at, self._known_to)
+                self._known_to = page.known_to  # a trade that is backfilled now is not counted
+                yield (
+                    [
+                        m
+                        for m in page.messages
+                        if first < m.id <= last and asked.has(m.id, m.trade_id or 0, m.received_us)
+                    ],
+                    [gap for gap in page.gaps if first < gap.place <= last and self._has_gap(gap)],
+                )
+                if page.is_last:
+                    break
+                at = page.end
+
+    def _begin(self, first: int, last: int) -> int:
+        """Return the place from which a stretch is read."""
+        after, is_back = self.query.after, self.query.is_newest_first
+        if after is None:
+            return last + 1 if is_back else first
+        is_divided = after.trade_id is not None
+        return min(last + 1, after.place + is_divided) if is_back else max(
+            first, after.place - is_divided
+        )  # fmt: skip
+
+    def _has_gap(self, gap: PastGap) -> bool:
+        """Say whether a gap is in the answer; of lost records the times are not known."""
+        received_us = self.query.since_us if gap.kind in _UNDATED else gap.received_us
+        return self.query.has(gap.place, gap.first or 0, received_us)
+
+
+def _read(pair: str, args: Mapping[str, str], now_us: int) -> Query:
     """Return the part of the history that the query requests; ``pair`` is not checked.
 
     Raises:
@@ -167,12 +328,30 @@ def _read(pair: str, args: Mapping[str, str], now_us: int) -> Stretch:
     start, end = (_moment(args, name, now_us) for name in ("start", "end"))
     if start is not None and end is not None and start > end:
         raise SubscriberError("bad_request", "start is after end")
-    after = (start or 0) - 1
-    until = (now_us if end is None else end) - 1
-    if text := args.get("after", ""):
-        after = max(after, _number("after", text, 0))
     limit = _number("limit", args.get("limit", str(limits.HISTORY_QUERY_MESSAGES_DEFAULT_MAX)), 1)
-    return Stretch(channel.topic(pair), after, until, min(limit, limits.HISTORY_QUERY_MESSAGES_MAX))
+    return Query(
+        channel.topic(pair),
+        start or 0,
+        _NEVER_US if end is None else end,
+        _cursor(args.get("after", "")),
+        min(limit, limits.HISTORY_QUERY_MESSAGES_MAX),
+        _choice(args, "order", ("asc", "desc")) == "desc",
+        _choice(args, "times", ("0", "1")) == "1",
+    )
+
+
+def _choice(args: Mapping[str, str], name: str, values: tuple[str, str]) -> str:
+    value = args.get(name, "") or values[0]
+    if value not in values:
+        raise SubscriberError("bad_request", f"{name} is {' or '.join(values)}, not {value!r}")
+    return value
+
+
+def _cursor(text: str) -> Cursor | None:
+    if not text:
+        return None
+    place, point, trade_id = text.partition(".")
+    return Cursor(_number("after", place, 0), _number("after", trade_id, 0) if point else None)
 
 
 def _moment(args: Mapping[str, str], name: str, now_us: int) -> int | None:
@@ -197,83 +376,33 @@ def _number(name: str, text: str, minimum: int) -> int:
     return number
 
 
-async def _measure(past: InTurn, requested: Stretch) -> tuple[int, list[PastGap], bool]:
-    """Read the answer once; return its end, its gaps, and whether ``limit`` has shortened it.
-
-    The end is the receive time of the last message of a shortened answer, else the end of the
-    requested stretch.
-
-    Raises:
-        PastUnavailable: the store cannot be read now.
-    """
-    count, end, gaps = 0, requested.after, list[PastGap]()
-    async with aclosing(_pages(past, requested)) as pages:
-        async for messages, page_gaps in pages:
-            part = messages[: requested.limit - count]
-            count += len(part)
-            end = part[-1].received_us if part else end
-            is_full = len(part) < len(messages)
-            gaps += [gap for gap in page_gaps if not is_full or gap.place < end]
-            if is_full:
-                return end, gaps, True
-    return max(end, requested.until), gaps, False
+async def _lines(answer: Answer) -> AsyncIterator[bytes]:
+    write = timed_lines if answer.query.has_times else lines
+    async with aclosing(answer.messages()) as pages:
+        async for messages in pages:
+            yield b"".join(await answer.past.written(messages, write))
 
 
-async def _pages(
-    past: InTurn, stretch: Stretch
-) -> AsyncGenerator[tuple[list[Message], list[PastGap]]]:
-    """Yield the messages of a stretch, and its gaps, page by page; its ``limit`` is not applied.
-
-    Raises:
-        PastUnavailable: the store cannot be read now.
-    """
-    cursor = stretch.after
-    while cursor < stretch.until:
-        page = await past.page((stretch.topic,), cursor)
-        messages = [m for m in page.messages if m.received_us <= stretch.until]
-        yield messages, [gap for gap in page.gaps if gap.place <= stretch.until]
-        if page.is_last or page.end > stretch.until:
-            return
-        cursor = page.end
+async def _table(answer: Answer) -> AsyncIterator[bytes]:
+    yield header(answer.query.topic.channel)
+    async with aclosing(answer.messages()) as pages:
+        async for messages in pages:
+            yield b"".join(await answer.past.written(messages, rows))
 
 
-async def _lines(
-    past: InTurn,
-    stretch: Stretch,
-    after: str,  # noqa: ARG001
-    gaps: list[PastGap],  # noqa: ARG001
-) -> AsyncIterator[bytes]:
-    async with aclosing(_pages(past, stretch)) as pages:
-        async for messages, _ in pages:
-            yield b"".join(await past.written(messages, lines))
-
-
-async def _table(
-    past: InTurn,
-    stretch: Stretch,
-    after: str,  # noqa: ARG001
-    gaps: list[PastGap],  # noqa: ARG001
-) -> AsyncIterator[bytes]:
-    yield header(stretch.topic.channel)
-    async with aclosing(_pages(past, stretch)) as pages:
-        async for messages, _ in pages:
-            yield b"".join(await past.written(messages, rows))
-
-
-async def _object(
-    past: InTurn, stretch: Stretch, after: str, gaps: list[PastGap]
-) -> AsyncIterator[bytes]:
+async def _object(answer: Answer) -> AsyncIterator[bytes]:
     yield b'{"messages":['
     separator = b""
-    async with aclosing(_pages(past, stretch)) as pages:
-        async for messages, _ in pages:
+    write = _timed_elements if answer.query.has_times else _elements
+    async with aclosing(answer.messages()) as pages:
+        async for messages in pages:
             if messages:
-                yield separator + b",".join(await past.written(messages, _elements))
+                yield separator + b",".join(await answer.past.written(messages, write))
                 separator = b","
-    reported = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in gaps]
+    reported = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in answer.gaps]
     yield b'],"gaps":%b,"after":%b}\n' % (
         msgspec.json.encode(reported),
-        msgspec.json.encode(after or None),
+        msgspec.json.encode(str(answer.end)),
     )
 
 
@@ -281,6 +410,10 @@ def _elements(messages: Iterable[Message]) -> bytes:
     return b",".join([payload_of(message) for message in messages])
 
 
-_BODIES: dict[str, Callable[[InTurn, Stretch, str, list[PastGap]], AsyncIterator[bytes]]] = dict(
+def _timed_elements(messages: Iterable[Message]) -> bytes:
+    return b",".join([timed_payload_of(message) for message in messages])
+
+
+_BODIES: dict[str, Callable[[Answer], AsyncIterator[bytes]]] = dict(
     zip(FORMS.values(), (_lines, _object, _table), strict=True)
 )

@@ -150,7 +150,17 @@ _NAMES_OF_STREAMS = (
     "notices",
 )
 _REST_PATHS = {
-    "/api/v1/history/BTC-USD": ("channel", "start", "end", "limit", "after", "format", "since"),
+    "/api/v1/history/BTC-USD": (
+        "channel",
+        "start",
+        "end",
+        "limit",
+        "after",
+        "format",
+        "order",
+        "times",
+        "since",
+    ),
     "/products/BTC-USD/trades": ("limit", "before", "after"),
     "/products/BTC-USD/candles": ("start", "end", "granularity"),
     "/products/BTC-USD/book": ("level",),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.message import Message
-from hedgehogd.protocol.csv import header, lines, payload_of, rows
+from hedgehogd.protocol.csv import header, lines, payload_of, rows, timed_lines, timed_payload_of
 from tests.fakes import make_message, make_row
 from tests.recordings import PRO, recording
 
@@ -217,3 +217,32 @@ def test_every_row_has_as_many_cells_as_the_header(channel, objects):
 
     assert {len(row) for row in found} == {len(found[0])}
     assert len(found) == len(objects) + 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'{"type":"match" }', b'{"type":"match","received":"%b"}'),
+        (b'{"a":"\xff"}', b'{"a":"\xff","received":"%b"}'),
+        (b'{"a":[1]}\n', b'{"a":[1],"received":"%b"}'),
+        (b"{ }", b'{"received":"%b"}'),
+        (b'["open","BTC-USD","1"]', b'["open","BTC-USD","1","%b"]'),
+        (b"[]", b'["%b"]'),
+        (b'{"cut', b'{"cut'),
+        (b"[1}", b"[1}"),
+        (b"", b""),
+    ],
+)
+def test_a_receive_time_is_the_last_member(payload, expected):
+    """No other byte of the message changes, and JSON stays JSON."""
+    message = message_of(Topic("matches", "BTC-USD"), payload)
+    message.received_us = 1_769_860_800_000_001
+
+    assert timed_payload_of(message) == expected.replace(b"%b", RECEIVED.encode())
+    assert timed_lines([message, message]) == 2 * (timed_payload_of(message) + b"\n")
+
+
+def test_a_last_match_with_its_receive_time_is_a_match():
+    message = make_message("matches", kind="last_match")
+
+    assert json.loads(timed_payload_of(message))["type"] == "match"

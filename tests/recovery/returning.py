@@ -101,7 +101,7 @@ class Memory:
         places = [place for place, _, m in self._visible() if since_us <= m.received_us < until_us]
         return [PastStretch(min(places) - 1, max(places))] if places else []
 
-    async def page(self, topics, after):
+    async def page(self, topics, after, known_to=None):
         await trio.lowlevel.checkpoint()
         kept = [m for place, t, m in self._visible() if t in topics and place > after]
         part = kept[: self.page_max]

@@ -12,13 +12,16 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.instant import to_text
+from hedgehogd.domain.record import GapKind
 from hedgehogd.fanout.turns import CALLER, Readings
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
+from hedgehogd.log.past import ArchivePast
 from hedgehogd.recovery.history_port import PastUnavailable
 from hedgehogd.web.app import make_app
-from hedgehogd.web.history import InTurn
+from hedgehogd.web.history import Answer, InTurn
 from tests.fakes import make_message
+from tests.log import past as archive
 
 NOW = 1_790_000_000_000_000
 S = 1_000_000
@@ -81,17 +84,33 @@ async def test_start_is_included_and_end_is_excluded(client, query, expected):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 18, 50])
 async def test_the_cursor_leads_through_all_messages(client, limit):
-    """Each message is returned once for any page size; the last page has no cursor."""
+    """Each message is returned once for any page size; the last page has a cursor to poll with."""
     found, after, gaps = [], "", 0
     for _ in range(30):
         answer, body = await ask(client, f"?limit={limit}&after={after}")
         found += numbers(body)
         gaps += int(answer.headers["Hedgehog-Gaps"])
-        after = answer.headers.get("Hedgehog-After", "")
-        if not after:
+        after = answer.headers["Hedgehog-After"]
+        if not body:
             break
 
     assert found == [*range(1, 8), *range(10, 21)]
+    assert gaps == 1
+
+
+@pytest.mark.parametrize("limit", [1, 3, 18, 50])
+async def test_the_newest_message_may_be_first(client, limit):
+    """The cursor leads back to the oldest one."""
+    found, after, gaps = [], "", 0
+    for _ in range(30):
+        answer, body = await ask(client, f"?order=desc&limit={limit}&after={after}")
+        found += numbers(body)
+        gaps += int(answer.headers["Hedgehog-Gaps"])
+        after = answer.headers["Hedgehog-After"]
+        if not body:
+            break
+
+    assert found == [*range(20, 9, -1), *range(7, 0, -1)]
     assert gaps == 1
 
 
@@ -105,7 +124,7 @@ async def test_json_has_the_gaps_and_the_cursor_in_it(client):
         *range(1, 8), *range(10, 21),
     ]  # fmt: skip
     assert one["gaps"] == [{"kind": "missing", "first": 8, "last": 9}]
-    assert (two["gaps"], two["after"]) == ([], None)
+    assert (two["gaps"], two["after"]) == ([], str(NOW + 20 * S))
 
 
 async def test_csv_has_a_header_and_a_row_for_each(client):
@@ -136,7 +155,10 @@ async def test_csv_has_a_header_and_a_row_for_each(client):
         ("btc-usd?start=-1m&end=-2m", "*/*", 400, "bad_request"),
         ("btc-usd?format=parquet", "*/*", 400, "bad_request"),
         ("btc-usd?format=csv&format=csv", "*/*", 400, "bad_request"),
-        ("btc-usd?order=asc", "*/*", 400, "unknown_parameter"),
+        ("btc-usd?after=5.", "*/*", 400, "bad_request"),
+        ("btc-usd?after=5.x", "*/*", 400, "bad_request"),
+        ("btc-usd?order=up", "*/*", 400, "bad_request"),
+        ("btc-usd?times=2", "*/*", 400, "bad_request"),
         ("btc-usd?since=-5m", "*/*", 400, "unknown_parameter"),
         ("btc-usd?after=x", "*/*", 400, "bad_request"),
         ("btc-usd?channel=ticker", "*/*", 404, "not_kept"),
@@ -190,7 +212,7 @@ async def test_an_instance_without_history_answers_404(instance):
 async def test_a_store_that_cannot_be_read_is_a_503(client, instance, monkeypatch):
     """A truncated answer would look complete."""
 
-    async def broken(topics, after):
+    async def broken(topics, after, known_to):
         raise PastUnavailable("disk I/O error")
 
     monkeypatch.setattr(instance.pipe.resumes.past, "page", broken)
@@ -280,7 +302,6 @@ async def stepped(instance, tmp_path):
     await past.close()
 
 
-@pytest.mark.xfail(strict=True, reason="The log")
 @pytest.mark.parametrize(("query", "expected"), [("", [1, 2, 3, 4, 5]), ("?start=-2m", [4, 5])])
 async def test_after_a_clock_that_was_ahead_both_eras_are_found(stepped, query, expected):
     """A query ends at the newest message, not at the wall clock; each era keeps its times."""
@@ -344,7 +365,7 @@ async def test_an_address_pauses_for_as_long_as_its_page_was_read(autojump_clock
     """The reading thread competes with the loop for the processor; a fast page needs no pause."""
 
     class Past:
-        async def page(self, topics, after):
+        async def page(self, topics, after, known_to):
             await trio.sleep(after / 1000)
 
     past, times = InTurn(Past(), Readings(), "a"), []
@@ -374,3 +395,169 @@ async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refus
 
     assert answer.status_code == 200
     assert instance.readings.waiting("192.0.2.1") == 0
+
+
+# History from the archive of the log
+
+
+@pytest.fixture
+async def archived(instance, tmp_path):
+    """A client of an instance with an archive of the same trades; 8 was backfilled."""
+    archive.write(tmp_path, archive.usual())
+    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
+    yield make_app(instance).test_client()
+    await past.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", [*range(1, 9), *range(10, 21)]),
+        (f"?start={to_text(NOW + 5 * S)}&end={to_text(NOW + 6 * S)}", [5]),
+        (f"?start={to_text(NOW + 8 * S)}&end={to_text(NOW + 10 * S)}", [8]),
+        (f"?start={to_text(NOW + 8 * S)}&end={to_text(NOW + 9 * S)}", []),
+        (f"?start={to_text(NOW + 16 * S)}&order=desc", [20, 19, 18, 17, 16]),
+        (f"?end={to_text(NOW + 5 * S)}&order=desc&limit=2", [4, 3]),
+        ("?after=700&limit=1", [8]),
+    ],
+)
+async def test_backfilled_trades_are_at_the_place_of_their_gap(archived, query, expected):
+    """In time, too: a query of the minute with the gap has them, one of the next hour has not."""
+    answer, body = await ask(archived, query)
+
+    assert (answer.status_code, numbers(body)) == (200, expected)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 19, 50])
+async def test_each_number_is_returned_once_or_counted_as_missing(archived, order, limit):
+    """For any size of a page, also where it divides the trades of one gap."""
+    found, after, gaps = [], "", []
+    for _ in range(30):
+        query = f"?order={order}&limit={limit}&after={after}"
+        answer, body = await ask(archived, query, "application/json")
+        got = json.loads(body)
+        found += [m["trade_id"] for m in got["messages"]]
+        gaps += got["gaps"]
+        assert len(got["messages"]) <= limit
+        assert int(answer.headers["Hedgehog-Gaps"]) == len(got["gaps"])
+        after = got["after"]
+        assert after == answer.headers["Hedgehog-After"]
+        if not got["messages"]:
+            break
+
+    expected = [*range(1, 9), *range(10, 21)]
+    assert found == (expected if order == "asc" else expected[::-1])
+    assert gaps == [{"kind": "missing", "first": 9, "last": 9}]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+async def test_the_trades_of_one_gap_are_divided_between_answers(instance, tmp_path, order, limit):
+    """They have one place; the cursor names the trade id, too."""
+    filled = [archive.backfilled(n, 150, 800 + n) for n in (3, 4, 6, 7)]
+    records = [archive.match(1), archive.gap(2, 7, 150, NOW + 8 * S), archive.match(8)]
+    archive.write(tmp_path, [*records[:2], *sorted([*records[2:], *filled], key=lambda r: r.id)])
+    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
+    client, found, after, gaps = make_app(instance).test_client(), [], "", []
+    for _ in range(9):
+        query = f"?order={order}&limit={limit}&after={after}"
+        _, body = await ask(client, query, "application/json")
+        got = json.loads(body)
+        found += [m["trade_id"] for m in got["messages"]]
+        gaps += [each["first"] for each in got["gaps"]]
+        after = got["after"]
+    await past.close()
+
+    step = 1 if order == "asc" else -1
+    assert (found, gaps) == ([1, 3, 4, 6, 7, 8][::step], [2, 5][::step])
+
+
+async def test_a_client_may_poll_with_the_cursor(archived, tmp_path):
+    """New messages are after it; backfilled trades of a gap that was sent are not."""
+    answer, _ = await ask(archived, "")
+    after = answer.headers["Hedgehog-After"]
+    assert after == "2000"
+    later = [archive.backfilled(9, 999, 2001), archive.match(21)]
+    archive.write(tmp_path, later)
+    answer, body = await ask(archived, f"?after={after}")
+
+    assert (numbers(body), answer.headers["Hedgehog-After"]) == ([21], "2100")
+    answer, body = await ask(archived, "?start=2100-01-01T00:00:00Z&after=5")
+    assert (body, answer.headers["Hedgehog-After"]) == (b"", "5")
+
+
+async def test_a_trade_that_is_backfilled_meanwhile_changes_no_answer(
+    archived, instance, tmp_path, monkeypatch
+):
+    """The head has counted its gap."""
+    past = instance.pipe.resumes.past
+    measure = Answer.measure
+
+    async def then_backfill(answer):
+        await measure(answer)
+        archive.write(tmp_path, [archive.backfilled(9, 999, 2001)])
+        await past.close()
+
+    monkeypatch.setattr(Answer, "measure", then_backfill)
+    answer, body = await ask(archived, "?limit=19")
+
+    assert answer.headers["Hedgehog-Gaps"] == "1"
+    assert numbers(body) == [*range(1, 9), *range(10, 21)]
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "application/json"])
+async def test_messages_have_their_receive_times_on_request(archived, accept):
+    """The other bytes are the exchange's."""
+    _, body = await ask(archived, "?limit=2&times=1", accept)
+    _, bare = await ask(archived, "?limit=2&times=0", accept)
+    messages = body.splitlines() if accept.endswith("ndjson") else [body]
+
+    for number, text in enumerate(messages, 1):
+        assert b'"received":"%b"}' % to_text(NOW + number * S).encode() in text
+    shorter = body
+    for number in (1, 2):
+        shorter = shorter.replace(b',"received":"%b"' % to_text(NOW + number * S).encode(), b"")
+    assert shorter == bare
+    _, table = await ask(archived, "?limit=2&times=1", "text/csv")
+    assert table == (await ask(archived, "?limit=2", "text/csv"))[1]
+
+
+async def test_records_that_are_lost_are_gaps_at_any_time(instance, tmp_path):
+    """The times of damaged records are not known, so every query that may concern them says so."""
+    lost = archive.gap(None, None, 300, NOW + 9 * S, kind=GapKind.UNREADABLE)
+    archive.write(tmp_path, [archive.match(1), archive.match(2), lost, archive.match(4)], each=9)
+    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
+    query = f"?start={to_text(NOW + 2 * S)}&end={to_text(NOW + 3 * S)}"
+    answer, body = await ask(make_app(instance).test_client(), query)
+    await past.close()
+
+    assert (numbers(body), answer.headers["Hedgehog-Gaps"]) == ([2], "1")
+
+
+async def test_eras_of_a_clock_that_was_ahead_are_found_in_the_archive(instance, tmp_path):
+    """As in the store, but ids rise and times are those of the clock."""
+    years_us = 3 * 365 * 86_400 * S
+    records = [
+        archive.match(n, received_us=NOW + n * S + (years_us if n < 4 else 0)) for n in range(1, 6)
+    ]
+    archive.write(tmp_path, records, each=1)
+    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
+    instance.pipe = instance.pipe._replace(wall_us=lambda: NOW + 10 * S)
+    client = make_app(instance).test_client()
+    found = {}
+    for query in ("", "?start=-2m", "?start=-2m&end=-5s", "?start=2028-01-01T00:00:00Z"):
+        found[query] = numbers((await ask(client, query))[1])
+        backwards = query + ("&" if query else "?") + "order=desc"
+        assert numbers((await ask(client, backwards))[1]) == found[query][::-1]
+    await past.close()
+
+    assert list(found.values()) == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [4], [1, 2, 3]]
+
+
+async def test_trades_of_the_archive_fill_a_page(archived):
+    """A backfilled trade counts."""
+    status, body, _ = await trades(archived, "?after=9&limit=4")
+
+    assert (status, [each["trade_id"] for each in body]) == (200, [8, 7, 6, 5])
+    assert (await trades(archived, "?after=10&limit=4"))[0] == 503

@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hedgehogd.app.export import FORMATS, Export, export
 from hedgehogd.commands.arguments import Parser, new_parser
 from hedgehogd.commands.time_range import add_time_range, directory_of, joined
 from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.product import is_product_id
-from hedgehogd.history.export import FORMATS, Export, export
 from hedgehogd.settings.load import nearest
 
 _SUFFIXES = {"": "ndjson", ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}

@@ -17,7 +17,7 @@ FORMATS = ("ndjson", "csv")
 
 
 class Export(NamedTuple):
-    """What is exported, and where to.
+    """The messages to export, and the file to write.
 
     Attributes:
         directory: where the store is.
@@ -39,8 +39,8 @@ class Export(NamedTuple):
 def export(what: Export, progress: TextIO) -> int:
     """Write the file; return how many messages it has.
 
-    On a terminal ``progress`` shows how far it is. What is there is written as a new file
-    beside the old one and takes its place when it is whole.
+    On a terminal ``progress`` shows how far it is. The messages are written to a new file
+    beside the old one, which replaces it when it is complete.
 
     Raises:
         OperatorError: nothing is kept of that, or the store or the file cannot be used.
@@ -52,7 +52,7 @@ def export(what: Export, progress: TextIO) -> int:
         finally:
             reader.close()
     except BrokenPipeError:
-        return 0  # whoever reads has enough
+        return 0  # the reader of the pipe has enough
     except StoreError as error:
         raise OperatorError(f"the history in {what.directory}: {error}") from None
     except OSError as error:

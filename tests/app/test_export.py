@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
+from hedgehogd.app.export import Export, export
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.instant import to_text
-from hedgehogd.history.export import Export, export
 from hedgehogd.history.writer import Entry, Writer
 from tests.fakes import make_message
 
@@ -111,7 +111,7 @@ def test_who_has_read_enough_is_no_error(kept, monkeypatch):
     ],
 )
 def test_what_cannot_be_is_said(kept, change, says):
-    """And what there is instead."""
+    """The error names the recorded topics or times."""
     what = Export(kept, TOPIC, 0, 10**18, "csv", str(kept / "out"))._replace(**change)
     with pytest.raises(OperatorError, match="(?s)" + says.replace(".", r"\.")):
         export(what, io.StringIO())

@@ -1,17 +1,19 @@
-"""``hedgehogd export``: a stretch of history into a file, as CSV or lines of JSON."""
+"""``hedgehogd export``: write a part of the recorded past into a file, as CSV or lines of JSON."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from hedgehogd.app.past_files import PAST_ERRORS, open_past
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.message import Message
 from hedgehogd.history.reader import Reader
-from hedgehogd.history.schema import StoreError
+from hedgehogd.log.past_reader import PastReader
 from hedgehogd.protocol.csv import header, lines, rows
+from hedgehogd.recovery.history_port import PastExtent, PastGap, PastStretch
 
 FORMATS = ("ndjson", "csv")
 
@@ -20,12 +22,12 @@ class Export(NamedTuple):
     """The messages to export, and the file to write.
 
     Attributes:
-        directory: where the store is.
-        topic: of which channel and product.
-        since_us: from then on, µs since the epoch; 0 for all.
-        until_us: up to before then.
+        directory: the directory of history.
+        topic: channel and product.
+        since_us: earliest receive time, µs since the epoch, included; 0 for all.
+        until_us: receive time of the end, excluded; ``NEVER_US`` for all.
         format: one of ``FORMATS``.
-        file: where to; ``-`` for standard output.
+        file: the path of the file; ``-`` for standard output.
     """
 
     directory: Path
@@ -36,77 +38,110 @@ class Export(NamedTuple):
     file: str
 
 
-def export(what: Export, progress: TextIO) -> int:
-    """Write the file; return how many messages it has.
+class Exported(NamedTuple):
+    """The content of the file.
+
+    Attributes:
+        messages: number of messages.
+        gaps: the gaps among them that backfilled trades do not fill.
+    """
+
+    messages: int
+    gaps: list[PastGap]
+
+
+def export(wish: Export, progress: TextIO) -> Exported:
+    """Write the file.
 
     On a terminal ``progress`` shows how far it is. The messages are written to a new file
     beside the old one, which replaces it when it is complete.
 
     Raises:
-        OperatorError: nothing is kept of that, or the store or the file cannot be used.
+        OperatorError: no such message is recorded, or the history or the file cannot be used.
     """
     try:
-        reader = Reader(what.directory)
+        reader = open_past(wish.directory)
         try:
-            return _export(reader, what, progress)
+            return _export(reader, wish, progress)
         finally:
             reader.close()
     except BrokenPipeError:
-        return 0  # the reader of the pipe has enough
-    except StoreError as error:
-        raise OperatorError(f"the history in {what.directory}: {error}") from None
+        return Exported(0, [])  # the reader of the pipe has enough
+    except PAST_ERRORS as error:
+        raise OperatorError(f"the history in {wish.directory}: {error}") from None
     except OSError as error:
-        raise OperatorError(f"{what.file}: {error.strerror or error}") from None
+        raise OperatorError(f"{wish.file}: {error.strerror or error}") from None
 
 
-def _export(reader: Reader, what: Export, progress: TextIO) -> int:
+def _export(reader: PastReader | Reader, wish: Export, progress: TextIO) -> Exported:
     extents = reader.extents()
-    extent = extents.get(what.topic)
+    extent = extents.get(wish.topic)
     if extent is None:
         kept = ", ".join(sorted(map(str, extents))) or "nothing"
-        raise OperatorError(f"{what.topic} is not kept in {what.directory}\n  Kept is {kept}.")
-    if what.since_us > extent.last_place or what.until_us <= extent.first_place:
-        span = f"{to_text(extent.first_place)} to {to_text(extent.last_place)}"
-        raise OperatorError(f"of {what.topic} nothing is kept then\n  Kept is {span}.")
-    if what.file == "-":
-        return _write(reader, what, extent.last_place, sys.stdout.buffer.write, progress)
-    part = Path(f"{what.file}.part")
+        raise OperatorError(f"{wish.topic} is not kept in {wish.directory}\n  Kept is {kept}.")
+    stretches = _stretches(reader, wish, extent)
+    if not stretches:
+        span = f"{to_text(extent.first_us)} to {to_text(extent.last_us)}"
+        raise OperatorError(f"of {wish.topic} nothing is kept then\n  Kept is {span}.")
+    if wish.file == "-":
+        return _write(reader, wish, stretches, sys.stdout.buffer.write, progress)
+    part = Path(f"{wish.file}.part")
     with part.open("wb") as file:
-        count = _write(reader, what, extent.last_place, file.write, progress)
-    part.replace(what.file)
-    return count
+        exported = _write(reader, wish, stretches, file.write, progress)
+    part.replace(wish.file)
+    return exported
+
+
+def _stretches(reader: PastReader | Reader, wish: Export, extent: PastExtent) -> list[PastStretch]:
+    """Return the places that are read: of the wanted times, as far as the topic has messages."""
+    found = [
+        PastStretch(max(after, extent.first_place - 1), last)
+        for after, last in reader.stretches(wish.since_us, wish.until_us)
+    ]
+    return [each for each in found if each.after < min(each.last, extent.last_place)]
 
 
 def _write(
-    reader: Reader,
-    what: Export,
-    newest: int,
+    reader: PastReader | Reader,
+    wish: Export,
+    stretches: list[PastStretch],
     write: Callable[[bytes], object],
     progress: TextIO,
-) -> int:
-    """Write page after page; return how many messages that were."""
-    if what.format == "csv":
-        write(header(what.topic.channel))
-    first = reader.first_place(what.topic) or 0
-    begin = max(what.since_us, first)
-    end = min(what.until_us - 1, newest)
-    cursor, count = begin - 1, 0
-    while cursor < end:
-        page = reader.page([what.topic], cursor)
-        messages = [message for message in page.messages if message.id <= end]
-        if messages:
-            write(_bytes(messages, what.format))
-            count += len(messages)
-        if progress.isatty():
-            share = min(1.0, (page.end - begin) / max(1, end - begin))
-            progress.write(f"\r{what.topic}  {share:4.0%}  {count} messages")
-            progress.flush()
-        if page.is_last:
-            break
-        cursor = page.end
+) -> Exported:
+    """Write page after page."""
+    if wish.format == "csv":
+        write(header(wish.topic.channel))
+    count, gaps = 0, list[PastGap]()
+    whole, done = sum(each.last - each.after for each in stretches), 0
+    for after, last in stretches:
+        at = after
+        while at < last:
+            page = reader.page([wish.topic], at)
+            messages = [m for m in page.messages if m.id <= last and _is_then(wish, m.received_us)]
+            if messages:
+                write(_bytes(messages, wish.format))
+                count += len(messages)
+            gaps += [gap for gap in page.gaps if gap.place <= last and _has_gap(wish, gap)]
+            if progress.isatty():
+                share = (done + min(page.end, last) - after) / whole
+                progress.write(f"\r{wish.topic}  {share:4.0%}  {count} messages")
+                progress.flush()
+            if page.is_last:
+                break
+            at = page.end
+        done += last - after
     if progress.isatty():
         progress.write("\n")
-    return count
+    return Exported(count, gaps)
+
+
+def _is_then(wish: Export, received_us: int) -> bool:
+    return wish.since_us <= received_us < wish.until_us
+
+
+def _has_gap(wish: Export, gap: PastGap) -> bool:
+    """Say whether a gap may be of the wanted times; of lost records the times are not known."""
+    return gap.kind != "seam" and (gap.is_undated or _is_then(wish, gap.received_us))
 
 
 def _bytes(messages: list[Message], form: str) -> bytes:

@@ -17,7 +17,7 @@ import trio
 
 from hedgehogd.domain.channel import BY_ALIAS, BY_TOPIC_CHANNEL, FULL, RFQ_MATCHES, Topic
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
-from hedgehogd.domain.instant import to_text
+from hedgehogd.domain.instant import NEVER_US, to_text
 from hedgehogd.domain.message import Message
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import StoreError
@@ -79,7 +79,7 @@ async def replay(
             nursery.start_soon(_log_end, exchange, stretch)
             log.info(
                 "replaying", url=address.url, rest=address.rest_url,
-                since=to_text(wish.since_us), until=to_text(wish.until_us), speed=wish.speed,
+                since=to_text(wish.since_us), until=_end_text(wish.until_us), speed=wish.speed,
                 products=products, channels=sorted({topic.channel for topic in stretch.offered}),
             )  # fmt: skip
             task_status.started(address)
@@ -87,6 +87,10 @@ async def replay(
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(stretch.close)
+
+
+def _end_text(until_us: int) -> str:
+    return "the newest record" if until_us == NEVER_US else to_text(until_us)
 
 
 async def _log_end(exchange: StretchExchange, stretch: "Stretch") -> None:
@@ -259,7 +263,7 @@ class Stretch:
 
     def _nothing(self, of: str = "") -> OperatorError:
         """Return the error for an empty stretch; it lists the recorded topics."""
-        since, until = to_text(self._wish.since_us), to_text(self._wish.until_us)
+        since, until = to_text(self._wish.since_us), _end_text(self._wish.until_us)
         rows = [
             f"\n  {topic} from {to_text(extent.first_place)} to {to_text(extent.last_place)}"
             for topic, extent in sorted(self._extents.items())

@@ -8,11 +8,14 @@ from pathlib import Path
 from hedgehogd.app.export import FORMATS, Export, export
 from hedgehogd.commands.arguments import Parser, new_parser
 from hedgehogd.commands.time_range import add_time_range, directory_of, joined
-from hedgehogd.domain.channel import BY_ALIAS
+from hedgehogd.domain.channel import BY_ALIAS, MATCHES
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
+from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.product import is_product_id
+from hedgehogd.recovery.history_port import PastGap
 from hedgehogd.settings.load import nearest
 
+_GAPS_SHOWN_MAX = 20
 _SUFFIXES = {"": "ndjson", ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
@@ -31,6 +34,7 @@ def export_parser(now_us: int) -> Parser:
     add_time_range(parser, now_us, default=0)
     add("--format", choices=FORMATS, help="default by the suffix of FILE; ndjson without one")
     add("--history", metavar="DIR", help="directory of history; default as configured")
+    add("--strict", action="store_true", help="exit 1 if a gap remains among the messages")
     add("--config", type=Path, metavar="FILE", help="configuration file that names this directory")
     return parser
 
@@ -53,10 +57,10 @@ def _format_of(file: str) -> str:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Export a time range of history, and print the number of messages to stderr.
+    """Export a time range of history; print the number of messages and the gaps to stderr.
 
     Returns:
-        The exit status 0.
+        The exit status: 1 with ``--strict`` if a gap remains, else 0.
 
     Raises:
         OperatorError: a flag or the configuration is wrong, nothing is recorded in the range, or
@@ -74,7 +78,21 @@ def run(argv: Sequence[str]) -> int:
     directory = directory_of(arguments.history, arguments.config)
     since, until = arguments.since, arguments.until
     wish = Export(directory, channel.topic(pair), since, until, form, arguments.file)
-    count = export(wish, sys.stderr)
+    exported = export(wish, sys.stderr)
     if arguments.file != "-":
-        print(f"{count} messages in {arguments.file}", file=sys.stderr)
-    return 0
+        print(f"{exported.messages} messages in {arguments.file}", file=sys.stderr)
+    _report(exported.gaps)
+    return 1 if exported.gaps and arguments.strict else 0
+
+
+def _report(gaps: Sequence[PastGap]) -> None:
+    """Print the gaps to stderr, the first ones singly."""
+    if not gaps:
+        return
+    print(f"{len(gaps)} gaps remain:" if len(gaps) > 1 else "1 gap remains:", file=sys.stderr)
+    for gap in gaps[:_GAPS_SHOWN_MAX]:
+        unit = "trade ids" if gap.topic.channel == MATCHES.topic_channel else "sequences"
+        numbers = "unknown numbers" if gap.first is None else f"{unit} {gap.first} to {gap.last}"
+        print(f"  {gap.kind}: {numbers}, noted {to_text(gap.received_us)}", file=sys.stderr)
+    if len(gaps) > _GAPS_SHOWN_MAX:
+        print(f"  and {len(gaps) - _GAPS_SHOWN_MAX} more", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hedgehogd.commands.arguments import checked
 from hedgehogd.domain.errors import EXIT_CONFIG, EXIT_USAGE, OperatorError
+from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.position import BadPosition, read_moment
 from hedgehogd.settings.load import load
 from hedgehogd.settings.readers import NONE
@@ -18,6 +19,8 @@ STATE_DIRECTORY = Path("/var/lib/hedgehogd")
 
 def add_time_range(parser: argparse.ArgumentParser, now_us: int, **since: Any) -> None:
     """Add ``--since`` and ``--until``, in µs since the epoch; ages are subtracted from ``now_us``.
+
+    Without ``--until`` the end is ``NEVER_US``: a clock may be slow, and records dated after it.
 
     Args:
         parser: receives the flags.
@@ -30,8 +33,8 @@ def add_time_range(parser: argparse.ArgumentParser, now_us: int, **since: Any) -
         help=f"start, included: a time (2026-01-31T12:00:00Z) or an age (-5m, -2h){default}",
     )  # fmt: skip
     parser.add_argument(
-        "--until", type=checked(_moment(now_us)), metavar="WHEN", default=now_us,
-        help="end, not included; default now",
+        "--until", type=checked(_moment(now_us)), metavar="WHEN", default=NEVER_US,
+        help="end, not included; default the newest record",
     )  # fmt: skip
 
 

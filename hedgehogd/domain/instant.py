@@ -5,6 +5,8 @@ Source: RFC 3339 §5.6. The exchange writes six decimals of a second and ``Z`` (
 
 from datetime import UTC, datetime, timedelta
 
+NEVER_US = 2**62
+"""A number of µs that is later than any instant; it has no text."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _FIELD = b'"time":"'

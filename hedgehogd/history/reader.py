@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
@@ -21,23 +20,9 @@ from hedgehogd.domain.message import Message
 from hedgehogd.history.blocks import Blocks
 from hedgehogd.history.schema import connect_reader, store_errors
 from hedgehogd.history.writer import WRITTEN_TO
-from hedgehogd.recovery.history_port import PastGap, PastPage, PastStretch, message_of
+from hedgehogd.recovery.history_port import PastExtent, PastGap, PastPage, PastStretch, message_of
 
 _place_of = attrgetter("id")
-
-
-class Extent(NamedTuple):
-    """What is kept of one topic.
-
-    Attributes:
-        first_place: of the oldest message.
-        last_place: of the newest one.
-        messages: how many.
-    """
-
-    first_place: int
-    last_place: int
-    messages: int
 
 
 class Reader:
@@ -51,6 +36,7 @@ class Reader:
         """
         self._connection = connect_reader(directory)
         self._topics: dict[Topic, int] = {}
+        self._known: dict[Topic, PastExtent] = {}  # at the first call of removed_to
         self._blocks = Blocks(self._connection)
 
     def close(self) -> None:
@@ -75,22 +61,22 @@ class Reader:
         with store_errors():
             return int(self.settings().get(WRITTEN_TO, 0))
 
-    def extents(self) -> dict[Topic, Extent]:
+    def extents(self) -> dict[Topic, PastExtent]:
         """Return what is kept, by topic.
 
         Raises:
             StoreError: it cannot be read.
         """
-        found: dict[Topic, Extent] = {}
+        found: dict[Topic, PastExtent] = {}
         with store_errors():
-            for channel, product_id, *extent in self._connection.execute(
+            for channel, product_id, first, last, count in self._connection.execute(
                 "SELECT channel, product_id, min(first), max(last), sum(count) FROM ("
                 " SELECT topic, min(first_place) first, max(last_place) last, sum(count) count"
                 " FROM block GROUP BY topic UNION ALL"
                 " SELECT topic, min(place), max(place), count(*) FROM open GROUP BY topic"
                 ") JOIN topic ON topic.id = topic GROUP BY topic"
             ):
-                found[Topic(channel, product_id)] = Extent(*extent)
+                found[Topic(channel, product_id)] = PastExtent(first, last, first, last, count)
         return found
 
     def first_place(self, topic: Topic) -> int | None:
@@ -135,6 +121,21 @@ class Reader:
             if message.sequence is not None and message.sequence <= sequence:
                 return message.id, message.sequence
         return None
+
+    def removed_to(self) -> int:
+        """Return the place up to which messages were removed since the first call; or 0.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        now = self.extents()
+        self._known = self._known or now
+        removed = [
+            now[topic].first_place - 1 if topic in now else extent.last_place
+            for topic, extent in self._known.items()
+            if topic not in now or now[topic].first_place > extent.first_place
+        ]
+        return max(removed, default=0)
 
     def find_time(self, received_us: int) -> int:
         """Return the place before ``received_us``: here places are times."""

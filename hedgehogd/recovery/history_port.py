@@ -73,6 +73,11 @@ class PastGap(NamedTuple):
     last: int | None
     received_us: int
 
+    @property
+    def is_undated(self) -> bool:
+        """True for lost records: the time is not theirs, but that at which the loss was noted."""
+        return self.kind in {"unrecorded", "unreadable"}
+
 
 class PastStretch(NamedTuple):
     """Consecutive places.

@@ -27,6 +27,7 @@ from quart_trio import QuartTrio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import BY_ALIAS, Topic
 from hedgehogd.domain.errors import SubscriberError
+from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.position import BadPosition, read_moment, read_number
 from hedgehogd.fanout.instance import Instance
@@ -45,8 +46,6 @@ from hedgehogd.web.parameters import query
 
 AFTER_HEADER = "Hedgehog-After"
 GAPS_HEADER = "Hedgehog-Gaps"
-_NEVER_US = 2**62
-_UNDATED = {"unrecorded", "unreadable"}
 Result = TypeVar("Result")
 FORMS = {"ndjson": "application/x-ndjson", "json": "application/json", "csv": "text/csv"}
 """Values of the parameter ``format``, and the media types of ``Accept``."""
@@ -312,7 +311,7 @@ class Answer:
 
     def _has_gap(self, gap: PastGap) -> bool:
         """Say whether a gap is in the answer; of lost records the times are not known."""
-        received_us = self.query.since_us if gap.kind in _UNDATED else gap.received_us
+        received_us = self.query.since_us if gap.is_undated else gap.received_us
         return self.query.has(gap.place, gap.first or 0, received_us)
 
 
@@ -332,7 +331,7 @@ def _read(pair: str, args: Mapping[str, str], now_us: int) -> Query:
     return Query(
         channel.topic(pair),
         start or 0,
-        _NEVER_US if end is None else end,
+        NEVER_US if end is None else end,
         _cursor(args.get("after", "")),
         min(limit, limits.HISTORY_QUERY_MESSAGES_MAX),
         _choice(args, "order", ("asc", "desc")) == "desc",

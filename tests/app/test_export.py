@@ -2,17 +2,21 @@
 
 import csv
 import io
+import json
 import sys
+from contextlib import closing
 
 import pytest
 
-from hedgehogd.app.export import Export, export
+from hedgehogd.app.export import Export, Exported, export
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.errors import OperatorError
-from hedgehogd.domain.instant import to_text
+from hedgehogd.domain.instant import NEVER_US, to_text
+from hedgehogd.domain.record import GapKind
 from hedgehogd.history.writer import Entry, Writer
 from tests.fakes import make_message
+from tests.log import past as archive
 
 NOW = 1_790_000_000_000_000
 S = 1_000_000
@@ -53,9 +57,9 @@ def lines(path):
 def test_the_file_is_the_messages_of_the_stretch(kept, since, until, expected):
     """Byte for byte, from its start to before its end."""
     file = kept / "out.ndjson"
-    count = export(Export(kept, TOPIC, since, until, "ndjson", str(file)), io.StringIO())
+    found = export(Export(kept, TOPIC, since, until, "ndjson", str(file)), io.StringIO())
 
-    assert (count, lines(file)) == (len(expected), expected)
+    assert (found, lines(file)) == (Exported(len(expected), []), expected)
     assert not list(kept.glob("*.part"))
 
 
@@ -98,7 +102,7 @@ def test_who_has_read_enough_is_no_error(kept, monkeypatch):
 
     monkeypatch.setattr("sys.stdout", type("Out", (), {"buffer": Closed()})())
 
-    assert export(Export(kept, TOPIC, 0, 10**18, "ndjson", "-"), io.StringIO()) == 0
+    assert export(Export(kept, TOPIC, 0, 10**18, "ndjson", "-"), io.StringIO()) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -128,3 +132,74 @@ def test_where_nothing_is_kept_nothing_is_written(tmp_path):
         export(Export(tmp_path, TOPIC, 0, 10**18, "csv", str(file)), io.StringIO())
 
     assert file.read_text() == "old"
+
+
+# From the archive of the log
+
+
+@pytest.fixture
+def archived(tmp_path):
+    """A directory with an archive of trades 1 to 20 without 9; 8 was backfilled."""
+    return archive.write(tmp_path / "archive", archive.usual())
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected", "gaps"),
+    [
+        (0, NEVER_US, [*range(1, 9), *range(10, 21)], [(9, 9)]),
+        (NOW + 5 * S, NEVER_US, [5, 6, 7, 8, *range(10, 21)], [(9, 9)]),
+        (NOW + 10 * S, NOW + 12 * S, [10, 11], []),
+        (NOW + 10 * S - 1, NOW + 10 * S, [8], [(9, 9)]),
+        (NOW + 5 * S + 1, NOW + 6 * S, [], []),
+    ],
+)
+def test_an_archive_has_backfilled_trades_and_the_gaps_that_remain(
+    archived, since, until, expected, gaps
+):
+    """An export is complete, or its gaps are reported."""
+    file = archived.parent / "out.ndjson"
+    found = export(Export(archived, TOPIC, since, until, "ndjson", str(file)), io.StringIO())
+
+    assert [json.loads(line)["trade_id"] for line in lines(file)] == expected
+    assert found.messages == len(expected)
+    assert [(gap.first, gap.last) for gap in found.gaps] == gaps
+
+
+def test_an_archive_is_exported_beside_its_writer(tmp_path):
+    """Up to its newest record, also if that is dated by a clock that was ahead."""
+    year_2100_us = 4_102_444_800_000_000
+    with closing(archive.Writer(tmp_path / "archive", archive.DEPLOYMENT)) as writer:
+        writer.append([archive.match(1, received_us=year_2100_us), archive.match(2)])
+        writer.sync()
+        file = tmp_path / "out.csv"
+        wish = Export(tmp_path / "archive", TOPIC, 0, NEVER_US, "csv", str(file))
+        assert export(wish, io.StringIO()).messages == 2
+        early = wish._replace(since_us=NOW, until_us=NOW + 10 * S)
+        assert export(early, io.StringIO()).messages == 1
+    [row] = csv.DictReader(io.StringIO(file.read_text(), newline=""))
+    assert (row["trade_id"], row["received"]) == ("2", to_text(NOW + 2 * S))
+
+
+def test_lost_records_are_gaps_of_any_time(tmp_path):
+    """The times of damaged records are not known."""
+    lost = archive.gap(None, None, 300, NOW + 9 * S, kind=GapKind.UNREADABLE)
+    archive.write(tmp_path, [archive.match(1), archive.match(2), lost, archive.match(4)], each=9)
+    wish = Export(tmp_path, TOPIC, NOW + 2 * S, NOW + 3 * S, "csv", str(tmp_path / "out"))
+
+    assert [gap.kind for gap in export(wish, io.StringIO()).gaps] == ["unreadable"]
+
+
+def test_errors_about_an_archive_name_its_directory(archived):
+    wish = Export(archived, TOPIC, NOW + 7200 * S, NEVER_US, "csv", str(archived / "out"))
+    with pytest.raises(OperatorError, match="of matches:BTC-USD nothing is kept then"):
+        export(wish, io.StringIO())
+    (archived / "catalogue.sqlite").write_bytes(b"spoiled" * 999)
+    with pytest.raises(OperatorError, match=f"the history in {archived}: "):
+        export(wish, io.StringIO())
+
+
+def test_a_terminal_sees_how_far_an_export_of_an_archive_is(archived):
+    terminal = Terminal()
+    export(Export(archived, TOPIC, 0, NEVER_US, "csv", str(archived / "out")), terminal)
+
+    assert terminal.getvalue().split("\r")[-1] == "matches:BTC-USD  100%  19 messages\n"

@@ -5,9 +5,10 @@ import time
 import pytest
 
 from hedgehogd.cli import run
-from hedgehogd.domain.channel import MATCHES
+from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.history.writer import Entry, Writer
 from tests.fakes import make_message
+from tests.log import past as archive
 
 TOPIC = MATCHES.topic("BTC-USD")
 
@@ -105,7 +106,6 @@ def test_a_wrong_argument_is_an_error(options, status, says, run_command):
     assert says in err
 
 
-@pytest.mark.xfail(strict=True, reason="The log")
 def test_without_times_a_file_has_messages_dated_by_a_fast_clock(tmp_path, capsys):
     """An export ends at the newest message, not at the wall clock, which may be slow."""
     writer = Writer(tmp_path, {})
@@ -118,3 +118,42 @@ def test_without_times_a_file_has_messages_dated_by_a_fast_clock(tmp_path, capsy
     status = run(["export", "--history", str(tmp_path), "--pair", "BTC-USD", str(file)])
 
     assert (status, capsys.readouterr().err) == (0, f"3 messages in {file}\n")
+
+
+@pytest.mark.parametrize(("options", "status"), [([], 0), (["--strict"], 1)])
+def test_gaps_that_remain_are_reported(tmp_path, options, status, capsys):
+    """A script fails on an incomplete file with ``--strict``; the file is written anyway."""
+    archive.write(tmp_path, archive.usual())
+    file = tmp_path / "out.csv"
+    found = run(["export", "--history", str(tmp_path), "--pair", "BTC-USD", *options, str(file)])
+
+    assert found == status
+    assert capsys.readouterr().err == (
+        f"19 messages in {file}\n1 gap remains:\n"
+        "  missing: trade ids 9 to 9, noted 2026-09-21T14:13:29.999999Z\n"
+    )
+
+
+def test_strict_export_without_gaps_exits_0(tmp_path, capsys):
+    archive.write(tmp_path, [archive.match(1)])
+    arguments = ["export", "--history", str(tmp_path), "--pair", "BTC-USD", "--strict"]
+
+    assert run([*arguments, str(tmp_path / "out")]) == 0
+
+
+def test_many_gaps_are_counted_and_the_first_ones_named(tmp_path, capsys):
+    """A day without a feed has thousands."""
+    topic = Topic("ticker", "BTC-USD")
+    records = [archive.match(1, topic=topic)]
+    records.append(archive.gap(None, None, 150, archive.NOW, topic=topic))
+    records += [archive.gap(n, n, 100 * n, archive.NOW, topic=topic) for n in range(2, 25)]
+    records.append(archive.match(25, topic=topic))
+    archive.write(tmp_path, records, each=9)
+    arguments = ["--pair", "BTC-USD", "--channel", "ticker", str(tmp_path / "out")]
+    run(["export", "--history", str(tmp_path), *arguments])
+    rows = capsys.readouterr().err.splitlines()
+
+    assert rows[1] == "24 gaps remain:"
+    assert rows[2].startswith("  missing: unknown numbers, noted 2026-")
+    assert rows[3].startswith("  missing: sequences 2 to 2, noted 2026-")
+    assert (len(rows), rows[-1]) == (23, "  and 4 more")

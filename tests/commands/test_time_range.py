@@ -6,6 +6,7 @@ import pytest
 
 from hedgehogd.commands.time_range import STATE_DIRECTORY, add_time_range, directory_of, joined
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.instant import NEVER_US
 
 NOW = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z, µs since the epoch
 
@@ -32,9 +33,9 @@ def test_a_moment_is_a_time_or_an_age(text, us):
     assert parse(f"--since={text}", f"--until={text}") == (us, us)
 
 
-def test_a_range_ends_now_by_default():
+def test_a_range_ends_at_the_newest_record_by_default():
     """Each command sets the default of its start."""
-    assert parse(default=0) == (0, NOW)
+    assert parse(default=0) == (0, NEVER_US)
     with pytest.raises(SystemExit):
         parse(required=True)
 

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.history.reader import Extent, Reader
+from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import CorruptStore, StoreError
 from hedgehogd.history.writer import Entry, Hole
-from hedgehogd.recovery.history_port import PastPage
+from hedgehogd.recovery.history_port import PastExtent, PastPage
 from tests.history.conftest import (
     BTC,
     FULL,
@@ -164,8 +164,8 @@ def test_the_oldest_message_may_be_sealed_or_open(store, monkeypatch):
 
     assert store.reader.first_place(MATCHES) == NOW + 3
     assert store.reader.extents() == {
-        MATCHES: Extent(NOW + 3, NOW + 11, 3),  # a gap has a place too
-        ETH: Extent(NOW + 4, NOW + 4, 1),
+        MATCHES: PastExtent(NOW + 3, NOW + 11, NOW + 3, NOW + 11, 3),  # a gap has a place too
+        ETH: PastExtent(NOW + 4, NOW + 4, NOW + 4, NOW + 4, 1),
     }
 
 
@@ -404,7 +404,9 @@ class History(RuleBasedStateMachine):
         places = {t: [m.received_us for m in self.found if m.topic == t] for t in TOPICS}
         reader = self.store.reader
         assert reader.extents() == {
-            topic: Extent(of[0], of[-1], len(of)) for topic, of in places.items() if of
+            topic: PastExtent(of[0], of[-1], of[0], of[-1], len(of))
+            for topic, of in places.items()
+            if of
         }
         assert {t: reader.first_place(t) for t in TOPICS} == {
             topic: of[0] if of else None for topic, of in places.items()

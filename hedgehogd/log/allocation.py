@@ -1,4 +1,4 @@
-"""The writer's segment files: allocated ahead, bounded in age and bytes, removed oldest first.
+"""The window segments, for their writer: allocated ahead, bounded, removed oldest first.
 
 Space is allocated in slices before an append needs it, so an append neither waits for the file
 system to find space nor finds none. When an allocation fails, the oldest segments are removed

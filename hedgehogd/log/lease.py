@@ -1,4 +1,4 @@
-"""The lease of the log: which instance is its writer, and how another one succeeds it.
+"""The lease of the log: which instance is the log writer, and how another one succeeds it.
 
 A writer holds the lease of its *term* by a lock (``flock``) on the term's page, and renews a
 heartbeat in it. The lock ends with the process. A candidate takes the lease when

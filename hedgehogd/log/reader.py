@@ -1,4 +1,4 @@
-"""Read the log from an id: live delivery, resume and history use this one way.
+"""Read the window from an id: the newest part of the log, which the log writer appends to.
 
 A reader delivers an entry only if it lies below the published end of its term, or below the
 term's seal once a successor has published one. Each published end lies at or below the seal

@@ -1,4 +1,4 @@
-"""The bytes of a segment: its head, the frames of its entries, its end mark.
+"""The bytes of a window segment: its head, the frames of its entries, its end mark.
 
 A segment is a file that is only appended to. Length and CRC of an entry decide where it ends: a
 write that a kill interrupted leaves a part of an entry, and a preallocated file continues with
@@ -32,7 +32,7 @@ _FRAME_SKIPPED = struct.Struct("<4xI8xQ")  # size and last id
 
 
 class SegmentHead(NamedTuple):
-    """The head of a segment.
+    """The head of a window segment.
 
     Attributes:
         deployment: the id of the deployment.

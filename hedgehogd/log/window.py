@@ -1,4 +1,4 @@
-"""The window's writer: append a batch, check the fence, publish the end, wake the followers.
+"""The log writer: append a batch, check the fence, publish the end, wake the followers.
 
 The order of these steps is the fence: an entry that was published was in its file before the term
 was fenced, so the candidate that measures the file after the fence finds it. An entry that the
@@ -26,7 +26,7 @@ from hedgehogd.protocol.entry import pack
 
 
 class Window:
-    """The writer of one term; the owner calls ``close``, which releases the lease.
+    """The log writer of one term; the owner calls ``close``, which releases the lease.
 
     Args:
         directory: the window's directory.

@@ -28,6 +28,7 @@ _CHECKED_FROM = 12
 # The words' places, in words of 8 bytes; each on a cache line of its own, except those that the
 # writer writes together.
 _HEARTBEAT, _LAST_ID, _END, _FENCE, _JOINED = 64, 65, 66, 72, 80
+_ID_LIMIT = 1 << 62  # µs since the epoch reach it in 146,000 years
 
 
 class Place(NamedTuple):
@@ -95,6 +96,9 @@ def pack_page(fixed: Fixed, heartbeat_ns: int) -> bytes:
 def unpack_page(data: bytes, name: str) -> Fixed | None:
     """Return the fixed part of a page; None if the page is damaged, as after a loss of power.
 
+    The words that change have no CRC; a last id that no clock reaches is damage too, because the
+    next term would begin with an id that has no room.
+
     Raises:
         UnusableWindow: the page has another format.
     """
@@ -105,7 +109,8 @@ def unpack_page(data: bytes, name: str) -> Fixed | None:
         return None
     if form != FORMAT:
         raise UnusableWindow(f"{name} has format {form}; this version reads format {FORMAT}")
-    if crc != zlib.crc32(data[_CHECKED_FROM : _FIXED.size]):
+    (published_id,) = struct.unpack_from("<Q", data, _LAST_ID * 8)
+    if crc != zlib.crc32(data[_CHECKED_FROM : _FIXED.size]) or published_id >= _ID_LIMIT:
         return None
     term, writer, boot, place, last_id, first_id_min = numbers
     seal = Seal(_place(place), last_id)

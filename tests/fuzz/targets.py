@@ -10,6 +10,7 @@ from tests.fuzz.heads import fuzz_heads
 from tests.fuzz.queries import fuzz_queries
 from tests.fuzz.stores import fuzz_stores
 from tests.fuzz.upstream import fuzz_upstream
+from tests.fuzz.windows import fuzz_windows
 
 
 class Fuzzer(NamedTuple):
@@ -32,4 +33,5 @@ FUZZERS = {
     "answers": Fuzzer(fuzz_answers, 400),
     "stores": Fuzzer(fuzz_stores, 60),
     "archives": Fuzzer(fuzz_archives, 25),
+    "windows": Fuzzer(fuzz_windows, 100),
 }

@@ -10,6 +10,7 @@ import pytest
 
 from hedgehogd.arbitration import session as upstream
 from hedgehogd.history import schema
+from hedgehogd.log import reader as log_reader
 from hedgehogd.log.archive import merge
 from hedgehogd.streaming import connection, door, request
 from hedgehogd.web import parameters
@@ -80,6 +81,11 @@ PLANTED = {
     "archives": (
         merge, "unreadable", lambda gap, *_: gap.topic.channel == "full",
         IndexError("list index out of range"),
+    ),
+    # A search that passes the last entry of a segment.
+    "windows": (
+        log_reader, "skip", lambda found, data, _: found[0] == len(data),
+        IndexError("index out of range"),
     ),
 }  # fmt: skip
 

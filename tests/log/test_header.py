@@ -45,6 +45,14 @@ def test_a_damaged_page_is_none(place):
     assert unpack_page(bytes(data), "term-7") is None
 
 
+@pytest.mark.parametrize(("last_id", "is_damaged"), [(2**62 - 1, False), (2**62, True)])
+def test_an_id_that_no_clock_reaches_is_damage(pages, path, last_id, is_damaged):
+    """The next term could not have a larger one: its candidates would all fail."""
+    pages[0].publish(1, 64, last_id)
+
+    assert is_damaged == (unpack_page(path.read_bytes(), "term-7") is None)
+
+
 @pytest.mark.parametrize("data", [b"", bytes(PAGE_BYTES), pack_page(FIXED, 5)[:-1]])
 def test_an_incomplete_page_is_none(data):
     """A file system may keep a name without the bytes."""

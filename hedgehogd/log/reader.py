@@ -295,7 +295,7 @@ class Reader:
                 if size:
                     last_at = at + size - last_size
                 at += size
-            if last_at and at <= end:
+            if last_at:
                 last = os.pread(descriptor, at - last_at, last_at)
                 if scan(last).end == len(last):
                     self._at = at

@@ -128,8 +128,10 @@ def test_entries_up_to_an_id_are_passed(parts, after_id, kept):
 def test_no_end_mark_and_no_damaged_length_is_passed(rest):
     """A reader must see the end of the segment, and the damage."""
     data = framed([b"first", b"second"])
+    first = FRAME_BYTES + 5
 
     assert (len(data), FRAME_BYTES + 6, True) == skip(data + rest, 10**9)
+    assert [(0, 0, True), (first, first, True)] == [skip(data + rest, after) for after in (0, 1)]
 
 
 @given(st.binary(max_size=200), st.integers(0, 20))

@@ -519,5 +519,8 @@ ARCHIVE_FILES_OPEN_MAX = 32
 ARCHIVE_PAGE_RECORDS_MAX = 10_000
 # Blocks that one page unpacks: a second of computing for a topic with few messages in each.
 ARCHIVE_PAGE_BLOCKS_MAX = 256
+# Waits before ``store check`` looks again whether a fault is only the work of a running writer: an
+# append takes some milliseconds, the last wait is for a slow disk.
+ARCHIVE_CHECK_PAUSES_S = (0.05, 0.2, 1.0)
 # Tries of a reader to see one state of an archive whose writer removes files meanwhile.
 ARCHIVE_VIEW_TRIES_MAX = 10

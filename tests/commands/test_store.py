@@ -45,3 +45,11 @@ def test_a_wrong_command_line_is_an_error(words, status, tmp_path, capsys):
 
     assert status == found
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_file_of_another_program_exits_with_78(tmp_path, capsys):
+    """The error names it."""
+    (tmp_path / "catalogue.sqlite").write_bytes(b"name,price\n" * 100)
+
+    assert 78 == run(["store", "check", str(tmp_path)])
+    assert str(tmp_path / "catalogue.sqlite") in capsys.readouterr().err

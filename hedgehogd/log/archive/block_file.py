@@ -122,9 +122,24 @@ class BlockFile:
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     @property
+    def inode(self) -> int:
+        """Its inode."""
+        return os.fstat(self._descriptor).st_ino
+
+    @property
     def size(self) -> int:
-        """The size of the file, in bytes."""
-        return os.fstat(self._descriptor).st_size
+        """The size of the file, in bytes. Raises ArchiveError."""
+        try:
+            return os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise files.failed(self.path, error) from None
+
+    def sync(self) -> None:
+        """Make the bytes of the file durable, whichever process wrote them. Raises ArchiveError."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise files.failed(self.path, error) from None
 
     def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from ``offset``, or as many as there are.
@@ -150,22 +165,36 @@ class BlockFile:
 
         Args:
             end: where the blocks end; None for the end of the file.
+
+        Raises:
+            ArchiveError: the file system reports an error; the next call finds the same blocks.
         """
         size = self.size if end is None else end
         found: list[BlockAt] = []
-        while self.end + HEADER_BYTES <= size:
-            at = self._block_at(self.end, size)
+        damages: list[Damage] = []
+        next_ = self.end
+        while next_ + HEADER_BYTES <= size:
+            at = self._block_at(next_, size)
             if at is None:
-                at = self._search(self.end + 1, size)
+                at = self._search(next_ + 1, size)
                 if at is None:
                     break
                 fault = "bytes that are not a block"
-                self.damages.append(Damage(self.path.name, self.end, at.offset - self.end, fault))
-                found += self._lost(found or self.blocks, at)
+                damages.append(Damage(self.path.name, next_, at.offset - next_, fault))
+                found += self._lost(found or self.blocks, next_, at)
             found.append(at)
-            self.end = at.end
+            next_ = at.end
+        self.end = next_
         self.blocks += found
+        self.damages += damages
         return found
+
+    def forget(self, blocks: list[BlockAt]) -> None:
+        """Find ``blocks``, the last ones of the file, again at the next ``refresh``."""
+        if blocks:
+            del self.blocks[-len(blocks) :]
+            self.end = blocks[0].offset
+            self.damages = [each for each in self.damages if each.offset < self.end]
 
     def add(self, blocks: list[BlockAt], end: int = 0) -> None:
         """Set the blocks, as an index lists them, instead of looking for them.
@@ -235,17 +264,17 @@ class BlockFile:
             return None
         return block if block.end <= size else None
 
-    def _lost(self, before: list[BlockAt], following: BlockAt) -> list[BlockAt]:
+    def _lost(self, before: list[BlockAt], offset: int, following: BlockAt) -> list[BlockAt]:
         """Return a block without a directory for the ids of bytes that are not a block."""
         last = before[-1].header if before else None
         first_id = (last.last_id if last else self.header.after_id) + 1
         last_id = following.header.first_id - 1
-        size = following.offset - self.end - HEADER_BYTES
+        size = following.offset - offset - HEADER_BYTES
         if first_id > last_id or following.header.kind == CHECKPOINT or size < 0:
             return []
         times = following.header.min_us, last.max_us if last else following.header.min_us
         header = Header(RECORDS, 1, 0, 0, 0, 0, size, first_id, last_id, min(times), max(times), 0)
-        return [BlockAt(self.end, header)]
+        return [BlockAt(offset, header)]
 
     def _search(self, offset: int, size: int) -> BlockAt | None:
         """Return the next block from ``offset`` on."""

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ from hedgehogd.log.archive.errors import DamagedArchive, ForeignArchive, NewerFo
 from hedgehogd.log.archive.index import Index
 
 APPLICATION_ID = 0x48454441  # "HEDA"
+# The header of a SQLite database: its first bytes, the place of the application id, its size.
+# Source: "Database File Format", section 1.3.
+_SQLITE, _APPLICATION_AT, _HEAD_BYTES = b"SQLite format 3\0", 68, 100
 _TABLES = """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE topic (
@@ -43,6 +46,22 @@ _QUERIES = (
     "SELECT gap_id, segment FROM backfill ORDER BY gap_id, segment",
     "SELECT name, contents FROM growing ORDER BY name",
 )
+
+
+class Identity(NamedTuple):
+    """Numbers that differ between two catalogues at the same path.
+
+    Attributes:
+        device: the device.
+        inode: the inode.
+        mtime_ns: when it was written, ns since the epoch.
+        bytes: its size.
+    """
+
+    device: int
+    inode: int
+    mtime_ns: int
+    bytes: int
 
 
 class SegmentRow(NamedTuple):
@@ -145,14 +164,17 @@ class Catalogue:
         }
         return row
 
-    def write(self, directory: Path) -> None:
-        """Write it to a new file, which replaces the old one; it is durable on return.
+    def write(self, directory: Path) -> Identity:
+        """Write it to a new file, which replaces the old one; return the identity of that file.
+
+        Its name is durable after ``files.sync_directory``. After an error the old file is as it
+        was.
 
         Raises:
             ArchiveError: it cannot be written.
         """
         path = directory / files.CATALOGUE
-        part = path.with_suffix(path.suffix + files.PART)
+        part = files.part_of(path)
         data = self._serialized()
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -161,12 +183,17 @@ class Catalogue:
                 os.fchmod(descriptor, files.FILE_MODE)
                 files.write_all(descriptor, data)
                 os.fsync(descriptor)
+                written = _identity(os.fstat(descriptor))
+                part.replace(path)
+            except OSError:
+                with suppress(OSError):  # else the next start removes it
+                    part.unlink()
+                raise
             finally:
                 os.close(descriptor)
-            part.replace(path)
         except OSError as error:
             raise files.failed(path, error) from None
-        files.sync_directory(directory)
+        return written
 
     def _serialized(self) -> bytes:
         rows = self._rows()
@@ -210,13 +237,22 @@ def load(directory: Path, deployment: str | None = None) -> Catalogue:
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedArchive: it is damaged, cannot be read, or is another program's database.
+        DamagedArchive: it is damaged.
         NewerFormat: it is of a newer version.
-        ForeignArchive: it is of another deployment.
+        ForeignArchive: it is of another deployment, or another program's file.
+        ArchiveError: it cannot be read.
     """
     path = directory / files.CATALOGUE
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_HEAD_BYTES)
+            if not _is_ours(data):
+                raise ForeignArchive(
+                    f"{path} is a file of another program, or its first {_HEAD_BYTES} bytes are "
+                    "damaged. It is not overwritten: move it away, and the next start makes the "
+                    "catalogue again from the segments"
+                )
+            data += file.read()
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -227,15 +263,24 @@ def load(directory: Path, deployment: str | None = None) -> Catalogue:
         raise DamagedArchive(f"{path}: {error}") from None
 
 
+def _is_ours(head: bytes) -> bool:
+    """Say whether a file that begins with ``head`` is a catalogue, perhaps a damaged one.
+
+    It is one if it has the application id, or if it ends within its header or has zeros in place
+    of it, as after a loss of power: no database of another program can be read then either.
+    """
+    if head[_APPLICATION_AT : _APPLICATION_AT + 4] == APPLICATION_ID.to_bytes(4, "big"):
+        return True
+    is_torn = len(head) < _HEAD_BYTES and head.startswith(_SQLITE[: len(head)])
+    return is_torn or not any(head)
+
+
 def _read(data: bytes, deployment: str | None) -> Catalogue:
     if not data:
         raise DamagedArchive(f"{files.CATALOGUE} is empty")  # SQLite would report no memory
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
         database.deserialize(data)
-        application = database.execute("PRAGMA application_id").fetchone()[0]
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if application != APPLICATION_ID:
-            raise DamagedArchive(f"{files.CATALOGUE} is not the catalogue of an archive")
         if version > files.VERSION:
             raise NewerFormat(
                 f"{files.CATALOGUE} has version {version}, "
@@ -266,10 +311,13 @@ def _read(data: bytes, deployment: str | None) -> Catalogue:
     return catalogue
 
 
-def identity(directory: Path) -> tuple[int, int, int, int] | None:
-    """Return numbers that differ between two catalogues at the same path; None without one."""
+def identity(directory: Path) -> Identity | None:
+    """Return the identity of the catalogue in ``directory``; None without one."""
     try:
-        found = (directory / files.CATALOGUE).stat()
+        return _identity((directory / files.CATALOGUE).stat())
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return Identity(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)

@@ -1,17 +1,22 @@
 """Verifying an archive: every checksum, the order of ids, the catalogue against the segments."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from hedgehogd.domain import limits
 from hedgehogd.domain.record import GapRecord
 from hedgehogd.log.archive import catalogue, files
 from hedgehogd.log.archive.block_file import BlockFile
-from hedgehogd.log.archive.catalogue import Catalogue
+from hedgehogd.log.archive.catalogue import Catalogue, SegmentRow
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
 from hedgehogd.log.archive.files import OPEN, SEGMENT, TAIL, FileName
 from hedgehogd.log.archive.index import Index, collect, read_footer
 from hedgehogd.log.archive.reader import Reader
+
+_ORDER = (SEGMENT, OPEN, TAIL)
 
 
 class Finding(NamedTuple):
@@ -40,29 +45,219 @@ class Totals:
         self.files = self.blocks = self.messages = self.bytes = 0
 
 
-def check(directory: Path, totals: Totals) -> Iterator[Finding]:
+class _Report(NamedTuple):
+    """One examined file.
+
+    Attributes:
+        name: its name.
+        damages: texts, one for each damaged part.
+        unfinished: the text about bytes after the last block; empty without such bytes.
+        first_id: the smallest id; 0 without records.
+        last_id: the largest id; 0 without records.
+        row: the row that the catalogue should have; None without records.
+        blocks: number of blocks.
+        bytes: size of the file.
+    """
+
+    name: FileName
+    damages: list[str]
+    unfinished: str
+    first_id: int
+    last_id: int
+    row: SegmentRow | None
+    blocks: int
+    bytes: int
+
+
+def check(
+    directory: Path, totals: Totals, pauses_s: Sequence[float] = limits.ARCHIVE_CHECK_PAUSES_S
+) -> Iterator[Finding]:
     """Iterate over the damage and the gaps of the archive in ``directory``.
 
-    The archive is not changed; its writer may be running.
+    The archive is not changed. Its writer may be running: catalogue and directory are read again
+    after each pause, until there is no damage; damage that was found every time is reported.
+
+    Args:
+        directory: where it is.
+        totals: receives the counts.
+        pauses_s: seconds to wait before each further look.
 
     Raises:
         NewerFormat: a newer version wrote it.
-        ForeignArchive: files of several deployments.
+        ForeignArchive: files of several deployments, or another program's.
         ArchiveError: there is no archive, or it cannot be read.
     """
-    known: Catalogue | None = None
-    try:
-        known = catalogue.load(directory)
-    except FileNotFoundError:
-        yield Finding(f"{files.CATALOGUE} is missing", is_damage=True)
-    except DamagedArchive as error:
-        yield Finding(str(error), is_damage=True)
-    names = _names(directory)
-    if known is None and not names:
-        raise ArchiveError(f"there is no archive in {directory}")
-    yield from _check_files(directory, names, known, totals)
-    if known is not None:
+    examination = _Examination(directory)
+    texts = examination.texts()
+    for pause_s in pauses_s:
+        if not texts:
+            break
+        time.sleep(pause_s)
+        again = set(examination.texts())
+        texts = [text for text in texts if text in again]
+    reports = examination.reports
+    totals.files = len(reports)
+    totals.blocks = sum(each.blocks for each in reports)
+    totals.messages = sum(each.row.messages for each in reports if each.row is not None)
+    totals.bytes = sum(each.bytes for each in reports)
+    yield from (Finding(text, is_damage=True) for text in texts)
+    if examination.has_catalogue:
         yield from _gaps(directory)
+
+
+class _Examination:
+    """Repeated looks at one archive; a sound sealed segment is read once.
+
+    Args:
+        directory: where it is.
+
+    Attributes:
+        reports: of the files, as of the last look, in the order of their records.
+        has_catalogue: True if the catalogue was readable.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._sealed: dict[tuple[str, int, int], _Report] = {}
+        self.reports: list[_Report] = []
+        self.has_catalogue = False
+
+    def texts(self) -> list[str]:
+        """Look at all files and at the catalogue; return a text for each damage.
+
+        Raises:
+            ArchiveError: there is no archive, or it cannot be read.
+        """
+        found: list[str] = []
+        names = _names(self._directory)
+        known: Catalogue | None = None
+        try:
+            known = catalogue.load(self._directory)
+        except FileNotFoundError:
+            if not names:
+                raise ArchiveError(f"there is no archive in {self._directory}") from None
+            found.append(f"{files.CATALOGUE} is missing")
+        except DamagedArchive as error:
+            found.append(str(error))
+        self.has_catalogue = known is not None
+        self.reports = []
+        deployment = known.deployment if known else None
+        with ExitStack() as closing:
+            growing: dict[FileName, BlockFile] = {}
+            # Tails first: records that compaction moves meanwhile are read twice.
+            for name in reversed(names):
+                if name.suffix != SEGMENT and (file := self._opened(name, deployment, found)):
+                    closing.callback(file.close)
+                    growing[name] = file
+            for name in names:
+                if name in growing:
+                    self.reports.append(self._report(name, growing[name]))
+                elif name.suffix == SEGMENT and (file := self._opened(name, deployment, found)):
+                    try:
+                        self.reports.append(self._report(name, file))
+                    finally:
+                        file.close()
+        for report in self.reports:
+            found += report.damages
+            if report.unfinished:
+                found.append(report.unfinished)
+        rows = {row.after_id: row for row in known.segments} if known else {}
+        if known is not None:
+            found += self._differences(rows, known)
+        return found + self._order(rows, known.dropped_id if known else None)
+
+    def _opened(self, name: FileName, deployment: str | None, found: list[str]) -> BlockFile | None:
+        """Open a file; return None if it was removed meanwhile, or is damaged, which is noted."""
+        try:
+            return BlockFile(self._directory / str(name), deployment)
+        except FileNotFoundError:
+            return None  # retention or compaction has removed it
+        except DamagedArchive as error:
+            found.append(str(error))
+            return None
+
+    def _report(self, name: FileName, file: BlockFile) -> _Report:
+        key = (str(name), file.inode, file.size)
+        if key in self._sealed:
+            return self._sealed[key]
+        size = file.size
+        if name.suffix == SEGMENT:
+            index = read_footer(file)
+        else:
+            index = Index()
+            collect(file, index)
+        damages = [f"{each.file} at {each.offset}: {each.fault}" for each in index.damages]
+        damages += [
+            f"{name} at {block.offset}: the checksum of a block is wrong"
+            for block in index.all_blocks
+            if not file.is_whole(block)
+        ]
+        last_id = 0
+        for block in index.blocks:
+            header = block.header
+            if not last_id < header.first_id <= header.last_id:
+                damages.append(f"{name} at {block.offset}: its ids do not follow those before it")
+            last_id = max(last_id, header.last_id)
+        unfinished = ""
+        if name.suffix != SEGMENT and not file.refresh() and file.end < size:
+            unfinished = f"{name} at {file.end}: an unfinished write, or a damaged block"
+        fresh = Catalogue("")
+        fresh.add(name.after_id, index, size)
+        report = _Report(
+            name, damages, unfinished, index.blocks[0].header.first_id if index.blocks else 0,
+            last_id, fresh.segments[0] if fresh.segments else None, len(index.all_blocks), size,
+        )  # fmt: skip
+        if name.suffix == SEGMENT and not damages:
+            self._sealed[key] = report
+        return report
+
+    def _differences(self, rows: dict[int, SegmentRow], known: Catalogue) -> list[str]:
+        """Compare the segments with the catalogue.
+
+        A segment that follows those of the catalogue was sealed just before its writer ended, and
+        one that precedes them was being dropped; a start completes both.
+        """
+        found = []
+        last_id = known.segments[-1].last_id if known.segments else known.dropped_id
+        for report in self.reports:
+            if report.name.suffix != SEGMENT:
+                continue
+            row = rows.get(report.name.after_id)
+            if row is None:
+                if known.dropped_id <= report.name.after_id < last_id:
+                    found.append(f"{report.name} is not in {files.CATALOGUE}")
+            elif report.row is None or report.row[:-1] != row[:-1]:
+                found.append(f"{report.name} differs from {files.CATALOGUE}")
+        return found + [
+            f"{row.name} is missing"
+            for row in rows.values()
+            if not (self._directory / row.name).exists()
+        ]
+
+    def _order(self, rows: dict[int, SegmentRow], dropped_id: int | None) -> list[str]:
+        """Compare the ids of each file with those of the file before it."""
+        found = []
+        ends = {
+            (_ORDER.index(each.name.suffix), each.name.after_id): (
+                str(each.name), each.first_id, each.last_id
+            ) for each in self.reports
+        }  # fmt: skip
+        for row in rows.values():  # also of a segment that is missing or damaged
+            ends[0, row.after_id] = (row.name, row.first_id, row.last_id)
+        last_id = dropped_id
+        for (kind, after_id), (name, first_id, end_id) in sorted(ends.items()):
+            if last_id is None:
+                last_id = after_id  # retention may have removed older ones
+            if after_id > last_id:
+                found.append(
+                    f"no file has the records after id {last_id} up to id {after_id}, "
+                    f"with which {name} begins"
+                )
+            is_repeated = kind == _ORDER.index(TAIL) and end_id <= last_id
+            if first_id and first_id <= last_id and not is_repeated:
+                found.append(f"{name}: its ids do not follow those before it")
+            last_id = max(last_id, after_id, end_id)
+        return found
 
 
 def _names(directory: Path) -> list[FileName]:
@@ -71,78 +266,10 @@ def _names(directory: Path) -> list[FileName]:
         names = [files.read_name(path.name) for path in directory.iterdir()]
     except OSError as error:
         raise files.failed(directory, error) from None
-    order = (SEGMENT, OPEN, TAIL)
     return sorted(
         (name for name in names if name is not None),
-        key=lambda name: (order.index(name.suffix), name.after_id),
+        key=lambda name: (_ORDER.index(name.suffix), name.after_id),
     )
-
-
-def _check_files(
-    directory: Path, names: list[FileName], known: Catalogue | None, totals: Totals
-) -> Iterator[Finding]:
-    rows = {row.after_id: row for row in known.segments} if known else {}
-    last_id = 0
-    for name in names:
-        try:
-            file = BlockFile(directory / str(name), known.deployment if known else None)
-        except FileNotFoundError:
-            continue  # retention or compaction has removed it
-        except DamagedArchive as error:
-            yield Finding(str(error), is_damage=True)
-            continue
-        try:
-            size = file.size
-            index = _index(file, name)
-            totals.files += 1
-            totals.bytes += file.size
-            yield from (
-                Finding(f"{each.file} at {each.offset}: {each.fault}", is_damage=True)
-                for each in index.damages
-            )
-            yield from _check_blocks(file, index, last_id, totals)
-            if name.suffix != SEGMENT and not file.refresh() and file.end < size:
-                text = f"{name} at {file.end}: an unfinished write, or a damaged block"
-                yield Finding(text, is_damage=True)
-            row = rows.pop(name.after_id, None) if name.suffix == SEGMENT else None
-            if row is not None:
-                fresh = Catalogue("")
-                fresh.add(name.after_id, index, file.size)
-                if [each[:-1] for each in fresh.segments] != [row[:-1]]:
-                    yield Finding(f"{name} differs from {files.CATALOGUE}", is_damage=True)
-            elif name.suffix == SEGMENT and known is not None:
-                yield Finding(f"{name} is not in {files.CATALOGUE}", is_damage=True)
-        finally:
-            file.close()
-        if index.blocks:
-            last_id = max(last_id, index.blocks[-1].header.last_id)
-    for row in rows.values():
-        yield Finding(f"{row.name} is missing", is_damage=True)
-
-
-def _index(file: BlockFile, name: FileName) -> Index:
-    if name.suffix == SEGMENT:
-        return read_footer(file)
-    index = Index()
-    collect(file, index, file.refresh())
-    return index
-
-
-def _check_blocks(file: BlockFile, index: Index, last_id: int, totals: Totals) -> Iterator[Finding]:
-    """Check the blocks of one file; those of a tail may repeat records of the open segment."""
-    for block in index.all_blocks:
-        where = f"{file.path.name} at {block.offset}"
-        totals.blocks += 1
-        if not file.is_whole(block):
-            yield Finding(f"{where}: the checksum of a block is wrong", is_damage=True)
-    for block in index.blocks:
-        where = f"{file.path.name} at {block.offset}"
-        header = block.header
-        totals.messages += header.messages
-        is_repeat = file.path.suffix == TAIL and header.last_id <= last_id
-        if not is_repeat and not last_id < header.first_id <= header.last_id:
-            yield Finding(f"{where}: its ids do not follow those before it", is_damage=True)
-        last_id = max(last_id, header.last_id)
 
 
 def _gaps(directory: Path) -> Iterator[Finding]:

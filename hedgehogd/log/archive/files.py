@@ -13,6 +13,9 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +77,12 @@ def read_name(name: str) -> FileName | None:
     return FileName(int(found[1]), found[2]) if found else None
 
 
+def is_part(name: str) -> bool:
+    """Say whether ``name`` is that of a file of an archive that was not completed."""
+    whole = name.removesuffix(PART)
+    return whole != name and (whole == CATALOGUE or read_name(whole) is not None)
+
+
 def pack_header(header: FileHeader) -> bytes:
     """Encode the header of a file."""
     head = _HEADER.pack(_MAGIC, VERSION, header.deployment.encode(), header.after_id)
@@ -114,26 +123,60 @@ def failed(path: Path, error: OSError) -> ArchiveError:
     return ArchiveError(f"{path}: {error.strerror or error}")
 
 
-def create(path: Path, header: FileHeader) -> int:
-    """Create a file with its header; return its descriptor, for appending.
+def part_of(path: Path) -> Path:
+    """Return the path at which the file at ``path`` is made."""
+    return path.with_suffix(path.suffix + PART)
 
-    An older file of this name is replaced: only a start that was interrupted leaves one.
+
+def create(path: Path, header: FileHeader, blocks: Iterable[bytes] = ()) -> tuple[int, int]:
+    """Create a file with its header and first blocks; it replaces one of the same name.
+
+    The file has its name only when it is complete and durable; its name is durable after
+    ``sync_directory``. After an error there is no new file.
+
+    Args:
+        path: its path.
+        header: its header.
+        blocks: its first blocks.
+
+    Returns:
+        Its descriptor, for appending; the caller closes it. And its size, in bytes.
 
     Raises:
         ArchiveError: it cannot be created.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    part = part_of(path)
     try:
-        descriptor = os.open(path, flags, FILE_MODE)
+        descriptor = os.open(part, flags, FILE_MODE)
         try:
             os.fchmod(descriptor, FILE_MODE)  # for any umask
-            write_all(descriptor, pack_header(header))
-        except OSError:
+            size = 0
+            for data in chain((pack_header(header),), blocks):
+                write_all(descriptor, data)
+                size += len(data)
+            os.fsync(descriptor)
+            part.replace(path)
+        except BaseException:
             os.close(descriptor)
+            with suppress(OSError):  # else the next start removes it
+                part.unlink()
             raise
     except OSError as error:
         raise failed(path, error) from None
-    return descriptor
+    return descriptor, size
+
+
+def remove(path: Path) -> None:
+    """Remove the file at ``path`` if there is one.
+
+    Raises:
+        ArchiveError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise failed(path, error) from None
 
 
 def write_all(descriptor: int, data: bytes) -> None:

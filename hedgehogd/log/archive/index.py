@@ -6,7 +6,8 @@ they are found. The footer of a sealed segment may be damaged; its index is then
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 
@@ -15,12 +16,13 @@ from hedgehogd.domain.message import intern_topic
 from hedgehogd.log.archive import columns, summary
 from hedgehogd.log.archive.block import CHECKPOINT, RECORDS, Header
 from hedgehogd.log.archive.block_file import BlockAt, BlockFile, Damage
-from hedgehogd.log.archive.errors import DamagedArchive
+from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
 from hedgehogd.log.archive.summary import Summary
 
 _TRAILER = struct.Struct("<QII8s")
 _MAGIC = b"HEDGFOOT"
 _UNKNOWN = -1
+Part = TypeVar("Part")
 
 
 class _Footer(msgspec.Struct, array_like=True):
@@ -219,25 +221,47 @@ def unpack(data: bytes) -> Index:
     return index
 
 
-def collect(file: BlockFile, index: Index, blocks: Iterable[BlockAt]) -> None:
-    """Add ``blocks`` of ``file`` to ``index``; unreadable parts are added to its damages."""
-    for block in blocks:
-        topics: list[Topic] = []
-        summaries: list[Summary] = []
-        gap_ids: set[int] = set()
+def collect(file: BlockFile, index: Index, end: int | None = None) -> None:
+    """Add the blocks that were appended to ``file`` to ``index``; note unreadable parts as damage.
+
+    Args:
+        file: the file.
+        index: its index.
+        end: where the blocks end; None for the end of the file.
+
+    Raises:
+        ArchiveError: the file system reports an error; the next call continues there.
+    """
+    blocks = file.refresh(end)
+    for number, block in enumerate(blocks):
         try:
-            topics = file.directory(block).topics()
-            summaries = file.summaries(block)
-            if block.header.kind == RECORDS:
-                gap_ids = {
-                    gap_id for m in file.markers(block) if (gap_id := getattr(m, "gap_id", 0))
-                }
-        except DamagedArchive as error:
-            fault = str(error)
-            index.damages.append(Damage(file.path.name, block.offset, block.header.size, fault))
-        index.add(block, topics, summaries, sorted(gap_ids))
+            _collect(file, index, block)
+        except ArchiveError:
+            file.forget(blocks[number:])
+            raise
     index.damages += file.damages
     file.damages.clear()
+
+
+def _collect(file: BlockFile, index: Index, block: BlockAt) -> None:
+    """Add one block. Each part is read alone, so that damage of one does not hide another one."""
+    damages: list[Damage] = []
+
+    def undamaged(read: Callable[[BlockAt], list[Part]]) -> list[Part]:
+        try:
+            return read(block)
+        except DamagedArchive as error:
+            damages.append(Damage(file.path.name, block.offset, block.header.size, str(error)))
+            return []
+
+    topics = undamaged(lambda block: file.directory(block).topics())
+    summaries = undamaged(file.summaries) if topics else []
+    gap_ids: set[int] = set()
+    if block.header.kind == RECORDS:
+        markers = undamaged(file.markers)
+        gap_ids = {gap_id for each in markers if (gap_id := getattr(each, "gap_id", 0))}
+    index.damages += damages[:1]
+    index.add(block, topics, summaries, sorted(gap_ids))
 
 
 def read_footer(file: BlockFile) -> Index:
@@ -256,7 +280,7 @@ def read_footer(file: BlockFile) -> Index:
         index = Index()
         index.damages.append(Damage(file.path.name, file.size, 0, str(error)))
         file.add([])
-        collect(file, index, file.refresh())
+        collect(file, index)
     return index
 
 
@@ -278,5 +302,5 @@ def growing(file: BlockFile, packed: bytes) -> Index:
     except DamagedArchive:
         index = Index()
         file.add([])
-    collect(file, index, file.refresh())
+    collect(file, index)
     return index

@@ -26,9 +26,9 @@ class Lock:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.FILE_MODE)
         except OSError as error:
             raise files.failed(path, error) from None
-        with suppress(PermissionError):  # the file of another user
-            os.fchmod(descriptor, files.FILE_MODE)
         try:
+            with suppress(PermissionError):  # the file of another user
+                os.fchmod(descriptor, files.FILE_MODE)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)

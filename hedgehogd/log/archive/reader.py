@@ -79,7 +79,11 @@ class Reader:
         self.view = View(directory, deployment)
         self.blocks = Blocks(self.view.topics)
         self._missing: set[int] = set()
-        self.view.refresh()
+        try:
+            self.view.refresh()
+        except BaseException:
+            self.view.close()
+            raise
 
     def close(self) -> None:
         """Close all files."""
@@ -175,7 +179,9 @@ class Reader:
         records: list[Record] = []
         end_id, visited = before_id, 0
         for source in self.view.sources_before(before_id):
-            opened, numbers = self._visit(source, topics, records)
+            missing: list[Record] = []
+            opened, numbers = self._visit(source, topics, missing)
+            records += reversed(missing)
             if opened is None:
                 end_id = source.first_id
                 if len(records) >= limit:
@@ -232,8 +238,8 @@ class Reader:
         mask = -1 if topics is None else self.view.catalogue.mask(topics)
         if row is not None and not row.mask & mask and not row.markers:
             return None, []
-        if row is not None and row.after_id in self._missing:
-            records += self._gaps_of(row, topics)
+        if source.is_gap or (row is not None and row.after_id in self._missing):
+            records += self._gaps_of(source, topics)
             return None, []
         try:
             opened = self.view.open(source)
@@ -254,11 +260,13 @@ class Reader:
         if row in self.view.catalogue.segments:
             self._missing.add(row.after_id)
 
-    def _gaps_of(self, row: SegmentRow, topics: Topics) -> list[GapRecord]:
-        """Return the gaps that a segment leaves if its file is missing."""
-        found = self.view.catalogue.topics(row.mask)
+    def _gaps_of(self, source: Source, topics: Topics) -> list[GapRecord]:
+        """Return the gaps that a missing file leaves."""
+        row = source.row
+        found = self.view.topics() if row is None else set(self.view.catalogue.topics(row.mask))
+        us = source.max_us if row is None else row.max_us
         return [
-            GapRecord(topic, GapKind.UNREADABLE, id=row.last_id, received_us=row.max_us)
+            GapRecord(topic, GapKind.UNREADABLE, id=source.last_id, received_us=us)
             for topic in sorted(found if topics is None else topics.intersection(found))
         ]
 

@@ -17,6 +17,7 @@ from hedgehogd.log.archive import catalogue, files
 from hedgehogd.log.archive.block_file import BlockFile
 from hedgehogd.log.archive.catalogue import Catalogue, SegmentRow
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
+from hedgehogd.log.archive.files import FileName
 from hedgehogd.log.archive.index import Index, collect, growing, read_footer
 
 
@@ -35,19 +36,26 @@ class Opened(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A file, not necessarily open.
+    """A file, not necessarily open, or a stretch of ids that no file has, although later ones do.
 
     Attributes:
         first_id: the smallest id.
         last_id: the largest id.
-        row: the segment; None for a growing file.
-        opened: the growing file; None for a segment.
+        row: the segment; else None.
+        opened: the growing file; else None.
+        max_us: of ids without a file: the latest receive time before them, µs since the epoch.
     """
 
     first_id: int
     last_id: int
-    row: SegmentRow | None
-    opened: Opened | None
+    row: SegmentRow | None = None
+    opened: Opened | None = None
+    max_us: int = 0
+
+    @property
+    def is_gap(self) -> bool:
+        """True if no file has these ids."""
+        return self.row is None and self.opened is None
 
 
 class View:
@@ -120,14 +128,14 @@ class View:
         """Return the open file of ``source``, and its index.
 
         Raises:
-            FileNotFoundError: retention has removed it, or it is missing.
+            FileNotFoundError: retention has removed it, or it is missing; or no file has its ids.
             DamagedArchive: it is not a segment.
         """
         if source.opened is not None:
             return source.opened
         row = source.row
         if row is None:
-            raise AssertionError("a source is a segment or a growing file")
+            raise FileNotFoundError(f"{self._directory} has no file with id {source.first_id}")
         opened = self._segments.get(row.after_id)
         if opened is None:
             file = BlockFile(self._directory / row.name, self.catalogue.deployment)
@@ -158,15 +166,16 @@ class View:
         """Read the catalogue, open the growing files that it names, and close the rest."""
         self.catalogue = catalogue.load(self._directory, self._deployment)
         self._deployment = self.catalogue.deployment
+        newest = max(self.catalogue.growing, default="")
         for name, packed in self.catalogue.growing.items():
             # A writer that starts again replaces its last tail if that has no records.
             if name not in self._growing or not self._growing[name].file.is_in_place:
-                file = BlockFile(self._directory / name, self._deployment)
                 found = files.read_name(name)
                 if found is None:
                     raise DamagedArchive(f"{files.CATALOGUE} names {name!r}")
-                key = (found.after_id, found.suffix == files.TAIL)
-                self._growing[name] = Opened(key, file, growing(file, packed))
+                opened = self._opened(found, packed, is_newest=name == newest)
+                if opened is not None:
+                    self._growing[name] = opened
         for name in self._growing.keys() - self.catalogue.growing.keys():
             del self._growing[name]
         for after_id in {after_id for after_id, _ in self._segments.items()} - {
@@ -174,20 +183,54 @@ class View:
         }:
             self._segments.pop(after_id)
 
+    def _opened(self, name: FileName, packed: bytes, *, is_newest: bool) -> Opened | None:
+        """Open a growing file; return None if its header is damaged and a later file exists."""
+        path = self._directory / str(name)
+        try:
+            try:
+                file = BlockFile(path, self._deployment)
+            except FileNotFoundError:
+                if name.suffix != files.OPEN:
+                    raise
+                # It is sealed, and its writer has not written the catalogue yet.
+                file = BlockFile(path.with_suffix(files.SEGMENT), self._deployment)
+        except DamagedArchive:
+            if is_newest:
+                raise
+            return None
+        try:
+            return Opened((name.after_id, name.suffix == files.TAIL), file, growing(file, packed))
+        except BaseException:
+            file.close()
+            raise
+
     def _grow(self) -> None:
-        """Read growing files up to their present end, and list the sources."""
-        sources = [Source(r.first_id, r.last_id, r, None) for r in self.catalogue.segments]
-        last_id = sources[-1].last_id if sources else self.catalogue.dropped_id
+        """Read growing files up to their present end, and list the sources.
+
+        Each file begins where the one before ends. Where none does, its ids are a gap.
+        """
+        sources: list[Source] = []
+        last_id, max_us = self.catalogue.dropped_id, 0
+
+        def add(after_id: int, source: Source | None, us: int) -> None:
+            nonlocal last_id, max_us
+            if after_id > last_id:
+                sources.append(Source(last_id + 1, after_id, max_us=max_us or us))
+                last_id = after_id
+            if source is not None and source.last_id > last_id:
+                sources.append(source)
+                last_id, max_us = source.last_id, us
+
+        for row in self.catalogue.segments:
+            add(row.after_id, Source(row.first_id, row.last_id, row), row.max_us)
         in_order = sorted(self._growing.values(), key=lambda opened: (opened.key[1], opened.key[0]))
-        for number, opened in enumerate(in_order):
-            collect(opened.file, opened.contents, opened.file.refresh())
-            if number + 1 < len(in_order):  # the next file begins where this one ends
-                following = in_order[number + 1].key[0]
-                opened.contents.lose(max(last_id, opened.key[0]), following, 0)
-            if not opened.contents.blocks:
-                continue
-            first, last = (opened.contents.blocks[at].header for at in (0, -1))
-            if last.last_id > last_id:  # else the open segment has its records, too
-                sources.append(Source(first.first_id, last.last_id, None, opened))
-                last_id = last.last_id
+        for opened in in_order:
+            collect(opened.file, opened.contents)
+            blocks = opened.contents.blocks
+            if blocks:
+                first, last = blocks[0].header, blocks[-1].header
+                source = Source(first.first_id, last.last_id, opened=opened)
+                add(opened.key[0], source, last.max_us)
+            else:
+                add(opened.key[0], None, 0)
         self.sources = sources

@@ -10,8 +10,8 @@ Not for the loop: every method may wait for the disk. One call at a time, from a
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +22,12 @@ from hedgehogd.log.archive import catalogue, compaction, files, inventory
 from hedgehogd.log.archive.block import CHECKPOINT, Builder
 from hedgehogd.log.archive.block_file import BlockFile
 from hedgehogd.log.archive.catalogue import Catalogue, SegmentRow
-from hedgehogd.log.archive.errors import ArchiveError, ArchiveReplaced, DamagedArchive
-from hedgehogd.log.archive.files import OPEN, SEGMENT, TAIL, FileHeader, FileName
+from hedgehogd.log.archive.errors import ArchiveError, ArchiveReplaced
+from hedgehogd.log.archive.files import OPEN, SEGMENT, FileHeader, FileName
 from hedgehogd.log.archive.index import Index, collect, read_footer
-from hedgehogd.log.archive.inventory import Growing
+from hedgehogd.log.archive.inventory import Growing, Inventory
 from hedgehogd.log.archive.lock import Lock
+from hedgehogd.log.archive.tail import Tail
 
 Checkpoint = Callable[[], Iterable[Message]]
 _US = 1_000_000
@@ -103,32 +104,44 @@ class Writer:
             self._opened_as = _identity(directory)
         except OSError as error:
             raise files.failed(directory, error) from None
-        self._lock = Lock(directory)
-        self._tail_descriptor = -1
-        try:
-            self._begin()
-        except BaseException:
-            self._lock.release()
-            raise
+        with ExitStack() as undo:
+            self._lock = Lock(directory)
+            undo.callback(self._lock.release)
+            found = inventory.take(directory, deployment)
+            undo.callback(found.close)
+            self._begin(found)
+            undo.callback(self._tail.close)
+            self._write_catalogue()
+            undo.pop_all()
 
-    def _begin(self) -> None:
-        found = inventory.take(self._directory, self._deployment)
+    def _begin(self, found: Inventory) -> None:
         self.problems = found.problems
         self.unreadable = 0
         self._catalogue: Catalogue = found.catalogue
         self._opened = found.opened
         self._tails: list[Growing] = found.tails
         rows = self._catalogue.segments
-        self._sealed_id = max(self._catalogue.dropped_id, rows[-1].last_id if rows else 0)
-        ends = [each.last_id for each in (*self._tails, self._opened) if each is not None]
-        self.last_id = self.synced_id = max([self._sealed_id, *ends])
+        ends = [self._catalogue.dropped_id, *(row.last_id for row in rows[-1:])]
+        for each in (*self._tails, self._opened):
+            if each is not None:
+                ends += [each.last_id, each.file.header.after_id]
+        self.last_id = self.synced_id = max(ends)
         self._builder = Builder(self.last_id)
         self._has_failed = False
+        self._is_catalogue_due = False
+        self._catalogue_as = catalogue.identity(self._directory)
+        self._replaced: dict[Path, int] = {}
         self._segment_begun = self._clock()
         self._segment_bytes = self._opened.file.size if self._opened else 0
-        is_new = self._opened is None and not self._tails
-        self._start_tail(begins_segment=is_new)
-        self._catalogue_as = catalogue.identity(self._directory)
+        # The last writer's tail without records is replaced by the new one, of the same name.
+        empty = [each for each in self._tails if each.file.header.after_id == self.last_id]
+        for each in empty:
+            self._tails.remove(each)
+            each.file.close()
+        self._tail = self._new_tail(
+            begins_segment=(self._opened is None and not self._tails)
+            or any(_has_checkpoint(each) for each in empty)
+        )
 
     def close(self) -> None:
         """Write the appended records, and release the archive. It is closed even if writing fails.
@@ -136,23 +149,23 @@ class Writer:
         Raises:
             ArchiveError: the last records are not written.
         """
-        try:
-            if not self._has_failed:
-                self.sync()
-        finally:
-            os.close(self._tail_descriptor)
+        with ExitStack() as closing:
+            closing.callback(self._lock.release)
             for each in (*self._tails, self._opened):
                 if each is not None:
-                    each.file.close()
-            self._lock.release()
+                    closing.callback(each.file.close)
+            closing.callback(self._tail.close)
+            if not self._has_failed:
+                self.sync()
 
     @property
     def size(self) -> int:
         """The size of all files."""
-        growing = [self._tail_end, *(each.file.size for each in self._tails)]
+        growing = [self._tail.size, *(each.file.size for each in self._tails)]
         opened = self._opened.file.size if self._opened else 0
-        known = self._catalogue_as[3] if self._catalogue_as else 0
-        return sum(row.bytes for row in self._catalogue.segments) + sum(growing) + opened + known
+        known = self._catalogue_as.bytes if self._catalogue_as else 0
+        sealed = sum(row.bytes for row in self._catalogue.segments)
+        return sealed + sum(growing) + opened + known + sum(self._replaced.values())
 
     @property
     def waiting(self) -> int:
@@ -175,7 +188,7 @@ class Writer:
         self.last_id = self._builder.last_id
 
     def sync(self) -> None:
-        """Make all that was appended durable, and replace a full tail.
+        """Make all that was appended durable and readable, and replace a full tail.
 
         Raises:
             ArchiveError: it cannot be written; it is tried again by the next call. After an error
@@ -184,14 +197,16 @@ class Writer:
         self._flush()
         if self.synced_id < self.last_id:
             try:
-                os.fdatasync(self._tail_descriptor)
-            except OSError as error:
-                self._has_failed = True  # the kernel may have dropped the unwritten pages
-                raise files.failed(self._tail_path, error) from None
-            self.synced_id = self.last_id
-        age_s = self._clock() - self._tail_begun
-        if self._tail_bytes >= self._sizes.tail_bytes or (
-            self._tail_bytes and age_s >= self._sizes.tail_age_s
+                self._tail.sync()
+            except ArchiveError:
+                self._has_failed = True
+                raise
+        if self._is_catalogue_due:  # without it readers miss the tail, or its name is not durable
+            self._write_catalogue()
+        self.synced_id = self.last_id
+        age_s = self._clock() - self._tail.begun_s
+        if self._tail.bytes >= self._sizes.tail_bytes or (
+            self._tail.bytes and age_s >= self._sizes.tail_age_s
         ):
             self._rotate()
         while len(self._tails) > limits.ARCHIVE_TAILS_WAITING_MAX:
@@ -203,18 +218,20 @@ class Writer:
         Raises:
             ArchiveError: it cannot be written; the next call tries again.
         """
+        self._remove_replaced()
         if not self._tails:
             return False
         chosen = self._next_tails()
+        replaced = {tail.file.path: tail.file.size for tail in chosen}
         if _has_checkpoint(chosen[0]) and _is_begun(self._opened):
             self._seal()
         self._compact(chosen)
         del self._tails[: len(chosen)]
-        self._write_catalogue()
+        self._replaced |= replaced
         for tail in chosen:
             tail.file.close()
-            with suppress(FileNotFoundError):
-                tail.file.path.unlink()
+        self._is_catalogue_due = True
+        self._remove_replaced()
         return True
 
     def seal(self) -> None:
@@ -224,13 +241,12 @@ class Writer:
             ArchiveError: it cannot be written.
         """
         self.sync()
-        if self._tail_bytes or _is_begun(self._opened) or self._tails:
+        if self._tail.bytes or _is_begun(self._opened) or self._tails:
             self._rotate(ends_segment=True)
         while self.work():
             pass
         if _is_begun(self._opened):
             self._seal()
-            self._write_catalogue()
 
     def retain(self, now_us: int, age_s: float, bytes_max: int) -> SegmentRow | None:
         """Drop the oldest segment if it is too old, or if there are too many bytes; return it.
@@ -245,8 +261,10 @@ class Writer:
             bytes_max: most bytes of all files.
 
         Raises:
-            ArchiveError: its file cannot be removed.
+            ArchiveError: the catalogue cannot be written, or the file cannot be removed; the next
+                call tries again before it drops another one.
         """
+        self._remove_replaced()
         rows = self._catalogue.segments
         if not rows:
             return None
@@ -254,12 +272,9 @@ class Writer:
         if self.size <= bytes_max and newest_us >= now_us - age_s * _US:
             return None
         dropped = self._catalogue.drop(self._index_of(rows[0]))
-        self._write_catalogue()  # first: a reader must not miss a file that it knows
-        path = self._directory / dropped.name
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise files.failed(path, error) from None
+        self._replaced[self._directory / dropped.name] = dropped.bytes
+        self._is_catalogue_due = True
+        self._remove_replaced()
         return dropped
 
     def check(self) -> None:
@@ -277,9 +292,7 @@ class Writer:
             raise ArchiveReplaced(f"{self._directory / files.LOCK} was deleted or replaced")
         if catalogue.identity(self._directory) != self._catalogue_as:
             raise ArchiveReplaced(f"{self._directory / files.CATALOGUE} was deleted or replaced")
-        ours = os.fstat(self._tail_descriptor)
-        if ours.st_nlink == 0 or ours.st_size != self._tail_end:
-            raise ArchiveReplaced(f"{self._tail_path} was deleted or changed")
+        self._tail.check()
 
     def _flush(self) -> None:
         """Write the collected records to the tail as one block."""
@@ -288,68 +301,51 @@ class Writer:
         if not self._builder.count:
             return
         block = self._builder.build(_TAIL_LEVEL, limits.ARCHIVE_GROUP_BYTES)
-        self._write_block(block)
-        self._tail_bytes += self._builder.bytes
+        self._tail.write(block, self._builder.bytes)
         self._segment_bytes += len(block)
         self._builder = Builder(self.last_id)
 
-    def _write_block(self, block: bytes) -> None:
-        try:
-            files.write_all(self._tail_descriptor, block)
-        except OSError as error:
-            with suppress(OSError):  # else the next start removes it
-                os.ftruncate(self._tail_descriptor, self._tail_end)
-            raise files.failed(self._tail_path, error) from None
-        self._tail_end += len(block)
+    def _new_tail(self, *, begins_segment: bool) -> Tail:
+        """Return a complete tail that follows the last record."""
+        blocks = self._checkpoint_blocks() if begins_segment else iter(())
+        return Tail(self._directory, self._deployment, self.last_id, blocks, self._clock())
 
-    def _start_tail(self, *, begins_segment: bool) -> None:
-        name = FileName(self.last_id, TAIL)
-        path = self._directory / str(name)
-        for each in [each for each in self._tails if each.file.path == path]:
-            begins_segment = begins_segment or _has_checkpoint(each)  # it has no records
-            self._tails.remove(each)
-            each.file.close()
-        path.unlink(missing_ok=True)  # a reader may have it open
-        descriptor = files.create(path, FileHeader(self._deployment, self.last_id))
-        if self._tail_descriptor >= 0:
-            os.close(self._tail_descriptor)
-        self._tail_descriptor = descriptor
-        self._tail_path = path
-        self._tail_end = files.HEADER_BYTES
-        self._tail_bytes = 0
-        self._tail_begun = self._clock()
-        if begins_segment:
-            self._write_checkpoint()
-        self._write_catalogue()
-
-    def _write_checkpoint(self) -> None:
-        """Write the books, in blocks; at least one, which says that a segment begins."""
+    def _checkpoint_blocks(self) -> Iterator[bytes]:
+        """Return the books, in blocks; at least one, which says that a segment begins."""
         builder, is_written = Builder(), False
         for message in self._checkpoint():
             message.id = self.last_id
             builder.add_book(message)
             if builder.bytes >= limits.ARCHIVE_BLOCK_BYTES:
-                self._write_block(_checkpoint_block(builder, _TAIL_LEVEL))
+                yield _checkpoint_block(builder, _TAIL_LEVEL)
                 builder, is_written = Builder(), True
         if builder.count or not is_written:
-            self._write_block(_checkpoint_block(builder, _TAIL_LEVEL))
+            yield _checkpoint_block(builder, _TAIL_LEVEL)
 
     def _rotate(self, *, ends_segment: bool = False) -> None:
-        """Replace the tail by the next one."""
-        age_s = self._clock() - self._segment_begun
+        """Replace the tail, all of which is durable, by the next one."""
         begins = (
             ends_segment
             or self._segment_bytes >= self._sizes.segment_bytes
-            or age_s >= self._sizes.segment_age_s
+            or self._clock() - self._segment_begun >= self._sizes.segment_age_s
         )
-        if self._tail_bytes or _has_blocks(self._tail_path):
-            file = BlockFile(self._tail_path)
-            index = Index()
-            collect(file, index, file.refresh())
-            self._tails.append(Growing(file, index))
-        self._start_tail(begins_segment=begins)
+        ended, full = self._tail, None
+        if ended.after_id < self.last_id:  # else the next one has its name, and replaces its file
+            full = _indexed(ended.path)
+        try:
+            following = self._new_tail(begins_segment=begins)
+        except BaseException:
+            if full is not None:
+                full.file.close()
+            raise
+        self._tail = following
+        if full is not None:
+            self._tails.append(full)
         if begins:
             self._segment_begun, self._segment_bytes = self._clock(), 0
+        self._is_catalogue_due = True
+        ended.close()
+        self._write_catalogue()
 
     def _next_tails(self) -> list[Growing]:
         """Return the oldest tail, and those after it that fit into the same block."""
@@ -367,10 +363,11 @@ class Writer:
         if self._opened is None:
             after_id = tails[0].file.header.after_id
             path = self._directory / str(FileName(after_id, OPEN))
-            os.close(files.create(path, FileHeader(self._deployment, after_id)))
+            os.close(files.create(path, FileHeader(self._deployment, after_id))[0])
             self._opened = Growing(BlockFile(path), Index())
         opened = self._opened
         blocks = []
+        unreadable = 0
         builder = Builder()
         topics = {*self._catalogue.messages, *opened.contents.summaries}
         for tail in tails:
@@ -378,14 +375,15 @@ class Writer:
         for tail, block in [(each, block) for each in tails for block in each.contents.all_blocks]:
             if block.header.kind == CHECKPOINT:
                 books = Builder()
-                self.unreadable += compaction.extend(books, tail.file, block, ())
+                unreadable += compaction.extend(books, tail.file, block, ())
                 blocks.append(_checkpoint_block(books, _BLOCK_LEVEL))
             else:
-                self.unreadable += compaction.extend(builder, tail.file, block, topics)
+                unreadable += compaction.extend(builder, tail.file, block, topics)
         if builder.count:
             blocks.append(builder.build(_BLOCK_LEVEL, limits.ARCHIVE_GROUP_BYTES))
         _append(opened.file, b"".join(blocks))
-        collect(opened.file, opened.contents, opened.file.refresh())
+        collect(opened.file, opened.contents)
+        self.unreadable += unreadable
 
     def _seal(self) -> None:
         """Give the open segment its footer and its final name."""
@@ -393,33 +391,48 @@ class Writer:
         if opened is None:
             raise AssertionError("there is no open segment")
         file = opened.file
-        _append(file, opened.contents.pack(file.end))
+        footer = opened.contents.pack(file.end)
+        _append(file, footer)
         path = file.path.with_suffix(SEGMENT)
         try:
             file.path.rename(path)
         except OSError as error:
             raise files.failed(path, error) from None
-        files.sync_directory(self._directory)
-        self._catalogue.add(file.header.after_id, opened.contents, file.size)
+        self._catalogue.add(file.header.after_id, opened.contents, file.end + len(footer))
         file.close()
         self._opened = None
+        self._is_catalogue_due = True
+        self._write_catalogue()
 
     def _write_catalogue(self) -> None:
-        names = [self._tail_path.name, *(each.file.path.name for each in self._tails)]
+        """Write the catalogue, and make all names durable."""
+        names = [self._tail.path.name, *(each.file.path.name for each in self._tails)]
         self._catalogue.growing = dict.fromkeys(names, b"")
         if self._opened is not None:
             file, contents = self._opened.file, self._opened.contents
             self._catalogue.growing[file.path.name] = contents.pack(file.end)
-        self._catalogue.write(self._directory)
-        self._catalogue_as = catalogue.identity(self._directory)
+        files.sync_directory(self._directory)  # first: it names no file that may disappear
+        self._catalogue_as = self._catalogue.write(self._directory)
+        files.sync_directory(self._directory)
+        self._is_catalogue_due = False
+
+    def _remove_replaced(self) -> None:
+        """Remove the files that the catalogue no longer names."""
+        if self._is_catalogue_due:  # first: a reader must not miss a file that it knows
+            self._write_catalogue()
+        for path in list(self._replaced):
+            files.remove(path)
+            del self._replaced[path]
 
     def _index_of(self, row: SegmentRow) -> Index | None:
         try:
             file = BlockFile(self._directory / row.name, self._deployment)
-        except (FileNotFoundError, DamagedArchive):
+        except (FileNotFoundError, ArchiveError):
             return None
         try:
             return read_footer(file)
+        except ArchiveError:
+            return None
         finally:
             file.close()
 
@@ -437,8 +450,16 @@ def _is_begun(growing: Growing | None) -> bool:
     return growing is not None and bool(growing.contents.blocks)
 
 
-def _has_blocks(path: Path) -> bool:
-    return path.stat().st_size > files.HEADER_BYTES
+def _indexed(path: Path) -> Growing:
+    """Open a complete tail for compaction."""
+    file = BlockFile(path)
+    try:
+        index = Index()
+        collect(file, index)
+    except BaseException:
+        file.close()
+        raise
+    return Growing(file, index)
 
 
 def _checkpoint_block(builder: Builder, level: int) -> bytes:
@@ -453,8 +474,13 @@ def _append(file: BlockFile, data: bytes) -> None:
         try:
             os.ftruncate(descriptor, end)
             os.lseek(descriptor, end, os.SEEK_SET)
-            files.write_all(descriptor, data)
-            os.fsync(descriptor)
+            try:
+                files.write_all(descriptor, data)
+                os.fsync(descriptor)
+            except OSError:
+                with suppress(OSError):  # else the next append or the next start removes it
+                    os.ftruncate(descriptor, end)
+                raise
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -1,6 +1,7 @@
 """The catalogue: written whole, read without locks."""
 
 import sqlite3
+from contextlib import closing
 from random import Random
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from hedgehogd.log.archive import catalogue, files
 from hedgehogd.log.archive.catalogue import Catalogue
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive, ForeignArchive
-from tests.log.archive.records import TOPICS, records
+from hedgehogd.log.archive.reader import Reader
+from hedgehogd.log.archive.writer import Writer
+from tests.log.archive.records import DEPLOYMENT, TOPICS, records
 from tests.log.archive.test_reader import write
 
 
@@ -79,6 +82,53 @@ def test_other_files_are_refused(tmp_path, known):
     with pytest.raises(ArchiveError, match="directory"):
         catalogue.load(tmp_path)
     assert known.segments
+
+
+def other_database(directory):
+    """Return the bytes of another program's database."""
+    with closing(sqlite3.connect(directory / "other")) as database:
+        database.execute("PRAGMA application_id = 7")
+        database.execute("CREATE TABLE segment (name TEXT)")
+        database.commit()
+    return (directory / "other").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["database", "text", "short", "zeros before text"])
+def test_a_file_of_another_program_is_never_overwritten(tmp_path, kind):
+    """Whether there is an archive beside it or not."""
+    data = {
+        "database": other_database(tmp_path),
+        "text": b"name,price\n" * 100,
+        "short": b"x",
+        "zeros before text": bytes(90) + b"text" * 100,
+    }[kind]
+    for directory in (tmp_path / "new", tmp_path / "old"):
+        directory.mkdir()
+        if directory.name == "old":
+            write(directory, records(Random(1), 90), Random(2)).close()
+        path = directory / files.CATALOGUE
+        path.write_bytes(data)
+        for opened in (lambda at: Writer(at, DEPLOYMENT), Reader):
+            with pytest.raises(ForeignArchive, match=f"{path} is a file of another program"):
+                opened(directory)
+        assert data == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:50], lambda data: bytes(100) + data[100:], lambda data: b"",
+              lambda data: b"x" * 16 + data[16:], lambda data: data[:4096] + b"x" * 9_000],
+)  # fmt: skip
+def test_a_damaged_catalogue_is_made_again(tmp_path, known, spoil):
+    """A torn one, and one that still has the application id."""
+    path = tmp_path / files.CATALOGUE
+    data = path.read_bytes()
+    path.write_bytes(spoil(data))
+    with pytest.raises(DamagedArchive):
+        catalogue.load(tmp_path)
+    with closing(Writer(tmp_path, DEPLOYMENT)) as writer:
+        assert ["made again" in text for text in writer.problems] == [True]
+
+    assert known.segments == catalogue.load(tmp_path).segments
 
 
 def test_a_dropped_segment_is_no_longer_counted(known):

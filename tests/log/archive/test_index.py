@@ -31,7 +31,7 @@ def test_a_footer_says_what_the_blocks_say(tmp_path):
     file = sealed(tmp_path)
     footer = read_footer(file)
     collected = Index()
-    collect(file, collected, file.refresh())
+    collect(file, collected)
 
     assert contents(collected) == contents(footer)
     assert [] == footer.damages
@@ -62,7 +62,7 @@ def test_a_block_with_a_damaged_directory_may_have_any_topic(tmp_path):
     file.path.write_bytes(data)
     file.add([])
     index = Index()
-    collect(file, index, file.refresh())
+    collect(file, index)
     again = Index()
     packed = index.pack(file.end)
     file.path.write_bytes(data[: file.end] + packed)

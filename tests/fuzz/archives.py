@@ -109,7 +109,7 @@ def fuzz_archives(random: Random, inputs: int) -> int:
             for name, data in archive.items():
                 (directory / name).write_bytes(damaged(random, data) if name == target else data)
             with suppress(ArchiveError):
-                list(check(directory, Totals()))
+                list(check(directory, Totals(), ()))
             with suppress(ArchiveError):
                 _read(directory, random)
             with suppress(ArchiveError):

@@ -267,7 +267,8 @@ class BlockFile:
     def _lost(self, before: list[BlockAt], offset: int, following: BlockAt) -> list[BlockAt]:
         """Return a block without a directory for the ids of bytes that are not a block."""
         last = before[-1].header if before else None
-        first_id = (last.last_id if last else self.header.after_id) + 1
+        # A checkpoint without books has the id 0.
+        first_id = max(last.last_id if last else 0, self.header.after_id) + 1
         last_id = following.header.first_id - 1
         size = following.offset - offset - HEADER_BYTES
         if first_id > last_id or following.header.kind == CHECKPOINT or size < 0:

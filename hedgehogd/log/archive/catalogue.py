@@ -157,11 +157,12 @@ class Catalogue:
         self.dropped_id = row.last_id
         for topic, each in index.summaries.items() if index else ():
             self.messages[topic] = max(0, self.messages.get(topic, 0) - each.messages)
-        self.backfills = {
+        kept = {
             gap_id: [each for each in segments if each != row.after_id]
             for gap_id, segments in self.backfills.items()
-            if gap_id > row.last_id
         }
+        # Also of gaps that were dropped: a stream may have begun before them.
+        self.backfills = {gap_id: segments for gap_id, segments in kept.items() if segments}
         return row
 
     def write(self, directory: Path) -> Identity:

@@ -31,7 +31,7 @@ def extend(builder: Builder, file: BlockFile, block: BlockAt, topics: Iterable[T
         builder: collects the new block.
         file: the file.
         block: the block.
-        topics: the topics that it may have, if its directory is damaged.
+        topics: the topics that it may have, if its directory or its markers are damaged.
 
     Returns:
         The number of topics that are unreadable; the new block has a gap record for each.
@@ -57,8 +57,9 @@ def extend(builder: Builder, file: BlockFile, block: BlockAt, topics: Iterable[T
         gaps += [unreadable(topic, block) for topic in sorted(damaged)]
     try:
         markers = file.markers(block)
-    except DamagedArchive:
-        missing = {part.topic for part, _ in parts}
+    except DamagedArchive:  # a topic may have had a record there and no message
+        missing = {part.topic for part, _ in parts} | set(topics)
+        missing -= {gap.topic for gap in gaps if isinstance(gap, GapRecord)}
         gaps += [unreadable(topic, block) for topic in sorted(missing)]
     builder.extend(block.header, parts, markers + gaps)
     return len(gaps)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.lru import Lru
-from hedgehogd.domain.record import Record
+from hedgehogd.domain.record import GapKind, GapRecord, Record
 from hedgehogd.log.archive import markers
 from hedgehogd.log.archive.block import Directory, Part
 from hedgehogd.log.archive.block_file import BlockAt
@@ -83,6 +83,20 @@ class Merged:
     def has_markers(self) -> bool:
         """True if some of the records are not messages."""
         return bool(self._markers)
+
+    def unreadable_before(self, gap: GapRecord, after_id: int) -> int:
+        """Return the id of the unreadable gap of the same topic before ``gap``, else ``after_id``.
+
+        The unreadable records that ``gap`` reports have larger ids.
+        """
+        ids = [
+            each.id
+            for each in self._markers
+            if isinstance(each, GapRecord)
+            and (each.kind, each.topic) == (gap.kind, gap.topic)
+            and each.id < gap.id
+        ]
+        return max(ids, default=after_id)
 
     def records(self, begin: int, end: int) -> list[Record]:
         """Return the records ``begin`` to ``end``."""
@@ -165,9 +179,15 @@ class Blocks:
         try:
             found = opened.file.markers(block)
             extra += [marker for marker in found if markers.concerns(marker, topics)]
-        except DamagedArchive:
-            damaged |= self._present(opened, number, topics)
-        extra += [unreadable(topic, block) for topic in sorted(damaged)]
+        except DamagedArchive:  # a topic may have had a record there and no message
+            damaged |= set(self._known() if topics is None else topics)
+        known = {
+            each.topic
+            for each in extra
+            if isinstance(each, GapRecord)
+            and (each.kind, each.id) == (GapKind.UNREADABLE, block.header.last_id)
+        }
+        extra += [unreadable(topic, block) for topic in sorted(damaged - known)]
         return Merged(parts, extra)
 
     def _present(self, opened: Opened, number: int, topics: Topics) -> set[Topic]:

@@ -18,7 +18,8 @@ from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
 from hedgehogd.log.archive.backfill import Placement, fill
 from hedgehogd.log.archive.catalogue import SegmentRow
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
-from hedgehogd.log.archive.merge import Blocks, Merged, Topics
+from hedgehogd.log.archive.merge import Blocks, Topics
+from hedgehogd.log.archive.placing import Placing, trades_of
 from hedgehogd.log.archive.view import Opened, Source, View
 
 
@@ -129,11 +130,15 @@ class Reader:
         return self._retried(lambda: self._read(after_id, topics, limit, placement))
 
     def _read(self, after_id: int, topics: Topics, limit: int, placement: Placement | None) -> Page:
-        records: list[Record] = []
-        end_id, visited = after_id, 0
-        for source in self.view.sources_after(after_id):
+        placing = Placing(self.view, topics, placement)
+        end_id, visited = max(after_id, self.view.catalogue.dropped_id), 0
+        records: list[Record] = [*placing.missing(after_id, end_id)]
+        if len(records) >= limit:
+            return self._page(records, end_id)
+        for source in self.view.sources_after(end_id):
             opened, numbers = self._visit(source, topics, records)
             if opened is None:
+                records += placing.missing(max(end_id, source.first_id - 1), source.last_id)
                 end_id = source.last_id
                 if len(records) >= limit:
                     return self._page(records, end_id)
@@ -151,7 +156,7 @@ class Reader:
                 stop = min(start + limit - len(records), len(merged.ids))
                 while start < stop < len(merged.ids) and merged.ids[stop] == merged.ids[stop - 1]:
                     stop += 1
-                records += self._placed(merged, start, stop, placement)
+                records += placing.placed(opened, number, merged, start, stop)
                 if stop < len(merged.ids) or len(records) >= limit:
                     last = stop == len(merged.ids)
                     end_id = blocks[number].header.last_id if last else merged.ids[stop - 1]
@@ -176,16 +181,26 @@ class Reader:
     def _read_back(
         self, before_id: int, topics: Topics, limit: int, placement: Placement | None
     ) -> Page:
+        placing = Placing(self.view, topics, placement)
         records: list[Record] = []
         end_id, visited = before_id, 0
+
+        def page(end_id: int) -> Page:
+            found = self._back(records, end_id)
+            if found.is_last:
+                dropped = placing.missing(0, min(found.dropped_id, before_id - 1))
+                found.records.extend(reversed(dropped))
+            return found
+
         for source in self.view.sources_before(before_id):
             missing: list[Record] = []
             opened, numbers = self._visit(source, topics, missing)
-            records += reversed(missing)
             if opened is None:
+                missing += placing.missing(source.first_id - 1, min(source.last_id, end_id - 1))
+                records += reversed(missing)
                 end_id = source.first_id
                 if len(records) >= limit:
-                    return self._back(records, end_id)
+                    return page(end_id)
                 continue
             blocks = opened.contents.blocks
             end = bisect_left(blocks, end_id, key=lambda block: block.header.first_id)
@@ -193,19 +208,19 @@ class Reader:
                 if number >= end:
                     continue
                 if visited >= limits.ARCHIVE_PAGE_BLOCKS_MAX:
-                    return self._back(records, blocks[number].header.last_id + 1)
+                    return page(blocks[number].header.last_id + 1)
                 visited += 1
                 merged = self.blocks.merged(opened, number, topics)
                 stop = merged.before(end_id)
                 start = max(0, stop - (limit - len(records)))
                 while 0 < start < stop and merged.ids[start] == merged.ids[start - 1]:
                     start -= 1
-                records += reversed(self._placed(merged, start, stop, placement))
+                records += reversed(placing.placed(opened, number, merged, start, stop))
                 if start or len(records) >= limit:
                     end_id = merged.ids[start] if start else blocks[number].header.first_id
-                    return self._back(records, end_id)
+                    return page(end_id)
             end_id = min(end_id, source.first_id)
-        return self._back(records, min(end_id, self.view.catalogue.dropped_id + 1))
+        return page(min(end_id, self.view.catalogue.dropped_id + 1))
 
     def _page(self, records: list[Record], end_id: int) -> Page:
         is_last = end_id >= self.view.last_id
@@ -270,52 +285,13 @@ class Reader:
             for topic in sorted(found if topics is None else topics.intersection(found))
         ]
 
-    def _placed(
-        self, merged: Merged, start: int, stop: int, placement: Placement | None
-    ) -> list[Record]:
-        """Return records of a block, with backfilled trades where ``placement`` has them."""
-        records = merged.records(start, stop)
-        if placement is None or not merged.has_markers:
-            return records
-        placed: list[Record] = []
-        for record in records:
-            if isinstance(record, TradeRecord):
-                if not placement.moves(record):
-                    placed.append(record)
-            elif isinstance(record, GapRecord) and record.id > placement.after_id:
-                placed += fill(record, self.backfilled(record, placement.to_id))
-            else:
-                placed.append(record)
-        return placed
-
     def backfilled(self, gap: GapRecord, to_id: int) -> list[TradeRecord]:
         """Return the backfilled trades of ``gap`` with ids up to ``to_id``, oldest first.
 
         Raises:
             ArchiveError: the archive cannot be read.
         """
-        segments = set(self.view.catalogue.backfills.get(gap.id, ()))
-        found: list[TradeRecord] = []
-        for source in self.view.sources:
-            if source.row is not None and source.row.after_id not in segments:
-                continue
-            try:
-                opened = self.view.open(source)
-            except (FileNotFoundError, DamagedArchive):
-                continue  # the read that reaches it reports it
-            for number in opened.contents.backfills.get(gap.id, ()):
-                try:
-                    markers = opened.file.markers(opened.contents.blocks[number])
-                except DamagedArchive:
-                    continue
-                found += [
-                    marker
-                    for marker in markers
-                    if isinstance(marker, TradeRecord)
-                    and (marker.gap_id, marker.topic) == (gap.id, gap.topic)
-                    and marker.id <= to_id
-                ]
-        return found
+        return [each for each in trades_of(self.view, gap.id, to_id) if each.topic == gap.topic]
 
     def extents(self) -> dict[Topic, Extent]:
         """Return the extent of each topic.
@@ -395,5 +371,8 @@ class Reader:
                         and after_id < marker.id <= end
                         and (topics is None or marker.topic in topics)
                     ):
+                        if marker.kind is GapKind.UNREADABLE:
+                            yield marker
+                            continue
                         filled = fill(marker, self.backfilled(marker, placement.to_id))
                         yield from (part for part in filled if isinstance(part, GapRecord))

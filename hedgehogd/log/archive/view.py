@@ -6,6 +6,7 @@ a newer catalogue. Growing files are read again up to their present end. Not saf
 threads.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +80,7 @@ class View:
             limits.ARCHIVE_FILES_OPEN_MAX, limits.ARCHIVE_INDEXES_BYTES_MAX
         )
         self.catalogue = Catalogue("")
+        self._gap_ids: list[int] = []
         self.sources: list[Source] = []
 
     @property
@@ -146,6 +148,17 @@ class View:
             self._segments.put(row.after_id, opened, index.weight)
         return opened
 
+    def backfilled(self, after_id: int, to_id: int) -> list[int]:
+        """Return the ids of gaps with backfilled trades, larger than ``after_id``, up to ``to_id``.
+
+        The gaps need not be readable.
+        """
+        known = self._gap_ids
+        found = set(known[bisect_right(known, after_id) : bisect_right(known, to_id)])
+        for opened in self._growing.values():
+            found.update(each for each in opened.contents.backfills if after_id < each <= to_id)
+        return sorted(found)
+
     def sources_after(self, id_: int) -> Iterator[Source]:
         """Iterate over the files with larger ids than ``id_``, in order."""
         return (source for source in self.sources if source.last_id > id_)
@@ -166,6 +179,7 @@ class View:
         """Read the catalogue, open the growing files that it names, and close the rest."""
         self.catalogue = catalogue.load(self._directory, self._deployment)
         self._deployment = self.catalogue.deployment
+        self._gap_ids = sorted(self.catalogue.backfills)
         newest = max(self.catalogue.growing, default="")
         for name, packed in self.catalogue.growing.items():
             # A writer that starts again replaces its last tail if that has no records.

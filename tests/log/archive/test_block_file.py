@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from hedgehogd.log.archive import files
-from hedgehogd.log.archive.block import Builder
+from hedgehogd.log.archive.block import CHECKPOINT, Builder
 from hedgehogd.log.archive.block_file import BlockFile
 from hedgehogd.log.archive.errors import DamagedArchive
 from hedgehogd.log.archive.files import FileHeader
@@ -80,3 +80,16 @@ def test_another_file_is_refused(path):
         BlockFile(path)
     with pytest.raises(FileNotFoundError):
         BlockFile(path.with_suffix(".open"))
+
+
+def test_lost_ids_begin_after_those_of_the_file_before(path):
+    """Also after a checkpoint without books, which has no id."""
+    first, second, _ = blocks()
+    checkpoint = Builder().build(6, 1_000, CHECKPOINT)
+    header = files.pack_header(FileHeader("abcdef", 5))
+    path.write_bytes(header + checkpoint + b"x" * len(first) + second)
+    file = BlockFile(path)
+    file.refresh()
+
+    assert 6 == file.blocks[1].header.first_id
+    file.close()

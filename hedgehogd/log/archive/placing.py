@@ -1,0 +1,145 @@
+"""Backfilled trades of one page at the place of their gap, also if the gap cannot be read.
+
+A stream omits a moved trade where it was appended (``backfill.Placement``), so each one must be
+delivered before: at its gap record, or, if that is unreadable or was dropped, with the gap record
+or the step of the position that covers its id.
+"""
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
+from hedgehogd.log.archive.backfill import Placement, fill
+from hedgehogd.log.archive.errors import DamagedArchive
+from hedgehogd.log.archive.merge import Merged, Topics
+from hedgehogd.log.archive.view import Opened, View
+
+
+def trades_of(view: View, gap_id: int, to_id: int) -> list[TradeRecord]:
+    """Return the backfilled trades of the gap with ``gap_id``, oldest first.
+
+    Args:
+        view: the files.
+        gap_id: the id of the gap.
+        to_id: the largest id of the trades.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+    """
+    segments = set(view.catalogue.backfills.get(gap_id, ()))
+    found: list[TradeRecord] = []
+    for source in view.sources:
+        if source.row is not None and source.row.after_id not in segments:
+            continue
+        try:
+            opened = view.open(source)
+        except (FileNotFoundError, DamagedArchive):
+            continue  # the read that reaches it reports it
+        for number in opened.contents.backfills.get(gap_id, ()):
+            try:
+                markers = opened.file.markers(opened.contents.blocks[number])
+            except DamagedArchive:
+                continue
+            found += [
+                each
+                for each in markers
+                if isinstance(each, TradeRecord) and each.gap_id == gap_id and each.id <= to_id
+            ]
+    return found
+
+
+class Placing:
+    """The backfilled trades of one page.
+
+    Args:
+        view: the files.
+        topics: the topics of the page; None for all.
+        placement: which trades are moved; None for none.
+    """
+
+    def __init__(self, view: View, topics: Topics, placement: Placement | None) -> None:
+        self._view = view
+        self._topics = topics
+        self._placement = placement
+
+    def placed(
+        self, opened: Opened, number: int, merged: Merged, start: int, stop: int
+    ) -> list[Record]:
+        """Return the records ``start`` to ``stop`` of a block with the trades that belong there.
+
+        Args:
+            opened: the file.
+            number: the number of the block.
+            merged: its records of the topics.
+            start: the first record.
+            stop: the one after the last.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        records = merged.records(start, stop)
+        placement = self._placement
+        if placement is None or not merged.has_markers:
+            return records
+        placed: list[Record] = []
+        for record in records:
+            if isinstance(record, TradeRecord):
+                if not placement.moves(record):
+                    placed.append(record)
+            elif not isinstance(record, GapRecord) or record.id <= placement.after_id:
+                placed.append(record)
+            elif record.kind is GapKind.UNREADABLE:
+                placed.append(record)
+                first_id = opened.contents.blocks[number].header.first_id
+                after_id = merged.unreadable_before(record, first_id - 1)
+                placed += self._without_record(
+                    after_id, record.id, frozenset({record.topic}), (opened, number)
+                )
+            else:
+                trades = trades_of(self._view, record.id, placement.to_id)
+                placed += fill(record, [each for each in trades if each.topic == record.topic])
+        return placed
+
+    def missing(self, after_id: int, to_id: int) -> list[TradeRecord]:
+        """Return the moved trades of gaps with ids that the page passes without their records.
+
+        Args:
+            after_id: the position before these ids.
+            to_id: the last of these ids.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return self._without_record(after_id, to_id, self._topics, None)
+
+    def _without_record(
+        self, after_id: int, to_id: int, topics: Topics, block: tuple[Opened, int] | None
+    ) -> list[TradeRecord]:
+        placement = self._placement
+        if placement is None:
+            return []
+        gap_ids = self._view.backfilled(max(after_id, placement.after_id), to_id)
+        if not gap_ids:
+            return []
+        readable = _gaps(*block) if block else set()
+        found: list[TradeRecord] = []
+        for gap_id in gap_ids:
+            by_number = {
+                (each.topic, each.trade_id): each
+                for each in trades_of(self._view, gap_id, placement.to_id)
+                if (topics is None or each.topic in topics)
+                and (each.gap_id, each.topic) not in readable
+            }
+            found += [by_number[key] for key in sorted(by_number)]
+        return found
+
+
+def _gaps(opened: Opened, number: int) -> set[tuple[int, Topic]]:
+    """Return id and topic of the gap records of a block that can be read and take trades."""
+    try:
+        markers = opened.file.markers(opened.contents.blocks[number])
+    except DamagedArchive:
+        return set()
+    return {
+        (each.id, each.topic)
+        for each in markers
+        if isinstance(each, GapRecord) and each.kind is not GapKind.UNREADABLE
+    }

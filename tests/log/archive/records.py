@@ -25,6 +25,15 @@ TOPICS = [
     for product_id in ("BTC-USD", "ETH-USD", "A%B\nC")
 ]
 
+BOOKS = [LEVEL2.topic(product_id) for product_id in ("BTC-USD", "ETH-USD", "A%B\nC")]
+BOOK_US = START_US - 1
+"""The receive time of every book of a checkpoint."""
+
+
+def book(topic: Topic, position: int) -> Message:
+    """Return the book of ``topic`` for a checkpoint at ``position``, which is its sequence."""
+    return message(topic, position, 0, BOOK_US, "snapshot")
+
 
 def message(topic: Topic, number: int, id_: int, received_us: int = 0, kind: str = "") -> Message:
     """Return a message of ``topic`` with ``number`` as its numbers."""

@@ -24,7 +24,15 @@ from hedgehogd.log.archive.errors import (
 from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archive.search import checkpoint_before
 from hedgehogd.log.archive.writer import Sizes, Writer, sizes_for
-from tests.log.archive.records import DEPLOYMENT, SMALL, START_US, message, records
+from tests.log.archive.records import (
+    BOOK_US,
+    BOOKS,
+    DEPLOYMENT,
+    SMALL,
+    START_US,
+    message,
+    records,
+)
 from tests.log.archive.test_reader import all_of, write
 
 KILLED = """\
@@ -32,9 +40,11 @@ import sys
 from pathlib import Path
 from random import Random
 from hedgehogd.log.archive.writer import Writer
-from tests.log.archive.records import DEPLOYMENT, SMALL, records
+from tests.log.archive.records import BOOKS, DEPLOYMENT, SMALL, book, records
 directory, seed = Path(sys.argv[1]), int(sys.argv[2])
-writer = Writer(directory, DEPLOYMENT, sizes=SMALL)
+def books():  # each with the position as its sequence
+    return [book(topic, writer.last_id if "writer" in globals() else 0) for topic in BOOKS]
+writer = Writer(directory, DEPLOYMENT, checkpoint=books, sizes=SMALL)
 assert all("unfinished" in problem for problem in writer.problems), writer.problems
 print("begun", writer.last_id, flush=True)
 appended = [r for r in records(Random(seed), 4_000) if r.id > writer.last_id]
@@ -55,14 +65,15 @@ def test_a_writer_killed_at_any_instant_loses_nothing_that_was_synced(tmp_path):
     chance = Random(seed)
     appended = records(Random(seed), 4_000)
     synced, is_done, kills = 0, False, 0
+    books = set()
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     while not is_done and kills < 60:
         child = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path), str(seed)],
             stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
-        begun = child.stdout.readline().split()
-        assert int(begun[1]) >= synced
+        begin = child.stdout.readline().split()
+        assert int(begin[1]) >= synced
         for _ in range(chance.randrange(1, 60)):
             line = child.stdout.readline().strip()
             is_done = line == "done"
@@ -74,11 +85,27 @@ def test_a_writer_killed_at_any_instant_loses_nothing_that_was_synced(tmp_path):
         kills += 1
         reader = Reader(tmp_path)
         found = all_of(reader, None, 1_000)
+        for topic in BOOKS:
+            books.update(check_books(reader, topic, found))
         reader.close()
         assert [r for r in appended if r.id <= found[-1].id] == found
         assert found[-1].id >= synced
     assert is_done
     assert kills > 2
+    assert len(books) > 3
+
+
+def check_books(reader, topic, found):
+    """Check that each segment that is begun starts with the book; return the positions."""
+    positions = set()
+    for source in reader.view.sources:
+        after_id = reader.view.open(source).file.header.after_id
+        start = checkpoint_before(reader, topic, after_id)
+        if start is not None and start.received_us == BOOK_US:
+            assert start.sequence in {0, start.id}, "the book of another position"
+            assert start.id == 0 or start.id in {each.id for each in found}
+            positions.add(start.id)
+    return positions
 
 
 def test_only_one_process_writes(tmp_path):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hedgehogd.domain import limits
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import StoreError
 from hedgehogd.log.archive.errors import ArchiveError
@@ -20,4 +21,5 @@ def open_past(directory: Path) -> PastReader | Reader:
         StoreError: there is neither, or the store cannot be read.
     """
     has_archive = (directory / CATALOGUE).exists()
-    return PastReader(directory) if has_archive else Reader(directory)
+    page_messages = limits.ARCHIVE_PAGE_RECORDS_MAX  # a command reads all of them
+    return PastReader(directory, page_messages) if has_archive else Reader(directory)

@@ -1,13 +1,14 @@
 """Replay of a stretch of history, served on a port as an exchange serves its feed.
 
 A book begins with the newest snapshot before the stretch and the updates after that snapshot.
-The store is read page by page, in threads, when the messages are needed; a daemon may write it
-meanwhile. The log reports gaps, and messages that retention may have removed before their replay.
+Backfilled trades are at the place of their gap. The archive is read page by page, in threads, when
+the messages are needed; a daemon may write it meanwhile. Log lines report the gaps that remain, and
+messages that retention may have removed before their replay.
 """
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,12 @@ from pathlib import Path
 import structlog
 import trio
 
-from hedgehogd.domain.channel import BY_ALIAS, BY_TOPIC_CHANNEL, FULL, RFQ_MATCHES, Topic
+from hedgehogd.app.past_files import PAST_ERRORS, open_past
+from hedgehogd.domain.channel import BY_ALIAS, BY_TOPIC_CHANNEL, FULL, MATCHES, RFQ_MATCHES, Topic
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.instant import NEVER_US, to_text
 from hedgehogd.domain.message import Message
-from hedgehogd.history.reader import Reader
-from hedgehogd.history.schema import StoreError
-from hedgehogd.recovery.history_port import PastPage
+from hedgehogd.recovery.history_port import PastPage, PastStretch
 from hedgehogd.simulator import Address, address_of
 from hedgehogd.simulator.replay import product_object
 from hedgehogd.simulator.rest import catalogue_app
@@ -31,6 +31,8 @@ from hedgehogd.simulator.stretch import Due, StretchExchange, sources
 log = structlog.get_logger("replay")
 
 _US = 1_000_000
+_BEFORE_S = -1e-6
+_WITH_TRADES = {FULL.topic_channel, MATCHES.topic_channel}
 _TOPICS_SHOWN_MAX = 10
 
 
@@ -98,6 +100,11 @@ async def _log_end(exchange: StretchExchange, stretch: "Stretch") -> None:
     log.info("replay ended", messages=stretch.messages, gaps=stretch.gaps.total())
 
 
+def is_copy(message: Message, trade: Message) -> bool:
+    """Say whether ``message`` is ``trade`` of ``full`` again: the store has it twice."""
+    return message.topic == trade.also and message.sequence == trade.sequence
+
+
 class Stretch:
     """A stretch of recorded messages, to be replayed once.
 
@@ -122,12 +129,15 @@ class Stretch:
         self._wish = wish
         self._is_overtaken = False
         with self._readable():
-            self._reader = Reader(wish.directory)
+            self._reader = open_past(wish.directory)
         try:
             with self._readable():
+                self._reader.removed_to()  # the store counts from now on
                 self._extents = self._reader.extents()
+                self._stretches = self._reader.stretches(wish.since_us, wish.until_us)
                 self._topics = self._choose()
-                self._begin_us = self._first_place()
+                self._skip_to_begin()
+                self._begin_us = self._first_time()
         except BaseException:
             self._reader.close()
             raise
@@ -148,54 +158,86 @@ class Stretch:
 
     def _timeline(self) -> Iterator[Due]:
         with self._readable():
-            for topic in self._topics:
-                yield from self._beginning(topic)
-            for page in self._pages(self._topics, self._wish.since_us, self._wish.until_us):
+            yield from self._books()
+            trade: Message | None = None
+            simple = {t: each for t, each in self._topics.items() if t.channel not in _WITH_TRADES}
+            for page in self._all_pages():
                 self._account(page)
                 for message in page.messages:
-                    if topics := self._receiving(message):
+                    topics = simple.get(message.topic)
+                    if topics is None:
+                        if trade is not None and is_copy(message, trade):
+                            continue
+                        trade = message if message.also is not None else trade
+                        topics = self._receiving(message)
+                    if topics:
                         self.messages += 1
-                        yield self._due(message, topics)
-                self._watch_removal(page.end)
+                        due_s = (message.received_us - self._begin_us) / _US
+                        yield Due(due_s if due_s > 0 else 0.0, message, topics)
 
-    def _beginning(self, topic: Topic) -> Iterator[Due]:
-        """Yield the initial state of a book: a snapshot and its updates up to the stretch.
+    def _books(self) -> Iterator[Due]:
+        """Yield the initial state of the books: snapshots, and the updates up to the stretch.
 
-        Yield nothing for a channel without snapshots, or without a snapshot before the stretch.
+        A book without a snapshot before the stretch begins with its first message in it.
         """
-        if not BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
-            return
-        since_us = self._wish.since_us
-        snapshot = self._reader.snapshot_before(topic, since_us - 1)
-        if snapshot is None:
-            return
-        yield self._due(snapshot, self._topics[topic])
-        for page in self._pages([topic], snapshot.id + 1, since_us):
-            for message in page.messages:
-                yield self._due(message, self._topics[topic])
+        begin = self._stretches[0].after
+        starts: dict[Topic, int] = {}
+        for topic in self._topics:
+            if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
+                snapshot = self._reader.snapshot_before(topic, begin)
+                if snapshot is not None:
+                    starts[topic] = snapshot.id
+                    yield self._initial(snapshot)
+        if starts:
+            for page in self._pages(starts.keys(), PastStretch(min(starts.values()), begin)):
+                for message in page.messages:
+                    if message.id > starts[message.topic]:
+                        yield self._initial(message)
 
-    def _pages(self, topics: Collection[Topic], first_us: int, end_us: int) -> Iterator[PastPage]:
+    def _all_pages(self) -> Iterator[PastPage]:
+        """Yield page after page of the messages and gaps with times of the stretch."""
+        since_us, until_us = self._wish.since_us, self._wish.until_us
+        topics = frozenset(self._topics)
+        for stretch in self._stretches:
+            for page in self._pages(topics, stretch):
+                page.messages = [m for m in page.messages if since_us <= m.received_us < until_us]
+                page.gaps = [
+                    gap
+                    for gap in page.gaps
+                    if gap.is_undated or since_us <= gap.received_us < until_us
+                ]
+                yield page
+
+    def _pages(self, topics: Iterable[Topic], stretch: PastStretch) -> Iterator[PastPage]:
         """Yield page after page; the last one has no messages after the end of the stretch."""
-        after = first_us - 1
-        while after < end_us - 1:
+        after, last = stretch
+        while after < last:
             page = self._reader.page(topics, after)
+            self._watch_removal(after)
             after = page.end
-            if page.end >= end_us:
-                page.messages = [m for m in page.messages if m.received_us < end_us]
-                page.gaps = [gap for gap in page.gaps if gap.place < end_us]
+            if page.end > last:
+                page.messages = [message for message in page.messages if message.id <= last]
+                page.gaps = [gap for gap in page.gaps if gap.place <= last]
             yield page
             if page.is_last:
                 break
 
-    def _due(self, message: Message, topics: tuple[Topic, ...]) -> Due:
-        return Due((message.received_us - self._begin_us) / _US, message, topics)
+    def _initial(self, message: Message) -> Due:
+        """Return a message from before the stretch, which is due at once."""
+        return Due(
+            min(_BEFORE_S, (message.received_us - self._begin_us) / _US),
+            message,
+            self._topics[message.topic],
+        )
 
     def _receiving(self, message: Message) -> tuple[Topic, ...]:
         """Return the topics that receive ``message``; of ``full``, ``matches`` gets only trades."""
         topics = self._topics[message.topic]
-        if message.topic.channel == FULL.topic_channel and message.also is None:
+        if message.topic.channel != FULL.topic_channel:
+            return topics
+        if message.also is None:
             return tuple(topic for topic in topics if topic.channel == FULL.topic_channel)
-        return topics
+        return (*topics, *self._topics.get(message.also, ()))
 
     def _account(self, page: PastPage) -> None:
         """Count and log the gaps of a page."""
@@ -209,12 +251,9 @@ class Stretch:
 
     def _watch_removal(self, after: int) -> None:
         """Log, once, if retention may have removed messages after the place ``after``."""
-        for topic in () if self._is_overtaken else self._topics:
-            first = self._reader.first_place(topic)
-            if first is None or first > max(self._extents[topic].first_place, after + 1):
-                self._is_overtaken = True
-                log.warning("history is removed faster than replayed", since=to_text(after))
-                break
+        if not self._is_overtaken and self._reader.removed_to() > after:
+            self._is_overtaken = True
+            log.warning("history is removed faster than replayed")
 
     def _choose(self) -> dict[Topic, tuple[Topic, ...]]:
         """Return the recorded topics to read, each with the topics that it is served as.
@@ -226,7 +265,10 @@ class Stretch:
         kept = {
             topic
             for topic, extent in self._extents.items()
-            if extent.first_place < wish.until_us and extent.last_place >= wish.since_us
+            if any(
+                after < extent.last_place and extent.first_place <= last
+                for after, last in self._stretches
+            )
         }
         channels = {BY_ALIAS[name].topic_channel: name for name in wish.channels}
         found = {
@@ -249,13 +291,20 @@ class Stretch:
                 chosen[source] = (*chosen.get(source, also), topic)
         return chosen
 
-    def _first_place(self) -> int:
+    def _skip_to_begin(self) -> None:
+        """Let the first stretch begin with the first message of the time; it may begin earlier."""
+        if self._stretches:
+            after, last = self._stretches[0]
+            place = self._reader.find_time(self._wish.since_us, frozenset(self._topics))
+            self._stretches[0] = PastStretch(max(after, min(place, last)), last)
+
+    def _first_time(self) -> int:
         """Return the receive time of the first message, µs since the epoch.
 
         Raises:
             OperatorError: the stretch has no message.
         """
-        for page in self._pages(self._topics, self._wish.since_us, self._wish.until_us):
+        for page in self._all_pages():
             for message in page.messages:
                 if self._receiving(message):
                     return message.received_us
@@ -265,7 +314,7 @@ class Stretch:
         """Return the error for an empty stretch; it lists the recorded topics."""
         since, until = to_text(self._wish.since_us), _end_text(self._wish.until_us)
         rows = [
-            f"\n  {topic} from {to_text(extent.first_place)} to {to_text(extent.last_place)}"
+            f"\n  {topic} from {to_text(extent.first_us)} to {to_text(extent.last_us)}"
             for topic, extent in sorted(self._extents.items())
         ]
         more = len(rows) - _TOPICS_SHOWN_MAX
@@ -277,7 +326,7 @@ class Stretch:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except StoreError as error:
+        except PAST_ERRORS as error:
             raise OperatorError(
                 f"the history in {self._wish.directory} cannot be read: {error}"
                 "\n  Expected the directory that --history of a hedgehogd named."

@@ -137,7 +137,7 @@ class Reader:
         ]
         return max(removed, default=0)
 
-    def find_time(self, received_us: int) -> int:
+    def find_time(self, received_us: int, _topics: frozenset[Topic] | None = None) -> int:
         """Return the place before ``received_us``: here places are times."""
         return received_us - 1
 

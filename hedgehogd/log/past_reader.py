@@ -10,6 +10,7 @@ Not for the loop: every method may wait for the disk. One call at a time.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
@@ -36,12 +37,14 @@ class PastReader:
 
     Args:
         directory: where it is.
+        page_messages: messages of one page, about: ``HISTORY_PAGE_MESSAGES_MAX`` by default.
 
     Raises:
         ArchiveError: there is none, or it cannot be read.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, page_messages: int | None = None) -> None:
+        self._page_messages = page_messages
         self._archive = reader.Reader(directory)
         # Times whose place is found; a time after the end of the log is searched again.
         self._times: Lru[int, int] = Lru(limits.HISTORY_PLACES_MAX)
@@ -110,12 +113,16 @@ class PastReader:
         """
         return search.find(self._archive, topic, sequence)
 
-    def find_time(self, received_us: int) -> int:
+    def find_time(self, received_us: int, topics: frozenset[Topic] | None = None) -> int:
         """Return the place after which the first record received at that time or later is.
+
+        With topics, only their records count.
 
         Raises:
             ArchiveError: the archive cannot be read.
         """
+        if topics is not None:
+            return search.find_time(self._archive, received_us, topics)
         place = self._times.get(received_us)
         if place is None:
             place = search.find_time(self._archive, received_us)
@@ -143,7 +150,7 @@ class PastReader:
         self,
         topics: Iterable[Topic],
         after: int,
-        limit: int = limits.HISTORY_PAGE_MESSAGES_MAX,
+        limit: int | None = None,
         known_to: int | None = None,
     ) -> PastPage:
         """Return the messages after the place ``after``.
@@ -151,7 +158,8 @@ class PastReader:
         Args:
             topics: the topics of the messages. A message of two of them is returned once.
             after: the place.
-            limit: messages of the page, about; backfilled trades of one gap are not divided.
+            limit: messages of the page, about; backfilled trades of one gap are not divided. None
+                for ``page_messages``.
             known_to: backfilled trades up to this place are at their gap, later ones nowhere; None
                 for all that are known now.
 
@@ -160,7 +168,7 @@ class PastReader:
         """
         wanted = frozenset(topics)
         placement = self._placement(known_to)
-        page = self._archive.read(after, wanted, limit, placement)
+        page = self._archive.read(after, wanted, self._limit(limit), placement)
         messages, gaps = _divided(page.records, wanted, placement)
         return self._page(messages, gaps, page, placement)
 
@@ -168,7 +176,7 @@ class PastReader:
         self,
         topics: Iterable[Topic],
         before: int,
-        limit: int = limits.HISTORY_PAGE_MESSAGES_MAX,
+        limit: int | None = None,
         known_to: int | None = None,
     ) -> PastPage:
         """Return the messages before the place ``before``, newest first; otherwise as ``page``.
@@ -180,7 +188,7 @@ class PastReader:
         """
         wanted = frozenset(topics)
         placement = self._placement(known_to)
-        page = self._archive.read_back(before, wanted, limit, placement)
+        page = self._archive.read_back(before, wanted, self._limit(limit), placement)
         messages, gaps = _divided(page.records[::-1], wanted, placement)
         return self._page(messages[::-1], gaps[::-1], page, placement)
 
@@ -209,6 +217,9 @@ class PastReader:
             after = page.end
         return found
 
+    def _limit(self, limit: int | None) -> int:
+        return limit or self._page_messages or limits.HISTORY_PAGE_MESSAGES_MAX
+
     def _placement(self, known_to: int | None) -> Placement:
         now = self._archive.placement()
         return now if known_to is None else Placement(now.after_id, known_to)
@@ -232,6 +243,8 @@ def _divided(
     records: list[Record], topics: frozenset[Topic], placement: Placement
 ) -> tuple[list[Message], list[PastGap]]:
     """Return the messages and gaps among ``records``, which are in the order of delivery."""
+    if all(type(record) is Message and record.also is None for record in records):
+        return cast("list[Message]", records), []
     messages: list[Message] = []
     gaps: list[PastGap] = []
     undated: list[BackfilledTrade] = []

@@ -37,8 +37,8 @@ from hedgehogd.protocol.recording import (
 from hedgehogd.simulator.client import Client
 
 _STALL_S = 10.0
-# Messages per read and, at speed 0, per write: a tenth of a second of the busiest recording.
-_BATCH_MESSAGES_MAX = 64
+# Messages per read and, at speed 0, per write: a switch between threads costs as much as several.
+_BATCH_MESSAGES_MAX = 512
 # Bytes sent at once before the playback waits for clients: snapshots may follow each other.
 _AT_ONCE_BYTES_MAX = 1024 * 1024
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import msgspec
 import pytest
@@ -10,12 +10,15 @@ import trio
 from structlog.testing import capture_logs
 from trio_websocket import wrap_client_stream
 
-from hedgehogd.app import replay_server as replaying
 from hedgehogd.app.replay_server import Replay, Stretch, replay
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.message import read_head
+from hedgehogd.history.schema import StoreError
 from hedgehogd.history.writer import Entry, Hole, Writer
+from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.simulator.inprocess import connect
 from hedgehogd.simulator.rest import catalogue_app
 from hedgehogd.simulator.server import Server
@@ -34,6 +37,7 @@ from tests.e2e.harness import (
 )
 from tests.e2e.test_process import process
 from tests.fakes import make_message
+from tests.log import past as archive
 from tests.recordings import PRO, recording
 
 US = 1_000_000
@@ -245,6 +249,97 @@ def test_retention_that_overtakes_the_replay_is_logged(tmp_path, kept):
     assert [row["event"] for row in logs] == ["history is removed faster than replayed"]
 
 
+# From the archive of the log
+
+
+def test_an_archive_is_replayed_with_backfilled_trades_at_their_gap(tmp_path):
+    """The messages that a subscriber of that time received, and the trades fetched later."""
+    archive.write(tmp_path, archive.usual())
+    stretch = Stretch(Replay(tmp_path, archive.NOW + 5 * US, archive.NOW + 12 * US))
+    with capture_logs() as logs:
+        found = played(stretch)
+
+    assert [each.message.trade_id for each in found] == [5, 6, 7, 8, 10, 11]
+    assert [each.due_s for each in found] == [0, 1, 2, 5 - 1e-6, 5, 6]
+    assert (stretch.messages, stretch.gaps) == (6, {"missing": 1})
+    assert [(row["event"], row["count"]) for row in logs] == [("gaps in history", 1)]
+
+
+def test_a_trade_of_full_is_sent_once_to_each_subscriber_of_either(tmp_path):
+    """An archive has it once, with both topics; the store has it twice."""
+    full, matches = Topic("full", BTC), Topic("matches", BTC)
+    first = archive.match(1, topic=full, also=matches)
+    archive.write(tmp_path / "archive", [first, archive.match(2, topic=matches)])
+    entries = [
+        entry(NOW, "full", BTC, 10, kind="match", trade_id=1),
+        entry(NOW + 1, "matches", BTC, 10, trade_id=1),
+        entry(NOW + 2, "matches", BTC, 20, trade_id=2),
+    ]
+    (tmp_path / "store").mkdir()
+    write(tmp_path / "store", entries)
+    for directory in (tmp_path / "archive", tmp_path / "store"):
+        found = played(Stretch(Replay(directory, 0, NEVER_US)))
+        assert [set(each.topics) for each in found] == [{full, matches}, {matches}]
+
+
+def test_a_book_of_an_archive_begins_with_a_checkpoint(tmp_path):
+    """And with the updates after it, which are due at once, in the order of all books."""
+    books = [Topic("level2", product_id) for product_id in (BTC, ETH)]
+    records = [archive.book(n, topic=books[n % 2]) for n in range(1, 60)]
+    starts = [archive.book(0, "snapshot", topic=topic) for topic in books]
+    archive.write(tmp_path, records, checkpoint=lambda: starts)
+    found = played(Stretch(Replay(tmp_path, archive.NOW + 50 * US, NEVER_US)))
+    before = [each.message for each in found if each.due_s < 0]
+
+    assert [m.type for m in before[:3]] == ["snapshot", "snapshot", "l2update"]
+    assert [each.message.id for each in found if each.due_s >= 0] == list(range(5000, 6000, 100))
+    updates = [m.id for m in before[2:]]
+    assert updates == list(range(max(m.id for m in before[:2]) + 100, 5000, 100))
+
+
+def test_both_eras_of_a_clock_are_replayed(tmp_path):
+    """Messages of a clock that was set back are due at once, not before the stretch."""
+    years_us = 3 * 365 * 86_400 * US
+    records = [
+        archive.match(n, received_us=archive.NOW + n * US + (years_us if n < 4 else 0))
+        for n in range(1, 6)
+    ]
+    archive.write(tmp_path, records, each=1)
+    found = played(Stretch(Replay(tmp_path, archive.NOW, NEVER_US)))
+    early = played(Stretch(Replay(tmp_path, archive.NOW, archive.NOW + 5 * US)))
+
+    assert [(each.message.trade_id, each.due_s) for each in found] == [
+        (1, 0), (2, 1), (3, 2), (4, 0), (5, 0),
+    ]  # fmt: skip
+    assert [each.message.trade_id for each in early] == [4]
+
+
+def test_retention_that_overtakes_the_replay_of_an_archive_is_logged(tmp_path, monkeypatch):
+    """As for the store."""
+    monkeypatch.setattr(limits, "ARCHIVE_PAGE_RECORDS_MAX", 10)
+    archive.write(tmp_path, [archive.match(n) for n in range(1, 200)])
+    stretch = Stretch(Replay(tmp_path, 0, NEVER_US))
+    with capture_logs() as logs, stretch.opened() as timeline:
+        next(timeline)
+        with closing(archive.Writer(tmp_path, archive.DEPLOYMENT, sizes=archive.SMALL)) as writer:
+            while writer.retain(archive.NOW + 400 * US, 300.0, 2**60):
+                pass
+        found = list(timeline)
+    stretch.close()
+
+    assert len(found) < 198
+    assert [row["event"] for row in logs] == ["history is removed faster than replayed"]
+
+
+def test_an_archive_that_breaks_under_way_ends_the_replay(tmp_path, monkeypatch):
+    archive.write(tmp_path, archive.usual())
+    stretch = Stretch(Replay(tmp_path, 0, NEVER_US))
+    broken = ArchiveError("locked")
+    monkeypatch.setattr(stretch._reader, "page", lambda *_: (_ for _ in ()).throw(broken))
+    with pytest.raises(OperatorError, match="cannot be read: locked"):
+        played(stretch)
+
+
 # Stretches that cannot be replayed
 
 
@@ -303,7 +398,7 @@ def test_a_history_that_breaks_under_way_ends_the_replay(directory, monkeypatch)
     """The error has the directory's name, and no traceback."""
     stretch = Stretch(wish(directory))
     monkeypatch.setattr(
-        stretch._reader, "page", lambda *_: (_ for _ in ()).throw(replaying.StoreError("locked"))
+        stretch._reader, "page", lambda *_: (_ for _ in ()).throw(StoreError("locked"))
     )
     with pytest.raises(OperatorError, match="cannot be read: locked"):
         played(stretch)

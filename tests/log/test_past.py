@@ -9,7 +9,6 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.log.archive.writer import Writer
 from hedgehogd.log.past import ArchivePast, aligned
-from hedgehogd.log.past_reader import PastReader
 from hedgehogd.recovery.history_port import CALLER, PastGap, PastPage, PastUnavailable
 from tests.log.archive.records import SMALL
 from tests.log.past import BTC, NOW, S, backfilled, match, usual, write
@@ -53,7 +52,6 @@ def test_recorded_topics_are_kept_or_all_that_are_demanded(tmp_path):
 async def test_a_page_that_cannot_change_is_read_once(past, tmp_path, monkeypatch):
     """A gap of trades may be filled, and the newest page may grow."""
     monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 4)
-    monkeypatch.setattr(PastReader.page, "__defaults__", (4, None))
     write(tmp_path / "archive", usual())
     first = await past.page([BTC], 0)
 
@@ -69,7 +67,7 @@ async def test_a_page_that_cannot_change_is_read_once(past, tmp_path, monkeypatc
 
 async def test_readers_that_began_elsewhere_soon_share_pages(past, tmp_path, monkeypatch):
     """A thousand subscribers resume from a thousand positions."""
-    monkeypatch.setattr(PastReader.page, "__defaults__", (40, None))
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 40)
     write(tmp_path / "archive", [match(n) for n in range(1, 1000)], each=100)
     ends = []
     for start in range(0, 5000, 700):
@@ -116,7 +114,7 @@ async def test_an_archive_that_cannot_be_read_is_unavailable_until_it_can(past, 
 
 async def test_an_archive_that_was_replaced_is_read_at_once(past, kept, tmp_path, monkeypatch):
     """Pages and places of the archive before are forgotten: its ids mean other records."""
-    monkeypatch.setattr(PastReader.page, "__defaults__", (4, None))
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 4)
     old = await past.page([BTC], 0)
     assert await past.find(BTC, 50) == (500, 50)
     shutil.rmtree(kept)
@@ -174,7 +172,7 @@ async def test_many_reads_of_one_address_do_not_delay_one_of_another(past, kept,
 
 async def test_readers_that_wait_find_the_page_that_was_read(past, tmp_path, monkeypatch):
     """Of another address: those of one address wait for each other anyway."""
-    monkeypatch.setattr(PastReader.page, "__defaults__", (4, None))
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 4)
     write(tmp_path / "archive", [*usual(), backfilled(99, 0, 5000)])
     pages = []
 

@@ -85,18 +85,18 @@ def _up_to(
     return blocks[:low]
 
 
-def find_time(reader: Reader, received_us: int) -> int:
+def find_time(reader: Reader, received_us: int, topics: frozenset[Topic] | None = None) -> int:
     """Return the position after which the first record received at ``received_us`` or later is.
 
-    The records after it may include earlier ones: a clock may have been set back. With no such
-    record it is the last id of the archive.
+    With topics, only their records count. The records after it may include earlier ones: a clock
+    may have been set back. With no such record it is the last id of the archive.
 
     Raises:
         ArchiveError: the archive cannot be read.
     """
     reader.view.refresh()
     for opened, number in _blocks(reader, received_us):
-        found = reader.blocks.merged(opened, number, None).first_from(received_us)
+        found = reader.blocks.merged(opened, number, topics).first_from(received_us)
         if found is not None:
             return found - 1
     return reader.view.last_id

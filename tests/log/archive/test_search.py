@@ -75,7 +75,7 @@ def test_both_eras_of_a_clock_are_found_by_time(tmp_path_factory, steps, since, 
             assert any(s.after_id < record.id <= s.last_id for s in found)
     assert all(one.last_id <= other.after_id for one, other in itertools.pairwise(found))
     first = next((r.id - 1 for r in appended if r.received_us >= since_us), appended[-1].id)
-    assert first == find_time(reader, since_us)
+    assert first == find_time(reader, since_us) == find_time(reader, since_us, frozenset({TOPIC}))
     reader.close()
     writer.close()
 

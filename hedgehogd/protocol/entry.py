@@ -9,16 +9,15 @@ An entry is one head and the bodies of its records, concatenated::
 
 All numbers are columns: one list for all records costs a tenth of one object per record. Ids and
 receive times are a first value and differences; the usual batch has ids that rise by one and one
-receive time, and then has no differences at all. A *route* names kind, topic channel, product and
-message type; each record has the index of its route in a table of the entry, and the encoded
-routes are cached.
+receive time, and then has no differences at all. A *route* names kind, topic channel, product,
+message type and second topic; each record has the index of its route in a table of the entry, and
+the encoded routes are cached.
 
 The body of a message is its WebSocket frame as received; its payload is the part of the frame
 after the header. The body of a backfilled trade is its payload. The body of any other record is
 the record itself as JSON; these are rare.
 
-The form that subscribers need (``line``, ``event``, ``deflated``) is not part of an entry. ``also``
-follows from topic and type (``second_topic``).
+The form that subscribers need (``line``, ``event``, ``deflated``) is not part of an entry.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +27,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from hedgehogd.domain.channel import FULL, MATCHES, Topic
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.limits import ENTRY_BYTES_MAX, TOPICS_MAX
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.record import FeedRecord, GapRecord, Record, RefusalRecord, TradeRecord
@@ -56,7 +55,8 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
         id_steps: the differences between the ids; empty if each is 1.
         first_us: the receive time of the first record, µs since the epoch.
         us_steps: the differences between the receive times; empty if each is 0.
-        table: the distinct routes, each the MessagePack of kind, topic channel, product and type.
+        table: the distinct routes, each the MessagePack of kind, topic channel, product, type and
+            second topic: its channel and product, or nil.
         routes: indexes in ``table``.
         sequences: of messages; the gap's id of backfilled trades.
         trade_ids: of messages and backfilled trades.
@@ -78,12 +78,11 @@ _Route = tuple[int, Topic, str, Topic | None]
 """Kind, topic, message type and ``also``."""
 
 
-class _EncodedRoutes(dict[tuple[Topic, str], bytes]):
-    """Cache: the encoded route of messages of a topic and a type."""
+class _EncodedRoutes(dict[tuple[Topic, str, Topic | None], bytes]):
+    """Cache: the encoded route of messages of a topic, a type and a second topic."""
 
-    def __missing__(self, key: tuple[Topic, str]) -> bytes:
-        topic, kind = key
-        route = _encode_route(_MESSAGE, topic, kind)
+    def __missing__(self, key: tuple[Topic, str, Topic | None]) -> bytes:
+        route = _encode_route(_MESSAGE, *key)
         if len(self) >= TOPICS_MAX:
             self.clear()
         self[key] = route
@@ -95,13 +94,13 @@ class _DecodedRoutes(dict[bytes, _Route]):
 
     def __missing__(self, key: bytes) -> _Route:
         try:
-            kind, channel, product_id, message_type = _decode_route(key)
+            kind, channel, product_id, message_type, second = _decode_route(key)
         except _UNREADABLE as error:
             raise BadEntry(f"an unreadable route: {error}") from None
         if not _MESSAGE <= kind <= _FEED:
             raise BadEntry(f"a record of the unknown kind {kind}")
         topic = intern_topic(channel, product_id)
-        also = second_topic(topic, message_type) if kind == _MESSAGE else None
+        also = None if second is None else intern_topic(*second)
         route = (kind, topic, message_type, also)
         if len(self) >= TOPICS_MAX:
             self.clear()
@@ -113,7 +112,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, Recursion
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
 _decode_columns = msgspec.msgpack.Decoder(_Columns).decode
-_decode_route = msgspec.msgpack.Decoder(tuple[int, str, str, str]).decode
+_decode_route = msgspec.msgpack.Decoder(tuple[int, str, str, str, tuple[str, str] | None]).decode
 _decode_body: dict[int, Callable[[bytes], Any]] = {
     _GAP: msgspec.json.Decoder(GapRecord).decode,
     _REFUSAL: msgspec.json.Decoder(RefusalRecord).decode,
@@ -122,13 +121,6 @@ _decode_body: dict[int, Callable[[bytes], Any]] = {
 _NONES = repeat(None)
 _encoded_routes = _EncodedRoutes()
 _decoded_routes = _DecodedRoutes()
-
-
-def second_topic(topic: Topic, message_type: str) -> Topic | None:
-    """Return the second topic of a message: ``matches`` for a ``match`` received on ``full``."""
-    if message_type == "match" and topic.channel == FULL.topic_channel:
-        return intern_topic(MATCHES.topic_channel, topic.product_id)
-    return None
 
 
 def pack(records: Sequence[Record]) -> bytes:
@@ -141,7 +133,7 @@ def pack(records: Sequence[Record]) -> bytes:
         raise ValueError("an entry has at least one record")
     if set(map(type, records)) == {Message}:
         messages: Sequence[Message] = records  # type: ignore[assignment]  # checked above
-        routes = [_encoded_routes[m.topic, m.type] for m in messages]
+        routes = [_encoded_routes[m.topic, m.type, m.also] for m in messages]
         bodies = [m.frame for m in messages]
         sequences = [m.sequence for m in messages]
         trade_ids = [m.trade_id for m in messages]
@@ -177,18 +169,18 @@ def _rise_by_one(ids: list[int]) -> bool:
 def _row(record: Record) -> tuple[bytes, bytes, int | None, int | None]:
     """Return route, body, sequence and trade id of any record."""
     if isinstance(record, Message):
-        route = _encoded_routes[record.topic, record.type]
+        route = _encoded_routes[record.topic, record.type, record.also]
         return route, record.frame, record.sequence, record.trade_id
     kind = _KINDS[type(record)]
     topic = Topic("", "") if isinstance(record, FeedRecord) else record.topic
-    route = _encode_route(kind, topic, "")
+    route = _encode_route(kind, topic, "", None)
     if isinstance(record, TradeRecord):
         return route, record.payload, record.gap_id, record.trade_id
     return route, _encode_json(record), None, None
 
 
-def _encode_route(kind: int, topic: Topic, message_type: str) -> bytes:
-    return _encode((kind, *topic, message_type))
+def _encode_route(kind: int, topic: Topic, message_type: str, also: Topic | None) -> bytes:
+    return _encode((kind, *topic, message_type, also))
 
 
 def unpack(data: bytes, start: int = 0, end: int | None = None) -> list[Record]:

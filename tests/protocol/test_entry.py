@@ -12,7 +12,7 @@ from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, RefusalRecord, TradeRecord
 from hedgehogd.protocol import entry as entry_module
-from hedgehogd.protocol.entry import BadEntry, pack, second_topic, unpack
+from hedgehogd.protocol.entry import BadEntry, pack, unpack
 from hedgehogd.protocol.frames import encode_text
 
 texts = st.text(max_size=20)
@@ -36,7 +36,7 @@ def messages(draw):
     places = {name: draw(each) for name, each in PLACED.items()}
     return Message(
         topic, kind, encode_text(payload), payload, draw(numbers), draw(numbers),
-        second_topic(topic, kind), **places,
+        draw(st.none() | topics), **places,
     )  # fmt: skip
 
 
@@ -102,16 +102,20 @@ def test_topics_are_shared_objects():
 
 
 @pytest.mark.parametrize(
-    ("topic", "kind", "expected"),
+    ("topic", "kind", "also"),
     [
         (Topic("full", "BTC-USD"), "match", Topic("matches", "BTC-USD")),
-        (Topic("full", "BTC-USD"), "done", None),
-        (Topic("matches", "BTC-USD"), "match", None),
+        (Topic("full", "BTC-USD"), "match", None),  # ``matches`` has it already
+        (Topic("level2_batch", "BTC-USD"), "l2update", Topic("level2", "BTC-USD")),
+        (Topic("level2", "BTC-USD"), "snapshot", Topic("level2_batch", "BTC-USD")),
+        (Topic("rfq_matches", "BTC-USD"), "rfq_match", Topic("rfq_matches", "")),
     ],
 )
-def test_a_match_on_full_belongs_to_matches_too(topic, kind, expected):
-    """Subscribers of matches are served from full when both are wanted."""
-    assert expected == second_topic(topic, kind)
+def test_the_second_topic_is_the_feeds(topic, kind, also):
+    """Topic and type do not decide it: a trade that ``matches`` has already is none of it."""
+    message = msgspec.structs.replace(MATCH, topic=topic, type=kind, also=also)
+
+    assert [message] == unpack(pack([message]))
 
 
 def test_wire_forms_are_not_stored():
@@ -144,7 +148,7 @@ def test_caches_of_routes_are_bounded(monkeypatch):
 
 def columns(**changes):
     """Return an entry of one message of 5 bytes, with some columns changed."""
-    route = msgspec.msgpack.encode((0, "ticker", "BTC-USD", "ticker"))
+    route = msgspec.msgpack.encode((0, "ticker", "BTC-USD", "ticker", None))
     values = {
         "first_id": 1, "id_steps": [], "first_us": 1, "us_steps": [], "table": [route],
         "routes": [0], "sequences": [None], "trade_ids": [None], "sizes": [5],
@@ -186,10 +190,10 @@ def test_the_entry_of_the_next_test_is_sound():
         (columns(routes=[1]), "does not exist"),
         (columns(table=[b"x"]), "unreadable route"),
         (columns(table=route(0, "ticker", "BTC-USD")), "unreadable route"),
-        (columns(table=route(9, "ticker", "BTC-USD", "")), "unknown kind 9"),
-        (columns(table=route(-1, "ticker", "BTC-USD", "")), "unknown kind -1"),
-        (columns(table=route(1, "ticker", "BTC-USD", "")), "unreadable record"),
-        (columns(table=route(2, "matches", "BTC-USD", "")), "without a trade id"),
+        (columns(table=route(9, "ticker", "BTC-USD", "", None)), "unknown kind 9"),
+        (columns(table=route(-1, "ticker", "BTC-USD", "", None)), "unknown kind -1"),
+        (columns(table=route(1, "ticker", "BTC-USD", "", None)), "unreadable record"),
+        (columns(table=route(2, "matches", "BTC-USD", "", None)), "without a trade id"),
     ],
 )
 def test_other_bytes_are_no_entry(data, reason):

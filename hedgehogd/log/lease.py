@@ -30,6 +30,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -53,12 +54,27 @@ _MEMBARRIER = {"x86_64": 324, "aarch64": 283}  # numbers of the system call
 _MEMBARRIER_GLOBAL = 1
 
 
+class Predecessor(NamedTuple):
+    """Where the log ended, as far as it is known without a page: the archive outlives the window.
+
+    Attributes:
+        deployment: the id of the deployment; None to draw one.
+        term: the last known term; 0 for none.
+        last_id: the last known id; 0 for none.
+    """
+
+    deployment: str | None = None
+    term: int = 0
+    last_id: int = 0
+
+
 class Candidate:
     """An instance that would be the writer; it looks at the lease and takes it when it may.
 
     Args:
         directory: the window's directory.
-        deployment: the id that the window must have; None for any, or a new one.
+        predecessor: the log that the window continues: the window must have its deployment, if
+            that is known; a window that begins has larger ids and terms.
         writer: the number of the instance, for operators.
         lease_s: running time without a renewal after which ``look`` returns True, in s.
         monotonic_ns: the clock of heartbeats, in ns.
@@ -68,13 +84,13 @@ class Candidate:
         self,
         directory: Directory,
         *,
-        deployment: str | None = None,
+        predecessor: Predecessor = Predecessor(),  # noqa: B008  # a tuple
         writer: int = 0,
         lease_s: float = LEASE_S,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._directory = directory
-        self._deployment = deployment
+        self._predecessor = predecessor
         self._writer = writer
         self._lease_ns = int(lease_s * _NS)
         self._monotonic_ns = monotonic_ns
@@ -152,8 +168,9 @@ class Candidate:
     def _end_term(self, page: Page | None, term: int) -> Fixed:
         """End the current term, if there is one; return the fixed part of the next one's page."""
         if page is None:
-            deployment = self._deployment or new_deployment()
-            return Fixed(deployment, term, self._writer, _boot(), NO_SEAL, 1)
+            deployment = self._predecessor.deployment or new_deployment()
+            seal = NO_SEAL._replace(last_id=self._predecessor.last_id)
+            return Fixed(deployment, term, self._writer, _boot(), seal, seal.last_id + 1)
         page.fence()
         make_stores_visible()
         seal = measure(self._directory, page)
@@ -172,10 +189,13 @@ class Candidate:
         terms = self._directory.terms()
         self._seen_term = terms[-1] if terms else 0
         page = self._page = self._directory.page(self._seen_term) if terms else None
-        if page is not None and self._deployment not in {None, page.fixed.deployment}:
+        if page is None:
+            self._seen_term = max(self._seen_term, self._predecessor.term)
+        deployment = self._predecessor.deployment
+        if page is not None and deployment not in {None, page.fixed.deployment}:
             raise UnusableWindow(
                 f"{self._directory.path} has the log of deployment {page.fixed.deployment}, "
-                f"not of {self._deployment}"
+                f"not of {deployment}"
             )
         return page
 

@@ -9,7 +9,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.log.allocation import Bounds
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.errors import LeftWindow
-from hedgehogd.log.lease import Candidate
+from hedgehogd.log.lease import Candidate, Predecessor
 from hedgehogd.log.reader import Reader
 from hedgehogd.log.window import Window
 from hedgehogd.protocol.frames import encode_text
@@ -80,8 +80,9 @@ class Machine:
     def directory(self):
         return self.keep(Directory(self.path))
 
-    def candidate(self, **options):
+    def candidate(self, deployment=None, **options):
         clock = self.clock
+        options.setdefault("predecessor", Predecessor(deployment))
         return self.keep(Candidate(self.directory, monotonic_ns=lambda: clock.ns, **options))
 
     def window(self, page, bounds=SMALL):

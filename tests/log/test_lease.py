@@ -12,9 +12,22 @@ import trio
 from hedgehogd.domain.limits import LEASE_LOOK_S, LEASE_S
 from hedgehogd.log import lease as lease_module
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow, UnusableWindow
+from hedgehogd.log.errors import (
+    Fenced,
+    LeftWindow,
+    LogError,
+    LostLease,
+    ReplacedWindow,
+    UnusableWindow,
+)
 from hedgehogd.log.header import Place, Seal
-from hedgehogd.log.lease import make_stores_visible, measure, new_deployment, wait_lease
+from hedgehogd.log.lease import (
+    Predecessor,
+    make_stores_visible,
+    measure,
+    new_deployment,
+    wait_lease,
+)
 from hedgehogd.log.segment import frame
 from tests.log.conftest import descriptors, message, numbers
 
@@ -284,11 +297,34 @@ def test_the_new_page_is_locked_before_it_is_seen(machine):
 
 def test_the_deployment_of_the_window_is_checked(machine):
     """An archive of another deployment must not be continued."""
-    writer = machine.writer(deployment="aaaaaa")
+    writer = machine.writer(predecessor=Predecessor("aaaaaa"))
     assert "aaaaaa" == writer.deployment
-    machine.candidate(deployment="aaaaaa").look()
+    machine.candidate(predecessor=Predecessor("aaaaaa")).look()
     with pytest.raises(UnusableWindow, match="deployment aaaaaa, not of bbbbbb"):
-        machine.candidate(deployment="bbbbbb").look()
+        machine.candidate(predecessor=Predecessor("bbbbbb")).look()
+
+
+def test_a_window_that_begins_continues_the_archive(machine):
+    """A machine restarts with a clock behind the archive's ids; ids and terms of the log rise."""
+    last_id = machine.clock.wall_us + 1_000_000
+    predecessor = Predecessor("aaaaaa", 7, last_id)
+    machine.close(machine.writer(predecessor=predecessor))  # it appends nothing
+    writer = machine.writer(predecessor=predecessor)
+    reader = machine.reader()
+    writer.append([message(1), message(2)])
+
+    assert ("aaaaaa", 9) == (writer.deployment, writer.term)
+    assert [last_id + 1, last_id + 2] == [each.id for each in reader.read(last_id, 10)]
+    with pytest.raises(LeftWindow):
+        machine.reader().read(last_id - 1, 10)
+
+
+def test_a_damaged_page_continues_the_archive_too(machine):
+    """After a loss of power the archive knows more of the log than the window."""
+    machine.close(machine.writer(predecessor=Predecessor("aaaaaa")))
+    (machine.path / "term-1").write_bytes(b"")
+
+    assert 8 == machine.writer(predecessor=Predecessor("aaaaaa", 7, 5)).term
 
 
 def test_another_format_is_refused(machine):

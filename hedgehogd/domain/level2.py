@@ -6,6 +6,7 @@ for any sequence of changes within the window, because clients crash on a remova
 does not exist (docs/COINBASE.md §6.6).
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -229,3 +230,21 @@ class Gathering:
             elif before is None or (before[1] != now[1] and scaled(before[1]) != scaled(now[1])):
                 net.append((side, *now))
         return net
+
+    def before(self, book: Book) -> FrozenBook:
+        """Return a copy of the book as it was when the window began.
+
+        Raises:
+            BookNotReady: no snapshot is loaded.
+        """
+        frozen = book.freeze()
+        for (side, key), before in self._before.items():
+            keys, levels = frozen.keys[side], frozen.levels[side]
+            now = levels.pop(key, None)
+            if before is not None:
+                levels[key] = before
+                if now is None:
+                    insort(keys, key)
+            elif now is not None:
+                del keys[bisect_left(keys, key)]
+        return frozen

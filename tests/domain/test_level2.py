@@ -95,9 +95,11 @@ def test_net_changes_build_the_same_book(bids, asks, windows):
     book, copy = ready(bids, asks), ready(bids, asks)
     gathering = Gathering()
     for window in windows:
+        at_begin = book.freeze()
         for message in window:
             gathering.note(book, message)
             book.apply(message)
+        assert at_begin == gathering.before(book)
         net = gathering.changes(book)
         gathering.begin()
         sizes = [copy.level_at(side, copy.key_of(side, price)) for side, price, _ in net]
@@ -128,6 +130,21 @@ def test_a_window_has_net_changes_only():
         book.apply([change])
 
     assert [("buy", "1", "0"), ("sell", "9", "2")] == gathering.changes(book)
+
+
+def test_the_book_before_a_window_is_known_within_it():
+    """A snapshot of level2_batch must not have changes that the window's message has, too."""
+    book, gathering = ready([("1", "1"), ("2", "1.0"), ("3", "5")]), Gathering()
+    at_begin = book.freeze()
+    for change in [
+        ("buy", "4", "1"), ("buy", "1.00", "0"), ("buy", "2", "7"), ("buy", "5", "1"),
+        ("buy", "5", "0"),
+    ]:  # fmt: skip
+        gathering.note(book, [change])
+        book.apply([change])
+
+    assert at_begin == gathering.before(book)
+    assert at_begin != book.freeze()
 
 
 def test_a_window_begins_without_the_changes_before_it():

@@ -211,6 +211,16 @@ class Tape:
         """Return the newest sequence of ``topic``, on the tape or not; None before the first."""
         return self._last.get(topic)
 
+    def read_all(self, after: int) -> list[tuple[int, Message]]:
+        """Return ``(offset, message)`` of all topics with an offset above ``after``, oldest first.
+
+        Messages that left the tape are not returned; compare ``after`` with ``begin``.
+        Cost: the distance from ``after`` to ``end``.
+        """
+        found = list(self._backwards(after))
+        found.reverse()
+        return found
+
     def read(self, after: int, topics: frozenset[Topic]) -> list[tuple[int, Message]]:
         """Return ``(offset, message)`` of ``topics`` with an offset above ``after``, oldest first.
 
@@ -219,7 +229,7 @@ class Tape:
         """
         return [
             (offset, message)
-            for offset, message in reversed(list(self._backwards(after)))
+            for offset, message in self.read_all(after)
             if message.topic in topics or message.also in topics
         ]
 

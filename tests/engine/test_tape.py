@@ -82,6 +82,7 @@ def test_offsets_rise_by_one_from_one(batches):
 
     assert (1, len(history) - 1) == (tape.begin, tape.end)
     assert list(enumerate(history))[1:] == tape.read(0, frozenset(TOPICS))
+    assert list(enumerate(history))[1:] == tape.read_all(0)
 
 
 @given(BATCHES, st.integers(0, 12), SHARES, SOME_TOPICS)

@@ -488,6 +488,35 @@ FOLLOWERS_MAX = 64
 # Pages of earlier terms that are kept, 4 KiB each: a candidate that slept through as many terms
 # could otherwise publish one of them again.
 TERMS_KEPT_MAX = 256
+# Newest messages without numbers of each topic in the log that a new writer compares with its tape:
+# a minute of heartbeats. The writer before it appended up to HISTORY_FLUSH_S before its end.
+LOG_COMPARED_MESSAGES_MAX = 64
+# Newest numbers of each topic in the log that may be late at a new writer's feed: two seconds of
+# BTC-USD.
+LOG_COMPARED_NUMBERS_MAX = 256
+# Seconds by which the feed of a new writer may lag that of the writer before it: the lines of two
+# instances lag by different amounts.
+LOG_LATE_MAX_S = 5.0
+# Records and bytes of one append to the log: a millisecond of the loop.
+LOG_BATCH_RECORDS_MAX = 1_000
+LOG_BATCH_BYTES_MAX = 512 * 1024
+# Bytes of one message in the log; a larger one, which only a raised --upstream-message-bytes-max
+# lets in, is recorded as a gap.
+LOG_MESSAGE_BYTES_MAX = UPSTREAM_MESSAGE_BYTES_MAX
+# Gaps in trades that wait for backfilled ones, and the ids of those that filled them: the gaps of a
+# reconnect, each with some pages of trades.
+LOG_GAPS_MAX = 1_000
+LOG_FILLED_TRADES_MAX = 100_000
+# Backfilled trades that wait for the next append: two backfills of the largest gap.
+LOG_TRADES_WAITING_MAX = 2 * BACKFILL_TRADES_MAX
+# Records that the archiver copies in one call: a tenth of a second of a thread.
+ARCHIVER_RECORDS_MAX = 10_000
+# Seconds between two calls of the archiver: at most a second may be unsynced.
+ARCHIVER_PAUSE_S = 1.0
+# Seconds between two requests of the archiver that all books begin again in the log: 20 MB.
+ARCHIVER_BOOKS_S = 60.0
+# Seconds for which a new instance leaves a free lease to the instances with an older tape.
+LEASE_PATIENCE_S = 0.25
 # Seconds for which a candidate waits for stores of other cores where membarrier(2) does not exist:
 # a store becomes visible within microseconds.
 STORES_VISIBLE_S = 0.01

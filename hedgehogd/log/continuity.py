@@ -1,0 +1,334 @@
+"""Where the log's topics end, and which messages of a tape continue them.
+
+At the start of a term the log ends somewhere within the writer's tape: the tape reaches back
+further, or begins later. Messages with numbers continue the log after its last number; numbers may
+start again, so the place on the tape is searched, not only compared. Messages without numbers are
+compared with the end of the log byte for byte. No clock decides: it may have been set.
+
+A tape of a process that began after the last writer had ended repeats nothing of the log, except
+for the last number of a topic, with which the exchange greets a new connection.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hedgehogd.domain import limits
+from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, FULL, LEVEL3, MATCHES, TICKER, Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.record import GapKind, GapRecord, Record
+
+_DENSE = frozenset({MATCHES.topic_channel, FULL.topic_channel, LEVEL3.topic_channel})
+_NUMBERED = _DENSE | {TICKER.topic_channel}
+BOOKS = frozenset(n for n, channel in BY_TOPIC_CHANNEL.items() if channel.begins_with_snapshot)
+"""The topic channels whose messages are changes to a snapshot."""
+
+
+def number_of(topic: Topic, message: Message) -> int | None:
+    """Return the number by which a message continues ``topic``, one of its topics.
+
+    A trade id on ``matches``, a sequence on ``ticker``, ``full`` and ``level3``; else None.
+    """
+    if topic.channel == MATCHES.topic_channel:
+        return message.trade_id
+    return message.sequence if topic.channel in _NUMBERED else None
+
+
+class Ends:
+    """The ends of the topics in the log.
+
+    Attributes:
+        numbers: the last number of each numbered topic.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[Topic, int] = {}
+        self._numbers: dict[Topic, deque[int]] = {}  # the newest ones
+        self._newest: dict[Topic, deque[bytes]] = {}
+
+    def note_numbers(self, topic: Topic, sequence: int | None, trade_id: int | None) -> None:
+        """Note the last sequence and trade id of a topic; a later call has later numbers."""
+        number = trade_id if topic.channel == MATCHES.topic_channel else sequence
+        if topic.channel in _NUMBERED and number is not None:
+            self.numbers[topic] = number
+            self._numbers.pop(topic, None)
+
+    def note(self, records: Iterable[Record]) -> None:
+        """Note the next records of the log."""
+        for record in records:
+            if not isinstance(record, Message):
+                continue
+            for topic in (record.topic, record.also):
+                number = None if topic is None else number_of(topic, record)
+                if topic is not None and number is not None:
+                    self._note_number(topic, number)
+            if _is_compared(record):
+                newest = self._newest.get(record.topic)
+                if newest is None:
+                    newest = deque(maxlen=limits.LOG_COMPARED_MESSAGES_MAX)
+                    self._newest[record.topic] = newest
+                newest.append(record.payload)
+
+    def _note_number(self, topic: Topic, number: int) -> None:
+        newest = self._numbers.get(topic)
+        if newest is None:
+            newest = deque(maxlen=limits.LOG_COMPARED_NUMBERS_MAX)
+            self._numbers[topic] = newest
+        elif number < newest[-1]:
+            newest.clear()  # they begin again
+        newest.append(number)
+        self.numbers[topic] = number
+
+    def rising(self, topic: Topic) -> list[int]:
+        """Return the newest numbers of a topic since they last began again.
+
+        At most ``LOG_COMPARED_NUMBERS_MAX``; none if the log is known by its last number only.
+        """
+        return list(self._numbers.get(topic, ()))
+
+    def newest(self, topic: Topic) -> list[bytes]:
+        """Return the payloads of the newest messages of a topic without numbers, oldest first."""
+        return list(self._newest.get(topic, ()))
+
+    def compared_topics(self) -> list[Topic]:
+        """Return the topics of messages without numbers."""
+        return list(self._newest)
+
+
+def _is_compared(message: Message) -> bool:
+    """Say whether bytes decide if the log has a message: it has no number and changes no book."""
+    return message.topic.channel not in BOOKS and number_of(message.topic, message) is None
+
+
+class _Era(NamedTuple):
+    """The part of a topic's messages on a tape within which numbers rise.
+
+    Attributes:
+        distance: how far the log's last number is from its place among the numbers of the era; 0 if
+            one of them is equal, or the next one.
+        offset: that place: the log has the messages up to here.
+        is_behind: every number of the era is at or below the log's last one.
+    """
+
+    distance: float
+    offset: int
+    is_behind: bool
+
+
+class Continuity:
+    """Decides which messages of a tape continue the log, and which numbers are missing between.
+
+    Args:
+        ends: the ends of the log's topics at the start of the term.
+        on_tape: the messages on the tape then, with their offsets.
+        overlaps: True if the process may have received messages that the last writer appended.
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        ends: Ends,
+        on_tape: Sequence[tuple[int, Message]] = (),
+        *,
+        overlaps: bool = True,
+        now: float = 0.0,
+    ) -> None:
+        self._numbers = ends.numbers
+        self._repeats: set[int] = set()  # offsets of messages that the log has
+        # The numbers in the log that may still arrive here: the feed may lag.
+        self._late: dict[Topic, set[int]] = {}
+        self._late_bytes: dict[Topic, Counter[bytes]] = {}
+        self._until = now + limits.LOG_LATE_MAX_S
+        self._uncertain: dict[Topic, int] = {}  # tickers: a gap may follow this number
+        self._unsure: set[Topic] = set()  # topics without a message since messages left the tape
+        self._known: set[Topic] = {*ends.numbers, *ends.compared_topics()}
+        by_topic: dict[Topic, list[tuple[int, Message]]] = {}
+        for offset, message in on_tape:
+            by_topic.setdefault(message.topic, []).append((offset, message))
+        if overlaps:
+            self._begin_numbered(ends, by_topic)
+            self._begin_compared(ends, by_topic)
+        else:
+            self._late = {topic: {last} for topic, last in ends.numbers.items()}  # a greeting
+
+    def _begin_numbered(self, ends: Ends, by_topic: dict[Topic, list[tuple[int, Message]]]) -> None:
+        for topic, last in ends.numbers.items():
+            found = [
+                (offset, number)
+                for offset, message in by_topic.get(topic, ())
+                if (number := number_of(topic, message)) is not None
+            ]
+            rising = ends.rising(topic)
+            is_whole = 0 < len(rising) < limits.LOG_COMPARED_NUMBERS_MAX
+            end, is_behind = _place_of(found, rising[0] if is_whole else 0, last)
+            self._repeats.update(offset for offset, _ in found if offset <= end)
+            if is_behind:
+                newest = found[-1][1] if found else -1
+                self._late[topic] = {last, *(number for number in rising if number > newest)}
+
+    def _begin_compared(self, ends: Ends, by_topic: dict[Topic, list[tuple[int, Message]]]) -> None:
+        for topic in ends.compared_topics():
+            logged = ends.newest(topic)
+            found = [(o, m.payload) for o, m in by_topic.get(topic, ()) if _is_compared(m)]
+            end, following = _alignment(logged, [payload for _, payload in found])
+            earlier = Counter(logged[:following])
+            unlike: list[int] = []  # a message between two that the log has is missing there
+            for offset, payload in reversed(found[:end]):
+                if earlier[payload]:
+                    earlier[payload] -= 1
+                    self._repeats.add(offset)
+                    unlike.clear()
+                else:
+                    unlike.append(offset)
+            self._repeats.update(unlike)  # older than all messages that are compared
+            if end == len(found) and following < len(logged):
+                self._late_bytes[topic] = Counter(logged[following:])
+
+    def may_miss(self, topic: Topic) -> None:
+        """Note that messages of a ticker may be missing after its last one in the log.
+
+        A ticker leaves out numbers, so its numbers alone report no gap.
+        """
+        last = self._numbers.get(topic)
+        if last is not None:
+            self._uncertain.setdefault(topic, last)
+
+    def tickers(self) -> list[tuple[Topic, int]]:
+        """Return the tickers in the log, each with its last number."""
+        channel = TICKER.topic_channel
+        return [each for each in self._numbers.items() if each[0].channel == channel]
+
+    def lose(self) -> None:
+        """Note that messages left the tape before they were appended, of any topic."""
+        self._unsure = set(self._known)
+
+    def admit(self, offset: int, message: Message, now: float) -> list[Record]:
+        """Return the records to append for the next message of the tape.
+
+        Args:
+            offset: its offset on the tape.
+            message: the message, which is the last of the records.
+            now: seconds of the clock of the start.
+
+        Returns:
+            A gap record for each of its topics with missing numbers, then the message; nothing if
+            the log has it already.
+        """
+        topic = message.topic
+        number = number_of(topic, message)
+        if offset in self._repeats:
+            self._repeats.discard(offset)
+            return []
+        if self._is_late(topic, number, message, now):
+            return []
+        records: list[Record] = []
+        for each in (topic, message.also):
+            if each is not None:
+                records += self._gap_before(each, message)
+        records.append(message)
+        return records
+
+    def _is_late(self, topic: Topic, number: int | None, message: Message, now: float) -> bool:
+        """Say whether the log has a message although it arrived here after the start."""
+        if number is not None:
+            late = self._late.get(topic)
+            if late is None:
+                return False
+            last = self._numbers[topic]
+            if number == last or (number in late and now < self._until):
+                self._late[topic] = {last, *(each for each in late if each > number)}
+                return True
+            del self._late[topic]
+            return False
+        if now >= self._until:
+            self._late_bytes.clear()
+        logged = self._late_bytes.get(topic)
+        if not logged or not logged[message.payload]:
+            return False
+        logged[message.payload] -= 1
+        return True
+
+    def _gap_before(self, topic: Topic, message: Message) -> list[Record]:
+        """Note a message as the end of a topic; return the gap before it, if there is one."""
+        self._known.add(topic)
+        is_unsure = topic in self._unsure
+        self._unsure.discard(topic)
+        kind = GapKind.UNRECORDED if is_unsure else GapKind.MISSING
+        at_us = message.received_us
+        number = number_of(topic, message)
+        if number is None:
+            return [GapRecord(topic, kind, received_us=at_us)] if is_unsure else []
+        last = self._numbers.get(topic)
+        self._numbers[topic] = number
+        if topic.channel not in _DENSE:
+            last = self._uncertain.pop(topic, None)
+        if last is None or number <= last + 1:
+            return []
+        return [GapRecord(topic, kind, last + 1, number - 1, received_us=at_us)]
+
+
+def _place_of(found: Sequence[tuple[int, int]], first: int, last: int) -> tuple[int, bool]:
+    """Find the log's last number on a tape.
+
+    Of several parts of the tape that begin again at lower numbers, the one with the nearest number
+    has it. Parts with the same numbers cannot be distinguished.
+
+    Args:
+        found: offsets and numbers of a topic's messages on the tape.
+        first: a number below which none is in the log, since its numbers last began again.
+        last: the last number of the topic in the log.
+
+    Returns:
+        The offset up to which the log has the messages, 0 for none; and whether the tape ends at or
+        before the log's end, so that more messages may be repeats.
+    """
+    best = era = _Era(float("inf"), -1, is_behind=not found)
+    previous = -1
+    for offset, number in found:
+        if number < previous:
+            best = _nearer(best, era)._replace(is_behind=False)
+            era = _Era(float("inf"), offset - 1, is_behind=False)
+        previous = number
+        if first <= number <= last:
+            era = _Era(last - number, offset, is_behind=True)
+        elif number > last and (era.is_behind or era.distance > number - last - 1):
+            era = _Era(min(era.distance, number - last - 1), era.offset, is_behind=False)
+    best = _nearer(best, era)
+    return best.offset, best.is_behind
+
+
+def _nearer(one: _Era, other: _Era) -> _Era:
+    """Return the era with the place nearest to the log's end; of two equal ones the later."""
+    return one if one.distance < other.distance else other
+
+
+def _alignment(logged: Sequence[bytes], found: Sequence[bytes]) -> tuple[int, int]:
+    """Align messages on a tape with the end of the log.
+
+    Args:
+        logged: the newest messages of a topic in the log, oldest first.
+        found: its messages on the tape, oldest first.
+
+    Returns:
+        How many of ``found`` lie before the end of the log as far as the tape reaches it, and how
+        many of ``logged`` lie before that place. The rest of ``logged`` may still arrive here.
+    """
+    if not found:
+        return 0, 0
+    for following in range(len(logged), 0, -1):
+        ends = [at for at, payload in enumerate(found, 1) if payload == logged[following - 1]]
+        if ends:
+            if len(logged) == limits.LOG_COMPARED_MESSAGES_MAX:
+                ends.reverse()  # the log has more of them: of equal places the last one
+            return max(ends, key=lambda at: _common(logged[:following], found[:at])), following
+    return 0, len(logged)  # the tape begins after the log's end
+
+
+def _common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
+    """Return the number of equal elements at the ends of two sequences."""
+    count = 0
+    for left, right in zip(reversed(one), reversed(other), strict=False):
+        if left != right:
+            break
+        count += 1
+    return count

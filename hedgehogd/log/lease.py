@@ -106,6 +106,11 @@ class Candidate:
             self._page.close()
             self._page = None
 
+    @property
+    def begins(self) -> bool:
+        """True if the last look found no readable page: ``take`` begins the window."""
+        return self._page is None
+
     def look(self) -> bool:
         """Return True if ``take`` may be called now; call it every ``LEASE_LOOK_S``.
 

@@ -48,7 +48,11 @@ def test_an_empty_directory_has_no_writer(machine):
     """The first candidate begins the log, with a deployment id of its own."""
     candidate = machine.candidate(writer=3)
     assert candidate.look()
+    assert candidate.begins
     page = machine.keep(candidate.take())
+    other = machine.candidate()
+    other.look()
+    assert not other.begins
 
     assert (1, 3, 1) == (page.fixed.term, page.fixed.writer, page.fixed.first_id_min)
     assert Seal(Place(0, 0), 0) == page.fixed.seal
@@ -305,7 +309,7 @@ def test_the_deployment_of_the_window_is_checked(machine):
 
 
 def test_a_window_that_begins_continues_the_archive(machine):
-    """A machine restarts with a clock behind the archive's ids; ids and terms of the log rise."""
+    """A machine restarts with a clock below the archive's ids; ids and terms of the log rise."""
     last_id = machine.clock.wall_us + 1_000_000
     predecessor = Predecessor("aaaaaa", 7, last_id)
     machine.close(machine.writer(predecessor=predecessor))  # it appends nothing

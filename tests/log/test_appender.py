@@ -1,0 +1,192 @@
+"""The appender: each message of the tape once, the gaps between, books with their snapshots."""
+
+import pytest
+import trio
+
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.record import GapKind, GapRecord, TradeRecord
+from hedgehogd.engine.delivery import Delivery
+from hedgehogd.engine.health import FeedState
+from hedgehogd.log.errors import WindowFull
+from hedgehogd.log.window import Window
+from tests.fakes import make_message
+from tests.log.instances import (
+    BTC,
+    FAILED,
+    FULL,
+    HEARTBEAT,
+    LEVEL2,
+    MATCHES,
+    TICKER,
+    WRITING,
+    Instance,
+    archived,
+    beat,
+    book,
+    books_of,
+    change,
+    gaps,
+    messages,
+    run_at_once,
+    sizes,
+    ticker,
+    trade,
+    trades,
+)
+
+
+@pytest.fixture(autouse=True)
+def threads(request, monkeypatch):
+    """Run calls for threads at once: a clock that jumps would jump while they work."""
+    if "autojump_clock" in request.fixturenames:
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
+
+
+async def test_numbers_left_out_are_a_gap(tmp_path, autojump_clock, nursery):
+    """On dense channels by the numbers alone."""
+    here = Instance(tmp_path)
+    await here.record(
+        nursery, trade(1), trade(4), make_message("full", sequence=7, kind="done"),
+        make_message("full", sequence=9, kind="done"), ticker(1), ticker(5),
+    )  # fmt: skip
+
+    assert [(MATCHES, GapKind.MISSING, 2, 3), (FULL, GapKind.MISSING, 8, 8)] == gaps(tmp_path)
+
+
+async def test_a_ticker_has_a_gap_where_the_feed_had_one(tmp_path, autojump_clock, nursery):
+    """Its numbers alone report none; the tape knows when the feed was lost."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await here.publish(ticker(1))
+    stale = TopicNotice(None, b"stale", NoticeKind.STALE)
+    await here.broker.publish([Delivery([], [stale])])
+    await here.publish(ticker(4))
+    await trio.sleep(1)
+    await here.stop()
+
+    assert [(TICKER, GapKind.MISSING, 11, 39)] == gaps(tmp_path)
+
+
+async def test_backfilled_trades_name_their_gap(tmp_path, autojump_clock, nursery):
+    """A trade that the log has is not recorded again, though this instance missed it."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(trade(1), trade(5))
+    here.recorder.keep_trades(BTC, [{"trade_id": n} for n in (1, 2, 3)])
+    await trio.sleep(1)
+    here.recorder.keep_trades(BTC, [{"trade_id": n} for n in (3, 4)])
+    await trio.sleep(1)
+    await here.stop()
+    (gap,) = [each for each in archived(tmp_path) if isinstance(each, GapRecord)]
+    found = [each for each in archived(tmp_path) if isinstance(each, TradeRecord)]
+
+    assert [(2, gap.id), (3, gap.id), (4, gap.id)] == [(t.trade_id, t.gap_id) for t in found]
+
+
+async def test_messages_that_left_the_tape_are_a_gap_of_each_topic(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """The log is slower than the feed for once: nothing is lost in silence."""
+    here = Instance(tmp_path, tape_bytes=20_000)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(trade(1), ticker(1), beat(1))
+    await trio.sleep(1)
+    await here.publish(ticker(50))
+    for n in range(2, 100):
+        await here.publish(trade(n))
+    await here.publish(beat(2), ticker(100))
+    await trio.sleep(1)
+    await here.stop()
+    (of_trades, of_beats, of_tickers) = gaps(tmp_path)
+
+    assert (MATCHES, GapKind.UNRECORDED, 2) == of_trades[:3]
+    assert (HEARTBEAT, GapKind.UNRECORDED, None, None) == of_beats
+    assert (TICKER, GapKind.UNRECORDED, 11, 999) == of_tickers
+    assert [*range(of_trades[3] + 1, 100)] == trades(tmp_path)[1:]
+    assert 1 == here.health.overruns
+
+
+async def test_the_state_of_the_feed_is_recorded(tmp_path, autojump_clock, nursery):
+    """A reader of a quiet stretch knows whether the feed was there."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    for state in (FeedState.LIVE, FeedState.STALE, FeedState.CONNECTING, FeedState.LIVE):
+        here.feed.become(state, f"is {state}")
+        await trio.sleep(1)
+    await here.stop()
+
+    assert [
+        ("begun", "term 1"),
+        ("live", "is live"),
+        ("stale", "is stale"),
+        ("live", "is live"),
+    ] == [(each.state, each.detail) for each in archived(tmp_path)]
+
+
+async def test_a_book_begins_with_a_snapshot_again_and_again(tmp_path, autojump_clock, nursery):
+    """A reader can begin within the window; the snapshot is in its place and repeats no change."""
+    here = Instance(tmp_path)
+    await here.publish(book(10), change(11))
+    await nursery.start(here.run)
+    for n in range(12, 200):
+        await here.publish(change(n))
+        await trio.sleep(10)
+    await here.stop()
+    found = messages(tmp_path, LEVEL2)
+    kinds = [each.type for each in found]
+
+    assert ["snapshot", "l2update"] == kinds[:2]
+    assert 3 <= kinds.count("snapshot") <= 5
+    assert [sizes(book(n).payload) for n in range(11, 200)] == [
+        at for at, kind in zip(books_of(found), kinds, strict=True) if kind == "l2update"
+    ]
+
+
+async def test_a_batched_book_is_that_of_the_last_windows_end(tmp_path, autojump_clock, nursery):
+    """A snapshot with a part of the running window would have its changes twice."""
+    batch = Topic("level2_batch", BTC)
+    here = Instance(tmp_path, [batch])
+    here.pipe.demand.want([batch])
+    await nursery.start(here.run)
+    await here.publish(book(10))
+    for n in range(11, 40):
+        await here.publish(change(n))
+        await trio.sleep(0.3)
+        if n % 3 == 0:
+            here.pipe.books.watch_demand()
+            await here.broker.publish([Delivery([], ends_window=True)])
+    await trio.sleep(1)
+    await here.stop()
+    found = messages(tmp_path, batch)
+
+    assert {"snapshot", "l2update"} == {each.type for each in found}
+    assert sizes(book(39).payload) == books_of(found)[-1]
+
+
+async def test_a_full_window_delays_the_log(tmp_path, autojump_clock, nursery, monkeypatch):
+    """Nothing is published that is not in the log; the tape has it until there is space."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(trade(1))
+    await trio.sleep(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Window, "_write", full_window)
+        await here.publish(trade(2))
+        await trio.sleep(2)
+        await here.publish(trade(3))
+        await trio.sleep(1)
+        assert (FAILED, "no space in the window") == (here.health.state, here.health.reason)
+    await trio.sleep(2)
+    assert WRITING == here.health.state
+    await here.stop()
+
+    assert [1, 2, 3] == trades(tmp_path)
+
+
+def full_window(*_):
+    raise WindowFull("no space in the window")

@@ -1,0 +1,166 @@
+"""The archiver: the recorded topics reach the archive after any fault of the disk."""
+
+import errno
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord
+from hedgehogd.log.archive import files
+from tests.fakes import make_message
+from tests.log.instances import (
+    FAILED,
+    FULL,
+    HEARTBEAT,
+    LEVEL2,
+    MATCHES,
+    SMALL,
+    TICKER,
+    WRITING,
+    Instance,
+    archived,
+    beat,
+    book,
+    books_of,
+    change,
+    gaps,
+    logged,
+    messages,
+    run_at_once,
+    sizes,
+    ticker,
+    trade,
+    trades,
+)
+
+
+@pytest.fixture(autouse=True)
+def threads(request, monkeypatch):
+    """Run calls for threads at once: a clock that jumps would jump while they work."""
+    if "autojump_clock" in request.fixturenames:
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
+
+
+async def test_what_is_recorded_is_archived_and_all_is_in_the_window(
+    tmp_path, autojump_clock, nursery
+):
+    """Subscribers resume all topics from the window; history keeps the chosen ones."""
+    here = Instance(tmp_path, {MATCHES, TICKER})
+    of_full = make_message("full", sequence=30, kind="match", also=MATCHES, trade_id=3)
+    await here.record(nursery, trade(2), beat(1), ticker(2), trade(1, "ETH-USD"), of_full)
+
+    assert [2, 3] == trades(tmp_path)
+    assert [(MATCHES, 20), (TICKER, 20), (FULL, 30)] == [
+        (m.topic, m.sequence) for m in messages(tmp_path)
+    ]
+    assert ["begun", MATCHES, HEARTBEAT, TICKER, Topic("matches", "ETH-USD"), FULL] == [
+        each.state if isinstance(each, FeedRecord) else each.topic for each in logged(tmp_path)
+    ]
+    assert (3, 0) == (here.health.kept, here.health.overruns)
+
+
+async def test_demanded_topics_are_archived_on_request(tmp_path, autojump_clock, nursery):
+    """``history.demanded``: the topics that subscribers demanded are history, too."""
+    here = Instance(tmp_path, {MATCHES}, demanded=True)
+    await here.record(nursery, trade(2), beat(1), trade(1, "ETH-USD"))
+
+    assert 3 == len(messages(tmp_path))
+
+
+async def test_a_full_disk_delays_the_archive_alone(tmp_path, autojump_clock, nursery, monkeypatch):
+    """The window goes on; the rest of it is archived once there is space."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(trade(1))
+    await trio.sleep(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", no_space)
+        for n in range(2, 12):
+            await here.publish(trade(n))
+            await trio.sleep(1)
+        assert FAILED == here.health.state
+        assert "No space left" in here.health.reason
+        assert [*range(1, 12)] == [m.trade_id for m in logged(tmp_path) if isinstance(m, Message)]
+    await here.publish(trade(12))
+    await trio.sleep(3)
+    assert (WRITING, "") == (here.health.state, here.health.reason)
+    await here.stop()
+
+    assert [*range(1, 13)] == trades(tmp_path)
+    assert [] == gaps(tmp_path)
+    assert 12 == here.health.kept
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "topics", [{MATCHES, TICKER}, {MATCHES} | {Topic("ticker", f"P{n}") for n in range(300)}]
+)
+async def test_records_that_left_the_window_are_a_gap_of_each_topic(
+    topics, tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """The disk was full for longer than the window reaches back; even if few records are lost."""
+    here = Instance(tmp_path, topics, bounds=SMALL)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(trade(1))
+    await trio.sleep(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", no_space)
+        for n in range(2, 1000):
+            await here.publish(trade(n))
+            await trio.sleep(0.3)
+    for n in range(1000, 1400):
+        await here.publish(trade(n))
+        await trio.sleep(0.01)
+    await trio.sleep(3)
+    await here.stop()
+    kept = trades(tmp_path)
+
+    assert [1, *range(kept[1], 1400)] == kept
+    assert 2 < kept[1] < 1000
+    assert [(topic, GapKind.UNRECORDED, None, None) for topic in sorted(topics)] == gaps(tmp_path)
+    assert 1 == here.health.overruns
+
+
+async def test_books_begin_again_after_records_left_the_window(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """A change is of no use without the snapshot that it changes."""
+    here = Instance(tmp_path, {LEVEL2}, bounds=SMALL)
+    await here.publish(book(10))
+    await nursery.start(here.run)
+    await trio.sleep(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", no_space)
+        for n in range(11, 1000):
+            await here.publish(change(n))
+            await trio.sleep(0.3)
+    for n in range(1000, 1300):
+        await here.publish(change(n))
+        await trio.sleep(0.3)
+    await here.stop()
+    found = archived(tmp_path, LEVEL2)
+    at = next(at for at, each in enumerate(found) if isinstance(each, GapRecord))
+    after = found[at + 1 :]
+
+    assert "snapshot" == after[0].type
+    assert sizes(book(1299).payload) == books_of(after)[-1]
+    assert 250 < len(after)
+
+
+async def test_a_damaged_archive_is_reported_at_the_start(tmp_path, autojump_clock, nursery):
+    """A catalogue of zero bytes was one with content."""
+    await Instance(tmp_path).record(nursery, trade(1))
+    (tmp_path / "archive" / files.CATALOGUE).write_bytes(b"")
+    with capture_logs() as lines:
+        await Instance(tmp_path).record(nursery, trade(2))
+
+    assert "history is damaged" in [line["event"] for line in lines]
+    assert [1, 2] == trades(tmp_path)

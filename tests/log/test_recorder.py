@@ -1,0 +1,372 @@
+"""The recorder: one instance writes, the next one continues, after any fault of the files."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord
+from hedgehogd.log.archive import files
+from hedgehogd.log.directory import Directory
+from hedgehogd.log.lease import Candidate
+from tests.fakes import make_message
+from tests.log.instances import (
+    BTC,
+    FAILED,
+    HEARTBEAT,
+    LEVEL2,
+    MATCHES,
+    READING,
+    STATUS,
+    TICKER,
+    WRITING,
+    Instance,
+    archived,
+    beat,
+    book,
+    books_of,
+    change,
+    gaps,
+    messages,
+    payloads,
+    run_at_once,
+    sizes,
+    ticker,
+    trade,
+    trades,
+)
+
+
+@pytest.fixture(autouse=True)
+def threads(request, monkeypatch):
+    """Run calls for threads at once: a clock that jumps would jump while they work."""
+    if "autojump_clock" in request.fixturenames:
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
+
+
+async def test_messages_before_the_start_are_recorded(tmp_path, autojump_clock, nursery):
+    """The feed does not wait for the log."""
+    here = Instance(tmp_path)
+    await here.publish(trade(1), trade(2))
+    await here.record(nursery, trade(3))
+
+    assert [1, 2, 3] == trades(tmp_path)
+
+
+async def test_a_successor_continues_without_gap_and_repeat(tmp_path, autojump_clock, nursery):
+    """Whether the last writer appended less than the successor has, or more."""
+    first, second = Instance(tmp_path), Instance(tmp_path)
+    await nursery.start(first.run)
+    await trio.sleep(1)
+    await nursery.start(second.run)
+    await trio.sleep(1)
+    assert (WRITING, READING) == (first.health.state, second.health.state)
+    sent = []
+    for n in range(1, 40):
+        batch = [trade(n), ticker(n), beat(n)]
+        sent += [each.payload for each in batch]
+        await first.publish(*batch)
+        await second.publish(trade(n), ticker(n), beat(n))
+        await trio.sleep(0.1)
+    await first.stop()
+    for n in range(40, 60):
+        batch = [trade(n), ticker(n), beat(n)]
+        sent += [each.payload for each in batch]
+        await second.publish(*batch)
+    await trio.sleep(2)
+    assert WRITING == second.health.state
+    await second.stop()
+
+    assert sent == payloads(tmp_path)
+    assert [] == gaps(tmp_path)
+
+
+@pytest.mark.parametrize("topic", [STATUS, HEARTBEAT, Topic("rfq_matches", BTC)], ids=str)
+@pytest.mark.parametrize("off_s", [-3600, 3 * 365 * 86_400], ids=["behind", "ahead"])
+async def test_a_clock_that_was_set_loses_no_message(
+    topic, off_s, tmp_path, autojump_clock, nursery
+):
+    """After a restart with another time, a message without numbers is no repeat."""
+    first, second = Instance(tmp_path, [topic]), Instance(tmp_path, [topic])
+    second.off_s = off_s
+    sent = [make_message(*topic, text=f"message {n // 2}") for n in range(12)]
+    await first.record(nursery, *sent[:6])
+    await second.record(nursery, *sent[6:])
+
+    assert [each.payload for each in sent] == payloads(tmp_path)
+
+
+async def test_numbers_that_begin_again_are_kept(tmp_path, autojump_clock, nursery):
+    """An exchange may reset them, while an instance runs and between two."""
+    first, second = Instance(tmp_path), Instance(tmp_path)
+    await first.record(nursery, *[trade(n) for n in (5, 6, 1, 2)])
+    await second.record(nursery, *[trade(n) for n in (1, 2, 3)])
+
+    assert [5, 6, 1, 2, 1, 2, 3] == trades(tmp_path)
+    assert [] == gaps(tmp_path)
+
+
+async def test_the_gap_of_a_restart_is_recorded(tmp_path, autojump_clock, nursery):
+    """Between the last number in the log and the first on the tape: dense channels and tickers."""
+    await Instance(tmp_path).record(nursery, trade(1), ticker(1))
+    await Instance(tmp_path).record(nursery, trade(5), ticker(5), ticker(9))
+
+    assert [(MATCHES, GapKind.MISSING, 2, 4), (TICKER, GapKind.MISSING, 11, 49)] == gaps(tmp_path)
+
+
+async def test_a_greeting_is_no_new_message(tmp_path, autojump_clock, nursery):
+    """The exchange greets each connection with the last trade."""
+    await Instance(tmp_path).record(nursery, trade(1), trade(2))
+    await Instance(tmp_path).record(nursery, trade(2), trade(3))
+
+    assert [1, 2, 3] == trades(tmp_path)
+
+
+async def test_a_successor_begins_books_again(tmp_path, autojump_clock, nursery):
+    """It cannot know whether it has the change after the last one in the log."""
+    first, second = Instance(tmp_path), Instance(tmp_path)
+    for here in (first, second):
+        await here.publish(book(10))
+        await nursery.start(here.run)
+        await trio.sleep(1)
+    for n in (11, 12):
+        await first.publish(change(n))
+        await second.publish(change(n))
+    await trio.sleep(1)
+    await first.stop()
+    await trio.sleep(1)
+    await second.publish(change(13))
+    await trio.sleep(2)
+    await second.stop()
+    found = messages(tmp_path, LEVEL2)
+
+    assert ["snapshot", "l2update", "l2update", "snapshot", "l2update"] == [m.type for m in found]
+    assert [sizes(book(n).payload) for n in (10, 11, 12, 12, 13)] == books_of(found)
+
+
+def delete_archive(place):
+    shutil.rmtree(place.archive)
+
+
+def delete_files(place):
+    for path in place.archive.iterdir():
+        path.unlink()
+
+
+def delete_catalogue(place):
+    (place.archive / files.CATALOGUE).unlink()
+
+
+def move_archive(place):
+    place.archive.rename(place.archive.with_name("elsewhere"))
+    place.archive.mkdir()
+
+
+def delete_window(place):
+    shutil.rmtree(place.window)
+
+
+def empty_window(place):
+    for path in place.window.iterdir():
+        path.unlink()
+
+
+def delete_both(place):
+    delete_archive(place)
+    delete_window(place)
+
+
+FAULTS = [delete_archive, delete_files, delete_catalogue, move_archive, delete_window, empty_window,
+    delete_both]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_a_changed_directory_is_noticed_and_replaced(
+    fault, tmp_path, autojump_clock, nursery
+):
+    """Within 5 s: reported, begun again, with one writer, and nothing of the tape is lost."""
+    here, other = Instance(tmp_path), Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await nursery.start(other.run)
+    await here.publish(trade(1), beat(1))
+    await other.publish(trade(1), beat(1))
+    await trio.sleep(3)
+    assert WRITING == here.health.state
+    with capture_logs() as lines:
+        fault(here.place)
+        await here.publish(trade(2), beat(2))
+        await other.publish(trade(2), beat(2))
+        await trio.sleep(5)
+    assert [] != [line for line in lines if line["log_level"] in ("warning", "error")]
+    states = [each.health.state for each in (here, other)]
+    assert sorted([READING, WRITING]) == sorted(states)
+    for n in (3, 4):
+        await here.publish(trade(n), beat(n))
+        await other.publish(trade(n), beat(n))
+    await trio.sleep(3)
+    await here.stop()
+    await other.stop()
+
+    assert [1, 2, 3, 4] == trades(tmp_path)
+    assert [beat(n).payload for n in (1, 2, 3, 4)] == payloads(tmp_path, HEARTBEAT)
+    assert [] == gaps(tmp_path)
+
+
+async def test_a_window_in_memory_ends_with_the_machine(tmp_path, autojump_clock, nursery):
+    """The archive continues: the same deployment, larger ids and terms, with any clock."""
+    await Instance(tmp_path).record(nursery, trade(1), trade(2))
+    shutil.rmtree(tmp_path / "window")
+    after = Instance(tmp_path)
+    after.off_s = -3600
+    await after.record(nursery, trade(4), trade(5))
+    begun = [each.detail for each in archived(tmp_path) if isinstance(each, FeedRecord)]
+
+    assert [1, 2, 4, 5] == trades(tmp_path)
+    assert [(MATCHES, GapKind.MISSING, 3, 3)] == gaps(tmp_path)
+    assert ["term 1", "term 2"] == begun
+
+
+def newer_window(place):
+    (path,) = place.window.glob("term-*")
+    data = bytearray(path.read_bytes())
+    data[12] = 2
+    path.write_bytes(data)
+
+
+def newer_archive(place):
+    path = max(place.archive.glob("*.tail"))
+    data = bytearray(path.read_bytes())
+    data[8] = 2
+    path.write_bytes(data)
+
+
+def other_window(place):
+    shutil.rmtree(place.window)
+    directory = Directory(place.window)
+    candidate = Candidate(directory)
+    candidate.look()
+    candidate.take().close()
+    directory.close()
+
+
+@pytest.mark.parametrize(
+    "fault", [newer_window, newer_archive, other_window], ids=lambda f: f.__name__
+)
+async def test_an_unusable_log_is_an_error_of_the_start(fault, tmp_path, autojump_clock, nursery):
+    """Exit status 78, before anything is written; while it runs it is reported."""
+    here = Instance(tmp_path)
+    here.place.check()
+    await here.record(nursery, trade(1))
+    here.place.check()
+    fault(here.place)
+    with pytest.raises(OperatorError) as raised:
+        here.place.check()
+    after = Instance(tmp_path)
+    await nursery.start(after.run)
+    await trio.sleep(2)
+
+    assert EXIT_CONFIG == raised.value.exit_status
+    assert FAILED == after.health.state
+    await after.stop()
+
+
+RECORDING = """\
+import signal, sys, time
+from pathlib import Path
+import trio
+from tests.log.instances import Instance, beat, trade
+
+EACH_S = 0.002
+
+class Real(Instance):
+    def wall_us(self):
+        return time.time_ns() // 1000
+
+async def feed(here, begin, scope):
+    sent = int((time.monotonic() - begin) / EACH_S)
+    while True:
+        now = int((time.monotonic() - begin) / EACH_S)
+        if now > sent:
+            numbers = range(sent + 1, now + 1)
+            await here.publish(*[each for n in numbers for each in (trade(n), beat(n))])
+            sent = now
+        await trio.sleep(EACH_S)
+
+async def main():
+    path, begin = Path(sys.argv[1]), float(sys.argv[2])
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            here = Real(path)
+            nursery.start_soon(here.run)
+            nursery.start_soon(feed, here, begin, nursery.cancel_scope)
+            async for _ in signals:
+                here.scope.cancel()
+                await trio.sleep(0)
+                nursery.cancel_scope.cancel()
+                break
+
+trio.run(main)
+"""
+
+
+def kill(child):
+    child.kill()
+    child.wait()
+
+
+@pytest.mark.e2e
+@pytest.mark.random
+def test_writers_killed_at_any_instant_lose_nothing_in_silence(tmp_path):
+    """Two instances with one feed: each trade is in the archive once, or in a gap; beats once."""
+    seed = random.randrange(2**32)
+    sys.stdout.write(f"seed {seed}\n")
+    chance = Random(seed)
+    command = [sys.executable, "-c", RECORDING, str(tmp_path), str(time.monotonic())]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    with ExitStack() as stack:
+        children = deque()
+
+        def start():
+            child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+            stack.callback(kill, child)
+            children.append(child)
+
+        for _ in range(6):
+            while len(children) < 2:
+                start()
+                time.sleep(chance.uniform(1.0, 2.5))
+            if chance.random() < 0.3:
+                children.rotate()
+            if chance.random() < 0.2:  # both at once
+                kill(children.popleft())
+            kill(children.popleft())
+        while not children:
+            start()
+        time.sleep(5)
+        for child in children:
+            child.terminate()
+            assert 0 == child.wait(20)
+    found = archived(tmp_path)
+    numbers = [m.trade_id for m in found if isinstance(m, Message) and m.topic == MATCHES]
+    missing = [n for g in found if isinstance(g, GapRecord) for n in range(g.first, g.last + 1)]
+    beats = [m.payload for m in found if isinstance(m, Message) and m.topic == HEARTBEAT]
+
+    assert sorted(numbers) == numbers
+    assert [*range(numbers[0], numbers[-1] + 1)] == sorted([*numbers, *missing])
+    assert len(numbers) > 1000
+    assert len(set(beats)) == len(beats)
+    assert [beat(n).payload for n in numbers] == beats

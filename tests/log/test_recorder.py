@@ -1,5 +1,6 @@
 """The recorder: one instance writes, the next one continues, after any fault of the files."""
 
+import errno
 import os
 import random
 import shutil
@@ -370,3 +371,106 @@ def test_writers_killed_at_any_instant_lose_nothing_in_silence(tmp_path):
     assert len(numbers) > 1000
     assert len(set(beats)) == len(beats)
     assert [beat(n).payload for n in numbers] == beats
+
+
+class World:
+    """Two instances that receive one feed, each with a delay and losses of its own.
+
+    Attributes:
+        sent: all messages, in order.
+    """
+
+    def __init__(self, path, chance, nursery):
+        self.sent = []
+        self._path, self._chance, self._nursery = path, chance, nursery
+        self._lines = []  # each instance and its messages on the way
+        self._trade = self._ticker = self._beat = 0
+
+    async def start(self):
+        here = Instance(self._path)
+        here.off_s = self._chance.choice([0, 0, -3600, 86_400, 1e8])
+        await self._nursery.start(here.run)
+        self._lines.append((here, deque()))
+        return here
+
+    async def send(self):
+        """Send some messages; each instance receives them up to a second later."""
+        for _ in range(self._chance.randrange(30)):
+            self._trade += 1
+            self._ticker += self._chance.randrange(1, 9)
+            self._beat += 1
+            self.sent += [trade(self._trade), ticker(self._ticker), beat(self._beat)]
+            for _, line in self._lines:
+                copies = [trade(self._trade), ticker(self._ticker), beat(self._beat)]
+                line.extend(copies[self._chance.random() < 0.02 :])  # it may miss the trade
+            for here, line in self._lines:
+                count = self._chance.randrange(len(line) + 1)
+                await here.publish(*[line.popleft() for _ in range(count)])
+            await trio.sleep(self._chance.random() / 10)
+
+    async def stop(self, *, is_killed):
+        """End an instance; the other one has been there for a while."""
+        here, _ = self._lines.pop(self._chance.randrange(len(self._lines)))
+        if is_killed:
+            kill_in_process(here)
+        await here.stop()
+
+    async def deliver_all(self):
+        for here, line in self._lines:
+            await here.publish(*line)
+            line.clear()
+
+
+def kill_in_process(here):
+    """End it as SIGKILL does: nothing more is appended or synced, and all locks are free."""
+    appender, archive = here.recorder._appender, here.recorder._archiver._archive
+    if appender is not None:
+        appender.append_nowait = lambda: None
+    if archive is not None:
+        archive._has_failed = True
+
+
+@pytest.mark.random
+@pytest.mark.parametrize("turn", range(2))
+async def test_any_succession_of_instances_loses_nothing(
+    turn, tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """With clocks that differ, a disk that is full now and then, and writers that are killed."""
+    seed = random.randrange(2**32)
+    sys.stdout.write(f"seed {seed}\n")
+    chance = Random(seed)
+    is_full = False
+    write_all = files.write_all
+
+    def write_some(descriptor, data):
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_all(descriptor, data)
+
+    monkeypatch.setattr(files, "write_all", write_some)
+    world = World(tmp_path, chance, nursery)
+    await world.start()
+    for _ in range(12):
+        await world.start()
+        for _ in range(3):
+            is_full = chance.random() < 0.2
+            await world.send()
+            await trio.sleep(chance.random() * 2)
+        await world.deliver_all()
+        await trio.sleep(7 if chance.random() < 0.5 else 0)
+        await world.stop(is_killed=chance.random() < 0.6)
+    is_full = False
+    await world.deliver_all()
+    await trio.sleep(5)
+    await world.stop(is_killed=False)
+    found = archived(tmp_path, MATCHES, TICKER, HEARTBEAT)
+    numbers = trades(tmp_path)
+    missing = [n for g in found if isinstance(g, GapRecord) and g.topic == MATCHES
+        for n in range(g.first, g.last + 1)]  # fmt: skip
+    others = [each.payload for each in world.sent if each.topic != MATCHES]
+
+    assert sorted(numbers) == numbers
+    assert sorted([*numbers, *missing]) == [*range(1, numbers[-1] + 1)]
+    assert [each for each in payloads(tmp_path) if b"match" not in each] == others
+    begun = [each for each in archived(tmp_path) if isinstance(each, FeedRecord)]
+    assert 3 < len(begun) < 14

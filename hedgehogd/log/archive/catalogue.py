@@ -25,6 +25,8 @@ APPLICATION_ID = 0x48454441  # "HEDA"
 # The header of a SQLite database: its first bytes, the place of the application id, its size.
 # Source: "Database File Format", section 1.3.
 _SQLITE, _APPLICATION_AT, _HEAD_BYTES = b"SQLite format 3\0", 68, 100
+ANY = Topic("", "")
+"""The place, in a row, of the topics of a block that is damaged: it may have any."""
 _TABLES = """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE topic (
@@ -118,19 +120,26 @@ class Catalogue:
 
     def mask(self, topics: Iterable[Topic]) -> int:
         """Return those of ``topics`` that a segment may have, as bits by their numbers."""
-        return sum(1 << self._numbers[topic] for topic in set(topics) & self._numbers.keys())
+        return self._bits({*topics, ANY} & self._numbers.keys())
 
     def topics(self, mask: int) -> list[Topic]:
-        """Return the topics of ``mask``, as it is in a row."""
-        return [topic for topic, number in self._numbers.items() if mask >> number & 1]
+        """Return the topics of ``mask``, as it is in a row: all if it may have any."""
+        has_any = bool(mask & self._bits({ANY} & self._numbers.keys()))
+        known = ((topic, number) for topic, number in self._numbers.items() if topic != ANY)
+        return [topic for topic, number in known if has_any or mask >> number & 1]
+
+    def _bits(self, topics: Iterable[Topic]) -> int:
+        return sum(1 << self._numbers[topic] for topic in topics)
 
     def add(self, after_id: int, index: Index, size: int) -> None:
         """Add a sealed segment with larger ids; one without records is left out."""
         if not index.blocks:
             return
         headers = [block.header for block in index.blocks]
-        for topic, each in index.summaries.items():
+        topics = {*index.known_topics, *([ANY] if index.has_unknown else [])}
+        for topic in sorted(topics):
             self._numbers.setdefault(topic, len(self._numbers))
+        for topic, each in index.summaries.items():
             self.messages[topic] = self.messages.get(topic, 0) + each.messages
         for gap_id in index.backfills:
             self.backfills.setdefault(gap_id, []).append(after_id)
@@ -144,7 +153,7 @@ class Catalogue:
                 sum(header.messages for header in headers),
                 sum(header.markers for header in headers),
                 size,
-                self.mask(index.summaries),
+                self._bits(topics),
             )
         )
 
@@ -302,7 +311,8 @@ def _read(data: bytes, deployment: str | None) -> Catalogue:
     for number, channel, product_id, messages in topics:
         topic = intern_topic(channel, product_id)
         catalogue._numbers[topic] = number  # noqa: SLF001  # the same module
-        catalogue.messages[topic] = messages
+        if topic != ANY:
+            catalogue.messages[topic] = messages
     for row in segments:
         mask = int.from_bytes(row[-1], "little")
         catalogue.segments.append(SegmentRow._make([*row[:-1], mask]))

@@ -54,7 +54,7 @@ class Index:
     Attributes:
         blocks: its blocks of records, in the order of their ids.
         checkpoints: its blocks with the books at its begin.
-        summaries: of each topic.
+        summaries: of each topic; none of a topic whose summaries are damaged.
         backfills: gaps with backfilled trades in this file: by the gap's id the numbers of the
             blocks that have them.
         damages: the parts that could not be read.
@@ -86,6 +86,16 @@ class Index:
     def all_blocks(self) -> list[BlockAt]:
         """The checkpoints, then the blocks of records."""
         return self.checkpoints + self.blocks
+
+    @property
+    def known_topics(self) -> list[Topic]:
+        """All topics of the blocks whose topics are known."""
+        return self._topics.copy()
+
+    @property
+    def has_unknown(self) -> bool:
+        """True if the topics of a block are unknown, because it is damaged."""
+        return _UNKNOWN in self._of_block
 
     def mask(self, topics: Iterable[Topic]) -> int:
         """Return the set of those of ``topics`` that are in this file, as the bits of a number."""
@@ -171,7 +181,7 @@ class Index:
             [(topic.channel, topic.product_id) for topic in self._topics],
             [columns.pack(list(column), rising=False) for column in zip(*rows, strict=True)],
             [_bytes(mask) for mask in self._of_block],
-            summary.pack([self.summaries[topic] for topic in self._topics]),
+            summary.pack([self.summaries.get(topic, summary.UNKNOWN) for topic in self._topics]),
             [(gap_id, at) for gap_id, found in self.backfills.items() for at in found],
         )
         data = zlib.compress(_encode(footer))
@@ -185,7 +195,8 @@ class Index:
         self._topics = [intern_topic(*pair) for pair in footer.topics]
         self._numbers = {topic: number for number, topic in enumerate(self._topics)}
         summaries = summary.unpack(footer.summaries)
-        self.summaries = dict(zip(self._topics, summaries, strict=True))
+        pairs = zip(self._topics, summaries, strict=True)
+        self.summaries = {topic: each for topic, each in pairs if each != summary.UNKNOWN}
         for data in footer.of_block:
             mask = int.from_bytes(data, "little") if data else _UNKNOWN
             if mask.bit_length() > len(self._topics) and data:

@@ -52,6 +52,10 @@ class Summary(NamedTuple):
         return first is not None and (self.falls or first <= number)
 
 
+UNKNOWN = Summary(0, 0, 0, 0, 0, 0, falls=True)
+"""The place of a summary that is damaged, in a footer."""
+
+
 def of_run(run: Run) -> Summary:
     """Return the summary of ``run``, which is not empty."""
     snapshot_id = 0

@@ -6,12 +6,14 @@ from random import Random
 
 import pytest
 
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.record import GapKind
 from hedgehogd.log.archive import catalogue, files
-from hedgehogd.log.archive.catalogue import Catalogue
+from hedgehogd.log.archive.catalogue import ANY, Catalogue
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive, ForeignArchive
 from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archive.writer import Writer
-from tests.log.archive.records import DEPLOYMENT, TOPICS, records
+from tests.log.archive.records import DEPLOYMENT, SMALL, TOPICS, message, records
 from tests.log.archive.test_reader import write
 
 
@@ -140,3 +142,32 @@ def test_a_dropped_segment_is_no_longer_counted(known):
     assert rows[-1].last_id == known.dropped_id
     assert {} == known.backfills
     assert vars(Catalogue("abcdef")).keys() == vars(known).keys()
+
+
+def test_a_segment_with_a_damaged_block_may_have_any_topic(tmp_path):
+    """Also one that no other block has, and after the catalogue was made again."""
+    alone = Topic("status", "ONE-USD")
+    with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+        writer.append([message(alone, 1, 1), message(TOPICS[0], 2, 2)])
+        writer.seal()
+        writer.append([message(TOPICS[0], 3, 3)])
+        writer.seal()
+    path = min(tmp_path.glob("*.segment"))
+    with closing(Reader(tmp_path)) as reader:
+        opened = reader.view.open(reader.view.sources[0])
+        block = opened.contents.blocks[0]
+    data = bytearray(path.read_bytes())
+    data[block.offset + 80] ^= 1
+    data[-1] ^= 1  # of the footer, so that its topics are collected
+    path.write_bytes(data)
+    (tmp_path / files.CATALOGUE).unlink()
+    with closing(Writer(tmp_path, DEPLOYMENT)) as writer:
+        assert writer.problems
+    with closing(Reader(tmp_path)) as reader:
+        for topic in (alone, TOPICS[0], TOPICS[1]):
+            first = reader.read(0, frozenset({topic})).records[0]
+            assert (topic, GapKind.UNREADABLE, 2) == (first.topic, first.kind, first.id)
+        path.unlink()
+    with closing(Reader(tmp_path)) as reader:
+        assert [TOPICS[0]] == [each.topic for each in reader.read(0).records if each.id == 2]
+        assert ANY not in reader.view.topics()

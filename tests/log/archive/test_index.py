@@ -2,8 +2,9 @@
 
 from random import Random
 
+from hedgehogd.log.archive.block import HEADER_BYTES
 from hedgehogd.log.archive.block_file import BlockFile
-from hedgehogd.log.archive.index import Index, collect, read_footer
+from hedgehogd.log.archive.index import Index, collect, read_footer, unpack
 from tests.log.archive.records import TOPICS, records
 from tests.log.archive.test_reader import write
 
@@ -73,4 +74,23 @@ def test_a_block_with_a_damaged_directory_may_have_any_topic(tmp_path):
         assert all(each.has(0, each.mask([topic])) for topic in TOPICS)
         assert each.has(0, 0)
         assert set(each.topics(0)) == set(each.summaries)
+    file.close()
+
+
+def test_damaged_summaries_of_a_block_leave_its_topics_known(tmp_path):
+    """And the index can be written."""
+    file = sealed(tmp_path)
+    block = read_footer(file).blocks[0]
+    data = bytearray(file.path.read_bytes())
+    data[block.offset + HEADER_BYTES + block.header.directory_bytes + 5] ^= 1
+    file.path.write_bytes(data[: read_footer(file).blocks[-1].end])
+    file.add([])
+    index = Index()
+    collect(file, index)
+    again = unpack(index.pack(file.end))
+
+    assert 1 == len(index.damages)
+    assert contents(index) == contents(again)
+    assert len(again.known_topics) >= len(again.summaries)
+    assert not again.is_unknown(0)
     file.close()

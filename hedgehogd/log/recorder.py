@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import structlog
@@ -18,13 +19,14 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.engine.health import FeedHealth, HistoryHealth, HistoryState
 from hedgehogd.fanout.pipe import Pipe
+from hedgehogd.log.agreement import agree, write_names
 from hedgehogd.log.allocation import Bounds
 from hedgehogd.log.appender import Appender
 from hedgehogd.log.archive import files
 from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
 from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.archiver import Archiver, Kept
-from hedgehogd.log.directory import Directory
+from hedgehogd.log.directory import DIRECTORY_MODE, Directory
 from hedgehogd.log.ending import read_ends, read_predecessor
 from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow
 from hedgehogd.log.header import Page
@@ -41,6 +43,7 @@ class Place(NamedTuple):
         window: the directory of the window.
         archive: the directory of the archive.
         kept: the records that the archive keeps.
+        names: the recorded pairs and channels; all instances must have the same ones.
         bounds: how far the window reaches back.
         lease_s: seconds without a renewal after which a writer is succeeded.
     """
@@ -48,22 +51,30 @@ class Place(NamedTuple):
     window: Path
     archive: Path
     kept: Kept
+    names: Mapping[str, str] = MappingProxyType({})
     bounds: Bounds = Bounds()
     lease_s: float = limits.LEASE_S
 
-    def check(self) -> None:
-        """Check that this version can take part in the log; it waits for the disk.
+    def check(self) -> bool:
+        """Check that this instance can take part in the log; it waits for the disk.
+
+        Returns:
+            False if another instance has just begun to write, and has not written its names yet.
 
         Raises:
             OperatorError: window or archive have another format, they are of different deployments,
-                or the window's file system is remote.
+                the window's file system is remote, or the writer records other pairs or channels.
             LogError: the window cannot be looked at now.
         """
+        try:
+            self.window.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LogError(f"{self.window}: {error.strerror}") from None
         directory = Directory(self.window)
         try:
             candidate = Candidate(directory, predecessor=read_predecessor(self.archive))
             try:
-                candidate.look()
+                return candidate.look() or agree(self.archive, self.names)
             finally:
                 candidate.close()
         finally:
@@ -227,6 +238,7 @@ class Recorder:
                 )
                 self._has_seen_writer = True
                 self._unlock_archive()  # the archiver locks it
+                await _in_thread(partial(write_names, self._place.archive, self._place.names))
                 log.info("this instance writes the log", term=window.term)
                 nursery.start_soon(archiver.run, directory)
                 await self._append(appender)

@@ -1,7 +1,7 @@
 """The port to the past: what its adapters hand over."""
 
 from hedgehogd.domain.channel import FULL, MATCHES, Topic
-from hedgehogd.recovery.history_port import message_of
+from hedgehogd.recovery.history_port import PastGap, message_of
 
 
 def test_a_trade_of_full_is_among_matches_again() -> None:
@@ -13,3 +13,11 @@ def test_a_trade_of_full_is_among_matches_again() -> None:
     assert message_of(matches, payload, 5).also is None
     assert message_of(matches, payload, 5).id == message_of(matches, payload, 5).received_us == 5
     assert message_of(Topic("full", "BTC-USD"), b"nonsense").type == ""
+
+
+def test_only_lost_records_have_no_time() -> None:
+    """The numbers that no connection delivered are missing from the time of their gap on."""
+    kinds = ("missing", "seam", "unrecorded", "unreadable")
+    gaps = [PastGap(MATCHES.topic("BTC-USD"), 1, kind, 1, 2, 5) for kind in kinds]
+
+    assert [gap.kind for gap in gaps if gap.is_undated] == ["unrecorded", "unreadable"]

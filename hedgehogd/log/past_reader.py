@@ -231,6 +231,8 @@ class PastReader:
         page: reader.Page,
         placement: Placement,
     ) -> PastPage:
+        for message in messages:  # the log has no time of publication
+            message.published_us = message.received_us
         # A gap of trades may be filled later; a page without one never changes.
         is_sealed = not page.is_last and all(gap.topic.channel != _MATCHES for gap in gaps)
         return PastPage(

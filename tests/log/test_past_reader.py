@@ -60,6 +60,7 @@ def test_a_backfilled_trade_has_place_and_time_of_its_gap(reader):
     trade = all_of(reader)[0][7]
 
     assert (trade.id, trade.received_us, trade.sequence) == (999, NOW + 10 * S - 1, None)
+    assert [m.published_us for m in all_of(reader)[0]] == [m.received_us for m in all_of(reader)[0]]
     assert trade.type == json.loads(trade.payload)["type"] == "match"
 
 
@@ -119,6 +120,7 @@ def test_a_trade_of_full_is_one_of_matches_for_a_reader_of_these(tmp_path):
     """A reader of both gets it once."""
     full = FULL.topic("BTC-USD")
     trade = match(1, topic=full, also=BTC)
+    trade.published_us = trade.received_us
     with closing(PastReader(write(tmp_path, [trade]))) as reader:
         [alone] = reader.page((BTC,), 0).messages
         assert (alone.topic, alone.also, alone.id, alone.payload) == (BTC, None, 100, trade.payload)

@@ -188,7 +188,8 @@ class CatchUp(Giving):
 
         Else it is told when the rest of the page is given.
         """
-        before = next(n for n, message in enumerate(page.messages) if message is hole)
+        # Backfilled trades before the hole have its place, and are given with the rest.
+        before = next(n for n, message in enumerate(page.messages) if message.id >= hole.id)
         await self._give(Page(page.messages[:before]))
         self._reading.cursor = hole.id - 1
         needs = {*self._behind(), *self._past_tape()}

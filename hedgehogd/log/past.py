@@ -6,7 +6,8 @@ may be filled, so it is kept for the next reader: a thousand subscribers that re
 once.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +43,8 @@ class ArchivePast:
         self._paging = trio.Lock()
         self._queues = Queues()
         self._found: Lru[tuple[Topic, int], tuple[int, int]] = Lru(limits.HISTORY_PLACES_MAX)
+        self._first: Mapping[Topic, int] = {}  # a stream asks for all its topics at once
+        self._first_at = -math.inf
         self._pages: Lru[_Key, PastPage] = Lru(limits.HISTORY_PAGES_MAX)
 
     def keeps(self, topic: Topic) -> bool:
@@ -63,7 +66,10 @@ class ArchivePast:
 
     async def first_place(self, topic: Topic) -> int | None:
         """See ``recovery.history_port.Past``."""
-        return await self._in_turn(lambda reader: reader.first_place(topic))
+        if trio.current_time() >= self._first_at + limits.HISTORY_FLUSH_S:
+            self._first = await self._in_turn(lambda reader: reader.first_places())
+            self._first_at = trio.current_time()
+        return self._first.get(topic)
 
     async def find_time(self, received_us: int) -> int:
         """See ``recovery.history_port.Past``."""
@@ -129,6 +135,7 @@ class ArchivePast:
             if self._reader is not before:  # its ids may be those of another log
                 self._found.clear()
                 self._pages.clear()
+                self._first_at = -math.inf
 
     async def close(self) -> None:
         """Close the files."""

@@ -8,7 +8,7 @@ appended later: it has received the gap.
 Not for the loop: every method may wait for the disk. One call at a time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -49,7 +49,7 @@ class PastReader:
         # Times whose place is found; a time after the end of the log is searched again.
         self._times: Lru[int, int] = Lru(limits.HISTORY_PLACES_MAX)
         self._first: dict[Topic, int] = {}
-        self._first_for = (-1, -1)  # retention had removed the records up to the first of the ids
+        self._first_for = (-1, -1)  # the oldest and the newest id then
 
     def close(self) -> None:
         """Close all files."""
@@ -89,19 +89,18 @@ class PastReader:
                 return source.opened.contents.blocks[-1].header.max_us
         return 0
 
-    def first_place(self, topic: Topic) -> int | None:
-        """Return the place of the oldest message of ``topic``; None when there is none.
+    def first_places(self) -> Mapping[Topic, int]:
+        """Return the place of the oldest message of each topic that has one.
 
         Raises:
             ArchiveError: the archive cannot be read.
         """
         self._archive.view.refresh()
         now = (self._archive.view.catalogue.dropped_id, self._archive.view.last_id)
-        is_known = topic in self._first and now[0] == self._first_for[0]
-        if not is_known and now != self._first_for:
+        if now != self._first_for:
             self._first_for = now
             self._first = {t: each.first_id for t, each in self._archive.extents().items()}
-        return self._first.get(topic)
+        return self._first
 
     def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
         """Return place and sequence of the newest message of ``topic`` up to ``sequence``.
@@ -202,7 +201,7 @@ class PastReader:
         """
         topic = MATCHES.topic(product_id)
         before = search.find(self._archive, topic, first - 1, is_trade_id=True)
-        after = (self.first_place(topic) or 0) - 1 if before is None else before[0]
+        after = self.first_places().get(topic, 0) - 1 if before is None else before[0]
         found: dict[int, bytes] = {}
         is_over = False
         while not is_over:

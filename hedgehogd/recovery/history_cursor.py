@@ -28,6 +28,7 @@ class Reading:
         """Find where the earliest of the positions is, and what is kept at all."""
         self.is_located = True
         places: list[int] = []
+        begins = {0: 0}  # places by times: most topics of a stream have the same one
         for topic, progress in progresses.items():
             past = self._resumes.past
             if past is None or not past.keeps(topic):
@@ -40,7 +41,9 @@ class Reading:
                 places.append(found[0])
                 continue
             first = None
-            begin = await self._find_time(progress.after_us + 1) if progress.after_us else 0
+            if progress.after_us not in begins:
+                begins[progress.after_us] = await self._find_time(progress.after_us + 1)
+            begin = begins[progress.after_us]
             with suppress(PastUnavailable):
                 first = await past.first_place(topic)
             progress.is_cut = first is None or begin < first

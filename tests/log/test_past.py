@@ -1,5 +1,6 @@
 """The past in an archive, as resumes, replays and queries read it."""
 
+import json
 import shutil
 from contextlib import closing
 
@@ -7,11 +8,15 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.position import Start
+from hedgehogd.engine.delivery import Delivery
 from hedgehogd.log.archive.writer import Writer
 from hedgehogd.log.past import ArchivePast, aligned
+from hedgehogd.protocol.commands import Pace
 from hedgehogd.recovery.history_port import CALLER, PastGap, PastPage, PastUnavailable
 from tests.log.archive.records import SMALL
 from tests.log.past import BTC, NOW, S, backfilled, match, usual, write
+from tests.recovery.returning import Returner
 
 
 @pytest.fixture
@@ -97,6 +102,24 @@ def test_a_page_ends_at_a_round_place():
     assert aligned(page(5000), 5000).end == 5000
 
 
+async def test_the_oldest_places_of_a_streams_topics_are_read_once(past, kept, autojump_clock):
+    """A stream of all products has thousands of topics; a moment later they are read again."""
+    reads = []
+    read = past.read
+
+    async def counting(ask):
+        reads.append(ask)
+        return await read(ask)
+
+    past.read = counting
+    other = BTC._replace(product_id="ETH-USD")
+    assert [await past.first_place(topic) for topic in (BTC, other, BTC)] == [100, None, 100]
+    assert len(reads) == 1
+    await trio.sleep(limits.HISTORY_FLUSH_S)
+    assert await past.first_place(BTC) == 100
+    assert len(reads) == 2
+
+
 async def test_an_archive_that_cannot_be_read_is_unavailable_until_it_can(past, tmp_path):
     """It is not there yet, or its catalogue is damaged until its writer starts."""
     with pytest.raises(PastUnavailable):
@@ -107,6 +130,8 @@ async def test_an_archive_that_cannot_be_read_is_unavailable_until_it_can(past, 
     (tmp_path / "archive" / "catalogue.sqlite").write_bytes(b"spoiled" * 999)
     with pytest.raises(PastUnavailable, match="catalogue"):
         await past.page([BTC], 0)
+    with pytest.raises(PastUnavailable, match="catalogue"):
+        await past.first_place(BTC)
     (tmp_path / "archive" / "catalogue.sqlite").write_bytes(whole)
 
     assert await past.first_place(BTC) == 100
@@ -142,7 +167,6 @@ async def test_closing_is_no_end(past, kept):
         lambda past, number: past.page([BTC], number),
         lambda past, number: past.page_before([BTC], number),
         lambda past, number: past.find(BTC, 10 * number),
-        lambda past, number: past.first_place(BTC),
         lambda past, number: past.find_time(NOW + number),
         lambda past, number: past.stretches(NOW, NOW + number),
         lambda past, number: past.snapshot_before(BTC, number),
@@ -186,3 +210,67 @@ async def test_readers_that_wait_find_the_page_that_was_read(past, tmp_path, mon
             nursery.start_soon(read, f"find {number}", lambda: past.find(BTC, 50))
 
     assert len({id(page) for page in pages if isinstance(page, PastPage)}) == 1
+
+
+# Streams that read it
+
+
+@pytest.fixture
+async def stage(past, kept, nursery, monkeypatch):
+    """A pipe of an instance with the archive; it is second 60 of the archive's clock."""
+
+    async def run_sync(call, *arguments, **_):  # the mock clock would jump while a thread works
+        await trio.lowlevel.checkpoint()
+        return call(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    returner = Returner(past)
+    nursery.start_soon(returner.pipe.resumes.run)
+    nursery.start_soon(returner.pipe.snapshots.run)
+    await trio.sleep(60)
+    return returner
+
+
+def numbers_of(member):
+    """Return trade ids, and the first missing number of each gap notice."""
+    found = []
+    for message in member.messages:
+        if message.type == "notice":
+            notice = json.loads(message.payload)
+            found.append({"gap": notice.get("first_trade_id")}.get(notice["type"], notice["type"]))
+        else:
+            found.append(message.trade_id)
+    return found
+
+
+@pytest.mark.parametrize("speed", [0.0, 10.0])
+async def test_a_stream_replays_the_archive(stage, autojump_clock, speed):
+    """With backfilled trades at their gap, the gap that remains, and its end."""
+    start = Start(after_us=NOW + int(4.5 * S))
+    pace = Pace(speed=speed, until_us=NOW + 12 * S)
+    began = trio.current_time()
+    member, session = stage.come({BTC: start}, pace=pace)
+    with trio.fail_after(60):
+        while not session.is_closed:
+            await trio.sleep(0.01)
+
+    # A notice has no time in a pace; it is delivered with the message that follows.
+    assert numbers_of(member) == [5, 6, 7, 8, 9, 10, 11]
+    assert [m.type for m in member.messages].count("notice") == 1
+    assert member.ends == [(1000, "replay_ended")]
+    expected_s = 0 if not speed else 6.5 / speed
+    assert trio.current_time() - began == pytest.approx(expected_s, abs=0.1)
+
+
+@pytest.mark.parametrize("start", [Start(50), Start(after_us=NOW + int(5.5 * S))])
+async def test_a_stream_resumes_from_the_archive(stage, autojump_clock, start):
+    """The tape has the newest trade only; the archive has those before it."""
+    message = match(20)
+    message.received_us = 0
+    await stage.broker.publish([Delivery([message])])
+    member, session = stage.come({BTC: start})
+    with trio.fail_after(60):
+        while session._catching_up:
+            await trio.sleep(0.1)
+
+    assert numbers_of(member) == [6, 7, 8, 9, *range(10, 21), "resumed"]

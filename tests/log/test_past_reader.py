@@ -134,18 +134,18 @@ def test_the_oldest_place_follows_retention(tmp_path):
     """It is asked for each topic of each stream that resumes."""
     write(tmp_path, [match(n) for n in range(1, 200)])
     with closing(PastReader(tmp_path)) as reader:
-        assert reader.first_place(BTC) == 100
-        assert reader.first_place(Topic("ticker", "BTC-USD")) is None
+        assert reader.first_places().get(BTC) == 100
+        assert reader.first_places().get(Topic("ticker", "BTC-USD")) is None
         with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
             ticker = match(300, topic=TICKER.topic("BTC-USD"))
             writer.append([ticker])
             writer.sync()
-            assert reader.first_place(TICKER.topic("BTC-USD")) == 30_000
+            assert reader.first_places().get(TICKER.topic("BTC-USD")) == 30_000
             while writer.retain(NOW + 400 * S, 300.0, 2**60):
                 pass
         oldest = reader.page((BTC,), 0).messages[0].id
         assert oldest > 100
-        assert reader.first_place(BTC) == oldest
+        assert reader.first_places().get(BTC) == oldest
 
 
 def test_a_time_is_found_again(reader):
@@ -187,5 +187,9 @@ def test_trades_are_found_by_their_ids(reader, first, last, expected):
 
 def test_an_empty_archive_has_nothing(tmp_path):
     with closing(PastReader(write(tmp_path, []))) as reader:
-        assert (reader.written_to(), reader.extents(), reader.first_place(BTC)) == (0, {}, None)
+        assert (reader.written_to(), reader.extents(), reader.first_places().get(BTC)) == (
+            0,
+            {},
+            None,
+        )
         assert reader.page((BTC,), 0).is_last

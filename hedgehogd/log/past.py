@@ -162,12 +162,13 @@ class ArchivePast:
 def aligned(page: PastPage, after: int) -> PastPage:
     """Return ``page``, which begins after ``after``, ended at a place with a large power of two.
 
-    Readers that began at different places end their pages at the same places, and share them from
-    there on. At least half of its stretch is left. The last page is returned unchanged.
+    Readers that began at different places end their pages at a few common places, and share them
+    from there on. More than half of its stretch is left; the rest is read again with the next
+    page. The last page is returned unchanged.
     """
     if page.is_last or page.end <= after:
         return page
-    bits = (page.end - after).bit_length() - 1
+    bits = max(0, (page.end - after).bit_length() - 2)
     end = page.end >> bits << bits
     page.messages = [message for message in page.messages if message.id <= end]
     page.gaps = [gap for gap in page.gaps if gap.place <= end]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import trio
 
-from hedgehogd.domain.book import Book
+from hedgehogd.domain.book import Book, Change
 from hedgehogd.domain.channel import (
     BY_TOPIC_CHANNEL,
     CHANNELS,
@@ -47,6 +47,8 @@ from hedgehogd.simulator.order_messages import SCHEMA
 from hedgehogd.simulator.replay import Playback
 
 _START_DELAY_S = 0.5
+# Changes of one book that wait for a client: as many as a book of BTC-USD has in some minutes.
+_CHANGES_MAX = 10_000
 # A channel that carries the same messages.
 _EQUIVALENT = {
     TICKER_BATCH: TICKER,
@@ -223,27 +225,55 @@ class StretchExchange:
 
 
 class _PlayedBook:
-    """The state of a book at the current time of the playback, for clients that join later."""
+    """The state of a book at the current time of the playback, for clients that join later.
+
+    It is made when a client joins: until then the newest snapshot waits, and of each price the
+    newest change. Applying each change would take more than all other work of a playback.
+    """
 
     def __init__(self) -> None:
         self._book = Book()
+        self._snapshot: bytes | None = None
+        self._changes: dict[tuple[str, str], Change] = {}  # in the order of the newest change
         self._time: str | None = None
 
     @property
     def is_ready(self) -> bool:
+        self._update()
         return self._book.is_ready
 
     def follow(self, message: Message) -> None:
-        """Apply a snapshot or an update; a message that cannot be read clears the book."""
-        try:
-            if message.type == "snapshot":
-                self._book.load(*read_snapshot(message.payload))
-            elif self._book.is_ready:
+        """Note a snapshot or an update; a message that cannot be read clears the book."""
+        if message.type == "snapshot":
+            self._snapshot = message.payload
+            self._changes.clear()
+        elif self._snapshot is not None or self._book.is_ready:
+            try:
                 changes, time = read_update(message.payload)
-                self._book.apply(changes)
-                self._time = time or self._time
-        except BadMessage:
-            self._book.clear()
+            except BadMessage:
+                self._snapshot = None
+                self._changes.clear()
+                self._book.clear()
+                return
+            for change in changes:
+                if change is not None:
+                    key = change[:2]
+                    self._changes.pop(key, None)
+                    self._changes[key] = change
+            self._time = time or self._time
+            if len(self._changes) > _CHANGES_MAX:
+                self._update()
+
+    def _update(self) -> None:
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            try:
+                self._book.load(*read_snapshot(snapshot))
+            except BadMessage:
+                self._book.clear()
+        if self._book.is_ready:
+            self._book.apply(list(self._changes.values()))
+        self._changes.clear()
 
     def snapshot(self, product_id: str) -> bytes:
         return b"".join(snapshot_parts(product_id, self._book.freeze(), time=self._time))

@@ -207,6 +207,27 @@ async def test_a_late_subscriber_of_a_book_first_gets_a_snapshot(autojump_clock,
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("changes_max", [0, 2, 10_000])
+async def test_the_book_of_a_late_subscriber_has_the_newest_size_of_each_price(
+    autojump_clock, nursery, monkeypatch, changes_max
+):
+    """Also if the exchange writes one price in two ways, and after an earlier late subscriber."""
+    monkeypatch.setattr(stretch, "_CHANGES_MAX", changes_max)
+    due = [snapshot("1", 0), update("2", "5", 1), update("2.0", "6", 2), update("2", "7", 3)]
+    due += [update("3", "1", 4), update("3", "0", 5), update("2.00", "8", 10)]
+    world = World(nursery, due)
+    await world.client("level2")
+    bids = []
+    for _ in range(2):
+        await trio.sleep(7)
+        late = await world.client("level2")
+        bids.append(json.loads(late.take_received()[0])["bids"])
+
+    assert [[(float(price), size) for price, size in each] for each in bids] == [
+        [(2.0, "7"), (1.0, "1")], [(2.0, "8"), (1.0, "1")],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "unreadable",
     [update("x", "1", 1), Due(1, make_message("level2", BTC, changes="none"), (LEVEL2,))],

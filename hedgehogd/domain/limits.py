@@ -515,6 +515,9 @@ ARCHIVER_RECORDS_MAX = 10_000
 ARCHIVER_PAUSE_S = 1.0
 # Seconds between two requests of the archiver that all books begin again in the log: 20 MB.
 ARCHIVER_BOOKS_S = 60.0
+# Seconds for which a candidate waits for the archive of a writer whose window was removed: its
+# check, and the copying of the rest.
+ARCHIVE_LOCK_WAIT_S = 10.0
 # Seconds for which a new instance leaves a free lease to the instances with an older tape.
 LEASE_PATIENCE_S = 0.25
 # Seconds for which a candidate waits for stores of other cores where membarrier(2) does not exist:

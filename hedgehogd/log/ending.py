@@ -39,8 +39,12 @@ def term_of(record: FeedRecord) -> int | None:
     return int(number) if record.state == BEGUN and is_number else None
 
 
-def read_predecessor(directory: Path) -> Predecessor:
+def read_predecessor(directory: Path, *, needs_term: bool = False) -> Predecessor:
     """Return the end of the log as far as the archive in ``directory`` knows it.
+
+    Args:
+        directory: the archive.
+        needs_term: search for the last term, which may have begun long ago; else it is 0.
 
     Raises:
         UnusableWindow: a newer version wrote the archive.
@@ -58,7 +62,8 @@ def read_predecessor(directory: Path) -> Predecessor:
         return known
     try:
         last_id = reader.last_id()
-        return Predecessor(reader.view.catalogue.deployment, _last_term(reader, last_id), last_id)
+        term = _last_term(reader, last_id) if needs_term else 0
+        return Predecessor(reader.view.catalogue.deployment, term, last_id)
     except ArchiveError:
         return known
     finally:

@@ -167,21 +167,23 @@ class Recorder:
         """Hold the archive until the window has begun, or another instance has begun it.
 
         The writer of a window that was removed may still copy it to the archive; a window that
-        begins must have larger ids than these records. An archive that cannot be locked now has no
-        writer.
+        begins must have larger ids than these records. That writer notices within
+        ``WINDOW_CHECK_S``; one that hangs is not waited for. An archive that cannot be locked now
+        has no writer.
         """
         path = self._place.archive
-        while not directory.terms():
-            try:
-                path.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
-                self._lock = Lock(path)
-            except ArchiveLocked:
-                directory.check()
-                await trio.sleep(limits.LEASE_LOOK_S)
-            except (OSError, ArchiveError):
-                return
-            else:
-                return
+        with trio.move_on_after(limits.ARCHIVE_LOCK_WAIT_S):
+            while not _has_page(directory):
+                try:
+                    path.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+                    self._lock = Lock(path)
+                except ArchiveLocked:
+                    directory.check()
+                    await trio.sleep(limits.LEASE_LOOK_S)
+                except (OSError, ArchiveError):
+                    return
+                else:
+                    return
 
     def _unlock_archive(self) -> None:
         if self._lock is not None:
@@ -197,7 +199,8 @@ class Recorder:
         Returns:
             None if the window has to begin first, unless ``may_begin``.
         """
-        predecessor = await _in_thread(partial(read_predecessor, self._place.archive))
+        read = partial(read_predecessor, self._place.archive, needs_term=may_begin)
+        predecessor = await _in_thread(read)
         if predecessor.term < self._last_term:
             predecessor = predecessor._replace(term=self._last_term)
         place = self._place
@@ -286,6 +289,16 @@ class Recorder:
         health.overruns = overruns + archiver.leaps
         reason = "; ".join(filter(None, (self._fault, archiver.fault)))
         health.become(HistoryState.FAILED if reason else HistoryState.WRITING, reason)
+
+
+def _has_page(directory: Directory) -> bool:
+    """Say whether the newest page of a window is readable."""
+    terms = directory.terms()
+    page = directory.page(terms[-1]) if terms else None
+    if page is None:
+        return False
+    page.close()
+    return True
 
 
 async def _in_thread(call: Callable[[], Any]) -> Any:

@@ -64,14 +64,15 @@ def test_the_archive_knows_the_predecessor(sizes, tmp_path):
         placed([FeedRecord("live"), trade(3)], 300), sizes=sizes,
     )  # fmt: skip
 
-    assert Predecessor(DEPLOYMENT, 6, 301) == read_predecessor(tmp_path)
+    assert Predecessor(DEPLOYMENT, 6, 301) == read_predecessor(tmp_path, needs_term=True)
+    assert Predecessor(DEPLOYMENT, 0, 301) == read_predecessor(tmp_path)
 
 
 def test_an_archive_without_a_term_has_none(tmp_path):
     """One that was migrated, for example."""
     archive(tmp_path, placed([trade(1)]))
 
-    assert Predecessor(DEPLOYMENT, 0, 100) == read_predecessor(tmp_path)
+    assert Predecessor(DEPLOYMENT, 0, 100) == read_predecessor(tmp_path, needs_term=True)
 
 
 def test_a_damaged_catalogue_leaves_the_deployment(tmp_path):

@@ -16,11 +16,13 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord
 from hedgehogd.log.archive import files
+from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.lease import Candidate
 from tests.fakes import make_message
@@ -41,6 +43,7 @@ from tests.log.instances import (
     books_of,
     change,
     gaps,
+    logged,
     messages,
     payloads,
     run_at_once,
@@ -224,6 +227,35 @@ async def test_a_changed_directory_is_noticed_and_replaced(
 
     assert [1, 2, 3, 4] == trades(tmp_path)
     assert [beat(n).payload for n in (1, 2, 3, 4)] == payloads(tmp_path, HEARTBEAT)
+    assert [] == gaps(tmp_path)
+
+
+async def test_a_writer_that_hangs_is_not_waited_for(tmp_path, autojump_clock, nursery):
+    """It holds the archive, and its window is gone: the log begins again, and is archived later."""
+    here = Instance(tmp_path)
+    here.place.archive.mkdir()
+    lock = Lock(here.place.archive)
+    await nursery.start(here.run)
+    await here.publish(trade(1))
+    await trio.sleep(limits.ARCHIVE_LOCK_WAIT_S + 3)
+    assert (FAILED, True) == (here.health.state, "another process" in here.health.reason)
+    assert [trade(1).payload] == [m.payload for m in logged(tmp_path) if isinstance(m, Message)]
+    lock.release()
+    await trio.sleep(3)
+    assert WRITING == here.health.state
+    await here.stop()
+
+    assert [1] == trades(tmp_path)
+
+
+async def test_a_damaged_page_begins_the_window_again(tmp_path, autojump_clock, nursery):
+    """A loss of power: the log continues from the archive."""
+    await Instance(tmp_path).record(nursery, trade(1), trade(2))
+    (page,) = (tmp_path / "window").glob("term-*")
+    page.write_bytes(bytes(4096))
+    await Instance(tmp_path).record(nursery, trade(2), trade(3))
+
+    assert [1, 2, 3] == trades(tmp_path)
     assert [] == gaps(tmp_path)
 
 

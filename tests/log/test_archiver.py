@@ -1,6 +1,7 @@
 """The archiver: the recorded topics reach the archive after any fault of the disk."""
 
 import errno
+from secrets import token_hex
 
 import pytest
 import trio
@@ -10,6 +11,8 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord
 from hedgehogd.log.archive import files
+from hedgehogd.log.archive.reader import Reader
+from hedgehogd.log.archive.search import checkpoint_before
 from tests.fakes import make_message
 from tests.log.instances import (
     FAILED,
@@ -164,3 +167,35 @@ async def test_a_damaged_archive_is_reported_at_the_start(tmp_path, autojump_clo
 
     assert "history is damaged" in [line["event"] for line in lines]
     assert [1, 2] == trades(tmp_path)
+
+
+async def test_a_segment_begins_with_the_books(tmp_path, autojump_clock, nursery):
+    """A reader can begin there: the checkpoint and the changes after it are the book."""
+    here = Instance(tmp_path, {LEVEL2}, bytes_max=2**20)
+    await here.publish(book(10))
+    await nursery.start(here.run)
+    for n in range(11, 800):
+        message = make_message(
+            "level2", changes=[["buy", str(1 + n % 5), str(n)]], filler=token_hex(200)
+        )
+        await here.publish(message)
+        await trio.sleep(0.5)
+    await here.stop()
+    reader = Reader(tmp_path / "archive")
+    segments = sorted(path for path in reader_files(tmp_path) if path > 0)
+    start = checkpoint_before(reader, LEVEL2, segments[-1])
+    reader.close()
+    found = messages(tmp_path, LEVEL2)
+    after = [message for message in found if message.id > start.id]
+
+    assert segments[-1] == start.id
+    assert [at for at, message in zip(books_of(found), found, strict=True) if message in after] == (
+        books_of([start, *after])[1:]
+    )
+    assert 100 < len(after) < 700
+
+
+def reader_files(path):
+    """Return the ids after which the files of the archive begin."""
+    names = [files.read_name(each.name) for each in (path / "archive").iterdir()]
+    return [name.after_id for name in names if name is not None]

@@ -230,6 +230,34 @@ async def test_a_changed_directory_is_noticed_and_replaced(
     assert [] == gaps(tmp_path)
 
 
+async def test_a_fenced_writer_continues_as_a_candidate(tmp_path, autojump_clock, nursery):
+    """It hung for longer than the lease; another instance may or may not have appended since."""
+    here, other = Instance(tmp_path), Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await nursery.start(other.run)
+    for n in range(1, 60):
+        if n % 20 == 0:
+            directory = Directory(here.place.window)
+            page = directory.page(directory.terms()[-1])
+            page.fence()
+            page.close()
+            directory.close()
+        await here.publish(trade(n), beat(n))
+        await other.publish(trade(n), beat(n))
+        await trio.sleep(0.1)
+    await trio.sleep(3)
+    assert {WRITING, READING} == {here.health.state, other.health.state}
+    await here.stop()
+    await other.stop()
+    begun = [each for each in archived(tmp_path) if isinstance(each, FeedRecord)]
+
+    assert [*range(1, 60)] == trades(tmp_path)
+    assert [beat(n).payload for n in range(1, 60)] == payloads(tmp_path, HEARTBEAT)
+    assert [] == gaps(tmp_path)
+    assert 3 <= len(begun)
+
+
 async def test_a_writer_that_hangs_is_not_waited_for(tmp_path, autojump_clock, nursery):
     """It holds the archive, and its window is gone: the log begins again, and is archived later."""
     here = Instance(tmp_path)

@@ -4,6 +4,7 @@ import pytest
 import trio
 
 from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.record import GapKind, GapRecord, TradeRecord
 from hedgehogd.engine.delivery import Delivery
@@ -190,3 +191,88 @@ async def test_a_full_window_delays_the_log(tmp_path, autojump_clock, nursery, m
 
 def full_window(*_):
     raise WindowFull("no space in the window")
+
+
+async def test_waiting_trades_are_bounded(tmp_path, autojump_clock, nursery, monkeypatch):
+    """The oldest ones are dropped: their gap remains."""
+    monkeypatch.setattr(limits, "LOG_TRADES_WAITING_MAX", 3)
+    here = Instance(tmp_path)
+    here.recorder.keep_trades(BTC, [{"trade_id": 2}])  # it is no writer yet
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(trade(1), trade(9))
+    for chunk in ((2, 3), (4, 5), (6,)):
+        here.recorder.keep_trades(BTC, [{"trade_id": n} for n in chunk])
+    await trio.sleep(1)
+    await here.stop()
+
+    assert [4, 5, 6] == [t.trade_id for t in archived(tmp_path) if isinstance(t, TradeRecord)]
+
+
+async def test_a_message_that_is_too_large_is_a_gap(tmp_path, autojump_clock, nursery, monkeypatch):
+    """It would not fit into an entry; a book begins again after it."""
+    monkeypatch.setattr(limits, "LOG_MESSAGE_BYTES_MAX", 2_000)
+    here = Instance(tmp_path)
+    await here.publish(book(10))
+    large = make_message("level2", changes=[["buy", "1", "11"]], filler="x" * 2_000)
+    await here.record(nursery, change(10), beat(1), large, change(12))
+    found = messages(tmp_path, LEVEL2)
+
+    assert [(LEVEL2, GapKind.UNRECORDED, None, None)] == gaps(tmp_path)
+    assert "12" in books_of(found)[-1].values()
+    assert "11" in books_of(found)[-1].values()
+
+
+def batch_of(kind, **more):
+    """Return a message of ``level2_batch`` as the exchange sends it: one of level2, too."""
+    return make_message("level2_batch", kind=kind, also=LEVEL2, **more)
+
+
+async def test_the_exchanges_batches_are_of_two_topics(tmp_path, autojump_clock, nursery):
+    """Where it refuses level2; so are the snapshots that begin a book again."""
+    batch = Topic("level2_batch", BTC)
+    for n in (1, 2):
+        here = Instance(tmp_path, [LEVEL2])
+        await here.publish(batch_of("snapshot", bids=[["1", "1"]], asks=[]))
+        await here.publish(batch_of("l2update", changes=[["buy", "1", str(n)]]))
+        await nursery.start(here.run)
+        await trio.sleep(1)
+        here.recorder._begin_books()
+        await here.publish(batch_of("l2update", changes=[["buy", "2", str(n)]]))
+        await trio.sleep(1)
+        await here.stop()
+    found = messages(tmp_path, LEVEL2)
+
+    assert {(batch, LEVEL2)} == {(message.topic, message.also) for message in found}
+    assert 4 == len([message for message in found if message.type == "snapshot"])
+    assert {"1": "2", "2": "2"} == books_of(found)[-1]
+
+
+async def test_a_batched_book_that_paused_begins_again(tmp_path, autojump_clock, nursery):
+    """Without demand no window has the changes; the next window follows another book."""
+    batch = Topic("level2_batch", BTC)
+    here = Instance(tmp_path, [batch])
+    await nursery.start(here.run)
+    await here.publish(book(10))
+
+    async def end_window():
+        here.pipe.books.watch_demand()
+        await here.broker.publish([Delivery([], ends_window=True)])
+        await trio.sleep(1)
+
+    for first in (11, 21):
+        here.pipe.demand.want([batch])
+        await end_window()
+        for n in range(first, first + 4):
+            await here.publish(change(n))
+            await end_window()
+        here.pipe.demand.release([batch], trio.current_time())
+        await trio.sleep(1)
+        await end_window()
+        for n in range(first + 4, first + 10):  # in no window
+            await here.publish(change(n))
+    await here.stop()
+    found = messages(tmp_path, batch)
+    values = books_of(found)[-1].values()
+
+    assert {"20", "21", "22", "23", "24"} == set(values)

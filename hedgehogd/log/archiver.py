@@ -60,7 +60,8 @@ class Archiver:
     Attributes:
         fault: why the archive is not written now, for people; empty while it is.
         archived: number of messages that are durable, since start.
-        archived_us: receive time of the newest durable record, µs since the epoch; 0 before it.
+        archived_us: receive time up to which the log is archived, µs since the epoch: that of its
+            last record, of a recorded topic or not; 0 before it.
         leaps: how often records left the window before they were archived.
     """
 
@@ -206,6 +207,7 @@ class Archiver:
                 return False
             archive.append(self._chosen(records))
             self._position = records[-1].id
+            self._unsynced[1] = records[-1].received_us
             count += len(records)
         return True
 
@@ -222,7 +224,6 @@ class Archiver:
                 self._unsynced[0] += 1
                 self._seen.add(record.topic)
             chosen.append(record)
-            self._unsynced[1] = record.received_us
         return chosen
 
     def _follows_snapshot(self, message: Message) -> bool:

@@ -73,6 +73,17 @@ async def test_demanded_topics_are_archived_on_request(tmp_path, autojump_clock,
     assert 3 == len(messages(tmp_path))
 
 
+async def test_the_archive_is_as_new_as_the_log(tmp_path, autojump_clock, nursery):
+    """A recorded topic may be quiet: then nothing waits, though its last message is old."""
+    here = Instance(tmp_path, {MATCHES})
+    await here.record(nursery, trade(1), *[beat(n) for n in range(20)])
+    last = [each for each in logged(tmp_path) if isinstance(each, Message)][-1]
+
+    assert HEARTBEAT == last.topic
+    assert last.received_us == here.health.written_us
+    assert 1 == here.health.kept
+
+
 async def test_a_full_disk_delays_the_archive_alone(tmp_path, autojump_clock, nursery, monkeypatch):
     """The window goes on; the rest of it is archived once there is space."""
     here = Instance(tmp_path)

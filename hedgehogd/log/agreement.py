@@ -27,7 +27,7 @@ def write_names(directory: Path, names: Mapping[str, str]) -> None:
     path = directory / f"{FILE}{files.PART}"
     with suppress(OSError):
         directory.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
-        path.write_text(json.dumps(names))
+        path.write_text(json.dumps(dict(names)))
         path.chmod(files.FILE_MODE)
         path.replace(directory / FILE)
 

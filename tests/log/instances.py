@@ -75,7 +75,7 @@ class Instance:
     def __init__(self, path, topics=RECORDED, tape_bytes=10**6, bounds=Bounds(), **kept):  # noqa: B008
         self.off_s = 0.0
         self.place = Place(
-            path / "window", path / "archive", Kept(frozenset(topics), **kept), bounds
+            path / "window", path / "archive", Kept(frozenset(topics), **kept), bounds=bounds
         )
         self.pipe = Pipe.build(
             Tape(tape_bytes), Demand(linger_s=0), Catalogue(), trio.current_time, self.wall_us

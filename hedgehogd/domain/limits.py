@@ -391,8 +391,11 @@ HISTORY_BYTES_MAX = 10 * 1024 * 1024 * 1024
 HISTORY_RETAIN_S = 60.0
 HISTORY_RETAIN_BLOCKS_MAX = 64
 HISTORY_VACUUM_PAGES_MAX = 2_000
-# Messages of open blocks in one page, and bytes of unpacked blocks cached for the next reader.
+# Messages of open blocks in one page, and of a page that is read backwards. The latter also ends
+# after these bytes of payload: 16 blocks, or one large message.
 HISTORY_PAGE_MESSAGES_MAX = 2_000
+HISTORY_PAGE_BYTES_MAX = 1024 * 1024
+# Bytes of unpacked blocks cached for the next reader.
 HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
 # Seconds between two snapshots of a recorded book, so that a reader can start in the middle.
 HISTORY_SNAPSHOT_S = 600.0

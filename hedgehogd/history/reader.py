@@ -7,8 +7,8 @@ began. Blocks are unpacked once and kept for the next reader.
 Not for the loop: every method may wait for the disk. One call at a time.
 """
 
+import heapq
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -180,26 +180,36 @@ class Reader:
     def page_before(self, topics: Iterable[Topic], before: int) -> PastPage:
         """Return the messages before the place ``before``, newest first.
 
+        A page ends with ``HISTORY_PAGE_MESSAGES_MAX`` messages, or with the first message that
+        makes it ``HISTORY_PAGE_BYTES_MAX`` bytes of payload. It reads the blocks of these messages
+        and at most one more block of each topic, however large the store is.
+
         Raises:
             StoreError: it cannot be read.
         """
-        wanted, after = list(topics), -1
-        kept: deque[Message] = deque(maxlen=limits.HISTORY_PAGE_MESSAGES_MAX)
-        gaps: list[PastGap] = []
-        count = 0
-        while True:
-            page = self.page(wanted, after)
-            found = [message for message in page.messages if message.id < before]
-            kept += found
-            count += len(found)
-            gaps += [gap for gap in page.gaps if gap.place < before]
-            after = page.end
-            if page.is_last or page.end >= before:
-                break
-        is_last = count <= len(kept)
-        end = 0 if is_last else kept[0].id
-        gaps = [gap for gap in gaps if gap.place >= end]
-        return PastPage(list(kept)[::-1], gaps[::-1], end, is_last, False, page.written_to)
+        messages: list[Message] = []
+        size, end, is_last = 0, 0, True
+        with self._reading() as execute:
+            numbers = {topic: n for topic in topics if (n := self._number(topic))}
+            each = [self._messages_before(topic, n, before) for topic, n in numbers.items()]
+            for message in heapq.merge(*each, key=_place_of, reverse=True):
+                messages.append(message)
+                size += len(message.payload)
+                is_last = (
+                    len(messages) < limits.HISTORY_PAGE_MESSAGES_MAX
+                    and size < limits.HISTORY_PAGE_BYTES_MAX
+                )
+                if not is_last:
+                    end = message.id
+                    break
+            gaps = [
+                gap
+                for topic, number in numbers.items()
+                for gap in self._gaps(topic, number, end - 1, before - 1)
+            ]
+            written_to = _written_to(execute)
+        gaps.sort(key=attrgetter("place"), reverse=True)
+        return PastPage(messages, gaps, end, is_last, False, written_to)
 
     def page(self, topics: Iterable[Topic], after: int) -> PastPage:
         """Return what follows on ``after``, up to the next end of a block.
@@ -241,8 +251,7 @@ class Reader:
                 for gap in self._gaps(topic, number, after, end)
             ]
             # In here: with what is written later it would promise more than was read.
-            row = execute("SELECT value FROM setting WHERE name = ?", (WRITTEN_TO,)).fetchone()
-            written_to = int(row[0]) if row else 0
+            written_to = _written_to(execute)
             is_last = not begun and len(messages) < limits.HISTORY_PAGE_MESSAGES_MAX
         gaps.sort(key=attrgetter("place"))
         return PastPage(messages, gaps, end, is_last, bool(begun), written_to)
@@ -276,6 +285,37 @@ class Reader:
             if message.trade_id is not None and first <= message.trade_id <= last:
                 found[message.trade_id] = message.payload
         return found
+
+    def _messages_before(self, topic: Topic, number: int, before: int) -> Iterator[Message]:
+        """Yield the messages of one topic before a place, newest first; unpack no block early."""
+        execute = self._connection.execute
+        rows = execute(
+            "SELECT place, payload FROM open WHERE topic = ? AND place < ?"
+            " ORDER BY place DESC LIMIT ?",  # a page is full with these
+            (number, before, limits.HISTORY_PAGE_MESSAGES_MAX),
+        ).fetchall()
+        for place, payload in rows:
+            yield message_of(topic, payload, place)
+        # The block that has messages on both sides of the place, if any; then older ones.
+        row = execute(
+            "SELECT id, first_place FROM block WHERE topic = ? AND last_place >= ?"
+            " ORDER BY last_place LIMIT 1",
+            (number, before),
+        ).fetchone()
+        if row is not None and row[1] < before:
+            for message in reversed(self._blocks.messages(topic, row[0])):
+                if message.id < before:
+                    yield message
+        at = before
+        while (
+            row := execute(
+                "SELECT id, last_place FROM block WHERE topic = ? AND last_place < ?"
+                " ORDER BY last_place DESC LIMIT 1",
+                (number, at),
+            ).fetchone()
+        ) is not None:
+            yield from reversed(self._blocks.messages(topic, row[0]))
+            at = row[1]
 
     def _open_rows(self, topic: Topic, number: int, after: int, end: int | None) -> list[Message]:
         rows = self._connection.execute(
@@ -322,3 +362,8 @@ class Reader:
             finally:
                 if self._connection.in_transaction:  # an error may have ended it
                     self._connection.execute("COMMIT")
+
+
+def _written_to(execute: Callable[..., sqlite3.Cursor]) -> int:
+    row = execute("SELECT value FROM setting WHERE name = ?", (WRITTEN_TO,)).fetchone()
+    return int(row[0]) if row else 0

@@ -63,6 +63,32 @@ def read_all(reader, topics, after=-1):
         after = page.end
 
 
+def read_all_back(reader, topics, before=NEVER_US):
+    """Return all messages and gaps before ``before``, newest first, page by page."""
+    messages, gaps = [], []
+    while True:
+        page = reader.page_before(topics, before)
+        assert page.end < before or page.is_last
+        assert all(page.end <= message.id < before for message in page.messages)
+        assert all(page.end <= gap.place < before for gap in page.gaps)
+        messages += page.messages
+        gaps += page.gaps
+        if page.is_last:
+            return messages, gaps
+        before = page.end
+
+
+def steps_of(reader, call):
+    """Return how many steps of SQLite's virtual machine ``call`` takes, and its result."""
+    steps = []
+    reader._connection.set_progress_handler(lambda: steps.append(1), 1)
+    try:
+        found = call()
+    finally:
+        reader._connection.set_progress_handler(None, 0)
+    return len(steps), found
+
+
 class Store:
     """One store, with a writer and a reader that are opened when they are wanted."""
 

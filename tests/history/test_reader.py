@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
+from hedgehogd.history import blocks
 from hedgehogd.history.reader import Reader
 from hedgehogd.history.schema import CorruptStore, StoreError
 from hedgehogd.history.writer import Entry, Hole
@@ -29,6 +30,7 @@ from tests.history.conftest import (
     LEVEL3,
     MATCHES,
     NAMES,
+    NEVER_US,
     NOW,
     TICKER,
     Store,
@@ -36,6 +38,8 @@ from tests.history.conftest import (
     match,
     numbered,
     read_all,
+    read_all_back,
+    steps_of,
 )
 
 ETH = Topic("matches", "ETH-USD")
@@ -106,6 +110,64 @@ def test_a_page_of_open_messages_is_full_or_the_last(store, monkeypatch):
     assert not second.is_last
     assert store.reader.page([MATCHES, ETH], second.end) == PastPage(
         [], [], second.end, is_last=True, is_sealed=False, written_to=NOW
+    )
+
+
+def written_trades(store, first, last):
+    """Write trades of two products in turn, about three in a block."""
+    numbers = range(first, last + 1)
+    store.writer.write([match(n, NOW + 2 * n, t) for n in numbers for t in (MATCHES, ETH)], NOW)
+
+
+@pytest.mark.parametrize("topics", [[MATCHES], [MATCHES, ETH, TICKER]])
+@pytest.mark.parametrize("before", [NOW + 35, NOW + 101, NOW + 150])
+def test_a_page_backwards_costs_as_much_as_it_has(store, monkeypatch, topics, before):
+    """Whatever is before or after it: a read cannot be cancelled, and others wait for it."""
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 250)
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 12)
+    unpacked, unpack = [], blocks.unpack
+    monkeypatch.setattr(blocks, "unpack", lambda *each: unpacked.append(each) or unpack(*each))
+    found = []
+    for first, last in ((1, 100), (101, 500)):
+        written_trades(store, first, last)
+        steps, page = steps_of(store.reader, lambda: store.reader.page_before(topics, before))
+        assert len(page.messages) == 12
+        found.append((steps, len(unpacked)))
+        unpacked.clear()
+        store.close()
+
+    assert store.rows("SELECT count(*) > 200 FROM block") == [(1,)]
+    assert found[0] == found[1]
+    assert found[0][1] <= 12 // 3 + 2 * len(topics)
+
+
+def test_the_newest_page_is_read_without_the_older_ones(store, monkeypatch):
+    """A store of a week costs no more than one of a minute."""
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 250)
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 12)
+    steps = []
+    for first, last in ((1, 100), (101, 500)):
+        written_trades(store, first, last)
+        cost, page = steps_of(store.reader, lambda: store.reader.page_before([MATCHES], NEVER_US))
+        steps.append(cost)
+        assert [m.trade_id for m in page.messages] == list(range(last, last - 12, -1))
+        store.close()
+
+    assert steps[1] <= 1.2 * steps[0]  # the numbers of messages in the newest blocks differ
+
+
+def test_large_messages_end_a_page_backwards(store, monkeypatch):
+    """A page of snapshots would fill the memory; one message is always in it."""
+    store.writer.write([match(n, size=1000) for n in range(1, 4)], NOW)
+    monkeypatch.setattr(limits, "HISTORY_PAGE_BYTES_MAX", 2000)
+    first = store.reader.page_before([MATCHES], NEVER_US)
+    monkeypatch.setattr(limits, "HISTORY_PAGE_BYTES_MAX", 1)
+    second = store.reader.page_before([MATCHES], first.end)
+
+    assert [m.trade_id for m in first.messages] == [3, 2]
+    assert [m.trade_id for m in second.messages] == [1]
+    assert store.reader.page_before([MATCHES], second.end) == PastPage(
+        [], [], 0, is_last=True, is_sealed=False, written_to=NOW
     )
 
 
@@ -371,6 +433,21 @@ class History(RuleBasedStateMachine):
         assert [m.payload for m in self.found if m.topic in topics and m.received_us > after] == [
             m.payload for m in messages
         ]
+
+    @precondition(lambda self: self.kept)
+    @rule(topics=SOME_TOPICS, data=st.data())
+    def pages_back_from_anywhere_give_what_came_before(self, topics, data):
+        places = [NEVER_US, *(message.received_us for message in self.found)]
+        before = data.draw(st.sampled_from(places)) + data.draw(st.sampled_from([-1, 0, 1]))
+        messages, gaps = read_all_back(self.store.reader, topics, before)
+        _, all_gaps = read_all(self.store.reader, topics)
+
+        assert [m.payload for m in self.found if m.topic in topics and m.received_us < before] == [
+            m.payload for m in reversed(messages)
+        ]
+        newest = max((m.received_us for m in self.found if m.topic in topics), default=-1)
+        gaps = [gap for gap in gaps if gap.place <= newest]  # a page forwards ends there
+        assert [gap for gap in all_gaps if gap.place < before][::-1] == gaps
 
     @precondition(lambda self: self.kept)
     @rule(topic=st.sampled_from(TOPICS), sequence=st.integers(0, 1500))

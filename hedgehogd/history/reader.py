@@ -36,7 +36,9 @@ class Reader:
         """
         self._connection = connect_reader(directory)
         self._topics: dict[Topic, int] = {}
-        self._known: dict[Topic, PastExtent] = {}  # at the first call of removed_to
+        self._known: dict[Topic, PastExtent] | None = None  # at the first call of removed_to
+        self._removed_to = 0
+        self._oldest: int | None = None  # the block that retention removes next
         self._blocks = Blocks(self._connection)
 
     def close(self) -> None:
@@ -67,17 +69,21 @@ class Reader:
         Raises:
             StoreError: it cannot be read.
         """
-        found: dict[Topic, PastExtent] = {}
         with store_errors():
-            for channel, product_id, first, last, count in self._connection.execute(
-                "SELECT channel, product_id, min(first), max(last), sum(count) FROM ("
-                " SELECT topic, min(first_place) first, max(last_place) last, sum(count) count"
-                " FROM block GROUP BY topic UNION ALL"
-                " SELECT topic, min(place), max(place), count(*) FROM open GROUP BY topic"
-                ") JOIN topic ON topic.id = topic GROUP BY topic"
-            ):
-                found[Topic(channel, product_id)] = PastExtent(first, last, first, last, count)
-        return found
+            return self._extents()
+
+    def _extents(self) -> dict[Topic, PastExtent]:
+        rows = self._connection.execute(
+            "SELECT channel, product_id, min(first), max(last), sum(count) FROM ("
+            " SELECT topic, min(first_place) first, max(last_place) last, sum(count) count"
+            " FROM block GROUP BY topic UNION ALL"
+            " SELECT topic, min(place), max(place), count(*) FROM open GROUP BY topic"
+            ") JOIN topic ON topic.id = topic GROUP BY topic"
+        )
+        return {
+            Topic(channel, product_id): PastExtent(first, last, first, last, count)
+            for channel, product_id, first, last, count in rows
+        }
 
     def first_place(self, topic: Topic) -> int | None:
         """Return the place of the oldest message of ``topic``; None when there is none.
@@ -85,13 +91,16 @@ class Reader:
         Raises:
             StoreError: it cannot be read.
         """
-        number = self._number(topic)
-        with self._reading() as execute:
-            oldest = "SELECT first_place FROM block WHERE topic = ? ORDER BY last_place LIMIT 1"
+        with self._reading():
+            return self._first(topic)
+
+    def _first(self, topic: Topic) -> int | None:
+        number, execute = self._number(topic), self._connection.execute
+        oldest = "SELECT first_place FROM block WHERE topic = ? ORDER BY last_place LIMIT 1"
+        row = execute(oldest, (number,)).fetchone()
+        if row is None:
+            oldest = "SELECT place FROM open WHERE topic = ? ORDER BY place LIMIT 1"
             row = execute(oldest, (number,)).fetchone()
-            if row is None:
-                oldest = "SELECT place FROM open WHERE topic = ? ORDER BY place LIMIT 1"
-                row = execute(oldest, (number,)).fetchone()
         return None if row is None else int(row[0])
 
     def find(self, topic: Topic, sequence: int) -> tuple[int, int] | None:
@@ -125,17 +134,28 @@ class Reader:
     def removed_to(self) -> int:
         """Return the place up to which messages were removed since the first call; or 0.
 
+        Only topics that had messages at the first call count, and of one without messages now those
+        that it had then. Retention removes the oldest block first. As long as that block is there,
+        a call reads one row.
+
         Raises:
             StoreError: it cannot be read.
         """
-        now = self.extents()
-        self._known = self._known or now
-        removed = [
-            now[topic].first_place - 1 if topic in now else extent.last_place
-            for topic, extent in self._known.items()
-            if topic not in now or now[topic].first_place > extent.first_place
-        ]
-        return max(removed, default=0)
+        with self._reading() as execute:
+            row = execute("SELECT id FROM block ORDER BY last_place LIMIT 1").fetchone()
+            oldest = None if row is None else int(row[0])
+            if self._known is None:
+                self._known = self._extents()
+            elif oldest != self._oldest:
+                firsts = ((extent, self._first(topic)) for topic, extent in self._known.items())
+                removed = [
+                    extent.last_place if first is None else first - 1
+                    for extent, first in firsts
+                    if first is None or first > extent.first_place
+                ]
+                self._removed_to = max(removed, default=0)
+            self._oldest = oldest
+        return self._removed_to
 
     def find_time(self, received_us: int, _topics: frozenset[Topic] | None = None) -> int:
         """Return the place before ``received_us``: here places are times."""
@@ -144,10 +164,19 @@ class Reader:
     def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
         """Return one stretch, up to the newest message: here places are times.
 
+        A call reads a row of each topic, however large the store is.
+
         Raises:
             StoreError: it cannot be read.
         """
-        last = max((each.last_place for each in self.extents().values()), default=0)
+        with store_errors():
+            newest = self._connection.execute(
+                "SELECT max("
+                "coalesce((SELECT max(last_place) FROM block), 0),"
+                " coalesce((SELECT max((SELECT place FROM open WHERE topic = topic.id"
+                " ORDER BY place DESC LIMIT 1)) FROM topic), 0))"
+            ).fetchone()
+        last = int(newest[0])
         stretch = PastStretch(since_us - 1, min(until_us - 1, last))
         return [stretch] if stretch.after < stretch.last else []
 

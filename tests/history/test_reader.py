@@ -156,6 +156,68 @@ def test_the_newest_page_is_read_without_the_older_ones(store, monkeypatch):
     assert steps[1] <= 1.2 * steps[0]  # the numbers of messages in the newest blocks differ
 
 
+def test_the_place_up_to_which_messages_were_removed_is_known(store, monkeypatch):
+    """Of topics with messages, before their first one; of those without any, at their last one."""
+    store.writer.write([match(1)], NOW)
+    store.close()
+    assert store.reader.removed_to() == 0
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 250)
+    written_trades(store, 1, 20)
+    numbered_at = [numbered(TICKER, n, NOW + 60 + n) for n in range(9)]
+    store.writer.write(numbered_at, NOW)
+    store.close()
+    reader = store.reader
+    assert reader.removed_to() == 0
+    places = {t: [m.id for m in read_all(reader, [t])[0]] for t in (MATCHES, ETH, TICKER)}
+    for before in (0, NOW + 15, NOW + 31, NOW + 10**6):
+        store.writer.retain(before, 10**9)
+        left = {t: [m.id for m in read_all(reader, [t])[0]] for t in places}
+        removed = [
+            left[t][0] - 1 if left[t] else all_of[-1]
+            for t, all_of in places.items()
+            if left[t] != all_of
+        ]
+        assert reader.removed_to() == max(removed, default=0)
+        assert reader.removed_to() == reader.removed_to()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda reader: reader.removed_to(),
+        lambda reader: reader.stretches(0, NEVER_US),
+        lambda reader: reader.first_place(MATCHES),
+    ],
+)
+def test_a_store_of_any_size_answers_as_fast(store, monkeypatch, ask):
+    """A replay asks after each page, and each query of history asks."""
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 250)
+    costs = []
+    for first, last in ((1, 100), (101, 500)):
+        written_trades(store, first, last)
+        store.close()
+        ask(store.reader)
+        costs.append(steps_of(store.reader, lambda: ask(store.reader))[0])
+
+    assert store.rows("SELECT count(*) > 200 FROM block") == [(1,)]
+    assert costs[0] == costs[1] < 100
+
+
+@pytest.mark.parametrize("block_bytes", [1, 250, 10**6])
+@pytest.mark.parametrize("topics", [(MATCHES, ETH), (ETH, MATCHES)])
+def test_a_stretch_ends_with_the_newest_message(store, monkeypatch, topics, block_bytes):
+    """In whichever topic it is, sealed or not."""
+    assert store.writer.write([], NOW) == 0
+    assert store.reader.stretches(1, NEVER_US) == []
+    monkeypatch.setattr(limits, "BLOCK_BYTES", block_bytes)
+    store.writer.write([match(n, topic=topics[n // 4]) for n in range(1, 7)], NOW)
+
+    newest = store.reader.stretches(0, NEVER_US)[0].last
+    assert newest == max(each.last_place for each in store.reader.extents().values())
+    assert newest == NOW + 6
+    assert store.reader.stretches(NOW + 3, NOW + 5) == [(NOW + 2, NOW + 4)]
+
+
 def test_large_messages_end_a_page_backwards(store, monkeypatch):
     """A page of snapshots would fill the memory; one message is always in it."""
     store.writer.write([match(n, size=1000) for n in range(1, 4)], NOW)

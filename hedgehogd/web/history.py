@@ -1,9 +1,10 @@
 """``GET /api/v1/history/<pair>``: stream the recorded messages of one channel of a pair.
 
 The store is read twice. The first pass finds the last message of the answer, because the response
-head states the cursor and the number of gaps. The second pass sends page after page and holds one
-page at a time. Both see the same records: those that the store had when the first one began, with
-the backfilled trades that were known then.
+head states the cursor and the number of gaps. The second pass sends page after page up to that
+cursor, and holds one page at a time. Neither has records that were written, or trades that were
+backfilled, after the first one began. Messages that retention removes between the two are not sent,
+and no gap of the answer counts them.
 """
 
 from collections.abc import (
@@ -219,8 +220,8 @@ class Answer:
     Attributes:
         past: where it is read.
         query: the query.
-        gaps: the gaps among its messages, in its order.
-        end: where the next answer begins.
+        gaps: the gaps among its messages, in its order, as ``measure`` found them.
+        end: where the answer ends and the next one begins.
     """
 
     def __init__(self, past: InTurn, requested: Query) -> None:
@@ -228,7 +229,6 @@ class Answer:
         self.query = requested
         self.gaps: list[PastGap] = []
         self.end = requested.after or Cursor(0)
-        self._count = 0
         self._stretches: list[PastStretch] = []
         self._known_to: int | None = None
 
@@ -241,11 +241,11 @@ class Answer:
         asked = self.query
         self._stretches = await self.past.stretches(asked.since_us, asked.until_us)
         last: Message | None = None
-        is_full = False
+        count, is_full = 0, False
         async with aclosing(self._pages()) as pages:
             async for messages, gaps in pages:
-                part = messages[: asked.limit - self._count]
-                self._count += len(part)
+                part = messages[: asked.limit - count]
+                count += len(part)
                 self.gaps += gaps
                 last = part[-1] if part else last
                 is_full = len(part) < len(messages)
@@ -260,22 +260,31 @@ class Answer:
         elif self._stretches:
             first, newest = self._stretches[0].after + 1, self._stretches[-1].last
             end = Cursor(first if asked.is_newest_first else newest)
-            if asked.after is None or asked.is_beyond(asked.after, end.place, 0):
+            if asked.after is None or not asked.is_beyond(end, asked.after.place, 0):
                 self.end = end
+        self._stretches = self._up_to_end()
 
     async def messages(self) -> AsyncGenerator[list[Message]]:
-        """Yield the messages of the measured answer, page by page.
+        """Yield the messages of the measured answer that are still recorded, page by page.
+
+        None of them is after ``end`` in the order of the answer, so the next answer repeats none.
 
         Raises:
             PastUnavailable: the store cannot be read now.
         """
-        rest = self._count
+        is_beyond, end = self.query.is_beyond, self.end
         async with aclosing(self._pages()) as pages:
             async for messages, _ in pages:
-                yield messages[:rest]
-                rest -= len(messages)
-                if rest <= 0:
-                    return
+                yield [m for m in messages if not is_beyond(end, m.id, m.trade_id or 0)]
+
+    def _up_to_end(self) -> list[PastStretch]:
+        """Return the stretches as far as the answer goes."""
+        end = self.end.place
+        if self.query.is_newest_first:
+            found = [PastStretch(max(after, end - 1), last) for after, last in self._stretches]
+        else:
+            found = [PastStretch(after, min(last, end)) for after, last in self._stretches]
+        return [each for each in found if each.after < each.last]
 
     async def _pages(self) -> AsyncGenerator[tuple[list[Message], list[PastGap]]]:
         """Yield messages and gaps, page by page; the limit of the query is not applied."""

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import threading
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -17,9 +18,14 @@ from hedgehogd.fanout.turns import CALLER, Readings
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
 from hedgehogd.log.past import ArchivePast
-from hedgehogd.recovery.history_port import PastUnavailable
+from hedgehogd.recovery.history_port import (
+    BackfilledTrade,
+    PastPage,
+    PastStretch,
+    PastUnavailable,
+)
 from hedgehogd.web.app import make_app
-from hedgehogd.web.history import Answer, InTurn
+from hedgehogd.web.history import Answer, Cursor, InTurn, Query
 from tests.fakes import make_message
 from tests.log import past as archive
 
@@ -397,6 +403,36 @@ async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refus
     assert instance.readings.waiting("192.0.2.1") == 0
 
 
+@pytest.mark.parametrize(
+    ("order", "limit", "expected", "rest"),
+    [
+        ("asc", 9, [5, 6, 7, 10, 11], [*range(12, 21)]),
+        ("asc", 50, [5, 6, 7, *range(10, 21)], []),
+        ("desc", 16, [*range(20, 9, -1), 7, 6, 5], []),
+        ("desc", 9, [*range(20, 11, -1)], [11, 10, 7, 6, 5]),
+    ],
+)
+async def test_retention_between_the_passes_repeats_no_message(
+    client, instance, tmp_path, monkeypatch, order, limit, expected, rest
+):
+    """The head has stated where the next answer begins; no message of that one is in this one."""
+    measure = Answer.measure
+
+    async def then_retain(answer):
+        await measure(answer)
+        with closing(Writer(tmp_path, {})) as writer:
+            assert writer.retain(NOW + 5 * S, 2**60) > 0
+        instance.pipe.resumes.past._pages.clear()  # as other queries do
+
+    monkeypatch.setattr(Answer, "measure", then_retain)
+    answer, body = await ask(client, f"?order={order}&limit={limit}")
+    monkeypatch.undo()
+    after = answer.headers["Hedgehog-After"]
+    _, other = await ask(client, f"?order={order}&after={after}")
+
+    assert (numbers(body), numbers(other)) == (expected, rest)
+
+
 # History from the archive of the log
 
 
@@ -471,6 +507,82 @@ async def test_the_trades_of_one_gap_are_divided_between_answers(instance, tmp_p
 
     step = 1 if order == "asc" else -1
     assert (found, gaps) == ([1, 3, 4, 6, 7, 8][::step], [2, 5][::step])
+
+
+class Recorded:
+    """A past with backfilled trades 1 to 4 at place 5 and trades 6, 7 and 8 at theirs."""
+
+    def __init__(self):
+        self.removed_to = 0
+        self.reads = 0
+
+    async def stretches(self, since_us, until_us):
+        return [PastStretch(4, 8)]
+
+    async def page(self, topics, after, known_to):
+        self.reads += 1
+        page = self.all()
+        found = [m for m in page if m.id > after][:4]
+        end = found[-1].id if found else 8
+        return PastPage([m for m in page if after < m.id <= end], [], end, end >= 8, False)
+
+    async def page_before(self, topics, before, known_to):
+        self.reads += 1
+        page = self.all()[::-1]
+        found = [m for m in page if m.id < before][:2]
+        end = found[-1].id if found else 0
+        return PastPage([m for m in page if end <= m.id < before], [], end, not found, False)
+
+    def all(self):
+        places = {n: max(n, 5) for n in (1, 2, 3, 4, 6, 7, 8)}
+        return [
+            BackfilledTrade(TOPIC, "match", b"", b"", None, n, id=place, received_us=place)
+            for n, place in places.items()
+            if n > self.removed_to
+        ]
+
+
+@pytest.mark.parametrize(
+    ("order", "limit", "kept", "rest"),
+    [("asc", 3, [2, 3], [4, 6, 7, 8]), ("desc", 5, [8, 7, 6, 4, 3], [2]), ("asc", 4, [2, 3, 4],
+      [6, 7, 8])],
+)  # fmt: skip
+async def test_retention_repeats_no_trade_of_a_divided_gap(order, limit, kept, rest):
+    """The cursor names the last trade; one later than that is in the next answer."""
+    past = Recorded()
+    query = Query(TOPIC, 0, 2**60, None, limit, order == "desc", False)
+    answer = Answer(InTurn(past, Readings(), "a"), query)
+    await answer.measure()
+    past.removed_to = 1
+    found = [m.trade_id async for part in answer.messages() for m in part]
+    after = Answer(answer.past, query._replace(after=answer.end, limit=50))
+    await after.measure()
+
+    assert found == kept
+    assert [m.trade_id async for part in after.messages() for m in part] == rest
+
+
+async def test_the_second_pass_reads_no_further_than_the_answer():
+    """A query of few messages is as short as its answer."""
+    past = Recorded()
+    answer = Answer(InTurn(past, Readings(), "a"), Query(TOPIC, 0, 2**60, None, 4, False, False))
+    await answer.measure()
+    past.reads = 0
+    assert [m.trade_id async for part in answer.messages() for m in part] == [1, 2, 3, 4]
+    assert past.reads == 1
+
+
+@pytest.mark.parametrize(
+    ("order", "after", "expected"), [("asc", Cursor(8, 7), [8]), ("desc", Cursor(5, 3), [2, 1])]
+)
+async def test_an_answer_with_the_rest_of_a_divided_gap_ends_after_it(order, after, expected):
+    """Also at the end of the record: a client that polls gets these trades once."""
+    query = Query(TOPIC, 0, 2**60, after, 50, order == "desc", False)
+    answer = Answer(InTurn(Recorded(), Readings(), "a"), query)
+    await answer.measure()
+
+    assert [m.trade_id async for part in answer.messages() for m in part] == expected
+    assert answer.end == Cursor(after.place)
 
 
 async def test_a_client_may_poll_with_the_cursor(archived, tmp_path):

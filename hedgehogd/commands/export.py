@@ -91,8 +91,15 @@ def _report(gaps: Sequence[PastGap]) -> None:
         return
     print(f"{len(gaps)} gaps remain:" if len(gaps) > 1 else "1 gap remains:", file=sys.stderr)
     for gap in gaps[:_GAPS_SHOWN_MAX]:
-        unit = "trade ids" if gap.topic.channel == MATCHES.topic_channel else "sequences"
-        numbers = "unknown numbers" if gap.first is None else f"{unit} {gap.first} to {gap.last}"
-        print(f"  {gap.kind}: {numbers}, noted {to_text(gap.received_us)}", file=sys.stderr)
+        print(
+            f"  {gap.kind}: {_numbers_of(gap)}, noted {to_text(gap.received_us)}", file=sys.stderr
+        )
     if len(gaps) > _GAPS_SHOWN_MAX:
         print(f"  and {len(gaps) - _GAPS_SHOWN_MAX} more", file=sys.stderr)
+
+
+def _numbers_of(gap: PastGap) -> str:
+    if gap.first is None:
+        return "unknown numbers"
+    unit = "trade id" if gap.topic.channel == MATCHES.topic_channel else "sequence"
+    return f"{unit} {gap.first}" if gap.first == gap.last else f"{unit}s {gap.first} to {gap.last}"

@@ -130,7 +130,7 @@ def test_gaps_that_remain_are_reported(tmp_path, options, status, capsys):
     assert found == status
     assert capsys.readouterr().err == (
         f"19 messages in {file}\n1 gap remains:\n"
-        "  missing: trade ids 9 to 9, noted 2026-09-21T14:13:29.999999Z\n"
+        "  missing: trade id 9, noted 2026-09-21T14:13:29.999999Z\n"
     )
 
 
@@ -146,8 +146,9 @@ def test_many_gaps_are_counted_and_the_first_ones_named(tmp_path, capsys):
     topic = Topic("ticker", "BTC-USD")
     records = [archive.match(1, topic=topic)]
     records.append(archive.gap(None, None, 150, archive.NOW, topic=topic))
-    records += [archive.gap(n, n, 100 * n, archive.NOW, topic=topic) for n in range(2, 25)]
-    records.append(archive.match(25, topic=topic))
+    records.append(archive.gap(2, 3, 200, archive.NOW, topic=topic))
+    records += [archive.gap(n, n, 100 * n, archive.NOW, topic=topic) for n in range(4, 26)]
+    records.append(archive.match(26, topic=topic))
     archive.write(tmp_path, records, each=9)
     arguments = ["--pair", "BTC-USD", "--channel", "ticker", str(tmp_path / "out")]
     run(["export", "--history", str(tmp_path), *arguments])
@@ -155,5 +156,6 @@ def test_many_gaps_are_counted_and_the_first_ones_named(tmp_path, capsys):
 
     assert rows[1] == "24 gaps remain:"
     assert rows[2].startswith("  missing: unknown numbers, noted 2026-")
-    assert rows[3].startswith("  missing: sequences 2 to 2, noted 2026-")
+    assert rows[3].startswith("  missing: sequences 2 to 3, noted 2026-")
+    assert rows[4].startswith("  missing: sequence 4, noted 2026-")
     assert (len(rows), rows[-1]) == (23, "  and 4 more")

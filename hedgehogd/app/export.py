@@ -43,7 +43,8 @@ class Exported(NamedTuple):
 
     Attributes:
         messages: number of messages.
-        gaps: the gaps among them that backfilled trades do not fill.
+        gaps: of an archive, the gaps that backfilled trades do not fill; of the SQLite store, which
+            exports no backfilled trades, the missing numbers that it has noted.
     """
 
     messages: int

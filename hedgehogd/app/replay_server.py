@@ -1,9 +1,10 @@
 """Replay of a stretch of history, served on a port as an exchange serves its feed.
 
 A book begins with the newest snapshot before the stretch and the updates after that snapshot.
-Backfilled trades are at the place of their gap. The archive is read page by page, in threads, when
-the messages are needed; a daemon may write it meanwhile. Log lines report the gaps that remain, and
-messages that retention may have removed before their replay.
+Backfilled trades of an archive are at the place of their gap; those of the SQLite store are not
+sent. Either is read page by page, in threads, when the messages are needed; a daemon may write it
+meanwhile. Log lines report the gaps that remain, and messages that retention may have removed
+before their replay.
 """
 
 import time
@@ -111,8 +112,9 @@ class Stretch:
     Attributes:
         offered: the topics that clients can subscribe to.
         messages: number of messages read so far, without the initial states of books.
-        gaps: number of gaps read so far, by kind: ``missing`` numbers, and a ``seam`` where a
-            book restarts with a snapshot because updates may be missing.
+        gaps: number of gaps read so far, by kind (``PastGap.kind``): ``missing``, ``unrecorded``,
+            ``unreadable``; of the SQLite store ``missing``, and ``seam`` where a book restarts with
+            a snapshot because updates may be missing.
     """
 
     def __init__(self, wish: Replay) -> None:

@@ -1,8 +1,8 @@
 """The past, as the pipe sees it: what is no longer on the tape. A port.
 
-``history`` is the adapter. A *place* is where something is in the past, one number for all
-topics: the id of a message. It is no time, although most are close to one (``domain.record``);
-``find_time`` finds the place of a time.
+``history`` and ``log.past`` are its adapters. A *place* is where something is in the past, one
+number for all topics: the id of a message. It is no time, although most are close to one
+(``domain.record``); ``find_time`` finds the place of a time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -161,9 +161,9 @@ class Past(Protocol):
         """Return the place of the oldest message of ``topic``; None when there is none."""
 
     async def find_time(self, received_us: int) -> int:
-        """Return the place after which the first record received at ``received_us`` or later is.
+        """Return the place before the first record that was received at ``received_us`` or later.
 
-        With no such record it is where the next record will be. Records after it may have been
+        With no such record, none is after it. Records after it may have been
         received earlier: a clock may have been set back.
         """
 

@@ -86,7 +86,7 @@ def _up_to(
 
 
 def find_time(reader: Reader, received_us: int, topics: frozenset[Topic] | None = None) -> int:
-    """Return the position after which the first record received at ``received_us`` or later is.
+    """Return the place before the first record that was received at ``received_us`` or later.
 
     With topics, only their records count. The records after it may include earlier ones: a clock
     may have been set back. With no such record it is the last id of the archive.

@@ -56,6 +56,7 @@ class Progress(NamedTuple):
 
     Attributes:
         place: the place of its last message or gap; 0 for none.
+        twin: the second topic of its last message: the store has that copy at the next place.
         before_id: the id before the first of its records at that place.
         last_id: its last id.
         gaps: the ids of its gaps, by topic and place.
@@ -63,6 +64,7 @@ class Progress(NamedTuple):
     """
 
     place: int = 0
+    twin: Topic | None = None
     before_id: int = 0
     last_id: int = 0
     gaps: dict[tuple[Topic, int], int] = {}  # noqa: RUF012  # it is never changed
@@ -185,15 +187,16 @@ class Merge:
         return records
 
 
-def restore(books: Books, store: OldStore, to_place: int) -> None:
-    """Bring ``books``, which are empty, to their state after ``to_place``.
+def restore(books: Books, store: OldStore, progress: Progress) -> None:
+    """Bring ``books``, which are empty, to their state after the records of ``progress``.
 
     Raises:
         OldStoreError: the store cannot be read.
     """
     for number, topic in store.topics.items():
-        if topic.channel not in CHANNELS or not to_place:
+        if topic.channel not in CHANNELS or not progress.place:
             continue
+        to_place = progress.place + (topic == progress.twin)
         messages: list[Message] = []
         seam = store.last_book_start(number, to_place)
         for source in store.sources_back(number, to_place):

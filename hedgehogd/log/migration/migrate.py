@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
 from hedgehogd.log.archive import files
@@ -153,7 +154,7 @@ def _write(
     parts = merge.parts()
     first = next(parts, [])
     books = Books()
-    restore(books, store, progress.place)
+    restore(books, store, progress)
     target = _Target(directory, deployment, books, first[0].received_us if first else 0)
     try:
         warned = 0
@@ -187,28 +188,30 @@ def _progress(directory: Path, deployment: str, warn: Callable[[str], None]) -> 
         return Progress()
     reader = Reader(directory, deployment)
     try:
-        place, before_id = _last_place(reader)
+        place, twin, before_id = _last_place(reader)
         found = list(_markers(reader))
     finally:
         reader.close()
     gaps = {(g.topic, g.received_us): g.id for g in found if _is_missing(g)}
     trades = frozenset((t.topic, t.trade_id) for t in found if isinstance(t, TradeRecord))
-    return Progress(place, before_id, writer.last_id, gaps, trades)
+    return Progress(place, twin, before_id, writer.last_id, gaps, trades)
 
 
-def _last_place(reader: Reader) -> tuple[int, int]:
-    """Return the place of the last message or gap, and the id before the first one at it."""
-    place = before_id = 0
+def _last_place(reader: Reader) -> tuple[int, Topic | None, int]:
+    """Return the last place, the twin, and the id before the first record (``Progress``)."""
+    place, twin, before_id = 0, None, 0
     end_id, is_last = reader.last_id() + 1, False
     while not is_last:
         page = reader.read_back(end_id, None, _PAGE_RECORDS)
         for record in page.records:
             if isinstance(record, Message | GapRecord):
                 if place and record.received_us != place:
-                    return place, before_id
+                    return place, twin, before_id
                 place, before_id = record.received_us, record.id - 1
+                if twin is None and isinstance(record, Message):
+                    twin = record.also
         end_id, is_last = page.end_id, page.is_last
-    return place, before_id
+    return place, twin, before_id
 
 
 def _markers(reader: Reader) -> Iterator[Marker]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hedgehogd.domain.channel import FULL, LEVEL2, MATCHES, TICKER
+from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, MATCHES, TICKER
 from hedgehogd.domain.record import GapRecord, TradeRecord
 from hedgehogd.history.writer import Entry, Hole, Writer
 from hedgehogd.log.migration import merge as module
@@ -102,7 +102,7 @@ def test_a_continued_migration_has_the_same_records(merged, tmp_path):
     records = merged(entries, [{"trade_id": number} for number in (2, 3, 9)])
     gap, first = records[1], next(r for r in records if isinstance(r, TradeRecord))
     progress = Progress(
-        NOW + 3, NOW + 2, first.id, {(MATCH, gap.received_us): gap.id},
+        NOW + 3, None, NOW + 2, first.id, {(MATCH, gap.received_us): gap.id},
         frozenset({(MATCH, first.trade_id)}),
     )  # fmt: skip
     store = OldStore(tmp_path)
@@ -119,6 +119,21 @@ def test_a_store_of_gaps_alone_has_them(merged):
         ("gap", 0),
         ("start", -NOW),
     ]
+
+
+def test_the_second_topic_of_the_last_record_has_its_book_too(tmp_path):
+    """The store has two copies of such a message, at consecutive places; the log has one."""
+    snapshot = b'{"type":"snapshot","bids":[["1","1"]],"asks":[]}'
+    batch = LEVEL2_BATCH.topic(BTC)
+    writer = Writer(tmp_path, {})
+    writer.write([Entry(BOOK, NOW, snapshot), Entry(batch, NOW, snapshot)], NOW)
+    writer.close()
+    store = OldStore(tmp_path)
+    for twin, topics in ((None, [BOOK]), (batch, [BOOK, batch])):
+        books = Books()
+        restore(books, store, Progress(NOW, twin))
+        assert [m.topic for m in books.snapshots()] == topics
+    store.close()
 
 
 def test_an_unreadable_message_is_a_record(merged):
@@ -139,7 +154,7 @@ def test_books_are_restored_as_of_a_place(tmp_path):
     store = OldStore(tmp_path)
     for at, prices in ((0, []), (NOW + 45 * S, [3, 2]), (NOW + 90 * S, [4, 3, 2]), (2**61, [])):
         books = Books()
-        restore(books, store, at)
+        restore(books, store, Progress(at))
         found = [m.payload for m in books.snapshots()]
         assert len(found) == bool(prices)
         expected = ",".join(f'["{price}","1"]' for price in prices)
@@ -148,6 +163,6 @@ def test_books_are_restored_as_of_a_place(tmp_path):
     store._connection.execute("UPDATE block SET data = x'ff' WHERE id = ?", (block.block,))
     store._connection.execute("DELETE FROM block WHERE id > ?", (block.block,))
     books = Books()
-    restore(books, store, NOW + 45 * S)
+    restore(books, store, Progress(NOW + 45 * S))
     assert list(books.snapshots()) == []
     store.close()

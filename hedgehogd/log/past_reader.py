@@ -16,9 +16,10 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.lru import Lru
 from hedgehogd.domain.message import Message
-from hedgehogd.domain.record import GapRecord, Record, TradeRecord
+from hedgehogd.domain.record import GapRecord, TradeRecord
 from hedgehogd.log.archive import reader, search
 from hedgehogd.log.archive.backfill import Placement
+from hedgehogd.log.archive.placing import Place
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.recovery.history_port import (
     BackfilledTrade,
@@ -168,7 +169,7 @@ class PastReader:
         wanted = frozenset(topics)
         placement = self._placement(known_to)
         page = self._archive.read(after, wanted, self._limit(limit), placement)
-        messages, gaps = _divided(page.records, wanted, placement)
+        messages, gaps = _divided(page, wanted)
         return self._page(messages, gaps, page, placement)
 
     def page_before(
@@ -188,8 +189,8 @@ class PastReader:
         wanted = frozenset(topics)
         placement = self._placement(known_to)
         page = self._archive.read_back(before, wanted, self._limit(limit), placement)
-        messages, gaps = _divided(page.records[::-1], wanted, placement)
-        return self._page(messages[::-1], gaps[::-1], page, placement)
+        messages, gaps = _divided(page, wanted)
+        return self._page(messages, gaps, page, placement)
 
     def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
         """Return the trades of ``first`` to ``last``, both included, that are kept, by trade id.
@@ -220,8 +221,9 @@ class PastReader:
         return limit or self._page_messages or limits.HISTORY_PAGE_MESSAGES_MAX
 
     def _placement(self, known_to: int | None) -> Placement:
-        now = self._archive.placement()
-        return now if known_to is None else Placement(now.after_id, known_to)
+        # The same for all streams and at all times: a gap that retention has removed takes its
+        # trades with it, as it takes the messages around them.
+        return Placement(0, self._archive.last_id() if known_to is None else known_to)
 
     def _page(
         self,
@@ -240,51 +242,35 @@ class PastReader:
         )  # fmt: skip
 
 
-def _divided(
-    records: list[Record], topics: frozenset[Topic], placement: Placement
-) -> tuple[list[Message], list[PastGap]]:
-    """Return the messages and gaps among ``records``, which are in the order of delivery."""
+def _divided(page: reader.Page, topics: frozenset[Topic]) -> tuple[list[Message], list[PastGap]]:
+    """Return the messages and gaps of a page."""
+    records = page.records
     if all(type(record) is Message and record.also is None for record in records):
         return cast("list[Message]", records), []
     messages: list[Message] = []
     gaps: list[PastGap] = []
-    undated: list[BackfilledTrade] = []
-    received_us = 0
     for record in records:
         if isinstance(record, Message):
-            received_us = record.received_us
-            message = record if record.topic in topics else _of_second_topic(record)
-            messages.append(message)
+            messages.append(record if record.topic in topics else _of_second_topic(record))
         elif isinstance(record, GapRecord):
-            received_us = record.received_us
             gaps.append(
                 PastGap(record.topic, record.id, record.kind.name.lower(), record.first,
-                        record.last, received_us)
+                        record.last, record.received_us)
             )  # fmt: skip
         elif isinstance(record, TradeRecord):
-            is_here = record.gap_id <= placement.after_id or placement.moves(record)
-            if is_here:
-                trade = _trade(record, is_moved=placement.moves(record))
-                messages.append(trade)
-                undated.append(trade)
-            continue
-        else:
-            continue
-        for trade in undated:
-            trade.received_us = received_us
-        undated.clear()
-    for trade in undated:
-        trade.received_us = received_us or trade.received_us
+            place = page.places.get(record.id)
+            if place is not None:
+                messages.append(_trade(record, place))
+            elif not record.gap_id:
+                messages.append(_trade(record, Place(record.id, record.received_us)))
     return messages, gaps
 
 
-def _trade(record: TradeRecord, *, is_moved: bool) -> BackfilledTrade:
-    """Return a backfilled trade as a message; its receive time is that of the record."""
+def _trade(record: TradeRecord, place: Place) -> BackfilledTrade:
+    """Return a backfilled trade as a message at ``place``."""
     return BackfilledTrade(
         record.topic, "match", encode_text(record.payload), record.payload,
-        trade_id=record.trade_id,
-        received_us=record.received_us,
-        id=record.gap_id if is_moved else record.id,
+        trade_id=record.trade_id, received_us=place.received_us, id=place.id,
     )  # fmt: skip
 
 

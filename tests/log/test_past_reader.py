@@ -7,6 +7,7 @@ import pytest
 
 from hedgehogd.domain.channel import FULL, LEVEL2, TICKER, Topic
 from hedgehogd.domain.record import FeedRecord, GapKind
+from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archive.writer import Writer
 from hedgehogd.log.past_reader import PastReader
 from hedgehogd.recovery.history_port import BackfilledTrade, PastExtent, PastGap
@@ -76,27 +77,72 @@ def test_trades_appended_later_than_a_stream_began_are_nowhere(reader, known_to)
     assert reader.page((BTC,), 0, 3).known_to == 2000
 
 
-def test_a_gap_that_is_filled_has_the_time_of_the_next_message(tmp_path):
-    """No record of the gap remains in the page; without neighbours the trade's own time is left."""
+@pytest.mark.parametrize("limit", [1, 2, 9])
+@pytest.mark.parametrize("read", [all_of, all_before])
+def test_trades_of_a_filled_gap_have_its_time_in_each_page(tmp_path, limit, read):
+    """A query by time, page after page, would omit a trade with a time that depends on its page."""
     records = [match(1), gap(2, 3, 150, NOW + 2 * S), match(4), backfilled(2, 150, 900)]
     records.append(backfilled(3, 150, 901))
-    with closing(PastReader(write(tmp_path / "a", records))) as reader:
-        messages, gaps = all_of(reader)
-        assert [m.trade_id for m in messages] == [1, 2, 3, 4]
-        assert [m.received_us for m in messages[1:3]] == [NOW + 4 * S] * 2
-        assert gaps == []
-        assert [m.received_us for m in reader.page((BTC,), 100, 1).messages] == [NOW + 3600 * S] * 2
-    with closing(PastReader(write(tmp_path / "b", [*records[:2], *records[3:]]))) as reader:
-        assert [m.received_us for m in all_of(reader, limit=9)[0]] == [NOW + S] * 3
+    with closing(PastReader(write(tmp_path, records))) as reader:
+        messages, gaps = read(reader, limit=limit)
+
+    assert sorted((m.trade_id, m.id, m.received_us - NOW) for m in messages) == [
+        (1, 100, S),
+        (2, 150, 2 * S),
+        (3, 150, 2 * S),
+        (4, 400, 4 * S),
+    ]
+    assert gaps == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9])
+@pytest.mark.parametrize("read", [all_of, all_before])
+def test_trades_of_a_gap_that_cannot_be_read_are_at_the_record_instead(tmp_path, limit, read):
+    """A query continues at a place: places fell from that record to the gap that is lost."""
+    records = [match(n) for n in range(1, 40)]
+    records[9:10] = [gap(10, 10, 1000, NOW + 10 * S)]
+    records += [backfilled(10, 1000, 3901), *[match(n) for n in range(40, 50)]]
+    write(tmp_path, records)
+    with closing(Reader(tmp_path)) as archive:
+        [row] = [r for r in archive.view.catalogue.segments if r.first_id <= 1000 <= r.last_id]
+    (tmp_path / row.name).unlink()
+    with closing(PastReader(tmp_path)) as reader:
+        messages, gaps = read(reader, limit=limit)
+        places = [m.id for m in messages]
+
+    assert gaps == [PastGap(BTC, row.last_id, "unreadable", None, None, row.max_us)]
+    assert [(m.trade_id, m.id, m.received_us) for m in messages if m.sequence is None] == [
+        (10, row.last_id, row.max_us)
+    ]
+    assert places == sorted(places, reverse=read is all_before)
 
 
 def test_a_trade_without_a_gap_in_the_log_is_where_it_was_appended(tmp_path):
-    """Retention has removed the gap, or it was never recorded."""
+    """It was fetched for another gap, or by an older version."""
     records = [match(1), match(4), backfilled(2, 0, 500), match(6)]
     with closing(PastReader(write(tmp_path, records))) as reader:
         messages, _ = all_of(reader)
 
     assert [(m.trade_id, m.id) for m in messages] == [(1, 100), (4, 400), (2, 500), (6, 600)]
+
+
+@pytest.mark.parametrize("is_read_before", [True, False])
+def test_a_trade_whose_gap_is_removed_is_no_message_of_a_later_time(tmp_path, is_read_before):
+    """A stream that has received it at its gap would receive it again."""
+    records = [match(n) for n in range(1, 50)]
+    records[9:10] = [gap(10, 10, 1000, NOW + 10 * S)]
+    records += [backfilled(10, 1000, 4950), *[match(n) for n in range(50, 100)]]
+    write(tmp_path, records)
+    with closing(PastReader(tmp_path)) as reader:
+        page = reader.page((BTC,), 0, 40)
+        assert (10 in [m.trade_id for m in page.messages], page.end < 4950) == (True, True)
+        with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+            assert writer.retain(NOW + 100 * S, 60.0, 2**60)
+        assert 1000 < reader.removed_to() <= page.end
+        after = page.end if is_read_before else reader.removed_to()
+        rest = reader.page((BTC,), after).messages
+
+    assert [m.trade_id for m in rest] == [*range(after // 100 + 1, 100)]
 
 
 def test_other_records_are_not_messages(tmp_path):

@@ -5,6 +5,9 @@ delivered before: at its gap record, or, if that is unreadable or was dropped, w
 or the step of the position that covers its id.
 """
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
 from hedgehogd.log.archive.backfill import Placement, fill
@@ -46,6 +49,18 @@ def trades_of(view: View, gap_id: int, to_id: int) -> list[TradeRecord]:
     return found
 
 
+class Place(NamedTuple):
+    """The place of a moved trade: that of its gap, or of the record that is there instead.
+
+    Attributes:
+        id: the id of that record, or the position that the page reaches there.
+        received_us: its receive time, µs since the epoch; 0 if no record is there.
+    """
+
+    id: int
+    received_us: int
+
+
 class Placing:
     """The backfilled trades of one page.
 
@@ -53,12 +68,16 @@ class Placing:
         view: the files.
         topics: the topics of the page; None for all.
         placement: which trades are moved; None for none.
+
+    Attributes:
+        places: the place of each moved trade, by the id of the trade.
     """
 
     def __init__(self, view: View, topics: Topics, placement: Placement | None) -> None:
         self._view = view
         self._topics = topics
         self._placement = placement
+        self.places: dict[int, Place] = {}
 
     def placed(
         self, opened: Opened, number: int, merged: Merged, start: int, stop: int
@@ -90,32 +109,40 @@ class Placing:
                 placed.append(record)
                 first_id = opened.contents.blocks[number].header.first_id
                 after_id = merged.unreadable_before(record, first_id - 1)
-                placed += self._without_record(
-                    after_id, record.id, frozenset({record.topic}), (opened, number)
-                )
+                ids, place = (after_id, record.id), Place(record.id, record.received_us)
+                topics = frozenset({record.topic})
+                placed += self._without_record(ids, place, topics, (opened, number))
             else:
                 trades = trades_of(self._view, record.id, placement.to_id)
-                placed += fill(record, [each for each in trades if each.topic == record.topic])
+                trades = [each for each in trades if each.topic == record.topic]
+                self._note(trades, Place(record.id, record.received_us))
+                placed += fill(record, trades)
         return placed
 
-    def missing(self, after_id: int, to_id: int) -> list[TradeRecord]:
+    def missing(self, after_id: int, to_id: int, place: Place) -> list[TradeRecord]:
         """Return the moved trades of gaps with ids that the page passes without their records.
 
         Args:
             after_id: the position before these ids.
             to_id: the last of these ids.
+            place: the place of these trades.
 
         Raises:
             ArchiveError: the archive cannot be read.
         """
-        return self._without_record(after_id, to_id, self._topics, None)
+        return self._without_record((after_id, to_id), place, self._topics, None)
 
     def _without_record(
-        self, after_id: int, to_id: int, topics: Topics, block: tuple[Opened, int] | None
+        self,
+        ids: tuple[int, int],
+        place: Place,
+        topics: Topics,
+        block: tuple[Opened, int] | None,
     ) -> list[TradeRecord]:
         placement = self._placement
         if placement is None:
             return []
+        after_id, to_id = ids
         gap_ids = self._view.backfilled(max(after_id, placement.after_id), to_id)
         if not gap_ids:
             return []
@@ -128,8 +155,17 @@ class Placing:
                 if (topics is None or each.topic in topics)
                 and (each.gap_id, each.topic) not in readable
             }
-            found += [by_number[key] for key in sorted(by_number)]
+            found += by_number.values()
+        found.sort(key=_number_of)
+        self._note(found, place)
         return found
+
+    def _note(self, trades: Iterable[TradeRecord], place: Place) -> None:
+        self.places.update((each.id, place) for each in trades)
+
+
+def _number_of(trade: TradeRecord) -> tuple[Topic, int, int]:
+    return trade.topic, trade.trade_id, trade.gap_id
 
 
 def _gaps(opened: Opened, number: int) -> set[tuple[int, Topic]]:

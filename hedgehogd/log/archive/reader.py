@@ -8,7 +8,7 @@ Not for the loop: every method may wait for the disk. One call at a time.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from hedgehogd.log.archive.backfill import Placement, fill
 from hedgehogd.log.archive.catalogue import SegmentRow
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive
 from hedgehogd.log.archive.merge import Blocks, Topics
-from hedgehogd.log.archive.placing import Placing, trades_of
+from hedgehogd.log.archive.placing import Place, Placing, trades_of
 from hedgehogd.log.archive.view import Opened, Source, View
 
 
@@ -33,12 +33,15 @@ class Page(NamedTuple):
             reading backwards.
         is_last: nothing follows at this moment.
         dropped_id: retention has removed the records up to this id; 0 for none.
+        places: the place of each backfilled trade that is moved, by the id of the trade; the places
+            of the records rise with them.
     """
 
     records: list[Record]
     end_id: int
     is_last: bool
     dropped_id: int
+    places: Mapping[int, Place]
 
 
 class Extent(NamedTuple):
@@ -132,16 +135,17 @@ class Reader:
     def _read(self, after_id: int, topics: Topics, limit: int, placement: Placement | None) -> Page:
         placing = Placing(self.view, topics, placement)
         end_id, visited = max(after_id, self.view.catalogue.dropped_id), 0
-        records: list[Record] = [*placing.missing(after_id, end_id)]
+        records: list[Record] = [*placing.missing(after_id, end_id, Place(end_id, 0))]
         if len(records) >= limit:
-            return self._page(records, end_id)
+            return self._page(placing, records, end_id)
         for source in self.view.sources_after(end_id):
             opened, numbers = self._visit(source, topics, records)
             if opened is None:
-                records += placing.missing(max(end_id, source.first_id - 1), source.last_id)
+                begin_id = max(end_id, source.first_id - 1)
+                records += placing.missing(begin_id, source.last_id, self._place_of(source))
                 end_id = source.last_id
                 if len(records) >= limit:
-                    return self._page(records, end_id)
+                    return self._page(placing, records, end_id)
                 continue
             blocks = opened.contents.blocks
             begin = bisect_right(blocks, end_id, key=lambda block: block.header.last_id)
@@ -149,7 +153,8 @@ class Reader:
                 if number < begin:
                     continue
                 if visited >= limits.ARCHIVE_PAGE_BLOCKS_MAX:
-                    return self._page(records, max(end_id, blocks[number].header.first_id - 1))
+                    end_id = max(end_id, blocks[number].header.first_id - 1)
+                    return self._page(placing, records, end_id)
                 visited += 1
                 merged = self.blocks.merged(opened, number, topics)
                 start = merged.after(end_id)
@@ -160,9 +165,9 @@ class Reader:
                 if stop < len(merged.ids) or len(records) >= limit:
                     last = stop == len(merged.ids)
                     end_id = blocks[number].header.last_id if last else merged.ids[stop - 1]
-                    return self._page(records, end_id)
+                    return self._page(placing, records, end_id)
             end_id = max(end_id, source.last_id)
-        return self._page(records, max(end_id, self.view.last_id))
+        return self._page(placing, records, max(end_id, self.view.last_id))
 
     def read_back(
         self,
@@ -186,9 +191,10 @@ class Reader:
         end_id, visited = before_id, 0
 
         def page(end_id: int) -> Page:
-            found = self._back(records, end_id)
+            found = self._back(placing, records, end_id)
             if found.is_last:
-                dropped = placing.missing(0, min(found.dropped_id, before_id - 1))
+                last_id = min(found.dropped_id, before_id - 1)
+                dropped = placing.missing(0, last_id, Place(last_id, 0))
                 found.records.extend(reversed(dropped))
             return found
 
@@ -196,7 +202,8 @@ class Reader:
             missing: list[Record] = []
             opened, numbers = self._visit(source, topics, missing)
             if opened is None:
-                missing += placing.missing(source.first_id - 1, min(source.last_id, end_id - 1))
+                last_id = min(source.last_id, end_id - 1)
+                missing += placing.missing(source.first_id - 1, last_id, self._place_of(source))
                 records += reversed(missing)
                 end_id = source.first_id
                 if len(records) >= limit:
@@ -222,14 +229,14 @@ class Reader:
             end_id = min(end_id, source.first_id)
         return page(min(end_id, self.view.catalogue.dropped_id + 1))
 
-    def _page(self, records: list[Record], end_id: int) -> Page:
+    def _page(self, placing: Placing, records: list[Record], end_id: int) -> Page:
         is_last = end_id >= self.view.last_id
-        return Page(records, end_id, is_last, self.view.catalogue.dropped_id)
+        return Page(records, end_id, is_last, self.view.catalogue.dropped_id, placing.places)
 
-    def _back(self, records: list[Record], end_id: int) -> Page:
+    def _back(self, placing: Placing, records: list[Record], end_id: int) -> Page:
         sources = self.view.sources
         is_last = not sources or end_id <= sources[0].first_id
-        return Page(records, end_id, is_last, self.view.catalogue.dropped_id)
+        return Page(records, end_id, is_last, self.view.catalogue.dropped_id, placing.places)
 
     def _retried(self, read: Callable[[], Page]) -> Page:
         """Return the page of ``read``, of one state of the archive."""
@@ -269,6 +276,12 @@ class Reader:
         mask = index.mask(topics)
         return opened, [n for n in every if index.has(n, mask) or index.blocks[n].header.markers]
 
+    @staticmethod
+    def _place_of(source: Source) -> Place:
+        """Return the place of the gaps that a missing file leaves."""
+        us = source.max_us if source.row is None else source.row.max_us
+        return Place(source.last_id, us)
+
     def _note_missing(self, row: SegmentRow) -> None:
         """Remember that a segment is not readable, unless retention has just removed it."""
         self.view.refresh()
@@ -277,11 +290,10 @@ class Reader:
 
     def _gaps_of(self, source: Source, topics: Topics) -> list[GapRecord]:
         """Return the gaps that a missing file leaves."""
-        row = source.row
+        row, place = source.row, self._place_of(source)
         found = self.view.topics() if row is None else set(self.view.catalogue.topics(row.mask))
-        us = source.max_us if row is None else row.max_us
         return [
-            GapRecord(topic, GapKind.UNREADABLE, id=source.last_id, received_us=us)
+            GapRecord(topic, GapKind.UNREADABLE, id=place.id, received_us=place.received_us)
             for topic in sorted(found if topics is None else topics.intersection(found))
         ]
 

@@ -18,7 +18,15 @@ import structlog
 import trio
 
 from hedgehogd.app.past_files import PAST_ERRORS, open_past
-from hedgehogd.domain.channel import BY_ALIAS, BY_TOPIC_CHANNEL, FULL, MATCHES, RFQ_MATCHES, Topic
+from hedgehogd.domain.channel import (
+    BY_ALIAS,
+    BY_TOPIC_CHANNEL,
+    FULL,
+    LEVEL2,
+    MATCHES,
+    RFQ_MATCHES,
+    Topic,
+)
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.instant import NEVER_US, to_text
 from hedgehogd.domain.message import Message
@@ -33,7 +41,7 @@ log = structlog.get_logger("replay")
 
 _US = 1_000_000
 _BEFORE_S = -1e-6
-_WITH_TRADES = {FULL.topic_channel, MATCHES.topic_channel}
+_WITH_TWO = {each.topic_channel for each in (FULL, MATCHES, LEVEL2)}
 _TOPICS_SHOWN_MAX = 10
 
 
@@ -162,7 +170,8 @@ class Stretch:
         with self._readable():
             yield from self._books()
             trade: Message | None = None
-            simple = {t: each for t, each in self._topics.items() if t.channel not in _WITH_TRADES}
+            # Topics with messages of one topic only; a snapshot of a book may have two.
+            simple = {t: each for t, each in self._topics.items() if t.channel not in _WITH_TWO}
             for page in self._all_pages():
                 self._account(page)
                 for message in page.messages:
@@ -170,7 +179,8 @@ class Stretch:
                     if topics is None:
                         if trade is not None and is_copy(message, trade):
                             continue
-                        trade = message if message.also is not None else trade
+                        is_trade = message.also is not None and message.sequence is not None
+                        trade = message if is_trade else trade
                         topics = self._receiving(message)
                     if topics:
                         self.messages += 1
@@ -189,12 +199,17 @@ class Stretch:
                 snapshot = self._reader.snapshot_before(topic, begin)
                 if snapshot is not None:
                     starts[topic] = snapshot.id
-                    yield self._initial(snapshot)
+                    yield self._initial(snapshot, [topic])
         if starts:
             for page in self._pages(starts.keys(), PastStretch(min(starts.values()), begin)):
                 for message in page.messages:
-                    if message.id > starts[message.topic]:
-                        yield self._initial(message)
+                    topics = [
+                        topic
+                        for topic in (message.topic, message.also)
+                        if topic is not None and message.id > starts.get(topic, message.id)
+                    ]
+                    if topics:
+                        yield self._initial(message, topics)
 
     def _all_pages(self) -> Iterator[PastPage]:
         """Yield page after page of the messages and gaps with times of the stretch."""
@@ -224,22 +239,22 @@ class Stretch:
             if page.is_last:
                 break
 
-    def _initial(self, message: Message) -> Due:
-        """Return a message from before the stretch, which is due at once."""
+    def _initial(self, message: Message, recorded: Iterable[Topic]) -> Due:
+        """Return a message of the ``recorded`` topics from before the stretch, due at once."""
         return Due(
             min(_BEFORE_S, (message.received_us - self._begin_us) / _US),
             message,
-            self._topics[message.topic],
+            tuple(each for topic in recorded for each in self._topics[topic]),
         )
 
     def _receiving(self, message: Message) -> tuple[Topic, ...]:
         """Return the topics that receive ``message``; of ``full``, ``matches`` gets only trades."""
         topics = self._topics[message.topic]
+        if message.also is not None:
+            return (*topics, *self._topics.get(message.also, ()))
         if message.topic.channel != FULL.topic_channel:
             return topics
-        if message.also is None:
-            return tuple(topic for topic in topics if topic.channel == FULL.topic_channel)
-        return (*topics, *self._topics.get(message.also, ()))
+        return tuple(topic for topic in topics if topic.channel == FULL.topic_channel)
 
     def _account(self, page: PastPage) -> None:
         """Count and log the gaps of a page."""

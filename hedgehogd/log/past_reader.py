@@ -141,10 +141,16 @@ class PastReader:
     def snapshot_before(self, topic: Topic, place: int) -> Message | None:
         """Return the newest start of a book at or before ``place``; None without one.
 
+        It is a message of ``topic`` alone, even if the log has it for two topics.
+
         Raises:
             ArchiveError: the archive cannot be read.
         """
-        return search.checkpoint_before(self._archive, topic, place)
+        found = search.checkpoint_before(self._archive, topic, place)
+        if found is not None:
+            found = _of_topic(found, topic)
+            found.published_us = found.received_us  # the log has no time of publication
+        return found
 
     def page(
         self,
@@ -251,7 +257,8 @@ def _divided(page: reader.Page, topics: frozenset[Topic]) -> tuple[list[Message]
     gaps: list[PastGap] = []
     for record in records:
         if isinstance(record, Message):
-            messages.append(record if record.topic in topics else _of_second_topic(record))
+            is_own = record.topic in topics
+            messages.append(record if is_own else _of_topic(record, record.also or record.topic))
         elif isinstance(record, GapRecord):
             gaps.append(
                 PastGap(record.topic, record.id, record.kind.name.lower(), record.first,
@@ -274,9 +281,9 @@ def _trade(record: TradeRecord, place: Place) -> BackfilledTrade:
     )  # fmt: skip
 
 
-def _of_second_topic(message: Message) -> Message:
-    """Return a message as one of its second topic, for a reader that has not its first one."""
+def _of_topic(message: Message, topic: Topic) -> Message:
+    """Return ``message`` as one of ``topic`` alone, one of its two topics."""
     return Message(
-        message.also or message.topic, message.type, message.frame, message.payload,
+        topic, message.type, message.frame, message.payload,
         message.sequence, message.trade_id, received_us=message.received_us, id=message.id,
     )  # fmt: skip

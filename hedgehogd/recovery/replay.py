@@ -165,7 +165,7 @@ class Replay(CatchUp):
         for message in messages:
             if BY_TOPIC_CHANNEL[message.topic.channel].begins_with_snapshot:
                 if message.type == "snapshot":
-                    self._known.add(message.topic)
+                    self._known |= {message.topic, message.also or message.topic}
                 elif message.type != "notice" and message.topic not in self._known:
                     continue
             kept.append(message)

@@ -297,6 +297,27 @@ def test_a_book_of_an_archive_begins_with_a_checkpoint(tmp_path):
     assert updates == list(range(max(m.id for m in before[:2]) + 100, 5000, 100))
 
 
+@pytest.mark.parametrize("is_before", [True, False])
+@pytest.mark.parametrize(
+    "channels", [("level2_batch",), ("level2",), (), ("level2", "level2_batch")]
+)
+def test_a_snapshot_of_two_topics_begins_the_books_of_both(tmp_path, channels, is_before):
+    """An archive has it once, with both topics; each subscriber receives it once."""
+    level2, batch = Topic("level2", BTC), Topic("level2_batch", BTC)
+    snapshot = archive.book(1, "snapshot", topic=level2)
+    snapshot.also = batch
+    records = [archive.book(n, topic=(level2, batch)[n % 2]) for n in range(2, 12)]
+    archive.write(tmp_path, [snapshot, *records])
+    since_us = archive.NOW + (5 if is_before else 0) * US
+    found = played(Stretch(Replay(tmp_path, since_us, NEVER_US, channels=channels)))
+
+    for topic, ids in ((level2, range(200, 1101, 200)), (batch, range(300, 1101, 200))):
+        sent = [each.message for each in found if topic in each.topics]
+        is_chosen = topic.channel in (channels or ("level2", "level2_batch"))
+        assert [m.id for m in sent] == ([100, *ids] if is_chosen else [])
+        assert [m.type for m in sent[:1]] == (["snapshot"] if is_chosen else [])
+
+
 def test_both_eras_of_a_clock_are_replayed(tmp_path):
     """Messages of a clock that was set back are due at once, not before the stretch."""
     years_us = 3 * 365 * 86_400 * US

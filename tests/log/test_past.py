@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.log.archive.writer import Writer
@@ -15,7 +16,7 @@ from hedgehogd.log.past import ArchivePast, aligned
 from hedgehogd.protocol.commands import Pace
 from hedgehogd.recovery.history_port import CALLER, PastGap, PastPage, PastUnavailable
 from tests.log.archive.records import SMALL
-from tests.log.past import BTC, NOW, S, backfilled, match, usual, write
+from tests.log.past import BTC, NOW, S, backfilled, book, match, usual, write
 from tests.recovery.returning import Returner
 
 
@@ -272,3 +273,32 @@ async def test_a_stream_resumes_from_the_archive(stage, autojump_clock, start):
             await trio.sleep(0.1)
 
     assert numbers_of(member) == [6, 7, 8, 9, *range(10, 21), "resumed"]
+
+
+@pytest.mark.parametrize("second", [0, 4])
+@pytest.mark.parametrize("channels", [("level2_batch",), ("level2", "level2_batch")])
+async def test_a_replay_of_the_second_book_channel_has_its_updates(
+    stage, kept, autojump_clock, channels, second
+):
+    """The archive has a snapshot of both channels once, as one of the first channel."""
+    level2, batch = Topic("level2", "BTC-USD"), Topic("level2_batch", "BTC-USD")
+    snapshot = book(21, "snapshot", topic=level2)
+    snapshot.also = batch
+    shutil.rmtree(kept)
+    write(kept, [snapshot, *[book(n, topic=(level2, batch)[n % 2]) for n in range(22, 30)]])
+    topics = [Topic(name, "BTC-USD") for name in channels]
+    start = Start(after_us=NOW + (20 + second) * S + 1)
+    stage.past._recorded = frozenset({level2, batch})
+    member, session = stage.come(
+        dict.fromkeys(topics, start), pace=Pace(speed=0, until_us=NOW + 30 * S)
+    )
+    with trio.fail_after(60):
+        while not session.is_closed:
+            await trio.sleep(0.01)
+
+    for topic, ids in ((level2, [2200, 2400, 2600, 2800]), (batch, [2300, 2500, 2700, 2900])):
+        updates = [m.id for m in member.messages if (m.type, m.topic) == ("l2update", topic)]
+        assert updates == (ids if topic in topics else [])
+    snapshots = [m.topic for m in member.messages if m.type == "snapshot"]
+    assert member.messages[0].type == "snapshot"
+    assert snapshots == (topics if second else topics[:1])

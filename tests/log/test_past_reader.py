@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from hedgehogd.domain.channel import FULL, LEVEL2, TICKER, Topic
+from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, TICKER, Topic
 from hedgehogd.domain.record import FeedRecord, GapKind
 from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archive.writer import Writer
@@ -216,6 +216,19 @@ def test_a_book_begins_with_a_checkpoint(tmp_path):
         after = reader.page((topic,), found.id).messages
         assert after[0].id == found.id + 100
         assert reader.snapshot_before(BTC, 3000) is None
+
+
+def test_a_snapshot_of_two_topics_is_one_of_the_topic_that_is_read(tmp_path):
+    """A reader of the second topic alone does not know the first one."""
+    level2, batch = LEVEL2.topic("BTC-USD"), LEVEL2_BATCH.topic("BTC-USD")
+    snapshot = book(1, "snapshot", topic=level2)
+    snapshot.also = batch
+    with closing(PastReader(write(tmp_path, [snapshot, book(2, topic=batch)]))) as reader:
+        for topic in (level2, batch):
+            found = reader.snapshot_before(topic, 200)
+            assert (found.topic, found.also, found.id) == (topic, None, 100)
+            assert (found.type, found.payload) == ("snapshot", snapshot.payload)
+            assert found.published_us == found.received_us == NOW + S
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 import trio
 
-from hedgehogd.domain.channel import HEARTBEAT, LEVEL2, TICKER
+from hedgehogd.domain.channel import HEARTBEAT, LEVEL2, LEVEL2_BATCH, TICKER
 from hedgehogd.domain.errors import SubscriberError
 from hedgehogd.domain.position import Start
 from hedgehogd.engine.health import FeedHealth
@@ -224,6 +224,19 @@ async def test_a_book_without_a_snapshot_begins_with_the_first_one(stage, autoju
     await trio.sleep(20)
 
     assert [m.type for m in member.messages] == ["notice", "snapshot", "l2update"]
+
+
+async def test_a_snapshot_of_two_topics_begins_both_books(stage, autojump_clock):
+    """The log has a snapshot of both channels of a book once."""
+    batch = LEVEL2_BATCH.topic(BTC)
+    keep(stage, "level2", None, 3, "snapshot", also=batch)
+    for second, channel in ((4, "level2"), (5, "level2_batch")):
+        keep(stage, channel, None, second, "l2update")
+    await trio.sleep(20)
+    member, _, _ = watch(stage, 2, BOOK, batch, until_us=EPOCH_US + 10 * S)
+    await trio.sleep(20)
+
+    assert [m.topic for m in member.messages] == [BOOK, BOOK, batch]
 
 
 async def test_what_has_no_position_goes_on_live(stage, autojump_clock):

@@ -168,6 +168,7 @@ def aligned(page: PastPage, after: int) -> PastPage:
     """
     if page.is_last or page.end <= after:
         return page
+    after = max([after, *(gap.place for gap in page.gaps if gap.kind == "removed")])
     bits = max(0, (page.end - after).bit_length() - 2)
     end = page.end >> bits << bits
     page.messages = [message for message in page.messages if message.id <= end]

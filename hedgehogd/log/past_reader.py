@@ -163,7 +163,8 @@ class PastReader:
 
         Args:
             topics: the topics of the messages. A message of two of them is returned once.
-            after: the place.
+            after: the place. If retention has removed records after it, the page has a gap of kind
+                ``removed`` of each topic at the last one of them.
             limit: messages of the page, about; backfilled trades of one gap are not divided. None
                 for ``page_messages``.
             known_to: backfilled trades up to this place are at their gap, later ones nowhere; None
@@ -176,6 +177,8 @@ class PastReader:
         placement = self._placement(known_to)
         page = self._archive.read(after, wanted, self._limit(limit), placement)
         messages, gaps = _divided(page, wanted)
+        if after < page.dropped_id:
+            gaps[:0] = self._removed(page, wanted)
         return self._page(messages, gaps, page, placement)
 
     def page_before(
@@ -187,7 +190,8 @@ class PastReader:
     ) -> PastPage:
         """Return the messages before the place ``before``, newest first; otherwise as ``page``.
 
-        The next page begins before ``end``.
+        The next page begins before ``end``. The last page has gaps of kind ``removed`` if retention
+        has removed records before it.
 
         Raises:
             ArchiveError: the archive cannot be read.
@@ -196,6 +200,8 @@ class PastReader:
         placement = self._placement(known_to)
         page = self._archive.read_back(before, wanted, self._limit(limit), placement)
         messages, gaps = _divided(page, wanted)
+        if page.is_last and 0 < page.dropped_id < before:
+            gaps += self._removed(page, wanted)
         return self._page(messages, gaps, page, placement)
 
     def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
@@ -230,6 +236,18 @@ class PastReader:
         # The same for all streams and at all times: a gap that retention has removed takes its
         # trades with it, as it takes the messages around them.
         return Placement(0, self._archive.last_id() if known_to is None else known_to)
+
+    def _removed(self, page: reader.Page, topics: Iterable[Topic]) -> list[PastGap]:
+        """Return the gaps of a reader at a place whose next records retention has removed."""
+        us = 0
+        for source in self._archive.view.sources[:1]:
+            if source.row is not None:
+                us = source.row.min_us
+            elif source.opened is not None:
+                us = source.opened.contents.blocks[0].header.min_us
+        return [
+            PastGap(topic, page.dropped_id, "removed", None, None, us) for topic in sorted(topics)
+        ]
 
     def _page(
         self,

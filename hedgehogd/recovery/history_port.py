@@ -59,7 +59,8 @@ class PastGap(NamedTuple):
         topic: the topic.
         place: its place, between messages; backfilled trades may have the same one.
         kind: ``missing`` numbers that no connection delivered; ``unrecorded`` and ``unreadable``
-            ones were delivered; a ``seam`` is a book that restarts.
+            ones were delivered; ``removed`` ones retention has removed during the read; a ``seam``
+            is a book that restarts.
         first: the first missing number: a trade id on ``matches``, else a sequence; None when it
             is not known.
         last: the last one, included; None when it is not known.
@@ -75,8 +76,8 @@ class PastGap(NamedTuple):
 
     @property
     def is_undated(self) -> bool:
-        """True for lost records: the time is not theirs, but that at which the loss was noted."""
-        return self.kind in {"unrecorded", "unreadable"}
+        """True for lost and removed records: the time is not theirs, but one after them."""
+        return self.kind in {"unrecorded", "unreadable", "removed"}
 
 
 class PastStretch(NamedTuple):

@@ -349,7 +349,11 @@ def test_retention_that_overtakes_the_replay_of_an_archive_is_logged(tmp_path, m
     stretch.close()
 
     assert len(found) < 198
-    assert [row["event"] for row in logs] == ["history is removed faster than replayed"]
+    assert [row["event"] for row in logs] == [
+        "history is removed faster than replayed",
+        "gaps in history",
+    ]
+    assert stretch.gaps == {"removed": 1}
 
 
 def test_an_archive_that_breaks_under_way_ends_the_replay(tmp_path, monkeypatch):

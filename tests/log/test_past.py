@@ -15,7 +15,7 @@ from hedgehogd.log.archive.writer import Writer
 from hedgehogd.log.past import ArchivePast, aligned
 from hedgehogd.protocol.commands import Pace
 from hedgehogd.recovery.history_port import CALLER, PastGap, PastPage, PastUnavailable
-from tests.log.archive.records import SMALL
+from tests.log.archive.records import DEPLOYMENT, SMALL
 from tests.log.past import BTC, NOW, S, backfilled, book, match, usual, write
 from tests.recovery.returning import Returner
 
@@ -99,6 +99,19 @@ def test_a_page_ends_at_a_round_place():
     assert aligned(page(5000), 4998).end == 5000
     assert aligned(page(5000, is_last=True), 0).end == 5000
     assert aligned(page(5000), 5000).end == 5000
+
+
+async def test_a_page_that_retention_overtakes_is_read_at_once(past, tmp_path, monkeypatch):
+    """Places are as large as times: the removed ones may be far more than those that are kept."""
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 10)
+    records = [match(n, id_=10**15 + n) for n in range(1, 200)]
+    kept = write(tmp_path / "archive", [match(0, id_=1), *records])
+    with closing(Writer(kept, DEPLOYMENT, sizes=SMALL)) as writer:
+        assert writer.retain(NOW + 200 * S, 160.0, 2**60)
+    page = await past.page([BTC], 5)
+
+    assert page.gaps == [PastGap(BTC, 10**15 + 29, "removed", None, None, NOW + 30 * S)]
+    assert len(page.messages) > 5
 
 
 async def test_the_oldest_places_of_a_streams_topics_are_read_once(past, kept, autojump_clock):
@@ -299,6 +312,6 @@ async def test_a_replay_of_the_second_book_channel_has_its_updates(
     for topic, ids in ((level2, [2200, 2400, 2600, 2800]), (batch, [2300, 2500, 2700, 2900])):
         updates = [m.id for m in member.messages if (m.type, m.topic) == ("l2update", topic)]
         assert updates == (ids if topic in topics else [])
-    snapshots = [m.topic for m in member.messages if m.type == "snapshot"]
+    snapshots = sorted(m.topic for m in member.messages if m.type == "snapshot")
     assert member.messages[0].type == "snapshot"
     assert snapshots == (topics if second else topics[:1])

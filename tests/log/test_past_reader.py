@@ -145,6 +145,28 @@ def test_a_trade_whose_gap_is_removed_is_no_message_of_a_later_time(tmp_path, is
     assert [m.trade_id for m in rest] == [*range(after // 100 + 1, 100)]
 
 
+def test_a_read_that_retention_overtakes_has_a_gap(tmp_path):
+    """At the last place that is removed; the numbers are not known any more."""
+    write(tmp_path, [match(n) for n in range(1, 200)])
+    with closing(PastReader(tmp_path)) as reader:
+        after = reader.page((BTC,), 0, 10).end
+        before = reader.page_before((BTC,), 2**60, 30).end
+        assert not reader.page((BTC,), 0).gaps
+        with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+            assert writer.retain(NOW + 200 * S, 160.0, 2**60)
+        place = reader.removed_to()
+        topics = (TICKER.topic("BTC-USD"), BTC)
+        [forward] = reader.page((BTC,), after, 10).gaps
+        pages = reader.page_before(topics, before), reader.page(topics, after)
+        assert reader.page((BTC,), place).gaps == []
+        assert reader.page_before((BTC,), place).gaps == []
+
+    assert after < place < before
+    assert forward == PastGap(BTC, place, "removed", None, None, NOW + (place // 100 + 1) * S)
+    assert forward.is_undated
+    assert [[gap.topic for gap in page.gaps] for page in pages] == [sorted(topics)] * 2
+
+
 def test_other_records_are_not_messages(tmp_path):
     """They tell how far the log is written."""
     records = [match(1), FeedRecord("stale", id=150, received_us=NOW + 9 * S), match(2)]

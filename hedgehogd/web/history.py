@@ -228,9 +228,13 @@ class Answer:
         self.past = past
         self.query = requested
         self.gaps: list[PastGap] = []
-        self.end = requested.after or Cursor(0)
+        first = limits.SEQUENCE_MAX if requested.is_newest_first else 0  # in its order
+        self.end = requested.after or Cursor(first)
         self._stretches: list[PastStretch] = []
         self._known_to: int | None = None
+        # The first place of another time in the order of the answer: a stretch begins and ends with
+        # a block of the store.
+        self._excluded: int | None = None
 
     async def measure(self) -> None:
         """Read the answer once, to find its gaps and its end.
@@ -258,8 +262,7 @@ class Answer:
                 gap for gap in self.gaps if not asked.is_beyond(self.end, gap.place, gap.first or 0)
             ]
         elif self._stretches:
-            first, newest = self._stretches[0].after + 1, self._stretches[-1].last
-            end = Cursor(first if asked.is_newest_first else newest)
+            end = Cursor(self._last_place(last))
             if asked.after is None or not asked.is_beyond(end, asked.after.place, 0):
                 self.end = end
         self._stretches = self._up_to_end()
@@ -296,6 +299,7 @@ class Answer:
             while first + 1 < at if is_back else at < last:
                 page = await read(topics, at, self._known_to)
                 self._known_to = page.known_to  # a trade that is backfilled now is not counted
+                self._note_excluded(page, first, last)
                 yield (
                     [
                         m
@@ -307,6 +311,35 @@ class Answer:
                 if page.is_last:
                     break
                 at = page.end
+
+    def _note_excluded(self, page: PastPage, first: int, last: int) -> None:
+        """Note the first message or gap of ``page`` that is after the times of the query."""
+        if self._excluded is not None:
+            return
+        asked, is_back = self.query, self.query.is_newest_first
+        found = [(m.id, m.trade_id or 0, m.received_us) for m in page.messages]
+        found += [(g.place, g.first or 0, g.received_us) for g in page.gaps if not g.is_undated]
+        places = [
+            place
+            for place, number, us in found
+            if (us < asked.since_us if is_back else us >= asked.until_us)
+            and first < place <= last
+            and (asked.after is None or asked.is_beyond(asked.after, place, number))
+        ]
+        if places:
+            self._excluded = max(places) if is_back else min(places)
+
+    def _last_place(self, last: Message | None) -> int:
+        """Return the place at which an answer that is not full ends; ``last`` is its last message.
+
+        Where receive times step back, a message of the answer may be after one of a later time.
+        """
+        at = self._excluded
+        if self.query.is_newest_first:
+            end = self._stretches[0].after + 1 if at is None else at + 1
+            return end if last is None else min(end, last.id)
+        end = self._stretches[-1].last if at is None else at - 1
+        return end if last is None else max(end, last.id)
 
     def _begin(self, first: int, last: int) -> int:
         """Return the place from which a stretch is read."""

@@ -13,7 +13,7 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.instant import to_text
-from hedgehogd.domain.record import GapKind
+from hedgehogd.domain.record import GapKind, TradeRecord
 from hedgehogd.fanout.turns import CALLER, Readings
 from hedgehogd.history.stored import StoredPast
 from hedgehogd.history.writer import Entry, Writer
@@ -597,6 +597,55 @@ async def test_a_client_may_poll_with_the_cursor(archived, tmp_path):
     assert (numbers(body), answer.headers["Hedgehog-After"]) == ([21], "2100")
     answer, body = await ask(archived, "?start=2100-01-01T00:00:00Z&after=5")
     assert (body, answer.headers["Hedgehog-After"]) == (b"", "5")
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("limit", [2, 50])
+async def test_the_cursor_of_a_query_with_an_end_leads_on(instance, tmp_path, order, limit):
+    """A later query with the cursor and another end has the messages that the first one excluded.
+
+    A block has messages of both times.
+    """
+    records = archive.usual()
+    [trade] = [record for record in records if isinstance(record, TradeRecord)]
+    trade.received_us = NOW + 15 * S
+    archive.write(tmp_path, records)
+    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
+    client = make_app(instance).test_client()
+    found, after, gaps = [], "", 0
+    for seconds in range(0, 30, 4):
+        at = seconds if order == "asc" else 22 - seconds
+        time = f"{'end' if order == 'asc' else 'start'}={to_text(NOW + at * S)}"
+        body = b"-"
+        while body:
+            query = f"?order={order}&limit={limit}&after={after}&{time}"
+            answer, body = await ask(client, query)
+            found += numbers(body)
+            gaps += int(answer.headers["Hedgehog-Gaps"])
+            after = answer.headers["Hedgehog-After"]
+    await past.close()
+
+    expected = [*range(1, 9), *range(10, 21)]
+    assert found == (expected if order == "asc" else expected[::-1])
+    assert gaps == 1
+
+
+async def test_the_cursor_is_after_the_last_message_where_times_step_back(instance, tmp_path):
+    """Else each following query with the same end would repeat that message."""
+    records = [archive.match(n, received_us=NOW + us) for n, us in ((1, 1), (2, 9), (3, 4), (4, 9))]
+    archive.write(tmp_path, records, each=9)
+    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
+    client = make_app(instance).test_client()
+    found = {}
+    for query in ("end", "start"):
+        time = f"{query}={to_text(NOW + 5)}&order={'desc' if query == 'start' else 'asc'}"
+        answer, body = await ask(client, f"?{time}")
+        after = answer.headers["Hedgehog-After"]
+        found[query] = numbers(body), after
+        assert (await ask(client, f"?{time}&after={after}"))[1] == b""
+    await past.close()
+
+    assert found == {"end": ([1, 3], "300"), "start": ([4, 2], "200")}
 
 
 async def test_a_trade_that_is_backfilled_meanwhile_changes_no_answer(

@@ -24,7 +24,7 @@ from hedgehogd.log.past_reader import PastReader
 from hedgehogd.recovery.history_port import PastPage, PastStretch, PastUnavailable
 
 Result = TypeVar("Result")
-_Key = tuple[frozenset[Topic], int, int | None]
+_Key = tuple[frozenset[Topic], int]
 
 
 class ArchivePast:
@@ -71,6 +71,10 @@ class ArchivePast:
             self._first_at = trio.current_time()
         return self._first.get(topic)
 
+    async def known_to(self) -> int:
+        """See ``recovery.history_port.Past``."""
+        return await self._in_turn(lambda reader: reader.known_to())
+
     async def find_time(self, received_us: int) -> int:
         """See ``recovery.history_port.Past``."""
         return await self._in_turn(lambda reader: reader.find_time(received_us))
@@ -91,14 +95,14 @@ class ArchivePast:
         self, topics: Iterable[Topic], after: int, known_to: int | None = None
     ) -> PastPage:
         """See ``recovery.history_port.Past``."""
-        key = (frozenset(topics), after, known_to)
-        page = self._pages.get(key)
+        key = (frozenset(topics), after)
+        page = self._kept(key, known_to)
         if page is None:
             async with (
                 self._queues.turn(CALLER.get()),
                 self._paging,
             ):  # a reader that waits here finds the page that the one before has read
-                page = self._pages.get(key)
+                page = self._kept(key, known_to)
                 if page is None:
                     page = await self.read(
                         lambda reader: aligned(reader.page(key[0], after, known_to=known_to), after)
@@ -106,6 +110,11 @@ class ArchivePast:
                 if page.is_sealed:
                     self._pages.put(key, page)
         return page
+
+    def _kept(self, key: _Key, known_to: int | None) -> PastPage | None:
+        """Return a page that is kept; no gap is left in it that a trade known later may fill."""
+        page = self._pages.get(key)
+        return page if page is None or known_to is None or known_to >= page.known_to else None
 
     async def page_before(
         self, topics: Iterable[Topic], before: int, known_to: int | None = None

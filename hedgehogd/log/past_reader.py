@@ -73,6 +73,14 @@ class PastReader:
         self._archive.view.refresh()
         return self._archive.view.catalogue.dropped_id
 
+    def known_to(self) -> int:
+        """Return the place of the newest record; 0 without records.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return self._archive.last_id()
+
     def written_to(self) -> int:
         """Return the receive time of the newest records, µs since the epoch; 0 without records.
 

@@ -161,6 +161,9 @@ class Past(Protocol):
     async def first_place(self, topic: Topic) -> int | None:
         """Return the place of the oldest message of ``topic``; None when there is none."""
 
+    async def known_to(self) -> int:
+        """Return the place up to which backfilled trades are known now; 0 where there are none."""
+
     async def find_time(self, received_us: int) -> int:
         """Return the place before the first record that was received at ``received_us`` or later.
 

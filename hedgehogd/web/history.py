@@ -164,6 +164,10 @@ class InTurn:
         """Find times; otherwise as ``page``."""
         return await self._read(lambda: self._past.stretches(since_us, until_us))
 
+    async def known_to(self) -> int:
+        """Find how far backfilled trades are known; otherwise as ``page``."""
+        return await self._read(self._past.known_to)
+
     async def _read(self, read: Callable[[], Awaitable[Result]]) -> Result:
         async with self._readings.turn(self._share):
             began = trio.current_time()
@@ -231,7 +235,7 @@ class Answer:
         first = limits.SEQUENCE_MAX if requested.is_newest_first else 0  # in its order
         self.end = requested.after or Cursor(first)
         self._stretches: list[PastStretch] = []
-        self._known_to: int | None = None
+        self._known_to = 0  # a trade that is backfilled later is not counted
         # The first place of another time in the order of the answer: a stretch begins and ends with
         # a block of the store.
         self._excluded: int | None = None
@@ -244,6 +248,7 @@ class Answer:
         """
         asked = self.query
         self._stretches = await self.past.stretches(asked.since_us, asked.until_us)
+        self._known_to = await self.past.known_to()
         last: Message | None = None
         count, is_full = 0, False
         async with aclosing(self._pages()) as pages:
@@ -298,7 +303,6 @@ class Answer:
             at = self._begin(first, last)
             while first + 1 < at if is_back else at < last:
                 page = await read(topics, at, self._known_to)
-                self._known_to = page.known_to  # a trade that is backfilled now is not counted
                 self._note_excluded(page, first, last)
                 yield (
                     [

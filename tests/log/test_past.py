@@ -71,6 +71,22 @@ async def test_a_page_that_cannot_change_is_read_once(past, tmp_path, monkeypatc
     assert await past.page([BTC], 1700) is not last
 
 
+async def test_a_page_without_a_gap_is_that_of_a_later_query(past, tmp_path, monkeypatch):
+    """Not of one that began before its trades were known."""
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 12)
+    write(tmp_path / "archive", [*usual(), backfilled(9, 999, 2001)])
+    known_to = await past.known_to()
+    page = await past.page([BTC], 0, known_to)
+
+    assert (known_to, page.known_to, page.is_sealed) == (2001, 2001, True)
+    assert 9 in [m.trade_id for m in page.messages]
+    for later in (known_to, known_to + 1, None):
+        assert await past.page([BTC], 0, later) is page
+    before = await past.page([BTC], 0, 2000)
+    assert (before.known_to, [gap.first for gap in before.gaps]) == (2000, [9])
+    assert await past.page([BTC], 0) is page
+
+
 async def test_readers_that_began_elsewhere_soon_share_pages(past, tmp_path, monkeypatch):
     """A thousand subscribers resume from a thousand positions."""
     monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 40)

@@ -667,6 +667,17 @@ async def test_a_trade_that_is_backfilled_meanwhile_changes_no_answer(
     assert numbers(body) == [*range(1, 9), *range(10, 21)]
 
 
+async def test_a_gap_that_is_filled_between_two_queries_is_none(archived, tmp_path, monkeypatch):
+    """Also if the second query gets a page that was read for the first one."""
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 4)
+    answer, _ = await ask(archived, "")
+    assert answer.headers["Hedgehog-Gaps"] == "1"
+    archive.write(tmp_path, [archive.backfilled(9, 999, 2001)])
+    answer, body = await ask(archived, "")
+
+    assert (numbers(body), answer.headers["Hedgehog-Gaps"]) == ([*range(1, 21)], "0")
+
+
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "application/json"])
 async def test_messages_have_their_receive_times_on_request(archived, accept):
     """The other bytes are the exchange's."""

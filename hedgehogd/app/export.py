@@ -94,7 +94,12 @@ def _export(reader: PastReader | Reader, wish: Export, progress: TextIO) -> Expo
 
 
 def _stretches(reader: PastReader | Reader, wish: Export, extent: PastExtent) -> list[PastStretch]:
-    """Return the places that are read: of the wanted times, as far as the topic has messages."""
+    """Return the places that are read: of the wanted times, as far as the topic has messages.
+
+    In an archive, gaps and backfilled trades may be before the first or after the last message.
+    """
+    if isinstance(reader, PastReader):
+        return reader.stretches(wish.since_us, wish.until_us)
     found = [
         PastStretch(max(after, extent.first_place - 1), last)
         for after, last in reader.stretches(wish.since_us, wish.until_us)

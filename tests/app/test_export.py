@@ -180,6 +180,22 @@ def test_an_archive_is_exported_beside_its_writer(tmp_path):
     assert (row["trade_id"], row["received"]) == ("2", to_text(NOW + 2 * S))
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_gap_at_either_end_of_an_archive_is_exported_with_its_trades(tmp_path, is_first):
+    """Retention has removed the messages before it, or none has come since."""
+    filled = archive.gap(5, 7, 500, NOW + 5 * S)
+    trades = [archive.backfilled(n, 500, 900 + n) for n in (5, 6)]
+    rest = [archive.match(n) for n in (range(10, 13) if is_first else range(1, 4))]
+    archive.write(tmp_path, sorted([filled, *trades, *rest], key=lambda record: record.id))
+    for since, until in ((0, NEVER_US), (NOW + 4 * S, NOW + 6 * S)):
+        file = tmp_path / "out.ndjson"
+        found = export(Export(tmp_path, TOPIC, since, until, "ndjson", str(file)), io.StringIO())
+        numbers = [json.loads(line)["trade_id"] for line in lines(file)]
+        assert [n for n in numbers if n in (5, 6)] == [5, 6]
+        assert len(numbers) == (5 if until == NEVER_US else 2)
+        assert [(gap.first, gap.last) for gap in found.gaps] == [(7, 7)]
+
+
 def test_lost_records_are_gaps_of_any_time(tmp_path):
     """The times of damaged records are not known."""
     lost = archive.gap(None, None, 300, NOW + 9 * S, kind=GapKind.UNREADABLE)

@@ -153,4 +153,6 @@ def _hole(gap: PastGap, following: _Following) -> InBand:
         up_to = following.sequence_before(gap.topic, gap.place)
     hole = in_band(gap.topic, told, up_to, gap.received_us)
     hole.id = gap.place
+    if gap.is_undated:
+        hole.received_us = 0  # the time is one after the gap: a replay would wait until then
     return hole

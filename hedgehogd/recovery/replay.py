@@ -136,7 +136,7 @@ class Replay(CatchUp):
         messages = self._of_known_books(messages)
         due: list[Message] = []
         for message in messages:
-            if message.received_us > self._end_us:
+            if message.received_us > self._end_us or message.id > self._end:
                 continue
             if message.type != "notice" and not self._is_wanted(message):
                 continue

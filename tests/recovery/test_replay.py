@@ -14,7 +14,7 @@ from hedgehogd.fanout.instance import Instance
 from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.protocol.commands import ChannelRequest, Command, Pace
 from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import CALLER, PastUnavailable
+from hedgehogd.recovery.history_port import CALLER, PastGap, PastUnavailable
 from tests.fakes import make_message
 from tests.recovery.returning import (
     BTC,
@@ -274,6 +274,21 @@ async def test_recorded_gaps_are_told_in_their_place(
 
     assert [m.sequence or "told" for m in member.messages] == expected
     assert (member.ends, session.is_closed) == ([end], True)
+
+
+@pytest.mark.parametrize("speed", [0, 10])
+async def test_gaps_without_times_are_reported_in_the_stretch(stage, autojump_clock, speed):
+    """Their time is that at which the gap was found: after the stretch, perhaps by years."""
+    for second in (5, 9):
+        place = PLACE_0 + second * S + 1
+        found_us = EPOCH_US + 1000 * S
+        stage.past.gaps.append(PastGap(MATCH, place, "unreadable", None, None, found_us))
+    await trio.sleep(20)
+    member, session, _ = watch(stage, 4, until_us=EPOCH_US + 8 * S, speed=speed)
+    await trio.sleep(1)
+
+    assert [m.sequence or "told" for m in member.messages] == [5, "told", 6, 7]
+    assert session.is_closed
 
 
 async def test_an_event_stream_resumes_its_replay(stage, autojump_clock):

@@ -21,9 +21,11 @@ from typing import NamedTuple
 from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, MATCHES, Topic
 from hedgehogd.domain.message import BadMessage, Message, read_head
 from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
+from hedgehogd.domain.rows import UNREADABLE, decode_exactly
 from hedgehogd.log.migration.books import CHANNELS, Books
 from hedgehogd.log.migration.old_block import BadBlock
 from hedgehogd.log.migration.old_store import MISSING, OldGap, OldStore, OldTrade, Source
+from hedgehogd.protocol.backfilled import encode_trade
 
 _MESSAGE_BYTES = 20  # counted for a message beside its payload
 _CHUNK_BYTES = 8 * 1024 * 1024  # as a block of the archive
@@ -254,7 +256,7 @@ class _Trades:
             if last_id >= place:
                 break
             heapq.heappop(self._waiting)
-            payload = self._store.payload_of(trade)
+            payload = _text_of(topic.product_id, self._store.payload_of(trade))
             yield TradeRecord(topic, trade.trade_id, payload, gap_id, last_id, at_us)
 
     def rest(self, last_id: int) -> Iterator[TradeRecord]:
@@ -264,6 +266,15 @@ class _Trades:
 
     def _wait(self, at_us: int, topic: Topic, gap_id: int, trade: OldTrade) -> None:
         heapq.heappush(self._waiting, (at_us, topic, trade.trade_id, gap_id, trade))
+
+
+def _text_of(product_id: str, payload: bytes) -> bytes:
+    """Return a trade, which the store has as REST returned it, in the form of a ``match``."""
+    try:
+        trade = decode_exactly(payload)
+    except UNREADABLE:
+        return payload
+    return encode_trade(product_id, trade) if isinstance(trade, dict) else payload
 
 
 def _time_of(trade: OldTrade) -> tuple[int, int, int]:

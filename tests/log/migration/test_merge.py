@@ -1,5 +1,7 @@
 """The order of a migrated store, and the ids of its records."""
 
+import json
+
 import pytest
 
 from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, MATCHES, TICKER
@@ -56,6 +58,21 @@ def test_trades_get_unused_ids_after_their_gap(merged):
     ]  # fmt: skip
     gap, trades = records[1], records[4:6]
     assert {(t.gap_id, t.received_us) for t in trades} == {(gap.id, gap.received_us)}
+
+
+def test_trades_have_the_form_of_a_match(merged):
+    """The store has them as REST returned them."""
+    row = {"trade_id": 2, "side": "buy", "price": "1.10", "size": "2", "time": "2026-09-21T"}
+    records = merged([match(1), match(3)], [row])
+    [trade] = [each for each in records if isinstance(each, TradeRecord)]
+
+    assert json.loads(trade.payload) == row | {"type": "match", "product_id": "BTC-USD"}
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{", b""])
+def test_a_trade_that_cannot_be_read_keeps_its_text(text):
+    """A damaged row costs its form only."""
+    assert module._text_of("BTC-USD", text) == text
 
 
 def test_trades_without_room_follow_the_last_record(merged):

@@ -132,7 +132,10 @@ def _spans(
 ) -> list[tuple[int, int, int, int]]:
     """Return ids and receive times, each the first and last ones, of the parts of a file."""
     row = source.row
-    if row is not None and not _overlaps(row.min_us, row.max_us, since_us, until_us):
+    if row is not None and (
+        not _overlaps(row.min_us, row.max_us, since_us, until_us)
+        or (since_us <= row.min_us and row.max_us < until_us)
+    ):
         return [(row.first_id, row.last_id, row.min_us, row.max_us)]
     opened = _open(reader, source)
     if opened is None:

@@ -120,3 +120,21 @@ def test_segments_of_other_times_are_not_opened_and_missing_ones_are_found(tmp_p
     assert set(opened) <= {row.first_id for row in rows if row.last_id <= 100}
     assert [(200, 300)] == stretches(reader, START_US + 250, START_US + 2**40)
     reader.close()
+
+
+def test_segments_within_a_time_are_not_opened(tmp_path, monkeypatch):
+    """A query of a week would read the index of each of its segments."""
+    with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+        for era in range(5):
+            first = 1 + 100 * era
+            writer.append([message(TOPICS[0], n, n) for n in range(first, first + 100)])
+            writer.seal()
+    with closing(Reader(tmp_path)) as reader:
+        opened = []
+        open_ = reader.view.open
+        monkeypatch.setattr(reader.view, "open", lambda s: (opened.append(s.first_id), open_(s))[1])
+
+        assert [(0, 500)] == stretches(reader, START_US + 1, START_US + 501)
+        assert opened == []
+        assert [(100, 400)] == stretches(reader, START_US + 101, START_US + 400)
+        assert opened == [301]

@@ -1,6 +1,7 @@
 """The errors of the archive; nothing else leaves it.
 
 ArchiveError
+├── ArchiveFull        the disk is full
 ├── ArchiveLocked      another process writes
 ├── ArchiveReplaced    its directory was deleted, moved or replaced while it was open
 ├── ForeignArchive     it belongs to another deployment
@@ -11,6 +12,10 @@ ArchiveError
 
 class ArchiveError(Exception):
     """The archive cannot be used now: no space, read-only, absent. The text says why."""
+
+
+class ArchiveFull(ArchiveError):
+    """The file system has no space, or the quota is used up."""
 
 
 class ArchiveLocked(ArchiveError):

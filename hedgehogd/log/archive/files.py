@@ -9,6 +9,7 @@ ID is the id after which the records of the file begin, in 20 digits. Every file
 with the same header, so each can be identified alone.
 """
 
+import errno
 import os
 import re
 import struct
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 from hedgehogd.log.archive.errors import (
     ArchiveError,
+    ArchiveFull,
     DamagedArchive,
     ForeignArchive,
     NewerFormat,
@@ -120,7 +122,8 @@ def unpack_header(data: bytes, name: str, deployment: str | None = None) -> File
 
 def failed(path: Path, error: OSError) -> ArchiveError:
     """Return the error of the archive for an error of the file system."""
-    return ArchiveError(f"{path}: {error.strerror or error}")
+    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return (ArchiveFull if is_full else ArchiveError)(f"{path}: {error.strerror or error}")
 
 
 def part_of(path: Path) -> Path:

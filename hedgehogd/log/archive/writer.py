@@ -22,7 +22,7 @@ from hedgehogd.log.archive import catalogue, compaction, files, inventory
 from hedgehogd.log.archive.block import CHECKPOINT, Builder
 from hedgehogd.log.archive.block_file import BlockFile
 from hedgehogd.log.archive.catalogue import Catalogue, SegmentRow
-from hedgehogd.log.archive.errors import ArchiveError, ArchiveReplaced
+from hedgehogd.log.archive.errors import ArchiveError, ArchiveFull, ArchiveReplaced
 from hedgehogd.log.archive.files import OPEN, SEGMENT, FileHeader, FileName
 from hedgehogd.log.archive.index import Index, collect, read_footer
 from hedgehogd.log.archive.inventory import Growing, Inventory
@@ -255,6 +255,9 @@ class Writer:
 
         A segment of a clock that ran ahead is as old as the next one with a possible time.
 
+        On a full disk the file is removed before the catalogue is written: until then readers
+        report its records as a gap.
+
         Args:
             now_us: the time, µs since the epoch.
             age_s: how long records are kept.
@@ -262,19 +265,29 @@ class Writer:
 
         Raises:
             ArchiveError: the catalogue cannot be written, or the file cannot be removed; the next
-                call tries again before it drops another one.
+                call tries again before it drops another one, unless the disk is full.
         """
-        self._remove_replaced()
+        full: ArchiveFull | None = None
+        try:
+            self._remove_replaced()
+        except ArchiveFull as error:
+            full = error
         rows = self._catalogue.segments
-        if not rows:
-            return None
         newest_us = next((row.max_us for row in rows if row.max_us <= now_us), now_us)
-        if self.size <= bytes_max and newest_us >= now_us - age_s * _US:
+        if not rows or (self.size <= bytes_max and newest_us >= now_us - age_s * _US):
+            if full is not None:
+                raise full
             return None
         dropped = self._catalogue.drop(self._index_of(rows[0]))
-        self._replaced[self._directory / dropped.name] = dropped.bytes
+        path = self._directory / dropped.name
+        self._replaced[path] = dropped.bytes
         self._is_catalogue_due = True
-        self._remove_replaced()
+        try:
+            self._remove_replaced()
+        except ArchiveFull:
+            files.remove(path)
+            del self._replaced[path]
+            self._remove_replaced()
         return dropped
 
     def check(self) -> None:

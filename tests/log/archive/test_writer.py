@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ import pytest
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import LEVEL2
+from hedgehogd.domain.record import GapKind
 from hedgehogd.log.archive import files
 from hedgehogd.log.archive.errors import (
     ArchiveError,
@@ -317,6 +319,51 @@ def test_retention_removes_the_oldest_segment_first(tmp_path):
     assert first == writer.retain(START_US + 10**9, age_s - 1e-3, 10**9)
     assert second == writer.retain(START_US, 1e9, writer.size - 1)
     assert not (tmp_path / first.name).exists()
+    writer.close()
+
+
+@pytest.mark.parametrize("is_due", [False, True])
+def test_retention_frees_space_on_a_full_disk(tmp_path, monkeypatch, is_due):
+    """The new catalogue needs space before the file may be removed; the disk has none."""
+    writer = write(tmp_path, records(Random(1), 900), Random(2))
+    writer.seal()
+    first = writer._catalogue.segments[0]
+    writer._is_catalogue_due = is_due
+    real = files.write_all
+
+    def write_all(descriptor, data):
+        if (tmp_path / first.name).exists():
+            _half(descriptor, data)
+        real(descriptor, data)
+
+    monkeypatch.setattr(files, "write_all", write_all)
+    if is_due:
+        with pytest.raises(ArchiveError, match="No space left"):
+            writer.retain(START_US, 1e9, 10**9)
+    assert writer.retain(START_US, 1e9, writer.size - 1) == first
+    assert not (tmp_path / first.name).exists()
+    writer.close()
+
+    with closing(Reader(tmp_path)) as reader:
+        assert reader.view.catalogue.dropped_id == first.last_id
+        assert [gap.kind for gap in reader.gaps() if gap.kind is GapKind.UNREADABLE] == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
+def test_another_fault_of_the_catalogue_keeps_the_file(tmp_path, monkeypatch, number):
+    """A reader must not miss a file that the catalogue names, if there is another way."""
+    writer = write(tmp_path, records(Random(1), 900), Random(2))
+    writer.seal()
+    first = writer._catalogue.segments[0]
+
+    def write_all(descriptor, data):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "write_all", write_all)
+    with pytest.raises(ArchiveError):
+        writer.retain(START_US, 1e9, writer.size - 1)
+    assert (tmp_path / first.name).exists()
+    monkeypatch.undo()
     writer.close()
 
 

@@ -399,8 +399,9 @@ HISTORY_PAGE_BYTES_MAX = 1024 * 1024
 HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
 # Seconds between two snapshots of a recorded book, so that a reader can start in the middle.
 HISTORY_SNAPSHOT_S = 600.0
-# Pages of recorded messages cached for the next reader of the same topics.
+# Pages of recorded messages cached for the next reader of the same topics, and their bytes.
 HISTORY_PAGES_MAX = 64
+HISTORY_PAGES_BYTES_MAX = 64 * 1024 * 1024
 # Places of messages in the store (docs/GLOSSARY.md), cached for further subscribers that resume
 # from the same message.
 HISTORY_PLACES_MAX = 1_000
@@ -552,6 +553,9 @@ ARCHIVE_INDEXES_BYTES_MAX = 32 * 1024 * 1024
 ARCHIVE_FILES_OPEN_MAX = 32
 # Records of one page.
 ARCHIVE_PAGE_RECORDS_MAX = 10_000
+# Bytes of the texts of one page, which ends with the block that reaches them: a page of snapshots
+# of books would have hundreds of MB.
+ARCHIVE_PAGE_BYTES_MAX = 8 * 1024 * 1024
 # Blocks that one page unpacks: a second of computing for a topic with few messages in each.
 ARCHIVE_PAGE_BLOCKS_MAX = 256
 # Waits before ``store check`` looks again whether a fault is only the work of a running writer: an

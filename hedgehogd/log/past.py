@@ -45,7 +45,9 @@ class ArchivePast:
         self._found: Lru[tuple[Topic, int], tuple[int, int]] = Lru(limits.HISTORY_PLACES_MAX)
         self._first: Mapping[Topic, int] = {}  # a stream asks for all its topics at once
         self._first_at = -math.inf
-        self._pages: Lru[_Key, PastPage] = Lru(limits.HISTORY_PAGES_MAX)
+        self._pages: Lru[_Key, PastPage] = Lru(
+            limits.HISTORY_PAGES_MAX, limits.HISTORY_PAGES_BYTES_MAX
+        )
 
     def keeps(self, topic: Topic) -> bool:
         """See ``recovery.history_port.Past``."""
@@ -108,7 +110,9 @@ class ArchivePast:
                         lambda reader: aligned(reader.page(key[0], after, known_to=known_to), after)
                     )
                 if page.is_sealed:
-                    self._pages.put(key, page)
+                    # A message has its text twice: alone, and in its frame.
+                    weight = 2 * sum([len(message.payload) for message in page.messages])
+                    self._pages.put(key, page, weight)
         return page
 
     def _kept(self, key: _Key, known_to: int | None) -> PastPage | None:

@@ -71,6 +71,21 @@ async def test_a_page_that_cannot_change_is_read_once(past, tmp_path, monkeypatc
     assert await past.page([BTC], 1700) is not last
 
 
+async def test_kept_pages_are_bounded_in_bytes(tmp_path, monkeypatch):
+    """64 pages of snapshots would fill the memory."""
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 4)
+    monkeypatch.setattr(limits, "HISTORY_PAGES_BYTES_MAX", 2_500)
+    past = ArchivePast(write(tmp_path / "archive", [match(n) for n in range(1, 40)]))
+    first = await past.page([BTC], 0)
+    assert await past.page([BTC], 0) is first
+    for after in range(100, 1000, 100):
+        await past.page([BTC], after)
+
+    assert past._pages.weight <= 2_500
+    assert await past.page([BTC], 0) is not first
+    await past.close()
+
+
 async def test_a_page_without_a_gap_is_that_of_a_later_query(past, tmp_path, monkeypatch):
     """Not of one that began before its trades were known."""
     monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 12)

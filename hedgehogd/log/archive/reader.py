@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
 from hedgehogd.log.archive.backfill import Placement, fill
 from hedgehogd.log.archive.catalogue import SegmentRow
@@ -123,7 +124,8 @@ class Reader:
         Args:
             after_id: the position.
             topics: the topics of the records; None for all records.
-            limit: most records; a gap with its backfilled trades is not divided.
+            limit: most records; a gap with its backfilled trades is not divided. A page with
+                ``ARCHIVE_PAGE_BYTES_MAX`` ends with its block, too.
             placement: delivers backfilled trades at the place of their gap, as it says; None
                 delivers them where they were appended.
 
@@ -134,7 +136,7 @@ class Reader:
 
     def _read(self, after_id: int, topics: Topics, limit: int, placement: Placement | None) -> Page:
         placing = Placing(self.view, topics, placement)
-        end_id, visited = max(after_id, self.view.catalogue.dropped_id), 0
+        end_id, visited, size = max(after_id, self.view.catalogue.dropped_id), 0, 0
         records: list[Record] = [*placing.missing(after_id, end_id, Place(end_id, 0))]
         if len(records) >= limit:
             return self._page(placing, records, end_id)
@@ -161,8 +163,11 @@ class Reader:
                 stop = min(start + limit - len(records), len(merged.ids))
                 while start < stop < len(merged.ids) and merged.ids[stop] == merged.ids[stop - 1]:
                     stop += 1
-                records += placing.placed(opened, number, merged, start, stop)
-                if stop < len(merged.ids) or len(records) >= limit:
+                placed = placing.placed(opened, number, merged, start, stop)
+                records += placed
+                size += _bytes_of(placed)
+                is_full = len(records) >= limit or size >= limits.ARCHIVE_PAGE_BYTES_MAX
+                if stop < len(merged.ids) or is_full:
                     last = stop == len(merged.ids)
                     end_id = blocks[number].header.last_id if last else merged.ids[stop - 1]
                     return self._page(placing, records, end_id)
@@ -188,7 +193,7 @@ class Reader:
     ) -> Page:
         placing = Placing(self.view, topics, placement)
         records: list[Record] = []
-        end_id, visited = before_id, 0
+        end_id, visited, size = before_id, 0, 0
 
         def page(end_id: int) -> Page:
             found = self._back(placing, records, end_id)
@@ -222,8 +227,10 @@ class Reader:
                 start = max(0, stop - (limit - len(records)))
                 while 0 < start < stop and merged.ids[start] == merged.ids[start - 1]:
                     start -= 1
-                records += reversed(placing.placed(opened, number, merged, start, stop))
-                if start or len(records) >= limit:
+                placed = placing.placed(opened, number, merged, start, stop)
+                records += reversed(placed)
+                size += _bytes_of(placed)
+                if start or len(records) >= limit or size >= limits.ARCHIVE_PAGE_BYTES_MAX:
                     end_id = merged.ids[start] if start else blocks[number].header.first_id
                     return page(end_id)
             end_id = min(end_id, source.first_id)
@@ -388,3 +395,7 @@ class Reader:
                             continue
                         filled = fill(marker, self.backfilled(marker, placement.to_id))
                         yield from (part for part in filled if isinstance(part, GapRecord))
+
+
+def _bytes_of(records: list[Record]) -> int:
+    return sum([len(each.payload) for each in records if isinstance(each, Message | TradeRecord)])

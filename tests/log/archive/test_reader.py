@@ -80,6 +80,23 @@ def write(directory, appended, random, sizes=SMALL):
     return writer
 
 
+def test_a_page_is_bounded_in_bytes(tmp_path, monkeypatch):
+    """A page of snapshots of books would have hundreds of MB."""
+    monkeypatch.setattr(limits, "ARCHIVE_PAGE_BYTES_MAX", 1_000)
+    appended = [message(TOPICS[0], n, n) for n in range(1, 300)]
+    write(tmp_path, appended, Random(1)).close()
+    reader = Reader(tmp_path)
+    sizes = {
+        sum(len(record.payload) for record in page.records)
+        for page in (reader.read(0), reader.read_back(2**60))
+    }
+
+    assert all(1_000 <= size < 10_000 for size in sizes), sizes
+    assert all_of(reader, None, 10_000) == appended
+    assert all_back(reader, None, 10_000) == appended[::-1]
+    reader.close()
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 500), limit=st.sampled_from((1, 7, 1000)))
 def test_the_archive_equals_a_list(tmp_path_factory, seed, count, limit):

@@ -1,5 +1,6 @@
 """Pages: messages that are not live, on their way to who comes back; their bytes are shared."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import TypeVar
@@ -113,27 +114,24 @@ def with_gaps(page: PastPage) -> list[Message]:
 
 
 class _Following:
-    """What follows on places within ``messages``."""
+    """What follows on places within ``messages``, which are in the order of their places."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._messages = messages
-        self._found: dict[tuple[Topic, int], int | None] = {}
+        self._found: dict[Topic, tuple[list[int], list[int]]] | None = None
 
     def sequence_before(self, topic: Topic, place: int) -> int | None:
         """Return the last sequence before the next message of ``topic``; None without one."""
-        key = (topic, place)
-        if key not in self._found:
-            self._found[key] = next(
-                (
-                    message.sequence - 1
-                    for message in self._messages
-                    if message.id >= place
-                    and message.sequence is not None
-                    and message.topic == topic
-                ),
-                None,
-            )
-        return self._found[key]
+        if self._found is None:
+            self._found = {}
+            for message in self._messages:
+                if message.sequence is not None:
+                    places, sequences = self._found.setdefault(message.topic, ([], []))
+                    places.append(message.id)
+                    sequences.append(message.sequence)
+        places, sequences = self._found.get(topic, ([], []))
+        at = bisect_left(places, place)
+        return sequences[at] - 1 if at < len(places) else None
 
 
 def _number_at_place(message: Message) -> int:

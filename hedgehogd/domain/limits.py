@@ -429,6 +429,8 @@ CSV_CELL_CHARACTERS_MAX = 32_000
 REPLAY_SPEED_MAX = 1_000
 # Seconds within which messages that are due are replayed together.
 REPLAY_TICK_S = 0.01
+# Seconds between two messages that a replay takes for a clock that was set, not for a silence.
+REPLAY_STEP_S = 86_400.0
 # Bytes delivered at once to a subscriber that catches up: the size of its kernel buffer.
 RESUME_CHUNK_BYTES = 64 * 1024
 # Messages of the tape in one page for resuming subscribers, and pages kept for them to share.

@@ -49,6 +49,7 @@ class Replay(CatchUp):
         self._pace = pace
         self._begin_us = 0  # the receive time that is due at once; 0 while it is not known
         self._began_at = 0.0
+        self._before_us = 0  # the receive time of the message before; 0 for none
         self._end = _NEVER  # the place up to which the stretch goes
         self._known: set[Topic] = set()  # books whose snapshot has been given
 
@@ -181,6 +182,10 @@ class Replay(CatchUp):
         if not self._pace.speed or not message.received_us:
             return 0.0
         self._begin_us = self._begin_us or message.received_us
+        before_us, self._before_us = self._before_us or self._begin_us, message.received_us
+        if abs(message.received_us - before_us) > limits.REPLAY_STEP_S * _US:
+            # The clock was set: the pace goes on from this message, by the times of its era.
+            self._begin_us, self._began_at = message.received_us, trio.current_time()
         return self._began_at + (message.received_us - self._begin_us) / _US / self._pace.speed
 
     def _is_over(self, page: PastPage) -> bool:

@@ -110,6 +110,18 @@ async def test_each_message_comes_when_it_is_due(stage, autojump_clock, speed, b
     assert times == pytest.approx([between, 2 * between, 3 * between], abs=0.002)
 
 
+async def test_a_clock_that_was_set_does_not_stop_the_pace(stage, autojump_clock):
+    """By years back for some messages, then ahead: each era has its own times."""
+    for _, _, message in stage.past.kept[5:8]:
+        message.received_us -= 3 * 365 * 86_400 * S
+    await trio.sleep(20)
+    member, _, times = watch(stage, 2, speed=1)
+    await trio.sleep(30)
+
+    assert data(member) == [3, 4, 5, 6, 7, 8, 9]
+    assert sorted(set(times[:6])) == pytest.approx([1, 2, 3, 4, 5], abs=0.002)
+
+
 async def test_what_came_together_is_given_together(stage, autojump_clock):
     """Channels keep their order."""
     for number in (21, 22, 23):

@@ -206,7 +206,9 @@ class Replay(CatchUp):
 
     def _go_live(self, page: PastPage) -> None:
         """Go on with what is live, from the last ``page``."""
-        given_us = page.written_to - int(limits.RESUME_MARGIN_S * _US)
+        # A clock that was ahead has dated the newest records later than now.
+        written_to = min(page.written_to, self._resumes.wall_us())
+        given_us = written_to - int(limits.RESUME_MARGIN_S * _US)
         starts = {
             topic: Start(progress.reached, max(progress.after_us, given_us))
             for topic, progress in self._progress.items()

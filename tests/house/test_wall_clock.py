@@ -51,6 +51,7 @@ READERS = {
     "recovery/catch_up.py CatchUp._read_past": "places of the store are receive times",
     "recovery/catch_up.py CatchUp.join": "a new topic begins at the present place",
     "recovery/peer_recovery.py Neighbours._wait": "peers are asked some time after a receive time",
+    "recovery/replay.py Replay._go_live": "compared with receive times, which are wall-clock",
     "recovery/replay.py Replay._is_stored": "the end of a stretch is a receive time",
     "recovery/replay.py Replay._is_present": "the present is a place of the store",
     "simulator/__init__.py _replay_server": "``/time`` answers with the present",

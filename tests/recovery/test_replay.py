@@ -122,6 +122,17 @@ async def test_a_clock_that_was_set_does_not_stop_the_pace(stage, autojump_clock
     assert sorted(set(times[:6])) == pytest.approx([1, 2, 3, 4, 5], abs=0.002)
 
 
+async def test_a_replay_becomes_live_after_a_clock_that_was_ahead(stage, autojump_clock):
+    """The newest records are dated next year: they do not say what was recorded until then."""
+    stage.past.stopped_us = EPOCH_US + 365 * 86_400 * S
+    await trio.sleep(20)
+    await stage.publish("ticker", 10)
+    member, _, _ = watch(stage, 8.5, MATCH, TICK)
+    await trio.sleep(300)
+
+    assert data(member) == [9, 10]
+
+
 async def test_what_came_together_is_given_together(stage, autojump_clock):
     """Channels keep their order."""
     for number in (21, 22, 23):

@@ -77,8 +77,8 @@ def clean(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run_command(capsys):
-    """Run, and return the status, stdout and stderr."""
+def run_command(clean, capsys):
+    """Run with ``clean``, and return the status, stdout and stderr."""
 
     def run_command(*argv):
         try:

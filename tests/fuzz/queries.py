@@ -109,6 +109,7 @@ _WORDS = (
     "level3",
     "user",
     "asc",
+    "desc",
 )
 _VALUES_BY_NAME = {
     "pairs": _WORDS,
@@ -134,6 +135,7 @@ _VALUES_BY_NAME = {
     "session": ("1.x", "9.x", ""),
     "pair": _WORDS,
     "order": _WORDS,
+    "times": ("0", "1", "2", "true", ""),
 }
 _NAMES = tuple(_VALUES_BY_NAME)
 _STREAM_PATHS = ("/api/v1/stream", "/api/v1/subscribe/BTC-USD")

@@ -48,7 +48,7 @@ class Progress:
         return published_us > self.after_us if self.reached is None else sequence > self.reached
 
     def lacks(self, hole: InBand | BackfilledTrade) -> bool:
-        """Say whether something that is wanted is missing in ``hole``, or is the trade."""
+        """Say whether the subscriber lacks the messages of a gap, or a backfilled trade."""
         if self.reached is None or hole.up_to is None:
             return hole.published_us > self.after_us
         return self.reached < hole.up_to

@@ -131,7 +131,7 @@ async def test_a_reader_that_failed_is_opened_anew(past, store):
 
 
 async def test_places_are_times(past, store):
-    """This store has no ids: the place of a message is the receive time that it is given."""
+    """The store has no ids: a message has its place as its receive time."""
     store.writer.write([match(1), match(2)], NOW)
     page = await past.page([MATCHES], await past.find_time(NOW + 2))
     [message] = page.messages

@@ -12,6 +12,7 @@ import msgspec
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
+from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapRecord, Record, TradeRecord
 
 
@@ -30,6 +31,8 @@ class TradeGaps:
     def note(self, records: Iterable[Record]) -> None:
         """Note the gaps and backfilled trades among the next records of the log."""
         for record in records:
+            if isinstance(record, Message):
+                continue
             if isinstance(record, GapRecord):
                 is_numbered = record.first is not None and record.last is not None
                 if record.topic.channel == MATCHES.topic_channel and is_numbered:

@@ -82,7 +82,7 @@ def test_the_last_numbers_are_noted():
     ends.note_numbers(Topic("matches", "ETH-USD"), 50, 5)
     ends.note_numbers(HEARTBEAT, 50, 5)
 
-    assert ends.numbers == {
+    assert ends.numbers() == {
         FULL: 70, MATCHES: 7, TICKER: 4, LEVEL3: 3, Topic("matches", "ETH-USD"): 5
     }  # fmt: skip
 

@@ -126,7 +126,7 @@ async def test_ends_are_those_of_window_and_archive(tmp_path, autojump_clock, nu
     ends, gaps = read_ends(directory, tmp_path / "archive")
     directory.close()
 
-    assert {TICKER: 7, MATCHES: 399} == ends.numbers
+    assert {TICKER: 7, MATCHES: 399} == ends.numbers()
     assert [beat(0).payload, beat(1).payload] == ends.newest(HEARTBEAT)
     assert 0 == len(gaps)
 
@@ -154,10 +154,10 @@ async def test_parts_that_are_not_readable_are_left_out(tmp_path, autojump_clock
     """The log continues with the rest; numbers of the other part are known."""
     directory = await logged(tmp_path, nursery, trade(1), trade(2))
     (tmp_path / "archive" / files.CATALOGUE).write_bytes(b"x")
-    assert {MATCHES: 2} == read_ends(directory, tmp_path / "archive")[0].numbers
+    assert {MATCHES: 2} == read_ends(directory, tmp_path / "archive")[0].numbers()
     (segment,) = (tmp_path / "window").glob("segment-*")
     segment.write_bytes(bytes(len(segment.read_bytes())))
-    assert {} == read_ends(directory, tmp_path / "archive")[0].numbers
+    assert {} == read_ends(directory, tmp_path / "archive")[0].numbers()
     directory.close()
 
 
@@ -168,4 +168,4 @@ async def test_an_archive_of_other_topics_is_no_fault(tmp_path, autojump_clock, 
     ends, _ = read_ends(directory, tmp_path / "archive")
     directory.close()
 
-    assert {Topic("full", "BTC-USD"): 3} == ends.numbers
+    assert {Topic("full", "BTC-USD"): 3} == ends.numbers()

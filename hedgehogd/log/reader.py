@@ -12,6 +12,7 @@ skips records silently.
 import os
 from contextlib import ExitStack
 
+from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.limits import WINDOW_READ_BYTES
 from hedgehogd.domain.record import Record
 from hedgehogd.log.chain import terms_before
@@ -109,7 +110,7 @@ class Reader:
                     self._enter_term(self._following)
                 else:
                     break
-        except LogError:
+        except (LogError, OperatorError):
             if not records:
                 raise  # else the next read raises it
         if records:
@@ -194,7 +195,9 @@ class Reader:
         A second read follows if no entry is whole: on a processor that delays stores, data may
         become visible after the end that was published for it.
         """
-        descriptor = self._descriptor or self._open_segment()
+        descriptor = self._descriptor
+        if descriptor is None:
+            descriptor = self._open_segment()
         try:
             data = os.pread(descriptor, size, self._at)
             found = scan(data)
@@ -284,7 +287,9 @@ class Reader:
         if self._segment > end >> 32:
             return  # the term has no entries
         end = end & 0xFFFF_FFFF if self._segment == end >> 32 else _OFFSET_END
-        descriptor = self._descriptor or self._open_segment()
+        descriptor = self._descriptor
+        if descriptor is None:
+            descriptor = self._open_segment()
         at, last_at, is_found = self._at, 0, False
         try:
             while at < end and not is_found:

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from hedgehogd.log import reader as reader_module
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, ReplacedWindow
+from hedgehogd.log.errors import (
+    DamagedWindow,
+    LeftWindow,
+    LogError,
+    ReplacedWindow,
+    UnusableWindow,
+)
 from hedgehogd.log.reader import Reader
 from hedgehogd.log.segment import FRAME_BYTES, HEAD_BYTES, frame
 from hedgehogd.protocol import entry
@@ -456,3 +462,28 @@ def test_any_schedule_is_read_once_and_in_order(tmp_path_factory, seed):
             assert [each for each in appended if each > first] == got
     finally:
         machine.close_all()
+
+
+def test_a_successor_of_another_format_skips_no_record(machine, monkeypatch):
+    """Its page appears while a read has records: this read returns them, the next one raises."""
+    window = machine.writer()
+    reader = machine.reader()
+    for number in (1, 2):
+        window.append([message(number)])
+    read_segment = reader._read_segment
+
+    def succeeded(*arguments):
+        read_segment(*arguments)
+        monkeypatch.undo()
+        machine.writer().append([message(3)])
+        (path,) = machine.path.glob("term-2")
+        data = bytearray(path.read_bytes())
+        data[12] = 2
+        path.write_bytes(data)
+
+    monkeypatch.setattr(reader, "_read_segment", succeeded)
+    found = reader.read(reader.after_id, 10)
+    assert [1, 2] == numbers(found)
+    for _ in range(2):
+        with pytest.raises(UnusableWindow):
+            reader.read(found[-1].id, 10)

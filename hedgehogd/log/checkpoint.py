@@ -9,6 +9,7 @@ from hedgehogd.domain.book import Book
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.level2 import read_snapshot, read_update, snapshot_parts
 from hedgehogd.domain.message import BadMessage, Message
+from hedgehogd.domain.record import GapRecord, Record
 from hedgehogd.log.continuity import BOOKS
 from hedgehogd.protocol.frames import encode_text
 
@@ -42,11 +43,15 @@ class Checkpoint:
         """Drop all books; each begins again with a snapshot."""
         self._held.clear()
 
-    def follow(self, message: Message) -> None:
-        """Apply the next message of the log; one that is of no book has no effect.
+    def follow(self, message: Record) -> None:
+        """Apply the next record of the log; one that concerns no book has no effect.
 
-        A message that cannot be read drops its book.
+        A gap of its topic drops a book, and so does a message that cannot be read.
         """
+        if isinstance(message, GapRecord):
+            self._held.pop(message.topic, None)
+        if not isinstance(message, Message):
+            return
         if message.topic.channel not in BOOKS:
             return
         for topic in (message.topic, message.also):

@@ -4,6 +4,7 @@ import json
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
+from hedgehogd.domain.record import FeedRecord, GapRecord
 from hedgehogd.log.checkpoint import Checkpoint
 from hedgehogd.protocol.frames import encode_text
 from tests.fakes import make_message
@@ -72,3 +73,14 @@ def test_an_unreadable_message_drops_its_book():
     assert [LEVEL2] == [topic for topic, _ in bodies(books)]
     books.clear()
     assert 0 == len(books)
+
+
+def test_a_gap_drops_the_book_of_its_topic():
+    """The changes after it are of another book."""
+    books = Checkpoint()
+    books.follow(snapshot(also=BATCH))
+    for record in (FeedRecord("stale"), GapRecord(Topic("level2", "ETH-USD")), GapRecord(LEVEL2)):
+        books.follow(record)
+    books.follow(update(["buy", "1", "2"]))
+
+    assert [BATCH] == [topic for topic, _ in bodies(books)]

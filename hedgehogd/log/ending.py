@@ -9,13 +9,14 @@ from pathlib import Path
 import structlog
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.record import FeedRecord, Record
 from hedgehogd.log.archive import files
 from hedgehogd.log.archive import reader as archive
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive, NewerFormat
 from hedgehogd.log.continuity import Ends
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import LeftWindow, LogError, UnusableWindow
+from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, UnusableWindow, reported
 from hedgehogd.log.lease import Predecessor
 from hedgehogd.log.reader import Reader
 from hedgehogd.log.trade_gaps import TradeGaps
@@ -48,12 +49,15 @@ def read_predecessor(directory: Path, *, needs_term: bool = False) -> Predecesso
 
     Raises:
         UnusableWindow: a newer version wrote the archive.
+        LogError: the file system refuses to read the archive now: it may have one.
     """
     try:
         newest = _newest_header(directory)
     except NewerFormat as error:
         raise UnusableWindow(str(error)) from None
     known = Predecessor() if newest is None else Predecessor(newest.deployment, 0, newest.after_id)
+    with reported(directory), suppress(FileNotFoundError), (directory / files.CATALOGUE).open("rb"):
+        pass
     try:
         reader = archive.Reader(directory)
     except NewerFormat as error:
@@ -64,8 +68,10 @@ def read_predecessor(directory: Path, *, needs_term: bool = False) -> Predecesso
         last_id = reader.last_id()
         term = _last_term(reader, last_id) if needs_term else 0
         return Predecessor(reader.view.catalogue.deployment, term, last_id)
-    except ArchiveError:
+    except DamagedArchive:
         return known
+    except ArchiveError as error:
+        raise LogError(str(error)) from None
     finally:
         reader.close()
 
@@ -75,15 +81,17 @@ def _newest_header(directory: Path) -> files.FileHeader | None:
 
     Raises:
         NewerFormat: a newer version wrote it.
+        LogError: the file system refuses to read the directory, or a file in it.
     """
-    try:
-        names = sorted(filter(None, (files.read_name(path.name) for path in directory.iterdir())))
-    except OSError:
-        return None
-    for name in reversed(names):
-        path = directory / str(name)
-        with suppress(OSError, DamagedArchive), path.open("rb") as file:
-            return files.unpack_header(file.read(files.HEADER_BYTES), path.name)
+    with reported(directory):
+        try:
+            found = [files.read_name(path.name) for path in directory.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        for name in sorted(filter(None, found), reverse=True):
+            path = directory / str(name)
+            with suppress(FileNotFoundError, DamagedArchive), path.open("rb") as file:
+                return files.unpack_header(file.read(files.HEADER_BYTES), path.name)
     return None
 
 
@@ -104,21 +112,21 @@ def read_ends(directory: Directory, archive_path: Path) -> tuple[Ends, TradeGaps
     """Return the ends of the log's topics, and its newest gaps in trades.
 
     The window has the newest of them, the archive the rest. Parts that are not readable are left
-    out, and reported.
+    out, and reported: the archive, and of a damaged segment of the window the records after the
+    first unreadable place.
     """
     ends, gaps = Ends(), TradeGaps()
     window = Reader(directory)
     try:
-        oldest = _read_some(window, 0)
+        records, position = _read_some(window, directory, 0)
         try:
-            _note_archive(archive_path, ends, gaps, oldest[0].id if oldest else None)
-        except ArchiveError as error:
+            _note_archive(archive_path, ends, gaps, records[0].id if records else None)
+        except (ArchiveError, LogError) as error:
             log.warning("the end of the archive is not readable", reason=str(error))
-        position = 0
-        while records := _read_some(window, position):
+        while records:
             ends.note(records)
             gaps.note(records)
-            position = records[-1].id
+            records, position = _read_some(window, directory, position)
     except LogError as error:
         log.warning("the end of the log is not readable", reason=str(error))
     finally:
@@ -126,11 +134,50 @@ def read_ends(directory: Directory, archive_path: Path) -> tuple[Ends, TradeGaps
     return ends, gaps
 
 
-def _read_some(window: Reader, after_id: int) -> list[Record]:
+def _read_some(window: Reader, directory: Directory, after_id: int) -> tuple[list[Record], int]:
+    """Return the next readable records after an id, and the id of the last one; none at the end.
+
+    Raises:
+        LogError: the window cannot be read any further.
+    """
+    while True:
+        try:
+            records = window.read(after_id, limits.ARCHIVER_RECORDS_MAX)
+        except LeftWindow as error:
+            after_id = error.oldest_id
+        except DamagedWindow as error:
+            following_id = _next_segment(directory, after_id)
+            if following_id is None:
+                raise
+            log.warning("a part of the log is not readable", reason=str(error))
+            after_id = following_id
+        else:
+            return records, records[-1].id if records else after_id
+
+
+def _next_segment(directory: Directory, after_id: int) -> int | None:
+    """Return the id before the first segment of the window that begins after ``after_id``."""
+    heads = (directory.head(*each) for each in directory.segments())
+    ids = (head.previous_id for head in heads if head is not None)
+    return min((each for each in ids if each > after_id), default=None)
+
+
+def read_topics(directory: Path) -> set[Topic]:
+    """Return the topics of the messages of the archive in ``directory``.
+
+    Raises:
+        ArchiveError: it cannot be read.
+    """
+    reader = archive.Reader(directory)
     try:
-        return window.read(after_id, limits.ARCHIVER_RECORDS_MAX)
-    except LeftWindow as error:
-        return window.read(error.oldest_id, limits.ARCHIVER_RECORDS_MAX)
+        topics = set(reader.view.catalogue.messages)
+        for source in reader.view.sources:
+            if source.row is None:
+                with suppress(FileNotFoundError, DamagedArchive):
+                    topics.update(reader.view.open(source).contents.summaries)
+        return {topic for topic in topics if topic.channel}
+    finally:
+        reader.close()
 
 
 def _note_archive(path: Path, ends: Ends, gaps: TradeGaps, before_id: int | None) -> None:

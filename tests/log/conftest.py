@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
@@ -13,6 +14,7 @@ from hedgehogd.log.lease import Candidate, Predecessor
 from hedgehogd.log.reader import Reader
 from hedgehogd.log.window import Window
 from hedgehogd.protocol.frames import encode_text
+from tests.log.instances import run_at_once
 
 SMALL = Bounds(segment_bytes=4096, window_bytes_max=1 << 20)
 NOW_US = 1_700_000_000_000_000
@@ -124,3 +126,10 @@ def machine(tmp_path):
     machine = Machine(tmp_path / "window")
     yield machine
     machine.close_all()
+
+
+@pytest.fixture(autouse=True)
+def threads(request, monkeypatch):
+    """Run calls for threads at once: a clock that jumps would jump while they work."""
+    if "autojump_clock" in request.fixturenames:
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)

@@ -1,18 +1,21 @@
 """The end of the log, read from window and archive."""
 
+import errno
 import shutil
+from pathlib import Path
 
 import pytest
-import trio
+from structlog.testing import capture_logs
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.record import FeedRecord, GapRecord
 from hedgehogd.log.archive import files
+from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.log.archive.reader import Reader as ArchiveReader
 from hedgehogd.log.archive.writer import Sizes, Writer
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.ending import begun, read_ends, read_predecessor, term_of
-from hedgehogd.log.errors import UnusableWindow
+from hedgehogd.log.ending import begun, read_ends, read_predecessor, read_topics, term_of
+from hedgehogd.log.errors import LogError, UnusableWindow
 from hedgehogd.log.lease import Predecessor
 from tests.fakes import make_message
 from tests.log.instances import HEARTBEAT, MATCHES, SMALL, TICKER, Instance, beat, trade
@@ -107,18 +110,6 @@ async def logged(tmp_path, nursery, *messages, bounds=SMALL):
     return Directory(here.place.window)
 
 
-@pytest.fixture(autouse=True)
-def threads(request, monkeypatch):
-    """Run calls for threads at once: a clock that jumps would jump while they work."""
-
-    async def run_at_once(function, limiter=None):
-        await trio.lowlevel.checkpoint()
-        return function()
-
-    if "autojump_clock" in request.fixturenames:
-        monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
-
-
 async def test_ends_are_those_of_window_and_archive(tmp_path, autojump_clock, nursery):
     """The window reaches back less far; a topic may be quiet for days."""
     sent = [make_message(*TICKER, sequence=7), beat(0), *[trade(n) for n in range(1, 400)], beat(1)]
@@ -169,3 +160,62 @@ async def test_an_archive_of_other_topics_is_no_fault(tmp_path, autojump_clock, 
     directory.close()
 
     assert {Topic("full", "BTC-USD"): 3} == ends.numbers()
+
+
+@pytest.mark.parametrize("name", ["", "tail", files.CATALOGUE])
+def test_an_archive_that_the_disk_refuses_may_be_there(name, tmp_path, monkeypatch):
+    """Another deployment would never be able to continue it."""
+    archive(tmp_path, placed([trade(1)]))
+    real = {method: getattr(Path, method) for method in ("open", "iterdir")}
+
+    def refuse(method):
+        def call(path, *arguments):
+            if path == tmp_path if not name else path.name.endswith(name):
+                raise OSError(errno.EIO, "Input/output error")
+            return real[method](path, *arguments)
+
+        return call
+
+    for method in real:
+        monkeypatch.setattr(Path, method, refuse(method))
+    with pytest.raises(LogError, match="Input/output error"):
+        read_predecessor(tmp_path)
+
+
+def test_an_archive_that_cannot_be_read_now_may_be_longer(tmp_path, monkeypatch):
+    """Ids that it has must not be used again."""
+    archive(tmp_path, placed([trade(1)]))
+
+    def refuse(_):
+        raise ArchiveError("no more open files")
+
+    monkeypatch.setattr(ArchiveReader, "last_id", refuse)
+    with pytest.raises(LogError, match="no more open files"):
+        read_predecessor(tmp_path)
+
+
+async def test_segments_after_a_damaged_one_are_read(tmp_path, autojump_clock, nursery):
+    """Else the messages of the tape would be appended again."""
+    directory = await logged(tmp_path, nursery, *[trade(n) for n in range(1, 400)])
+    shutil.rmtree(tmp_path / "archive")
+    segments = sorted(
+        (tmp_path / "window").glob("segment-*"), key=lambda path: int(path.name.split("-")[-1])
+    )
+    for segment in (segments[0], segments[-3]):
+        data = bytearray(segment.read_bytes())
+        data[200:] = bytes(len(data) - 200)
+        segment.write_bytes(data)
+    with capture_logs() as lines:
+        ends, _ = read_ends(directory, tmp_path / "archive")
+    directory.close()
+
+    assert {MATCHES: 399} == ends.numbers()
+    assert "a part of the log is not readable" in [line["event"] for line in lines]
+
+
+def test_the_topics_of_an_archive(tmp_path):
+    """Those of sealed segments and of tails; the topic of damaged blocks is none."""
+    archive(tmp_path, placed([trade(1)], 100), sizes=SEALED_AT_ONCE)
+    archive(tmp_path, placed([beat(1)], 200))
+
+    assert {MATCHES, HEARTBEAT} == read_topics(tmp_path)

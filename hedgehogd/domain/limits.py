@@ -494,11 +494,13 @@ FOLLOWERS_MAX = 64
 # Pages of earlier terms that are kept, 4 KiB each: a candidate that slept through as many terms
 # could otherwise publish one of them again.
 TERMS_KEPT_MAX = 256
+# Places of the tape where the feed lost messages or a topic ended, for the writer of the log: it
+# reads them four times a second. An end of all demand is a loss of each topic.
+LOSSES_MAX = 2 * TOPICS_MAX
 # Newest messages without numbers of each topic in the log that a new writer compares with its tape:
 # a minute of heartbeats. The writer before it appended up to HISTORY_FLUSH_S before its end.
 LOG_COMPARED_MESSAGES_MAX = 64
-# Newest numbers of each topic in the log that may be late at a new writer's feed: two seconds of
-# BTC-USD.
+# Newest numbers of each topic in the log that tell where they last began again.
 LOG_COMPARED_NUMBERS_MAX = 256
 # Seconds by which the feed of a new writer may lag that of the writer before it: the lines of two
 # instances lag by different amounts.
@@ -517,7 +519,14 @@ LOG_FILLED_TRADES_MAX = 100_000
 LOG_TRADES_WAITING_MAX = 2 * BACKFILL_TRADES_MAX
 # Records that the archiver copies in one call: a tenth of a second of a thread.
 ARCHIVER_RECORDS_MAX = 10_000
-# Seconds between two calls of the archiver: at most a second may be unsynced.
+# Seconds by which the wall clock may drift from the monotonic one between two retentions; a larger
+# step was set. Then records are not dropped by their age until the clock was steady for as many
+# seconds: the bytes of history are bounded meanwhile, and a wrong clock is noticed within a day.
+HISTORY_CLOCK_STEP_S = 60.0
+HISTORY_CLOCK_STEADY_S = 86_400.0
+# Seconds for which the archiver waits for its disk when it closes the archive.
+ARCHIVER_CLOSE_S = 1.0
+# Seconds between two calls of the archiver: about a second may be unsynced.
 ARCHIVER_PAUSE_S = 1.0
 # Seconds between two requests of the archiver that all books begin again in the log: 20 MB.
 ARCHIVER_BOOKS_S = 60.0

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from hedgehogd.arbitration.batch import TopicNotice
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, HEARTBEAT, Topic
-from hedgehogd.domain.limits import TAPE_BYTES_MAX, TOPICS_MAX
+from hedgehogd.domain.limits import LOSSES_MAX, TAPE_BYTES_MAX, TOPICS_MAX
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.gap_index import Holes
 from hedgehogd.engine.gap_marker import InBand
@@ -35,6 +35,29 @@ def positions(message: Message) -> tuple[Topic, ...]:
     if message.sequence is None or message.topic.channel not in _RESUMING:
         return ()
     return (message.topic,) if message.also is None else (message.topic, message.also)
+
+
+class Loss(NamedTuple):
+    """A place on the tape where messages of topics may be missing.
+
+    Attributes:
+        number: rises by one from loss to loss.
+        offset: that of the first message after it.
+        audience: a topic, a set of product ids, or None for all topics.
+        has_ended: True if the feed no longer held the topic.
+    """
+
+    number: int
+    offset: int
+    audience: Topic | frozenset[str] | None
+    has_ended: bool = False
+
+    def concerns(self, topic: Topic) -> bool:
+        """Say whether messages of a topic may be missing."""
+        audience = self.audience
+        if isinstance(audience, Topic):
+            return topic == audience
+        return audience is None or topic.product_id in audience
 
 
 _KEEPING_FACTOR = 4  # young messages may take this many times ``bytes_max``
@@ -93,6 +116,8 @@ class Tape:
         # offset and sequence of the first message after each topic's newest gap
         self._broken: dict[Topic, tuple[int, Known]] = {}
         self._holes = Holes()
+        self._losses: deque[Loss] = deque(maxlen=LOSSES_MAX)
+        self._losses_noted = 0
 
     @property
     def begin(self) -> int:
@@ -145,6 +170,24 @@ class Tape:
         A notice that says nothing about gaps is not recorded.
         """
         self._holes.note(notice, self._last)
+        if notice.kind in {NoticeKind.GAP, NoticeKind.STALE}:
+            self._note_loss(notice.audience)
+
+    def losses(self, after: int) -> list[Loss]:
+        """Return the losses with a number above ``after``, oldest first.
+
+        Those before the oldest message, and all but the newest ``LOSSES_MAX``, are forgotten.
+        """
+        while self._losses and self._losses[0].offset < self.begin:
+            self._losses.popleft()
+        count = min(len(self._losses), self._losses_noted - after)
+        return list(islice(self._losses, len(self._losses) - count, None))
+
+    def _note_loss(
+        self, audience: Topic | frozenset[str] | None, *, has_ended: bool = False
+    ) -> None:
+        self._losses_noted += 1
+        self._losses.append(Loss(self._losses_noted, self.end + 1, audience, has_ended))
 
     def holes(
         self, after: int, topics: frozenset[Topic], until: int | None = None
@@ -296,6 +339,7 @@ class Tape:
 
         Its messages stay on the tape. With a heartbeat, ``flows_since`` of its product is dropped.
         """
+        self._note_loss(topic, has_ended=True)
         if topic.channel == HEARTBEAT.topic_channel:
             self._flows.pop(topic.product_id, None)
         if self._last.pop(topic, None) is not None:

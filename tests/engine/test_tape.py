@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.domain.channel import Topic
 from hedgehogd.engine import tape as tape_module
 from hedgehogd.engine.memory import weight
-from hedgehogd.engine.tape import Known, Tape, positions
+from hedgehogd.engine.tape import Known, Loss, Tape, positions
 from tests.fakes import make_message
 
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -367,3 +368,29 @@ def test_the_newest_messages_of_a_topic_are_found_from_the_end():
         [],
     ]
     assert tape.products() == ["BTC-USD", "ETH-USD"]
+
+
+def test_losses_are_known_until_their_place_leaves_the_tape():
+    """Where the feed lost messages of topics, or no longer held one."""
+    tape = Tape(3 * SIZE)
+    tape.append([make_message("ticker", "BTC-USD", 1)])
+    for kind, audience in [
+        (NoticeKind.STALE, None), (NoticeKind.STALE, frozenset({"ETH-USD"})),
+        (NoticeKind.GAP, TICKER), (NoticeKind.BACK, None), (NoticeKind.PASSING, None),
+        (NoticeKind.WHOLE, TICKER),
+    ]:  # fmt: skip
+        tape.note(TopicNotice(audience, b"{}", kind))
+    tape.append([make_message("ticker", "BTC-USD", 2)])
+    tape.forget(MATCHES)
+    losses = tape.losses(0)
+
+    assert losses == [
+        Loss(1, 2, None), Loss(2, 2, frozenset({"ETH-USD"})), Loss(3, 2, TICKER),
+        Loss(4, 3, MATCHES, has_ended=True),
+    ]  # fmt: skip
+    assert losses[2:] == tape.losses(2)
+    assert [] == tape.losses(4)
+    assert [True, False, True, False] == [loss.concerns(TICKER) for loss in losses]
+    for number in range(3, 7):
+        tape.append([make_message("ticker", "BTC-USD", number)])
+    assert [] == tape.losses(0)

@@ -7,8 +7,7 @@ the place of that offset in the log.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import trio
 
@@ -20,10 +19,11 @@ from hedgehogd.domain.level2 import Gathering, snapshot_parts
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, Record
 from hedgehogd.engine.health import FeedHealth, FeedState
+from hedgehogd.engine.tape import Loss
 from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.log.continuity import BOOKS, Continuity, Ends
 from hedgehogd.log.ending import begun
-from hedgehogd.log.trade_gaps import TradeGaps
+from hedgehogd.log.trade_gaps import TradeGaps, WaitingTrades
 from hedgehogd.log.window import Window
 from hedgehogd.protocol.frames import encode_text
 
@@ -40,6 +40,9 @@ class Appender:
         ends: the ends of the log's topics.
         gaps: the newest gaps in trades of the log.
         overlaps: True if the process may have received messages that the last writer appended.
+        held_with: says whether the feed held a topic while the last writer was alive, with messages
+            on the tape; then the messages that the tape has after the log's end continue the topic.
+        waiting: backfilled trades; the appender takes them.
 
     Attributes:
         overruns: how often messages left the tape before they were appended.
@@ -54,6 +57,8 @@ class Appender:
         gaps: TradeGaps,
         *,
         overlaps: bool,
+        held_with: Callable[[Topic], bool],
+        waiting: WaitingTrades,
     ) -> None:
         self.overruns = 0
         self._window = window
@@ -61,26 +66,21 @@ class Appender:
         self._feed = feed
         self._gaps = gaps
         self._offset = pipe.tape.begin - 1  # the messages up to here are appended or pending
+        self._loss = 0  # the last loss of the tape that is noted
         self._continuity = Continuity(
             ends, pipe.tape.read_all(self._offset), overlaps=overlaps, now=trio.current_time()
         )
-        self._note_uncertain()
         # Snapshots on the tape up to here may be in the log already, with changes after them.
         self._books_from = pipe.tape.end if overlaps else self._offset
         held = pipe.flows.topics or ()
         self._books: dict[Topic, _Begun | None] = {t: None for t in held if t.channel in BOOKS}
         self._pending: list[Record] = [begun(window.term, pipe.wall_us())]
         self._pending_bytes = 0
-        self._trades: deque[tuple[str, Sequence[Mapping[str, Any]]]] = deque()
-        self._trades_waiting = 0
+        self._waiting = waiting
         self._feed_state = ""
-
-    def keep_trades(self, product_id: str, trades: Sequence[Mapping[str, Any]]) -> None:
-        """Record backfilled trades with the next append; too many of them drop the oldest."""
-        self._trades.append((product_id, trades))
-        self._trades_waiting += len(trades)
-        while self._trades_waiting > limits.LOG_TRADES_WAITING_MAX:
-            self._trades_waiting -= len(self._trades.popleft()[1])
+        reaches = overlaps and (pipe.tape.begin == 1 or self._continuity.reaches)
+        self._lose(lambda topic: not (reaches and held_with(topic)), GapKind.MISSING)
+        self._note_tickers()
 
     def begin_books(self) -> None:
         """Begin each book again with a snapshot, at the next ``append_books``."""
@@ -119,7 +119,14 @@ class Appender:
                 parts.append(part)
                 await trio.lowlevel.checkpoint()
             self._books[topic] = _Begun(trio.current_time(), gathering)
-            self._add(self._snapshot(topic, b"".join(parts), held))
+            snapshot = self._snapshot(topic, b"".join(parts), held)
+            if len(snapshot.frame) > limits.LOG_MESSAGE_BYTES_MAX:
+                of_book = {topic, snapshot.also}
+                self._lose(of_book.__contains__, GapKind.UNRECORDED)
+                self._books[topic] = _Begun(trio.current_time(), is_left_out=True)
+            else:
+                self._continuity.follow(snapshot)
+                self._add(snapshot)
             self._flush()
 
     def _snapshot(self, topic: Topic, payload: bytes, held: HeldBook) -> Message:
@@ -142,40 +149,66 @@ class Appender:
         if self._offset < tape.begin - 1:
             self.overruns += 1
             self._offset = tape.begin - 1
-            self._continuity.lose()
-            self._note_uncertain()
-            self._books = dict.fromkeys(self._books)
+            self._lose(lambda _: True, GapKind.UNRECORDED)
         fresh = tape.read_all(self._offset)
         tickers = frozenset(m.topic for _, m in fresh if m.topic.channel == TICKER.topic_channel)
         broken = {(at, notice.topic) for at, notice in tape.holes(self._offset, tickers)}
+        losses = deque(tape.losses(self._loss))
         now = trio.current_time()
         for offset, message in fresh:
+            while losses and losses[0].offset <= offset:
+                self._note_loss(losses.popleft())
             self._offset = offset
-            if (offset, message.topic) in broken:
-                self._continuity.may_miss(message.topic)
-            self._take(offset, message, now)
+            self._take(offset, message, now, may_miss=(offset, message.topic) in broken)
             if self._is_full():
                 self._flush()
                 yield
+        while losses:
+            self._note_loss(losses.popleft())
         self._flush()
-        while self._trades:
-            product_id, trades = self._trades.popleft()
-            self._trades_waiting -= len(trades)
-            self._pending += self._gaps.fill(product_id, trades, self._pipe.wall_us())
+        while taken := self._waiting.take():
+            self._pending += self._gaps.fill(*taken, self._pipe.wall_us())
             self._flush()
             yield
         self._note_feed()
 
-    def _take(self, offset: int, message: Message, now: float) -> None:
-        """Add the records of one message."""
-        if len(message.frame) > limits.LOG_MESSAGE_BYTES_MAX:
-            self._pending.append(
-                GapRecord(message.topic, GapKind.UNRECORDED, received_us=message.received_us)
+    def _take(self, offset: int, message: Message, now: float, *, may_miss: bool) -> None:
+        """Add the records of one message; one that is too large is a gap of each of its topics."""
+        is_of_book = message.topic.channel in BOOKS
+        if is_of_book and not self._has_begun(offset, message):
+            return
+        records = self._continuity.admit(offset, message, now, may_miss=may_miss)
+        if records and len(message.frame) > limits.LOG_MESSAGE_BYTES_MAX:
+            records[-1:] = self._continuity.leave_out(message)
+            if is_of_book:
+                self._books[message.topic] = None
+        for record in records:
+            self._add(record)
+
+    def _lose(
+        self, concerns: Callable[[Topic], bool], kind: GapKind, *, tickers: bool = True
+    ) -> None:
+        """Add the gaps of topics that may have lost messages here; their books begin again."""
+        for topic in self._books:
+            also = LEVEL2.topic(topic.product_id)  # a batch of the exchange is of both
+            is_of_both = topic.channel == LEVEL2_BATCH.topic_channel and also not in self._books
+            if concerns(topic) or (is_of_both and concerns(also)):
+                self._books[topic] = None
+        for gap in self._continuity.lose(concerns, kind, self._pipe.wall_us(), tickers=tickers):
+            self._add(gap)
+
+    def _note_loss(self, loss: Loss) -> None:
+        """Note that the feed lost messages, or ended a topic, after the end of the log."""
+        self._loss = loss.number
+        if loss.offset <= self._continuity.end_offset:
+            return
+        # Of a ticker, the next message decides whether one is missing.
+        self._lose(loss.concerns, GapKind.MISSING, tickers=loss.has_ended)
+        if loss.audience is None and self._feed_state == _FEED_STATES[FeedState.LIVE]:
+            is_stale = self._feed.state is FeedState.STALE
+            self._note_feed_state(
+                _FEED_STATES[FeedState.STALE], self._feed.reason if is_stale else ""
             )
-            self._books.pop(message.topic, None)
-        elif message.topic.channel not in BOOKS or self._has_begun(offset, message):
-            for record in self._continuity.admit(offset, message, now):
-                self._add(record)
 
     def _has_begun(self, offset: int, message: Message) -> bool:
         """Say whether a message of a book is a snapshot, or follows one in the log."""
@@ -187,7 +220,7 @@ class Appender:
             self._books[topic] = _Begun(trio.current_time())
             return True
         known = self._books.setdefault(topic, None)
-        if known is None:
+        if known is None or known.is_left_out:
             return False
         if topic.channel == LEVEL2_BATCH.topic_channel:
             held = self._pipe.books.get(topic.product_id)
@@ -196,21 +229,23 @@ class Appender:
                 return False
         return True
 
-    def _note_uncertain(self) -> None:
+    def _note_tickers(self) -> None:
         """Note the tickers whose messages after the log's end may have left the tape."""
         for topic, last in self._continuity.tickers():
             known = self._pipe.tape.held_from(topic)
-            if known is None or last < known.sequence:
+            if known is not None and known.has_left and last < known.sequence:
                 self._continuity.may_miss(topic)
 
     def _note_feed(self) -> None:
         """Append the state of the feed if it has changed."""
         state = _FEED_STATES.get(self._feed.state, self._feed_state)
         if state != self._feed_state:
-            self._feed_state = state
-            at_us = self._pipe.wall_us()
-            self._add(FeedRecord(state, self._feed.reason, received_us=at_us))
+            self._note_feed_state(state, self._feed.reason)
             self._flush()
+
+    def _note_feed_state(self, state: str, reason: str) -> None:
+        self._feed_state = state
+        self._add(FeedRecord(state, reason, received_us=self._pipe.wall_us()))
 
     def _add(self, record: Record) -> None:
         self._pending.append(record)
@@ -230,7 +265,7 @@ class Appender:
         """
         if self._pending:
             self._window.append(self._pending)
-            self._gaps.note(self._pending)
+            self._gaps.note(each for each in self._pending if isinstance(each, GapRecord))
             self._pending, self._pending_bytes = [], 0
 
 
@@ -240,17 +275,21 @@ class _Begun:
     Attributes:
         at: when its last snapshot was appended, seconds on the clock of ``trio.current_time``.
         gathering: the gathering that makes its messages; None if the exchange sends them.
+        is_left_out: True if its snapshot was too large for the log, so its changes are left out.
     """
 
-    __slots__ = ("at", "gathering")
+    __slots__ = ("at", "gathering", "is_left_out")
 
-    def __init__(self, at: float, gathering: Gathering | None = None) -> None:
+    def __init__(
+        self, at: float, gathering: Gathering | None = None, *, is_left_out: bool = False
+    ) -> None:
         self.at = at
         self.gathering = gathering
+        self.is_left_out = is_left_out
 
     def due(self) -> "_Begun":
         """Return the same, as if the snapshot was appended long ago."""
-        return _Begun(-float("inf"), self.gathering)
+        return _Begun(-float("inf"), self.gathering, is_left_out=self.is_left_out)
 
 
 def _frozen(topic: Topic, held: HeldBook) -> tuple[FrozenBook, Gathering | None]:

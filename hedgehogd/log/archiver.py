@@ -1,8 +1,8 @@
 """The archiver: follows the window in a thread, and writes the recorded topics to the archive.
 
 A disk that is full, read-only or slow delays the archive alone. The archiver tries again, and
-continues from the window; records that left the window meanwhile become a gap of each recorded
-topic. A directory that was deleted, moved or replaced gets a new archive.
+continues from the window; records that left the window meanwhile become a gap of each topic that
+the archive has or records. A directory that was deleted, moved or replaced gets a new archive.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,12 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapKind, GapRecord, Record, RefusalRecord, TradeRecord
-from hedgehogd.log.archive.errors import ArchiveError
+from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
 from hedgehogd.log.archive.writer import Writer, sizes_for
 from hedgehogd.log.checkpoint import Checkpoint
 from hedgehogd.log.continuity import BOOKS
 from hedgehogd.log.directory import Directory
+from hedgehogd.log.ending import read_topics
 from hedgehogd.log.errors import LeftWindow, LogError
 from hedgehogd.log.reader import Reader
 
@@ -62,6 +63,8 @@ class Archiver:
         archived: number of messages that are durable, since start.
         archived_us: receive time up to which the log is archived, µs since the epoch: that of its
             last record, of a recorded topic or not; 0 before it.
+        hangs: True if a call for the disk had not returned when ``finish`` did: the window's
+            directory must stay open.
         leaps: how often records left the window before they were archived.
     """
 
@@ -76,6 +79,7 @@ class Archiver:
         self.archived = 0
         self.archived_us = 0
         self.leaps = 0
+        self.hangs = False
         self._directory = directory
         self._kept = kept
         self._wall_us = wall_us
@@ -96,6 +100,11 @@ class Archiver:
         self._seen: set[Topic] = set()
         self._unsynced: list[int] = [0, 0]  # messages and newest receive time
         self._retained_at = -float("inf")
+        self._clock_us: int | None = None  # the wall clock at 0 s of the monotonic clock
+        self._set_at: float | None = None  # when the wall clock was set
+        self._set_us = 0  # its value, at 0 s of the monotonic clock
+        self._locked_since: float | None = None
+        self._was_ahead = False  # the archive had larger ids than the log
 
     async def run(self, directory: Directory) -> None:
         """Copy the log of a window until cancelled; ``finish`` must follow.
@@ -118,17 +127,23 @@ class Archiver:
             while await self._in_thread(directory):
                 await trio.lowlevel.checkpoint()
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._close, limiter=self._limiter)
+            with trio.move_on_after(limits.ARCHIVER_CLOSE_S, shield=True) as waiting:
+                await trio.to_thread.run_sync(
+                    self._close, limiter=self._limiter, abandon_on_cancel=True
+                )
+            self.hangs = waiting.cancelled_caught
+            if self.hangs:
+                log.error("the disk of the history hangs; the archive is not closed")
 
     async def _in_thread(self, directory: Directory) -> bool:
-        """Do one step; it is not interrupted, and its length is bounded."""
-        steps: list[bool] = []
+        """Do one step, which handles a bounded number of records; a slow disk may delay it.
+
+        A cancelled call does not wait for the step. The step goes on, and the next one waits for
+        it: there is one thread.
+        """
         self._now = trio.current_time()
-        with trio.CancelScope(shield=True):
-            step = partial(self._step, directory)
-            steps.append(await trio.to_thread.run_sync(step, limiter=self._limiter))
-        return any(steps)
+        step = partial(self._step, directory)
+        return await trio.to_thread.run_sync(step, limiter=self._limiter, abandon_on_cancel=True)
 
     def _step(self, directory: Directory) -> bool:
         """Copy some records and sync them; return True if there are more."""
@@ -147,6 +162,8 @@ class Archiver:
             archive.work()
             self._retain(archive)
         except (ArchiveError, LogError) as error:
+            if isinstance(error, ArchiveLocked) and self._waits_for_lock():
+                return False
             if not self.fault:
                 log.error("history is not written", reason=str(error))
             self.fault = str(error)
@@ -156,6 +173,12 @@ class Archiver:
             log.info("history is written again", directory=str(self._directory))
         self.fault = ""
         return is_behind
+
+    def _waits_for_lock(self) -> bool:
+        """Say whether the writer before this one may still be closing the archive."""
+        if self._locked_since is None:
+            self._locked_since = self._now
+        return self._now < self._locked_since + limits.ARCHIVE_LOCK_WAIT_S
 
     def _close(self) -> None:
         """Close archive and window; a later step opens them again."""
@@ -172,6 +195,7 @@ class Archiver:
 
         Raises:
             ArchiveError: it cannot be opened.
+            LogError: it has larger ids than the log.
         """
         self._books.clear()
         self._wants_books = self._opens > 0  # else all books begin with the term
@@ -183,13 +207,23 @@ class Archiver:
             sizes=sizes_for(self._kept.bytes_max),
             clock=lambda: self._now,
         )
+        self._archive = archive
+        self._locked_since = None
         for problem in archive.problems:
             log.error("history is damaged", problem=problem)
-        self._archive = archive
+        if archive.last_id > window.after_id:
+            self._was_ahead = True
+            raise LogError(
+                f"{self._directory} has records up to id {archive.last_id}, the log up to id"
+                f" {window.after_id}: their files are not of one log"
+            )
         self._position = archive.last_id
         self._unsynced = [0, 0]
         self._begun = set() if archive.last_id == 0 else None
         self._left_id = 0
+        if self._was_ahead:  # no records with smaller ids are archived
+            self._was_ahead = False
+            self._note_left(archive.last_id, archive)
         log.info("history is written", directory=str(self._directory))
 
     def _copy(self, window: Reader, archive: Writer) -> bool:
@@ -220,9 +254,11 @@ class Archiver:
             if isinstance(record, Message):
                 if not self._follows_snapshot(record):
                     continue
-                self._books.follow(record)
                 self._unsynced[0] += 1
                 self._seen.add(record.topic)
+                if record.also is not None:
+                    self._seen.add(record.also)
+            self._books.follow(record)
             chosen.append(record)
         return chosen
 
@@ -255,6 +291,8 @@ class Archiver:
         if archive.last_id == 0:
             self._position = oldest_id
             return
+        if self._kept.demanded:
+            self._seen |= read_topics(self._directory)
         self.leaps += 1
         log.error("history has a gap: records left the window", up_to_id=oldest_id)
         self._left_id = oldest_id
@@ -263,7 +301,7 @@ class Archiver:
         """Append a gap of each topic in place of the records that left the window.
 
         The gaps have the last ids of these records. If the records were fewer than the topics, some
-        records after them are left out, too: no topic has a gap without a record.
+        records after them are left out, too: each gap needs an id of its own.
 
         Returns:
             False if the log does not have enough records yet.
@@ -293,10 +331,41 @@ class Archiver:
 
     def _retain(self, archive: Writer) -> None:
         """Drop expired segments, now and then, one in each step."""
-        if self._now >= self._retained_at + limits.HISTORY_RETAIN_S:
-            dropped = archive.retain(self._wall_us(), self._kept.age_max_s, self._kept.bytes_max)
-            if dropped is None:
-                self._retained_at = self._now
+        if self._now < self._retained_at + limits.HISTORY_RETAIN_S:
+            return
+        now_us = self._wall_us()
+        age_max_s = self._kept.age_max_s if self._is_clock_steady(now_us) else float("inf")
+        dropped = archive.retain(now_us, age_max_s, self._kept.bytes_max)
+        if dropped is None:
+            self._retained_at = self._now
+        else:
+            log.info(
+                "history dropped its oldest segment", file=dropped.name, newest_us=dropped.max_us
+            )
+
+    def _is_clock_steady(self, now_us: int) -> bool:
+        """Say whether retention may believe the wall clock.
+
+        A clock that was set may be wrong by years. It is believed again when it is back, or after
+        ``HISTORY_CLOCK_STEADY_S``; until then only the bytes of the archive are bounded.
+        """
+        begun_us = now_us - int(self._now * _US)  # when the monotonic clock began
+        if self._clock_us is None:
+            self._clock_us = begun_us
+        if abs(begun_us - self._clock_us) <= limits.HISTORY_CLOCK_STEP_S * _US:
+            self._set_at = None
+            self._clock_us = begun_us  # it may drift
+            return True
+        if self._set_at is None or abs(begun_us - self._set_us) > limits.HISTORY_CLOCK_STEP_S * _US:
+            log.warning(
+                "the clock was set; old history is kept until it is steady",
+                step_s=round((begun_us - self._clock_us) / _US),
+            )
+            self._set_at, self._set_us = self._now, begun_us
+        if self._now >= self._set_at + limits.HISTORY_CLOCK_STEADY_S:
+            self._clock_us, self._set_at = begun_us, None
+            return True
+        return False
 
 
 def _concerns(refused: Topic, topic: Topic) -> bool:

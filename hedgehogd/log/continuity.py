@@ -10,7 +10,7 @@ for the last number of a topic, with which the exchange greets a new connection.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from hedgehogd.domain import limits
@@ -42,9 +42,12 @@ class Ends:
         self._known: dict[Topic, int] = {}  # last numbers of topics without noted messages
         self._newest: dict[Topic, tuple[int, deque[int]]] = {}  # by which number, and these
         self._payloads: dict[Topic, deque[bytes]] = {}
+        self._summarized: set[Topic] = set()
+        self._gapped: dict[Topic, None] = {}  # topics whose last record is a gap without an end
 
     def note_numbers(self, topic: Topic, sequence: int | None, trade_id: int | None) -> None:
         """Note the last sequence and trade id of a topic; a later call has later numbers."""
+        self._summarized.add(topic)
         number = trade_id if topic.channel == MATCHES.topic_channel else sequence
         if topic.channel in _NUMBERED and number is not None:
             self._known[topic] = number
@@ -54,7 +57,13 @@ class Ends:
         """Note the next records of the log."""
         for record in records:
             if not isinstance(record, Message):
+                if isinstance(record, GapRecord) and record.last is None:
+                    self._gapped[record.topic] = None
                 continue
+            if self._gapped:
+                self._gapped.pop(record.topic, None)
+                if record.also is not None:
+                    self._gapped.pop(record.also, None)
             kind, newest = self._newest.get(record.topic) or self._begin(record.topic)
             number = None
             if kind == _BY_SEQUENCE:
@@ -112,6 +121,14 @@ class Ends:
         """Return the topics of messages without numbers."""
         return list(self._payloads)
 
+    def topics(self) -> set[Topic]:
+        """Return all topics of the log, those of books included."""
+        return {*self._summarized, *self._newest}
+
+    def gapped(self) -> set[Topic]:
+        """Return the topics whose last record is a gap without a last number."""
+        return set(self._gapped)
+
 
 def _is_compared(message: Message) -> bool:
     """Say whether bytes decide if the log has a message: it has no number and changes no book."""
@@ -153,21 +170,35 @@ class Continuity:
     ) -> None:
         self._numbers = ends.numbers()
         self._repeats: set[int] = set()  # offsets of messages that the log has
-        # The numbers in the log that may still arrive here: the feed may lag.
-        self._late: dict[Topic, set[int]] = {}
+        self._end_offset = 0
+        # The newest number that arrived here, while the log has later ones: the feed may lag.
+        self._late: dict[Topic, int] = {}
         self._late_bytes: dict[Topic, Counter[bytes]] = {}
         self._until = now + limits.LOG_LATE_MAX_S
-        self._uncertain: dict[Topic, int] = {}  # tickers: a gap may follow this number
-        self._unsure: set[Topic] = set()  # topics without a message since messages left the tape
-        self._known: set[Topic] = {*self._numbers, *ends.compared_topics()}
+        self._may_miss: dict[Topic, int] = {}  # tickers: a gap may follow this number
+        self._overrun: set[Topic] = set()  # topics without a message since messages left the tape
+        self._known = ends.topics()
+        self._gapped = ends.gapped()
         by_topic: dict[Topic, list[tuple[int, Message]]] = {}
         for offset, message in on_tape:
             by_topic.setdefault(message.topic, []).append((offset, message))
         if overlaps:
             self._begin_numbered(ends, by_topic)
             self._begin_compared(ends, by_topic)
+            self._end_offset = max(self._repeats, default=0)
         else:
-            self._late = {topic: {last} for topic, last in self._numbers.items()}  # a greeting
+            # A greeting has the last number.
+            self._late = {topic: last - 1 for topic, last in self._numbers.items()}
+
+    @property
+    def reaches(self) -> bool:
+        """True if the tape has messages from before the end of the log."""
+        return bool(self._repeats or self._late or self._late_bytes)
+
+    @property
+    def end_offset(self) -> int:
+        """The offset of the last message of the tape that the log had; 0 for none."""
+        return self._end_offset
 
     def _begin_numbered(self, ends: Ends, by_topic: dict[Topic, list[tuple[int, Message]]]) -> None:
         for topic, last in self._numbers.items():
@@ -181,8 +212,8 @@ class Continuity:
             end, is_behind = _place_of(found, rising[0] if is_whole else 0, last)
             self._repeats.update(offset for offset, _ in found if offset <= end)
             if is_behind:
-                newest = found[-1][1] if found else -1
-                self._late[topic] = {last, *(number for number in rising if number > newest)}
+                begin = rising[0] - 1 if is_whole else -1  # no lower number is in the log
+                self._late[topic] = max(found[-1][1] if found else -1, begin)
 
     def _begin_compared(self, ends: Ends, by_topic: dict[Topic, list[tuple[int, Message]]]) -> None:
         for topic in ends.compared_topics():
@@ -209,24 +240,56 @@ class Continuity:
         """
         last = self._numbers.get(topic)
         if last is not None:
-            self._uncertain.setdefault(topic, last)
+            self._may_miss.setdefault(topic, last)
 
     def tickers(self) -> list[tuple[Topic, int]]:
         """Return the tickers in the log, each with its last number."""
         channel = TICKER.topic_channel
         return [each for each in self._numbers.items() if each[0].channel == channel]
 
-    def lose(self) -> None:
-        """Note that messages left the tape before they were appended, of any topic."""
-        self._unsure = set(self._known)
+    def lose(
+        self, concerns: Callable[[Topic], bool], kind: GapKind, at_us: int, *, tickers: bool = True
+    ) -> list[Record]:
+        """Return a gap of each topic of the log whose numbers will not report that it lost some.
 
-    def admit(self, offset: int, message: Message, now: float) -> list[Record]:
+        A topic has one gap, however often messages are lost, until its next message. No gap is
+        returned for a dense channel: its next message has a number. That of a ticker has a first
+        number and no last one.
+
+        Args:
+            concerns: says whether messages of a topic may be missing now.
+            kind: why.
+            at_us: the time, µs since the epoch.
+            tickers: False if ``may_miss`` will be called for them.
+        """
+        channels = _DENSE if tickers else _NUMBERED
+        topics = {
+            topic
+            for topic in self._known - self._gapped
+            if topic.channel not in channels and concerns(topic)
+        }
+        self._gapped |= topics
+        for topic in topics:
+            self._may_miss.pop(topic, None)
+        if kind is GapKind.UNRECORDED:
+            self._overrun.update(t for t in self._known if t.channel in _DENSE and concerns(t))
+        gaps: list[Record] = []
+        for topic in sorted(topics):
+            last = self._numbers.get(topic)
+            first = None if last is None else last + 1
+            gaps.append(GapRecord(topic, kind, first, received_us=at_us))
+        return gaps
+
+    def admit(
+        self, offset: int, message: Message, now: float, *, may_miss: bool = False
+    ) -> list[Record]:
         """Return the records to append for the next message of the tape.
 
         Args:
             offset: its offset on the tape.
             message: the message, which is the last of the records.
             now: seconds of the clock of the start.
+            may_miss: True if messages of a ticker may be missing before this one.
 
         Returns:
             A gap record for each of its topics with missing numbers, then the message; nothing if
@@ -239,6 +302,8 @@ class Continuity:
             return []
         if self._is_late(topic, number, message, now):
             return []
+        if may_miss:
+            self.may_miss(topic)
         records: list[Record] = []
         for each in (topic, message.also):
             if each is not None:
@@ -246,15 +311,37 @@ class Continuity:
         records.append(message)
         return records
 
+    def follow(self, message: Message) -> None:
+        """Note a message that is appended without ``admit``: a snapshot of a book."""
+        for topic in (message.topic, message.also):
+            if topic is not None:
+                self._known.add(topic)
+                self._gapped.discard(topic)
+
+    def leave_out(self, message: Message) -> list[Record]:
+        """Return the gaps in place of a message that ``admit`` returned and that is too large."""
+        gaps: list[Record] = []
+        for topic in (message.topic, message.also):
+            if topic is not None:
+                number = number_of(topic, message)
+                gaps.append(
+                    GapRecord(
+                        topic, GapKind.UNRECORDED, number, number, received_us=message.received_us
+                    )
+                )
+                if number is None:
+                    self._gapped.add(topic)
+        return gaps
+
     def _is_late(self, topic: Topic, number: int | None, message: Message, now: float) -> bool:
         """Say whether the log has a message although it arrived here after the start."""
         if number is not None:
-            late = self._late.get(topic)
-            if late is None:
+            newest = self._late.get(topic)
+            if newest is None:
                 return False
             last = self._numbers[topic]
-            if number == last or (number in late and now < self._until):
-                self._late[topic] = {last, *(each for each in late if each > number)}
+            if number == last or (newest < number < last and now < self._until):
+                self._late[topic] = number
                 return True
             del self._late[topic]
             return False
@@ -269,17 +356,17 @@ class Continuity:
     def _gap_before(self, topic: Topic, message: Message) -> list[Record]:
         """Note a message as the end of a topic; return the gap before it, if there is one."""
         self._known.add(topic)
-        is_unsure = topic in self._unsure
-        self._unsure.discard(topic)
-        kind = GapKind.UNRECORDED if is_unsure else GapKind.MISSING
+        self._gapped.discard(topic)
+        kind = GapKind.UNRECORDED if topic in self._overrun else GapKind.MISSING
+        self._overrun.discard(topic)
         at_us = message.received_us
         number = number_of(topic, message)
         if number is None:
-            return [GapRecord(topic, kind, received_us=at_us)] if is_unsure else []
+            return []
         last = self._numbers.get(topic)
         self._numbers[topic] = number
         if topic.channel not in _DENSE:
-            last = self._uncertain.pop(topic, None)
+            last = self._may_miss.pop(topic, None)
         if last is None or number <= last + 1:
             return []
         return [GapRecord(topic, kind, last + 1, number - 1, received_us=at_us)]

@@ -111,6 +111,20 @@ class Candidate:
         """True if the last look found no readable page: ``take`` begins the window."""
         return self._page is None
 
+    @property
+    def renewed_ns(self) -> int | None:
+        """The last renewal of the term of the last look, on the clock of this process, in ns.
+
+        None if there is no page, or if it is of another boot: the process began after that term.
+        """
+        page = self._page
+        return page.heartbeat_ns if page is not None and page.fixed.boot == _boot() else None
+
+    def follow(self, predecessor: Predecessor) -> None:
+        """Continue another predecessor, which was read later; the next look opens the page."""
+        self.close()
+        self._predecessor = predecessor
+
     def look(self) -> bool:
         """Return True if ``take`` may be called now; call it every ``LEASE_LOOK_S``.
 
@@ -181,7 +195,8 @@ class Candidate:
         seal = measure(self._directory, page)
         if self._is_gone(page):
             raise LostLease(f"{self._directory.path} was emptied or has another log")
-        first_id_min = max(page.last_id, seal.last_id) + 1
+        # After a loss of power the archive may have records that the window has lost.
+        first_id_min = max(page.last_id, seal.last_id, self._predecessor.last_id) + 1
         return Fixed(page.fixed.deployment, term, self._writer, _boot(), seal, first_id_min)
 
     def _is_gone(self, page: Page) -> bool:

@@ -5,6 +5,7 @@ messages of its tape, and its archiver copies the recorded topics to the archive
 candidates, which look for the lease every ``LEASE_LOOK_S``.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,7 @@ import structlog
 import trio
 
 from hedgehogd.domain import limits
+from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.engine.health import FeedHealth, HistoryHealth, HistoryState
 from hedgehogd.fanout.pipe import Pipe
@@ -30,10 +32,14 @@ from hedgehogd.log.directory import DIRECTORY_MODE, Directory
 from hedgehogd.log.ending import read_ends, read_predecessor
 from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow
 from hedgehogd.log.header import Page
-from hedgehogd.log.lease import Candidate
+from hedgehogd.log.lease import Candidate, Predecessor
+from hedgehogd.log.trade_gaps import WaitingTrades
 from hedgehogd.log.window import Window, keep_lease
 
 log = structlog.get_logger("log")
+
+_ALL = frozenset({Topic("", "")})
+"""The topics of a feed that does not report them."""
 
 
 class Place(NamedTuple):
@@ -91,6 +97,7 @@ class Recorder:
         health: the health of history, which it updates.
         wall_us: the clock, µs since the epoch; it may step.
         number: the number of the instance.
+        monotonic_ns: the clock of the lease, in ns.
     """
 
     def __init__(
@@ -101,6 +108,7 @@ class Recorder:
         health: HistoryHealth,
         wall_us: Callable[[], int],
         number: int = 0,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._place = place
         self._pipe = pipe
@@ -109,17 +117,22 @@ class Recorder:
         self._wall_us = wall_us
         self._number = number
         self._appender: Appender | None = None
+        self._waiting = WaitingTrades()
         self._archiver = Archiver(place.archive, place.kept, wall_us, self._begin_books)
         self._overruns = 0  # of earlier terms
         self._fault = ""
-        # True if a writer, this instance or another one, appended while this process ran: only then
-        # may the log have messages of its tape.
-        self._has_seen_writer = False
+        self._monotonic_ns = monotonic_ns
+        self._began_ns = monotonic_ns()  # before the first message of the tape
+        self._has_seen_writer = False  # this instance or another one, while this process ran
+        self._overlaps = False  # the last writer may have appended messages of the tape
+        self._held_with: frozenset[Topic] = frozenset()
         self._last_term = 0
         self._lock: Lock | None = None  # while a window begins
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part in the log until cancelled; a writer then appends and archives the rest."""
+        if self._pipe.tape.end == 0:
+            self._began_ns = self._monotonic_ns()
         task_status.started()
         while True:
             try:
@@ -130,9 +143,12 @@ class Recorder:
             await trio.sleep(limits.HISTORY_AGAIN_S)
 
     def keep_trades(self, product_id: str, trades: Sequence[Mapping[str, Any]]) -> None:
-        """Record backfilled trades of a product if this instance is the writer."""
-        if self._appender is not None:
-            self._appender.keep_trades(product_id, trades)
+        """Record backfilled trades of a product, oldest first.
+
+        They wait until this instance is the writer; the newest of them are kept, and those that
+        the log has by then are left out.
+        """
+        self._waiting.add(product_id, trades)
 
     def _begin_books(self) -> None:
         if self._appender is not None:
@@ -147,13 +163,8 @@ class Recorder:
         """
         directory = Directory(self._place.window)
         try:
-            page = await self._take_lease(directory, may_begin=False)
-            if page is None:
-                await self._lock_archive(directory)
-                page = await self._take_lease(directory, may_begin=True)
-            if page is None:
-                raise AssertionError("the window may begin")
-            window = Window(directory, page, self._wall_us, self._place.bounds)
+            page = await self._take_lease(directory)
+            window = Window(directory, page, self._wall_us, self._place.bounds, self._monotonic_ns)
             self._last_term = window.term
             try:
                 await self._write(window, directory)
@@ -161,7 +172,8 @@ class Recorder:
                 window.close()
         finally:
             self._unlock_archive()
-            directory.close()
+            if not self._archiver.hangs:
+                directory.close()
 
     async def _lock_archive(self, directory: Directory) -> None:
         """Hold the archive until the window has begun, or another instance has begun it.
@@ -169,14 +181,12 @@ class Recorder:
         The writer of a window that was removed may still copy it to the archive; a window that
         begins must have larger ids than these records. That writer notices within
         ``WINDOW_CHECK_S``; one that hangs is not waited for. An archive that cannot be locked now
-        has no writer.
+        is treated as one without a writer.
         """
-        path = self._place.archive
         with trio.move_on_after(limits.ARCHIVE_LOCK_WAIT_S):
-            while not _has_page(directory):
+            while not await _in_thread(partial(_has_page, directory)):
                 try:
-                    path.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
-                    self._lock = Lock(path)
+                    self._lock = await _in_thread(partial(_lock, self._place.archive))
                 except ArchiveLocked:
                     directory.check()
                     await trio.sleep(limits.LEASE_LOOK_S)
@@ -190,43 +200,74 @@ class Recorder:
             self._lock.release()
             self._lock = None
 
-    async def _take_lease(self, directory: Directory, *, may_begin: bool) -> Page | None:
+    async def _take_lease(self, directory: Directory) -> Page:
         """Wait until this instance has the lease; return the page of its term.
 
         An instance that has just started leaves a free lease for a moment to instances whose tapes
-        have the messages that the last writer did not append.
-
-        Returns:
-            None if the window has to begin first, unless ``may_begin``.
+        have the messages that the last writer did not append. Where the window begins, the archive
+        is locked, and its end is read again: it may have grown since the candidate began to look.
         """
-        read = partial(read_predecessor, self._place.archive, needs_term=may_begin)
-        predecessor = await _in_thread(read)
-        if predecessor.term < self._last_term:
-            predecessor = predecessor._replace(term=self._last_term)
         place = self._place
         candidate = Candidate(
-            directory, predecessor=predecessor, writer=self._number, lease_s=place.lease_s
-        )
+            directory, predecessor=await self._predecessor(), writer=self._number,
+            lease_s=place.lease_s, monotonic_ns=self._monotonic_ns,
+        )  # fmt: skip
         free_since = trio.current_time()
+        is_prepared = False
         try:
             while True:
                 is_free = candidate.look()
                 now = trio.current_time()
                 if not is_free:
                     self._has_seen_writer, free_since, self._fault = True, now, ""
+                    self._note_held()
+                    is_prepared = False
+                    self._unlock_archive()
                     self._health.become(HistoryState.READING)
-                elif candidate.begins and not may_begin:
-                    return None
-                elif (
-                    self._has_seen_writer
-                    or candidate.begins
-                    or now >= free_since + limits.LEASE_PATIENCE_S
-                ):
+                elif self._has_seen_writer or now >= free_since + limits.LEASE_PATIENCE_S:
+                    if candidate.begins and not is_prepared:
+                        await self._lock_archive(directory)
+                        candidate.follow(await self._predecessor(needs_term=True))
+                        is_prepared = True
+                        continue
+                    self._overlaps = self._may_overlap(candidate)
                     with suppress(LostLease):
                         return candidate.take()
+                    is_prepared = False
+                    self._unlock_archive()
                 await trio.sleep(limits.LEASE_LOOK_S)
         finally:
             candidate.close()
+
+    def _note_held(self) -> None:
+        """Note the topics that the feed holds while a writer is alive."""
+        if self._pipe.tape.end:
+            topics = self._pipe.flows.topics
+            self._held_with = _ALL if topics is None else topics
+
+    def _was_held(self, topic: Topic) -> bool:
+        """Say whether the feed held a topic when a writer was last seen."""
+        held = self._held_with
+        if held is _ALL or topic in held or Topic(topic.channel, "") in held:
+            return True
+        is_level2 = topic.channel == LEVEL2.topic_channel
+        return is_level2 and LEVEL2_BATCH.topic(topic.product_id) in held
+
+    async def _predecessor(self, *, needs_term: bool = False) -> Predecessor:
+        read = partial(read_predecessor, self._place.archive, needs_term=needs_term)
+        found: Predecessor = await _in_thread(read)
+        return found._replace(term=max(found.term, self._last_term))
+
+    def _may_overlap(self, candidate: Candidate) -> bool:
+        """Say whether the last writer may have appended messages that the tape has.
+
+        A writer renews its lease every quarter of ``lease_s``. One that is dead may have appended
+        for that long after its last renewal, and once more as long if the loop was late.
+        """
+        renewed_ns = candidate.renewed_ns
+        if self._has_seen_writer or renewed_ns is None:
+            return self._has_seen_writer
+        return renewed_ns + int(self._place.lease_s * 1e9) // 2 > self._began_ns
 
     async def _write(self, window: Window, directory: Directory) -> None:
         """Append to the window and to the archive until an error or the end; then do the rest."""
@@ -237,15 +278,18 @@ class Recorder:
                 read = partial(read_ends, directory, self._place.archive)
                 ends, gaps = await _in_thread(read)
                 appender = Appender(
-                    window, self._pipe, self._feed, ends, gaps, overlaps=self._has_seen_writer
-                )
+                    window, self._pipe, self._feed, ends, gaps, overlaps=self._overlaps,
+                    held_with=self._was_held, waiting=self._waiting,
+                )  # fmt: skip
                 self._has_seen_writer = True
+                self._note_held()
                 self._unlock_archive()  # the archiver locks it
                 await _in_thread(partial(write_names, self._place.archive, self._place.names))
                 log.info("this instance writes the log", term=window.term)
                 nursery.start_soon(archiver.run, directory)
                 await self._append(appender)
         finally:
+            window.close()  # the lease is free while the archiver copies the rest
             deadline = trio.current_time() + limits.FAREWELL_S
             with trio.CancelScope(shield=True, deadline=deadline):
                 await archiver.finish(directory)
@@ -269,11 +313,15 @@ class Recorder:
         finally:
             self._appender = None
             self._overruns += appender.overruns
-            with suppress(LogError):
+            try:
                 appender.append_nowait()
+            except Fenced:
+                pass  # the next writer appends them
+            except LogError as error:
+                log.error("the last messages are not in the log", reason=str(error))
 
     def _note_fault(self, reason: str) -> None:
-        """Log the begin and the end of a fault of the window."""
+        """Log when a fault of the window begins and when it ends."""
         if reason and not self._fault:
             log.error("the log is not written", reason=reason)
         elif self._fault and not reason:
@@ -289,6 +337,12 @@ class Recorder:
         health.overruns = overruns + archiver.leaps
         reason = "; ".join(filter(None, (self._fault, archiver.fault)))
         health.become(HistoryState.FAILED if reason else HistoryState.WRITING, reason)
+
+
+def _lock(archive: Path) -> Lock:
+    """Lock an archive, whose directory is created if it does not exist."""
+    archive.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+    return Lock(archive)
 
 
 def _has_page(directory: Directory) -> bool:

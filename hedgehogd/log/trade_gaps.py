@@ -8,12 +8,35 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapRecord, Record, TradeRecord
+from hedgehogd.protocol.coinbase import match_of_trade
+
+
+class WaitingTrades:
+    """Backfilled trades that wait for a writer, the newest ``LOG_TRADES_WAITING_MAX`` of them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[str, Sequence[Mapping[str, Any]]]] = deque()
+        self._count = 0
+
+    def add(self, product_id: str, trades: Sequence[Mapping[str, Any]]) -> None:
+        """Add trades of a product, oldest first; too many of them drop the oldest."""
+        trades = trades[-limits.LOG_TRADES_WAITING_MAX :]
+        self._waiting.append((product_id, trades))
+        self._count += len(trades)
+        while self._count > limits.LOG_TRADES_WAITING_MAX:
+            self._count -= len(self._waiting.popleft()[1])
+
+    def take(self) -> tuple[str, Sequence[Mapping[str, Any]]] | None:
+        """Remove and return the oldest ones, and their product; None if none wait."""
+        if not self._waiting:
+            return None
+        taken = self._waiting.popleft()
+        self._count -= len(taken[1])
+        return taken
 
 
 class TradeGaps:
@@ -40,7 +63,7 @@ class TradeGaps:
                     self._gaps.append(gap)
                     self._by_topic.setdefault(record.topic, deque()).append(gap)
             elif isinstance(record, TradeRecord):
-                self._find(record.topic, record.trade_id)
+                self._find(record.topic, record.trade_id, record.gap_id)
         self._limit()
 
     def fill(
@@ -58,18 +81,24 @@ class TradeGaps:
         for trade in trades:
             gap = self._find(topic, trade["trade_id"])
             if gap is not None:
-                payload = msgspec.json.encode(trade)
+                payload = match_of_trade(product_id, trade)
                 records.append(
                     TradeRecord(topic, trade["trade_id"], payload, gap.id, received_us=now_us)
                 )
         self._limit()
         return records
 
-    def _find(self, topic: Topic, trade_id: int) -> GapRecord | None:
-        """Return the newest gap with a trade that is not filled yet, and note it as filled."""
+    def _find(self, topic: Topic, trade_id: int, gap_id: int = 0) -> GapRecord | None:
+        """Return the newest gap with a trade that is not filled yet, and note it as filled.
+
+        Args:
+            topic: the topic.
+            trade_id: the trade.
+            gap_id: the only gap that may have it; 0 for any.
+        """
         for gap, filled in reversed(self._by_topic.get(topic, ())):
             first, last = gap.first or 0, gap.last or 0
-            if first <= trade_id <= last and trade_id not in filled:
+            if gap_id in {0, gap.id} and first <= trade_id <= last and trade_id not in filled:
                 filled.add(trade_id)
                 self._filled += 1
                 return gap

@@ -36,9 +36,14 @@ LEVELS = 5
 SMALL = Bounds(segment_bytes=4096, window_bytes_max=1 << 16)
 
 
-async def run_at_once(function, limiter=None):
+async def run_at_once(function, limiter=None, abandon_on_cancel=False):
     await trio.lowlevel.checkpoint()
     return function()
+
+
+def monotonic_ns():
+    """Return the time of the test's clock in ns."""
+    return int(trio.current_time() * 1e9)
 
 
 def trade(number, product_id=BTC):
@@ -82,7 +87,9 @@ class Instance:
         )
         self.broker = Broker(self.pipe, Sessions())
         self.health, self.feed = HistoryHealth(), FeedHealth()
-        self.recorder = Recorder(self.place, self.pipe, self.feed, self.health, self.wall_us)
+        self.recorder = Recorder(
+            self.place, self.pipe, self.feed, self.health, self.wall_us, monotonic_ns=monotonic_ns
+        )
         self.scope = trio.CancelScope()
 
     def wall_us(self):
@@ -110,7 +117,7 @@ class Instance:
 
     async def stop(self):
         self.scope.cancel()
-        await trio.sleep(1)
+        await trio.sleep(2)
 
 
 def archived(path, *topics):

@@ -1,12 +1,11 @@
 """The appender: each message of the tape once, the gaps between, books with their snapshots."""
 
-import pytest
 import trio
 
 from hedgehogd.arbitration.batch import NoticeKind, TopicNotice
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.record import GapKind, GapRecord, TradeRecord
+from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, TradeRecord
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedState
 from hedgehogd.log.errors import WindowFull
@@ -29,19 +28,11 @@ from tests.log.instances import (
     change,
     gaps,
     messages,
-    run_at_once,
     sizes,
     ticker,
     trade,
     trades,
 )
-
-
-@pytest.fixture(autouse=True)
-def threads(request, monkeypatch):
-    """Run calls for threads at once: a clock that jumps would jump while they work."""
-    if "autojump_clock" in request.fixturenames:
-        monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
 
 
 async def test_numbers_left_out_are_a_gap(tmp_path, autojump_clock, nursery):
@@ -101,11 +92,11 @@ async def test_messages_that_left_the_tape_are_a_gap_of_each_topic(
     await here.publish(beat(2), ticker(100))
     await trio.sleep(1)
     await here.stop()
-    (of_trades, of_beats, of_tickers) = gaps(tmp_path)
+    (of_beats, of_tickers, of_trades) = gaps(tmp_path)
 
     assert (MATCHES, GapKind.UNRECORDED, 2) == of_trades[:3]
     assert (HEARTBEAT, GapKind.UNRECORDED, None, None) == of_beats
-    assert (TICKER, GapKind.UNRECORDED, 11, 999) == of_tickers
+    assert (TICKER, GapKind.UNRECORDED, 11, None) == of_tickers
     assert [*range(of_trades[3] + 1, 100)] == trades(tmp_path)[1:]
     assert 1 == here.health.overruns
 
@@ -276,3 +267,131 @@ async def test_a_batched_book_that_paused_begins_again(tmp_path, autojump_clock,
     values = books_of(found)[-1].values()
 
     assert {"20", "21", "22", "23", "24"} == set(values)
+
+
+STALE = TopicNotice(None, b"stale", NoticeKind.STALE)
+
+
+async def test_a_lost_feed_is_a_gap_of_each_topic_in_its_place(tmp_path, autojump_clock, nursery):
+    """Also if it is live again before the next append; a book begins again after its gap."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    here.feed.become(FeedState.LIVE)
+    await here.publish(book(10), change(11), beat(1), trade(1))
+    await trio.sleep(1)
+    await here.publish(change(12), beat(2))
+    await here.broker.publish([Delivery([], [STALE])])
+    await here.broker.publish([Delivery([], [STALE])])
+    await here.publish(change(13), book(14), change(15), beat(3), trade(2))
+    await trio.sleep(1)
+    await here.stop()
+    found = archived(tmp_path)
+    states = [each.state for each in found if isinstance(each, FeedRecord)]
+    kinds = [
+        (type(each).__name__, each.topic.channel)
+        for each in found
+        if not isinstance(each, FeedRecord) and each.topic.channel != "level2_batch"
+    ]
+
+    assert ["begun", "live", "stale", "live"] == states
+    assert kinds == [
+        ("Message", "level2"), ("Message", "level2"), ("Message", "heartbeat"),
+        ("Message", "matches"), ("Message", "level2"), ("Message", "heartbeat"),
+        ("GapRecord", "heartbeat"), ("GapRecord", "level2"), ("Message", "level2"),
+        ("Message", "level2"), ("Message", "heartbeat"), ("Message", "matches"),
+    ]  # fmt: skip
+
+
+async def test_a_topic_without_demand_has_a_gap(tmp_path, autojump_clock, nursery):
+    """The messages of the exchange until it was demanded again were not received."""
+    topics = frozenset({HEARTBEAT, TICKER, LEVEL2, MATCHES})
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await here.broker.publish([Delivery([], flows=topics)])
+    await here.publish(book(10), change(11), beat(1), ticker(1), trade(1))
+    for flows in (frozenset({MATCHES}), topics):  # within one round
+        await here.broker.publish([Delivery([], flows=flows)])
+    await here.publish(book(20), change(21), beat(2), ticker(5), trade(2))
+    await trio.sleep(1)
+    await here.stop()
+    found = messages(tmp_path, LEVEL2)
+
+    assert [
+        (HEARTBEAT, GapKind.MISSING, None, None), (LEVEL2, GapKind.MISSING, None, None),
+        (TICKER, GapKind.MISSING, 11, None),
+    ] == sorted(gaps(tmp_path, HEARTBEAT, LEVEL2, TICKER))  # fmt: skip
+    assert [sizes(book(n).payload) for n in (10, 11, 20, 21)] == books_of(found)
+
+
+async def test_the_gap_of_an_overrun_does_not_wait_for_a_message(tmp_path, autojump_clock, nursery):
+    """The topic may be quiet until the writer ends; a book begins again after its gap."""
+    here = Instance(tmp_path, tape_bytes=20_000)
+    await here.publish(book(10), change(11))
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(beat(1))
+    await trio.sleep(1)
+    for n in range(1, 100):
+        await here.publish(trade(n))
+    await trio.sleep(2)
+    await here.stop()
+    found = [each for each in archived(tmp_path, LEVEL2) if not isinstance(each, FeedRecord)]
+
+    assert {
+        (HEARTBEAT, GapKind.UNRECORDED, None, None), (LEVEL2, GapKind.UNRECORDED, None, None)
+    } == {each for each in gaps(tmp_path) if each[0] in {HEARTBEAT, LEVEL2}}  # fmt: skip
+    assert isinstance(found[-2], GapRecord)
+    assert "snapshot" == found[-1].type
+
+
+async def test_a_large_message_is_one_gap_of_each_of_its_topics(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """With its number, so that the next message reports none."""
+    monkeypatch.setattr(limits, "LOG_MESSAGE_BYTES_MAX", 2_000)
+    large = make_message("full", sequence=8, kind="match", also=MATCHES, trade_id=2, x="x" * 2_000)
+    small = make_message("full", sequence=9, kind="match", also=MATCHES, trade_id=3)
+    await Instance(tmp_path).record(
+        nursery, make_message("full", sequence=7), trade(1), large, small
+    )
+
+    assert [(FULL, GapKind.UNRECORDED, 8, 8), (MATCHES, GapKind.UNRECORDED, 2, 2)] == gaps(tmp_path)
+
+
+async def test_a_book_that_is_too_large_is_left_out(tmp_path, autojump_clock, nursery, monkeypatch):
+    """Its snapshot would not fit into an entry; it is tried again later."""
+    monkeypatch.setattr(limits, "LOG_MESSAGE_BYTES_MAX", 2_000)
+    here = Instance(tmp_path)
+    bids = [["1", "9"], *[[str(100 + n), "1"] for n in range(200)]]
+    await here.publish(make_message("level2", kind="snapshot", bids=bids, asks=[]))
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(change(11), beat(1))
+    await trio.sleep(1)
+    assert WRITING == here.health.state
+    for price, _ in bids:
+        await here.publish(make_message("level2", changes=[["buy", price, "0"]]))
+    await here.publish(change(12))
+    await trio.sleep(limits.HISTORY_SNAPSHOT_S + 1)
+    await here.stop()
+    found = messages(tmp_path, LEVEL2)
+
+    assert ["snapshot"] == [each.type for each in found]
+    assert "12" in books_of(found)[-1].values()
+
+
+async def test_trades_fill_each_gap_once(tmp_path, autojump_clock, nursery):
+    """Numbers began again: of two gaps with the same numbers, each is filled."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.publish(trade(1), trade(4), trade(1), trade(4))
+    await trio.sleep(1)
+    for _ in range(3):
+        here.recorder.keep_trades(BTC, [{"trade_id": 2}])
+        await trio.sleep(1)
+    await here.stop()
+    known = [each.id for each in archived(tmp_path) if isinstance(each, GapRecord)]
+
+    assert known[::-1] == [t.gap_id for t in archived(tmp_path) if isinstance(t, TradeRecord)]

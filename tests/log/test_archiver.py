@@ -7,12 +7,18 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord
 from hedgehogd.log.archive import files
 from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archive.search import checkpoint_before
+from hedgehogd.log.archive.writer import Sizes, Writer
+from hedgehogd.log.archiver import Archiver, Kept
+from hedgehogd.log.directory import Directory
+from hedgehogd.log.lease import Candidate, Predecessor
+from hedgehogd.log.window import Window
 from tests.fakes import make_message
 from tests.log.instances import (
     FAILED,
@@ -20,6 +26,7 @@ from tests.log.instances import (
     HEARTBEAT,
     LEVEL2,
     MATCHES,
+    NOW,
     SMALL,
     TICKER,
     WRITING,
@@ -32,19 +39,13 @@ from tests.log.instances import (
     gaps,
     logged,
     messages,
-    run_at_once,
     sizes,
     ticker,
     trade,
     trades,
 )
 
-
-@pytest.fixture(autouse=True)
-def threads(request, monkeypatch):
-    """Run calls for threads at once: a clock that jumps would jump while they work."""
-    if "autojump_clock" in request.fixturenames:
-        monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
+UNRECORDED = GapKind.UNRECORDED
 
 
 async def test_what_is_recorded_is_archived_and_all_is_in_the_window(
@@ -210,3 +211,88 @@ def reader_files(path):
     """Return the ids after which the files of the archive begin."""
     names = [files.read_name(each.name) for each in (path / "archive").iterdir()]
     return [name.after_id for name in names if name is not None]
+
+
+async def test_a_clock_that_is_wrong_for_a_while_drops_no_history(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """It was years ahead; then it is years ahead for good, and in the end it is believed."""
+    monkeypatch.setattr(limits, "HISTORY_CLOCK_STEADY_S", 300.0)
+    monkeypatch.setattr("hedgehogd.log.archiver.sizes_for", lambda _: Sizes(segment_age_s=30))
+    here = Instance(tmp_path, {MATCHES}, age_max_s=1_000)
+    await nursery.start(here.run)
+    for n in range(1, 10):
+        await here.publish(trade(n))
+        await trio.sleep(40)
+    with capture_logs() as lines:
+        for off_s, seconds in [(1e8, 130), (0, 130), (1e8, 200)]:
+            here.off_s = off_s
+            await trio.sleep(seconds)
+            assert [*range(1, 10)] == trades(tmp_path)
+        await trio.sleep(300)
+    await here.stop()
+    events = [line["event"] for line in lines]
+
+    assert [9] == trades(tmp_path)[-1:]
+    assert 3 > len(trades(tmp_path))
+    assert 2 == events.count("the clock was set; old history is kept until it is steady")
+    assert "history dropped its oldest segment" in events
+
+
+async def test_a_leap_is_a_gap_of_all_topics_that_the_archive_has(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """Those of earlier processes, and both of a message."""
+    of_full = make_message("full", sequence=30, kind="match", also=MATCHES, trade_id=3)
+    await Instance(tmp_path, (), bounds=SMALL, demanded=True).record(nursery, beat(1))
+    here = Instance(tmp_path, (), bounds=SMALL, demanded=True)
+    await nursery.start(here.run)
+    await here.publish(of_full)
+    await trio.sleep(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", no_space)
+        for n in range(2, 1000):
+            await here.publish(ticker(n))
+            await trio.sleep(0.1)
+    await trio.sleep(3)
+    await here.stop()
+    found = [(topic, first) for topic, kind, first, _ in gaps(tmp_path) if kind == UNRECORDED]
+
+    assert [(topic, None) for topic in sorted([FULL, HEARTBEAT, MATCHES, TICKER])] == found
+
+
+async def test_an_archive_ahead_of_the_log_is_a_fault(tmp_path, autojump_clock, nursery):
+    """Records with smaller ids than it has would be left out in silence; later it has a gap."""
+    ahead = Writer(tmp_path / "archive", "aaaaaa")
+    (tmp_path / "window").mkdir()
+    directory = Directory(tmp_path / "window")
+    candidate = Candidate(directory, predecessor=Predecessor("aaaaaa"))
+    candidate.look()
+    now_us = NOW
+    window = Window(directory, candidate.take(), lambda: now_us, monotonic_ns=lambda: 0)
+    first, second = trade(1), trade(5)
+    first.id = NOW + 1_000
+    ahead.append([first])
+    ahead.close()
+    window.append([trade(2)])
+    archiver = Archiver(tmp_path / "archive", Kept(frozenset({MATCHES})), lambda: now_us)
+    with trio.CancelScope() as scope:
+        nursery.start_soon(archiver.run, directory)
+        await trio.sleep(3)
+        assert "not of one log" in archiver.fault
+        assert [1] == trades(tmp_path)
+        now_us = NOW + 2_000
+        for n in (3, 4):
+            window.append([trade(n)])
+        window.append([second])
+        await trio.sleep(3)
+        assert "" == archiver.fault
+        scope.cancel()
+    await archiver.finish(directory)
+    window.close()
+    candidate.close()
+    nursery.cancel_scope.cancel()
+
+    assert [1, 4, 5] == trades(tmp_path)
+    assert [(MATCHES, UNRECORDED, None, None)] == gaps(tmp_path)
+    assert 1 == archiver.leaps

@@ -131,6 +131,64 @@ def test_numbers_that_are_late_are_repeats_for_a_while():
         assert [2] == admitted(continuity, [(2, trade(2))], after)
 
 
+@pytest.mark.parametrize(
+    ("logged", "tape", "later", "expected"),
+    [
+        ([94, 95, 96, 98, 99, 100], [95], [96, 97, 98, 99, 100, 101], [101]),  # 97 was missed
+        (range(1, 400), [1], range(2, 401), [400]),  # a lag of more numbers than are compared
+        ([50, 51, 52], [], [7, 8, 51], [7, 8, (MISSING, 9, 50), 51]),  # none below 50 is in the log
+        ([1, 2, 3], [], [1, 1, 2], [1, (2)]),
+    ],
+)  # fmt: skip
+def test_every_number_before_the_logs_end_may_be_late(logged, tape, later, expected):
+    """While they rise: one of them may be missing in the log, as a gap."""
+    found = on_tape(*map(trade, tape))
+    continuity = Continuity(ends_of(*map(trade, logged)), found)
+    assert [] == admitted(continuity, found)
+
+    assert expected == admitted(continuity, list(enumerate(map(trade, later), 1 + len(tape))), 1)
+
+
+def test_a_ticker_that_the_log_has_ends_no_gap():
+    """The feed was lost before the log's end: the last writer had the messages."""
+    found = on_tape(ticker(3), ticker(7))
+    continuity = Continuity(ends_of(ticker(3), ticker(5), ticker(7)), found)
+    assert [] == continuity.admit(1, found[0][1], 0.0)
+    assert [] == continuity.admit(2, found[1][1], 0.0, may_miss=True)
+    assert [9] == admitted(continuity, [(3, ticker(9))])
+    message = ticker(12)
+    assert [GapRecord(TICKER, first=10, last=11), message] == continuity.admit(
+        4, message, 0.0, may_miss=True
+    )
+
+
+def test_the_tape_reaches_the_log_by_any_message():
+    """Or it ends before the log: then the log's messages may still arrive."""
+    for logged, tape, reaches in [
+        ([trade(1)], [trade(1), trade(2)], True), ([trade(1), trade(2)], [trade(1)], True),
+        ([beat("a")], [], True), ([trade(1)], [trade(3)], False), ([], [trade(3)], False),
+    ]:  # fmt: skip
+        found = on_tape(*tape)
+        assert reaches is Continuity(ends_of(*logged), found).reaches
+
+
+def test_a_gap_at_the_logs_end_is_not_repeated():
+    """Of a topic of the archive's summaries, of books, of both topics of a message."""
+    ends = ends_of(
+        beat("a"), make_message("level2_batch", also=LEVEL2), ticker(3), trade(1),
+        GapRecord(HEARTBEAT), GapRecord(LEVEL2), GapRecord(TICKER, first=4),
+        GapRecord(MATCHES, first=2, last=3), make_message("level2_batch", also=LEVEL2), ticker(5),
+    )  # fmt: skip
+    ends.note_numbers(Topic("status", ""), None, None)
+    continuity = Continuity(ends)
+    found = continuity.lose(lambda _: True, MISSING, 7)
+
+    assert [
+        GapRecord(LEVEL2, received_us=7), GapRecord(Topic("level2_batch", BTC), received_us=7),
+        GapRecord(Topic("status", ""), received_us=7), GapRecord(TICKER, first=6, received_us=7),
+    ] == found  # fmt: skip
+
+
 def test_numbers_that_fall_on_the_tape_are_no_late_ones():
     """They began again here after the log's end."""
     found = on_tape(trade(8), trade(9))
@@ -252,12 +310,16 @@ def test_messages_that_left_the_tape_are_gaps():
     """By number where there are numbers; else the topic alone."""
     continuity = Continuity(ends_of(trade(1), beat("a"), ticker(1)))
     admitted(continuity, [(1, make_message("full", sequence=1))])
-    continuity.lose()
+    found = continuity.lose(lambda _: True, UNRECORDED, 77)
+    assert [
+        GapRecord(HEARTBEAT, UNRECORDED, received_us=77),
+        GapRecord(TICKER, UNRECORDED, 2, received_us=77),
+    ] == found
+    assert [] == continuity.lose(lambda _: True, UNRECORDED, 78)  # one gap until a message
     later = [trade(2), beat("b"), beat("c"), ticker(9), make_message("full", sequence=4), trade(4)]
 
     assert [
-        2, (UNRECORDED, None, None), later[1].payload, later[2].payload, 9, (UNRECORDED, 2, 3), 4,
-        (MISSING, 3, 3), 4,
+        2, later[1].payload, later[2].payload, 9, (UNRECORDED, 2, 3), 4, (MISSING, 3, 3), 4,
     ] == admitted(continuity, list(enumerate(later, 50)))  # fmt: skip
 
 

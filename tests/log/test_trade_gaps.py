@@ -7,7 +7,7 @@ import pytest
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.record import GapRecord, TradeRecord
-from hedgehogd.log.trade_gaps import TradeGaps
+from hedgehogd.log.trade_gaps import TradeGaps, WaitingTrades
 from tests.fakes import make_message
 
 BTC, ETH = Topic("matches", "BTC-USD"), Topic("matches", "ETH-USD")
@@ -30,7 +30,8 @@ def test_a_trade_names_the_gap_that_it_fills():
     (first, *rest) = gaps.fill("BTC-USD", trades(2, 3, 5, 6, 8), NOW)
 
     assert TradeRecord(BTC, 3, first.payload, 70, 0, NOW) == first
-    assert {"trade_id": 3, "price": "1"} == json.loads(first.payload)
+    match = {"type": "match", "trade_id": 3, "price": "1", "product_id": "BTC-USD"}
+    assert match == json.loads(first.payload)
     assert [(5, 70), (8, 80)] == filled(rest)
 
 
@@ -41,6 +42,27 @@ def test_a_trade_fills_a_gap_once():
 
     assert [(3, 70), (5, 70)] == filled(gaps.fill("BTC-USD", trades(3, 4, 5, 5), NOW))
     assert [] == gaps.fill("BTC-USD", trades(3, 4, 5), NOW)
+
+
+def test_a_trade_of_the_log_fills_the_gap_that_it_names():
+    """Not an older one with the same numbers."""
+    gaps = TradeGaps()
+    gaps.note([GapRecord(BTC, first=3, last=5, id=70), GapRecord(BTC, first=3, last=5, id=80)])
+    gaps.note([TradeRecord(BTC, 4, b"{}", 80), TradeRecord(BTC, 4, b"{}", 80)])
+
+    assert [(4, 70)] == filled(gaps.fill("BTC-USD", trades(4, 4), NOW))
+
+
+def test_waiting_trades_are_bounded(monkeypatch):
+    """The newest of them wait, also of one call."""
+    monkeypatch.setattr(limits, "LOG_TRADES_WAITING_MAX", 3)
+    waiting = WaitingTrades()
+    waiting.add("ETH-USD", trades(1, 2, 3, 4))
+    assert ("ETH-USD", trades(2, 3, 4)) == waiting.take()
+    waiting.add("ETH-USD", trades(5))
+    waiting.add("BTC-USD", trades(6, 7, 8))
+
+    assert [("BTC-USD", trades(6, 7, 8)), None] == [waiting.take(), waiting.take()]
 
 
 def test_numbers_that_began_again_fill_the_newest_gap():

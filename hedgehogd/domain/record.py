@@ -21,7 +21,8 @@ class GapKind(IntEnum):
 
     Attributes:
         MISSING: no connection delivered them.
-        UNRECORDED: they were delivered, but left the window before the archive had them.
+        UNRECORDED: they were delivered, but left the tape before the log had them, left the window
+            before the archive had them, or were too large for the log.
         UNREADABLE: the archive had them, and their bytes are damaged.
     """
 
@@ -38,7 +39,8 @@ class GapRecord(msgspec.Struct, gc=False):
         kind: why they are missing.
         first: the first missing number: a trade id on ``matches``, else a sequence; None when it
             is not known, as for books.
-        last: the last missing number, included; None when it is not known.
+        last: the last missing number, included; None when it is not known, as for a ticker that may
+            have missed messages.
         id: its id; 0 before it is appended.
         received_us: when the gap was declared, µs since the epoch.
     """
@@ -59,7 +61,8 @@ class TradeRecord(msgspec.Struct, gc=False):
     Attributes:
         topic: the ``matches`` topic of its product.
         trade_id: its trade id.
-        payload: the trade as a JSON object in the form of a ``match`` message.
+        payload: the trade as a JSON object in the form of a ``match`` message, without orders and
+            sequence if REST returned it.
         gap_id: the id of the gap record that it fills; 0 if that is not in the log.
         id: its id; 0 before it is appended.
         received_us: when the answer was read, µs since the epoch.

@@ -42,8 +42,8 @@ _ALL = frozenset({Topic("", "")})
 """The topics of a feed that does not report them."""
 
 
-class Place(NamedTuple):
-    """Where a log is, and how it is kept.
+class LogFiles(NamedTuple):
+    """The directories of a log, and how it is kept.
 
     Attributes:
         window: the directory of the window.
@@ -102,7 +102,7 @@ class Recorder:
 
     def __init__(
         self,
-        place: Place,
+        place: LogFiles,
         pipe: Pipe,
         feed: FeedHealth,
         health: HistoryHealth,

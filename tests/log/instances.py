@@ -20,7 +20,7 @@ from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archiver import Kept
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.reader import Reader as WindowReader
-from hedgehogd.log.recorder import Place, Recorder
+from hedgehogd.log.recorder import LogFiles, Recorder
 from tests.fakes import make_message
 
 NOW = 1_700_000_000_000_000
@@ -79,7 +79,7 @@ class Instance:
 
     def __init__(self, path, topics=RECORDED, tape_bytes=10**6, bounds=Bounds(), **kept):  # noqa: B008
         self.off_s = 0.0
-        self.place = Place(
+        self.place = LogFiles(
             path / "window", path / "archive", Kept(frozenset(topics), **kept), bounds=bounds
         )
         self.pipe = Pipe.build(

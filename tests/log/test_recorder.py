@@ -713,3 +713,27 @@ async def test_any_succession_of_instances_loses_nothing(
     assert {each[0] for each in gaps(tmp_path)} <= {MATCHES}
     begun = [each for each in archived(tmp_path) if isinstance(each, FeedRecord)]
     assert 3 < len(begun) < 14
+
+
+async def test_the_last_messages_are_appended_at_a_stop(tmp_path, autojump_clock, nursery):
+    """Without a successor they are in no other tape."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await here.publish(trade(1))
+    await trio.sleep(1)
+    await here.publish(trade(2))
+    await here.stop()
+
+    assert [1, 2] == trades(tmp_path)
+
+
+async def test_terms_rise_after_both_directories_are_gone(tmp_path, autojump_clock, nursery):
+    """The process knows its last term."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    delete_both(here.place)
+    await trio.sleep(6)
+    await here.stop()
+
+    assert "term 2" in [each.detail for each in archived(tmp_path) if isinstance(each, FeedRecord)]

@@ -12,7 +12,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapRecord, Record, TradeRecord
-from hedgehogd.protocol.coinbase import match_of_trade
+from hedgehogd.protocol.backfilled import encode_trade
 
 
 class WaitingTrades:
@@ -81,7 +81,7 @@ class TradeGaps:
         for trade in trades:
             gap = self._find(topic, trade["trade_id"])
             if gap is not None:
-                payload = match_of_trade(product_id, trade)
+                payload = encode_trade(product_id, trade)
                 records.append(
                     TradeRecord(topic, trade["trade_id"], payload, gap.id, received_us=now_us)
                 )

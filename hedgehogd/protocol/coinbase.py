@@ -20,7 +20,6 @@ _REFUSED_PRODUCT = re.compile(r"(\S+) is (?:not a valid product|delisted)")
 _REFUSED_CHANNEL = re.compile(r"(\S+) is not a valid channel")
 _OUR_KEY = ("authentication failed", "could not be authenticated")
 _MATCH = re.compile(rb'"type"\s*:\s*"match"')
-_MATCH_KEYS = ("type", "trade_id", "side", "size", "price", "product_id", "time")
 _LAST_MATCH = re.compile(rb'"type"\s*:\s*"last_match"')
 
 
@@ -129,15 +128,6 @@ def match_of(payload: bytes) -> bytes:
     A message of another type is returned unchanged.
     """
     return _LAST_MATCH.sub(b'"type":"match"', payload, count=1)
-
-
-def match_of_trade(product_id: str, trade: Mapping[str, Any]) -> bytes:
-    """Return a trade of the exchange's REST as a ``match`` (COINBASE §6.4, §13).
-
-    REST names neither the orders nor the sequence, so these keys are left out.
-    """
-    body = {"type": "match", **trade, "product_id": product_id}
-    return _encode({key: body[key] for key in _MATCH_KEYS if key in body})
 
 
 def requests(

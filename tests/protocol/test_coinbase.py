@@ -320,16 +320,3 @@ def test_an_acknowledgement_is_not_a_command():
     """An echo of our own acknowledgement must not cause a subscription."""
     with pytest.raises(CommandError):
         parse(coinbase.subscriptions({MATCHES: ["BTC-USD"]}))
-
-
-def test_a_trade_of_rest_is_a_match():
-    """In the exchange's order of keys; REST names no orders and no sequence."""
-    trade = {"time": "T", "trade_id": 7, "price": "1", "size": "2", "side": "buy", "more": 1}
-
-    assert coinbase.match_of_trade("BTC-USD", trade) == (
-        b'{"type":"match","trade_id":7,"side":"buy","size":"2","price":"1",'
-        b'"product_id":"BTC-USD","time":"T"}'
-    )
-    assert coinbase.match_of_trade("BTC-USD", {"trade_id": 7}) == (
-        b'{"type":"match","trade_id":7,"product_id":"BTC-USD"}'
-    )

@@ -3,7 +3,7 @@
 Consumers start before producers, and producers stop before consumers::
 
     root ── signals, lag, keepalives, notifications
-      ├── history           records messages of the tape   (ends last, with the remaining ones)
+      ├── recorder          writes the tape to the log     (ends last, with the remaining messages)
       ├── broker            ends when the last producer has closed the inbox
       ├── control           Hypercorn's connections       (cancelled after the streams)
       ├── streams           one task per subscriber        (ended by their farewells)
@@ -27,8 +27,8 @@ import structlog
 import trio
 
 from hedgehogd import __version__
-from hedgehogd.app.history import open_history, recording
 from hedgehogd.app.listeners import Listeners, open_listeners
+from hedgehogd.app.log import open_log, recording
 from hedgehogd.app.memory import return_memory
 from hedgehogd.app.reload import apply, held_topics, only_products
 from hedgehogd.app.systemd import keep_notifying, notify
@@ -160,13 +160,13 @@ class Daemon:
         """
         raise_file_limit(self._settings.limits_subscribers_max)
         settings = self._settings
-        async with open_listeners(settings) as listeners, open_history(settings) as history:
+        async with open_listeners(settings) as listeners, open_log(settings) as its_log:
             self.port = listeners.port
-            past = None if history is None else history.past
+            past = None if its_log is None else its_log.past
             instance = self.instance = make_instance(settings, past, listeners.peers)
             inbox_tx, inbox_rx = trio.open_memory_channel[Delivery](limits.INBOX_BATCHES_MAX)
             async with (
-                recording(history, instance, wall_us) as keep_trades,
+                recording(its_log, instance, wall_us) as keep_trades,
                 trio.open_nursery() as consumers,
             ):
                 await consumers.start(instance.broker.run, inbox_rx)

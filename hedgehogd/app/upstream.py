@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 import trio
 
-from hedgehogd.app.history import KeepTrades
+from hedgehogd.app.log import KeepTrades
 from hedgehogd.arbitration.batch import TopicNotice
 from hedgehogd.books.level2_batch import Level2Batch
 from hedgehogd.domain import limits

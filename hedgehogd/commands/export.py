@@ -24,8 +24,7 @@ def export_parser(now_us: int) -> Parser:
     parser = new_parser(
         "export",
         "Write the recorded messages of one channel of a pair into a file, as CSV or as\n"
-        "one JSON message a line. The gaps that the history has noted are listed on\n"
-        "stderr. The store that instances write exports no backfilled trades.",
+        "one JSON message a line.",
     )
     parser.usage = "hedgehogd export --pair PAIR [options] FILE"
     add = parser.add_argument

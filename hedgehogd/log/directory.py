@@ -25,11 +25,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hedgehogd.log.errors import LogError, ReplacedWindow, UnusableWindow, reported
-from hedgehogd.log.file_system import remote_file_system
+from hedgehogd.log.file_system import make_directory, remote_file_system
 from hedgehogd.log.header import PAGE_BYTES, Fixed, Page, unpack_page
 from hedgehogd.log.segment import HEAD_BYTES, SegmentHead, unpack_head
 
-DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
 _TERM = re.compile(r"term-([1-9][0-9]{0,17})")
 _SEGMENT = re.compile(r"segment-([1-9][0-9]{0,17})-([1-9][0-9]{0,8})")
@@ -51,7 +50,7 @@ class Directory:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+            make_directory(path)
             device = path.stat().st_dev
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

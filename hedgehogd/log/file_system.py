@@ -1,8 +1,9 @@
-"""File systems that a window cannot be on: those that other machines share."""
+"""Directories of the log, and the file systems that a window cannot be on: remote ones."""
 
 import os
 from pathlib import Path
 
+DIRECTORY_MODE = 0o750  # only user and group may know what is recorded
 MOUNTS = Path("/proc/self/mountinfo")
 _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "ncpfs", "gfs2",
     "ocfs2", "lustre", "beegfs", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs",
@@ -25,3 +26,14 @@ def remote_file_system(device: int) -> str | None:
         if len(fields) > 2 and fields[2] == wanted and file_system.split(" ")[0] in _REMOTE:
             return file_system.split(" ")[0]
     return None
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory for user and group under any umask; one that exists keeps its mode.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(DIRECTORY_MODE)  # mkdir applies the umask

@@ -24,13 +24,13 @@ from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.log.agreement import agree, write_names
 from hedgehogd.log.allocation import Bounds
 from hedgehogd.log.appender import Appender
-from hedgehogd.log.archive import files
 from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
 from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.archiver import Archiver, Kept
-from hedgehogd.log.directory import DIRECTORY_MODE, Directory
+from hedgehogd.log.directory import Directory
 from hedgehogd.log.ending import read_ends, read_predecessor
 from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow
+from hedgehogd.log.file_system import make_directory
 from hedgehogd.log.header import Page
 from hedgehogd.log.lease import Candidate, Predecessor
 from hedgehogd.log.trade_gaps import WaitingTrades
@@ -73,14 +73,14 @@ class LogFiles(NamedTuple):
             LogError: the window cannot be looked at now.
         """
         try:
-            self.window.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+            make_directory(self.window)
         except OSError as error:
             raise LogError(f"{self.window}: {error.strerror}") from None
         directory = Directory(self.window)
         try:
             candidate = Candidate(directory, predecessor=read_predecessor(self.archive))
             try:
-                return candidate.look() or agree(self.archive, self.names)
+                return candidate.look() or agree(self.window, self.archive, self.names)
             finally:
                 candidate.close()
         finally:
@@ -284,7 +284,9 @@ class Recorder:
                 self._has_seen_writer = True
                 self._note_held()
                 self._unlock_archive()  # the archiver locks it
-                await _in_thread(partial(write_names, self._place.archive, self._place.names))
+                place = self._place
+                named = partial(write_names, place.window, place.archive, place.names)
+                await _in_thread(named)
                 log.info("this instance writes the log", term=window.term)
                 nursery.start_soon(archiver.run, directory)
                 await self._append(appender)
@@ -341,7 +343,7 @@ class Recorder:
 
 def _lock(archive: Path) -> Lock:
     """Lock an archive, whose directory is created if it does not exist."""
-    archive.mkdir(files.DIRECTORY_MODE, parents=True, exist_ok=True)
+    make_directory(archive)
     return Lock(archive)
 
 

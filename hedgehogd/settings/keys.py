@@ -35,8 +35,8 @@ FIRST_OPERATOR_PORT = 9000
 INSTANCE_MAX = PORT_MAX - FIRST_OPERATOR_PORT
 
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # not to listen on
-_FEED, _SERVE, _HISTORY, _LIMITS, _DEMO, _OTHER = (
-    "feed", "serving", "history", "limits", "the demo market", "other",
+_FEED, _SERVE, _HISTORY, _LIMITS, _DEMO, _LOG, _OTHER = (
+    "feed", "serving", "history", "limits", "the demo market", "the log", "other",
 )  # fmt: skip
 _MIB = 1024 * 1024
 
@@ -219,6 +219,11 @@ class Settings:
         "how large history may be",
         whole_number(_MIB, 1024 * 1024 * 1024 * _MIB),
     )
+    history_demanded: bool = key(
+        False, "--history-demanded", "", _HISTORY,
+        "keep all topics that subscribers demand, too",
+        read_switch,
+    )
     limits_subscribers_max: int = key(
         limits.SUBSCRIBERS_MAX, "--subscribers-max", "N", _LIMITS,
         "refuse more than N subscribers",
@@ -293,6 +298,21 @@ class Settings:
         "never send `modify_order`, for clients of 2018: OrderbookSync and cbpro.OrderBook do"
         " not support it; false in the file and the environment",
         read_switch,
+    )
+    log_window_s: float = key(
+        limits.WINDOW_S, "--log-window-s", "SECONDS", _LOG,
+        "how far the window, the newest part of the log, reaches back",
+        number(10, 86_400),
+    )
+    log_window_bytes_max: int = key(
+        limits.WINDOW_BYTES_MAX, "--log-window-bytes-max", "BYTES", _LOG,
+        "how large the window may be",
+        whole_number(2 * limits.SEGMENT_BYTES, 1024 * 1024 * _MIB),
+    )
+    log_lease_s: float = key(
+        limits.LEASE_S, "--log-lease-s", "SECONDS", _LOG,
+        "silence of the instance that writes the log after which another one succeeds it",
+        number(0.5, 60),
     )
     log_level: str = key(
         "info", "--log-level", "LEVEL", _OTHER,

@@ -30,7 +30,6 @@ from hedgehogd.log.archive.errors import (
 
 # Trades are public, but which pairs an operator keeps is not: only the group may read.
 FILE_MODE = 0o640
-DIRECTORY_MODE = 0o750
 VERSION = 1
 CATALOGUE = "catalogue.sqlite"
 LOCK = "archive.lock"

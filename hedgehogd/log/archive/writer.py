@@ -28,6 +28,7 @@ from hedgehogd.log.archive.index import Index, collect, read_footer
 from hedgehogd.log.archive.inventory import Growing, Inventory
 from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.archive.tail import Tail
+from hedgehogd.log.file_system import make_directory
 
 Checkpoint = Callable[[], Iterable[Message]]
 _US = 1_000_000
@@ -100,7 +101,7 @@ class Writer:
         self._sizes = sizes
         self._clock = clock
         try:
-            directory.mkdir(mode=files.DIRECTORY_MODE, parents=True, exist_ok=True)
+            make_directory(directory)
             self._opened_as = _identity(directory)
         except OSError as error:
             raise files.failed(directory, error) from None

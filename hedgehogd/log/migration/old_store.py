@@ -1,4 +1,4 @@
-"""The store of ``history``, read to migrate it: one SQLite file, with messages kept per topic.
+"""The store that hedgehogd wrote before the log: one SQLite file, with messages kept per topic.
 
 Sealed messages are in blocks, newer ones in rows. The *place* of a message or gap is when it was
 received, µs since the epoch, moved up where another record has it or the clock went back. Places
@@ -62,12 +62,12 @@ def refuse_old_store(directory: Path) -> None:
     """Refuse to start on an old store.
 
     Raises:
-        OperatorError: ``directory`` has one (exit status 78).
+        OperatorError: ``directory`` has one (exit status 78); the text names the remedy.
     """
     if is_old_store(directory):
         raise OperatorError(
-            f"{directory / FILE_NAME} is a store of messages, not a part of an archive.\n"
-            "  Expected a directory without it."
+            f"{directory / FILE_NAME} is a store of an older version.\n"
+            f"  Stop all instances, then run: hedgehogd store migrate {directory}"
         )
 
 

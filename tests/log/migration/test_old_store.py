@@ -96,13 +96,13 @@ def test_a_retired_store_is_renamed_and_replaces_no_file(tmp_path, store):
     assert [each.name for each in tmp_path.glob("*-wal")] == []
 
 
-def test_a_start_on_an_old_store_names_its_file(tmp_path):
+def test_a_start_on_an_old_store_names_the_remedy(tmp_path):
     """Exit status 78."""
     refuse_old_store(tmp_path)
     refuse_old_store(tmp_path / "absent")
     Writer(tmp_path, {}).close()
     assert is_old_store(tmp_path)
-    with pytest.raises(OperatorError, match=f"{tmp_path}/history.sqlite is a store") as caught:
+    with pytest.raises(OperatorError, match=f"hedgehogd store migrate {tmp_path}") as caught:
         refuse_old_store(tmp_path)
     assert caught.value.exit_status == EXIT_CONFIG
 

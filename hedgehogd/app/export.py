@@ -5,15 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from hedgehogd.app.past_files import PAST_ERRORS, open_past
+from hedgehogd.app.past_files import open_past
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.message import Message
-from hedgehogd.history.reader import Reader
+from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.log.past_reader import PastReader
 from hedgehogd.protocol.csv import header, lines, rows
-from hedgehogd.recovery.history_port import PastExtent, PastGap, PastStretch
+from hedgehogd.recovery.history_port import PastGap, PastStretch
 
 FORMATS = ("ndjson", "csv")
 
@@ -43,8 +43,7 @@ class Exported(NamedTuple):
 
     Attributes:
         messages: number of messages.
-        gaps: of an archive, the gaps that backfilled trades do not fill; of the SQLite store, which
-            exports no backfilled trades, the missing numbers that it has noted.
+        gaps: the gaps that backfilled trades do not fill.
     """
 
     messages: int
@@ -68,19 +67,19 @@ def export(wish: Export, progress: TextIO) -> Exported:
             reader.close()
     except BrokenPipeError:
         return Exported(0, [])  # the reader of the pipe has enough
-    except PAST_ERRORS as error:
+    except ArchiveError as error:
         raise OperatorError(f"the history in {wish.directory}: {error}") from None
     except OSError as error:
         raise OperatorError(f"{wish.file}: {error.strerror or error}") from None
 
 
-def _export(reader: PastReader | Reader, wish: Export, progress: TextIO) -> Exported:
+def _export(reader: PastReader, wish: Export, progress: TextIO) -> Exported:
     extents = reader.extents()
     extent = extents.get(wish.topic)
     if extent is None:
         kept = ", ".join(sorted(map(str, extents))) or "nothing"
         raise OperatorError(f"{wish.topic} is not kept in {wish.directory}\n  Kept is {kept}.")
-    stretches = _stretches(reader, wish, extent)
+    stretches = reader.stretches(wish.since_us, wish.until_us)
     if not stretches:
         span = f"{to_text(extent.first_us)} to {to_text(extent.last_us)}"
         raise OperatorError(f"of {wish.topic} nothing is kept then\n  Kept is {span}.")
@@ -93,22 +92,8 @@ def _export(reader: PastReader | Reader, wish: Export, progress: TextIO) -> Expo
     return exported
 
 
-def _stretches(reader: PastReader | Reader, wish: Export, extent: PastExtent) -> list[PastStretch]:
-    """Return the places that are read: of the wanted times, as far as the topic has messages.
-
-    In an archive, gaps and backfilled trades may be before the first or after the last message.
-    """
-    if isinstance(reader, PastReader):
-        return reader.stretches(wish.since_us, wish.until_us)
-    found = [
-        PastStretch(max(after, extent.first_place - 1), last)
-        for after, last in reader.stretches(wish.since_us, wish.until_us)
-    ]
-    return [each for each in found if each.after < min(each.last, extent.last_place)]
-
-
 def _write(
-    reader: PastReader | Reader,
+    reader: PastReader,
     wish: Export,
     stretches: list[PastStretch],
     write: Callable[[bytes], object],
@@ -147,7 +132,7 @@ def _is_then(wish: Export, received_us: int) -> bool:
 
 def _has_gap(wish: Export, gap: PastGap) -> bool:
     """Say whether a gap may be of the wanted times; of lost records the times are not known."""
-    return gap.kind != "seam" and (gap.is_undated or _is_then(wish, gap.received_us))
+    return gap.is_undated or _is_then(wish, gap.received_us)
 
 
 def _bytes(messages: list[Message], form: str) -> bytes:

@@ -1,15 +1,14 @@
 """Replay of a stretch of history, served on a port as an exchange serves its feed.
 
 A book begins with the newest snapshot before the stretch and the updates after that snapshot.
-Backfilled trades of an archive are at the place of their gap; those of the SQLite store are not
-sent. Either is read page by page, in threads, when the messages are needed; a daemon may write it
-meanwhile. Log lines report the gaps that remain, and messages that retention may have removed
-before their replay.
+Backfilled trades are at the place of their gap. The archive is read page by page, in threads, when
+the messages are needed; a daemon may write it meanwhile. Log lines report the gaps that remain, and
+messages that retention has removed before their replay.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from hedgehogd.app.past_files import PAST_ERRORS, open_past
+from hedgehogd.app.past_files import open_past
 from hedgehogd.domain.channel import (
     BY_ALIAS,
     BY_TOPIC_CHANNEL,
@@ -30,7 +29,8 @@ from hedgehogd.domain.channel import (
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.instant import NEVER_US, to_text
 from hedgehogd.domain.message import Message
-from hedgehogd.recovery.history_port import PastPage, PastStretch
+from hedgehogd.log.archive.errors import ArchiveError
+from hedgehogd.recovery.history_port import PastGap, PastPage, PastStretch
 from hedgehogd.simulator import Address, address_of
 from hedgehogd.simulator.replay import product_object
 from hedgehogd.simulator.rest import catalogue_app
@@ -39,6 +39,8 @@ from hedgehogd.simulator.stretch import Due, StretchExchange, sources
 
 log = structlog.get_logger("replay")
 
+_FULL = FULL.topic_channel
+_RFQ = RFQ_MATCHES.topic_channel
 _US = 1_000_000
 _BEFORE_S = -1e-6
 _WITH_TWO = {each.topic_channel for each in (FULL, MATCHES, LEVEL2)}
@@ -50,7 +52,7 @@ class Replay:
     """The stretch to replay, and the address to serve it on.
 
     Attributes:
-        directory: directory of the store.
+        directory: directory of the archive.
         since_us: begin of the stretch, µs since the epoch, included.
         until_us: end of the stretch, excluded.
         pairs: the products to replay; empty for all recorded ones.
@@ -77,7 +79,7 @@ async def replay(
 
     Raises:
         OperatorError: as for ``Stretch``; or the address cannot be bound; or, in an exception
-            group, the store can no longer be read.
+            group, the archive can no longer be read.
     """
     stretch = await trio.to_thread.run_sync(Stretch, wish)
     try:
@@ -109,40 +111,31 @@ async def _log_end(exchange: StretchExchange, stretch: "Stretch") -> None:
     log.info("replay ended", messages=stretch.messages, gaps=stretch.gaps.total())
 
 
-def is_copy(message: Message, trade: Message) -> bool:
-    """Say whether ``message`` is ``trade`` of ``full`` again: the store has it twice."""
-    return message.topic == trade.also and message.sequence == trade.sequence
-
-
 class Stretch:
     """A stretch of recorded messages, to be replayed once.
 
     Attributes:
         offered: the topics that clients can subscribe to.
         messages: number of messages read so far, without the initial states of books.
-        gaps: number of gaps read so far, by kind (``PastGap.kind``): ``missing``, ``unrecorded``,
-            ``unreadable``; of the SQLite store ``missing``, and ``seam`` where a book restarts with
-            a snapshot because updates may be missing.
+        gaps: number of gaps read so far, by kind (``PastGap.kind``).
     """
 
     def __init__(self, wish: Replay) -> None:
-        """Open the store and find the stretch.
+        """Open the archive and find the stretch.
 
         This and all other methods read the disk: call them in a thread, not in the event loop.
 
         Raises:
-            OperatorError: the store does not exist or cannot be read; the stretch has no message,
-                or none of a requested pair or channel.
+            OperatorError: there is no archive, or it cannot be read, or a store of an older version
+                is beside it; the stretch has no message, or none of a requested pair or channel.
         """
         self.messages = 0
         self.gaps: Counter[str] = Counter()
         self._wish = wish
-        self._is_overtaken = False
         with self._readable():
             self._reader = open_past(wish.directory)
         try:
             with self._readable():
-                self._reader.removed_to()  # the store counts from now on
                 self._extents = self._reader.extents()
                 self._stretches = self._reader.stretches(wish.since_us, wish.until_us)
                 self._topics = self._choose()
@@ -154,7 +147,7 @@ class Stretch:
         self.offered = frozenset(each for topics in self._topics.values() for each in topics)
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the archive."""
         self._reader.close()
 
     @contextmanager
@@ -162,25 +155,20 @@ class Stretch:
         """Yield an iterator of the messages in the order of the feed, with their due times.
 
         The initial states of books come first, at times below 0. The iterator raises
-        OperatorError if the store cannot be read.
+        OperatorError if the archive cannot be read.
         """
         yield self._timeline()
 
     def _timeline(self) -> Iterator[Due]:
         with self._readable():
             yield from self._books()
-            trade: Message | None = None
             # Topics with messages of one topic only; a snapshot of a book may have two.
             simple = {t: each for t, each in self._topics.items() if t.channel not in _WITH_TWO}
             for page in self._all_pages():
-                self._account(page)
+                self._account(page.gaps)
                 for message in page.messages:
                     topics = simple.get(message.topic)
                     if topics is None:
-                        if trade is not None and is_copy(message, trade):
-                            continue
-                        is_trade = message.also is not None and message.sequence is not None
-                        trade = message if is_trade else trade
                         topics = self._receiving(message)
                     if topics:
                         self.messages += 1
@@ -230,7 +218,6 @@ class Stretch:
         after, last = stretch
         while after < last:
             page = self._reader.page(topics, after)
-            self._watch_removal(after)
             after = page.end
             if page.end > last:
                 page.messages = [message for message in page.messages if message.id <= last]
@@ -252,25 +239,19 @@ class Stretch:
         topics = self._topics[message.topic]
         if message.also is not None:
             return (*topics, *self._topics.get(message.also, ()))
-        if message.topic.channel != FULL.topic_channel:
+        if message.topic.channel != _FULL:
             return topics
-        return tuple(topic for topic in topics if topic.channel == FULL.topic_channel)
+        return tuple(topic for topic in topics if topic.channel == _FULL)
 
-    def _account(self, page: PastPage) -> None:
-        """Count and log the gaps of a page."""
+    def _account(self, gaps: Sequence[PastGap]) -> None:
+        """Count and log gaps."""
         # A gap before the first recorded message is no gap: the record begins there.
-        gaps = [gap for gap in page.gaps if gap.place > self._extents[gap.topic].first_place]
+        gaps = [gap for gap in gaps if gap.place > self._extents[gap.topic].first_place]
         if gaps:
             kinds = Counter(gap.kind for gap in gaps)
             self.gaps += kinds
             topics = sorted({str(gap.topic) for gap in gaps})[:_TOPICS_SHOWN_MAX]
             log.warning("gaps in history", count=len(gaps), kinds=dict(kinds), topics=topics)
-
-    def _watch_removal(self, after: int) -> None:
-        """Log, once, if retention may have removed messages after the place ``after``."""
-        if not self._is_overtaken and self._reader.removed_to() > after:
-            self._is_overtaken = True
-            log.warning("history is removed faster than replayed")
 
     def _choose(self) -> dict[Topic, tuple[Topic, ...]]:
         """Return the recorded topics to read, each with the topics that it is served as.
@@ -304,7 +285,7 @@ class Stretch:
         chosen: dict[Topic, tuple[Topic, ...]] = {}
         for topic, source in found.items():
             if source is not None:
-                also = of_all if source.channel == RFQ_MATCHES.topic_channel else ()
+                also = of_all if source.channel == _RFQ else ()
                 chosen[source] = (*chosen.get(source, also), topic)
         return chosen
 
@@ -343,7 +324,7 @@ class Stretch:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except PAST_ERRORS as error:
+        except ArchiveError as error:
             raise OperatorError(
                 f"the history in {self._wish.directory} cannot be read: {error}"
                 "\n  Expected the directory that --history of a hedgehogd named."

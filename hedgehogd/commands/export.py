@@ -24,7 +24,8 @@ def export_parser(now_us: int) -> Parser:
     parser = new_parser(
         "export",
         "Write the recorded messages of one channel of a pair into a file, as CSV or as\n"
-        "one JSON message a line.",
+        "one JSON message a line. Backfilled trades are at the place of their gap; the\n"
+        "gaps that remain are listed on stderr.",
     )
     parser.usage = "hedgehogd export --pair PAIR [options] FILE"
     add = parser.add_argument
@@ -64,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
 
     Raises:
         OperatorError: a flag or the configuration is wrong, nothing is recorded in the range, or
-            the store or the file cannot be used.
+            the archive or the file cannot be used.
     """
     arguments = export_parser(time.time_ns() // 1000).parse_args(joined(argv))
     pair = arguments.pair.upper()

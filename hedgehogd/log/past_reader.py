@@ -64,15 +64,6 @@ class PastReader:
         """
         return {topic: PastExtent(*each) for topic, each in self._archive.extents().items()}
 
-    def removed_to(self) -> int:
-        """Return the place up to which retention has removed records; 0 for none.
-
-        Raises:
-            ArchiveError: the archive cannot be read.
-        """
-        self._archive.view.refresh()
-        return self._archive.view.catalogue.dropped_id
-
     def known_to(self) -> int:
         """Return the place of the newest record; 0 without records.
 

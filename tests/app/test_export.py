@@ -14,7 +14,6 @@ from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.instant import NEVER_US, to_text
 from hedgehogd.domain.record import GapKind
-from hedgehogd.history.writer import Entry, Writer
 from tests.fakes import make_message
 from tests.log import past as archive
 
@@ -31,13 +30,10 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """A directory with fifty trades, one a second, in several blocks."""
-    monkeypatch.setattr(limits, "BLOCK_BYTES", 700)
-    writer = Writer(tmp_path, {})
-    for n, payload in enumerate(PAYLOADS):
-        writer.write([Entry(TOPIC, NOW + n * S, payload, n, n)], NOW + n * S)
-    writer.close()
-    return tmp_path
+    """A directory with an archive of fifty trades, one a second, in several pages and segments."""
+    monkeypatch.setattr(limits, "ARCHIVE_PAGE_RECORDS_MAX", 7)
+    trades = [archive.recorded(TOPIC, NOW + n * S, each) for n, each in enumerate(PAYLOADS)]
+    return archive.write(tmp_path, trades)
 
 
 def lines(path):
@@ -125,16 +121,16 @@ def test_where_nothing_is_kept_nothing_is_written(tmp_path):
     """The old file stays."""
     file = tmp_path / "out"
     file.write_text("old")
-    with pytest.raises(OperatorError, match="unable to open"):
+    with pytest.raises(OperatorError, match="there is no archive"):
         export(Export(tmp_path, TOPIC, 0, 10**18, "csv", str(file)), io.StringIO())
-    Writer(tmp_path, {}).close()
+    archive.write(tmp_path, [])
     with pytest.raises(OperatorError, match=r"Kept is nothing\."):
         export(Export(tmp_path, TOPIC, 0, 10**18, "csv", str(file)), io.StringIO())
 
     assert file.read_text() == "old"
 
 
-# From the archive of the log
+# Gaps, and backfilled trades
 
 
 @pytest.fixture
@@ -212,10 +208,3 @@ def test_errors_about_an_archive_name_its_directory(archived):
     (archived / "catalogue.sqlite").write_bytes(b"spoiled" * 999)
     with pytest.raises(OperatorError, match=f"the history in {archived}: "):
         export(wish, io.StringIO())
-
-
-def test_a_terminal_sees_how_far_an_export_of_an_archive_is(archived):
-    terminal = Terminal()
-    export(Export(archived, TOPIC, 0, NEVER_US, "csv", str(archived / "out")), terminal)
-
-    assert terminal.getvalue().split("\r")[-1] == "matches:BTC-USD  100%  19 messages\n"

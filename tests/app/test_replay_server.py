@@ -16,9 +16,9 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.message import read_head
-from hedgehogd.history.schema import StoreError
-from hedgehogd.history.writer import Entry, Hole, Writer
+from hedgehogd.domain.record import GapKind
 from hedgehogd.log.archive.errors import ArchiveError
+from hedgehogd.log.archive.writer import Sizes
 from hedgehogd.simulator.inprocess import connect
 from hedgehogd.simulator.rest import catalogue_app
 from hedgehogd.simulator.server import Server
@@ -45,14 +45,12 @@ NOW = 1_700_000_000 * US
 BTC, ETH = "BTC-USD", "ETH-USD"
 CHANNELS = ["matches", "ticker", "full", "level2"]
 SECONDS = 40
-NAMES = {"pairs": f"{BTC},{ETH}", "channels": ",".join(CHANNELS)}
+UNREADABLE = GapKind.UNREADABLE
 
 
-def entry(at_us, channel, product_id, number=None, kind=None, trade_id=None, **more):
-    if trade_id is not None:
-        more["trade_id"] = trade_id
+def entry(at_us, channel, product_id, number=None, kind=None, **more):
     payload = make_message(channel, product_id, number, kind, **more).payload
-    return Entry(Topic(channel, product_id), at_us, payload, number, trade_id)
+    return archive.recorded(Topic(channel, product_id), at_us, payload)
 
 
 def market():
@@ -78,16 +76,6 @@ def market():
     return found
 
 
-def write(directory, entries):
-    """Record ``entries`` as a writer does, a second at a time; it seals old ones into blocks."""
-    writer = Writer(directory, NAMES)
-    for begin in range(0, len(entries), 10):
-        some = entries[begin : begin + 10]
-        at_us = [each.received_us for each in some if isinstance(each, Entry)]
-        writer.write(some, max(at_us, default=NOW))
-    writer.close()
-
-
 @pytest.fixture(scope="module")
 def kept():
     return market()
@@ -95,10 +83,8 @@ def kept():
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory, kept):
-    """A store of ``kept``: sealed blocks, and open rows after them."""
-    directory = tmp_path_factory.mktemp("history")
-    write(directory, kept)
-    return directory
+    """An archive of ``kept``: several segments, and a tail after them."""
+    return archive.write(tmp_path_factory.mktemp("history"), kept, each=10)
 
 
 def wish(directory, since_s=0.0, until_s=100.0, **more):
@@ -156,13 +142,14 @@ def test_a_stretch_ends_before_its_end_and_books_begin_before_its_beginning(
 def test_a_book_may_have_no_snapshot_before(tmp_path):
     """Without one the book begins with its first recorded message."""
     entries = [entry(NOW + n * US, "level2", BTC, changes=[["buy", "1", "1"]]) for n in range(4)]
-    write(tmp_path, entries)
+    archive.write(tmp_path, entries)
 
     assert [each.due_s for each in played(Stretch(wish(tmp_path, 2)))] == [0, 1]
 
 
 def test_pages_are_read_when_they_are_needed(directory, kept, monkeypatch):
     """A day of history is larger than memory."""
+    monkeypatch.setattr(limits, "ARCHIVE_PAGE_RECORDS_MAX", 30)
     stretch = Stretch(wish(directory))
     places, page = [], stretch._reader.page
 
@@ -174,7 +161,7 @@ def test_pages_are_read_when_they_are_needed(directory, kept, monkeypatch):
     with stretch.opened() as timeline:
         for each in timeline:
             assert places[-1] < each.message.received_us
-            assert places[-1] >= each.message.received_us - 11 * US  # the span of a block
+            assert places[-1] >= each.message.received_us - 5 * US  # the span of a page
     stretch.close()
     assert len(places) > 10
 
@@ -191,68 +178,52 @@ def test_pairs_and_channels_choose(directory, kept):
     }  # fmt: skip
 
 
-def test_trades_are_served_from_full_if_only_full_was_recorded(tmp_path):
-    """Order events are not trades."""
+@pytest.mark.parametrize("has_second", [True])
+def test_trades_are_served_from_full_if_only_full_was_recorded(tmp_path, has_second):
+    """Order events are not trades. A migrated store of ``full`` alone has no second topics."""
     entries = [
         entry(NOW, "full", BTC, 1, kind="open"),
         entry(NOW + US, "full", BTC, 2, kind="match", trade_id=1),
         entry(NOW + 2 * US, "full", BTC, 3, kind="done"),
-        entry(NOW + 3 * US, "rfq_matches", BTC, kind="rfq_match"),
     ]
-    write(tmp_path, entries)
+    if not has_second:
+        entries[1].also = None
+    archive.write(tmp_path, entries)
     found = played(Stretch(wish(tmp_path)))
     full, matches = Topic("full", BTC), Topic("matches", BTC)
-    rfq = Topic("rfq_matches", BTC), Topic("rfq_matches", "")
     trades = played(Stretch(wish(tmp_path, channels=("matches",))))
 
-    assert [set(each.topics) for each in found] == [{full}, {full, matches}, {full}, set(rfq)]
+    assert [set(each.topics) for each in found] == [{full}, {full, matches}, {full}]
     assert [(each.due_s, each.message.payload, each.topics) for each in trades] == [
         (0, entries[1].payload, (matches,))
     ]
 
 
-def test_gaps_are_counted_and_logged(tmp_path):
-    """An incomplete stretch must not look complete."""
-    entries = [
-        entry(NOW, "matches", BTC, 10, trade_id=1),
+@pytest.mark.parametrize("is_first", [False])
+def test_gaps_are_counted_and_logged(tmp_path, is_first):
+    """An incomplete stretch must not look complete; retention may have removed all before a gap."""
+    records = [] if is_first else [entry(NOW, "matches", BTC, 10, trade_id=1)]
+    records += [
+        archive.gap(2, 4, NOW + US - 1, NOW + US - 1),
         entry(NOW + US, "matches", BTC, 20, trade_id=5),
-        Hole(Topic("level2", ETH), "seam", at_us=NOW + 2 * US),  # its record begins here
-        entry(NOW + 3 * US, "level2", ETH, kind="snapshot", bids=[], asks=[]),
-        entry(NOW + 4 * US, "level2", BTC, kind="snapshot", bids=[], asks=[]),
-        Hole(Topic("level2", BTC), "seam", at_us=NOW + 5 * US),
-        entry(NOW + 6 * US, "level2", BTC, kind="snapshot", bids=[], asks=[]),
+        archive.gap(None, None, NOW + 3 * US, NOW + 3 * US, Topic("level2", ETH)),
+        entry(NOW + 4 * US, "level2", ETH, kind="snapshot", bids=[], asks=[]),
+        archive.gap(None, None, NOW + 5 * US, NOW + 9 * US, Topic("level2", ETH), UNREADABLE),
+        entry(NOW + 6 * US, "level2", ETH, kind="snapshot", bids=[], asks=[]),
+        archive.gap(6, 8, NOW + 9 * US - 1, NOW + 9 * US - 1),
         entry(NOW + 9 * US, "matches", BTC, 60, trade_id=9),
     ]
-    write(tmp_path, entries)
+    archive.write(tmp_path, records, each=9)
     stretch = Stretch(wish(tmp_path, until_s=8))
     with capture_logs() as logs:
         played(stretch)
 
-    assert stretch.gaps == {"missing": 1, "seam": 1}
+    assert stretch.gaps == {"missing": 1, "unreadable": 1}
     assert [(row["event"], row["count"]) for row in logs] == [("gaps in history", 2)]
-    assert logs[0]["topics"] == ["level2:BTC-USD", "matches:BTC-USD"]
+    assert logs[0]["topics"] == ["level2:ETH-USD", "matches:BTC-USD"]
 
 
-def test_retention_that_overtakes_the_replay_is_logged(tmp_path, kept):
-    """Messages removed before they are read are a gap that only this line reports."""
-    write(tmp_path, kept)
-    stretch = Stretch(wish(tmp_path))
-    writer = Writer(tmp_path, NAMES)
-    with capture_logs() as logs, stretch.opened() as timeline:
-        next(timeline)
-        writer.retain(NOW + 25 * US, 2**60)
-        found = list(timeline)
-    writer.close()
-    stretch.close()
-
-    assert len(found) < len(kept) - 1
-    assert [row["event"] for row in logs] == ["history is removed faster than replayed"]
-
-
-# From the archive of the log
-
-
-def test_an_archive_is_replayed_with_backfilled_trades_at_their_gap(tmp_path):
+def test_backfilled_trades_are_replayed_at_their_gap(tmp_path):
     """The messages that a subscriber of that time received, and the trades fetched later."""
     archive.write(tmp_path, archive.usual())
     stretch = Stretch(Replay(tmp_path, archive.NOW + 5 * US, archive.NOW + 12 * US))
@@ -266,23 +237,16 @@ def test_an_archive_is_replayed_with_backfilled_trades_at_their_gap(tmp_path):
 
 
 def test_a_trade_of_full_is_sent_once_to_each_subscriber_of_either(tmp_path):
-    """An archive has it once, with both topics; the store has it twice."""
+    """An archive has it once, with both topics."""
     full, matches = Topic("full", BTC), Topic("matches", BTC)
     first = archive.match(1, topic=full, also=matches)
-    archive.write(tmp_path / "archive", [first, archive.match(2, topic=matches)])
-    entries = [
-        entry(NOW, "full", BTC, 10, kind="match", trade_id=1),
-        entry(NOW + 1, "matches", BTC, 10, trade_id=1),
-        entry(NOW + 2, "matches", BTC, 20, trade_id=2),
-    ]
-    (tmp_path / "store").mkdir()
-    write(tmp_path / "store", entries)
-    for directory in (tmp_path / "archive", tmp_path / "store"):
-        found = played(Stretch(Replay(directory, 0, NEVER_US)))
-        assert [set(each.topics) for each in found] == [{full, matches}, {matches}]
+    archive.write(tmp_path, [first, archive.match(2, topic=matches)])
+    found = played(Stretch(Replay(tmp_path, 0, NEVER_US)))
+
+    assert [set(each.topics) for each in found] == [{full, matches}, {matches}]
 
 
-def test_a_book_of_an_archive_begins_with_a_checkpoint(tmp_path):
+def test_a_book_may_begin_with_a_checkpoint(tmp_path):
     """And with the updates after it, which are due at once, in the order of all books."""
     books = [Topic("level2", product_id) for product_id in (BTC, ETH)]
     records = [archive.book(n, topic=books[n % 2]) for n in range(1, 60)]
@@ -335,8 +299,8 @@ def test_both_eras_of_a_clock_are_replayed(tmp_path):
     assert [each.message.trade_id for each in early] == [4]
 
 
-def test_retention_that_overtakes_the_replay_of_an_archive_is_logged(tmp_path, monkeypatch):
-    """As for the store."""
+def test_retention_that_overtakes_the_replay_is_a_gap(tmp_path, monkeypatch):
+    """The numbers of the removed messages are not known any more."""
     monkeypatch.setattr(limits, "ARCHIVE_PAGE_RECORDS_MAX", 10)
     archive.write(tmp_path, [archive.match(n) for n in range(1, 200)])
     stretch = Stretch(Replay(tmp_path, 0, NEVER_US))
@@ -349,20 +313,8 @@ def test_retention_that_overtakes_the_replay_of_an_archive_is_logged(tmp_path, m
     stretch.close()
 
     assert len(found) < 198
-    assert [row["event"] for row in logs] == [
-        "history is removed faster than replayed",
-        "gaps in history",
-    ]
+    assert [row["event"] for row in logs] == ["gaps in history"]
     assert stretch.gaps == {"removed": 1}
-
-
-def test_an_archive_that_breaks_under_way_ends_the_replay(tmp_path, monkeypatch):
-    archive.write(tmp_path, archive.usual())
-    stretch = Stretch(Replay(tmp_path, 0, NEVER_US))
-    broken = ArchiveError("locked")
-    monkeypatch.setattr(stretch._reader, "page", lambda *_: (_ for _ in ()).throw(broken))
-    with pytest.raises(OperatorError, match="cannot be read: locked"):
-        played(stretch)
 
 
 # Stretches that cannot be replayed
@@ -396,7 +348,7 @@ async def test_an_error_about_an_empty_stretch_lists_the_recorded_topics(directo
 
 def test_the_list_of_recorded_topics_is_short(tmp_path):
     """An exchange has hundreds of products, and the error names few."""
-    write(tmp_path, [entry(NOW + n, "ticker", f"A{n}-USD", n) for n in range(12)])
+    archive.write(tmp_path, [entry(NOW + n, "ticker", f"A{n}-USD", n) for n in range(12)])
     with pytest.raises(OperatorError) as raised:
         Stretch(wish(tmp_path, 1000, 2000))
 
@@ -405,8 +357,7 @@ def test_the_list_of_recorded_topics_is_short(tmp_path):
 
 
 def test_an_empty_history_is_named(tmp_path):
-    write(tmp_path, [])
-    Writer(tmp_path, NAMES).close()
+    archive.write(tmp_path, [])
     with pytest.raises(OperatorError, match="The history is empty"):
         Stretch(wish(tmp_path))
 
@@ -414,7 +365,7 @@ def test_an_empty_history_is_named(tmp_path):
 @pytest.mark.parametrize("content", [None, b"no database, by far " * 1000])
 def test_a_directory_without_a_history_is_named(tmp_path, content):
     if content is not None:
-        (tmp_path / "history.sqlite").write_bytes(content)
+        (tmp_path / "catalogue.sqlite").write_bytes(content)
     with pytest.raises(OperatorError, match=f"the history in {tmp_path} cannot be read: .*\n  Exp"):
         Stretch(wish(tmp_path))
 
@@ -423,7 +374,7 @@ def test_a_history_that_breaks_under_way_ends_the_replay(directory, monkeypatch)
     """The error has the directory's name, and no traceback."""
     stretch = Stretch(wish(directory))
     monkeypatch.setattr(
-        stretch._reader, "page", lambda *_: (_ for _ in ()).throw(StoreError("locked"))
+        stretch._reader, "page", lambda *_: (_ for _ in ()).throw(ArchiveError("locked"))
     )
     with pytest.raises(OperatorError, match="cannot be read: locked"):
         played(stretch)
@@ -521,16 +472,16 @@ def recorded(tmp_path_factory):
     lines = recording(f"{PRO}/feed.jsonl").read_bytes().splitlines()
     stamps = recording(f"{PRO}/feed.recv_ts.txt").read_text().split()
     channels = {"snapshot": "level2", "l2update": "level2", "ticker": "ticker"}
-    entries = []
+    messages = []
     for line, stamp in zip(lines, stamps, strict=True):
         head = read_head(line)
         if head.type != "subscriptions":
             topic = Topic(channels.get(head.type, "matches"), head.product_id)
             at_us = int(float(stamp) * US)
-            entries.append(Entry(topic, at_us, line, head.sequence, head.trade_id))
+            messages.append(archive.recorded(topic, at_us, line, id_=len(messages) + 1))
     directory = tmp_path_factory.mktemp("recorded")
-    write(directory, entries)
-    return directory, payloads(entries)
+    archive.write(directory, messages, sizes=Sizes(), each=500)
+    return directory, payloads(messages)
 
 
 @pytest.mark.e2e

@@ -6,22 +6,22 @@ import pytest
 
 from hedgehogd.cli import run
 from hedgehogd.domain.channel import MATCHES, Topic
-from hedgehogd.history.writer import Entry, Writer
 from tests.fakes import make_message
 from tests.log import past as archive
 
 TOPIC = MATCHES.topic("BTC-USD")
 
 
+def trades(times):
+    payloads = [make_message("matches", sequence=n, trade_id=n).payload for n in range(len(times))]
+    return [archive.recorded(TOPIC, at, text) for at, text in zip(times, payloads, strict=True)]
+
+
 @pytest.fixture
 def kept(tmp_path):
     now = time.time_ns() // 1000
-    writer = Writer(tmp_path, {})
-    for n, age_s in enumerate((600, 400, 200, 10)):
-        payload = make_message("matches", sequence=n, trade_id=n).payload
-        writer.write([Entry(TOPIC, now - age_s * 1_000_000, payload, n, n)], now)
-    writer.close()
-    return tmp_path
+    times = [now - age_s * 1_000_000 for age_s in (600, 400, 200, 10)]
+    return archive.write(tmp_path, trades(times))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_standard_output_has_the_messages_and_nothing_else(kept, capfd):
         (["--pair", "BTC-USD", "--until", "7"], 64, "--until: found '7', expected a time like"),
         (["--pair", "BTC-USD", "--channel", "match"], 64, "Did you mean 'matches'?"),
         (["--pair", "BTC"], 64, "'BTC' is not a pair like BTC-USD"),
-        (["--pair", "BTC-USD", "--history", "/nonexistent"], 78, "unable to open"),
+        (["--pair", "BTC-USD", "--history", "/nonexistent"], 78, "there is no archive"),
         (["--pair", "BTC-USD", "--config", "/nonexistent"], 78, "No such file"),
         ([], 64, "--pair"),
     ],
@@ -108,12 +108,8 @@ def test_a_wrong_argument_is_an_error(options, status, says, run_command):
 
 def test_without_times_a_file_has_messages_dated_by_a_fast_clock(tmp_path, capsys):
     """An export ends at the newest message, not at the wall clock, which may be slow."""
-    writer = Writer(tmp_path, {})
     year_2100_us = 4_102_444_800_000_000
-    for n in range(3):
-        payload = make_message("matches", sequence=n, trade_id=n).payload
-        writer.write([Entry(TOPIC, year_2100_us + n, payload, n, n)], year_2100_us + n)
-    writer.close()
+    archive.write(tmp_path, trades(range(year_2100_us, year_2100_us + 3)))
     file = tmp_path / "out.csv"
     status = run(["export", "--history", str(tmp_path), "--pair", "BTC-USD", str(file)])
 

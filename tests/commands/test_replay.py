@@ -9,8 +9,8 @@ from hedgehogd.app import replay_server
 from hedgehogd.app.replay_server import Replay, Stretch
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.instant import NEVER_US
-from hedgehogd.history.writer import Entry, Writer
 from tests.fakes import make_message
+from tests.log import past as archive
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -74,13 +74,10 @@ def test_a_directory_without_a_history_is_78(run_command, tmp_path, monkeypatch)
 
 def test_without_until_a_replay_has_messages_dated_by_a_fast_clock(run_replay, tmp_path):
     """A replay ends at the newest message, not at the wall clock, which may be slow."""
-    writer = Writer(tmp_path, {})
-    year_2100_us = 4_102_444_800_000_000
-    for n in range(3):
-        payload = make_message("matches", sequence=n, trade_id=n).payload
-        entry = Entry(Topic("matches", "BTC-USD"), year_2100_us + n, payload, n, n)
-        writer.write([entry], entry.received_us)
-    writer.close()
+    topic, year_2100_us = Topic("matches", "BTC-USD"), 4_102_444_800_000_000
+    payloads = [make_message("matches", sequence=n, trade_id=n).payload for n in range(3)]
+    trades = [archive.recorded(topic, year_2100_us + n, each) for n, each in enumerate(payloads)]
+    archive.write(tmp_path, trades)
     _, _, wish = run_replay("--since", "2026-01-31T12:00:00Z", "--history", str(tmp_path))
     stretch = Stretch(wish)
     with stretch.opened() as timeline:

@@ -11,9 +11,7 @@ import sys
 import pytest
 
 from hedgehogd.commands.arguments import COMMANDS
-from hedgehogd.domain.channel import MATCHES
-from hedgehogd.history.writer import Entry, Writer
-from hedgehogd.log.archive.writer import Writer as ArchiveWriter
+from tests.log import past
 
 # Third-party modules that a short command may import, with the reason.
 ALLOWED = {
@@ -58,19 +56,9 @@ def imported(tmp_path):
 
 
 @pytest.fixture
-def store(tmp_path):
-    """Return a directory with a history of one message."""
-    writer = Writer(tmp_path, {})
-    writer.write([Entry(MATCHES.topic("BTC-USD"), 1, b'{"type":"match"}', 1, 1)], 1)
-    writer.close()
-    return str(tmp_path)
-
-
-@pytest.fixture
 def archive(tmp_path):
-    """Return a directory with an archive."""
-    ArchiveWriter(tmp_path / "archive", "abcdef").close()
-    return str(tmp_path / "archive")
+    """Return a directory with an archive of one message."""
+    return str(past.write(tmp_path / "archive", [past.match(1)]))
 
 
 def third_party(modules):
@@ -89,15 +77,15 @@ def third_party(modules):
         ("config --example", 0),
         ("haproxy-config", 0),
         ("status --port 1", 1),
-        ("export --pair BTC-USD --history STORE -", 0),
+        ("export --pair BTC-USD --history ARCHIVE -", 0),
         ("store check ARCHIVE", 0),
         *((f"{command} --help", 0) for command in COMMANDS),
         ("sevre", 64),
     ],
 )
-def test_a_short_command_imports_few_modules(imported, store, archive, words, status):
+def test_a_short_command_imports_few_modules(imported, archive, words, status):
     """An operator waits for it; a health check runs ``status`` every few seconds."""
-    command, *rest = words.replace("STORE", store).replace("ARCHIVE", archive).split()
+    command, *rest = words.replace("ARCHIVE", archive).split()
     found, modules = imported(command, *rest)
     allowed, most = set(), MODULES_MAX
     if command in WITH_MSGSPEC:

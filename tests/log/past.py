@@ -9,6 +9,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapKind, GapRecord, TradeRecord
 from hedgehogd.log.archive.writer import Writer
 from hedgehogd.protocol.frames import encode_text
+from hedgehogd.recovery.history_port import message_of
 from tests.log.archive.records import DEPLOYMENT, SMALL
 
 NOW = 1_790_000_000_000_000
@@ -27,6 +28,13 @@ def match(number, *, id_=None, received_us=None, topic=BTC, also=None):
         received_us=NOW + number * S if received_us is None else received_us,
         id=number * 100 if id_ is None else id_,
     )  # fmt: skip
+
+
+def recorded(topic, received_us, payload, *, id_=None):
+    """Return a message as a log has it; by default its id is its receive time."""
+    message = message_of(topic, payload)
+    message.received_us, message.id = received_us, received_us if id_ is None else id_
+    return message
 
 
 def book(number, kind="l2update", *, topic=None):
@@ -59,7 +67,10 @@ def usual():
 
 
 def write(directory, records, *, sizes=SMALL, each=3, checkpoint=tuple):
-    """Write an archive of ``records`` with several blocks and segments; return the directory."""
+    """Write an archive of ``records`` with several blocks and segments; return the directory.
+
+    ``each`` records are appended and synced together.
+    """
     with closing(Writer(directory, DEPLOYMENT, sizes=sizes, checkpoint=checkpoint)) as writer:
         for at in range(0, len(records), each):
             writer.append(records[at : at + each])

@@ -138,8 +138,9 @@ def test_a_trade_whose_gap_is_removed_is_no_message_of_a_later_time(tmp_path, is
         assert (10 in [m.trade_id for m in page.messages], page.end < 4950) == (True, True)
         with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
             assert writer.retain(NOW + 100 * S, 60.0, 2**60)
-        assert 1000 < reader.removed_to() <= page.end
-        after = page.end if is_read_before else reader.removed_to()
+        [removed] = reader.page((BTC,), 0).gaps
+        assert 1000 < removed.place <= page.end
+        after = page.end if is_read_before else removed.place
         rest = reader.page((BTC,), after).messages
 
     assert [m.trade_id for m in rest] == [*range(after // 100 + 1, 100)]
@@ -154,9 +155,9 @@ def test_a_read_that_retention_overtakes_has_a_gap(tmp_path):
         assert not reader.page((BTC,), 0).gaps
         with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
             assert writer.retain(NOW + 200 * S, 160.0, 2**60)
-        place = reader.removed_to()
         topics = (TICKER.topic("BTC-USD"), BTC)
         [forward] = reader.page((BTC,), after, 10).gaps
+        place = forward.place
         pages = reader.page_before(topics, before), reader.page(topics, after)
         assert reader.page((BTC,), place).gaps == []
         assert reader.page_before((BTC,), place).gaps == []

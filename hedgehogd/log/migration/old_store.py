@@ -1,4 +1,4 @@
-"""The store that hedgehogd wrote before the log: one SQLite file, with messages kept per topic.
+"""The store of ``history``, read to migrate it: one SQLite file, with messages kept per topic.
 
 Sealed messages are in blocks, newer ones in rows. The *place* of a message or gap is when it was
 received, µs since the epoch, moved up where another record has it or the clock went back. Places
@@ -59,14 +59,16 @@ def is_old_store(directory: Path) -> bool:
 
 
 def refuse_old_store(directory: Path) -> None:
-    """Refuse to start on an old store.
+    """Refuse to read or write an archive where an old store is: its records may not be in there.
 
     Raises:
-        OperatorError: ``directory`` has one (exit status 78); the text names the remedy.
+        OperatorError: ``directory`` has one (exit status 78). The text names the command that
+            migrates it.
     """
     if is_old_store(directory):
         raise OperatorError(
-            f"{directory / FILE_NAME} is a store of an older version.\n"
+            f"{directory / FILE_NAME} is a store of an older version of hedgehogd.\n"
+            "  Expected an archive alone, with all records of that store in it.\n"
             f"  Stop all instances, then run: hedgehogd store migrate {directory}"
         )
 

@@ -21,8 +21,6 @@ from hedgehogd.domain.channel import (
     BY_ALIAS,
     BY_TOPIC_CHANNEL,
     FULL,
-    LEVEL2,
-    MATCHES,
     RFQ_MATCHES,
     Topic,
 )
@@ -43,7 +41,6 @@ _FULL = FULL.topic_channel
 _RFQ = RFQ_MATCHES.topic_channel
 _US = 1_000_000
 _BEFORE_S = -1e-6
-_WITH_TWO = {each.topic_channel for each in (FULL, MATCHES, LEVEL2)}
 _TOPICS_SHOWN_MAX = 10
 
 
@@ -162,12 +159,11 @@ class Stretch:
     def _timeline(self) -> Iterator[Due]:
         with self._readable():
             yield from self._books()
-            # Topics with messages of one topic only; a snapshot of a book may have two.
-            simple = {t: each for t, each in self._topics.items() if t.channel not in _WITH_TWO}
+            simple = {t: each for t, each in self._topics.items() if t.channel != _FULL}
             for page in self._all_pages():
                 self._account(page.gaps)
                 for message in page.messages:
-                    topics = simple.get(message.topic)
+                    topics = simple.get(message.topic) if message.also is None else None
                     if topics is None:
                         topics = self._receiving(message)
                     if topics:
@@ -190,6 +186,7 @@ class Stretch:
                     yield self._initial(snapshot, [topic])
         if starts:
             for page in self._pages(starts.keys(), PastStretch(min(starts.values()), begin)):
+                self._account([gap for gap in page.gaps if gap.place > starts[gap.topic]])
                 for message in page.messages:
                     topics = [
                         topic
@@ -239,14 +236,12 @@ class Stretch:
         topics = self._topics[message.topic]
         if message.also is not None:
             return (*topics, *self._topics.get(message.also, ()))
-        if message.topic.channel != _FULL:
+        if message.topic.channel != _FULL or message.type == "match":
             return topics
         return tuple(topic for topic in topics if topic.channel == _FULL)
 
     def _account(self, gaps: Sequence[PastGap]) -> None:
         """Count and log gaps."""
-        # A gap before the first recorded message is no gap: the record begins there.
-        gaps = [gap for gap in gaps if gap.place > self._extents[gap.topic].first_place]
         if gaps:
             kinds = Counter(gap.kind for gap in gaps)
             self.gaps += kinds
@@ -263,7 +258,9 @@ class Stretch:
         kept = {
             topic
             for topic, extent in self._extents.items()
-            if any(
+            # Of pairs, rfq_matches of all products are sent from those of each.
+            if not (wish.pairs and topic.channel == _RFQ and not topic.product_id)
+            and any(
                 after < extent.last_place and extent.first_place <= last
                 for after, last in self._stretches
             )

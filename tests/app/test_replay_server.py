@@ -178,7 +178,7 @@ def test_pairs_and_channels_choose(directory, kept):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("has_second", [True])
+@pytest.mark.parametrize("has_second", [True, False])
 def test_trades_are_served_from_full_if_only_full_was_recorded(tmp_path, has_second):
     """Order events are not trades. A migrated store of ``full`` alone has no second topics."""
     entries = [
@@ -199,7 +199,38 @@ def test_trades_are_served_from_full_if_only_full_was_recorded(tmp_path, has_sec
     ]
 
 
-@pytest.mark.parametrize("is_first", [False])
+@pytest.mark.parametrize("pairs", [(), (BTC,)])
+@pytest.mark.parametrize("has_second", [True, False])
+def test_an_rfq_match_is_of_its_product_and_of_all(tmp_path, has_second, pairs):
+    """A log has it with both topics; a subscriber of all gets those of the replayed pairs."""
+    everything = Topic("rfq_matches", "")
+    trades = [entry(NOW + n, "rfq_matches", p, kind="rfq_match") for n, p in enumerate((BTC, ETH))]
+    for each in trades:
+        each.also = everything if has_second else None
+    archive.write(tmp_path, trades)
+    found = played(Stretch(wish(tmp_path, pairs=pairs)))
+    expected = [Topic("rfq_matches", product_id) for product_id in pairs or (BTC, ETH)]
+
+    assert [sorted(each.topics) for each in found] == [[everything, topic] for topic in expected]
+
+
+@pytest.mark.parametrize("channels", [("level2",), ("level2_batch",), ()])
+def test_a_batch_of_changes_is_of_both_channels(tmp_path, channels):
+    """An instance may serve ``level2`` from ``level2_batch``; a log then has both topics."""
+    topics = [Topic(channel, BTC) for channel in ("level2", "level2_batch")]
+    changes = [entry(NOW + n * US, "level2_batch", BTC, kind="l2update") for n in range(3)]
+    for each in changes:
+        each.also = topics[0]
+    archive.write(tmp_path, changes)
+    found = played(Stretch(wish(tmp_path, channels=channels)))
+    expected = [each for each in topics if each.channel in (channels or ("level2", "level2_batch"))]
+
+    assert [(each.due_s, sorted(each.topics)) for each in found] == [
+        (second, expected) for second in range(3)
+    ]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
 def test_gaps_are_counted_and_logged(tmp_path, is_first):
     """An incomplete stretch must not look complete; retention may have removed all before a gap."""
     records = [] if is_first else [entry(NOW, "matches", BTC, 10, trade_id=1)]
@@ -218,8 +249,8 @@ def test_gaps_are_counted_and_logged(tmp_path, is_first):
     with capture_logs() as logs:
         played(stretch)
 
-    assert stretch.gaps == {"missing": 1, "unreadable": 1}
-    assert [(row["event"], row["count"]) for row in logs] == [("gaps in history", 2)]
+    assert stretch.gaps == {"missing": 2, "unreadable": 1}
+    assert [(row["event"], row["count"]) for row in logs] == [("gaps in history", 3)]
     assert logs[0]["topics"] == ["level2:ETH-USD", "matches:BTC-USD"]
 
 
@@ -259,6 +290,17 @@ def test_a_book_may_begin_with_a_checkpoint(tmp_path):
     assert [each.message.id for each in found if each.due_s >= 0] == list(range(5000, 6000, 100))
     updates = [m.id for m in before[2:]]
     assert updates == list(range(max(m.id for m in before[:2]) + 100, 5000, 100))
+
+
+def test_a_gap_in_the_initial_state_of_a_book_is_counted(tmp_path):
+    """Not one before its snapshot: the snapshot is complete."""
+    lost = [archive.gap(None, None, at, archive.NOW, Topic("level2", BTC)) for at in (150, 350)]
+    records = [archive.book(1), archive.book(2, "snapshot"), *map(archive.book, range(3, 9))]
+    archive.write(tmp_path, sorted([*records, *lost], key=lambda record: record.id))
+    stretch = Stretch(Replay(tmp_path, archive.NOW + 6 * US, NEVER_US))
+
+    assert [each.message.id for each in played(stretch)] == list(range(200, 900, 100))
+    assert stretch.gaps == {"missing": 1}
 
 
 @pytest.mark.parametrize("is_before", [True, False])

@@ -145,8 +145,8 @@ class Message(msgspec.Struct, gc=False):
         received_us: the receive time, µs since the epoch: when the socket was read. Of a message
             that hedgehogd derives from another one, the receive time of that one; of one without
             such an origin, the time of its publication; 0 while it is not known.
-        id: its id in the log (``domain.record``), or its place in the store, which is how a
-            recorded message is found again; 0 before it is recorded.
+        id: its id in the log (``domain.record``), by which a recorded message is found again; 0
+            before it is recorded.
         published_us: the time of its publication, µs since the epoch, the same for one batch: its
             place among the messages of the tape; of a recorded message, its receive time; 0 before
             publication. It may be seconds after ``received_us``.

@@ -69,7 +69,7 @@ class CatchUp(Giving):
     async def run(self) -> None:
         """Catch up; a bug while doing so ends this stream alone.
 
-        The task reads the store in the turn of the stream's address.
+        The task reads the past in the turn of the stream's address.
         """
         CALLER.set(self._who.share)
         try:

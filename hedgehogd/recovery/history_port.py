@@ -1,8 +1,8 @@
 """The past, as the pipe sees it: what is no longer on the tape. A port.
 
-``history`` and ``log.past`` are its adapters. A *place* is where something is in the past, one
-number for all topics: the id of a message. It is no time, although most are close to one
-(``domain.record``); ``find_time`` finds the place of a time.
+``log.past`` is its adapter. A *place* is where something is in the past, one number for all topics:
+the id of a record. It is no time, although most are close to one (``domain.record``); ``find_time``
+finds the place of a time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -59,8 +59,7 @@ class PastGap(NamedTuple):
         topic: the topic.
         place: its place, between messages; backfilled trades may have the same one.
         kind: ``missing`` numbers that no connection delivered; ``unrecorded`` and ``unreadable``
-            ones were delivered; ``removed`` ones retention has removed during the read; a ``seam``
-            is a book that restarts.
+            ones were delivered; ``removed`` ones retention has removed since the reader was there.
         first: the first missing number: a trade id on ``matches``, else a sequence; None when it
             is not known.
         last: the last one, included; None when it is not known.

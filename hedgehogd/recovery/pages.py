@@ -105,11 +105,7 @@ def with_gaps(page: PastPage) -> list[Message]:
     if not page.gaps:
         return page.messages
     placed = [((message.id, _number_at_place(message)), message) for message in page.messages]
-    holes = [
-        ((gap.place, gap.first or 0), _hole(gap, following))
-        for gap in page.gaps
-        if gap.kind != "seam"
-    ]
+    holes = [((gap.place, gap.first or 0), _hole(gap, following)) for gap in page.gaps]
     return [message for _, message in with_holes(placed, holes)]
 
 

@@ -2,7 +2,7 @@
 
 It is a catch-up that takes its time. At its end the stream ends, or, where none was asked
 for, becomes live: once all that is stored has been given, what is left is an ordinary
-catch-up, so there is no seam. A pace of 1 never gets there; it stays as late as it began.
+catch-up, so nothing is missing. A pace of 1 never gets there; it stays as late as it began.
 
 Books begin with the newest snapshot before the stretch, and what has changed since at once.
 """

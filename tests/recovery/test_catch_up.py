@@ -20,7 +20,7 @@ from hedgehogd.engine.delivery import Delivery
 from hedgehogd.fanout.session import Session
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import NDJSON_BARE, SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import BackfilledTrade, PastGap
+from hedgehogd.recovery.history_port import BackfilledTrade
 from tests.fakes import FakeMember, make_message
 from tests.recovery.returning import (
     ALL,
@@ -277,9 +277,7 @@ async def test_backfilled_trades_are_given_at_the_place_of_their_gap(
 async def test_recorded_gaps_are_told_where_they_are(stored, autojump_clock):
     """Who was there then was told as well."""
     await keep(stored, 5)
-    missing = missing_at(MATCH, stored.past.kept[-1][0] + 1, 91, 92)
-    seam = PastGap(MATCH, stored.past.kept[-1][0] + 2, "seam", None, None, wall_us())
-    stored.past.gaps += [missing, seam]
+    stored.past.gaps.append(missing_at(MATCH, stored.past.kept[-1][0] + 1, 91, 92))
     await keep(stored, 8)
     await stored.publish("matches", 8)
     member, _ = stored.come({MATCH: Start(4)})

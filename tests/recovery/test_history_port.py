@@ -15,9 +15,9 @@ def test_a_trade_of_full_is_among_matches_again() -> None:
     assert message_of(Topic("full", "BTC-USD"), b"nonsense").type == ""
 
 
-def test_only_lost_records_have_no_time() -> None:
+def test_lost_and_removed_records_have_no_time() -> None:
     """The numbers that no connection delivered are missing from the time of their gap on."""
-    kinds = ("missing", "seam", "unrecorded", "unreadable")
+    kinds = ("missing", "unrecorded", "unreadable", "removed")
     gaps = [PastGap(MATCHES.topic("BTC-USD"), 1, kind, 1, 2, 5) for kind in kinds]
 
-    assert [gap.kind for gap in gaps if gap.is_undated] == ["unrecorded", "unreadable"]
+    assert [gap.kind for gap in gaps if gap.is_undated] == list(kinds[1:])

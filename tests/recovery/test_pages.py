@@ -6,7 +6,7 @@ import pytest
 
 from hedgehogd.domain import limits
 from hedgehogd.protocol.wire import SSE, WEBSOCKET
-from hedgehogd.recovery.history_port import BackfilledTrade, PastGap, PastPage
+from hedgehogd.recovery.history_port import BackfilledTrade, PastPage
 from hedgehogd.recovery.pages import Page, cut, in_band, with_gaps
 from tests.fakes import make_message
 from tests.recovery.returning import MATCH, TICK, missing_at
@@ -41,9 +41,9 @@ def test_bytes_are_made_once_for_each_form():
     assert (part.count, part.messages) == (2, page.messages)
 
 
-def test_gaps_stand_where_they_are_and_seams_are_not_told():
-    """A seam says nothing to who has no book: the snapshot behind it does."""
-    gaps = [missing_at(MATCH, 15, 8, 9), PastGap(MATCH, 16, "seam", None, None, 16)]
+def test_gaps_stand_where_they_are():
+    """Between the messages before and after them."""
+    gaps = [missing_at(MATCH, 15, 8, 9)]
     page = PastPage([trade(1, 10), trade(2, 20)], gaps, 20, is_last=True, is_sealed=True)
 
     assert [m.type for m in with_gaps(page)] == ["match", "notice", "match"]

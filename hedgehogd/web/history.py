@@ -1,6 +1,6 @@
 """``GET /api/v1/history/<pair>``: stream the recorded messages of one channel of a pair.
 
-The store is read twice. The first pass finds the last message of the answer, because the response
+The archive is read twice. The first pass finds the last message of the answer, because the response
 head states the cursor and the number of gaps. The second pass sends page after page up to that
 cursor, and holds one page at a time. Neither has records that were written, or trades that were
 backfilled, after the first one began. Messages that retention removes between the two are not sent,
@@ -146,11 +146,11 @@ class InTurn:
     ) -> PastPage:
         """Read a page (``recovery.history_port.Past``), then pause for as long as a long read took.
 
-        The turn includes the pause, so the address cannot use the store for longer than half of
+        The turn includes the pause, so the address cannot use the archive for longer than half of
         the time.
 
         Raises:
-            PastUnavailable: the store cannot be read now.
+            PastUnavailable: the archive cannot be read now.
         """
         return await self._read(lambda: self._past.page(topics, after, known_to))
 
@@ -237,14 +237,14 @@ class Answer:
         self._stretches: list[PastStretch] = []
         self._known_to = 0  # a trade that is backfilled later is not counted
         # The first place of another time in the order of the answer: a stretch begins and ends with
-        # a block of the store.
+        # a block of the archive.
         self._excluded: int | None = None
 
     async def measure(self) -> None:
         """Read the answer once, to find its gaps and its end.
 
         Raises:
-            PastUnavailable: the store cannot be read now.
+            PastUnavailable: the archive cannot be read now.
         """
         asked = self.query
         self._stretches = await self.past.stretches(asked.since_us, asked.until_us)
@@ -278,7 +278,7 @@ class Answer:
         None of them is after ``end`` in the order of the answer, so the next answer repeats none.
 
         Raises:
-            PastUnavailable: the store cannot be read now.
+            PastUnavailable: the archive cannot be read now.
         """
         is_beyond, end = self.query.is_beyond, self.end
         async with aclosing(self._pages()) as pages:

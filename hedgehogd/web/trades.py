@@ -31,7 +31,7 @@ async def recorded_trades(
     been validated by ``reads``. The call waits for a turn of the caller's address.
 
     Raises:
-        SubscriberError: 429; too many queries of the caller's address wait for the store.
+        SubscriberError: 429; too many queries of the caller's address wait for the archive.
     """
     args = dict(query)
     if past is None or "after" not in args or "before" in args:

@@ -15,9 +15,9 @@ from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.record import GapKind, TradeRecord
 from hedgehogd.fanout.turns import CALLER, Readings
-from hedgehogd.history.stored import StoredPast
-from hedgehogd.history.writer import Entry, Writer
+from hedgehogd.log.archive.writer import Sizes
 from hedgehogd.log.past import ArchivePast
+from hedgehogd.log.past_reader import PastReader
 from hedgehogd.recovery.history_port import (
     BackfilledTrade,
     PastPage,
@@ -35,23 +35,14 @@ TOPIC = MATCHES.topic("BTC-USD")
 
 
 def trade(number):
-    body = {"type": "match", "product_id": "BTC-USD", "trade_id": number, "sequence": 10 * number,
-        "time": to_text(NOW + number * S), "side": "buy", "price": "1.10", "size": "2"}  # fmt: skip
-    return json.dumps(body).encode()
+    return archive.match(number).payload if number != 8 else archive.backfilled(8, 0, 0).payload
 
 
 @pytest.fixture
-async def client(instance, tmp_path, monkeypatch):
-    """A client of an instance that recorded trades 1 to 20 without 8 and 9, one per second."""
-    monkeypatch.setattr(limits, "BLOCK_BYTES", 600)
-    writer = Writer(tmp_path, {})
-    for number in (*range(1, 8), *range(10, 21)):
-        entry = Entry(TOPIC, NOW + number * S, trade(number), 10 * number, number)
-        writer.write([entry], NOW + number * S)
-    writer.keep_trades("BTC-USD", [{"trade_id": 8, "side": "buy", "size": "2", "price": "1.10",
-        "time": to_text(NOW + 8 * S)}])  # fmt: skip
-    writer.close()
-    past = instance.pipe.resumes.past = StoredPast(tmp_path, frozenset({TOPIC}))
+async def client(instance, tmp_path):
+    """A client of an instance with trades 1 to 20 without 9, one per second; 8 was backfilled."""
+    archive.write(tmp_path, archive.usual(), sizes=Sizes(300, 1e9, 300, 1e9))  # many segments
+    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
     yield make_app(instance).test_client()
     await past.close()
 
@@ -69,8 +60,8 @@ def numbers(body):
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("", [*range(1, 8), *range(10, 21)]),
-        (f"?start={to_text(NOW + 5 * S)}", [5, 6, 7, *range(10, 21)]),
+        ("", [*range(1, 9), *range(10, 21)]),
+        (f"?start={to_text(NOW + 5 * S)}", [5, 6, 7, 8, *range(10, 21)]),
         (f"?end={to_text(NOW + 5 * S)}", [1, 2, 3, 4]),
         (f"?start={to_text(NOW + 5 * S)}&end={to_text(NOW + 6 * S)}", [5]),
         (f"?start={to_text(NOW + 8 * S)}&end={to_text(NOW + 9 * S)}", []),
@@ -88,38 +79,6 @@ async def test_start_is_included_and_end_is_excluded(client, query, expected):
     assert b"".join(trade(n) + b"\n" for n in expected) == body
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 5, 18, 50])
-async def test_the_cursor_leads_through_all_messages(client, limit):
-    """Each message is returned once for any page size; the last page has a cursor to poll with."""
-    found, after, gaps = [], "", 0
-    for _ in range(30):
-        answer, body = await ask(client, f"?limit={limit}&after={after}")
-        found += numbers(body)
-        gaps += int(answer.headers["Hedgehog-Gaps"])
-        after = answer.headers["Hedgehog-After"]
-        if not body:
-            break
-
-    assert found == [*range(1, 8), *range(10, 21)]
-    assert gaps == 1
-
-
-@pytest.mark.parametrize("limit", [1, 3, 18, 50])
-async def test_the_newest_message_may_be_first(client, limit):
-    """The cursor leads back to the oldest one."""
-    found, after, gaps = [], "", 0
-    for _ in range(30):
-        answer, body = await ask(client, f"?order=desc&limit={limit}&after={after}")
-        found += numbers(body)
-        gaps += int(answer.headers["Hedgehog-Gaps"])
-        after = answer.headers["Hedgehog-After"]
-        if not body:
-            break
-
-    assert found == [*range(20, 9, -1), *range(7, 0, -1)]
-    assert gaps == 1
-
-
 async def test_json_has_the_gaps_and_the_cursor_in_it(client):
     """A client may want one JSON value without headers."""
     _, body = await ask(client, "?limit=8", "application/json")
@@ -127,10 +86,10 @@ async def test_json_has_the_gaps_and_the_cursor_in_it(client):
     one, two = json.loads(body), json.loads(rest)
 
     assert [m["trade_id"] for m in one["messages"] + two["messages"]] == [
-        *range(1, 8), *range(10, 21),
+        *range(1, 9), *range(10, 21),
     ]  # fmt: skip
-    assert one["gaps"] == [{"kind": "missing", "first": 8, "last": 9}]
-    assert (two["gaps"], two["after"]) == ([], str(NOW + 20 * S))
+    assert one["gaps"] == [{"kind": "missing", "first": 9, "last": 9}]
+    assert (two["gaps"], two["after"]) == ([], "2000")
 
 
 async def test_csv_has_a_header_and_a_row_for_each(client):
@@ -139,7 +98,7 @@ async def test_csv_has_a_header_and_a_row_for_each(client):
     found = list(csv.DictReader(io.StringIO(body.decode(), newline="")))
 
     assert answer.content_type.startswith("text/csv")
-    assert [row["trade_id"] for row in found] == ["1", "2", "3", "4", "5", "6", "7", "10"]
+    assert [row["trade_id"] for row in found] == ["1", "2", "3", "4", "5", "6", "7", "8"]
     assert {row["price"] for row in found} == {"1.10"}
 
 
@@ -246,8 +205,8 @@ async def test_trades_come_from_history_when_the_page_is_complete(client):
 
 @pytest.mark.parametrize(
     "query",
-    ["", "?limit=5", "?after=12&limit=5", "?after=40&limit=3", "?after=5", "?after=9&before=3",
-        "?after=1"],
+    ["", "?limit=5", "?after=10&limit=4", "?after=12&limit=5", "?after=40&limit=3", "?after=5",
+        "?after=9&before=3", "?after=1"],
 )  # fmt: skip
 async def test_the_exchange_answers_a_page_with_a_missing_trade(client, query):
     """The exchange answers the newest page too; this instance has no exchange."""
@@ -290,32 +249,6 @@ async def test_trades_of_one_address_wait_for_each_other_and_too_many_are_refuse
 
     assert inside == [1]
     assert instance.readings.waiting("192.0.2.2") == 0
-
-
-@pytest.fixture
-async def stepped(instance, tmp_path):
-    """A client of an instance that recorded 1 to 3 with a clock years ahead, then 4 and 5."""
-    writer = Writer(tmp_path, {})
-    years_us = 3 * 365 * 86_400 * S
-    for number in range(1, 6):
-        at_us = NOW + number * S + (years_us if number < 4 else 0)
-        writer.write([Entry(TOPIC, at_us, trade(number), 10 * number, number)], at_us)
-    writer.close()
-    past = instance.pipe.resumes.past = StoredPast(tmp_path, frozenset({TOPIC}))
-    pipe = instance.pipe._replace(wall_us=lambda: NOW + 10 * S)
-    instance.pipe = pipe
-    yield make_app(instance).test_client()
-    await past.close()
-
-
-@pytest.mark.parametrize(("query", "expected"), [("", [1, 2, 3, 4, 5]), ("?start=-2m", [4, 5])])
-async def test_after_a_clock_that_was_ahead_both_eras_are_found(stepped, query, expected):
-    """A query ends at the newest message, not at the wall clock; each era keeps its times."""
-    answer, body = await ask(stepped, query)
-
-    assert answer.status_code == 200
-    # By the clock of their era, the messages of the era ahead are newer than two minutes too.
-    assert [n for n in numbers(body) if n in expected] == expected
 
 
 async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, nursery):
@@ -403,25 +336,26 @@ async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refus
     assert instance.readings.waiting("192.0.2.1") == 0
 
 
-@pytest.mark.parametrize(
-    ("order", "limit", "expected", "rest"),
-    [
-        ("asc", 9, [5, 6, 7, 10, 11], [*range(12, 21)]),
-        ("asc", 50, [5, 6, 7, *range(10, 21)], []),
-        ("desc", 16, [*range(20, 9, -1), 7, 6, 5], []),
-        ("desc", 9, [*range(20, 11, -1)], [11, 10, 7, 6, 5]),
-    ],
-)
+def retain(directory):
+    """Remove the segments of the first seconds; return the number of the oldest trade kept."""
+    with closing(archive.Writer(directory, archive.DEPLOYMENT, sizes=archive.SMALL)) as writer:
+        while writer.retain(NOW + 20 * S, 14.0, 2**60):
+            pass
+    with closing(PastReader(directory)) as reader:
+        return reader.extents()[TOPIC].first_place // 100
+
+
+@pytest.mark.parametrize("limit", [7, 16, 50])
+@pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_retention_between_the_passes_repeats_no_message(
-    client, instance, tmp_path, monkeypatch, order, limit, expected, rest
+    client, instance, tmp_path, monkeypatch, order, limit
 ):
     """The head has stated where the next answer begins; no message of that one is in this one."""
-    measure = Answer.measure
+    measure, kept_from = Answer.measure, []
 
     async def then_retain(answer):
         await measure(answer)
-        with closing(Writer(tmp_path, {})) as writer:
-            assert writer.retain(NOW + 5 * S, 2**60) > 0
+        kept_from.append(retain(tmp_path))
         instance.pipe.resumes.past._pages.clear()  # as other queries do
 
     monkeypatch.setattr(Answer, "measure", then_retain)
@@ -429,20 +363,11 @@ async def test_retention_between_the_passes_repeats_no_message(
     monkeypatch.undo()
     after = answer.headers["Hedgehog-After"]
     _, other = await ask(client, f"?order={order}&after={after}")
+    every = [*range(1, 9), *range(10, 21)][:: 1 if order == "asc" else -1]
+    expected = [[n for n in part if n >= kept_from[0]] for part in (every[:limit], every[limit:])]
 
-    assert (numbers(body), numbers(other)) == (expected, rest)
-
-
-# History from the archive of the log
-
-
-@pytest.fixture
-async def archived(instance, tmp_path):
-    """A client of an instance with an archive of the same trades; 8 was backfilled."""
-    archive.write(tmp_path, archive.usual())
-    past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
-    yield make_app(instance).test_client()
-    await past.close()
+    assert 1 < kept_from[0] < 7
+    assert [numbers(body), numbers(other)] == expected
 
 
 @pytest.mark.parametrize(
@@ -457,21 +382,21 @@ async def archived(instance, tmp_path):
         ("?after=700&limit=1", [8]),
     ],
 )
-async def test_backfilled_trades_are_at_the_place_of_their_gap(archived, query, expected):
+async def test_backfilled_trades_are_at_the_place_of_their_gap(client, query, expected):
     """In time, too: a query of the minute with the gap has them, one of the next hour has not."""
-    answer, body = await ask(archived, query)
+    answer, body = await ask(client, query)
 
     assert (answer.status_code, numbers(body)) == (200, expected)
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 19, 50])
-async def test_each_number_is_returned_once_or_counted_as_missing(archived, order, limit):
+async def test_each_number_is_returned_once_or_counted_as_missing(client, order, limit):
     """For any size of a page, also where it divides the trades of one gap."""
     found, after, gaps = [], "", []
     for _ in range(30):
         query = f"?order={order}&limit={limit}&after={after}"
-        answer, body = await ask(archived, query, "application/json")
+        answer, body = await ask(client, query, "application/json")
         got = json.loads(body)
         found += [m["trade_id"] for m in got["messages"]]
         gaps += got["gaps"]
@@ -588,17 +513,17 @@ async def test_an_answer_with_the_rest_of_a_divided_gap_ends_after_it(order, aft
     assert answer.end == Cursor(after.place)
 
 
-async def test_a_client_may_poll_with_the_cursor(archived, tmp_path):
+async def test_a_client_may_poll_with_the_cursor(client, tmp_path):
     """New messages are after it; backfilled trades of a gap that was sent are not."""
-    answer, _ = await ask(archived, "")
+    answer, _ = await ask(client, "")
     after = answer.headers["Hedgehog-After"]
     assert after == "2000"
     later = [archive.backfilled(9, 999, 2001), archive.match(21)]
     archive.write(tmp_path, later)
-    answer, body = await ask(archived, f"?after={after}")
+    answer, body = await ask(client, f"?after={after}")
 
     assert (numbers(body), answer.headers["Hedgehog-After"]) == ([21], "2100")
-    answer, body = await ask(archived, "?start=2100-01-01T00:00:00Z&after=5")
+    answer, body = await ask(client, "?start=2100-01-01T00:00:00Z&after=5")
     assert (body, answer.headers["Hedgehog-After"]) == (b"", "5")
 
 
@@ -652,7 +577,7 @@ async def test_the_cursor_is_after_the_last_message_where_times_step_back(instan
 
 
 async def test_a_trade_that_is_backfilled_meanwhile_changes_no_answer(
-    archived, instance, tmp_path, monkeypatch
+    client, instance, tmp_path, monkeypatch
 ):
     """The head has counted its gap."""
     past = instance.pipe.resumes.past
@@ -664,28 +589,28 @@ async def test_a_trade_that_is_backfilled_meanwhile_changes_no_answer(
         await past.close()
 
     monkeypatch.setattr(Answer, "measure", then_backfill)
-    answer, body = await ask(archived, "?limit=19")
+    answer, body = await ask(client, "?limit=19")
 
     assert answer.headers["Hedgehog-Gaps"] == "1"
     assert numbers(body) == [*range(1, 9), *range(10, 21)]
 
 
-async def test_a_gap_that_is_filled_between_two_queries_is_none(archived, tmp_path, monkeypatch):
+async def test_a_gap_that_is_filled_between_two_queries_is_none(client, tmp_path, monkeypatch):
     """Also if the second query gets a page that was read for the first one."""
     monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 4)
-    answer, _ = await ask(archived, "")
+    answer, _ = await ask(client, "")
     assert answer.headers["Hedgehog-Gaps"] == "1"
     archive.write(tmp_path, [archive.backfilled(9, 999, 2001)])
-    answer, body = await ask(archived, "")
+    answer, body = await ask(client, "")
 
     assert (numbers(body), answer.headers["Hedgehog-Gaps"]) == ([*range(1, 21)], "0")
 
 
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "application/json"])
-async def test_messages_have_their_receive_times_on_request(archived, accept):
+async def test_messages_have_their_receive_times_on_request(client, accept):
     """The other bytes are the exchange's."""
-    _, body = await ask(archived, "?limit=2&times=1", accept)
-    _, bare = await ask(archived, "?limit=2&times=0", accept)
+    _, body = await ask(client, "?limit=2&times=1", accept)
+    _, bare = await ask(client, "?limit=2&times=0", accept)
     messages = body.splitlines() if accept.endswith("ndjson") else [body]
 
     for number, text in enumerate(messages, 1):
@@ -694,8 +619,8 @@ async def test_messages_have_their_receive_times_on_request(archived, accept):
     for number in (1, 2):
         shorter = shorter.replace(b',"received":"%b"' % to_text(NOW + number * S).encode(), b"")
     assert shorter == bare
-    _, table = await ask(archived, "?limit=2&times=1", "text/csv")
-    assert table == (await ask(archived, "?limit=2", "text/csv"))[1]
+    _, table = await ask(client, "?limit=2&times=1", "text/csv")
+    assert table == (await ask(client, "?limit=2", "text/csv"))[1]
 
 
 async def test_records_that_are_lost_are_gaps_at_any_time(instance, tmp_path):
@@ -710,8 +635,8 @@ async def test_records_that_are_lost_are_gaps_at_any_time(instance, tmp_path):
     assert (numbers(body), answer.headers["Hedgehog-Gaps"]) == ([2], "1")
 
 
-async def test_eras_of_a_clock_that_was_ahead_are_found_in_the_archive(instance, tmp_path):
-    """As in the store, but ids rise and times are those of the clock."""
+async def test_after_a_clock_that_was_ahead_both_eras_are_found(instance, tmp_path):
+    """A query ends at the newest record, not at the wall clock; each era keeps its times."""
     years_us = 3 * 365 * 86_400 * S
     records = [
         archive.match(n, received_us=NOW + n * S + (years_us if n < 4 else 0)) for n in range(1, 6)
@@ -728,11 +653,3 @@ async def test_eras_of_a_clock_that_was_ahead_are_found_in_the_archive(instance,
     await past.close()
 
     assert list(found.values()) == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [4], [1, 2, 3]]
-
-
-async def test_trades_of_the_archive_fill_a_page(archived):
-    """A backfilled trade counts."""
-    status, body, _ = await trades(archived, "?after=9&limit=4")
-
-    assert (status, [each["trade_id"] for each in body]) == (200, [8, 7, 6, 5])
-    assert (await trades(archived, "?after=10&limit=4"))[0] == 503

@@ -249,6 +249,7 @@ class Answer:
         asked = self.query
         self._stretches = await self.past.stretches(asked.since_us, asked.until_us)
         self._known_to = await self.past.known_to()
+        self.gaps = await self._removed()
         last: Message | None = None
         count, is_full = 0, False
         async with aclosing(self._pages()) as pages:
@@ -266,11 +267,26 @@ class Answer:
             self.gaps = [
                 gap for gap in self.gaps if not asked.is_beyond(self.end, gap.place, gap.first or 0)
             ]
-        elif self._stretches:
-            end = Cursor(self._last_place(last))
+        elif self._stretches or self.gaps:
+            end = Cursor(self._last_place(last) if self._stretches else self.gaps[-1].place)
             if asked.after is None or not asked.is_beyond(end, asked.after.place, 0):
                 self.end = end
         self._stretches = self._up_to_end()
+
+    async def _removed(self) -> list[PastGap]:
+        """Return the gap of a cursor whose next records retention has removed.
+
+        Their times are not known. An answer with the newest message first ends where retention has
+        removed the rest, with or without a cursor.
+        """
+        after = self.query.after
+        if after is None or self.query.is_newest_first:
+            return []
+        at = self._place_before(after)
+        if self._stretches and self._stretches[0].after <= at:
+            return []
+        page = await self.past.page((self.query.topic,), at, self._known_to)
+        return [gap for gap in page.gaps if gap.kind == "removed"]
 
     async def messages(self) -> AsyncGenerator[list[Message]]:
         """Yield the messages of the measured answer that are still recorded, page by page.
@@ -350,10 +366,13 @@ class Answer:
         after, is_back = self.query.after, self.query.is_newest_first
         if after is None:
             return last + 1 if is_back else first
+        at = self._place_before(after)
+        return min(last + 1, at) if is_back else max(first, at)
+
+    def _place_before(self, after: Cursor) -> int:
+        """Return the place from which messages after the cursor are read."""
         is_divided = after.trade_id is not None
-        return min(last + 1, after.place + is_divided) if is_back else max(
-            first, after.place - is_divided
-        )  # fmt: skip
+        return after.place + is_divided if self.query.is_newest_first else after.place - is_divided
 
     def _has_gap(self, gap: PastGap) -> bool:
         """Say whether a gap is in the answer; of lost records the times are not known."""

@@ -370,6 +370,29 @@ async def test_retention_between_the_passes_repeats_no_message(
     assert [numbers(body), numbers(other)] == expected
 
 
+@pytest.mark.parametrize("query", ["", f"&end={to_text(NOW + 2 * S)}", "&limit=3"])
+async def test_a_cursor_that_retention_has_overtaken_is_a_gap(client, tmp_path, query):
+    """The messages between it and the oldest kept one were never sent; one answer says so."""
+    answer, _ = await ask(client, "?limit=1")
+    after = answer.headers["Hedgehog-After"]
+    kept_from = retain(tmp_path)
+    found = []
+    for _ in range(2):
+        answer, body = await ask(client, f"?after={after}{query}", "application/json")
+        got = json.loads(body)
+        found.append(got)
+        assert int(answer.headers["Hedgehog-Gaps"]) == len(got["gaps"])
+        after = got["after"]
+
+    assert kept_from > 2
+    assert found[0]["gaps"][0] == {"kind": "removed", "first": None, "last": None}
+    assert "removed" not in {gap["kind"] for gap in found[1]["gaps"]}
+    if "end" not in query:
+        assert found[0]["messages"][0]["trade_id"] == kept_from
+    backwards, body = await ask(client, "?order=desc&after=100", "application/json")
+    assert (backwards.headers["Hedgehog-Gaps"], json.loads(body)["messages"]) == ("0", [])
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import threading
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -38,10 +39,17 @@ def trade(number):
     return archive.match(number).payload if number != 8 else archive.backfilled(8, 0, 0).payload
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """An archive of many segments: trades 1 to 20 without 9, one per second; 8 was backfilled."""
+    sizes = Sizes(300, 1e9, 300, 1e9)
+    return archive.write(tmp_path_factory.mktemp("archive"), archive.usual(), sizes=sizes)
+
+
 @pytest.fixture
-async def client(instance, tmp_path):
-    """A client of an instance with trades 1 to 20 without 9, one per second; 8 was backfilled."""
-    archive.write(tmp_path, archive.usual(), sizes=Sizes(300, 1e9, 300, 1e9))  # many segments
+async def client(instance, tmp_path, written):
+    """A client of an instance with a copy of this archive, which the test may change."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     past = instance.pipe.resumes.past = ArchivePast(tmp_path, frozenset({TOPIC}))
     yield make_app(instance).test_client()
     await past.close()

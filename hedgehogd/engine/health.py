@@ -72,10 +72,11 @@ class HistoryHealth:
     Attributes:
         state: the part of this instance in it.
         reason: why it failed, for people; empty otherwise.
-        kept: messages written since start.
-        overruns: how often messages left the tape before they were written: history has a gap.
-        written_us: receive time up to which this instance has written all messages, µs since the
-            epoch; 0 before the first.
+        kept: messages that this instance has archived durably since start.
+        overruns: how often messages left the tape before they were appended to the log, or records
+            the window before they were archived: history has a gap.
+        written_us: receive time of the newest record of the log that is archived, µs since the
+            epoch; 0 before the first. It rises with new records alone.
     """
 
     def __init__(self) -> None:

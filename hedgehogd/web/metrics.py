@@ -185,7 +185,11 @@ class InstanceCollector(Collector):
             state.add_metric((each.value,), float(each is health.state))
         yield state
         yield _counter("history_kept", "Messages written to history", health.kept)
-        yield _counter("history_overruns", "Times that the feed outran the writer", health.overruns)
+        yield _counter(
+            "history_overruns",
+            "Times that messages were lost before they were written",
+            health.overruns,
+        )
         yield _counter("resumes", "Resuming streams that caught up", resumes.resumed)
         yield _counter("resume_messages", "Messages delivered to them", resumes.replayed)
         yield _counter("resume_gaps", "Resumed topics with missing messages", resumes.expired)

@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import zlib
+from itertools import accumulate
 from random import Random
 
 from hedgehogd.domain.channel import (
@@ -17,9 +19,10 @@ from hedgehogd.domain.channel import (
 from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapRecord, TradeRecord
-from hedgehogd.history.reader import Reader as OldReader
-from hedgehogd.history.writer import Entry, Hole, Writer
 from hedgehogd.log.archive.reader import Reader
+from hedgehogd.log.migration.old_block import _priming
+from hedgehogd.log.migration.old_store import BOOK_START, FILE_NAME, MISSING
+from tests.log.migration.old_writer import Entry, Gap, OldWriter
 
 START_US = 1_790_000_000_000_000
 S = 1_000_000
@@ -49,7 +52,7 @@ class World:
         for _ in range(steps):
             if self._writer is None or self.random.random() < 0.05:
                 self.close()
-                self._writer = Writer(self._directory, {"pairs": "BTC-USD"})
+                self._writer = OldWriter(self._directory, {"pairs": "BTC-USD"})
             for _ in range(self.random.randrange(40)):
                 self._one()
             self.now += self.random.choice((S, S, 4 * S, 3600 * S, -50 * S, 0))
@@ -98,7 +101,7 @@ class World:
         elif random.random() < 0.01:
             payload, sequence, trade_id = b"\xc3\xa9 is no message", None, None
         if random.random() < 0.02 and sequence is not None:
-            self._pending.append(Hole(topic, "missing", sequence, sequence + 3, self.now))
+            self._pending.append(Gap(topic, MISSING, sequence, sequence + 3, self.now))
         self._add(topic, payload, sequence, trade_id)
         if trade_id is not None and channel is FULL:
             self._add(MATCHES.topic(product), payload, sequence, trade_id)
@@ -112,7 +115,7 @@ class World:
         else:
             fields = {"type": "snapshot", "bids": rows, "asks": [["9.5", "1"]]}
             if random.random() < 0.3:
-                self._pending.append(Hole(topic, "seam", at_us=self.now))
+                self._pending.append(Gap(topic, BOOK_START, at_us=self.now))
         payload = json.dumps(fields | {"product_id": topic.product_id}).encode()
         self._add(topic, payload)
         if topic.channel == LEVEL2.topic_channel and fields["type"] == "snapshot":
@@ -145,28 +148,36 @@ def make_store(directory, seed, steps=120):
     return world.trades
 
 
-def old_answers(directory):
-    """Return messages by topic, gaps, and the payloads of matches, as the old reader has them."""
-    reader = OldReader(directory)
-    messages, gaps = {}, []
-    for topic in reader.extents():
-        after, messages[topic] = 0, []
-        while True:
-            page = reader.page([topic], after)
-            messages[topic] += page.messages
-            gaps += [(g.place, g.topic, g.first, g.last) for g in page.gaps if g.kind == "missing"]
-            after = page.end
-            if page.is_last:
-                break
-    reader.close()
-    return messages, gaps
+def stored_messages(directory):
+    """Return the places and payloads of the messages of a store, by topic."""
+    connection = sqlite3.connect(directory / FILE_NAME)
+    messages = {}
+    for number, *names in connection.execute("SELECT id, channel, product_id FROM topic"):
+        topic = Topic(*names)
+        blocks = "SELECT data FROM block WHERE topic = ? ORDER BY last_place"
+        rows = "SELECT place, payload FROM open WHERE topic = ? ORDER BY place"
+        found = []
+        for (data,) in connection.execute(blocks, (number,)):
+            found += _unpacked(topic, data)
+        found += connection.execute(rows, (number,)).fetchall()
+        if found:
+            messages[topic] = found
+    connection.close()
+    return messages
+
+
+def _unpacked(topic, data):
+    *payloads, places = (
+        zlib.decompressobj(-15, zdict=_priming(topic)).decompress(data).split(b"\xff")
+    )
+    return list(zip(accumulate(map(int, places.split(b","))), payloads, strict=True))
 
 
 def stored_gaps(directory):
-    """Return the gaps of the store; the old reader omits those after a topic's last message."""
+    """Return the gaps of a store."""
     query = "SELECT place, channel, product_id, first, last FROM gap JOIN topic ON id = topic"
-    connection = sqlite3.connect(directory / "history.sqlite")
-    rows = connection.execute(f"{query} WHERE kind = 'missing' ORDER BY place").fetchall()
+    connection = sqlite3.connect(directory / FILE_NAME)
+    rows = connection.execute(f"{query} WHERE kind = ? ORDER BY place", (MISSING,)).fetchall()
     connection.close()
     return [(place, Topic(*topic), first, last) for place, *topic, first, last in rows]
 

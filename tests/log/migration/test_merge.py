@@ -6,11 +6,11 @@ import pytest
 
 from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, MATCHES, TICKER
 from hedgehogd.domain.record import GapRecord, TradeRecord
-from hedgehogd.history.writer import Entry, Hole, Writer
 from hedgehogd.log.migration import merge as module
 from hedgehogd.log.migration.books import Books
 from hedgehogd.log.migration.merge import BookStart, Merge, Progress, restore
-from hedgehogd.log.migration.old_store import OldStore
+from hedgehogd.log.migration.old_store import BOOK_START, MISSING, OldStore
+from tests.log.migration.old_writer import Entry, Gap, OldWriter
 
 BTC = "BTC-USD"
 TICK, MATCH, ORDERS, BOOK = (each.topic(BTC) for each in (TICKER, MATCHES, FULL, LEVEL2))
@@ -22,7 +22,7 @@ def merged(tmp_path):
     """Write entries and trades; return the records of the store."""
 
     def merge(entries, trades=(), progress=Progress()):  # noqa: B008  # it is immutable
-        writer = Writer(tmp_path, {})
+        writer = OldWriter(tmp_path)
         writer.write(entries, NOW)
         writer.keep_trades(BTC, trades)
         writer.close()
@@ -132,7 +132,7 @@ def test_a_continued_migration_has_the_same_records(merged, tmp_path):
 
 def test_a_store_of_gaps_alone_has_them(merged):
     """New starts of books are passed on."""
-    assert described(merged([Hole(TICK, "missing", 1, 2, NOW), Hole(BOOK, "seam")])) == [
+    assert described(merged([Gap(TICK, MISSING, 1, 2, NOW), Gap(BOOK, BOOK_START)])) == [
         ("gap", 0),
         ("start", -NOW),
     ]
@@ -142,7 +142,7 @@ def test_the_second_topic_of_the_last_record_has_its_book_too(tmp_path):
     """The store has two copies of such a message, at consecutive places; the log has one."""
     snapshot = b'{"type":"snapshot","bids":[["1","1"]],"asks":[]}'
     batch = LEVEL2_BATCH.topic(BTC)
-    writer = Writer(tmp_path, {})
+    writer = OldWriter(tmp_path)
     writer.write([Entry(BOOK, NOW, snapshot), Entry(batch, NOW, snapshot)], NOW)
     writer.close()
     store = OldStore(tmp_path)
@@ -163,10 +163,10 @@ def test_books_are_restored_as_of_a_place(tmp_path):
     """From the newest snapshot up to there, but not from before a new start."""
     snapshot = b'{"type":"snapshot","bids":[["%d","1"]],"asks":[]}'
     change = b'{"type":"l2update","changes":[["buy","%d","1"]]}'
-    writer = Writer(tmp_path, {})
+    writer = OldWriter(tmp_path)
     for at, payload in enumerate((snapshot % 1, snapshot % 2, change % 3, change % 4)):
         writer.write([Entry(BOOK, NOW + at * 20 * S, payload)], NOW + at * 20 * S)
-    writer.write([Hole(BOOK, "seam", at_us=NOW + 100 * S)], NOW + 100 * S)
+    writer.write([Gap(BOOK, BOOK_START, at_us=NOW + 100 * S)], NOW + 100 * S)
     writer.close()
     store = OldStore(tmp_path)
     for at, prices in ((0, []), (NOW + 45 * S, [3, 2]), (NOW + 90 * S, [4, 3, 2]), (2**61, [])):

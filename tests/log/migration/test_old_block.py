@@ -1,23 +1,38 @@
 """Blocks of the old store: those that its writer made are read."""
 
+import base64
+import json
+import lzma
 import zlib
+from pathlib import Path
 
 import pytest
 
-from hedgehogd.domain.channel import CHANNELS, TICKER
-from hedgehogd.history.block_codec import Kept, pack
-from hedgehogd.log.migration.old_block import BadBlock, unpack
+from hedgehogd.domain.channel import CHANNELS, TICKER, Topic
+from hedgehogd.log.migration.old_block import _TEXTS, BadBlock, unpack
 
 TOPIC = TICKER.topic("BTC-USD")
+WRITTEN = json.loads(
+    lzma.decompress((Path(__file__).parent / "written" / "blocks.json.xz").read_bytes())
+)
+"""Blocks made by the former writer, and their messages: of each channel, of several products. The
+messages of a block are its priming text, so that each byte of that text is needed to read it."""
 
 
-@pytest.mark.parametrize("channel", CHANNELS)
-def test_a_block_of_the_old_writer_is_read(channel):
+@pytest.mark.parametrize("written", WRITTEN, ids=[f"{row[0]}:{row[1]}" for row in WRITTEN])
+def test_a_block_of_the_old_writer_is_read(written):
     """Each channel has its own priming text, with the name of the product in it."""
-    for product_id in ("BTC-USD", "Ω-€", ""):
-        topic = channel.topic(product_id)
-        kept = [Kept(place, b'{"n":%d}' % place) for place in (5, 6, 1_790_000_000_000_000)]
-        assert unpack(topic, pack(topic, kept)) == [tuple(each) for each in kept]
+    *topic, block, messages = written
+    found = unpack(Topic(*topic), base64.b85decode(block))
+
+    assert [[place, payload.decode()] for place, payload in found] == messages
+
+
+def test_a_block_of_each_priming_text_is_read():
+    """The rest has a common one."""
+    channels = {channel for channel, *_ in WRITTEN}
+
+    assert _TEXTS.keys() < channels <= {each.topic_channel for each in CHANNELS}
 
 
 def packed(raw):

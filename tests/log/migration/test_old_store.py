@@ -6,8 +6,6 @@ import pytest
 
 from hedgehogd.domain.channel import MATCHES, TICKER
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
-from hedgehogd.history.reader import Reader
-from hedgehogd.history.writer import Entry, Hole, Writer
 from hedgehogd.log.migration.old_block import BadBlock
 from hedgehogd.log.migration.old_store import (
     BOOK_START,
@@ -19,6 +17,7 @@ from hedgehogd.log.migration.old_store import (
     is_old_store,
     refuse_old_store,
 )
+from tests.log.migration.old_writer import Entry, Gap, OldWriter
 
 TOPIC, TRADES = TICKER.topic("BTC-USD"), MATCHES.topic("BTC-USD")
 NOW, S = 1_790_000_000_000_000, 1_000_000
@@ -27,9 +26,9 @@ NOW, S = 1_790_000_000_000_000, 1_000_000
 @pytest.fixture
 def store(tmp_path):
     """A block of two messages, a new start, a row, a trade, and the topic of the trade."""
-    writer = Writer(tmp_path, {})
+    writer = OldWriter(tmp_path)
     writer.write([Entry(TOPIC, NOW, b'{"sequence":1}', 1), Entry(TOPIC, NOW, b"{}", 2)], NOW)
-    writer.write([Hole(TOPIC, "seam", at_us=NOW + 20 * S)], NOW + 20 * S)
+    writer.write([Gap(TOPIC, BOOK_START, at_us=NOW + 20 * S)], NOW + 20 * S)
     writer.write([Entry(TOPIC, NOW + 30 * S, b"last", 3)], NOW + 30 * S)
     writer.keep_trades("BTC-USD", [{"trade_id": 7}])
     writer.close()
@@ -100,7 +99,7 @@ def test_a_start_on_an_old_store_names_the_remedy(tmp_path):
     """Exit status 78."""
     refuse_old_store(tmp_path)
     refuse_old_store(tmp_path / "absent")
-    Writer(tmp_path, {}).close()
+    OldWriter(tmp_path).close()
     assert is_old_store(tmp_path)
     with pytest.raises(OperatorError, match=f"hedgehogd store migrate {tmp_path}") as caught:
         refuse_old_store(tmp_path)
@@ -119,9 +118,9 @@ def test_a_directory_that_cannot_be_read_has_no_old_store(tmp_path, monkeypatch)
 
 def test_a_store_that_is_read_is_locked(tmp_path):
     """The reader's journal would be lost with the name of the file."""
-    Writer(tmp_path, {}).close()
-    reader = Reader(tmp_path)
-    reader.settings()
+    OldWriter(tmp_path).close()
+    reader = sqlite3.connect(f"file:{tmp_path}/history.sqlite?mode=ro", uri=True)
+    reader.execute("SELECT * FROM setting").fetchall()
     with pytest.raises(LockedStore, match="another process"):
         OldStore(tmp_path)
     reader.close()
@@ -138,7 +137,7 @@ def test_a_store_that_is_read_is_locked(tmp_path):
 )
 def test_another_database_is_refused(tmp_path, query, error, reason):
     """It is not changed."""
-    Writer(tmp_path, {}).close()
+    OldWriter(tmp_path).close()
     connection = sqlite3.connect(tmp_path / "history.sqlite")
     connection.execute(query)
     connection.close()

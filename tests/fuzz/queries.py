@@ -2,7 +2,7 @@
 
 Values are valid, extreme or damaged. The query of a stream is read, or refused as a client's
 mistake. A REST request is answered below 500, or with 503 if it needs the exchange, which does not
-exist here. The store is intact, so no query makes history unavailable.
+exist here. The archive is intact, so no query makes history unavailable.
 """
 
 import tempfile
@@ -12,17 +12,16 @@ from random import Random
 import trio
 
 from hedgehogd.app.daemon import make_instance
-from hedgehogd.domain.channel import CHANNELS, MATCHES
+from hedgehogd.domain.channel import CHANNELS
 from hedgehogd.domain.errors import SubscriberError
-from hedgehogd.history.stored import StoredPast
-from hedgehogd.history.writer import Entry, Writer
+from hedgehogd.log.past import ArchivePast
 from hedgehogd.settings.keys import Settings
 from hedgehogd.streaming.head import BadHead, read_head
 from hedgehogd.streaming.request import read_stream_request
 from hedgehogd.web.app import make_app
 from tests.fuzz.mutate import ODD_VALUES, damaged
+from tests.log.past import BTC, NOW, usual, write
 
-_NOW_US = 1_790_000_000_000_000
 _REST_SHARE = 20
 """One of this many queries goes through the app, which takes about fifty times as long."""
 
@@ -218,7 +217,7 @@ def _read_as_stream(random: Random) -> None:
     )
     status = 400
     try:
-        read_stream_request(read_head(data), _NOW_US)
+        read_stream_request(read_head(data), NOW)
     except (BadHead, SubscriberError) as error:
         status = error.status
     assert 400 <= status < 500, target
@@ -238,19 +237,11 @@ async def _ask(client, random: Random) -> None:
 
 
 async def _run(random: Random, inputs: int) -> int:
-    topic = MATCHES.topic("BTC-USD")
     instance = make_instance(Settings())
     instance.pipe.catalogue.replace(frozenset({"BTC-USD", "ETH-USD"}))
     with tempfile.TemporaryDirectory(prefix="hedgehogd-fuzz-") as directory:
-        writer, entries = Writer(Path(directory), {}), []
-        for number in range(1, 40):
-            payload = b'{"type":"match","product_id":"BTC-USD","trade_id":%d,"sequence":%d}'
-            entries.append(
-                Entry(topic, _NOW_US + number, payload % (number, number), number, number)
-            )
-        writer.write(entries, _NOW_US + 40)
-        writer.close()
-        past = instance.pipe.resumes.past = StoredPast(Path(directory), frozenset({topic}))
+        archive = write(Path(directory), usual())
+        past = instance.pipe.resumes.past = ArchivePast(archive, frozenset({BTC}))
         client = make_app(instance).test_client()
         for number in range(inputs):
             if number % _REST_SHARE:

@@ -1,58 +1,36 @@
-"""Stores with damaged bytes: flipped, zeroed, copied and removed, in the database and its log.
+"""Old stores with damaged bytes: flipped, zeroed, copied and removed, and their migration.
 
-A damaged store is read as written, or reported as unusable; a reader never crashes, hangs or
-returns a message of a topic that was not requested. A writer that opens it either writes or
-reports an error.
+A migration of a damaged store succeeds or reports an error of the store. When it succeeds, the
+archive has the messages that a scan of the file finds, and a gap of each topic with an unreadable
+block. No other exception leaves it.
 """
 
 import shutil
+import sqlite3
 import tempfile
+import zlib
+from collections import Counter
 from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from random import Random
 
-from hedgehogd.domain import limits
-from hedgehogd.domain.channel import HEARTBEAT, LEVEL2, MATCHES, TICKER, Topic
-from hedgehogd.history.reader import Reader
-from hedgehogd.history.schema import FILE_NAME, StoreError
-from hedgehogd.history.writer import Entry, Hole, Writer
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
+from hedgehogd.domain.record import GapKind, GapRecord, TradeRecord
+from hedgehogd.log.migration.migrate import Result, migrate
+from hedgehogd.log.migration.old_store import BOOK_START, FILE_NAME, OldStoreError
+from tests.log.migration.stores import make_store, read_all, unpacked
 
-_NOW_US = 1_790_000_000_000_000
-_PAGES_MAX = 400
-_TOPICS = [channel.topic("BTC-USD") for channel in (MATCHES, TICKER, LEVEL2, HEARTBEAT)]
-
-
-def _payload(topic: Topic, number: int) -> bytes:
-    kind = {"matches": b"match", "level2": b"l2update"}.get(topic.channel, topic.channel.encode())
-    return b'{"type":"%b","product_id":"BTC-USD","sequence":%d,"trade_id":%d,"pad":"%b"}' % (
-        kind, number, number, b"x" * (number % 50))  # fmt: skip
+_VALUES = (None, 0, 1, -1, 3, 2**62, 2**63 - 1, -(2**63), 1.5, "", "text", "é", b"", b"\xff", b"{}")
 
 
 @cache
-def _sound_store() -> dict[str, bytes]:
-    """Return the files of a store with blocks, open rows, gaps and backfilled trades."""
-    before = limits.BLOCK_BYTES
-    limits.BLOCK_BYTES = 2_000
-    try:
-        with tempfile.TemporaryDirectory(prefix="hedgehogd-fuzz-") as directory:
-            writer = Writer(Path(directory), {"pairs": "BTC-USD"})
-            for begin in range(0, 600, 60):
-                entries = [
-                    Entry(topic, _NOW_US + 10 * n + at, _payload(topic, n), n, n)
-                    for n in range(begin, begin + 60)
-                    for at, topic in enumerate(_TOPICS)
-                ]
-                entries.insert(30, Hole(_TOPICS[0], "missing", begin, begin + 3))
-                writer.write(entries, _NOW_US + 10 * begin)
-            trades = [{"trade_id": n, "side": "buy", "size": "1", "price": "1"} for n in range(5)]
-            writer.keep_trades("BTC-USD", trades)
-            names = [path.name for path in Path(directory).iterdir()]
-            files = {name: (Path(directory) / name).read_bytes() for name in names}
-            writer.close()
-            return {name: data for name, data in files.items() if not name.endswith("-shm")}
-    finally:
-        limits.BLOCK_BYTES = before
+def _sound_store() -> bytes:
+    """Return the file of a store with blocks, rows, gaps and backfilled trades."""
+    with tempfile.TemporaryDirectory(prefix="hedgehogd-fuzz-") as directory:
+        make_store(Path(directory), 11, 60)
+        return (Path(directory) / FILE_NAME).read_bytes()
 
 
 def damaged(random: Random, data: bytes) -> bytes:
@@ -84,56 +62,90 @@ def damaged(random: Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def _read(directory: Path, random: Random) -> None:
-    """Read a whole store by every method of its reader."""
-    with closing(Reader(directory)) as reader:
-        reader.settings()
-        extents = reader.extents()
-        assert all(extent.messages >= 0 for extent in extents.values())
-        for topic in _TOPICS:
-            with suppress(StoreError):
-                reader.first_place(topic)
-            with suppress(StoreError):
-                reader.find(topic, random.randrange(700))
-            with suppress(StoreError):
-                reader.snapshot_before(topic, _NOW_US + 3_000)
-        with suppress(StoreError):
-            reader.trades("BTC-USD", 0, 100)
-        requested = random.sample(_TOPICS, random.randint(1, 4))
-        after = -1
-        for _ in range(_PAGES_MAX):
-            page = reader.page(requested, after)
-            assert all(message.topic in requested for message in page.messages)
-            assert page.end >= after
-            if page.is_last:
-                return
-            assert page.end > after, "a page without progress"
-            after = page.end
-        raise AssertionError(f"no end after {_PAGES_MAX} pages")
+def _with_other_value(random: Random, path: Path) -> None:
+    """Replace one value of the store in ``path`` by one of another type or size, or damage it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        table = random.choice(("block", "block", "open", "gap", "trade", "topic", "setting"))
+        columns = [row[1:3] for row in connection.execute(f"PRAGMA table_info({table})")]
+        column, kind = random.choice(columns)
+        count = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        key = ", ".join(f'"{name}"' for name, _ in columns[:2])
+        query = f'SELECT {key}, "{column}" FROM {table} LIMIT 1 OFFSET ?'
+        *row, value = connection.execute(query, (random.randrange(count),)).fetchone()
+        if isinstance(value, bytes) and random.random() < 0.8:
+            value = damaged(random, value)
+        else:
+            value = random.choice(
+                (*_VALUES, *([value + 1, value - 1] * 5 if kind == "INTEGER" and value else ()))
+            )
+        with suppress(sqlite3.IntegrityError):  # the store has no such row
+            connection.execute(
+                f'UPDATE {table} SET "{column}" = ? WHERE ({key}) = (?, ?)', (value, *row)
+            )
 
 
-def _write(directory: Path) -> None:
-    """Open a store as its writer and append to it."""
-    with closing(Writer(directory, {"pairs": "BTC-USD"})) as writer:
-        last = max(writer.last_place, _NOW_US) + 1
-        writer.write([Entry(_TOPICS[0], last, _payload(_TOPICS[0], 700), 700, 700)], last)
+def _scanned(path: Path) -> tuple[Counter[tuple[Topic, bytes]], Counter[Topic], int, int]:
+    """Return the messages of a file, the number of damaged blocks by topic, of gaps and trades.
+
+    Tables are scanned in their own order, without their indices.
+    """
+    messages: Counter[tuple[Topic, bytes]] = Counter()
+    damages: Counter[Topic] = Counter()
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT id, channel, product_id FROM topic NOT INDEXED")
+        topics = {number: Topic(*names) for number, *names in rows}
+        for number, payload in connection.execute("SELECT topic, payload FROM open"):
+            messages[topics[number], payload] += 1
+        blocks = connection.execute("SELECT topic, count, data FROM block NOT INDEXED")
+        for number, count, data in blocks:
+            topic = topics[number]
+            try:
+                found = unpacked(topic, data)
+            except (zlib.error, ValueError, TypeError, AttributeError):
+                found = []
+            if len(found) == count and all(0 <= place < 2**62 for place, _ in found):
+                messages.update((topic, payload) for _, payload in found)
+            else:
+                damages[topic] += 1
+        kinds = [kind for (kind,) in connection.execute("SELECT kind FROM gap")]
+        trades = connection.execute("SELECT count(*) FROM trade").fetchone()[0]
+    return messages, damages, len(kinds) - kinds.count(BOOK_START), trades
+
+
+def _check(directory: Path, result: Result, warnings: list[str]) -> None:
+    """Compare an archive with a scan of the store from which it was made."""
+    messages, damages, missing, trades = _scanned(result.kept)
+    records = read_all(directory)
+    found: Counter[tuple[Topic, bytes]] = Counter()
+    for record in records:
+        if isinstance(record, Message):
+            topics = [record.topic] if record.also is None else [record.topic, record.also]
+            found.update((topic, record.payload) for topic in topics)
+    assert found == messages, "the archive has other messages"
+    gaps = [each for each in records if isinstance(each, GapRecord)]
+    unreadable = Counter(gap.topic for gap in gaps if gap.kind is GapKind.UNREADABLE)
+    assert unreadable == damages, "an unreadable block is no gap"
+    assert len(warnings) == sum(damages.values()), "an unreadable block is not reported"
+    in_archive = [gap for gap in gaps if gap.kind is GapKind.MISSING]
+    assert missing == len(in_archive), "a gap is missing"
+    assert trades == sum(isinstance(each, TradeRecord) for each in records), "trades"
 
 
 def fuzz_stores(random: Random, inputs: int) -> int:
-    """Damage and open a store; one input is one store."""
+    """Damage and migrate a store; one input is one store."""
     for _ in range(inputs):
         directory = Path(tempfile.mkdtemp(prefix="hedgehogd-fuzz-"))
         try:
-            files = _sound_store()
-            target = random.choice((FILE_NAME, FILE_NAME, random.choice(sorted(files))))
-            for name, data in files.items():
-                if name != FILE_NAME and random.random() < 0.3:
-                    continue  # the log is missing
-                (directory / name).write_bytes(damaged(random, data) if name == target else data)
-            with suppress(StoreError):
-                _read(directory, random)
-            with suppress(StoreError):
-                _write(directory)
+            path = directory / FILE_NAME
+            path.write_bytes(_sound_store())
+            if random.random() < 0.5:
+                path.write_bytes(damaged(random, _sound_store()))
+            else:
+                _with_other_value(random, path)
+            warnings: list[str] = []
+            with suppress(OldStoreError):
+                result = migrate(directory, lambda part, records: None, warnings.append)
+                _check(directory, result, warnings)
         finally:
             shutil.rmtree(directory)
     return inputs

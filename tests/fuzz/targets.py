@@ -31,7 +31,7 @@ FUZZERS = {
     "heads": Fuzzer(fuzz_heads, 2_000),
     "queries": Fuzzer(fuzz_queries, 4_000),
     "answers": Fuzzer(fuzz_answers, 400),
-    "stores": Fuzzer(fuzz_stores, 60),
+    "stores": Fuzzer(fuzz_stores, 20),
     "archives": Fuzzer(fuzz_archives, 25),
     "windows": Fuzzer(fuzz_windows, 100),
 }

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from hedgehogd.arbitration import session as upstream
-from hedgehogd.history import schema
+from hedgehogd.domain.record import GapRecord
 from hedgehogd.log import reader as log_reader
 from hedgehogd.log.archive import merge
+from hedgehogd.log.migration import migrate, old_store
 from hedgehogd.streaming import connection, door, request
 from hedgehogd.web import parameters
 from tests.fuzz import fuzzing
@@ -72,10 +73,12 @@ PLANTED = {
         parameters, "read_query", lambda values, *_: {"channels", "policy"} <= values.keys(),
         KeyError("channels"),
     ),
-    # A database that SQLite reports as malformed.
+    # A block that is unreadable.
     "stores": (
-        schema, "opened", lambda result, _: isinstance(result, schema.CorruptStore),
-        KeyError("sqlite_errorcode"),
+        migrate, "_is_missing", lambda is_missing, record: (
+            isinstance(record, GapRecord) and not is_missing
+        ),
+        KeyError("unreadable"),
     ),
     # A directory that is damaged.
     "archives": (
@@ -97,6 +100,18 @@ def test_a_planted_bug_is_found(name, monkeypatch):
 
     with pytest.raises(fuzzing.Finding, match=rf"{name} --seed 5 --round \d+"):
         fuzzing.run(name, FUZZERS[name].target, 5, 40 * FUZZERS[name].suite_inputs)
+
+
+def test_an_altered_message_of_a_migration_is_found(monkeypatch):
+    """The counts of the archive and of the store are equal."""
+    original = old_store.unpack
+
+    def altered(topic, block):
+        return [(place, payload.replace(b"1", b"2")) for place, payload in original(topic, block)]
+
+    monkeypatch.setattr(old_store, "unpack", altered)
+    with pytest.raises(fuzzing.Finding, match="the archive has other messages"):
+        fuzzing.run("stores", FUZZERS["stores"].target, 5, 50)
 
 
 def test_a_round_that_does_not_end_is_found(monkeypatch):

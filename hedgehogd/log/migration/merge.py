@@ -19,12 +19,21 @@ from operator import attrgetter, eq
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, MATCHES, Topic
+from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.message import BadMessage, Message, read_head
 from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
 from hedgehogd.domain.rows import UNREADABLE, decode_exactly
 from hedgehogd.log.migration.books import CHANNELS, Books
 from hedgehogd.log.migration.old_block import BadBlock
-from hedgehogd.log.migration.old_store import MISSING, OldGap, OldStore, OldTrade, Source
+from hedgehogd.log.migration.old_store import (
+    BOOK_START,
+    MISSING,
+    DamagedStore,
+    OldGap,
+    OldStore,
+    OldTrade,
+    Source,
+)
 from hedgehogd.protocol.backfilled import encode_trade
 
 _MESSAGE_BYTES = 20  # counted for a message beside its payload
@@ -143,7 +152,7 @@ class Merge:
     def _read(self, source: Source, items: list[Item]) -> int:
         """Add the messages of a source to ``items``, or a gap if it is damaged; return its size."""
         self.sources += 1
-        topic = self._store.topics[source.topic]
+        topic = self._store.topic_of(source)
         try:
             stored = self._store.read(source)
         except BadBlock as error:
@@ -155,8 +164,10 @@ class Merge:
         return sum([len(payload) for _, payload in stored]) + _MESSAGE_BYTES * len(stored)
 
     def _gap(self, gap: OldGap) -> Item:
-        topic = self._store.topics[gap.topic]
-        if gap.kind != MISSING:
+        topic = self._store.topic_of(gap)
+        if gap.kind not in {MISSING, BOOK_START} or not 0 <= gap.place < NEVER_US:
+            raise DamagedStore(f"a gap has damaged values: {gap!r:.200}")
+        if gap.kind == BOOK_START:
             return BookStart(topic, gap.place)
         return GapRecord(topic, GapKind.MISSING, gap.first, gap.last, received_us=gap.place)
 
@@ -223,7 +234,7 @@ class _Trades:
         self._of_gap: dict[tuple[Topic, int], list[OldTrade]] = {}
         self._loose: list[OldTrade] = []
         for gap_place, trade in _with_gaps(store):
-            topic = store.topics[trade.topic]
+            topic = store.topic_of(trade)
             if (topic, trade.trade_id) in progress.trades:
                 continue
             if gap_place is None:
@@ -245,7 +256,7 @@ class _Trades:
         """Say whether trades may be placed before ``place``."""
         while self._loose and _time_of(self._loose[-1])[0] < place:
             trade = self._loose.pop()
-            self._wait(_time_of(trade)[0], self._store.topics[trade.topic], 0, trade)
+            self._wait(_time_of(trade)[0], self._store.topic_of(trade), 0, trade)
         return bool(self._waiting)
 
     def up_to(self, last_id: int, place: int) -> Iterator[TradeRecord]:
@@ -278,7 +289,7 @@ def _text_of(product_id: str, payload: bytes) -> bytes:
 
 
 def _time_of(trade: OldTrade) -> tuple[int, int, int]:
-    return max(0, trade.time_us or 0), trade.topic, trade.trade_id
+    return min(max(0, trade.time_us or 0), NEVER_US - 1), trade.topic, trade.trade_id
 
 
 def _message(topic: Topic, place: int, payload: bytes) -> Message:

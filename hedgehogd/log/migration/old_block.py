@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, LEVEL3, MATCHES, TICKER, Topic
+from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.limits import BLOCK_INFLATED_BYTES_MAX
 
 _RAW = -15  # no header, no checksum
@@ -103,10 +104,13 @@ def unpack(topic: Topic, block: bytes) -> list[Stored]:
         raise BadBlock("it does not end where it should")
     *payloads, places = raw.split(_END)
     try:
-        sums = accumulate(map(int, places.split(b",")))
-        return list(zip(sums, payloads, strict=True))
+        sums = list(accumulate(map(int, places.split(b","))))
+        messages = list(zip(sums, payloads, strict=True))
     except ValueError:
         raise BadBlock("its places are no numbers, or too few") from None
+    if min(sums) < 0 or max(sums) >= NEVER_US:
+        raise BadBlock("a place is no time")
+    return messages
 
 
 @lru_cache(4096)

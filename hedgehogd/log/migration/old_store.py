@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.message import intern_topic
 from hedgehogd.log.migration.old_block import BadBlock, Stored, unpack
 
@@ -33,6 +34,11 @@ MISSING, BOOK_START = "missing", "seam"
 """The kinds of gaps: numbers that no instance has; the new start of a book, which is no gap."""
 
 _DEPLOYMENT = "archive_deployment"
+_NULL = type(None)
+_NUMBERS = frozenset({(int,) * count for count in range(1, 5)})
+_GAPS = frozenset((int, int, str, first, last) for first in (int, _NULL) for last in (int, _NULL))
+_STORED, _PAYLOAD = frozenset({(int, bytes)}), frozenset({(bytes,)})
+_TRADES = frozenset({(int, int, int), (int, int, _NULL)})
 _BUSY_S = 2.0
 _ROWS = 1_000
 _MODE = 0o640
@@ -186,8 +192,24 @@ class OldStore:
         execute("PRAGMA journal_mode = DELETE")
         if self.is_empty:
             return {}
-        rows = execute("SELECT id, channel, product_id FROM topic").fetchall()
-        return {number: intern_topic(channel, product) for number, channel, product in rows}
+        topics: dict[int, Topic] = {}
+        for row in execute("SELECT id, channel, product_id FROM topic").fetchall():
+            if tuple(map(type, row)) != (int, str, str):
+                raise DamagedStore(f"a topic has damaged values: {row!r:.200}")
+            number, channel, product_id = row
+            topics[number] = intern_topic(channel, product_id)
+        return topics
+
+    def topic_of(self, row: Source | OldGap | OldTrade) -> Topic:
+        """Return the topic of a row.
+
+        Raises:
+            DamagedStore: the store has no topic of its number.
+        """
+        topic = self.topics.get(row.topic)
+        if topic is None:
+            raise DamagedStore(f"no topic has the number of {row!r:.200}")
+        return topic
 
     def close(self) -> None:
         """Close the file, and release the lock."""
@@ -224,7 +246,7 @@ class OldStore:
     @property
     def deployment(self) -> str:
         """The deployment of the archive into which a migration has begun; empty for none."""
-        rows = self._rows("SELECT value FROM setting WHERE name = ?", _DEPLOYMENT)
+        rows = self._rows("SELECT value FROM setting WHERE name = ?", None, _DEPLOYMENT)
         return str(next(rows, ("",))[0])
 
     def note_deployment(self, deployment: str) -> None:
@@ -248,7 +270,13 @@ class OldStore:
             " (SELECT topic, sum(count) count FROM block GROUP BY topic"
             " UNION ALL SELECT topic, count(*) FROM open GROUP BY topic) GROUP BY topic"
         )
-        return {self.topics[number]: count for number, count in self._rows(query)}
+        counts: dict[Topic, int] = {}
+        for number, count in self._rows(query, _NUMBERS):
+            topic = self.topics.get(number)
+            if topic is None:
+                raise DamagedStore(f"{count} messages have the number {number}: no topic has it")
+            counts[topic] = count
+        return counts
 
     def sources(self, from_place: int) -> Iterator[Source]:
         """Iterate over the sources with messages at or after ``from_place``.
@@ -258,11 +286,13 @@ class OldStore:
         blocks = self._rows(
             "SELECT first_place, last_place, topic, id FROM block WHERE last_place >= ?"
             " ORDER BY first_place, id",
+            _NUMBERS,
             from_place,
         )
         rows = self._rows(
             "SELECT min(place), max(place), topic, 0 FROM open GROUP BY topic"
             " HAVING max(place) >= ? ORDER BY min(place)",
+            _NUMBERS,
             from_place,
         )
         return map(Source._make, heapq.merge(blocks, rows))
@@ -273,7 +303,7 @@ class OldStore:
             "SELECT (SELECT count(*) FROM block WHERE last_place >= ?1)"
             " + (SELECT count(DISTINCT topic) FROM open WHERE place >= ?1)"
         )
-        return int(next(self._rows(query, from_place), (0,))[0])
+        return int(next(self._rows(query, _NUMBERS, from_place), (0,))[0])
 
     def read(self, source: Source) -> list[Stored]:
         """Return the messages of ``source``, oldest first.
@@ -281,12 +311,15 @@ class OldStore:
         Raises:
             BadBlock: its bytes are damaged.
         """
-        topic = self.topics[source.topic]
+        topic = self.topic_of(source)
         if not source.block:
             query = "SELECT place, payload FROM open WHERE topic = ? ORDER BY place"
-            return [(place, bytes(data)) for place, data in self._rows(query, source.topic)]
+            rows = list(self._rows(query, _STORED, source.topic))
+            if rows and not 0 <= rows[0][0] <= rows[-1][0] < NEVER_US:
+                raise DamagedStore(f"a message of {topic} has a damaged place")
+            return rows
         query = "SELECT count, data FROM block WHERE id = ?"
-        for count, data in self._rows(query, source.block):
+        for count, data in self._rows(query, None, source.block):
             messages = unpack(topic, data)
             if len(messages) != count:
                 raise BadBlock(f"it has {len(messages)} messages instead of {count}")
@@ -304,40 +337,46 @@ class OldStore:
             " WHERE topic = ? AND first_place <= ? ORDER BY last_place DESC"
         )
         for query in (rows, blocks):
-            yield from map(Source._make, self._rows(query, topic, to_place))
+            yield from map(Source._make, self._rows(query, _NUMBERS, topic, to_place))
 
     def gaps(self, from_place: int = 0, kind: str = "") -> Iterator[OldGap]:
         """Iterate over the gaps at or after ``from_place``, of one kind or of all, by place."""
         query = (
             "SELECT place, topic, kind, first, last FROM gap"
-            " WHERE place >= ? AND (? = '' OR kind = ?) ORDER BY place, topic"
+            " WHERE (?1 = 0 OR place >= ?1) AND (?2 = '' OR kind = ?2) ORDER BY place, topic"
         )
-        return map(OldGap._make, self._rows(query, from_place, kind, kind))
+        return map(OldGap._make, self._rows(query, _GAPS, from_place, kind))
 
     def last_book_start(self, topic: int, to_place: int) -> int:
         """Return the place of the newest start of a book up to ``to_place``; 0 for none."""
         query = "SELECT max(place) FROM gap WHERE topic = ? AND place <= ? AND kind = ?"
-        return next(self._rows(query, topic, to_place, BOOK_START), (0,))[0] or 0
+        return next(self._rows(query, None, topic, to_place, BOOK_START), (0,))[0] or 0
 
     def trades(self) -> Iterator[OldTrade]:
         """Iterate over the backfilled trades, by topic and trade id."""
         query = "SELECT topic, trade_id, time_us FROM trade ORDER BY topic, trade_id"
-        return map(OldTrade._make, self._rows(query))
+        return map(OldTrade._make, self._rows(query, _TRADES))
 
     def payload_of(self, trade: OldTrade) -> bytes:
         """Return the JSON text of a backfilled trade."""
         query = "SELECT payload FROM trade WHERE topic = ? AND trade_id = ?"
-        return bytes(next(self._rows(query, trade.topic, trade.trade_id), (b"",))[0])
+        return bytes(next(self._rows(query, _PAYLOAD, trade.topic, trade.trade_id), (b"",))[0])
 
     def lost_messages(self, topic: int, last_place: int) -> int:
         """Return the number of messages of the blocks of a topic that end at ``last_place``."""
         query = "SELECT sum(count) FROM block WHERE topic = ? AND last_place = ?"
-        return int(next(self._rows(query, topic, last_place), (0,))[0] or 0)
+        return int(next(self._rows(query, None, topic, last_place), (0,))[0] or 0)
 
-    def _rows(self, query: str, *values: object) -> Iterator[Any]:
+    def _rows(
+        self, query: str, types: frozenset[tuple[type, ...]] | None, *values: object
+    ) -> Iterator[Any]:
         """Iterate over the rows of a query; none if the store is empty.
 
+        SQLite keeps values of any type in a column. ``types`` has the types that the values of a
+        row can have; None if the caller accepts all.
+
         Raises:
+            DamagedStore: the values of a row have other types.
             OldStoreError: the file cannot be read.
         """
         if self.is_empty:
@@ -349,7 +388,10 @@ class OldStore:
                 rows = cursor.fetchmany(_ROWS)
             if not rows:
                 return
-            yield from rows
+            for row in rows:
+                if types is not None and tuple(map(type, row)) not in types:
+                    raise DamagedStore(f"a row has damaged values: {row!r:.200}")
+                yield row
 
 
 def _take_lock(path: Path) -> int:

@@ -158,7 +158,7 @@ def stored_messages(directory):
         rows = "SELECT place, payload FROM open WHERE topic = ? ORDER BY place"
         found = []
         for (data,) in connection.execute(blocks, (number,)):
-            found += _unpacked(topic, data)
+            found += unpacked(topic, data)
         found += connection.execute(rows, (number,)).fetchall()
         if found:
             messages[topic] = found
@@ -166,7 +166,8 @@ def stored_messages(directory):
     return messages
 
 
-def _unpacked(topic, data):
+def unpacked(topic, data):
+    """Return the places and payloads of a block."""
     *payloads, places = (
         zlib.decompressobj(-15, zdict=_priming(topic)).decompress(data).split(b"\xff")
     )

@@ -271,6 +271,54 @@ def test_an_archive_that_differs_from_the_store_is_no_success(tmp_path, monkeypa
     assert (tmp_path / "history.sqlite").exists()
 
 
+@pytest.mark.parametrize(
+    ("update", "reason"),
+    [
+        ("topic SET channel = x'ff'", "a topic has damaged values"),
+        ("block SET topic = 99", "no topic has"),
+        ("block SET last_place = 'text'", "a row has damaged values"),
+        ("block SET count = 'text'", "a row has damaged values"),
+        ("open SET topic = 99", "no topic has"),
+        ("open SET topic = 'text'", "a row has damaged values"),
+        ("open SET place = 1 << 62", "has a damaged place"),
+        ("open SET place = -1", "has a damaged place"),
+        ("open SET payload = 5", "a row has damaged values"),
+        ("gap SET topic = 99", "no topic has"),
+        ("gap SET kind = 'text'", "a gap has damaged values"),
+        ("gap SET place = 1 << 62", "a gap has damaged values"),
+        ("gap SET place = -1", "a gap has damaged values"),
+        ("gap SET first = 'text'", "a row has damaged values"),
+        ("trade SET topic = 99", "no topic has"),
+        ("trade SET trade_id = 'text'", "a row has damaged values"),
+        ("trade SET time_us = 1.5", "a row has damaged values"),
+        ("trade SET payload = 5", "a row has damaged values"),
+    ],
+)
+def test_a_damaged_value_ends_the_migration(tmp_path, update, reason):
+    """SQLite does not protect its rows; a value of another type or range is reported."""
+    make_store(tmp_path, 20, 40)
+    connection = sqlite3.connect(tmp_path / "history.sqlite")
+    connection.execute(f"UPDATE OR IGNORE {update}")
+    connection.commit()
+    connection.close()
+    with pytest.raises(DamagedStore, match=reason):
+        run(tmp_path)
+    assert (tmp_path / "history.sqlite").exists()
+
+
+@pytest.mark.parametrize("time_us", [-1, 2**63 - 1])
+def test_a_backfilled_trade_with_another_time_is_kept(tmp_path, time_us):
+    """The time decides its place only."""
+    trades = make_store(tmp_path, 20, 40)
+    connection = sqlite3.connect(tmp_path / "history.sqlite")
+    connection.execute("UPDATE trade SET time_us = ?", (time_us,))
+    connection.commit()
+    connection.close()
+    run(tmp_path)
+
+    assert {(each.topic, each.trade_id) for each in trades_of(read_all(tmp_path))} == trades
+
+
 def test_a_damaged_archive_is_no_success(tmp_path, monkeypatch):
     """Each checksum is verified before the store is renamed."""
     make_store(tmp_path, 14, 40)

@@ -49,6 +49,8 @@ def packed(raw):
         (packed(b"a\xff1") + b"more", "does not end"),
         (packed(b"a\xffb\xff1"), "too few"),
         (packed(b"a\xffx"), "no numbers"),
+        (packed(b"a\xff-1"), "no time"),
+        (packed(b"a\xff%d" % 2**62), "no time"),
     ],
 )
 def test_other_bytes_are_no_block(block, reason):

@@ -36,82 +36,98 @@ def number_of(topic: Topic, message: Message) -> int | None:
 
 
 class Ends:
-    """The ends of the topics in the log. Noting a message costs some tenths of a µs."""
+    """The ends of the topics in the log, noted from its last record backwards.
+
+    Noting a message costs some tenths of a µs.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[Topic, int] = {}  # last numbers of topics without noted messages
+        self._archived: dict[Topic, int | None] = {}  # topics of the archive, and last numbers
         self._newest: dict[Topic, tuple[int, deque[int]]] = {}  # by which number, and these
         self._payloads: dict[Topic, deque[bytes]] = {}
-        self._summarized: set[Topic] = set()
         self._gapped: dict[Topic, None] = {}  # topics whose last record is a gap without an end
 
     def note_numbers(self, topic: Topic, sequence: int | None, trade_id: int | None) -> None:
-        """Note the last sequence and trade id of a topic; a later call has later numbers."""
-        self._summarized.add(topic)
+        """Note the last sequence and trade id of a topic in a part of the archive.
+
+        A later call has the numbers of an older part.
+        """
         number = trade_id if topic.channel == MATCHES.topic_channel else sequence
-        if topic.channel in _NUMBERED and number is not None:
-            self._known[topic] = number
-            self._newest.pop(topic, None)
+        if topic.channel not in _NUMBERED:
+            number = None
+        if self._archived.get(topic) is None:
+            self._archived[topic] = number
+
+    def wants(self, topic: Topic) -> bool:
+        """Say whether an older message of a topic would be noted."""
+        found = self._newest.get(topic)
+        if found is None:
+            return True
+        kind, newest = found
+        if kind == _BOOK:
+            return False
+        if kind == _BY_BYTES:
+            return len(self._payloads.get(topic, ())) < limits.LOG_COMPARED_MESSAGES_MAX
+        return len(newest) < limits.LOG_COMPARED_NUMBERS_MAX
 
     def note(self, records: Iterable[Record]) -> None:
-        """Note the next records of the log."""
+        """Note the records of the log before those that were noted, newest first.
+
+        Messages of topics for which ``wants`` is False may be left out.
+        """
         for record in records:
-            if not isinstance(record, Message):
-                if isinstance(record, GapRecord) and record.last is None:
-                    self._gapped[record.topic] = None
-                continue
-            if self._gapped:
-                self._gapped.pop(record.topic, None)
+            if isinstance(record, Message):
+                self._note_message(record.topic, record)
                 if record.also is not None:
-                    self._gapped.pop(record.also, None)
-            kind, newest = self._newest.get(record.topic) or self._begin(record.topic)
-            number = None
-            if kind == _BY_SEQUENCE:
-                number = record.sequence
-            elif kind == _BY_TRADE_ID:
-                number = record.trade_id
-            if number is not None:
-                newest.append(number)
-            elif kind != _BOOK:
-                self._note_payload(record)
-            if record.also is not None:
-                kind, newest = self._newest.get(record.also) or self._begin(record.also)
-                number = number_of(record.also, record)
-                if number is not None:
-                    newest.append(number)
+                    self._note_message(record.also, record)
+            elif isinstance(record, GapRecord):
+                is_last = record.topic not in self._newest
+                if is_last and record.last is None:
+                    self._gapped[record.topic] = None
+
+    def _note_message(self, topic: Topic, message: Message) -> None:
+        kind, newest = self._newest.get(topic) or self._begin(topic)
+        if kind == _BOOK:
+            return
+        number = None
+        if kind == _BY_SEQUENCE:
+            number = message.sequence
+        elif kind == _BY_TRADE_ID:
+            number = message.trade_id
+        if number is not None:
+            if len(newest) < limits.LOG_COMPARED_NUMBERS_MAX:
+                newest.appendleft(number)
+        elif topic is message.topic:
+            payloads = self._payloads.setdefault(topic, deque())
+            if len(payloads) < limits.LOG_COMPARED_MESSAGES_MAX:
+                payloads.appendleft(message.payload)
 
     def _begin(self, topic: Topic) -> tuple[int, deque[int]]:
         kind = _BOOK if topic.channel in BOOKS else _BY_BYTES
         if topic.channel in _NUMBERED:
             kind = _BY_TRADE_ID if topic.channel == MATCHES.topic_channel else _BY_SEQUENCE
-        begun = self._newest[topic] = kind, deque(maxlen=limits.LOG_COMPARED_NUMBERS_MAX)
+        begun = self._newest[topic] = kind, deque()
         return begun
-
-    def _note_payload(self, message: Message) -> None:
-        newest = self._payloads.get(message.topic)
-        if newest is None:
-            newest = deque(maxlen=limits.LOG_COMPARED_MESSAGES_MAX)
-            self._payloads[message.topic] = newest
-        newest.append(message.payload)
 
     def numbers(self) -> dict[Topic, int]:
         """Return the last number of each numbered topic."""
+        archived = {topic: last for topic, last in self._archived.items() if last is not None}
         noted = {topic: newest[-1] for topic, (_, newest) in self._newest.items() if newest}
-        return self._known | noted
+        return archived | noted
 
-    def rising(self, topic: Topic) -> list[int]:
-        """Return the newest numbers of a topic since they last began again.
+    def first(self, topic: Topic) -> int:
+        """Return the number with which the newest numbers of a topic began, or began again.
 
-        At most ``LOG_COMPARED_NUMBERS_MAX``; none if the log is known by its last number only.
+        0 if that is before the noted messages, or not known.
         """
         _, newest = self._newest.get(topic, (0, ()))
-        rising: list[int] = []
+        first = 0
         for number in reversed(newest):
-            if rising and number > rising[-1]:
-                break
-            rising.append(number)
-        rising.reverse()
-        return rising
+            if first and number > first:
+                return first
+            first = number
+        is_whole = len(newest) < limits.LOG_COMPARED_NUMBERS_MAX and topic not in self._archived
+        return first if is_whole else 0
 
     def newest(self, topic: Topic) -> list[bytes]:
         """Return the payloads of the newest messages of a topic without numbers, oldest first."""
@@ -123,7 +139,7 @@ class Ends:
 
     def topics(self) -> set[Topic]:
         """Return all topics of the log, those of books included."""
-        return {*self._summarized, *self._newest}
+        return {*self._archived, *self._newest}
 
     def gapped(self) -> set[Topic]:
         """Return the topics whose last record is a gap without a last number."""
@@ -207,13 +223,12 @@ class Continuity:
                 for offset, message in by_topic.get(topic, ())
                 if (number := number_of(topic, message)) is not None
             ]
-            rising = ends.rising(topic)
-            is_whole = 0 < len(rising) < limits.LOG_COMPARED_NUMBERS_MAX
-            end, is_behind = _place_of(found, rising[0] if is_whole else 0, last)
-            self._repeats.update(offset for offset, _ in found if offset <= end)
+            first = ends.first(topic)  # the log has no lower number since they began again
+            end, is_behind = _place_of(found, first, last)
+            of_topic = by_topic.get(topic, ())  # those without a number included
+            self._repeats.update(offset for offset, _ in of_topic if offset <= end)
             if is_behind:
-                begin = rising[0] - 1 if is_whole else -1  # no lower number is in the log
-                self._late[topic] = max(found[-1][1] if found else -1, begin)
+                self._late[topic] = max(found[-1][1] if found else -1, first - 1)
 
     def _begin_compared(self, ends: Ends, by_topic: dict[Topic, list[tuple[int, Message]]]) -> None:
         for topic in ends.compared_topics():

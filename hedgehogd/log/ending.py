@@ -3,22 +3,25 @@
 Not for the loop: these functions wait for the disk.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import structlog
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import FeedRecord, Record
 from hedgehogd.log.archive import files
 from hedgehogd.log.archive import reader as archive
 from hedgehogd.log.archive.errors import ArchiveError, DamagedArchive, NewerFormat
 from hedgehogd.log.continuity import Ends
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.errors import DamagedWindow, LeftWindow, LogError, UnusableWindow, reported
+from hedgehogd.log.errors import LogError, UnusableWindow, reported
 from hedgehogd.log.lease import Predecessor
-from hedgehogd.log.reader import Reader
+from hedgehogd.log.newest import read_newest_first
 from hedgehogd.log.trade_gaps import TradeGaps
 
 log = structlog.get_logger("log")
@@ -116,50 +119,26 @@ def read_ends(directory: Directory, archive_path: Path) -> tuple[Ends, TradeGaps
     first unreadable place.
     """
     ends, gaps = Ends(), TradeGaps()
-    window = Reader(directory)
+    others: list[Record] = []  # records that are not messages, newest first
+    first_id = None
     try:
-        records, position = _read_some(window, directory, 0)
-        try:
-            _note_archive(archive_path, ends, gaps, records[0].id if records else None)
-        except (ArchiveError, LogError) as error:
-            log.warning("the end of the archive is not readable", reason=str(error))
-        while records:
-            ends.note(records)
-            gaps.note(records)
-            records, position = _read_some(window, directory, position)
+        for first_id, records in read_newest_first(directory, ends.wants):  # noqa: B007  # it is used
+            _note(records, ends, others)
     except LogError as error:
         log.warning("the end of the log is not readable", reason=str(error))
-    finally:
-        window.close()
+    try:
+        _note_archive(archive_path, ends, others, first_id)
+    except (ArchiveError, LogError) as error:
+        log.warning("the end of the archive is not readable", reason=str(error))
+    gaps.note(reversed(others))
     return ends, gaps
 
 
-def _read_some(window: Reader, directory: Directory, after_id: int) -> tuple[list[Record], int]:
-    """Return the next readable records after an id, and the id of the last one; none at the end.
-
-    Raises:
-        LogError: the window cannot be read any further.
-    """
-    while True:
-        try:
-            records = window.read(after_id, limits.ARCHIVER_RECORDS_MAX)
-        except LeftWindow as error:
-            after_id = error.oldest_id
-        except DamagedWindow as error:
-            following_id = _next_segment(directory, after_id)
-            if following_id is None:
-                raise
-            log.warning("a part of the log is not readable", reason=str(error))
-            after_id = following_id
-        else:
-            return records, records[-1].id if records else after_id
-
-
-def _next_segment(directory: Directory, after_id: int) -> int | None:
-    """Return the id before the first segment of the window that begins after ``after_id``."""
-    heads = (directory.head(*each) for each in directory.segments())
-    ids = (head.previous_id for head in heads if head is not None)
-    return min((each for each in ids if each > after_id), default=None)
+def _note(records: Sequence[Record], ends: Ends, others: list[Record]) -> None:
+    """Note records before those noted so far, newest first; ``others`` is bounded."""
+    ends.note(records)
+    room = limits.LOG_GAPS_MAX + limits.LOG_FILLED_TRADES_MAX - len(others)
+    others += islice((each for each in records if not isinstance(each, Message)), room)
 
 
 def read_topics(directory: Path) -> set[Topic]:
@@ -180,7 +159,7 @@ def read_topics(directory: Path) -> set[Topic]:
         reader.close()
 
 
-def _note_archive(path: Path, ends: Ends, gaps: TradeGaps, before_id: int | None) -> None:
+def _note_archive(path: Path, ends: Ends, others: list[Record], before_id: int | None) -> None:
     """Note the last numbers of the archive's topics, and its last records before ``before_id``.
 
     Summaries have the numbers, so the cost is one index for each file that has the last message of
@@ -193,8 +172,9 @@ def _note_archive(path: Path, ends: Ends, gaps: TradeGaps, before_id: int | None
         return
     reader = archive.Reader(path)
     try:
+        page = reader.read_back(reader.last_id() + 1 if before_id is None else before_id)
+        _note(page.records, ends, others)
         seen = 0
-        numbers = []
         for source in reversed(reader.view.sources):
             if source.row is not None and not source.row.mask & ~seen:
                 continue
@@ -203,13 +183,7 @@ def _note_archive(path: Path, ends: Ends, gaps: TradeGaps, before_id: int | None
             except (FileNotFoundError, DamagedArchive):
                 continue
             for topic, each in opened.contents.summaries.items():
-                numbers.append((topic, each.last_sequence, each.last_trade_id))
+                ends.note_numbers(topic, each.last_sequence, each.last_trade_id)
             seen |= reader.view.catalogue.mask(opened.contents.summaries)
-        for topic, sequence, trade_id in reversed(numbers):
-            ends.note_numbers(topic, sequence, trade_id)
-        page = reader.read_back(reader.last_id() + 1 if before_id is None else before_id)
-        records = page.records[::-1]
-        ends.note(records)
-        gaps.note(records)
     finally:
         reader.close()

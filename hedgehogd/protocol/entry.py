@@ -74,6 +74,16 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
     sizes: list[_Natural]
 
 
+class _Table(msgspec.Struct, array_like=True, gc=False):
+    """The table among the columns; the columns before it are not decoded, the rest is ignored."""
+
+    first_id: msgspec.Raw
+    id_steps: msgspec.Raw
+    first_us: msgspec.Raw
+    us_steps: msgspec.Raw
+    table: list[bytes]
+
+
 _Route = tuple[int, Topic, str, Topic | None]
 """Kind, topic, message type and ``also``."""
 
@@ -112,6 +122,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, Recursion
 _encode = msgspec.msgpack.Encoder().encode
 _encode_json = msgspec.json.Encoder().encode
 _decode_columns = msgspec.msgpack.Decoder(_Columns).decode
+_decode_table = msgspec.msgpack.Decoder(_Table).decode
 _decode_route = msgspec.msgpack.Decoder(tuple[int, str, str, str, tuple[str, str] | None]).decode
 _decode_body: dict[int, Callable[[bytes], Any]] = {
     _GAP: msgspec.json.Decoder(GapRecord).decode,
@@ -189,15 +200,10 @@ def unpack(data: bytes, start: int = 0, end: int | None = None) -> list[Record]:
     Raises:
         BadEntry: the bytes are not an entry, or of an unknown format.
     """
-    columns, at = _columns(data, start, len(data) if end is None else end)
+    end = len(data) if end is None else end
+    columns, at = _columns(data, start, end)
+    ends, ids, times = _rows(columns, at, end)
     sizes, places = columns.sizes, columns.routes
-    count = len(sizes)
-    ends = list(accumulate(sizes, initial=at))
-    is_sound = count == len(places) == len(columns.sequences) == len(columns.trade_ids)
-    if not (count and is_sound and ends[-1] == (len(data) if end is None else end)):
-        raise BadEntry("columns that do not fit each other")
-    ids = _sums(columns.first_id, columns.id_steps, 1, count)
-    times = _sums(columns.first_us, columns.us_steps, 0, count)
     bodies = [data[a:b] for a, b in pairwise(ends)]
     try:
         kinds, topics, types, seconds = zip(
@@ -232,8 +238,76 @@ def unpack(data: bytes, start: int = 0, end: int | None = None) -> list[Record]:
         raise BadEntry("the index of a route that does not exist") from None
 
 
+def unpack_some(
+    data: bytes, start: int, end: int, is_wanted: Callable[[Topic], bool], unwanted: set[bytes]
+) -> list[Record]:
+    """Return some records of the entry between ``start`` and ``end`` of ``data``.
+
+    They are the messages with a wanted topic, and all records that are not messages. Of an entry
+    without such records only the table of routes is read.
+
+    Args:
+        data: contains the entry.
+        start: its first byte.
+        end: the place after its last byte.
+        is_wanted: says whether messages of a topic are wanted; never again once it is False.
+        unwanted: the encoded routes without a wanted topic that were found so far; it is updated.
+
+    Raises:
+        BadEntry: the bytes are not an entry, or of an unknown format.
+    """
+    raw, at = _raw_columns(data, start, end)
+    try:
+        table = _decode_table(raw).table
+    except _UNREADABLE as error:
+        raise BadEntry(f"unreadable columns: {error}") from None
+    if table and unwanted.issuperset(table):
+        return []
+    wanted: dict[int, _Route] = {}
+    for place, encoded in enumerate(table):
+        if encoded not in unwanted:
+            kind, topic, _, also = route = _decoded_routes[encoded]
+            if kind != _MESSAGE or is_wanted(topic) or (also is not None and is_wanted(also)):
+                wanted[place] = route
+            else:
+                unwanted.add(encoded)
+    columns, at = _columns(data, start, end)
+    ends, ids, times = _rows(columns, at, end)
+    places, ids, times = columns.routes, list(ids), list(times)
+    if max(places) >= len(table):
+        raise BadEntry("the index of a route that does not exist")
+    sequences, trade_ids = columns.sequences, columns.trade_ids
+    return [
+        _record(
+            wanted[places[n]], data[ends[n] : ends[n + 1]], sequences[n], trade_ids[n], ids[n],
+            times[n],
+        )
+        for n in [n for n, place in enumerate(places) if place in wanted]
+    ]  # fmt: skip
+
+
 def _columns(data: bytes, start: int, end: int) -> tuple[_Columns, int]:
     """Return the columns of an entry, and the place of its first body; raises BadEntry."""
+    raw, at = _raw_columns(data, start, end)
+    try:
+        return _decode_columns(raw), at
+    except _UNREADABLE as error:
+        raise BadEntry(f"unreadable columns: {error}") from None
+
+
+def _rows(columns: _Columns, at: int, end: int) -> tuple[list[int], Iterable[int], Iterable[int]]:
+    """Return the ends of the bodies from place ``at``, the ids, and the times; raises BadEntry."""
+    count = len(columns.sizes)
+    ends = list(accumulate(columns.sizes, initial=at))
+    lengths = {count, len(columns.routes), len(columns.sequences), len(columns.trade_ids)}
+    if not count or len(lengths) > 1 or ends[-1] != end:
+        raise BadEntry("columns that do not fit each other")
+    ids = _sums(columns.first_id, columns.id_steps, 1, count)
+    return ends, ids, _sums(columns.first_us, columns.us_steps, 0, count)
+
+
+def _raw_columns(data: bytes, start: int, end: int) -> tuple[bytes, int]:
+    """Return the bytes of the columns of an entry, and the place of its first body."""
     at = start + _PREFIX_BYTES
     if not 0 <= start <= end <= len(data) or end < at:
         raise BadEntry("it is too short")
@@ -242,10 +316,7 @@ def _columns(data: bytes, start: int, end: int) -> tuple[_Columns, int]:
     bodies_at = at + int.from_bytes(data[start + 1 : at], "little")
     if bodies_at > end:
         raise BadEntry("its columns go beyond its end")
-    try:
-        return _decode_columns(data[at:bodies_at]), bodies_at
-    except _UNREADABLE as error:
-        raise BadEntry(f"unreadable columns: {error}") from None
+    return data[at:bodies_at], bodies_at
 
 
 def _sums(first: int, steps: list[int], step: int, count: int) -> Iterable[int]:

@@ -35,7 +35,7 @@ def beat(text):
 
 def ends_of(*messages):
     ends = Ends()
-    ends.note(messages)
+    ends.note(messages[::-1])
     return ends
 
 
@@ -116,6 +116,40 @@ def test_a_tape_continues_a_dense_channel(logged, tape, expected):
     continuity = Continuity(ends_of(*map(trade, logged)), found)
 
     assert expected == admitted(continuity, found)
+
+
+def test_a_message_without_a_number_has_the_place_of_those_around_it():
+    """On full, for example: one that precedes all messages that are compared is a repeat."""
+    order = make_message("full", kind="activate")
+    logged = [make_message("full", sequence=n) for n in range(limits.LOG_COMPARED_NUMBERS_MAX)]
+    found = on_tape(order, *logged, order)
+    continuity = Continuity(ends_of(*logged), found)
+
+    assert [order.payload] == admitted(continuity, found)
+
+
+def test_older_numbers_of_the_archive_are_late_ones_too():
+    """Only some of its last records are noted; where the numbers began is not known then."""
+    ends = ends_of(trade(2), trade(3))
+    ends.note_numbers(MATCHES, None, 3)
+    continuity = Continuity(ends, [])
+
+    assert [4] == admitted(continuity, on_tape(*map(trade, (1, 2, 3, 4))))
+
+
+def test_enough_messages_of_a_topic_are_noted():
+    """Of a book the newest one; older ones are passed."""
+    numbers_max, messages_max = limits.LOG_COMPARED_NUMBERS_MAX, limits.LOG_COMPARED_MESSAGES_MAX
+    topics = [MATCHES, HEARTBEAT, LEVEL2, Topic("matches", "ETH-USD")]
+    for count, wanted in [
+        (0, topics), (1, [*topics[:2], topics[3]]), (messages_max, [MATCHES, topics[3]]),
+        (numbers_max, topics[3:]), (2 * numbers_max, topics[3:]),
+    ]:  # fmt: skip
+        each = [make_message("level2")] * count + [beat(str(n)) for n in range(count)]
+        ends = ends_of(*each, *map(trade, range(1, count + 1)))
+        assert wanted == [topic for topic in topics if ends.wants(topic)]
+        assert min(count, messages_max) == len(ends.newest(HEARTBEAT))
+        assert ({MATCHES: count} if count else {}) == ends.numbers()
 
 
 def test_numbers_that_are_late_are_repeats_for_a_while():
@@ -358,7 +392,7 @@ def test_any_succession_keeps_each_message_once():
         log, at = [], 0
         while at < len(sent):
             ends = Ends()
-            ends.note(log[chance.choice([0, max(0, at - 300)]) :])
+            ends.note(reversed(log[chance.choice([0, max(0, at - 300)]) :]))
             is_fresh = chance.random() < 0.2  # it began after the last writer had ended
             begin = at if is_fresh else chance.randrange(max(0, at - 200), at + 1)
             now_at = at if is_fresh else max(begin, at + chance.randrange(-3, 20))

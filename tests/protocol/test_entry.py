@@ -1,6 +1,7 @@
 """Entries: unpacking returns the packed records; other bytes raise one named error."""
 
 import secrets
+from contextlib import suppress
 from random import Random
 
 import msgspec
@@ -12,7 +13,7 @@ from hedgehogd.domain.channel import BY_TOPIC_CHANNEL, Topic
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, RefusalRecord, TradeRecord
 from hedgehogd.protocol import entry as entry_module
-from hedgehogd.protocol.entry import BadEntry, pack, unpack
+from hedgehogd.protocol.entry import BadEntry, pack, unpack, unpack_some
 from hedgehogd.protocol.frames import encode_text
 
 texts = st.text(max_size=20)
@@ -91,6 +92,40 @@ def test_an_entry_is_read_inside_other_bytes(batch, before, after):
     data = pack(batch)
 
     assert batch == unpack(before + data + after, len(before), len(before) + len(data))
+
+
+def some_of(data, *wanted):
+    """Return the records of an entry that are found if some topics are wanted."""
+    return unpack_some(data, 0, len(data), frozenset(wanted).__contains__, set())
+
+
+@given(st.lists(messages() | others, min_size=1, max_size=12), st.sets(topics, max_size=3))
+def test_some_records_are_those_of_wanted_topics(batch, wanted):
+    """Of either topic of a message; records that are not messages are few, and always found."""
+    expected = [
+        each
+        for each in batch
+        if not isinstance(each, Message) or each.topic in wanted or each.also in wanted
+    ]
+
+    assert expected == some_of(pack(batch), *wanted)
+
+
+def test_an_entry_without_wanted_topics_is_passed(monkeypatch):
+    """Most entries of a window are: one look in the table of routes is enough."""
+    other = msgspec.structs.replace(MATCH, topic=Topic("ticker", "BTC-USD"), also=None)
+    first, second = pack([MATCH, other]), pack([other, MATCH])
+    asked, unwanted = [], set()
+
+    def is_wanted(topic):
+        asked.append(topic)
+        return False
+
+    assert [] == unpack_some(first, 0, len(first), is_wanted, unwanted)
+    assert [MATCH.topic, MATCH.also, other.topic] == asked
+    monkeypatch.setattr(entry_module, "_columns", None)
+    assert [] == unpack_some(second, 0, len(second), is_wanted, unwanted)
+    assert 3 == len(asked)
 
 
 def test_topics_are_shared_objects():
@@ -200,6 +235,8 @@ def test_other_bytes_are_no_entry(data, reason):
     """The reader of a damaged window has one error to handle, and a text for the operator."""
     with pytest.raises(BadEntry, match=reason):
         unpack(data)
+    with pytest.raises(BadEntry, match=reason):
+        some_of(data, Topic("ticker", "BTC-USD"))
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1, None), (3, 2), (0, 10_000), (10_000, None)])
@@ -227,6 +264,8 @@ def test_damage_raises_nothing_else():
             bad += 1
         else:
             assert found
+        with suppress(BadEntry):
+            some_of(bytes(data), MATCH.topic)
 
     assert bad > 1_000
 
@@ -237,3 +276,5 @@ def test_noise_raises_nothing_else(noise):
     for data in (noise, b"\x01" + noise, b"\x01\x00\x00\x00\x00" + noise):
         with pytest.raises(BadEntry):
             unpack(data)
+        with pytest.raises(BadEntry):
+            some_of(data, MATCH.topic)

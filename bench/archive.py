@@ -3,8 +3,10 @@
 The market is simulated: 400 products, ticker, matches, level2 and heartbeat, 2,500 messages a
 second, with a checkpoint of all books in each segment. It is written at full speed: a sync for
 each 20 s of the market, as many messages as a second of wall time brings then. Reads begin with an
-empty cache; the files are in the system's cache. The peer is DuckDB's Parquet of the same rows,
-sorted by topic and by id, zstd, its row groups of 64 Ki rows as large as a block.
+empty cache; the files are in the system's cache. ``archive_beside`` describes retention.
+
+The peer is DuckDB's Parquet of the same rows, sorted by topic and by id, zstd, its row groups of
+64 Ki rows as large as a block.
 """
 
 import json
@@ -14,8 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from history import at_least
-from report import table, verdict, write
+from report import at_least, table, verdict, write
 from rig import BENCH, BUILD, LOAD_CORE, PROJECT_PYTHON, BenchError, Child
 
 BYTES_BAR, BYTES_MOONSHOT = 30.0, 20.0
@@ -24,7 +25,7 @@ START_S_BAR, RETENTION_MS_BAR = 1.0, 50.0
 LIMIT_S = 3_600.0
 SINGLE = (
     "start", "first page", "deep page", "first page of all", "deep page of all", "newest first",
-    "replay start", "export", "store check", "retention",
+    "replay start", "export", "store check",
 )  # fmt: skip
 _DUCKDB = """
 import os, sys
@@ -78,7 +79,7 @@ def rows_of(steps: list[dict[str, Any]]) -> list[list[object]]:
     lines: list[list[object]] = []
     for step in steps:
         name, count = step["step"], step.get("records", 0)
-        if name in {"market", "end", *SINGLE} or not count:
+        if name in {"market", "retention", "end", *SINGLE} or not count:
             continue
         per_s = count / step["wall_s"]
         bar = ONE_BAR if ":" in name else WRITE_BAR if name.startswith("write") else ALL_BAR
@@ -96,8 +97,7 @@ def single_rows(steps: list[dict[str, Any]], sizes: list[int]) -> list[list[obje
     for step in steps:
         if step["step"] in SINGLE:
             found.setdefault(step["step"], []).append(step["wall_s"] * 1000)
-    bars = {"start": START_S_BAR * 1000, "replay start": START_S_BAR * 1000,
-            "retention": RETENTION_MS_BAR}  # fmt: skip
+    bars = {"start": START_S_BAR * 1000, "replay start": START_S_BAR * 1000}
     lines: list[list[object]] = []
     for name in SINGLE:
         values = found.get(name, [])
@@ -105,6 +105,33 @@ def single_rows(steps: list[dict[str, Any]], sizes: list[int]) -> list[list[obje
             remark = verdict(max(values), bars[name], unit=" ms") if name in bars else ""
             lines.append([name, *values, remark])
     return lines
+
+
+def retention_tables(steps: list[dict[str, Any]], sizes: list[int]) -> None:
+    """Print the delays beside retention, and the sizes beside a reader that waits."""
+    found = [step for step in steps if step["step"] == "retention"]
+    rows: list[list[object]] = []
+    disk: list[list[object]] = []
+    for size, step in zip(sizes, found, strict=True):
+        name = f"{size / 1e9:.2f} GB, {step['segments']} dropped"
+        for part, delays in step["delays_s"].items():
+            beside, other = delays["beside"], delays["else"]
+            more = None if beside is None else 1000 * max(0.0, beside - (other or 0.0))
+            shown = [None if value is None else 1000 * value for value in (beside, other)]
+            rows.append([f"{name}: {part}", *shown, verdict(more, RETENTION_MS_BAR, unit=" ms")])
+        is_bounded = step["files"] <= step["counted"] and step["held"] <= step["before"]
+        sizes_mb = [step[key] / 1e6 for key in ("before", "dropped", "files", "counted", "held")]
+        disk.append([name, step["appended"], *sizes_mb, "passes" if is_bounded else "FAILS"])
+    table(
+        "archive: longest delay, ms, beside the drop of a segment and else",
+        ["", "beside", "else", "more than else"],
+        rows,
+    )
+    table(
+        "archive: MB beside one reader that waits; bar: files ≤ counted, held ≤ before",
+        ["", "appended", "before", "dropped", "files", "counted", "held by it", "bar"],
+        disk,
+    )
 
 
 def run(*, quick: bool) -> None:
@@ -131,6 +158,7 @@ def run(*, quick: bool) -> None:
         ["step", *(f"{size / 1e9:.2f} GB" for size in sizes), "bar"],
         single_rows(steps, sizes),
     )
+    retention_tables(steps, sizes)
     print(f"  highest memory: {max(s['rss_max'] for s in steps if 'rss_max' in s) / 2**20:.0f} MB, "
           f"of which the market's messages are the most")  # fmt: skip
     write("archive", quick=quick, result={"steps": steps, "parquet": peer})

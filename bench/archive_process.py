@@ -22,8 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from archive_beside import beside
+
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import HEARTBEAT, LEVEL2, MATCHES, TICKER, Topic
+from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.message import Message, intern_topic, read_head
 from hedgehogd.log.archive.check import Totals, check
 from hedgehogd.log.archive.reader import Reader
@@ -132,10 +135,26 @@ def fill(
         return copies * len(messages)
 
     figures: dict[str, Any] = timed(write)
-    figures |= {"raw": copies * raw, "disk": writer.size, "sync_s_max": slowest}
+    figures |= {"copies": copies, "raw": copies * raw, "disk": writer.size, "sync_s_max": slowest}
     writer.close()
     shift(messages, -copies * span)
     return figures
+
+
+def places(messages: list[Message], copies: int) -> list[tuple[str, int]]:
+    """Return the beginning and the middle of an archive as times.
+
+    Each with the number of messages from there on, without those of books.
+    """
+    span = messages[-1].id - messages[0].id + 1_000
+    found = []
+    for place in (0, copies * len(messages) // 2):
+        copy, at = divmod(place, len(messages))
+        since_us = messages[at].received_us
+        after = [m.received_us >= since_us for m in messages if m.topic.channel != "level2"]
+        count = sum(after) + (copies - copy - 1) * len(after)
+        found.append((to_text(since_us + copy * span), count))
+    return found
 
 
 def read(directory: Path, topics: frozenset[Topic] | None, records_max: int) -> dict[str, float]:
@@ -209,10 +228,14 @@ def export(directory: Path, topic: Topic) -> dict[str, float]:
     return timed(work)
 
 
-def retention(directory: Path) -> dict[str, float]:
-    """Drop one segment; the figure is the time for which appending waits."""
-    with closing(Writer(directory, DEPLOYMENT)) as writer:
-        return timed(lambda: 1 if writer.retain(0, 1e12, 0) else 0)
+def retention(directory: Path, messages: list[Message], copies: int) -> dict[str, Any]:
+    """Append beside readers and live delivery, and drop segments."""
+    by = copies * (messages[-1].id - messages[0].id + 1_000)
+    shift(messages, by)
+    try:
+        return beside(directory, DEPLOYMENT, messages)
+    finally:
+        shift(messages, -by)
 
 
 def verify(directory: Path) -> dict[str, float]:
@@ -233,6 +256,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, required=True)
     parser.add_argument("--raw-bytes", type=int, action="append", required=True)
     parser.add_argument("--plain", type=Path, help="write one copy as NDJSON for the peer")
+    parser.add_argument("--write-only", action="store_true", help="leave the archives there")
     options = parser.parse_args()
 
     def report(name: str, figures: dict[str, Any]) -> None:
@@ -258,7 +282,12 @@ def main() -> None:
     for raw_bytes in options.raw_bytes:
         directory = options.directory / str(raw_bytes)
         try:
-            report(f"write {raw_bytes}", fill(directory, messages, books, raw_bytes))
+            written = fill(directory, messages, books, raw_bytes)
+            if options.write_only:
+                written["places"] = places(messages, written["copies"])
+            report(f"write {raw_bytes}", written)
+            if options.write_only:
+                continue
             report(f"read {busy}", read(directory, frozenset({busy}), 10**9))
             report(f"read {quiet}", read(directory, frozenset({quiet}), 10**9))
             report("read all", read(directory, None, 1_500_000))
@@ -268,11 +297,12 @@ def main() -> None:
                 report(name, figures)
             report("export", export(directory, MATCHES.topic("BTC-USD")))
             report("store check", verify(directory))
-            report("retention", retention(directory))
+            report("retention", retention(directory, messages, written["copies"]))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             report("end", {"rss_max": peak})
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            if not options.write_only:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

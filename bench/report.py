@@ -161,3 +161,10 @@ def verdict(value: float | None, bar: float, moonshot: float | None = None, unit
     return f"{value:.2f}{unit}, " + (
         f"passes (≤ {bar:.4g})" if value <= bar else f"FAILS (> {bar:.4g})"
     )
+
+
+def at_least(value: float | None, bar: float) -> str:
+    """Return whether a figure reaches its bar, where more is better."""
+    if value is None:
+        return "not measured"
+    return f"{'passes (≥' if value >= bar else 'FAILS (<'} {bar:,.10g})"

@@ -1,4 +1,4 @@
-"""Resuming, the second part of ``history``: hundreds of subscribers at once, beside live ones.
+"""The measurement of ``history``: hundreds of resuming subscribers at once, beside live ones.
 
 A busy market of one product: 100 trades a second, each a match and a ticker. Its first part is
 played at ten times its pace to a daemon that records history and has no subscribers yet; then
@@ -14,7 +14,7 @@ its notice that it has caught up (checked every 50 ms). Latencies are those of t
 subscribers, for messages sent meanwhile; on the load's core their reader has priority over the
 resumers'.
 
-From the tape: all messages are in the daemon's memory. From the store: the daemon's memory is
+From the tape: all messages are in the daemon's memory. From disk: the daemon's memory is
 the smallest that can be configured, and holds about the newest 2,500 messages; the rest is on
 disk.
 """
@@ -48,7 +48,7 @@ CONNECT_S = 2.5  # for the resumers
 GREETING = 2  # session and subscriptions, on /ws
 STATE = 2  # last ticker and last match
 TAPE_FORMS, TAPE_OBJECTS_BYTES = 4, 330  # the tape's estimate of a message's memory
-WHERE = {"from the tape": (), "from the store": ("--tape-bytes-max", str(2**20))}
+WHERE = {"from the tape": (), "from disk": ("--tape-bytes-max", str(2**20))}
 
 
 class Plan(NamedTuple):

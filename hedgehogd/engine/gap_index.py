@@ -74,15 +74,17 @@ class Holes:
         while self._closed and self._closed[0][0] < begin:
             self.bytes -= weight(self._closed.popleft()[1])
 
-    def among(self, after: int, until: int, topics: frozenset[Topic]) -> list[tuple[int, InBand]]:
-        """Return those of ``topics`` before messages behind offset ``after``, up to ``until``.
+    def among(
+        self, after: int, until: int, topics: frozenset[Topic] | None
+    ) -> list[tuple[int, InBand]]:
+        """Return those of ``topics``, or of all, before messages after an offset, up to ``until``.
 
         Each with the offset of the message that follows.
         """
         return [
             (offset, hole)
             for offset, hole in self._closed
-            if after < offset <= until and hole.topic in topics
+            if after < offset <= until and (topics is None or hole.topic in topics)
         ]
 
     def forget(self, topic: Topic) -> None:

@@ -8,6 +8,8 @@ the place of that offset in the log.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -19,10 +21,11 @@ from hedgehogd.domain.level2 import Gathering, snapshot_parts
 from hedgehogd.domain.message import Message, intern_topic
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, Record
 from hedgehogd.engine.health import FeedHealth, FeedState
-from hedgehogd.engine.tape import Loss
+from hedgehogd.engine.tape import Loss, Tape
 from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.log.continuity import BOOKS, Continuity, Ends
 from hedgehogd.log.ending import begun
+from hedgehogd.log.errors import LogError
 from hedgehogd.log.trade_gaps import TradeGaps, WaitingTrades
 from hedgehogd.log.window import Window
 from hedgehogd.protocol.frames import encode_text
@@ -30,8 +33,46 @@ from hedgehogd.protocol.frames import encode_text
 _FEED_STATES = {FeedState.LIVE: "live", FeedState.STALE: "stale"}
 
 
-class Appender:
-    """Appends the messages of a tape to the window of one term.
+class Fresh(NamedTuple):
+    """The part of a tape that is not appended yet, as of one turn of the loop.
+
+    Attributes:
+        after: the offset before it.
+        messages: its messages, oldest first; the offset of each is one more than that before.
+        broken: offsets of messages of tickers before which the feed missed some, with the topic.
+        losses: the losses of the tape, oldest first.
+    """
+
+    after: int
+    messages: deque[Message]
+    broken: set[tuple[int, Topic]]
+    losses: deque[Loss]
+
+
+def take_fresh(tape: Tape, after: int, loss: int = 0) -> Fresh:
+    """Return the part of a tape after an offset, at least the one before its oldest message.
+
+    Args:
+        tape: the tape.
+        after: the offset.
+        loss: only losses with a larger number are returned.
+    """
+    broken = {
+        (at, notice.topic)
+        for at, notice in tape.holes(after)
+        if notice.topic.channel == TICKER.topic_channel
+    }
+    return Fresh(after, deque(tape.read_all(after)), broken, deque(tape.losses(loss)))
+
+
+async def begin_appending(
+    window: Window, pipe: Pipe, feed: FeedHealth, ends: Ends, gaps: TradeGaps, *, overlaps: bool,
+    held_with: Callable[[Topic], bool], waiting: WaitingTrades,
+) -> "Appender":  # fmt: skip
+    """Return an appender; the tape is compared with the log in a thread.
+
+    The messages that the tape has now stay with the appender, although some may leave the tape
+    meanwhile: a full tape drops one for each that arrives.
 
     Args:
         window: the window; its owner closes it.
@@ -43,6 +84,30 @@ class Appender:
         held_with: says whether the feed held a topic while the last writer was alive, with messages
             on the tape; then the messages that the tape has after the log's end continue the topic.
         waiting: backfilled trades; the appender takes them.
+    """
+    fresh = take_fresh(pipe.tape, pipe.tape.begin - 1)
+    on_tape = list(fresh.messages)
+    compare = partial(
+        Continuity, ends, on_tape, fresh.after + 1, overlaps=overlaps, now=trio.current_time()
+    )
+    continuity = await trio.to_thread.run_sync(compare)
+    appender = Appender(window, pipe, feed, continuity, fresh, gaps, waiting)
+    reaches = overlaps and (fresh.after == 0 or continuity.reaches)
+    appender.begin(lambda topic: not (reaches and held_with(topic)), may_repeat=overlaps)
+    return appender
+
+
+class Appender:
+    """Appends the messages of a tape to the window of one term; see ``begin_appending``.
+
+    Args:
+        window: the window; its owner closes it.
+        pipe: the tape, and the books that are in step with it.
+        feed: the health of the feed.
+        continuity: compares the log's end with ``fresh``.
+        fresh: the messages of the tape at the start.
+        gaps: the newest gaps in trades of the log.
+        waiting: backfilled trades; the appender takes them.
 
     Attributes:
         overruns: how often messages left the tape before they were appended.
@@ -53,33 +118,40 @@ class Appender:
         window: Window,
         pipe: Pipe,
         feed: FeedHealth,
-        ends: Ends,
+        continuity: Continuity,
+        fresh: Fresh,
         gaps: TradeGaps,
-        *,
-        overlaps: bool,
-        held_with: Callable[[Topic], bool],
         waiting: WaitingTrades,
     ) -> None:
         self.overruns = 0
         self._window = window
         self._pipe = pipe
         self._feed = feed
+        self._continuity = continuity
         self._gaps = gaps
-        self._offset = pipe.tape.begin - 1  # the messages up to here are appended or pending
+        self._fresh = fresh
+        self._offset = fresh.after  # the messages up to here are appended or pending
         self._loss = 0  # the last loss of the tape that is noted
-        self._continuity = Continuity(
-            ends, pipe.tape.read_all(self._offset), overlaps=overlaps, now=trio.current_time()
-        )
-        # Snapshots on the tape up to here may be in the log already, with changes after them.
-        self._books_from = pipe.tape.end if overlaps else self._offset
+        self._books_from = self._offset
         held = pipe.flows.topics or ()
         self._books: dict[Topic, _Begun | None] = {t: None for t in held if t.channel in BOOKS}
-        self._pending: list[Record] = [begun(window.term, pipe.wall_us())]
+        self._pending: list[Record] = []
         self._pending_bytes = 0
         self._waiting = waiting
         self._feed_state = ""
-        reaches = overlaps and (pipe.tape.begin == 1 or self._continuity.reaches)
-        self._lose(lambda topic: not (reaches and held_with(topic)), GapKind.MISSING)
+
+    def begin(self, may_miss: Callable[[Topic], bool], *, may_repeat: bool) -> None:
+        """Begin the term: its first record, and the gaps of topics at the end of the log.
+
+        Args:
+            may_miss: says whether messages of a topic may be missing after the log's end.
+            may_repeat: True if the log may have snapshots that the tape has, with changes after
+                them; then books begin with own snapshots.
+        """
+        self._add(begun(self._window.term, self._pipe.wall_us()))
+        if may_repeat:
+            self._books_from = self._offset + len(self._fresh.messages)
+        self._lose(may_miss, GapKind.MISSING)
         self._note_tickers()
 
     def begin_books(self) -> None:
@@ -143,34 +215,42 @@ class Appender:
         )
 
     def _batches(self) -> Iterator[None]:
-        """Append the messages that the tape has; yield after each batch."""
+        """Append the messages that the tape has; yield after each batch, written or not."""
         self._flush()
-        tape = self._pipe.tape
-        if self._offset < tape.begin - 1:
-            self.overruns += 1
-            self._offset = tape.begin - 1
-            self._lose(lambda _: True, GapKind.UNRECORDED)
-        fresh = tape.read_all(self._offset)
-        tickers = frozenset(m.topic for _, m in fresh if m.topic.channel == TICKER.topic_channel)
-        broken = {(at, notice.topic) for at, notice in tape.holes(self._offset, tickers)}
-        losses = deque(tape.losses(self._loss))
-        now = trio.current_time()
-        for offset, message in fresh:
-            while losses and losses[0].offset <= offset:
-                self._note_loss(losses.popleft())
-            self._offset = offset
-            self._take(offset, message, now, may_miss=(offset, message.topic) in broken)
-            if self._is_full():
-                self._flush()
-                yield
-        while losses:
-            self._note_loss(losses.popleft())
+        count = 0
+        while self._has_fresh():
+            fresh, now = self._fresh, trio.current_time()
+            while fresh.messages:
+                offset, message = self._offset + 1, fresh.messages.popleft()
+                while fresh.losses and fresh.losses[0].offset <= offset:
+                    self._note_loss(fresh.losses.popleft())
+                self._offset = offset
+                self._take(offset, message, now, may_miss=(offset, message.topic) in fresh.broken)
+                count += 1
+                if self._is_full():
+                    self._flush()
+                    yield
+                elif count % limits.LOG_BATCH_RECORDS_MAX == 0:  # the log has most of them
+                    yield
+            while fresh.losses:
+                self._note_loss(fresh.losses.popleft())
         self._flush()
         while taken := self._waiting.take():
             self._pending += self._gaps.fill(*taken, self._pipe.wall_us())
             self._flush()
             yield
         self._note_feed()
+
+    def _has_fresh(self) -> bool:
+        """Say whether messages or losses wait; if none do, look on the tape."""
+        if not (self._fresh.messages or self._fresh.losses):
+            tape = self._pipe.tape
+            if self._offset < tape.begin - 1:
+                self.overruns += 1
+                self._offset = tape.begin - 1
+                self._lose(lambda _: True, GapKind.UNRECORDED)
+            self._fresh = take_fresh(tape, self._offset, self._loss)
+        return bool(self._fresh.messages or self._fresh.losses)
 
     def _take(self, offset: int, message: Message, now: float, *, may_miss: bool) -> None:
         """Add the records of one message; one that is too large is a gap of each of its topics."""
@@ -264,7 +344,11 @@ class Appender:
         A gap and the message after it are in one batch, so the log never has one without the other.
         """
         if self._pending:
-            self._window.append(self._pending)
+            try:
+                self._window.append(self._pending)
+            except LogError:  # the tape keeps the rest, as far as it is large enough
+                self._fresh = Fresh(self._offset, deque(), set(), deque())
+                raise
             self._gaps.note(each for each in self._pending if isinstance(each, GapRecord))
             self._pending, self._pending_bytes = [], 0
 

@@ -171,7 +171,8 @@ class Continuity:
 
     Args:
         ends: the ends of the log's topics at the start of the term.
-        on_tape: the messages on the tape then, with their offsets.
+        on_tape: the messages on the tape then, oldest first.
+        begin: the offset of the first of them; that of each is one more than that before.
         overlaps: True if the process may have received messages that the last writer appended.
         now: seconds of a monotonic clock.
     """
@@ -179,7 +180,8 @@ class Continuity:
     def __init__(
         self,
         ends: Ends,
-        on_tape: Sequence[tuple[int, Message]] = (),
+        on_tape: Sequence[Message] = (),
+        begin: int = 1,
         *,
         overlaps: bool = True,
         now: float = 0.0,
@@ -196,7 +198,7 @@ class Continuity:
         self._known = ends.topics()
         self._gapped = ends.gapped()
         by_topic: dict[Topic, list[tuple[int, Message]]] = {}
-        for offset, message in on_tape:
+        for offset, message in enumerate(on_tape, begin):
             by_topic.setdefault(message.topic, []).append((offset, message))
         if overlaps:
             self._begin_numbered(ends, by_topic)

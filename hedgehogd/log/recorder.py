@@ -23,7 +23,7 @@ from hedgehogd.engine.health import FeedHealth, HistoryHealth, HistoryState
 from hedgehogd.fanout.pipe import Pipe
 from hedgehogd.log.agreement import agree, write_names
 from hedgehogd.log.allocation import Bounds
-from hedgehogd.log.appender import Appender
+from hedgehogd.log.appender import Appender, begin_appending
 from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
 from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.archiver import Archiver, Kept
@@ -277,7 +277,7 @@ class Recorder:
                 nursery.start_soon(partial(keep_lease, window, lease_s=self._place.lease_s))
                 read = partial(read_ends, directory, self._place.archive)
                 ends, gaps = await _in_thread(read)
-                appender = Appender(
+                appender = await begin_appending(
                     window, self._pipe, self._feed, ends, gaps, overlaps=self._overlaps,
                     held_with=self._was_held, waiting=self._waiting,
                 )  # fmt: skip

@@ -42,6 +42,7 @@ def test_behind_a_hole_the_record_begins_anew():
     assert told(tape) == [(3, b"gap", 4)]
     assert told(tape, 2, 3) == [(3, b"gap", 4)]
     assert told(tape, 3) == told(tape, 0, 2) == told(tape, topics=TICKS) == []
+    assert [(3, ALL)] == [(offset, hole.topic) for offset, hole in tape.holes(0)]
 
 
 def test_a_hole_leaves_with_what_follows_on_it():

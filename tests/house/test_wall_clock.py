@@ -38,7 +38,7 @@ READERS = {
     "history/recorder.py Recorder._looks_back": "retention is an age of stored messages",
     "history/recorder.py Recorder._write": "the store has places by receive time",
     "history/recorder.py Recorder.take_book": "the store has places by receive time",
-    "log/appender.py Appender.__init__": "the receive time of a record",
+    "log/appender.py Appender.begin": "the receive time of a record",
     "log/appender.py Appender._batches": "the receive time of a record",
     "log/appender.py Appender._lose": "the receive time of a record",
     "log/appender.py Appender._note_feed_state": "the receive time of a record",

@@ -8,6 +8,7 @@ from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, TradeRecord
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import FeedState
+from hedgehogd.log.continuity import Continuity
 from hedgehogd.log.errors import WindowFull
 from hedgehogd.log.window import Window
 from tests.fakes import make_message
@@ -18,6 +19,7 @@ from tests.log.instances import (
     HEARTBEAT,
     LEVEL2,
     MATCHES,
+    READING,
     TICKER,
     WRITING,
     Instance,
@@ -395,3 +397,81 @@ async def test_trades_fill_each_gap_once(tmp_path, autojump_clock, nursery):
     known = [each.id for each in archived(tmp_path) if isinstance(each, GapRecord)]
 
     assert known[::-1] == [t.gap_id for t in archived(tmp_path) if isinstance(t, TradeRecord)]
+
+
+class Turns(trio.abc.Instrument):
+    """Counts messages in each turn of a task.
+
+    Attributes:
+        most: the largest count of a turn.
+        count: messages of this turn.
+    """
+
+    def __init__(self):
+        self.most = self.count = 0
+
+    def after_task_step(self, task):
+        self.most, self.count = max(self.most, self.count), 0
+
+
+async def test_a_start_compares_its_tape_in_short_turns(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """Also where the log has all of its messages; the comparison itself runs in a thread."""
+    monkeypatch.setattr(limits, "LOG_BATCH_RECORDS_MAX", 50)
+    turns, plain, threads, in_thread = Turns(), Continuity.admit, [], trio.to_thread.run_sync
+
+    def admit(self, *arguments, **options):
+        turns.count += 1
+        return plain(self, *arguments, **options)
+
+    async def run_sync(function, **options):
+        threads.append(getattr(function, "func", None))
+        return await in_thread(function, **options)
+
+    monkeypatch.setattr(Continuity, "admit", admit)
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    first, second = Instance(tmp_path), Instance(tmp_path)
+    await nursery.start(first.run)
+    await trio.sleep(1)
+    await nursery.start(second.run)
+    sent = [trade(n) for n in range(1, 1_001)]
+    await first.publish(*sent)
+    await second.publish(*sent)
+    await trio.sleep(2)
+    assert (WRITING, READING) == (first.health.state, second.health.state)
+    turns.most = turns.count = 0
+    trio.lowlevel.add_instrument(turns)
+    await first.stop()
+    trio.lowlevel.remove_instrument(turns)
+    await second.publish(trade(1_001))
+    await trio.sleep(1)
+    await second.stop()
+
+    assert Continuity in threads
+    assert 50 == turns.most
+    assert [*range(1, 1_002)] == trades(tmp_path)
+
+
+async def test_messages_that_leave_the_tape_while_it_is_compared_are_appended(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """A full tape drops one for each that arrives: each start would have gaps."""
+    here = Instance(tmp_path, tape_bytes=20_000)
+    for n in range(1, 101):
+        await here.publish(trade(n), beat(n))
+    begin = here.pipe.tape.begin
+    in_thread = trio.to_thread.run_sync
+
+    async def run_sync(function, **options):
+        if getattr(function, "func", None) is Continuity:
+            for n in range(101, 110):
+                await here.publish(trade(n), beat(n))
+        return await in_thread(function, **options)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    await here.record(nursery, trade(110))
+
+    assert 1 < begin < here.pipe.tape.begin - 10
+    assert [*range((begin + 2) // 2, 111)] == trades(tmp_path)
+    assert (0, []) == (here.health.overruns, gaps(tmp_path))

@@ -57,6 +57,10 @@ def on_tape(*messages):
     return list(enumerate(messages, 1))
 
 
+def plain(found):
+    return [message for _, message in found]
+
+
 @pytest.mark.parametrize(
     ("message", "number"),
     [
@@ -113,7 +117,7 @@ def test_the_last_numbers_are_noted():
 def test_a_tape_continues_a_dense_channel(logged, tape, expected):
     """Each number once: the place of the log's end on the tape decides."""
     found = on_tape(*map(trade, tape))
-    continuity = Continuity(ends_of(*map(trade, logged)), found)
+    continuity = Continuity(ends_of(*map(trade, logged)), plain(found))
 
     assert expected == admitted(continuity, found)
 
@@ -123,7 +127,7 @@ def test_a_message_without_a_number_has_the_place_of_those_around_it():
     order = make_message("full", kind="activate")
     logged = [make_message("full", sequence=n) for n in range(limits.LOG_COMPARED_NUMBERS_MAX)]
     found = on_tape(order, *logged, order)
-    continuity = Continuity(ends_of(*logged), found)
+    continuity = Continuity(ends_of(*logged), plain(found))
 
     assert [order.payload] == admitted(continuity, found)
 
@@ -157,10 +161,10 @@ def test_numbers_that_are_late_are_repeats_for_a_while():
     after = limits.LOG_LATE_MAX_S + 1
     for tape in ([1], []):
         found = on_tape(*map(trade, tape))
-        continuity = Continuity(ends_of(*map(trade, (1, 2, 3))), found)
+        continuity = Continuity(ends_of(*map(trade, (1, 2, 3))), plain(found))
         assert [] == admitted(continuity, found)
         assert [4, 2] == admitted(continuity, list(enumerate(map(trade, (2, 3, 4, 2)), 2)), 1)
-        continuity = Continuity(ends_of(*map(trade, (1, 2, 3))), found)
+        continuity = Continuity(ends_of(*map(trade, (1, 2, 3))), plain(found))
         assert [] == admitted(continuity, found)
         assert [2] == admitted(continuity, [(2, trade(2))], after)
 
@@ -177,7 +181,7 @@ def test_numbers_that_are_late_are_repeats_for_a_while():
 def test_every_number_before_the_logs_end_may_be_late(logged, tape, later, expected):
     """While they rise: one of them may be missing in the log, as a gap."""
     found = on_tape(*map(trade, tape))
-    continuity = Continuity(ends_of(*map(trade, logged)), found)
+    continuity = Continuity(ends_of(*map(trade, logged)), plain(found))
     assert [] == admitted(continuity, found)
 
     assert expected == admitted(continuity, list(enumerate(map(trade, later), 1 + len(tape))), 1)
@@ -186,7 +190,7 @@ def test_every_number_before_the_logs_end_may_be_late(logged, tape, later, expec
 def test_a_ticker_that_the_log_has_ends_no_gap():
     """The feed was lost before the log's end: the last writer had the messages."""
     found = on_tape(ticker(3), ticker(7))
-    continuity = Continuity(ends_of(ticker(3), ticker(5), ticker(7)), found)
+    continuity = Continuity(ends_of(ticker(3), ticker(5), ticker(7)), plain(found))
     assert [] == continuity.admit(1, found[0][1], 0.0)
     assert [] == continuity.admit(2, found[1][1], 0.0, may_miss=True)
     assert [9] == admitted(continuity, [(3, ticker(9))])
@@ -203,7 +207,7 @@ def test_the_tape_reaches_the_log_by_any_message():
         ([beat("a")], [], True), ([trade(1)], [trade(3)], False), ([], [trade(3)], False),
     ]:  # fmt: skip
         found = on_tape(*tape)
-        assert reaches is Continuity(ends_of(*logged), found).reaches
+        assert reaches is Continuity(ends_of(*logged), plain(found)).reaches
 
 
 def test_a_gap_at_the_logs_end_is_not_repeated():
@@ -226,7 +230,7 @@ def test_a_gap_at_the_logs_end_is_not_repeated():
 def test_numbers_that_fall_on_the_tape_are_no_late_ones():
     """They began again here after the log's end."""
     found = on_tape(trade(8), trade(9))
-    continuity = Continuity(ends_of(trade(8), trade(9)), found)
+    continuity = Continuity(ends_of(trade(8), trade(9)), plain(found))
     assert [] == admitted(continuity, found)
 
     assert [1, 2] == admitted(continuity, [(3, trade(1)), (4, trade(2))])
@@ -246,7 +250,7 @@ def test_a_tape_that_began_after_the_log_repeats_the_last_number_alone(
 ):
     """No other message of it can be in the log, with any number."""
     found = on_tape(*map(trade, tape))
-    continuity = Continuity(ends_of(*map(trade, logged)), found, overlaps=False)
+    continuity = Continuity(ends_of(*map(trade, logged)), plain(found), overlaps=False)
     found += list(enumerate(map(trade, later), len(found) + 1))
 
     assert expected == admitted(continuity, found)
@@ -272,7 +276,7 @@ def test_a_tape_that_began_after_the_log_repeats_the_last_number_alone(
 def test_messages_without_numbers_are_compared(logged, tape, expected):
     """Byte for byte, in their order; no clock decides."""
     found = on_tape(*map(beat, tape))
-    continuity = Continuity(ends_of(*map(beat, logged)), found)
+    continuity = Continuity(ends_of(*map(beat, logged)), plain(found))
 
     assert [beat(text).payload for text in expected] == admitted(continuity, found)
 
@@ -281,7 +285,7 @@ def test_messages_without_numbers_are_compared(logged, tape, expected):
 def test_equal_messages_are_counted_as_far_as_the_log_is_compared(count, expected, monkeypatch):
     """The status is the same for hours: a tape may have more of them than are compared."""
     found = on_tape(*map(beat, "a" * 199 + "b")) if count == 64 else on_tape(*map(beat, "a" * 200))
-    continuity = Continuity(ends_of(*map(beat, "a" * count)), found)
+    continuity = Continuity(ends_of(*map(beat, "a" * count)), plain(found))
 
     assert expected == len(admitted(continuity, found))
 
@@ -293,7 +297,7 @@ def test_messages_without_numbers_may_be_late():
         ("a", "bbbcd", 1, "bd"), ("", "abe", 1, "e"), ("a", "bb", limits.LOG_LATE_MAX_S, "bb"),
     ]:  # fmt: skip
         found = on_tape(*map(beat, tape))
-        continuity = Continuity(logged, found)
+        continuity = Continuity(logged, plain(found))
         assert [] == admitted(continuity, found)
         found = list(enumerate(map(beat, later), 2))
         assert [beat(text).payload for text in expected] == admitted(continuity, found, now)
@@ -302,7 +306,7 @@ def test_messages_without_numbers_may_be_late():
 def test_a_tape_that_began_after_the_log_is_not_compared():
     """The status of the exchange is the same for hours."""
     found = on_tape(*map(beat, "aa"))
-    continuity = Continuity(ends_of(*map(beat, "aaa")), found, overlaps=False)
+    continuity = Continuity(ends_of(*map(beat, "aaa")), plain(found), overlaps=False)
 
     assert [beat("a").payload] * 2 == admitted(continuity, found)
 
@@ -310,7 +314,7 @@ def test_a_tape_that_began_after_the_log_is_not_compared():
 def test_books_are_not_compared():
     """They begin again with a snapshot."""
     found = on_tape(make_message("level2"), make_message("level2"))
-    continuity = Continuity(ends_of(make_message("level2")), found)
+    continuity = Continuity(ends_of(make_message("level2")), plain(found))
 
     assert 2 == len(admitted(continuity, found))
 
@@ -396,8 +400,7 @@ def test_any_succession_keeps_each_message_once():
             is_fresh = chance.random() < 0.2  # it began after the last writer had ended
             begin = at if is_fresh else chance.randrange(max(0, at - 200), at + 1)
             now_at = at if is_fresh else max(begin, at + chance.randrange(-3, 20))
-            tape = list(enumerate(sent[begin:now_at], 1))
-            continuity = Continuity(ends, tape, overlaps=not is_fresh)
+            continuity = Continuity(ends, sent[begin:now_at], overlaps=not is_fresh)
             until = min(len(sent), max(at, now_at) + chance.randrange(1, 200))
             until += 4 if 50 < until % 100 <= 54 else 0
             for offset, message in enumerate(sent[begin:until], 1):

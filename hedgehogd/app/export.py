@@ -1,12 +1,12 @@
 """``hedgehogd export``: write a part of the recorded past into a file, as CSV or lines of JSON."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from hedgehogd.app.past_files import open_past
-from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.message import Message
@@ -15,7 +15,7 @@ from hedgehogd.log.past_reader import PastReader
 from hedgehogd.protocol.csv import header, lines, rows
 from hedgehogd.recovery.history_port import PastGap, PastStretch
 
-FORMATS = ("ndjson", "csv")
+_GAPS_SHOWN_MAX = 20
 
 
 class Export(NamedTuple):
@@ -26,7 +26,7 @@ class Export(NamedTuple):
         topic: channel and product.
         since_us: earliest receive time, µs since the epoch, included; 0 for all.
         until_us: receive time of the end, excluded; ``NEVER_US`` for all.
-        format: one of ``FORMATS``.
+        format: ``ndjson`` or ``csv``.
         file: the path of the file; ``-`` for standard output.
     """
 
@@ -137,3 +137,21 @@ def _has_gap(wish: Export, gap: PastGap) -> bool:
 
 def _bytes(messages: list[Message], form: str) -> bytes:
     return rows(messages) if form == "csv" else lines(messages)
+
+
+def report(gaps: Sequence[PastGap], out: TextIO) -> None:
+    """Print the gaps that remain, the first ones singly."""
+    if not gaps:
+        return
+    print(f"{len(gaps)} gaps remain:" if len(gaps) > 1 else "1 gap remains:", file=out)
+    for gap in gaps[:_GAPS_SHOWN_MAX]:
+        print(f"  {gap.kind}: {_numbers_of(gap)}, noted {to_text(gap.received_us)}", file=out)
+    if len(gaps) > _GAPS_SHOWN_MAX:
+        print(f"  and {len(gaps) - _GAPS_SHOWN_MAX} more", file=out)
+
+
+def _numbers_of(gap: PastGap) -> str:
+    if gap.first is None:
+        return "unknown numbers"
+    unit = "trade id" if gap.topic.channel == MATCHES.topic_channel else "sequence"
+    return f"{unit} {gap.first}" if gap.first == gap.last else f"{unit}s {gap.first} to {gap.last}"

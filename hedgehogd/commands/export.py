@@ -5,17 +5,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hedgehogd.app.export import FORMATS, Export, export
 from hedgehogd.commands.arguments import Parser, new_parser
 from hedgehogd.commands.time_range import add_time_range, directory_of, joined
-from hedgehogd.domain.channel import BY_ALIAS, MATCHES
+from hedgehogd.domain.channel import BY_ALIAS
 from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
-from hedgehogd.domain.instant import to_text
 from hedgehogd.domain.product import is_product_id
-from hedgehogd.recovery.history_port import PastGap
 from hedgehogd.settings.load import nearest
 
-_GAPS_SHOWN_MAX = 20
+FORMATS = ("ndjson", "csv")
 _SUFFIXES = {"": "ndjson", ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
@@ -76,31 +73,13 @@ def run(argv: Sequence[str]) -> int:
     if not is_product_id(pair):
         raise OperatorError(f"{pair!r} is not a pair like BTC-USD", EXIT_USAGE)
     form = arguments.format or _format_of(arguments.file)
+    from hedgehogd.app.export import Export, export, report
+
     directory = directory_of(arguments.history, arguments.config)
     since, until = arguments.since, arguments.until
     wish = Export(directory, channel.topic(pair), since, until, form, arguments.file)
     exported = export(wish, sys.stderr)
     if arguments.file != "-":
         print(f"{exported.messages} messages in {arguments.file}", file=sys.stderr)
-    _report(exported.gaps)
+    report(exported.gaps, sys.stderr)
     return 1 if exported.gaps and arguments.strict else 0
-
-
-def _report(gaps: Sequence[PastGap]) -> None:
-    """Print the gaps to stderr, the first ones singly."""
-    if not gaps:
-        return
-    print(f"{len(gaps)} gaps remain:" if len(gaps) > 1 else "1 gap remains:", file=sys.stderr)
-    for gap in gaps[:_GAPS_SHOWN_MAX]:
-        print(
-            f"  {gap.kind}: {_numbers_of(gap)}, noted {to_text(gap.received_us)}", file=sys.stderr
-        )
-    if len(gaps) > _GAPS_SHOWN_MAX:
-        print(f"  and {len(gaps) - _GAPS_SHOWN_MAX} more", file=sys.stderr)
-
-
-def _numbers_of(gap: PastGap) -> str:
-    if gap.first is None:
-        return "unknown numbers"
-    unit = "trade id" if gap.topic.channel == MATCHES.topic_channel else "sequence"
-    return f"{unit} {gap.first}" if gap.first == gap.last else f"{unit}s {gap.first} to {gap.last}"

@@ -19,8 +19,8 @@ ALLOWED = {
     "typing_extensions": "msgspec imports it",
 }
 WITH_MSGSPEC = {"status", "export", "store"}
-# Measured with Python 3.11: config 92, status 149, export 140. Other versions of Python differ by
-# some modules of their own; the daemon imports 900.
+# Measured with Python 3.11: config 97, status 142, export 163, export --help 94. Other versions of
+# Python differ by some modules of their own; the daemon imports 900.
 MODULES_MAX = 130
 MODULES_WITH_MSGSPEC_MAX = 170
 
@@ -88,7 +88,7 @@ def test_a_short_command_imports_few_modules(imported, archive, words, status):
     command, *rest = words.replace("ARCHIVE", archive).split()
     found, modules = imported(command, *rest)
     allowed, most = set(), MODULES_MAX
-    if command in WITH_MSGSPEC:
+    if command in WITH_MSGSPEC and words != "export --help":  # which reads no archive
         allowed, most = set(ALLOWED), MODULES_WITH_MSGSPEC_MAX
 
     assert found == status

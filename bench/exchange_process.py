@@ -40,7 +40,7 @@ CHANNEL_OF = {"ticker": TICKER, "match": MATCHES, "last_match": MATCHES, "l2upda
 
 def make(schedule: Path, seconds: int) -> None:
     """Write the schedule and the state."""
-    products = products_for(names(Random(SEED)))[:PRODUCTS]  # noqa: S311  # a market
+    products = products_for(names(Random(SEED)))[:PRODUCTS]  # a market
     market = Market(SEED, START_NS, products, RATE)
     wanted = {(channel.name, product.id) for channel in CHANNELS for product in products}
     state = [market.initial_state(*each) for each in sorted(wanted)]

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from hedgehogd.app.past_files import open_past
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import (
     BY_ALIAS,
     BY_TOPIC_CHANNEL,
@@ -137,7 +138,7 @@ class Stretch:
                 self._stretches = self._reader.stretches(wish.since_us, wish.until_us)
                 self._topics = self._choose()
                 self._skip_to_begin()
-                self._begin_us = self._first_time()
+                self._begin_us = self._before_us = self._first_time()
         except BaseException:
             self._reader.close()
             raise
@@ -158,57 +159,81 @@ class Stretch:
 
     def _timeline(self) -> Iterator[Due]:
         with self._readable():
-            yield from self._books()
+            place = self._stretches[0].after
+            for change, topics in self._changes_of_books(None, place, self._stretches[0]):
+                before_s = (change.received_us - self._begin_us) / _US
+                yield Due(min(_BEFORE_S, before_s), change, topics)
             simple = {t: each for t, each in self._topics.items() if t.channel != _FULL}
-            for page in self._all_pages():
-                self._account(page.gaps)
-                for message in page.messages:
-                    topics = simple.get(message.topic) if message.also is None else None
-                    if topics is None:
-                        topics = self._receiving(message)
-                    if topics:
-                        self.messages += 1
-                        due_s = (message.received_us - self._begin_us) / _US
-                        yield Due(due_s if due_s > 0 else 0.0, message, topics)
+            is_behind = False  # messages after ``place`` were left out, of books perhaps
+            for stretch in self._stretches:
+                is_behind |= stretch.after > place
+                for page in self._pages(self._topics.keys(), stretch):
+                    self._account([gap for gap in page.gaps if self._has_gap(gap)])
+                    for message in page.messages:
+                        if not self._is_then(message.received_us):
+                            is_behind = True
+                            continue
+                        due_s = self._due_s(message.received_us)
+                        if is_behind:
+                            is_behind = False
+                            changes = self._changes_of_books(place, message.id - 1, stretch)
+                            for change, topics in changes:
+                                yield Due(due_s, change, topics)
+                        place = message.id
+                        receiving = simple.get(message.topic) if message.also is None else None
+                        topics = self._receiving(message) if receiving is None else receiving
+                        if topics:
+                            self.messages += 1
+                            yield Due(due_s, message, topics)
 
-    def _books(self) -> Iterator[Due]:
-        """Yield the initial state of the books: snapshots, and the updates up to the stretch.
+    def _is_then(self, received_us: int) -> bool:
+        return self._wish.since_us <= received_us < self._wish.until_us
 
-        A book without a snapshot before the stretch begins with its first message in it.
+    def _has_gap(self, gap: PastGap) -> bool:
+        """Say whether a gap may be of the wanted times; of lost records the times are not known."""
+        return gap.is_undated or self._is_then(gap.received_us)
+
+    def _due_s(self, received_us: int) -> float:
+        """Return when the next message of the stretch is due, in seconds after the first one.
+
+        Where the clock was set, the pace goes on from the message before.
         """
-        begin = self._stretches[0].after
-        starts: dict[Topic, int] = {}
-        for topic in self._topics:
-            if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
-                snapshot = self._reader.snapshot_before(topic, begin)
-                if snapshot is not None:
-                    starts[topic] = snapshot.id
-                    yield self._initial(snapshot, [topic])
-        if starts:
-            for page in self._pages(starts.keys(), PastStretch(min(starts.values()), begin)):
-                self._account([gap for gap in page.gaps if gap.place > starts[gap.topic]])
-                for message in page.messages:
-                    topics = [
-                        topic
-                        for topic in (message.topic, message.also)
-                        if topic is not None and message.id > starts.get(topic, message.id)
-                    ]
-                    if topics:
-                        yield self._initial(message, topics)
+        before_us, self._before_us = self._before_us, received_us
+        if abs(received_us - before_us) > limits.REPLAY_STEP_S * _US:
+            self._begin_us += received_us - before_us
+        return max(0.0, (received_us - self._begin_us) / _US)
 
-    def _all_pages(self) -> Iterator[PastPage]:
-        """Yield page after page of the messages and gaps with times of the stretch."""
-        since_us, until_us = self._wish.since_us, self._wish.until_us
-        topics = frozenset(self._topics)
-        for stretch in self._stretches:
-            for page in self._pages(topics, stretch):
-                page.messages = [m for m in page.messages if since_us <= m.received_us < until_us]
-                page.gaps = [
-                    gap
-                    for gap in page.gaps
-                    if gap.is_undated or since_us <= gap.received_us < until_us
-                ]
-                yield page
+    def _changes_of_books(
+        self, after: int | None, place: int, stretch: PastStretch
+    ) -> Iterator[tuple[Message, tuple[Topic, ...]]]:
+        """Yield the messages between the states of the books at ``after`` and at ``place``.
+
+        These are the newest snapshots and the updates after them. With None for ``after``, a book
+        without a snapshot is left out: it begins with its first message in the stretch. Gaps before
+        the stretch are counted.
+        """
+        starts: dict[Topic, int] = {}
+        for topic, receiving in self._topics.items():
+            if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
+                snapshot = self._reader.snapshot_before(topic, place)
+                if snapshot is not None and (after is None or snapshot.id > after):
+                    starts[topic] = snapshot.id
+                    yield snapshot, receiving
+                elif after is not None:
+                    starts[topic] = after
+        if not starts:
+            return
+        for page in self._pages(starts.keys(), PastStretch(min(starts.values()), place)):
+            self._account([g for g in page.gaps if starts[g.topic] < g.place <= stretch.after])
+            for message in page.messages:
+                topics = tuple(
+                    each
+                    for topic in (message.topic, message.also)
+                    if topic is not None and message.id > starts.get(topic, message.id)
+                    for each in self._topics[topic]
+                )
+                if topics:
+                    yield message, topics
 
     def _pages(self, topics: Iterable[Topic], stretch: PastStretch) -> Iterator[PastPage]:
         """Yield page after page; the last one has no messages after the end of the stretch."""
@@ -222,14 +247,6 @@ class Stretch:
             yield page
             if page.is_last:
                 break
-
-    def _initial(self, message: Message, recorded: Iterable[Topic]) -> Due:
-        """Return a message of the ``recorded`` topics from before the stretch, due at once."""
-        return Due(
-            min(_BEFORE_S, (message.received_us - self._begin_us) / _US),
-            message,
-            tuple(each for topic in recorded for each in self._topics[topic]),
-        )
 
     def _receiving(self, message: Message) -> tuple[Topic, ...]:
         """Return the topics that receive ``message``; of ``full``, ``matches`` gets only trades."""
@@ -299,10 +316,11 @@ class Stretch:
         Raises:
             OperatorError: the stretch has no message.
         """
-        for page in self._all_pages():
-            for message in page.messages:
-                if self._receiving(message):
-                    return message.received_us
+        for stretch in self._stretches:
+            for page in self._pages(self._topics.keys(), stretch):
+                for message in page.messages:
+                    if self._is_then(message.received_us) and self._receiving(message):
+                        return message.received_us
         raise self._nothing()
 
     def _nothing(self, of: str = "") -> OperatorError:

@@ -324,21 +324,45 @@ def test_a_snapshot_of_two_topics_begins_the_books_of_both(tmp_path, channels, i
         assert [m.type for m in sent[:1]] == (["snapshot"] if is_chosen else [])
 
 
-def test_both_eras_of_a_clock_are_replayed(tmp_path):
-    """Messages of a clock that was set back are due at once, not before the stretch."""
-    years_us = 3 * 365 * 86_400 * US
+YEARS_US = 3 * 365 * 86_400 * US
+
+
+@pytest.mark.parametrize("step_us", [YEARS_US, -YEARS_US])
+def test_both_eras_of_a_clock_are_replayed_at_the_pace(tmp_path, step_us):
+    """A replay would wait for years where the clock was set forward, and for nothing after that."""
     records = [
-        archive.match(n, received_us=archive.NOW + n * US + (years_us if n < 4 else 0))
+        archive.match(n, received_us=archive.NOW + n * US + (step_us if n < 4 else 0))
         for n in range(1, 6)
     ]
     archive.write(tmp_path, records, each=1)
-    found = played(Stretch(Replay(tmp_path, archive.NOW, NEVER_US)))
-    early = played(Stretch(Replay(tmp_path, archive.NOW, archive.NOW + 5 * US)))
+    found = played(Stretch(Replay(tmp_path, 0, NEVER_US)))
+    late = played(Stretch(Replay(tmp_path, archive.NOW, archive.NOW + 5 * US)))
 
     assert [(each.message.trade_id, each.due_s) for each in found] == [
-        (1, 0), (2, 1), (3, 2), (4, 0), (5, 0),
+        (1, 0), (2, 1), (3, 2), (4, 2), (5, 3),
     ]  # fmt: skip
-    assert [each.message.trade_id for each in early] == [4]
+    assert [each.message.trade_id for each in late] == [4]
+
+
+@pytest.mark.parametrize("each", [1, 9])
+@pytest.mark.parametrize("snapshots", [(1,), (1, 4)])
+def test_a_book_changes_by_its_messages_of_other_times(tmp_path, each, snapshots):
+    """The clock was set for a while; the subscriber's book would miss the changes of that while."""
+    records = []
+    for n in range(1, 10):
+        record = archive.book(n, "snapshot" if n in snapshots else "l2update")
+        record.received_us += YEARS_US if n in {3, 4, 6, 9} else 0
+        records.append(record)
+    lost = archive.gap(None, None, 820, archive.NOW + 8 * US + YEARS_US, records[0].topic)
+    archive.write(tmp_path, sorted([*records, lost], key=lambda record: record.id), each=each)
+    stretch = Stretch(Replay(tmp_path, archive.NOW, archive.NOW + 20 * US))
+    found = played(stretch)
+
+    expected = [1, 2, *([3, 4] if snapshots == (1,) else [4]), 5, 6, 7, 8]
+    assert [due.message.id // 100 for due in found] == expected
+    due_s = {1: 0, 2: 1, 3: 4, 4: 4, 5: 4, 6: 6, 7: 6, 8: 7}
+    assert [due.due_s for due in found] == [due_s[n] for n in expected]
+    assert (stretch.messages, stretch.gaps) == (5, {})
 
 
 def test_retention_that_overtakes_the_replay_is_a_gap(tmp_path, monkeypatch):

@@ -94,7 +94,11 @@ async def test_a_successor_continues_without_gap_and_repeat(tmp_path, autojump_c
     assert [] == gaps(tmp_path)
 
 
-@pytest.mark.parametrize("topic", [STATUS, HEARTBEAT, Topic("rfq_matches", BTC)], ids=str)
+@pytest.mark.parametrize(
+    "topic",
+    [STATUS, HEARTBEAT, *(Topic(channel, BTC) for channel in ("rfq_matches", "auctionfeed"))],
+    ids=str,
+)
 @pytest.mark.parametrize("off_s", [-3600, 3 * 365 * 86_400], ids=["behind", "ahead"])
 async def test_a_clock_that_was_set_loses_no_message(
     topic, off_s, tmp_path, autojump_clock, nursery
@@ -107,6 +111,31 @@ async def test_a_clock_that_was_set_loses_no_message(
     await second.record(nursery, *sent[6:])
 
     assert [each.payload for each in sent] == payloads(tmp_path)
+
+
+async def test_receive_times_are_the_clocks(tmp_path, autojump_clock, nursery):
+    """A clock that was years ahead for a moment dates no later record; ids rise all the same."""
+    ahead, after = Instance(tmp_path), Instance(tmp_path)
+    ahead.off_s = 3 * 365 * 86_400
+    times = []
+
+    async def record(instance, *numbers):
+        await nursery.start(instance.run)
+        await trio.sleep(1)
+        for number in numbers:
+            times.append(instance.wall_us())
+            await instance.publish(trade(number))
+            await trio.sleep(1)
+        await instance.stop()
+
+    await record(ahead, 1)
+    await record(after, 2, 3)
+    found = messages(tmp_path, MATCHES)
+
+    assert [1, 2, 3] == [each.trade_id for each in found]
+    assert times == [each.received_us for each in found]
+    assert found[0].id < found[1].id
+    assert times[0] > times[1]
 
 
 async def test_numbers_that_begin_again_are_kept(tmp_path, autojump_clock, nursery):
@@ -349,6 +378,18 @@ def move_archive(place):
     place.archive.mkdir()
 
 
+def restore_archive(place):
+    """Put a copy in its place, as a restored backup does."""
+    copy = place.archive.with_name("copy")
+    shutil.copytree(place.archive, copy)
+    delete_archive(place)
+    copy.rename(place.archive)
+
+
+def delete_lock(place):
+    (place.archive / files.LOCK).unlink()
+
+
 def delete_window(place):
     shutil.rmtree(place.window)
 
@@ -363,8 +404,8 @@ def delete_both(place):
     delete_window(place)
 
 
-FAULTS = [delete_archive, delete_files, delete_catalogue, move_archive, delete_window, empty_window,
-    delete_both]  # fmt: skip
+FAULTS = [delete_archive, delete_files, delete_catalogue, delete_lock, move_archive,
+    restore_archive, delete_window, empty_window, delete_both]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -1,5 +1,9 @@
 """The lock of the writer."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from hedgehogd.log.archive import files
@@ -31,3 +35,61 @@ def test_a_directory_that_is_absent_is_an_error(tmp_path):
     """Of the archive."""
     with pytest.raises(ArchiveError, match="No such file"):
         Lock(tmp_path / "absent")
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_refusals_cost_no_descriptors(tmp_path):
+    """A candidate tries four times a second, for months."""
+    lock = Lock(tmp_path)
+    before = descriptors()
+    for _ in range(20):
+        with pytest.raises(ArchiveLocked):
+            Lock(tmp_path)
+    assert before == descriptors()
+    lock.release()
+
+
+HOLDING = """\
+import sys, time
+from pathlib import Path
+from hedgehogd.log.archive.lock import Lock
+lock = Lock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_process_holds_it_no_longer(tmp_path):
+    """However it ends."""
+    words = [sys.executable, "-c", HOLDING, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=Path.cwd()) as process:
+        assert b"held\n" == process.stdout.readline()
+        with pytest.raises(ArchiveLocked):
+            Lock(tmp_path)
+        process.kill()
+    Lock(tmp_path).release()
+
+
+def test_it_is_not_inherited(tmp_path):
+    """A program that the daemon starts must not hold it after the daemon's end."""
+    lock = Lock(tmp_path)
+    with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
+        lock.release()
+        Lock(tmp_path).release()
+        child.kill()
+
+
+def test_a_file_that_cannot_be_locked_is_an_error(tmp_path, monkeypatch):
+    """Some file systems have no locks; nothing stays open."""
+
+    def no_locks(descriptor, how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    before = descriptors()
+    with pytest.raises(ArchiveError, match="Operation not supported"):
+        Lock(tmp_path)
+    assert before == descriptors()

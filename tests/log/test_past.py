@@ -71,6 +71,32 @@ async def test_a_page_that_cannot_change_is_read_once(past, tmp_path, monkeypatc
     assert await past.page([BTC], 1700) is not last
 
 
+async def test_a_reader_that_is_cancelled_disturbs_no_other(past, kept):
+    """A subscriber leaves while its page is read; the next one gets its own."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await past.page([BTC], 0)
+
+    with trio.fail_after(5):
+        assert 19 == len((await past.page([BTC], 0)).messages)
+
+
+@pytest.mark.parametrize("value", [-1, 2**63, -(2**63) - 1, 10**40])
+async def test_a_value_that_no_archive_has_is_answered(past, kept, value):
+    """It is before or after all records; the reader is shared, and stays open."""
+    await past.page([BTC], 0)
+    reader = past._reader
+    is_before = value < 0
+
+    assert len((await past.page([BTC], value)).messages) == (19 if is_before else 0)
+    assert len((await past.page_before([BTC], value)).messages) == (0 if is_before else 19)
+    assert (await past.find(BTC, value) is None) == is_before
+    assert await past.snapshot_before(BTC, value) is None
+    assert await past.trades("BTC-USD", value, value) == {}
+    assert await past.stretches(value, value) == []
+    assert past._reader is reader
+
+
 async def test_kept_pages_are_bounded_in_bytes(tmp_path, monkeypatch):
     """64 pages of snapshots would fill the memory."""
     monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 4)

@@ -108,7 +108,7 @@ def log_files(settings: Settings, directory: Path, runtime: str) -> LogFiles:
 
 
 def names_of(settings: Settings) -> dict[str, str]:
-    """Return what all instances that share a log must have in common: pairs and channels."""
+    """Return the pairs and channels, which must be the same in all instances that share a log."""
     return {
         "pairs": ",".join(sorted(settings.feed_pairs)),
         "channels": ",".join(sorted(settings.feed_channels)),

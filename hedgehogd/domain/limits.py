@@ -364,51 +364,33 @@ INSTANCES_LOOK_S = 5.0
 # Seconds for which the collected answers of all instances are cached.
 INSTANCES_KEEP_S = 0.5
 
-# Bytes, or seconds since its first message, after which a block of history is sealed.
-BLOCK_BYTES = 64 * 1024
-BLOCK_AGE_S = 10.0
-# Bytes of one unpacked block: one message may exceed BLOCK_BYTES, up to the largest upstream
+# Bytes of one unpacked block of the store of older versions: one message may be the largest upstream
 # message that can be configured.
 BLOCK_INFLATED_BYTES_MAX = 1024 * 1024 * 1024
-# Seconds between two writes of history to the store; at most a second may be unwritten.
+# Seconds between two appends to the log.
 HISTORY_FLUSH_S = 0.25
-# Seconds of silence after which a product no longer delays the low watermark, the receive time up
-# to which every product is recorded.
-HISTORY_HEARD_S = 3600.0
-# Seconds between two checks of a non-writing instance for a missing writer: takeover within 1 s.
-HISTORY_LOOK_S = 0.25
-# Seconds until a store that failed is tried again.
+# Seconds until a log that failed is tried again.
 HISTORY_AGAIN_S = 1.0
-# Seconds by which the recordings of two writers may overlap at a takeover: receive times of
-# instances differ, and the watchdog kills a hung writer. A reset of numbers takes longer.
-HISTORY_OVERLAP_S = 60.0
-# Messages written in one transaction: each takes 10 µs, and readers wait meanwhile.
-HISTORY_BATCH_MAX = 20_000
 # Seconds for which history is kept, and its size in bytes.
 HISTORY_AGE_MAX_S = 7 * 86_400.0
 HISTORY_BYTES_MAX = 10 * 1024 * 1024 * 1024
-# Seconds between two removals of expired history, and the blocks and free pages removed at once.
+# Seconds between two removals of expired history.
 HISTORY_RETAIN_S = 60.0
-HISTORY_RETAIN_BLOCKS_MAX = 64
-HISTORY_VACUUM_PAGES_MAX = 2_000
-# Messages of open blocks in one page, and of a page that is read backwards. The latter also ends
-# after these bytes of payload: 16 blocks, or one large message.
+# Messages of one page of the archive that a daemon reads.
 HISTORY_PAGE_MESSAGES_MAX = 2_000
-HISTORY_PAGE_BYTES_MAX = 1024 * 1024
-# Bytes of unpacked blocks cached for the next reader.
-HISTORY_CACHE_BYTES_MAX = 64 * 1024 * 1024
 # Seconds between two snapshots of a recorded book, so that a reader can start in the middle.
 HISTORY_SNAPSHOT_S = 600.0
 # Pages of recorded messages cached for the next reader of the same topics, and their bytes.
 HISTORY_PAGES_MAX = 64
 HISTORY_PAGES_BYTES_MAX = 64 * 1024 * 1024
-# Places of messages in the store (docs/GLOSSARY.md), cached for further subscribers that resume
+# Places of messages in the archive (docs/GLOSSARY.md), cached for further subscribers that resume
 # from the same message.
 HISTORY_PLACES_MAX = 1_000
 
-# Seconds for which the tape keeps messages for an instance that takes over as writer: the watchdog
-# kills a hung writer after 10 s and waits 3 more for its last output; 10 s are a margin.
+# Seconds for which the tape keeps messages for an instance that succeeds a hung writer of the log:
+# it does so after LEASE_MAX_S at most; 5 s are a margin.
 TAPE_KEEP_S = 25.0
+LEASE_MAX_S = 20.0
 # Messages that one history query returns: by default, and at most.
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
 HISTORY_QUERY_MESSAGES_MAX = 100_000

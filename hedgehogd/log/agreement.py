@@ -1,4 +1,4 @@
-"""What the writer of a log records, and where: a file in the window, which all instances read.
+"""The topics and the archive of the writer of a log, in a file that all instances read.
 
 Instances that share a window must record the same into one archive, because only one of them
 writes.
@@ -71,7 +71,7 @@ def agree(window: Path, archive: Path, names: Mapping[str, str]) -> bool:
 
 
 def _place(archive: Path) -> dict[str, str]:
-    """Return what identifies a directory: its path, and its inode if it exists."""
+    """Return the path of a directory, and its inode if it exists."""
     place = {_HISTORY: str(archive.absolute())}
     with suppress(OSError):
         place[_HISTORY] = os.path.realpath(archive)

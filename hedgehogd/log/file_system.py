@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-DIRECTORY_MODE = 0o750  # only user and group may know what is recorded
+DIRECTORY_MODE = 0o750  # only user and group may know the recorded topics
 MOUNTS = Path("/proc/self/mountinfo")
 _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "ncpfs", "gfs2",
     "ocfs2", "lustre", "beegfs", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs",

@@ -312,7 +312,7 @@ class Settings:
     log_lease_s: float = key(
         limits.LEASE_S, "--log-lease-s", "SECONDS", _LOG,
         "silence of the instance that writes the log after which another one succeeds it",
-        number(0.5, 60),
+        number(0.5, limits.LEASE_MAX_S),
     )
     log_level: str = key(
         "info", "--log-level", "LEVEL", _OTHER,

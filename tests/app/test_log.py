@@ -113,7 +113,7 @@ async def test_without_pairs_or_a_directory_nothing_is_recorded(settings, tmp_pa
 
 
 async def test_demanded_topics_are_recorded_without_pairs(tmp_path):
-    """An instance without pairs of its own records what its subscribers demand."""
+    """An instance without pairs of its own records the topics that its subscribers demand."""
     settings = Settings(history_where=str(tmp_path), history_demanded=True)
 
     instance, past = await record(settings)
@@ -152,7 +152,7 @@ async def test_instances_that_share_a_log_record_the_same(tmp_path):
             await wait_state(candidate, HistoryState.READING)
             assert candidate.pipe.resumes.past.keeps(Topic("ticker", "BTC-USD"))
     async with running(theirs):
-        pass  # nobody writes
+        pass  # the writer has ended
 
 
 async def test_instances_that_share_a_window_share_the_archive(tmp_path):

@@ -16,11 +16,9 @@ NOT_OURS = {"build", "results", "__pycache__"}
 # Not reworded yet.
 EXCEPTED = (
     "hedgehogd/engine/gap_index.py",
-    "hedgehogd/history",
     "hedgehogd/recovery",
     "hedgehogd/relay/tapes.py",
     "tests/engine/test_gap_index.py",
-    "tests/history",
     "tests/recovery",
     "tests/relay/test_tapes.py",
 )

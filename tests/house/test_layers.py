@@ -20,7 +20,6 @@ LAYERS = {
     "relay": 7,
     "feeds": 8,
     "simulator": 8,
-    "history": 8,
     "log": 8,
     "streaming": 9,
     "web": 9,

@@ -17,13 +17,13 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
-from hedgehogd.domain.record import GapKind, GapRecord, Record, RefusalRecord, TradeRecord
+from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
 from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
 from hedgehogd.log.archive.writer import Writer, sizes_for
 from hedgehogd.log.checkpoint import Checkpoint
 from hedgehogd.log.continuity import BOOKS
 from hedgehogd.log.directory import Directory
-from hedgehogd.log.ending import read_topics
+from hedgehogd.log.ending import begun, read_topics
 from hedgehogd.log.errors import LeftWindow, LogError
 from hedgehogd.log.reader import Reader
 
@@ -65,7 +65,7 @@ class Archiver:
             last record, of a recorded topic or not; 0 before it.
         hangs: True if a call for the disk had not returned when ``finish`` did: the window's
             directory must stay open.
-        leaps: how often records left the window before they were archived.
+        unarchived: how often records left the window before they were archived.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Archiver:
         self.fault = ""
         self.archived = 0
         self.archived_us = 0
-        self.leaps = 0
+        self.unarchived = 0
         self.hangs = False
         self._directory = directory
         self._kept = kept
@@ -279,8 +279,6 @@ class Archiver:
             return record.topic in topics or record.also in topics
         if isinstance(record, GapRecord | TradeRecord):
             return record.topic in topics
-        if isinstance(record, RefusalRecord):
-            return any(_concerns(record.topic, topic) for topic in topics)
         return True
 
     def _note_left(self, oldest_id: int, archive: Writer) -> None:
@@ -288,38 +286,40 @@ class Archiver:
         self._begun = set()
         self._books.clear()
         self._wants_books = True
+        self._left_id = oldest_id
         if archive.last_id == 0:
-            self._position = oldest_id
             return
         if self._kept.demanded:
             self._seen |= read_topics(self._directory)
-        self.leaps += 1
+        self.unarchived += 1
         log.error("history has a gap: records left the window", up_to_id=oldest_id)
-        self._left_id = oldest_id
 
     def _append_gap(self, window: Reader, archive: Writer) -> bool:
         """Append a gap of each topic in place of the records that left the window.
 
-        The gaps have the last ids of these records. If the records were fewer than the topics, some
-        records after them are left out, too: each gap needs an id of its own.
+        Before the gaps, a record names the term: its own first record may have left the window, and
+        a log that begins again needs a larger term. A new archive has no gaps. These records have
+        the last ids of those that left. If those were fewer, some records after them are left out,
+        too: each needs an id of its own.
 
         Returns:
             False if the log does not have enough records yet.
         """
-        topics = sorted(self._kept.topics | self._seen)
-        room = self._left_id - max(archive.last_id, 0)
-        if room < len(topics):
-            records = window.read(self._left_id, len(topics) - room)
+        topics = sorted(self._kept.topics | self._seen) if archive.last_id else []
+        count = len(topics) + 1
+        room = self._left_id - archive.last_id
+        records = window.read(self._left_id, max(1, count - room))
+        if room < count:
             if records:
                 self._left_id = records[-1].id
-            if self._left_id - archive.last_id < len(topics):
+            if self._left_id - archive.last_id < count:
                 return False
-        first_id = self._left_id - len(topics) + 1
         at_us = self._wall_us()
-        archive.append(
-            GapRecord(topic, GapKind.UNRECORDED, id=record_id, received_us=at_us)
-            for record_id, topic in enumerate(topics, first_id)
-        )
+        chosen: list[Record] = [begun(window.term, at_us)]
+        chosen += (GapRecord(topic, GapKind.UNRECORDED, received_us=at_us) for topic in topics)
+        for record_id, record in enumerate(chosen, self._left_id - count + 1):
+            record.id = record_id
+        archive.append(chosen)
         self._position, self._left_id = self._left_id, 0
         return True
 
@@ -366,8 +366,3 @@ class Archiver:
             self._clock_us, self._set_at = begun_us, None
             return True
         return False
-
-
-def _concerns(refused: Topic, topic: Topic) -> bool:
-    """Say whether a refusal of a topic, a channel or a product concerns ``topic``."""
-    return refused.channel in {"", topic.channel} and refused.product_id in {"", topic.product_id}

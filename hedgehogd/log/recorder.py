@@ -336,7 +336,7 @@ class Recorder:
         overruns = self._overruns + (0 if self._appender is None else self._appender.overruns)
         health.kept = archiver.archived
         health.written_us = archiver.archived_us
-        health.overruns = overruns + archiver.leaps
+        health.overruns = overruns + archiver.unarchived
         reason = "; ".join(filter(None, (self._fault, archiver.fault)))
         health.become(HistoryState.FAILED if reason else HistoryState.WRITING, reason)
 

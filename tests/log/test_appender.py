@@ -161,6 +161,25 @@ async def test_a_batched_book_is_that_of_the_last_windows_end(tmp_path, autojump
     assert sizes(book(39).payload) == books_of(found)[-1]
 
 
+async def test_a_snapshot_within_a_window_has_no_change_of_it(tmp_path, autojump_clock, nursery):
+    """A change that the window takes back is in none of its messages: the book would keep it."""
+    batch = Topic("level2_batch", BTC)
+    here = Instance(tmp_path, [batch])
+    await here.publish(book(10))
+    here.pipe.demand.want([batch])
+    here.pipe.books.watch_demand()
+    for size in ("99", sizes(book(10).payload)["3"]):
+        await here.publish(make_message("level2", changes=[["buy", "3", size]]))
+        if size == "99":
+            await nursery.start(here.run)
+            await trio.sleep(1)
+    await here.broker.publish([Delivery([], ends_window=True)])
+    await trio.sleep(1)
+    await here.stop()
+
+    assert [sizes(book(10).payload)] == books_of(messages(tmp_path, batch))
+
+
 async def test_a_full_window_delays_the_log(tmp_path, autojump_clock, nursery, monkeypatch):
     """Nothing is published that is not in the log; the tape has it until there is space."""
     here = Instance(tmp_path)

@@ -17,6 +17,8 @@ from hedgehogd.log.archive.search import checkpoint_before
 from hedgehogd.log.archive.writer import Sizes, Writer
 from hedgehogd.log.archiver import Archiver, Kept
 from hedgehogd.log.directory import Directory
+from hedgehogd.log.ending import read_predecessor
+from hedgehogd.log.errors import LeftWindow
 from hedgehogd.log.lease import Candidate, Predecessor
 from hedgehogd.log.window import Window
 from tests.fakes import make_message
@@ -144,6 +146,30 @@ async def test_records_that_left_the_window_are_a_gap_of_each_topic(
     assert 1 == here.health.overruns
 
 
+@pytest.mark.parametrize("earlier", [0, 2])
+async def test_the_archive_knows_the_term_after_records_left_the_window(
+    earlier, tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """Its first record left, too; a log that begins again must have a larger term."""
+    for n in range(earlier):
+        await Instance(tmp_path, bounds=SMALL).record(nursery, trade(n))
+    here = Instance(tmp_path, bounds=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", no_space)
+        await nursery.start(here.run)
+        await trio.sleep(1)
+        for n in range(2, 500):
+            await here.publish(trade(n))
+            await trio.sleep(0.3)
+    await trio.sleep(3)
+    await here.stop()
+
+    with pytest.raises(LeftWindow):
+        logged(tmp_path)
+    assert earlier + 1 == read_predecessor(tmp_path / "archive", needs_term=True).term
+    assert [earlier > 0] == [len(gaps(tmp_path)) > 0]
+
+
 async def test_books_begin_again_after_records_left_the_window(
     tmp_path, autojump_clock, nursery, monkeypatch
 ):
@@ -239,7 +265,7 @@ async def test_a_clock_that_is_wrong_for_a_while_drops_no_history(
     assert "history dropped its oldest segment" in events
 
 
-async def test_a_leap_is_a_gap_of_all_topics_that_the_archive_has(
+async def test_records_that_left_the_window_are_a_gap_of_all_topics_of_the_archive(
     tmp_path, autojump_clock, nursery, monkeypatch
 ):
     """Those of earlier processes, and both of a message."""
@@ -293,6 +319,6 @@ async def test_an_archive_ahead_of_the_log_is_a_fault(tmp_path, autojump_clock, 
     candidate.close()
     nursery.cancel_scope.cancel()
 
-    assert [1, 4, 5] == trades(tmp_path)
+    assert [1, 5] == trades(tmp_path)  # two ids are those of the term and of the gap
     assert [(MATCHES, UNRECORDED, None, None)] == gaps(tmp_path)
-    assert 1 == archiver.leaps
+    assert 1 == archiver.unarchived

@@ -24,7 +24,7 @@ from hedgehogd.log.archive.markers import Marker
 from hedgehogd.log.archive.summary import Summary
 
 RECORDS, CHECKPOINT = 0, 1
-"""The kinds of blocks: records of the log, and the books at the begin of a segment."""
+"""The kinds of blocks: records of the log, and the books at the start of a segment."""
 
 _MAGIC = b"HEDB"
 _HEADER = struct.Struct("<4sBxxxIIIIIIqqqqI")
@@ -72,7 +72,7 @@ class Header(NamedTuple):
 
     @property
     def groups_begin(self) -> int:
-        """Distance of the first group from the begin of the block."""
+        """Distance of the first group from the start of the block."""
         return HEADER_BYTES + self.directory_bytes + self.summaries_bytes
 
 
@@ -96,7 +96,7 @@ class Place(NamedTuple):
     """Where the bytes of a group are.
 
     Attributes:
-        offset: distance from the begin of the block.
+        offset: distance from the start of the block.
         size: number of bytes.
         crc: their CRC-32.
         raw_size: size when decompressed.
@@ -111,7 +111,7 @@ class Place(NamedTuple):
 
 
 def unpack_header(data: bytes) -> Header:
-    """Decode the header at the begin of ``data``.
+    """Decode the header at the start of ``data``.
 
     Raises:
         DamagedArchive: there is none.
@@ -133,7 +133,7 @@ class Directory:
 
     Args:
         data: the directory.
-        groups_begin: distance of the first group from the begin of the block.
+        groups_begin: distance of the first group from the start of the block.
 
     Raises:
         DamagedArchive: ``data`` is not a directory.

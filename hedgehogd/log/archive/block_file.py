@@ -35,7 +35,7 @@ class BlockAt(NamedTuple):
     """A block and where it is.
 
     Attributes:
-        offset: distance of its header from the begin of the file.
+        offset: distance of its header from the start of the file.
         header: its header.
     """
 

@@ -91,7 +91,7 @@ def pack_header(header: FileHeader) -> bytes:
 
 
 def unpack_header(data: bytes, name: str, deployment: str | None = None) -> FileHeader:
-    """Decode the header at the begin of ``data``.
+    """Decode the header at the start of ``data``.
 
     Args:
         data: the first bytes of a file.

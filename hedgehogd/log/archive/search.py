@@ -163,7 +163,7 @@ def _overlaps(min_us: int, max_us: int, since_us: int, until_us: int) -> bool:
 def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
     """Return the newest start of a book at or before ``id_``.
 
-    It is a ``snapshot`` of the topic in the log, or the checkpoint at the begin of a segment; the
+    It is a ``snapshot`` of the topic in the log, or the checkpoint at the start of a segment; the
     book at a later position is this one and the updates with larger ids.
 
     Returns:

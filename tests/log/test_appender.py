@@ -165,19 +165,23 @@ async def test_a_snapshot_within_a_window_has_no_change_of_it(tmp_path, autojump
     """A change that the window takes back is in none of its messages: the book would keep it."""
     batch = Topic("level2_batch", BTC)
     here = Instance(tmp_path, [batch])
-    await here.publish(book(10))
     here.pipe.demand.want([batch])
+    await nursery.start(here.run)
+    await here.publish(book(10))
     here.pipe.books.watch_demand()
-    for size in ("99", sizes(book(10).payload)["3"]):
+    ends_window = Delivery([], ends_window=True)
+    await here.publish(change(11))
+    await here.broker.publish([ends_window])  # its message makes the appender begin the book
+    for size in ("99", sizes(book(11).payload)["3"]):
         await here.publish(make_message("level2", changes=[["buy", "3", size]]))
-        if size == "99":
-            await nursery.start(here.run)
-            await trio.sleep(1)
-    await here.broker.publish([Delivery([], ends_window=True)])
+        await trio.sleep(1)
+    await here.broker.publish([ends_window])
     await trio.sleep(1)
     await here.stop()
+    found = [m for m in messages(tmp_path, batch) if m.topic == batch]
 
-    assert [sizes(book(10).payload)] == books_of(messages(tmp_path, batch))
+    assert ["snapshot"] == [message.type for message in found]
+    assert [sizes(book(11).payload)] == books_of(found)
 
 
 async def test_a_full_window_delays_the_log(tmp_path, autojump_clock, nursery, monkeypatch):

@@ -123,6 +123,9 @@ def test_an_entry_without_wanted_topics_is_passed(monkeypatch):
 
     assert [] == unpack_some(first, 0, len(first), is_wanted, unwanted)
     assert [MATCH.topic, MATCH.also, other.topic] == asked
+    new = pack([other, GAP])
+    assert [GAP] == unpack_some(new, 0, len(new), is_wanted, unwanted)
+    assert 3 == len(asked)
     monkeypatch.setattr(entry_module, "_columns", None)
     assert [] == unpack_some(second, 0, len(second), is_wanted, unwanted)
     assert 3 == len(asked)

@@ -5,7 +5,7 @@ delivered before: at its gap record, or, if that is unreadable or was dropped, w
 or the step of the position that covers its id.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import Topic
@@ -80,44 +80,54 @@ class Placing:
         self.places: dict[int, Place] = {}
 
     def placed(
-        self, opened: Opened, number: int, merged: Merged, start: int, stop: int
-    ) -> list[Record]:
-        """Return the records ``start`` to ``stop`` of a block with the trades that belong there.
+        self, opened: Opened, number: int, merged: Merged, stretch: range, room: int
+    ) -> tuple[list[Record], int]:
+        """Return records of a block with the trades that belong there, and how many it visited.
 
         Args:
             opened: the file.
             number: the number of the block.
             merged: its records of the topics.
-            start: the first record.
-            stop: the one after the last.
+            stretch: the records, in the order in which they are returned.
+            room: the number of records, trades included, after which no further one is visited,
+                unless it has the same id as the one before.
 
         Raises:
             ArchiveError: the archive cannot be read.
         """
-        records = merged.records(start, stop)
+        is_back = stretch.step < 0
+        records = merged.records(min(stretch), max(stretch) + 1) if stretch else []
+        if is_back:
+            records.reverse()
         placement = self._placement
         if placement is None or not merged.has_markers:
-            return records
+            return records, len(records)
         placed: list[Record] = []
-        for record in records:
-            if isinstance(record, TradeRecord):
-                if not placement.moves(record):
-                    placed.append(record)
-            elif not isinstance(record, GapRecord) or record.id <= placement.after_id:
-                placed.append(record)
-            elif record.kind is GapKind.UNREADABLE:
-                placed.append(record)
-                first_id = opened.contents.blocks[number].header.first_id
-                after_id = merged.unreadable_before(record, first_id - 1)
-                ids, place = (after_id, record.id), Place(record.id, record.received_us)
-                topics = frozenset({record.topic})
-                placed += self._without_record(ids, place, topics, (opened, number))
-            else:
-                trades = trades_of(self._view, record.id, placement.to_id)
-                trades = [each for each in trades if each.topic == record.topic]
-                self._note(trades, Place(record.id, record.received_us))
-                placed += fill(record, trades)
-        return placed
+        for index, record in enumerate(records):
+            if len(placed) >= room and record.id != records[index - 1].id:
+                return placed, index
+            there = self._at(record, placement, opened, number, merged)
+            placed += reversed(there) if is_back else there
+        return placed, len(records)
+
+    def _at(
+        self, record: Record, placement: Placement, opened: Opened, number: int, merged: Merged
+    ) -> Sequence[Record]:
+        """Return the records delivered at the place of ``record``, in the order of the log."""
+        if isinstance(record, TradeRecord):
+            return () if placement.moves(record) else (record,)
+        if not isinstance(record, GapRecord) or record.id <= placement.after_id:
+            return (record,)
+        place = Place(record.id, record.received_us)
+        if record.kind is GapKind.UNREADABLE:
+            first_id = opened.contents.blocks[number].header.first_id
+            ids = merged.unreadable_before(record, first_id - 1), record.id
+            topics = frozenset({record.topic})
+            return [record, *self._without_record(ids, place, topics, (opened, number))]
+        trades = trades_of(self._view, record.id, placement.to_id)
+        trades = [each for each in trades if each.topic == record.topic]
+        self._note(trades, place)
+        return fill(record, trades)
 
     def missing(self, after_id: int, to_id: int, place: Place) -> list[TradeRecord]:
         """Return the moved trades of gaps with ids that the page passes without their records.

@@ -124,7 +124,8 @@ class Reader:
         Args:
             after_id: the position.
             topics: the topics of the records; None for all records.
-            limit: most records; a gap with its backfilled trades is not divided. A page with
+            limit: most records; a gap with its backfilled trades is not divided, so the page
+                may have those of one gap beyond it. A page with
                 ``ARCHIVE_PAGE_BYTES_MAX`` ends with its block, too.
             placement: delivers backfilled trades at the place of their gap, as it says; None
                 delivers them where they were appended.
@@ -163,7 +164,9 @@ class Reader:
                 stop = min(start + limit - len(records), len(merged.ids))
                 while start < stop < len(merged.ids) and merged.ids[stop] == merged.ids[stop - 1]:
                     stop += 1
-                placed = placing.placed(opened, number, merged, start, stop)
+                room = limit - len(records)
+                placed, count = placing.placed(opened, number, merged, range(start, stop), room)
+                stop = start + count
                 records += placed
                 size += _bytes_of(placed)
                 is_full = len(records) >= limit or size >= limits.ARCHIVE_PAGE_BYTES_MAX
@@ -227,8 +230,10 @@ class Reader:
                 start = max(0, stop - (limit - len(records)))
                 while 0 < start < stop and merged.ids[start] == merged.ids[start - 1]:
                     start -= 1
-                placed = placing.placed(opened, number, merged, start, stop)
-                records += reversed(placed)
+                room, stretch = limit - len(records), range(stop - 1, start - 1, -1)
+                placed, count = placing.placed(opened, number, merged, stretch, room)
+                start = stop - count
+                records += placed
                 size += _bytes_of(placed)
                 if start or len(records) >= limit or size >= limits.ARCHIVE_PAGE_BYTES_MAX:
                     end_id = merged.ids[start] if start else blocks[number].header.first_id

@@ -146,6 +146,34 @@ def stream(directory, topics=None, after_id=0):
         return all_of(reader, topics, 100, reader.placement(after_id), after_id)
 
 
+@pytest.mark.parametrize(
+    ("limit", "sizes"), [(1, [6, 6, 6]), (6, [6, 6, 6]), (7, [12, 6]), (12, [12, 6]), (13, [18])]
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_page_has_the_trades_of_one_gap_beyond_its_limit(tmp_path, is_reversed, limit, sizes):
+    """A block may have thousands of gaps; with the trades of all of them a page had no bound."""
+    gaps = [GapRecord(TOPIC, GapKind.MISSING, 1, 6, id=n, received_us=START_US) for n in (1, 2, 3)]
+    filled = [
+        TradeRecord(TOPIC, n, b"{}", gap.id, 10 * gap.id + n, START_US)
+        for gap in gaps
+        for n in range(1, 7)
+    ]
+    with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+        writer.append([*gaps, *filled])
+        writer.sync()
+    pages, at, is_last = [], 2**60 if is_reversed else 0, False
+    with closing(Reader(tmp_path)) as reader:
+        read = reader.read_back if is_reversed else reader.read
+        while not is_last:
+            page = read(at, None, limit, reader.placement())
+            pages.append(page.records)
+            at, is_last = page.end_id, page.is_last
+
+    found = [record for records in pages for record in records]
+    assert [r.id for r in found] == [r.id for r in filled][:: -1 if is_reversed else 1]
+    assert [len(records) for records in pages if records] == sizes
+
+
 def test_trades_of_a_missing_segment_follow_its_gap(tmp_path):
     """Also of a topic without messages in it."""
     archive(

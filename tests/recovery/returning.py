@@ -1,6 +1,7 @@
 """What the tests of coming back share: a past in memory, and streams that come back to a pipe."""
 
 import json
+from copy import copy
 
 import trio
 
@@ -39,6 +40,19 @@ def missing_at(topic, place, first, last):
     return PastGap(topic, place, "missing", first, last, place - ID_OF_TIME_0)
 
 
+def is_of(message, topics):
+    return message.topic in topics or message.also in topics
+
+
+def as_one_of(message, topics):
+    """Return a message as an archive does: of its second topic, for a reader of that one alone."""
+    if message.topic in topics:
+        return message
+    found = copy(message)
+    found.topic, found.also = message.also, None
+    return found
+
+
 class Memory:
     """A past in memory: what was published, up to ``lag_s`` ago."""
 
@@ -52,16 +66,10 @@ class Memory:
 
     def keep(self, message, place=None):
         place = max(place or place_now(), self.kept[-1][0] + 1 if self.kept else 0)
-        for topic in (message.topic, message.also):
-            if topic is not None:
-                copy = make_message(*message.topic, message.sequence, also=message.also)
-                copy.topic, copy.payload, copy.frame = topic, message.payload, message.frame
-                copy.type, copy.id = message.type, place
-                copy.received_us = copy.published_us = place - ID_OF_TIME_0
-                if topic != message.topic:
-                    copy.also = None
-                self.kept.append((place, topic, copy))
-                place += 1
+        kept = copy(message)
+        kept.id, kept.received_us = place, place - ID_OF_TIME_0
+        kept.published_us = kept.received_us
+        self.kept.append((place, kept.topic, kept))
 
     def _visible(self):
         if self.is_down:
@@ -76,18 +84,18 @@ class Memory:
         await trio.lowlevel.checkpoint()
         found = [
             (place, message.sequence)
-            for place, t, message in self._visible()
-            if t == topic and (message.sequence or 2**62) <= sequence
+            for place, _, message in self._visible()
+            if is_of(message, {topic}) and (message.sequence or 2**62) <= sequence
         ]
         return found[-1] if found else None
 
     async def first_place(self, topic):
         await trio.lowlevel.checkpoint()
-        return next((place for place, t, _ in self._visible() if t == topic), None)
+        return next((place for place, _, m in self._visible() if is_of(m, {topic})), None)
 
     async def snapshot_before(self, topic, place):
         await trio.lowlevel.checkpoint()
-        found = [m for p, t, m in self._visible() if t == topic and m.type == "snapshot"]
+        found = [m for _, _, m in self._visible() if is_of(m, {topic}) and m.type == "snapshot"]
         return next((m for m in reversed(found) if m.id <= place), None)
 
     async def find_time(self, received_us):
@@ -103,8 +111,8 @@ class Memory:
 
     async def page(self, topics, after, known_to=None):
         await trio.lowlevel.checkpoint()
-        kept = [m for place, t, m in self._visible() if t in topics and place > after]
-        part = kept[: self.page_max]
+        kept = [m for place, _, m in self._visible() if is_of(m, topics) and place > after]
+        part = [as_one_of(message, topics) for message in kept[: self.page_max]]
         end = part[-1].id if part else after
         gaps = [gap for gap in self.gaps if after < gap.place <= end and gap.topic in topics]
         written_to = self.stopped_us or wall_us() - int(self.lag_s * 1e6)

@@ -48,9 +48,6 @@ class Reading:
                 first = await past.first_place(topic)
             progress.is_cut = first is None or begin < first
             places.append(begin if first is None else max(first - 1, begin))
-        # A trade that came on full is there twice, and is given once, for both.
-        full = {t.product_id for t in self.kept if t.channel == FULL.topic_channel}
-        self.kept -= {MATCHES.topic(product_id) for product_id in full}
         self.cursor = min(places) if places else await self._find_time(now_us + 1)
 
     def has(self, topic: Topic) -> bool:
@@ -83,9 +80,4 @@ class Reading:
         return 0
 
     async def _find_position(self, topic: Topic, progress: Progress) -> tuple[int, int] | None:
-        if progress.reached is None:
-            return None
-        found = await self.find(topic, progress.reached)
-        if found is None and topic.channel == MATCHES.topic_channel:
-            found = await self.find(FULL.topic(topic.product_id), progress.reached)
-        return found
+        return None if progress.reached is None else await self.find(topic, progress.reached)

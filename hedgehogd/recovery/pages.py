@@ -121,10 +121,11 @@ class _Following:
         if self._found is None:
             self._found = {}
             for message in self._messages:
-                if message.sequence is not None:
-                    places, sequences = self._found.setdefault(message.topic, ([], []))
-                    places.append(message.id)
-                    sequences.append(message.sequence)
+                for each in (message.topic, message.also):
+                    if message.sequence is not None and each is not None:
+                        places, sequences = self._found.setdefault(each, ([], []))
+                        places.append(message.id)
+                        sequences.append(message.sequence)
         places, sequences = self._found.get(topic, ([], []))
         at = bisect_left(places, place)
         return sequences[at] - 1 if at < len(places) else None

@@ -436,6 +436,42 @@ async def test_who_leaves_or_unsubscribes_meanwhile_gets_no_more(stored, autojum
     assert len(data(other)) < 5
 
 
+async def test_trades_recorded_without_full_are_delivered_beside_it(stored, autojump_clock):
+    """The feed held full for a while only; its events of that while are missing, no trade is."""
+    for number in (2, 3):
+        stored.past.keep(make_message("full", BTC, number, "match", MATCH))
+    await keep(stored, 5, 7)
+    stored.past.gaps.append(missing_at(ALL, stored.past.kept[-1][0] + 1, 4, 8))
+    await trio.sleep(0.001)
+    await keep(stored, 9, channel="full")
+    await stored.broker.publish([Delivery([make_message("full", BTC, 9)])])
+    member, session = stored.come({MATCH: Start(2), ALL: Start(2)})
+    await trio.sleep(5)
+
+    assert [m.sequence or "notice" for m in member.messages] == [3, 5, 7, "notice", 9, "notice"]
+    assert told(member) == [gap(4, 8, "full"), resumed(4, ALL, MATCH)]
+    assert session.position(stored.pipe.tape.end) == {MATCH: 7, ALL: 9}
+
+
+async def test_a_trade_backfilled_beside_full_is_delivered_at_its_gap(stored, autojump_clock):
+    """Full has no backfill, so it has the gap."""
+    stored.past.keep(make_message("full", BTC, 3, "match", MATCH))
+    place = stored.past.kept[-1][0] + 1
+    trade = BackfilledTrade(MATCH, "match", b"", b"{}", trade_id=91, id=place)
+    trade.received_us = trade.published_us = wall_us()
+    stored.past.kept.append((place, MATCH, trade))
+    stored.past.gaps.append(missing_at(ALL, place + 1, 4, 8))
+    await trio.sleep(0.001)
+    stored.past.keep(make_message("full", BTC, 9, "match", MATCH))
+    await stored.broker.publish([Delivery([make_message("full", BTC, 9, "match", MATCH)])])
+    member, _ = stored.come({MATCH: Start(2), ALL: Start(2)})
+    await trio.sleep(5)
+
+    sent = [m.sequence or m.trade_id or "notice" for m in member.messages]
+    assert sent == [3, 91, "notice", 9, "notice"]
+    assert told(member) == [gap(4, 8, "full"), resumed(3, ALL, MATCH)]
+
+
 async def test_a_trade_that_is_stored_under_full_and_matches_comes_once(stored, autojump_clock):
     """Who has both gets it with full; who has matches alone, from there."""
     stored.past.keep(make_message("full", BTC, 3, "match", MATCH))

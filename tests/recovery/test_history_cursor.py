@@ -1,10 +1,12 @@
 """Where a stream is in what is stored; ``test_catch_up`` has what comes of it."""
 
 import pytest
+import trio
 
 from hedgehogd.domain.position import Start
 from hedgehogd.recovery.history_cursor import Reading
 from hedgehogd.recovery.progress import Progress
+from tests.fakes import make_message
 from tests.recovery.returning import ALL, MATCH, TICK, keep, wall_us
 
 
@@ -63,13 +65,20 @@ async def test_a_time_is_translated_to_a_place(stored, reading, autojump_clock):
 
 
 async def test_trades_are_read_with_full(stored, reading, autojump_clock):
-    """Each once; and where a trade's position is, full knows too."""
-    await keep(stored, 5, 6, channel="full")
+    """A record of full may be of both; a past that keeps full alone has the trades there."""
+    for number in (5, 6):
+        stored.past.keep(make_message("full", sequence=number, kind="match", also=MATCH))
+    await trio.sleep(0.001)
     asked = progresses(match=Start(5), full=Start(5))
     await reading.locate(asked, wall_us())
+    page = await reading.page([MATCH, ALL])
 
+    assert [(m.topic, m.also, m.sequence) for m in page.messages] == [(ALL, MATCH, 6)]
+    assert (reading.kept, reading.has(TICK), asked[MATCH].is_cut) == ({MATCH, ALL}, False, False)
+    stored.past.keeps = lambda topic: topic == ALL
+    reading.kept.clear()
+    await reading.locate(asked, wall_us())
     assert (reading.kept, reading.has(MATCH), reading.has(TICK)) == ({ALL}, True, False)
-    assert not asked[MATCH].is_cut
 
 
 async def test_of_what_cannot_be_read_nothing_is_known(stored, reading, autojump_clock):

@@ -97,3 +97,15 @@ def test_what_is_missing_ends_before_the_next_of_its_topic():
 
     holes = [message for message in with_gaps(page) if message.type == "notice"]
     assert [hole.up_to for hole in holes] == [6, None]
+
+
+def test_the_next_of_a_topic_may_be_a_message_of_two():
+    """A trade that was received on full."""
+    trade_of_full = make_message("full", sequence=30, kind="match", also=MATCH)
+    trade_of_full.id = 20
+    page = PastPage(
+        [backfilled(8, 15), trade_of_full], [missing_at(MATCH, 15, 9, 9)], 30,
+        is_last=True, is_sealed=True,
+    )  # fmt: skip
+
+    assert [message.up_to for message in with_gaps(page)[:2]] == [29, 29]

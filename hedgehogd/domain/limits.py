@@ -364,8 +364,8 @@ INSTANCES_LOOK_S = 5.0
 # Seconds for which the collected answers of all instances are cached.
 INSTANCES_KEEP_S = 0.5
 
-# Bytes of one unpacked block of the store of older versions: one message may be the largest upstream
-# message that can be configured.
+# Bytes of one unpacked block of the store of older versions: one message may be the largest
+# upstream message that can be configured.
 BLOCK_INFLATED_BYTES_MAX = 1024 * 1024 * 1024
 # Seconds between two appends to the log.
 HISTORY_FLUSH_S = 0.25

@@ -18,7 +18,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
-from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
+from hedgehogd.log.archive.errors import ArchiveError, ArchiveFull, ArchiveLocked
 from hedgehogd.log.archive.writer import Writer, sizes_for
 from hedgehogd.log.checkpoint import Checkpoint
 from hedgehogd.log.continuity import BOOKS
@@ -156,18 +156,19 @@ class Archiver:
             if archive is None:
                 raise AssertionError("the archive is not open")
             archive.check()
+            self._retain(archive)  # first: the rest may need the space
             is_behind = self._copy(self._window, archive)
             archive.sync()
             self._note_synced()
             archive.work()
-            self._retain(archive)
         except (ArchiveError, LogError) as error:
             if isinstance(error, ArchiveLocked) and self._waits_for_lock():
                 return False
             if not self.fault:
                 log.error("history is not written", reason=str(error))
             self.fault = str(error)
-            self._close()
+            if not isinstance(error, ArchiveFull):  # a full disk may not have room to open it again
+                self._close()
             return False
         if self.fault:
             log.info("history is written again", directory=str(self._directory))
@@ -239,8 +240,10 @@ class Archiver:
                 continue
             if not records:
                 return False
-            archive.append(self._chosen(records))
+            chosen = self._chosen(records)
+            archive.append(chosen)
             self._position = records[-1].id
+            self._unsynced[0] += sum(isinstance(each, Message) for each in chosen)
             self._unsynced[1] = records[-1].received_us
             count += len(records)
         return True
@@ -254,7 +257,6 @@ class Archiver:
             if isinstance(record, Message):
                 if not self._follows_snapshot(record):
                     continue
-                self._unsynced[0] += 1
                 self._seen.add(record.topic)
                 if record.also is not None:
                     self._seen.add(record.also)
@@ -286,8 +288,8 @@ class Archiver:
         self._begun = set()
         self._books.clear()
         self._wants_books = True
-        self._left_id = oldest_id
-        if archive.last_id == 0:
+        is_known, self._left_id = self._left_id > 0, oldest_id
+        if archive.last_id == 0 or is_known:
             return
         if self._kept.demanded:
             self._seen |= read_topics(self._directory)
@@ -331,7 +333,7 @@ class Archiver:
 
     def _retain(self, archive: Writer) -> None:
         """Drop expired segments, now and then, one in each step."""
-        if self._now < self._retained_at + limits.HISTORY_RETAIN_S:
+        if self._now < self._retained_at + limits.HISTORY_RETAIN_S and not self.fault:
             return
         now_us = self._wall_us()
         age_max_s = self._kept.age_max_s if self._is_clock_steady(now_us) else float("inf")

@@ -1,5 +1,6 @@
 """``hedgehogd store``."""
 
+import fcntl
 import io
 import sqlite3
 from random import Random
@@ -8,7 +9,7 @@ import pytest
 
 from hedgehogd.cli import run
 from hedgehogd.commands.store import Progress
-from hedgehogd.history.lock import WriterLock
+from hedgehogd.log.migration.old_store import LOCK_NAME
 from tests.log.archive.records import records
 from tests.log.archive.test_reader import write
 from tests.log.migration.stores import make_store
@@ -75,11 +76,10 @@ def test_a_check_of_an_old_store_names_the_migration(tmp_path, capsys):
 def test_a_migration_is_refused_while_a_daemon_writes(tmp_path, capsys):
     """Its newest messages would be missing."""
     make_store(tmp_path, 3, 5)
-    lock = WriterLock(tmp_path)
-    assert lock.try_take()
-    assert run(["store", "migrate", str(tmp_path)]) == 78
+    with (tmp_path / LOCK_NAME).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert run(["store", "migrate", str(tmp_path)]) == 78
     assert "stop all instances first" in capsys.readouterr().err
-    lock.release()
 
 
 def test_a_damaged_part_of_a_store_exits_with_1(tmp_path, capsys):

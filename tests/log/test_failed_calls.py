@@ -167,15 +167,21 @@ PREPARATIONS = {
 OPENING = {"open_directory", "open_reader", "open_follower", "take", "open_window"}
 
 
-def open_files():
-    """Return the open files of this process, without their numbers."""
+def open_files(directory):
+    """Return the open sockets and files below ``directory``, without their numbers.
+
+    Files of earlier tests in the same process may be closed meanwhile.
+    """
     found = Counter()
     for each in Path("/proc/self/fd").iterdir():
         try:
             target = str(each.readlink())
         except FileNotFoundError:  # of this listing
             continue
-        found["socket" if target.startswith("socket:") else target.removesuffix(" (deleted)")] += 1
+        if target.startswith("socket:"):
+            found["socket"] += 1
+        elif str(directory) in target:
+            found[target.removesuffix(" (deleted)")] += 1
     return found
 
 
@@ -185,13 +191,13 @@ def mapped(path):
 
 def attempt(tmp_path, monkeypatch, step, failing):
     """Do a step with one failing call; return the number of calls, and the error or None."""
-    at_first = open_files()
+    at_first = open_files(tmp_path)
     scene = Scene(tmp_path / f"window-{failing}")
     machine, path = scene.machine, scene.machine.path
     try:
         if PREPARATIONS[step]:
             getattr(scene, PREPARATIONS[step])()
-        files, maps, sockets = open_files(), mapped(path), len(scene.directory.followers())
+        files, maps, sockets = open_files(tmp_path), mapped(path), len(scene.directory.followers())
         error = None
         with monkeypatch.context() as patch:
             calls = Calls(patch, failing)
@@ -203,7 +209,7 @@ def attempt(tmp_path, monkeypatch, step, failing):
             assert str(path) in str(error)
             assert REASON in str(error)
             if step in OPENING:
-                assert not open_files() - files, calls.names
+                assert not open_files(tmp_path) - files, calls.names
                 assert maps >= mapped(path)
                 assert sockets == len(scene.directory.followers())
         for each in scene.opened:
@@ -211,7 +217,7 @@ def attempt(tmp_path, monkeypatch, step, failing):
         going_on(scene)
     finally:
         machine.close_all()
-    assert at_first == open_files()
+    assert at_first == open_files(tmp_path)
     assert 0 == mapped(path)
     return calls.count, error
 

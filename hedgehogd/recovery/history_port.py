@@ -16,8 +16,8 @@ from hedgehogd.domain.message import BadMessage, Message, read_head
 from hedgehogd.protocol.frames import encode_text
 
 
-def message_of(topic: Topic, payload: bytes, place: int = 0) -> Message:
-    """Return a message as it was, from its text alone; its place is its receive time, too."""
+def message_of(topic: Topic, payload: bytes) -> Message:
+    """Return a message as it was, from its text alone; it has no receive time and no place."""
     try:
         head = read_head(payload)
         kind, sequence, trade_id = head.type, head.sequence, head.trade_id
@@ -26,7 +26,6 @@ def message_of(topic: Topic, payload: bytes, place: int = 0) -> Message:
     message = Message(topic, kind, encode_text(payload), payload, sequence, trade_id)
     if kind == "match" and topic.channel == FULL.topic_channel:
         message.also = MATCHES.topic(topic.product_id)  # as when it came
-    message.id = message.received_us = message.published_us = place
     return message
 
 

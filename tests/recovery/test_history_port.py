@@ -10,8 +10,8 @@ def test_a_trade_of_full_is_among_matches_again() -> None:
     full, matches = FULL.topic("BTC-USD"), MATCHES.topic("BTC-USD")
 
     assert message_of(full, payload).also == matches
-    assert message_of(matches, payload, 5).also is None
-    assert message_of(matches, payload, 5).id == message_of(matches, payload, 5).received_us == 5
+    assert message_of(matches, payload).also is None
+    assert message_of(matches, payload).id == message_of(matches, payload).received_us == 0
     assert message_of(Topic("full", "BTC-USD"), b"nonsense").type == ""
 
 

@@ -425,7 +425,7 @@ RESUMES_PER_TURN_MAX = 16
 RESUME_AHEAD_MAX_S = 5.0
 # Poll interval in seconds while waiting for the feed or the history writer.
 RESUME_LOOK_S = 0.1
-# Seconds of waiting for the store to contain the missing messages, or of a store without new ones,
+# Seconds of waiting for the archive to contain the missing messages, or of one without new ones,
 # after which peer instances are asked.
 RESUME_ASK_S = 5.0
 # Seconds for the answers of all peers together: the peers are busy too, their tapes have a page or

@@ -43,9 +43,9 @@ def restarted(topic: Topic, first: int) -> bytes:
 def lost(topic: Topic, first: int | None, last: int | None) -> bytes:
     """Return the notice of a gap between messages that a subscriber receives again on resuming.
 
-    Neither an instance nor a store can fill it any more. The sequences from ``first`` to ``last``
-    (inclusive) may belong to other channels too. ``first`` is None if the subscriber resumes from
-    a time; ``last`` is None while the next message is unknown.
+    Neither an instance nor the archive can fill it any more. The sequences from ``first`` to
+    ``last`` (inclusive) may belong to other channels too. ``first`` is None if the subscriber
+    resumes from a time; ``last`` is None while the next message is unknown.
     """
     return _gap(topic, "sequence", first, last)
 

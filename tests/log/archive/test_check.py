@@ -85,7 +85,7 @@ def test_a_directory_without_an_archive_is_an_error(tmp_path):
 
 def test_a_running_writer_is_no_damage(tmp_path):
     """It appends, compacts, seals and drops while the archive is checked."""
-    appended = records(Random(1), 6_000)
+    appended = records(Random(1), 2_400)
     directory = tmp_path / "archive"
     Writer(directory, DEPLOYMENT, sizes=SMALL).close()
     has_ended = threading.Event()

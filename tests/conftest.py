@@ -15,9 +15,11 @@ from hedgehogd.logs import setup
 from hedgehogd.settings import load as config
 
 # No deadlines: the time of an example depends on the machine more than on hedgehogd.
+# Each run draws other examples, so half of Hypothesis' default number is enough for one run.
 hypothesis.settings.register_profile(
     "hedgehogd",
     deadline=None,
+    max_examples=50,
     print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )

@@ -64,9 +64,18 @@ class Directory:
         os.close(self._descriptor)
 
     def names(self) -> list[str]:
-        """Return the names of all files, in no order."""
+        """Return the names of all files, in no order; callable from any thread.
+
+        A descriptor has one place in the list of names, which all its readers move. So each call
+        opens a descriptor of its own.
+        """
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         with reported(self.path):
-            return os.listdir(self._descriptor)  # noqa: PTH208  # of a descriptor, not of a path
+            descriptor = os.open(".", flags, dir_fd=self._descriptor)
+            try:
+                return os.listdir(descriptor)  # noqa: PTH208  # of a descriptor, not of a path
+            finally:
+                os.close(descriptor)
 
     def terms(self) -> list[int]:
         """Return the terms that have a page, in order."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -214,3 +215,15 @@ def test_a_long_path_has_short_addresses(tmp_path):
     directory = Directory(path)
     assert len(directory.socket_path(directory.new_follower())) < 108
     directory.close()
+
+
+def test_threads_list_all_files_at_the_same_time(tmp_path):
+    """A reader in a thread misses no term while the loop looks for new ones."""
+    directory = Directory(tmp_path)
+    for number in range(200):
+        (tmp_path / f"term-{number + 1}").touch()
+    with ThreadPoolExecutor(2) as threads:
+        lists = list(threads.map(lambda _: len(directory.terms()), range(2_000)))
+    directory.close()
+
+    assert {200} == set(lists)

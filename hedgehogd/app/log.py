@@ -108,10 +108,11 @@ def log_files(settings: Settings, directory: Path, runtime: str) -> LogFiles:
 
 
 def names_of(settings: Settings) -> dict[str, str]:
-    """Return the pairs and channels, which must be the same in all instances that share a log."""
+    """Return the settings that must be the same in all instances that share a log, as texts."""
     return {
-        "pairs": ",".join(sorted(settings.feed_pairs)),
-        "channels": ",".join(sorted(settings.feed_channels)),
+        "feed.pairs": ",".join(sorted(settings.feed_pairs)),
+        "feed.channels": ",".join(sorted(settings.feed_channels)),
+        "history.demanded": str(settings.history_demanded).lower(),
     }
 
 

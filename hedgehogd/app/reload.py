@@ -58,7 +58,9 @@ def apply(old: Settings, new: Settings, pipe: Pipe, plane: StreamingPlane) -> Se
     set_level(settings.log_level)
     log.info("reloaded", changed=changed)
     if {"feed.pairs", "feed.channels"} & set(changed) and pipe.resumes.past is not None:
-        log.warning("history records the previous pairs and channels until a restart")
+        log.warning(
+            "history records the previous pairs and channels until a restart of all instances"
+        )
     if needs_restart:
         log.warning("needs a restart", keys=needs_restart)
     return settings

@@ -35,9 +35,7 @@ def store_parser() -> Parser:
         "         interrupted at any time: run it again, and it continues. The old\n"
         "         file is renamed to history.sqlite.migrated when the archive is\n"
         "         complete and verified; it is never removed. The exit status is 1 if\n"
-        "         a part of the store is damaged; the archive has a gap there.\n"
-        "\n"
-        "An archive is the future store of the log: no instance writes one yet.",
+        "         a part of the store is damaged; the archive has a gap there.",
     )
     parser.usage = "hedgehogd store {check,migrate} DIR"
     parser.add_argument("action", choices=("check", "migrate"), help="what to do")

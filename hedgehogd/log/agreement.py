@@ -1,80 +1,129 @@
-"""The topics and the archive of the writer of a log, in a file that all instances read.
+"""The topics, the archive and the window of the writer of a log, in files that instances read.
 
 Instances that share a window must record the same into one archive, because only one of them
-writes.
+writes: the writer names both in the window. An archive belongs to one window: the writer names that
+in the archive.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.log.archive import files
+from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
+from hedgehogd.log.archive.lock import Lock
 
 FILE = "recorded.json"
-_HISTORY, _INODE = "history", "inode"
+_TERM, _HISTORY, _WINDOW, _INODE = "term", "history", "window", "inode"
 
 
-def write_names(window: Path, archive: Path, names: Mapping[str, str]) -> None:
-    """Write the names of this writer; a fault of the disk leaves the former ones.
+def write_names(window: Path, archive: Path, names: Mapping[str, str], term: int) -> None:
+    """Write the names of the writer of a term; a fault of the disk leaves the former ones.
+
+    It does not touch the disk of the archive.
 
     Args:
         window: the directory of the window, which exists.
         archive: the directory of the archive.
-        names: ``pairs`` and ``channels``, each sorted and joined by commas.
+        names: the values that are the same in all instances, by configuration key.
+        term: the term.
     """
-    path = window / f"{FILE}{files.PART}"
+    _write(window, {**names, _HISTORY: str(archive.absolute()), _TERM: str(term)})
+
+
+def write_window(archive: Path, window: Path) -> None:
+    """Name the window of an archive, in the archive; a fault of the disk leaves the former name.
+
+    Args:
+        archive: the directory of the archive, which exists.
+        window: the directory of the window.
+    """
     with suppress(OSError):
-        path.write_text(json.dumps({**names, **_place(archive)}))
-        path.chmod(files.FILE_MODE)
-        path.replace(window / FILE)
+        _write(archive, {_WINDOW: str(window.absolute()), _INODE: _inode(window)})
 
 
-def read_names(window: Path) -> dict[str, str]:
-    """Return the names of the present or the last writer; none if they are not readable."""
-    try:
-        found = json.loads((window / FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def agree(window: Path, archive: Path, names: Mapping[str, str]) -> bool:
-    """Compare the names of the present writer with ours; return False if it has written none.
-
-    Two paths of one directory agree: a container may have mounted it elsewhere.
+def agree(window: Path, archive: Path, names: Mapping[str, str], term: int) -> bool:
+    """Compare the names of the writer of a term with ours; return False if it has written none.
 
     Raises:
-        OperatorError: the writer records other pairs or channels, or into another archive.
+        OperatorError: the writer records other topics, or into another archive.
     """
-    named = read_names(window)
+    named = _read(window)
+    if named.get(_TERM) != str(term):
+        return False
     for name, ours in names.items():
         theirs = named.get(name, ours)
         if theirs != ours:
             raise OperatorError(
-                f"another instance records the history in {archive} for {name} {theirs};"
-                f" this one has {ours}\n  Expected the same --pairs and --channels in all"
-                " instances that share a history, or a --history of its own for each.",
+                f"another instance records the history in {archive} with {name} {theirs};"
+                f" this one has {ours}\n  Expected the same {', '.join(names)} in all instances that"
+                " share a history, or a --history of its own for each.",
                 EXIT_CONFIG,
             )
-    place = _place(archive)
-    if named and all(named.get(name, ours) != ours for name, ours in place.items()):
+    theirs = named.get(_HISTORY, "")
+    if theirs != str(archive.absolute()) and not _is_same(Path(theirs), archive):
         raise OperatorError(
-            f"the instances that share the log in {window} record the history in"
-            f" {named[_HISTORY]}; this one has {place[_HISTORY]}\n  Expected the same --history in"
-            " all instances with one --runtime-dir, or a --runtime-dir of its own for each.",
+            f"the instances that share the log in {window} record the history in {theirs};"
+            f" this one has {archive}\n  Expected the same --history in all instances with one"
+            " --runtime-dir, or a --runtime-dir of its own for each.",
             EXIT_CONFIG,
         )
-    return bool(named)
+    return True
 
 
-def _place(archive: Path) -> dict[str, str]:
-    """Return the path of a directory, and its inode if it exists."""
-    place = {_HISTORY: str(archive.absolute())}
+def agree_on_window(archive: Path, window: Path) -> None:
+    """Compare the window of an archive that is being written with ours.
+
+    Raises:
+        OperatorError: an instance with another window writes the archive.
+    """
+    named = _read(archive)
     with suppress(OSError):
-        place[_HISTORY] = os.path.realpath(archive)
-        status = archive.stat()
-        place[_INODE] = f"{status.st_dev}:{status.st_ino}"
-    return place
+        if named and named.get(_INODE) != _inode(window) and _is_written(archive):
+            raise OperatorError(
+                f"an instance whose log is in {named.get(_WINDOW)} records the history in"
+                f" {archive}; this one has its log in {window}\n  Expected the same --runtime-dir"
+                " in all instances that share a history, or a --history of its own for each.",
+                EXIT_CONFIG,
+            )
+
+
+def _is_written(archive: Path) -> bool:
+    try:
+        Lock(archive).release()
+    except ArchiveLocked:
+        return True
+    except ArchiveError:
+        return False
+    return False
+
+
+def _is_same(theirs: Path, ours: Path) -> bool:
+    try:
+        return theirs.samefile(ours)
+    except OSError:
+        return False
+
+
+def _inode(directory: Path) -> str:
+    status = directory.stat()
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _write(directory: Path, named: Mapping[str, str]) -> None:
+    path = directory / f"{FILE}{files.PART}"
+    with suppress(OSError):
+        path.write_text(json.dumps(named))
+        path.chmod(files.FILE_MODE)
+        path.replace(directory / FILE)
+
+
+def _read(directory: Path) -> dict[str, str]:
+    """Return the names that ``_write`` wrote last; none if they are not readable."""
+    try:
+        found = json.loads((directory / FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -17,6 +17,7 @@ that. It is called after a file is opened, which is then known to be the log's, 
 segment is created or removed.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -33,6 +34,8 @@ FILE_MODE = 0o640
 _TERM = re.compile(r"term-([1-9][0-9]{0,17})")
 _SEGMENT = re.compile(r"segment-([1-9][0-9]{0,17})-([1-9][0-9]{0,8})")
 _FOLLOWER = "follower-"
+# Faults of a directory that a later attempt meets again.
+_PERMANENT = {errno.EACCES, errno.EEXIST, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EROFS}
 _NEW = "new-"
 
 
@@ -54,7 +57,8 @@ class Directory:
             device = path.stat().st_dev
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise UnusableWindow(f"{path}: {error.strerror}") from None
+            known = UnusableWindow if error.errno in _PERMANENT else LogError
+            raise known(f"{path}: {error.strerror}") from None
         if kind := remote_file_system(device):
             self.close()
             raise UnusableWindow(f"{path} is on {kind}; the log needs a local file system")

@@ -29,11 +29,14 @@ def remote_file_system(device: int) -> str | None:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory for user and group under any umask; one that exists keeps its mode.
+    """Create a directory, and those above it, for user and group under any umask.
+
+    A directory that exists keeps its mode.
 
     Raises:
         OSError: it cannot be created.
     """
-    if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(DIRECTORY_MODE)  # mkdir applies the umask
+    for each in reversed((path, *path.parents)):
+        if not each.is_dir():
+            each.mkdir(exist_ok=True)
+            each.chmod(DIRECTORY_MODE)  # mkdir applies the umask

@@ -107,6 +107,11 @@ class Candidate:
             self._page = None
 
     @property
+    def term(self) -> int:
+        """The term of the page of the last look; 0 without a readable page."""
+        return 0 if self._page is None else self._page.fixed.term
+
+    @property
     def begins(self) -> bool:
         """True if the last look found no readable page: ``take`` begins the window."""
         return self._page is None
@@ -214,8 +219,9 @@ class Candidate:
         deployment = self._predecessor.deployment
         if page is not None and deployment not in {None, page.fixed.deployment}:
             raise UnusableWindow(
-                f"{self._directory.path} has the log of deployment {page.fixed.deployment}, "
-                f"not of {deployment}"
+                f"{self._directory.path} has the log of deployment {page.fixed.deployment}, the"
+                f" archive that of {deployment}\n  Expected the archive of this window. If the"
+                " archive was replaced, stop all instances and remove the window."
             )
         return page
 

@@ -21,7 +21,7 @@ from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
 from hedgehogd.domain.errors import OperatorError
 from hedgehogd.engine.health import FeedHealth, HistoryHealth, HistoryState
 from hedgehogd.fanout.pipe import Pipe
-from hedgehogd.log.agreement import agree, write_names
+from hedgehogd.log.agreement import agree, agree_on_window, write_names, write_window
 from hedgehogd.log.allocation import Bounds
 from hedgehogd.log.appender import Appender, begin_appending
 from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
@@ -69,7 +69,8 @@ class LogFiles(NamedTuple):
 
         Raises:
             OperatorError: window or archive have another format, they are of different deployments,
-                the window's file system is remote, or the writer records other pairs or channels.
+                the window's file system is remote, or the writer records other topics, into another
+                archive, or with another window.
             LogError: the window cannot be looked at now.
         """
         try:
@@ -80,7 +81,9 @@ class LogFiles(NamedTuple):
         try:
             candidate = Candidate(directory, predecessor=read_predecessor(self.archive))
             try:
-                return candidate.look() or agree(self.window, self.archive, self.names)
+                is_free = candidate.look()
+                agree_on_window(self.archive, self.window)
+                return is_free or agree(self.window, self.archive, self.names, candidate.term)
             finally:
                 candidate.close()
         finally:
@@ -127,6 +130,7 @@ class Recorder:
         self._overlaps = False  # the last writer may have appended messages of the tape
         self._held_with: frozenset[Topic] = frozenset()
         self._last_term = 0
+        self._agreed_term = 0  # whose writer records the same
         self._lock: Lock | None = None  # while a window begins
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -219,6 +223,12 @@ class Recorder:
                 is_free = candidate.look()
                 now = trio.current_time()
                 if not is_free:
+                    if self._agreed_term != candidate.term:
+                        named = partial(
+                            agree, place.window, place.archive, place.names, candidate.term
+                        )
+                        if await _in_thread(named):
+                            self._agreed_term = candidate.term
                     self._has_seen_writer, free_since, self._fault = True, now, ""
                     self._note_held()
                     is_prepared = False
@@ -271,7 +281,8 @@ class Recorder:
 
     async def _write(self, window: Window, directory: Directory) -> None:
         """Append to the window and to the archive until an error or the end; then do the rest."""
-        archiver = self._archiver
+        archiver, place = self._archiver, self._place
+        write_names(place.window, place.archive, place.names, window.term)  # in memory
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(keep_lease, window, lease_s=self._place.lease_s))
@@ -284,9 +295,7 @@ class Recorder:
                 self._has_seen_writer = True
                 self._note_held()
                 self._unlock_archive()  # the archiver locks it
-                place = self._place
-                named = partial(write_names, place.window, place.archive, place.names)
-                await _in_thread(named)
+                await _in_thread(partial(write_window, self._place.archive, self._place.window))
                 log.info("this instance writes the log", term=window.term)
                 nursery.start_soon(archiver.run, directory)
                 await self._append(appender)

@@ -1,5 +1,6 @@
 """The log of an instance: its directories, the checks of its start, and its recorder."""
 
+import json
 import os
 import stat
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.engine.health import HistoryState
-from hedgehogd.log.agreement import read_names
+from hedgehogd.log.agreement import FILE
 from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.migration.old_store import FILE_NAME
 from hedgehogd.settings.keys import Settings
@@ -80,7 +81,9 @@ def test_the_window_is_in_the_runtime_directory(tmp_path):
     assert (topics, True, 90.0, 2**30) == files.kept
     assert (60.0, 2**26) == files.bounds[:2]
     assert 3.0 == files.lease_s
-    assert {"pairs": "BTC-USD", "channels": "matches,ticker"} == files.names
+    assert files.names == {
+        "feed.pairs": "BTC-USD", "feed.channels": "matches,ticker", "history.demanded": "true"
+    }  # fmt: skip
 
 
 async def test_all_messages_are_recorded_at_the_end(tmp_path):
@@ -94,7 +97,8 @@ async def test_all_messages_are_recorded_at_the_end(tmp_path):
     reader.close()
 
     assert [1, 2] == [each.trade_id for each in found if isinstance(each, Message)]
-    assert names_of(settings).items() <= read_names(tmp_path / "a" / "b" / "window").items()
+    named = json.loads((tmp_path / "a" / "b" / "window" / FILE).read_text())
+    assert names_of(settings).items() <= named.items()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ async def test_instances_that_share_a_log_record_the_same(tmp_path):
     theirs = Settings(feed_pairs=("ETH-USD",), history_where=str(tmp_path))
     async with running(ours) as instance:
         await wait_state(instance, HistoryState.WRITING)
-        with pytest.raises(OperatorError, match="pairs BTC-USD") as caught:
+        with pytest.raises(OperatorError, match=r"feed\.pairs BTC-USD") as caught:
             async with running(theirs):
                 pytest.fail("it started")
         assert caught.value.exit_status == EXIT_CONFIG
@@ -168,6 +172,34 @@ async def test_instances_that_share_a_window_share_the_archive(tmp_path):
             await wait_state(candidate, HistoryState.READING)
 
     assert EXIT_CONFIG == caught.value.exit_status
+
+
+async def test_an_archive_is_of_one_window(tmp_path):
+    """Each of two writers would wait for the other's lock, and record nothing."""
+    runtime = tmp_path / "run"
+    async with running(settings_of(tmp_path / "a", serve_runtime_dir=str(runtime))) as instance:
+        await wait_state(instance, HistoryState.WRITING)
+        with pytest.raises(OperatorError, match="same --runtime-dir") as caught:
+            async with running(settings_of(tmp_path / "a")):
+                pytest.fail("it started")
+
+    assert EXIT_CONFIG == caught.value.exit_status
+
+
+async def test_of_two_that_start_together_one_states_the_difference(tmp_path):
+    """Neither was the writer when the other one was checked."""
+    theirs = Settings(feed_pairs=("ETH-USD",), history_where=str(tmp_path))
+    async with (
+        open_log(settings_of(tmp_path)) as first,
+        open_log(theirs) as second,
+    ):
+        instances = [make_instance(settings_of(tmp_path)), make_instance(theirs)]
+        async with recording(first, instances[0], wall_us):
+            await wait_state(instances[0], HistoryState.WRITING)
+            async with recording(second, instances[1], wall_us):
+                await wait_state(instances[1], HistoryState.FAILED)
+
+    assert "feed.pairs BTC-USD; this one has ETH-USD" in instances[1].history.reason
 
 
 async def test_a_store_of_an_older_version_is_refused(tmp_path):
@@ -220,6 +252,15 @@ async def test_where_no_directory_can_be_made_the_instance_starts(tmp_path):
     assert "history is not kept" in why
     assert "the log cannot be read" in [line["event"] for line in lines]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+async def test_directories_are_for_user_and_group_where_the_window_is_in_them(tmp_path, umask):
+    """The window's directory is created first, with those above it."""
+    await record(settings_of(tmp_path / "new" / "history"))
+
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {0o750} == {stat.S_IMODE(path.stat().st_mode) for path in made}
+    assert ["history", "new", "window"] == sorted(path.name for path in made)
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)

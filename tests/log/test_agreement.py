@@ -1,66 +1,104 @@
-"""The pairs and channels of the present writer."""
+"""The names that the writer of a log writes into window and archive."""
 
+import fcntl
+import re
 import stat
 
 import pytest
 
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
-from hedgehogd.log.agreement import FILE, agree, read_names, write_names
+from hedgehogd.log.agreement import FILE, agree, agree_on_window, write_names, write_window
+from hedgehogd.log.archive.files import LOCK
 
-NAMES = {"pairs": "BTC-USD", "channels": "matches,ticker"}
+NAMES = {"feed.pairs": "BTC-USD", "feed.channels": "matches,ticker"}
 
 
-def test_the_writers_names_are_read(tmp_path):
+@pytest.fixture
+def window(tmp_path):
+    path = tmp_path / "window"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path):
+    path = tmp_path / "archive"
+    path.mkdir()
+    return path
+
+
+def test_the_names_of_the_writer_are_read(window, archive):
     """By any instance that may read the window."""
-    window, archive = tmp_path / "window", tmp_path / "archive"
-    window.mkdir()
-    assert not agree(window, archive, NAMES)
-    write_names(window, archive, {"pairs": "x"})
-    write_names(window, archive, NAMES)
+    assert not agree(window, archive, NAMES, 2)
+    write_names(window, archive, {"feed.pairs": "x"}, 2)
+    write_names(window, archive, NAMES, 2)
 
-    assert NAMES.items() <= read_names(window).items()
-    assert agree(window, archive, NAMES)
+    assert agree(window, archive, NAMES, 2)
     assert [window / FILE] == list(window.iterdir())
     assert 0o640 == stat.S_IMODE((window / FILE).stat().st_mode)
+    assert [] == list(archive.iterdir())
 
 
-def test_one_archive_has_many_paths(tmp_path):
-    """A container may have mounted it elsewhere; another directory at the path is the same."""
-    archive, other, link = tmp_path / "archive", tmp_path / "other", tmp_path / "link"
-    archive.mkdir()
-    write_names(tmp_path, archive, NAMES)
-    link.symlink_to(archive)
-    assert agree(tmp_path, link, NAMES)
-    with pytest.raises(OperatorError, match=f"{archive}; this one has {other}"):
-        agree(tmp_path, other, NAMES)
-    archive.rename(other)
-    assert agree(tmp_path, other, NAMES)
-    archive.mkdir()
-    assert agree(tmp_path, archive, NAMES)
+def test_the_names_of_another_term_are_ignored(window, archive):
+    """They may be those of a writer that was stopped to change them."""
+    write_names(window, archive, NAMES | {"feed.pairs": "other"}, 1)
+
+    assert not agree(window, archive, NAMES, 2)
 
 
-@pytest.mark.parametrize("name", ["pairs", "channels"])
-def test_other_names_are_an_error_of_the_operator(name, tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+def test_other_names_are_an_error_of_the_operator(name, window, archive):
     """Only one of the instances writes, so the topics of the other one would not be recorded."""
-    write_names(tmp_path, tmp_path, NAMES | {name: "other"})
-    with pytest.raises(OperatorError, match=f"{name} other") as raised:
-        agree(tmp_path, tmp_path, NAMES)
+    write_names(window, archive, NAMES | {name: "other"}, 1)
+    with pytest.raises(OperatorError, match=re.escape(f"{name} other")) as raised:
+        agree(window, archive, NAMES, 1)
+
+    assert EXIT_CONFIG == raised.value.exit_status
+
+
+def test_one_archive_has_many_paths(tmp_path, window, archive):
+    """Another archive stays empty while the writer writes its own."""
+    link, other = tmp_path / "link", tmp_path / "other"
+    link.symlink_to(archive)
+    write_names(window, archive, NAMES, 1)
+    assert agree(window, link, NAMES, 1)
+    with pytest.raises(OperatorError, match=f"{archive}; this one has {other}") as raised:
+        agree(window, other, NAMES, 1)
+
+    assert EXIT_CONFIG == raised.value.exit_status
+
+
+def test_an_archive_that_is_written_belongs_to_one_window(tmp_path, window, archive):
+    """Two writers would wait for each other's lock; a window that is gone does not matter."""
+    other = tmp_path / "other"
+    other.mkdir()
+    agree_on_window(archive, window)
+    write_window(archive, other)
+    agree_on_window(archive, window)
+    with (archive / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(OperatorError, match=f"log is in {other}") as raised:
+            agree_on_window(archive, window)
+        write_window(archive, window)
+        agree_on_window(archive, window)
 
     assert EXIT_CONFIG == raised.value.exit_status
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff"])
-def test_unreadable_names_are_none(content, tmp_path):
+def test_unreadable_names_are_none(content, window, archive):
     """The next writer writes them again."""
-    (tmp_path / FILE).write_bytes(content)
+    for directory in (window, archive):
+        (directory / FILE).write_bytes(content)
 
-    assert {} == read_names(tmp_path)
-    assert not agree(tmp_path, tmp_path, NAMES)
+    assert not agree(window, archive, NAMES, 1)
+    agree_on_window(archive, window)
 
 
-def test_a_fault_of_the_disk_is_no_error(tmp_path):
+def test_a_fault_of_the_disk_is_no_error(tmp_path, window):
     """The archiver reports it."""
     (tmp_path / "file").touch()
-    write_names(tmp_path / "file", tmp_path, NAMES)
+    write_names(tmp_path / "file", tmp_path, NAMES, 1)
+    write_window(tmp_path / "file", window)
 
-    assert {} == read_names(tmp_path / "file")
+    assert not agree(tmp_path / "file", tmp_path, NAMES, 1)

@@ -1,5 +1,6 @@
 """The directory of a window: names, publication, and the check that the files are in place."""
 
+import errno
 import os
 import shutil
 import stat
@@ -227,3 +228,21 @@ def test_threads_list_all_files_at_the_same_time(tmp_path):
     directory.close()
 
     assert {200} == set(lists)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_permanent"), [(errno.EACCES, True), (errno.EMFILE, False), (errno.EIO, False)]
+)
+def test_only_a_lasting_fault_of_the_directory_ends_a_start(
+    tmp_path, monkeypatch, number, is_permanent
+):
+    """No fault that may pass is the operator's error."""
+
+    def fail(*_args, **_more):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(directory_module.os, "open", fail)
+    with pytest.raises((LogError, UnusableWindow)) as raised:
+        Directory(tmp_path)
+
+    assert is_permanent is isinstance(raised.value, UnusableWindow)

@@ -304,7 +304,7 @@ def test_the_deployment_of_the_window_is_checked(machine):
     writer = machine.writer(predecessor=Predecessor("aaaaaa"))
     assert "aaaaaa" == writer.deployment
     machine.candidate(predecessor=Predecessor("aaaaaa")).look()
-    with pytest.raises(UnusableWindow, match="deployment aaaaaa, not of bbbbbb"):
+    with pytest.raises(UnusableWindow, match="deployment aaaaaa, the archive that of bbbbbb"):
         machine.candidate(predecessor=Predecessor("bbbbbb")).look()
 
 

@@ -58,8 +58,8 @@ def agree(window: Path, archive: Path, names: Mapping[str, str], term: int) -> b
         if theirs != ours:
             raise OperatorError(
                 f"another instance records the history in {archive} with {name} {theirs};"
-                f" this one has {ours}\n  Expected the same {', '.join(names)} in all instances that"
-                " share a history, or a --history of its own for each.",
+                f" this one has {ours}\n  Expected the same {', '.join(names)} in all instances"
+                " that share a history, or a --history of its own for each.",
                 EXIT_CONFIG,
             )
     theirs = named.get(_HISTORY, "")

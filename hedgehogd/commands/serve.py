@@ -31,6 +31,7 @@ other commands:
   hedgehogd status           state of the instances of this machine
   hedgehogd export FILE      a time range of history, as CSV or NDJSON
   hedgehogd store check DIR  verify an archive, and list its gaps
+  hedgehogd store migrate DIR  make an archive of an older history.sqlite
   hedgehogd haproxy-config   configuration of HAProxy before several instances
 
 signals:

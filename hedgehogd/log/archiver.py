@@ -6,7 +6,7 @@ the archive has or records. A directory that was deleted, moved or replaced gets
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -151,7 +151,7 @@ class Archiver:
             if self._window is None:
                 self._window = Reader(directory)
             if self._archive is None:
-                self._open(self._window)
+                self._open(self._window, directory)
             archive = self._archive
             if archive is None:
                 raise AssertionError("the archive is not open")
@@ -191,8 +191,12 @@ class Archiver:
             self._window.close()
             self._window = None
 
-    def _open(self, window: Reader) -> None:
+    def _open(self, window: Reader, directory: Directory) -> None:
         """Open the archive, and continue after its last record.
+
+        Until the archive was locked here, the archiver of an earlier writer may have copied the
+        records of this term, too: it ends only when its instance notices the new term. So the
+        archive is compared with the end that the log has with the lock held.
 
         Raises:
             ArchiveError: it cannot be opened.
@@ -212,11 +216,12 @@ class Archiver:
         self._locked_since = None
         for problem in archive.problems:
             log.error("history is damaged", problem=problem)
-        if archive.last_id > window.after_id:
+        end_id = _end_id(directory)
+        if archive.last_id > end_id:
             self._was_ahead = True
             raise LogError(
                 f"{self._directory} has records up to id {archive.last_id}, the log up to id"
-                f" {window.after_id}: their files are not of one log"
+                f" {end_id}: their files are not of one log"
             )
         self._position = archive.last_id
         self._unsynced = [0, 0]
@@ -368,3 +373,13 @@ class Archiver:
             self._clock_us, self._set_at = begun_us, None
             return True
         return False
+
+
+def _end_id(directory: Directory) -> int:
+    """Return the last id that the log has now.
+
+    Raises:
+        LogError: there is no log.
+    """
+    with closing(Reader(directory)) as reader:
+        return reader.after_id

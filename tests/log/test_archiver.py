@@ -362,3 +362,40 @@ async def test_an_archive_ahead_of_the_log_is_a_fault(tmp_path, autojump_clock, 
     assert [1, 5] == trades(tmp_path)  # two ids are those of the term and of the gap
     assert [(MATCHES, UNRECORDED, None, None)] == gaps(tmp_path)
     assert 1 == archiver.unarchived
+
+
+@pytest.mark.parametrize("is_hung", [False, True])
+async def test_an_archiver_continues_after_records_of_its_term_that_the_last_one_archived(
+    is_hung, tmp_path, machine, autojump_clock, nursery
+):
+    """The last writer's disk is slow when it stops, or the last writer hung and continues."""
+    kept, directory = Kept(frozenset({MATCHES, TICKER})), machine.directory
+    last, present = (Archiver(tmp_path / "archive", kept, lambda: NOW) for _ in range(2))
+    window = machine.writer()
+    window.append([trade(1)])
+    with trio.move_on_after(1.5):
+        await last.run(directory)
+    window.append([trade(2)])
+    machine.close(window)
+    window = machine.writer()
+    window.append([trade(3)])
+    with capture_logs() as lines:
+        nursery.start_soon(present.run, directory)
+        await trio.sleep(1.5)
+        window.append([trade(4)])
+        assert [1] == trades(tmp_path)  # the last writer has the lock
+        if is_hung:
+            with trio.move_on_after(1.5):
+                await last.run(directory)
+        await last.finish(directory)
+        assert [1, 2, 3, 4] == trades(tmp_path)
+        window.append([trade(5)])
+        await trio.sleep(3)
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await present.finish(directory)
+
+    assert [1, 2, 3, 4, 5] == trades(tmp_path)
+    assert [] == gaps(tmp_path)
+    assert [] == [line for line in lines if line["log_level"] == "error"]
+    assert ("", 0) == (present.fault, present.unarchived)

@@ -305,22 +305,22 @@ class Archiver:
         """Append a gap of each topic in place of the records that left the window.
 
         Before the gaps, a record names the term: its own first record may have left the window, and
-        a log that begins again needs a larger term. A new archive has no gaps. These records have
-        the last ids of those that left. If those were fewer, some records after them are left out,
-        too: each needs an id of its own.
+        a log that begins again needs a larger term. A new archive has no gaps. Each of these
+        records needs an id of its own: those of the records that left, else the ones before the
+        next record. Only if these are too few, the fewest records possible are left out, too.
 
         Returns:
             False if the log does not have enough records yet.
         """
         topics = sorted(self._kept.topics | self._seen) if archive.last_id else []
         count = len(topics) + 1
-        room = self._left_id - archive.last_id
-        records = window.read(self._left_id, max(1, count - room))
-        if room < count:
-            if records:
-                self._left_id = records[-1].id
-            if self._left_id - archive.last_id < count:
+        min_id = archive.last_id + count  # of the last of these records
+        records = window.read(self._left_id, count + 1 if self._left_id < min_id else 1)
+        if self._left_id < min_id:
+            next_id = next((each.id for each in records if each.id > min_id), None)
+            if next_id is None:
                 return False
+            self._left_id = next_id - 1
         at_us = self._wall_us()
         chosen: list[Record] = [begun(window.term, at_us)]
         chosen += (GapRecord(topic, GapKind.UNRECORDED, received_us=at_us) for topic in topics)

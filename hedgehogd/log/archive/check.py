@@ -288,5 +288,8 @@ def _described(gap: GapRecord) -> str:
     kind = gap.kind.name.lower()
     if gap.first is None:
         return f"{gap.topic} {kind} at id {gap.id}"
-    numbers = f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
+    if gap.last is None:
+        numbers = f"from {gap.first}"
+    else:
+        numbers = f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
     return f"{gap.topic} {kind} {numbers} at id {gap.id}"

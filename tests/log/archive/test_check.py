@@ -6,6 +6,8 @@ from random import Random
 
 import pytest
 
+from hedgehogd.domain.channel import Topic
+from hedgehogd.domain.record import GapKind, GapRecord
 from hedgehogd.log.archive import catalogue, files
 from hedgehogd.log.archive.check import Totals, check
 from hedgehogd.log.archive.errors import ArchiveError, ForeignArchive, NewerFormat
@@ -38,6 +40,22 @@ def test_a_sound_archive_has_gaps_alone(archive):
     assert all(each.text.startswith("gap: ") for each in found)
     assert totals.messages > 700
     assert totals.files == len(list(archive.glob("0*")))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "numbers"),
+    [(None, None, ""), (5, 5, " 5"), (5, 7, " 5 to 7"), (5, None, " from 5")],
+)
+def test_a_gap_names_the_numbers_that_are_known(first, last, numbers, tmp_path):
+    """The last one is not known of a ticker that may have missed messages."""
+    gap = GapRecord(Topic("ticker", "BTC-USD"), GapKind.MISSING, first, last, id=START_US)
+    with closing(Writer(tmp_path, DEPLOYMENT)) as writer:
+        writer.append([gap])
+        writer.sync()
+
+    assert [f"gap: ticker:BTC-USD missing{numbers} at id {START_US}"] == [
+        finding.text for finding in check(tmp_path, Totals())
+    ]
 
 
 def test_any_damaged_byte_is_found(archive):

@@ -95,6 +95,7 @@ class Archiver:
         # changes of other books are left out.
         self._begun: set[Topic] | None = None
         self._opens = 0  # in this term
+        self._is_reported = False  # that the archive is written, since it was opened
         self._wants_books = False
         self._began_books_at = -float("inf")
         self._seen: set[Topic] = set()
@@ -170,9 +171,10 @@ class Archiver:
             if not isinstance(error, ArchiveFull):  # a full disk may not have room to open it again
                 self._close()
             return False
-        if self.fault:
-            log.info("history is written again", directory=str(self._directory))
-        self.fault = ""
+        if self.fault or not self._is_reported:
+            event = "history is written again" if self.fault else "history is written"
+            log.info(event, directory=str(self._directory))
+        self.fault, self._is_reported = "", True
         return is_behind
 
     def _waits_for_lock(self) -> bool:
@@ -205,6 +207,7 @@ class Archiver:
         self._books.clear()
         self._wants_books = self._opens > 0  # else all books begin with the term
         self._opens += 1
+        self._is_reported = False
         archive = Writer(
             self._directory,
             window.deployment,
@@ -230,7 +233,6 @@ class Archiver:
         if self._was_ahead:  # no records with smaller ids are archived
             self._was_ahead = False
             self._note_left(archive.last_id, archive)
-        log.info("history is written", directory=str(self._directory))
 
     def _copy(self, window: Reader, archive: Writer) -> bool:
         """Append the next records of the log; return True if there are more."""

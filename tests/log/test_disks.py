@@ -1,13 +1,17 @@
 """The recorder with an archive on a disk that is full, late, or fails or hangs at the end."""
 
+import errno
+import os
 from random import Random
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.message import Message
 from hedgehogd.log.archive import files
+from hedgehogd.log.archive.tail import Tail
 from tests.disks import small_disk
 from tests.fakes import make_message
 from tests.log.instances import (
@@ -60,6 +64,37 @@ async def test_a_real_full_disk_is_written_again_when_there_is_space(
 
         assert [each.payload for each in sent] == payloads(tmp_path, MATCHES)
         assert [] == gaps(tmp_path)
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+async def test_a_disk_that_fails_for_a_while_is_two_lines(
+    earlier, tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """The archive is opened again each second, and written only after the disk works."""
+
+    def fail(tail, *_):
+        raise files.failed(tail.path, OSError(errno.EIO, os.strerror(errno.EIO)))
+
+    here = Instance(tmp_path)
+    with capture_logs() as lines:
+        with monkeypatch.context() as patch:
+            if not earlier:
+                patch.setattr(Tail, "write", fail)
+            await nursery.start(here.run)
+            await here.publish(trade(1))
+            await trio.sleep(3)
+            patch.setattr(Tail, "write", fail)
+            await here.publish(trade(2))
+            await trio.sleep(10)
+            assert FAILED == here.health.state
+        await trio.sleep(3)
+        assert WRITING == here.health.state
+    await here.stop()
+    events = [line["event"] for line in lines if line["event"].startswith("history is")]
+
+    assert [1, 2] == trades(tmp_path)
+    first = ["history is written"] * earlier
+    assert [*first, "history is not written", "history is written again"] == events
 
 
 async def test_an_archive_may_come_later(tmp_path, autojump_clock, nursery):

@@ -96,6 +96,7 @@ class Archiver:
         self._begun: set[Topic] | None = None
         self._opens = 0  # in this term
         self._is_reported = False  # that the archive is written, since it was opened
+        self._is_over = False  # ``finish`` copies no more
         self._wants_books = False
         self._began_books_at = -float("inf")
         self._seen: set[Topic] = set()
@@ -113,7 +114,7 @@ class Archiver:
         Args:
             directory: the window's directory, which is open until ``finish`` has returned.
         """
-        self._opens = 0
+        self._opens, self._is_over = 0, False
         while True:
             is_behind = await self._in_thread(directory)
             is_due = self._now >= self._began_books_at + limits.ARCHIVER_BOOKS_S
@@ -123,18 +124,22 @@ class Archiver:
             await trio.sleep(0 if is_behind else limits.ARCHIVER_PAUSE_S)
 
     async def finish(self, directory: Directory) -> None:
-        """Copy the rest of the log until cancelled, and close the archive."""
+        """Copy the rest of the log until cancelled, and close the archive.
+
+        A call for the disk that hangs is not waited for: the archive is closed after it.
+        """
         try:
             while await self._in_thread(directory):
                 await trio.lowlevel.checkpoint()
         finally:
+            self._is_over = True
             with trio.move_on_after(limits.ARCHIVER_CLOSE_S, shield=True) as waiting:
                 await trio.to_thread.run_sync(
                     self._close, limiter=self._limiter, abandon_on_cancel=True
                 )
             self.hangs = waiting.cancelled_caught
             if self.hangs:
-                log.error("the disk of the history hangs; the archive is not closed")
+                log.error("the disk of the history hangs; the archive is not closed yet")
 
     async def _in_thread(self, directory: Directory) -> bool:
         """Do one step, which handles a bounded number of records; a slow disk may delay it.
@@ -143,8 +148,15 @@ class Archiver:
         it: there is one thread.
         """
         self._now = trio.current_time()
-        step = partial(self._step, directory)
+        step = partial(self._step_in_term, directory)
         return await trio.to_thread.run_sync(step, limiter=self._limiter, abandon_on_cancel=True)
+
+    def _step_in_term(self, directory: Directory) -> bool:
+        """Do one step; close the archive if ``finish`` has ended meanwhile."""
+        is_behind = self._step(directory)
+        if self._is_over:
+            self._close()
+        return is_behind
 
     def _step(self, directory: Directory) -> bool:
         """Copy some records and sync them; return True if there are more."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from random import Random
 
 import pytest
@@ -11,13 +12,17 @@ from structlog.testing import capture_logs
 from hedgehogd.domain import limits
 from hedgehogd.domain.message import Message
 from hedgehogd.log.archive import files
+from hedgehogd.log.archive.errors import ArchiveLocked
+from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.archive.tail import Tail
+from hedgehogd.log.archiver import Archiver, Kept
 from tests.disks import small_disk
 from tests.fakes import make_message
 from tests.log.instances import (
     BTC,
     FAILED,
     MATCHES,
+    NOW,
     WRITING,
     Instance,
     gaps,
@@ -28,6 +33,8 @@ from tests.log.instances import (
     trades,
 )
 from tests.log.test_archiver import no_space
+
+RUN_SYNC = trio.to_thread.run_sync  # tests with a clock that jumps replace it
 
 
 async def test_a_real_full_disk_is_written_again_when_there_is_space(
@@ -156,6 +163,36 @@ async def test_the_end_does_not_wait_for_a_disk_that_hangs(
     monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
     assert trio.current_time() - began < limits.FAREWELL_S + limits.ARCHIVER_CLOSE_S + 1
     assert [1, 2] == [m.trade_id for m in logged(tmp_path) if isinstance(m, Message)]
+
+
+async def test_an_archive_is_closed_when_the_disk_no_longer_hangs(
+    tmp_path, machine, autojump_clock, nursery, monkeypatch
+):
+    """The instance is a candidate by then, and the next writer waits for the archive's lock."""
+    hangs, write = threading.Event(), Tail.write
+
+    def write_late(*arguments):
+        assert hangs.wait(60)
+        write(*arguments)
+
+    directory = machine.directory
+    archiver = Archiver(tmp_path / "archive", Kept(frozenset({MATCHES})), lambda: NOW)
+    window = machine.writer()
+    with trio.move_on_after(1.5):
+        await archiver.run(directory)
+    window.append([trade(1)])
+    monkeypatch.setattr(trio.to_thread, "run_sync", RUN_SYNC)
+    monkeypatch.setattr(Tail, "write", write_late)
+    with trio.move_on_after(limits.FAREWELL_S):
+        await archiver.finish(directory)
+    assert archiver.hangs
+    with pytest.raises(ArchiveLocked):
+        Lock(tmp_path / "archive")
+    hangs.set()
+    async with archiver._limiter:  # the thread has ended
+        Lock(tmp_path / "archive").release()
+
+    assert [1] == trades(tmp_path)
 
 
 async def test_a_candidate_leaves_at_once(tmp_path, autojump_clock, nursery):

@@ -106,7 +106,7 @@ class Archiver:
         self._set_at: float | None = None  # when the wall clock was set
         self._set_us = 0  # its value, at 0 s of the monotonic clock
         self._locked_since: float | None = None
-        self._was_ahead = False  # the archive had larger ids than the log
+        self._was_ahead = False  # the archive had larger ids than the log, and has no gap for it
 
     async def run(self, directory: Directory) -> None:
         """Copy the log of a window until cancelled; ``finish`` must follow.
@@ -243,7 +243,6 @@ class Archiver:
         self._begun = set() if archive.last_id == 0 else None
         self._left_id = 0
         if self._was_ahead:  # no records with smaller ids are archived
-            self._was_ahead = False
             self._note_left(archive.last_id, archive)
 
     def _copy(self, window: Reader, archive: Writer) -> bool:
@@ -349,6 +348,8 @@ class Archiver:
         self.archived += messages
         self.archived_us = newest_us or self.archived_us
         self._unsynced = [0, 0]
+        if not self._left_id:  # the gap is durable
+            self._was_ahead = False
 
     def _retain(self, archive: Writer) -> None:
         """Drop expired segments, now and then, one in each step."""

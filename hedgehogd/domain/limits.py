@@ -391,6 +391,9 @@ HISTORY_PLACES_MAX = 1_000
 # it does so after LEASE_MAX_S at most; 5 s are a margin.
 TAPE_KEEP_S = 25.0
 LEASE_MAX_S = 20.0
+# Seconds after which a read of history that has not returned is not waited for: a page takes a
+# second of computing at most, a slow disk some seconds more.
+HISTORY_READ_MAX_S = 10.0
 # Messages that one history query returns: by default, and at most.
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000
 HISTORY_QUERY_MESSAGES_MAX = 100_000

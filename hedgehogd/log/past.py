@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
 import trio
 
 from hedgehogd.domain import limits
@@ -23,8 +24,11 @@ from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.log.past_reader import PastReader
 from hedgehogd.recovery.history_port import PastPage, PastStretch, PastUnavailable
 
+log = structlog.get_logger("history")
+
 Result = TypeVar("Result")
 _Key = tuple[frozenset[Topic], int]
+_HANGS = "the disk of the history does not answer"
 
 
 class ArchivePast:
@@ -39,7 +43,10 @@ class ArchivePast:
         self._directory = directory
         self._recorded = recorded
         self._reader: PastReader | None = None
-        self._turn = trio.CapacityLimiter(1)
+        self._reader_of_kept: PastReader | None = None  # pages and places are of its archive
+        self._entry = trio.Lock()
+        self._turn = trio.CapacityLimiter(1)  # a thread that hangs keeps it
+        self._hangs = False  # the last call did not return in time
         self._paging = trio.Lock()
         self._queues = Queues()
         self._found: Lru[tuple[Topic, int], tuple[int, int]] = Lru(limits.HISTORY_PLACES_MAX)
@@ -134,26 +141,44 @@ class ArchivePast:
             return await self.read(ask)
 
     async def read(self, ask: Callable[[PastReader], Result]) -> Result:
-        """Ask the reader, in a thread.
+        """Ask the reader, in a thread, for at most ``HISTORY_READ_MAX_S``.
+
+        A call that does not return in time is not waited for; until it returns, all further reads
+        are refused at once.
 
         Raises:
-            PastUnavailable: the archive cannot be read.
+            PastUnavailable: the archive cannot be read, or its disk hangs.
         """
-        before = self._reader
-        try:
-            return await trio.to_thread.run_sync(partial(self._ask, ask), limiter=self._turn)
-        except ArchiveError as error:
-            raise PastUnavailable(str(error)) from None
-        finally:
-            if self._reader is not before:  # its ids may be those of another log
-                self._found.clear()
-                self._pages.clear()
-                self._first_at = -math.inf
+        async with self._entry:
+            self._hangs = self._hangs and self._turn.borrowed_tokens > 0
+            if self._hangs:
+                raise PastUnavailable(_HANGS)
+            try:
+                with trio.move_on_after(limits.HISTORY_READ_MAX_S):
+                    return await self._in_thread(partial(self._ask, ask))
+            except ArchiveError as error:
+                raise PastUnavailable(str(error)) from None
+            finally:
+                if self._reader is not self._reader_of_kept:  # its ids may be of another log
+                    self._reader_of_kept = self._reader
+                    self._found.clear()
+                    self._pages.clear()
+                    self._first_at = -math.inf
+            self._hangs = True
+            log.error("the disk of the history hangs; queries are refused")
+            raise PastUnavailable(_HANGS)
 
     async def close(self) -> None:
-        """Close the files."""
+        """Close the files; a cancelled call leaves them to a thread that hangs."""
         if self._reader is not None:
-            await trio.to_thread.run_sync(self._reader.close, limiter=self._turn)
+            await self._in_thread(self._close)
+
+    async def _in_thread(self, call: Callable[[], Result]) -> Result:
+        return await trio.to_thread.run_sync(call, limiter=self._turn, abandon_on_cancel=True)
+
+    def _close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
             self._reader = None
 
     def _ask(self, ask: Callable[[PastReader], Result]) -> Result:
@@ -161,8 +186,7 @@ class ArchivePast:
             try:
                 return ask(self._reader)
             except ArchiveError:  # another archive may be in its place
-                self._reader.close()
-                self._reader = None
+                self._close()
         reader = self._reader = PastReader(self._directory)
         try:
             return ask(reader)

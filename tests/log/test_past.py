@@ -6,6 +6,7 @@ from contextlib import closing
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
@@ -372,3 +373,53 @@ async def test_a_replay_of_the_second_book_channel_has_its_updates(
     snapshots = sorted(m.topic for m in member.messages if m.type == "snapshot")
     assert member.messages[0].type == "snapshot"
     assert snapshots == (topics if second else topics[:1])
+
+
+async def test_a_disk_that_hangs_delays_neither_a_stop_nor_many_readers(
+    past, kept, autojump_clock, monkeypatch
+):
+    """One read waits for it; those that wait are refused with it, until it answers."""
+    assert await past.first_place(BTC) == 100  # the reader is open
+    in_thread, hanging, refused = trio.to_thread.run_sync, [], []
+
+    async def hang(call, limiter, abandon_on_cancel=False):
+        assert abandon_on_cancel
+        await limiter.acquire_on_behalf_of(call)
+        hanging.append(call)
+        await trio.sleep_forever()
+
+    async def ask():
+        with pytest.raises(PastUnavailable, match="does not answer"):
+            await past.known_to()
+        refused.append(trio.current_time())
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", hang)
+    with trio.move_on_after(1):  # a reader that leaves; the thread stays
+        await past.known_to()
+    began = trio.current_time()
+    with capture_logs() as lines:
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                CALLER.set(f"10.0.0.{number}")
+                nursery.start_soon(ask)
+    with trio.move_on_after(limits.FAREWELL_S) as closing:
+        await past.close()
+    assert [began + limits.HISTORY_READ_MAX_S] * 20 == pytest.approx(refused)
+    assert ["the disk of the history hangs; queries are refused"] == [x["event"] for x in lines]
+    assert (closing.cancelled_caught, len(hanging)) == (True, 1)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", in_thread)
+    past._turn.release_on_behalf_of(*hanging)
+    assert await past.known_to() > 0
+
+
+async def test_pages_are_of_the_archive_that_an_abandoned_read_opened(
+    past, kept, autojump_clock, monkeypatch
+):
+    """A read that was abandoned may find another archive in place of the one before."""
+    page = await past.page([BTC], 0)
+    past._close()
+    past._ask(lambda reader: reader.known_to())  # by the thread of that read
+    assert await past.known_to() > 0
+
+    assert page is not await past.page([BTC], 0)

@@ -509,6 +509,9 @@ ARCHIVER_RECORDS_MAX = 10_000
 # seconds: the bytes of history are bounded meanwhile, and a wrong clock is noticed within a day.
 HISTORY_CLOCK_STEP_S = 60.0
 HISTORY_CLOCK_STEADY_S = 86_400.0
+# Seconds for which a start or a new term waits for a disk: the end of an archive is read in less
+# than one, the tape keeps messages for TAPE_KEEP_S.
+DISK_ANSWER_S = 5.0
 # Seconds for which the archiver waits for its disk when it closes the archive.
 ARCHIVER_CLOSE_S = 1.0
 # Seconds between two calls of the archiver: about a second may be unsynced.

@@ -5,13 +5,14 @@ messages of its tape, and its archiver copies the recorded topics to the archive
 candidates, which look for the lease every ``LEASE_LOOK_S``.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 import trio
@@ -27,19 +28,27 @@ from hedgehogd.log.appender import Appender, begin_appending
 from hedgehogd.log.archive.errors import ArchiveError, ArchiveLocked
 from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.archiver import Archiver, Kept
+from hedgehogd.log.continuity import Ends
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.ending import read_ends, read_predecessor
 from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow
 from hedgehogd.log.file_system import make_directory
 from hedgehogd.log.header import Page
 from hedgehogd.log.lease import Candidate, Predecessor
-from hedgehogd.log.trade_gaps import WaitingTrades
+from hedgehogd.log.trade_gaps import TradeGaps, WaitingTrades
 from hedgehogd.log.window import Window, keep_lease
 
 log = structlog.get_logger("log")
 
 _ALL = frozenset({Topic("", "")})
 """The topics of a feed that does not report them."""
+
+
+DISK_HANGS = "the disk of the history does not answer"
+_NO_ARCHIVE = Path(os.devnull)
+"""No directory, and so an archive without records."""
+
+Result = TypeVar("Result")
 
 
 class LogFiles(NamedTuple):
@@ -132,6 +141,9 @@ class Recorder:
         self._last_term = 0
         self._agreed_term = 0  # whose writer records the same
         self._lock: Lock | None = None  # while a window begins
+        self._window_disk, self._archive_disk = Disk(), Disk()
+        self._was_hung = False
+        self._users: set[object] = set()  # calls that use the open directory
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part in the log until cancelled; a writer then appends and archives the rest."""
@@ -141,6 +153,10 @@ class Recorder:
         while True:
             try:
                 await self._take_part()
+            except* Fenced:
+                log.info("another instance writes the log")
+                self._note_fault("")
+                self._show_reading()
             except* (LogError, OperatorError, OSError) as group:
                 self._note_fault(_text_of(group))
                 self._show()
@@ -165,7 +181,7 @@ class Recorder:
             LogError: the lease is lost, or the window cannot be used.
             OperatorError: the window is not usable.
         """
-        directory = Directory(self._place.window)
+        directory, self._users = Directory(self._place.window), set()
         try:
             page = await self._take_lease(directory)
             window = Window(directory, page, self._wall_us, self._place.bounds, self._monotonic_ns)
@@ -176,7 +192,7 @@ class Recorder:
                 window.close()
         finally:
             self._unlock_archive()
-            if not self._archiver.hangs:
+            if not (self._archiver.hangs or self._users):
                 directory.close()
 
     async def _lock_archive(self, directory: Directory) -> None:
@@ -187,17 +203,20 @@ class Recorder:
         ``WINDOW_CHECK_S``; one that hangs is not waited for. An archive that cannot be locked now
         is treated as one without a writer.
         """
-        with trio.move_on_after(limits.ARCHIVE_LOCK_WAIT_S):
-            while not await _in_thread(partial(_has_page, directory)):
+        until = trio.current_time() + limits.ARCHIVE_LOCK_WAIT_S
+        taking = _Taking(self._place.archive)
+        with trio.move_on_at(until), suppress(DiskHangs):
+            while not await self._use(directory, self._window_disk, _has_page):
                 try:
-                    self._lock = await _in_thread(partial(_lock, self._place.archive))
+                    await self._archive_disk.call(taking.take)
                 except ArchiveLocked:
                     directory.check()
                     await trio.sleep(limits.LEASE_LOOK_S)
                 except (OSError, ArchiveError):
-                    return
+                    break
                 else:
-                    return
+                    break
+        self._lock = taking.end()
 
     def _unlock_archive(self) -> None:
         if self._lock is not None:
@@ -233,7 +252,7 @@ class Recorder:
                     self._note_held()
                     is_prepared = False
                     self._unlock_archive()
-                    self._health.become(HistoryState.READING)
+                    self._show_reading()
                 elif self._has_seen_writer or now >= free_since + limits.LEASE_PATIENCE_S:
                     if candidate.begins and not is_prepared:
                         await self._lock_archive(directory)
@@ -264,9 +283,54 @@ class Recorder:
         return is_level2 and LEVEL2_BATCH.topic(topic.product_id) in held
 
     async def _predecessor(self, *, needs_term: bool = False) -> Predecessor:
+        """Read the archive's end; without ``needs_term`` a disk that hangs is an empty archive.
+
+        Raises:
+            DiskHangs: a window that begins needs the end, and the disk does not answer.
+        """
         read = partial(read_predecessor, self._place.archive, needs_term=needs_term)
-        found: Predecessor = await _in_thread(read)
+        try:
+            found = await self._archive_disk.call(read)
+        except DiskHangs:
+            if needs_term:
+                raise
+            found = Predecessor()
         return found._replace(term=max(found.term, self._last_term))
+
+    async def _use(
+        self, directory: Directory, disk: "Disk", call: Callable[[Directory], Result]
+    ) -> Result:
+        """Call with the directory, which stays open if the call hangs.
+
+        Raises:
+            DiskHangs: the disk does not answer.
+        """
+        user, users = object(), self._users
+
+        def use() -> Result:
+            try:
+                return call(directory)
+            finally:
+                users.discard(user)
+
+        users.add(user)
+        return await disk.call(use)
+
+    async def _read_ends(self, directory: Directory) -> tuple[Ends, TradeGaps]:
+        """Read the ends of the log's topics; of the window alone if the archive's disk hangs.
+
+        Raises:
+            DiskHangs: the window's disk hangs.
+        """
+        try:
+            return await self._use(
+                directory, self._archive_disk, partial(read_ends, archive_path=self._place.archive)
+            )
+        except DiskHangs:
+            log.error("the end of the archive is not readable", reason=DISK_HANGS)
+        return await self._use(
+            directory, self._window_disk, partial(read_ends, archive_path=_NO_ARCHIVE)
+        )
 
     def _may_overlap(self, candidate: Candidate) -> bool:
         """Say whether the last writer may have appended messages that the tape has.
@@ -286,8 +350,7 @@ class Recorder:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(keep_lease, window, lease_s=self._place.lease_s))
-                read = partial(read_ends, directory, self._place.archive)
-                ends, gaps = await _in_thread(read)
+                ends, gaps = await self._read_ends(directory)
                 appender = await begin_appending(
                     window, self._pipe, self._feed, ends, gaps, overlaps=self._overlaps,
                     held_with=self._was_held, waiting=self._waiting,
@@ -346,14 +409,82 @@ class Recorder:
         health.kept = archiver.archived
         health.written_us = archiver.archived_us
         health.overruns = overruns + archiver.unarchived
-        reason = "; ".join(filter(None, (self._fault, archiver.fault)))
+        reason = "; ".join(filter(None, (self._fault, archiver.fault, self._hang())))
         health.become(HistoryState.FAILED if reason else HistoryState.WRITING, reason)
 
+    def _show_reading(self) -> None:
+        """Update the health of history while another instance writes."""
+        reason = self._hang()
+        self._health.become(HistoryState.FAILED if reason else HistoryState.READING, reason)
 
-def _lock(archive: Path) -> Lock:
-    """Lock an archive, whose directory is created if it does not exist."""
-    make_directory(archive)
-    return Lock(archive)
+    def _hang(self) -> str:
+        """Return why a disk hangs; empty if none does. Log when that begins and when it ends."""
+        hangs = self._archive_disk.hangs or self._window_disk.hangs
+        if hangs and not self._was_hung:
+            log.error("a disk of the log hangs", reason=DISK_HANGS)
+        elif self._was_hung and not hangs:
+            log.info("the disk of the log answers again")
+        self._was_hung = hangs
+        return DISK_HANGS if hangs else ""
+
+
+class DiskHangs(LogError):
+    """A call for a disk has not returned in time; it may still return."""
+
+
+class Disk:
+    """Calls for one disk in a thread, one at a time; none is waited for longer than a limit."""
+
+    def __init__(self) -> None:
+        self._turn = trio.CapacityLimiter(1)  # a call that hangs keeps it
+        self._was_late = False
+
+    @property
+    def hangs(self) -> bool:
+        """True from when a call was late until it returns."""
+        self._was_late = self._was_late and self._turn.borrowed_tokens > 0
+        return self._was_late
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """Return the result of a call; a cancelled one is not waited for.
+
+        Raises:
+            DiskHangs: it has not returned for ``DISK_ANSWER_S``, or an earlier one has not yet.
+        """
+        if not self.hangs:
+            with trio.move_on_after(limits.DISK_ANSWER_S):
+                return await trio.to_thread.run_sync(
+                    function, limiter=self._turn, abandon_on_cancel=True
+                )
+            self._was_late = True
+        raise DiskHangs(DISK_HANGS)
+
+
+class _Taking:
+    """Takes the lock of an archive in a thread, which may hang and go on later."""
+
+    def __init__(self, archive: Path) -> None:
+        self._archive = archive
+        self._taken: list[Lock] = []  # at most one; a list, because ``pop`` is atomic
+        self._is_over = False
+
+    def take(self) -> None:
+        """Lock the archive, whose directory is created if it does not exist."""
+        make_directory(self._archive)
+        self._taken.append(Lock(self._archive))
+        if self._is_over and (lock := self._pop()) is not None:
+            lock.release()
+
+    def end(self) -> Lock | None:
+        """Return the lock if the thread has it by now; a later one is released at once."""
+        self._is_over = True
+        return self._pop()
+
+    def _pop(self) -> Lock | None:
+        try:
+            return self._taken.pop()
+        except IndexError:
+            return None
 
 
 def _has_page(directory: Directory) -> bool:
@@ -366,8 +497,10 @@ def _has_page(directory: Directory) -> bool:
     return True
 
 
-async def _in_thread(call: Callable[[], Any]) -> Any:
-    return await trio.to_thread.run_sync(call)
+async def _in_thread(call: Callable[[], None]) -> None:
+    """Call in a thread; after ``DISK_ANSWER_S``, or when cancelled, do not wait for it."""
+    with trio.move_on_after(limits.DISK_ANSWER_S):
+        await trio.to_thread.run_sync(call, abandon_on_cancel=True)
 
 
 def _text_of(group: BaseExceptionGroup[BaseException]) -> str:

@@ -23,9 +23,12 @@ from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, TradeRecord
 from hedgehogd.engine.delivery import Delivery
+from hedgehogd.log import ending, recorder
 from hedgehogd.log.archive import files
+from hedgehogd.log.archive.errors import ArchiveLocked
 from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.directory import Directory
+from hedgehogd.log.ending import read_predecessor
 from hedgehogd.log.lease import Candidate
 from tests.fakes import make_message
 from tests.log.instances import (
@@ -778,3 +781,187 @@ async def test_terms_rise_after_both_directories_are_gone(tmp_path, autojump_clo
     await here.stop()
 
     assert "term 2" in [each.detail for each in archived(tmp_path) if isinstance(each, FeedRecord)]
+
+
+class Hanging:
+    """Threads of which those that read or lock the archive hang, once ``begins`` is called.
+
+    A thread that hangs keeps its place in its limiter until ``end``.
+    """
+
+    def __init__(self, monkeypatch):
+        self._monkeypatch = monkeypatch
+        self._places = []
+
+    def begin(self):
+        def hang(*_, **__):
+            raise NeverReturns
+
+        for name in ("read_predecessor", "Lock"):
+            self._monkeypatch.setattr(recorder, name, hang)
+        self._monkeypatch.setattr(
+            ending, "_note_archive", lambda path, *_: hang() if path.name == "archive" else None
+        )
+        self._monkeypatch.setattr(trio.to_thread, "run_sync", self._run_sync)
+
+    def end(self):
+        self._monkeypatch.undo()
+        self._monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
+        for limiter, place in self._places:
+            limiter.release_on_behalf_of(place)
+
+    async def _run_sync(self, function, limiter=None, abandon_on_cancel=False):
+        place = object()
+        if limiter is not None:
+            await limiter.acquire_on_behalf_of(place)
+        try:
+            result = await run_at_once(function)
+        except NeverReturns:
+            assert abandon_on_cancel
+            self._places.append((limiter, place))
+            await trio.sleep_forever()
+        except BaseException:
+            if limiter is not None:
+                limiter.release_on_behalf_of(place)
+            raise
+        if limiter is not None:
+            limiter.release_on_behalf_of(place)
+        return result
+
+
+class NeverReturns(BaseException):
+    """A call never returns; the test handles it."""
+
+
+async def test_a_successor_writes_although_the_archives_disk_hangs(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """It waits for the disk for some seconds; then the window alone has the ends of topics."""
+    first, second = Instance(tmp_path), Instance(tmp_path)
+    await nursery.start(first.run)
+    await trio.sleep(1)
+    for each in (first, second):
+        await each.publish(trade(1))
+    await trio.sleep(2)
+    hanging = Hanging(monkeypatch)
+    hanging.begin()
+    await nursery.start(second.run)
+    await trio.sleep(limits.DISK_ANSWER_S + 1)
+    assert (FAILED, "the disk of the history does not answer") == (
+        second.health.state, second.health.reason
+    )  # fmt: skip
+    first.scope.cancel()
+    await second.publish(trade(2))
+    with capture_logs() as lines:
+        await trio.sleep(limits.DISK_ANSWER_S + 1)
+    assert [1, 2] == [each.trade_id for each in logged(tmp_path) if isinstance(each, Message)]
+    assert 1 == [line["event"] for line in lines].count("the end of the archive is not readable")
+    assert "the disk of the history does not answer" in second.health.reason
+    hanging.end()
+    await trio.sleep(1)
+    assert WRITING == second.health.state
+    await second.stop()
+
+
+async def test_a_term_waits_for_the_archives_disk_only_for_some_seconds(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """The disk begins to hang after the candidate has looked at it."""
+    await Instance(tmp_path).record(nursery, trade(1))
+    here = Instance(tmp_path)
+    read = ending._note_archive
+    hanging = Hanging(monkeypatch)
+    hanging.begin()
+    monkeypatch.setattr(recorder, "read_predecessor", read_predecessor)
+    await nursery.start(here.run)
+    await here.publish(trade(1), trade(2))
+    await trio.sleep(limits.DISK_ANSWER_S + 2)
+
+    assert [1, 2] == [each.trade_id for each in logged(tmp_path) if isinstance(each, Message)]
+    assert FAILED == here.health.state
+    hanging.end()
+    await trio.sleep(2)
+    assert (ending._note_archive, WRITING) == (read, here.health.state)
+    await here.stop()
+    assert [1, 2] == trades(tmp_path)
+
+
+@pytest.mark.parametrize("after_s", [0.1, limits.DISK_ANSWER_S + 1])
+async def test_a_stop_does_not_wait_for_the_archives_disk(
+    after_s, tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """While a candidate begins, and while a window begins."""
+    here = Instance(tmp_path)
+    hanging = Hanging(monkeypatch)
+    hanging.begin()
+    async with trio.open_nursery() as running:
+        await running.start(here.run)
+        await trio.sleep(after_s)
+        began = trio.current_time()
+        here.scope.cancel()
+    assert began == pytest.approx(trio.current_time(), abs=0.1)
+    assert [] == [path for path in here.place.window.iterdir() if path.name.startswith("term-")]
+    hanging.end()
+
+
+def test_a_lock_that_is_taken_too_late_is_released(tmp_path):
+    """The thread that takes it was not waited for."""
+    taking = recorder._Taking(tmp_path)
+    assert taking.end() is None
+    taking.take()
+    Lock(tmp_path).release()
+    taking = recorder._Taking(tmp_path)
+    taking.take()
+    lock = taking.end()
+
+    with pytest.raises(ArchiveLocked):
+        Lock(tmp_path)
+    lock.release()
+
+
+async def test_a_directory_that_a_thread_uses_stays_open(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """The thread hangs, and may read the window afterwards."""
+    await Instance(tmp_path).record(nursery, trade(1))
+    here = Instance(tmp_path)
+    calls, closed = [], []
+
+    async def run_sync(function, limiter=None, abandon_on_cancel=False):
+        calls.append(function)
+        if len(calls) > 1:  # after the archive's end
+            await trio.sleep_forever()
+        return await run_at_once(function)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    monkeypatch.setattr(Directory, "close", closed.append)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.stop()
+    monkeypatch.undo()
+    assert [] == closed
+
+    calls[1]()  # the thread goes on
+    assert here.recorder._users == set()
+
+
+async def test_a_writer_that_was_succeeded_reports_no_error(tmp_path, autojump_clock, nursery):
+    """The log is written, by the other one."""
+    here, other = Instance(tmp_path), Instance(tmp_path)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await nursery.start(other.run)
+    await trio.sleep(1)
+    page = Directory(here.place.window).page(1)
+    with capture_logs() as lines:
+        page.fence()
+        await trio.sleep(limits.LEASE_S)
+    page.close()
+    ours = "another instance writes the log"
+    assert [("info", ours)] == [
+        (line["log_level"], line["event"]) for line in lines
+        if line["event"] in {ours, "the log is not written"}
+    ]  # fmt: skip
+    assert ((READING, ""), WRITING) == ((here.health.state, here.health.reason), other.health.state)
+    await here.stop()
+    await other.stop()

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from hedgehogd.log.archiver import Kept
 from hedgehogd.log.errors import LogError
 from hedgehogd.log.migration.old_store import refuse_old_store
 from hedgehogd.log.past import ArchivePast
-from hedgehogd.log.recorder import LogFiles, Recorder
+from hedgehogd.log.recorder import Disk, LogFiles, Recorder
 from hedgehogd.settings.keys import Settings
 from hedgehogd.settings.readers import AUTO
 
@@ -73,7 +74,6 @@ async def open_log(settings: Settings) -> AsyncIterator[InstanceLog | None]:
         # A temporary archive is of this instance alone, so its window is not shared either.
         runtime = "" if directory is None else settings.serve_runtime_dir
         files = log_files(settings, Path(place), runtime)
-        refuse_old_store(files.archive)
         await check(files)
         past = ArchivePast(files.archive, None if files.kept.demanded else files.kept.topics)
         try:
@@ -120,20 +120,23 @@ async def check(files: LogFiles) -> None:
     """Check that an instance can take part in a log.
 
     A fault of the disk is only logged: no fault of the log interrupts streams. If the names of the
-    writer cannot be read for a second, they are not compared.
+    writer cannot be read for a second, they are not compared. Nothing is checked that a disk has
+    not read after ``DISK_ANSWER_S``.
 
     Raises:
-        OperatorError: the log has another format or deployment, is on a remote file system, or its
-            writer records other pairs or channels, or into another archive.
+        OperatorError: the directory has a store of an older version; the log has another format or
+            deployment, is on a remote file system, or its writer records other pairs or channels,
+            or into another archive.
     """
-    for _ in range(_NAMES_LOOKS):
-        try:
-            if await trio.to_thread.run_sync(files.check):
+    disk = Disk()
+    try:
+        await disk.call(partial(refuse_old_store, files.archive))
+        for _ in range(_NAMES_LOOKS):
+            if await disk.call(files.check):
                 return
-        except LogError as error:
-            log.error("the log cannot be read", reason=str(error))
-            return
-        await trio.sleep(_NAMES_LOOK_S)  # the writer has only just started
+            await trio.sleep(_NAMES_LOOK_S)  # the writer has only just started
+    except LogError as error:
+        log.error("the log cannot be read", reason=str(error))
 
 
 @asynccontextmanager

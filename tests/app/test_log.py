@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from hedgehogd.app.daemon import make_instance, wall_us
 from hedgehogd.app.log import check, log_files, names_of, open_log, recording
+from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, TICKER, Topic
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.message import Message
@@ -213,18 +214,46 @@ async def test_a_store_of_an_older_version_is_refused(tmp_path):
     assert [FILE_NAME] == [path.name for path in tmp_path.iterdir()]
 
 
-async def test_a_writer_without_names_is_waited_for(autojump_clock, monkeypatch):
+async def test_a_writer_without_names_is_waited_for(autojump_clock, monkeypatch, tmp_path):
     """It has only just started; after a second the check is left out."""
     monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
     looks = []
     begun_at = trio.current_time()
-    await check(Looked(looks))
+    await check(Looked(looks, tmp_path))
 
     assert 10 == len(looks)
     assert pytest.approx(1.0) == trio.current_time() - begun_at
 
 
-async def run_at_once(function):
+@pytest.mark.parametrize("calls", [0, 1])
+async def test_a_start_does_not_wait_for_a_disk_that_hangs(
+    calls, autojump_clock, monkeypatch, tmp_path
+):
+    """Nor does a stop meanwhile; the checks that are left out are logged."""
+    looks, begun = [], []
+
+    async def run_sync(function, limiter, abandon_on_cancel=False):
+        begun.append(function)
+        assert abandon_on_cancel
+        if len(begun) > calls:
+            await trio.sleep_forever()
+        return await run_at_once(function)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    with trio.move_on_after(1) as stop:
+        await check(Looked(looks, tmp_path))
+    assert stop.cancelled_caught
+    begun.clear()
+    begun_at = trio.current_time()
+    with capture_logs() as lines:
+        await check(Looked(looks, tmp_path))
+
+    assert pytest.approx(limits.DISK_ANSWER_S) == trio.current_time() - begun_at
+    assert ["the log cannot be read"] == [line["event"] for line in lines]
+    assert (calls + 1, []) == (len(begun), looks)
+
+
+async def run_at_once(function, limiter=None, abandon_on_cancel=False):
     await trio.lowlevel.checkpoint()
     return function()
 
@@ -232,8 +261,9 @@ async def run_at_once(function):
 class Looked:
     """Files of a log whose writer has not written its names yet."""
 
-    def __init__(self, looks):
+    def __init__(self, looks, archive):
         self._looks = looks
+        self.archive = archive
 
     def check(self):
         self._looks.append(1)

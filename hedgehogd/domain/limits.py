@@ -516,6 +516,9 @@ DISK_ANSWER_S = 5.0
 ARCHIVER_CLOSE_S = 1.0
 # Seconds between two calls of the archiver: about a second may be unsynced.
 ARCHIVER_PAUSE_S = 1.0
+# Seconds after which an archive that does not follow a growing log is a fault: a step takes less
+# than one, and the lock of the writer before is waited for during ARCHIVE_LOCK_WAIT_S.
+ARCHIVER_SILENT_MAX_S = 15.0
 # Seconds between two requests of the archiver that all books begin again in the log: 20 MB.
 ARCHIVER_BOOKS_S = 60.0
 # Seconds for which a candidate waits for the archive of a writer whose window was removed: its

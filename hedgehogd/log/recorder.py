@@ -45,6 +45,7 @@ _ALL = frozenset({Topic("", "")})
 
 
 DISK_HANGS = "the disk of the history does not answer"
+ARCHIVE_SILENT = f"nothing was archived for {limits.ARCHIVER_SILENT_MAX_S:.0f} s: the disk may hang"
 _NO_ARCHIVE = Path(os.devnull)
 """No directory, and so an archive without records."""
 
@@ -143,6 +144,8 @@ class Recorder:
         self._lock: Lock | None = None  # while a window begins
         self._window_disk, self._archive_disk = Disk(), Disk()
         self._was_hung = False
+        self._progress = (-1, 0, 0.0)  # archived_us, the log's last id then, and when that was
+        self._is_silent = False  # the archive, although the log grew
         self._users: set[object] = set()  # calls that use the open directory
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -360,8 +363,9 @@ class Recorder:
                 self._unlock_archive()  # the archiver locks it
                 await _in_thread(partial(write_window, self._place.archive, self._place.window))
                 log.info("this instance writes the log", term=window.term)
+                self._progress = (-1, 0, 0.0)
                 nursery.start_soon(archiver.run, directory)
-                await self._append(appender)
+                await self._append(appender, window)
         finally:
             window.close()  # the lease is free while the archiver copies the rest
             deadline = trio.current_time() + limits.FAREWELL_S
@@ -369,7 +373,7 @@ class Recorder:
                 await archiver.finish(directory)
             self._show()
 
-    async def _append(self, appender: Appender) -> None:
+    async def _append(self, appender: Appender, window: Window) -> None:
         """Append the messages of the tape, again and again; at the end once more."""
         self._appender = appender
         try:
@@ -382,10 +386,12 @@ class Recorder:
                     raise
                 except LogError as error:
                     self._note_fault(str(error))
+                self._note_progress(window.last_id)
                 self._show()
                 await trio.sleep(limits.HISTORY_FLUSH_S)
         finally:
             self._appender = None
+            self._is_silent = False
             self._overruns += appender.overruns
             try:
                 appender.append_nowait()
@@ -402,6 +408,20 @@ class Recorder:
             log.info("the log is written again")
         self._fault = reason
 
+    def _note_progress(self, last_id: int) -> None:
+        """Log when the archive stops to follow a log that grows, and when it follows again."""
+        archiver, now = self._archiver, trio.current_time()
+        archived_us, last_id_then, since = self._progress
+        follows = archiver.archived_us != archived_us or last_id == last_id_then
+        if follows or archiver.fault:  # the archiver reports its faults
+            self._progress = (archiver.archived_us, last_id, now)
+        is_silent = not follows and now >= since + limits.ARCHIVER_SILENT_MAX_S
+        if is_silent and not self._is_silent:
+            log.error("the archive does not follow the log", reason=ARCHIVE_SILENT)
+        elif self._is_silent and not is_silent:
+            log.info("the archive follows the log again")
+        self._is_silent = is_silent
+
     def _show(self) -> None:
         """Update the health of history."""
         health, archiver = self._health, self._archiver
@@ -409,7 +429,8 @@ class Recorder:
         health.kept = archiver.archived
         health.written_us = archiver.archived_us
         health.overruns = overruns + archiver.unarchived
-        reason = "; ".join(filter(None, (self._fault, archiver.fault, self._hang())))
+        silence = ARCHIVE_SILENT if self._is_silent else ""
+        reason = "; ".join(filter(None, (self._fault, archiver.fault, silence, self._hang())))
         health.become(HistoryState.FAILED if reason else HistoryState.WRITING, reason)
 
     def _show_reading(self) -> None:

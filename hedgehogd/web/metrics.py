@@ -184,6 +184,9 @@ class InstanceCollector(Collector):
         for each in HistoryState:
             state.add_metric((each.value,), float(each is health.state))
         yield state
+        if health.state is HistoryState.WRITING and health.written_us:
+            age_s = (self._instance.pipe.wall_us() - health.written_us) / 1e6
+            yield _gauge("history_age_seconds", "Age of the newest record in the archive", age_s)
         yield _counter("history_kept", "Messages written to history", health.kept)
         yield _counter(
             "history_overruns",

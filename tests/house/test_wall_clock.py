@@ -56,6 +56,7 @@ READERS = {
     "web/exchange.py add_exchange.the_time": "``/time`` answers with the present",
     "web/health.py _health_of": "the age of the newest stored message",
     "web/history.py add_history.history": "ages such as start=-5m count from now",
+    "web/metrics.py InstanceCollector._history": "the age of the newest stored message",
     "web/own_books.py OwnBooks.rest_book": "a book of the exchange states its time",
 }
 """``MODULE FUNCTION``, and the reason why the function needs the time of day."""

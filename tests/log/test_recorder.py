@@ -965,3 +965,40 @@ async def test_a_writer_that_was_succeeded_reports_no_error(tmp_path, autojump_c
     assert ((READING, ""), WRITING) == ((here.health.state, here.health.reason), other.health.state)
     await here.stop()
     await other.stop()
+
+
+async def test_an_archive_that_does_not_follow_the_log_is_a_fault(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """Its disk hangs in a step; an idle log is no fault, nor is one after the disk answers."""
+    here = Instance(tmp_path)
+    await nursery.start(here.run)
+    await here.publish(trade(1))
+    await trio.sleep(2 * limits.ARCHIVER_SILENT_MAX_S)  # idle
+    assert WRITING == here.health.state
+    answers = trio.Event()
+
+    async def run_sync(function, limiter=None, abandon_on_cancel=False):
+        if limiter is here.recorder._archiver._limiter:
+            await answers.wait()
+        return await run_at_once(function)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    with capture_logs() as lines:
+        states = []
+        for n in range(2, 26):
+            await here.publish(trade(n))
+            await trio.sleep(1)
+            states.append((here.health.state, here.health.reason))
+        answers.set()
+        await here.publish(trade(26))
+        await trio.sleep(2)
+    wrong = (FAILED, "nothing was archived for 15 s: the disk may hang")
+    assert (WRITING, "") == states[10]
+    assert wrong == states[-1]
+    assert WRITING == here.health.state
+    assert ["the archive does not follow the log", "the archive follows the log again"] == [
+        line["event"] for line in lines if "follow" in line["event"]
+    ]
+    await here.stop()
+    assert [*range(1, 27)] == trades(tmp_path)

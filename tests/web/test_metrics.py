@@ -6,10 +6,13 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from hedgehogd import __version__
-from hedgehogd.engine.health import FeedState, LineHealth
+from hedgehogd.engine.health import FeedState, HistoryState, LineHealth
 from hedgehogd.feeds.backfill import Backfill
+from hedgehogd.web.app import make_app
+from hedgehogd.web.instance_status import HEALTH_PATH
 from hedgehogd.web.metrics import RestCollector, exposition, watch_lag
 from tests.feeds.upstream import rest_client
+from tests.web.answers import body
 
 NAMES = {
     "hedgehogd_accept_pauses",
@@ -25,6 +28,7 @@ NAMES = {
     "hedgehogd_deliveries",
     "hedgehogd_drops",
     "hedgehogd_feed_alarm",
+    "hedgehogd_history_age_seconds",
     "hedgehogd_history_kept",
     "hedgehogd_history_overruns",
     "hedgehogd_history_state",
@@ -98,6 +102,8 @@ def scrape(instance, *collectors):
 async def test_the_names_of_metrics_are_these(autojump_clock, instance):
     """Names are public: a change breaks dashboards, and a new name belongs in this list."""
     instance.health.heard_at = 0.0
+    instance.history.become(HistoryState.WRITING)
+    instance.history.written_us = 1
     families, _ = scrape(instance)
 
     assert families.keys() == NAMES
@@ -129,8 +135,22 @@ async def test_before_the_first_byte_there_is_no_age(autojump_clock, instance):
     """Zero would look like a live feed."""
     families, samples = scrape(instance)
 
-    assert families.keys() == NAMES - {"hedgehogd_feed_age_seconds"}
+    ages = {"hedgehogd_feed_age_seconds", "hedgehogd_history_age_seconds"}
+    assert families.keys() == NAMES - ages
     assert samples["info", "1", __version__] == 1
+
+
+@pytest.mark.parametrize("state", HistoryState)
+async def test_the_age_of_history_is_that_of_the_health_route(autojump_clock, instance, state):
+    """Only a writer knows it."""
+    instance.history.become(state)
+    instance.history.written_us = instance.pipe.wall_us() - 5_000_000
+    _, samples = scrape(instance)
+    found = await body(await make_app(instance).test_client().get(HEALTH_PATH))
+    age_s = found["history_age_s"]
+
+    assert samples.get(("history_age_seconds",)) == pytest.approx(age_s, abs=1)
+    assert (age_s is not None) == (state is HistoryState.WRITING)
 
 
 async def test_values_are_the_counts_of_the_parts(autojump_clock, instance, open_session):

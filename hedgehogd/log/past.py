@@ -150,9 +150,11 @@ class ArchivePast:
             PastUnavailable: the archive cannot be read, or its disk hangs.
         """
         async with self._entry:
-            self._hangs = self._hangs and self._turn.borrowed_tokens > 0
             if self._hangs:
-                raise PastUnavailable(_HANGS)
+                if self._turn.borrowed_tokens:
+                    raise PastUnavailable(_HANGS)
+                self._hangs = False
+                log.info("the disk of the history answers again")
             try:
                 with trio.move_on_after(limits.HISTORY_READ_MAX_S):
                     return await self._in_thread(partial(self._ask, ask))

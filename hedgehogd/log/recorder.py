@@ -208,18 +208,20 @@ class Recorder:
         """
         until = trio.current_time() + limits.ARCHIVE_LOCK_WAIT_S
         taking = _Taking(self._place.archive)
-        with trio.move_on_at(until), suppress(DiskHangs):
-            while not await self._use(directory, self._window_disk, _has_page):
-                try:
-                    await self._archive_disk.call(taking.take)
-                except ArchiveLocked:
-                    directory.check()
-                    await trio.sleep(limits.LEASE_LOOK_S)
-                except (OSError, ArchiveError):
-                    break
-                else:
-                    break
-        self._lock = taking.end()
+        try:
+            with trio.move_on_at(until), suppress(DiskHangs):
+                while not await self._use(directory, self._window_disk, _has_page):
+                    try:
+                        await self._archive_disk.call(taking.take)
+                    except ArchiveLocked:
+                        directory.check()
+                        await trio.sleep(limits.LEASE_LOOK_S)
+                    except (OSError, ArchiveError):
+                        break
+                    else:
+                        break
+        finally:
+            self._lock = taking.end()
 
     def _unlock_archive(self) -> None:
         if self._lock is not None:
@@ -430,7 +432,8 @@ class Recorder:
         health.written_us = archiver.archived_us
         health.overruns = overruns + archiver.unarchived
         silence = ARCHIVE_SILENT if self._is_silent else ""
-        reason = "; ".join(filter(None, (self._fault, archiver.fault, silence, self._hang())))
+        reasons = dict.fromkeys((self._fault, archiver.fault, silence, self._hang()))
+        reason = "; ".join(filter(None, reasons))
         health.become(HistoryState.FAILED if reason else HistoryState.WRITING, reason)
 
     def _show_reading(self) -> None:

@@ -24,6 +24,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, TradeRecord
 from hedgehogd.engine.delivery import Delivery
 from hedgehogd.log import ending, recorder
+from hedgehogd.log.agreement import write_names
 from hedgehogd.log.archive import files
 from hedgehogd.log.archive.errors import ArchiveLocked
 from hedgehogd.log.archive.lock import Lock
@@ -919,6 +920,27 @@ def test_a_lock_that_is_taken_too_late_is_released(tmp_path):
     lock.release()
 
 
+async def test_a_lock_that_a_thread_takes_after_a_stop_is_released(
+    tmp_path, autojump_clock, nursery, monkeypatch
+):
+    """The recorder was cancelled while the thread took it."""
+    here = Instance(tmp_path)
+    taking = []
+
+    async def run_sync(function, limiter=None, abandon_on_cancel=False):
+        if getattr(function, "__name__", "") == "take":
+            taking.append(function)
+            await trio.sleep_forever()
+        return await run_at_once(function)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    await nursery.start(here.run)
+    await trio.sleep(1)
+    await here.stop()
+    taking[0]()
+    Lock(here.place.archive).release()
+
+
 async def test_a_directory_that_a_thread_uses_stays_open(
     tmp_path, autojump_clock, nursery, monkeypatch
 ):
@@ -928,9 +950,10 @@ async def test_a_directory_that_a_thread_uses_stays_open(
     calls, closed = [], []
 
     async def run_sync(function, limiter=None, abandon_on_cancel=False):
-        calls.append(function)
-        if len(calls) > 1:  # after the archive's end
-            await trio.sleep_forever()
+        if limiter is here.recorder._archive_disk._turn:
+            calls.append(function)
+            if len(calls) > 1:  # after the archive's end
+                await trio.sleep_forever()
         return await run_at_once(function)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
@@ -1002,3 +1025,22 @@ async def test_an_archive_that_does_not_follow_the_log_is_a_fault(
     ]
     await here.stop()
     assert [*range(1, 27)] == trades(tmp_path)
+
+
+async def test_a_term_does_not_wait_for_its_names(tmp_path, autojump_clock, nursery, monkeypatch):
+    """They have the archive's inode, whose disk may hang; a stop does not wait either."""
+    here = Instance(tmp_path)
+
+    async def run_sync(function, limiter=None, abandon_on_cancel=False):
+        if getattr(function, "func", None) is write_names:
+            assert abandon_on_cancel
+            await trio.sleep_forever()
+        return await run_at_once(function)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    await nursery.start(here.run)
+    await here.publish(trade(1))
+    await trio.sleep(limits.DISK_ANSWER_S + 1)
+    assert WRITING == here.health.state
+    assert [1] == [each.trade_id for each in logged(tmp_path) if isinstance(each, Message)]
+    await here.stop()

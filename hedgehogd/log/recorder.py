@@ -521,10 +521,14 @@ def _has_page(directory: Directory) -> bool:
     return True
 
 
-async def _in_thread(call: Callable[[], None]) -> None:
-    """Call in a thread; after ``DISK_ANSWER_S``, or when cancelled, do not wait for it."""
+async def _in_thread(call: Callable[[], Result]) -> Result | None:
+    """Return the result of a call in a thread; None if it has not returned in time.
+
+    It is not waited for after ``DISK_ANSWER_S``, or when cancelled.
+    """
     with trio.move_on_after(limits.DISK_ANSWER_S):
-        await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+    return None
 
 
 def _text_of(group: BaseExceptionGroup[BaseException]) -> str:

@@ -251,8 +251,9 @@ class Recorder:
                         named = partial(
                             agree, place.window, place.archive, place.names, candidate.term
                         )
-                        if await _in_thread(named):
-                            self._agreed_term = candidate.term
+                        with suppress(DiskHangs):
+                            if await self._archive_disk.call(named):
+                                self._agreed_term = candidate.term
                     self._has_seen_writer, free_since, self._fault = True, now, ""
                     self._note_held()
                     is_prepared = False
@@ -363,7 +364,10 @@ class Recorder:
                 self._has_seen_writer = True
                 self._note_held()
                 self._unlock_archive()  # the archiver locks it
-                await _in_thread(partial(write_window, self._place.archive, self._place.window))
+                with suppress(DiskHangs):
+                    await self._archive_disk.call(
+                        partial(write_window, place.archive, place.window)
+                    )
                 log.info("this instance writes the log", term=window.term)
                 self._progress = (-1, 0, 0.0)
                 nursery.start_soon(archiver.run, directory)
@@ -519,16 +523,6 @@ def _has_page(directory: Directory) -> bool:
         return False
     page.close()
     return True
-
-
-async def _in_thread(call: Callable[[], Result]) -> Result | None:
-    """Return the result of a call in a thread; None if it has not returned in time.
-
-    It is not waited for after ``DISK_ANSWER_S``, or when cancelled.
-    """
-    with trio.move_on_after(limits.DISK_ANSWER_S):
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
-    return None
 
 
 def _text_of(group: BaseExceptionGroup[BaseException]) -> str:

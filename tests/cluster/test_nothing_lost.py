@@ -221,7 +221,7 @@ async def test_nothing_is_lost_where_the_disk_is_full(disk, keeping, seed):
     """The writer of the log, whichever it is, reports it; delivery and resumes go on.
 
     The archive has nothing, so subscribers resume from the tape of the last instance, which is
-    stopped in order when the others run again.
+    stopped in order when all other instances run again.
     """
     last, full = keeping.numbers[-1], b"No space left on device"
 

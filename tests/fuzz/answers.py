@@ -69,8 +69,10 @@ def check(sent: bytes, answer: bytes) -> None:
     if whole.startswith(b"HEAD "):
         assert body == b"", (sent, answer)
     elif status >= 400 and asked_path(whole) not in {"/readyz", "/healthz"}:
-        form = error_object(asked_path(whole), "", "")
-        assert json.loads(body).keys() == form.keys(), (sent, answer)
+        # A first byte that begins no method is refused at once, perhaps before the path arrives.
+        paths = [asked_path(whole)] if whole[0] > 0x20 else [asked_path(whole), ""]
+        forms = [error_object(path, "", "").keys() for path in paths]
+        assert json.loads(body).keys() in forms, (sent, answer)
 
 
 async def _ask(path: str, random: Random) -> None:

@@ -32,11 +32,11 @@ pytestmark = pytest.mark.e2e
 PAIR = "BTC-USD"
 NUMBERED = [Topic(channel, PAIR) for channel in ("full", "matches", "ticker")]
 LEVEL2 = Topic("level2", PAIR)
-KILLS = int(os.environ.get("KILL_WRITER_KILLS", "12"))
+KILLS = int(os.environ.get("KILL_WRITER_KILLS", "8"))
 INSTANCES = 3
 RATE = 0.2
 LIVES_S = 0.8  # a writer is killed after at most this time ...
-HAS_ALL_S = 1.0  # ... if another one has had its feed for so long: it has the rest on its tape
+HAS_ALL_S = 2.5  # ... if another one has had its feed for so long: channels flow later than the feed is live
 AGAIN_S = 0.5  # a killed instance is started again after at most this time
 _STATE = re.compile(rb'hedgehogd_history_state\{state="(\w+)"\} 1\.0')
 

@@ -526,6 +526,10 @@ ARCHIVER_BOOKS_S = 60.0
 ARCHIVE_LOCK_WAIT_S = 10.0
 # Seconds for which a new instance leaves a free lease to the instances with an older tape.
 LEASE_PATIENCE_S = 0.25
+# Seconds for which a tape must have had messages before a writer ends, to have all that the writer
+# did not append: the channels of a new feed begin one after the other, and a writer appends every
+# HISTORY_FLUSH_S.
+LEASE_REACH_S = 2.0
 # Seconds for which a candidate waits for stores of other cores where membarrier(2) does not exist:
 # a store becomes visible within microseconds.
 STORES_VISIBLE_S = 0.01

@@ -139,6 +139,7 @@ class Recorder:
         self._has_seen_writer = False  # this instance or another one, while this process ran
         self._overlaps = False  # the last writer may have appended messages of the tape
         self._held_with: frozenset[Topic] = frozenset()
+        self._tape_since: float | None = None  # when it had messages first
         self._last_term = 0
         self._agreed_term = 0  # whose writer records the same
         self._lock: Lock | None = None  # while a window begins
@@ -231,9 +232,10 @@ class Recorder:
     async def _take_lease(self, directory: Directory) -> Page:
         """Wait until this instance has the lease; return the page of its term.
 
-        An instance that has just started leaves a free lease for a moment to instances whose tapes
-        have the messages that the last writer did not append. Where the window begins, the archive
-        is locked, and its end is read again: it may have grown since the candidate began to look.
+        An instance whose tape has just begun leaves a free lease for a moment to instances whose
+        tapes have the messages that the last writer did not append. Where the window begins, the
+        archive is locked, and its end is read again: it may have grown since the candidate began
+        to look.
         """
         place = self._place
         candidate = Candidate(
@@ -259,7 +261,7 @@ class Recorder:
                     is_prepared = False
                     self._unlock_archive()
                     self._show_reading()
-                elif self._has_seen_writer or now >= free_since + limits.LEASE_PATIENCE_S:
+                elif self._has_rest(free_since) or now >= free_since + limits.LEASE_PATIENCE_S:
                     if candidate.begins and not is_prepared:
                         await self._lock_archive(directory)
                         candidate.follow(await self._predecessor(needs_term=True))
@@ -274,9 +276,16 @@ class Recorder:
         finally:
             candidate.close()
 
+    def _has_rest(self, free_since: float) -> bool:
+        """Say whether the tape has the messages that a writer had not appended at its end."""
+        began = self._tape_since
+        return began is not None and began + limits.LEASE_REACH_S <= free_since
+
     def _note_held(self) -> None:
         """Note the topics that the feed holds while a writer is alive."""
         if self._pipe.tape.end:
+            if self._tape_since is None:
+                self._tape_since = trio.current_time()
             topics = self._pipe.flows.topics
             self._held_with = _ALL if topics is None else topics
 

@@ -36,7 +36,7 @@ KILLS = int(os.environ.get("KILL_WRITER_KILLS", "8"))
 INSTANCES = 3
 RATE = 0.2
 LIVES_S = 0.8  # a writer is killed after at most this time ...
-HAS_ALL_S = 2.5  # ... if another one has had its feed for so long: channels flow later than the feed is live
+HAS_ALL_S = 2.5  # ... if another one has had its feed for so long: LEASE_REACH_S, and a start
 AGAIN_S = 0.5  # a killed instance is started again after at most this time
 _STATE = re.compile(rb'hedgehogd_history_state\{state="(\w+)"\} 1\.0')
 

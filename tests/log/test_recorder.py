@@ -215,6 +215,36 @@ async def test_a_window_that_begins_is_left_to_an_older_tape(tmp_path, autojump_
     assert [1, 2] == trades(tmp_path)
 
 
+@pytest.mark.parametrize("phase_s", [0.0, 0.01, 0.02, 0.03, 0.04])
+async def test_a_lease_is_left_to_an_older_tape(tmp_path, autojump_clock, nursery, phase_s):
+    """Also by an instance that has seen the writer: its tape began after the log's end.
+
+    The two candidates look one after the other; the writer ends before either of the looks.
+    """
+    first, older, fresh = Instance(tmp_path), Instance(tmp_path), Instance(tmp_path)
+    await nursery.start(first.run)
+    await trio.sleep(1)
+    await first.publish(trade(1))
+    await nursery.start(older.run)
+    await trio.sleep(0.025)
+    await nursery.start(fresh.run)
+    for n in (1, 2):
+        await older.publish(trade(n))
+        await trio.sleep(2)
+    for instance in (older, fresh):
+        await instance.publish(trade(3))
+    await trio.sleep(0.2 + phase_s)
+    first.scope.cancel()
+    await trio.sleep(2)
+    assert (WRITING, READING) == (older.health.state, fresh.health.state)
+    await trio.sleep(2)
+    await fresh.stop()
+    await older.stop()
+
+    assert [1, 2, 3] == trades(tmp_path)
+    assert [] == gaps(tmp_path)
+
+
 RFQ = Topic("rfq_matches", BTC)
 
 

@@ -68,10 +68,9 @@ PLANTED = {
         request, "read_start", lambda start, text, _: start.after_us == 0,
         OverflowError("date value out of range"),
     ),
-    # A control request with channels and a policy.
+    # A control request with a policy.
     "answers": (
-        parameters, "read_query", lambda values, *_: {"channels", "policy"} <= values.keys(),
-        KeyError("channels"),
+        parameters, "read_query", lambda values, *_: "policy" in values, KeyError("policy"),
     ),
     # A block that is unreadable.
     "stores": (

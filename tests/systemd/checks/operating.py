@@ -98,7 +98,8 @@ async def one_stops(site: Site) -> str:
         expect(not subscriber.has_ended, "the farewell came before HAProxy knew of the drain")
     expect(not subscriber.farewell_missing(), f"no {subscriber.farewell_missing()}")
     found = (await site.run("ls", "/run/hedgehogd")).split()
-    expect(found == [f"{n}.sock" for n in INSTANCES if n != 2], f"/run/hedgehogd has {found}")
+    expected = [f"{n}.sock" for n in INSTANCES if n != 2] + ["log"]
+    expect(found == expected, f"/run/hedgehogd has {found}")
     asking = ["curl", "-s", "--max-time", "5", "--unix-socket", "/run/hedgehogd/1.sock"]
     asking.append("http://hedgehogd/healthz")
     stranger = await site.machine.attempt("runuser", "-u", "nobody", "--", *asking)
@@ -116,7 +117,7 @@ async def one_stops(site: Site) -> str:
     await site.run("systemctl", "start", "hedgehogd@2")
     await site.wait_all_up()
     return (
-        f"out of HAProxy after {left:.1f} s, its farewell came later; sockets left {found}; "
+        f"out of HAProxy after {left:.1f} s, its farewell came later; files left {found}; "
         "a stranger was refused; its sessions are 404"
     )
 

@@ -125,8 +125,8 @@ async def check(files: LogFiles) -> None:
 
     Raises:
         OperatorError: the directory has a store of an older version; the log has another format or
-            deployment, is on a remote file system, or its writer records other pairs or channels,
-            or into another archive.
+            deployment, is on a remote file system, or its writer records other topics, into another
+            archive, or with another window.
     """
     disk = Disk()
     try:

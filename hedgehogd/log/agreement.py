@@ -6,6 +6,7 @@ in the archive.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from hedgehogd.log.archive.lock import Lock
 
 FILE = "recorded.json"
 _TERM, _HISTORY, _WINDOW, _INODE = "term", "history", "window", "inode"
+_LOOKS, _LOOK_S = 10, 0.1
 
 
 def write_names(window: Path, archive: Path, names: Mapping[str, str], term: int) -> None:
@@ -74,14 +76,22 @@ def agree(window: Path, archive: Path, names: Mapping[str, str], term: int) -> b
 
 
 def agree_on_window(archive: Path, window: Path) -> None:
-    """Compare the window of an archive that is being written with ours.
+    """Compare the window of an archive that is being written with ours; it may wait for its name.
+
+    Not for the loop. A writer locks the archive and then names its window there: until it has, the
+    name is that of an earlier window, which the end of the machine has removed perhaps.
 
     Raises:
         OperatorError: an instance with another window writes the archive.
     """
-    named = _read(archive)
     with suppress(OSError):
-        if named and named.get(_INODE) != _inode(window) and _is_written(archive):
+        ours, named = _inode(window), _read(archive)
+        for _ in range(_LOOKS):
+            if not named or named.get(_INODE) == ours or not _is_written(archive):
+                break
+            time.sleep(_LOOK_S)
+            named = _read(archive)
+        else:
             raise OperatorError(
                 f"an instance whose log is in {named.get(_WINDOW)} records the history in"
                 f" {archive}; this one has its log in {window}\n  Expected the same --runtime-dir"

@@ -208,7 +208,7 @@ class Recorder:
         is treated as one without a writer.
         """
         until = trio.current_time() + limits.ARCHIVE_LOCK_WAIT_S
-        taking = _Taking(self._place.archive)
+        taking = _Taking(self._place.archive, self._place.window)
         try:
             with trio.move_on_at(until), suppress(DiskHangs):
                 while not await self._use(directory, self._window_disk, _has_page):
@@ -500,15 +500,17 @@ class Disk:
 class _Taking:
     """Takes the lock of an archive in a thread, which may hang and go on later."""
 
-    def __init__(self, archive: Path) -> None:
+    def __init__(self, archive: Path, window: Path) -> None:
         self._archive = archive
+        self._window = window
         self._taken: list[Lock] = []  # at most one; a list, because ``pop`` is atomic
         self._is_over = False
 
     def take(self) -> None:
-        """Lock the archive, whose directory is created if it does not exist."""
+        """Lock the archive, whose directory is created if it does not exist; name its window."""
         make_directory(self._archive)
         self._taken.append(Lock(self._archive))
+        write_window(self._archive, self._window)  # a start compares it while the lock is held
         if self._is_over and (lock := self._pop()) is not None:
             lock.release()
 

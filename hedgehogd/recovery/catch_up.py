@@ -188,7 +188,7 @@ class CatchUp(Giving):
 
         Else it is told when the rest of the page is given.
         """
-        # A backfilled trade before the hole has the same place: the next page delivers it.
+        # A backfilled trade before the gap has the same place: the next page delivers it.
         before = next(n for n, message in enumerate(page.messages) if message.id >= hole.id)
         await self._give(Page(page.messages[:before]))
         self._reading.cursor = hole.id - 1

@@ -7,6 +7,7 @@ import stat
 import pytest
 
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
+from hedgehogd.log import agreement, recorder
 from hedgehogd.log.agreement import FILE, agree, agree_on_window, write_names, write_window
 from hedgehogd.log.archive.files import LOCK
 
@@ -83,6 +84,24 @@ def test_an_archive_that_is_written_belongs_to_one_window(tmp_path, window, arch
         agree_on_window(archive, window)
 
     assert EXIT_CONFIG == raised.value.exit_status
+
+
+def test_a_writer_that_has_just_locked_the_archive_names_its_window(window, archive, monkeypatch):
+    """Until then the archive names the window that the last end of the machine removed."""
+    (archive / FILE).write_text('{"window": "/run/removed", "inode": "1:2"}')
+    monkeypatch.setattr(agreement.time, "sleep", lambda _: write_window(archive, window))
+    with (archive / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        agree_on_window(archive, window)
+
+
+def test_an_instance_that_locks_the_archive_for_a_new_window_names_it(window, archive):
+    """A second instance that starts at that instant is not refused."""
+    (archive / FILE).write_text('{"window": "/run/removed", "inode": "1:2"}')
+    taking = recorder._Taking(archive, window)
+    taking.take()
+    agree_on_window(archive, window)
+    taking.end().release()
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff"])

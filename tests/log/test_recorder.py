@@ -937,11 +937,11 @@ async def test_a_stop_does_not_wait_for_the_archives_disk(
 
 def test_a_lock_that_is_taken_too_late_is_released(tmp_path):
     """The thread that takes it was not waited for."""
-    taking = recorder._Taking(tmp_path)
+    taking = recorder._Taking(tmp_path, tmp_path)
     assert taking.end() is None
     taking.take()
     Lock(tmp_path).release()
-    taking = recorder._Taking(tmp_path)
+    taking = recorder._Taking(tmp_path, tmp_path)
     taking.take()
     lock = taking.end()
 

@@ -9,6 +9,7 @@ Not for the loop: every method may wait for the disk. One call at a time.
 """
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +31,7 @@ from hedgehogd.recovery.history_port import (
 )
 
 _MATCHES = MATCHES.topic_channel
+_SECOND_TOPIC = attrgetter("also")
 _TRADES_PAGE_MESSAGES = 500  # a page of the exchange has 1,000 trades
 
 
@@ -268,7 +270,7 @@ class PastReader:
 def _divided(page: reader.Page, topics: frozenset[Topic]) -> tuple[list[Message], list[PastGap]]:
     """Return the messages and gaps of a page."""
     records = page.records
-    if all(type(record) is Message and record.also is None for record in records):
+    if {*map(type, records)} <= {Message} and not any(map(_SECOND_TOPIC, records)):
         return cast("list[Message]", records), []
     messages: list[Message] = []
     gaps: list[PastGap] = []

@@ -127,13 +127,18 @@ class Group(NamedTuple):
     also: Sequence[Topic | None]
     weight: int
 
-    def message(self, topic: Topic, at: int) -> Message:
-        """Return message ``at``, which is one of ``topic``."""
-        payload = self.payloads[at]
-        return Message(
-            topic, self.types[at], _heads[len(payload)] + payload, payload, self.sequences[at],
-            self.trade_ids[at], self.also[at], None, None, None, self.received[at], self.ids[at],
-        )  # fmt: skip
+    def chosen(self, places: Sequence[int]) -> "Group":
+        """Return a group with the messages at ``places``."""
+        return Group(
+            [self.payloads[at] for at in places],
+            array("q", [self.ids[at] for at in places]),
+            [self.received[at] for at in places],
+            [self.sequences[at] for at in places],
+            [self.trade_ids[at] for at in places],
+            [self.types[at] for at in places],
+            [self.also[at] for at in places],
+            160 * len(places),
+        )
 
     def messages(self, topic: Topic, begin: int, end: int) -> list[Message]:
         """Return the messages ``begin`` to ``end``, which are of ``topic``."""

@@ -6,7 +6,8 @@ records, and makes a record when a page delivers it.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
@@ -24,6 +25,7 @@ from hedgehogd.log.archive.view import Opened
 Topics = frozenset[Topic] | None
 """The topics that a reader wants; None for all."""
 Key = tuple[object, ...]
+_MARKERS = -1  # the owner of the records that are not messages
 
 
 class Merged:
@@ -40,23 +42,32 @@ class Merged:
 
         Args:
             parts: messages; with topics, only those whose second topic is one of them.
-            extra: the markers, in the order of their ids.
+            extra: the markers.
         """
-        self._parts = [(part.topic, group) for part, group, _ in parts]
+        extra = sorted(extra, key=attrgetter("id"))
+        self._parts: list[tuple[Topic, Group]] = []
         self._markers = extra
-        self._is_plain = len(parts) == 1 and parts[0][2] is None and not extra
-        rows: list[tuple[int, int, int]] = []
+        self._is_plain = len(parts) == 1 and not extra
+        # The markers come first: of equal ids they precede the messages.
+        ids = [marker.id for marker in extra]
+        owners = array("i", [_MARKERS]) * len(extra)
+        places = array("i", range(len(extra)))
         for owner, (part, group, seconds) in enumerate(parts):
-            places: Sequence[int] = range(part.begin, part.end)
+            chosen, begin, end = group, part.begin, part.end
             if seconds is not None:
-                places = [at for at in places if group.also[at] in seconds]
-            rows += [(group.ids[at], owner, at) for at in places]
-        rows += [(marker.id, -1, at) for at, marker in enumerate(extra)]
+                chosen = group.chosen([at for at in range(begin, end) if group.also[at] in seconds])
+                begin, end = 0, len(chosen.ids)
+            self._parts.append((part.topic, chosen))
+            ids += chosen.ids[begin:end]
+            owners += array("i", [owner]) * (end - begin)
+            places += array("i", range(begin, end))
         if len(parts) + bool(extra) > 1:
-            rows.sort()
-        self.ids = array("q", [row[0] for row in rows])
-        self._owners = array("i", [row[1] for row in rows])
-        self._places = array("i", [row[2] for row in rows])
+            order = sorted(range(len(ids)), key=ids.__getitem__)
+            ids = [ids[at] for at in order]
+            owners = array("i", [owners[at] for at in order])
+            places = array("i", [places[at] for at in order])
+        self.ids = array("q", ids)
+        self._owners, self._places = owners, places
 
     @property
     def weight(self) -> int:
@@ -100,18 +111,23 @@ class Merged:
 
     def records(self, begin: int, end: int) -> list[Record]:
         """Return the records ``begin`` to ``end``."""
-        parts, extra = self._parts, self._markers
-        if len(parts) == 1 and self._is_plain and begin < end:
-            topic, group = parts[0]
-            return list(group.messages(topic, self._places[begin], self._places[end - 1] + 1))
-        found: list[Record] = []
-        for owner, at in zip(self._owners[begin:end], self._places[begin:end], strict=True):
-            if owner < 0:
-                found.append(extra[at])
-            else:
-                topic, group = parts[owner]
-                found.append(group.message(topic, at))
-        return found
+        if begin >= end:
+            return []
+        owners, places = self._owners[begin:end], self._places[begin:end]
+        if self._is_plain:
+            topic, group = self._parts[0]
+            return [*group.messages(topic, places[0], places[-1] + 1)]
+        # The records of one owner are a stretch of it, because their ids rise.
+        last = dict(zip(owners, places, strict=True))
+        first = dict(zip(reversed(owners), reversed(places), strict=True))
+        queues = {owner: self._queue(owner, first[owner], last[owner] + 1) for owner in first}
+        return [next(queues[owner]) for owner in owners]
+
+    def _queue(self, owner: int, begin: int, end: int) -> Iterator[Record]:
+        if owner == _MARKERS:
+            return iter(self._markers[begin:end])
+        topic, group = self._parts[owner]
+        return iter(group.messages(topic, begin, end))
 
 
 class Blocks:
@@ -170,6 +186,9 @@ class Blocks:
                     group = self.group(opened, block, directory, part.group)
                     if part.end > len(group.ids):
                         raise DamagedArchive("a directory lists more messages than there are")
+                    ids = group.ids[part.begin : part.end].tolist()
+                    if ids != sorted(ids):
+                        raise DamagedArchive("the ids of a topic do not rise")
                 except DamagedArchive:
                     damaged |= {part.topic} if seconds is None else seconds
                 else:

@@ -216,7 +216,7 @@ def _from_checkpoint(opened: Opened, wanted: frozenset[Topic]) -> Message | None
             for part, _ in directory.find(wanted):
                 group = opened.file.group(block, directory.place(part.group))
                 if part.begin < len(group.ids):
-                    return group.message(part.topic, part.begin)
+                    return group.messages(part.topic, part.begin, part.begin + 1)[0]
         except DamagedArchive:
             continue
     return None

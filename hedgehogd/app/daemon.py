@@ -14,7 +14,6 @@ A bug while serving one peer ends that peer's connection. A bug in feed, broker,
 ends the process: it contains no supervisor, and systemd restarts it.
 """
 
-import gc
 import resource
 import secrets
 import signal
@@ -29,7 +28,7 @@ import trio
 from hedgehogd import __version__
 from hedgehogd.app.listeners import Listeners, open_listeners
 from hedgehogd.app.log import open_log, recording
-from hedgehogd.app.memory import return_memory
+from hedgehogd.app.memory import calm_garbage_collector, return_memory
 from hedgehogd.app.reload import apply, held_topics, only_products
 from hedgehogd.app.systemd import keep_notifying, notify
 from hedgehogd.app.upstream import Upstream
@@ -300,19 +299,6 @@ async def watch_signals(daemon: Daemon, read_settings: Callable[[], Settings]) -
                 daemon.stop.set()
             elif trio.current_time() - first_at > limits.SECOND_SIGNAL_S:
                 raise KeyboardInterrupt
-
-
-def calm_garbage_collector() -> None:
-    """Collect cycles now, exempt all objects so far, and collect rarely from now on.
-
-    The objects that the pipe creates for a message are freed by reference counting; only
-    connections create reference cycles. Python's default is a collection after 700 new objects,
-    and from time to time a full one over the objects of thousands of subscribers: the collector
-    took a tenth of the fan-out's time, and its pauses were the longest of all.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 20, 100)
 
 
 async def serve(settings: Settings, read_settings: Callable[[], Settings]) -> None:

@@ -164,16 +164,23 @@ class Stretch:
                 before_s = (change.received_us - self._begin_us) / _US
                 yield Due(min(_BEFORE_S, before_s), change, topics)
             simple = {t: each for t, each in self._topics.items() if t.channel != _FULL}
+            since_us, until_us = self._wish.since_us, self._wish.until_us
+            step_us = limits.REPLAY_STEP_S * _US
             is_behind = False  # messages after ``place`` were left out, of books perhaps
             for stretch in self._stretches:
                 is_behind |= stretch.after > place
                 for page in self._pages(self._topics.keys(), stretch):
                     self._account([gap for gap in page.gaps if self._has_gap(gap)])
                     for message in page.messages:
-                        if not self._is_then(message.received_us):
+                        received_us = message.received_us
+                        if not since_us <= received_us < until_us:
                             is_behind = True
                             continue
-                        due_s = self._due_s(message.received_us)
+                        if abs(received_us - self._before_us) > step_us:
+                            # The clock was set: the pace goes on from the message before.
+                            self._begin_us += received_us - self._before_us
+                        self._before_us = received_us
+                        due_s = max(0, received_us - self._begin_us) / _US
                         if is_behind:
                             is_behind = False
                             changes = self._changes_of_books(place, message.id - 1, stretch)
@@ -192,16 +199,6 @@ class Stretch:
     def _has_gap(self, gap: PastGap) -> bool:
         """Say whether a gap may be of the wanted times; of lost records the times are not known."""
         return gap.is_undated or self._is_then(gap.received_us)
-
-    def _due_s(self, received_us: int) -> float:
-        """Return when the next message of the stretch is due, in seconds after the first one.
-
-        Where the clock was set, the pace goes on from the message before.
-        """
-        before_us, self._before_us = self._before_us, received_us
-        if abs(received_us - before_us) > limits.REPLAY_STEP_S * _US:
-            self._begin_us += received_us - before_us
-        return max(0.0, (received_us - self._begin_us) / _US)
 
     def _changes_of_books(
         self, after: int | None, place: int, stretch: PastStretch

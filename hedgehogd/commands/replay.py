@@ -64,6 +64,7 @@ def run(argv: Sequence[str]) -> int:
     import trio
 
     from hedgehogd.app.clock import AwakeClock
+    from hedgehogd.app.memory import calm_garbage_collector
     from hedgehogd.app.replay_server import Replay, replay
     from hedgehogd.logs.setup import configure_logs
 
@@ -78,5 +79,6 @@ def run(argv: Sequence[str]) -> int:
         port=arguments.port,
     )
     configure_logs("info", "auto")
+    calm_garbage_collector()
     trio.run(replay, wish, clock=AwakeClock())
     return 0

@@ -20,10 +20,11 @@ from hedgehogd.domain import limits
 from hedgehogd.fanout.instance import Instance
 from hedgehogd.log.allocation import Bounds
 from hedgehogd.log.archiver import Kept
+from hedgehogd.log.disk import Disk
 from hedgehogd.log.errors import LogError
 from hedgehogd.log.migration.old_store import refuse_old_store
 from hedgehogd.log.past import ArchivePast
-from hedgehogd.log.recorder import Disk, LogFiles, Recorder
+from hedgehogd.log.recorder import LogFiles, Recorder
 from hedgehogd.settings.keys import Settings
 from hedgehogd.settings.readers import AUTO
 

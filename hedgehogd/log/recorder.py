@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import structlog
 import trio
@@ -30,6 +30,7 @@ from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.archiver import Archiver, Kept
 from hedgehogd.log.continuity import Ends
 from hedgehogd.log.directory import Directory
+from hedgehogd.log.disk import DISK_HANGS, Disk, DiskHangs, LockTaking, Result
 from hedgehogd.log.ending import read_ends, read_predecessor
 from hedgehogd.log.errors import Fenced, LogError, LostLease, ReplacedWindow
 from hedgehogd.log.file_system import make_directory
@@ -44,12 +45,9 @@ _ALL = frozenset({Topic("", "")})
 """The topics of a feed that does not report them."""
 
 
-DISK_HANGS = "the disk of the history does not answer"
 ARCHIVE_SILENT = f"nothing was archived for {limits.ARCHIVER_SILENT_MAX_S:.0f} s: the disk may hang"
 _NO_ARCHIVE = Path(os.devnull)
 """No directory, and so an archive without records."""
-
-Result = TypeVar("Result")
 
 
 class LogFiles(NamedTuple):
@@ -208,7 +206,7 @@ class Recorder:
         is treated as one without a writer.
         """
         until = trio.current_time() + limits.ARCHIVE_LOCK_WAIT_S
-        taking = _Taking(self._place.archive, self._place.window)
+        taking = LockTaking(self._place.archive, self._place.window)
         try:
             with trio.move_on_at(until), suppress(DiskHangs):
                 while not await self._use(directory, self._window_disk, _has_page):
@@ -313,7 +311,7 @@ class Recorder:
         return found._replace(term=max(found.term, self._last_term))
 
     async def _use(
-        self, directory: Directory, disk: "Disk", call: Callable[[Directory], Result]
+        self, directory: Directory, disk: Disk, call: Callable[[Directory], Result]
     ) -> Result:
         """Call with the directory, which stays open if the call hangs.
 
@@ -463,67 +461,6 @@ class Recorder:
             log.info("the disk of the log answers again")
         self._was_hung = hangs
         return DISK_HANGS if hangs else ""
-
-
-class DiskHangs(LogError):
-    """A call for a disk has not returned in time; it may still return."""
-
-
-class Disk:
-    """Calls for one disk in a thread, one at a time; none is waited for longer than a limit."""
-
-    def __init__(self) -> None:
-        self._turn = trio.CapacityLimiter(1)  # a call that hangs keeps it
-        self._was_late = False
-
-    @property
-    def hangs(self) -> bool:
-        """True from when a call was late until it returns."""
-        self._was_late = self._was_late and self._turn.borrowed_tokens > 0
-        return self._was_late
-
-    async def call(self, function: Callable[[], Result]) -> Result:
-        """Return the result of a call; a cancelled one is not waited for.
-
-        Raises:
-            DiskHangs: it has not returned for ``DISK_ANSWER_S``, or an earlier one has not yet.
-        """
-        if not self.hangs:
-            with trio.move_on_after(limits.DISK_ANSWER_S):
-                return await trio.to_thread.run_sync(
-                    function, limiter=self._turn, abandon_on_cancel=True
-                )
-            self._was_late = True
-        raise DiskHangs(DISK_HANGS)
-
-
-class _Taking:
-    """Takes the lock of an archive in a thread, which may hang and go on later."""
-
-    def __init__(self, archive: Path, window: Path) -> None:
-        self._archive = archive
-        self._window = window
-        self._taken: list[Lock] = []  # at most one; a list, because ``pop`` is atomic
-        self._is_over = False
-
-    def take(self) -> None:
-        """Lock the archive, whose directory is created if it does not exist; name its window."""
-        make_directory(self._archive)
-        self._taken.append(Lock(self._archive))
-        write_window(self._archive, self._window)  # a start compares it while the lock is held
-        if self._is_over and (lock := self._pop()) is not None:
-            lock.release()
-
-    def end(self) -> Lock | None:
-        """Return the lock if the thread has it by now; a later one is released at once."""
-        self._is_over = True
-        return self._pop()
-
-    def _pop(self) -> Lock | None:
-        try:
-            return self._taken.pop()
-        except IndexError:
-            return None
 
 
 def _has_page(directory: Directory) -> bool:

@@ -7,9 +7,10 @@ import stat
 import pytest
 
 from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
-from hedgehogd.log import agreement, recorder
+from hedgehogd.log import agreement
 from hedgehogd.log.agreement import FILE, agree, agree_on_window, write_names, write_window
 from hedgehogd.log.archive.files import LOCK
+from hedgehogd.log.disk import LockTaking
 
 NAMES = {"feed.pairs": "BTC-USD", "feed.channels": "matches,ticker"}
 
@@ -98,7 +99,7 @@ def test_a_writer_that_has_just_locked_the_archive_names_its_window(window, arch
 def test_an_instance_that_locks_the_archive_for_a_new_window_names_it(window, archive):
     """A second instance that starts at that instant is not refused."""
     (archive / FILE).write_text('{"window": "/run/removed", "inode": "1:2"}')
-    taking = recorder._Taking(archive, window)
+    taking = LockTaking(archive, window)
     taking.take()
     agree_on_window(archive, window)
     taking.end().release()

@@ -23,10 +23,9 @@ from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import FeedRecord, GapKind, GapRecord, TradeRecord
 from hedgehogd.engine.delivery import Delivery
-from hedgehogd.log import ending, recorder
+from hedgehogd.log import disk, ending, recorder
 from hedgehogd.log.agreement import write_names
 from hedgehogd.log.archive import files
-from hedgehogd.log.archive.errors import ArchiveLocked
 from hedgehogd.log.archive.lock import Lock
 from hedgehogd.log.directory import Directory
 from hedgehogd.log.ending import read_predecessor
@@ -828,8 +827,8 @@ class Hanging:
         def hang(*_, **__):
             raise NeverReturns
 
-        for name in ("read_predecessor", "Lock"):
-            self._monkeypatch.setattr(recorder, name, hang)
+        self._monkeypatch.setattr(recorder, "read_predecessor", hang)
+        self._monkeypatch.setattr(disk, "Lock", hang)
         self._monkeypatch.setattr(
             ending, "_note_archive", lambda path, *_: hang() if path.name == "archive" else None
         )
@@ -933,21 +932,6 @@ async def test_a_stop_does_not_wait_for_the_archives_disk(
     assert began == pytest.approx(trio.current_time(), abs=0.1)
     assert [] == [path for path in here.place.window.iterdir() if path.name.startswith("term-")]
     hanging.end()
-
-
-def test_a_lock_that_is_taken_too_late_is_released(tmp_path):
-    """The thread that takes it was not waited for."""
-    taking = recorder._Taking(tmp_path, tmp_path)
-    assert taking.end() is None
-    taking.take()
-    Lock(tmp_path).release()
-    taking = recorder._Taking(tmp_path, tmp_path)
-    taking.take()
-    lock = taking.end()
-
-    with pytest.raises(ArchiveLocked):
-        Lock(tmp_path)
-    lock.release()
 
 
 async def test_a_lock_that_a_thread_takes_after_a_stop_is_released(

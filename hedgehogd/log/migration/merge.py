@@ -23,7 +23,7 @@ from hedgehogd.domain.instant import NEVER_US
 from hedgehogd.domain.message import BadMessage, Message, read_head
 from hedgehogd.domain.record import GapKind, GapRecord, Record, TradeRecord
 from hedgehogd.domain.rows import UNREADABLE, decode_exactly
-from hedgehogd.log.migration.books import CHANNELS, Books
+from hedgehogd.log.collected_books import CHANNELS, Books
 from hedgehogd.log.migration.old_block import BadBlock
 from hedgehogd.log.migration.old_store import (
     BOOK_START,

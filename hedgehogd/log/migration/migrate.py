@@ -24,8 +24,8 @@ from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.log.archive.markers import Marker
 from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archive.writer import Sizes, Writer
+from hedgehogd.log.collected_books import CHANNELS, Books
 from hedgehogd.log.lease import new_deployment
-from hedgehogd.log.migration.books import CHANNELS, Books
 from hedgehogd.log.migration.merge import BookStart, Merge, Progress, restore
 from hedgehogd.log.migration.old_store import MISSING, DamagedStore, OldStore, OldStoreError
 

@@ -6,8 +6,8 @@ import pytest
 
 from hedgehogd.domain.channel import FULL, LEVEL2, LEVEL2_BATCH, MATCHES, TICKER
 from hedgehogd.domain.record import GapRecord, TradeRecord
+from hedgehogd.log.collected_books import Books
 from hedgehogd.log.migration import merge as module
-from hedgehogd.log.migration.books import Books
 from hedgehogd.log.migration.merge import BookStart, Merge, Progress, restore
 from hedgehogd.log.migration.old_store import BOOK_START, MISSING, OldStore
 from tests.log.migration.old_writer import Entry, Gap, OldWriter

@@ -1,11 +1,11 @@
-"""Books for checkpoints: snapshot and updates, applied when a segment begins."""
+"""Books: a snapshot and updates, applied when a book is needed."""
 
 import json
 
 from hedgehogd.domain.channel import LEVEL2
 from hedgehogd.domain.message import Message
-from hedgehogd.log.migration import books as module
-from hedgehogd.log.migration.books import Books
+from hedgehogd.log import collected_books as module
+from hedgehogd.log.collected_books import Books
 
 TOPIC = LEVEL2.topic("BTC-USD")
 

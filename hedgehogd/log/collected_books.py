@@ -1,4 +1,4 @@
-"""The level-2 books of the records so far: the checkpoints of an archive's segments."""
+"""The level-2 books of the records so far; their changes are applied when a book is needed."""
 
 from collections.abc import Iterator
 

@@ -4,8 +4,8 @@ The archive is that of ``archive``. The process serves it on core 0; on core 1 o
 Python, subscribes to all products and channels and counts the messages: each ticker, match and
 heartbeat of the stretch must arrive. *Listening* is the time from the start of the process, *start*
 that from the subscribe until the first of them, half a second of which ``replay`` waits for further
-subscribes. The stretch begins at the beginning of the archive, and in its middle: there the books
-come first, as their last snapshots and the updates since.
+subscribes. The stretch begins at the beginning of the archive, and in its middle: there each book
+comes first, made from the last checkpoint and the updates since.
 """
 
 import json

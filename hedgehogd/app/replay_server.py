@@ -1,6 +1,6 @@
 """Replay of a stretch of history, served on a port as an exchange serves its feed.
 
-A book begins with the newest snapshot before the stretch and the updates after that snapshot.
+A client that subscribes to a book first gets the book at the current place, as a snapshot.
 Backfilled trades are at the place of their gap. The archive is read page by page, in threads, when
 the messages are needed; a daemon may write it meanwhile. Log lines report the gaps that remain, and
 messages that retention has removed before their replay.
@@ -29,6 +29,7 @@ from hedgehogd.domain.errors import EXIT_USAGE, OperatorError
 from hedgehogd.domain.instant import NEVER_US, to_text
 from hedgehogd.domain.message import Message
 from hedgehogd.log.archive.errors import ArchiveError
+from hedgehogd.log.past_reader import PastReader
 from hedgehogd.recovery.history_port import PastGap, PastPage, PastStretch
 from hedgehogd.simulator import Address, address_of
 from hedgehogd.simulator.replay import product_object
@@ -41,7 +42,6 @@ log = structlog.get_logger("replay")
 _FULL = FULL.topic_channel
 _RFQ = RFQ_MATCHES.topic_channel
 _US = 1_000_000
-_BEFORE_S = -1e-6
 _TOPICS_SHOWN_MAX = 10
 
 
@@ -81,7 +81,9 @@ async def replay(
     """
     stretch = await trio.to_thread.run_sync(Stretch, wish)
     try:
-        exchange = StretchExchange(stretch.opened, stretch.offered, wish.speed)
+        exchange = StretchExchange(
+            stretch.opened, stretch.offered, stretch.books_at, stretch.begin, wish.speed
+        )
         products = sorted({topic.product_id for topic in stretch.offered if topic.product_id})
         app = catalogue_app([product_object(name) for name in products], time.time_ns)
         listeners = await listen(wish.host, wish.port)
@@ -114,7 +116,8 @@ class Stretch:
 
     Attributes:
         offered: the topics that clients can subscribe to.
-        messages: number of messages read so far, without the initial states of books.
+        begin: the place after which the stretch begins.
+        messages: number of messages read so far.
         gaps: number of gaps read so far, by kind (``PastGap.kind``).
     """
 
@@ -130,6 +133,7 @@ class Stretch:
         self.messages = 0
         self.gaps: Counter[str] = Counter()
         self._wish = wish
+        self._books_reader: PastReader | None = None  # opened when a client needs a book
         with self._readable():
             self._reader = open_past(wish.directory)
         try:
@@ -139,6 +143,7 @@ class Stretch:
                 self._topics = self._choose()
                 self._skip_to_begin()
                 self._begin_us = self._before_us = self._first_time()
+                self.begin = self._stretches[0].after
         except BaseException:
             self._reader.close()
             raise
@@ -147,22 +152,46 @@ class Stretch:
     def close(self) -> None:
         """Close the archive."""
         self._reader.close()
+        if self._books_reader is not None:
+            self._books_reader.close()
 
     @contextmanager
     def opened(self) -> Iterator[Iterator[Due]]:
         """Yield an iterator of the messages in the order of the feed, with their due times.
 
-        The initial states of books come first, at times below 0. The iterator raises
-        OperatorError if the archive cannot be read.
+        The iterator raises OperatorError if the archive cannot be read.
         """
         yield self._timeline()
 
+    def books_at(self, topics: frozenset[Topic], place: int) -> dict[Topic, bytes]:
+        """Return the books of ``topics`` at ``place``, as payloads of ``snapshot`` messages.
+
+        Topics that are served from one recorded topic have one object. It has a reader of its own,
+        because the timeline may be read in another thread at the same time.
+
+        Raises:
+            OperatorError: the archive cannot be read.
+        """
+        recorded = {
+            source: served
+            for source, served in self._topics.items()
+            if BY_TOPIC_CHANNEL[source.channel].begins_with_snapshot
+            and not topics.isdisjoint(served)
+        }
+        with self._readable():
+            if self._books_reader is None:
+                self._books_reader = open_past(self._wish.directory)
+            found = self._books_reader.books_at(recorded, place)
+        return {
+            topic: payload
+            for source, payload in found.items()
+            for topic in recorded[source]
+            if topic in topics
+        }
+
     def _timeline(self) -> Iterator[Due]:
         with self._readable():
-            place = self._stretches[0].after
-            for change, topics in self._changes_of_books(None, place, self._stretches[0]):
-                before_s = (change.received_us - self._begin_us) / _US
-                yield Due(min(_BEFORE_S, before_s), change, topics)
+            place = self.begin
             simple = {t: each for t, each in self._topics.items() if t.channel != _FULL}
             since_us, until_us = self._wish.since_us, self._wish.until_us
             step_us = limits.REPLAY_STEP_S * _US
@@ -201,23 +230,21 @@ class Stretch:
         return gap.is_undated or self._is_then(gap.received_us)
 
     def _changes_of_books(
-        self, after: int | None, place: int, stretch: PastStretch
+        self, after: int, place: int, stretch: PastStretch
     ) -> Iterator[tuple[Message, tuple[Topic, ...]]]:
         """Yield the messages between the states of the books at ``after`` and at ``place``.
 
-        These are the newest snapshots and the updates after them. With None for ``after``, a book
-        without a snapshot is left out: it begins with its first message in the stretch. Gaps before
-        the stretch are counted.
+        These are the newest snapshots and the updates after them. Gaps before the stretch are
+        counted.
         """
         starts: dict[Topic, int] = {}
         for topic, receiving in self._topics.items():
             if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
                 snapshot = self._reader.snapshot_before(topic, place)
-                if snapshot is not None and (after is None or snapshot.id > after):
+                starts[topic] = after
+                if snapshot is not None and snapshot.id > after:
                     starts[topic] = snapshot.id
                     yield snapshot, receiving
-                elif after is not None:
-                    starts[topic] = after
         if not starts:
             return
         for page in self._pages(starts.keys(), PastStretch(min(starts.values()), place)):

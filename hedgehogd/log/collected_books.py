@@ -1,6 +1,6 @@
 """The level-2 books of the records so far; their changes are applied when a book is needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hedgehogd.domain.book import Book
 from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
@@ -79,6 +79,15 @@ class Books:
         else:
             return
         followed.received_us = message.received_us
+
+    def follow_all(self, topic: Topic, types: Iterable[str], payloads: Iterable[bytes]) -> None:
+        """Add messages of the book of ``topic``, as columns; their receive times are not kept."""
+        followed = self._books.get(topic)
+        for kind, payload in zip(types, payloads, strict=True):
+            if kind == "snapshot":
+                followed = self._books[topic] = _Followed(payload)
+            elif followed is not None:
+                followed.update(payload)
 
     def end(self, topic: Topic) -> None:
         """Drop the book of ``topic``: the next snapshot begins it again."""

@@ -8,7 +8,7 @@ appended later: it has received the gap.
 Not for the loop: every method may wait for the disk. One call at a time.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import cast
@@ -21,6 +21,7 @@ from hedgehogd.domain.record import GapRecord, TradeRecord
 from hedgehogd.log.archive import reader, search
 from hedgehogd.log.archive.backfill import Placement
 from hedgehogd.log.archive.placing import Place
+from hedgehogd.log.past_books import books_at
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.recovery.history_port import (
     BackfilledTrade,
@@ -152,6 +153,16 @@ class PastReader:
             found = _of_topic(found, topic)
             found.published_us = found.received_us  # the log has no time of publication
         return found
+
+    def books_at(self, topics: Collection[Topic], place: int) -> dict[Topic, bytes]:
+        """Return the books of ``topics`` at ``place``, as payloads of ``snapshot`` messages.
+
+        A topic whose book is not known there is left out (``past_books.books_at``).
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return books_at(self._archive, topics, place)
 
     def page(
         self,

@@ -40,7 +40,7 @@ _STALL_S = 10.0
 # Messages per read and, at speed 0, per write: a switch between threads costs as much as several.
 _BATCH_MESSAGES_MAX = 512
 # Bytes sent at once before the playback waits for clients: snapshots may follow each other.
-_AT_ONCE_BYTES_MAX = 1024 * 1024
+AT_ONCE_BYTES_MAX = 1024 * 1024
 
 
 class Recording:
@@ -137,6 +137,14 @@ def product_object(product_id: str) -> dict[str, object]:
     }
 
 
+async def wait_written(client: Client) -> None:
+    """Wait until a client has accepted its bytes; close one that takes ``_STALL_S``."""
+    with trio.move_on_after(_STALL_S) as stall:
+        await client.wait_written()
+    if stall.cancelled_caught:
+        client.close_slow()
+
+
 class Timed(Protocol):
     """An element of a timeline."""
 
@@ -178,13 +186,30 @@ class Playback(Generic[Played]):
         self._deliver = deliver
         self._clients = clients
         self._start: float | None = None
+        self._resumed: trio.Event | None = None
+
+    def pause(self) -> None:
+        """Deliver nothing until ``resume``."""
+        if self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        """Go on; the messages that were due meanwhile are delivered at once."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
 
     async def run(self) -> None:
         """Play to the end, then set ``ended``; errors of reading the timeline are raised."""
+        await self._wait_resumed()
         with self._opened() as timeline:
             while batch := await trio.to_thread.run_sync(_next_batch, timeline):
                 await self._play(batch)
         self.ended.set()
+
+    async def _wait_resumed(self) -> None:
+        while self._resumed is not None:
+            await self._resumed.wait()
 
     async def _play(self, batch: list[Played]) -> None:
         now, unwaited_bytes = -math.inf, 0
@@ -197,10 +222,12 @@ class Playback(Generic[Played]):
                 if due > now:
                     await trio.sleep_until(due)
                     now = trio.current_time()
+            if self._resumed is not None:
+                await self._wait_resumed()
             sent_bytes = self._deliver(played)
             if is_at_once:
                 unwaited_bytes += sent_bytes
-                if unwaited_bytes > _AT_ONCE_BYTES_MAX:
+                if unwaited_bytes > AT_ONCE_BYTES_MAX:
                     unwaited_bytes = 0
                     await self._wait_written()
         if unwaited_bytes:
@@ -209,10 +236,7 @@ class Playback(Generic[Played]):
     async def _wait_written(self) -> None:
         """Wait until each client has accepted its bytes; close one that takes ``_STALL_S``."""
         for client in list(self._clients):
-            with trio.move_on_after(_STALL_S) as stall:
-                await client.wait_written()
-            if stall.cancelled_caught:
-                client.close_slow()
+            await wait_written(client)
 
 
 class ReplayExchange:

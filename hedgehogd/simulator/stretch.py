@@ -3,9 +3,9 @@
 A server has one timeline, as for a recording (``replay``). It starts 0.5 s after the first client
 has subscribed: clients may subscribe with several messages, or on several connections. A client
 that subscribes later gets the messages from then on, byte for byte. For a book it first gets a
-snapshot, made from the messages played so far, because changes alone are useless. Other channels
-have no initial state: the next ticker or trade is the first. At the end connections stay open
-and silent.
+snapshot of the current place, because changes alone are useless; the playback waits meanwhile.
+Other channels have no initial state: the next ticker or trade is the first. At the end connections
+stay open and silent.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import trio
 
-from hedgehogd.domain.book import Book, Change
 from hedgehogd.domain.channel import (
     BY_TOPIC_CHANNEL,
     CHANNELS,
@@ -28,9 +27,8 @@ from hedgehogd.domain.channel import (
     TICKER_BATCH,
     Topic,
 )
-from hedgehogd.domain.level2 import read_snapshot, read_update, snapshot_parts
 from hedgehogd.domain.limits import TOPICS_MAX
-from hedgehogd.domain.message import BadMessage, Message
+from hedgehogd.domain.message import Message
 from hedgehogd.domain.product import Catalogue
 from hedgehogd.fanout.subscription import Subscription
 from hedgehogd.protocol import coinbase
@@ -44,11 +42,9 @@ from hedgehogd.protocol.commands import (
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.simulator.client import Client
 from hedgehogd.simulator.order_messages import SCHEMA
-from hedgehogd.simulator.replay import Playback
+from hedgehogd.simulator.replay import AT_ONCE_BYTES_MAX, Playback, wait_written
 
 _START_DELAY_S = 0.5
-# Changes of one book that wait for a client: as many as a book of BTC-USD has in some minutes.
-_CHANGES_MAX = 10_000
 # A channel that carries the same messages.
 _EQUIVALENT = {
     TICKER_BATCH: TICKER,
@@ -62,8 +58,7 @@ class Due(NamedTuple):
     """One message of a time range.
 
     Attributes:
-        due_s: seconds after the first message; negative for messages before the range: the
-            initial snapshots of the books, and the updates after them.
+        due_s: seconds after the first message.
         message: the exchange's message.
         topics: it is delivered once to each subscriber of any of these; at least one.
     """
@@ -103,6 +98,8 @@ class StretchExchange:
         self,
         opened: Callable[[], AbstractContextManager[Iterator[Due]]],
         offered: Collection[Topic],
+        books_at: Callable[[frozenset[Topic], int], dict[Topic, bytes]],
+        begin: int,
         speed: float,
     ) -> None:
         """Prepare to play.
@@ -110,13 +107,19 @@ class StretchExchange:
         Args:
             opened: opens the timeline; it is read in threads.
             offered: the topics on offer.
+            books_at: returns the books of topics at a place, as payloads of ``snapshot`` messages;
+                one object for the topics that have one book. It is called in threads.
+            begin: the place at which the timeline begins.
             speed: 1 for the pace it had, 2 for twice as fast, 0 for as fast as clients read.
         """
         self._offered = frozenset(offered)
         self._catalogue = _catalogue(self._offered)
         self._subscriptions: dict[Client, Subscription] = {}
         self._routes: dict[Topic, dict[Client, None]] = {}
-        self._books: dict[Topic, _PlayedBook] = {}
+        self._books_at = books_at
+        self._place = begin
+        self._joins: list[tuple[Client, list[Topic]]] = []  # clients that wait for books
+        self._has_joins = trio.Event()
         self._has_subscriber = trio.Event()
         self._playback = Playback(opened, speed, self._deliver, self._subscriptions)
         self.ended = self._playback.ended
@@ -149,12 +152,34 @@ class StretchExchange:
         """Wait for the first subscriber, play the range, then stay silent.
 
         Raises:
+            OperatorError: in an exception group; the history cannot be read any more.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._begin_books)
+            await self._has_subscriber.wait()
+            await trio.sleep(_START_DELAY_S)
+            await self._playback.run()
+
+    async def _begin_books(self) -> None:
+        """Send their books to the clients that wait for them, for ever; then the playback goes on.
+
+        Raises:
             OperatorError: the history cannot be read any more.
         """
-        await self._has_subscriber.wait()
-        await trio.sleep(_START_DELAY_S)
-        await self._playback.run()
-        await trio.sleep_forever()
+        while True:
+            await self._has_joins.wait()
+            self._has_joins = trio.Event()
+            joins, self._joins = self._joins, []
+            wanted = frozenset(topic for _, topics in joins for topic in topics)
+            books = await trio.to_thread.run_sync(self._books_at, wanted, self._place)
+            for client, topics in joins:
+                held = [topic for topic in topics if client in self._routes.get(topic, ())]
+                for payload in {id(books[t]): books[t] for t in held if t in books}.values():
+                    client.send(encode_text(payload))
+                    if client.waiting_bytes > AT_ONCE_BYTES_MAX:
+                        await wait_written(client)
+            if not self._joins:
+                self._playback.resume()
 
     def _without_missing(self, command: Command) -> Command:
         """Return a subscribe without the topics that are not on offer, and with an error for each.
@@ -182,16 +207,16 @@ class StretchExchange:
         return command._replace(requests=tuple(requests), errors=tuple(errors))
 
     def _attach(self, client: Client, topics: Collection[Topic]) -> None:
-        initialized: set[int] = set()
         for topic in topics:
             self._routes.setdefault(topic, {})[client] = None
             self._has_subscriber.set()
-            book = self._books.get(topic)
-            if book is not None and book.is_ready and id(book) not in initialized:
-                initialized.add(id(book))
-                client.send(encode_text(book.snapshot(topic.product_id)))
         if any(topic.channel == LEVEL3.topic_channel for topic in topics):
             client.send(encode_text(SCHEMA))
+        books = [t for t in topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot]
+        if books:
+            self._joins.append((client, books))
+            self._has_joins.set()
+            self._playback.pause()
 
     def _detach(self, client: Client, topics: Iterable[Topic]) -> None:
         for topic in topics:
@@ -201,13 +226,12 @@ class StretchExchange:
                 del self._routes[topic]
 
     def _deliver(self, due: Due) -> int:
-        message, topics = due.message, due.topics
-        if BY_TOPIC_CHANNEL[topics[0].channel].begins_with_snapshot:
-            self._follow(topics, message)
+        frame = due.message.frame
+        self._place = due.message.id
         sent_bytes = 0
-        for client in self._receivers(topics):
-            client.send(message.frame)
-            sent_bytes = len(message.frame)
+        for client in self._receivers(due.topics):
+            client.send(frame)
+            sent_bytes = len(frame)
         return sent_bytes
 
     def _receivers(self, topics: tuple[Topic, ...]) -> Mapping[Client, None]:
@@ -215,68 +239,6 @@ class StretchExchange:
         if len(topics) == 1:
             return self._routes.get(topics[0], {})
         return {client: None for topic in topics for client in self._routes.get(topic, ())}
-
-    def _follow(self, topics: tuple[Topic, ...], message: Message) -> None:
-        book = self._books.get(topics[0])
-        if book is None:
-            book = _PlayedBook()
-            self._books.update(dict.fromkeys(topics, book))
-        book.follow(message)
-
-
-class _PlayedBook:
-    """The state of a book at the current time of the playback, for clients that join later.
-
-    It is made when a client joins: until then the newest snapshot waits, and of each price the
-    newest change. Applying each change would take more than all other work of a playback.
-    """
-
-    def __init__(self) -> None:
-        self._book = Book()
-        self._snapshot: bytes | None = None
-        self._changes: dict[tuple[str, str], Change] = {}  # in the order of the newest change
-        self._time: str | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        self._update()
-        return self._book.is_ready
-
-    def follow(self, message: Message) -> None:
-        """Note a snapshot or an update; a message that cannot be read clears the book."""
-        if message.type == "snapshot":
-            self._snapshot = message.payload
-            self._changes.clear()
-        elif self._snapshot is not None or self._book.is_ready:
-            try:
-                changes, time = read_update(message.payload)
-            except BadMessage:
-                self._snapshot = None
-                self._changes.clear()
-                self._book.clear()
-                return
-            for change in changes:
-                if change is not None:
-                    key = change[:2]
-                    self._changes.pop(key, None)
-                    self._changes[key] = change
-            self._time = time or self._time
-            if len(self._changes) > _CHANGES_MAX:
-                self._update()
-
-    def _update(self) -> None:
-        snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None:
-            try:
-                self._book.load(*read_snapshot(snapshot))
-            except BadMessage:
-                self._book.clear()
-        if self._book.is_ready:
-            self._book.apply(list(self._changes.values()))
-        self._changes.clear()
-
-    def snapshot(self, product_id: str) -> bytes:
-        return b"".join(snapshot_parts(product_id, self._book.freeze(), time=self._time))
 
 
 def _catalogue(offered: Collection[Topic]) -> Catalogue:

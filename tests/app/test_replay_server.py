@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from contextlib import closing, contextmanager
+from itertools import islice
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from hedgehogd.domain.message import read_head
 from hedgehogd.domain.record import GapKind
 from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.log.archive.writer import Sizes
+from hedgehogd.log.collected_books import Books
 from hedgehogd.simulator.inprocess import connect
 from hedgehogd.simulator.rest import catalogue_app
 from hedgehogd.simulator.server import Server
@@ -120,23 +122,34 @@ def test_all_recorded_messages_are_replayed_in_order(directory, kept):
 
 
 @pytest.mark.parametrize(("since_s", "until_s"), [(20.0, 30.0), (20.05, 39.85), (15.0, 15.1)])
-def test_a_stretch_ends_before_its_end_and_books_begin_before_its_beginning(
-    directory, kept, since_s, until_s
-):
+def test_a_stretch_ends_before_its_end(directory, kept, since_s, until_s):
     """``since`` is included, ``until`` is not, so one stretch continues another one."""
-    found = played(Stretch(wish(directory, since_s, until_s)))
+    stretch = Stretch(wish(directory, since_s, until_s))
+    found = played(stretch)
     since, until = NOW + since_s * US, NOW + until_s * US
-    before = [each.message.payload for each in found if each.due_s < 0]
     inside = [each for each in kept if since <= each.received_us < until]
-    expected = []
-    for product_id in (BTC, ETH):
-        book = [e for e in kept if e.topic == Topic("level2", product_id) and e.received_us < since]
-        last = max((i for i, e in enumerate(book) if b'"snapshot"' in e.payload), default=0)
-        expected += payloads(book[last:])
 
-    assert [each.message.payload for each in found if each.due_s >= 0] == payloads(inside)
-    assert found[len(before)].due_s == 0
-    assert sorted(before) == sorted(expected)
+    assert [each.message.payload for each in found] == payloads(inside)
+    assert found[0].due_s == 0
+    assert stretch.messages == len(inside)
+
+
+@pytest.mark.parametrize("since_s", [20.0, 20.05, 15.0, 39.9])
+def test_books_are_those_at_the_place(directory, kept, since_s):
+    """At the beginning of the stretch and within it, of both channels that have the book."""
+    stretch = Stretch(wish(directory, since_s))
+    with stretch.opened() as timeline:
+        places = [stretch.begin, *(each.message.id for each in islice(timeline, 25))]
+    levels = {Topic(channel, BTC) for channel in ("level2", "level2_batch")}
+    for place in places:
+        books = stretch.books_at(frozenset({*levels, Topic("matches", BTC)}), place)
+        expected = Books()
+        for each in kept:
+            if each.topic == Topic("level2", BTC) and each.id <= place:
+                expected.follow(each.topic, each)
+        [book] = expected.snapshots()
+        assert books == dict.fromkeys(levels, book.payload)
+    stretch.close()
 
 
 def test_a_book_may_have_no_snapshot_before(tmp_path):
@@ -277,45 +290,17 @@ def test_a_trade_of_full_is_sent_once_to_each_subscriber_of_either(tmp_path):
     assert [set(each.topics) for each in found] == [{full, matches}, {matches}]
 
 
-def test_a_book_may_begin_with_a_checkpoint(tmp_path):
-    """And with the updates after it, which are due at once, in the order of all books."""
-    books = [Topic("level2", product_id) for product_id in (BTC, ETH)]
-    records = [archive.book(n, topic=books[n % 2]) for n in range(1, 60)]
-    starts = [archive.book(0, "snapshot", topic=topic) for topic in books]
-    archive.write(tmp_path, records, checkpoint=lambda: starts)
-    found = played(Stretch(Replay(tmp_path, archive.NOW + 50 * US, NEVER_US)))
-    before = [each.message for each in found if each.due_s < 0]
-
-    assert [m.type for m in before[:3]] == ["snapshot", "snapshot", "l2update"]
-    assert [each.message.id for each in found if each.due_s >= 0] == list(range(5000, 6000, 100))
-    updates = [m.id for m in before[2:]]
-    assert updates == list(range(max(m.id for m in before[:2]) + 100, 5000, 100))
-
-
-def test_a_gap_in_the_initial_state_of_a_book_is_counted(tmp_path):
-    """Not one before its snapshot: the snapshot is complete."""
-    lost = [archive.gap(None, None, at, archive.NOW, Topic("level2", BTC)) for at in (150, 350)]
-    records = [archive.book(1), archive.book(2, "snapshot"), *map(archive.book, range(3, 9))]
-    archive.write(tmp_path, sorted([*records, *lost], key=lambda record: record.id))
-    stretch = Stretch(Replay(tmp_path, archive.NOW + 6 * US, NEVER_US))
-
-    assert [each.message.id for each in played(stretch)] == list(range(200, 900, 100))
-    assert stretch.gaps == {"missing": 1}
-
-
-@pytest.mark.parametrize("is_before", [True, False])
 @pytest.mark.parametrize(
     "channels", [("level2_batch",), ("level2",), (), ("level2", "level2_batch")]
 )
-def test_a_snapshot_of_two_topics_begins_the_books_of_both(tmp_path, channels, is_before):
+def test_a_snapshot_of_two_topics_begins_the_books_of_both(tmp_path, channels):
     """An archive has it once, with both topics; each subscriber receives it once."""
     level2, batch = Topic("level2", BTC), Topic("level2_batch", BTC)
     snapshot = archive.book(1, "snapshot", topic=level2)
     snapshot.also = batch
     records = [archive.book(n, topic=(level2, batch)[n % 2]) for n in range(2, 12)]
     archive.write(tmp_path, [snapshot, *records])
-    since_us = archive.NOW + (5 if is_before else 0) * US
-    found = played(Stretch(Replay(tmp_path, since_us, NEVER_US, channels=channels)))
+    found = played(Stretch(Replay(tmp_path, archive.NOW, NEVER_US, channels=channels)))
 
     for topic, ids in ((level2, range(200, 1101, 200)), (batch, range(300, 1101, 200))):
         sent = [each.message for each in found if topic in each.topics]
@@ -468,7 +453,9 @@ async def test_it_is_served_byte_for_byte_at_its_pace(
 ):
     """At speed 0 messages arrive at once; at speed 1 each at its recorded time."""
     stretch = Stretch(wish(directory, since_s=10))
-    exchange = StretchExchange(stretch.opened, stretch.offered, speed)
+    exchange = StretchExchange(
+        stretch.opened, stretch.offered, stretch.books_at, stretch.begin, speed
+    )
     server = Server(exchange, catalogue_app([], lambda: 0))
     received, times = [], []
     with without_threads(monkeypatch):

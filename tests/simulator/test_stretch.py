@@ -9,6 +9,7 @@ from trio_websocket import ConnectionClosed, wrap_client_stream
 
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.errors import OperatorError
+from hedgehogd.log.collected_books import Books
 from hedgehogd.simulator import stretch
 from hedgehogd.simulator.inprocess import connect
 from hedgehogd.simulator.order_messages import SCHEMA
@@ -84,11 +85,23 @@ class World:
         def opened():
             yield iter(due)
 
+        for number, each in enumerate(due, 1):
+            each.message.id = number
         offered = {topic for each in due for topic in each.topics} if offered is None else offered
-        self.exchange = StretchExchange(opened, offered, speed)
+        self.due = due
+        self.asked = []
+        self.exchange = StretchExchange(opened, offered, self.books_at, 0, speed)
         self.nursery = nursery
         self.server = Server(self.exchange, catalogue_app([], lambda: 0))
         nursery.start_soon(self.server.run)
+
+    def books_at(self, topics, place):
+        """Return the books of ``level2`` and ``level2_batch``, which are one book."""
+        self.asked.append((set(topics), place))
+        books = Books()
+        for each in self.due[:place]:
+            books.follow(LEVEL2, each.message)
+        return {topic: book.payload for book in books.snapshots() for topic in topics}
 
     async def client(self, *channels, product_ids=(BTC,)):
         stream = connect(self.server, self.nursery)
@@ -207,64 +220,104 @@ async def test_a_late_subscriber_of_a_book_first_gets_a_snapshot(autojump_clock,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("changes_max", [0, 2, 10_000])
-async def test_the_book_of_a_late_subscriber_has_the_newest_size_of_each_price(
-    autojump_clock, nursery, monkeypatch, changes_max
-):
-    """Also if the exchange writes one price in two ways, and after an earlier late subscriber."""
-    monkeypatch.setattr(stretch, "_CHANGES_MAX", changes_max)
-    due = [snapshot("1", 0), update("2", "5", 1), update("2.0", "6", 2), update("2", "7", 3)]
-    due += [update("3", "1", 4), update("3", "0", 5), update("2.00", "8", 10)]
-    world = World(nursery, due)
-    await world.client("level2")
-    bids = []
-    for _ in range(2):
-        await trio.sleep(7)
-        late = await world.client("level2")
-        bids.append(json.loads(late.take_received()[0])["bids"])
-
-    assert [[(float(price), size) for price, size in each] for each in bids] == [
-        [(2.0, "7"), (1.0, "1")], [(2.0, "8"), (1.0, "1")],
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "unreadable",
-    [update("x", "1", 1), Due(1, make_message("level2", BTC, changes="none"), (LEVEL2,))],
-    ids=["amount", "update"],
-)
-async def test_an_unreadable_change_affects_nothing_else(autojump_clock, nursery, unreadable):
-    """The book continues with all other changes."""
-    world = World(nursery, [snapshot("1", 0), unreadable, update("5", "5", 2)])
-    await world.client("level2")
-    await trio.sleep(5)
-    late = await world.client("level2")
-
-    assert ["5", "5"] in json.loads(late.take_received()[0])["bids"]
-
-
-@pytest.mark.parametrize(
-    "unreadable",
-    [
-        Due(1, make_message("level2", BTC, kind="snapshot"), (LEVEL2,)),
-    ],
-    ids=["snapshot"],
-)
-async def test_after_an_unreadable_snapshot_a_late_subscriber_gets_none(
-    autojump_clock, nursery, unreadable
-):
-    """Until the next snapshot; recorded messages are sent unchanged."""
-    due = [snapshot("1", 0), unreadable, update("5", "5", 2), snapshot("6", 10)]
+async def test_books_of_several_late_subscribers_are_read_together(autojump_clock, nursery):
+    """Each gets one snapshot, also for two channels of one book, and after it the changes."""
+    batch = Topic("level2_batch", BTC)
+    due = [snapshot("1", 0, (LEVEL2, batch)), update("2", "5", 1, (LEVEL2, batch))]
+    due += [update("3", "1", 10, (LEVEL2, batch))]
     world = World(nursery, due)
     first = await world.client("level2")
     await trio.sleep(5)
+    clients = [await world.client() for _ in range(3)]
+    async with trio.open_nursery() as together:
+        for client in clients:
+            together.start_soon(client.send, "subscribe", ["level2", "level2_batch"], BTC)
+    await trio.sleep(10)
+
+    assert world.asked[0] == ({LEVEL2}, 0)
+    assert {place for _, place in world.asked[1:]} == {2}
+    assert first.take_received() == payloads(due)
+    for client in clients:
+        made, *rest = client.take_received()
+        assert [["2", "5"], ["1", "1"]] == json.loads(made)["bids"]
+        assert rest == payloads(due[2:])
+
+
+@pytest.mark.parametrize("speed", [0, 1])
+async def test_the_playback_waits_while_a_book_is_read(autojump_clock, nursery, monkeypatch, speed):
+    """Otherwise a client would receive changes before the book that has them already."""
+    due = [snapshot("1", 0), *(update(str(n), "1", n) for n in range(2, 9))]
+    world = World(nursery, due, speed)
+    run_sync = trio.to_thread.run_sync
+    places = []
+
+    async def slow(call, *arguments, **more):
+        if call == world.books_at:
+            await trio.sleep(4)
+            places.append((arguments[1], world.exchange._place))
+        return await run_sync(call, *arguments, **more)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    first = await world.client("level2")
+    await trio.sleep(6.5)
+    late = await world.client("level2")
+    await trio.sleep(20)
+    made, *rest = late.take_received()
+    place = world.asked[1][1]
+
+    assert places == [(0, 0), (place, place)]
+    assert place == (len(due) if speed == 0 else 2)
+    assert first.take_received() == payloads(due)
+    assert len(json.loads(made)["bids"]) == place
+    assert rest == payloads(due[place:])
+
+
+async def test_a_client_that_unsubscribes_meanwhile_gets_no_book(
+    autojump_clock, nursery, monkeypatch
+):
+    """Nor one that has left; the playback goes on for the other client."""
+    due = [snapshot("1", 0), update("2", "1", 1), update("3", "1", 9)]
+    world = World(nursery, due)
+    run_sync = trio.to_thread.run_sync
+
+    async def slow(call, *arguments, **more):
+        if call == world.books_at:
+            await trio.sleep(1)
+        return await run_sync(call, *arguments, **more)
+
+    first = await world.client("level2")
+    await trio.sleep(4)
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    late, gone = await world.client("level2"), await world.client("level2")
+    await late.send("unsubscribe", ["level2"], BTC)
+    await gone.websocket.aclose()
+    await trio.sleep(10)
+
+    assert late.take_received() == []
+    assert first.take_received() == payloads(due)
+
+
+async def test_books_that_a_client_does_not_read_close_it(autojump_clock, nursery, monkeypatch):
+    """A large book waits for its client; a client that reads nothing delays other clients once."""
+    monkeypatch.setattr(stretch, "AT_ONCE_BYTES_MAX", 10)
+    waited = []
+
+    async def wait_written(client):
+        waited.append(client.waiting_bytes)
+        client.close_slow()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(stretch, "wait_written", wait_written)
+    world = World(nursery, [snapshot("1", 0), update("3", "1", 9)])
+    first = await world.client("level2")
+    await trio.sleep(4)
     late = await world.client("level2")
     await trio.sleep(10)
-    later = await world.client("level2")
 
-    assert first.take_received() == payloads(due)
-    assert late.take_received() == payloads(due[3:])
-    assert json.loads(later.take_received()[0])["bids"] == [["6", "1"]]
+    assert len(waited) == 1
+    assert waited[0] > 10
+    assert [json.loads(each)["type"] for each in late.take_received()] == ["error"]
+    assert len(first.take_received()) == 2
 
 
 async def test_level3_begins_with_its_schema(autojump_clock, nursery):
@@ -327,12 +380,13 @@ async def test_a_range_that_cannot_be_read_any_more_ends_the_replay(nursery, mon
         def send(self, frame):
             pass
 
-    exchange = StretchExchange(opened, {MATCHES}, 1)
+    exchange = StretchExchange(opened, {MATCHES}, lambda *_: {}, 0, 1)
     exchange.receive(
         Silent(), '{"type":"subscribe","channels":["matches"],"product_ids":["BTC-USD"]}'
     )
-    with pytest.raises(OperatorError, match="gone"):
+    with pytest.raises(ExceptionGroup) as raised:
         await exchange.run()
+    assert [str(error) for error in raised.value.exceptions] == ["gone"]
 
 
 def test_a_channel_is_served_from_one_with_the_same_messages():

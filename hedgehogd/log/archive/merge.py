@@ -174,11 +174,18 @@ class Blocks:
             self._groups.put(key, found, found.weight)
         return found
 
-    def _merge(self, opened: Opened, number: int, topics: Topics) -> Merged:
+    def parts(
+        self, opened: Opened, number: int, topics: Topics
+    ) -> tuple[list[tuple[Part, Group, Topics]], set[Topic]]:
+        """Return the messages of ``topics`` in block ``number`` of a file, not yet merged.
+
+        Returns:
+            The parts, as of ``Directory.find``, each with its group; and the topics of which
+            messages are damaged.
+        """
         block = opened.contents.blocks[number]
         damaged: set[Topic] = set()
         parts: list[tuple[Part, Group, Topics]] = []
-        extra: list[Marker] = []
         try:
             directory = opened.file.directory(block)
             for part, seconds in directory.find(topics):
@@ -195,6 +202,12 @@ class Blocks:
                     parts.append((part, group, seconds))
         except DamagedArchive:
             damaged |= self._present(opened, number, topics)
+        return parts, damaged
+
+    def _merge(self, opened: Opened, number: int, topics: Topics) -> Merged:
+        block = opened.contents.blocks[number]
+        parts, damaged = self.parts(opened, number, topics)
+        extra: list[Marker] = []
         try:
             found = opened.file.markers(block)
             extra += [marker for marker in found if markers.concerns(marker, topics)]

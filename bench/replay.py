@@ -5,7 +5,7 @@ Python, subscribes to all products and channels and counts the messages: each ti
 heartbeat of the stretch must arrive. *Listening* is the time from the start of the process, *start*
 that from the subscribe until the first of them, half a second of which ``replay`` waits for further
 subscribes. The stretch begins at the beginning of the archive, and in its middle: there each book
-comes first, made from the last checkpoint and the updates since.
+comes first, made from its newest snapshot or checkpoint and the updates since.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Replay of a stretch of history, served on a port as an exchange serves its feed.
 
-A client that subscribes to a book first gets the book at the current place, as a snapshot.
+A client that subscribes to a book first gets the book at the current place, as a snapshot; where
+the book is not known, it gets the messages of the book from the next recorded snapshot on.
 Backfilled trades are at the place of their gap. The archive is read page by page, in threads, when
 the messages are needed; a daemon may write it meanwhile. Log lines report the gaps that remain, and
 messages that retention has removed before their replay.
@@ -30,6 +31,7 @@ from hedgehogd.domain.instant import NEVER_US, to_text
 from hedgehogd.domain.message import Message
 from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.log.past_reader import PastReader
+from hedgehogd.protocol.frames import encode_text
 from hedgehogd.recovery.history_port import PastGap, PastPage, PastStretch
 from hedgehogd.simulator import Address, address_of
 from hedgehogd.simulator.replay import product_object
@@ -182,6 +184,9 @@ class Stretch:
             if self._books_reader is None:
                 self._books_reader = open_past(self._wish.directory)
             found = self._books_reader.books_at(recorded, place)
+        if unknown := recorded.keys() - found.keys():
+            shown = sorted(map(str, unknown))[:_TOPICS_SHOWN_MAX]
+            log.warning("books are not known here", count=len(unknown), topics=shown)
         return {
             topic: payload
             for source, payload in found.items()
@@ -212,9 +217,8 @@ class Stretch:
                         due_s = max(0, received_us - self._begin_us) / _US
                         if is_behind:
                             is_behind = False
-                            changes = self._changes_of_books(place, message.id - 1, stretch)
-                            for change, topics in changes:
-                                yield Due(due_s, change, topics)
+                            for book in self._books_after(place, message.id - 1):
+                                yield Due(due_s, book, self._topics[book.topic])
                         place = message.id
                         receiving = simple.get(message.topic) if message.also is None else None
                         topics = self._receiving(message) if receiving is None else receiving
@@ -229,35 +233,13 @@ class Stretch:
         """Say whether a gap may be of the wanted times; of lost records the times are not known."""
         return gap.is_undated or self._is_then(gap.received_us)
 
-    def _changes_of_books(
-        self, after: int, place: int, stretch: PastStretch
-    ) -> Iterator[tuple[Message, tuple[Topic, ...]]]:
-        """Yield the messages between the states of the books at ``after`` and at ``place``.
-
-        These are the newest snapshots and the updates after them. Gaps before the stretch are
-        counted.
-        """
-        starts: dict[Topic, int] = {}
-        for topic, receiving in self._topics.items():
-            if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
-                snapshot = self._reader.snapshot_before(topic, place)
-                starts[topic] = after
-                if snapshot is not None and snapshot.id > after:
-                    starts[topic] = snapshot.id
-                    yield snapshot, receiving
-        if not starts:
-            return
-        for page in self._pages(starts.keys(), PastStretch(min(starts.values()), place)):
-            self._account([g for g in page.gaps if starts[g.topic] < g.place <= stretch.after])
-            for message in page.messages:
-                topics = tuple(
-                    each
-                    for topic in (message.topic, message.also)
-                    if topic is not None and message.id > starts.get(topic, message.id)
-                    for each in self._topics[topic]
-                )
-                if topics:
-                    yield message, topics
+    def _books_after(self, before: int, place: int) -> Iterator[Message]:
+        """Yield the books that changed between two places, as snapshots with the id ``place``."""
+        topics = [t for t in self._topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot]
+        old = self._reader.books_at(topics, before)
+        for topic, payload in self._reader.books_at(topics, place).items():
+            if payload != old.get(topic):
+                yield Message(topic, "snapshot", encode_text(payload), payload, id=place)
 
     def _pages(self, topics: Iterable[Topic], stretch: PastStretch) -> Iterator[PastPage]:
         """Yield page after page; the last one has no messages after the end of the stretch."""

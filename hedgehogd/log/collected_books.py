@@ -1,6 +1,7 @@
 """The level-2 books of the records so far; their changes are applied when a book is needed."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from hedgehogd.domain.book import Book
 from hedgehogd.domain.channel import LEVEL2, LEVEL2_BATCH, Topic
@@ -29,11 +30,12 @@ class _Followed:
         self.time = ""
 
     def update(self, payload: bytes) -> None:
-        """Collect the changes of an update; an unreadable one has none."""
-        try:
-            changes, time = read_update(payload)
-        except BadMessage:
-            return
+        """Collect the changes of an update.
+
+        Raises:
+            BadMessage: it cannot be read.
+        """
+        changes, time = read_update(payload)
         collected = self.changes
         for change in changes:
             if change is not None:
@@ -75,27 +77,39 @@ class Books:
             followed = self._books[topic] = _Followed(message.payload)
         elif topic in self._books:
             followed = self._books[topic]
-            followed.update(message.payload)
+            with suppress(BadMessage):  # it was sent to subscribers, and their books went on
+                followed.update(message.payload)
         else:
             return
         followed.received_us = message.received_us
 
     def follow_all(self, topic: Topic, types: Iterable[str], payloads: Iterable[bytes]) -> None:
-        """Add messages of the book of ``topic``, as columns; their receive times are not kept."""
+        """Add messages of the book of ``topic``, as columns; their receive times are not kept.
+
+        An unreadable update drops the book until the next snapshot.
+        """
         followed = self._books.get(topic)
         for kind, payload in zip(types, payloads, strict=True):
             if kind == "snapshot":
                 followed = self._books[topic] = _Followed(payload)
             elif followed is not None:
-                followed.update(payload)
+                try:
+                    followed.update(payload)
+                except BadMessage:
+                    followed = None
+                    del self._books[topic]
 
     def end(self, topic: Topic) -> None:
         """Drop the book of ``topic``: the next snapshot begins it again."""
         self._books.pop(topic, None)
 
     def snapshots(self) -> Iterator[Message]:
-        """Iterate over the books with a readable snapshot, each as a ``snapshot`` message."""
-        for topic, followed in sorted(self._books.items()):
+        """Iterate over the books with a readable snapshot, each as a ``snapshot`` message.
+
+        The book that was returned last may be ended.
+        """
+        for topic in sorted(self._books):
+            followed = self._books[topic]
             if followed.apply():
                 frozen, time = followed.book.freeze(), followed.time or None
                 payload = b"".join(snapshot_parts(topic.product_id, frozen, time=time))

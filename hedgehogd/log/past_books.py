@@ -1,7 +1,8 @@
 """The level-2 books of the archive as of one of its records.
 
 A book is its newest start, a snapshot in the log or in the checkpoint of a segment, and the changes
-after it. The blocks between are read once for all books together, without an order among them.
+after it. The blocks since the oldest start are read once for all books together, in the order of
+their ids; the messages of different topics in a block are not merged.
 
 Not for the loop: it waits for the disk.
 """
@@ -19,7 +20,7 @@ from hedgehogd.log.archive.group import Group
 from hedgehogd.log.archive.reader import Reader
 from hedgehogd.log.archive.summary import by_topic
 from hedgehogd.log.archive.view import Opened, Source
-from hedgehogd.log.collected_books import Books
+from hedgehogd.log.collected_books import CHANNELS, Books
 
 
 class _Rows(NamedTuple):
@@ -34,8 +35,9 @@ def books_at(reader: Reader, topics: Collection[Topic], id_: int) -> dict[Topic,
     """Return the books of ``topics`` as of the record ``id_``.
 
     Returns:
-        The payload of a ``snapshot`` message of each topic whose book is known: without a start
-        before ``id_``, or with a gap or damaged records after that, it is not.
+        The payload of a ``snapshot`` message of each topic whose book is known. It is not known
+        without a start up to ``id_``, or with a gap, damaged records or an unreadable update after
+        that.
 
     Raises:
         ArchiveError: the archive cannot be read.
@@ -44,21 +46,27 @@ def books_at(reader: Reader, topics: Collection[Topic], id_: int) -> dict[Topic,
     books = Books()
     after = dict(_starts(reader, topics, id_, books))  # the place after which a book continues
     for source in list(reader.view.sources_after(min(after.values(), default=id_))):
-        opened = _open(reader, source)
         if source.first_id > id_:
             break
+        opened = _open(reader, source)
         if opened is None:
             for topic in _concerned(reader, source, after):
-                del after[topic]
+                if after[topic] < source.last_id:
+                    del after[topic]
             continue
-        mask = opened.contents.mask(after)
         for number, block in enumerate(opened.contents.blocks):
-            is_between = block.header.first_id <= id_ and any(
-                place < block.header.last_id for place in after.values()
-            )
-            if is_between and (opened.contents.has(number, mask) or block.header.markers):
-                _follow(reader, opened, number, after, id_, books)
-    return {each.topic: each.payload for each in books.snapshots() if each.topic in after}
+            last_id = block.header.last_id
+            following = {topic for topic, place in after.items() if place < last_id}
+            mask = opened.contents.mask(following)
+            is_read = opened.contents.has(number, mask) or block.header.markers
+            if following and block.header.first_id <= id_ and is_read:
+                _follow(reader, opened, number, following, after, id_, books)
+    found: dict[Topic, bytes] = {}
+    for each in books.snapshots():
+        if each.topic in after:
+            found[each.topic] = each.payload
+        books.end(each.topic)  # a book is ten times as large as its snapshot
+    return found
 
 
 def _starts(
@@ -66,11 +74,16 @@ def _starts(
 ) -> Iterator[tuple[Topic, int]]:
     """Iterate over the topics with a start up to ``id_``, each with the place before its changes.
 
-    A snapshot in the log is one of these; one in a checkpoint is put into ``books``.
+    A snapshot in the log counts as the first of the changes; one in a checkpoint is put into
+    ``books``.
     """
     wanted = set(topics)
-    for source in reader.view.sources_before(id_ + 1):
-        opened = _open(reader, source) if wanted else None
+    for source in reversed(reader.view.sources):
+        if not wanted:
+            return
+        if _after_id(source) > id_:
+            continue
+        opened = _open(reader, source)
         if opened is None:
             continue  # a book that would begin before it has lost changes, and is left out later
         mask = opened.contents.mask(wanted)
@@ -81,11 +94,17 @@ def _starts(
                 found = _snapshots(reader, opened, number, wanted, id_)
                 yield from ((topic, at - 1) for topic, at in found.items())
                 wanted -= found.keys()
-        if opened.file.header.after_id <= id_:
-            for message in _checkpoint(opened, wanted):
-                books.follow(message.topic, message)
-                yield message.topic, opened.file.header.after_id
-                wanted.discard(message.topic)
+        for message in _checkpoint(opened, wanted):
+            books.follow(message.topic, message)
+            yield message.topic, _after_id(source)
+            wanted.discard(message.topic)
+
+
+def _after_id(source: Source) -> int:
+    """Return the id after which a file begins: its checkpoint has the books of that place."""
+    if source.row is not None:
+        return source.row.after_id
+    return source.first_id - 1 if source.opened is None else source.opened.key[0]
 
 
 def _snapshots(
@@ -128,22 +147,31 @@ def _checkpoint(opened: Opened, topics: Collection[Topic]) -> Iterator[Message]:
 
 
 def _follow(
-    reader: Reader, opened: Opened, number: int, after: dict[Topic, int], id_: int, books: Books
+    reader: Reader,
+    opened: Opened,
+    number: int,
+    topics: set[Topic],
+    after: dict[Topic, int],
+    id_: int,
+    books: Books,
 ) -> None:
     """Add the messages of a block up to ``id_``; remove the topics whose book is not known then."""
-    block = opened.contents.blocks[number]
-    parts, lost = reader.blocks.parts(opened, number, frozenset(after))
-    gaps = dict.fromkeys(lost, block.header.last_id)
+    last_id = opened.contents.blocks[number].header.last_id
+    parts, damaged = reader.blocks.parts(opened, number, frozenset(topics))
+    # The newest place at which changes were lost; a message may have been of both channels.
+    lost = {Topic(channel, t.product_id): last_id for t in damaged for channel in CHANNELS}
     try:
-        found = opened.file.markers(block)
+        found = opened.file.markers(opened.contents.blocks[number])
     except DamagedArchive:
-        gaps = dict.fromkeys(after, block.header.last_id)
+        lost = dict.fromkeys(topics, last_id)
     else:
-        gaps |= {g.topic: g.id for g in found if isinstance(g, GapRecord) and g.id <= id_}
-    for topic, place in gaps.items():
-        if place > after.get(topic, place):
+        for gap in found:
+            if isinstance(gap, GapRecord) and gap.id <= id_:
+                lost[gap.topic] = max(lost.get(gap.topic, 0), gap.id)
+    for topic in topics:
+        if lost.get(topic, 0) > after[topic]:
             del after[topic]
-    for topic, (ids, types, payloads) in _rows(parts, after).items():
+    for topic, (ids, types, payloads) in _rows(parts, topics & after.keys()).items():
         chosen = slice(bisect_right(ids, after[topic]), bisect_right(ids, id_))
         books.follow_all(topic, types[chosen], payloads[chosen])
 
@@ -181,6 +209,10 @@ def _joined(one: _Rows | None, other: _Rows) -> _Rows:
 
 
 def _open(reader: Reader, source: Source) -> Opened | None:
+    """Open a file; None if it is damaged or missing, perhaps because retention has just removed it.
+
+    Its records are then lost for the books that begin before it, and for no other one.
+    """
     try:
         return reader.view.open(source)
     except (FileNotFoundError, DamagedArchive):

@@ -57,6 +57,7 @@ class Client:
 
     Attributes:
         number: number of the connection on its server, from 1.
+        backlog_bytes_max: bytes that may wait for it before it is closed.
         has_subscribed: set by the exchange at the client's first subscribe; until then the
             deadline of 5 s applies (docs/COINBASE.md §3.1).
     """
@@ -71,7 +72,7 @@ class Client:
         self.number = number
         self.has_subscribed = False
         self._stream = stream
-        self._backlog_bytes_max = backlog_bytes_max
+        self.backlog_bytes_max = backlog_bytes_max
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._writing_bytes = 0
@@ -105,7 +106,7 @@ class Client:
         self._waiting.append(frame)
         self._waiting_bytes += len(frame)
         self._wake.set()
-        if self.waiting_bytes > self._backlog_bytes_max:
+        if self.waiting_bytes > self.backlog_bytes_max:
             self.close_slow()
 
     def close_slow(self) -> None:

@@ -40,7 +40,7 @@ _STALL_S = 10.0
 # Messages per read and, at speed 0, per write: a switch between threads costs as much as several.
 _BATCH_MESSAGES_MAX = 512
 # Bytes sent at once before the playback waits for clients: snapshots may follow each other.
-AT_ONCE_BYTES_MAX = 1024 * 1024
+_AT_ONCE_BYTES_MAX = 1024 * 1024
 
 
 class Recording:
@@ -150,7 +150,7 @@ class Timed(Protocol):
 
     @property
     def due_s(self) -> float:
-        """Seconds after the first message; negative for earlier messages, which are due at once."""
+        """Seconds after the first message."""
 
 
 Played = TypeVar("Played", bound=Timed)
@@ -158,9 +158,6 @@ Played = TypeVar("Played", bound=Timed)
 
 class Playback(Generic[Played]):
     """Play a timeline once: deliver each message when it is due.
-
-    Messages from before the first one (due below 0) are delivered at once, as fast as clients
-    read; the clock starts after them.
 
     Args:
         opened: opens the timeline; it is read in threads, a batch at a time.
@@ -194,7 +191,7 @@ class Playback(Generic[Played]):
             self._resumed = trio.Event()
 
     def resume(self) -> None:
-        """Go on; the messages that were due meanwhile are delivered at once."""
+        """Go on; the messages that follow are due later by the time of the pause."""
         if self._resumed is not None:
             self._resumed.set()
             self._resumed = None
@@ -208,26 +205,28 @@ class Playback(Generic[Played]):
         self.ended.set()
 
     async def _wait_resumed(self) -> None:
+        began = trio.current_time()
         while self._resumed is not None:
             await self._resumed.wait()
+        if self._start is not None:
+            self._start += trio.current_time() - began
 
     async def _play(self, batch: list[Played]) -> None:
         now, unwaited_bytes = -math.inf, 0
         for played in batch:
-            is_at_once = not self._pace or played.due_s < 0
-            if played.due_s >= 0:
-                if self._start is None:
-                    self._start = trio.current_time()
-                due = self._start + played.due_s * self._pace
-                if due > now:
-                    await trio.sleep_until(due)
-                    now = trio.current_time()
             if self._resumed is not None:
                 await self._wait_resumed()
+            if self._start is None:
+                self._start = trio.current_time()
+            while (due := self._start + played.due_s * self._pace) > now:
+                await trio.sleep_until(due)
+                now = trio.current_time()
+                if self._resumed is not None:
+                    await self._wait_resumed()
             sent_bytes = self._deliver(played)
-            if is_at_once:
+            if not self._pace:
                 unwaited_bytes += sent_bytes
-                if unwaited_bytes > AT_ONCE_BYTES_MAX:
+                if unwaited_bytes > _AT_ONCE_BYTES_MAX:
                     unwaited_bytes = 0
                     await self._wait_written()
         if unwaited_bytes:

@@ -3,9 +3,10 @@
 A server has one timeline, as for a recording (``replay``). It starts 0.5 s after the first client
 has subscribed: clients may subscribe with several messages, or on several connections. A client
 that subscribes later gets the messages from then on, byte for byte. For a book it first gets a
-snapshot of the current place, because changes alone are useless; the playback waits meanwhile.
-Other channels have no initial state: the next ticker or trade is the first. At the end connections
-stay open and silent.
+snapshot of the current place, because changes alone are useless; the playback waits while it is
+made. Where the book is not known, the client gets it from its next recorded snapshot on. Other
+channels have no initial state: the next ticker or trade is the first. At the end connections stay
+open and silent.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -42,7 +43,7 @@ from hedgehogd.protocol.commands import (
 from hedgehogd.protocol.frames import encode_text
 from hedgehogd.simulator.client import Client
 from hedgehogd.simulator.order_messages import SCHEMA
-from hedgehogd.simulator.replay import AT_ONCE_BYTES_MAX, Playback, wait_written
+from hedgehogd.simulator.replay import Playback, wait_written
 
 _START_DELAY_S = 0.5
 # A channel that carries the same messages.
@@ -118,8 +119,9 @@ class StretchExchange:
         self._routes: dict[Topic, dict[Client, None]] = {}
         self._books_at = books_at
         self._place = begin
-        self._joins: list[tuple[Client, list[Topic]]] = []  # clients that wait for books
-        self._has_joins = trio.Event()
+        self._joining: dict[Client, dict[Topic, None]] = {}  # clients that wait for books
+        self._has_joining = trio.Event()
+        self._awaiting: dict[Topic, dict[Client, None]] = {}  # those that wait for a snapshot
         self._has_subscriber = trio.Event()
         self._playback = Playback(opened, speed, self._deliver, self._subscriptions)
         self.ended = self._playback.ended
@@ -155,31 +157,53 @@ class StretchExchange:
             OperatorError: in an exception group; the history cannot be read any more.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._begin_books)
             await self._has_subscriber.wait()
-            await trio.sleep(_START_DELAY_S)
+            ends = trio.current_time() + _START_DELAY_S
+            await self._begin_books()
+            await trio.sleep_until(ends)
+            await self._begin_books()
+            nursery.start_soon(self._begin_later_books)
             await self._playback.run()
 
-    async def _begin_books(self) -> None:
-        """Send their books to the clients that wait for them, for ever; then the playback goes on.
+    async def _begin_later_books(self) -> None:
+        """Begin books in the middle of the playback, for ever; at least half of the time it runs.
 
         Raises:
             OperatorError: the history cannot be read any more.
         """
         while True:
-            await self._has_joins.wait()
-            self._has_joins = trio.Event()
-            joins, self._joins = self._joins, []
-            wanted = frozenset(topic for _, topics in joins for topic in topics)
-            books = await trio.to_thread.run_sync(self._books_at, wanted, self._place)
-            for client, topics in joins:
-                held = [topic for topic in topics if client in self._routes.get(topic, ())]
-                for payload in {id(books[t]): books[t] for t in held if t in books}.values():
-                    client.send(encode_text(payload))
-                    if client.waiting_bytes > AT_ONCE_BYTES_MAX:
-                        await wait_written(client)
-            if not self._joins:
-                self._playback.resume()
+            await self._has_joining.wait()
+            self._has_joining = trio.Event()
+            began = trio.current_time()
+            self._playback.pause()
+            await self._begin_books()
+            self._playback.resume()
+            await trio.sleep(trio.current_time() - began)
+
+    async def _begin_books(self) -> None:
+        """Send their books to the clients that wait for books; the playback must not run.
+
+        Raises:
+            OperatorError: the history cannot be read any more.
+        """
+        joining, self._joining = self._joining, {}
+        wanted = frozenset(topic for topics in joining.values() for topic in topics)
+        if not wanted:
+            return
+        books = await trio.to_thread.run_sync(self._books_at, wanted, self._place)
+        for client, topics in joining.items():
+            subscription = self._subscriptions.get(client)
+            held = frozenset() if subscription is None else subscription.topics()
+            begun = [t for t in topics if t in held and t not in self._joining.get(client, ())]
+            for topic in begun:
+                self._table(topic in books).setdefault(topic, {})[client] = None
+            for payload in {id(books[t]): books[t] for t in begun if t in books}.values():
+                client.send(encode_text(payload))
+                if client.waiting_bytes > client.backlog_bytes_max // 2:
+                    await wait_written(client)
+
+    def _table(self, has_book: bool) -> dict[Topic, dict[Client, None]]:
+        return self._routes if has_book else self._awaiting
 
     def _without_missing(self, command: Command) -> Command:
         """Return a subscribe without the topics that are not on offer, and with an error for each.
@@ -208,26 +232,34 @@ class StretchExchange:
 
     def _attach(self, client: Client, topics: Collection[Topic]) -> None:
         for topic in topics:
-            self._routes.setdefault(topic, {})[client] = None
+            if BY_TOPIC_CHANNEL[topic.channel].begins_with_snapshot:
+                self._joining.setdefault(client, {})[topic] = None
+                self._has_joining.set()
+            else:
+                self._routes.setdefault(topic, {})[client] = None
             self._has_subscriber.set()
         if any(topic.channel == LEVEL3.topic_channel for topic in topics):
             client.send(encode_text(SCHEMA))
-        books = [t for t in topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot]
-        if books:
-            self._joins.append((client, books))
-            self._has_joins.set()
-            self._playback.pause()
 
     def _detach(self, client: Client, topics: Iterable[Topic]) -> None:
+        joining = self._joining.get(client, {})
         for topic in topics:
-            clients = self._routes[topic]
-            del clients[client]
-            if not clients:
-                del self._routes[topic]
+            joining.pop(topic, None)
+            for table in (self._routes, self._awaiting):
+                clients = table.get(topic)
+                if clients is not None:
+                    clients.pop(client, None)
+                    if not clients:
+                        del table[topic]
+        if not joining:
+            self._joining.pop(client, None)
 
     def _deliver(self, due: Due) -> int:
         frame = due.message.frame
         self._place = due.message.id
+        if self._awaiting and due.message.type == "snapshot":
+            for topic in due.topics:
+                self._routes.setdefault(topic, {}).update(self._awaiting.pop(topic, {}))
         sent_bytes = 0
         for client in self._receivers(due.topics):
             client.send(frame)

@@ -160,6 +160,20 @@ def test_a_book_may_have_no_snapshot_before(tmp_path):
     assert [each.due_s for each in played(Stretch(wish(tmp_path, 2)))] == [0, 1]
 
 
+def test_books_that_are_not_known_are_logged(tmp_path):
+    """A client of such a book receives nothing until the next recorded snapshot."""
+    entries = [entry(NOW + n * US, "level2", BTC, changes=[["buy", "1", "1"]]) for n in range(4)]
+    archive.write(tmp_path, entries)
+    stretch = Stretch(wish(tmp_path, 2))
+    with capture_logs() as logs:
+        assert stretch.books_at(stretch.offered, stretch.begin) == {}
+    stretch.close()
+
+    assert [(row["event"], row["topics"]) for row in logs] == [
+        ("books are not known here", ["level2:BTC-USD"])
+    ]
+
+
 def test_pages_are_read_when_they_are_needed(directory, kept, monkeypatch):
     """A day of history is larger than memory."""
     monkeypatch.setattr(limits, "ARCHIVE_PAGE_RECORDS_MAX", 30)
@@ -331,23 +345,37 @@ def test_both_eras_of_a_clock_are_replayed_at_the_pace(tmp_path, step_us):
 
 @pytest.mark.parametrize("each", [1, 9])
 @pytest.mark.parametrize("snapshots", [(1,), (1, 4)])
-def test_a_book_changes_by_its_messages_of_other_times(tmp_path, each, snapshots):
+def test_a_book_is_sent_again_where_messages_of_other_times_changed_it(tmp_path, each, snapshots):
     """The clock was set for a while; the subscriber's book would miss the changes of that while."""
     records = []
     for n in range(1, 10):
-        record = archive.book(n, "snapshot" if n in snapshots else "l2update")
-        record.received_us += YEARS_US if n in {3, 4, 6, 9} else 0
+        at = archive.NOW + n * US + (YEARS_US if n in {3, 4, 6, 9} else 0)
+        level = [str(n), "1"]
+        if n in snapshots:
+            record = entry(at, "level2", BTC, kind="snapshot", bids=[level], asks=[])
+        else:
+            record = entry(at, "level2", BTC, changes=[["buy", *level]])
+        record.id = n * 100
         records.append(record)
     lost = archive.gap(None, None, 820, archive.NOW + 8 * US + YEARS_US, records[0].topic)
-    archive.write(tmp_path, sorted([*records, lost], key=lambda record: record.id), each=each)
+    times = archive.NOW + YEARS_US, archive.NOW + 8 * US
+    unchanged = [entry(at, "matches", BTC, 1, trade_id=1) for at in times]
+    unchanged[0].id, unchanged[1].id = 810, 815
+    records = sorted([*records, lost, *unchanged], key=lambda record: record.id)
+    archive.write(tmp_path, records, each=each)
     stretch = Stretch(Replay(tmp_path, archive.NOW, archive.NOW + 20 * US))
     found = played(stretch)
 
-    expected = [1, 2, *([3, 4] if snapshots == (1,) else [4]), 5, 6, 7, 8]
-    assert [due.message.id // 100 for due in found] == expected
-    due_s = {1: 0, 2: 1, 3: 4, 4: 4, 5: 4, 6: 6, 7: 6, 8: 7}
-    assert [due.due_s for due in found] == [due_s[n] for n in expected]
-    assert (stretch.messages, stretch.gaps) == (5, {})
+    first = [3, 4] if snapshots == (1,) else [4]
+    kept = [1, 2] if snapshots == (1,) else []
+    assert [(due.message.id, due.due_s) for due in found] == [
+        (100, 0), (200, 1), (499, 4), (500, 4), (699, 6), (700, 6), (800, 7), (815, 7),
+    ]  # fmt: skip
+    for due, prices in ((found[2], [*kept, *first]), (found[4], [*kept, *first, 5, 6])):
+        assert (due.message.type, due.topics) == ("snapshot", found[0].topics)
+        bids = json.loads(due.message.payload)["bids"]
+        assert [int(price) for price, _ in reversed(bids)] == prices
+    assert (stretch.messages, stretch.gaps) == (6, {})
 
 
 def test_retention_that_overtakes_the_replay_is_a_gap(tmp_path, monkeypatch):

@@ -66,29 +66,32 @@ def levels(payload):
 
 def followed(kept, topics, place):
     """Return the books as of a place, each record followed."""
-    books = Checkpoint(topics)
+    following = Checkpoint(topics)
     for record in kept:
         if record.id <= place:
-            books.follow(record)
-    return {each.topic: levels(each.payload) for each in books.snapshots()}
+            following.follow(record)
+    return {each.topic: levels(each.payload) for each in following.snapshots()}
+
+
+def books(directory, topics, place):
+    with closing(Reader(directory)) as reader:
+        return books_at(reader, topics, place)
 
 
 def read(directory, topics, place):
-    with closing(Reader(directory)) as reader:
-        found = books_at(reader, topics, place)
-    return {topic: levels(payload) for topic, payload in found.items()}
+    return {topic: levels(book) for topic, book in books(directory, topics, place).items()}
 
 
 def write(directory, kept):
     """Write an archive of several segments; each begins with the books of the records before."""
-    books, writers = Checkpoint(), []
+    following, writers = Checkpoint(), []
 
     def checkpoint():
-        books.clear()
+        following.clear()
         for record in kept:
             if writers and record.id <= writers[0].last_id:
-                books.follow(record)
-        return list(books.snapshots())
+                following.follow(record)
+        return list(following.snapshots())
 
     with closing(Writer(directory, DEPLOYMENT, sizes=SMALL, checkpoint=checkpoint)) as writer:
         writers.append(writer)
@@ -137,9 +140,67 @@ def test_a_book_may_begin_with_a_checkpoint(tmp_path):
     first, second, *_ = segments(tmp_path)
     (tmp_path / first.row.name).unlink()
 
-    assert prices(tmp_path, first.last_id) is None
-    for place in (first.last_id + 1, second.last_id, 399):
+    assert prices(tmp_path, first.last_id - 1) is None
+    for place in (first.last_id, first.last_id + 1, second.last_id, 399):
         assert prices(tmp_path, place) == list(range(place, 0, -1))
+
+
+def test_a_checkpoint_is_of_all_places_up_to_the_first_record_of_its_segment(tmp_path):
+    """Ids are not consecutive: after retention, a replay begins before the oldest record."""
+    kept = one_book(400)
+    for record in kept:
+        record.id *= 10
+    write(tmp_path, kept)
+    with closing(Writer(tmp_path, DEPLOYMENT, sizes=SMALL)) as writer:
+        assert writer.retain(0, 1e12, 0) is not None
+    oldest = segments(tmp_path)[0]
+
+    assert oldest.first_id - oldest.row.after_id == 10
+    for place in range(oldest.row.after_id, oldest.first_id):
+        assert prices(tmp_path, place) == list(range(oldest.row.after_id // 10, 0, -1))
+
+
+def test_a_missing_file_loses_only_books_that_begin_before_it(tmp_path):
+    """Another book may have its snapshot after the file."""
+    kept = one_book(600, 590)
+    kept[1] = snapshot(LEVEL2[1], 2, ["5", "5"])
+    kept[40::40] = [change(LEVEL2[1], each.id, "6", "6") for each in kept[40::40]]
+    archive.write(tmp_path, kept, each=20)
+    (tmp_path / segments(tmp_path)[1].row.name).unlink()
+
+    assert read(tmp_path, LEVEL2[:2], 595).keys() == {BTC}
+
+
+def test_a_gap_does_not_hide_damage_after_it(tmp_path, monkeypatch):
+    """A snapshot of the other channel begins the book again, whose own changes are damaged."""
+    batch = BATCH[0]
+    kept = [
+        snapshot(batch, 1, ["3", "3"]),
+        GapRecord(batch, GapKind.MISSING, id=2, received_us=archive.NOW),
+        snapshot(BTC, 3, ["1", "1"], also=batch),
+        change(batch, 4, "5", "7"),
+    ]
+    archive.write(tmp_path, kept, each=9)
+    real = BlockFile.group
+
+    def damaged(self, block, place):
+        if place.topic == batch:
+            raise DamagedArchive("damaged")
+        return real(self, block, place)
+
+    assert levels(books(tmp_path, [batch], 4)[batch])["bids"] == [(5.0, 7.0), (1.0, 1.0)]
+    monkeypatch.setattr(BlockFile, "group", damaged)
+    for topics in ([batch], [BTC, batch]):
+        assert batch not in read(tmp_path, topics, 4)
+
+
+def test_an_unreadable_update_ends_a_book(tmp_path):
+    """Until the next snapshot, as at the start of a segment."""
+    spoilt = archive.recorded(BTC, 5, b'{"type":"l2update","changes":[["b', id_=5)
+    kept = [snapshot(BTC, 4, ["1", "1"]), spoilt, change(BTC, 6, "2", "2"), snapshot(BTC, 7)]
+    archive.write(tmp_path, kept, each=9)
+
+    assert [prices(tmp_path, place) for place in (4, 5, 6, 7)] == [[1], None, None, []]
 
 
 @pytest.mark.parametrize("lost", ["group", "directory", "markers", "file"])

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 
 import pytest
 import trio
@@ -117,9 +118,8 @@ def payloads(due):
 
 
 async def test_each_message_comes_when_it_is_due(autojump_clock, nursery):
-    """At the original pace, or faster; messages from before the start are sent at once."""
-    before = [snapshot("1", -60.0), update("2", "1", -30.0)]
-    due = [*before, match(1, 0.0), match(2, 0.0), ticker(2, 3.5), match(3, 700.0)]
+    """At the original pace, or faster."""
+    due = [snapshot("1", 0.0), match(1, 0.0), match(2, 0.0), ticker(2, 3.5), match(3, 700.0)]
     for speed in (1.0, 10.0):
         client = await World(nursery, due, speed).client("matches", "ticker", "level2")
         await trio.sleep(1000)
@@ -127,7 +127,7 @@ async def test_each_message_comes_when_it_is_due(autojump_clock, nursery):
         assert client.received[1:] == payloads(due)
         first = client.times[1]
         waits = [at - first for at in client.times[1:]]
-        assert waits == pytest.approx([0, 0, 0, 0, 3.5 / speed, 700 / speed])
+        assert waits == pytest.approx([0, 0, 0, 3.5 / speed, 700 / speed])
 
 
 async def test_speed_0_sends_all_at_once(autojump_clock, nursery):
@@ -299,7 +299,6 @@ async def test_a_client_that_unsubscribes_meanwhile_gets_no_book(
 
 async def test_books_that_a_client_does_not_read_close_it(autojump_clock, nursery, monkeypatch):
     """A large book waits for its client; a client that reads nothing delays other clients once."""
-    monkeypatch.setattr(stretch, "AT_ONCE_BYTES_MAX", 10)
     waited = []
 
     async def wait_written(client):
@@ -311,13 +310,84 @@ async def test_books_that_a_client_does_not_read_close_it(autojump_clock, nurser
     world = World(nursery, [snapshot("1", 0), update("3", "1", 9)])
     first = await world.client("level2")
     await trio.sleep(4)
+    world.server._backlog_bytes_max = 200  # of the next clients; a book has more than half of them
     late = await world.client("level2")
     await trio.sleep(10)
 
     assert len(waited) == 1
-    assert waited[0] > 10
+    assert 100 < waited[0] <= 200
     assert [json.loads(each)["type"] for each in late.take_received()] == ["error"]
     assert len(first.take_received()) == 2
+
+
+async def test_a_client_that_subscribes_again_meanwhile_gets_one_book(
+    autojump_clock, nursery, monkeypatch
+):
+    """A client in a loop of subscribe and unsubscribe gets no more, and holds up no other one."""
+    due = [snapshot("1", 0), *(update(str(n), "1", n) for n in range(2, 60))]
+    world = World(nursery, due)
+    run_sync = trio.to_thread.run_sync
+
+    async def slow(call, *arguments, **more):
+        if call == world.books_at:
+            await trio.sleep(1)
+        return await run_sync(call, *arguments, **more)
+
+    first = await world.client("level2")
+    await trio.sleep(4)
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    late = await world.client("level2")
+    for _ in range(5):
+        await late.send("unsubscribe", ["level2"], BTC)
+        await late.send("subscribe", ["level2"], BTC)
+    await trio.sleep(10)
+    made = [json.loads(each)["type"] for each in late.take_received()]
+    assert made == ["snapshot"] + ["l2update"] * (len(made) - 1)
+
+    begin, received = trio.current_time(), len(first.received)
+    while trio.current_time() < begin + 20:
+        await late.send("unsubscribe", ["level2"], BTC)
+        await late.send("subscribe", ["level2"], BTC)
+    assert len(first.received) - received >= 9  # one each second while it runs
+
+
+async def test_a_book_that_is_not_known_begins_with_its_next_snapshot(autojump_clock, nursery):
+    """A client would apply changes to an empty book; it may also leave while it waits."""
+    due = [match(1, 0), update("2", "1", 1), update("3", "1", 6), snapshot("4", 8),
+           update("5", "1", 9), match(2, 10)]  # fmt: skip
+    world = World(nursery, due)
+    first = await world.client("matches", "level2")
+    await trio.sleep(4)
+    late, gone = await world.client("level2"), await world.client("level2")
+    await gone.send("unsubscribe", ["level2"], BTC)
+    await trio.sleep(20)
+
+    assert first.take_received() == payloads([due[0], *due[3:]])
+    assert late.take_received() == payloads(due[3:5])
+    assert gone.take_received() == []
+
+
+async def test_after_a_pause_the_pace_goes_on(autojump_clock, nursery, monkeypatch):
+    """A burst of all that was due meanwhile would close clients that read at the pace."""
+    due = [snapshot("1", 0), *(update(str(n), "1", n) for n in range(1, 21))]
+    world = World(nursery, due)
+    run_sync = trio.to_thread.run_sync
+
+    async def slow(call, *arguments, **more):
+        if call == world.books_at:
+            await trio.sleep(6)
+        return await run_sync(call, *arguments, **more)
+
+    first = await world.client("level2")
+    await trio.sleep(3)
+    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    await world.client("level2")
+    await trio.sleep(60)
+    waits = [b - a for a, b in pairwise(first.times[1:])]
+
+    assert first.take_received() == payloads(due)
+    assert sorted(waits) == pytest.approx([1] * 19 + [waits[2]])
+    assert 6 <= waits[2] <= 7
 
 
 async def test_level3_begins_with_its_schema(autojump_clock, nursery):

@@ -35,7 +35,7 @@ class Merged:
         ids: their ids.
     """
 
-    __slots__ = ("_is_plain", "_markers", "_owners", "_parts", "_places", "ids")
+    __slots__ = ("_chosen_bytes", "_is_plain", "_markers", "_owners", "_parts", "_places", "ids")
 
     def __init__(self, parts: Sequence[tuple[Part, Group, Topics]], extra: list[Marker]) -> None:
         """Merge.
@@ -46,6 +46,7 @@ class Merged:
         """
         extra = sorted(extra, key=attrgetter("id"))
         self._parts: list[tuple[Topic, Group]] = []
+        self._chosen_bytes = 0
         self._markers = extra
         self._is_plain = len(parts) == 1 and not extra
         # The markers come first: of equal ids they precede the messages.
@@ -57,6 +58,7 @@ class Merged:
             if seconds is not None:
                 chosen = group.chosen([at for at in range(begin, end) if group.also[at] in seconds])
                 begin, end = 0, len(chosen.ids)
+                self._chosen_bytes += chosen.weight
             self._parts.append((part.topic, chosen))
             ids += chosen.ids[begin:end]
             owners += array("i", [owner]) * (end - begin)
@@ -71,8 +73,9 @@ class Merged:
 
     @property
     def weight(self) -> int:
-        """Estimate of its memory without the groups, in bytes."""
-        return 400 + 16 * len(self.ids) + 100 * len(self._parts) + 300 * len(self._markers)
+        """Estimate of its memory without the groups of the blocks, in bytes."""
+        own = 400 + 16 * len(self.ids) + 100 * len(self._parts) + 300 * len(self._markers)
+        return own + self._chosen_bytes
 
     def first_from(self, received_us: int) -> int | None:
         """Return the id of the first record received at ``received_us`` or later, if any."""
@@ -180,8 +183,8 @@ class Blocks:
         """Return the messages of ``topics`` in block ``number`` of a file, not yet merged.
 
         Returns:
-            The parts, as of ``Directory.find``, each with its group; and the topics of which
-            messages are damaged.
+            The parts, as of ``Directory.find``, each with its group; and the topics of damaged
+            parts, for one that was found by its second topics these.
         """
         block = opened.contents.blocks[number]
         damaged: set[Topic] = set()

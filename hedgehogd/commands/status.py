@@ -7,10 +7,7 @@ from contextlib import closing
 from http import HTTPStatus
 from typing import TextIO
 
-import msgspec
-
 from hedgehogd.commands.arguments import Parser, add_where, configuration_of, new_parser
-from hedgehogd.web.instance_status import HEALTH_PATH, INSTANCES_PATH, Health, Row, Rows
 
 EXIT_NOT_READY = 1
 _ANSWER_S = 5.0
@@ -60,7 +57,7 @@ def status(places: Sequence[str], out: TextIO) -> int:
     for place in places:
         try:
             is_ready, rows = _ask(place)
-        except (OSError, msgspec.DecodeError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             failures.append(f"no hedgehogd answers at http://{place}: {error}")
         except http.client.HTTPException:
             failures.append(f"no hedgehogd answers at http://{place}: the answer is not HTTP")
@@ -69,32 +66,33 @@ def status(places: Sequence[str], out: TextIO) -> int:
     else:
         out.write("\n".join(failures) + "\n")
         return EXIT_NOT_READY
-    for cells in (_TITLES, *map(_cells, rows)):
+    for cells in (_TITLES, *rows):
         widths = (8, 8, 11, 11, 8, 0)
         row = "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
         out.write(row.rstrip() + "\n")
     return 0 if is_ready else EXIT_NOT_READY
 
 
-def _ask(place: str) -> tuple[bool, list[Row]]:
-    """Return whether the instance at ``place`` is ready, and a row for each instance it knows.
+def _ask(place: str) -> tuple[bool, list[tuple[str, ...]]]:
+    """Return whether the instance at ``place`` is ready, and the cells of each instance it knows.
 
     Raises:
         OSError: there is no answer.
         http.client.HTTPException: the answer is not HTTP.
-        msgspec.DecodeError, UnicodeError: the answer is not an instance's.
+        ValueError: the answer is not an instance's.
     """
     connection = http.client.HTTPConnection(place, timeout=_ANSWER_S)
     with closing(connection):
         status, ready = _get(connection, "/readyz")
         is_ready = status == HTTPStatus.OK
+        from hedgehogd.commands.status_rows import row_of_health, rows_of_instances
+        from hedgehogd.web.instance_status import HEALTH_PATH, INSTANCES_PATH
+
         status, body = _get(connection, INSTANCES_PATH)
         if status != HTTPStatus.NOT_FOUND:
-            return is_ready, msgspec.json.decode(body, type=Rows).instances
+            return is_ready, rows_of_instances(body)
         _, body = _get(connection, HEALTH_PATH)
-    own = msgspec.json.decode(body, type=Health)
-    reason = msgspec.json.decode(ready, type=_Ready).reason
-    return is_ready, [Row(own.instance, own.state, own.ready, reason, feed_age_s=own.feed_age_s)]
+    return is_ready, row_of_health(body, ready)
 
 
 def _get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
@@ -102,19 +100,3 @@ def _get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]
     connection.request("GET", path)
     answer = connection.getresponse()
     return answer.status, answer.read()
-
-
-class _Ready(msgspec.Struct):
-    reason: str
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    feed_age = "never" if row.feed_age_s is None else f"{row.feed_age_s:.1f} s ago"
-    return (
-        str(row.instance),
-        row.state,
-        "-" if row.subscribers is None else str(row.subscribers),
-        "-" if row.version is None else feed_age,
-        row.version or "-",
-        "" if row.ready else f"not ready: {row.reason}",
-    )

@@ -8,16 +8,6 @@ from typing import TextIO
 
 from hedgehogd.commands.arguments import Parser, new_parser
 from hedgehogd.domain.errors import OperatorError
-from hedgehogd.log.archive.check import Totals, check
-from hedgehogd.log.archive.errors import ArchiveError
-from hedgehogd.log.migration.old_store import (
-    FILE_NAME,
-    MIGRATED_SUFFIX,
-    DamagedStore,
-    OldStoreError,
-    is_old_store,
-    refuse_old_store,
-)
 
 EXIT_DAMAGED = 1
 _SHOWN_EVERY_S = 0.5
@@ -53,6 +43,9 @@ def run(argv: Sequence[str]) -> int:
         OperatorError: there is nothing to check or to migrate, or it cannot be read or written.
     """
     arguments = store_parser().parse_args(argv)
+    from hedgehogd.log.archive.errors import ArchiveError
+    from hedgehogd.log.migration.old_store import OldStoreError, refuse_old_store
+
     try:
         if arguments.action == "migrate":
             return _migrate(arguments.directory)
@@ -64,6 +57,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _check(directory: Path) -> int:
     """Check the archive. Raises ArchiveError."""
+    from hedgehogd.log.archive.check import Totals, check
+
     totals = Totals()
     damages = gaps = 0
     for finding in check(directory, totals):
@@ -80,6 +75,12 @@ def _check(directory: Path) -> int:
 def _migrate(directory: Path) -> int:
     """Migrate the store. Raises ArchiveError and OldStoreError."""
     from hedgehogd.log.migration.migrate import migrate  # imports more than a check needs
+    from hedgehogd.log.migration.old_store import (
+        FILE_NAME,
+        MIGRATED_SUFFIX,
+        DamagedStore,
+        is_old_store,
+    )
 
     kept = directory / (FILE_NAME + MIGRATED_SUFFIX)
     if not is_old_store(directory) and kept.is_file():

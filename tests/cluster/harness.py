@@ -20,6 +20,7 @@ import trio
 
 from hedgehogd.commands.haproxy import Cluster, haproxy_config
 from tests.e2e.harness import PATIENCE_S, HttpStream, free_port
+from tests.ports import share
 
 HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy"
 
@@ -42,8 +43,12 @@ def wait_until(is_so: Callable[[], object], condition: str) -> None:
 
 
 def free_numbers(count: int) -> tuple[int, ...]:
-    """Return numbers of instances with free ports."""
-    for first in random.sample(range(1100, 20000, 10), 100):
+    """Return numbers of instances with free ports, ten at most.
+
+    No other process of pytest-xdist draws them, nor their ports, if their count divides 100.
+    """
+    firsts = share(range(1100, 20000, 10))
+    for first in random.sample(firsts, len(firsts)):
         numbers = tuple(range(first, first + count))
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             for number in numbers:

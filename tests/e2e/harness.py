@@ -19,6 +19,7 @@ from trio_websocket import WebSocketConnection, wrap_client_stream
 from hedgehogd.app.daemon import Daemon
 from hedgehogd.settings.keys import Settings
 from hedgehogd.simulator import Simulation, serve_exchange
+from tests.ports import share
 
 PATIENCE_S = 20
 _RANDOM = random.SystemRandom()  # not that of the tests, which has the same seed everywhere
@@ -26,12 +27,13 @@ _DRAWN: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that no program listens on, unlikely to be drawn by another test process.
+    """Return a port that no program listens on, and that no other process of pytest-xdist draws.
 
     It lies above the ports of ``tests/cluster`` and below those that Linux gives to clients:
     a port from there may belong to a connection by the time a daemon listens on it.
     """
-    for port in _RANDOM.sample(range(29_100, 32_700), 100):
+    ports = share(range(29_100, 32_700))
+    for port in _RANDOM.sample(ports, len(ports)):
         if port in _DRAWN:
             continue
         _DRAWN.add(port)  # a test may draw several before one is in use

@@ -135,8 +135,10 @@ install_project() {
 # bootstrap run|dev|build: returns when $venv contains hedgehogd and, except for run, the tools of that group.
 bootstrap() {
   installed "$1" && return
-  # The lock is on the checkout itself, so no lock file remains. pip inherits it, so an orphaned pip still holds it.
-  exec 9<"$root"
+  # The lock is on the folder of the environment, so no lock file remains, and .venv and build/venv are made at once.
+  # pip inherits it, so an orphaned pip still holds it.
+  [[ -d ${venv%/*} ]] || mkdir -p "${venv%/*}"
+  exec 9<"${venv%/*}"
   flock --nonblock 9 || { say "another run is installing; waiting for it" && flock 9; }
   installed "$1" || install_project "$1"
   exec 9<&-

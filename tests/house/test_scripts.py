@@ -1,3 +1,5 @@
+import fcntl
+import os
 import shutil
 import subprocess
 from hashlib import sha256
@@ -11,6 +13,7 @@ PROGRAMS = [
     "cat",
     "dirname",
     "flock",
+    "mkdir",
     "readlink",
     "rm",
     "sha256sum",
@@ -66,3 +69,28 @@ def test_only_a_finished_venv_of_this_checkout_starts_at_once(machine, moved):
     place = f"{machine}{'/elsewhere' if moved else ''}"
     (machine / ".venv/.installed").write_text(f"{place} /usr 3.11\n{project_hash}  -\nrun\n")
     assert run(machine).stdout == ("" if moved else "started --version\n")
+
+
+@pytest.mark.parametrize(
+    ("installing", "venv", "waits"),
+    [(".", ".venv", True), (".", "build/venv", False), ("build", "build/venv", True)],
+)
+def test_a_run_waits_for_the_one_that_makes_the_same_environment(machine, installing, venv, waits):
+    """CI makes .venv and that of the package at once."""
+    (machine / "build").mkdir()
+    line = f"source scripts/bootstrap.sh; venv=$root/{venv}; bootstrap run"
+    lock = os.open(machine / installing, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            [machine / "bin/bash", "-c", line], cwd=machine, env={"PATH": f"{machine}/bin"},
+            text=True, stderr=subprocess.PIPE,
+        ) as waiting:  # fmt: skip
+            first = waiting.stderr.readline()  # the next one says that there is no Python
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            waiting.stderr.read()
+    finally:
+        os.close(lock)
+
+    assert waits == ("waiting for it" in first)
+    assert waiting.returncode == 69

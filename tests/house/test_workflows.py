@@ -194,3 +194,14 @@ def test_the_projects_own_version_can_be_told():
     version = re.search(r"this is hedgehogd (.*), not 0\.0\.0", done.stderr)
     assert version
     assert f'__version__ = "{version[1]}"' in (ROOT / "hedgehogd/__init__.py").read_text()
+
+
+def test_every_test_of_the_campaign_is_in_its_folder():
+    """CI runs the tests with this mark from there alone."""
+    marked = {
+        path.parent.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "pytest.mark." + "campaign" in path.read_text()
+    }
+
+    assert {"campaign"} == marked

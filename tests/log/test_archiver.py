@@ -167,18 +167,18 @@ async def test_records_that_left_the_window_are_a_gap_of_each_topic(
     await trio.sleep(2)
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_all", no_space)
-        for n in range(2, 1000):
+        for n in range(2, 400):
             await here.publish(trade(n))
             await trio.sleep(0.3)
-    for n in range(1000, 1400):
+    for n in range(400, 500):
         await here.publish(trade(n))
         await trio.sleep(0.01)
     await trio.sleep(3)
     await here.stop()
     kept = trades(tmp_path)
 
-    assert [1, 2, *range(kept[2], 1400)] == kept  # 2 waited in memory
-    assert 3 < kept[2] < 1000
+    assert [1, 2, *range(kept[2], 500)] == kept  # 2 waited in memory
+    assert 3 < kept[2] < 400
     assert [(topic, GapKind.UNRECORDED, None, None) for topic in sorted(topics)] == gaps(tmp_path)
     assert 1 == here.health.overruns
 
@@ -219,10 +219,10 @@ async def test_books_begin_again_after_records_left_the_window(
     await trio.sleep(2)
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_all", no_space)
-        for n in range(11, 1000):
+        for n in range(11, 400):
             await here.publish(change(n))
             await trio.sleep(0.3)
-    for n in range(1000, 1300):
+    for n in range(400, 700):
         await here.publish(change(n))
         await trio.sleep(0.3)
     await here.stop()
@@ -231,7 +231,7 @@ async def test_books_begin_again_after_records_left_the_window(
     after = found[at + 1 :]
 
     assert "snapshot" == after[0].type
-    assert sizes(book(1299).payload) == books_of(after)[-1]
+    assert sizes(book(699).payload) == books_of(after)[-1]
     assert 250 < len(after)
 
 

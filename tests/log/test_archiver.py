@@ -116,7 +116,7 @@ async def test_an_archive_on_a_full_disk_goes_on_when_old_records_expire(
     tmp_path, autojump_clock, nursery, monkeypatch
 ):
     """The disk is smaller than the history of its age; no operator has to make room."""
-    short = Sizes(tail_age_s=10, segment_age_s=30)
+    short = Sizes(tail_age_s=5, segment_age_s=15)
     monkeypatch.setattr("hedgehogd.log.archiver.sizes_for", lambda _: short)
     write_all, full_with, times = files.write_all, set(), []
 
@@ -132,11 +132,11 @@ async def test_an_archive_on_a_full_disk_goes_on_when_old_records_expire(
         write_all(descriptor, data)
 
     monkeypatch.setattr(files, "write_all", write)
-    here = Instance(tmp_path, {MATCHES}, age_max_s=600)
+    here = Instance(tmp_path, {MATCHES}, age_max_s=300)
     await nursery.start(here.run)
     for n in range(1, 350):
         await here.publish(make_message("matches", trade_id=n, filler=token_hex(1000)))
-        await trio.sleep(3)
+        await trio.sleep(1.5)
     kept = trades(tmp_path)
     monkeypatch.setattr(files, "write_all", write_all)
     await here.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 import coverage
 import hypothesis
 import pytest
+from _pytest.nodeid import coerce_node_id
 
 from hedgehogd.cli import run
 from hedgehogd.logs import setup
@@ -37,11 +38,18 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_collection_modifyitems(items):
-    """Mark each Hypothesis test ``random``: it takes a hundred times as long as a plain test."""
+def pytest_collection_modifyitems(config, items):
+    """Mark each Hypothesis test ``random``: it takes a hundred times as long as a plain test.
+
+    Of ``--dist loadgroup`` pytest-xdist 3.8 puts the group into ``_nodeid``, which pytest 9.2 no
+    longer reads: the tests of a group would run in any process. Here it is in the id itself.
+    """
     for item in items:
         if getattr(item.obj, "is_hypothesis_test", False):
             item.add_marker("random")
+        group = item.get_closest_marker("xdist_group")
+        if group and getattr(config.option, "loadgroup", False):
+            item._id = coerce_node_id(f"{item.nodeid}@{group.args[0]}")
 
 
 @pytest.hookimpl(tryfirst=True)

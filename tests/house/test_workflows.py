@@ -196,12 +196,13 @@ def test_the_projects_own_version_can_be_told():
     assert f'__version__ = "{version[1]}"' in (ROOT / "hedgehogd/__init__.py").read_text()
 
 
-def test_every_test_of_the_campaign_is_in_its_folder():
-    """CI runs the tests with this mark from there alone."""
+@pytest.mark.parametrize("mark", ["campaign", "clients"])
+def test_every_test_of_a_part_is_in_its_folder(mark):
+    """CI runs the tests with this mark from the folder of that name alone."""
     marked = {
         path.parent.name
         for path in (ROOT / "tests").rglob("test_*.py")
-        if "pytest.mark." + "campaign" in path.read_text()
+        if f"pytest.mark.{mark}" in path.read_text()
     }
 
-    assert {"campaign"} == marked
+    assert {mark} == marked

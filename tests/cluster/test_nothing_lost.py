@@ -123,10 +123,16 @@ class Market:
         return all(each.position().keys() == each.topics for each in clients)
 
     async def wait_until_all_have(self, until: dict[Topic, int]) -> None:
-        """Wait until all subscribers have caught up."""
+        """Wait until all subscribers have caught up, and those with notices were notified of it."""
         with trio.move_on_after(PATIENCE_S * 2):
-            while any(not each.has(until) for each in self._subscribers):
+            while any(not each.has(until) for each in self._subscribers) or not all(
+                each.resumed for each in self._notified
+            ):
                 await trio.sleep(0.1)
+
+    @property
+    def _notified(self) -> list[Subscriber]:
+        return [each for each in self._subscribers if not isinstance(each, NdjsonSubscriber)]
 
     async def assert_nothing_lost(self) -> None:
         """Let the market run, wait until all have caught up, and assert that no message is lost."""
@@ -153,8 +159,7 @@ class Market:
         assert (late, faults[:20]) == ([], []), result
         assert all(accounts[channel].due for channel in CHANNELS), result
         assert counts["ended min"] >= 1, result  # each subscriber lost a stream ...
-        notified = [each for each in self._subscribers if not isinstance(each, NdjsonSubscriber)]
-        assert all(each.resumed for each in notified), result  # ... then resumed ...
+        assert all(each.resumed for each in self._notified), result  # ... then resumed ...
         assert counts["by resume"] > SUBSCRIBERS, result  # ... and received messages by it
 
 

@@ -138,10 +138,8 @@ async def test_as_fast_as_possible_does_not_wait_for_ever(autojump_clock, tmp_pa
         nursery.cancel_scope.cancel()
 
 
-async def test_messages_before_the_start_are_sent_at_once_and_waited_for(
-    autojump_clock, monkeypatch
-):
-    """Snapshots of many books exceed a client's queue; the clock starts after them."""
+async def test_at_speed_0_the_playback_waits_for_its_clients(autojump_clock, monkeypatch):
+    """Snapshots of many books exceed a client's queue."""
 
     class Slow:
         waiting = longest = 0
@@ -163,15 +161,14 @@ async def test_messages_before_the_start_are_sent_at_once_and_waited_for(
         slow.waiting += 400_000
         return 400_000
 
-    due = [-9.0, -8.0, -7.0, -6.0, 0.0, 2.0]
-    timeline = [Recorded(due_s, b"%d" % number) for number, due_s in enumerate(due)]
-    playback = Playback(partial(nullcontext, iter(timeline)), 0.5, deliver, [slow])
+    timeline = [Recorded(float(number), b"%d" % number) for number in range(7)]
+    playback = Playback(partial(nullcontext, iter(timeline)), 0, deliver, [slow])
     begin = trio.current_time()
     await playback.run()
 
     assert playback.ended.is_set()
     assert [payload for payload, _ in delivered] == [recorded.payload for recorded in timeline]
-    assert [at - begin for _, at in delivered] == pytest.approx([0, 0, 0, 1, 1, 5])
+    assert [at - begin for _, at in delivered] == pytest.approx([0, 0, 0, 1, 1, 1, 2])
     assert slow.longest == 1_200_000
 
 

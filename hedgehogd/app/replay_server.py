@@ -200,25 +200,27 @@ class Stretch:
             simple = {t: each for t, each in self._topics.items() if t.channel != _FULL}
             since_us, until_us = self._wish.since_us, self._wish.until_us
             step_us = limits.REPLAY_STEP_S * _US
-            is_behind = False  # messages after ``place`` were left out, of books perhaps
+            books = {t for t in self._topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot}
+            left_out: set[Topic] = set()  # books with messages after ``place`` that were left out
             for stretch in self._stretches:
-                is_behind |= stretch.after > place
+                if stretch.after > place:
+                    left_out |= books
                 for page in self._pages(self._topics.keys(), stretch):
                     self._account([gap for gap in page.gaps if self._has_gap(gap)])
                     for message in page.messages:
                         received_us = message.received_us
                         if not since_us <= received_us < until_us:
-                            is_behind = True
+                            left_out |= books & {message.topic, message.also}
                             continue
                         if abs(received_us - self._before_us) > step_us:
                             # The clock was set: the pace goes on from the message before.
                             self._begin_us += received_us - self._before_us
                         self._before_us = received_us
                         due_s = max(0, received_us - self._begin_us) / _US
-                        if is_behind:
-                            is_behind = False
-                            for book in self._books_after(place, message.id - 1):
+                        if left_out:
+                            for book in self._books_after(left_out, place, message.id - 1):
                                 yield Due(due_s, book, self._topics[book.topic])
+                            left_out = set()
                         place = message.id
                         receiving = simple.get(message.topic) if message.also is None else None
                         topics = self._receiving(message) if receiving is None else receiving
@@ -233,9 +235,8 @@ class Stretch:
         """Say whether a gap may be of the wanted times; of lost records the times are not known."""
         return gap.is_undated or self._is_then(gap.received_us)
 
-    def _books_after(self, before: int, place: int) -> Iterator[Message]:
-        """Yield the books that changed between two places, as snapshots with the id ``place``."""
-        topics = [t for t in self._topics if BY_TOPIC_CHANNEL[t.channel].begins_with_snapshot]
+    def _books_after(self, topics: set[Topic], before: int, place: int) -> Iterator[Message]:
+        """Yield those of ``topics`` that changed between two places, as snapshots at ``place``."""
         old = self._reader.books_at(topics, before)
         for topic, payload in self._reader.books_at(topics, place).items():
             if payload != old.get(topic):

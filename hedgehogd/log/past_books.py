@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import Topic
-from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapRecord
 from hedgehogd.log.archive.block import Part
 from hedgehogd.log.archive.errors import DamagedArchive
 from hedgehogd.log.archive.group import Group
 from hedgehogd.log.archive.reader import Reader
+from hedgehogd.log.archive.search import books_in_checkpoint, open_readable
 from hedgehogd.log.archive.summary import by_topic
 from hedgehogd.log.archive.view import Opened, Source
 from hedgehogd.log.collected_books import CHANNELS, Books
@@ -48,7 +48,7 @@ def books_at(reader: Reader, topics: Collection[Topic], id_: int) -> dict[Topic,
     for source in list(reader.view.sources_after(min(after.values(), default=id_))):
         if source.first_id > id_:
             break
-        opened = _open(reader, source)
+        opened = open_readable(reader, source)
         if opened is None:
             for topic in _concerned(reader, source, after):
                 if after[topic] < source.last_id:
@@ -83,7 +83,7 @@ def _starts(
             return
         if _after_id(source) > id_:
             continue
-        opened = _open(reader, source)
+        opened = open_readable(reader, source)
         if opened is None:
             continue  # a book that would begin before it has lost changes, and is left out later
         mask = opened.contents.mask(wanted)
@@ -94,7 +94,7 @@ def _starts(
                 found = _snapshots(reader, opened, number, wanted, id_)
                 yield from ((topic, at - 1) for topic, at in found.items())
                 wanted -= found.keys()
-        for message in _checkpoint(opened, wanted):
+        for message in books_in_checkpoint(opened, wanted):
             books.follow(message.topic, message)
             yield message.topic, _after_id(source)
             wanted.discard(message.topic)
@@ -132,18 +132,6 @@ def _snapshots(
         if ids:
             found[topic] = ids[-1]
     return found
-
-
-def _checkpoint(opened: Opened, topics: Collection[Topic]) -> Iterator[Message]:
-    """Iterate over the books of ``topics`` in the checkpoint of a file."""
-    for block in opened.contents.checkpoints:
-        try:
-            directory = opened.file.directory(block)
-            for part, _ in directory.find(frozenset(topics)):
-                group = opened.file.group(block, directory.place(part.group))
-                yield from group.messages(part.topic, part.begin, part.begin + 1)
-        except DamagedArchive:
-            continue
 
 
 def _follow(
@@ -206,17 +194,6 @@ def _joined(one: _Rows | None, other: _Rows) -> _Rows:
     if one is None:
         return other
     return _Rows(*zip(*sorted([*zip(*one, strict=True), *zip(*other, strict=True)]), strict=True))
-
-
-def _open(reader: Reader, source: Source) -> Opened | None:
-    """Open a file; None if it is damaged or missing, perhaps because retention has just removed it.
-
-    Its records are then lost for the books that begin before it, and for no other one.
-    """
-    try:
-        return reader.view.open(source)
-    except (FileNotFoundError, DamagedArchive):
-        return None
 
 
 def _concerned(reader: Reader, source: Source, topics: Collection[Topic]) -> list[Topic]:

@@ -149,5 +149,5 @@ def _hole(gap: PastGap, following: _Following) -> InBand:
     hole = in_band(gap.topic, told, up_to, gap.received_us)
     hole.id = gap.place
     if gap.is_undated:
-        hole.received_us = 0  # a page dates it later than the gap, and a replay would wait
+        hole.received_us = 0  # its page has a later time than the gap: a replay would wait
     return hole

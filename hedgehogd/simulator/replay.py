@@ -198,7 +198,6 @@ class Playback(Generic[Played]):
 
     async def run(self) -> None:
         """Play to the end, then set ``ended``; errors of reading the timeline are raised."""
-        await self._wait_resumed()
         with self._opened() as timeline:
             while batch := await trio.to_thread.run_sync(_next_batch, timeline):
                 await self._play(batch)

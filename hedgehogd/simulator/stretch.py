@@ -196,14 +196,12 @@ class StretchExchange:
             held = frozenset() if subscription is None else subscription.topics()
             begun = [t for t in topics if t in held and t not in self._joining.get(client, ())]
             for topic in begun:
-                self._table(topic in books).setdefault(topic, {})[client] = None
+                table = self._routes if topic in books else self._awaiting
+                table.setdefault(topic, {})[client] = None
             for payload in {id(books[t]): books[t] for t in begun if t in books}.values():
                 client.send(encode_text(payload))
                 if client.waiting_bytes > client.backlog_bytes_max // 2:
                     await wait_written(client)
-
-    def _table(self, has_book: bool) -> dict[Topic, dict[Client, None]]:
-        return self._routes if has_book else self._awaiting
 
     def _without_missing(self, command: Command) -> Command:
         """Return a subscribe without the topics that are not on offer, and with an error for each.

@@ -378,6 +378,19 @@ def test_a_book_is_sent_again_where_messages_of_other_times_changed_it(tmp_path,
     assert (stretch.messages, stretch.gaps) == (6, {})
 
 
+def test_books_are_read_again_only_if_their_messages_were_left_out(tmp_path, monkeypatch):
+    """Messages of two lines may be out of order by time; each would cost a read of all books."""
+    trades = [archive.match(n) for n in range(1, 7)]
+    trades[3].received_us = archive.NOW
+    archive.write(tmp_path, [archive.book(1, "snapshot", topic=Topic("level2", ETH)), *trades])
+    stretch = Stretch(Replay(tmp_path, archive.NOW + 2 * US, NEVER_US))
+    asked = []
+    monkeypatch.setattr(stretch._reader, "books_at", lambda *arguments: asked.append(arguments))
+
+    assert [due.message.trade_id for due in played(stretch)] == [2, 3, 5, 6]
+    assert asked == []
+
+
 def test_retention_that_overtakes_the_replay_is_a_gap(tmp_path, monkeypatch):
     """The numbers of the removed messages are not known any more."""
     monkeypatch.setattr(limits, "ARCHIVE_PAGE_RECORDS_MAX", 10)

@@ -104,6 +104,17 @@ class World:
             books.follow(LEVEL2, each.message)
         return {topic: book.payload for book in books.snapshots() for topic in topics}
 
+    def read_books_slowly(self, monkeypatch, seconds):
+        """Let each later read of books take ``seconds``."""
+        run_sync = trio.to_thread.run_sync
+
+        async def slow(call, *arguments, **more):
+            if call == self.books_at:
+                await trio.sleep(seconds)
+            return await run_sync(call, *arguments, **more)
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+
     async def client(self, *channels, product_ids=(BTC,)):
         stream = connect(self.server, self.nursery)
         client = Client(await wrap_client_stream(self.nursery, stream, "x", "/ws-feed"))
@@ -278,16 +289,9 @@ async def test_a_client_that_unsubscribes_meanwhile_gets_no_book(
     """Nor one that has left; the playback goes on for the other client."""
     due = [snapshot("1", 0), update("2", "1", 1), update("3", "1", 9)]
     world = World(nursery, due)
-    run_sync = trio.to_thread.run_sync
-
-    async def slow(call, *arguments, **more):
-        if call == world.books_at:
-            await trio.sleep(1)
-        return await run_sync(call, *arguments, **more)
-
     first = await world.client("level2")
     await trio.sleep(4)
-    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    world.read_books_slowly(monkeypatch, 1)
     late, gone = await world.client("level2"), await world.client("level2")
     await late.send("unsubscribe", ["level2"], BTC)
     await gone.websocket.aclose()
@@ -326,16 +330,9 @@ async def test_a_client_that_subscribes_again_meanwhile_gets_one_book(
     """A client in a loop of subscribe and unsubscribe gets no more, and holds up no other one."""
     due = [snapshot("1", 0), *(update(str(n), "1", n) for n in range(2, 60))]
     world = World(nursery, due)
-    run_sync = trio.to_thread.run_sync
-
-    async def slow(call, *arguments, **more):
-        if call == world.books_at:
-            await trio.sleep(1)
-        return await run_sync(call, *arguments, **more)
-
     first = await world.client("level2")
     await trio.sleep(4)
-    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    world.read_books_slowly(monkeypatch, 1)
     late = await world.client("level2")
     for _ in range(5):
         await late.send("unsubscribe", ["level2"], BTC)
@@ -371,16 +368,9 @@ async def test_after_a_pause_the_pace_goes_on(autojump_clock, nursery, monkeypat
     """A burst of all that was due meanwhile would close clients that read at the pace."""
     due = [snapshot("1", 0), *(update(str(n), "1", n) for n in range(1, 21))]
     world = World(nursery, due)
-    run_sync = trio.to_thread.run_sync
-
-    async def slow(call, *arguments, **more):
-        if call == world.books_at:
-            await trio.sleep(6)
-        return await run_sync(call, *arguments, **more)
-
     first = await world.client("level2")
     await trio.sleep(3)
-    monkeypatch.setattr(trio.to_thread, "run_sync", slow)
+    world.read_books_slowly(monkeypatch, 6)
     await world.client("level2")
     await trio.sleep(60)
     waits = [b - a for a, b in pairwise(first.times[1:])]

@@ -1,6 +1,6 @@
 """Searching the archive: by sequence, by trade id, by receive time, and for the start of a book."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from hedgehogd.domain.channel import Topic
@@ -137,7 +137,7 @@ def _spans(
         or (since_us <= row.min_us and row.max_us < until_us)
     ):
         return [(row.first_id, row.last_id, row.min_us, row.max_us)]
-    opened = _open(reader, source)
+    opened = open_readable(reader, source)
     if opened is None:
         return [(source.first_id, source.last_id, since_us, since_us)]
     headers = [block.header for block in opened.contents.blocks]
@@ -149,7 +149,7 @@ def _blocks(reader: Reader, since_us: int) -> Iterator[tuple[Opened, int]]:
     for source in list(reader.view.sources):
         if source.row is not None and source.row.max_us < since_us:
             continue
-        opened = _open(reader, source)
+        opened = open_readable(reader, source)
         if opened is not None:
             for number, block in enumerate(opened.contents.blocks):
                 if block.header.max_us >= since_us:
@@ -178,7 +178,7 @@ def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
     for source in reversed(reader.view.sources):
         if source.row is not None and source.row.after_id > id_:
             continue
-        opened = _open(reader, source)
+        opened = open_readable(reader, source)
         if opened is None:
             continue
         whole = opened.contents.summaries.get(topic)
@@ -187,7 +187,7 @@ def checkpoint_before(reader: Reader, topic: Topic, id_: int) -> Message | None:
             if found is not None:
                 return found
         if opened.file.header.after_id <= id_:
-            found = _from_checkpoint(opened, wanted)
+            found = next(books_in_checkpoint(opened, wanted), None)
             if found is not None:
                 return found
     return None
@@ -208,18 +208,17 @@ def _snapshot(reader: Reader, opened: Opened, wanted: frozenset[Topic], id_: int
     return None
 
 
-def _from_checkpoint(opened: Opened, wanted: frozenset[Topic]) -> Message | None:
-    """Return the message of a topic in the checkpoint of one file."""
+def books_in_checkpoint(opened: Opened, topics: Collection[Topic]) -> Iterator[Message]:
+    """Iterate over the readable books of ``topics`` in the checkpoint of one file."""
+    wanted = frozenset(topics)
     for block in opened.contents.checkpoints:
         try:
             directory: Directory = opened.file.directory(block)
             for part, _ in directory.find(wanted):
                 group = opened.file.group(block, directory.place(part.group))
-                if part.begin < len(group.ids):
-                    return group.messages(part.topic, part.begin, part.begin + 1)[0]
+                yield from group.messages(part.topic, part.begin, part.begin + 1)
         except DamagedArchive:
             continue
-    return None
 
 
 def _newest_first(reader: Reader, topic: Topic) -> Iterator[Opened]:
@@ -227,12 +226,13 @@ def _newest_first(reader: Reader, topic: Topic) -> Iterator[Opened]:
     mask = reader.view.catalogue.mask([topic])
     for source in reversed(list(reader.view.sources)):
         if source.row is None or source.row.mask & mask:
-            opened = _open(reader, source)
+            opened = open_readable(reader, source)
             if opened is not None:
                 yield opened
 
 
-def _open(reader: Reader, source: Source) -> Opened | None:
+def open_readable(reader: Reader, source: Source) -> Opened | None:
+    """Open a file; None if it is damaged or missing, perhaps because retention has removed it."""
     try:
         return reader.view.open(source)
     except (FileNotFoundError, DamagedArchive):

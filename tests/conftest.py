@@ -9,6 +9,7 @@ from pathlib import Path
 import coverage
 import hypothesis
 import pytest
+import structlog
 from _pytest.nodeid import coerce_node_id
 
 from hedgehogd.cli import run
@@ -64,6 +65,16 @@ def pytest_runtest_setup(item):
         if folder != item.config.stash.get(_FOLDER, None):
             item.config.stash[_FOLDER] = folder
             measured.switch_context(folder)
+
+
+@pytest.fixture(autouse=True)
+def logs_configured_as_before():
+    """Fail a test that leaves its configuration of the logs to the tests after it."""
+    before = structlog.get_config()
+    yield
+    after = structlog.get_config()
+    structlog.reset_defaults()
+    assert before == after, "the test has left structlog configured otherwise"
 
 
 @pytest.fixture(scope="session")

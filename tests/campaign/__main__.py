@@ -22,7 +22,6 @@ def first_of(error):
 
 
 def main(first, count):
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     failed = 0
     began = time.monotonic()
     for seed in range(first, first + count):
@@ -44,4 +43,5 @@ def main(first, count):
 
 
 if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

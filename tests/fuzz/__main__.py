@@ -22,7 +22,6 @@ from tests.fuzz.targets import FUZZERS
 
 def _job(name: str, seed: int, inputs: int, first: int, step: int) -> tuple[int, str]:
     """Run a share of the rounds; return the number of inputs, and the finding or an empty text."""
-    _quiet()
     try:
         report = fuzzing.run(name, FUZZERS[name].target, seed, inputs, first=first, step=step)
     except fuzzing.Finding as finding:
@@ -31,6 +30,7 @@ def _job(name: str, seed: int, inputs: int, first: int, step: int) -> tuple[int,
 
 
 def _quiet() -> None:
+    """Configure the logs of this process: a daemon under test logs thousands of lines."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
@@ -48,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     if asked.round is not None:
-        _quiet()
         try:
             inputs = min(asked.inputs, fuzzing.ROUND_INPUTS)
             fuzzing.run_round(asked.name, FUZZERS[asked.name].target, seed, asked.round, inputs)
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     began = time.monotonic()
     share = -(-asked.inputs // asked.jobs)
-    with ProcessPoolExecutor(asked.jobs) as pool:
+    with ProcessPoolExecutor(asked.jobs, initializer=_quiet) as pool:
         jobs = [
             pool.submit(_job, asked.name, seed, share, first, asked.jobs)
             for first in range(asked.jobs)
@@ -74,4 +73,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    _quiet()
     sys.exit(main())

@@ -30,7 +30,7 @@ def calm_garbage_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 20, 100)
+    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 100, 100)
 
 
 def _find_trim() -> Callable[[int], int] | None:

@@ -129,8 +129,9 @@ INBOX_BATCHES_MAX = 256
 # Messages joined into one write: deliveries that arrive during a publish are joined up to this
 # count, 30 to 90 KB, far below BACKLOG_BYTES_MAX.
 MESSAGES_PER_WRITE_MAX = 256
-# New objects between two runs of Python's cycle collector: 300 connections create as many.
-GC_NEW_OBJECTS_MAX = 20_000
+# New objects between two runs of Python's cycle collector: 60 connections create as many. A run
+# over these objects is a pause of a millisecond or two.
+GC_NEW_OBJECTS_MAX = 4_000
 # Writes in one turn of the loop before other tasks run: about 2 ms. A control request takes some
 # 40 turns, so a subscriber's request waits for as many.
 WRITES_PER_TURN_MAX = 256
@@ -254,6 +255,9 @@ SNAPSHOT_AGE_MAX_S = 1.0
 # Late joiners that get a snapshot in one turn of the loop. With 16 a turn, a thousand joiners
 # delayed other subscribers by 90 ms (p99); with 4 by 30 ms, and all were still served in a second.
 ADMISSIONS_PER_TURN_MAX = 4
+# Streams whose backlog has become too old that are conflated or ended in one turn of the loop: each
+# may drop some thousand waiting messages, a millisecond of work.
+AGED_PER_TURN_MAX = 4
 # Seconds for which level2 changes are collected for one message of level2_batch (COINBASE §5).
 LEVEL2_BATCH_S = 0.05
 

@@ -15,6 +15,8 @@ Only waiting bytes are counted: a delivery that the socket accepts at once never
 
 from collections.abc import Callable
 
+import msgspec
+
 from hedgehogd.domain.limits import WAITING_BYTES_MAX
 
 HOLD_BYTES = 160
@@ -23,15 +25,12 @@ HOLD_BYTES = 160
 _SLACK = 32  # relief ends 1/32 of the bound below it, so that the search is rare
 
 
-class _Shared:
+class _Shared(msgspec.Struct, gc=False):
     """An object that is counted once; the reference keeps its ``id`` from being reused."""
 
-    __slots__ = ("holders", "size", "thing")
-
-    def __init__(self, thing: object, size: int) -> None:
-        self.thing = thing
-        self.size = size
-        self.holders = 0
+    thing: object
+    size: int
+    holders: int = 0
 
 
 class Account:

@@ -96,6 +96,7 @@ class OutletSettings:
         backlog_bytes_max: largest amount of data that may wait for one subscriber, in bytes.
         backlog_age_max_s: largest age of waiting data, in seconds.
         budget: bound of the memory that waits for all subscribers of the instance.
+        aged: limits the streams with a backlog that is too old that are treated in one turn.
     """
 
     nursery: trio.Nursery
@@ -103,6 +104,9 @@ class OutletSettings:
     backlog_bytes_max: int = limits.BACKLOG_BYTES_MAX
     backlog_age_max_s: float = limits.BACKLOG_AGE_MAX_S
     budget: Budget = field(default_factory=Budget)
+    aged: trio.CapacityLimiter = field(
+        default_factory=lambda: trio.CapacityLimiter(limits.AGED_PER_TURN_MAX)
+    )
 
 
 class Outlet(Member):
@@ -443,7 +447,10 @@ class Outlet(Member):
             if not waiting.cancelled_caught:
                 self._send_waiting()
             elif self._is_over():
-                self._over_the_limit()
+                async with self._settings.aged:
+                    if self._is_over():
+                        self._over_the_limit()
+                    await trio.lowlevel.checkpoint()
 
     def _send_waiting(self) -> None:
         backlog = self._backlog

@@ -509,6 +509,34 @@ async def test_a_frame_that_has_begun_is_finished_before_any_other_byte(
     outlet.close()
 
 
+async def test_backlogs_that_age_together_end_in_several_turns(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Their sockets refused bytes at the same time; each end drops thousands of messages."""
+    settings = OutletSettings(nursery, StreamCounts())
+    pairs = [socket.socketpair() for _ in range(5 * limits.AGED_PER_TURN_MAX)]
+    outlets = []
+    for ours, _ in pairs:
+        ours.setblocking(False)
+        outlets.append(Outlet(ours, WEBSOCKET, settings))
+        while not outlets[-1].waiting_bytes:
+            outlets[-1].write(_chunk(b"x" * PAD))
+    ended = []
+    await trio.sleep(settings.backlog_age_max_s)
+    while not all(outlet.is_ending for outlet in outlets):
+        before = settings.counts.ends["slow_consumer"]
+        await trio.lowlevel.checkpoint()
+        ended.append(settings.counts.ends["slow_consumer"] - before)
+
+    assert max(ended) <= limits.AGED_PER_TURN_MAX
+    assert settings.counts.ends == {"slow_consumer": len(outlets)}
+    for outlet, pair in zip(outlets, pairs, strict=True):
+        outlet.close()
+        for sock in pair:
+            trio.lowlevel.notify_closing(sock)
+            sock.close()
+
+
 async def test_a_socket_that_closes_before_flushing_begins_ends_it_quietly() -> None:
     """All flush tasks share a nursery: an exception in one would end every stream."""
     async with trio.open_nursery() as nursery:

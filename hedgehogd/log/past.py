@@ -22,7 +22,7 @@ from hedgehogd.domain.message import Message
 from hedgehogd.fanout.turns import CALLER, Queues
 from hedgehogd.log.archive.errors import ArchiveError
 from hedgehogd.log.past_reader import PastReader
-from hedgehogd.recovery.history_port import PastPage, PastStretch, PastUnavailable
+from hedgehogd.recovery.history_port import PastPage, PastStretches, PastUnavailable
 
 log = structlog.get_logger("history")
 
@@ -80,17 +80,15 @@ class ArchivePast:
             self._first_at = trio.current_time()
         return self._first.get(topic)
 
-    async def known_to(self) -> int:
-        """See ``recovery.history_port.Past``."""
-        return await self._in_turn(lambda reader: reader.known_to())
-
     async def find_time(self, received_us: int) -> int:
         """See ``recovery.history_port.Past``."""
         return await self._in_turn(lambda reader: reader.find_time(received_us))
 
-    async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
+    async def stretches(self, since_us: int, until_us: int) -> PastStretches:
         """See ``recovery.history_port.Past``."""
-        return await self._in_turn(lambda reader: reader.stretches(since_us, until_us))
+        return await self._in_turn(
+            lambda reader: PastStretches(reader.stretches(since_us, until_us), reader.known_to())
+        )
 
     async def snapshot_before(self, topic: Topic, place: int) -> Message | None:
         """See ``recovery.history_port.Past``."""
@@ -101,10 +99,16 @@ class ArchivePast:
         return await self._in_turn(lambda reader: reader.trades(product_id, first, last))
 
     async def page(
-        self, topics: Iterable[Topic], after: int, known_to: int | None = None
+        self,
+        topics: Iterable[Topic],
+        after: int,
+        known_to: int | None = None,
+        limit: int | None = None,
     ) -> PastPage:
         """See ``recovery.history_port.Past``."""
         key = (frozenset(topics), after)
+        if limit is not None and limit < limits.HISTORY_PAGE_MESSAGES_MAX:
+            return await self._in_turn(lambda reader: reader.page(key[0], after, limit, known_to))
         page = self._kept(key, known_to)
         if page is None:
             async with (
@@ -128,12 +132,17 @@ class ArchivePast:
         return page if page is None or known_to is None or known_to >= page.known_to else None
 
     async def page_before(
-        self, topics: Iterable[Topic], before: int, known_to: int | None = None
+        self,
+        topics: Iterable[Topic],
+        before: int,
+        known_to: int | None = None,
+        limit: int | None = None,
     ) -> PastPage:
         """See ``recovery.history_port.Past``."""
         wanted = frozenset(topics)
+        most = min(limit or limits.HISTORY_PAGE_MESSAGES_MAX, limits.HISTORY_PAGE_MESSAGES_MAX)
         return await self._in_turn(
-            lambda reader: reader.page_before(wanted, before, known_to=known_to)
+            lambda reader: reader.page_before(wanted, before, most, known_to)
         )
 
     async def _in_turn(self, ask: Callable[[PastReader], Result]) -> Result:

@@ -8,6 +8,7 @@ appended later: it has received the gap.
 Not for the loop: every method may wait for the disk. One call at a time.
 """
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -185,13 +186,14 @@ class PastReader:
         Raises:
             ArchiveError: the archive cannot be read.
         """
+        began = time.thread_time()
         wanted = frozenset(topics)
         placement = self._placement(known_to)
         page = self._archive.read(after, wanted, self._limit(limit), placement)
         messages, gaps = _divided(page, wanted)
         if after < page.dropped_id:
             gaps[:0] = self._removed(page, wanted)
-        return self._page(messages, gaps, page, placement)
+        return self._page(messages, gaps, page, placement, began)
 
     def page_before(
         self,
@@ -208,13 +210,14 @@ class PastReader:
         Raises:
             ArchiveError: the archive cannot be read.
         """
+        began = time.thread_time()
         wanted = frozenset(topics)
         placement = self._placement(known_to)
         page = self._archive.read_back(before, wanted, self._limit(limit), placement)
         messages, gaps = _divided(page, wanted)
         if page.is_last and 0 < page.dropped_id < before:
             gaps += self._removed(page, wanted)
-        return self._page(messages, gaps, page, placement)
+        return self._page(messages, gaps, page, placement, began)
 
     def trades(self, product_id: str, first: int, last: int) -> dict[int, bytes]:
         """Return the trades of ``first`` to ``last``, both included, that are kept, by trade id.
@@ -267,6 +270,7 @@ class PastReader:
         gaps: list[PastGap],
         page: reader.Page,
         placement: Placement,
+        began_s: float,
     ) -> PastPage:
         for message in messages:  # the log has no time of publication
             message.published_us = message.received_us
@@ -274,7 +278,7 @@ class PastReader:
         is_sealed = not page.is_last and all(gap.topic.channel != _MATCHES for gap in gaps)
         return PastPage(
             messages, gaps, page.end_id, page.is_last, is_sealed, self._written_to(),
-            known_to=placement.to_id,
+            known_to=placement.to_id, read_s=time.thread_time() - began_s,
         )  # fmt: skip
 
 

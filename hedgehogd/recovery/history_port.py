@@ -90,6 +90,20 @@ class PastStretch(NamedTuple):
     last: int
 
 
+class PastStretches(NamedTuple):
+    """Where all is that was received between two times.
+
+    Attributes:
+        stretches: the places; more than one stretch if the clock was set. They may have more than
+            what was received then, and end at the newest record.
+        known_to: the place of the newest record then, up to which backfilled trades are known; 0
+            without records.
+    """
+
+    stretches: list[PastStretch]
+    known_to: int
+
+
 class PastExtent(NamedTuple):
     """The messages of one topic that are kept.
 
@@ -122,6 +136,7 @@ class PastPage(msgspec.Struct):
         shared: what ``service`` makes of it for all who get it.
         known_to: backfilled trades that were recorded up to this place are at the place of their
             gap; 0 where there are none.
+        read_s: seconds of the processor that it took to read, without waits.
     """
 
     messages: list[Message]
@@ -132,6 +147,7 @@ class PastPage(msgspec.Struct):
     written_to: int = 0
     shared: Any = None
     known_to: int = 0
+    read_s: float = 0.0
 
 
 class Others(Protocol):
@@ -159,9 +175,6 @@ class Past(Protocol):
     async def first_place(self, topic: Topic) -> int | None:
         """Return the place of the oldest message of ``topic``; None when there is none."""
 
-    async def known_to(self) -> int:
-        """Return the place up to which backfilled trades are known now; 0 where there are none."""
-
     async def find_time(self, received_us: int) -> int:
         """Return the place before the first record that was received at ``received_us`` or later.
 
@@ -169,12 +182,8 @@ class Past(Protocol):
         received earlier: a clock may have been set back.
         """
 
-    async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
-        """Return where all is that was received from ``since_us`` to before ``until_us``.
-
-        There is more than one stretch if the clock was set. They may have more than that, too, and
-        end at the newest record.
-        """
+    async def stretches(self, since_us: int, until_us: int) -> PastStretches:
+        """Return where all is that was received from ``since_us`` to before ``until_us``."""
 
     async def snapshot_before(self, topic: Topic, place: int) -> Message | None:
         """Return the newest snapshot of a book at or before ``place``, if any.
@@ -183,16 +192,29 @@ class Past(Protocol):
         """
 
     async def page(
-        self, topics: Iterable[Topic], after: int, known_to: int | None = None
+        self,
+        topics: Iterable[Topic],
+        after: int,
+        known_to: int | None = None,
+        limit: int | None = None,
     ) -> PastPage:
         """Return the messages after the place ``after``.
 
-        Backfilled trades that were recorded up to the place ``known_to`` are at the place of their
-        gap, later ones nowhere; None for all that are known now.
+        Args:
+            topics: their topics.
+            after: the place.
+            known_to: backfilled trades that were recorded up to this place are at the place of
+                their gap, later ones nowhere; None for all that are known now.
+            limit: messages that are enough, so that a short answer is a short read; the page may
+                have more. None for a page that other readers share.
         """
 
     async def page_before(
-        self, topics: Iterable[Topic], before: int, known_to: int | None = None
+        self,
+        topics: Iterable[Topic],
+        before: int,
+        known_to: int | None = None,
+        limit: int | None = None,
     ) -> PastPage:
         """Return the messages before the place ``before``, newest first; otherwise as ``page``.
 

@@ -97,7 +97,7 @@ class Replay(CatchUp):
         if past is None or until_us is None or not self._is_stored(until_us):
             return _NEVER
         try:
-            stretches = await past.stretches(self._begin_us, until_us)
+            stretches, _ = await past.stretches(self._begin_us, until_us)
         except PastUnavailable:
             return _NEVER
         return stretches[-1].last if stretches else self._reading.cursor

@@ -4,7 +4,8 @@ The archive is read twice. The first pass finds the last message of the answer, 
 head states the cursor and the number of gaps. The second pass sends page after page up to that
 cursor, and holds one page at a time. Neither has records that were written, or trades that were
 backfilled, after the first one began. Messages that retention removes between the two are not sent,
-and no gap of the answer counts them.
+and no gap of the answer counts them. The messages of a short answer are held by the first pass, and
+there is no second one.
 """
 
 from collections.abc import (
@@ -18,7 +19,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -42,14 +43,26 @@ from hedgehogd.protocol.csv import (
     timed_payload_of,
 )
 from hedgehogd.protocol.negotiation import choose_form
-from hedgehogd.recovery.history_port import Past, PastGap, PastPage, PastStretch, PastUnavailable
+from hedgehogd.recovery.history_port import (
+    Past,
+    PastGap,
+    PastPage,
+    PastStretch,
+    PastStretches,
+    PastUnavailable,
+)
 from hedgehogd.web.parameters import query
 
 AFTER_HEADER = "Hedgehog-After"
 GAPS_HEADER = "Hedgehog-Gaps"
-Result = TypeVar("Result")
 FORMS = {"ndjson": "application/x-ndjson", "json": "application/json", "csv": "text/csv"}
 """Values of the parameter ``format``, and the media types of ``Accept``."""
+PAUSES_PER_WORK = 3
+"""The pauses of a query, in times of its work before each.
+
+The thread that reads takes the interpreter from the loop. So one address has it for a quarter of
+the time, and all together encode for a quarter of the time.
+"""
 
 
 class Cursor(NamedTuple):
@@ -133,7 +146,8 @@ class InTurn:
     """The history port for one query; it waits for its turn to read and to encode.
 
     Only queries of the same address wait for each other to read; all queries do to encode. A turn
-    includes a pause as long as its work, except after a short read or the last encoded message.
+    includes a pause of ``PAUSES_PER_WORK`` times its work, except after a short read or the
+    last encoded message.
     """
 
     def __init__(self, past: Past, readings: Readings, share: str) -> None:
@@ -142,48 +156,54 @@ class InTurn:
         self._share = share
 
     async def page(
-        self, topics: Iterable[Topic], after: int, known_to: int | None = None
+        self,
+        topics: Iterable[Topic],
+        after: int,
+        known_to: int | None = None,
+        limit: int | None = None,
     ) -> PastPage:
-        """Read a page (``recovery.history_port.Past``), then pause for as long as a long read took.
+        """Read a page (``recovery.history_port.Past``), then pause after long work on it.
 
-        The turn includes the pause, so the address cannot use the archive for longer than half of
-        the time.
+        The turn includes the pause, so the address cannot use the archive for longer than a quarter
+        of the time.
 
         Raises:
             PastUnavailable: the archive cannot be read now.
         """
-        return await self._read(lambda: self._past.page(topics, after, known_to))
+        return await self._read(lambda: self._past.page(topics, after, known_to, limit))
 
     async def page_before(
-        self, topics: Iterable[Topic], before: int, known_to: int | None = None
+        self,
+        topics: Iterable[Topic],
+        before: int,
+        known_to: int | None = None,
+        limit: int | None = None,
     ) -> PastPage:
         """Read a page backwards; otherwise as ``page``."""
-        return await self._read(lambda: self._past.page_before(topics, before, known_to))
+        return await self._read(lambda: self._past.page_before(topics, before, known_to, limit))
 
-    async def stretches(self, since_us: int, until_us: int) -> list[PastStretch]:
-        """Find times; otherwise as ``page``."""
-        return await self._read(lambda: self._past.stretches(since_us, until_us))
+    async def stretches(self, since_us: int, until_us: int) -> PastStretches:
+        """Find times; there is no pause afterwards. Otherwise as ``page``."""
+        async with self._readings.turn(self._share):
+            return await self._past.stretches(since_us, until_us)
 
-    async def known_to(self) -> int:
-        """Find how far backfilled trades are known; otherwise as ``page``."""
-        return await self._read(self._past.known_to)
-
-    async def _read(self, read: Callable[[], Awaitable[Result]]) -> Result:
+    async def _read(self, read: Callable[[], Awaitable[PastPage]]) -> PastPage:
         async with self._readings.turn(self._share):
             began = trio.current_time()
-            result = await read()
-            took_s = trio.current_time() - began
-            if took_s >= limits.HISTORY_PAUSE_MIN_S:
-                await trio.sleep(took_s)
-        return result
+            page = await read()
+            # A page that the cache had took no time; one that was read late took longer than this.
+            worked_s = min(page.read_s, trio.current_time() - began)
+            if worked_s >= limits.HISTORY_PAUSE_MIN_S:
+                await trio.sleep(PAUSES_PER_WORK * worked_s)
+        return page
 
     async def written(
         self, messages: Sequence[Message], write: Callable[[Sequence[Message]], bytes]
     ) -> list[bytes]:
         """Encode ``messages`` by ``write``, a part in each writing turn; return all parts.
 
-        A turn ends with a pause for as long as it has worked, so that all queries together use at
-        most half of the loop's time. A thread encodes large messages, such as a book's snapshot.
+        A turn ends with a pause, so that all queries together use at most a quarter of the loop's
+        time. A thread encodes large messages, such as a book's snapshot.
         """
         parts: list[bytes] = []
         groups = _groups(messages)
@@ -200,7 +220,7 @@ class InTurn:
                     else:
                         parts.append(await trio.to_thread.run_sync(write, group))
                     worked_s = trio.current_time() - began
-                await trio.sleep(worked_s)
+                await trio.sleep(PAUSES_PER_WORK * worked_s)
 
 
 def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
@@ -219,7 +239,7 @@ def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 
 class Answer:
-    """The answer to one query, read twice.
+    """The answer to one query, read twice unless it is short.
 
     Attributes:
         past: where it is read.
@@ -239,6 +259,8 @@ class Answer:
         # The first place of another time in the order of the answer: a stretch begins and ends with
         # a block of the archive.
         self._excluded: int | None = None
+        self._held: list[Message] | None = []  # all messages of the answer; None for too many bytes
+        self._held_bytes = 0
 
     async def measure(self) -> None:
         """Read the answer once, to find its gaps and its end.
@@ -247,8 +269,7 @@ class Answer:
             PastUnavailable: the archive cannot be read now.
         """
         asked = self.query
-        self._stretches = await self.past.stretches(asked.since_us, asked.until_us)
-        self._known_to = await self.past.known_to()
+        self._stretches, self._known_to = await self.past.stretches(asked.since_us, asked.until_us)
         self.gaps = await self._removed()
         last: Message | None = None
         count, is_full = 0, False
@@ -256,6 +277,7 @@ class Answer:
             async for messages, gaps in pages:
                 part = messages[: asked.limit - count]
                 count += len(part)
+                self._hold(part)
                 self.gaps += gaps
                 last = part[-1] if part else last
                 is_full = len(part) < len(messages)
@@ -285,21 +307,43 @@ class Answer:
         at = self._place_before(after)
         if self._stretches and self._stretches[0].after <= at:
             return []
-        page = await self.past.page((self.query.topic,), at, self._known_to)
+        page = await self.past.page((self.query.topic,), at, self._known_to, 1)
         return [gap for gap in page.gaps if gap.kind == "removed"]
 
     async def messages(self) -> AsyncGenerator[list[Message]]:
         """Yield the messages of the measured answer that are still recorded, page by page.
 
         None of them is after ``end`` in the order of the answer, so the next answer repeats none.
+        While the caller sends a page, no generator refers to it, so that a slow reader holds bytes
+        alone.
 
         Raises:
             PastUnavailable: the archive cannot be read now.
         """
-        is_beyond, end = self.query.is_beyond, self.end
+        if self._held is not None:
+            yield self._held
+            return
         async with aclosing(self._pages()) as pages:
             async for messages, _ in pages:
-                yield [m for m in messages if not is_beyond(end, m.id, m.trade_id or 0)]
+                found = [self._up_to(messages)]
+                del messages
+                yield found.pop()
+
+    def _up_to(self, messages: list[Message]) -> list[Message]:
+        """Return those of the next messages that are not after the end of the answer."""
+        is_beyond, end = self.query.is_beyond, self.end
+        # Messages are in the order of the answer, so its end is in the last page alone.
+        if not messages or not is_beyond(end, messages[-1].id, messages[-1].trade_id or 0):
+            return messages
+        return [m for m in messages if not is_beyond(end, m.id, m.trade_id or 0)]
+
+    def _hold(self, messages: list[Message]) -> None:
+        """Hold the next messages of the answer, unless they have too many bytes."""
+        self._held_bytes += sum(len(message.payload) for message in messages)
+        if self._held is None or self._held_bytes > limits.HISTORY_HELD_BYTES_MAX:
+            self._held = None
+        else:
+            self._held += messages
 
     def _up_to_end(self) -> list[PastStretch]:
         """Return the stretches as far as the answer goes."""
@@ -315,22 +359,53 @@ class Answer:
         asked, topics = self.query, (self.query.topic,)
         is_back = asked.is_newest_first
         read = self.past.page_before if is_back else self.past.page
+        # One message more shows that the answer is full. If most of a page is of other times, the
+        # next page is larger.
+        size = max(asked.limit + 1, limits.HISTORY_PAGE_MESSAGES_MIN)
         for first, last in reversed(self._stretches) if is_back else self._stretches:
             at = self._begin(first, last)
             while first + 1 < at if is_back else at < last:
-                page = await read(topics, at, self._known_to)
-                self._note_excluded(page, first, last)
-                yield (
-                    [
-                        m
-                        for m in page.messages
-                        if first < m.id <= last and asked.has(m.id, m.trade_id or 0, m.received_us)
-                    ],
-                    [gap for gap in page.gaps if first < gap.place <= last and self._has_gap(gap)],
-                )
-                if page.is_last:
+                page = await read(topics, at, self._known_to, size)
+                size *= 2
+                found = [self._part(page, first, last)]
+                at, is_last = page.end, page.is_last
+                del page
+                yield found.pop()
+                if is_last:
                     break
-                at = page.end
+
+    def _has_all(self, page: PastPage, first: int, last: int) -> bool:
+        """Say whether all of ``page`` is in the answer; False for one with gaps.
+
+        Most pages of a long answer are, and this costs the loop a tenth of a look at each message.
+        """
+        asked = self.query
+        if page.gaps or not page.messages:
+            return False
+        begin, end = page.messages[0], page.messages[-1]
+        times = [message.received_us for message in page.messages]
+        return (
+            first < min(begin.id, end.id)
+            and max(begin.id, end.id) <= last
+            and asked.since_us <= min(times)
+            and max(times) < asked.until_us
+            and (asked.after is None or asked.is_beyond(asked.after, begin.id, begin.trade_id or 0))
+        )
+
+    def _part(self, page: PastPage, first: int, last: int) -> tuple[list[Message], list[PastGap]]:
+        """Return the messages and gaps of ``page`` that are in the answer."""
+        if self._has_all(page, first, last):
+            return page.messages, []
+        self._note_excluded(page, first, last)
+        has = self.query.has
+        return (
+            [
+                m
+                for m in page.messages
+                if first < m.id <= last and has(m.id, m.trade_id or 0, m.received_us)
+            ],
+            [gap for gap in page.gaps if first < gap.place <= last and self._has_gap(gap)],
+        )
 
     def _note_excluded(self, page: PastPage, first: int, last: int) -> None:
         """Note the first message or gap of ``page`` that is after the times of the query."""
@@ -444,14 +519,18 @@ async def _lines(answer: Answer) -> AsyncIterator[bytes]:
     write = timed_lines if answer.query.has_times else lines
     async with aclosing(answer.messages()) as pages:
         async for messages in pages:
-            yield b"".join(await answer.past.written(messages, write))
+            body = b"".join(await answer.past.written(messages, write))
+            del messages
+            yield body
 
 
 async def _table(answer: Answer) -> AsyncIterator[bytes]:
     yield header(answer.query.topic.channel)
     async with aclosing(answer.messages()) as pages:
         async for messages in pages:
-            yield b"".join(await answer.past.written(messages, rows))
+            body = b"".join(await answer.past.written(messages, rows))
+            del messages
+            yield body
 
 
 async def _object(answer: Answer) -> AsyncIterator[bytes]:
@@ -461,7 +540,9 @@ async def _object(answer: Answer) -> AsyncIterator[bytes]:
     async with aclosing(answer.messages()) as pages:
         async for messages in pages:
             if messages:
-                yield separator + b",".join(await answer.past.written(messages, write))
+                body = separator + b",".join(await answer.past.written(messages, write))
+                del messages
+                yield body
                 separator = b","
     reported = [{"kind": gap.kind, "first": gap.first, "last": gap.last} for gap in answer.gaps]
     yield b'],"gaps":%b,"after":%b}\n' % (

@@ -43,7 +43,7 @@ async def test_each_method_reads_the_archive(past, kept):
     assert await past.find(BTC, 55) == (500, 50)
     assert await past.first_place(BTC) == 100
     assert await past.find_time(NOW + 5 * S) == 499
-    assert (await past.stretches(0, 2**62))[0].after == 99
+    assert (await past.stretches(0, 2**62)).stretches[0].after == 99
     assert await past.snapshot_before(BTC, 900) is None
     assert sorted(await past.trades("BTC-USD", 7, 8)) == [7, 8]
 
@@ -94,7 +94,7 @@ async def test_a_value_that_no_archive_has_is_answered(past, kept, value):
     assert (await past.find(BTC, value) is None) == is_before
     assert await past.snapshot_before(BTC, value) is None
     assert await past.trades("BTC-USD", value, value) == {}
-    assert await past.stretches(value, value) == []
+    assert (await past.stretches(value, value)).stretches == []
     assert past._reader is reader
 
 
@@ -113,11 +113,22 @@ async def test_kept_pages_are_bounded_in_bytes(tmp_path, monkeypatch):
     await past.close()
 
 
+async def test_a_short_page_is_read_for_its_query_alone(past, kept):
+    """A query of few messages neither reads a whole page nor leaves its own to other readers."""
+    short = await past.page([BTC], 0, limit=3)
+    assert [m.trade_id for m in short.messages] == [1, 2, 3]
+    whole = await past.page([BTC], 0)
+    assert len(whole.messages) == 19
+    assert [m.trade_id for m in (await past.page([BTC], 0, limit=4)).messages] == [1, 2, 3, 4]
+    back = await past.page_before([BTC], 2**60, limit=2)
+    assert [m.trade_id for m in back.messages] == [20, 19]
+
+
 async def test_a_page_without_a_gap_is_that_of_a_later_query(past, tmp_path, monkeypatch):
     """Not of one that began before its trades were known."""
     monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 12)
     write(tmp_path / "archive", [*usual(), backfilled(9, 999, 2001)])
-    known_to = await past.known_to()
+    known_to = (await past.stretches(0, 2**62)).known_to
     page = await past.page([BTC], 0, known_to)
 
     assert (known_to, page.known_to, page.is_sealed) == (2001, 2001, True)
@@ -390,12 +401,12 @@ async def test_a_disk_that_hangs_delays_neither_a_stop_nor_many_readers(
 
     async def ask():
         with pytest.raises(PastUnavailable, match="does not answer"):
-            await past.known_to()
+            await past.find_time(2**62)
         refused.append(trio.current_time())
 
     monkeypatch.setattr(trio.to_thread, "run_sync", hang)
     with trio.move_on_after(1):  # a reader that leaves; the thread stays
-        await past.known_to()
+        await past.find_time(2**62)
     began = trio.current_time()
     with capture_logs() as lines:
         async with trio.open_nursery() as nursery:
@@ -411,8 +422,8 @@ async def test_a_disk_that_hangs_delays_neither_a_stop_nor_many_readers(
     monkeypatch.setattr(trio.to_thread, "run_sync", in_thread)
     past._turn.release_on_behalf_of(*hanging)
     with capture_logs() as lines:
-        assert await past.known_to() > 0
-        assert await past.known_to() > 0
+        assert await past.find_time(2**62) > 0
+        assert await past.find_time(2**62) > 0
     assert ["the disk of the history answers again"] == [line["event"] for line in lines]
 
 
@@ -423,6 +434,6 @@ async def test_pages_are_of_the_archive_that_an_abandoned_read_opened(
     page = await past.page([BTC], 0)
     past._close()
     past._ask(lambda reader: reader.known_to())  # by the thread of that read
-    assert await past.known_to() > 0
+    assert await past.find_time(2**62) > 0
 
     assert page is not await past.page([BTC], 0)

@@ -19,7 +19,13 @@ from hedgehogd.fanout.sessions import Sessions
 from hedgehogd.protocol import notices
 from hedgehogd.protocol.commands import ChannelRequest, Command
 from hedgehogd.protocol.wire import WEBSOCKET
-from hedgehogd.recovery.history_port import PastGap, PastPage, PastStretch, PastUnavailable
+from hedgehogd.recovery.history_port import (
+    PastGap,
+    PastPage,
+    PastStretch,
+    PastStretches,
+    PastUnavailable,
+)
 from tests.fakes import FakeMember, make_message
 
 BTC = "BTC-USD"
@@ -107,9 +113,10 @@ class Memory:
     async def stretches(self, since_us, until_us):
         await trio.lowlevel.checkpoint()
         places = [place for place, _, m in self._visible() if since_us <= m.received_us < until_us]
-        return [PastStretch(min(places) - 1, max(places))] if places else []
+        found = [PastStretch(min(places) - 1, max(places))] if places else []
+        return PastStretches(found, max(places, default=0))
 
-    async def page(self, topics, after, known_to=None):
+    async def page(self, topics, after, known_to=None, limit=None):
         await trio.lowlevel.checkpoint()
         kept = [m for place, _, m in self._visible() if is_of(m, topics) and place > after]
         part = [as_one_of(message, topics) for message in kept[: self.page_max]]

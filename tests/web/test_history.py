@@ -5,7 +5,8 @@ import io
 import json
 import shutil
 import threading
-from contextlib import closing
+import weakref
+from contextlib import aclosing, closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -14,6 +15,7 @@ import trio
 from hedgehogd.domain import limits
 from hedgehogd.domain.channel import MATCHES, Topic
 from hedgehogd.domain.instant import to_text
+from hedgehogd.domain.message import Message
 from hedgehogd.domain.record import GapKind, TradeRecord
 from hedgehogd.fanout.turns import CALLER, Readings
 from hedgehogd.log.archive.writer import Sizes
@@ -23,10 +25,11 @@ from hedgehogd.recovery.history_port import (
     BackfilledTrade,
     PastPage,
     PastStretch,
+    PastStretches,
     PastUnavailable,
 )
 from hedgehogd.web.app import make_app
-from hedgehogd.web.history import Answer, Cursor, InTurn, Query
+from hedgehogd.web.history import _BODIES, PAUSES_PER_WORK, Answer, Cursor, InTurn, Query
 from tests.fakes import make_message
 from tests.log import past as archive
 
@@ -37,6 +40,12 @@ TOPIC = MATCHES.topic("BTC-USD")
 
 def trade(number):
     return archive.match(number).payload if number != 8 else archive.backfilled(8, 0, 0).payload
+
+
+@pytest.fixture(autouse=True)
+def every_answer_is_read_twice(monkeypatch):
+    """As if none was short."""
+    monkeypatch.setattr(limits, "HISTORY_HELD_BYTES_MAX", -1)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +194,7 @@ async def test_an_instance_without_history_answers_404(instance):
 async def test_a_store_that_cannot_be_read_is_a_503(client, instance, monkeypatch):
     """A truncated answer would look complete."""
 
-    async def broken(topics, after, known_to):
+    async def broken(topics, after, known_to, limit):
         raise PastUnavailable("disk I/O error")
 
     monkeypatch.setattr(instance.pipe.resumes.past, "page", broken)
@@ -259,7 +268,7 @@ async def test_trades_of_one_address_wait_for_each_other_and_too_many_are_refuse
     assert instance.readings.waiting("192.0.2.2") == 0
 
 
-async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, nursery):
+async def test_all_queries_together_write_for_a_quarter_of_the_time(autojump_clock, nursery):
     """A control request takes some forty turns of the loop and waits for the work in each."""
     readings, turns = Readings(), []
     began = trio.current_time()
@@ -289,7 +298,7 @@ async def test_all_queries_together_write_for_half_of_the_time(autojump_clock, n
     assert max(turns) <= 1.2 * limits.HISTORY_WRITING_TURN_S
     calls = 2 * len(range(0, 95, limits.HISTORY_WRITTEN_MESSAGES_MAX))
     worked_s = calls * limits.HISTORY_WRITING_TURN_S / 2
-    assert trio.current_time() - began == pytest.approx(2 * worked_s)
+    assert trio.current_time() - began == pytest.approx((1 + PAUSES_PER_WORK) * worked_s)
 
 
 async def test_a_large_message_is_encoded_by_a_thread_and_keeps_its_place():
@@ -308,20 +317,25 @@ async def test_a_large_message_is_encoded_by_a_thread_and_keeps_its_place():
     assert threads == [(2, True), (1, False), (1, False), (1, True)]
 
 
-async def test_an_address_pauses_for_as_long_as_its_page_was_read(autojump_clock):
-    """The reading thread competes with the loop for the processor; a fast page needs no pause."""
+async def test_an_address_pauses_after_its_page_was_read(autojump_clock):
+    """The reading thread competes with the loop for the processor; a fast page needs no pause.
+
+    Neither does one that waited for other pages to be read, or that the cache had.
+    """
 
     class Past:
-        async def page(self, topics, after, known_to):
+        async def page(self, topics, after, known_to, limit):
             await trio.sleep(after / 1000)
+            return PastPage([], [], 0, True, False, read_s=limit / 1000)
 
     past, times = InTurn(Past(), Readings(), "a"), []
-    for read_ms in (30, 1):
+    for took_ms, work_ms in ((30, 30), (1, 1), (30, 1), (0, 30)):
         began = trio.current_time()
-        await past.page((), read_ms)
+        await past.page((), took_ms, limit=work_ms)
         times.append(trio.current_time() - began)
 
-    assert times == [pytest.approx(0.060), pytest.approx(0.001)]
+    whole_s = 0.030 * (1 + PAUSES_PER_WORK)
+    assert times == pytest.approx([whole_s, 0.001, 0.030, 0])
 
 
 async def test_queries_of_one_address_wait_for_each_other_and_too_many_are_refused(
@@ -472,20 +486,17 @@ class Recorded:
         self.removed_to = 0
         self.reads = 0
 
-    async def known_to(self):
-        return 0
-
     async def stretches(self, since_us, until_us):
-        return [PastStretch(4, 8)]
+        return PastStretches([PastStretch(4, 8)], 0)
 
-    async def page(self, topics, after, known_to):
+    async def page(self, topics, after, known_to, limit):
         self.reads += 1
         page = self.all()
         found = [m for m in page if m.id > after][:4]
         end = found[-1].id if found else 8
         return PastPage([m for m in page if after < m.id <= end], [], end, end >= 8, False)
 
-    async def page_before(self, topics, before, known_to):
+    async def page_before(self, topics, before, known_to, limit):
         self.reads += 1
         page = self.all()[::-1]
         found = [m for m in page if m.id < before][:2]
@@ -519,6 +530,96 @@ async def test_retention_repeats_no_trade_of_a_divided_gap(order, limit, kept, r
 
     assert found == kept
     assert [m.trade_id async for part in after.messages() for m in part] == rest
+
+
+class Messages(list):
+    """A list that a test may refer to weakly."""
+
+
+@pytest.mark.parametrize("body", _BODIES.values(), ids=_BODIES)
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_slow_reader_holds_no_page(body, order, monkeypatch):
+    """While its bytes wait to be sent: 256 slow readers would hold 500 MB of pages."""
+    past, pages = Exact(), []
+    read = past._page
+
+    def page(numbers):
+        found = read(numbers)
+        found.messages = Messages(found.messages)
+        pages.append(weakref.ref(found.messages))
+        return found
+
+    monkeypatch.setattr(past, "_page", page)
+    query = Query(TOPIC, 0, 2000, None, 150, order == "desc", False)
+    answer = Answer(InTurn(past, Readings(), "a"), query)
+    await answer.measure()
+    pages.clear()
+    async with aclosing(body(answer)) as parts:
+        async for _ in parts:
+            assert [ref() for ref in pages] == [None] * len(pages)
+    assert pages
+
+
+@pytest.mark.parametrize(("held_max", "reads"), [(-1, 2), (0, 1)])
+async def test_a_short_answer_is_read_once(held_max, reads, monkeypatch):
+    """Its messages are held until they are sent; they have no bytes here."""
+    monkeypatch.setattr(limits, "HISTORY_HELD_BYTES_MAX", held_max)
+    past = Recorded()
+    answer = Answer(InTurn(past, Readings(), "a"), Query(TOPIC, 0, 2**60, None, 3, False, False))
+    await answer.measure()
+
+    assert [m.trade_id async for part in answer.messages() for m in part] == [1, 2, 3]
+    assert past.reads == reads
+
+
+class Exact:
+    """A past of messages 1 to 999, each received at its number; a page is as long as requested.
+
+    Attributes:
+        sizes: the lengths of the pages.
+    """
+
+    def __init__(self):
+        self.sizes = []
+
+    async def stretches(self, since_us, until_us):
+        return PastStretches([PastStretch(0, 999)], 999)
+
+    async def page(self, topics, after, known_to, limit):
+        return self._page(range(after + 1, min(after + limit, 999) + 1))
+
+    async def page_before(self, topics, before, known_to, limit):
+        return self._page(range(before - 1, max(0, before - 1 - limit), -1))
+
+    def _page(self, numbers):
+        self.sizes.append(len(numbers))
+        messages = [Message(TOPIC, "match", b"", b"", id=n, received_us=n) for n in numbers]
+        return PastPage(messages, [], numbers[-1], numbers[-1] in {1, 999}, False)
+
+
+@pytest.mark.parametrize(
+    ("order", "limit", "since", "until", "sizes"),
+    [
+        ("asc", 3, 0, 2000, [20]),
+        ("desc", 3, 0, 2000, [20]),
+        ("asc", 50, 0, 2000, [51]),
+        ("asc", 3, 500, 2000, [20, 40, 80, 160, 320]),
+        ("desc", 3, 0, 500, [20, 40, 80, 160, 320]),
+    ],
+)
+async def test_a_page_grows_until_it_has_the_answer(order, limit, since, until, sizes):
+    """A short answer is a short read; one whose times begin inside a block is a few."""
+    past = Exact()
+    query = Query(TOPIC, since, until, None, limit, order == "desc", False)
+    answer = Answer(InTurn(past, Readings(), "a"), query)
+    await answer.measure()
+    begin = max(since, 1) if order == "asc" else min(until, 1000) - 1
+    step = 1 if order == "asc" else -1
+
+    assert past.sizes == sizes
+    assert [m.id async for part in answer.messages() for m in part] == [
+        begin + step * n for n in range(limit)
+    ]
 
 
 async def test_the_second_pass_reads_no_further_than_the_answer():

@@ -278,7 +278,7 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
     gc.collect()
     gc.freeze()
-    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 20, 100)
+    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 100, 100)
     for raw_bytes in options.raw_bytes:
         directory = options.directory / str(raw_bytes)
         try:

@@ -218,7 +218,7 @@ def main() -> None:
     }
     payloads = events(chance, 100)
     gc.freeze()
-    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 20, 100)
+    gc.set_threshold(limits.GC_NEW_OBJECTS_MAX, 100, 100)
     for _ in range(options.rounds):
         figures: dict[str, Any] = {"apply_us": {}, "decode_us": {}}
         for name, (snapshots, stream) in streams.items():

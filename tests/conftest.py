@@ -70,11 +70,17 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def logs_configured_as_before():
     """Fail a test that leaves its configuration of the logs to the tests after it."""
-    before = structlog.get_config()
+    before = _log_configuration()
     yield
-    after = structlog.get_config()
-    structlog.reset_defaults()
+    after = _log_configuration()
+    if before != after:
+        structlog.reset_defaults()
     assert before == after, "the test has left structlog configured otherwise"
+
+
+def _log_configuration():
+    found = structlog.get_config()
+    return {**found, "processors": list(found["processors"])}
 
 
 @pytest.fixture(scope="session")

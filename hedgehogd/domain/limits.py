@@ -380,7 +380,8 @@ HISTORY_AGE_MAX_S = 7 * 86_400.0
 HISTORY_BYTES_MAX = 10 * 1024 * 1024 * 1024
 # Seconds between two removals of expired history.
 HISTORY_RETAIN_S = 60.0
-# Messages of one page of the archive that a daemon reads: at most, and for a query of fewer.
+# Messages of one page of the archive, about: of one that readers share, and the fewest of one that
+# is read for a short query alone.
 HISTORY_PAGE_MESSAGES_MAX = 2_000
 HISTORY_PAGE_MESSAGES_MIN = 20
 # Seconds between two snapshots of a recorded book, so that a reader can start in the middle.
@@ -400,7 +401,7 @@ LEASE_MAX_S = 20.0
 # second of computing at most, a slow disk some seconds more.
 HISTORY_READ_MAX_S = 10.0
 # Bytes of the messages up to which the answer to a history query is held until it is sent, instead
-# of read twice: 1,500 answers that are not read hold 48 MB, with the frame of each message.
+# of read twice.
 HISTORY_HELD_BYTES_MAX = 16 * 1024
 # Messages that one history query returns: by default, and at most.
 HISTORY_QUERY_MESSAGES_DEFAULT_MAX = 1_000

@@ -25,8 +25,11 @@ HOLD_BYTES = 160
 _SLACK = 32  # relief ends 1/32 of the bound below it, so that the search is rare
 
 
-class _Shared(msgspec.Struct, gc=False):
-    """An object that is counted once; the reference keeps its ``id`` from being reused."""
+class _Shared(msgspec.Struct, gc=False, eq=False):
+    """An object that is counted once; the reference keeps its ``id`` from being reused.
+
+    The object refers to no account and no budget: the cycle collector does not look here.
+    """
 
     thing: object
     size: int

@@ -123,11 +123,18 @@ class Readings(Queues):
     """Divides history among the addresses that query it: each reads one page at a time.
 
     A hundred queries of one address wait for each other to read, and no other address waits for
-    them. To encode their answers, all queries wait for each other.
+    them. To encode their answers in the loop, all queries wait for each other, and so do those
+    that encode a large message in a thread, among themselves.
+
+    Attributes:
+        threads: the tasks of each address that encode a large message, or pause after it.
+        encoding: its owner encodes a large message.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.threads = Queues()
+        self.encoding = trio.Lock()
         self._writers = Queues()
         self._writing = trio.Lock()
 

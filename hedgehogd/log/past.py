@@ -107,9 +107,9 @@ class ArchivePast:
     ) -> PastPage:
         """See ``recovery.history_port.Past``."""
         key = (frozenset(topics), after)
-        if limit is not None and limit < limits.HISTORY_PAGE_MESSAGES_MAX:
-            return await self._in_turn(lambda reader: reader.page(key[0], after, limit, known_to))
         page = self._kept(key, known_to)
+        if page is None and limit is not None and limit < limits.HISTORY_PAGE_MESSAGES_MAX // 2:
+            return await self._in_turn(lambda reader: reader.page(key[0], after, limit, known_to))
         if page is None:
             async with (
                 self._queues.turn(CALLER.get()),

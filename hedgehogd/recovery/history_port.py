@@ -136,7 +136,8 @@ class PastPage(msgspec.Struct):
         shared: what ``service`` makes of it for all who get it.
         known_to: backfilled trades that were recorded up to this place are at the place of their
             gap; 0 where there are none.
-        read_s: seconds of the processor that it took to read, without waits.
+        read_s: seconds of the processor that it took to read, without waits; a reader that pauses
+            for it sets it to 0.
     """
 
     messages: list[Message]
@@ -206,7 +207,8 @@ class Past(Protocol):
             known_to: backfilled trades that were recorded up to this place are at the place of
                 their gap, later ones nowhere; None for all that are known now.
             limit: messages that are enough, so that a short answer is a short read; the page may
-                have more. None for a page that other readers share.
+                have more, or fewer without being the last. None for a page that other readers
+                share.
         """
 
     async def page_before(

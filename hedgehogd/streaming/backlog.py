@@ -26,7 +26,7 @@ from hedgehogd.engine.chunk import Chunk
 from hedgehogd.engine.memory import weight
 
 
-class _Waiting(msgspec.Struct, gc=False):
+class _Waiting(msgspec.Struct, gc=False, eq=False):
     """A waiting chunk; slow subscribers have a hundred thousand of them, which form no cycle.
 
     Attributes:

@@ -1,13 +1,13 @@
 """``GET /api/v1/history/<pair>``: stream the recorded messages of one channel of a pair.
 
-The archive is read twice. The first pass finds the last message of the answer, because the response
-head states the cursor and the number of gaps. The second pass sends page after page up to that
-cursor, and holds one page at a time. Neither has records that were written, or trades that were
-backfilled, after the first one began. Messages that retention removes between the two are not sent,
-and no gap of the answer counts them. The messages of a short answer are held by the first pass, and
-there is no second one.
+The archive is read twice for an answer that is too long to be held. The first pass finds the last
+message of the answer, because the response head states the cursor and the number of gaps. The
+second pass sends page after page up to that cursor, and holds one page at a time. Neither has
+records that were written, or trades that were backfilled, after the first one began. Messages that
+retention removes between the two are not sent, and no gap of the answer counts them.
 """
 
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -53,6 +53,7 @@ from hedgehogd.recovery.history_port import (
 )
 from hedgehogd.web.parameters import query
 
+_Write = Callable[[Sequence[Message]], bytes]
 AFTER_HEADER = "Hedgehog-After"
 GAPS_HEADER = "Hedgehog-Gaps"
 FORMS = {"ndjson": "application/x-ndjson", "json": "application/json", "csv": "text/csv"}
@@ -61,7 +62,7 @@ PAUSES_PER_WORK = 3
 """The pauses of a query, in times of its work before each.
 
 The thread that reads takes the interpreter from the loop. So one address has it for a quarter of
-the time, and all together encode for a quarter of the time.
+the time, and all long answers together are encoded in a quarter of the loop's time.
 """
 
 
@@ -164,8 +165,9 @@ class InTurn:
     ) -> PastPage:
         """Read a page (``recovery.history_port.Past``), then pause after long work on it.
 
-        The turn includes the pause, so the address cannot use the archive for longer than a quarter
-        of the time.
+        The turn includes the pause, so reads of ``HISTORY_PAUSE_MIN_S`` of the processor or more
+        use at most a quarter of its time for each address; shorter ones, and waits for the disk,
+        are not counted.
 
         Raises:
             PastUnavailable: the archive cannot be read now.
@@ -193,34 +195,55 @@ class InTurn:
             page = await read()
             # A page that the cache had took no time; one that was read late took longer than this.
             worked_s = min(page.read_s, trio.current_time() - began)
+            page.read_s = 0.0  # further readers of the page that waited for it have not read it
             if worked_s >= limits.HISTORY_PAUSE_MIN_S:
                 await trio.sleep(PAUSES_PER_WORK * worked_s)
         return page
 
-    async def written(
-        self, messages: Sequence[Message], write: Callable[[Sequence[Message]], bytes]
-    ) -> list[bytes]:
+    async def written(self, messages: Sequence[Message], write: _Write) -> list[bytes]:
         """Encode ``messages`` by ``write``, a part in each writing turn; return all parts.
 
-        A turn ends with a pause, so that all queries together use at most a quarter of the loop's
-        time. A thread encodes large messages, such as a book's snapshot.
+        A turn ends with a pause, so that all long answers together use at most a quarter of the
+        loop's time. A thread encodes large messages, such as a book's snapshot.
         """
         parts: list[bytes] = []
-        groups = _groups(messages)
-        while True:
-            async with self._readings.writing_turn(self._share):
+        groups = deque(_groups(messages))
+        while groups:
+            if _is_large(groups[0]):
+                parts.append(await self._write_in_thread(write, groups.popleft()))
+            else:
+                parts += await self._write_in_loop(write, groups)
+        return parts
+
+    async def _write_in_loop(self, write: _Write, groups: deque[Sequence[Message]]) -> list[bytes]:
+        """Encode the next ``groups`` in one writing turn; return their parts, and remove them."""
+        parts: list[bytes] = []
+        async with self._readings.writing_turn(self._share):
+            began = trio.current_time()
+            worked_s = 0.0
+            while groups and worked_s < limits.HISTORY_WRITING_TURN_S and not _is_large(groups[0]):
+                parts.append(write(groups.popleft()))
+                worked_s = trio.current_time() - began
+            # The loop has a turn after the last part, too, before another query works.
+            await trio.sleep(PAUSES_PER_WORK * worked_s if groups else 0)
+        return parts
+
+    async def _write_in_thread(self, write: _Write, group: Sequence[Message]) -> bytes:
+        """Encode one large message; only other large messages wait meanwhile.
+
+        The pause afterwards is for this address alone.
+        """
+        async with self._readings.threads.turn(self._share):
+            async with self._readings.encoding:
                 began = trio.current_time()
-                worked_s = 0.0
-                while worked_s < limits.HISTORY_WRITING_TURN_S:
-                    group = next(groups, None)
-                    if group is None:
-                        return parts
-                    if sum(len(each.payload) for each in group) < limits.HISTORY_LARGE_BYTES:
-                        parts.append(write(group))
-                    else:
-                        parts.append(await trio.to_thread.run_sync(write, group))
-                    worked_s = trio.current_time() - began
-                await trio.sleep(PAUSES_PER_WORK * worked_s)
+                part = await trio.to_thread.run_sync(write, group)
+                worked_s = trio.current_time() - began
+            await trio.sleep(PAUSES_PER_WORK * worked_s)
+        return part
+
+
+def _is_large(group: Sequence[Message]) -> bool:
+    return sum(len(each.payload) for each in group) >= limits.HISTORY_LARGE_BYTES
 
 
 def _groups(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
@@ -317,11 +340,14 @@ class Answer:
         While the caller sends a page, no generator refers to it, so that a slow reader holds bytes
         alone.
 
+        A short answer is the one that was measured, in one piece.
+
         Raises:
             PastUnavailable: the archive cannot be read now.
         """
         if self._held is not None:
-            yield self._held
+            held, self._held = [self._held], []
+            yield held.pop()
             return
         async with aclosing(self._pages()) as pages:
             async for messages, _ in pages:
@@ -338,9 +364,11 @@ class Answer:
         return [m for m in messages if not is_beyond(end, m.id, m.trade_id or 0)]
 
     def _hold(self, messages: list[Message]) -> None:
-        """Hold the next messages of the answer, unless they have too many bytes."""
+        """Hold the next messages of the answer, unless it has too many bytes."""
+        if self._held is None:
+            return
         self._held_bytes += sum(len(message.payload) for message in messages)
-        if self._held is None or self._held_bytes > limits.HISTORY_HELD_BYTES_MAX:
+        if self._held_bytes > limits.HISTORY_HELD_BYTES_MAX:
             self._held = None
         else:
             self._held += messages
@@ -359,12 +387,13 @@ class Answer:
         asked, topics = self.query, (self.query.topic,)
         is_back = asked.is_newest_first
         read = self.past.page_before if is_back else self.past.page
-        # One message more shows that the answer is full. If most of a page is of other times, the
-        # next page is larger.
+        # One message more shows that the answer is full. Each further page is twice as large: most
+        # of the first one may be of other times.
         size = max(asked.limit + 1, limits.HISTORY_PAGE_MESSAGES_MIN)
         for first, last in reversed(self._stretches) if is_back else self._stretches:
             at = self._begin(first, last)
             while first + 1 < at if is_back else at < last:
+                size = min(size, limits.HISTORY_PAGE_MESSAGES_MAX)
                 page = await read(topics, at, self._known_to, size)
                 size *= 2
                 found = [self._part(page, first, last)]

@@ -298,7 +298,10 @@ async def test_all_queries_together_write_for_a_quarter_of_the_time(autojump_clo
     assert max(turns) <= 1.2 * limits.HISTORY_WRITING_TURN_S
     calls = 2 * len(range(0, 95, limits.HISTORY_WRITTEN_MESSAGES_MAX))
     worked_s = calls * limits.HISTORY_WRITING_TURN_S / 2
-    assert trio.current_time() - began == pytest.approx((1 + PAUSES_PER_WORK) * worked_s)
+    last_s = limits.HISTORY_WRITING_TURN_S  # of each query, without a pause
+    assert trio.current_time() - began == pytest.approx(
+        worked_s + PAUSES_PER_WORK * (worked_s - 2 * last_s)
+    )
 
 
 async def test_a_large_message_is_encoded_by_a_thread_and_keeps_its_place():
@@ -315,6 +318,34 @@ async def test_a_large_message_is_encoded_by_a_thread_and_keeps_its_place():
 
     assert b"".join(parts) == b"".join(message.payload for message in messages)
     assert threads == [(2, True), (1, False), (1, False), (1, True)]
+
+
+async def test_a_short_answer_does_not_wait_for_large_messages_of_others(autojump_clock, nursery):
+    """A thread encodes a book in half a second, and its address pauses three times as long."""
+    readings, ends = Readings(), []
+    large = [make_message("level2", filling="x" * 40_000) for _ in range(3)]
+    small = [make_message("ticker", "BTC-USD", number) for number in range(95)]
+
+    async def in_thread(write, part):
+        await trio.sleep(0.5)
+        return write(part)
+
+    async def others(share):
+        await InTurn(None, readings, share).written(large, lambda part: part[0].payload)
+        ends.append(trio.current_time())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", in_thread)
+        began = trio.current_time()
+        async with trio.open_nursery() as queries:
+            for share in ("a", "b"):
+                queries.start_soon(others, share)
+            await trio.sleep(0.1)
+            await InTurn(None, readings, "c").written(small, lambda part: b"".join([b"x"]))
+            took_s = trio.current_time() - began - 0.1
+    assert took_s == pytest.approx(0)
+    # One at a time; the other address is served in the pause of the first one.
+    assert [at - began for at in ends] == pytest.approx([6.0, 6.5])
 
 
 async def test_an_address_pauses_after_its_page_was_read(autojump_clock):
@@ -532,32 +563,36 @@ async def test_retention_repeats_no_trade_of_a_divided_gap(order, limit, kept, r
     assert [m.trade_id async for part in after.messages() for m in part] == rest
 
 
-class Messages(list):
-    """A list that a test may refer to weakly."""
+class Weak(Message, weakref=True, gc=True):
+    """A message that a test may refer to weakly."""
 
 
 @pytest.mark.parametrize("body", _BODIES.values(), ids=_BODIES)
+@pytest.mark.parametrize("held_max", [-1, 0])
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_a_slow_reader_holds_no_page(body, order, monkeypatch):
+async def test_a_slow_reader_holds_no_message(body, held_max, order, monkeypatch):
     """While its bytes wait to be sent: 256 slow readers would hold 500 MB of pages."""
-    past, pages = Exact(), []
-    read = past._page
+    monkeypatch.setattr(limits, "HISTORY_HELD_BYTES_MAX", held_max)
+    monkeypatch.setattr(limits, "HISTORY_PAGE_MESSAGES_MAX", 50)  # whole pages, then a part of one
+    past, read = Exact(), []
 
     def page(numbers):
-        found = read(numbers)
-        found.messages = Messages(found.messages)
-        pages.append(weakref.ref(found.messages))
-        return found
+        past.sizes.append(len(numbers))
+        messages = [Weak(TOPIC, "match", b"", b"{}", id=n, received_us=n) for n in numbers]
+        read.extend(map(weakref.ref, messages))
+        return PastPage(messages, [], numbers[-1], False, False)
 
     monkeypatch.setattr(past, "_page", page)
-    query = Query(TOPIC, 0, 2000, None, 150, order == "desc", False)
+    query = Query(TOPIC, 0, 2000, None, 170, order == "desc", False)
     answer = Answer(InTurn(past, Readings(), "a"), query)
     await answer.measure()
-    pages.clear()
+    waited = 0
     async with aclosing(body(answer)) as parts:
-        async for _ in parts:
-            assert [ref() for ref in pages] == [None] * len(pages)
-    assert pages
+        async for part in parts:
+            waited += part.count(b"{}")
+            assert [ref() for ref in read if ref() is not None] == []
+    assert waited == (0 if body is _BODIES["text/csv"] else 170)
+    assert len(past.sizes) > 2
 
 
 @pytest.mark.parametrize(("held_max", "reads"), [(-1, 2), (0, 1)])
@@ -630,6 +665,24 @@ async def test_the_second_pass_reads_no_further_than_the_answer():
     past.reads = 0
     assert [m.trade_id async for part in answer.messages() for m in part] == [1, 2, 3, 4]
     assert past.reads == 1
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_page_of_two_stretches_gives_each_message_once(order):
+    """Only blocks of other topics, of other times, may be between the stretches."""
+    past = Exact()
+
+    async def stretches(since_us, until_us):
+        return PastStretches([PastStretch(0, 10), PastStretch(12, 999)], 999)
+
+    past.stretches = stretches
+    query = Query(TOPIC, 0, 2000, None, 100, order == "desc", False)
+    answer = Answer(InTurn(past, Readings(), "a"), query)
+    await answer.measure()
+    found = [m.id async for part in answer.messages() for m in part]
+
+    expected = [n for n in range(1, 1000) if n not in {11, 12}]
+    assert found == (expected if order == "asc" else expected[::-1])[:100]
 
 
 @pytest.mark.parametrize(

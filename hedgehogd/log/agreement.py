@@ -78,8 +78,9 @@ def agree(window: Path, archive: Path, names: Mapping[str, str], term: int) -> b
 def agree_on_window(archive: Path, window: Path) -> None:
     """Compare the window of an archive that is being written with ours; it may wait for its name.
 
-    Not for the loop. A writer locks the archive and then names its window there: until it has, the
-    name is that of an earlier window, which the end of the machine has removed perhaps.
+    Not for the loop. A writer locks the archive and then names its window there: until it has,
+    there is no name, or that of an earlier window, which the end of the machine has removed
+    perhaps. An archive that is locked and stays without a name is being migrated.
 
     Raises:
         OperatorError: an instance with another window writes the archive.
@@ -87,11 +88,11 @@ def agree_on_window(archive: Path, window: Path) -> None:
     with suppress(OSError):
         ours, named = _inode(window), _read(archive)
         for _ in range(_LOOKS):
-            if not named or named.get(_INODE) == ours or not _is_written(archive):
-                break
+            if named.get(_INODE) == ours or not _is_written(archive):
+                return
             time.sleep(_LOOK_S)
             named = _read(archive)
-        else:
+        if named and named.get(_INODE) != ours:
             raise OperatorError(
                 f"an instance whose log is in {named.get(_WINDOW)} records the history in"
                 f" {archive}; this one has its log in {window}\n  Expected the same --runtime-dir"

@@ -96,6 +96,27 @@ def test_a_writer_that_has_just_locked_the_archive_names_its_window(window, arch
         agree_on_window(archive, window)
 
 
+def test_the_first_writer_of_an_archive_names_its_window_a_moment_later(
+    window, archive, tmp_path, monkeypatch
+):
+    """A second writer that starts at that instant is refused all the same."""
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setattr(agreement.time, "sleep", lambda _: write_window(archive, other))
+    with (archive / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(OperatorError, match=f"log is in {other}"):
+            agree_on_window(archive, window)
+
+
+def test_an_archive_that_is_migrated_has_no_window(window, archive, monkeypatch):
+    """The start waits for the lock, as for that of a writer that has just ended."""
+    monkeypatch.setattr(agreement.time, "sleep", lambda _: None)
+    with (archive / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        agree_on_window(archive, window)
+
+
 def test_an_instance_that_locks_the_archive_for_a_new_window_names_it(window, archive):
     """A second instance that starts at that instant is not refused."""
     (archive / FILE).write_text('{"window": "/run/removed", "inode": "1:2"}')

@@ -10,6 +10,7 @@ from hedgehogd.domain.errors import EXIT_CONFIG, OperatorError
 from hedgehogd.domain.feed_address import parse_url
 from hedgehogd.settings.credentials import NAMES, check_secrecy, read_credentials
 from hedgehogd.settings.keys import Settings
+from tests.e2e.harness import free_port
 
 SECRET = base64.b64encode(b"house secret").decode()
 CONTENTS = ("the-key-itself", SECRET, "the-passphrase-itself")
@@ -106,7 +107,7 @@ def test_an_unencrypted_feed_on_another_machine_is_refused_by_name(url):
 async def test_a_daemon_with_a_key_does_not_even_dial_an_unencrypted_feed(write):
     """The daemon makes the check before it dials, and its error does not quote the key."""
     settings = Settings(
-        feed_where="ws://feed.invalid/", feed_credentials=str(write()), serve_port=0
+        feed_where="ws://feed.invalid/", feed_credentials=str(write()), serve_port=free_port()
     )
     with pytest.raises(ExceptionGroup) as caught:
         await Daemon(settings).run()

@@ -129,8 +129,8 @@ INBOX_BATCHES_MAX = 256
 # Messages joined into one write: deliveries that arrive during a publish are joined up to this
 # count, 30 to 90 KB, far below BACKLOG_BYTES_MAX.
 MESSAGES_PER_WRITE_MAX = 256
-# New objects between two runs of Python's cycle collector: 60 connections create as many. A run
-# over these objects is a pause of a millisecond or two.
+# New objects between two runs of Python's cycle collector: 60 connections create as many. Under
+# the attack "stuck streams" runs over 20,000 were pauses of 13 to 57 ms, over 4,000 of 2 to 22 ms.
 GC_NEW_OBJECTS_MAX = 4_000
 # Writes in one turn of the loop before other tasks run: about 2 ms. A control request takes some
 # 40 turns, so a subscriber's request waits for as many.

@@ -27,7 +27,7 @@ from hedgehogd.engine.memory import weight
 
 
 class _Waiting(msgspec.Struct, gc=False, eq=False):
-    """A waiting chunk; slow subscribers have a hundred thousand of them, which form no cycle.
+    """A waiting chunk; slow subscribers have many of them, which form no cycle.
 
     Attributes:
         chunk: the chunk.

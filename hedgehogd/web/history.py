@@ -148,7 +148,7 @@ class InTurn:
 
     Only queries of the same address wait for each other to read; all queries do to encode. A turn
     includes a pause of ``PAUSES_PER_WORK`` times its work, except after a short read or the
-    last encoded message.
+    last small message of a page.
     """
 
     def __init__(self, past: Past, readings: Readings, share: str) -> None:

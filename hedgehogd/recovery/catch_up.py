@@ -26,7 +26,7 @@ from hedgehogd.recovery.delivery import Giving, Returning
 from hedgehogd.recovery.history_cursor import Reading
 from hedgehogd.recovery.history_port import CALLER, PastPage
 from hedgehogd.recovery.pages import Page, with_gaps, with_holes
-from hedgehogd.recovery.peer_recovery import Found, Neighbours
+from hedgehogd.recovery.peer_recovery import Asks, Found, Neighbours
 from hedgehogd.recovery.progress import Progress
 from hedgehogd.recovery.service import Resumes
 
@@ -105,24 +105,35 @@ class CatchUp(Giving):
         return self._tape.known_from(topic)
 
     async def _wait_for_the_feed(self) -> None:
-        """Wait while a position is ahead of what has come; this instance is a little late."""
+        """Wait while a position is ahead of what has come; this instance is a little late.
+
+        A topic without a message here waits, beyond the deadline, for ``RESUME_ASKS_MAX`` answers
+        of peer instances: they may be busy or starting.
+        """
         until = trio.current_time() + limits.RESUME_AHEAD_MAX_S
-        while True:
-            ahead = [topic for topic in sorted(self._topics()) if await self._is_ahead(topic)]
-            if not ahead:
-                return
-            if await self._fetch_quiet(ahead):
-                continue
+        asks = Asks(self._tape, self._resumes.wall_us)
+        while ahead := [topic for topic in sorted(self._topics()) if await self._is_ahead(topic)]:
+            can_ask = self._neighbours.exist
             if trio.current_time() >= until:
-                break
-            await trio.sleep(limits.RESUME_LOOK_S)
-        await self._lose(ahead)
+                hopeful = {topic for topic in ahead if can_ask and asks.may_follow(topic)}
+                await self._lose(topic for topic in ahead if topic not in hopeful)
+            quiet = asks.due(ahead) if can_ask else []
+            if not quiet:
+                await trio.sleep(limits.RESUME_LOOK_S)
+            elif await self._fetch_quiet(quiet):
+                until = max(until, trio.current_time() + limits.RESUME_AHEAD_MAX_S)
 
     async def _lose(self, ahead: Iterable[Topic]) -> None:
-        """These positions are not of this market, or nobody has what follows on them any more."""
+        """These positions are not of this market, or nobody has what follows on them any more.
+
+        A topic whose messages have come here meanwhile is left out.
+        """
         for topic in ahead:
-            await self._tell_gap(topic, (self._progress[topic].reached or 0) + 1, None)
+            reached, last = self._progress[topic].reached or 0, self._tape.last_sequence(topic)
+            if last is not None and last >= reached:
+                continue
             self._progress[topic] = Progress(Start(after_us=self._began_us, is_new=True))
+            await self._tell_gap(topic, reached + 1, None)
 
     async def _is_ahead(self, topic: Topic) -> bool:
         reached = self._progress[topic].reached
@@ -226,10 +237,12 @@ class CatchUp(Giving):
                 # A record has begun, or broken off, meanwhile; nobody was asked about that.
             await self._give_up(lacking)
 
-    async def _fill(self, topics: list[Topic], hole: InBand | None = None) -> bool:
+    async def _fill(
+        self, topics: list[Topic], hole: InBand | None = None, *, is_repeated: bool = False
+    ) -> bool:
         """Take from other instances what they have of ``topics``; say whether they had it."""
         after = {topic: self._progress[topic].reached for topic in topics}
-        found = await self._neighbours.fetch(after, hole)
+        found = await self._neighbours.fetch(after, hole, is_repeated=is_repeated)
         if found is None:
             return False
         await self._give_found(topics, found)
@@ -243,19 +256,8 @@ class CatchUp(Giving):
             if topic in found.records:
                 self._reach(self._progress[topic], found.records[topic])
 
-    async def _fetch_quiet(self, topics: list[Topic]) -> bool:
-        """Take what others have of topics that have not spoken here; say whether that is all.
-
-        What comes later has to come here as well, so our own feed must have flowed for a while.
-        """
-        since_us = self._resumes.wall_us() - int(limits.RESUME_MARGIN_S * _US)
-        quiet = []
-        for topic in topics:
-            flows_us = self._tape.flows_since(topic.product_id)
-            is_silent = self._tape.known_from(topic) is None
-            is_silent = is_silent and not self._neighbours.were_asked([topic])
-            if is_silent and flows_us is not None and flows_us < since_us:
-                quiet.append(topic)
+    async def _fetch_quiet(self, quiet: list[Topic]) -> bool:
+        """Take what peers have of topics that have no message here; return whether that is all."""
         # A trade that is behind both of its positions has its place among the events of full.
         twins = [
             full
@@ -265,7 +267,8 @@ class CatchUp(Giving):
             and full not in quiet
         ]
         both = [*quiet, *twins]
-        if not quiet or not await self._fill(both):
+        self._neighbours.ask_again()
+        if not await self._fill(both, is_repeated=True):
             return False
         for topic in both:
             if self._tape.known_from(topic) is None:
@@ -353,7 +356,7 @@ class CatchUp(Giving):
             else:
                 await self._give_page(page, ahead)
         if now > self._flows_at + limits.RESUME_PATIENCE_S:  # or its numbers have begun anew
-            await self._lose(ahead)
+            await self._lose(self._past_tape())
         await trio.sleep(limits.RESUME_LOOK_S)
 
     async def _read_more(self) -> PastPage | None:

@@ -1,6 +1,8 @@
 """Other instances, as one stream that comes back has them asked."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import trio
@@ -9,7 +11,7 @@ from hedgehogd.domain import limits
 from hedgehogd.domain.channel import Topic
 from hedgehogd.domain.message import Message
 from hedgehogd.engine.gap_marker import InBand
-from hedgehogd.engine.tape import Known, positions
+from hedgehogd.engine.tape import Known, Tape, positions
 from hedgehogd.recovery.service import Resumes
 
 _US = 1_000_000
@@ -27,6 +29,45 @@ class Found(NamedTuple):
     records: Mapping[Topic, Known]
 
 
+class Asks:
+    """When one stream asks peer instances about topics that have no message here.
+
+    A message that a peer does not have yet has to come here as well, so our own feed must have
+    flowed for ``RESUME_MARGIN_S``. There are up to ``RESUME_ASKS_MAX`` asks for each topic, with
+    as long a pause between them.
+
+    Args:
+        tape: our tape.
+        wall_us: the wall clock, µs since the epoch.
+    """
+
+    def __init__(self, tape: Tape, wall_us: Callable[[], int]) -> None:
+        self._tape = tape
+        self._wall_us = wall_us
+        self._asked: Counter[Topic] = Counter()
+        self._asked_at: dict[Topic, float] = {}
+
+    def may_follow(self, topic: Topic) -> bool:
+        """Return True if an ask for ``topic`` is due, now or later."""
+        has_flow = self._tape.flows_since(topic.product_id) is not None
+        is_silent = self._tape.known_from(topic) is None
+        return is_silent and has_flow and self._asked[topic] < limits.RESUME_ASKS_MAX
+
+    def due(self, topics: Iterable[Topic]) -> list[Topic]:
+        """Return those of ``topics`` for which an ask is due now, and count it."""
+        now, found = trio.current_time(), []
+        margin_s = limits.RESUME_MARGIN_S
+        since_us = self._wall_us() - int(margin_s * _US)
+        for topic in filter(self.may_follow, topics):
+            flows_us = self._tape.flows_since(topic.product_id)
+            has_flowed = flows_us is not None and flows_us < since_us
+            if has_flowed and now >= self._asked_at.get(topic, -math.inf) + margin_s:
+                self._asked[topic] += 1
+                self._asked_at[topic] = now
+                found.append(topic)
+        return found
+
+
 class Neighbours:
     """Those who may have what nobody here has.
 
@@ -41,6 +82,11 @@ class Neighbours:
         self._is_alone = is_alone
         self._asked: set[Topic] = set()
 
+    @property
+    def exist(self) -> bool:
+        """Whether there are any who can be asked."""
+        return not self._is_alone and self._resumes.others is not None
+
     def were_asked(self, topics: Iterable[Topic]) -> bool:
         """Say whether they were asked for all of ``topics`` already."""
         return self._asked.issuperset(topics)
@@ -50,7 +96,11 @@ class Neighbours:
         self._asked.clear()
 
     async def fetch(
-        self, after: Mapping[Topic, int | None], hole: InBand | None = None
+        self,
+        after: Mapping[Topic, int | None],
+        hole: InBand | None = None,
+        *,
+        is_repeated: bool = False,
     ) -> Found | None:
         """Return what they have behind ``after``; None when they lack some of it.
 
@@ -60,11 +110,11 @@ class Neighbours:
         were_asked = hole is None and self._asked.intersection(after)
         self._asked.update(after)
         known = {topic: number for topic, number in after.items() if number is not None}
-        others = None if self._is_alone else self._resumes.others
-        if others is None or were_asked or len(known) < len(after):
+        others = self._resumes.others
+        if not self.exist or others is None or were_asked or len(known) < len(after):
             return None
         await self._wait(after, hole)
-        found = await self._resumes.ask(others, known, hole)
+        found = await self._resumes.ask(others, known, hole, is_repeated=is_repeated)
         if found is None:
             return None
         last = {t: each.sequence or 0 for each in found for t in positions(each)}

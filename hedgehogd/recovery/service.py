@@ -55,8 +55,8 @@ class Resumes:
         self.replayed = 0
         self.expired = 0
         self._asking = trio.CapacityLimiter(limits.RESUMES_ASKING_MAX)
-        # when nobody had what is missing of some topics in a hole, by its place
-        self._nowhere: dict[tuple[frozenset[Topic], int], float] = {}
+        # when no peer had what is missing of some topics in a gap, or behind some positions
+        self._nowhere: dict[tuple[frozenset[object], int], float] = {}
         self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
         self.budget = budget
         self._account = budget.account(self._forget_pages)
@@ -82,18 +82,29 @@ class Resumes:
                     nursery.start_soon(self._begun.popleft().run)
 
     async def ask(
-        self, others: Others, after: Mapping[Topic, int], hole: InBand | None
+        self,
+        others: Others,
+        after: Mapping[Topic, int],
+        hole: InBand | None,
+        *,
+        is_repeated: bool = False,
     ) -> list[Message] | None:
         """Return what ``others`` have behind these positions; None when nobody has all of it.
 
-        A few are asked for at a time. That nobody has what is missing in a ``hole`` is
-        remembered for a while: those who come back together meet the same.
+        A few are asked for at a time. That nobody has what is missing in a ``hole``, or behind the
+        positions of an ask that ``is_repeated`` later, is remembered for a while: subscribers that
+        resume together lack the same messages.
         """
-        key = None if hole is None else (frozenset(after), hole.id)
+        key: tuple[frozenset[object], int] | None = None
+        pause_s = limits.RESUME_MARGIN_S
+        if hole is not None:
+            key, pause_s = (frozenset(after), hole.id), limits.RESUME_NOWHERE_S
+        elif is_repeated:
+            key = (frozenset(after.items()), 0)
         with trio.move_on_after(limits.RESUME_PATIENCE_S):
             async with self._asking:
                 since = -math.inf if key is None else self._nowhere.get(key, -math.inf)
-                if trio.current_time() < since + limits.RESUME_NOWHERE_S:
+                if trio.current_time() < since + pause_s:
                     return None
                 found = await others.fetch(after)
             if found is None and key is not None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from hedgehogd.domain import limits
-from hedgehogd.domain.channel import MATCHES, TICKER
+from hedgehogd.domain.channel import BY_ALIAS, MATCHES, TICKER
 from hedgehogd.domain.errors import CLOSE_EXPIRED
 from hedgehogd.domain.position import Start, from_text
 from hedgehogd.engine.delivery import Delivery
@@ -732,28 +732,164 @@ async def test_others_have_what_a_quiet_topic_said_before(back, autojump_clock):
     assert data(member) == [4, 5, 6]
 
 
-async def test_before_the_feed_flows_others_do_not_help(back, autojump_clock):
-    """What came behind their answer would come to nobody."""
-    back.pipe.resumes.others = others = Remembering(channel="none")
+async def test_without_a_flow_of_the_feed_no_peer_is_asked(back, autojump_clock):
+    """A message after a peer's answer would not come here."""
+    back.pipe.resumes.others = others = Remembering(4)
     member, _ = back.come({MATCH: Start(3)})
-    await trio.sleep(limits.RESUME_AHEAD_MAX_S - 1)
-    assert others.asked == []
-    await back.publish("heartbeat", 3)
-    await trio.sleep(2)
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S + 0.5)
 
     assert (told(member), others.asked) == ([gap(4, None), resumed(0)], [])
 
 
-async def test_others_who_know_as_little_do_not_help(back, autojump_clock):
+async def test_a_feed_that_flows_late_may_have_peers_asked_after_the_deadline(back, autojump_clock):
+    """The instance had just started when its subscriber resumed."""
+    back.pipe.resumes.others = others = Remembering(4)
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S - 1)
+    await back.publish("heartbeat", 3)
+    await trio.sleep(limits.RESUME_MARGIN_S - 0.5)
+    assert (told(member), others.asked) == ([], [])
+    await trio.sleep(3)
+
+    assert (data(member), told(member), others.asked) == ([4], [resumed(1)], [{MATCH: 3}])
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+async def test_others_who_know_as_little_do_not_help(back, autojump_clock, is_strict):
     """Then a quiet topic is one of which nothing is known."""
     back.pipe.resumes.others = others = Remembering(channel="none")
     await back.publish("heartbeat", 3)
-    await back.publish("ticker", 3)
-    member, _ = back.come({MATCH: Start(3), TICK: Start(9)})
-    await trio.sleep(limits.RESUME_AHEAD_MAX_S + 1)
+    member, _ = back.come({MATCH: Start(3)}, is_strict=is_strict)
+    await trio.sleep(limits.RESUME_MARGIN_S * limits.RESUME_ASKS_MAX)
+    assert (told(member), member.ends) == ([], [])
+    await trio.sleep(1)
 
-    assert told(member)[:-1] == [gap(4, None), gap(10, None, "ticker")]
-    assert others.asked == [{MATCH: 3}]
+    assert others.asked == [{MATCH: 3}] * limits.RESUME_ASKS_MAX
+    assert told(member) == ([] if is_strict else [gap(4, None), resumed(0)])
+    assert [code for code, _ in member.ends] == [4002] * is_strict
+
+
+@pytest.mark.parametrize(("sequence", "channel"), [(9, "ticker"), (3, "matches")])
+async def test_only_topics_without_a_message_here_wait_longer_than_the_deadline(
+    back, autojump_clock, sequence, channel
+):
+    """A position ahead of messages that have come is of another market; so is one of a peer."""
+    topic = MATCH._replace(channel=channel)
+    is_alone = channel == "matches"
+    back.pipe.resumes.others = others = Remembering(4, channel="none")
+    await back.publish("heartbeat", 3)
+    await back.publish("ticker", 3)
+    member = FakeMember(WEBSOCKET)
+    session = Session("1.7", member, WEBSOCKET, back.pipe, 100)
+    member.session = session
+    back.sessions.add(session)
+    request = (ChannelRequest(BY_ALIAS[channel], (BTC,)),)
+    session.apply(Command(True, request, since={topic: Start(sequence)}, is_alone=is_alone))
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S + 0.2)
+
+    assert told(member) == [gap(sequence + 1, None, channel), resumed(0, topic)]
+    assert others.asked == []
+
+
+async def test_peers_that_are_busy_are_asked_again_before_a_position_is_given_up(
+    back, autojump_clock
+):
+    """A peer that gives no answer at first may have the messages of the topic a little later."""
+    back.pipe.resumes.others = others = Remembering(4, channel="none")
+    await back.publish("heartbeat", 3)
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_MARGIN_S * 2 + 0.5)
+    assert len(others.asked) == 2
+    others.channel = "matches"
+    await trio.sleep(limits.RESUME_MARGIN_S * 2)
+
+    assert (data(member), told(member)) == ([4], [resumed(1)])
+
+
+async def test_subscribers_that_resume_together_share_an_answer_without_messages(
+    back, autojump_clock
+):
+    """A peer that lacks the messages takes seconds to say so, and few are asked at a time."""
+    back.pipe.resumes.others = others = Remembering(channel="none")
+    await back.publish("heartbeat", 3)
+    members = [back.come({MATCH: Start(3)})[0] for _ in range(50)]
+    await trio.sleep(limits.RESUME_MARGIN_S * (limits.RESUME_ASKS_MAX + 1))
+
+    assert len(others.asked) <= limits.RESUME_ASKS_MAX * limits.RESUMES_ASKING_MAX
+    assert all(told(member) == [gap(4, None), resumed(0)] for member in members)
+
+
+@pytest.mark.parametrize("has_answer", [True, False])
+async def test_a_topic_that_speaks_while_peers_are_asked_is_not_given_up(
+    back, autojump_clock, has_answer
+):
+    """The first message of the topic arrives within the wait for slow peers, past the deadline."""
+
+    class Slow(Remembering):
+        async def fetch(self, after):
+            self.asked.append(after)
+            await trio.sleep(limits.RESUME_FETCH_S)
+            later = has_answer or len(self.asked) > 1
+            return [make_message(*MATCH, n) for n in (4, 5, 6)] if later else None
+
+    back.pipe.resumes.others = Slow()
+    await back.publish("heartbeat", 3)
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S)
+    await back.publish("matches", 6)
+    await trio.sleep(limits.RESUME_FETCH_S * 2 + limits.RESUME_MARGIN_S)
+    await back.publish("matches", 7)
+
+    assert (data(member), told(member)) == ([4, 5, 6, 7], [resumed(3)])
+
+
+async def test_a_topic_that_speaks_while_another_is_given_up_stays(back, autojump_clock):
+    """The notice of the other topic waits for a slow subscriber."""
+
+    class SlowMember(FakeMember):
+        __slots__ = ()
+
+        async def wait_written(self):
+            await trio.sleep(1)
+
+    await back.publish("ticker", 3)
+    await back.publish("matches", 3)
+    starts = {MATCH: Start(4), TICK: Start(4)}  # in this order
+    member, _ = back.come(starts, member=SlowMember(WEBSOCKET))
+    await trio.sleep(limits.RESUME_AHEAD_MAX_S + 0.5)
+    assert told(member) == [gap(5, None)]
+    await back.publish("ticker", 4, 5)
+    await trio.sleep(3)
+
+    assert told(member) == [gap(5, None), resumed(1, MATCH, TICK)]
+    assert data(member) == [5]
+
+
+async def test_a_peers_answer_may_be_ahead_of_our_feed_beyond_the_deadline(back, autojump_clock):
+    """Our feed is a little late, and its first message arrives while the answer is written."""
+
+    class Late(Remembering):
+        async def fetch(self, after):
+            found = await super().fetch(after)
+            return found if len(self.asked) == limits.RESUME_ASKS_MAX else None
+
+    class SlowMember(FakeMember):
+        __slots__ = ()
+
+        async def wait_written(self):
+            await back.publish(
+                "matches", *range(5, 6) if not back.pipe.tape.held_from(MATCH) else ()
+            )
+
+    back.pipe.resumes.others = Late(4, 5, 6)
+    await back.publish("heartbeat", 3)
+    member, _ = back.come({MATCH: Start(3)}, member=SlowMember(WEBSOCKET))
+    await trio.sleep(limits.RESUME_MARGIN_S * limits.RESUME_ASKS_MAX + 1)
+    assert (data(member), told(member)) == ([4, 5, 6], [])
+    await back.publish("matches", 6, 7)
+    await trio.sleep(1)
+
+    assert (data(member), told(member)) == ([4, 5, 6, 7], [resumed(4)])
 
 
 async def test_a_quiet_topic_is_asked_for_together_with_its_twin(back, autojump_clock):

@@ -120,8 +120,7 @@ class Placing:
             return (record,)
         place = Place(record.id, record.received_us)
         if record.kind is GapKind.UNREADABLE:
-            first_id = opened.contents.blocks[number].header.first_id
-            ids = merged.unreadable_before(record, first_id - 1), record.id
+            ids = merged.unreadable_before(record, _position_before(opened, number)), record.id
             topics = frozenset({record.topic})
             return [record, *self._without_record(ids, place, topics, (opened, number))]
         trades = trades_of(self._view, record.id, placement.to_id)
@@ -172,6 +171,13 @@ class Placing:
 
     def _note(self, trades: Iterable[TradeRecord], place: Place) -> None:
         self.places.update((each.id, place) for each in trades)
+
+
+def _position_before(opened: Opened, number: int) -> int:
+    """Return the last id before a block: also ids between it and the block may be unreadable."""
+    if number == 0:
+        return opened.key[0]
+    return opened.contents.blocks[number - 1].header.last_id
 
 
 def _number_of(trade: TradeRecord) -> tuple[Topic, int, int]:

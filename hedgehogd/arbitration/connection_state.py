@@ -28,6 +28,7 @@ from hedgehogd.domain.channel import (
 )
 from hedgehogd.domain.limits import TOPICS_MAX
 from hedgehogd.domain.message import Head, intern_topic
+from hedgehogd.domain.resync_pause import ResyncPause
 
 _CHANNEL_BY_TYPE = {
     "heartbeat": HEARTBEAT.topic_channel,
@@ -100,8 +101,9 @@ class Source:
         unacknowledged: held topics that the last acknowledgement omits; it is not compared while
             another one is due.
         is_lost: True after its end.
-        garbled_at: when snapshots of its books were last requested because of an unreadable
-            update; minus infinity before the first.
+        unreadable_at: when the last unreadable update arrived; minus infinity before the first.
+        unreadable_pause: the pause between requests of snapshots of its books because of them.
+        is_resync_withheld: True if an unreadable update waits for the end of that pause.
     """
 
     __slots__ = (
@@ -110,15 +112,17 @@ class Source:
         "_routes",
         "acks_due",
         "asked_at",
-        "garbled_at",
         "heard_at",
         "heard_heartbeat",
         "is_lost",
+        "is_resync_withheld",
         "line",
         "products",
         "received",
         "told_stale",
         "unacknowledged",
+        "unreadable_at",
+        "unreadable_pause",
     )
 
     def __init__(self, line: int = 0, held: Iterable[Topic] | None = ()) -> None:
@@ -132,7 +136,9 @@ class Source:
         self.acks_due = 0
         self.unacknowledged: frozenset[Topic] = frozenset()
         self.is_lost = False
-        self.garbled_at = -math.inf
+        self.unreadable_at = -math.inf
+        self.unreadable_pause = ResyncPause()
+        self.is_resync_withheld = False
         self._held = None if held is None else frozenset(held)
         self._full: set[str] = set()  # products received on full, when held is None
         self._routes: dict[tuple[str, str], Route] = {}

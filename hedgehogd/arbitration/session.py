@@ -15,6 +15,7 @@ Messages dropped here are counted by reason in ``dropped``:
 * ``repeat``, ``spare``, ``no_snapshot``: see ``arbiter``.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -40,6 +41,7 @@ from hedgehogd.domain.limits import (
     TOPICS_MAX,
 )
 from hedgehogd.domain.message import BadMessage, Head, Message, intern_topic, read_head
+from hedgehogd.domain.resync_pause import ResyncPause
 from hedgehogd.protocol import coinbase
 from hedgehogd.protocol.frames import Frames
 
@@ -173,6 +175,8 @@ class UpstreamSession:
             errors and requests of this read.
         """
         received = Received()
+        if source.is_resync_withheld and source.unreadable_pause.is_over(now):
+            self._resync_withheld(source, now, received)
         arbitrate, admits = self.arbiter.arbitrate, self._flows.admits
         products, states = source.products, self.products
         has_beats = source.held is not None  # the feed subscribes to the heartbeat of each product
@@ -182,7 +186,7 @@ class UpstreamSession:
             except BadMessage as error:
                 self.dropped["garbage"] += 1
                 received.oddities.append(f"garbage: {error}"[:_ODDITY_CHARACTERS_MAX])
-                self._resync_garbled(source, payload, now, received)
+                self._resync_unreadable(source, payload, now, received)
                 continue
             route = source.route(head)
             if route is None:
@@ -216,18 +220,35 @@ class UpstreamSession:
             arbitrate(state, Arrival(source, head, message, now), now, received)
         return received
 
-    def _resync_garbled(
+    def _resync_unreadable(
         self, source: Source, payload: bytes, now: float, received: Received
     ) -> None:
         """Request snapshots of all books of the connection if an unreadable message may be of one.
 
-        It may be of any of them. Only one request in ``RESYNC_AGAIN_S`` is made for a connection:
-        when snapshots do not help, the exchange sends such updates on purpose.
+        It may be of any of them. A further one within the pause after that (``ResyncPause``) waits
+        for its end: the exchange may send such updates on purpose. ``RESYNC_AGAIN_S`` without one
+        is a repair.
         """
-        is_update = any(kind in payload for kind in (b"l2update", b"snapshot"))
-        if is_update and now - source.garbled_at >= RESYNC_AGAIN_S:
-            source.garbled_at = now
-            received.resyncs += [t for t in source.held or () if t.channel in _BOOKS]
+        if not any(kind in payload for kind in (b"l2update", b"snapshot")):
+            return
+        if now - source.unreadable_at >= RESYNC_AGAIN_S:
+            source.unreadable_pause = ResyncPause()
+        source.unreadable_at = now
+        if source.unreadable_pause.is_over(now):
+            source.unreadable_pause.begin(now)
+            received.resyncs += _books_of(source)
+        else:
+            source.is_resync_withheld = True
+
+    @staticmethod
+    def _resync_withheld(source: Source, now: float, received: Received) -> None:
+        """Request snapshots of the books without one since the last unreadable update."""
+        source.is_resync_withheld = False
+        asked_at = source.asked_at
+        books = [t for t in _books_of(source) if asked_at.get(t, -math.inf) <= source.unreadable_at]
+        if books:
+            source.unreadable_pause.begin(now)
+            received.resyncs += books
 
     def states(self, source: Source) -> list[ProductState]:
         """Return the states of ``source.products``, the products received on the connection."""
@@ -368,3 +389,7 @@ class UpstreamSession:
         if coinbase.is_about_our_key(head):
             self.key_failed |= channels
         source.drop(topic for topic in source.held or () if topic.channel in channels)
+
+
+def _books_of(source: Source) -> list[Topic]:
+    return [topic for topic in source.held or () if topic.channel in _BOOKS]

@@ -28,5 +28,5 @@ class Level2Batch:
         async with inbox:
             while True:
                 await trio.sleep(LEVEL2_BATCH_S)
-                if self._books.watch_demand():
+                if self._books.watch():
                     await inbox.send(Delivery([], ends_window=True))

@@ -10,10 +10,10 @@ level that does not exist is removed from the message, because clients crash on 
 
 An unreadable row costs that row alone: early and late joiners get the same book without it.
 For a book that looks damaged (crossed outside of an auction, or with unreadable rows) a new
-snapshot is requested. When that shows the same fault, the exchange means it: the fault is logged
-once, and no further snapshot is requested for ``RESYNC_AGAIN_S``, because every subscriber would
-receive it. A book that was readable and not crossed for ``RESYNC_REPAIRED_S`` was repaired: its
-next fault requests a snapshot again.
+snapshot is requested. When the fault recurs after that, the exchange may mean it, and every
+subscriber receives each snapshot: the fault is logged once, and a book that still has it at the end
+of a pause (``ResyncPause``) requests the next one. A book that was readable and not crossed for
+``RESYNC_REPAIRED_S`` was repaired: its next fault requests a snapshot at once.
 """
 
 import math
@@ -35,11 +35,11 @@ from hedgehogd.domain.level2 import (
 )
 from hedgehogd.domain.limits import (
     AUCTION_SILENCE_S,
-    RESYNC_AGAIN_S,
     RESYNC_REPAIRED_S,
     RESYNCS_LOGGED_MAX,
 )
 from hedgehogd.domain.message import BadMessage, Message, intern_topic
+from hedgehogd.domain.resync_pause import ResyncPause
 from hedgehogd.engine.demand import Demand
 from hedgehogd.protocol.frames import encode_text
 
@@ -65,20 +65,25 @@ class HeldBook:
             its last ``auction`` message, seconds on the clock of ``trio.current_time``.
         sound_since: when the last readable snapshot was loaded, or an update ended a crossing after
             that; infinite from an unreadable row to the next readable snapshot; on the same clock.
-        tried: when a new snapshot was last requested, by reason, on the same clock.
-        reported: reasons that recurred after a request for a snapshot, each logged once.
+        faults: reasons for a new snapshot that are withheld until the pause, or the auction, is
+            over; a snapshot removes them.
+        pause: the pause between requests of new snapshots.
+        is_requested: True from a request until the next snapshot.
+        is_reported: True if a fault that recurred was logged since the last repair.
     """
 
     __slots__ = (
         "auction_until",
         "book",
+        "faults",
         "gathering",
         "is_level2",
+        "is_reported",
+        "is_requested",
+        "pause",
         "received_us",
-        "reported",
         "sound_since",
         "time",
-        "tried",
         "was_crossed",
     )
 
@@ -91,8 +96,10 @@ class HeldBook:
         self.was_crossed = False
         self.auction_until = 0.0
         self.sound_since = math.inf
-        self.tried: dict[str, float] = {}
-        self.reported: set[str] = set()
+        self.faults: set[str] = set()
+        self.pause = ResyncPause()
+        self.is_requested = False
+        self.is_reported = False
 
 
 class Books:
@@ -100,7 +107,8 @@ class Books:
 
     Attributes:
         resyncs: requests for a new snapshot, by reason.
-        withheld: requests not made because an earlier one did not repair the book, by reason.
+        withheld: faults that requested no snapshot at once, because an earlier snapshot did not
+            repair the book, by reason.
         unreadable: unreadable rows of books.
         bare_removals: removals of levels that do not exist, removed from messages.
         is_in_auction: returns whether the exchange's product list has the product with this id in
@@ -122,6 +130,14 @@ class Books:
     def __len__(self) -> int:
         """Return how many books are ready."""
         return sum(held.book.is_ready for held in self._held.values())
+
+    @property
+    def faulty(self) -> int:
+        """The number of books with a fault whose next snapshot is withheld until a pause is over.
+
+        A book that is crossed in an auction has no fault.
+        """
+        return sum(self._fault(*each) is not None for each in self._held.items())
 
     def get(self, product_id: str) -> HeldBook | None:
         """Return the book of a product; None when there is none or it is not ready."""
@@ -155,25 +171,29 @@ class Books:
         The book is not ready meanwhile. A new snapshot is requested for unreadable rows, and for an
         unreadable message, which leaves the book not ready.
         """
-        held = self._held.setdefault(message.topic.product_id, HeldBook())
+        product_id = message.topic.product_id
+        held = self._held.setdefault(product_id, HeldBook())
         held.book.clear()
+        self._end_if_repaired(held)
         held.sound_since = math.inf
+        held.faults.clear()
+        held.is_requested = False
         held.is_level2 = message.topic.channel == _LEVEL2
         try:
             rows = read_snapshot(message.payload)
         except BadMessage:
-            self._resync(message.topic.product_id, "bad_snapshot")
+            self._resync(product_id, "bad_snapshot")
             return
-        held.tried.pop("bad_snapshot", None)
         for _ in held.book.load_parts(rows.bids, rows.asks):
             await trio.lowlevel.checkpoint()
         held.was_crossed = held.book.is_crossed
         self.unreadable += held.book.skipped
         if held.book.skipped:
-            self._resync(message.topic.product_id, "bad_rows")
+            self._resync(product_id, "bad_rows")
         else:
-            held.tried.pop("bad_rows", None)
             held.sound_since = trio.current_time()
+        if held.was_crossed and self._is_in_auction(product_id, held):
+            held.faults.add("crossed")  # if it still is after the auction
 
     def follow(self, messages: Sequence[Message]) -> list[Message]:
         """Apply the updates among ``messages``; return the messages to deliver.
@@ -216,16 +236,30 @@ class Books:
                 yield Message(topic, "l2update", encode_text(payload), payload,
                               received_us=held.received_us)  # fmt: skip
 
-    def watch_demand(self) -> bool:
-        """Start to gather changes for each wanted ``level2_batch``, and stop for each other one.
+    def watch(self) -> bool:
+        """Start and end work that depends on time and demand, for each book.
+
+        Start to gather changes for a wanted ``level2_batch``, and stop for an unwanted one. Request
+        a new snapshot of a book that still has a fault at the end of the fault's pause.
 
         Returns:
-            True if one made from ``level2`` is wanted.
+            True if a ``level2_batch`` made from ``level2`` is wanted.
         """
-        gathers = False
+        gathers, now = False, trio.current_time()
         for product_id, held in self._held.items():
             gathers |= self._gather(product_id, held)
+            if held.faults and held.pause.is_over(now):
+                reason = self._fault(product_id, held)
+                if reason is not None:
+                    self._request(product_id, reason)
         return gathers
+
+    def _fault(self, product_id: str, held: HeldBook) -> str | None:
+        """Return a withheld fault, if any; a book that is crossed in an auction has none."""
+        faults = set(held.faults)
+        if faults and self._is_in_auction(product_id, held):
+            faults.discard("crossed")
+        return min(faults, default=None)
 
     def _gather(self, product_id: str, held: HeldBook) -> bool:
         wanted = held.is_level2 and self._demand.is_wanted(Topic(_BATCH, product_id))
@@ -239,7 +273,7 @@ class Books:
         held = self._held.get(message.topic.product_id)
         if held is None:  # else its subscribers would wait for ever
             held = self._held[message.topic.product_id] = HeldBook()
-            self._resync(message.topic.product_id, "no_book")
+            self._ask_snapshot(message.topic.product_id, "no_book")
         if not held.book.is_ready:
             return [message]
         changes: Sequence[Change | None] = (None,)  # if unreadable, as one unreadable row
@@ -264,16 +298,23 @@ class Books:
         """Call ``_resync`` when an update has crossed the book outside of an auction.
 
         Books of continuous trading are never crossed (COINBASE §6.6); orders of an auction cross
-        until it ends. When the snapshot itself is crossed, the exchange means it.
+        until it ends: a book that is crossed after that requests a snapshot then. When the snapshot
+        itself is crossed, the exchange means it.
         """
         is_crossed = held.book.is_crossed
         if is_crossed and not held.was_crossed:
-            is_auction = trio.current_time() < held.auction_until or self.is_in_auction(product_id)
-            if not is_auction:
+            if self._is_in_auction(product_id, held):
+                self._end_if_repaired(held)
+                held.faults.add("crossed")
+            else:
                 self._resync(product_id, "crossed")
         elif held.was_crossed and not is_crossed:
             held.sound_since = max(held.sound_since, trio.current_time())
+            held.faults.discard("crossed")
         held.was_crossed = is_crossed
+
+    def _is_in_auction(self, product_id: str, held: HeldBook) -> bool:
+        return trio.current_time() < held.auction_until or self.is_in_auction(product_id)
 
     def _note_auction(self, product_id: str) -> None:
         held = self._held.get(product_id)
@@ -290,25 +331,39 @@ class Books:
                         message.also, received_us=message.received_us)]  # fmt: skip
 
     def _resync(self, product_id: str, reason: str) -> None:
-        """Request a new snapshot of a product with a book, or count the request as withheld.
-
-        It is withheld when one was requested for the same reason within ``RESYNC_AGAIN_S``, and the
-        book was not repaired since: sound for ``RESYNC_REPAIRED_S``, and not crossed now.
-        """
-        now, held = trio.current_time(), self._held[product_id]
-        tried_at = held.tried.get(reason)
-        is_repaired = not held.was_crossed and now - held.sound_since >= RESYNC_REPAIRED_S
-        if tried_at is not None and now - tried_at < RESYNC_AGAIN_S and not is_repaired:
-            if reason not in held.reported and self._logged < RESYNCS_LOGGED_MAX:
-                held.reported.add(reason)
-                self._logged += 1
-                log.warning(
-                    "a book has the same fault again; no further snapshot is requested for it",
-                    product_id=product_id, reason=reason, again_after_s=RESYNC_AGAIN_S,
-                )  # fmt: skip
-            self.withheld[reason] += 1
+        """Request a new snapshot of a product with a book, now or at the end of the pause."""
+        held = self._held[product_id]
+        self._end_if_repaired(held)
+        if held.pause.is_over(trio.current_time()):
+            self._request(product_id, reason)
             return
-        held.tried[reason] = now
+        held.faults.add(reason)
+        if held.is_requested:
+            return  # the snapshot may repair this fault too
+        self.withheld[reason] += 1
+        if not held.is_reported and self._logged < RESYNCS_LOGGED_MAX:
+            held.is_reported = True
+            self._logged += 1
+            log.warning(
+                "a book has a fault again after a new snapshot; the next one follows after a pause",
+                product_id=product_id, reason=reason,
+            )  # fmt: skip
+
+    def _end_if_repaired(self, held: HeldBook) -> None:
+        """End the pause of a book that was sound for ``RESYNC_REPAIRED_S``."""
+        if not held.was_crossed and trio.current_time() - held.sound_since >= RESYNC_REPAIRED_S:
+            held.pause = ResyncPause()
+            held.is_reported = False
+
+    def _request(self, product_id: str, reason: str) -> None:
+        """Request a new snapshot for a fault, and begin the pause after it."""
+        held = self._held[product_id]
+        held.faults.clear()
+        held.is_requested = True
+        held.pause.begin(trio.current_time())
+        self._ask_snapshot(product_id, reason)
+
+    def _ask_snapshot(self, product_id: str, reason: str) -> None:
         self.resyncs[reason] += 1
         for channel in (_LEVEL2, _BATCH):  # the feed holds one of them
             self._demand.ask_snapshot(intern_topic(channel, product_id))

@@ -202,13 +202,14 @@ RATE_LIMITED_PAUSE_S = 10.0
 # pause without a further subscribe the next pause is the first again.
 RENEW_FIRST_S = 5.0
 RENEW_MAX_S = 60.0
-# Seconds until a new snapshot is requested again for a fault that the last one did not repair:
-# unreadable rows may be a new format, and each snapshot goes to every subscriber of the book.
+# Longest pause in seconds between requests of new snapshots for a fault that snapshots do not
+# repair: unreadable rows may be a new format, and each snapshot goes to every subscriber of the
+# book. The first pause is RESYNC_REPAIRED_S, and each one is twice the one before it.
 RESYNC_AGAIN_S = 3600.0
 # Seconds for which a book must be readable and not crossed after a snapshot to count as repaired:
-# its next fault is a new one and requests a snapshot again. Twice RENEW_MAX_S, because a requested
-# snapshot arrives within half of it. A subscriber of a book that is crossed now and then gets at
-# most one snapshot in this time.
+# its next fault is a new one and requests a snapshot at once. Twice RENEW_MAX_S, because a
+# requested snapshot arrives within half of it. A subscriber of a book that is crossed now and then
+# gets at most one snapshot in this time.
 RESYNC_REPAIRED_S = 120.0
 # Log lines about faults of books that a snapshot did not repair; the counters continue.
 RESYNCS_LOGGED_MAX = 50

@@ -162,9 +162,11 @@ class InstanceCollector(Collector):
         resyncs = {"crossed": 0, **pipe.books.resyncs}
         yield _counters("book_resyncs", "Level-2 books resynchronized", "reason", resyncs)
         yield _counters(
-            "book_resyncs_withheld", "Resynchronizations postponed", "reason",
+            "book_resyncs_withheld", "Resynchronizations withheld until a pause is over", "reason",
             {"crossed": 0, **pipe.books.withheld},
         )  # fmt: skip
+        faulty = pipe.books.faulty
+        yield _gauge("books_faulty", "Level-2 books with a fault whose resync is withheld", faulty)
         listed = pipe.catalogue.unreadable
         yield _gauge("products_unreadable", "Unreadable entries of the product list", listed)
         unreadable = {"level2": pipe.books.unreadable, "level3": pipe.orders.unreadable}

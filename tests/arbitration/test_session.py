@@ -19,6 +19,7 @@ from hedgehogd.domain.limits import (
     ODD_NUMBERS_MAX,
     PRODUCT_SILENCE_S,
     RESYNC_AGAIN_S,
+    RESYNC_REPAIRED_S,
     TRADE_ID_STEP_MAX,
 )
 from hedgehogd.protocol import notices
@@ -27,6 +28,7 @@ from tests.recordings import FULL, PRO, recording
 
 MATCHES, HEARTBEAT = Topic("matches", "BTC-USD"), Topic("heartbeat", "BTC-USD")
 TICKER, LEVEL2, BATCH = (Topic(c, "BTC-USD") for c in ("ticker", "level2", "level2_batch"))
+UNREADABLE = b'{"type":"l2update","changes":[["bu'
 
 
 @cache
@@ -381,14 +383,47 @@ def test_a_message_without_a_route_is_dropped_counted_and_logged(payload, reason
 @pytest.mark.parametrize(
     ("held", "resyncs"), [({TICKER, LEVEL2, MATCHES}, [LEVEL2]), ({TICKER}, []), (None, [])]
 )
-def test_an_unreadable_update_requests_the_snapshots_of_its_connection_once(held, resyncs):
-    """It may be an update of any book; when snapshots do not help, the exchange means it."""
-    feed, [received] = receive_each([b'{"type":"l2update","changes":[["bu'], held)
+def test_an_unreadable_update_requests_the_snapshots_of_its_connection(held, resyncs):
+    """It may be an update of any book; one soon after it requests them at the end of a pause."""
+    feed, [received] = receive_each([UNREADABLE], held)
     assert resyncs == received.resyncs
     assert feed.receive(b'{"type":"snapshot","product_id":7}').resyncs == []
 
-    feed.now += RESYNC_AGAIN_S
-    assert resyncs == feed.receive(b'{"type":"snapshot","product_id":7}').resyncs
+    for pause_s in (RESYNC_REPAIRED_S, RESYNC_REPAIRED_S * 2):
+        feed.now += pause_s - 1
+        assert feed.receive(b"garbage").resyncs == []
+        feed.now += 1
+        assert resyncs == feed.receive(b"garbage").resyncs
+        assert feed.receive(b"garbage").resyncs == []
+        assert feed.receive(UNREADABLE).resyncs == []
+
+
+def test_books_with_a_snapshot_since_the_last_unreadable_update_need_no_other_one():
+    """The snapshots that the first one of a burst requested repair them."""
+    eth = LEVEL2._replace(product_id="ETH-USD")
+    feed, _ = receive_each([UNREADABLE], {LEVEL2, eth})
+    feed.now = 1
+    assert feed.receive(UNREADABLE).resyncs == []
+    feed.source.ask([LEVEL2], 2)
+    feed.now = RESYNC_REPAIRED_S
+    assert feed.receive(b"garbage").resyncs == [eth]
+
+    feed.receive(UNREADABLE)
+    feed.source.ask([LEVEL2, eth], feed.now + 1)
+    feed.now += RESYNC_REPAIRED_S * 2
+    assert feed.receive(b"garbage").resyncs == []
+
+
+def test_an_hour_without_an_unreadable_update_ends_the_pauses():
+    """One a week has its snapshots at once, and the next pause is short."""
+    feed, _ = receive_each([], {LEVEL2})
+    for _ in range(7):
+        feed.now += RESYNC_AGAIN_S
+        assert feed.receive(UNREADABLE).resyncs == [LEVEL2]
+    feed.now += 60
+    feed.receive(UNREADABLE)
+    feed.now += RESYNC_REPAIRED_S - 60
+    assert feed.receive(b"garbage").resyncs == [LEVEL2]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Order books in step with the tape: changes removed from messages, and snapshots requested."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import trio
@@ -104,19 +105,154 @@ async def test_an_unreadable_change_is_delivered_and_costs_itself(books, demand,
     assert bids_of(books)[-1] == ["98", "1"]
     assert (books.resyncs, books.unreadable) == ({"bad_update": 1}, 2)
     assert demand.take_snapshots() == {LEVEL2, BATCH}
+    assert books.withheld == {}  # the requested snapshot may repair both
     await begin(books, message)
     assert demand.take_snapshots() == frozenset()
-    assert books.withheld == {"bad_update": 2}
+    assert books.withheld == {"bad_update": 1}
 
 
-async def test_after_an_hour_an_unreadable_change_requests_again(books, demand, autojump_clock):
-    """The exchange may have been repaired meanwhile, and be broken again."""
-    bad = make_message("level2", changes=[None])
-    await begin(books, bad, bad)
+FAULTS = {
+    "bad_update": ([make_message("level2", changes=[None])], None),
+    "crossed": ([an_update(["buy", "150", "1"])], None),
+    "bad_rows": ([], a_snapshot(bids=[["0.-10000", "1"]])),
+    "bad_snapshot": ([], a_snapshot(bids=None, asks=None)),
+}
+
+
+@pytest.mark.parametrize("reason", FAULTS)
+async def test_a_book_that_stays_faulty_requests_again_after_pauses_that_grow(
+    books, demand, autojump_clock, reason
+):
+    """No update of the product is needed for that: it may be quiet."""
+    updates, snapshot = FAULTS[reason]
+
+    async def answer():
+        await (begin(books) if snapshot is None else books.load(snapshot))
+        books.follow(updates)
+
+    await answer()
+    assert books.faulty == 0
+    times = []
+    for _ in range(2 * int(RESYNC_AGAIN_S)):
+        books.watch()
+        if demand.take_snapshots():
+            times.append(trio.current_time())
+            await answer()
+            assert books.faulty == 1
+        await trio.sleep(1)
+
+    pauses = [round(b - a) for a, b in pairwise(times)]
+    assert pauses == [120, 240, 480, 960, 1920]
+    assert (books.resyncs, books.withheld) == ({reason: 6}, {reason: 6})
+    await begin(books)  # a sound book withdraws its withheld request
+    assert books.faulty == 0
     await trio.sleep(RESYNC_AGAIN_S)
-    books.follow([bad])
+    books.watch()
+    assert books.resyncs == {reason: 6}
 
-    assert (books.resyncs, books.withheld) == ({"bad_update": 2}, {"bad_update": 1})
+
+@pytest.mark.parametrize("ends_by", ["a fault", "a snapshot", "an auction"])
+async def test_a_book_that_was_sound_for_a_while_has_no_old_pause(
+    books, demand, autojump_clock, ends_by
+):
+    """A long fault made the pause an hour; the book was repaired, and its next fault is new."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    await begin(books, crossing)
+    for _ in range(3600):
+        books.watch()
+        if demand.take_snapshots():
+            await begin(books, crossing)
+        await trio.sleep(1)
+    books.follow([uncrossing])
+    requests = books.resyncs["crossed"]
+    await trio.sleep(RESYNC_REPAIRED_S)
+    if ends_by == "a snapshot":
+        await begin(books)
+        await trio.sleep(RESYNC_REPAIRED_S / 2)
+    if ends_by == "an auction":
+        books.follow([make_message("auctionfeed", kind="auction"), crossing])
+        assert books.resyncs["crossed"] == requests
+        await trio.sleep(AUCTION_SILENCE_S)
+        books.watch()
+    else:
+        books.follow([crossing])
+    assert books.resyncs["crossed"] == requests + 1
+
+    await begin(books, crossing)  # the first pause is a short one again
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.watch()
+    assert books.resyncs["crossed"] == requests + 2
+
+
+async def test_all_faults_of_a_book_request_one_snapshot(books, demand, autojump_clock):
+    """A new format makes rows of snapshots and of updates unreadable at once."""
+    bad, odd = make_message("level2", changes=[None]), a_snapshot(bids=[["0.-10000", "1"], *BIDS])
+    for _ in range(2):
+        await books.load(odd)
+        books.follow([odd, bad, an_update(["buy", "150", "1"])])
+        assert books.resyncs.total() == 1
+    await trio.sleep(RESYNC_REPAIRED_S)
+    for _ in range(3):
+        books.watch()
+    assert books.resyncs.total() == 2
+
+
+async def test_the_end_of_a_crossing_withdraws_no_other_fault(books, autojump_clock):
+    """The book is still without an unreadable change."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    bad = make_message("level2", changes=[None])
+    await begin(books, bad)
+    await begin(books, bad, crossing, uncrossing)
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.watch()
+
+    assert books.resyncs == {"bad_update": 2}
+
+
+async def test_an_unreadable_change_in_an_auction_requests_a_snapshot(books, autojump_clock):
+    """Only a crossing is no fault then."""
+    bad, crossing = make_message("level2", changes=[None]), an_update(["buy", "150", "1"])
+    books.is_in_auction = {BTC}.__contains__
+    await begin(books, bad)
+    await begin(books, crossing)
+    assert books.faulty == 0
+    books.follow([bad])
+    assert books.faulty == 1
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.watch()
+
+    assert books.resyncs == {"bad_update": 2}
+
+
+async def test_a_snapshot_that_is_crossed_in_an_auction_may_show_damage_after_it(
+    books, autojump_clock
+):
+    """An update that ended the crossing may be missing; outside of an auction it is accepted."""
+    books.is_in_auction = {BTC}.__contains__
+    crossed = a_snapshot(bids=[["150", "1"]])
+    await books.load(crossed)
+    books.follow([crossed])
+    books.watch()
+    assert (books.resyncs, books.faulty) == ({}, 0)
+    books.is_in_auction = lambda _: False
+    books.watch()
+    assert books.resyncs == {"crossed": 1}
+
+    await books.load(crossed)  # the exchange means it
+    await trio.sleep(RESYNC_AGAIN_S)
+    books.watch()
+    assert (books.resyncs, books.faulty) == ({"crossed": 1}, 0)
+
+
+async def test_a_crossing_that_ends_withdraws_its_withheld_request(books, autojump_clock):
+    """The exchange has repaired the book itself."""
+    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    await begin(books, crossing)
+    await begin(books, crossing, uncrossing)
+    await trio.sleep(RESYNC_REPAIRED_S)
+    books.watch()
+
+    assert (books.resyncs, books.withheld) == ({"crossed": 1}, {"crossed": 1})
 
 
 async def test_a_snapshot_without_sides_is_delivered_and_requested_again(books, demand):
@@ -129,9 +265,6 @@ async def test_a_snapshot_without_sides_is_delivered_and_requested_again(books, 
 
     assert (books.resyncs, books.withheld) == ({"bad_snapshot": 1}, {"bad_snapshot": 1})
     assert demand.take_snapshots() == {LEVEL2, BATCH}
-    await begin(books)
-    await books.load(bad)
-    assert books.resyncs == {"bad_snapshot": 2}
 
 
 async def test_a_snapshot_with_an_unreadable_row_is_a_book_without_it(books, demand, capsys):
@@ -142,11 +275,7 @@ async def test_a_snapshot_with_an_unreadable_row_is_a_book_without_it(books, dem
         assert bids_of(books) == BIDS
     assert (books.resyncs, books.withheld) == ({"bad_rows": 1}, {"bad_rows": 2})
     assert demand.take_snapshots() == {LEVEL2, BATCH}
-    assert capsys.readouterr().out.count("the same fault again") == 1
-
-    await begin(books)  # it helped: the next unreadable row is new evidence
-    await books.load(a_snapshot(bids=odd))
-    assert books.resyncs == {"bad_rows": 2}
+    assert capsys.readouterr().out.count("a fault again") == 1
 
 
 async def test_the_log_of_unreadable_books_is_bounded(books, monkeypatch, capsys):
@@ -156,7 +285,7 @@ async def test_the_log_of_unreadable_books_is_bounded(books, monkeypatch, capsys
         for _ in range(2):
             await books.load(make_message("level2", f"A{number}-B", kind="snapshot", bids=[None]))
 
-    assert capsys.readouterr().out.count("the same fault again") == 2
+    assert capsys.readouterr().out.count("a fault again") == 2
     assert books.withheld == {"bad_rows": 5}
 
 
@@ -183,7 +312,10 @@ async def test_a_crossed_snapshot_is_accepted(books, demand):
 
 
 @pytest.mark.parametrize("known_by", ["the auction's messages", "the list of products"])
-async def test_a_book_may_be_crossed_in_an_auction(books, demand, autojump_clock, known_by):
+@pytest.mark.parametrize("is_crossed", [True, False])  # when the auction ends
+async def test_a_book_may_be_crossed_in_an_auction(
+    books, demand, autojump_clock, known_by, is_crossed
+):
     """Its orders are collected and none is matched; after it, a crossed book is damaged."""
     crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
     auction = make_message("auctionfeed", kind="auction")
@@ -196,17 +328,28 @@ async def test_a_book_may_be_crossed_in_an_auction(books, demand, autojump_clock
     books.follow([crossing, uncrossing, crossing, uncrossing])
     assert books.resyncs == {}
 
-    books.is_in_auction = lambda _: False
-    await trio.sleep(AUCTION_SILENCE_S)
     books.follow([crossing])
+    books.watch()
+    assert books.resyncs == {}
+    if is_crossed:
+        books.is_in_auction = lambda _: False
+        await trio.sleep(AUCTION_SILENCE_S)
+        books.watch()
+    else:
+        books.follow([uncrossing])
+        books.is_in_auction = lambda _: False
+        await trio.sleep(AUCTION_SILENCE_S)
+        books.watch()
+        assert books.resyncs == {}
+        books.follow([crossing])
     assert books.resyncs == {"crossed": 1}
 
 
 @pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
-async def test_a_book_that_crosses_repeatedly_requests_one_snapshot(
+async def test_a_book_that_crosses_repeatedly_requests_few_snapshots(
     books, autojump_clock, uncrosses_by
 ):
-    """Each snapshot goes to every subscriber; one within an hour shows that it does not help."""
+    """Each snapshot goes to every subscriber, so the pauses between them grow."""
     crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
     await begin(books, crossing)
     for _ in range(20):
@@ -215,9 +358,12 @@ async def test_a_book_that_crosses_repeatedly_requests_one_snapshot(
         else:
             await begin(books)
         await trio.sleep(RESYNC_REPAIRED_S - 1)
+        books.watch()
         books.follow([crossing])
 
-    assert (books.resyncs, books.withheld) == ({"crossed": 1}, {"crossed": 20})
+    # At 0 s and, of crossings at each 119 s, the first ones after pauses of 120, 240 and so on.
+    assert books.resyncs == {"crossed": 5}
+    assert books.withheld == ({"crossed": 16} if uncrosses_by == "a snapshot" else {})
 
 
 @pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])
@@ -249,9 +395,10 @@ async def test_an_unreadable_change_after_a_repair_requests_another_snapshot(
 
     # Without a snapshot the book misses a change, however long ago, and crossed or not.
     books.follow([crossing, an_update(["buy", "150", "0"])])
-    await trio.sleep(RESYNC_REPAIRED_S)
-    books.follow([bad])
-    assert books.resyncs == {"bad_update": 1 + is_repaired, "crossed": 1}
+    for _ in range(2):  # the second one is within a pause
+        await trio.sleep(RESYNC_REPAIRED_S)
+        books.follow([bad])
+    assert books.resyncs == {"bad_update": 2 + is_repaired}
 
 
 @pytest.mark.parametrize(("rows", "reason"), [([None], "bad_rows"), (None, "bad_snapshot")])
@@ -271,11 +418,12 @@ async def test_a_crossed_book_is_not_repaired(books, autojump_clock):
     """It crossed soon after its snapshot, and has not been right since."""
     bad, crossing = make_message("level2", changes=[None]), an_update(["buy", "150", "1"])
     await begin(books, bad, crossing)
-    await begin(books, crossing)
-    await trio.sleep(RESYNC_REPAIRED_S)
-    books.follow([bad])
+    for _ in range(2):  # the second unreadable change is within a pause
+        await begin(books, crossing)
+        await trio.sleep(RESYNC_REPAIRED_S)
+        books.follow([bad])
 
-    assert books.resyncs == {"bad_update": 1, "crossed": 1}
+    assert books.resyncs == {"bad_update": 2}
 
 
 async def test_updates_without_a_book_request_one_snapshot(books, demand):
@@ -319,17 +467,17 @@ async def test_a_book_is_not_ready_while_it_is_loaded(books, nursery):
 async def test_windows_are_gathered_only_with_demand(books, demand):
     """And only from level2: the exchange's own level2_batch is delivered unchanged."""
     await begin(books)
-    assert not books.watch_demand()
+    assert not books.watch()
     demand.want([BATCH])
-    assert books.watch_demand()
-    assert books.watch_demand()
+    assert books.watch()
+    assert books.watch()
     await begin(books, channel="level2_batch")
     assert books.get(BTC).gathering is None
-    assert not books.watch_demand()
+    assert not books.watch()
 
     demand.release([BATCH], 0.0)
     await begin(books)
-    assert not books.watch_demand()
+    assert not books.watch()
     assert list(books.gathered()) == []
 
 

@@ -153,21 +153,11 @@ class _Book:
             self.sides[side].pop(key, None)
 
     def settle(self, true_sides):
-        """Compare the levels, but those whose last size the exchange itself sent unreadable.
-
-        hedgehogd requests one snapshot for such an update, and none for a second one soon after
-        (``RESYNC_AGAIN_S``): the subscriber then has the level as the exchange sent it.
-        """
+        """Compare the levels: a book with a fault has had a new snapshot by now."""
         if self.sides is None:
             raise Wrong(f"{self.name}: no snapshot arrived")
         wrong = {
-            side: [
-                (price, size)
-                for price, size in sorted(
-                    set(self.sides[side].items()) ^ set(true_sides[side].items())
-                )
-                if (side, price) not in self.unreadable
-            ][:6]
+            side: sorted(set(self.sides[side].items()) ^ set(true_sides[side].items()))[:6]
             for side in ("buy", "sell")
         }
         if any(wrong.values()):

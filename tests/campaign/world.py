@@ -167,6 +167,13 @@ class World:
         payload = notices.backfilled(product_id, trades)
         await tx.send(Delivery([], [TopicNotice(MATCHES.topic(product_id), payload)]))
 
+    @property
+    def awaits_resync(self):
+        """Whether a new snapshot is to be requested at the end of a pause."""
+        connections = [each for line in self.feed._lines for each in line.connections.values()]
+        withheld = any(each.source.is_resync_withheld for each in connections if each.source)
+        return withheld or self.pipe.books.faulty > 0
+
     def true_book(self, product_id):
         """Return the market's current book, by side: price to size."""
         product = self.market.products[product_id]

@@ -151,7 +151,7 @@ async def test_a_batched_book_is_that_of_the_last_windows_end(tmp_path, autojump
         await here.publish(change(n))
         await trio.sleep(0.3)
         if n % 3 == 0:
-            here.pipe.books.watch_demand()
+            here.pipe.books.watch()
             await here.broker.publish([Delivery([], ends_window=True)])
     await trio.sleep(1)
     await here.stop()
@@ -168,7 +168,7 @@ async def test_a_snapshot_within_a_window_has_no_change_of_it(tmp_path, autojump
     here.pipe.demand.want([batch])
     await nursery.start(here.run)
     await here.publish(book(10))
-    here.pipe.books.watch_demand()
+    here.pipe.books.watch()
     ends_window = Delivery([], ends_window=True)
     await here.publish(change(11))
     await here.broker.publish([ends_window])  # its message makes the appender begin the book
@@ -272,7 +272,7 @@ async def test_a_batched_book_that_paused_begins_again(tmp_path, autojump_clock,
     await here.publish(book(10))
 
     async def end_window():
-        here.pipe.books.watch_demand()
+        here.pipe.books.watch()
         await here.broker.publish([Delivery([], ends_window=True)])
         await trio.sleep(1)
 

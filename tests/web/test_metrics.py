@@ -23,6 +23,7 @@ NAMES = {
     "hedgehogd_book_resyncs",
     "hedgehogd_book_resyncs_withheld",
     "hedgehogd_books",
+    "hedgehogd_books_faulty",
     "hedgehogd_bytes_out",
     "hedgehogd_commands_delayed",
     "hedgehogd_deliveries",

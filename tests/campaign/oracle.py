@@ -230,7 +230,9 @@ def judge(world, witness, wanted):
     sending = {t for t in wanted if len(world.truth.of(*t)) > witness.sent_before[t]}
     silent = {t for t in wanted - sending if t[0] in NUMBERED}
     _settle(world, wanted - silent, accounts, tickers, books, refused)
-    own = ({product_id for channel, product_id in wanted if channel != "status"} | {"*"}) - refused
+    # Without a topic of a product, because its channels were refused, no further notice is due.
+    own = {product_id for channel, product_id in wanted if channel not in {"status", *refused}}
+    own = (own | {"*"}) - refused
     if any(is_stale for product_id, is_stale in stale.items() if product_id in own):
         raise Wrong(f"reported stale, and never live again: {stale}")
     given_up = world.backfill.given_up.total()

@@ -446,10 +446,10 @@ RESUME_ASK_S = 5.0
 RESUME_FETCH_S = 5.0
 # Streams for which peers are asked at a time: more would only slow all of them down.
 RESUMES_ASKING_MAX = 4
-# Times that peers are asked for the same messages of one stream when our own record restarts
-# meanwhile.
+# Times that peers are asked for the same messages of one stream: when our own record restarts
+# meanwhile, and for a topic without a message here.
 RESUME_ASKS_MAX = 3
-# Seconds until messages that no peer had are requested again.
+# Seconds until messages of a gap that no peer had are requested again.
 RESUME_NOWHERE_S = 10.0
 # Messages fetched from one peer for one stream.
 RESUME_FETCH_MESSAGES_MAX = 50_000

@@ -107,30 +107,35 @@ class CatchUp(Giving):
     async def _wait_for_the_feed(self) -> None:
         """Wait while a position is ahead of what has come; this instance is a little late.
 
-        A topic without a message here waits, beyond the deadline, for ``RESUME_ASKS_MAX`` answers
-        of peer instances: they may be busy or starting.
+        A topic without a message here waits, beyond the deadline and for ``RESUME_PATIENCE_S`` at
+        most, for ``RESUME_ASKS_MAX`` answers of peer instances: they may be busy or starting.
         """
-        until = trio.current_time() + limits.RESUME_AHEAD_MAX_S
+        began = trio.current_time()
+        until = began + limits.RESUME_AHEAD_MAX_S
         asks = Asks(self._tape, self._resumes.wall_us)
         while ahead := [topic for topic in sorted(self._topics()) if await self._is_ahead(topic)]:
-            can_ask = self._neighbours.exist
-            if trio.current_time() >= until:
-                hopeful = {topic for topic in ahead if can_ask and asks.may_follow(topic)}
-                await self._lose(topic for topic in ahead if topic not in hopeful)
+            now = trio.current_time()
+            can_ask = self._neighbours.exist and now < began + limits.RESUME_PATIENCE_S
+            lost = [topic for topic in ahead if not (can_ask and asks.may_follow(topic))]
+            if now >= until and lost:
+                await self._lose(lost)
+                continue
             quiet = asks.due(ahead) if can_ask else []
             if not quiet:
                 await trio.sleep(limits.RESUME_LOOK_S)
-            elif await self._fetch_quiet(quiet):
+                continue
+            if await self._fetch_quiet(quiet):
                 until = max(until, trio.current_time() + limits.RESUME_AHEAD_MAX_S)
+            asks.answered(quiet)
 
     async def _lose(self, ahead: Iterable[Topic]) -> None:
         """These positions are not of this market, or nobody has what follows on them any more.
 
-        A topic whose messages have come here meanwhile is left out.
+        A topic whose messages have come here meanwhile, or that has been left, is left out.
         """
         for topic in ahead:
             reached, last = self._progress[topic].reached or 0, self._tape.last_sequence(topic)
-            if last is not None and last >= reached:
+            if (last is not None and last >= reached) or topic not in self._topics():
                 continue
             self._progress[topic] = Progress(Start(after_us=self._began_us, is_new=True))
             await self._tell_gap(topic, reached + 1, None)
@@ -356,7 +361,7 @@ class CatchUp(Giving):
             else:
                 await self._give_page(page, ahead)
         if now > self._flows_at + limits.RESUME_PATIENCE_S:  # or its numbers have begun anew
-            await self._lose(self._past_tape())
+            await self._lose([topic for topic in self._past_tape() if topic in ahead])
         await trio.sleep(limits.RESUME_LOOK_S)
 
     async def _read_more(self) -> PastPage | None:

@@ -33,8 +33,8 @@ class Asks:
     """When one stream asks peer instances about topics that have no message here.
 
     A message that a peer does not have yet has to come here as well, so our own feed must have
-    flowed for ``RESUME_MARGIN_S``. There are up to ``RESUME_ASKS_MAX`` asks for each topic, with
-    as long a pause between them.
+    flowed for ``RESUME_MARGIN_S``. There are up to ``RESUME_ASKS_MAX`` asks for each topic, with a
+    pause of as many seconds after each answer.
 
     Args:
         tape: our tape.
@@ -44,28 +44,35 @@ class Asks:
     def __init__(self, tape: Tape, wall_us: Callable[[], int]) -> None:
         self._tape = tape
         self._wall_us = wall_us
-        self._asked: Counter[Topic] = Counter()
-        self._asked_at: dict[Topic, float] = {}
+        self._answered: Counter[Topic] = Counter()
+        self._next_at: dict[Topic, float] = {}
+        self._flow_seen_at: dict[Topic, float] = {}  # the wall clock may step back
 
     def may_follow(self, topic: Topic) -> bool:
         """Return True if an ask for ``topic`` is due, now or later."""
         has_flow = self._tape.flows_since(topic.product_id) is not None
         is_silent = self._tape.known_from(topic) is None
-        return is_silent and has_flow and self._asked[topic] < limits.RESUME_ASKS_MAX
+        return is_silent and has_flow and self._answered[topic] < limits.RESUME_ASKS_MAX
 
     def due(self, topics: Iterable[Topic]) -> list[Topic]:
-        """Return those of ``topics`` for which an ask is due now, and count it."""
-        now, found = trio.current_time(), []
-        margin_s = limits.RESUME_MARGIN_S
+        """Return those of ``topics`` for which an ask is due now."""
+        now, margin_s = trio.current_time(), limits.RESUME_MARGIN_S
         since_us = self._wall_us() - int(margin_s * _US)
+        found = []
         for topic in filter(self.may_follow, topics):
+            seen_at = self._flow_seen_at.setdefault(topic, now)
             flows_us = self._tape.flows_since(topic.product_id)
             has_flowed = flows_us is not None and flows_us < since_us
-            if has_flowed and now >= self._asked_at.get(topic, -math.inf) + margin_s:
-                self._asked[topic] += 1
-                self._asked_at[topic] = now
+            is_waiting = now < self._next_at.get(topic, -math.inf)
+            if (has_flowed or now >= seen_at + margin_s) and not is_waiting:
                 found.append(topic)
         return found
+
+    def answered(self, topics: Iterable[Topic]) -> None:
+        """Note that the peer instances have answered an ask for ``topics``."""
+        for topic in topics:
+            self._answered[topic] += 1
+            self._next_at[topic] = trio.current_time() + limits.RESUME_MARGIN_S
 
 
 class Neighbours:

@@ -55,8 +55,8 @@ class Resumes:
         self.replayed = 0
         self.expired = 0
         self._asking = trio.CapacityLimiter(limits.RESUMES_ASKING_MAX)
-        # when no peer had what is missing of some topics in a gap, or behind some positions
-        self._nowhere: dict[tuple[frozenset[object], int], float] = {}
+        # when no peer had the messages of some topics in a gap, by its place, or behind positions
+        self._nowhere: dict[tuple[frozenset[Topic], int], tuple[float, Mapping[Topic, int]]] = {}
         self.turns = trio.CapacityLimiter(limits.RESUMES_PER_TURN_MAX)
         self.budget = budget
         self._account = budget.account(self._forget_pages)
@@ -93,24 +93,25 @@ class Resumes:
 
         A few are asked for at a time. That nobody has what is missing in a ``hole``, or behind the
         positions of an ask that ``is_repeated`` later, is remembered for a while: subscribers that
-        resume together lack the same messages.
+        resume together lack the same messages. Who lacks what follows on a position lacks it on a
+        lower one, too.
         """
-        key: tuple[frozenset[object], int] | None = None
-        pause_s = limits.RESUME_MARGIN_S
+        key, pause_s = (frozenset(after), 0), limits.RESUME_MARGIN_S
         if hole is not None:
             key, pause_s = (frozenset(after), hole.id), limits.RESUME_NOWHERE_S
-        elif is_repeated:
-            key = (frozenset(after.items()), 0)
+        is_remembered = is_repeated or hole is not None
         with trio.move_on_after(limits.RESUME_PATIENCE_S):
             async with self._asking:
-                since = -math.inf if key is None else self._nowhere.get(key, -math.inf)
-                if trio.current_time() < since + pause_s:
+                since, lacked = self._nowhere.get(key, (-math.inf, after))
+                is_lower = all(after[topic] <= lacked[topic] for topic in after)
+                is_lacked = is_lower or hole is not None
+                if is_remembered and is_lacked and trio.current_time() < since + pause_s:
                     return None
                 found = await others.fetch(after)
-            if found is None and key is not None:
+            if found is None and is_remembered:
                 if len(self._nowhere) >= limits.RESUME_PAGES_MAX:
                     self._nowhere.clear()
-                self._nowhere[key] = trio.current_time()
+                self._nowhere[key] = trio.current_time(), after
             return found
         return None  # too many come back at once
 

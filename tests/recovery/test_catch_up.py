@@ -806,17 +806,70 @@ async def test_peers_that_are_busy_are_asked_again_before_a_position_is_given_up
     assert (data(member), told(member)) == ([4], [resumed(1)])
 
 
+@pytest.mark.parametrize("takes_s", [0.0, 0.3, 1.0])
 async def test_subscribers_that_resume_together_share_an_answer_without_messages(
-    back, autojump_clock
+    back, autojump_clock, takes_s
 ):
     """A peer that lacks the messages takes seconds to say so, and few are asked at a time."""
-    back.pipe.resumes.others = others = Remembering(channel="none")
-    await back.publish("heartbeat", 3)
-    members = [back.come({MATCH: Start(3)})[0] for _ in range(50)]
-    await trio.sleep(limits.RESUME_MARGIN_S * (limits.RESUME_ASKS_MAX + 1))
 
-    assert len(others.asked) <= limits.RESUME_ASKS_MAX * limits.RESUMES_ASKING_MAX
-    assert all(told(member) == [gap(4, None), resumed(0)] for member in members)
+    class Slow(Remembering):
+        async def fetch(self, after):
+            await trio.sleep(takes_s)
+            return await super().fetch(after)
+
+    back.pipe.resumes.others = others = Slow(channel="none")
+    await back.publish("heartbeat", 3)
+    members = [back.come({MATCH: Start(9 - n % 3)})[0] for n in range(48)]
+    await trio.sleep((limits.RESUME_MARGIN_S + takes_s) * (limits.RESUME_ASKS_MAX + 1))
+
+    asks = limits.RESUME_ASKS_MAX * limits.RESUMES_ASKING_MAX * 3  # of three positions
+    assert limits.RESUME_ASKS_MAX <= len(others.asked) <= asks
+    found = [(gap(10 - n % 3, None), resumed(0)) for n in range(48)]
+    assert [tuple(told(member)) for member in members] == found
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 0.3, 1.0, 4.0])
+async def test_each_ask_of_a_stream_reaches_the_peers(back, autojump_clock, takes_s):
+    """Its own last answer is remembered no longer than its pause."""
+
+    class Slow(Remembering):
+        async def fetch(self, after):
+            await trio.sleep(takes_s)
+            return await super().fetch(after)
+
+    back.pipe.resumes.others = others = Slow(channel="none")
+    await back.publish("heartbeat", 3)
+    back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_PATIENCE_S)
+
+    assert others.asked == [{MATCH: 3}] * limits.RESUME_ASKS_MAX
+
+
+async def test_a_clock_that_is_set_back_delays_no_ask(back, autojump_clock):
+    """The flow of the feed seems to begin in an hour."""
+    back.pipe.resumes.others = others = Remembering(4)
+    await back.publish("heartbeat", 3)
+    back.pipe.resumes.wall_us = lambda: wall_us() - 3600 * 10**6
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_MARGIN_S + 1)
+
+    assert (data(member), others.asked) == ([4], [{MATCH: 3}])
+
+
+async def test_a_wait_for_peers_has_an_end(back, autojump_clock):
+    """Topics of products that begin to flow at different times have asks of their own."""
+
+    class Never(Remembering):
+        async def fetch(self, after):
+            self.asked.append(after)
+            await trio.sleep_forever()
+
+    back.pipe.resumes.others = Never()
+    await back.publish("heartbeat", 3)
+    member, _ = back.come({MATCH: Start(3)})
+    await trio.sleep(limits.RESUME_PATIENCE_S * 2 + 5)
+
+    assert told(member) == [gap(4, None), resumed(0)]
 
 
 @pytest.mark.parametrize("has_answer", [True, False])

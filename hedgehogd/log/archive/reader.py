@@ -146,8 +146,7 @@ class Reader:
         for source in self.view.sources_after(end_id):
             opened, numbers = self._visit(source, topics, records)
             if opened is None:
-                begin_id = max(end_id, source.first_id - 1)
-                records += placing.missing(begin_id, source.last_id, self._place_of(source))
+                records += placing.missing(end_id, source.last_id, self._place_of(source))
                 end_id = source.last_id
                 if len(records) >= limit:
                     return self._page(placing, records, end_id)
@@ -213,7 +212,7 @@ class Reader:
             opened, numbers = self._visit(source, topics, missing)
             if opened is None:
                 last_id = min(source.last_id, end_id - 1)
-                missing += placing.missing(source.first_id - 1, last_id, self._place_of(source))
+                missing += placing.missing(source.after_id, last_id, self._place_of(source))
                 records += reversed(missing)
                 end_id = source.first_id
                 if len(records) >= limit:

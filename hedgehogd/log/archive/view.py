@@ -54,6 +54,13 @@ class Source(NamedTuple):
     max_us: int = 0
 
     @property
+    def after_id(self) -> int:
+        """The position before the file: ids between it and the first one cannot be read."""
+        if self.row is not None:
+            return self.row.after_id
+        return self.first_id - 1 if self.opened is None else self.opened.key[0]
+
+    @property
     def is_gap(self) -> bool:
         """True if no file has these ids."""
         return self.row is None and self.opened is None

@@ -69,7 +69,7 @@ def spoil(directory, chance):
                 path.write_bytes(data)
 
 
-def check_damaged(directory, seed, *, is_restarted):
+def check_damaged(directory, seed, *, is_restarted, loses=False):
     """Compare reads of a damaged archive with and without placement; return the trades' number."""
     chance, moved = Random(seed), 0
     appended = market(chance)
@@ -78,6 +78,10 @@ def check_damaged(directory, seed, *, is_restarted):
     if is_restarted:
         with closing(Writer(directory, DEPLOYMENT, sizes=SMALL)) as writer:
             writer.seal()
+    if loses:
+        for path in directory.glob("*.segment"):
+            if int(path.stem) % 3 == seed % 3:
+                path.unlink()
     with closing(Reader(directory)) as reader:
         for topics in (None, frozenset(chance.sample(TOPICS, 4))):
             placement = reader.placement()
@@ -101,22 +105,28 @@ def check_damaged(directory, seed, *, is_restarted):
 
 
 @pytest.mark.random
-@pytest.mark.parametrize("is_restarted", [False, True])
-def test_each_readable_trade_is_delivered_once_beside_damage(tmp_path, is_restarted):
-    """Whether its gap is readable or not, also after compaction has written the damage down."""
+@pytest.mark.parametrize(("is_restarted", "loses"), [(False, False), (True, False), (True, True)])
+def test_each_readable_trade_is_delivered_once_beside_damage(tmp_path, is_restarted, loses):
+    """Whether its gap is readable or not, also after compaction has written the damage down.
+
+    Segments may get lost after that, too.
+    """
     seed = random.randrange(2**32)
     sys.stdout.write(f"seed {seed}\n")
-    moved = sum(
-        check_damaged(tmp_path / str(number), seed + number, is_restarted=is_restarted)
-        for number in range(12)
-    )
-    assert moved > 240
+    how = {"is_restarted": is_restarted, "loses": loses}
+    moved = sum(check_damaged(tmp_path / str(number), seed + number, **how) for number in range(12))
+    assert moved > (60 if loses else 240)
 
 
 @pytest.mark.parametrize("seed", [1281, 1402, 310582967])
 def test_trades_of_gaps_before_the_first_readable_block_of_a_segment_are_delivered(tmp_path, seed):
     """Compaction has left out unreadable blocks, and the next one begins with their gap."""
     assert check_damaged(tmp_path / "archive", seed, is_restarted=True)
+
+
+def test_trades_of_gaps_before_the_first_block_of_a_lost_segment_are_delivered(tmp_path):
+    """Compaction had left out its first blocks before it was lost."""
+    assert check_damaged(tmp_path / "archive", 310582967, is_restarted=True, loses=True)
 
 
 @pytest.mark.parametrize("is_reversed", [False, True])

@@ -236,19 +236,28 @@ class UpstreamSession:
         source.unreadable_at = now
         if source.unreadable_pause.is_over(now):
             source.unreadable_pause.begin(now)
-            received.resyncs += _books_of(source)
+            received.resyncs += self._led_books(source)
         else:
             source.is_resync_withheld = True
 
-    @staticmethod
-    def _resync_withheld(source: Source, now: float, received: Received) -> None:
+    def _resync_withheld(self, source: Source, now: float, received: Received) -> None:
         """Request snapshots of the books without one since the last unreadable update."""
         source.is_resync_withheld = False
-        asked_at = source.asked_at
-        books = [t for t in _books_of(source) if asked_at.get(t, -math.inf) <= source.unreadable_at]
+        fault_at, asked_at = source.unreadable_at, source.asked_at
+        books = [t for t in self._led_books(source) if asked_at.get(t, -math.inf) <= fault_at]
         if books:
             source.unreadable_pause.begin(now)
             received.resyncs += books
+
+    def _led_books(self, source: Source) -> list[Topic]:
+        """Return the books that the connection delivers; those of other lines are whole."""
+        others = {
+            product_id
+            for product_id, state in self.products.items()
+            if state.leader not in {None, source}
+        }
+        held = source.held or frozenset()
+        return [t for t in held if t.channel in _BOOKS and t.product_id not in others]
 
     def states(self, source: Source) -> list[ProductState]:
         """Return the states of ``source.products``, the products received on the connection."""
@@ -389,7 +398,3 @@ class UpstreamSession:
         if coinbase.is_about_our_key(head):
             self.key_failed |= channels
         source.drop(topic for topic in source.held or () if topic.channel in channels)
-
-
-def _books_of(source: Source) -> list[Topic]:
-    return [topic for topic in source.held or () if topic.channel in _BOOKS]

@@ -37,6 +37,7 @@ from hedgehogd.domain.limits import (
     AUCTION_SILENCE_S,
     RESYNC_REPAIRED_S,
     RESYNCS_LOGGED_MAX,
+    TOPICS_MAX,
 )
 from hedgehogd.domain.message import BadMessage, Message, intern_topic
 from hedgehogd.domain.resync_pause import ResyncPause
@@ -48,6 +49,7 @@ log = structlog.get_logger("books")
 _LEVEL2, _BATCH = LEVEL2.topic_channel, LEVEL2_BATCH.topic_channel
 _AUCTION = AUCTION.topic_channel
 _CHANNELS = frozenset({_LEVEL2, _BATCH})
+_AUCTION_ONLY = {"auction"}
 _YEAR_ONE = "0001"  # appears in real updates (COINBASE §6.6)
 
 
@@ -61,19 +63,18 @@ class HeldBook:
         is_level2: True when the book follows ``level2``, from which ``level2_batch`` is made.
         gathering: levels changed in the running window of 50 ms; None without demand for it.
         was_crossed: True if the book was crossed after its last update, or after its snapshot.
-        auction_until: until when the product counts as in an auction: ``AUCTION_SILENCE_S`` after
-            its last ``auction`` message, seconds on the clock of ``trio.current_time``.
         sound_since: when the last readable snapshot was loaded, or an update ended a crossing after
-            that; infinite from an unreadable row to the next readable snapshot; on the same clock.
-        faults: reasons for a new snapshot that are withheld until the pause, or the auction, is
-            over; a snapshot removes them.
+            that; infinite from an unreadable row to the next readable snapshot; seconds on trio's
+            clock.
+        faults: reasons for a new snapshot that are withheld until the pause is over; a snapshot
+            removes them. ``auction`` stands for a crossing in an auction: it is no fault until the
+            auction is over, and none after an update has ended it.
         pause: the pause between requests of new snapshots.
         is_requested: True from a request until the next snapshot.
         is_reported: True if a fault that recurred was logged since the last repair.
     """
 
     __slots__ = (
-        "auction_until",
         "book",
         "faults",
         "gathering",
@@ -94,7 +95,6 @@ class HeldBook:
         self.is_level2 = False
         self.gathering: Gathering | None = None
         self.was_crossed = False
-        self.auction_until = 0.0
         self.sound_since = math.inf
         self.faults: set[str] = set()
         self.pause = ResyncPause()
@@ -124,6 +124,8 @@ class Books:
         self.bare_removals = 0
         self.is_in_auction = is_in_auction
         self._logged = 0
+        # Until when each product counts as in an auction, on the clock of ``trio.current_time``.
+        self._auctions_until: dict[str, float] = {}
         self._demand = demand
         self._held: dict[str, HeldBook] = {}
 
@@ -133,11 +135,15 @@ class Books:
 
     @property
     def faulty(self) -> int:
-        """The number of books with a fault whose next snapshot is withheld until a pause is over.
+        """The number of books with a fault that their last snapshot did not prevent.
 
-        A book that is crossed in an auction has no fault.
+        Their next one is withheld until a pause is over. A book that is crossed in an auction has
+        no fault, and one whose requested snapshot has not arrived does not count.
         """
-        return sum(self._fault(*each) is not None for each in self._held.items())
+        return sum(
+            not held.is_requested and self._fault(product_id, held) is not None
+            for product_id, held in self._held.items()
+        )
 
     def get(self, product_id: str) -> HeldBook | None:
         """Return the book of a product; None when there is none or it is not ready."""
@@ -192,8 +198,6 @@ class Books:
             self._resync(product_id, "bad_rows")
         else:
             held.sound_since = trio.current_time()
-        if held.was_crossed and self._is_in_auction(product_id, held):
-            held.faults.add("crossed")  # if it still is after the auction
 
     def follow(self, messages: Sequence[Message]) -> list[Message]:
         """Apply the updates among ``messages``; return the messages to deliver.
@@ -248,6 +252,8 @@ class Books:
         gathers, now = False, trio.current_time()
         for product_id, held in self._held.items():
             gathers |= self._gather(product_id, held)
+            if held.was_crossed and self._is_in_auction(product_id):
+                held.faults.add("auction")  # also of a snapshot, or before the auction was known
             if held.faults and held.pause.is_over(now):
                 reason = self._fault(product_id, held)
                 if reason is not None:
@@ -255,11 +261,10 @@ class Books:
         return gathers
 
     def _fault(self, product_id: str, held: HeldBook) -> str | None:
-        """Return a withheld fault, if any; a book that is crossed in an auction has none."""
-        faults = set(held.faults)
-        if faults and self._is_in_auction(product_id, held):
-            faults.discard("crossed")
-        return min(faults, default=None)
+        """Return a withheld fault, if any."""
+        if held.faults == _AUCTION_ONLY:
+            return None if self._is_in_auction(product_id) else "auction"
+        return min(held.faults - _AUCTION_ONLY, default=None)
 
     def _gather(self, product_id: str, held: HeldBook) -> bool:
         wanted = held.is_level2 and self._demand.is_wanted(Topic(_BATCH, product_id))
@@ -303,23 +308,23 @@ class Books:
         """
         is_crossed = held.book.is_crossed
         if is_crossed and not held.was_crossed:
-            if self._is_in_auction(product_id, held):
+            if self._is_in_auction(product_id):
                 self._end_if_repaired(held)
-                held.faults.add("crossed")
+                held.faults.add("auction")
             else:
                 self._resync(product_id, "crossed")
         elif held.was_crossed and not is_crossed:
             held.sound_since = max(held.sound_since, trio.current_time())
-            held.faults.discard("crossed")
+            held.faults.discard("auction")
         held.was_crossed = is_crossed
 
-    def _is_in_auction(self, product_id: str, held: HeldBook) -> bool:
-        return trio.current_time() < held.auction_until or self.is_in_auction(product_id)
+    def _is_in_auction(self, product_id: str) -> bool:
+        until = self._auctions_until.get(product_id, 0.0)
+        return trio.current_time() < until or self.is_in_auction(product_id)
 
     def _note_auction(self, product_id: str) -> None:
-        held = self._held.get(product_id)
-        if held is not None:
-            held.auction_until = trio.current_time() + AUCTION_SILENCE_S
+        if product_id in self._auctions_until or len(self._auctions_until) < TOPICS_MAX:
+            self._auctions_until[product_id] = trio.current_time() + AUCTION_SILENCE_S
 
     def _without(self, message: Message, bare: Sequence[int]) -> list[Message]:
         """Return ``message`` without the changes at ``bare``; an empty list when none is left."""

@@ -414,6 +414,22 @@ def test_books_with_a_snapshot_since_the_last_unreadable_update_need_no_other_on
     assert feed.receive(b"garbage").resyncs == []
 
 
+def test_the_books_of_another_line_need_no_snapshot():
+    """Their messages are delivered from the connection that leads."""
+    snapshot = b'{"type":"snapshot","product_id":"BTC-USD"}'
+    feed, _ = receive_each([ticker(1), snapshot], {TICKER, LEVEL2})
+    leader = feed.source
+    feed.source = Source(1, {TICKER, LEVEL2})
+    feed.session.connected(feed.source)
+
+    assert feed.receive(UNREADABLE).resyncs == []
+    feed.receive(UNREADABLE)
+    feed.now = RESYNC_REPAIRED_S
+    assert feed.receive(b"garbage").resyncs == []
+    feed.source = leader
+    assert feed.receive(UNREADABLE).resyncs == [LEVEL2]
+
+
 def test_an_hour_without_an_unreadable_update_ends_the_pauses():
     """One a week has its snapshots at once, and the next pause is short."""
     feed, _ = receive_each([], {LEVEL2})

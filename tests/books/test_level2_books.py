@@ -156,32 +156,32 @@ async def test_a_book_that_was_sound_for_a_while_has_no_old_pause(
     books, demand, autojump_clock, ends_by
 ):
     """A long fault made the pause an hour; the book was repaired, and its next fault is new."""
-    crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
+    crossing = an_update(["buy", "150", "1"])
     await begin(books, crossing)
     for _ in range(3600):
         books.watch()
         if demand.take_snapshots():
             await begin(books, crossing)
         await trio.sleep(1)
-    books.follow([uncrossing])
-    requests = books.resyncs["crossed"]
+    await begin(books)
+    requests = books.resyncs.total()
     await trio.sleep(RESYNC_REPAIRED_S)
     if ends_by == "a snapshot":
         await begin(books)
         await trio.sleep(RESYNC_REPAIRED_S / 2)
     if ends_by == "an auction":
         books.follow([make_message("auctionfeed", kind="auction"), crossing])
-        assert books.resyncs["crossed"] == requests
+        assert books.resyncs.total() == requests
         await trio.sleep(AUCTION_SILENCE_S)
         books.watch()
     else:
         books.follow([crossing])
-    assert books.resyncs["crossed"] == requests + 1
+    assert books.resyncs.total() == requests + 1
 
     await begin(books, crossing)  # the first pause is a short one again
     await trio.sleep(RESYNC_REPAIRED_S)
     books.watch()
-    assert books.resyncs["crossed"] == requests + 2
+    assert books.resyncs.total() == requests + 2
 
 
 async def test_all_faults_of_a_book_request_one_snapshot(books, demand, autojump_clock):
@@ -224,35 +224,50 @@ async def test_an_unreadable_change_in_an_auction_requests_a_snapshot(books, aut
     assert books.resyncs == {"bad_update": 2}
 
 
+@pytest.mark.parametrize("known_by", ["a message before", "a message after", "the list after"])
 async def test_a_snapshot_that_is_crossed_in_an_auction_may_show_damage_after_it(
-    books, autojump_clock
+    books, autojump_clock, known_by
 ):
     """An update that ended the crossing may be missing; outside of an auction it is accepted."""
-    books.is_in_auction = {BTC}.__contains__
-    crossed = a_snapshot(bids=[["150", "1"]])
+    auction, crossed = make_message("auctionfeed", kind="auction"), a_snapshot(bids=[["150", "1"]])
+    if known_by == "a message before":
+        books.follow([auction])
     await books.load(crossed)
     books.follow([crossed])
+    if known_by == "a message after":
+        books.follow([auction])
+    if known_by == "the list after":
+        books.is_in_auction = {BTC}.__contains__
     books.watch()
     assert (books.resyncs, books.faulty) == ({}, 0)
     books.is_in_auction = lambda _: False
+    await trio.sleep(AUCTION_SILENCE_S)
     books.watch()
-    assert books.resyncs == {"crossed": 1}
+    assert books.resyncs == {"auction": 1}
 
     await books.load(crossed)  # the exchange means it
     await trio.sleep(RESYNC_AGAIN_S)
     books.watch()
-    assert (books.resyncs, books.faulty) == ({"crossed": 1}, 0)
+    assert (books.resyncs, books.faulty) == ({"auction": 1}, 0)
 
 
-async def test_a_crossing_that_ends_withdraws_its_withheld_request(books, autojump_clock):
-    """The exchange has repaired the book itself."""
+async def test_the_products_with_auctions_are_bounded(books, monkeypatch):
+    """An exchange that names more and more of them takes no memory."""
+    monkeypatch.setattr(books_module, "TOPICS_MAX", 3)
+    books.follow([make_message("auctionfeed", f"A{n}-B", kind="auction") for n in range(10)])
+
+    assert len(books._auctions_until) == 3
+
+
+async def test_a_crossing_that_an_update_ends_keeps_its_withheld_request(books, autojump_clock):
+    """The update that was lost, such as a removal of the other side's level, is still missing."""
     crossing, uncrossing = an_update(["buy", "150", "1"]), an_update(["buy", "150", "0"])
     await begin(books, crossing)
     await begin(books, crossing, uncrossing)
     await trio.sleep(RESYNC_REPAIRED_S)
     books.watch()
 
-    assert (books.resyncs, books.withheld) == ({"crossed": 1}, {"crossed": 1})
+    assert (books.resyncs, books.withheld) == ({"crossed": 2}, {"crossed": 1})
 
 
 async def test_a_snapshot_without_sides_is_delivered_and_requested_again(books, demand):
@@ -342,7 +357,7 @@ async def test_a_book_may_be_crossed_in_an_auction(
         books.watch()
         assert books.resyncs == {}
         books.follow([crossing])
-    assert books.resyncs == {"crossed": 1}
+    assert books.resyncs == {"auction" if is_crossed else "crossed": 1}
 
 
 @pytest.mark.parametrize("uncrosses_by", ["an update", "a snapshot"])

@@ -67,8 +67,8 @@ class HeldBook:
             that; infinite from an unreadable row to the next readable snapshot; seconds on trio's
             clock.
         faults: reasons for a new snapshot that are withheld until the pause is over; a snapshot
-            removes them. ``auction`` stands for a crossing in an auction: it is no fault until the
-            auction is over, and none after an update has ended it.
+            removes them. ``auction`` is a crossing in an auction: it is no fault until the auction
+            is over, and none after an update has ended it.
         pause: the pause between requests of new snapshots.
         is_requested: True from a request until the next snapshot.
         is_reported: True if a fault that recurred was logged since the last repair.

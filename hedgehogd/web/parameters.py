@@ -1,7 +1,9 @@
 """The query parameters of the control plane's routes.
 
 The OpenAPI document is their table: a route accepts the parameters that the document describes,
-and a query with any other parameter is refused before the route runs.
+and a query with any other parameter is refused before the route runs. The exception is
+``no-cache`` of the reads in Coinbase's form: copra adds it with the time to each of its requests,
+so that no cache answers, and it has no effect here.
 """
 
 import re
@@ -10,8 +12,10 @@ from quart import g, request
 from quart_trio import QuartTrio
 
 from hedgehogd.protocol.query import read_query
+from hedgehogd.protocol.refusal import is_coinbase_path
 from hedgehogd.web.openapi import PATHS, resolved
 
+NO_CACHE = "no-cache"
 _NAME_IN_RULE = re.compile(r"<([^>]+)>")
 
 
@@ -40,7 +44,11 @@ def add_parameters(app: QuartTrio) -> None:
             return
         path = _NAME_IN_RULE.sub(r"{\1}", request.url_rule.rule)
         text = request.query_string.decode("latin-1")
-        g.query = read_query(text, described_parameters(path, method))
+        names = described_parameters(path, method)
+        if is_coinbase_path(path):
+            names |= {NO_CACHE}
+        g.query = read_query(text, names)
+        g.query.pop(NO_CACHE, None)
 
 
 def query() -> dict[str, str]:

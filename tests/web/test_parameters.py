@@ -52,6 +52,17 @@ async def test_a_documented_parameter_is_accepted(instance, path, method, name):
     assert b"is not a parameter of this path" not in await answer.get_data()
 
 
+@pytest.mark.parametrize("path", ["/time", "/products", "/products/BTC-USD/trades"])
+async def test_a_read_ignores_no_cache(instance, path):
+    """copra sends it with each request; the answer is that of a request without it."""
+    client = make_app(instance).test_client()
+    answer = await client.get(f"{path}?no-cache=1700000000.5")
+    without = await client.get(path)
+
+    assert b"is not a parameter of this path" not in await answer.get_data()
+    assert answer.status_code == without.status_code != 400
+
+
 @pytest.mark.parametrize(
     ("path", "nearest"),
     [

@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 
 NUMBER_OF = {"matches": "trade_id", "full": "sequence"}
 NUMBERED = frozenset({"matches", "full", "level3", "ticker"})
+TRADES_DROPPED_MAX = 5  # by one ``trade_gap_everywhere``
 REFUSED = " is not a valid product"
 
 
@@ -229,6 +230,7 @@ def judge(world, witness, wanted):
         return
     sending = {t for t in wanted if len(world.truth.of(*t)) > witness.sent_before[t]}
     silent = {t for t in wanted - sending if t[0] in NUMBERED}
+    silent |= {t for t in sending - accounts.keys() if _may_be_lost_whole(world, t)}
     _settle(world, wanted - silent, accounts, tickers, books, refused)
     # Without a topic of a product, because its channels were refused, no further notice is due.
     own = {product_id for channel, product_id in wanted if channel not in {"status", *refused}}
@@ -240,6 +242,15 @@ def judge(world, witness, wanted):
         lost = set(ids) - reported_trades.get(product_id, set())
         if len(lost) > given_up:
             raise Wrong(f"{len(lost)} trades of {product_id} were neither fetched nor given up")
+
+
+def _may_be_lost_whole(world, topic):
+    """Return whether a fault may have dropped every trade of a product, the first one included.
+
+    No number precedes the first one, so its loss is not known. Later trades reveal one another.
+    """
+    dropped = world.faults.fired["trade_gap_everywhere"] * TRADES_DROPPED_MAX
+    return topic[0] == "matches" and len(world.truth.of(*topic)) <= dropped
 
 
 def _read_notice(notice, accounts, facts, stale, refused, reported_trades, gaps, full_until):

@@ -820,7 +820,7 @@ async def test_subscribers_that_resume_together_share_an_answer_without_messages
     back.pipe.resumes.others = others = Slow(channel="none")
     await back.publish("heartbeat", 3)
     members = [back.come({MATCH: Start(9 - n % 3)})[0] for n in range(48)]
-    await trio.sleep((limits.RESUME_MARGIN_S + takes_s) * (limits.RESUME_ASKS_MAX + 1))
+    await trio.sleep(limits.RESUME_PATIENCE_S * 3)
 
     asks = limits.RESUME_ASKS_MAX * limits.RESUMES_ASKING_MAX * 3  # of three positions
     assert limits.RESUME_ASKS_MAX <= len(others.asked) <= asks

@@ -223,11 +223,11 @@ class UpstreamSession:
     def _resync_unreadable(
         self, source: Source, payload: bytes, now: float, received: Received
     ) -> None:
-        """Request snapshots of all books of the connection if an unreadable message may be of one.
+        """Request snapshots of the books that the connection leads if a message may be of one.
 
-        It may be of any of them. A further one within the pause after that (``ResyncPause``) waits
-        for its end: the exchange may send such updates on purpose. ``RESYNC_AGAIN_S`` without one
-        is a repair.
+        The unreadable message may be of any of them. A further one within the pause after that
+        (``ResyncPause``) waits for its end: the exchange may send such updates on purpose.
+        ``RESYNC_AGAIN_S`` without one is a repair.
         """
         if not any(kind in payload for kind in (b"l2update", b"snapshot")):
             return

@@ -806,18 +806,25 @@ async def test_peers_that_are_busy_are_asked_again_before_a_position_is_given_up
     assert (data(member), told(member)) == ([4], [resumed(1)])
 
 
+class Slow(Remembering):
+    """A peer instance that needs some seconds to say that it has no messages."""
+
+    def __init__(self, takes_s):
+        super().__init__(channel="none")
+        self._takes_s = takes_s
+
+    async def fetch(self, after):
+        await trio.sleep(self._takes_s)
+        return await super().fetch(after)
+
+
 @pytest.mark.parametrize("takes_s", [0.0, 0.3, 1.0])
 async def test_subscribers_that_resume_together_share_an_answer_without_messages(
     back, autojump_clock, takes_s
 ):
     """A peer that lacks the messages takes seconds to say so, and few are asked at a time."""
 
-    class Slow(Remembering):
-        async def fetch(self, after):
-            await trio.sleep(takes_s)
-            return await super().fetch(after)
-
-    back.pipe.resumes.others = others = Slow(channel="none")
+    back.pipe.resumes.others = others = Slow(takes_s)
     await back.publish("heartbeat", 3)
     members = [back.come({MATCH: Start(9 - n % 3)})[0] for n in range(48)]
     await trio.sleep(limits.RESUME_PATIENCE_S * 3)
@@ -832,12 +839,7 @@ async def test_subscribers_that_resume_together_share_an_answer_without_messages
 async def test_each_ask_of_a_stream_reaches_the_peers(back, autojump_clock, takes_s):
     """Its own last answer is remembered no longer than its pause."""
 
-    class Slow(Remembering):
-        async def fetch(self, after):
-            await trio.sleep(takes_s)
-            return await super().fetch(after)
-
-    back.pipe.resumes.others = others = Slow(channel="none")
+    back.pipe.resumes.others = others = Slow(takes_s)
     await back.publish("heartbeat", 3)
     back.come({MATCH: Start(3)})
     await trio.sleep(limits.RESUME_PATIENCE_S)
@@ -857,7 +859,7 @@ async def test_a_clock_that_is_set_back_delays_no_ask(back, autojump_clock):
 
 
 async def test_a_wait_for_peers_has_an_end(back, autojump_clock):
-    """Topics of products that begin to flow at different times have asks of their own."""
+    """A peer instance that never answers holds a stream back for a bounded time."""
 
     class Never(Remembering):
         async def fetch(self, after):
@@ -878,14 +880,14 @@ async def test_a_topic_that_speaks_while_peers_are_asked_is_not_given_up(
 ):
     """The first message of the topic arrives within the wait for slow peers, past the deadline."""
 
-    class Slow(Remembering):
+    class Busy(Remembering):
         async def fetch(self, after):
             self.asked.append(after)
             await trio.sleep(limits.RESUME_FETCH_S)
             later = has_answer or len(self.asked) > 1
             return [make_message(*MATCH, n) for n in (4, 5, 6)] if later else None
 
-    back.pipe.resumes.others = Slow()
+    back.pipe.resumes.others = Busy()
     await back.publish("heartbeat", 3)
     member, _ = back.come({MATCH: Start(3)})
     await trio.sleep(limits.RESUME_AHEAD_MAX_S)
